@@ -1,0 +1,33 @@
+import { allGraphs, type Model } from './ir.js';
+
+/** Hands out names that no value and no node of a model has yet; a user's names never change. */
+export class Names {
+  readonly #taken = new Set<string>();
+  readonly #next = new Map<string, number>();
+
+  static of(model: Model): Names {
+    const names = new Names();
+    for (const graph of allGraphs(model.graph)) {
+      for (const v of [...graph.inputs, ...graph.outputs, ...graph.initializers.keys()]) names.#taken.add(v.name);
+      for (const node of graph.nodes) {
+        if (node.name) names.#taken.add(node.name);
+        for (const v of node.outputs) if (v) names.#taken.add(v.name);
+      }
+    }
+    return names;
+  }
+
+  has(name: string): boolean {
+    return this.#taken.has(name);
+  }
+
+  /** `hint` itself where it is free, else `hint_1`, `hint_2` ... */
+  fresh(hint: string): string {
+    let name = hint;
+    let n = this.#next.get(hint) ?? 0;
+    while (this.#taken.has(name)) name = `${hint}_${++n}`;
+    this.#next.set(hint, n);
+    this.#taken.add(name);
+    return name;
+  }
+}

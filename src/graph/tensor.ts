@@ -1,0 +1,144 @@
+import { byteLength, type DType } from './dtype.js';
+import { AgdError } from './errors.js';
+
+/** JavaScript's array of an element type's values; 16-bit floats and sub-byte types are their bit patterns. */
+export type TypedArray =
+  | Float32Array
+  | Float64Array
+  | Int8Array
+  | Uint8Array
+  | Int16Array
+  | Uint16Array
+  | Int32Array
+  | Uint32Array
+  | BigInt64Array
+  | BigUint64Array;
+
+const ARRAYS: Partial<Record<DType, new (b: ArrayBuffer, o: number, n: number) => TypedArray>> = {
+  float32: Float32Array,
+  float64: Float64Array,
+  int8: Int8Array,
+  int16: Int16Array,
+  uint16: Uint16Array,
+  int32: Int32Array,
+  uint32: Uint32Array,
+  int64: BigInt64Array,
+  uint64: BigUint64Array,
+  float16: Uint16Array,
+  bfloat16: Uint16Array,
+};
+
+/** Where a tensor's bytes lie outside the model file: `location` is relative to the model's folder. */
+export type ExternalData = { location: string; offset: number; length: number; folder: string };
+
+/**
+ * A constant: element type, extents and little-endian bytes. The bytes may come late (external data, or a
+ * decoder that has not copied them yet): `source` is asked once.
+ */
+export class Tensor {
+  #bytes: Uint8Array | undefined;
+  /** Set where the bytes lie in another file; they are then read each time, never kept. */
+  external: ExternalData | undefined;
+  /** The elements of a `string` tensor, which has no bytes. */
+  strings: Uint8Array[] | undefined;
+  extra: unknown;
+
+  constructor(
+    readonly dtype: DType,
+    readonly dims: readonly number[],
+    private readonly source: Uint8Array | (() => Uint8Array),
+  ) {}
+
+  /** A tensor of these values; their array type must be the one of `dtype`. */
+  static from(dtype: DType, dims: readonly number[], data: TypedArray): Tensor {
+    return new Tensor(dtype, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  }
+
+  static scalar(dtype: 'float32' | 'float64' | 'int64', value: number): Tensor {
+    if (dtype === 'int64') return Tensor.from(dtype, [], BigInt64Array.of(BigInt(value)));
+    return Tensor.from(dtype, [], dtype === 'float64' ? Float64Array.of(value) : Float32Array.of(value));
+  }
+
+  /** A one-dimensional int64 tensor, the form ONNX takes axes, shapes and pads in. */
+  static ints(values: readonly number[]): Tensor {
+    return Tensor.from('int64', [values.length], BigInt64Array.from(values, BigInt));
+  }
+
+  /** Number of elements. */
+  get size(): number {
+    return this.dims.reduce((n, d) => n * d, 1);
+  }
+
+  get byteLength(): number {
+    return byteLength(this.dtype, this.size);
+  }
+
+  /** The elements as little-endian bytes. Read only: they may be shared with the file they came from. */
+  get bytes(): Uint8Array {
+    if (this.external) return this.#checked((this.source as () => Uint8Array)());
+    this.#bytes ??= this.#checked(typeof this.source === 'function' ? this.source() : this.source);
+    return this.#bytes;
+  }
+
+  /** The elements as a typed array (a view where alignment allows, else a copy). Read only. */
+  get data(): TypedArray {
+    const bytes = this.bytes;
+    const make = ARRAYS[this.dtype];
+    if (!make) return bytes;
+    const width = byteLength(this.dtype, 1);
+    const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+    return new make(aligned.buffer as ArrayBuffer, aligned.byteOffset, this.size);
+  }
+
+  /** The elements as JavaScript numbers: for axes, shapes and other small integer or float constants. */
+  numbers(): number[] {
+    if (this.dtype === 'float16') return Array.from(this.data as Uint16Array, halfToNumber);
+    if (this.dtype === 'bfloat16') return Array.from(this.data as Uint16Array, bfloatToNumber);
+    return Array.from(this.data as ArrayLike<number | bigint>, Number);
+  }
+
+  #checked(bytes: Uint8Array): Uint8Array {
+    if (bytes.byteLength !== this.byteLength)
+      throw new AgdError(
+        'invalid-model',
+        `A ${this.dtype} tensor of shape [${this.dims}] takes ${this.byteLength} bytes, but ${bytes.byteLength} are stored.`,
+      );
+    return bytes;
+  }
+}
+
+/** IEEE 754 binary16 bits to a number. */
+export function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 0x1f) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+/** bfloat16 bits to a number: the upper half of a float32. */
+export function bfloatToNumber(bits: number): number {
+  scratch.setUint32(0, bits << 16);
+  return scratch.getFloat32(0);
+}
+
+/** A number to IEEE 754 binary16 bits, rounded to nearest, ties to even. */
+export function numberToHalf(x: number): number {
+  scratch.setFloat32(0, x);
+  const f = scratch.getUint32(0);
+  const sign = (f >>> 16) & 0x8000;
+  const magnitude = f & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) {
+    const units = Math.abs(scratch.getFloat32(0)) * 2 ** 24;
+    const floor = Math.floor(units);
+    const up = units - floor > 0.5 || (units - floor === 0.5 && floor % 2 === 1);
+    return sign | (floor + (up ? 1 : 0));
+  }
+  const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
+  return sign | ((rounded - 0x38000000) >>> 13);
+}

@@ -54,9 +54,17 @@ export class Tensor {
     return new Tensor(dtype, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
 
-  static scalar(dtype: 'float32' | 'float64' | 'int64', value: number): Tensor {
-    if (dtype === 'int64') return Tensor.from(dtype, [], BigInt64Array.of(BigInt(value)));
-    return Tensor.from(dtype, [], dtype === 'float64' ? Float64Array.of(value) : Float32Array.of(value));
+  /** `value` everywhere. For the types JavaScript has an array of, 16-bit floats and bool. */
+  static filled(dtype: DType, dims: readonly number[], value: number): Tensor {
+    const size = dims.reduce((n, d) => n * d, 1);
+    const make = ARRAYS[dtype] ?? Uint8Array;
+    const data = new make(new ArrayBuffer(byteLength(dtype, size)), 0, size);
+    if (data instanceof BigInt64Array || data instanceof BigUint64Array) data.fill(BigInt(value));
+    else
+      data.fill(
+        dtype === 'float16' ? numberToHalf(value) : dtype === 'bfloat16' ? numberToBfloat(value) : value,
+      );
+    return Tensor.from(dtype, dims, data);
   }
 
   /** A one-dimensional int64 tensor, the form ONNX takes axes, shapes and pads in. */
@@ -123,6 +131,14 @@ const scratch = new DataView(new ArrayBuffer(4));
 export function bfloatToNumber(bits: number): number {
   scratch.setUint32(0, bits << 16);
   return scratch.getFloat32(0);
+}
+
+/** A number to bfloat16 bits, rounded to nearest, ties to even. */
+export function numberToBfloat(x: number): number {
+  if (Number.isNaN(x)) return 0x7fc0;
+  scratch.setFloat32(0, x);
+  const f = scratch.getUint32(0);
+  return (f + 0x7fff + ((f >>> 16) & 1)) >>> 16;
 }
 
 /** A number to IEEE 754 binary16 bits, rounded to nearest, ties to even. */

@@ -1,0 +1,213 @@
+import type { DType } from '../../graph/dtype.js';
+import { type Attr, Graph, type Int, Node, Value, type ValueType } from '../../graph/ir.js';
+import type { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { Expr } from './expr.js';
+import { inferTypes } from './infer.js';
+
+/** Attributes as a rule writes them: whole numbers are ints, `float(x)` is a float. */
+export type AttrInit = Record<string, Attr | Int | readonly number[] | string | Tensor | Graph | undefined>;
+
+/** A float attribute; a bare number is an int. */
+export const float = (value: number): Attr => ({ type: 'float', value });
+export const floats = (value: readonly number[]): Attr => ({ type: 'floats', value: [...value] });
+
+export type EmitOptions = {
+  domain?: string;
+  /** Number of outputs; 1 where not given. */
+  outputs?: number;
+  /** Base of the first output's name; the operator's name in lower case where not given. */
+  hint?: string;
+  /** Types of the outputs where the rule knows them better than inference does. */
+  types?: (ValueType | undefined)[];
+};
+
+/** What all graphs of one model share while nodes are being added. */
+export type Scope = { names: Names; opsets: ReadonlyMap<string, number> };
+
+const RANDOM = new Set([
+  'RandomNormal',
+  'RandomNormalLike',
+  'RandomUniform',
+  'RandomUniformLike',
+  'Bernoulli',
+  'Multinomial',
+  'Dropout',
+]);
+
+/**
+ * Adds nodes to a graph. Equal nodes are emitted once, and constants are shared across the model: they
+ * become initializers of the outermost graph.
+ */
+export class Builder {
+  readonly #emitted = new Map<string, Value[]>();
+  readonly #constants: Map<string, Value>;
+  readonly #ids = new Map<Value, number>();
+  readonly #known: Map<Value, Tensor>;
+  readonly #root: Builder;
+
+  /** Nodes are appended to `sink`, which is the graph's own list unless a pass rewrites in the middle. */
+  constructor(
+    readonly graph: Graph,
+    readonly scope: Scope,
+    readonly parent?: Builder,
+    public sink: Node[] = graph.nodes,
+  ) {
+    this.#root = parent ? parent.#root : this;
+    this.#constants = parent ? this.#root.#constants : new Map();
+    this.#known = new Map(parent ? parent.#known : []);
+    for (const [value, tensor] of graph.initializers) this.#known.set(value, tensor);
+    for (const node of graph.nodes) this.#learn(node);
+  }
+
+  /** A builder of a new subgraph, whose nodes may read everything this one's may. */
+  subgraph(hint: string): Builder {
+    return new Builder(new Graph(this.scope.names.fresh(hint)), this.scope, this);
+  }
+
+  /** A value with a new name, which nothing writes yet. */
+  newValue(hint: string, type?: ValueType): Value {
+    return new Value(this.scope.names.fresh(hint), type);
+  }
+
+  of(value: Value): Expr {
+    return new Expr(value, this);
+  }
+
+  /** The constant a value is, if it is an initializer or comes from a Constant node. */
+  constant(value: Value): Tensor | undefined {
+    return this.#known.get(value) ?? this.parent?.constant(value);
+  }
+
+  /** A value that can change between runs (a parameter, state) is no constant, whatever its initializer. */
+  forget(value: Value): void {
+    this.#known.delete(value);
+  }
+
+  /** Version of an operator set in this model; 1 where the model does not say. */
+  opset(domain = ''): number {
+    return this.scope.opsets.get(domain) ?? 1;
+  }
+
+  /** Gives a value that exists a second name: `to` is written by an Identity of `from`. */
+  identity(from: Value, to: Value): void {
+    const node = new Node('Identity', [from], [to]);
+    node.name = this.scope.names.fresh(`${to.name}_node`);
+    this.sink.push(node);
+  }
+
+  /** Lets nodes that are already in the graph serve for equal ones that are still to come. */
+  prime(): void {
+    for (const node of this.graph.nodes) {
+      const key =
+        RANDOM.has(node.opType) || node.outputs.includes(null)
+          ? undefined
+          : this.#key(node, node.outputs.length);
+      if (key !== undefined && !this.#emitted.has(key)) this.#emitted.set(key, node.outputs as Value[]);
+    }
+  }
+
+  /** An initializer with these contents, shared between equal ones. */
+  tensor(tensor: Tensor, hint = 'const'): Expr {
+    const key = `${tensor.dtype}[${tensor.dims}]${Buffer.from(tensor.bytes).toString('latin1')}`;
+    let value = this.#constants.get(key);
+    if (!value) {
+      value = new Value(this.scope.names.fresh(hint), {
+        kind: 'tensor',
+        dtype: tensor.dtype,
+        shape: tensor.dims,
+      });
+      this.#constants.set(key, value);
+      this.#root.graph.initializers.set(value, tensor);
+      this.#root.#known.set(value, tensor);
+    }
+    this.#known.set(value, tensor);
+    return this.of(value);
+  }
+
+  ints(values: readonly number[]): Expr {
+    return this.tensor(Tensor.ints(values), `ints_${values.join('_').slice(0, 24).replaceAll('-', 'm')}`);
+  }
+
+  /** A scalar of any floating-point, integer or bool type. */
+  scalar(value: number, dtype: DType): Expr {
+    return this.tensor(Tensor.filled(dtype, [], value), `${dtype}_${String(value).replace(/[^\w]/g, 'm')}`);
+  }
+
+  /** Adds one node and returns its outputs; an equal node that is already there is used again. */
+  emit(
+    opType: string,
+    inputs: readonly (Expr | undefined)[],
+    attrs: AttrInit = {},
+    options: EmitOptions = {},
+  ): Expr[] {
+    const node = new Node(
+      opType,
+      inputs.map(e => e?.value ?? null),
+      [],
+      toAttrs(attrs),
+    );
+    while (node.inputs.at(-1) === null) node.inputs.pop();
+    node.domain = options.domain ?? '';
+    const count = options.outputs ?? 1;
+    const key = RANDOM.has(opType) ? undefined : this.#key(node, count);
+    const known = key === undefined ? undefined : this.#emitted.get(key);
+    if (known) return known.map(v => this.of(v));
+    node.name = this.scope.names.fresh(`${options.hint ?? opType.toLowerCase()}_node`);
+    const types = options.types ?? inferTypes(node, inputs);
+    for (let i = 0; i < count; i++) {
+      const hint = options.hint ?? opType.toLowerCase();
+      node.outputs.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
+    }
+    this.sink.push(node);
+    this.#learn(node);
+    if (key !== undefined) this.#emitted.set(key, node.outputs as Value[]);
+    return node.outputs.map(v => this.of(v!));
+  }
+
+  #learn(node: Node): void {
+    const value = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
+    if (value?.type === 'tensor') this.#known.set(node.outputs[0]!, value.value);
+    const ints = node.opType === 'Constant' ? node.attrs.get('value_ints') : undefined;
+    if (ints?.type === 'ints') this.#known.set(node.outputs[0]!, Tensor.ints(ints.value.map(Number)));
+    const int = node.opType === 'Constant' ? node.attrs.get('value_int') : undefined;
+    if (int?.type === 'int') this.#known.set(node.outputs[0]!, Tensor.filled('int64', [], Number(int.value)));
+  }
+
+  #id(value: Value | null): number {
+    if (!value) return -1;
+    let id = this.#ids.get(value);
+    if (id === undefined) {
+      id = this.#ids.size;
+      this.#ids.set(value, id);
+    }
+    return id;
+  }
+
+  #key(node: Node, outputs: number): string | undefined {
+    const attrs: string[] = [];
+    for (const [name, attr] of node.attrs) {
+      if (attr.type === 'graph' || attr.type === 'tensor' || !('value' in attr)) return undefined;
+      attrs.push(`${name}=${attr.type}:${attr.value}`);
+    }
+    return `${node.domain}.${node.opType}/${outputs}(${node.inputs.map(v => this.#id(v))})${attrs.sort()}`;
+  }
+}
+
+export function toAttrs(init: AttrInit): Map<string, Attr> {
+  const attrs = new Map<string, Attr>();
+  for (const [name, value] of Object.entries(init)) {
+    if (value === undefined) continue;
+    attrs.set(name, toAttr(value));
+  }
+  return attrs;
+}
+
+function toAttr(value: NonNullable<AttrInit[string]>): Attr {
+  if (typeof value === 'number' || typeof value === 'bigint') return { type: 'int', value };
+  if (typeof value === 'string') return { type: 'string', value };
+  if (Array.isArray(value)) return { type: 'ints', value: [...(value as number[])] };
+  if (value instanceof Tensor) return { type: 'tensor', value };
+  if (value instanceof Graph) return { type: 'graph', value };
+  return value as Attr;
+}

@@ -1,0 +1,339 @@
+import { type DType, dtypeCode } from '../../graph/dtype.js';
+import type { Dim, Shape, Value, ValueType } from '../../graph/ir.js';
+import type { AttrInit, Builder, EmitOptions } from './builder.js';
+
+/** What an operand may be: an expression, or a number that takes the other operand's element type. */
+export type Operand = Expr | number;
+type Keep = { keepdims?: boolean };
+
+/**
+ * A value of a graph under construction; methods add nodes. Elementwise ones broadcast as ONNX does.
+ * Reductions keep the reduced axes only with `keepdims`. `axes` undefined means all axes.
+ */
+export class Expr {
+  constructor(
+    readonly value: Value,
+    readonly g: Builder,
+  ) {}
+
+  get type(): ValueType | undefined {
+    return this.value.type;
+  }
+  /** Element type; an expression without one cannot take part in arithmetic. */
+  get dtype(): DType {
+    const dtype = this.value.dtype;
+    if (!dtype) throw new Error(`Value '${this.value.name}' has no element type.`);
+    return dtype;
+  }
+  get shape(): Shape | undefined {
+    return this.value.shape;
+  }
+  /** Number of axes; must be known, as it is for every value that the runtime typed. */
+  get rank(): number {
+    const shape = this.shape;
+    if (!shape) throw new Error(`Value '${this.value.name}' has no known rank.`);
+    return shape.length;
+  }
+  /** The shape, where every extent is a known number. */
+  get staticShape(): number[] | undefined {
+    const shape = this.shape;
+    return shape?.every(d => typeof d === 'number') ? ([...shape] as number[]) : undefined;
+  }
+  /** The contents as numbers, where they are known before the run: axes, shapes, pads ... */
+  get constant(): number[] | undefined {
+    return this.g.constant(this.value)?.numbers();
+  }
+  /** Extent of an axis (negative counts from the end). */
+  extent(axis: number): Dim {
+    return this.shape?.at(axis) ?? null;
+  }
+
+  /** Any operator with this expression as its first input. */
+  op(
+    opType: string,
+    others: readonly (Operand | undefined)[] = [],
+    attrs: AttrInit = {},
+    options: EmitOptions = {},
+  ): Expr {
+    return this.g.emit(opType, [this, ...others.map(o => this.#operand(o))], attrs, options)[0]!;
+  }
+
+  add(b: Operand): Expr {
+    return this.op('Add', [b]);
+  }
+  sub(b: Operand): Expr {
+    return this.op('Sub', [b]);
+  }
+  mul(b: Operand): Expr {
+    return this.op('Mul', [b]);
+  }
+  div(b: Operand): Expr {
+    return this.op('Div', [b]);
+  }
+  pow(b: Operand): Expr {
+    return this.op('Pow', [b]);
+  }
+  /** b - this. */
+  rsub(b: Operand): Expr {
+    return this.#operand(b)!.sub(this);
+  }
+  /** b / this. */
+  rdiv(b: Operand): Expr {
+    return this.#operand(b)!.div(this);
+  }
+  neg(): Expr {
+    return this.op('Neg');
+  }
+  abs(): Expr {
+    return this.op('Abs');
+  }
+  sign(): Expr {
+    return this.op('Sign');
+  }
+  exp(): Expr {
+    return this.op('Exp');
+  }
+  log(): Expr {
+    return this.op('Log');
+  }
+  sqrt(): Expr {
+    return this.op('Sqrt');
+  }
+  square(): Expr {
+    return this.mul(this);
+  }
+  reciprocal(): Expr {
+    return this.op('Reciprocal');
+  }
+  tanh(): Expr {
+    return this.op('Tanh');
+  }
+  sigmoid(): Expr {
+    return this.op('Sigmoid');
+  }
+  relu(): Expr {
+    return this.op('Relu');
+  }
+  erf(): Expr {
+    return this.op('Erf');
+  }
+  sin(): Expr {
+    return this.op('Sin');
+  }
+  cos(): Expr {
+    return this.op('Cos');
+  }
+  floor(): Expr {
+    return this.op('Floor');
+  }
+  ceil(): Expr {
+    return this.op('Ceil');
+  }
+  maximum(b: Operand): Expr {
+    return this.op('Max', [b]);
+  }
+  minimum(b: Operand): Expr {
+    return this.op('Min', [b]);
+  }
+
+  equal(b: Operand): Expr {
+    return this.op('Equal', [b]);
+  }
+  greater(b: Operand): Expr {
+    return this.op('Greater', [b]);
+  }
+  greaterOrEqual(b: Operand): Expr {
+    return this.op('GreaterOrEqual', [b]);
+  }
+  less(b: Operand): Expr {
+    return this.op('Less', [b]);
+  }
+  lessOrEqual(b: Operand): Expr {
+    return this.op('LessOrEqual', [b]);
+  }
+  not(): Expr {
+    return this.op('Not');
+  }
+  and(b: Expr): Expr {
+    return this.op('And', [b]);
+  }
+  or(b: Expr): Expr {
+    return this.op('Or', [b]);
+  }
+  /** Elementwise choice with this boolean as the condition; at least one branch is an expression. */
+  where(yes: Operand, no: Operand): Expr {
+    const like = (typeof yes === 'number' ? no : yes) as Expr;
+    const [a, b] = [yes, no].map(e => (typeof e === 'number' ? this.g.scalar(e, like.dtype) : e));
+    return this.g.emit('Where', [this, a, b])[0]!;
+  }
+  /** 1 where the boolean holds and 0 elsewhere, in the element type of `like`. */
+  indicator(like: Expr): Expr {
+    return this.cast(like.dtype);
+  }
+  cast(dtype: DType): Expr {
+    return dtype === this.dtype ? this : this.op('Cast', [], { to: dtypeCode(dtype) });
+  }
+
+  matmul(b: Expr): Expr {
+    return this.op('MatMul', [b]);
+  }
+  /** Reverses the axes, or permutes them by `perm`. */
+  transpose(perm?: readonly number[]): Expr {
+    if (perm?.every((p, i) => p === i)) return this;
+    return this.op('Transpose', [], { perm });
+  }
+  /** Swaps the last two axes: the transpose of each matrix. */
+  get mT(): Expr {
+    const perm = Array.from({ length: this.rank }, (_, i) => i);
+    [perm[this.rank - 2], perm[this.rank - 1]] = [this.rank - 1, this.rank - 2];
+    return this.transpose(perm);
+  }
+
+  sum(axes?: readonly number[] | Expr, { keepdims = false }: Keep = {}): Expr {
+    return this.#reduce('ReduceSum', axes, keepdims);
+  }
+  mean(axes?: readonly number[] | Expr, { keepdims = false }: Keep = {}): Expr {
+    return this.#reduce('ReduceMean', axes, keepdims);
+  }
+  max(axes?: readonly number[] | Expr, { keepdims = false }: Keep = {}): Expr {
+    return this.#reduce('ReduceMax', axes, keepdims);
+  }
+  min(axes?: readonly number[] | Expr, { keepdims = false }: Keep = {}): Expr {
+    return this.#reduce('ReduceMin', axes, keepdims);
+  }
+  prod(axes?: readonly number[] | Expr, { keepdims = false }: Keep = {}): Expr {
+    return this.#reduce('ReduceProd', axes, keepdims);
+  }
+
+  /** The extents, as a constant where they are known. `from` and `to` pick a range of axes. */
+  dims(from = 0, to?: number): Expr {
+    const known = this.shape?.slice(from, to);
+    if (known?.every(d => typeof d === 'number')) return this.g.ints(known as number[]);
+    return this.op('Shape', [], from === 0 && to === undefined ? {} : { start: from, end: to });
+  }
+  /** Number of elements along `axes` (all where not given), as a scalar of element type `dtype`. */
+  count(dtype: DType, axes?: readonly number[]): Expr {
+    const over = axes ?? Array.from({ length: this.rank }, (_, i) => i);
+    const known = over.map(a => this.extent(a));
+    if (known.every(d => typeof d === 'number'))
+      return this.g.scalar(
+        (known as number[]).reduce((n, d) => n * d, 1),
+        dtype,
+      );
+    return this.dims().gather(this.g.ints(over)).prod([0]).cast(dtype);
+  }
+  reshape(shape: readonly number[] | Expr): Expr {
+    if (shape instanceof Expr) return this.op('Reshape', [shape]);
+    const here = this.staticShape;
+    if (here?.length === shape.length && here.every((d, i) => d === shape[i])) return this;
+    return this.op('Reshape', [this.g.ints(shape)]);
+  }
+  /** Reshapes to the extents of `x`, which has as many elements. */
+  reshapeLike(x: Expr): Expr {
+    if (sameShape(this.shape, x.shape)) return this;
+    return this.op(
+      'Reshape',
+      [x.dims()],
+      {},
+      { types: [{ kind: 'tensor', dtype: this.dtype, shape: x.shape }] },
+    );
+  }
+  expand(shape: readonly number[] | Expr): Expr {
+    return this.op('Expand', [shape instanceof Expr ? shape : this.g.ints(shape)]);
+  }
+  /** Broadcasts to the extents of `x`. */
+  expandLike(x: Expr): Expr {
+    if (sameShape(this.shape, x.shape)) return this;
+    return this.op(
+      'Expand',
+      [x.dims()],
+      {},
+      { types: [{ kind: 'tensor', dtype: this.dtype, shape: x.shape }] },
+    );
+  }
+  unsqueeze(axes: readonly number[] | Expr): Expr {
+    if (!(axes instanceof Expr) && axes.length === 0) return this;
+    return this.op('Unsqueeze', [axes instanceof Expr ? axes : this.g.ints(axes)]);
+  }
+  squeeze(axes: readonly number[]): Expr {
+    return axes.length ? this.op('Squeeze', [this.g.ints(axes)]) : this;
+  }
+  slice(
+    starts: readonly number[] | Expr,
+    ends: readonly number[] | Expr,
+    axes: readonly number[],
+    steps?: readonly number[],
+  ): Expr {
+    const ints = (e: readonly number[] | Expr) => (e instanceof Expr ? e : this.g.ints(e));
+    return this.op('Slice', [ints(starts), ints(ends), this.g.ints(axes), steps && this.g.ints(steps)]);
+  }
+  gather(indices: Expr, axis = 0): Expr {
+    return this.op('Gather', [indices], { axis });
+  }
+  gatherElements(indices: Expr, axis = 0): Expr {
+    return this.op('GatherElements', [indices], { axis });
+  }
+  scatterElements(indices: Expr, updates: Expr, axis = 0, reduction = 'none'): Expr {
+    return this.op('ScatterElements', [indices, updates], { axis, reduction });
+  }
+  scatterND(indices: Expr, updates: Expr, reduction = 'none'): Expr {
+    return this.op('ScatterND', [indices, updates], { reduction });
+  }
+  concat(others: readonly Expr[], axis: number): Expr {
+    return others.length ? this.op('Concat', others, { axis }) : this;
+  }
+
+  /** Zeros (or `value`) with this expression's extents and element type. */
+  full(value: number, dtype = this.dtype): Expr {
+    const shape = this.staticShape;
+    const one = this.g.scalar(value, dtype);
+    if (shape?.length === 0) return one;
+    return one.op('Expand', [this.dims()], {}, { types: [{ kind: 'tensor', dtype, shape: this.shape }] });
+  }
+  zeros(): Expr {
+    return this.full(0);
+  }
+  ones(): Expr {
+    return this.full(1);
+  }
+
+  /**
+   * Undoes broadcasting: sums over the axes along which `x` was repeated to give this expression's shape,
+   * and returns a tensor of the shape of `x`. Where extents are not known, the axes are found at run time:
+   * those where the shape of `x`, left-padded with ones, is 1.
+   */
+  sumTo(x: Expr): Expr {
+    if (sameShape(this.shape, x.shape)) return this;
+    const lead = this.rank - x.rank;
+    const axes = Array.from({ length: lead }, (_, i) => i);
+    let certain = true;
+    x.shape!.forEach((d, i) => {
+      const here = this.shape![lead + i]!;
+      if (d === 1 && here !== 1) axes.push(lead + i);
+      else if (typeof d !== 'number' && d !== here) certain = false;
+      else if (d === null) certain = false;
+    });
+    if (certain) return axes.length ? this.sum(axes, { keepdims: true }).reshapeLike(x) : this;
+    const padded = lead ? this.g.ints(Array(lead).fill(1)).concat([x.dims()], 0) : x.dims();
+    const ones = padded.equal(1).op('NonZero').reshape([-1]);
+    return this.#reduce('ReduceSum', ones, true).reshapeLike(x);
+  }
+
+  #reduce(opType: string, axes: readonly number[] | Expr | undefined, keepdims: boolean): Expr {
+    if (axes && !(axes instanceof Expr) && axes.length === 0) return this;
+    const dynamic = axes instanceof Expr;
+    return this.op(opType, [dynamic || !axes ? axes : this.g.ints(axes)], {
+      keepdims: keepdims ? 1 : 0,
+      noop_with_empty_axes: dynamic ? 1 : undefined,
+    });
+  }
+
+  #operand(o: Operand | undefined): Expr | undefined {
+    return typeof o === 'number' ? this.g.scalar(o, this.dtype) : o;
+  }
+}
+
+/** Whether two shapes are known to be equal: unknown extents are not. */
+export function sameShape(a: Shape | undefined, b: Shape | undefined): boolean {
+  return !!a && !!b && a.length === b.length && a.every((d, i) => d !== null && d === b[i]);
+}

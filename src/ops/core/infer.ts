@@ -1,0 +1,232 @@
+import { type DType, dtypeOf } from '../../graph/dtype.js';
+import type { Dim, Node, Shape, ValueType } from '../../graph/ir.js';
+import type { Expr } from './expr.js';
+
+/**
+ * Types of the outputs of nodes that rules emit. A model's own values are typed by the runtime; this keeps
+ * up with what is added after that, so that the next rule can choose a cheap form. What it cannot tell is
+ * left open: an undefined shape is never wrong, only slower.
+ */
+type Infer = (inputs: (Expr | undefined)[], attr: Attrs, node: Node) => (Shape | undefined)[];
+type Attrs = {
+  int(name: string, otherwise: number): number;
+  ints(name: string): number[] | undefined;
+};
+
+const same: Infer = ([x]) => [x?.shape];
+const broadcast: Infer = inputs => [broadcastShapes(inputs.map(e => e?.shape))];
+const reduce: Infer = ([x, axes], attr) => {
+  const keep = attr.int('keepdims', 1) === 1;
+  if (!x?.shape) return [undefined];
+  if (!axes) return [keep ? x.shape.map(() => 1) : []];
+  const known = axes.constant?.map(a => (a < 0 ? a + x.rank : a));
+  if (!known) return [keep ? x.shape.map(() => null) : undefined];
+  return [
+    keep ? x.shape.map((d, i) => (known.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !known.includes(i)),
+  ];
+};
+const shapeInput =
+  (at: number): Infer =>
+  inputs => [dimsOf(inputs[at])];
+
+const SHAPES: Record<string, Infer> = {
+  ...Object.fromEntries(
+    (
+      'Neg Abs Sign Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Erf Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh ' +
+      'Floor Ceil Round Not Cast CastLike Identity Softmax LogSoftmax CumSum CumProd Trilu Clip Softplus Softsign Elu Selu Celu LeakyRelu ' +
+      'HardSigmoid HardSwish ThresholdedRelu Gelu Mish IsNaN IsInf ScatterElements ScatterND ReverseSequence Dropout ' +
+      'LayerNormalization BatchNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization LRN Shrink ' +
+      'RandomNormalLike RandomUniformLike Bernoulli'
+    )
+      .split(' ')
+      .map(op => [op, same]),
+  ),
+  ...Object.fromEntries(
+    (
+      'Add Sub Mul Div Pow Mod Max Min Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Where PRelu ' +
+      'BitwiseAnd BitwiseOr BitwiseXor BitShift'
+    )
+      .split(' ')
+      .map(op => [op, broadcast]),
+  ),
+  ...Object.fromEntries(
+    'Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare'.split(' ').map(op => [`Reduce${op}`, reduce]),
+  ),
+  MatMul: ([a, b]) => [matmulShape(a?.shape, b?.shape)],
+  Gemm: ([a, b], attr) => {
+    if (!a?.shape || !b?.shape) return [undefined];
+    return [[a.shape[attr.int('transA', 0) ? 1 : 0]!, b.shape[attr.int('transB', 0) ? 0 : 1]!]];
+  },
+  Transpose: ([x], attr) => {
+    const perm = attr.ints('perm');
+    return [x?.shape && (perm ? perm.map(p => x.shape![p]!) : [...x.shape].reverse())];
+  },
+  Reshape: ([x, shape], attr) => [reshaped(x?.shape, dimsOf(shape), attr.int('allowzero', 0) === 1)],
+  Expand: ([x, shape]) => [broadcastShapes([x?.shape, dimsOf(shape)])],
+  ConstantOfShape: shapeInput(0),
+  Shape: ([x], attr, node) => {
+    const dims = x?.shape?.slice(
+      attr.int('start', 0),
+      node.attrs.has('end') ? attr.int('end', 0) : undefined,
+    );
+    return [[dims ? dims.length : null]];
+  },
+  Size: () => [[]],
+  NonZero: ([x]) => [[x?.shape ? x.shape.length : null, null]],
+  Range: () => [[null]],
+  Unsqueeze: ([x, axes]) => {
+    const known = axes?.constant;
+    if (!x?.shape || !known) return [undefined];
+    const rank = x.rank + known.length;
+    const at = known.map(a => (a < 0 ? a + rank : a));
+    const rest = [...x.shape];
+    return [Array.from({ length: rank }, (_, i) => (at.includes(i) ? 1 : rest.shift()!))];
+  },
+  Squeeze: ([x, axes]) => {
+    const known = axes?.constant?.map(a => (a < 0 ? a + (x?.shape?.length ?? 0) : a));
+    return [known && x?.shape ? x.shape.filter((_, i) => !known.includes(i)) : undefined];
+  },
+  Concat: (inputs, attr) => {
+    const shapes = inputs.map(e => e?.shape);
+    if (!shapes.every(s => s)) return [undefined];
+    const rank = shapes[0]!.length;
+    const axis = (attr.int('axis', 0) + rank) % rank;
+    const total = shapes.reduce<Dim>(
+      (n, s) => (typeof n === 'number' && typeof s![axis] === 'number' ? n + s![axis] : null),
+      0,
+    );
+    return [shapes[0]!.map((d, i) => (i === axis ? total : d))];
+  },
+  Gather: ([x, indices], attr) => {
+    if (!x?.shape || !indices?.shape) return [undefined];
+    const axis = (attr.int('axis', 0) + x.rank) % x.rank;
+    return [[...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)]];
+  },
+  GatherElements: ([, indices]) => [indices?.shape],
+  GatherND: ([x, indices], attr) => {
+    const last = indices?.extent(-1);
+    if (!x?.shape || !indices?.shape || typeof last !== 'number') return [undefined];
+    return [[...indices.shape.slice(0, -1), ...x.shape.slice(attr.int('batch_dims', 0) + last)]];
+  },
+  Slice: ([x, starts, ends, axes, steps]) => {
+    if (!x?.shape) return [undefined];
+    const [s, e] = [starts?.constant, ends?.constant];
+    const at = axes ? axes.constant?.map(a => (a < 0 ? a + x.rank : a)) : s?.map((_, i) => i);
+    const by = steps ? steps.constant : s?.map(() => 1);
+    if (!at) return [x.shape.map(() => null)];
+    return [
+      x.shape.map((d, i) =>
+        at.includes(i) ? sliced(d, s?.[at.indexOf(i)], e?.[at.indexOf(i)], by?.[at.indexOf(i)]) : d,
+      ),
+    ];
+  },
+  Pad: ([x, pads, , axes]) => {
+    const known = pads?.constant;
+    if (!x?.shape) return [undefined];
+    const at = axes ? axes.constant?.map(a => (a < 0 ? a + x.rank : a)) : x.shape.map((_, i) => i);
+    if (!known || !at) return [x.shape.map(() => null)];
+    return [
+      x.shape.map((d, i) => {
+        const k = at.indexOf(i);
+        const extra = k < 0 ? 0 : known[k]! + known[k + at.length]!;
+        return extra === 0 ? d : typeof d === 'number' ? d + extra : null;
+      }),
+    ];
+  },
+  Tile: ([x, repeats]) => {
+    const known = repeats?.constant;
+    return [
+      x?.shape?.map((d, i) => (known?.[i] === 1 ? d : known && typeof d === 'number' ? d * known[i]! : null)),
+    ];
+  },
+};
+
+const BOOLEAN = new Set(
+  'Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN IsInf'.split(' '),
+);
+const INT64 = new Set('Shape Size NonZero ArgMax ArgMin'.split(' '));
+
+/** The types of a new node's outputs, as far as they can be told from its inputs. */
+export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (ValueType | undefined)[] {
+  const attr: Attrs = {
+    int: (name, otherwise) => {
+      const a = node.attrs.get(name);
+      return a?.type === 'int' ? Number(a.value) : otherwise;
+    },
+    ints: name => {
+      const a = node.attrs.get(name);
+      return a?.type === 'ints' ? a.value.map(Number) : undefined;
+    },
+  };
+  const dtype = resultDType(node, inputs, attr);
+  const shapes = SHAPES[node.opType]?.([...inputs], attr, node) ?? [undefined];
+  return dtype ? shapes.map(shape => ({ kind: 'tensor', dtype, shape })) : [];
+}
+
+function resultDType(node: Node, inputs: readonly (Expr | undefined)[], attr: Attrs): DType | undefined {
+  if (BOOLEAN.has(node.opType)) return 'bool';
+  if (INT64.has(node.opType)) return 'int64';
+  if (node.opType === 'Cast') return dtypeOf(attr.int('to', 1));
+  if (node.opType === 'ConstantOfShape') {
+    const value = node.attrs.get('value');
+    return value?.type === 'tensor' ? value.value.dtype : 'float32';
+  }
+  if (node.attrs.has('dtype')) return dtypeOf(attr.int('dtype', 1));
+  return inputs[node.opType === 'Where' || node.opType === 'CastLike' ? 1 : node.opType === 'OneHot' ? 2 : 0]
+    ?.value.dtype;
+}
+
+/** The extents that an int64 vector holds: known numbers, or those of the value whose Shape it is. */
+function dimsOf(shape: Expr | undefined): Shape | undefined {
+  if (!shape) return undefined;
+  const known = shape.constant;
+  if (known) return known;
+  const length = shape.extent(0);
+  return typeof length === 'number' ? Array(length).fill(null) : undefined;
+}
+
+export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
+  if (!shapes.every(s => s !== undefined)) return undefined;
+  const rank = Math.max(0, ...shapes.map(s => s.length));
+  return Array.from({ length: rank }, (_, i) => {
+    const dims = shapes.map(s => s[i - rank + s.length]).filter(d => d !== undefined && d !== 1) as Dim[];
+    const fixed = dims.find(d => typeof d === 'number');
+    if (fixed !== undefined) return fixed;
+    return dims.length === 0 ? 1 : dims.every(d => d === dims[0]) ? dims[0]! : null;
+  });
+}
+
+function matmulShape(a: Shape | undefined, b: Shape | undefined): Shape | undefined {
+  if (!a?.length || !b?.length) return undefined;
+  const batch = broadcastShapes([a.slice(0, -2), b.slice(0, -2)])!;
+  return [...batch, ...(a.length > 1 ? [a.at(-2)!] : []), ...(b.length > 1 ? [b.at(-1)!] : [])];
+}
+
+function reshaped(from: Shape | undefined, to: Shape | undefined, zeroIsZero: boolean): Shape | undefined {
+  if (!to) return undefined;
+  const dims = to.map((d, i) => (d === 0 && !zeroIsZero ? (from?.[i] ?? null) : d));
+  const open = dims.indexOf(-1);
+  if (open < 0) return dims;
+  const left = [...(from ?? [null])];
+  const right: Dim[] = [];
+  for (const d of dims) {
+    if (d === -1) continue;
+    const match = left.findIndex(l => l !== null && l === d);
+    if (match >= 0) left.splice(match, 1);
+    else right.push(d);
+  }
+  const numbers = (ds: Dim[]) => ds.every(d => typeof d === 'number');
+  const product = (ds: Dim[]) => (ds as number[]).reduce((n, d) => n * d, 1);
+  if (numbers(left) && numbers(right)) dims[open] = product(left) / product(right);
+  else dims[open] = right.length === 0 && left.length === 1 ? left[0]! : null;
+  return dims;
+}
+
+function sliced(d: Dim, start?: number, end?: number, step?: number): Dim {
+  if (typeof d !== 'number' || start === undefined || end === undefined || step === undefined) return null;
+  const clamp = (i: number, low: number, high: number) => Math.min(Math.max(i < 0 ? i + d : i, low), high);
+  const [low, high] = step > 0 ? [0, d] : [-1, d - 1];
+  const from = clamp(start, step > 0 ? 0 : low, high);
+  const to = end < -d ? low : clamp(end, low, high);
+  return Math.max(0, Math.ceil((to - from) / step));
+}

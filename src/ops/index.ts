@@ -1,0 +1,40 @@
+import type { Node } from '../graph/ir.js';
+import * as activation from './activation.js';
+import type { OpDef, Rule } from './core/rule.js';
+import * as elementwise from './elementwise.js';
+import * as linalg from './linalg.js';
+import * as movement from './movement.js';
+import * as nondifferentiable from './nondifferentiable.js';
+import * as reduction from './reduction.js';
+
+/** The families of the default domain; an export's name is the operator's name. */
+const FAMILIES: Record<string, Record<string, unknown>[]> = {
+  '': [activation, elementwise, linalg, movement, nondifferentiable, reduction],
+};
+
+const TABLE = new Map<string, OpDef>();
+for (const [domain, families] of Object.entries(FAMILIES)) {
+  for (const family of families) {
+    for (const [opType, def] of Object.entries(family)) {
+      const key = `${domain}:${opType}`;
+      if (TABLE.has(key)) throw new Error(`Operator ${opType} has two rules.`);
+      TABLE.set(
+        key,
+        typeof def === 'function' ? { kind: 'rule', rule: def as Rule<never, never> } : (def as OpDef),
+      );
+    }
+  }
+}
+
+/** What is known of a node's operator, if anything. */
+export function opDef(node: Pick<Node, 'domain' | 'opType'>): OpDef | undefined {
+  return TABLE.get(`${node.domain === 'ai.onnx' ? '' : node.domain}:${node.opType}`);
+}
+
+/** Every operator of the table, as [domain, opType, definition]. */
+export function* opTable(): Generator<[domain: string, opType: string, def: OpDef]> {
+  for (const [key, def] of TABLE) {
+    const colon = key.indexOf(':');
+    yield [key.slice(0, colon), key.slice(colon + 1), def];
+  }
+}

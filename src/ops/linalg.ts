@@ -1,0 +1,46 @@
+/** Products of matrices. */
+import type { Expr } from './core/expr.js';
+import type { Binary, Rule } from './core/rule.js';
+
+/**
+ * y = a @ b  =>  da = dy @ b^T, db = a^T @ dy, summed over the axes that were broadcast.
+ * A vector operand is a matrix with one row (a) or one column (b), whose axis y lacks.
+ */
+export const MatMul: Binary = ([dy], { inputs: [a, b] }) => {
+  const A = a.rank === 1 ? a.unsqueeze([0]) : a;
+  const B = b.rank === 1 ? b.unsqueeze([1]) : b;
+  const dY = () => {
+    const rows = a.rank === 1 ? dy.unsqueeze([b.rank === 1 ? -1 : -2]) : dy;
+    return b.rank === 1 ? rows.unsqueeze([-1]) : rows;
+  };
+  return [
+    () => dY().matmul(B.mT).sumTo(A).reshapeLike(a),
+    () =>
+      (b.rank === 2 && a.rank > 2
+        ? flatRows(a).mT.matmul(flatRows(dY()))
+        : A.mT.matmul(dY()).sumTo(B)
+      ).reshapeLike(b),
+  ];
+};
+
+/** All leading axes as one: the weight gradient is then a single product instead of a batched one and a sum. */
+const flatRows = (x: Expr): Expr => x.reshape(x.g.ints([-1]).concat([x.dims(-1)], 0));
+
+/**
+ * y = alpha op(A) op(B) + beta C  =>  dA = alpha dy op(B)^T, dB = alpha op(A)^T dy (each transposed where its
+ * operand was), dC = beta dy.
+ */
+export const Gemm: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = (
+  [dy],
+  { inputs: [a, b, c], attrs },
+) => {
+  const [alpha, beta] = [attrs.float('alpha', 1), attrs.float('beta', 1)];
+  const [transA, transB] = [attrs.int('transA', 0), attrs.int('transB', 0)];
+  const gemm = (x: Expr, y: Expr, tx: number, ty: number) =>
+    x.op('Gemm', [y], { alpha: { type: 'float', value: alpha }, transA: tx, transB: ty });
+  return [
+    () => (transA ? gemm(b, dy, transB, 1) : gemm(dy, b, 0, transB ? 0 : 1)),
+    () => (transB ? gemm(dy, a, 1, transA) : gemm(a, dy, transA ? 0 : 1, 0)),
+    c ? () => (beta === 1 ? dy : dy.mul(beta)).sumTo(c) : null,
+  ];
+};

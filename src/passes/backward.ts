@@ -1,0 +1,160 @@
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { Node, Shape, Value } from '../graph/ir.js';
+import type { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
+import { NodeView, type OpDef, type Rule } from '../ops/core/rule.js';
+import { opDef } from '../ops/index.js';
+import { expandNodes } from './expand-nodes.js';
+
+export type BackwardOptions = {
+  /** Rounding operators let the gradient through unchanged instead of stopping it. */
+  straightThrough?: boolean;
+};
+
+/**
+ * Appends to `g.graph` the nodes that compute, from the cotangents of some of its values, the cotangents of
+ * `wrt`: reverse-mode differentiation, pruned to the nodes that lie between the two. Returns one expression
+ * per value of `wrt`, undefined where no gradient arrives.
+ *
+ * Throws `no-gradient` where an operator on the way has no rule.
+ */
+export function backward(
+  g: Builder,
+  cotangents: ReadonlyMap<Value, Expr>,
+  wrt: readonly Value[],
+  options: BackwardOptions = {},
+): (Expr | undefined)[] {
+  expandNodes(g, activeValues(g.graph.nodes, wrt, options));
+  const nodes = [...g.graph.nodes];
+  const active = activeValues(nodes, wrt, options);
+  const sums = new Map<Value, Expr[]>();
+  const push = (value: Value, cotangent: Expr) => {
+    const list = sums.get(value);
+    if (list) list.push(cotangent);
+    else sums.set(value, [cotangent]);
+  };
+  const total = (value: Value | null): Expr | undefined => {
+    const list = value && sums.get(value);
+    if (!list) return undefined;
+    const sum = list.reduce((a, b) => a.add(b));
+    sums.set(value, [sum]);
+    return sum;
+  };
+  for (const [value, cotangent] of cotangents) push(value, cotangent);
+
+  for (const node of nodes.reverse()) {
+    const operands = operandsOf(node);
+    if (!operands.some(v => v && active.has(v))) continue;
+    const dys = node.outputs.map(v => (v && active.has(v) ? total(v) : undefined));
+    if (dys.every(dy => !dy)) continue;
+    const rule = ruleOf(opDef(node), options);
+    if (rule === null) continue;
+    if (!rule) throw noRule(node, nodes, active, wrt, cotangents);
+    const needs = (i: number) => !!operands[i] && active.has(operands[i]);
+    const view = new NodeView(node, g, g.opset(node.domain), captures(node), needs, (sub, dy, x) =>
+      backward(sub, dy, x, options),
+    );
+    const pullbacks = rule(dys as never, view as never);
+    operands.forEach((operand, i) => {
+      const pullback = operand && active.has(operand) ? pullbacks[i] : null;
+      if (!pullback) return;
+      const dx = pullback();
+      check(dx, operand!, node, i);
+      push(operand!, dx);
+    });
+  }
+  return wrt.map(value => total(value));
+}
+
+/** What a node reads: its inputs, then the outer values that its subgraphs read. */
+function operandsOf(node: Node): (Value | null)[] {
+  const captured = captures(node);
+  return captured.length ? [...node.inputs, ...captured] : node.inputs;
+}
+
+function captures(node: Node): Value[] {
+  return [...new Set(node.subgraphs().flatMap(sub => sub.captures()))];
+}
+
+/** The values that depend on `wrt` through differentiable operators, `wrt` included. */
+export function activeValues(
+  nodes: readonly Node[],
+  wrt: readonly Value[],
+  options: BackwardOptions = {},
+): Set<Value> {
+  const active = new Set<Value>(wrt);
+  for (const node of nodes) {
+    if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
+    for (const output of node.outputs) if (output && mayCarryGradient(output)) active.add(output);
+  }
+  return active;
+}
+
+function mayCarryGradient(value: Value): boolean {
+  return value.type?.kind !== 'tensor' || isFloat(value.type.dtype);
+}
+
+/** The rule to use; null where gradients stop, undefined where the operator is not known. */
+function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, never> | null | undefined {
+  switch (def?.kind) {
+    case 'rule':
+      return def.rule;
+    case 'none':
+      return null;
+    case 'zero':
+      return options.straightThrough ? def.straightThrough : null;
+    default:
+      return undefined;
+  }
+}
+
+/** A cotangent has its primal's type: a rule that breaks this is a bug, named where it happens. */
+function check(dx: Expr, x: Value, node: Node, input: number): void {
+  const where = `Gradient of ${node.label} for input ${input} ('${x.name}')`;
+  if (x.type?.kind !== 'tensor') return;
+  if (dx.value.dtype !== x.dtype) throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
+  if (!compatible(dx.shape, x.shape))
+    throw new Error(`${where} has shape [${dx.shape}], the input [${x.shape}].`);
+  if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };
+}
+
+function compatible(a: Shape | undefined, b: Shape | undefined): boolean {
+  if (!a || !b) return true;
+  return (
+    a.length === b.length &&
+    a.every((d, i) => typeof d !== 'number' || typeof b[i] !== 'number' || d === b[i])
+  );
+}
+
+function noRule(
+  node: Node,
+  reversed: readonly Node[],
+  active: ReadonlySet<Value>,
+  wrt: readonly Value[],
+  cotangents: ReadonlyMap<Value, Expr>,
+): AgdError {
+  const parameter = sourceOf(node, reversed, active, wrt);
+  const target = [...cotangents.keys()].map(v => `'${v.name}'`).join(', ');
+  const way = parameter.path.length ? ` (by way of ${parameter.path.map(n => n.label).join(', ')})` : '';
+  return new AgdError(
+    'no-gradient',
+    `No gradient rule for op ${node.label}, on the path from '${parameter.value.name}' to ${target}${way}. ` +
+      `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or add ${node.opType} to src/ops.`,
+  );
+}
+
+/** One value of `wrt` that `node` depends on, with the nodes in between. */
+function sourceOf(node: Node, reversed: readonly Node[], active: ReadonlySet<Value>, wrt: readonly Value[]) {
+  const producers = new Map<Value, Node>();
+  for (const n of reversed) for (const o of n.outputs) if (o) producers.set(o, n);
+  const path: Node[] = [];
+  let at = node;
+  for (;;) {
+    const next = operandsOf(at).find(v => v && active.has(v))!;
+    const producer = producers.get(next);
+    if (wrt.includes(next) || !producer) return { value: next, path };
+    path.unshift(producer);
+    at = producer;
+  }
+}

@@ -1,0 +1,54 @@
+import type { Node, Value } from '../graph/ir.js';
+import type { Builder } from '../ops/core/builder.js';
+import { NodeView } from '../ops/core/rule.js';
+import { opDef } from '../ops/index.js';
+
+/**
+ * Replaces the nodes that are differentiable as other operators (those with an expansion in the table) by
+ * these, where the gradient passes through them; repeated until none is left. Names and order of the other
+ * nodes stay. Returns whether anything changed.
+ */
+export function expandNodes(g: Builder, active: ReadonlySet<Value>): boolean {
+  const { graph } = g;
+  const expanded: Node[] = [];
+  let changed = false;
+  const visit = (node: Node): void => {
+    const def = opDef(node);
+    if (def?.kind !== 'expansion' || !node.inputs.some(v => v && active.has(v))) {
+      expanded.push(node);
+      return;
+    }
+    changed = true;
+    const inner: Node[] = [];
+    const before = g.sink;
+    g.sink = inner;
+    const outputs = def.expand(new NodeView(node, g, g.opset(node.domain)) as never);
+    g.sink = before;
+    rename(
+      node,
+      outputs.map(e => e?.value),
+      inner,
+      g,
+    );
+    inner.forEach(visit);
+  };
+  const nodes = [...graph.nodes];
+  nodes.forEach(visit);
+  if (changed) graph.nodes.splice(0, graph.nodes.length, ...expanded);
+  return changed;
+}
+
+/** Makes the new nodes write the replaced node's own outputs, so that nothing else need change. */
+function rename(node: Node, results: (Value | undefined)[], inner: Node[], g: Builder): void {
+  node.outputs.forEach((output, i) => {
+    if (!output) return;
+    const result = results[i];
+    if (!result) throw new Error(`The expansion of ${node.label} lacks output ${i}.`);
+    // The runtime's shape of the replaced output says more than inference did.
+    if (!result.shape) result.type = output.type ?? result.type;
+    const before = g.sink;
+    g.sink = inner;
+    g.identity(result, output);
+    g.sink = before;
+  });
+}

@@ -1,0 +1,104 @@
+import * as ort from 'onnxruntime-node';
+import type { DType } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { ValueType } from '../graph/ir.js';
+import { encodeModel } from '../graph/proto.js';
+import { Tensor, type TypedArray } from '../graph/tensor.js';
+import type { ShapeOracle } from '../passes/infer-shapes.js';
+
+/** Tensors by the name of the graph input or output they belong to. */
+export type Feeds = Record<string, Tensor>;
+
+/** A model ready to run. Sessions hold native memory: release them. */
+export class Session {
+  private constructor(private readonly session: ort.InferenceSession) {}
+
+  /** Throws `runtime` with the runtime's own words where it refuses the model. */
+  static async create(
+    model: Uint8Array | string,
+    options: ort.InferenceSession.SessionOptions = {},
+  ): Promise<Session> {
+    const quiet: ort.InferenceSession.SessionOptions = { logSeverityLevel: 3, ...options };
+    try {
+      const made =
+        typeof model === 'string'
+          ? ort.InferenceSession.create(model, quiet)
+          : ort.InferenceSession.create(model, quiet);
+      return new Session(await made);
+    } catch (error) {
+      throw runtimeError('ONNX Runtime does not load the model', error);
+    }
+  }
+
+  get inputs(): readonly string[] {
+    return this.session.inputNames;
+  }
+  get outputs(): readonly string[] {
+    return this.session.outputNames;
+  }
+
+  /** Types of the graph outputs; extents the runtime cannot tell are null. */
+  outputTypes(): Map<string, ValueType> {
+    return new Map(
+      this.session.outputMetadata.flatMap((m): [string, ValueType][] =>
+        m.isTensor
+          ? [
+              [
+                m.name,
+                {
+                  kind: 'tensor',
+                  dtype: m.type as DType,
+                  shape: m.shape.map(d => (d === '' || d === -1 ? null : d)),
+                },
+              ],
+            ]
+          : [],
+      ),
+    );
+  }
+
+  /** Runs the graph; `fetch` names the outputs wanted, all where not given. */
+  async run(feeds: Feeds, fetch?: readonly string[]): Promise<Feeds> {
+    const inputs = Object.fromEntries(Object.entries(feeds).map(([name, t]) => [name, toOrt(t)]));
+    try {
+      const results = await (fetch ? this.session.run(inputs, [...fetch]) : this.session.run(inputs));
+      return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
+    } catch (error) {
+      throw runtimeError('ONNX Runtime stopped', error);
+    }
+  }
+
+  async release(): Promise<void> {
+    await this.session.release();
+  }
+}
+
+function toOrt(t: Tensor): ort.Tensor {
+  const data = t.dtype === 'bool' ? new Uint8Array(t.bytes) : t.data;
+  return new ort.Tensor(t.dtype as ort.Tensor.Type, data as never, t.dims);
+}
+
+function fromOrt(t: ort.Tensor): Tensor {
+  return Tensor.from(t.type as DType, t.dims, t.data as TypedArray);
+}
+
+/** The runtime's errors, cut to what a user can use. */
+function runtimeError(what: string, cause: unknown): AgdError {
+  const text = cause instanceof Error ? cause.message : String(cause);
+  const line = text.split('\n')[0]!.replace(/\/\S+\/(onnxruntime\/core\/)/g, '$1');
+  return new AgdError(
+    /not implemented|NOT_IMPLEMENTED/i.test(text) ? 'no-kernel' : 'runtime',
+    `${what}: ${line}`,
+    { cause },
+  );
+}
+
+/** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */
+export const sessionShapes: ShapeOracle = async model => {
+  const session = await Session.create(encodeModel(model), { graphOptimizationLevel: 'disabled' });
+  try {
+    return session.outputTypes();
+  } finally {
+    await session.release();
+  }
+};

@@ -41,22 +41,24 @@ export class Value {
 export type Int = number | bigint;
 
 /**
- * An attribute's value. Strings are UTF-8 decoded where they are valid UTF-8, else bytes. `ref` names an
- * attribute of the enclosing function. `other` is kept as decoded (sparse tensors, type protos).
+ * An attribute's value; to change it, put another Attr in its place. Strings are UTF-8 decoded where they
+ * are valid UTF-8, else bytes. `ref` names an attribute of the enclosing function, whose type is `of`.
+ * `other` is kept as decoded (sparse tensors, type protos).
  */
-export type Attr =
-  | { type: 'float'; value: number }
-  | { type: 'int'; value: Int }
-  | { type: 'string'; value: string | Uint8Array }
-  | { type: 'tensor'; value: Tensor }
-  | { type: 'graph'; value: Graph }
-  | { type: 'floats'; value: number[] }
-  | { type: 'ints'; value: Int[] }
-  | { type: 'strings'; value: (string | Uint8Array)[] }
-  | { type: 'tensors'; value: Tensor[] }
-  | { type: 'graphs'; value: Graph[] }
-  | { type: 'ref'; value: string; of: string }
-  | { type: 'other'; extra: unknown };
+export type Attr = { readonly extra?: unknown } & (
+  | { readonly type: 'float'; readonly value: number }
+  | { readonly type: 'int'; readonly value: Int }
+  | { readonly type: 'string'; readonly value: string | Uint8Array }
+  | { readonly type: 'tensor'; readonly value: Tensor }
+  | { readonly type: 'graph'; readonly value: Graph }
+  | { readonly type: 'floats'; readonly value: number[] }
+  | { readonly type: 'ints'; readonly value: Int[] }
+  | { readonly type: 'strings'; readonly value: (string | Uint8Array)[] }
+  | { readonly type: 'tensors'; readonly value: Tensor[] }
+  | { readonly type: 'graphs'; readonly value: Graph[] }
+  | { readonly type: 'ref'; readonly value: string; readonly of: string }
+  | { readonly type: 'other' }
+);
 
 /** One operator call. `domain` is '' for ai.onnx. Omitted optional inputs and outputs are null. */
 export class Node {

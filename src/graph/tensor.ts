@@ -41,6 +41,8 @@ export class Tensor {
   external: ExternalData | undefined;
   /** The elements of a `string` tensor, which has no bytes. */
   strings: Uint8Array[] | undefined;
+  /** Set where every byte is zero; the bytes are then made each time, never kept. */
+  isZero = false;
   extra: unknown;
 
   constructor(
@@ -67,6 +69,13 @@ export class Tensor {
     return Tensor.from(dtype, dims, data);
   }
 
+  /** All zeros: optimizer state takes no memory until it is asked for, and no space in a sparse file. */
+  static zeros(dtype: DType, dims: readonly number[]): Tensor {
+    const tensor = new Tensor(dtype, dims, () => new Uint8Array(tensor.byteLength));
+    tensor.isZero = true;
+    return tensor;
+  }
+
   /** A one-dimensional int64 tensor, the form ONNX takes axes, shapes and pads in. */
   static ints(values: readonly number[]): Tensor {
     return Tensor.from('int64', [values.length], BigInt64Array.from(values, BigInt));
@@ -83,7 +92,7 @@ export class Tensor {
 
   /** The elements as little-endian bytes. Read only: they may be shared with the file they came from. */
   get bytes(): Uint8Array {
-    if (this.external) return this.#checked((this.source as () => Uint8Array)());
+    if (this.external || this.isZero) return this.#checked((this.source as () => Uint8Array)());
     this.#bytes ??= this.#checked(typeof this.source === 'function' ? this.source() : this.source);
     return this.#bytes;
   }
@@ -94,7 +103,7 @@ export class Tensor {
     const make = ARRAYS[this.dtype];
     if (!make) return bytes;
     const width = byteLength(this.dtype, 1);
-    const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+    const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes);
     return new make(aligned.buffer as ArrayBuffer, aligned.byteOffset, this.size);
   }
 

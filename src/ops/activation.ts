@@ -1,14 +1,138 @@
-/** Activation functions of one input. */
-import { normalizeAxis, type Unary } from './core/rule.js';
+/** Activation functions. */
+import type { Expr } from './core/expr.js';
+import { type Binary, normalizeAxis, type Unary, zeroGradient } from './core/rule.js';
+
+// ---- rectifiers ----
 
 /** y = max(x, 0)  =>  dx = dy where y > 0. */
 export const Relu: Unary = ([dy], node) => [() => node.output().greater(0).where(dy, 0)];
 
-/** y = 1 / (1 + exp(-x))  =>  dx = dy * y * (1 - y). */
+/** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy. */
+export const LeakyRelu: Unary = ([dy], { inputs: [x], attrs }) => [
+  () => x.greater(0).where(dy, dy.mul(attrs.float('alpha', 0.01))),
+];
+
+/** y = x where x > 0, else slope * x  =>  dx = dy there, else slope * dy; dslope = x * dy where x <= 0. */
+export const PRelu: Binary = ([dy], { inputs: [x, slope] }) => [
+  () => x.greater(0).where(dy, dy.mul(slope)),
+  () => x.greater(0).where(0, dy.mul(x)).sumTo(slope),
+];
+
+/** y = x where x > alpha, else 0  =>  dx = dy there. */
+export const ThresholdedRelu: Unary = ([dy], { inputs: [x], attrs }) => [
+  () => x.greater(attrs.float('alpha', 1)).where(dy, 0),
+];
+
+/** y = x -+ bias where |x| > lambd, else 0  =>  dx = dy there. */
+export const Shrink: Unary = ([dy], { inputs: [x], attrs }) => [
+  () => x.abs().greater(attrs.float('lambd', 0.5)).where(dy, 0),
+];
+
+/** y = x where x > 0, else alpha (e^x - 1)  =>  dx = dy there, else dy * (y + alpha). */
+export const Elu: Unary = ([dy], node) => [
+  () => node.inputs[0].greater(0).where(dy, dy.mul(node.output().add(node.attrs.float('alpha', 1)))),
+];
+
+/** y = gamma x where x > 0, else gamma alpha (e^x - 1)  =>  dx = gamma dy there, else dy * (y + gamma alpha). */
+export const Selu: Unary = ([dy], node) => {
+  const alpha = node.attrs.float('alpha', 1.6732632);
+  const gamma = node.attrs.float('gamma', 1.050701);
+  return [() => dy.mul(node.inputs[0].greater(0).where(gamma, node.output().add(gamma * alpha)))];
+};
+
+/** y = x where x > 0, else alpha (e^(x/alpha) - 1)  =>  dx = dy there, else dy * (y / alpha + 1). */
+export const Celu: Unary = ([dy], node) => {
+  const alpha = node.attrs.float('alpha', 1);
+  return [() => dy.mul(node.inputs[0].greater(0).where(1, node.output().div(alpha).add(1)))];
+};
+
+// ---- sigmoids ----
+
+/** y = 1 / (1 + e^-x)  =>  dx = dy * y * (1 - y). */
 export const Sigmoid: Unary = ([dy], node) => {
   const y = node.output();
   return [() => dy.mul(y).mul(y.rsub(1))];
 };
+
+/** y = tanh(x)  =>  dx = dy * (1 - y^2). */
+export const Tanh: Unary = ([dy], node) => [() => dy.mul(node.output().square().rsub(1))];
+
+/** y = alpha x + beta, held in [0, 1]  =>  dx = alpha dy where 0 < y < 1. */
+export const HardSigmoid: Unary = ([dy], node) => {
+  const y = node.output();
+  const alpha = node.attrs.float('alpha', 0.2);
+  return [() => y.greater(0).and(y.less(1)).where(dy.mul(alpha), 0)];
+};
+
+/** y = log(1 + e^x)  =>  dx = dy * sigmoid(x). */
+export const Softplus: Unary = ([dy], { inputs: [x] }) => [() => dy.mul(x.sigmoid())];
+
+/** y = x / (1 + |x|)  =>  dx = dy / (1 + |x|)^2. */
+export const Softsign: Unary = ([dy], { inputs: [x] }) => [() => dy.div(x.abs().add(1).square())];
+
+// ---- self-gated ----
+
+/** y = x * clip(x/6 + 1/2, 0, 1)  =>  dx = dy * (x/3 + 1/2) where -3 < x < 3, dy above, 0 below. */
+export const HardSwish: Unary = ([dy], { inputs: [x] }) => [
+  () => dy.mul(x.lessOrEqual(-3).where(0, x.greaterOrEqual(3).where(1, x.div(3).add(0.5)))),
+];
+
+/** y = x * s with s = sigmoid(alpha x)  =>  dx = dy * (s + alpha y (1 - s)). */
+export const Swish: Unary = ([dy], node) => {
+  const alpha = node.attrs.float('alpha', 1);
+  const gate = () => (alpha === 1 ? node.inputs[0] : node.inputs[0].mul(alpha)).sigmoid();
+  return [() => dy.mul(gate().add(node.output().mul(alpha).mul(gate().rsub(1))))];
+};
+
+/** y = x * t with t = tanh(softplus(x))  =>  dx = dy * (t + x (1 - t^2) sigmoid(x)). */
+export const Mish: Unary = ([dy], { inputs: [x] }) => {
+  const t = () => x.op('Softplus').tanh();
+  return [() => dy.mul(t().add(x.mul(t().square().rsub(1)).mul(x.sigmoid())))];
+};
+
+/**
+ * y = x * P(x), with P the normal distribution function  =>  dx = dy * (P(x) + x P'(x)). With
+ * approximate = "tanh", P(x) = (1 + tanh(u)) / 2 and u = sqrt(2/pi) (x + 0.044715 x^3).
+ */
+export const Gelu: Unary = ([dy], { inputs: [x], attrs }) => {
+  const gelu = attrs.string('approximate', 'none') === 'tanh' ? tanhNormal : normal;
+  return [
+    () => {
+      const { distribution, density } = gelu(x);
+      return dy.mul(distribution.add(x.mul(density)));
+    },
+  ];
+};
+
+function normal(x: Expr) {
+  return {
+    distribution: x.mul(Math.SQRT1_2).erf().add(1).mul(0.5),
+    density: x
+      .square()
+      .mul(-0.5)
+      .exp()
+      .mul(1 / Math.sqrt(2 * Math.PI)),
+  };
+}
+
+function tanhNormal(x: Expr) {
+  const k = Math.sqrt(2 / Math.PI);
+  const square = x.square();
+  const t = square
+    .mul(0.044715 * k)
+    .add(k)
+    .mul(x)
+    .tanh();
+  return {
+    distribution: t.add(1).mul(0.5),
+    density: t
+      .square()
+      .rsub(1)
+      .mul(square.mul(1.5 * 0.044715 * k).add(k / 2)),
+  };
+}
+
+// ---- along an axis ----
 
 /** y = softmax(x)  =>  dx = y * (dy - sum(dy * y)) along `axis`. */
 export const Softmax: Unary = ([dy], node) => {
@@ -16,3 +140,12 @@ export const Softmax: Unary = ([dy], node) => {
   const axis = normalizeAxis(node.attrs.int('axis', -1), y);
   return [() => y.mul(dy.sub(dy.mul(y).sum([axis], { keepdims: true })))];
 };
+
+/** y = log softmax(x)  =>  dx = dy - e^y * sum(dy) along `axis`. */
+export const LogSoftmax: Unary = ([dy], node) => {
+  const y = node.output();
+  const axis = normalizeAxis(node.attrs.int('axis', -1), y);
+  return [() => dy.sub(y.exp().mul(dy.sum([axis], { keepdims: true })))];
+};
+
+export const Hardmax = zeroGradient('constant while the largest element stays the same');

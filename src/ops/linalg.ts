@@ -1,4 +1,5 @@
 /** Products of matrices. */
+import { float } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { Binary, Rule } from './core/rule.js';
 
@@ -24,7 +25,10 @@ export const MatMul: Binary = ([dy], { inputs: [a, b] }) => {
 };
 
 /** All leading axes as one: the weight gradient is then a single product instead of a batched one and a sum. */
-const flatRows = (x: Expr): Expr => x.reshape(x.g.ints([-1]).concat([x.dims(-1)], 0));
+function flatRows(x: Expr): Expr {
+  const columns = x.extent(-1);
+  return x.reshape(typeof columns === 'number' ? [-1, columns] : x.g.ints([-1]).concat([x.dims(-1)], 0));
+}
 
 /**
  * y = alpha op(A) op(B) + beta C  =>  dA = alpha dy op(B)^T, dB = alpha op(A)^T dy (each transposed where its
@@ -37,7 +41,7 @@ export const Gemm: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = (
   const [alpha, beta] = [attrs.float('alpha', 1), attrs.float('beta', 1)];
   const [transA, transB] = [attrs.int('transA', 0), attrs.int('transB', 0)];
   const gemm = (x: Expr, y: Expr, tx: number, ty: number) =>
-    x.op('Gemm', [y], { alpha: { type: 'float', value: alpha }, transA: tx, transB: ty });
+    x.op('Gemm', [y], { alpha: float(alpha), transA: tx, transB: ty });
   return [
     () => (transA ? gemm(b, dy, transB, 1) : gemm(dy, b, 0, transB ? 0 : 1)),
     () => (transB ? gemm(dy, a, 1, transA) : gemm(a, dy, transA ? 0 : 1, 0)),

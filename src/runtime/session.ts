@@ -9,23 +9,51 @@ import type { ShapeOracle } from '../passes/infer-shapes.js';
 /** Tensors by the name of the graph input or output they belong to. */
 export type Feeds = Record<string, Tensor>;
 
+export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;
+export type Device = (typeof DEVICES)[number];
+
+export type SessionOptions = {
+  /** Where to run; what the device has no kernel for runs on the CPU. Default: cpu. */
+  device?: Device;
+  /** Threads within an operator; as many as there are cores where not given. */
+  threads?: number;
+  /** Off keeps every value of the graph as it is written. */
+  optimize?: boolean;
+};
+
 /** A model ready to run. Sessions hold native memory: release them. */
 export class Session {
   private constructor(private readonly session: ort.InferenceSession) {}
 
-  /** Throws `runtime` with the runtime's own words where it refuses the model. */
+  /**
+   * Throws `device` where the execution provider is missing, `no-kernel` for an operator that it cannot run,
+   * `runtime` with the runtime's own words where it refuses the model.
+   */
   static async create(
     model: Uint8Array | string,
-    options: ort.InferenceSession.SessionOptions = {},
+    { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
-    const quiet: ort.InferenceSession.SessionOptions = { logSeverityLevel: 3, ...options };
+    const options: ort.InferenceSession.SessionOptions = {
+      logSeverityLevel: 3,
+      executionProviders: device === 'cpu' ? ['cpu'] : [device, 'cpu'],
+      graphOptimizationLevel: optimize ? 'all' : 'disabled',
+      ...(threads ? { intraOpNumThreads: threads } : {}),
+    };
     try {
       const made =
         typeof model === 'string'
-          ? ort.InferenceSession.create(model, quiet)
-          : ort.InferenceSession.create(model, quiet);
+          ? ort.InferenceSession.create(model, options)
+          : ort.InferenceSession.create(model, options);
       return new Session(await made);
     } catch (error) {
+      const unavailable =
+        device !== 'cpu' && /provider|backend|device|cuda|webgpu|dawn|library/i.test(String(error));
+      if (unavailable)
+        throw new AgdError(
+          'device',
+          `Device '${device}' is not available here: ${firstLine(error)}. Use --device cpu.`,
+          { cause: error },
+        );
       throw runtimeError('ONNX Runtime does not load the model', error);
     }
   }
@@ -95,7 +123,7 @@ function runtimeError(what: string, cause: unknown): AgdError {
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */
 export const sessionShapes: ShapeOracle = async model => {
-  const session = await Session.create(encodeModel(model), { graphOptimizationLevel: 'disabled' });
+  const session = await Session.create(encodeModel(model), { optimize: false });
   try {
     return session.outputTypes();
   } finally {

@@ -42,6 +42,8 @@ const RANDOM = new Set([
 export class Builder {
   readonly #emitted = new Map<string, Value[]>();
   readonly #constants: Map<string, Value>;
+  /** Values that still have the name of their operator. */
+  readonly #unnamed = new Set<Value>();
   readonly #ids = new Map<Value, number>();
   readonly #known: Map<Value, Tensor>;
   readonly #root: Builder;
@@ -94,6 +96,18 @@ export class Builder {
     const node = new Node('Identity', [from], [to]);
     node.name = this.scope.names.fresh(`${to.name}_node`);
     this.sink.push(node);
+  }
+
+  /** Names a value after what it is, where this graph's own nodes write it and nobody named it before; else a copy of it. */
+  rename(e: Expr, hint: string): Value {
+    const { value } = e;
+    if (this.#unnamed.delete(value)) {
+      value.name = this.scope.names.fresh(hint);
+      return value;
+    }
+    const copy = this.newValue(hint, value.type);
+    this.identity(value, copy);
+    return copy;
   }
 
   /** Lets nodes that are already in the graph serve for equal ones that are still to come. */
@@ -159,6 +173,7 @@ export class Builder {
       const hint = options.hint ?? opType.toLowerCase();
       node.outputs.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
     }
+    for (const v of node.outputs) this.#unnamed.add(v!);
     this.sink.push(node);
     this.#learn(node);
     if (key !== undefined) this.#emitted.set(key, node.outputs as Value[]);

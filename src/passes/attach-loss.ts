@@ -1,0 +1,86 @@
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { Value } from '../graph/ir.js';
+import type { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
+import { criterion, type LossKind, type LossOptions, takesClasses, targetType } from '../ops/criterion.js';
+
+/** Where the loss comes from: computed from an output and a target, or by the model itself. */
+export type LossSpec =
+  | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
+  | { kind: 'output'; output: string };
+
+export type AttachedLoss = { loss: Value; output?: Value; target?: Value };
+
+/**
+ * Adds the loss to `g.graph` as an output, with the target as a new input where the kind takes one. Throws
+ * `no-such-value` for an unknown output, `bad-option` where several outputs leave the choice open,
+ * `bad-dtype` or `bad-shape` where the output cannot carry the loss.
+ */
+export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
+  const output = pick(g, spec);
+  if (!isFloat(output.value.dtype))
+    throw new AgdError(
+      'bad-dtype',
+      `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
+    );
+  if (spec.kind === 'output') return { loss: addOutput(g, scalar(output)) };
+  const name = spec.target ?? 'target';
+  if (g.graph.inputs.some(v => v.name === name))
+    throw new AgdError(
+      'bad-option',
+      `The model already has an input '${name}': give the target another name with --target.`,
+    );
+  const target = g.newValue(name, { kind: 'tensor', ...targetType(spec.kind, output, spec) });
+  g.graph.inputs.push(target);
+  const loss = criterion(spec.kind, output, g.of(target), spec);
+  return { loss: addOutput(g, loss), output: output.value, target };
+}
+
+function pick(g: Builder, spec: LossSpec): Expr {
+  const { outputs } = g.graph;
+  const names = outputs.map(v => `'${v.name}'`).join(', ');
+  if (spec.output !== undefined) {
+    const named = outputs.find(v => v.name === spec.output);
+    if (!named)
+      throw new AgdError(
+        'no-such-value',
+        `The model has no output '${spec.output}'; its outputs are ${names}.`,
+      );
+    return g.of(named);
+  }
+  const fitting = outputs.filter(v => isFloat(v.dtype));
+  if (fitting.length === 1) return g.of(fitting[0]!);
+  if (!fitting.length)
+    throw new AgdError(
+      'bad-dtype',
+      `The model has no floating-point output to compute a loss from: ${names}.`,
+    );
+  throw new AgdError('bad-option', `The model has several outputs (${names}): choose one with --output.`);
+}
+
+function scalar(x: Expr): Expr {
+  const size = x.staticShape?.reduce((n, d) => n * d, 1);
+  if (size !== 1) {
+    const shape = `[${x.shape ?? '?'}]`;
+    throw new AgdError(
+      'bad-shape',
+      `Output '${x.value.name}' of shape ${shape} is no loss: a loss is one number.`,
+    );
+  }
+  return x.rank === 0 ? x : x.reshape([]);
+}
+
+/** Makes the loss an output named 'loss', as far as that name is free. */
+function addOutput(g: Builder, loss: Expr): Value {
+  if (g.graph.outputs.includes(loss.value)) return loss.value;
+  const out = g.newValue('loss', loss.type);
+  g.identity(loss.value, out);
+  g.graph.outputs.push(out);
+  return out;
+}
+
+/** Whether targets of this loss are class numbers, for which accuracy means something. */
+export function isClassification(spec: LossSpec): boolean {
+  return spec.kind !== 'output' && takesClasses(spec.kind);
+}

@@ -1,0 +1,78 @@
+import { cloneNodes } from '../graph/clone.js';
+import { AgdError } from '../graph/errors.js';
+import { type FunctionDef, type Model, Node, type Value } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+
+/**
+ * Replaces every call of a model-local function by the function's nodes, calls within functions and within
+ * subgraphs included, so that the gradient can pass through them. Throws `invalid-model` for a function that
+ * calls itself or imports another version of the default operator set. Returns whether there was any call.
+ */
+export function inlineFunctions(model: Model): boolean {
+  if (!model.functions.length) return false;
+  const table = new Map(model.functions.map(f => [key(f), f]));
+  const names = Names.of(model);
+  let changed = false;
+  const expand = (nodes: readonly Node[], open: readonly FunctionDef[]): Node[] =>
+    nodes.flatMap(node => {
+      for (const sub of node.subgraphs()) sub.nodes = expand(sub.nodes, open);
+      const def = table.get(key({ domain: node.domain, name: node.opType, overload: node.overload }));
+      if (!def) return [node];
+      if (open.includes(def)) throw new AgdError('invalid-model', `Function '${def.name}' calls itself.`);
+      checkImports(model, def);
+      changed = true;
+      return expand(callBody(node, def, names), [...open, def]);
+    });
+  model.graph.nodes = expand(model.graph.nodes, []);
+  model.functions = [];
+  return changed;
+}
+
+const key = (f: { domain: string; name: string; overload: string }) => `${f.domain}:${f.name}:${f.overload}`;
+
+function checkImports(model: Model, def: FunctionDef): void {
+  for (const [domain, version] of def.opsetImports) {
+    const own = model.opsetImports.get(domain);
+    if (own === undefined) model.opsetImports.set(domain, version);
+    else if (own !== version)
+      throw new AgdError(
+        'invalid-model',
+        `Function '${def.name}' imports version ${version} of operator set '${domain || 'ai.onnx'}', the model version ${own}.`,
+      );
+  }
+}
+
+/** The function's nodes, reading the call's inputs and writing its outputs. */
+function callBody(call: Node, def: FunctionDef, names: Names): Node[] {
+  const values = new Map<Value, Value>();
+  const omitted = new Set<Value>();
+  def.body.inputs.forEach((formal, i) => {
+    const actual = call.inputs[i];
+    if (actual) values.set(formal, actual);
+    else omitted.add(formal);
+  });
+  const prefix = call.name || call.opType;
+  const nodes = cloneNodes(def.body.nodes, {
+    values,
+    name: name => names.fresh(`${prefix}/${name}`),
+    attr: attr =>
+      attr.type === 'ref' ? (call.attrs.get(attr.value) ?? def.attributeDefaults.get(attr.value)) : attr,
+  });
+  const written = new Set(nodes.flatMap(n => n.outputs));
+  const results = new Map<Value, Value>();
+  const copies: Node[] = [];
+  def.body.outputs.forEach((formal, i) => {
+    const actual = call.outputs[i];
+    const made = values.get(formal);
+    if (!actual || !made) return;
+    // An output that is an input, or is given twice, has no node that could write it under the caller's name.
+    if (written.has(made) && !results.has(made)) results.set(made, actual);
+    else copies.push(new Node('Identity', [results.get(made) ?? made], [actual]));
+  });
+  const resolve = (v: Value | null) => (v && omitted.has(v) ? null : v && (results.get(v) ?? v));
+  for (const node of nodes) {
+    node.inputs = node.inputs.map(resolve);
+    node.outputs = node.outputs.map(resolve);
+  }
+  return [...nodes, ...copies];
+}

@@ -1,0 +1,190 @@
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { Model, Value } from '../graph/ir.js';
+import { encodeModel } from '../graph/proto.js';
+import { Tensor } from '../graph/tensor.js';
+import { classAxisOf, type LossOptions } from '../ops/criterion.js';
+import { isClassification } from '../passes/attach-loss.js';
+import { evaluationModel } from '../passes/evaluation-model.js';
+import { stateInputs } from '../passes/state-inputs.js';
+import { readDescription, type TrainingDescription } from '../passes/training-description.js';
+import type { InputSpec } from './data/bind.js';
+import type { Batch } from './data/dataset.js';
+import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+
+export type Metrics = {
+  /** Mean loss over the samples. */
+  loss: number;
+  /** Share of targets whose class has the largest output; only for losses that take classes. */
+  accuracy?: number;
+  samples: number;
+};
+
+/**
+ * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
+ * running statistics and step counter, by their names in the graph. Release it when done.
+ */
+export class Trainer {
+  #state: Feeds = {};
+  #before: Feeds = {};
+  #evaluator: Session | undefined;
+
+  private constructor(
+    private readonly model: Model,
+    readonly description: TrainingDescription,
+    private readonly session: Session,
+    private readonly updates: readonly { state: string; value: string }[],
+    private readonly options: SessionOptions,
+  ) {
+    for (const [value, tensor] of model.graph.initializers)
+      if (updates.some(u => u.state === value.name)) this.#state[value.name] = tensor;
+  }
+
+  /**
+   * Loads an injected model into the runtime. Throws `invalid-model` where the model was not injected,
+   * `device` where the execution provider is not there.
+   */
+  static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
+    const description = readDescription(model);
+    const updates = model.trainingInfo.flatMap(info => info.updates);
+    const session = await Session.create(encodeModel(stateInputs(model, updates)), options);
+    return new Trainer(model, description, session, updates, options);
+  }
+
+  /** What a batch has to hold: the model's inputs and the target. */
+  get inputs(): InputSpec[] {
+    const own = new Set([...this.updates.map(u => u.state), this.description.lr]);
+    return this.model.graph.inputs
+      .filter(v => !own.has(v.name) && !this.model.graph.initializers.has(v))
+      .map(spec);
+  }
+
+  /** Steps done so far, those before a restart included. */
+  get stepCount(): number {
+    return this.#state[this.description.step]!.numbers()[0]!;
+  }
+
+  /** Current values of everything a step changes, by name in the graph. */
+  get state(): ReadonlyMap<string, Tensor> {
+    return new Map(Object.entries(this.#state));
+  }
+
+  /**
+   * One training step: the loss before the update. `lr` overrides the model's learning rate for this step.
+   *
+   * Throws `non-finite` where the loss is; the state is then that of the last step whose result was finite.
+   */
+  async step(batch: Batch['inputs'], { lr }: { lr?: number } = {}): Promise<{ loss: number }> {
+    const { description, updates } = this;
+    const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
+    const feeds = { ...batch, ...this.#state, [description.lr]: rate };
+    const results = await this.session.run(feeds, [description.loss.name, ...updates.map(u => u.value)]);
+    const loss = results[description.loss.name]!.numbers()[0]!;
+    if (!Number.isFinite(loss)) throw this.#diverged(loss, batch);
+    this.#before = this.#state;
+    this.#state = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    return { loss };
+  }
+
+  /** Throws `non-finite`, and goes back one step, where a parameter is not finite after the last step. */
+  checkState(): void {
+    const bad = this.#firstNonFinite(this.#state);
+    if (!bad) return;
+    const step = this.stepCount;
+    this.#state = this.#before;
+    throw nonFinite(`The update of step ${step} made '${bad}' non-finite`);
+  }
+
+  /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
+  async evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
+    this.#evaluator ??= await Session.create(
+      encodeModel(await evaluationModel(this.model, sessionShapes)),
+      this.options,
+    );
+    const { loss: spec, parameters, statistics } = this.description;
+    const classes = isClassification(spec);
+    const weights = Object.fromEntries(
+      [...parameters.map(p => p.name), ...statistics].map(n => [n, this.#state[n]!]),
+    );
+    const names = new Set(this.#evaluator.inputs);
+    const feeds = Object.fromEntries(Object.entries(weights).filter(([name]) => names.has(name)));
+    let [samples, total, hits, targets] = [0, 0, 0, 0];
+    for await (const { inputs, size } of batches) {
+      const wanted = classes ? [spec.name, spec.output] : [spec.name];
+      const results = await this.#evaluator.run({ ...feeds, ...inputs }, wanted);
+      total += results[spec.name]!.numbers()[0]! * size;
+      samples += size;
+      if (!classes) continue;
+      const target = inputs[spec.target!]!;
+      const counts = countHits(results[spec.output]!, target, spec as LossOptions);
+      hits += counts.hits;
+      targets += counts.targets;
+    }
+    return { loss: total / samples, samples, ...(classes ? { accuracy: hits / targets } : {}) };
+  }
+
+  async release(): Promise<void> {
+    await this.session.release();
+    await this.#evaluator?.release();
+  }
+
+  #defaultLr(): Tensor {
+    for (const [value, tensor] of this.model.graph.initializers)
+      if (value.name === this.description.lr) return tensor;
+    throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
+  }
+
+  #firstNonFinite(tensors: Feeds): string | undefined {
+    return Object.entries(tensors).find(([, t]) => isFloat(t.dtype) && !allFinite(t))?.[0];
+  }
+
+  /** The cause of a loss that is not finite: the data, the last update, or this step's own arithmetic. */
+  #diverged(loss: number, batch: Batch['inputs']): AgdError {
+    const step = this.stepCount + 1;
+    const input = this.#firstNonFinite(batch);
+    if (input) return nonFinite(`Loss is ${loss} at step ${step}: the data for '${input}' are not finite`);
+    const parameter = this.#firstNonFinite(this.#state);
+    if (!parameter) return nonFinite(`Loss '${this.description.loss.name}' is ${loss} at step ${step}`);
+    this.#state = this.#before;
+    return nonFinite(
+      `Loss is ${loss} at step ${step}: the update of step ${step - 1} made '${parameter}' non-finite`,
+    );
+  }
+}
+
+function nonFinite(what: string): AgdError {
+  return new AgdError('non-finite', `${what}. The state is that of the last good step; try a smaller --lr.`);
+}
+
+function spec(value: Value): InputSpec {
+  if (value.type?.kind !== 'tensor')
+    throw new AgdError(
+      'unsupported-type',
+      `Input '${value.name}' is not a tensor; it cannot be fed from arrays.`,
+    );
+  return { name: value.name, dtype: value.type.dtype, shape: value.type.shape };
+}
+
+/** How many targets have the largest score among the classes, and how many count: those not ignored. */
+function countHits(scores: Tensor, target: Tensor, options: LossOptions): { hits: number; targets: number } {
+  const axis = classAxisOf(scores.dims.length, options);
+  const classes = scores.dims[axis]!;
+  const inner = scores.dims.slice(axis + 1).reduce((n, d) => n * d, 1);
+  const values = scores.data as ArrayLike<number>;
+  let [hits, targets] = [0, 0];
+  target.numbers().forEach((label, i) => {
+    if (label === options.ignoreIndex) return;
+    const start = Math.floor(i / inner) * classes * inner + (i % inner);
+    let best = 0;
+    for (let c = 1; c < classes; c++)
+      if (values[start + c * inner]! > values[start + best * inner]!) best = c;
+    targets++;
+    if (best === label) hits++;
+  });
+  return { hits, targets };
+}
+
+function allFinite({ data }: Tensor): boolean {
+  for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i] as number)) return false;
+  return true;
+}

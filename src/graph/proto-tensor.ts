@@ -1,0 +1,190 @@
+/** Tensor <-> TensorProto. An untouched tensor is written back as the very message it came from. */
+import protobuf from 'protobufjs/minimal.js';
+import { byteLength, type DType, dtypeCode, dtypeOf } from './dtype.js';
+import { AgdError } from './errors.js';
+import { amend, readEntries, readInt, writeEntries } from './proto-message.js';
+import { DATA_LOCATION, type TensorProto } from './proto-schema.js';
+import { type ExternalData, Tensor } from './tensor.js';
+
+/** Reads the bytes of a tensor outside the model file; `name` is for messages. */
+export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
+
+/** Where the file lies and how others beside it are read. */
+export type Surroundings = { folder: string; read: ExternalReader };
+
+/** Where a tensor's bytes shall be: in another file, or (undefined) in the model's own. */
+export type Placement = (tensor: Tensor) => ExternalData | undefined;
+
+/** Each tensor stays where it is. */
+export const inPlace: Placement = tensor => tensor.external;
+
+/** All bytes go into the model. */
+export const inline: Placement = () => undefined;
+
+/** A decoded tensor's origin; it still holds as long as `external` is the tensor's own. */
+type Origin = { proto: TensorProto; external: ExternalData | undefined };
+
+/** How messages speak of a tensor. */
+const label = (name: string | null | undefined) => (name ? `Tensor '${name}'` : 'An unnamed tensor');
+
+export function readTensor(proto: TensorProto, surroundings: Surroundings): Tensor {
+  const dtype = readDtype(proto);
+  const dims = readDims(proto);
+  const inFile = new Tensor(dtype, dims, () => storedBytes(proto, dtype, inFile.byteLength));
+  const tensor =
+    proto.dataLocation === DATA_LOCATION.external ? outside(proto, inFile, surroundings) : inFile;
+  if (dtype === 'string') tensor.strings = proto.stringData ?? [];
+  tensor.extra = { proto, external: tensor.external } satisfies Origin;
+  return tensor;
+}
+
+function outside(
+  proto: TensorProto,
+  { dtype, dims, byteLength }: Tensor,
+  { folder, read }: Surroundings,
+): Tensor {
+  const tensor: Tensor = new Tensor(dtype, dims, () => read(tensor.external!, proto.name ?? ''));
+  tensor.external = readExternal(proto, byteLength, folder);
+  return tensor;
+}
+
+/** A TensorProto; `name` undefined leaves the name as decoded, the form for attributes. */
+export function writeTensor(tensor: Tensor, place: Placement, name?: string): TensorProto {
+  const origin = tensor.extra as Origin | undefined;
+  const external = place(tensor);
+  const named = name === undefined ? {} : { name };
+  if (origin && origin.external === external)
+    return name === undefined || origin.proto.name === name ? origin.proto : amend(origin.proto, named);
+  const { segment, floatData, int32Data, int64Data, doubleData, uint64Data, stringData, rawData, ...kept } =
+    amend(origin?.proto, {
+      $unknowns: origin?.proto.$unknowns?.filter(field => !ELEMENT_FIELDS.has(fieldNumber(field))),
+    });
+  return {
+    ...kept,
+    ...named,
+    dims: [...tensor.dims],
+    dataType: dtypeCode(tensor.dtype),
+    ...contents(tensor, external, origin?.proto),
+  };
+}
+
+function contents(tensor: Tensor, external: ExternalData | undefined, before?: TensorProto): TensorProto {
+  const inFile = { externalData: [], dataLocation: undefined };
+  if (tensor.strings) return { ...inFile, stringData: tensor.strings };
+  if (!external) return { ...inFile, rawData: tensor.bytes };
+  const entries = readEntries(before?.externalData)
+    .set('location', external.location)
+    .set('offset', `${external.offset}`)
+    .set('length', `${external.length}`);
+  return {
+    dataLocation: DATA_LOCATION.external,
+    externalData: writeEntries(entries, before?.externalData),
+  };
+}
+
+export function readDtype(proto: TensorProto): DType {
+  try {
+    return dtypeOf(proto.dataType ?? 0);
+  } catch (error) {
+    throw new AgdError('unsupported-type', `${label(proto.name)}: ${(error as Error).message}`);
+  }
+}
+
+export function readDims(proto: TensorProto): number[] {
+  const dims = (proto.dims ?? []).map(readInt);
+  if (dims.some(d => d < 0) || !Number.isSafeInteger(16 * dims.reduce<number>((n, d) => n * Number(d), 1)))
+    throw new AgdError('invalid-model', `${label(proto.name)} has the impossible shape [${dims}].`);
+  return dims.map(Number);
+}
+
+/** Where the bytes lie; throws `external-data` where that is not a range of a file in the model's folder. */
+export function readExternal(proto: TensorProto, byteLength: number, folder: string): ExternalData {
+  const entries = readEntries(proto.externalData);
+  const location = entries.get('location') ?? '';
+  const offset = Number(entries.get('offset') ?? 0);
+  const length = Number(entries.get('length') ?? byteLength);
+  const refuse = (what: string) => new AgdError('external-data', `${label(proto.name)} ${what}`);
+  if (leavesFolder(location))
+    throw refuse(`refers to the file '${location}', which is not in the model's folder; move it there.`);
+  if (!Number.isSafeInteger(offset) || offset < 0 || length !== byteLength)
+    throw refuse(
+      `takes ${byteLength} bytes, but offset ${offset} and length ${length} of '${location}' are given.`,
+    );
+  return { location, offset, length, folder };
+}
+
+function leavesFolder(location: string): boolean {
+  const parts = location.split(/[/\\]/);
+  return parts[0] === '' || /^[a-z]:/i.test(location) || parts.includes('..') || location.includes('\0');
+}
+
+/** Numbers of the fields that hold a tensor's elements one by one. */
+const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64Data: 11 } as const;
+
+const ELEMENT_FIELDS: ReadonlySet<number> = new Set(Object.values(FIELD));
+
+/** The field that holds elements of this type where `raw_data` does not. */
+export function elementField(dtype: DType): keyof typeof FIELD {
+  if (dtype === 'float32' || dtype === 'complex64') return 'floatData';
+  if (dtype === 'float64' || dtype === 'complex128') return 'doubleData';
+  if (dtype === 'int64') return 'int64Data';
+  return dtype === 'uint64' || dtype === 'uint32' ? 'uint64Data' : 'int32Data';
+}
+
+/** Number of an unknown field, whose bytes start with its one-byte tag. */
+const fieldNumber = (field: Uint8Array) => field[0]! >>> 3;
+
+function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8Array {
+  const field = elementField(dtype);
+  const bytes = proto.rawData?.length ? proto.rawData : elements(proto, field, byteLength(dtype, 1));
+  if (bytes.length !== expected)
+    throw new AgdError(
+      'invalid-model',
+      `${label(proto.name)} takes ${expected} bytes (${dtype}, shape [${readDims(proto)}]), but ${bytes.length} are stored.`,
+    );
+  return bytes;
+}
+
+/** Elements kept one by one, packed or (an unknown field each, with the same bytes) not, as raw data. */
+function elements(proto: TensorProto, field: keyof typeof FIELD, width: number): Uint8Array {
+  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1)) ?? [];
+  const stored = concat([...(proto[field] ?? []), ...loose]);
+  if (field === 'floatData' || field === 'doubleData') return stored;
+  try {
+    return decodeVarints(stored, width);
+  } catch (error) {
+    throw new AgdError(
+      'invalid-model',
+      `${label(proto.name)} has malformed data: ${(error as Error).message}.`,
+    );
+  }
+}
+
+/** Varints as little-endian integers of `width` bytes. */
+function decodeVarints(bytes: Uint8Array, width: number): Uint8Array {
+  const count = bytes.reduce((n, byte) => n + (byte < 0x80 ? 1 : 0), 0);
+  const decoded = new DataView(new ArrayBuffer(count * width));
+  const reader = new protobuf.Reader(bytes);
+  for (let at = 0; reader.pos < reader.len; at += width) {
+    if (width === 8) {
+      const { low, high } = reader.int64() as { low: number; high: number };
+      decoded.setInt32(at, low, true);
+      decoded.setInt32(at + 4, high, true);
+    } else if (width === 4) decoded.setInt32(at, reader.int32(), true);
+    else if (width === 2) decoded.setInt16(at, reader.int32(), true);
+    else decoded.setInt8(at, reader.int32());
+  }
+  return new Uint8Array(decoded.buffer);
+}
+
+/** One array of several; a single one is returned as it is. */
+export function concat(chunks: readonly Uint8Array[]): Uint8Array {
+  if (chunks.length === 1) return chunks[0]!;
+  const bytes = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
+}

@@ -1,0 +1,110 @@
+/** Bytes <-> Model. With its proto-*.ts parts, the only place that knows protobuf. */
+import protobuf from 'protobufjs/minimal.js';
+import { AgdError } from './errors.js';
+import type { Model } from './ir.js';
+import { amend, readInt } from './proto-message.js';
+import { readModel, readOpsets } from './proto-read.js';
+import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './proto-schema.js';
+import { concat, type ExternalReader, inPlace, type Placement } from './proto-tensor.js';
+import { writeModel } from './proto-write.js';
+
+export { type ExternalReader, inline, inPlace, type Placement } from './proto-tensor.js';
+
+/** What this version reads. */
+const IR_VERSIONS = [3, 13] as const;
+const OPSETS = [7, 26] as const;
+
+/** A protobuf's length is a signed 32-bit integer. */
+export const MAX_BYTES = 2 ** 31 - 1;
+
+/** Initializers of at least this many bytes are not copied on their way to a file. */
+const LARGE = 4096;
+
+const noFiles: ExternalReader = ({ location }, name) => {
+  throw new AgdError(
+    'external-data',
+    `Tensor '${name}' lies in the file '${location}', which this model was read without.`,
+  );
+};
+
+/**
+ * The model that these bytes hold; every field is kept, and written again by `encodeModel`. Tensors are
+ * views of `bytes`; those in files of `folder` are read with `read` when asked for. Throws `not-onnx`,
+ * `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
+ */
+export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReader = noFiles): Model {
+  const proto = parseModel(bytes);
+  checkVersion('IR version', Number(readInt(proto.irVersion)), IR_VERSIONS);
+  checkVersion('ai.onnx opset', readOpsets(proto.opsetImport).get('') ?? 1, OPSETS);
+  return readModel(proto, { folder, read });
+}
+
+function parseModel(bytes: Uint8Array): ModelProto {
+  if (bytes.length > MAX_BYTES)
+    throw new AgdError(
+      'not-onnx',
+      `Not an ONNX file: ${bytes.length} bytes, but a protobuf has at most 2 GiB.`,
+    );
+  let proto: ModelProto;
+  try {
+    proto = parse('ModelProto', bytes);
+  } catch (error) {
+    throw new AgdError('not-onnx', `Not an ONNX file, or damaged: ${(error as Error).message}.`);
+  }
+  if (!proto.graph) throw new AgdError('not-onnx', 'Not an ONNX model: it has no graph.');
+  return proto;
+}
+
+function checkVersion(what: string, found: number, [least, most]: readonly [number, number]): void {
+  if (found < least || found > most)
+    throw new AgdError(
+      'unsupported-version',
+      `The model has ${what} ${found}; versions ${least} to ${most} are supported.`,
+    );
+}
+
+/** The model as one file. Throws `external-data` where that would be over 2 GiB. */
+export function encodeModel(model: Model, place: Placement = inPlace): Uint8Array {
+  const chunks = encodeChunks(model, place);
+  const length = byteCount(chunks);
+  if (length > MAX_BYTES)
+    throw new AgdError(
+      'external-data',
+      `The model takes ${length} bytes, but a protobuf has at most 2 GiB: save it with external data.`,
+    );
+  return concat(chunks);
+}
+
+/** The bytes of `encodeModel` in order, large initializers as views of what the model holds. */
+export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
+  const proto = writeModel(model, place);
+  const { initializer = [], ...graph } = amend(proto.graph!, {});
+  const content = [serialize('GraphProto', graph), ...initializer.flatMap(initializerChunks)];
+  const others = serialize('ModelProto', amend(proto, { graph: undefined }));
+  return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
+}
+
+function initializerChunks(proto: TensorProto): Uint8Array[] {
+  const raw = proto.rawData ?? new Uint8Array();
+  const content =
+    raw.length < LARGE
+      ? [serialize('TensorProto', proto)]
+      : [
+          serialize('TensorProto', amend(proto, { rawData: undefined })),
+          header(MESSAGES.TensorProto!.rawData!, [raw]),
+          raw,
+        ];
+  return [header(MESSAGES.GraphProto!.initializer!, content), ...content];
+}
+
+/** What stands before a message or bytes: the field's number and the length. */
+function header([, id]: [type: string, id: number], content: readonly Uint8Array[]): Uint8Array {
+  return protobuf.Writer.create()
+    .uint32((id << 3) | 2)
+    .uint32(byteCount(content))
+    .finish();
+}
+
+export function byteCount(chunks: readonly Uint8Array[]): number {
+  return chunks.reduce((n, chunk) => n + chunk.length, 0);
+}

@@ -1,0 +1,39 @@
+import { AgdError } from './errors.js';
+import type { Node, Value } from './ir.js';
+
+/**
+ * The nodes of one graph so that each stands after those it reads from (subgraphs' captures included);
+ * nodes already in order stay as they are. Throws `invalid-model` on a cycle. Linear in nodes and edges.
+ */
+export function topologicalOrder(nodes: readonly Node[]): Node[] {
+  const producers = new Map<Value, Node>();
+  for (const node of nodes) for (const output of node.outputs) if (output) producers.set(output, node);
+  const done = new Set<Node>();
+  const open = new Set<Node>();
+  const stack: { node: Node; needs: Iterator<Node> }[] = [];
+
+  const enter = (node: Node) => {
+    open.add(node);
+    stack.push({ node, needs: sources(node, producers).values() });
+  };
+  for (const root of nodes) {
+    if (!done.has(root)) enter(root);
+    for (let top = stack.at(-1); top; top = stack.at(-1)) {
+      const next = top.needs.next();
+      if (next.done) {
+        done.add(top.node);
+        stack.pop();
+      } else if (!done.has(next.value)) {
+        if (open.has(next.value))
+          throw new AgdError('invalid-model', `${next.value.label} is part of a cycle.`);
+        enter(next.value);
+      }
+    }
+  }
+  return [...done];
+}
+
+function sources(node: Node, producers: ReadonlyMap<Value, Node>): Node[] {
+  const reads = [...node.inputs, ...node.subgraphs().flatMap(graph => graph.captures())];
+  return reads.flatMap(value => (value && producers.get(value)) ?? []);
+}

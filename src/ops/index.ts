@@ -1,15 +1,17 @@
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
 import type { OpDef, Rule } from './core/rule.js';
+import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
 import * as linalg from './linalg.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
+import * as quantization from './quantization.js';
 import * as reduction from './reduction.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
-  '': [activation, elementwise, linalg, movement, nondifferentiable, reduction],
+  '': [activation, einsum, elementwise, linalg, movement, nondifferentiable, quantization, reduction],
 };
 
 const TABLE = new Map<string, OpDef>();

@@ -1,7 +1,7 @@
 /** Products of matrices. */
 import { float } from './core/builder.js';
 import type { Expr } from './core/expr.js';
-import type { Binary, Rule } from './core/rule.js';
+import { type Binary, type Rule, range, type Unary } from './core/rule.js';
 
 /**
  * y = a @ b  =>  da = dy @ b^T, db = a^T @ dy, summed over the axes that were broadcast.
@@ -48,3 +48,24 @@ export const Gemm: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = (
     c ? () => (beta === 1 ? dy : dy.mul(beta)).sumTo(c) : null,
   ];
 };
+
+/**
+ * y = det(x)  =>  dx = dy * cofactors of x: the determinant of x without one row and one column, with the
+ * signs of a chessboard. This holds where x is singular, too, and needs no inverse.
+ */
+export const Det: Unary = ([dy], { inputs: [x], g }) => [
+  () => {
+    const scale = dy.unsqueeze([-2, -1]);
+    if (x.extent(-1) === 1) return scale;
+    const index = g.scalar(0, 'int64').op('Range', [x.dims(-1).squeeze([0]), 1]);
+    const fewer = index.slice([0], [-1], [0]);
+    const others = fewer.add(fewer.greaterOrEqual(index.unsqueeze([1])).cast('int64'));
+    const r = x.rank;
+    const minors = x
+      .gather(others, r - 2)
+      .gather(others, r)
+      .transpose([...range(0, r - 1), r, r - 1, r + 1]);
+    const sign = index.op('Mod', [2]).mul(-2).add(1).cast(x.dtype);
+    return scale.mul(minors.op('Det').mul(sign.unsqueeze([1]).mul(sign)));
+  },
+];

@@ -1,0 +1,95 @@
+/**
+ * Linear quantization. An integer tensor has a cotangent only with straight-through gradients: it is that of
+ * the number before rounding, in a floating-point type.
+ */
+import type { DType } from '../graph/dtype.js';
+import type { Expr } from './core/expr.js';
+import { expansion, type NodeView, normalizeAxis, type Rule, range, zeroGradient } from './core/rule.js';
+
+type Operands = readonly [Expr, Expr, Expr?];
+
+/** y = (x - zero) * scale  =>  dx = dy * scale, dscale = dy * (x - zero), summed over what shares a scale. */
+export const DequantizeLinear: Rule<Operands, readonly [Expr]> = ([dy], node) => {
+  const [x, scale, zero] = node.inputs;
+  const centred = () => {
+    const level = x.cast(dy.dtype);
+    return zero ? level.sub(spread(zero.cast(dy.dtype), node)) : level;
+  };
+  return [
+    () => dy.mul(spread(scale.cast(dy.dtype), node)),
+    () => gather(dy.mul(centred()).cast(scale.dtype), node),
+    null,
+  ];
+};
+
+/**
+ * y = round(x / scale) + zero, held in the range of its type  =>  0. Straight through: dx = dy / scale and
+ * dscale = -dy * x / scale^2, where y was not held.
+ */
+export const QuantizeLinear = zeroGradient('rounds', (([dy], node) => {
+  const [x, scale, zero] = node.inputs;
+  const size = spread(scale.cast(x.dtype), node);
+  const level = x.div(size);
+  const passed = () => {
+    const range = RANGES[node.output().dtype];
+    if (!range) return dy.cast(x.dtype);
+    const rounded = level.op('Round');
+    const y = zero ? rounded.add(spread(zero.cast(x.dtype), node)) : rounded;
+    const inside = y.greaterOrEqual(range[0]).and(y.lessOrEqual(range[1]));
+    return inside.where(dy.cast(x.dtype), 0);
+  };
+  return [
+    () => passed().div(size),
+    () => gather(passed().mul(level).div(size).neg().cast(scale.dtype), node),
+    null,
+  ];
+}) satisfies Rule<Operands, readonly [Expr]> as Rule<never, never>);
+
+/** What a type can hold; types without an entry do not saturate in a way that matters here. */
+const RANGES: Partial<Record<DType, readonly [number, number]>> = {
+  uint2: [0, 3],
+  int2: [-2, 1],
+  uint4: [0, 15],
+  int4: [-8, 7],
+  uint8: [0, 255],
+  int8: [-128, 127],
+  uint16: [0, 65535],
+  int16: [-32768, 32767],
+};
+
+/** scale = (max(x, 0) - min(x, 0)) / 255, zero = -min(x, 0) / scale, y = x quantized with these. */
+export const DynamicQuantizeLinear = expansion<readonly [Expr]>(({ inputs: [x] }) => {
+  const low = x.min().minimum(0);
+  const scale = x.max().maximum(0).sub(low).div(255);
+  const zero = low.div(scale).neg().op('Round').cast('uint8');
+  return [x.op('QuantizeLinear', [scale, zero]), scale, zero];
+});
+
+/** Repeats a scale or zero point, which is one number, one per index of `axis`, or one per block, to fit x. */
+function spread(s: Expr, node: NodeView<Operands>): Expr {
+  const { x, axis, blockSize } = layout(node);
+  if (s.rank === 0) return s;
+  if (!blockSize) return s.unsqueeze(range(1, x.rank - axis));
+  const index = x.g.scalar(0, 'int64').op('Range', [x.dims(axis, axis + 1).squeeze([0]), 1]);
+  return s.gather(index.div(blockSize), axis);
+}
+
+/** Sums over the elements of x that share a scale. */
+function gather(e: Expr, node: NodeView<Operands>): Expr {
+  const { x, axis, blockSize } = layout(node);
+  const scale = node.inputs[1];
+  if (!blockSize) return e.sumTo(spread(scale, node)).reshapeLike(scale);
+  const blocks = scale.dims(axis, axis + 1);
+  const missing = blocks.mul(blockSize).sub(x.dims(axis, axis + 1));
+  const whole = e.op('Pad', [x.g.ints([0]).concat([missing], 0), undefined, x.g.ints([axis])]);
+  const grouped = [blocks, x.g.ints([blockSize]), x.dims(axis + 1)];
+  return whole
+    .reshape(x.dims(0, axis).concat(grouped, 0))
+    .sum([axis + 1])
+    .reshapeLike(scale);
+}
+
+function layout({ inputs: [x], attrs }: NodeView<Operands>) {
+  const blockSize = attrs.int('block_size', 0);
+  return { x, axis: normalizeAxis(attrs.int('axis', 1), x), blockSize };
+}

@@ -3,6 +3,7 @@ import * as activation from './activation.js';
 import type { OpDef, Rule } from './core/rule.js';
 import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
+import * as indexing from './indexing.js';
 import * as linalg from './linalg.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
@@ -11,7 +12,17 @@ import * as reduction from './reduction.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
-  '': [activation, einsum, elementwise, linalg, movement, nondifferentiable, quantization, reduction],
+  '': [
+    activation,
+    einsum,
+    elementwise,
+    indexing,
+    linalg,
+    movement,
+    nondifferentiable,
+    quantization,
+    reduction,
+  ],
 };
 
 const TABLE = new Map<string, OpDef>();

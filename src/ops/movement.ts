@@ -1,8 +1,12 @@
 /** Operators that move elements and compute nothing. */
 import type { Expr } from './core/expr.js';
-import type { Rule, Unary } from './core/rule.js';
+import { type NodeView, normalizeAxis, type Rule, range, type Unary } from './core/rule.js';
+import { scatterBack } from './core/scatter.js';
 
 type WithShape = Rule<readonly [Expr, Expr?], readonly [Expr]>;
+type Variadic = Rule<readonly Expr[], readonly [Expr]>;
+
+// ---- shapes and axes ----
 
 /** dx = dy, in the shape of x. */
 export const Reshape: WithShape = ([dy], { inputs: [x] }) => [() => dy.reshapeLike(x), null];
@@ -13,6 +17,149 @@ export const Identity: Unary = ([dy]) => [() => dy];
 
 /** The axes go back by the inverse permutation. */
 export const Transpose: Unary = ([dy], { inputs: [x], attrs }) => {
-  const perm = attrs.ints('perm') ?? [...Array(x.rank).keys()].reverse();
+  const perm = attrs.ints('perm') ?? range(0, x.rank).reverse();
   return [() => dy.transpose(perm.map((_, i) => perm.indexOf(i)))];
 };
+
+/** y = x, repeated along axes of extent 1 and new ones  =>  dx = dy, summed over these. */
+export const Expand: WithShape = ([dy], { inputs: [x] }) => [() => dy.sumTo(x), null];
+
+/** y = x, `repeats` times along each axis  =>  dx = the sum of the repetitions in dy. */
+export const Tile: WithShape = ([dy], { inputs: [x, repeats] }) => {
+  const interleaved = () => {
+    const [r, d] = [repeats!.constant, x.staticShape];
+    if (r && d) return x.g.ints(r.flatMap((n, i) => [n, d[i]!]));
+    return repeats!
+      .unsqueeze([1])
+      .concat([x.dims().unsqueeze([1])], 1)
+      .reshape([-1]);
+  };
+  const repetitions = range(0, x.rank).map(i => 2 * i);
+  return [() => dy.reshape(interleaved()).sum(repetitions).reshapeLike(x), null];
+};
+
+// ---- parts ----
+
+/** y = the inputs one after the other along `axis`  =>  each gets its part of dy. */
+export const Concat: Variadic = ([dy], { g, inputs, attrs }) => {
+  const axis = normalizeAxis(attrs.int('axis', 0), dy);
+  const parts = () => {
+    const known = inputs.map(x => x.extent(axis));
+    const [first, ...rest] = inputs.map(x => x.dims(axis, axis + 1));
+    const sizes = known.every(d => typeof d === 'number') ? g.ints(known) : first!.concat(rest, 0);
+    return g.emit('Split', [dy, sizes], { axis }, { outputs: inputs.length, types: inputs.map(x => x.type) });
+  };
+  return inputs.map((_, i) => () => parts()[i]!);
+};
+
+/** y0, y1 ... = the parts of x along `axis`  =>  dx = dy0, dy1 ... one after the other. */
+export const Split: Rule<readonly [Expr, Expr?], readonly (Expr | undefined)[]> = (dys, node) => {
+  const parts = () => dys.map((dy, i) => dy ?? node.output(i).zeros());
+  return [
+    () => parts()[0]!.concat(parts().slice(1), normalizeAxis(node.attrs.int('axis', 0), node.inputs[0])),
+    null,
+  ];
+};
+
+type Sliced = readonly [x: Expr, starts: Expr, ends: Expr, axes?: Expr, steps?: Expr];
+
+/** y = x[starts : ends : steps] along `axes`  =>  dx = dy at these places, 0 elsewhere. */
+export const Slice: Rule<Sliced, readonly [Expr]> = ([dy], node) => {
+  const steps = node.inputs[4];
+  const dense = !steps || steps.constant?.every(s => s === 1);
+  return [() => (dense ? padBack(dy, node) : scatterBack(dy, node)), null, null, null, null];
+};
+
+/** Pads dy with what a slice with steps of 1 left out before and after it. */
+function padBack(dy: Expr, { g, inputs: [x, starts, , axes] }: NodeView<Sliced>): Expr {
+  const at = axes ?? g.ints(range(0, (starts.extent(0) as number | null) ?? x.rank));
+  const [from, extents, kept] = [
+    starts.constant,
+    at.constant?.map(a => x.extent(a)),
+    at.constant?.map(a => dy.extent(a)),
+  ];
+  if (from && isKnown(extents) && isKnown(kept)) {
+    const before = from.map((s, i) => Math.min(Math.max(s < 0 ? s + extents[i]! : s, 0), extents[i]!));
+    const after = extents.map((d, i) => d - before[i]! - kept[i]!);
+    return dy.op('Pad', [g.ints([...before, ...after]), undefined, at]);
+  }
+  const d = x.dims().gather(at);
+  const s = starts.cast('int64');
+  const before = s.less(0).where(s.add(d), s).maximum(0).minimum(d);
+  const after = d.sub(before).sub(dy.dims().gather(at));
+  return dy.op('Pad', [before.concat([after], 0), undefined, at]);
+}
+
+function isKnown(dims: readonly unknown[] | undefined): dims is number[] {
+  return !!dims?.every(d => typeof d === 'number');
+}
+
+/**
+ * y = x with elements added (or, for negative `pads`, removed) at the ends of `axes`  =>  dx = dy without these;
+ * those that repeat elements of x (modes other than "constant") are added there. dconstant_value = the sum of
+ * dy over the elements that were added.
+ */
+export const Pad: Rule<readonly [Expr, Expr, Expr?, Expr?], readonly [Expr]> = ([dy], node) => {
+  const [x, pads, value, axes] = node.inputs;
+  const opposite = () => (pads.constant ? node.g.ints(pads.constant.map(p => (p ? -p : 0))) : pads.neg());
+  const isConstant = node.attrs.string('mode', 'constant') === 'constant';
+  const added = () => x.zeros().op('Pad', [pads, node.g.scalar(1, x.dtype), axes]);
+  return [
+    () =>
+      isConstant
+        ? dy.op('Pad', [opposite(), undefined, axes])
+        : scatterBack(dy, node, [pads, undefined, axes]),
+    null,
+    value && isConstant ? () => dy.mul(added()).sum().reshapeLike(value) : null,
+    null,
+  ];
+};
+
+/** y = x, cropped or padded at both ends of `axes` to the given extents  =>  dx = dy, the same way back. */
+export const CenterCropPad: WithShape = ([dy], { g, inputs: [x], attrs }) => {
+  const axes = attrs.ints('axes');
+  const extents = () => (axes ? x.dims().gather(g.ints(axes)) : x.dims());
+  return [() => dy.op('CenterCropPad', [extents()], { axes }), null];
+};
+
+/** y = x above (or below) a diagonal of each matrix, 0 elsewhere  =>  dx = dy there. */
+export const Trilu: WithShape = ([dy], { inputs: [, k], attrs }) => [
+  () => dy.op('Trilu', [k], { upper: attrs.int('upper', 1) }),
+  null,
+];
+
+/** y = the elements of x (or its slices along `axis`) where the condition holds  =>  dx = dy there, 0 elsewhere. */
+export const Compress: Rule<readonly [Expr, Expr], readonly [Expr]> = ([dy], node) => [
+  () => scatterBack(dy, node),
+  null,
+];
+
+// ---- permutations ----
+
+/** y = blocks of channels of x as pixels. The block is the slower axis of the channels in mode "DCR". */
+export const DepthToSpace: Unary = ([dy], { inputs: [x], attrs }) => {
+  const blocksize = attrs.int('blocksize', 1);
+  const blocksLast = () => {
+    const channels = dy.op('SpaceToDepth', [], { blocksize });
+    const [lead, size] = [dy.g.ints([0, blocksize ** 2, -1]), channels.dims(2)];
+    return channels
+      .reshape(lead.concat([size], 0))
+      .transpose([0, 2, 1, 3, 4])
+      .reshapeLike(x);
+  };
+  return [
+    () => (attrs.string('mode', 'DCR') === 'CRD' ? blocksLast() : dy.op('SpaceToDepth', [], { blocksize })),
+  ];
+};
+
+/** y = blocks of pixels of x as channels  =>  dx = these channels of dy as pixels. */
+export const SpaceToDepth: Unary = ([dy], { attrs }) => [
+  () =>
+    dy.op('DepthToSpace', [], { blocksize: attrs.int('blocksize', 1), mode: attrs.string('mode', 'DCR') }),
+];
+
+/** y = x with the first elements of each sequence reversed  =>  dx = dy, reversed again. */
+export const ReverseSequence: Rule<readonly [Expr, Expr], readonly [Expr]> = ([dy], { node, inputs }) => [
+  () => dy.op('ReverseSequence', [inputs[1]], Object.fromEntries(node.attrs)),
+  null,
+];

@@ -231,12 +231,10 @@ export class Expr {
   /** Reshapes to the extents of `x`, which has as many elements. */
   reshapeLike(x: Expr): Expr {
     if (sameShape(this.shape, x.shape)) return this;
-    return this.op(
-      'Reshape',
-      [x.dims()],
-      {},
-      { types: [{ kind: 'tensor', dtype: this.dtype, shape: x.shape }] },
-    );
+    const mayBeEmpty = !x.staticShape?.every(d => d > 0);
+    return this.op('Reshape', [x.dims()], mayBeEmpty ? { allowzero: 1 } : {}, {
+      types: [{ kind: 'tensor', dtype: this.dtype, shape: x.shape }],
+    });
   }
   expand(shape: readonly number[] | Expr): Expr {
     return this.op('Expand', [shape instanceof Expr ? shape : this.g.ints(shape)]);

@@ -1,0 +1,25 @@
+/** The way back for operators that copy elements from one place to another. */
+import type { Expr } from './expr.js';
+import type { NodeView, Operands } from './rule.js';
+
+/** The flat position of each element of `x`, in its shape: int64, counted from 0. */
+export function positions(x: Expr): Expr {
+  const [zero, one] = [x.g.scalar(0, 'int64'), x.g.scalar(1, 'int64')];
+  return zero.op('Range', [x.count('int64'), one]).reshapeLike(x);
+}
+
+/**
+ * The cotangent of the input `x` of an operator that copies elements: the operator itself, applied to the
+ * positions of the elements of `x`, tells where each element of y comes from; dy is summed up there.
+ */
+export function scatterBack(dy: Expr, node: NodeView<Operands>, others = node.inputs.slice(1)): Expr {
+  const x = node.inputs[0]!;
+  const origin = positions(x).op(node.node.opType, others, Object.fromEntries(node.node.attrs));
+  return scatterFlat(dy, origin, x);
+}
+
+/** Sums `values` up at the flat positions `at` of a tensor shaped as `x`, zero elsewhere. */
+export function scatterFlat(values: Expr, at: Expr, x: Expr): Expr {
+  const flat = x.zeros().reshape([-1]);
+  return flat.scatterElements(at.reshape([-1]), values.reshape([-1]), 0, 'add').reshapeLike(x);
+}

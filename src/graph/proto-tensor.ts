@@ -12,6 +12,13 @@ export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
 /** Where the file lies and how others beside it are read. */
 export type Surroundings = { folder: string; read: ExternalReader };
 
+/** Gives `tensor` the documentation and metadata that `before`, whose place it takes, had in its file. */
+export function inherit(tensor: Tensor, before: Tensor): Tensor {
+  const origin = before.extra as Origin | undefined;
+  tensor.extra = origin && ({ ...origin, external: null } satisfies Origin);
+  return tensor;
+}
+
 /** Where a tensor's bytes shall be: in another file, or (undefined) in the model's own. */
 export type Placement = (tensor: Tensor) => ExternalData | undefined;
 
@@ -21,8 +28,8 @@ export const inPlace: Placement = tensor => tensor.external;
 /** All bytes go into the model. */
 export const inline: Placement = () => undefined;
 
-/** A decoded tensor's origin; it still holds as long as `external` is the tensor's own. */
-type Origin = { proto: TensorProto; external: ExternalData | undefined };
+/** The message a tensor comes from. It holds the tensor's data as long as `external` is the tensor's own. */
+type Origin = { proto: TensorProto; external: ExternalData | undefined | null };
 
 /** How messages speak of a tensor. */
 const label = (name: string | null | undefined) => (name ? `Tensor '${name}'` : 'An unnamed tensor');
@@ -124,7 +131,7 @@ const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64
 const ELEMENT_FIELDS: ReadonlySet<number> = new Set(Object.values(FIELD));
 
 /** The field that holds elements of this type where `raw_data` does not. */
-export function elementField(dtype: DType): keyof typeof FIELD {
+function elementField(dtype: DType): keyof typeof FIELD {
   if (dtype === 'float32' || dtype === 'complex64') return 'floatData';
   if (dtype === 'float64' || dtype === 'complex128') return 'doubleData';
   if (dtype === 'int64') return 'int64Data';
@@ -134,9 +141,21 @@ export function elementField(dtype: DType): keyof typeof FIELD {
 /** Number of an unknown field, whose bytes start with its one-byte tag. */
 const fieldNumber = (field: Uint8Array) => field[0]! >>> 3;
 
-function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8Array {
+/** The little-endian bytes of a tensor as the file has them, in pieces; undefined where it has varints. */
+export function elementViews(proto: TensorProto, dtype: DType): Uint8Array[] | undefined {
+  if (proto.rawData?.length) return [proto.rawData];
   const field = elementField(dtype);
-  const bytes = proto.rawData?.length ? proto.rawData : elements(proto, field, byteLength(dtype, 1));
+  return field === 'floatData' || field === 'doubleData' ? storedElements(proto, field) : undefined;
+}
+
+/** Elements kept one by one: packed, or (an unknown field each, with the same bytes) not. */
+function storedElements(proto: TensorProto, field: keyof typeof FIELD): Uint8Array[] {
+  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1));
+  return [...(proto[field] ?? []), ...(loose ?? [])];
+}
+
+function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8Array {
+  const bytes = concat(elementViews(proto, dtype) ?? [decodedElements(proto, dtype)]);
   if (bytes.length !== expected)
     throw new AgdError(
       'invalid-model',
@@ -145,13 +164,9 @@ function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8A
   return bytes;
 }
 
-/** Elements kept one by one, packed or (an unknown field each, with the same bytes) not, as raw data. */
-function elements(proto: TensorProto, field: keyof typeof FIELD, width: number): Uint8Array {
-  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1)) ?? [];
-  const stored = concat([...(proto[field] ?? []), ...loose]);
-  if (field === 'floatData' || field === 'doubleData') return stored;
+function decodedElements(proto: TensorProto, dtype: DType): Uint8Array {
   try {
-    return decodeVarints(stored, width);
+    return decodeVarints(concat(storedElements(proto, elementField(dtype))), byteLength(dtype, 1));
   } catch (error) {
     throw new AgdError(
       'invalid-model',

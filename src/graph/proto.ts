@@ -8,14 +8,14 @@ import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from '.
 import { concat, type ExternalReader, inPlace, type Placement } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
 
-export { type ExternalReader, inline, inPlace, type Placement } from './proto-tensor.js';
+export { type ExternalReader, inherit, inline, inPlace, type Placement } from './proto-tensor.js';
 
 /** What this version reads. */
 const IR_VERSIONS = [3, 13] as const;
 const OPSETS = [7, 26] as const;
 
 /** A protobuf's length is a signed 32-bit integer. */
-export const MAX_BYTES = 2 ** 31 - 1;
+const MAX_BYTES = 2 ** 31 - 1;
 
 /** Initializers of at least this many bytes are not copied on their way to a file. */
 const LARGE = 4096;
@@ -39,12 +39,9 @@ export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReade
   return readModel(proto, { folder, read });
 }
 
-function parseModel(bytes: Uint8Array): ModelProto {
-  if (bytes.length > MAX_BYTES)
-    throw new AgdError(
-      'not-onnx',
-      `Not an ONNX file: ${bytes.length} bytes, but a protobuf has at most 2 GiB.`,
-    );
+/** The message a model file is; its bytes are views of `bytes`. Throws `not-onnx`. */
+export function parseModel(bytes: Uint8Array): ModelProto {
+  checkSize(bytes.length);
   let proto: ModelProto;
   try {
     proto = parse('ModelProto', bytes);
@@ -53,6 +50,15 @@ function parseModel(bytes: Uint8Array): ModelProto {
   }
   if (!proto.graph) throw new AgdError('not-onnx', 'Not an ONNX model: it has no graph.');
   return proto;
+}
+
+/** Throws `external-data` for a model that no protobuf can hold. */
+export function checkSize(bytes: number): void {
+  if (bytes > MAX_BYTES)
+    throw new AgdError(
+      'external-data',
+      `An ONNX file has at most 2 GiB, not ${bytes} bytes; its weights must be external data.`,
+    );
 }
 
 function checkVersion(what: string, found: number, [least, most]: readonly [number, number]): void {
@@ -66,12 +72,7 @@ function checkVersion(what: string, found: number, [least, most]: readonly [numb
 /** The model as one file. Throws `external-data` where that would be over 2 GiB. */
 export function encodeModel(model: Model, place: Placement = inPlace): Uint8Array {
   const chunks = encodeChunks(model, place);
-  const length = byteCount(chunks);
-  if (length > MAX_BYTES)
-    throw new AgdError(
-      'external-data',
-      `The model takes ${length} bytes, but a protobuf has at most 2 GiB: save it with external data.`,
-    );
+  checkSize(byteCount(chunks));
   return concat(chunks);
 }
 

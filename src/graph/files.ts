@@ -1,0 +1,323 @@
+/** Model files on disk, external data beside them; every write is atomic. The only file access of this layer. */
+import { randomBytes } from 'node:crypto';
+import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import { type FileHandle, open, readFile, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join, normalize, relative } from 'node:path';
+import { AgdError } from './errors.js';
+import { allGraphs, type Model } from './ir.js';
+import { byteCount, checkSize, decodeModel, encodeChunks, inline, type Placement } from './proto.js';
+import type { ExternalData, Tensor } from './tensor.js';
+
+/** Above this, a model's bytes go into a file beside it: protobuf ends at 2 GiB, and readers need some room. */
+const INLINE_LIMIT = 1.5e9;
+
+/** Tensors below this stay in the model file, where shape inference can see them. */
+const SMALL = 1024;
+
+/** External tensors start on pages, so that runtimes can map them into memory. */
+const PAGE = 4096;
+
+/** How much is copied from file to file at once. */
+const BLOCK = 4 * 2 ** 20;
+
+/** The model in `path`; external data is read later, on demand. Throws as `decodeModel` does, or `io`. */
+export async function loadModel(path: string): Promise<Model> {
+  const bytes = await readModelBytes(path);
+  return naming(path, () => decodeModel(bytes, dirname(path), readExternal));
+}
+
+/** The bytes of the model file `path`, which may not be over 2 GiB. */
+export async function readModelBytes(path: string): Promise<Uint8Array> {
+  try {
+    const { size } = await stat(path);
+    naming(path, () => checkSize(size));
+    return await readFile(path);
+  } catch (error) {
+    throw ioError(`Cannot read '${path}'`, error);
+  }
+}
+
+/** Runs `action`; its AgdErrors say which file they are about. */
+export function naming<T>(path: string, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    throw error instanceof AgdError ? new AgdError(error.code, `${path}: ${error.message}`) : error;
+  }
+}
+
+export type SaveOptions = {
+  /** `auto`: beside the model (`<path>.data`) when over 1.5 GB or when some tensor was external already. */
+  externalData?: 'auto' | 'always' | 'never';
+};
+
+/**
+ * Writes the model. Tensors that already lie in files of the target's folder are referred to, not copied;
+ * zeros are written as holes. Throws `io`, or `external-data` where a tensor's file is missing or too short.
+ */
+export async function saveModel(
+  model: Model,
+  path: string,
+  { externalData = 'auto' }: SaveOptions = {},
+): Promise<void> {
+  const tensors = storedTensors(model);
+  const isLarge = [...tensors.keys()].reduce((n, t) => n + t.byteLength, 0) > INLINE_LIMIT;
+  const isExternal = [...tensors.keys()].some(t => t.external);
+  const apart = externalData === 'always' || (externalData === 'auto' && (isLarge || isExternal));
+  if (!apart) return writeFileAtomic(path, modelChunks(model, path, inline));
+
+  const { placed, kept } = await layOut([...tensors.keys()], path);
+  const chunks = modelChunks(
+    model,
+    path,
+    tensor => placed.get(tensor) ?? (kept.has(tensor) ? tensor.external : undefined),
+  );
+  const data = { path: `${path}.data`, write: (file: FileHandle) => writeTensors(file, placed, tensors) };
+  await replaceFiles([...(placed.size ? [data] : []), { path, write: file => writeAll(file, chunks) }]);
+  // What was read from a file that is no more is now read from its successor.
+  for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
+}
+
+function modelChunks(model: Model, path: string, place: Placement): Uint8Array[] {
+  const chunks = encodeChunks(model, place);
+  naming(path, () => checkSize(byteCount(chunks)));
+  return chunks;
+}
+
+/** The tensors that can be outside the model file, with their names: initializers, and what is outside now. */
+function storedTensors(model: Model): Map<Tensor, string> {
+  const tensors = new Map<Tensor, string>();
+  for (const graph of allGraphs(model.graph)) {
+    for (const [value, tensor] of graph.initializers) if (!tensor.strings) tensors.set(tensor, value.name);
+    for (const node of graph.nodes)
+      for (const attr of node.attrs.values())
+        if (attr.type === 'tensor' && attr.value.external)
+          tensors.set(attr.value, node.outputs[0]?.name ?? '');
+  }
+  return tensors;
+}
+
+/** Which tensors stay in the files they are in, and where in `<path>.data` the others go. */
+async function layOut(tensors: readonly Tensor[], path: string) {
+  const folder = await writing(path, () => realpath(dirname(path)));
+  const location = `${basename(path)}.data`;
+  const folders = new Map<string, string>();
+  for (const { external } of tensors)
+    if (external) folders.set(external.folder, await writing(path, () => realpath(external.folder)));
+  const isHere = (t: Tensor) => t.external !== undefined && folders.get(t.external.folder) === folder;
+
+  const fresh = tensors.filter(t => !isHere(t) && t.byteLength >= SMALL);
+  // Only a data file that is written again has to take along what it held.
+  const kept = new Set(
+    tensors.filter(t => isHere(t) && !(fresh.length && normalize(t.external!.location) === location)),
+  );
+  const moved = tensors.filter(t => isHere(t) && !kept.has(t));
+  const placed = new Map<Tensor, ExternalData>();
+  let offset = 0;
+  for (const tensor of [...moved, ...fresh]) {
+    placed.set(tensor, { location, offset, length: tensor.byteLength, folder: dirname(path) });
+    offset += Math.ceil(tensor.byteLength / PAGE) * PAGE;
+  }
+  return { placed, kept };
+}
+
+async function writeTensors(
+  file: FileHandle,
+  placed: ReadonlyMap<Tensor, ExternalData>,
+  names: ReadonlyMap<Tensor, string>,
+): Promise<void> {
+  for (const [tensor, { offset, length }] of placed) {
+    await file.truncate(offset + length);
+    if (tensor.isZero) continue;
+    if (tensor.external) await copyExternal(tensor.external, names.get(tensor)!, file, offset);
+    else await writeSparse(file, tensor.bytes, offset);
+  }
+}
+
+/** Copies a tensor's bytes from the file they are in, a block at a time. */
+async function copyExternal(
+  data: ExternalData,
+  name: string,
+  target: FileHandle,
+  offset: number,
+): Promise<void> {
+  const source = await open(externalPath(data, name));
+  try {
+    checkLength((await source.stat()).size, data, name);
+    await copyRange(source, data.offset, data.length, target, offset);
+  } finally {
+    await source.close();
+  }
+}
+
+/** Copies `length` bytes to where a file holds only zeros, a block at a time. */
+export async function copyRange(
+  source: FileHandle,
+  from: number,
+  length: number,
+  target: FileHandle,
+  to: number,
+): Promise<void> {
+  const block = Buffer.allocUnsafe(Math.min(BLOCK, length));
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await source.read(block, 0, Math.min(block.length, length - done), from + done);
+    if (bytesRead === 0) throw new AgdError('io', 'A file became shorter while it was copied.');
+    await writeSparse(target, block.subarray(0, bytesRead), to + done);
+    done += bytesRead;
+  }
+}
+
+const ZEROS = Buffer.alloc(BLOCK);
+
+/** Writes at `position` of a file that holds only zeros from there on; blocks of zeros stay holes. */
+async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; done += BLOCK) {
+    const block = bytes.subarray(done, done + BLOCK);
+    if (ZEROS.compare(block, 0, block.length, 0, block.length))
+      await writeBytes(file, block, position + done);
+  }
+}
+
+export async function writeBytes(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+}
+
+type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+/** Small chunks together, large ones as they are. */
+async function* batches(chunks: Chunks): AsyncGenerator<Uint8Array> {
+  let small: Uint8Array[] = [];
+  for await (const chunk of chunks) {
+    if (chunk.length < BLOCK) small.push(chunk);
+    if (chunk.length < BLOCK && byteCount(small) < BLOCK) continue;
+    yield Buffer.concat(small);
+    small = [];
+    if (chunk.length >= BLOCK) yield chunk;
+  }
+  yield Buffer.concat(small);
+}
+
+async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
+  for await (const batch of batches(chunks)) await file.writeFile(batch);
+}
+
+/** Writes a file that appears whole or not at all; a file that was there stays until then. Throws `io`. */
+export function writeFileAtomic(path: string, chunks: Chunks): Promise<void> {
+  return replaceFiles([{ path, write: file => writeAll(file, chunks) }]);
+}
+
+/** A file to be written: `write` gets an empty one. */
+export type Replacement = { path: string; write: (file: FileHandle) => Promise<void> };
+
+/** Writes several files, all of which take their places only when all are complete. Throws `io`. */
+export async function replaceFiles(replacements: readonly Replacement[]): Promise<void> {
+  const ready: { path: string; from: string; to: string }[] = [];
+  try {
+    for (const { path, write } of replacements)
+      await writing(path, async () => {
+        const { to, mode } = await targetOf(path);
+        const from = join(dirname(to), `.${randomBytes(6).toString('hex')}.tmp`);
+        const file = await open(from, 'wx', mode);
+        ready.push({ path, from, to });
+        try {
+          await write(file);
+          await file.sync();
+        } finally {
+          await file.close();
+        }
+      });
+    for (const { path, from, to } of ready) await writing(path, () => rename(from, to));
+  } catch (error) {
+    await Promise.allSettled(ready.map(({ from }) => unlink(from)));
+    throw error;
+  }
+}
+
+/** Runs `action`, which writes `path`; what the system refuses is `io`. */
+export async function writing<T>(path: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (error) {
+    throw ioError(`Cannot write '${path}'`, error);
+  }
+}
+
+/** The file that `path` names, through links, and its access rights where it exists. */
+async function targetOf(path: string): Promise<{ to: string; mode?: number }> {
+  try {
+    const to = await realpath(path);
+    const info = await stat(to);
+    if (!info.isFile()) throw new AgdError('io', `Cannot write '${path}': it is not a file.`);
+    return { to, mode: info.mode };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { to: path };
+    throw error;
+  }
+}
+
+/** Reads the bytes of a tensor that lies in a file of the model's folder. */
+export function readExternal(data: ExternalData, name: string): Uint8Array {
+  const path = externalPath(data, name);
+  let file: number | undefined;
+  try {
+    file = openSync(path, 'r');
+    checkLength(fstatSync(file).size, data, name);
+    const bytes = new Uint8Array(data.length);
+    for (let done = 0; done < bytes.length; )
+      done += readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), data.offset + done);
+    return bytes;
+  } catch (error) {
+    throw ioError(`Cannot read tensor '${name}' from '${path}'`, error);
+  } finally {
+    if (file !== undefined) closeSync(file);
+  }
+}
+
+/** The file's path, after links; throws `external-data` where it is missing or outside the model's folder. */
+export function externalPath({ location, folder }: ExternalData, name: string): string {
+  let root: string;
+  let path: string;
+  try {
+    root = realpathSync(folder);
+    path = realpathSync(join(folder, location));
+  } catch {
+    throw new AgdError(
+      'external-data',
+      `Tensor '${name}' lies in '${join(folder, location)}', which cannot be found.`,
+    );
+  }
+  const inside = relative(root, path);
+  if (inside.startsWith('..') || isAbsolute(inside))
+    throw new AgdError(
+      'external-data',
+      `Tensor '${name}' lies in '${location}', a link out of the model's folder; put the file itself there.`,
+    );
+  return path;
+}
+
+function checkLength(size: number, { location, offset, length }: ExternalData, name: string): void {
+  if (size < offset + length)
+    throw new AgdError(
+      'external-data',
+      `Tensor '${name}' ends at byte ${offset + length} of '${location}', which has only ${size}.`,
+    );
+}
+
+const REASONS: Partial<Record<string, string>> = {
+  ENOENT: 'no such file or folder',
+  ENOTDIR: 'a part of the path is not a folder',
+  EISDIR: 'it is a folder',
+  EACCES: 'access is denied',
+  EPERM: 'it is not permitted',
+  EROFS: 'the file system is read-only',
+  ENOSPC: 'the disk is full',
+  ENAMETOOLONG: 'the name is too long',
+};
+
+/** What the system says, in one line; anything else is passed on. */
+function ioError(what: string, error: unknown): unknown {
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (error instanceof AgdError || !syscall || !code) return error;
+  return new AgdError('io', `${what}: ${REASONS[code] ?? code}.`, { cause: error });
+}

@@ -63,3 +63,8 @@ export type FloatDType = 'float32' | 'float64' | 'float16' | 'bfloat16';
 export function isFloat(dtype: DType | undefined): dtype is FloatDType {
   return dtype === 'float32' || dtype === 'float64' || dtype === 'float16' || dtype === 'bfloat16';
 }
+
+/** The types that quantization writes: integers of at most 16 bits, and floats of at most 8. */
+export function isQuantized(dtype: DType): boolean {
+  return /^u?int(2|4|8|16)$|^float[468]e/.test(dtype);
+}

@@ -1,4 +1,4 @@
-import { isFloat } from '../graph/dtype.js';
+import { isFloat, isQuantized } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Node, Shape, Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
@@ -86,13 +86,15 @@ export function activeValues(
   const active = new Set<Value>(wrt);
   for (const node of nodes) {
     if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
-    for (const output of node.outputs) if (output && mayCarryGradient(output)) active.add(output);
+    for (const output of node.outputs) if (output && mayCarryGradient(output, options)) active.add(output);
   }
   return active;
 }
 
-function mayCarryGradient(value: Value): boolean {
-  return value.type?.kind !== 'tensor' || isFloat(value.type.dtype);
+/** With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for. */
+function mayCarryGradient({ type }: Value, options: BackwardOptions): boolean {
+  if (type?.kind !== 'tensor' || isFloat(type.dtype)) return true;
+  return !!options.straightThrough && isQuantized(type.dtype);
 }
 
 /** The rule to use; null where gradients stop, undefined where the operator is not known. */
@@ -113,7 +115,8 @@ function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, n
 function check(dx: Expr, x: Value, node: Node, input: number): void {
   const where = `Gradient of ${node.label} for input ${input} ('${x.name}')`;
   if (x.type?.kind !== 'tensor') return;
-  if (dx.value.dtype !== x.dtype) throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
+  if (isFloat(x.dtype) ? dx.value.dtype !== x.dtype : !isFloat(dx.value.dtype))
+    throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
   if (!compatible(dx.shape, x.shape))
     throw new Error(`${where} has shape [${dx.shape}], the input [${x.shape}].`);
   if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };

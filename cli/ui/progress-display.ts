@@ -1,0 +1,138 @@
+/** The two ways to show where training stands: a line that moves, and lines that follow each other. */
+import { formatClock, formatCount, formatLoss, formatNumber, formatPercent } from './format.js';
+import { hideCursor, type Paint } from './terminal.js';
+
+/** Epochs count from 1; `step` is the number of steps of this epoch that are done. */
+export type Status = {
+  epoch: number;
+  step: number;
+  loss: number;
+  smoothedLoss: number;
+  lr?: number;
+  samplesPerSecond: number;
+  secondsLeft: number;
+};
+
+export type Display = {
+  show(status: Status): void;
+  /** Writes a line that stays. */
+  print(line: string): void;
+  done(): void;
+};
+
+export type DisplayOptions = {
+  stream: NodeJS.WriteStream;
+  epochs: number;
+  stepsPerEpoch: number;
+  /** In milliseconds. */
+  now: () => number;
+};
+
+const DRAW_MS = 1000 / 15;
+const BAR_WIDTH = 30;
+const LINE_MS = { least: 1000, most: 30_000 };
+
+/** Plain lines: one a tenth of an epoch, but at most one a second and at least one in 30 seconds. */
+export function plainLines({ stream, epochs, stepsPerEpoch, now }: DisplayOptions): Display {
+  let lastTime = now();
+  let lastTenth = 0;
+  const print = (line: string) => {
+    stream.write(`${line}\n`);
+    lastTime = now();
+  };
+  return {
+    show({ epoch, step, smoothedLoss, samplesPerSecond, secondsLeft }) {
+      const tenth = Math.floor((10 * ((epoch - 1) * stepsPerEpoch + step)) / stepsPerEpoch);
+      const waited = now() - lastTime;
+      if (waited < LINE_MS.least || (tenth === lastTenth && waited < LINE_MS.most)) return;
+      lastTenth = tenth;
+      const fields = [
+        `epoch ${fraction(epoch, epochs)}`,
+        `${fraction(step, stepsPerEpoch)} (${formatPercent(step / stepsPerEpoch, 0)})`,
+        `loss ${formatLoss(smoothedLoss)}`,
+        `${formatCount(samplesPerSecond)} samples/s`,
+        `${formatClock(secondsLeft)} left`,
+      ];
+      print(fields.join('  '));
+    },
+    print,
+    done() {},
+  };
+}
+
+/** One line that is drawn anew, at most 15 times a second, no wider than the terminal. */
+export function movingLine(options: DisplayOptions, paint: Paint): Display {
+  const { stream, now } = options;
+  let line = '';
+  let lastDraw = Number.NEGATIVE_INFINITY;
+  let showCursor: (() => void) | undefined;
+  let ended = false;
+  return {
+    show(status) {
+      if (ended || now() - lastDraw < DRAW_MS) return;
+      lastDraw = now();
+      showCursor ??= hideCursor(stream);
+      const columns = stream.columns ?? 80;
+      // The last column stays free: a character there makes some terminals wrap.
+      line = fitFields(fields(status, options, columns), columns - 1)
+        .map(([text, style]) => (style ? paint(style, text) : text))
+        .join('');
+      stream.write(`\r${line}\x1b[K`);
+    },
+    print(text) {
+      stream.write(line ? `\r\x1b[K${text}\n${line}` : `${text}\n`);
+    },
+    done() {
+      if (line) stream.write('\r\x1b[K');
+      line = '';
+      ended = true;
+      showCursor?.();
+      showCursor = undefined;
+    },
+  };
+}
+
+type Segment = readonly [text: string, style?: Parameters<Paint>[0]];
+
+/** What the line tells, the most important first: a narrow terminal shows less of it. */
+function fields(status: Status, { epochs, stepsPerEpoch }: DisplayOptions, columns: number): Segment[][] {
+  const { epoch, step, loss, smoothedLoss, lr, samplesPerSecond, secondsLeft } = status;
+  return [
+    [[`epoch ${fraction(epoch, epochs)}`, 'bold']],
+    bar(step / stepsPerEpoch, Math.min(BAR_WIDTH, Math.floor(columns / 4))),
+    [[fraction(step, stepsPerEpoch), 'dim']],
+    [['loss ', 'dim'], [formatLoss(smoothedLoss)]],
+    [[`${formatClock(secondsLeft)} left`]],
+    [[`${formatCount(samplesPerSecond)} samples/s`, 'dim']],
+    [[`last loss ${formatLoss(loss)}`, 'dim']],
+    ...(lr === undefined ? [] : [[[`lr ${formatNumber(lr)}`, 'dim'] as const]]),
+  ];
+}
+
+/** A bar in half-character steps. */
+function bar(share: number, width: number): Segment[] {
+  const halves = Math.round(2 * width * share);
+  const filled = '━'.repeat(halves >> 1) + (halves % 2 ? '╸' : '');
+  return [
+    [filled, 'cyan'],
+    ['─'.repeat(width - filled.length), 'dim'],
+  ];
+}
+
+/** The first fields, two spaces between them, as far as `width` columns hold whole ones. */
+function fitFields(fields: Segment[][], width: number): Segment[] {
+  const line: Segment[] = [];
+  let length = 0;
+  for (const field of fields) {
+    const added: Segment[] = line.length > 0 ? [['  '], ...field] : field;
+    length += added.reduce((sum, [text]) => sum + text.length, 0);
+    if (length > width) break;
+    line.push(...added);
+  }
+  return line;
+}
+
+/** `  7/157`: as wide for each count, so that the line does not jump. */
+export function fraction(count: number, total: number): string {
+  return `${String(count).padStart(String(total).length)}/${total}`;
+}

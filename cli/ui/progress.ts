@@ -1,0 +1,91 @@
+import { formatLoss, formatMetric, formatSeconds } from './format.js';
+import { fraction, movingLine, plainLines, type Status } from './progress-display.js';
+import { type Paint, painter } from './terminal.js';
+
+export type StepReport = Pick<Status, 'epoch' | 'step' | 'loss' | 'lr'>;
+
+export type EpochReport = {
+  epoch: number;
+  trainLoss: number;
+  valLoss?: number;
+  metrics?: Record<string, number>;
+  seconds: number;
+};
+
+export type ProgressOptions = {
+  stream: NodeJS.WriteStream;
+  epochs: number;
+  stepsPerEpoch: number;
+  samplesPerStep: number;
+  /** Milliseconds on any clock that only goes forward. */
+  now?: () => number;
+  /** Overrules what the terminal and NO_COLOR say. */
+  color?: boolean;
+};
+
+export type Progress = {
+  step(report: StepReport): void;
+  /** Prints an epoch's result. */
+  epoch(report: EpochReport): void;
+  /** Prints any line, above the one that moves. */
+  note(line: string): void;
+  /** Ends the display and gives the cursor back; call it in a `finally`, twice does no harm. */
+  done(): void;
+};
+
+/** The past's weight in the smoothed loss. */
+const SMOOTHING = 0.95;
+
+/** Training progress on `stream`: one self-updating line on a terminal, plain lines elsewhere. */
+export function createProgress(options: ProgressOptions): Progress {
+  const { stream, epochs, stepsPerEpoch, samplesPerStep, now = () => performance.now() } = options;
+  const paint = painter(stream, options.color);
+  const moves = stream.isTTY === true && process.env.TERM !== 'dumb';
+  const displayOptions = { stream, epochs, stepsPerEpoch, now };
+  const display = moves ? movingLine(displayOptions, paint) : plainLines(displayOptions);
+  const begin = now();
+  let epochBegin = begin;
+  let stepsBefore: number | undefined;
+  let sum = 0;
+  let weight = 0;
+
+  return {
+    step(report) {
+      const { epoch, step, loss } = report;
+      if (Number.isFinite(loss)) {
+        sum = SMOOTHING * sum + (1 - SMOOTHING) * loss;
+        weight = SMOOTHING * weight + (1 - SMOOTHING);
+      }
+      // A run that goes on where another stopped begins in a later epoch.
+      stepsBefore ??= (epoch - 1) * stepsPerEpoch;
+      const stepsDone = (epoch - 1) * stepsPerEpoch + step;
+      const secondsPerStep = (now() - begin) / 1000 / (stepsDone - stepsBefore);
+      display.show({
+        ...report,
+        smoothedLoss: sum / weight,
+        samplesPerSecond: (1000 * step * samplesPerStep) / (now() - epochBegin),
+        secondsLeft: secondsPerStep * (epochs * stepsPerEpoch - stepsDone),
+      });
+    },
+    epoch(report) {
+      epochBegin = now();
+      display.print(epochLine(report, epochs, paint));
+    },
+    note: display.print,
+    done: display.done,
+  };
+}
+
+function epochLine(report: EpochReport, epochs: number, paint: Paint): string {
+  const { epoch, trainLoss, valLoss, metrics = {}, seconds } = report;
+  const values = {
+    'train loss': formatLoss(trainLoss),
+    ...(valLoss === undefined ? {} : { 'val loss': formatLoss(valLoss) }),
+    ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [name, formatMetric(name, value)])),
+  };
+  return [
+    paint('bold', `epoch ${fraction(epoch, epochs)}`),
+    ...Object.entries(values).map(([name, value]) => `${paint('dim', name)} ${value}`),
+    paint('dim', formatSeconds(seconds)),
+  ].join('  ');
+}

@@ -1,0 +1,168 @@
+/** A page that needs nothing but itself: it asks no server for anything, and says so to the browser. */
+import { type Child, h, Markup } from './markup.js';
+import { encodePng, type Image } from './png.js';
+import { numericColumns, type Table, tableTexts } from './table.js';
+import { themeCss } from './theme.js';
+
+/** A key figure. */
+export type Tile = { label: string; value: string; note?: string };
+
+/** An image with its true label and what the model said; those that differ are marked. */
+export type LabelledImage = Image & { label: string; prediction?: string };
+
+export type Block =
+  | { kind: 'text'; text: string }
+  /** Each `svg` is written as it is: it must come from `lineChart`, `areaChart` or another chart of ours. */
+  | { kind: 'charts'; svgs: readonly string[] }
+  | ({ kind: 'table'; caption?: string } & Table)
+  | { kind: 'images'; caption?: string; images: readonly LabelledImage[] }
+  | { kind: 'code'; caption?: string; code: string }
+  /** Names and values: the environment, the options. */
+  | { kind: 'facts'; facts: Readonly<Record<string, string>> };
+
+export type Section = { title: string; blocks: readonly Block[] };
+
+export type Report = {
+  title: string;
+  subtitle?: string;
+  tiles?: readonly Tile[];
+  sections: readonly Section[];
+};
+
+/** The report as an HTML document. All texts are escaped. */
+export function renderReport({ title, subtitle, tiles = [], sections }: Report): string {
+  const head = h(
+    'head',
+    {},
+    h('meta', { charset: 'utf-8' }),
+    h('meta', { name: 'viewport', content: 'width=device-width,initial-scale=1' }),
+    h('meta', {
+      'http-equiv': 'Content-Security-Policy',
+      content: "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    }),
+    h('title', {}, title),
+    h('style', {}, new Markup(CSS)),
+  );
+  const header = h('header', {}, h('h1', {}, title), subtitle ? h('p', {}, subtitle) : []);
+  const figures = tiles.length ? h('dl', { class: 'tiles' }, tiles.map(renderTile)) : [];
+  const body = h('body', {}, h('main', {}, header, figures, sections.map(renderSection)));
+  return `<!doctype html>\n${h('html', { lang: 'en' }, head, body)}\n`;
+}
+
+function renderTile({ label, value, note }: Tile): Markup {
+  return h(
+    'div',
+    {},
+    h('dt', {}, label),
+    h('dd', { class: 'value' }, value),
+    note ? h('dd', { class: 'note' }, note) : [],
+  );
+}
+
+function renderSection({ title, blocks }: Section): Markup {
+  return h('section', {}, h('h2', {}, title), blocks.map(renderBlock));
+}
+
+function renderBlock(block: Block): Markup {
+  switch (block.kind) {
+    case 'text':
+      return h('p', {}, block.text);
+    case 'charts':
+      return h(
+        'div',
+        { class: 'charts' },
+        block.svgs.map(svg => h('figure', { class: 'card' }, new Markup(svg))),
+      );
+    case 'table':
+      return h('figure', { class: 'card wide' }, caption(block.caption), renderTable(block));
+    case 'images':
+      return h('figure', { class: 'card' }, caption(block.caption), renderImages(block.images));
+    case 'code':
+      return h('figure', {}, caption(block.caption), h('pre', { tabindex: 0 }, h('code', {}, block.code)));
+    case 'facts':
+      return h('dl', { class: 'facts' }, Object.entries(block.facts).map(renderFact));
+  }
+}
+
+function caption(text: string | undefined): Child {
+  return text ? h('figcaption', {}, text) : [];
+}
+
+function renderFact([name, value]: [string, string]): Child {
+  return [h('dt', {}, name), h('dd', {}, value)];
+}
+
+function renderTable(table: Table): Markup {
+  const { rows, foot } = tableTexts(table);
+  const numeric = numericColumns(rows);
+  const line = (tag: string, texts: readonly string[]) => {
+    const cells = texts.map((text, i) => h(tag, { class: numeric[i] ? 'number' : undefined }, text));
+    return h('tr', {}, cells);
+  };
+  const body = rows.map(row => line('td', row));
+  return h(
+    'table',
+    {},
+    h('thead', {}, line('th', table.head)),
+    h('tbody', {}, body),
+    foot ? h('tfoot', {}, line('td', foot)) : [],
+  );
+}
+
+function renderImages(images: readonly LabelledImage[]): Markup {
+  return h('ul', { class: 'images' }, images.map(renderImage));
+}
+
+function renderImage({ label, prediction = label, ...image }: LabelledImage): Markup {
+  const wrong = prediction !== label;
+  const alt = wrong ? `${label}, predicted as ${prediction}` : label;
+  const src = `data:image/png;base64,${encodePng(image).toString('base64')}`;
+  return h(
+    'li',
+    { class: wrong ? 'wrong' : undefined, title: alt },
+    h('img', { src, alt, width: 56, height: 56 }),
+    h('span', { 'aria-hidden': 'true' }, wrong ? `✗ ${label} → ${prediction}` : label),
+  );
+}
+
+const CSS = [
+  themeCss(':root'),
+  '*{box-sizing:border-box}',
+  'body{margin:0;background:var(--page);color:var(--ink);',
+  'font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}',
+  'main{max-width:1120px;margin:0 auto;padding:48px 24px 72px}',
+  'h1{margin:0;font-size:30px;line-height:1.2;letter-spacing:-.02em;text-wrap:balance}',
+  'header p{margin:8px 0 0;color:var(--muted);font-size:16px;max-width:72ch}',
+  'h2{margin:48px 0 16px;font-size:19px;letter-spacing:-.01em}',
+  'section>p{max-width:72ch}',
+  'figure{margin:0 0 16px}',
+  'figcaption{margin-bottom:12px;color:var(--muted);font-size:13px}',
+  '.card,.tiles>div{background:var(--surface);border:1px solid var(--line);border-radius:12px;padding:20px}',
+  '.wide{overflow-x:auto}',
+  '.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:16px;margin:32px 0 0}',
+  '.tiles dt{color:var(--muted);font-size:13px}',
+  '.tiles dd{margin:0}',
+  '.tiles .value{font-size:26px;font-weight:600;letter-spacing:-.02em;font-variant-numeric:tabular-nums}',
+  '.tiles .note{color:var(--muted);font-size:13px}',
+  '.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px;margin-bottom:16px}',
+  '.charts figure{margin:0;overflow-x:auto}',
+  '.charts svg{display:block;width:100%;min-width:400px}',
+  'table{border-collapse:collapse;min-width:60%;font-size:14px;font-variant-numeric:tabular-nums}',
+  'th,td{padding:7px 40px 7px 0;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}',
+  'th{color:var(--muted);font-weight:500;font-size:13px}',
+  'tr>:last-child{padding-right:0}',
+  'tbody tr:last-child td{border-bottom:0}',
+  'tfoot td{border-top:1px solid var(--muted);border-bottom:0;font-weight:600}',
+  '.number{text-align:right}',
+  '.images{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,1fr));gap:14px 8px;margin:0;padding:0;list-style:none}',
+  '.images li{text-align:center;font-size:12px;color:var(--muted);font-variant-numeric:tabular-nums;white-space:nowrap}',
+  '.images img{display:block;margin:0 auto 4px;border-radius:6px;image-rendering:pixelated;outline:1px solid var(--line)}',
+  '.images .wrong{color:var(--bad);font-weight:600}',
+  '.images .wrong img{outline:2.5px solid var(--bad);outline-offset:1px}',
+  'pre{margin:0;padding:16px 20px;overflow-x:auto;background:var(--surface);border:1px solid var(--line);',
+  'border-radius:12px;font:13px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}',
+  '.facts{display:grid;grid-template-columns:max-content 1fr;gap:6px 24px;margin:0;font-size:14px}',
+  '.facts dt{color:var(--muted)}',
+  '.facts dd{margin:0;overflow-wrap:anywhere}',
+  '@media print{body{background:none}main{padding:0}.card,.tiles>div,pre{break-inside:avoid}}',
+].join('');

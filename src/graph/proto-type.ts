@@ -31,7 +31,8 @@ export function writeInfo(value: Value, place: Place): ValueInfoProto {
   const known = value.extra as Declarations | undefined;
   const info = known?.[place];
   if (info && known.type === value.type && info.name === value.name) return info;
-  const type = value.type && known?.type !== value.type ? writeType(value.type, info?.type) : info?.type;
+  const typed = value.type && (!info || known?.type !== value.type);
+  const type = typed ? writeType(value.type!, info?.type) : info?.type;
   return amend(info, { name: value.name, ...(type && { type }) });
 }
 

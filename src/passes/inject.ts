@@ -1,6 +1,7 @@
 import { cloneModel } from '../graph/clone.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { encodeModel } from '../graph/proto.js';
 import { Builder } from '../ops/core/builder.js';
 import { type AgdOptions, agd } from '../ops/optimizers/agd.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
@@ -10,6 +11,7 @@ import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
+import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
@@ -77,7 +79,8 @@ export async function inject(
     },
   ];
   const description = describe(options, settings, { loss, inference, trained, attached, statistics });
-  writeDescription(work, description, options.original);
+  writeDescription(work, description);
+  embedOriginal(work, options.original ?? encodeModel(model));
   const sizes = (values: readonly Value[]) =>
     values.reduce((n, v) => n + work.graph.initializers.get(v)!.byteLength, 0);
   const size = { parameters: sizes(trained), state: sizes(updates.map(u => u.state)) };

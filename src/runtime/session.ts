@@ -112,13 +112,18 @@ function fromOrt(t: ort.Tensor): Tensor {
 
 /** The runtime's errors, cut to what a user can use. */
 function runtimeError(what: string, cause: unknown): AgdError {
-  const text = cause instanceof Error ? cause.message : String(cause);
-  const line = text.split('\n')[0]!.replace(/\/\S+\/(onnxruntime\/core\/)/g, '$1');
+  const line = firstLine(cause);
   return new AgdError(
-    /not implemented|NOT_IMPLEMENTED/i.test(text) ? 'no-kernel' : 'runtime',
+    /not implemented|NOT_IMPLEMENTED/i.test(line) ? 'no-kernel' : 'runtime',
     `${what}: ${line}`,
     { cause },
   );
+}
+
+/** Without the paths of the machine that the runtime was built on. */
+function firstLine(cause: unknown): string {
+  const text = cause instanceof Error ? cause.message : String(cause);
+  return text.split('\n')[0]!.replace(/\/\S+\/(onnxruntime\/core\/)/g, '$1');
 }
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */

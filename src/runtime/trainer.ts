@@ -1,6 +1,6 @@
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import type { Model, Value } from '../graph/ir.js';
+import { Graph, Model, type Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
@@ -67,6 +67,17 @@ export class Trainer {
   /** Current values of everything a step changes, by name in the graph. */
   get state(): ReadonlyMap<string, Tensor> {
     return new Map(Object.entries(this.#state));
+  }
+
+  /** The injected model with the current state as its defaults: a run can go on from it. */
+  snapshot(): Model {
+    const graph = new Graph(this.model.graph.name);
+    Object.assign(graph, this.model.graph);
+    graph.initializers = new Map(
+      [...this.model.graph.initializers].map(([v, t]) => [v, this.#state[v.name] ?? t]),
+    );
+    const copy = new Model(graph);
+    return Object.assign(copy, this.model, { graph });
   }
 
   /**

@@ -1,0 +1,18 @@
+/** A command line that cannot be understood. */
+export class UsageError extends Error {}
+
+/**
+ * Ends the program for this reason: a user's mistake is one line and exit code 1, a bug of ours keeps its stack
+ * and exits with 70.
+ */
+export function report(error: unknown): void {
+  process.exitCode = 1;
+  if (error instanceof UsageError) process.stderr.write(`agd-onnx: ${oneLine(error.message)} See agd-onnx --help.\n`);
+  else if (error instanceof Error && error.name === 'AgdError') process.stderr.write(`agd-onnx: ${oneLine(error.message)}\n`);
+  else {
+    process.exitCode = 70;
+    process.stderr.write(`agd-onnx: a bug of ours: ${error instanceof Error ? error.stack : String(error)}\n`);
+  }
+}
+
+const oneLine = (text: string) => text.trim().replace(/\s*\n\s*/g, ' ');

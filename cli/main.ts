@@ -1,0 +1,52 @@
+import { readFileSync } from 'node:fs';
+import yargs from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { report, UsageError } from './failure.js';
+
+/** Read rather than imported: the file's place differs between sources and build. */
+function version(): string {
+  for (const path of ['../package.json', '../../package.json']) {
+    try {
+      return JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')).version;
+    } catch {}
+  }
+  return 'unknown';
+}
+
+// Each command's module is loaded when it is called: help has to be instant.
+const COMMANDS = [
+  ['inspect <model>', 'Show what a model is made of and whether it can be trained', () => import('./commands/inspect.js')],
+  ['inject <model>', 'Write loss, backward pass and AGD into a model', () => import('./commands/inject.js')],
+  ['train <model>', 'Train a model, plain or injected, and write it back', () => import('./commands/train.js')],
+  ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
+  ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
+  ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
+] as const;
+
+const cli = yargs(hideBin(process.argv))
+  .scriptName('agd-onnx')
+  .usage('$0 <command>\n\nMakes any ONNX model trainable in stock ONNX Runtime.')
+  .version(version())
+  .help()
+  .alias({ h: 'help', v: 'version' })
+  .option('color', { type: 'boolean', describe: 'Colours, as NO_COLOR and the terminal say if not given', global: true })
+  .parserConfiguration({ 'duplicate-arguments-array': false, 'greedy-arrays': false })
+  .wrap(Math.min(100, process.stdout.columns ?? 100))
+  .strict()
+  .demandCommand(1, 'Name a command.')
+  .fail((message, error) => {
+    throw error ?? new UsageError(message);
+  });
+for (const [command, describe, load] of COMMANDS)
+  cli.command({
+    command,
+    describe,
+    builder: async args => (await load()).builder(args),
+    handler: async args => (await load()).handler(args as never),
+  });
+
+try {
+  await cli.parseAsync();
+} catch (error) {
+  report(error);
+}

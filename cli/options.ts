@@ -1,0 +1,115 @@
+/** Options that several commands share, and what they mean. */
+import { readFile } from 'node:fs/promises';
+import type { Argv } from 'yargs';
+import { AgdError, DEVICES, type InjectOptions, LOSSES, type LossSpec } from '../src/index.js';
+
+const LOSS = 'Loss:';
+const TRAINING = 'Training:';
+const AGD = 'AGD:';
+
+export const lossOptions = <T>(args: Argv<T>) =>
+  args.options({
+    loss: { choices: LOSSES, describe: 'Loss of an output and a target', group: LOSS },
+    output: { type: 'string', describe: 'Output that the loss reads, where there are several', group: LOSS },
+    target: { type: 'string', default: 'target', describe: 'Name of the target input', group: LOSS },
+    'loss-output': { type: 'string', describe: 'Output that is a loss already', group: LOSS },
+    'label-smoothing': { type: 'number', describe: 'Cross-entropy: share spread over all classes', group: LOSS },
+    'ignore-index': { type: 'number', describe: 'Class that does not count', group: LOSS },
+    'class-weights': { type: 'string', describe: 'One weight per class, as 1,0.5,2', group: LOSS },
+    'class-axis': { type: 'number', describe: 'Axis of the classes [last; 1 for images]', group: LOSS },
+  } as const);
+
+export const trainingOptions = <T>(args: Argv<T>) =>
+  args.options({
+    train: { type: 'string', array: true, describe: 'Train what matches the glob', group: TRAINING },
+    freeze: { type: 'string', array: true, describe: 'Do not train what matches the glob', group: TRAINING },
+    'batch-norm': { choices: ['train', 'eval'], describe: 'Batch statistics, or running ones', group: TRAINING },
+    dropout: { choices: ['train', 'eval'], describe: 'Whether dropout drops', group: TRAINING },
+    'straight-through': { type: 'boolean', describe: 'Let gradients pass rounding unchanged', group: TRAINING },
+  } as const);
+
+export const agdOptions = <T>(args: Argv<T>) =>
+  args.options({
+    lr: { type: 'number', describe: 'Learning rate [0.001]', group: AGD },
+    betas: { type: 'string', describe: 'Decay rates of the two averages [0.9,0.999]', group: AGD },
+    delta: { type: 'number', describe: 'Below it a coordinate takes a step of SGD [1e-5]', group: AGD },
+    'weight-decay': { type: 'number', describe: 'Decoupled weight decay [0]', group: AGD },
+  } as const);
+
+export const sessionOptions = <T>(args: Argv<T>) =>
+  args.options({
+    device: { choices: DEVICES, default: 'cpu', describe: 'Execution provider' },
+    threads: { type: 'number', describe: 'Threads [as many as cores]' },
+  } as const);
+
+/** The parsed options of the functions above, all optional: commands differ in which they offer. */
+export type Parsed = {
+  loss?: (typeof LOSSES)[number];
+  output?: string;
+  target?: string;
+  lossOutput?: string;
+  labelSmoothing?: number;
+  ignoreIndex?: number;
+  classWeights?: string;
+  classAxis?: number;
+  train?: string[];
+  freeze?: string[];
+  batchNorm?: string;
+  dropout?: string;
+  straightThrough?: boolean;
+  lr?: number;
+  betas?: string;
+  delta?: number;
+  weightDecay?: number;
+  seed?: number;
+};
+
+/** Whether the command line says anything of a loss. */
+export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOutput !== undefined;
+
+/** Throws `bad-option` where there is no loss, or two. */
+export function lossSpec(args: Parsed, output = args.output): LossSpec {
+  const { loss, lossOutput } = args;
+  if (loss && lossOutput) throw new AgdError('bad-option', 'Give --loss or --loss-output, not both.');
+  if (lossOutput) return { kind: 'output', output: lossOutput };
+  if (!loss)
+    throw new AgdError('bad-option', `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`);
+  const { target, labelSmoothing, ignoreIndex, classAxis } = args;
+  const classes = { labelSmoothing, ignoreIndex, classAxis, classWeights: numbers('--class-weights', args.classWeights) };
+  const given = Object.entries(classes).filter(([, value]) => value !== undefined);
+  if (given.length && loss !== 'cross-entropy' && loss !== 'nll')
+    throw new AgdError('bad-option', `--${kebab(given[0]![0])} is for losses of classes, not for ${loss}.`);
+  return { kind: loss, output, target, ...Object.fromEntries(given) };
+}
+
+export function injectOptions(args: Parsed, output = args.output): InjectOptions {
+  const { train, freeze, straightThrough, seed } = args;
+  const betas = numbers('--betas', args.betas);
+  if (betas && betas.length !== 2) throw new AgdError('bad-option', `--betas takes two numbers, as 0.9,0.999, not '${args.betas}'.`);
+  const agd = { lr: args.lr, betas: betas as [number, number] | undefined, delta: args.delta, weightDecay: args.weightDecay };
+  return {
+    loss: lossSpec(args, output),
+    agd: Object.fromEntries(Object.entries(agd).filter(([, value]) => value !== undefined)),
+    train,
+    freeze,
+    batchNorm: args.batchNorm as 'train' | undefined,
+    dropout: args.dropout as 'train' | undefined,
+    straightThrough,
+    seed,
+  };
+}
+
+/** The original file's bytes go into the injected one, so that the trained weights can go back into it. */
+export async function withOriginal(options: InjectOptions, model: string): Promise<InjectOptions> {
+  return { ...options, original: await readFile(model) };
+}
+
+function numbers(flag: string, text: string | undefined): number[] | undefined {
+  if (text === undefined) return undefined;
+  const values = text.split(',').map(Number);
+  if (text.trim() === '' || !values.every(Number.isFinite))
+    throw new AgdError('bad-option', `${flag} takes numbers with commas between them, not '${text}'.`);
+  return values;
+}
+
+const kebab = (name: string) => name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`);

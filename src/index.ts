@@ -1,0 +1,41 @@
+/** agd-onnx as a library: what the command line does, as typed functions. */
+import type { Model } from './graph/ir.js';
+import { type InjectOptions, inject as injectPass, type InjectReport } from './passes/inject.js';
+import { inspect as inspectPass, type Inspection, type InspectOptions } from './passes/inspect.js';
+import { sessionShapes } from './runtime/session.js';
+
+export { AgdError, type ErrorCode } from './graph/errors.js';
+export { loadModel, saveModel } from './graph/files.js';
+export { Model } from './graph/ir.js';
+export { decodeModel, encodeModel } from './graph/proto.js';
+export { Tensor } from './graph/tensor.js';
+export { LOSSES, type LossKind, type LossOptions } from './ops/criterion.js';
+export { type AgdOptions, agd } from './ops/optimizers/agd.js';
+export type { LossSpec } from './passes/attach-loss.js';
+export type { GradientOptions } from './passes/gradients.js';
+export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
+export type { ParameterChoice } from './passes/select-parameters.js';
+export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
+export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
+export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
+export { loadArrays } from './runtime/data/load.js';
+export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
+export { parseScale } from './runtime/data/scale.js';
+export { exportFile } from './runtime/export.js';
+export { type Gradients, gradients } from './runtime/gradients.js';
+export { DEVICES, type Device, type Feeds, Session, type SessionOptions } from './runtime/session.js';
+export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
+export { type Metrics, Trainer } from './runtime/trainer.js';
+export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';
+export { trainInWorker } from './runtime/worker.js';
+export type { Inspection, InjectOptions, InjectReport, InspectOptions };
+
+/** Writes loss, backward pass and AGD into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
+export function inject(model: Model, options: InjectOptions): Promise<{ model: Model; report: InjectReport }> {
+  return injectPass(model, options, sessionShapes);
+}
+
+/** What a model is made of, and what training it would take. */
+export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
+  return inspectPass(model, options, sessionShapes);
+}

@@ -1,0 +1,23 @@
+import type { Model } from '../graph/ir.js';
+import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import type { ShapeOracle } from './infer-shapes.js';
+import { prepare } from './inject.js';
+import { readOriginal } from './original.js';
+import { readDescription } from './training-description.js';
+
+/**
+ * The original model in inference form with the loss of an injected one, under the same names; parameters and
+ * running statistics are inputs. For validation.
+ */
+export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<Model> {
+  const { loss, parameters, statistics } = readDescription(injected);
+  const { work } = await prepare(readOriginal(injected), loss, oracle);
+  const fed = new Set([...parameters.map(p => p.name), ...statistics]);
+  for (const value of [...work.graph.initializers.keys()]) {
+    if (!fed.has(value.name)) continue;
+    work.graph.initializers.delete(value);
+    if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
+  }
+  eliminateDeadNodes(work);
+  return work;
+}

@@ -1,0 +1,106 @@
+import picomatch from 'picomatch';
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { Model, Value } from '../graph/ir.js';
+import type { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
+import { attachLoss, type LossSpec } from './attach-loss.js';
+import { output } from './attach-optimizer.js';
+import { backward } from './backward.js';
+import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import type { ShapeOracle } from './infer-shapes.js';
+import { normalize } from './inject.js';
+import { type SelectOptions, selectParameters } from './select-parameters.js';
+import { trainBatchNorm } from './train-batch-norm.js';
+import { trainDropout } from './train-dropout.js';
+
+export type GradientOptions = SelectOptions & {
+  /** What is differentiated: a loss, or the sum over `cotangents` of output times cotangent. */
+  loss?: LossSpec;
+  /** Names of the outputs that get a cotangent each, fed as the input `<output>_cotangent`. */
+  cotangents?: readonly string[];
+  /** Globs over inputs and initializers; the parameters that would train where not given. */
+  wrt?: readonly string[];
+  batchNorm?: 'train' | 'eval';
+  dropout?: 'train' | 'eval';
+  seed?: number;
+};
+
+export type GradientModel = {
+  model: Model;
+  loss?: string;
+  /** Name of the graph input that takes an output's cotangent, by output. */
+  cotangents: Map<string, string>;
+  /** Name of the graph output that holds a value's gradient, by value; null where the gradient is zero. */
+  gradients: Map<string, string | null>;
+};
+
+/** A model that computes gradients: its outputs are the loss, if there is one, and the gradients. */
+export async function gradientModel(
+  model: Model,
+  options: GradientOptions,
+  oracle: ShapeOracle,
+): Promise<GradientModel> {
+  const { work, g } = await normalize(model, oracle);
+  const loss = options.loss && attachLoss(g, options.loss).loss;
+  const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
+  const wrt = chooseWrt(g, options, loss);
+  trainBatchNorm(g, options.batchNorm ?? 'eval');
+  trainDropout(g, options.dropout ?? 'eval', options.seed ?? 0);
+  const results = backward(g, seeds, wrt, options);
+  g.graph.outputs = loss ? [loss] : [];
+  const gradients = new Map(
+    wrt.map((value, i) => [value.name, results[i] ? output(g, results[i], `${value.name}_grad`).name : null]),
+  );
+  eliminateDeadNodes(work);
+  const cotangents = new Map([...seeds].map(([value, e]) => [value.name, e.value.name]));
+  return { model: work, loss: loss?.name, cotangents: loss ? new Map() : cotangents, gradients };
+}
+
+function cotangentInputs(g: Builder, names: readonly string[]): Map<Value, Expr> {
+  if (!names.length)
+    throw new AgdError('bad-option', 'Nothing to differentiate: give a loss or cotangents of outputs.');
+  return new Map(
+    names.map(name => {
+      const y = g.graph.outputs.find(v => v.name === name);
+      if (!y) {
+        const known = g.graph.outputs.map(v => `'${v.name}'`).join(', ');
+        throw new AgdError('no-such-value', `The model has no output '${name}'; its outputs are ${known}.`);
+      }
+      if (!isFloat(y.dtype))
+        throw new AgdError(
+          'bad-dtype',
+          `Output '${name}' is ${y.dtype ?? 'not a tensor'}: it has no cotangent.`,
+        );
+      const input = g.newValue(`${name}_cotangent`, y.type);
+      g.graph.inputs.push(input);
+      return [y, g.of(input)];
+    }),
+  );
+}
+
+function chooseWrt(g: Builder, options: GradientOptions, loss: Value | undefined): Value[] {
+  const { graph } = g;
+  const floating = [...new Set([...graph.inputs, ...graph.initializers.keys()])].filter(v =>
+    isFloat(v.dtype),
+  );
+  if (!options.wrt) {
+    if (!loss) throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
+    return selectParameters(graph, loss, options).flatMap(p => (p.trains ? [p.value] : []));
+  }
+  return options.wrt.flatMap(glob => {
+    const matches = picomatch(glob, { bash: true, dot: true });
+    const found = floating.filter(v => v.name === glob || matches(v.name));
+    if (!found.length) {
+      const names = floating
+        .map(v => `'${v.name}'`)
+        .slice(0, 8)
+        .join(', ');
+      throw new AgdError(
+        'no-such-value',
+        `--wrt '${glob}' matches no floating-point input or initializer, such as ${names}.`,
+      );
+    }
+    return found;
+  });
+}

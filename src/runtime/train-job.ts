@@ -1,0 +1,109 @@
+import { AgdError } from '../graph/errors.js';
+import { loadModel, saveModel } from '../graph/files.js';
+import type { Model } from '../graph/ir.js';
+import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
+import { isInjected } from '../passes/training-description.js';
+import { type BindOptions, bindData } from './data/bind.js';
+import type { Dataset } from './data/dataset.js';
+import { loadArrays } from './data/load.js';
+import { exportFile } from './export.js';
+import { type SessionOptions, sessionShapes } from './session.js';
+import { Trainer } from './trainer.js';
+import { type LoopEvent, trainingLoop } from './training-loop.js';
+
+/** A training run from files to files. */
+export type TrainJob = SessionOptions & {
+  /** An injected model, or a plain one together with `inject`. */
+  model: string;
+  inject?: InjectOptions;
+  data: string;
+  validation?: string;
+  /** Where the trained model goes: the original model with its new weights. */
+  output: string;
+  /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
+  state?: string;
+  epochs: number;
+  batchSize?: number;
+  seed?: number;
+  lr?: number;
+  bind?: Omit<BindOptions, 'labels' | 'source'>;
+};
+
+export type TrainEvent =
+  | LoopEvent
+  | { type: 'note'; text: string }
+  | { type: 'injected'; report: InjectReport }
+  | { type: 'begin'; epochs: number; stepsPerEpoch: number; batchSize: number; samples: number }
+  | { type: 'saved'; path: string; what: 'model' | 'state' }
+  | { type: 'end'; stopped: boolean; steps: number };
+
+/**
+ * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
+ * of the last good step is written before returning or throwing: to `state`, or beside `output`.
+ */
+export async function runTrainJob(
+  job: TrainJob,
+  emit: (event: TrainEvent) => void,
+  signal: { readonly aborted: boolean } = { aborted: false },
+): Promise<void> {
+  const model = await trainable(job, emit);
+  const trainer = await Trainer.create(model, job);
+  try {
+    const train = await dataset(job, job.data, trainer, emit);
+    const validation =
+      job.validation === undefined ? undefined : await dataset(job, job.validation, trainer, () => {});
+    const { epochs, batchSize, seed, lr } = job;
+    const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
+    emit({ type: 'begin', epochs, samples: train.length, ...size });
+    try {
+      for await (const event of trainingLoop(trainer, train, { epochs, batchSize, seed, lr, validation, signal })) {
+        emit(event);
+        if (event.type === 'epoch' && job.state && event.epoch < epochs)
+          await saveState(job.state, trainer, emit);
+      }
+    } catch (error) {
+      if (error instanceof AgdError && error.code === 'non-finite')
+        await saveState(stateFile(job), trainer, emit);
+      throw error;
+    }
+    if (job.state || signal.aborted) await saveState(stateFile(job), trainer, emit);
+    await exportFile(trainer.snapshot(), job.output);
+    emit({ type: 'saved', path: job.output, what: 'model' });
+    emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount });
+  } finally {
+    await trainer.release();
+  }
+}
+
+const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.trained)?(\.onnx)?$/, '.agd.onnx');
+
+async function saveState(path: string, trainer: Trainer, emit: (event: TrainEvent) => void): Promise<void> {
+  await saveModel(trainer.snapshot(), path);
+  emit({ type: 'saved', path, what: 'state' });
+}
+
+async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Promise<Model> {
+  const model = await loadModel(job.model);
+  if (isInjected(model)) return model;
+  if (!job.inject)
+    throw new AgdError(
+      'bad-option',
+      `${job.model} holds no training step yet: say with --loss what it shall learn.`,
+    );
+  const { model: injected, report } = await inject(model, job.inject, sessionShapes);
+  emit({ type: 'injected', report });
+  return injected;
+}
+
+async function dataset(
+  job: TrainJob,
+  path: string,
+  trainer: Trainer,
+  emit: (event: TrainEvent) => void,
+): Promise<Dataset> {
+  const { target } = trainer.description.loss;
+  const labels = target === undefined ? [] : [target];
+  const data = bindData(await loadArrays(path), trainer.inputs, { ...job.bind, labels, source: path });
+  for (const text of data.notes) emit({ type: 'note', text });
+  return data;
+}

@@ -1,0 +1,57 @@
+/** The thread that trains: the runtime blocks the event loop while it runs, and a terminal or window must not. */
+import { parentPort, Worker, workerData } from 'node:worker_threads';
+import { AgdError, type ErrorCode } from '../graph/errors.js';
+import { runTrainJob, type TrainEvent, type TrainJob } from './train-job.js';
+
+type Message = { event: TrainEvent } | { error: { code: ErrorCode; message: string } };
+type Input = { job: TrainJob; stop: Int32Array };
+
+/**
+ * Runs a training job in a thread of its own. `signal` stops it after the step under way; the promise then
+ * resolves when the state is written. Rejects as `runTrainJob` does.
+ */
+export async function trainInWorker(
+  job: TrainJob,
+  emit: (event: TrainEvent) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  const stop = new Int32Array(new SharedArrayBuffer(4));
+  const ask = () => Atomics.store(stop, 0, 1);
+  signal?.addEventListener('abort', ask);
+  const worker = new Worker(new URL(import.meta.url), { workerData: { job, stop } satisfies Input });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      worker.on('message', (message: Message) => {
+        if ('event' in message) emit(message.event);
+        else reject(new AgdError(message.error.code, message.error.message));
+      });
+      worker.on('error', reject);
+      worker.on('exit', code =>
+        code === 0 ? resolve() : reject(new Error(`The training thread ended with code ${code}.`)),
+      );
+    });
+  } finally {
+    signal?.removeEventListener('abort', ask);
+    await worker.terminate();
+  }
+}
+
+async function main({ job, stop }: Input, post: (message: Message) => void): Promise<void> {
+  const signal = {
+    get aborted() {
+      return Atomics.load(stop, 0) === 1;
+    },
+  };
+  try {
+    await runTrainJob(job, event => post({ event }), signal);
+  } catch (error) {
+    if (!(error instanceof AgdError)) throw error;
+    post({ error: { code: error.code, message: error.message } });
+  }
+}
+
+const input = workerData as Partial<Input> | null;
+if (parentPort && input?.job && input.stop) {
+  const port = parentPort;
+  await main(input as Input, message => port.postMessage(message));
+}

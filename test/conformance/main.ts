@@ -1,0 +1,61 @@
+/** Runs folders of conformance cases: `main.js DIR... [--json FILE]`. A DIR holds cases, or is one. */
+import { existsSync } from 'node:fs';
+import { readdir, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { AgdError } from '../../src/graph/errors.js';
+import { type Check, loadCase } from './case.js';
+import { checkTraining } from './training.js';
+import { checkVjp } from './vjp.js';
+
+type Result = {
+  name: string;
+  passed: boolean;
+  checks: number;
+  error: number;
+  worst: string;
+  reason?: string;
+};
+
+async function runCase(folder: string): Promise<Result> {
+  const name = basename(folder);
+  try {
+    const c = await loadCase(folder, name);
+    const checks: Check[] = await (c.info.kind === 'training' ? checkTraining(c) : checkVjp(c));
+    const worst = checks.reduce((a, b) => (b.error > a.error ? b : a), { what: '', error: 0 });
+    const passed = checks.length > 0 && worst.error <= 1;
+    return { name, passed, checks: checks.length, error: worst.error, worst: worst.what };
+  } catch (error) {
+    const reason = error instanceof AgdError ? error.message : String((error as Error).stack ?? error);
+    return { name, passed: false, checks: 0, error: Number.POSITIVE_INFINITY, worst: '', reason };
+  }
+}
+
+async function caseFolders(dirs: readonly string[]): Promise<string[]> {
+  const found = await Promise.all(
+    dirs.map(async dir =>
+      existsSync(join(dir, 'case.json')) ? [dir] : (await readdir(dir)).sort().map(name => join(dir, name)),
+    ),
+  );
+  return found.flat().filter(folder => existsSync(join(folder, 'case.json')));
+}
+
+async function main(args: string[]): Promise<void> {
+  const at = args.indexOf('--json');
+  const [, json] = at < 0 ? [] : args.splice(at, 2);
+  if (!args.length) throw new AgdError('bad-option', 'Name at least one folder of cases.');
+  const results: Result[] = [];
+  for (const folder of await caseFolders(args)) {
+    const result = await runCase(folder);
+    results.push(result);
+    const detail =
+      result.reason ??
+      `${result.error.toPrecision(2)} of the bound, ${result.worst} (${result.checks} checks)`;
+    console.log(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name.padEnd(48)} ${detail}`);
+  }
+  if (json) await writeFile(json, `${JSON.stringify(results, undefined, 1)}\n`);
+  const passed = results.filter(r => r.passed).length;
+  console.log(`${passed} passed, ${results.length - passed} failed`);
+  if (!results.length || passed < results.length) process.exitCode = 1;
+}
+
+await main(process.argv.slice(2));

@@ -86,7 +86,7 @@ function chooseWrt(g: Builder, options: GradientOptions, loss: Value | undefined
   );
   if (!options.wrt) {
     if (!loss) throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
-    return selectParameters(graph, loss, options).flatMap(p => (p.trains ? [p.value] : []));
+    return selectParameters(graph, [loss], options).flatMap(p => (p.trains ? [p.value] : []));
   }
   return options.wrt.flatMap(glob => {
     const matches = picomatch(glob, { bash: true, dot: true });

@@ -55,7 +55,7 @@ export async function inject(
   const before = countNodes(model);
   const { work, g, loss } = await prepare(model, options.loss, oracle);
   const inference = work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name);
-  const parameters = selectParameters(work.graph, loss.loss, options);
+  const parameters = selectParameters(work.graph, [loss.loss], options);
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   const statistics = trainBatchNorm(g, options.batchNorm ?? 'train');
   trainDropout(g, options.dropout ?? 'train', options.seed ?? 0);

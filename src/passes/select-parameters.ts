@@ -16,7 +16,7 @@ export type SelectOptions = BackwardOptions & {
 };
 
 /**
- * Decides which floating-point initializers train. One is a weight, and trains, if the loss depends on it
+ * Decides which floating-point initializers train. One is a weight, and trains, if a target (the loss) depends on it
  * through differentiable operators, unless
  *
  * 1. every operator that reads it takes it as a setting (running statistics, bounds of a clip, an exponent,
@@ -28,14 +28,18 @@ export type SelectOptions = BackwardOptions & {
  * Weights in Constant nodes must have been lifted to initializers. Throws `no-such-value` for a glob that
  * matches nothing and `nothing-to-train` where nothing is left.
  */
-export function selectParameters(graph: Graph, loss: Value, options: SelectOptions = {}): ParameterChoice[] {
+export function selectParameters(
+  graph: Graph,
+  targets: readonly Value[],
+  options: SelectOptions = {},
+): ParameterChoice[] {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name,
   );
   const names = candidates.map(([value]) => value.name);
   const forced = matcher('--train', options.train, names);
   const frozen = matcher('--freeze', options.freeze, names);
-  const reached = reach(graph, loss, options);
+  const reached = reach(graph, targets, options);
   const readers = readersOf(graph);
   const choices = candidates.map(([value, tensor]): ParameterChoice => {
     const no = (why: string) => ({ value, trains: false, why });
@@ -48,7 +52,7 @@ export function selectParameters(graph: Graph, loss: Value, options: SelectOptio
   if (!choices.some(c => c.trains))
     throw new AgdError(
       'nothing-to-train',
-      `Nothing to train: of ${candidates.length} floating-point initializers none is a weight that '${loss.name}' depends on. ` +
+      `Nothing to train: of ${candidates.length} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on. ` +
         'Choose with --train GLOB; `agd-onnx inspect` lists them.',
     );
   return choices;
@@ -128,11 +132,11 @@ function looksLikeMask(tensor: Tensor): boolean {
   return zeros > 0 && ones > 0 && zeros + ones === tensor.size;
 }
 
-/** The values that `loss` depends on through differentiable operators, from the loss back. */
-function reach(graph: Graph, loss: Value, options: BackwardOptions): Set<Value> {
+/** The values that `targets` depend on through differentiable operators, from them back. */
+function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions): Set<Value> {
   const floating = [...graph.initializers.keys()].filter(v => isFloat(v.dtype));
   const active = activeValues(graph.nodes, floating, options);
-  const reached = new Set<Value>([loss]);
+  const reached = new Set<Value>(targets);
   for (const node of [...graph.nodes].reverse()) {
     if (!node.outputs.some(o => o && reached.has(o) && active.has(o))) continue;
     for (const v of [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())])

@@ -1,0 +1,171 @@
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
+import { opDef } from '../ops/index.js';
+import { activeValues } from './backward.js';
+import type { ShapeOracle } from './infer-shapes.js';
+import { normalize } from './inject.js';
+import { isOrtGradient } from './ort-training.js';
+import { type ParameterChoice, selectParameters } from './select-parameters.js';
+import { isInjected } from './training-description.js';
+
+export type InspectOptions = { output?: string; train?: readonly string[]; freeze?: readonly string[] };
+
+/** `none`: gradients stop here by nature; `missing`: no rule, so that nothing before it can train. */
+export type GradientStatus = 'yes' | 'zero' | 'none' | 'missing';
+
+export type OperatorUse = {
+  operator: string;
+  count: number;
+  gradient: GradientStatus;
+  /** Whether it lies between a parameter and an output. */
+  onPath: boolean;
+};
+
+export type Inspection = {
+  /** What the file is: a forward model, one with a training step of ours or another's, or ORT's artifact. */
+  kind: 'forward' | 'injected' | 'gradients' | 'ort-training' | 'training-info';
+  irVersion: number;
+  opsets: Record<string, number>;
+  producer: string;
+  inputs: { name: string; type: string }[];
+  outputs: { name: string; type: string }[];
+  functions: string[];
+  nodes: number;
+  parameters: (Omit<ParameterChoice, 'value'> & {
+    name: string;
+    type: string;
+    elements: number;
+    bytes: number;
+  })[];
+  operators: OperatorUse[];
+  /** What `inject` has to be told, or what stands in its way; a line each. */
+  needs: string[];
+};
+
+/** What a model is made of, and what training it would take. The model itself is left as it is. */
+export async function inspect(
+  model: Model,
+  options: InspectOptions = {},
+  oracle: ShapeOracle,
+): Promise<Inspection> {
+  const kind = kindOf(model);
+  const needs: string[] = [];
+  const nodes = [...allGraphs(model.graph)].flatMap(g => g.nodes);
+  const own = new Set(model.graph.initializers.keys());
+  const base = {
+    kind,
+    irVersion: model.irVersion,
+    opsets: Object.fromEntries([...model.opsetImports].map(([domain, v]) => [domain || 'ai.onnx', v])),
+    producer: [model.producerName, model.producerVersion].filter(Boolean).join(' '),
+    inputs: model.graph.inputs.filter(v => !own.has(v)).map(v => ({ name: v.name, type: showType(v.type) })),
+    outputs: model.graph.outputs.map(v => ({ name: v.name, type: showType(v.type) })),
+    functions: model.functions.map(f => `${f.domain}.${f.name}`),
+    nodes: nodes.length,
+  };
+  if (kind !== 'forward')
+    return {
+      ...base,
+      parameters: [],
+      operators: countOperators(nodes, new Set()),
+      needs: [KIND_NEEDS[kind]],
+    };
+  try {
+    const { work } = await normalize(model, oracle);
+    const { graph } = work;
+    const targets = graph.outputs.filter(
+      v => isFloat(v.dtype) && (options.output === undefined || v.name === options.output),
+    );
+    if (options.output !== undefined && !targets.length)
+      throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
+    const parameters = targets.length ? selectParameters(graph, targets, options) : [];
+    const trained = parameters.filter(p => p.trains).map(p => p.value);
+    const path = between(graph.nodes, trained, targets);
+    const operators = countOperators(graph.nodes, path);
+    if (!targets.length) needs.push('no floating-point output: there is nothing to compute a loss from');
+    if (targets.length > 1)
+      needs.push(
+        `--output: the model has ${targets.length} floating-point outputs (${targets.map(v => v.name).join(', ')})`,
+      );
+    for (const { operator, onPath, gradient } of operators)
+      if (onPath && gradient === 'missing')
+        needs.push(`a gradient rule for ${operator}, or --freeze for what lies before it`);
+    if (targets.length)
+      needs.push('--loss KIND and a target of its shape, or --loss-output NAME if an output is the loss');
+    return { ...base, operators, needs, parameters: parameters.map(showParameter) };
+  } catch (error) {
+    if (!(error instanceof AgdError) || error.code === 'no-such-value') throw error;
+    return { ...base, parameters: [], operators: countOperators(nodes, new Set()), needs: [error.message] };
+  }
+}
+
+const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
+  injected: 'nothing: it is ready for `agd-onnx train`',
+  gradients: 'the forward model: this graph computes gradients already',
+  'ort-training': "the forward model: this is a training artifact of ONNX Runtime's own training",
+  'training-info': 'the forward model: this file describes a training step in training_info',
+};
+
+function kindOf(model: Model): Inspection['kind'] {
+  if (isInjected(model)) return 'injected';
+  if (model.graph.nodes.some(isOrtGradient)) return 'ort-training';
+  if (model.trainingInfo.length) return 'training-info';
+  const names = new Set([...model.graph.initializers.keys(), ...model.graph.inputs].map(v => v.name));
+  if (
+    model.graph.outputs.some(
+      v => names.has(v.name.replace(/[._](grad|gradient)$/, '')) && /grad/.test(v.name),
+    )
+  )
+    return 'gradients';
+  return 'forward';
+}
+
+/** The nodes on a differentiable way from `sources` to `targets`. */
+function between(nodes: readonly Node[], sources: readonly Value[], targets: readonly Value[]): Set<Node> {
+  const active = activeValues(nodes, sources);
+  const wanted = new Set(targets);
+  const path = new Set<Node>();
+  for (const node of [...nodes].reverse()) {
+    if (!node.outputs.some(o => o && wanted.has(o) && active.has(o))) continue;
+    path.add(node);
+    for (const v of [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())])
+      if (v && active.has(v)) wanted.add(v);
+  }
+  return path;
+}
+
+function countOperators(nodes: readonly Node[], path: ReadonlySet<Node>): OperatorUse[] {
+  const uses = new Map<string, OperatorUse>();
+  for (const node of nodes) {
+    const operator = node.domain ? `${node.domain}.${node.opType}` : node.opType;
+    const use = uses.get(operator) ?? { operator, count: 0, gradient: statusOf(node), onPath: false };
+    use.count++;
+    use.onPath ||= path.has(node);
+    uses.set(operator, use);
+  }
+  return [...uses.values()].sort((a, b) => b.count - a.count || (a.operator < b.operator ? -1 : 1));
+}
+
+function statusOf(node: Node): GradientStatus {
+  const kind = opDef(node)?.kind;
+  return kind === undefined ? 'missing' : kind === 'none' || kind === 'zero' ? kind : 'yes';
+}
+
+function showParameter({ value, trains, why }: ParameterChoice) {
+  const elements = (value.shape as number[]).reduce((n, d) => n * d, 1);
+  const bytes = elements * (value.dtype === 'float64' ? 8 : value.dtype === 'float32' ? 4 : 2);
+  return { name: value.name, type: showType(value.type), elements, bytes, trains, why };
+}
+
+/** As in float32[batch,3,32,32]; an unknown extent is a question mark. */
+export function showType(type: ValueType | undefined): string {
+  switch (type?.kind) {
+    case 'tensor':
+      return `${type.dtype}${type.shape ? `[${type.shape.map(d => d ?? '?').join(',')}]` : ''}`;
+    case 'sequence':
+    case 'optional':
+      return `${type.kind}(${showType(type.elem)})`;
+    default:
+      return 'unknown';
+  }
+}

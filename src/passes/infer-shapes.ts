@@ -1,5 +1,8 @@
 import { isFloat } from '../graph/dtype.js';
-import { Graph, Model, Value, type ValueType } from '../graph/ir.js';
+import { Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import { Builder } from '../ops/core/builder.js';
+import { inferTypes } from '../ops/core/infer.js';
 
 /** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
 export type ShapeOracle = (model: Model) => Promise<Map<string, ValueType>>;
@@ -9,28 +12,70 @@ const SMALL = 64;
 
 /**
  * Sets the type of every value of the main graph that a node writes, as the runtime sees it: the values are
- * made untyped outputs of a copy of the graph, and the oracle is asked. Returns whether any type was added.
+ * made untyped outputs of a copy of the graph, and the oracle is asked. What it leaves open is filled in from
+ * the node's inputs where that is possible. Returns whether any type was added.
  */
 export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<boolean> {
-  for (const [value, tensor] of model.graph.initializers)
+  const { graph } = model;
+  for (const [value, tensor] of graph.initializers)
     value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
-  const written = model.graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
-  const types = await oracle(probe(model, written));
-  let changed = false;
-  for (const value of written) {
-    const type = types.get(value.name);
-    if (!type) continue;
-    value.type = type;
-    changed = true;
+  const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
+  const types = await oracle(probe(model, graph.nodes, written));
+  for (const value of written) value.type = types.get(value.name) ?? value.type;
+  await forgetUnknownRanks(model, written, oracle);
+  fillIn(model);
+  return types.size > 0;
+}
+
+/** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */
+async function forgetUnknownRanks(
+  model: Model,
+  written: readonly Value[],
+  oracle: ShapeOracle,
+): Promise<void> {
+  const scalars = written.filter(v => v.shape?.length === 0);
+  if (scalars.length === 0) return;
+  const names = Names.of(model);
+  const shapes = scalars.map(v => new Node('Shape', [v], [new Value(names.fresh(`${v.name}_shape`))]));
+  const outputs = shapes.map(n => n.outputs[0]!);
+  const types = await oracle(probe(model, [...model.graph.nodes, ...shapes], outputs));
+  scalars.forEach((value, i) => {
+    const type = types.get(outputs[i]!.name);
+    if (type?.kind === 'tensor' && type.shape?.[0] !== 0)
+      value.type = { kind: 'tensor', dtype: value.dtype! };
+  });
+}
+
+/** Extents and ranks that follow from a node's inputs. */
+function fillIn(model: Model): void {
+  const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
+  for (const node of model.graph.nodes) {
+    if (node.domain !== '' || !node.outputs.some(v => v && isOpen(v.type))) continue;
+    const types = inferTypes(
+      node,
+      node.inputs.map(v => (v ? g.of(v) : undefined)),
+    );
+    node.outputs.forEach((value, i) => {
+      const [told, own] = [value?.type, types[i]];
+      if (value && isOpen(told) && own?.kind === 'tensor') value.type = merged(told, own);
+    });
   }
-  return changed;
+}
+
+function isOpen(type: ValueType | undefined): type is TensorType {
+  return type?.kind === 'tensor' && (!type.shape || type.shape.includes(null));
+}
+
+function merged(told: TensorType, own: TensorType): TensorType {
+  const shape = told.shape?.map((d, i) => d ?? own.shape?.[i] ?? null) ?? own.shape;
+  return { ...told, shape };
 }
 
 /** The same nodes, with `outputs` as graph outputs and without the weight of the weights. */
-function probe(model: Model, outputs: readonly Value[]): Model {
+function probe(model: Model, nodes: Node[], outputs: readonly Value[]): Model {
   const { graph } = model;
   const copy = new Graph(graph.name);
-  copy.nodes = graph.nodes;
+  copy.nodes = nodes;
   copy.inputs = [...graph.inputs];
   for (const [value, tensor] of graph.initializers) {
     if (isFloat(tensor.dtype) && tensor.size > SMALL) {

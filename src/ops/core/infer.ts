@@ -133,6 +133,12 @@ const SHAPES: Record<string, Infer> = {
       }),
     ];
   },
+  Split: ([x, sizes], attr, node) => {
+    if (!x?.shape) return [undefined];
+    const axis = (attr.int('axis', 0) + x.rank) % x.rank;
+    const size = (k: number) => sizes?.constant?.[k] ?? null;
+    return node.outputs.map((_, k) => x.shape!.map((d, i) => (i === axis ? size(k) : d)));
+  },
   Tile: ([x, repeats]) => {
     const known = repeats?.constant;
     return [

@@ -1,5 +1,6 @@
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
+import * as convolution from './convolution.js';
 import type { OpDef, Rule } from './core/rule.js';
 import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
@@ -7,6 +8,7 @@ import * as indexing from './indexing.js';
 import * as linalg from './linalg.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
+import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
 import * as reduction from './reduction.js';
 
@@ -14,12 +16,14 @@ import * as reduction from './reduction.js';
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
   '': [
     activation,
+    convolution,
     einsum,
     elementwise,
     indexing,
     linalg,
     movement,
     nondifferentiable,
+    pooling,
     quantization,
     reduction,
   ],

@@ -29,8 +29,8 @@ export type VjpCase = {
   cotangents?: readonly number[];
   /** Range of the numbers that shapes are filled with. */
   range?: readonly [number, number];
-  /** Hides all extents from the rule, which then has to work with symbolic ones. */
-  symbolic?: boolean;
+  /** Hides all extents from the rule, which then has to work with symbolic ones; or only those of some inputs. */
+  symbolic?: boolean | readonly number[];
   /** Largest allowed difference, relative to the largest element of the reference (or 1). */
   tolerance?: number;
   /** Step of the central differences. */
@@ -118,7 +118,8 @@ function singleNode(opType: string, tensors: readonly (Tensor | null)[], c: VjpC
   const graph = new Graph('test');
   const ins = tensors.map((t, i) => {
     if (!t) return null;
-    const shape: Shape = c.symbolic && isFloat(t.dtype) ? t.dims.map((_, d) => `d${i}_${d}`) : t.dims;
+    const hidden = Array.isArray(c.symbolic) ? c.symbolic.includes(i) : c.symbolic;
+    const shape: Shape = hidden && isFloat(t.dtype) ? t.dims.map((_, d) => `d${i}_${d}`) : t.dims;
     const value = new Value(`x${i}`, { kind: 'tensor', dtype: t.dtype, shape });
     if (c.constants?.includes(i)) graph.initializers.set(value, t);
     else graph.inputs.push(value);

@@ -1,0 +1,163 @@
+/** Windows that slide along the spatial axes of [N, C, ...spatial], as convolutions and pools define them. */
+import type { Dim } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { Builder } from './builder.js';
+import type { Expr } from './expr.js';
+import { type NodeView, type Operands, range } from './rule.js';
+
+/** The windows along one axis. What depends on extents that are not known before the run is undefined. */
+export type Window = {
+  kernel: number;
+  stride: number;
+  dilation: number;
+  /** Padding before and after the axis. */
+  begin: number | undefined;
+  end: number | undefined;
+  /** Elements after the end of the last window, padding included; negative where `ceil_mode` passes the end. */
+  surplus: number | undefined;
+};
+
+/**
+ * The windows of `node`, one per spatial axis, over `x`, the side that is padded; `y` is the side with one
+ * element per window. The kernel's extents are those of `w` where there is one.
+ */
+export function windowsOf(node: NodeView<Operands>, x: Expr, y: Expr, w?: Expr): Window[] {
+  const { attrs } = node;
+  const kernel = attrs.ints('kernel_shape') ?? w?.shape?.slice(2) ?? [];
+  const n = kernel.length;
+  const pads = attrs.ints('pads') ?? Array(2 * n).fill(0);
+  const autoPad = attrs.string('auto_pad', 'NOTSET');
+  return kernel.map((k, i) => {
+    if (typeof k !== 'number')
+      node.unsupported("a kernel whose extents are not known before the run and no 'kernel_shape'");
+    const stride = attrs.ints('strides')?.[i] ?? 1;
+    const dilation = attrs.ints('dilations')?.[i] ?? 1;
+    const reach = (k - 1) * dilation + 1;
+    const [inner, outer] = [x.extent(2 + i), y.extent(2 + i)];
+    const [begin, end] =
+      autoPad === 'NOTSET'
+        ? [pads[i], pads[n + i]]
+        : autoPad === 'VALID'
+          ? [0, 0]
+          : samePads(inner, reach, stride, autoPad);
+    const known = typeof inner === 'number' && typeof outer === 'number';
+    const left = known ? inner + begin! + end! - reach - (outer - 1) * stride : undefined;
+    return { kernel: k, stride, dilation, begin, end, surplus: stride === 1 ? 0 : left };
+  });
+}
+
+/** SAME_UPPER and SAME_LOWER: as many windows as strides fit into the axis, the odd element after or before. */
+function samePads(extent: Dim, reach: number, stride: number, autoPad: string) {
+  if (stride > 1 && typeof extent !== 'number') return [undefined, undefined];
+  const short =
+    stride === 1 ? reach - 1 : (Math.ceil(Number(extent) / stride) - 1) * stride + reach - Number(extent);
+  const total = Math.max(short, 0);
+  const half = Math.floor(total / 2);
+  return autoPad === 'SAME_UPPER' ? [half, total - half] : [total - half, half];
+}
+
+/** x with its padding written out where this depends on extents known only at run time, and the way back. */
+export function withPads(
+  node: NodeView<Operands>,
+  x: Expr,
+  y: Expr,
+  windows: readonly Window[],
+): { x: Expr; windows: readonly Window[]; unpad: (dx: Expr) => Expr } {
+  if (windows.every(w => w.begin !== undefined)) return { x, windows, unpad: dx => dx };
+  const { g } = x;
+  const reach = g.ints(windows.map(w => (w.kernel - 1) * w.dilation + 1));
+  const span = y
+    .dims(2)
+    .sub(1)
+    .mul(g.ints(windows.map(w => w.stride)))
+    .add(reach);
+  const total = span.sub(x.dims(2)).maximum(0);
+  const half = total.div(2);
+  const rest = total.sub(half);
+  const [begin, end] = node.attrs.string('auto_pad', '') === 'SAME_UPPER' ? [half, rest] : [rest, half];
+  const axes = range(2, x.rank);
+  const padded = x.op('Pad', [begin.concat([end], 0), undefined, g.ints(axes)]);
+  return {
+    x: padded,
+    windows: windows.map(w => ({ ...w, begin: 0, end: 0, surplus: w.stride === 1 ? 0 : undefined })),
+    unpad: dx => dx.slice(begin, begin.add(x.dims(2)), axes),
+  };
+}
+
+export function convAttrs(windows: readonly Window[], group = 1) {
+  return {
+    strides: windows.map(w => w.stride),
+    dilations: windows.map(w => w.dilation),
+    pads: [...windows.map(w => w.begin!), ...windows.map(w => w.end!)],
+    group,
+  };
+}
+
+/**
+ * The adjoint of y = Conv(x, w) with respect to x. At stride 1 it is a convolution with the flipped kernel,
+ * which is the fastest form on the CPU; else a ConvTranspose, whose `output_padding` makes up for what the
+ * last window left over.
+ */
+export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Expr, group = 1): Expr {
+  const types = [x.type];
+  const margin = windows.map(v => (v.kernel - 1) * v.dilation);
+  if (windows.every((v, i) => v.stride === 1 && margin[i]! >= Math.max(v.begin!, v.end!))) {
+    const flipped = windows.map((v, i) => ({ ...v, begin: margin[i]! - v.begin!, end: margin[i]! - v.end! }));
+    return dy.op('Conv', [flip(w, group)], convAttrs(flipped, group), { types });
+  }
+  const known = windows.every(v => v.surplus !== undefined);
+  const ends = windows.map(v => (known ? v.end! - v.surplus! : 1 - v.stride));
+  const dx = dy.op(
+    'ConvTranspose',
+    [w],
+    {
+      ...convAttrs(
+        windows.map((v, i) => ({ ...v, end: Math.max(ends[i]!, 0) })),
+        group,
+      ),
+      output_padding: ends.map(e => Math.max(-e, 0)),
+    },
+    { types: known ? types : undefined },
+  );
+  if (known) return dx;
+  return dx.op(
+    'Slice',
+    [x.g.ints(windows.map(() => 0)), x.dims(2), x.g.ints(range(2, x.rank))],
+    {},
+    { types },
+  );
+}
+
+/** The kernel [M, C/g, ...] of the adjoint convolution: [C, M/g, ...], backwards along each spatial axis. */
+function flip(w: Expr, group: number): Expr {
+  const { g } = w;
+  const axes = range(2, w.rank).filter(a => w.extent(a) !== 1);
+  const back = axes.length
+    ? w.slice(
+        axes.map(() => -1),
+        axes.map(() => -(2 ** 31)),
+        axes,
+        axes.map(() => -1),
+      )
+    : w;
+  const spatial = range(2, w.rank);
+  if (group === 1) return back.transpose([1, 0, ...spatial]);
+  const rest = w.dims(1);
+  return back
+    .reshape(vector(g, [group, -1, rest]))
+    .transpose([0, 2, 1, ...spatial.map(a => a + 1)])
+    .reshape(vector(g, [w.dims(1, 2).mul(group), -1, w.dims(2)]));
+}
+
+/** An int64 vector made of numbers and vectors; a constant where all of them are known. */
+export function vector(g: Builder, parts: readonly (number | Expr)[]): Expr {
+  const known = parts.map(p => (typeof p === 'number' ? [p] : p.constant));
+  if (known.every(p => p !== undefined)) return g.ints(known.flat());
+  const [first, ...rest] = parts.map(p => (typeof p === 'number' ? g.ints([p]) : p));
+  return first!.concat(rest, 0);
+}
+
+/** A kernel of ones over one channel: the convolution with it sums each window. */
+export function onesKernel(like: Expr, windows: readonly Window[]): Expr {
+  return like.g.tensor(Tensor.filled(like.dtype, [1, 1, ...windows.map(w => w.kernel)], 1));
+}

@@ -1,0 +1,123 @@
+/** Pools: sums, means, norms and maxima over sliding windows or all of space. */
+import type { Dim } from '../graph/ir.js';
+import { Tensor } from '../graph/tensor.js';
+import type { Expr } from './core/expr.js';
+import { type NodeView, type Rule, range, type Unary } from './core/rule.js';
+import { scatterFlat } from './core/scatter.js';
+import {
+  convAdjoint,
+  convAttrs,
+  onesKernel,
+  vector,
+  type Window,
+  windowsOf,
+  withPads,
+} from './core/window.js';
+
+/** y = the largest element of each window  =>  dy goes to it, the first one where several are equal. */
+export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], node) => {
+  const [x] = node.inputs;
+  const spatial = range(2, x.rank);
+  return [
+    () => {
+      const indices = node.output(1, { kind: 'tensor', dtype: 'int64', shape: dy.shape });
+      if (node.attrs.int('storage_order', 0) === 0) return scatterFlat(dy, indices, x);
+      // Column-major indices are row-major ones of x with its spatial axes in reverse.
+      const reversed = x.transpose([0, 1, ...spatial.toReversed()]);
+      return scatterFlat(dy, indices, reversed).transpose([0, 1, ...spatial.toReversed()]);
+    },
+  ];
+};
+
+/** y = mean over each window  =>  each of its elements gets dy / n, n being the number of elements that count. */
+export const AveragePool: Unary = ([dy], node) => {
+  const [x] = node.inputs;
+  return [
+    () => {
+      const windows = windowsOf(node, x, dy);
+      return spreadOver(node, dy.div(windowCount(node, dy, windows)), windows);
+    },
+  ];
+};
+
+/** y = mean over all of space  =>  each element gets dy / n. */
+export const GlobalAveragePool: Unary = ([dy], { inputs: [x] }) => [
+  () => dy.div(x.count(x.dtype, range(2, x.rank))).expandLike(x),
+];
+
+/** The adjoint of summing each window of the node's input: every element gets the sum of its windows' dy. */
+function spreadOver(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly Window[]): Expr {
+  const [x] = node.inputs;
+  const { g } = x;
+  if (windows.every(isTile)) return repeat(dy, windows).reshapeLike(x);
+  const padded = withPads(node, x, dy, windows);
+  const single = (e: Expr) => e.reshape(vector(g, [-1, 1, e.dims(2)]));
+  const dx = convAdjoint(single(dy), onesKernel(dy, windows), padded.windows, single(padded.x));
+  return padded.unpad(dx.reshapeLike(padded.x));
+}
+
+/** Whether the windows cut the axis into equal parts. */
+function isTile({ kernel, stride, dilation, begin, end, surplus }: Window): boolean {
+  return kernel === stride && dilation === 1 && begin === 0 && end === 0 && surplus === 0;
+}
+
+/** Each element, `kernel` times along each axis: [N, C, H, W] as [N, C, H, kernel, W, kernel]. */
+function repeat(e: Expr, windows: readonly Window[]): Expr {
+  const axes = windows.map((_, i) => 3 + 2 * i);
+  const times = windows.flatMap(w => [1, w.kernel]);
+  return e.unsqueeze(axes).expand([1, 1, ...times]);
+}
+
+/** How many elements each window of an AveragePool divides by, as a tensor that broadcasts to dy. */
+function windowCount(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly Window[]): Expr {
+  const { g, inputs } = node;
+  const [x] = inputs;
+  const withPadding = node.attrs.int('count_include_pad', 0) === 1;
+  const fits = node.attrs.int('ceil_mode', 0) === 0 || windows.every(w => w.surplus! >= 0);
+  if (fits && (withPadding || windows.every(w => w.begin === 0 && w.end === 0)))
+    return g.scalar(
+      windows.reduce((n, w) => n * w.kernel, 1),
+      x.dtype,
+    );
+  const counts = windows.map((w, i) => countAlong(w, x.extent(2 + i), dy.extent(2 + i), withPadding));
+  if (!counts.every(c => c !== undefined)) return countAtRunTime(node, dy, windows, withPadding);
+  return counts
+    .map((c, i) => g.tensor(Tensor.from('float32', [c.length, ...windows.slice(i + 1).map(() => 1)], c)))
+    .reduce((a, b) => a.mul(b))
+    .cast(x.dtype);
+}
+
+/** Number of elements of each window along one axis, where all extents are known. */
+function countAlong(w: Window, inner: Dim, outer: Dim, withPadding: boolean): Float32Array | undefined {
+  if (typeof inner !== 'number' || typeof outer !== 'number') return undefined;
+  const [low, high] = withPadding ? [-w.begin!, inner + w.end!] : [0, inner];
+  return Float32Array.from({ length: outer }, (_, o) => {
+    const places = range(0, w.kernel).map(k => o * w.stride + k * w.dilation - w.begin!);
+    return places.filter(p => p >= low && p < high).length;
+  });
+}
+
+/** The same by summing windows of ones. */
+function countAtRunTime(
+  node: NodeView<readonly [Expr]>,
+  dy: Expr,
+  windows: readonly Window[],
+  withPadding: boolean,
+): Expr {
+  const { g, inputs } = node;
+  const [x] = inputs;
+  const padded = withPads(node, g.scalar(1, x.dtype).expand(vector(g, [1, 1, x.dims(2)])), dy, windows);
+  const [before, after] = [padded.windows.map(w => w.begin!), padded.windows.map(w => w.end!)];
+  const ones = withPadding ? padded.x.op('Pad', [g.ints([0, 0, ...before, 0, 0, ...after]), 1]) : padded.x;
+  const pastEnd = padded.windows.map(w => ({
+    ...w,
+    begin: withPadding ? 0 : w.begin,
+    end: (withPadding ? 0 : w.end!) + w.stride - 1,
+  }));
+  const spatial = range(2, x.rank);
+  return ones.op('Conv', [onesKernel(x, windows)], convAttrs(pastEnd)).slice(
+    spatial.map(() => 0),
+    dy.dims(2),
+    spatial,
+  );
+}

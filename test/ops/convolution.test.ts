@@ -1,0 +1,70 @@
+import { describe, expect, it } from 'vitest';
+import type { AttrInit } from '../../src/ops/core/builder.js';
+import { checkVjp } from './vjp.js';
+
+type Case = [what: string, x: number[], w: number[], attrs: AttrInit];
+
+describe.each<Case>([
+  ['one axis', [2, 2, 5], [3, 2, 3], {}],
+  [
+    'one axis, everything set',
+    [1, 2, 9],
+    [2, 1, 2],
+    { strides: [3], dilations: [2], pads: [1, 2], group: 2 },
+  ],
+  ['1x1', [2, 3, 2, 3], [2, 3, 1, 1], {}],
+  ['1x1 with stride', [1, 2, 4, 5], [2, 2, 1, 1], { strides: [2, 2] }],
+  ['padding', [2, 2, 4, 3], [2, 2, 3, 3], { pads: [1, 1, 1, 1] }],
+  ['asymmetric padding', [1, 2, 4, 3], [2, 2, 3, 2], { pads: [0, 1, 2, 0] }],
+  ['padding wider than the kernel', [1, 1, 2, 2], [2, 1, 2, 1], { pads: [2, 1, 3, 0] }],
+  ['strides that leave elements over', [1, 2, 6, 5], [2, 2, 3, 2], { strides: [2, 2], pads: [1, 0, 0, 1] }],
+  ['strides longer than the kernel', [1, 1, 9, 7], [2, 1, 2, 1], { strides: [4, 3] }],
+  ['dilations', [1, 2, 6, 5], [2, 2, 2, 3], { dilations: [3, 2], pads: [0, 1, 1, 2] }],
+  [
+    'strides and dilations',
+    [1, 1, 10, 8],
+    [1, 1, 2, 2],
+    { strides: [3, 2], dilations: [2, 3], pads: [1, 0, 1, 0] },
+  ],
+  ['groups', [2, 4, 4, 3], [6, 2, 2, 2], { group: 2 }],
+  ['groups and strides', [1, 4, 5, 4], [2, 2, 2, 2], { group: 2, strides: [2, 2] }],
+  ['depthwise', [2, 3, 4, 4], [3, 1, 3, 3], { group: 3, pads: [1, 1, 1, 1] }],
+  ['depthwise with a multiplier', [1, 2, 4, 4], [4, 1, 3, 2], { group: 2, strides: [2, 1] }],
+  ['SAME_UPPER', [1, 1, 5, 6], [2, 1, 2, 3], { auto_pad: 'SAME_UPPER' }],
+  ['SAME_UPPER with strides', [1, 1, 5, 6], [2, 1, 3, 3], { auto_pad: 'SAME_UPPER', strides: [2, 2] }],
+  ['SAME_LOWER with strides', [1, 1, 5, 6], [2, 1, 4, 3], { auto_pad: 'SAME_LOWER', strides: [3, 2] }],
+  ['VALID', [1, 1, 5, 4], [1, 1, 2, 2], { auto_pad: 'VALID', strides: [2, 1] }],
+  ['three axes', [1, 2, 3, 4, 3], [2, 2, 2, 2, 2], { strides: [1, 2, 1], pads: [1, 0, 0, 0, 1, 0] }],
+  ['three axes, stride 1', [1, 2, 3, 3, 2], [2, 1, 2, 3, 1], { group: 2, pads: [0, 1, 0, 1, 1, 0] }],
+])('Conv: %s', (_, x, w, attrs) => {
+  const check = (symbolic?: number[], more = {}) =>
+    checkVjp('Conv', [x, w, [w[0]!]], { attrs: { ...attrs, ...more }, symbolic, step: 0.5 });
+
+  it('extents known', () => check());
+  it('extents of x hidden', () => check([0]));
+  it('all extents hidden', () => check([0, 1, 2], { kernel_shape: w.slice(2) }));
+});
+
+it('Conv without a bias', () =>
+  checkVjp(
+    'Conv',
+    [
+      [2, 1, 3, 3],
+      [2, 1, 2, 2],
+    ],
+    { step: 0.5 },
+  ));
+
+it('says that a kernel of unknown extents is not supported', () =>
+  expect(
+    checkVjp(
+      'Conv',
+      [
+        [1, 1, 3],
+        [1, 1, 2],
+      ],
+      { symbolic: true },
+    ),
+  ).rejects.toThrow(
+    "No gradient for 'Conv' (node 'node') with a kernel whose extents are not known before the run",
+  ));

@@ -62,7 +62,7 @@ describe('parts', () => {
 
   it.each([
     ['the middle', [1, 0], [3, 2], undefined, undefined],
-    ['negative bounds', [-3], [-1], [-2], undefined],
+    ['negative bounds', [-2], [-1], [-2], undefined],
     ['bounds beyond the ends', [-100, 1], [100, 100], [0, 1], [1, 1]],
     ['nothing', [2], [2], [0], undefined],
     ['every other', [0], [100], [0], [2]],

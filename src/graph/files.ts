@@ -316,7 +316,7 @@ const REASONS: Partial<Record<string, string>> = {
 };
 
 /** What the system says, in one line; anything else is passed on. */
-function ioError(what: string, error: unknown): unknown {
+export function ioError(what: string, error: unknown): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (error instanceof AgdError || !syscall || !code) return error;
   return new AgdError('io', `${what}: ${REASONS[code] ?? code}.`, { cause: error });

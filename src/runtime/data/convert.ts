@@ -1,0 +1,95 @@
+import { byteLength, type DType, isFloat } from '../../graph/dtype.js';
+import { bfloatToNumber, halfToNumber, numberToBfloat, numberToHalf, Tensor } from '../../graph/tensor.js';
+
+/** Smallest and largest value of the integer types, to which bool is counted. */
+const RANGES: Partial<Record<DType, readonly [lowest: bigint, highest: bigint]>> = {
+  bool: [0n, 1n],
+  int8: [-(2n ** 7n), 2n ** 7n - 1n],
+  int16: [-(2n ** 15n), 2n ** 15n - 1n],
+  int32: [-(2n ** 31n), 2n ** 31n - 1n],
+  int64: [-(2n ** 63n), 2n ** 63n - 1n],
+  uint8: [0n, 2n ** 8n - 1n],
+  uint16: [0n, 2n ** 16n - 1n],
+  uint32: [0n, 2n ** 32n - 1n],
+  uint64: [0n, 2n ** 64n - 1n],
+};
+
+/** 16-bit floats are bit patterns in JavaScript, 64-bit integers bigint; the other types are plain numbers. */
+const FROM_BITS: Partial<Record<DType, (bits: number) => number>> = {
+  float16: halfToNumber,
+  bfloat16: bfloatToNumber,
+};
+const FROM_NUMBER: Partial<Record<DType, (x: number) => number | bigint>> = {
+  float16: numberToHalf,
+  bfloat16: numberToBfloat,
+  int64: BigInt,
+  uint64: BigInt,
+};
+
+export function isInteger(dtype: DType): boolean {
+  return dtype in RANGES;
+}
+
+/** Whether data of this type can be fed, converted where it must be: integers, floats and bool. */
+export function isNumeric(dtype: DType): boolean {
+  return isInteger(dtype) || isFloat(dtype);
+}
+
+/**
+ * The first element that `dtype` cannot hold: a fraction, or a number out of range, where `dtype` is an
+ * integer type. Rounding to a float type is no loss in this sense.
+ */
+export function firstMisfit(array: Tensor, dtype: DType): number | bigint | undefined {
+  const to = RANGES[dtype];
+  const from = RANGES[array.dtype];
+  if (!to || (from && to[0] <= from[0] && from[1] <= to[1])) return undefined;
+  const decode = FROM_BITS[array.dtype];
+  for (const element of array.data) {
+    const x = decode ? decode(Number(element)) : element;
+    if ((typeof x === 'number' && !Number.isInteger(x)) || x < to[0] || x > to[1]) return x;
+  }
+  return undefined;
+}
+
+/**
+ * The rows (along the first axis) of `array` with these numbers, as a fresh tensor of shape `dims` and type
+ * `dtype`, each element times `scale`. The elements must fit (see `firstMisfit`).
+ */
+export function takeRows(
+  array: Tensor,
+  rows: Uint32Array,
+  dtype: DType,
+  dims: readonly number[],
+  scale: number,
+): Tensor {
+  const width = array.size / array.dims[0]!;
+  const out = new Tensor(dtype, dims, new Uint8Array(byteLength(dtype, rows.length * width)));
+  if (scale === 1 && haveSameBits(array.dtype, dtype)) copyRows(array.bytes, rows, out.bytes);
+  else convertRows(array, rows, out, width, scale);
+  return out;
+}
+
+function copyRows(from: Uint8Array, rows: Uint32Array, to: Uint8Array): void {
+  const width = to.length / rows.length;
+  rows.forEach((row, i) => {
+    to.set(from.subarray(row * width, (row + 1) * width), i * width);
+  });
+}
+
+function convertRows(array: Tensor, rows: Uint32Array, out: Tensor, width: number, scale: number): void {
+  const from = array.data;
+  const to: { [index: number]: number | bigint } = out.data;
+  const decode = FROM_BITS[array.dtype] ?? Number;
+  const encode = FROM_NUMBER[out.dtype];
+  let at = 0;
+  for (const row of rows)
+    for (let i = row * width; i < (row + 1) * width; i++) {
+      const x = decode(from[i] as number) * scale;
+      to[at++] = encode ? encode(x) : x;
+    }
+}
+
+/** Integers that fit are the same bits in every integer type of that width. */
+function haveSameBits(a: DType, b: DType): boolean {
+  return a === b || (isInteger(a) && isInteger(b) && byteLength(a, 1) === byteLength(b, 1));
+}

@@ -1,0 +1,109 @@
+import type { DType } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { takeRows } from './convert.js';
+import { permutation, random } from './random.js';
+
+/** An array and how it feeds a model's input: as `dtype`, each sample in shape `dims`, each element times `scale`. */
+export type Column = {
+  input: string;
+  array: Tensor;
+  arrayName: string;
+  dtype: DType;
+  dims: readonly number[];
+  scale: number;
+};
+
+/** What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. */
+export type Batch = { inputs: Record<string, Tensor>; size: number };
+
+export type BatchOptions = {
+  /** Samples a batch; a model with a fixed batch axis sets it. */
+  batchSize?: number;
+  /** Seed of a random order; the file's order without it. The same seed and epoch give the same order everywhere. */
+  shuffle?: number;
+  /** Which of a seed's orders: 0, 1, 2 ... */
+  epoch?: number;
+  /** Leave out a last batch that is smaller. Always so where the model's batch axis is fixed. */
+  dropLast?: boolean;
+  /** Batches of the pass to leave out at its begin, by a run that goes on in its middle. */
+  skip?: number;
+};
+
+const DEFAULT_BATCH_SIZE = 32;
+
+/** Samples for a model: row i of every column is sample i. Conversion is done batch by batch. */
+export class Dataset {
+  /** Number of samples. */
+  readonly length: number;
+
+  /**
+   * `fixedBatch` is the batch size where the model has a fixed one; `notes` are lines for the user on what
+   * was assumed. Throws `bad-shape` where the arrays differ in length, `bad-data` where they are empty.
+   */
+  constructor(
+    readonly columns: readonly Column[],
+    readonly fixedBatch?: number,
+    readonly notes: readonly string[] = [],
+  ) {
+    const rows = (column: Column | undefined) => column?.array.dims[0] ?? 0;
+    const [first] = columns;
+    this.length = rows(first);
+    const other = columns.find(c => rows(c) !== this.length);
+    if (first && other)
+      throw new AgdError(
+        'bad-shape',
+        `Array '${first.arrayName}' has ${this.length} rows, but '${other.arrayName}' has ${rows(other)}; each row is a sample.`,
+      );
+    if (this.length === 0) throw new AgdError('bad-data', 'The data has no samples.');
+  }
+
+  /** Samples in a full batch. Throws `bad-option`. */
+  batchSize({ batchSize }: BatchOptions = {}): number {
+    const size = batchSize ?? this.fixedBatch ?? DEFAULT_BATCH_SIZE;
+    if (!Number.isSafeInteger(size) || size < 1)
+      throw new AgdError('bad-option', `A batch size of ${size} is not a whole number above 0.`);
+    if (this.fixedBatch !== undefined && size !== this.fixedBatch)
+      throw new AgdError(
+        'bad-option',
+        `The model takes batches of exactly ${this.fixedBatch} samples, not ${size}.`,
+      );
+    return size;
+  }
+
+  /** Number of batches in a whole pass. Throws `bad-option`. */
+  batchCount(options: BatchOptions = {}): number {
+    const size = this.batchSize(options);
+    const dropLast = options.dropLast || this.fixedBatch !== undefined;
+    return dropLast ? Math.floor(this.length / size) : Math.ceil(this.length / size);
+  }
+
+  /** The batches of a pass over the data. Throws `bad-option`, also where not one batch can be filled. */
+  *batches(options: BatchOptions = {}): Generator<Batch> {
+    const size = this.batchSize(options);
+    const count = this.batchCount(options);
+    if (count === 0)
+      throw new AgdError(
+        'bad-option',
+        `The data has ${this.length} samples, fewer than one batch of ${size}.`,
+      );
+    const order = this.#order(options);
+    for (let i = options.skip ?? 0; i < count; i++) yield this.take(order.subarray(i * size, (i + 1) * size));
+  }
+
+  /** The samples with these numbers, as one batch. */
+  take(rows: Uint32Array): Batch {
+    const inputs = this.columns.map(({ input, array, dtype, dims, scale }) => [
+      input,
+      takeRows(array, rows, dtype, [rows.length, ...dims], scale),
+    ]);
+    return { inputs: Object.fromEntries(inputs), size: rows.length };
+  }
+
+  #order({ shuffle, epoch = 0 }: BatchOptions): Uint32Array {
+    if (shuffle === undefined) return Uint32Array.from({ length: this.length }, (_, i) => i);
+    if (!Number.isSafeInteger(shuffle))
+      throw new AgdError('bad-option', `A seed of ${shuffle} is not a whole number.`);
+    return permutation(this.length, random(shuffle, epoch));
+  }
+}

@@ -1,0 +1,87 @@
+import { type DType, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Shape } from '../../graph/ir.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { isInteger, isNumeric } from './convert.js';
+import { fitShape, type Symbols } from './fit.js';
+
+/** A model input that the data is to feed; the first axis of `shape` is the batch. No shape: any. */
+export type InputSpec = { name: string; dtype: DType; shape?: Shape };
+
+/**
+ * The name of the array that feeds each input, by the input's name: what `map` says, else the same name, else
+ * the one array that fits where it fits no other input (then noted). Throws `missing-data`.
+ */
+export function matchNames(
+  arrays: ReadonlyMap<string, Tensor>,
+  inputs: readonly InputSpec[],
+  map: Readonly<Record<string, string>>,
+  source: string,
+  notes: string[],
+): Map<string, string> {
+  const names = new Map<string, string>();
+  for (const { name } of inputs) {
+    const arrayName = Object.hasOwn(map, name) ? map[name] : arrays.has(name) ? name : undefined;
+    if (arrayName !== undefined) names.set(name, arrayName);
+  }
+  const used = new Set(names.values());
+  const spare = [...arrays.keys()].filter(name => !used.has(name));
+  const missing = inputs.filter(({ name }) => !names.has(name));
+  const fitting = (input: InputSpec) => spare.filter(name => fits(input, arrays.get(name)!));
+  const unmatched = missing.filter(input => {
+    const [only, ...more] = fitting(input);
+    const rivals = missing.filter(other => only !== undefined && fitting(other).includes(only));
+    if (only === undefined || more.length > 0 || rivals.length > 1) return true;
+    names.set(input.name, only);
+    notes.push(`Array '${only}' feeds input '${input.name}', the only one that it fits.`);
+    return false;
+  });
+  if (unmatched.length > 0) throw missingData(arrays, unmatched, fitting, source);
+  return names;
+}
+
+/** What is missing, what there is, and the options that would name it. */
+function missingData(
+  arrays: ReadonlyMap<string, Tensor>,
+  inputs: readonly InputSpec[],
+  fitting: (input: InputSpec) => string[],
+  source: string,
+): AgdError {
+  const { name, dtype, shape } = inputs[0]!;
+  const found = [...arrays]
+    .map(([name, array]) => `'${name}' ${describe(array.dtype, array.dims)}`)
+    .join(', ');
+  const proposed = new Set<string>();
+  const flags = inputs.map(input => {
+    const guess = fitting(input).find(name => !proposed.has(name)) ?? 'ARRAY';
+    proposed.add(guess);
+    return `--map ${input.name}=${guess}`;
+  });
+  return new AgdError(
+    'missing-data',
+    `No array for input '${name}' (${describe(dtype, shape)}) in ${source}, which has ${found}; name it: ${flags.join(' ')}.`,
+  );
+}
+
+/** Whether the array is of a kind that the input may take without being told: no fractions into integers. */
+function fits(input: InputSpec, array: Tensor): boolean {
+  const kind = isFloat(input.dtype)
+    ? isNumeric(array.dtype)
+    : isInteger(input.dtype) && isInteger(array.dtype);
+  return kind && fitInput(input, array, new Map()) !== undefined;
+}
+
+/** How an array's samples meet the input's shape; undefined where they do not, or where there is no batch axis. */
+export function fitInput({ shape }: InputSpec, array: Tensor, symbols: Symbols): ReturnType<typeof fitShape> {
+  if (array.dims.length === 0 || shape?.length === 0) return undefined;
+  const sample = array.dims.slice(1);
+  return shape ? fitShape(sample, shape.slice(1), symbols) : { dims: sample, symbols };
+}
+
+function describe(dtype: DType, shape: Shape | undefined): string {
+  return `${dtype} ${showShape(shape)}`;
+}
+
+export function showShape(shape: Shape | undefined): string {
+  return shape ? `[${shape.map(d => d ?? '?').join(', ')}]` : 'any shape';
+}

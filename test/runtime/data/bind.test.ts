@@ -1,0 +1,183 @@
+import { describe, expect, test } from 'vitest';
+import type { DType } from '../../../src/graph/dtype.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { type BindOptions, bindData, type InputSpec } from '../../../src/runtime/data/bind.js';
+
+const zeros = (dtype: DType, ...dims: number[]) => Tensor.filled(dtype, dims, 0);
+const images = Tensor.filled('uint8', [6, 4, 4], 255);
+const labels = Tensor.from('uint8', [6], Uint8Array.of(0, 1, 2, 3, 4, 5));
+const x: InputSpec = { name: 'x', dtype: 'float32', shape: ['N', 1, 4, 4] };
+const target: InputSpec = { name: 'target', dtype: 'int64', shape: ['N'] };
+
+function bind(arrays: Record<string, Tensor>, inputs: InputSpec[], options?: BindOptions) {
+  return bindData(new Map(Object.entries(arrays)), inputs, options);
+}
+
+/** The first sample of input `name`. */
+function sample(arrays: Record<string, Tensor>, inputs: InputSpec[], name: string, options?: BindOptions) {
+  return [...bind(arrays, inputs, options).batches({ batchSize: 1 })][0]!.inputs[name]!;
+}
+
+describe('which array feeds which input', () => {
+  const feeds = (dataset: ReturnType<typeof bind>) => dataset.columns.map(c => `${c.input}=${c.arrayName}`);
+
+  test('that of the same name, or the one mapped', () => {
+    const dataset = bind({ x: images, target: labels, other: labels }, [x, target], {
+      map: { target: 'other' },
+    });
+    expect(feeds(dataset)).toEqual(['x=x', 'target=other']);
+    expect(dataset.notes.filter(note => note.includes('feeds'))).toEqual([]);
+  });
+
+  test('the only one that fits, which is noted', () => {
+    const dataset = bind({ images, y: labels }, [x, target]);
+    expect(feeds(dataset)).toEqual(['x=images', 'target=y']);
+    expect(dataset.notes).toContain("Array 'y' feeds input 'target', the only one that it fits.");
+  });
+
+  test('floats are no labels', () => {
+    expect(() => bind({ x: images, scores: zeros('float32', 6) }, [x, target])).toThrow(/--map target=ARRAY/);
+  });
+
+  test("a choice is the user's: the error says what there is and what to write", () => {
+    const arrays = { x: images, a: labels, b: zeros('int64', 6) };
+    expect(() => bind(arrays, [x, target], { source: 'train.npz' })).toThrow(
+      expect.objectContaining({
+        code: 'missing-data',
+        message:
+          "No array for input 'target' (int64 [N]) in train.npz, which has 'x' uint8 [6, 4, 4], 'a' uint8 [6], 'b' int64 [6]; name it: --map target=a.",
+      }),
+    );
+  });
+
+  test('one array that two inputs could take is given to neither', () => {
+    const ids: InputSpec = { name: 'ids', dtype: 'int64', shape: ['N', 'T'] };
+    const next: InputSpec = { name: 'next', dtype: 'int64', shape: ['N', 'T'] };
+    expect(() => bind({ a: zeros('int64', 6, 3) }, [ids, next])).toThrow(/--map ids=a --map next=ARRAY/);
+  });
+
+  test.each<[BindOptions, string, RegExp]>([
+    [{ map: { z: 'x' } }, 'bad-option', /no input 'z'; the data feeds 'x', 'target'/],
+    [{ map: { x: 'z' } }, 'missing-data', /the data has no array 'z', only 'x', 'target'/],
+    [{ scale: { z: 2 } }, 'bad-option', /no input 'z'/],
+    [{ scale: { target: 2 } }, 'bad-option', /input 'target' is int64/],
+  ])('%j is refused', (options, code, message) => {
+    expect(() => bind({ x: images, target: labels }, [x, target], options)).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(message) }),
+    );
+  });
+});
+
+describe('shape and type', () => {
+  test('of a sample are those of the input', () => {
+    expect(sample({ x: images, target: labels }, [x, target], 'x').dims).toEqual([1, 1, 4, 4]);
+    const column = Tensor.from('int32', [2, 1], Int32Array.of(3, 4));
+    const labelled = sample({ target: column }, [target], 'target');
+    expect([labelled.dtype, labelled.dims, labelled.numbers()]).toEqual(['int64', [1], [3]]);
+  });
+
+  test('any shape is taken where the model names none', () => {
+    const any: InputSpec = { name: 'x', dtype: 'float32' };
+    expect(sample({ x: zeros('float64', 6, 2, 3) }, [any], 'x').dims).toEqual([1, 2, 3]);
+  });
+
+  test.each<[string, Tensor, InputSpec, string, RegExp]>([
+    [
+      'other extents',
+      zeros('uint8', 6, 5, 4),
+      x,
+      'bad-shape',
+      /takes \[N, 1, 4, 4\], but array 'x' is \[6, 5, 4\]/,
+    ],
+    ['no batch axis in the data', zeros('float32'), x, 'bad-shape', /array 'x' is \[\]/],
+    ['no batch axis in the model', zeros('float32', 6), { ...x, shape: [] }, 'bad-shape', /takes \[\]/],
+    [
+      'fractions for integers',
+      Tensor.filled('float32', [6], 0.5),
+      { ...target, name: 'x' },
+      'bad-dtype',
+      /takes int64, but array 'x' is float32 and holds 0.5/,
+    ],
+    [
+      'types without numbers',
+      new Tensor('complex64', [1], new Uint8Array(8)),
+      { ...x, shape: ['N'] },
+      'bad-dtype',
+      /float32, but array 'x' is complex64/,
+    ],
+  ])('%s are refused', (_, array, input, code, message) => {
+    expect(() => bind({ x: array }, [input])).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(message) }),
+    );
+  });
+
+  test('a symbol is the same extent in every input', () => {
+    const ids: InputSpec = { name: 'ids', dtype: 'int64', shape: ['N', 'T'] };
+    const next: InputSpec = { name: 'next', dtype: 'int64', shape: ['N', 'T'] };
+    const arrays = { ids: zeros('int64', 6, 3), next: zeros('int64', 6, 4) };
+    expect(() => bind(arrays, [ids, next])).toThrow(
+      /'next' takes \[N, T\], T = 3, but array 'next' is \[6, 4\]/,
+    );
+    expect(bind({ ...arrays, next: arrays.ids }, [ids, next]).length).toBe(6);
+  });
+
+  test('a fixed batch axis fixes the batch size, which is noted', () => {
+    const fixed = bind({ x: images }, [{ ...x, shape: [4, 1, 4, 4] }]);
+    expect(fixed.fixedBatch).toBe(4);
+    expect(fixed.notes).toContain(
+      "Input 'x' fixes the batch size at 4, so that 2 samples are left out of each pass.",
+    );
+    expect(bind({ x: images }, [x]).fixedBatch).toBeUndefined();
+    expect(() =>
+      bind({ x: images, target: labels }, [
+        { ...x, shape: [3, 1, 4, 4] },
+        { ...target, shape: [2] },
+      ]),
+    ).toThrow(/is 3 in input 'x' but 2 in 'target'/);
+  });
+});
+
+describe('scale', () => {
+  const flat: InputSpec = { name: 'x', dtype: 'float32', shape: ['N', 'D'] };
+  const mask: InputSpec = { name: 'mask', dtype: 'float32', shape: ['N', 4, 4] };
+  const first = (arrays: Record<string, Tensor>, inputs: InputSpec[], name: string, options?: BindOptions) =>
+    sample(arrays, inputs, name, options).numbers()[0];
+  const table = { x: Tensor.filled('uint8', [6, 3], 255) };
+
+  test('of 8-bit images is 1/255 unless it is given, which is noted', () => {
+    expect(first({ x: images }, [x], 'x')).toBe(1);
+    expect(bind({ x: images }, [x]).notes).toEqual([
+      "Array 'x' is taken for 8-bit images and multiplied by 1/255; --scale 1 leaves it as it is.",
+    ]);
+    expect(first({ x: images }, [x], 'x', { scale: 1 })).toBe(255);
+    expect(first({ x: images }, [x], 'x', { scale: 2 })).toBe(510);
+    expect(bind({ x: images }, [x], { scale: 2 }).notes).toEqual([]);
+  });
+
+  test('of tables, wider integers, floats and integer inputs is 1', () => {
+    expect(first(table, [flat], 'x')).toBe(255);
+    expect(first({ x: Tensor.filled('int32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
+    expect(first({ x: Tensor.filled('float32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
+    expect(first({ x: images }, [{ ...x, dtype: 'int64' }], 'x')).toBe(255);
+  });
+
+  test('given as a number is for integers, tables too, but not for labels', () => {
+    const arrays = { x: images, mask: Tensor.filled('uint8', [6, 4, 4], 1), t: table.x };
+    const t: InputSpec = { ...flat, name: 't' };
+    const options = { scale: 1 / 255, labels: ['mask'] };
+    expect(first(arrays, [x, mask, t], 'x', options)).toBe(1);
+    expect(first(arrays, [x, mask, t], 't', options)).toBe(1);
+    expect(first(arrays, [x, mask, t], 'mask', options)).toBe(1);
+    expect(first(arrays, [x, mask, t], 'mask', { labels: ['mask'] })).toBe(1);
+  });
+
+  test('given by name is for that input, floats too', () => {
+    const arrays = { x: Tensor.filled('float32', [6, 4, 4], 8), mask: images };
+    expect(first(arrays, [x, mask], 'x', { scale: { x: 0.5 } })).toBe(4);
+    expect(first(arrays, [x, mask], 'mask', { scale: { x: 0.5 } })).toBe(1);
+  });
+
+  test('that nothing takes is refused', () => {
+    expect(() => bind({ x: zeros('float32', 6, 3) }, [flat], { scale: 0.5 })).toThrow(/--scale x=0.5/);
+  });
+});

@@ -1,0 +1,95 @@
+import { describe, expect, test } from 'vitest';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { type BatchOptions, type Column, Dataset } from '../../../src/runtime/data/dataset.js';
+
+/** Column `x`: row i holds i and 100 + i. */
+function column(rows: number, name = 'x'): Column {
+  const data = Int32Array.from({ length: rows * 2 }, (_, i) => (i % 2) * 100 + (i >> 1));
+  const array = Tensor.from('int32', [rows, 2], data);
+  return { input: name, arrayName: `${name}s`, array, dtype: 'float32', dims: [2, 1], scale: 1 };
+}
+
+const firsts = (dataset: Dataset, options: BatchOptions) =>
+  [...dataset.batches(options)].map(b => b.inputs.x!.numbers().filter(v => v < 100));
+
+describe('batches', () => {
+  test('in the order of the file, the last one smaller', () => {
+    const dataset = new Dataset([column(5)]);
+    expect(firsts(dataset, { batchSize: 2 })).toEqual([[0, 1], [2, 3], [4]]);
+    expect(firsts(dataset, { batchSize: 2, dropLast: true })).toEqual([
+      [0, 1],
+      [2, 3],
+    ]);
+    expect([
+      dataset.batchCount({ batchSize: 2 }),
+      dataset.batchCount({ batchSize: 2, dropLast: true }),
+    ]).toEqual([3, 2]);
+  });
+
+  test('carry every input, with the batch in front, and their size', () => {
+    const [first] = new Dataset([column(3), column(3, 'y')]).batches({ batchSize: 2 });
+    expect(Object.keys(first!.inputs)).toEqual(['x', 'y']);
+    expect([first!.size, first!.inputs.y!.dtype, first!.inputs.y!.dims]).toEqual([2, 'float32', [2, 2, 1]]);
+    expect(first!.inputs.y!.data).toEqual(Float32Array.of(0, 100, 1, 101));
+  });
+
+  test('shuffled by seed and epoch, all inputs alike, each sample once', () => {
+    const dataset = new Dataset([column(8), column(8, 'y')]);
+    const order = (shuffle: number, epoch?: number) =>
+      firsts(dataset, { batchSize: 3, shuffle, epoch }).flat();
+    expect(order(42)).toEqual([4, 2, 5, 0, 6, 7, 1, 3]);
+    expect(order(42, 1)).toEqual([7, 2, 1, 3, 5, 6, 4, 0]);
+    expect(order(42)).toEqual(order(42, 0));
+    expect(order(42).toSorted()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    for (const { inputs } of dataset.batches({ shuffle: 42 })) expect(inputs.x!.data).toEqual(inputs.y!.data);
+  });
+
+  test('go on in the middle of a pass as they would have', () => {
+    const dataset = new Dataset([column(8)]);
+    const options = { batchSize: 3, shuffle: 1 };
+    expect(firsts(dataset, { ...options, skip: 2 })).toEqual(firsts(dataset, options).slice(2));
+    expect(dataset.batchCount({ ...options, skip: 2 })).toBe(3);
+  });
+
+  test('of a fixed size are all of that size', () => {
+    const dataset = new Dataset([column(5)], 2);
+    expect(firsts(dataset, {})).toEqual([
+      [0, 1],
+      [2, 3],
+    ]);
+    expect([dataset.batchSize(), dataset.batchCount()]).toEqual([2, 2]);
+  });
+
+  test('are fresh memory', () => {
+    const dataset = new Dataset([{ ...column(2), dtype: 'int32' }]);
+    const [first] = dataset.batches();
+    first!.inputs.x!.data.fill(9 as never);
+    expect(firsts(dataset, {})).toEqual([[0, 1]]);
+  });
+
+  test.each<[string, Dataset, BatchOptions, RegExp]>([
+    ['a size of 0', new Dataset([column(5)]), { batchSize: 0 }, /size of 0/],
+    ['a fractional size', new Dataset([column(5)]), { batchSize: 1.5 }, /size of 1.5/],
+    ['a fractional seed', new Dataset([column(5)]), { shuffle: 0.5 }, /seed of 0.5/],
+    [
+      'a size the model does not take',
+      new Dataset([column(5)], 2),
+      { batchSize: 3 },
+      /exactly 2 samples, not 3/,
+    ],
+    ['no full batch', new Dataset([column(5)], 8), {}, /5 samples, fewer than one batch of 8/],
+  ])('%s is refused', (_, dataset, options, message) => {
+    expect(() => [...dataset.batches(options)]).toThrow(
+      expect.objectContaining({ code: 'bad-option', message: expect.stringMatching(message) }),
+    );
+  });
+});
+
+test('arrays of different length are refused, with both', () => {
+  expect(() => new Dataset([column(3), column(4, 'y')])).toThrow(/'xs' has 3 rows, but 'ys' has 4/);
+});
+
+test('no samples are refused', () => {
+  expect(() => new Dataset([column(0)])).toThrow(expect.objectContaining({ code: 'bad-data' }));
+  expect(() => new Dataset([])).toThrow(expect.objectContaining({ code: 'bad-data' }));
+});

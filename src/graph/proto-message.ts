@@ -29,12 +29,14 @@ const EMPTY: readonly unknown[] = ['', 'ai.onnx'];
  * there but says nothing counts among them, so that it is written again.
  */
 export function rest<M extends Message>(message: M, owned: readonly (keyof M)[]): M | undefined {
-  const left = Object.entries(message).filter(([key, value]) =>
-    owned.includes(key as keyof M) ? EMPTY.includes(value) : !Array.isArray(value) || value.length > 0,
-  );
+  let left: M | undefined;
+  for (const key in message) {
+    if (!Object.hasOwn(message, key) || (owned.includes(key) && !EMPTY.includes(message[key]))) continue;
+    left ??= {} as M;
+    left[key] = message[key];
+  }
   const { $unknowns } = message;
-  if (!left.length && !$unknowns) return undefined;
-  return { ...Object.fromEntries(left), ...($unknowns && { $unknowns }) } as M;
+  return $unknowns ? ({ ...left, $unknowns } as M) : left;
 }
 
 /** How a list of messages is a map: the key and the value of one, and one (anew or amended) of a key and value. */

@@ -354,6 +354,8 @@ function build(): protobuf.Root {
     root.add(message);
   }
   root.resolveAll();
+  // Instead of protobufjs's own, whose objects have an array for every repeated field, there or not.
+  for (const name in MESSAGES) root.lookupType(name).ctor = class extends protobuf.Message {};
   return root;
 }
 

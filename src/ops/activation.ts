@@ -7,10 +7,19 @@ import { type Binary, normalizeAxis, type Unary, zeroGradient } from './core/rul
 /** y = max(x, 0)  =>  dx = dy where y > 0. */
 export const Relu: Unary = ([dy], node) => [() => node.output().greater(0).where(dy, 0)];
 
-/** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy. */
-export const LeakyRelu: Unary = ([dy], { inputs: [x], attrs }) => [
-  () => x.greater(0).where(dy, dy.mul(attrs.float('alpha', 0.01))),
-];
+/** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy; at 0, as for |x|, the mean of both. */
+export const LeakyRelu: Unary = ([dy], { inputs: [x], attrs }) => {
+  const alpha = attrs.float('alpha', 0.01);
+  return [
+    () =>
+      dy.mul(
+        x
+          .sign()
+          .mul((1 - alpha) / 2)
+          .add((1 + alpha) / 2),
+      ),
+  ];
+};
 
 /** y = x where x > 0, else slope * x  =>  dx = dy there, else slope * dy; dslope = x * dy where x <= 0. */
 export const PRelu: Binary = ([dy], { inputs: [x, slope] }) => [
@@ -29,16 +38,24 @@ export const Shrink: Unary = ([dy], { inputs: [x], attrs }) => [
 ];
 
 /** y = x where x > 0, else alpha (e^x - 1)  =>  dx = dy there, else dy * (y + alpha). */
-export const Elu: Unary = ([dy], node) => [
-  () => node.inputs[0].greater(0).where(dy, dy.mul(node.output().add(node.attrs.float('alpha', 1)))),
-];
+export const Elu: Unary = ([dy], node) => {
+  const alpha = node.attrs.float('alpha', 1);
+  return [() => dy.mul(bySide(node.inputs[0], 1, node.output().add(alpha), alpha))];
+};
 
 /** y = gamma x where x > 0, else gamma alpha (e^x - 1)  =>  dx = gamma dy there, else dy * (y + gamma alpha). */
 export const Selu: Unary = ([dy], node) => {
   const alpha = node.attrs.float('alpha', 1.6732632);
   const gamma = node.attrs.float('gamma', 1.050701);
-  return [() => dy.mul(node.inputs[0].greater(0).where(gamma, node.output().add(gamma * alpha)))];
+  const below = () => node.output().add(gamma * alpha);
+  return [() => dy.mul(bySide(node.inputs[0], gamma, below(), gamma * alpha))];
 };
+
+/** The slopes on both sides of x = 0; at a kink, where `below` is not `above` at 0, the mean of both. */
+function bySide(x: Expr, above: number, below: Expr, belowAtZero: number): Expr {
+  const slope = x.greater(0).where(above, below);
+  return above === belowAtZero ? slope : x.equal(0).where((above + belowAtZero) / 2, slope);
+}
 
 /** y = x where x > 0, else alpha (e^(x/alpha) - 1)  =>  dx = dy there, else dy * (y / alpha + 1). */
 export const Celu: Unary = ([dy], node) => {

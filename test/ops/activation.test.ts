@@ -35,6 +35,10 @@ it.each([1, 1.7])('Swish with alpha %d', alpha =>
   checkVjp('Swish', [[4, 5]], { attrs: { alpha: float(alpha) }, opset: 24, range: [-4, 4] }),
 );
 
+it.each(cases.filter(([op]) => /LeakyRelu|[ES]elu/.test(op)))('%s %j at 0', (op, attrs) =>
+  checkVjp(op, [floatsOf([0, 0])], { attrs, step: 1e-3 }),
+);
+
 describe('PRelu', () => {
   it.each([[[3]], [[1]], [[2, 1]], [[4, 2, 3]]])('with a slope of shape %j', async slope => {
     await checkVjp('PRelu', [[4, 2, 3], slope]);

@@ -1,15 +1,26 @@
 /**
  * AGD. Yue, Ye, Jiang, Liu, Zhang: «AGD: an Auto-switchable Optimizer using Stepwise Gradient Difference for
- * Preconditioning Matrix», NeurIPS 2023.
+ * Preconditioning Matrix», NeurIPS 2023. The options and their names are those of the authors' implementation.
  */
 import { AgdError } from '../../graph/errors.js';
-import type { Optimizer, OptimizerOptions } from './optimizer.js';
+import type { Expr } from '../core/expr.js';
+import { demand, type Optimizer, type OptimizerOptions, validateBetas, validateCommon } from './optimizer.js';
 
 export type AgdOptions = OptimizerOptions & {
   /** Decay rates of the moving averages of the gradient and of the squared gradient difference, in [0, 1). */
   betas: readonly [number, number];
   /** The auto-switch: coordinates whose averaged difference is below it take a step of SGD with momentum. */
   delta: number;
+  /** Decay multiplies the weights; off, it is added to the gradient. */
+  weightDecouple: boolean;
+  /** Decoupled decay does not follow the learning rate. */
+  fixedDecay: boolean;
+  /** Divides by the largest averaged difference so far. */
+  amsgrad: boolean;
+  /** The Nesterov-like variant with a second sequence z; it has a weight decay of its own. */
+  win: boolean;
+  /** Bounds m / max(...) elementwise. */
+  clip?: number;
 };
 
 /**
@@ -22,54 +33,93 @@ export type AgdOptions = OptimizerOptions & {
  * and the second saves one:
  *
  *     s = (1 - beta1) / (1 - beta1^t) (g - h)        h += s        B = beta2 B + s^2
- *     w -= lr r h / max(sqrt(B), delta r)            r = sqrt((1 - beta2^t) / (1 - beta2))
+ *     w -= lr r q,   q = h / max(sqrt(B), delta r)   r = sqrt((1 - beta2^t) / (1 - beta2))
  *
- * Weight decay is decoupled: w is first multiplied by 1 - lr weight_decay.
+ * so that m / max(...) = (1 - beta1^t) / sqrt(1 - beta2) q, which is what `clip` bounds. With `win`, a = lr r q
+ * and lr' = lr sqrt(1 - beta2^t) / (1 - beta1^t):
+ *
+ *     z = (z - a) / (1 + weight_decay lr')           w = (w - 2 a + 2 z) / (3 + 2 weight_decay lr')
  */
 export const agd: Optimizer<AgdOptions> = {
   name: 'agd',
-  defaults: { lr: 1e-3, betas: [0.9, 0.999], delta: 1e-5, weightDecay: 0 },
+  defaults: {
+    lr: 1e-3,
+    betas: [0.9, 0.999],
+    delta: 1e-5,
+    weightDecay: 0,
+    weightDecouple: true,
+    fixedDecay: false,
+    amsgrad: false,
+    win: false,
+  },
 
-  states: () => ['exp_avg_corrected', 'diff_sq_sum'],
+  states: ({ amsgrad, win }) => [
+    'exp_avg_corrected',
+    'diff_sq_sum',
+    ...(amsgrad ? ['max_diff_sq_sum'] : []),
+    ...(win ? ['z'] : []),
+  ],
 
-  scalars(step, lr, { betas: [beta1, beta2], delta, weightDecay }) {
-    const decayed = (beta: number) => step.g.scalar(beta, 'float64').pow(step).rsub(1);
-    const root = decayed(beta2)
-      .div(1 - beta2)
-      .sqrt();
+  scalars(step, lr, { betas: [beta1, beta2], delta, weightDecay, weightDecouple, fixedDecay, win, clip }) {
+    const corrected1 = step.g.scalar(beta1, 'float64').pow(step).rsub(1);
+    const corrected2 = step.g.scalar(beta2, 'float64').pow(step).rsub(1);
+    const root = corrected2.div(1 - beta2).sqrt();
+    const decay = lr.mul(corrected2.sqrt()).div(corrected1).mul(weightDecay);
     return {
-      gain: decayed(beta1).rdiv(1 - beta1),
+      gain: corrected1.rdiv(1 - beta1),
       rate: lr.mul(root),
       floor: root.mul(delta),
-      ...(weightDecay ? { keep: lr.mul(weightDecay).rsub(1) } : {}),
+      ...(clip === undefined ? {} : boundOf(corrected1.rdiv(clip * Math.sqrt(1 - beta2)))),
+      ...(win ? { shrink: decay.add(1).rdiv(1), blend: decay.mul(2).add(3).rdiv(1) } : {}),
+      ...(weightDecay && weightDecouple && !win
+        ? { keep: fixedDecay ? step.g.scalar(1 - weightDecay, 'float64') : lr.mul(weightDecay).rsub(1) }
+        : {}),
     };
   },
 
-  update(w, g, { exp_avg_corrected: h, diff_sq_sum: B }, { gain, rate, floor, keep }, { betas: [, beta2] }) {
-    const s = g.sub(h!).mul(gain!);
-    const h1 = h!.add(s);
-    const B1 = B!.mul(beta2).add(s.square());
+  update(w, grad, state, { gain, rate, floor, low, high, shrink, blend, keep }, options) {
+    const { betas, weightDecay, weightDecouple, amsgrad, win } = options;
+    const g = weightDecay && !weightDecouple ? grad.add(w.mul(weightDecay)) : grad;
+    const s = g.sub(state.exp_avg_corrected!).mul(gain!);
+    const h = state.exp_avg_corrected!.add(s);
+    const B = state.diff_sq_sum!.mul(betas[1]).add(s.square());
+    const largest = amsgrad ? state.max_diff_sq_sum!.maximum(B) : B;
     // Clip with a minimum is Max with a scalar, and has a kernel on every execution provider.
-    const step = h1.div(B1.sqrt().op('Clip', [floor])).mul(rate!);
-    return { param: (keep ? w.mul(keep) : w).sub(step), state: { exp_avg_corrected: h1, diff_sq_sum: B1 } };
+    const q = h.div(largest.sqrt().op('Clip', [floor]));
+    const step = (low ? q.op('Clip', [low, high]) : q).mul(rate!);
+    const next = {
+      exp_avg_corrected: h,
+      diff_sq_sum: B,
+      ...(amsgrad ? { max_diff_sq_sum: largest } : {}),
+    };
+    if (!win) return { param: (keep ? w.mul(keep) : w).sub(step), state: next };
+    const z = state.z!.sub(step).mul(shrink!);
+    return { param: w.add(z.sub(step).mul(2)).mul(blend!), state: { ...next, z } };
   },
 
-  checkpoint: ({ betas: [beta1, beta2] }, step) => ({
+  checkpoint: ({ betas: [beta1, beta2], amsgrad, win }, step) => ({
     exp_avg_corrected: { name: 'exp_avg', factor: 1 - beta1 ** step },
     diff_sq_sum: { name: 'exp_avg_sq', factor: 1 - beta2 },
+    ...(amsgrad ? { max_diff_sq_sum: { name: 'max_exp_avg_sq', factor: 1 - beta2 } } : {}),
+    ...(win ? { z: { name: 'z', factor: 1 } } : {}),
   }),
 
-  validate({ lr, betas, delta, weightDecay }) {
-    const demand = (ok: boolean, what: string) => {
-      if (!ok) throw new AgdError('bad-option', what);
-    };
-    demand(lr >= 0 && Number.isFinite(lr), `lr must be a number from 0 up, not ${lr}.`);
-    for (const [i, beta] of betas.entries())
-      demand(beta >= 0 && beta < 1, `betas[${i}] must be in [0, 1), not ${beta}.`);
+  validate(options) {
+    const { betas, delta, weightDecouple, fixedDecay, win, clip } = options;
+    validateCommon(options);
+    validateBetas(betas);
     demand(delta > 0 && Number.isFinite(delta), `delta must be above 0, not ${delta}.`);
+    demand(clip === undefined || clip > 0, `clip must be above 0, not ${clip}.`);
     demand(
-      weightDecay >= 0 && Number.isFinite(weightDecay),
-      `weight_decay must be a number from 0 up, not ${weightDecay}.`,
+      weightDecouple || !fixedDecay,
+      'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',
     );
+    if (win && (!weightDecouple || fixedDecay))
+      throw new AgdError(
+        'bad-option',
+        'win has a weight decay of its own: leave weight_decouple on and fixed_decay off.',
+      );
   },
 };
+
+const boundOf = (high: Expr) => ({ low: high.neg(), high });

@@ -1,8 +1,15 @@
+import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
 
 /** Scalars of a step, in float64 where `scalars` makes them and in a parameter's type where `update` reads them. */
 export type Scalars = Record<string, Expr>;
 export type State = Record<string, Expr>;
+
+export type OptimizerOptions = {
+  /** Learning rate; the default of the graph's `lr` input. */
+  lr: number;
+  weightDecay: number;
+};
 
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of
@@ -18,12 +25,28 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   scalars(step: Expr, lr: Expr, options: O): Scalars;
   update(param: Expr, grad: Expr, state: State, scalars: Scalars, options: O): { param: Expr; state: State };
   /**
-   * The factor by which a state tensor is multiplied to be PyTorch's tensor of the given name after `step`
-   * steps: checkpoints speak PyTorch's terms. Throws on options' error.
+   * PyTorch's name of a state tensor, and the factor by which it is multiplied to be PyTorch's after `step`
+   * steps: checkpoints speak PyTorch's terms.
    */
   checkpoint(options: O, step: number): Record<string, { name: string; factor: number }>;
   /** Throws `bad-option` where an option is out of its range. */
   validate(options: O): void;
 }
 
-export type OptimizerOptions = { lr: number; weightDecay: number };
+/** Throws `bad-option` unless `ok`. */
+export function demand(ok: boolean, message: string): void {
+  if (!ok) throw new AgdError('bad-option', message);
+}
+
+export function validateCommon({ lr, weightDecay }: OptimizerOptions): void {
+  demand(lr >= 0 && Number.isFinite(lr), `lr must be a number from 0 up, not ${lr}.`);
+  demand(
+    weightDecay >= 0 && Number.isFinite(weightDecay),
+    `weight_decay must be a number from 0 up, not ${weightDecay}.`,
+  );
+}
+
+export function validateBetas(betas: readonly number[]): void {
+  for (const [i, beta] of betas.entries())
+    demand(beta >= 0 && beta < 1, `betas[${i}] must be in [0, 1), not ${beta}.`);
+}

@@ -1,0 +1,55 @@
+import { cloneGraph } from '../graph/clone.js';
+import { Graph, Model, Node, type Shape, Value, type ValueType } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import { readDescription } from './training-description.js';
+
+/** Name of the axis of steps that the batches get. */
+const STEPS = 'steps';
+
+/**
+ * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
+ * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
+ * run under the same names as before. The loss output becomes the vector of the steps' losses; other outputs
+ * of the one-step form are left out. The learning rate is one for the run.
+ */
+export function scanSteps(model: Model): Model {
+  const { lr, loss } = readDescription(model);
+  const updates = model.trainingInfo.flatMap(info => info.updates);
+  const source = model.graph;
+  const find = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;
+  const states = updates.map(u => find(source.inputs, u.state));
+  const data = source.inputs.filter(v => v.name !== lr && !states.includes(v) && !source.initializers.has(v));
+
+  const names = Names.of(model);
+  const boundary = new Set([...states, ...data].map(v => v.name));
+  for (const output of source.outputs) boundary.add(output.name);
+  const step = new Graph(names.fresh('step'));
+  step.inputs = [...states, ...data];
+  step.outputs = [...updates.map(u => find(source.outputs, u.value)), find(source.outputs, loss.name)];
+  step.nodes = source.nodes;
+  const body = cloneGraph(step, { name: name => (boundary.has(name) ? names.fresh(`${name}_step`) : name) });
+
+  const outer = new Graph(source.name);
+  const batches = data.map(v => new Value(v.name, stacked(v.type)));
+  const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
+  outer.initializers = source.initializers;
+  outer.inputs = [...batches, ...states, ...fed];
+  outer.outputs = [
+    ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
+    new Value(loss.name, stacked(find(source.outputs, loss.name).type)),
+  ];
+  const scan = new Node('Scan', [...states, ...batches], [...outer.outputs]);
+  scan.name = names.fresh('steps');
+  scan.attrs.set('body', { type: 'graph', value: body });
+  scan.attrs.set('num_scan_inputs', { type: 'int', value: batches.length });
+  outer.nodes = [scan];
+
+  const result = new Model(outer);
+  return Object.assign(result, model, { graph: outer });
+}
+
+function stacked(type: ValueType | undefined): ValueType | undefined {
+  if (type?.kind !== 'tensor') return type;
+  const shape: Shape | undefined = type.shape && [STEPS, ...type.shape];
+  return { ...type, shape };
+}

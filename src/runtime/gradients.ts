@@ -1,6 +1,6 @@
+import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
-import { AgdError } from '../graph/errors.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
@@ -41,7 +41,10 @@ function select(session: Session, feeds: Feeds): Feeds {
     session.inputs.map(name => {
       const tensor = feeds[name];
       if (!tensor) {
-        const given = Object.keys(feeds).map(n => `'${n}'`).join(', ') || 'nothing';
+        const given =
+          Object.keys(feeds)
+            .map(n => `'${n}'`)
+            .join(', ') || 'nothing';
         throw new AgdError('missing-data', `Input '${name}' needs an array of that name; given: ${given}.`);
       }
       return [name, tensor];

@@ -56,7 +56,14 @@ export async function runTrainJob(
     const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
     emit({ type: 'begin', epochs, samples: train.length, ...size });
     try {
-      for await (const event of trainingLoop(trainer, train, { epochs, batchSize, seed, lr, validation, signal })) {
+      for await (const event of trainingLoop(trainer, train, {
+        epochs,
+        batchSize,
+        seed,
+        lr,
+        validation,
+        signal,
+      })) {
         emit(event);
         if (event.type === 'epoch' && job.state && event.epoch < epochs)
           await saveState(job.state, trainer, emit);

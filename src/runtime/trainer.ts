@@ -6,6 +6,7 @@ import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification } from '../passes/attach-loss.js';
 import { evaluationModel } from '../passes/evaluation-model.js';
+import { scanSteps } from '../passes/scan-steps.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import type { InputSpec } from './data/bind.js';
@@ -26,7 +27,8 @@ export type Metrics = {
  */
 export class Trainer {
   #state: Feeds = {};
-  #before: Feeds = {};
+  /** What the last run began from, so that its last step can be undone. */
+  #last: { state: Feeds; batches: Feeds; lr?: number } | undefined;
   #evaluator: Session | undefined;
 
   private constructor(
@@ -47,7 +49,7 @@ export class Trainer {
   static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
-    const session = await Session.create(encodeModel(stateInputs(model, updates)), options);
+    const session = await Session.create(encodeModel(stateInputs(scanSteps(model), updates)), options);
     return new Trainer(model, description, session, updates, options);
   }
 
@@ -82,27 +84,43 @@ export class Trainer {
 
   /**
    * One training step: the loss before the update. `lr` overrides the model's learning rate for this step.
-   *
-   * Throws `non-finite` where the loss is; the state is then that of the last step whose result was finite.
+   * Throws as `steps` does.
    */
-  async step(batch: Batch['inputs'], { lr }: { lr?: number } = {}): Promise<{ loss: number }> {
+  async step(batch: Feeds, options: { lr?: number } = {}): Promise<{ loss: number }> {
+    const one = Object.entries(batch).map(([name, t]) => [
+      name,
+      new Tensor(t.dtype, [1, ...t.dims], t.bytes),
+    ]);
+    const [loss] = await this.steps(Object.fromEntries(one), options);
+    return { loss: loss! };
+  }
+
+  /**
+   * As many training steps as the batches' leading axis is long, in one run: the state stays in the runtime
+   * between them. Returns each step's loss before its update.
+   *
+   * Throws `non-finite` where a loss is; the state is then that of the last step whose result was finite.
+   */
+  async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
-    const feeds = { ...batch, ...this.#state, [description.lr]: rate };
+    const feeds = { ...batches, ...this.#state, [description.lr]: rate };
     const results = await this.session.run(feeds, [description.loss.name, ...updates.map(u => u.value)]);
-    const loss = results[description.loss.name]!.numbers()[0]!;
-    if (!Number.isFinite(loss)) throw this.#diverged(loss, batch);
-    this.#before = this.#state;
+    const losses = results[description.loss.name]!.numbers();
+    const bad = losses.findIndex(loss => !Number.isFinite(loss));
+    if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
+    if (bad >= 0) throw await this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
+    this.#last = { state: this.#state, batches, lr };
     this.#state = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
-    return { loss };
+    return losses;
   }
 
   /** Throws `non-finite`, and goes back one step, where a parameter is not finite after the last step. */
-  checkState(): void {
+  async checkState(): Promise<void> {
     const bad = this.#firstNonFinite(this.#state);
     if (!bad) return;
     const step = this.stepCount;
-    this.#state = this.#before;
+    await this.#undoStep();
     throw nonFinite(`The update of step ${step} made '${bad}' non-finite`);
   }
 
@@ -139,6 +157,16 @@ export class Trainer {
     await this.#evaluator?.release();
   }
 
+  /** Back to before the last step: the steps of its run before it are done again. */
+  async #undoStep(): Promise<void> {
+    if (!this.#last) return;
+    const { state, batches, lr } = this.#last;
+    const count = Object.values(batches)[0]!.dims[0]!;
+    this.#state = state;
+    if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
+    this.#last = undefined;
+  }
+
   #defaultLr(): Tensor {
     for (const [value, tensor] of this.model.graph.initializers)
       if (value.name === this.description.lr) return tensor;
@@ -150,17 +178,26 @@ export class Trainer {
   }
 
   /** The cause of a loss that is not finite: the data, the last update, or this step's own arithmetic. */
-  #diverged(loss: number, batch: Batch['inputs']): AgdError {
+  async #diverged(loss: number, batch: Feeds): Promise<AgdError> {
     const step = this.stepCount + 1;
     const input = this.#firstNonFinite(batch);
     if (input) return nonFinite(`Loss is ${loss} at step ${step}: the data for '${input}' are not finite`);
     const parameter = this.#firstNonFinite(this.#state);
     if (!parameter) return nonFinite(`Loss '${this.description.loss.name}' is ${loss} at step ${step}`);
-    this.#state = this.#before;
+    await this.#undoStep();
     return nonFinite(
       `Loss is ${loss} at step ${step}: the update of step ${step - 1} made '${parameter}' non-finite`,
     );
   }
+}
+
+/** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */
+function slice(batches: Feeds, from: number, to: number): Feeds {
+  const cut = Object.entries(batches).map(([name, { dtype, dims, bytes }]) => {
+    const size = bytes.length / dims[0]!;
+    return [name, new Tensor(dtype, [to - from, ...dims.slice(1)], bytes.subarray(from * size, to * size))];
+  });
+  return Object.fromEntries(cut);
 }
 
 function nonFinite(what: string): AgdError {

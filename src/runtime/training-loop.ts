@@ -25,7 +25,11 @@ export type LoopEvent =
  * an epoch too, so that a run that was stopped and goes on sees the same batches as one that was not.
  * Throws `non-finite` where the loss or a parameter is.
  */
-export async function* trainingLoop(trainer: Trainer, train: Dataset, options: LoopOptions): AsyncGenerator<LoopEvent> {
+export async function* trainingLoop(
+  trainer: Trainer,
+  train: Dataset,
+  options: LoopOptions,
+): AsyncGenerator<LoopEvent> {
   const { epochs, seed = 0, batchSize, validation, lr, signal } = options;
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
@@ -43,7 +47,7 @@ export async function* trainingLoop(trainer: Trainer, train: Dataset, options: L
       samples += batch.size;
       yield { type: 'step', epoch: epoch + 1, step, loss };
     }
-    trainer.checkState();
+    await trainer.checkState();
     const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));
     const seconds = (performance.now() - begin) / 1000;
     yield { type: 'epoch', epoch: epoch + 1, trainLoss: sum / samples, validation: metrics, seconds };

@@ -40,10 +40,51 @@ export const AveragePool: Unary = ([dy], node) => {
   ];
 };
 
+/**
+ * y = (sum of |x|^p over each window)^(1/p)
+ * =>  dx = sign(x) |x|^(p-1) * (sum of dy y^(1-p) over the windows of x), and 0 for windows of zeros.
+ */
+export const LpPool: Unary = ([dy], node) => {
+  const [x] = node.inputs;
+  const windows = () => windowsOf(node, x, dy);
+  return [() => normGradient(dy, node, e => spreadOver(node, e, windows()))];
+};
+
+/** y = x at the flat positions `indices`, 0 elsewhere  =>  dx = dy at these positions. */
+export const MaxUnpool: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = ([dy], node) => {
+  const [x, indices] = node.inputs;
+  return [() => dy.reshape([-1]).gather(indices).reshapeLike(x), null, null];
+};
+
+// ---- all of space ----
+
 /** y = mean over all of space  =>  each element gets dy / n. */
 export const GlobalAveragePool: Unary = ([dy], { inputs: [x] }) => [
   () => dy.div(x.count(x.dtype, range(2, x.rank))).expandLike(x),
 ];
+
+/** y = the largest element of all of space  =>  dy goes to it, the first one where several are equal. */
+export const GlobalMaxPool: Unary = ([dy], { inputs: [x] }) => [
+  () => {
+    const flat = x.reshape([0, 0, -1]);
+    const first = flat.op('ArgMax', [], { axis: 2 });
+    return flat
+      .zeros()
+      .scatterElements(first, dy.reshape([0, 0, 1]), 2)
+      .reshapeLike(x);
+  },
+];
+
+/** y = (sum of |x|^p over all of space)^(1/p)  =>  dx = dy * sign(x) |x|^(p-1) y^(1-p), and 0 where y = 0. */
+export const GlobalLpPool: Unary = ([dy], node) => [() => normGradient(dy, node, e => e)];
+
+function normGradient(dy: Expr, node: NodeView<readonly [Expr]>, spread: (e: Expr) => Expr): Expr {
+  const [x] = node.inputs;
+  const y = node.output();
+  const p = node.attrs.int('p', 2);
+  const power = p === 2 ? x : p === 1 ? x.sign() : x.sign().mul(x.abs().pow(p - 1));
+  return spread(y.equal(0).where(0, dy.mul(y.pow(1 - p)))).mul(power);
+}
 
 /** The adjoint of summing each window of the node's input: every element gets the sum of its windows' dy. */
 function spreadOver(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly Window[]): Expr {

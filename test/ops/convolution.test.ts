@@ -45,6 +45,58 @@ describe.each<Case>([
   it('all extents hidden', () => check([0, 1, 2], { kernel_shape: w.slice(2) }));
 });
 
+describe.each<Case>([
+  ['one axis', [2, 2, 4], [2, 3, 3], {}],
+  [
+    'one axis, everything set',
+    [1, 4, 4],
+    [4, 1, 2],
+    { strides: [3], dilations: [2], pads: [1, 2], group: 2, output_padding: [2] },
+  ],
+  ['asymmetric padding', [1, 2, 3, 4], [2, 2, 3, 2], { pads: [0, 1, 2, 0] }],
+  ['strides', [2, 2, 3, 2], [2, 2, 2, 3], { strides: [2, 2], pads: [1, 0, 0, 1] }],
+  ['strides longer than the kernel', [1, 1, 3, 2], [1, 2, 2, 1], { strides: [3, 2] }],
+  [
+    'output_padding',
+    [1, 2, 3, 2],
+    [2, 2, 2, 2],
+    { strides: [3, 2], pads: [0, 1, 1, 0], output_padding: [2, 1] },
+  ],
+  ['groups', [2, 4, 3, 3], [4, 2, 2, 2], { group: 2, strides: [2, 1] }],
+  ['SAME_UPPER', [1, 2, 3, 2], [2, 1, 3, 4], { strides: [2, 1], auto_pad: 'SAME_UPPER' }],
+  ['SAME_LOWER', [1, 2, 3, 2], [2, 1, 3, 4], { strides: [2, 1], auto_pad: 'SAME_LOWER' }],
+  ['VALID', [1, 1, 3, 2], [1, 1, 3, 2], { strides: [2, 1], auto_pad: 'VALID' }],
+  ['three axes', [1, 2, 2, 3, 2], [2, 2, 2, 1, 2], { strides: [2, 1, 2] }],
+])('ConvTranspose: %s', (_, x, w, attrs) => {
+  const check = (symbolic?: number[], more = {}) =>
+    checkVjp('ConvTranspose', [x, w, [w[1]! * Number(attrs.group ?? 1)]], {
+      attrs: { ...attrs, ...more },
+      symbolic,
+      step: 0.5,
+    });
+
+  it('extents known', () => check());
+  it('extents of x hidden', () => check([0]));
+  it('all extents hidden', () => check([0, 1, 2], { kernel_shape: w.slice(2) }));
+});
+
+it.each<Case>([['output_shape', [1, 1, 3, 3], [1, 1, 4, 3], { strides: [2, 2], output_shape: [7, 6] }]])(
+  'ConvTranspose: %s',
+  (_, x, w, attrs) => checkVjp('ConvTranspose', [x, w], { attrs, step: 0.5 }),
+);
+
+it('says that output_shape with unknown extents is not supported', () =>
+  expect(
+    checkVjp(
+      'ConvTranspose',
+      [
+        [1, 1, 3],
+        [1, 1, 2],
+      ],
+      { attrs: { output_shape: [3] }, symbolic: [0] },
+    ),
+  ).rejects.toThrow("No gradient for 'ConvTranspose' (node 'node') with 'output_shape' and an input"));
+
 it('Conv without a bias', () =>
   checkVjp(
     'Conv',

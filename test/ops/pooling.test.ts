@@ -1,6 +1,7 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { Tensor } from '../../src/graph/tensor.js';
 import type { AttrInit } from '../../src/ops/core/builder.js';
-import { checkVjp } from './vjp.js';
+import { checkVjp, floatsOf, ints, vjpOf } from './vjp.js';
 
 type Case = [what: string, x: number[], attrs: AttrInit];
 
@@ -52,13 +53,51 @@ it.each([false, true])('AveragePool: dilations, hidden extents: %j', symbolic =>
   checkVjp('AveragePool', [dilated[1]], { attrs: dilated[2], symbolic, step: 0.5, opset: 19 }),
 );
 
-describe.each(['GlobalAveragePool'])('%s', op => {
+describe.each<Case>([...windows, dilated])('LpPool: %s', (_, x, attrs) => {
   it.each([
-    [2, 3, 4],
-    [2, 2, 3, 2],
-    [1, 2, 2, 3, 2],
-  ])('of %j', async (...x) => {
+    [1, false],
+    [2, false],
+    [3, false],
+    [2, true],
+  ])('p = %i, hidden extents: %j', (p, symbolic) =>
+    checkVjp('LpPool', [x], { attrs: { ...attrs, p }, symbolic, range: [-2, 2.5] }),
+  );
+});
+
+describe.each(['GlobalAveragePool', 'GlobalMaxPool', 'GlobalLpPool'])('%s', op => {
+  it.each([[[2, 3, 4]], [[2, 2, 3, 2]], [[1, 2, 2, 3, 2]]])('of %j', async x => {
     await checkVjp(op, [x]);
     await checkVjp(op, [x], { symbolic: true });
+  });
+});
+
+it('GlobalLpPool: p = 3', () => checkVjp('GlobalLpPool', [[2, 2, 5]], { attrs: { p: 3 } }));
+
+describe('MaxUnpool', () => {
+  const indices = ints([5, 7, 13, 15, 16, 18, 27, 30], [1, 2, 2, 2]);
+  const attrs = { kernel_shape: [2, 2], strides: [2, 2] };
+  it.each([false, true])('hidden extents: %j', symbolic =>
+    checkVjp('MaxUnpool', [[1, 2, 2, 2], indices], { attrs, symbolic }),
+  );
+  it('output_shape', () =>
+    checkVjp('MaxUnpool', [[1, 2, 2, 2], indices, ints([1, 2, 5, 5])], { attrs, constants: [2] }));
+});
+
+describe('where elements are equal', () => {
+  it.each<[op: string, attrs: AttrInit, dx: number[]]>([
+    ['MaxPool', { kernel_shape: [2], strides: [2] }, [1, 0, 1, 0]],
+    ['MaxPool', { kernel_shape: [3], strides: [1] }, [1, 1, 0, 0]],
+    ['GlobalMaxPool', {}, [1, 0, 0, 0]],
+    ['LpPool', { kernel_shape: [2], strides: [2] }, [0, 0, 0, 0]],
+    ['GlobalLpPool', {}, [0, 0, 0, 0]],
+  ])('%s %j', async (op, attrs, expected) => {
+    const size = op.startsWith('Global') ? 1 : 2;
+    const [dx] = await vjpOf(
+      op,
+      [Tensor.zeros('float32', [1, 1, 4])],
+      floatsOf(Array(size).fill(1), [1, 1, size]),
+      { attrs },
+    );
+    expect(dx!.numbers()).toEqual(expected);
   });
 });

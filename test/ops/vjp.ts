@@ -68,6 +68,24 @@ export async function checkVjp(opType: string, inputs: readonly Input[], c: VjpC
   await checkModel(model, ins, outs, tensors, c);
 }
 
+/** Gradients of <dy, y> where y is the first output, for the inputs at `wrt` (the first one where not given). */
+export function vjpOf(
+  opType: string,
+  tensors: readonly (Tensor | null)[],
+  dy: Tensor,
+  c: VjpCase = {},
+): Promise<Tensor[]> {
+  const { model, ins } = singleNode(opType, tensors, c);
+  const feeds = Object.fromEntries(model.graph.inputs.map(v => [v.name, tensors[ins.indexOf(v)]!]));
+  return gradients(
+    model,
+    (c.wrt ?? [0]).map(i => ins[i]!),
+    { y0: dy },
+    feeds,
+    c,
+  );
+}
+
 /** The same for any small model: `ins[i]` is fed `tensors[i]`. */
 export async function checkModel(
   model: Model,

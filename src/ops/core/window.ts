@@ -1,7 +1,7 @@
 /** Windows that slide along the spatial axes of [N, C, ...spatial], as convolutions and pools define them. */
 import type { Dim } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
-import type { Builder } from './builder.js';
+import type { Builder, EmitOptions } from './builder.js';
 import type { Expr } from './expr.js';
 import { type NodeView, type Operands, range } from './rule.js';
 
@@ -119,13 +119,14 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
     },
     { types: known ? types : undefined },
   );
-  if (known) return dx;
-  return dx.op(
-    'Slice',
-    [x.g.ints(windows.map(() => 0)), x.dims(2), x.g.ints(range(2, x.rank))],
-    {},
-    { types },
-  );
+  return known ? dx : cropLike(dx, x, types);
+}
+
+/** Cuts the spatial axes at the end to the extents of `like`. */
+export function cropLike(e: Expr, like: Expr, types?: EmitOptions['types']): Expr {
+  const spatial = range(2, like.rank);
+  const [starts, axes] = [spatial.map(() => 0), spatial].map(v => e.g.ints(v));
+  return e.op('Slice', [starts, like.dims(2), axes], {}, { types });
 }
 
 /** The kernel [M, C/g, ...] of the adjoint convolution: [C, M/g, ...], backwards along each spatial axis. */

@@ -49,16 +49,15 @@ export class Trainer {
   static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
-    const session = await Session.create(encodeModel(stateInputs(scanSteps(model), updates)), options);
+    // A Scan needs something to scan: a model without data runs step by step.
+    const step = dataInputs(model, description).length ? scanSteps(model) : model;
+    const session = await Session.create(encodeModel(stateInputs(step, updates)), options);
     return new Trainer(model, description, session, updates, options);
   }
 
   /** What a batch has to hold: the model's inputs and the target. */
   get inputs(): InputSpec[] {
-    const own = new Set([...this.updates.map(u => u.state), this.description.lr]);
-    return this.model.graph.inputs
-      .filter(v => !own.has(v.name) && !this.model.graph.initializers.has(v))
-      .map(spec);
+    return dataInputs(this.model, this.description).map(spec);
   }
 
   /** Steps done so far, those before a restart included. */
@@ -161,7 +160,7 @@ export class Trainer {
   async #undoStep(): Promise<void> {
     if (!this.#last) return;
     const { state, batches, lr } = this.#last;
-    const count = Object.values(batches)[0]!.dims[0]!;
+    const count = Object.values(batches)[0]?.dims[0] ?? 1;
     this.#state = state;
     if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
     this.#last = undefined;
@@ -202,6 +201,11 @@ function slice(batches: Feeds, from: number, to: number): Feeds {
 
 function nonFinite(what: string): AgdError {
   return new AgdError('non-finite', `${what}. The state is that of the last good step; try a smaller --lr.`);
+}
+
+/** The inputs that a caller feeds at every step: neither state nor learning rate nor other defaults. */
+function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
+  return graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
 }
 
 function spec(value: Value): InputSpec {

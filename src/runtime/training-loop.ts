@@ -1,5 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import type { BatchOptions, Dataset } from './data/dataset.js';
+import type { Feeds } from './session.js';
 import type { Metrics, Trainer } from './trainer.js';
 
 export type LoopOptions = {
@@ -36,20 +37,41 @@ export async function* trainingLoop(
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
   let done = trainer.stepCount;
+  const chunk = new ChunkSize();
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     const begin = performance.now();
-    let [step, sum, samples] = [0, 0, 0];
-    for (const batch of train.batches({ ...order, epoch, skip: done - epoch * steps })) {
+    let [sum, samples] = [0, 0];
+    const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => chunk.steps);
+    for (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
-      const { loss } = await trainer.step(batch.inputs, { lr });
-      step = ++done - epoch * steps;
-      sum += loss * batch.size;
-      samples += batch.size;
-      yield { type: 'step', epoch: epoch + 1, step, loss };
+      const start = performance.now();
+      const losses = await trainer.steps(inputs, { lr });
+      chunk.learn(inputs, losses.length, performance.now() - start);
+      for (const [i, loss] of losses.entries()) {
+        sum += loss * sizes[i]!;
+        samples += sizes[i]!;
+        yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
+      }
     }
     await trainer.checkState();
     const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));
     const seconds = (performance.now() - begin) / 1000;
     yield { type: 'epoch', epoch: epoch + 1, trainLoss: sum / samples, validation: metrics, seconds };
+  }
+}
+
+/** A run of a tenth of a second keeps the progress smooth and makes the cost of starting it small. */
+const RUN_MILLISECONDS = 100;
+const CHUNK_BYTES = 64 * 2 ** 20;
+
+/** How many steps to do in one run, from how long one takes and how large its batch is. */
+class ChunkSize {
+  steps = 1;
+
+  learn(inputs: Feeds, steps: number, milliseconds: number): void {
+    const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0) / steps;
+    const wanted = Math.min(RUN_MILLISECONDS / (milliseconds / steps), CHUNK_BYTES / bytes);
+    // Doubling at most: the first runs are slower than those that follow.
+    this.steps = Math.max(1, Math.min(Math.floor(wanted), 2 * this.steps));
   }
 }

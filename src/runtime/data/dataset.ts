@@ -1,6 +1,6 @@
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Tensor } from '../../graph/tensor.js';
+import { Tensor } from '../../graph/tensor.js';
 import { takeRows } from './convert.js';
 import { permutation, random } from './random.js';
 
@@ -16,6 +16,9 @@ export type Column = {
 
 /** What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. */
 export type Batch = { inputs: Record<string, Tensor>; size: number };
+
+/** Batches along a leading axis of steps, and the number of samples in each. */
+export type Chunk = { inputs: Record<string, Tensor>; sizes: number[] };
 
 export type BatchOptions = {
   /** Samples a batch; a model with a fixed batch axis sets it. */
@@ -80,6 +83,20 @@ export class Dataset {
 
   /** The batches of a pass over the data. Throws `bad-option`, also where not one batch can be filled. */
   *batches(options: BatchOptions = {}): Generator<Batch> {
+    for (const { inputs, sizes } of this.chunks(options, () => 1)) {
+      const one = Object.entries(inputs).map(([name, t]) => [
+        name,
+        new Tensor(t.dtype, t.dims.slice(1), t.bytes),
+      ]);
+      yield { inputs: Object.fromEntries(one), size: sizes[0]! };
+    }
+  }
+
+  /**
+   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold. All batches
+   * of a chunk are of one size.
+   */
+  *chunks(options: BatchOptions, steps: () => number): Generator<Chunk> {
     const size = this.batchSize(options);
     const count = this.batchCount(options);
     if (count === 0)
@@ -88,14 +105,21 @@ export class Dataset {
         `The data has ${this.length} samples, fewer than one batch of ${size}.`,
       );
     const order = this.#order(options);
-    for (let i = options.skip ?? 0; i < count; i++) yield this.take(order.subarray(i * size, (i + 1) * size));
+    const full = Math.floor(this.length / size);
+    for (let i = options.skip ?? 0, k: number; i < count; i += k) {
+      k = i < full ? Math.max(1, Math.min(steps(), full - i)) : 1;
+      const rows = order.subarray(i * size, (i + k) * size);
+      const each = rows.length / k;
+      const { inputs } = this.take(rows, [k, each]);
+      yield { inputs, sizes: Array(k).fill(each) };
+    }
   }
 
-  /** The samples with these numbers, as one batch. */
-  take(rows: Uint32Array): Batch {
+  /** The samples with these numbers; `lead` shapes them otherwise than as one batch. */
+  take(rows: Uint32Array, lead: readonly number[] = [rows.length]): Batch {
     const inputs = this.columns.map(({ input, array, dtype, dims, scale }) => [
       input,
-      takeRows(array, rows, dtype, [rows.length, ...dims], scale),
+      takeRows(array, rows, dtype, [...lead, ...dims], scale),
     ]);
     return { inputs: Object.fromEntries(inputs), size: rows.length };
   }

@@ -1,5 +1,8 @@
 import { describe, it } from 'vitest';
-import { checkVjp, floatsOf, ints, type VjpCase } from './vjp.js';
+import type { DType } from '../../src/graph/dtype.js';
+import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import { toAttrs } from '../../src/ops/core/builder.js';
+import { checkModel, checkVjp, floatsOf, ints, spread, type VjpCase } from './vjp.js';
 
 const reductions = 'Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare'.split(' ').map(r => `Reduce${r}`);
 
@@ -70,3 +73,24 @@ it.each([
     constants: [1],
   }),
 );
+
+it('a reduction to a number of axes that is not known before the run', async () => {
+  const input = (name: string, dtype: DType, shape: number[]) =>
+    new Value(name, { kind: 'tensor', dtype, shape });
+  const [x, axes, b] = [
+    input('x', 'float32', [2, 3, 2]),
+    input('axes', 'int64', [2]),
+    input('b', 'float32', [3]),
+  ];
+  const [mean, y] = [new Value('mean'), new Value('y')];
+  const graph = new Graph('test');
+  graph.inputs = [x, axes, b];
+  graph.nodes = [
+    new Node('ReduceMean', [x, axes], [mean], toAttrs({ keepdims: 0 })),
+    new Node('Mul', [mean, b], [y]),
+  ];
+  graph.outputs = [new Value('y')];
+  const model = new Model(graph);
+  model.opsetImports = new Map([['', 18]]);
+  await checkModel(model, [x, axes, b], [y], [spread([2, 3, 2]), ints([2, 0]), spread([3])]);
+});

@@ -1,4 +1,5 @@
 import { type DType, dtypeCode } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
 import type { Dim, Shape, Value, ValueType } from '../../graph/ir.js';
 import type { AttrInit, Builder, EmitOptions } from './builder.js';
 
@@ -28,11 +29,12 @@ export class Expr {
   get shape(): Shape | undefined {
     return this.value.shape;
   }
-  /** Number of axes; must be known, as it is for every value that the runtime typed. */
+  /** Number of axes; throws `no-gradient` where it is not known before the run. */
   get rank(): number {
     const shape = this.shape;
-    if (!shape) throw new Error(`Value '${this.value.name}' has no known rank.`);
-    return shape.length;
+    if (shape) return shape.length;
+    const { name } = this.value;
+    throw new AgdError('no-gradient', `No gradient through '${name}': its number of axes is not fixed.`);
   }
   /** The shape, where every extent is a known number. */
   get staticShape(): number[] | undefined {
@@ -302,19 +304,19 @@ export class Expr {
    */
   sumTo(x: Expr): Expr {
     if (sameShape(this.shape, x.shape)) return this;
-    const lead = this.rank - x.rank;
-    const axes = Array.from({ length: lead }, (_, i) => i);
-    let certain = true;
-    x.shape!.forEach((d, i) => {
-      const here = this.shape![lead + i]!;
-      if (d === 1 && here !== 1) axes.push(lead + i);
-      else if (typeof d !== 'number' && d !== here) certain = false;
-      else if (d === null) certain = false;
-    });
-    if (certain) return axes.length ? this.sum(axes, { keepdims: true }).reshapeLike(x) : this;
-    const padded = lead ? this.g.ints(Array(lead).fill(1)).concat([x.dims()], 0) : x.dims();
-    const ones = padded.equal(1).op('NonZero').reshape([-1]);
+    const axes = broadcastAxes(this.shape, x.shape);
+    if (axes) return axes.length ? this.sum(axes, { keepdims: true }).reshapeLike(x) : this;
+    const ones = this.#padded(x).equal(1).op('NonZero').reshape([-1]);
     return this.#reduce('ReduceSum', ones, true).reshapeLike(x);
+  }
+
+  /** The extents of `x`, with leading ones for the axes that only this expression has. */
+  #padded(x: Expr): Expr {
+    if (this.shape?.length === x.shape?.length && x.shape) return x.dims();
+    if (this.shape && x.shape) return this.g.ints(Array(this.rank - x.rank).fill(1)).concat([x.dims()], 0);
+    const rank = (e: Expr) => e.dims().op('Shape');
+    const lead = rank(this).sub(rank(x));
+    return this.g.scalar(1, 'int64').expand(lead).concat([x.dims()], 0);
   }
 
   #reduce(opType: string, axes: readonly number[] | Expr | undefined, keepdims: boolean): Expr {
@@ -334,4 +336,13 @@ export class Expr {
 /** Whether two shapes are known to be equal: unknown extents are not. */
 export function sameShape(a: Shape | undefined, b: Shape | undefined): boolean {
   return !!a && !!b && a.length === b.length && a.every((d, i) => d !== null && d === b[i]);
+}
+
+/** The axes along which `from` was repeated to give `shape`; undefined where extents leave it open. */
+function broadcastAxes(shape: Shape | undefined, from: Shape | undefined): number[] | undefined {
+  if (!shape || !from) return undefined;
+  const lead = shape.length - from.length;
+  const open = from.some((d, i) => typeof d !== 'number' && (d === null || d !== shape[lead + i]));
+  if (open) return undefined;
+  return shape.flatMap((d, i) => (i < lead || (from[i - lead] === 1 && d !== 1) ? [i] : []));
 }

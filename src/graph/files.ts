@@ -275,7 +275,10 @@ export function readExternal(data: ExternalData, name: string): Uint8Array {
 }
 
 /** The file's path, after links; throws `external-data` where it is missing or outside the model's folder. */
-export function externalPath({ location, folder }: ExternalData, name: string): string {
+export function externalPath(
+  { location, folder }: Pick<ExternalData, 'location' | 'folder'>,
+  name: string,
+): string {
   let root: string;
   let path: string;
   try {

@@ -1,4 +1,5 @@
 /** New values for tensors of a model on disk, in the model file and in the files of its external data. */
+import { existsSync } from 'node:fs';
 import { type FileHandle, mkdir, open, realpath } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
@@ -19,11 +20,13 @@ import { inherit } from './proto.js';
 import { locateTensors, type StoredTensor } from './proto-locate.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
+type Patch = { tensor: Tensor; place: ExternalData };
+
 /**
  * Writes the model `source` to `target` with new values for the named tensors; every other byte, of its
- * external data too, stays as it is. In one case the model is saved anew instead, with the same content:
- * where the target lies beside the source, whose external data must not change under it. Throws as
- * `patchModel` does, or `io`.
+ * external data too, stays as it is. Only where a data file in the target's folder is in the way, one that
+ * other models use (the source itself, when it lies there), the model is saved anew instead, with the same
+ * content. Throws as `patchModel` does, or `io`.
  */
 export async function patchModelFile(
   source: string,
@@ -39,41 +42,51 @@ export async function patchModelFile(
     if (external && inside.delete(name)) outside.push({ tensor, place: external });
   }
   const patched = naming(source, () => patchModel(bytes, inside));
-  const model = { path: target, write: file => file.writeFile(patched) } satisfies Replacement;
 
-  const sameFolder = (await realFolder(source)) === (await realFolder(target));
-  if (!sameFolder) return replaceFiles([...(await copies(located, outside, dirname(target))), model]);
-  if (!outside.length) return replaceFiles([model]);
-  if ((await realpath(source)) === (await realpath(target).catch(() => target)))
-    return replaceFiles([...(await copies(located, outside, dirname(target), true)), model]);
-  return saveModel(replaceTensors(await loadModel(source), values), target);
+  const isHere = (await realFolder(source)) === (await realFolder(target));
+  const files = isHere ? new Set(outside.map(({ place }) => place.location)) : dataFiles(located);
+  if (await areInTheWay(files, source, target, isHere))
+    return saveModel(replaceTensors(await loadModel(source), values), target);
+  const copies = await Promise.all([...files].map(location => copyOf(location, source, target, outside)));
+  return replaceFiles([...copies, { path: target, write: file => file.writeFile(patched) }]);
 }
-
-type Patch = { tensor: Tensor; place: ExternalData };
 
 function realFolder(path: string): Promise<string> {
   return writing(path, () => realpath(dirname(path)));
 }
 
-/** The files of the model's external data (only those that change, where asked) as they shall be in `folder`. */
-async function copies(
-  located: ReadonlyMap<string, StoredTensor>,
+function dataFiles(located: ReadonlyMap<string, StoredTensor>): Set<string> {
+  return new Set([...located.values()].flatMap(({ external }) => external?.location ?? []));
+}
+
+/** Whether the target's folder has some of these data files, and they are not the target's own. */
+async function areInTheWay(
+  files: ReadonlySet<string>,
+  source: string,
+  target: string,
+  isHere: boolean,
+): Promise<boolean> {
+  const present = [...files].filter(location => existsSync(join(dirname(target), location)));
+  if (!present.length) return false;
+  if (isHere) return (await realpath(source)) !== (await realpath(target).catch(() => target));
+  const own = await readModelBytes(target)
+    .then(locateTensors)
+    .then(dataFiles)
+    .catch(() => new Set());
+  return present.some(location => !own.has(location));
+}
+
+async function copyOf(
+  location: string,
+  source: string,
+  target: string,
   patches: readonly Patch[],
-  folder: string,
-  onlyChanged = false,
-): Promise<Replacement[]> {
-  const paths = new Map<string, string>();
-  for (const [name, { external }] of located)
-    if (external) paths.set(external.location, externalPath(external, name));
-  const replacements: Replacement[] = [];
-  for (const [location, from] of paths) {
-    const here = patches.filter(({ place }) => place.location === location);
-    if (onlyChanged && !here.length) continue;
-    const path = join(folder, location);
-    await writing(path, () => mkdir(dirname(path), { recursive: true }));
-    replacements.push({ path, write: file => copyPatched(from, file, here) });
-  }
-  return replacements;
+): Promise<Replacement> {
+  const from = externalPath({ location, folder: dirname(source) }, location);
+  const path = join(dirname(target), location);
+  await writing(path, () => mkdir(dirname(path), { recursive: true }));
+  const here = patches.filter(({ place }) => place.location === location);
+  return { path, write: file => copyPatched(from, file, here) };
 }
 
 async function copyPatched(from: string, target: FileHandle, patches: readonly Patch[]): Promise<void> {

@@ -65,6 +65,17 @@ it('a copy beside its source does not touch the data of the source', async () =>
   expect(await firsts(at('m.onnx'))).toEqual([1, 2, 3]);
 });
 
+it('a copy does not touch the data of other models in its folder, but replaces its own', async () => {
+  await mkdir(at('out'));
+  await patchModelFile(at('m.onnx'), at('out', 'first.onnx'), new Map([['b', ones(5)]]));
+  await patchModelFile(at('m.onnx'), at('out', 'second.onnx'), trained());
+  expect(await firsts(at('out', 'first.onnx'))).toEqual([1, 2, 5]);
+  expect(await firsts(at('out', 'second.onnx'))).toEqual([7, 2, 8]);
+  await patchModelFile(at('m.onnx'), at('out', 'first.onnx'), new Map([['b', ones(6)]]));
+  expect(await firsts(at('out', 'first.onnx'))).toEqual([1, 2, 6]);
+  expect(await differences(at('m.onnx'), at('out', 'first.onnx'))).toBe(0);
+});
+
 it('a model can be patched in place', async () => {
   const before = await readFile(at('m.onnx'));
   await patchModelFile(at('m.onnx'), at('m.onnx'), trained());

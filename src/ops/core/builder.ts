@@ -94,7 +94,6 @@ export class Builder {
   /** Gives a value that exists a second name: `to` is written by an Identity of `from`. */
   identity(from: Value, to: Value): void {
     const node = new Node('Identity', [from], [to]);
-    node.name = this.scope.names.fresh(`${to.name}_node`);
     this.sink.push(node);
   }
 
@@ -167,7 +166,6 @@ export class Builder {
     const key = RANDOM.has(opType) ? undefined : this.#key(node, count);
     const known = key === undefined ? undefined : this.#emitted.get(key);
     if (known) return known.map(v => this.of(v));
-    node.name = this.scope.names.fresh(`${options.hint ?? opType.toLowerCase()}_node`);
     const types = options.types ?? inferTypes(node, inputs);
     for (let i = 0; i < count; i++) {
       const hint = options.hint ?? opType.toLowerCase();

@@ -21,7 +21,12 @@ const forms: [string, number[] | null, VjpCase][] = [
 describe.each(reductions)('%s', op => {
   describe.each([0, 1])('keepdims %i', keepdims => {
     it.each(forms)('%s', (_, axes, c) =>
-      checkVjp(op, [[2, 3, 2], axes && ints(axes)], { ...c, attrs: { keepdims }, range: [0.5, 2] }),
+      checkVjp(op, [[2, 3, 2], axes && ints(axes)], {
+        ...c,
+        attrs: { keepdims },
+        range: [0.5, 2],
+        tolerance: 2e-4,
+      }),
     );
     it.each([false, true])('nothing to reduce (as an input: %s)', input =>
       checkVjp(op, [[2, 3], ints([])], {
@@ -39,7 +44,7 @@ it.each(['ReduceL1', 'ReduceL2', 'ReduceSumSquare', 'ReduceLogSumExp', 'ReducePr
 );
 
 it('ReduceLogSumExp of large numbers', () =>
-  checkVjp('ReduceLogSumExp', [floatsOf([300, 301, 302])], { step: 0.25, tolerance: 0.01 }));
+  checkVjp('ReduceLogSumExp', [floatsOf([300, 301, 302])], { step: 1 / 16, tolerance: 5e-4 }));
 
 it('ReduceProd with no, one and two zeros', () =>
   checkVjp('ReduceProd', [floatsOf([2, 3, 4, 0, 3, 4, 0, 0, 4], [3, 3]), ints([1])], {

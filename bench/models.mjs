@@ -1,0 +1,59 @@
+/** Models that a benchmark makes for itself. */
+import { Graph, Model, Node, Value } from '../dist/src/graph/ir.js';
+import { Tensor } from '../dist/src/graph/tensor.js';
+
+const random = (dims, scale) => {
+  let state = 1;
+  const data = Float32Array.from({ length: dims.reduce((n, d) => n * d, 1) }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state / 2 ** 31 - 1) * scale;
+  });
+  return Tensor.from('float32', dims, data);
+};
+
+/** A residual chain of `nodes` nodes, `width` wide: MatMul, Add, Tanh, Add. */
+export function chain(nodes, width = 8) {
+  const graph = new Graph('chain');
+  let x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: ['batch', width] });
+  graph.inputs.push(x);
+  for (let i = 0; i < nodes / 4; i++) {
+    const weight = new Value(`layers.${i}.weight`);
+    const bias = new Value(`layers.${i}.bias`);
+    graph.initializers.set(weight, random([width, width], 0.3));
+    graph.initializers.set(bias, random([width], 0.1));
+    const [product, sum, active, y] = ['product', 'sum', 'active', 'y'].map(
+      name => new Value(`layers.${i}.${name}`),
+    );
+    graph.nodes.push(new Node('MatMul', [x, weight], [product]));
+    graph.nodes.push(new Node('Add', [product, bias], [sum]));
+    graph.nodes.push(new Node('Tanh', [sum], [active]));
+    graph.nodes.push(new Node('Add', [active, x], [y]));
+    x = y;
+  }
+  graph.outputs.push(x);
+  return modelOf(graph);
+}
+
+/** Square layers of 64 MiB each. */
+export function wide(megabytes) {
+  const width = 4096;
+  const graph = new Graph('wide');
+  let x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: ['batch', width] });
+  graph.inputs.push(x);
+  const weights = random([width, width], 0.01);
+  for (let i = 0; i < megabytes / 64; i++) {
+    const weight = new Value(`layers.${i}.weight`);
+    const y = new Value(`layers.${i}.y`);
+    graph.initializers.set(weight, weights);
+    graph.nodes.push(new Node('MatMul', [x, weight], [y]));
+    x = y;
+  }
+  graph.outputs.push(x);
+  return modelOf(graph);
+}
+
+function modelOf(graph) {
+  const model = new Model(graph);
+  model.opsetImports = new Map([['', 18]]);
+  return model;
+}

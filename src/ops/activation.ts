@@ -47,8 +47,8 @@ export const Elu: Unary = ([dy], node) => {
 export const Selu: Unary = ([dy], node) => {
   const alpha = node.attrs.float('alpha', 1.6732632);
   const gamma = node.attrs.float('gamma', 1.050701);
-  const below = () => node.output().add(gamma * alpha);
-  return [() => dy.mul(bySide(node.inputs[0], gamma, below(), gamma * alpha))];
+  const scale = gamma * alpha;
+  return [() => dy.mul(bySide(node.inputs[0], gamma, node.output().add(scale), scale))];
 };
 
 /** The slopes on both sides of x = 0; at a kink, where `below` is not `above` at 0, the mean of both. */

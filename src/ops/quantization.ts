@@ -31,11 +31,11 @@ export const QuantizeLinear = zeroGradient('rounds', (([dy], node) => {
   const size = spread(scale.cast(x.dtype), node);
   const level = x.div(size);
   const passed = () => {
-    const range = RANGES[node.output().dtype];
-    if (!range) return dy.cast(x.dtype);
+    const bounds = RANGES[node.output().dtype];
+    if (!bounds) return dy.cast(x.dtype);
     const rounded = level.op('Round');
     const y = zero ? rounded.add(spread(zero.cast(x.dtype), node)) : rounded;
-    const inside = y.greaterOrEqual(range[0]).and(y.lessOrEqual(range[1]));
+    const inside = y.greaterOrEqual(bounds[0]).and(y.lessOrEqual(bounds[1]));
     return inside.where(dy.cast(x.dtype), 0);
   };
   return [

@@ -7,7 +7,8 @@ import { bindData } from '../../src/runtime/data/bind.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { trainingLoop } from '../../src/runtime/training-loop.js';
-import { mlp, mlpData } from '../sample.js';
+import { floatsOf } from '../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
 
 const trainer = async (lr = 1e-2) =>
   Trainer.create(
@@ -82,6 +83,25 @@ it('undoes an update that made a parameter non-finite, and names it', async () =
     .catch(() => {});
   await expect(t.checkState()).rejects.toThrow(/The update of step 2 made 'fc\d\.\w+' non-finite/);
   expect(bits(t)).toEqual(before);
+  await t.release();
+});
+
+it('undoes the last of several steps done in one run', async () => {
+  const s = new Sketch();
+  const y = s.add('Mul', [s.input('x', ['batch']), s.weight('w', floatsOf([0.5, 0.25]))], 'y');
+  const model = s.model([s.add('ReduceMean', [y], 'mean', { keepdims: 0 })]);
+  const { model: injected } = await inject(
+    model,
+    { loss: { kind: 'output', output: 'mean' } },
+    sessionShapes,
+  );
+  const [once, t] = [await Trainer.create(injected), await Trainer.create(injected)];
+  await once.step({ x: floatsOf([1, 1]) });
+  // The square of the second gradient overflows, its loss does not.
+  expect(await t.steps({ x: floatsOf([1, 1, 3e38, 3e38], [2, 2]) })).toHaveLength(2);
+  await expect(t.checkState()).rejects.toThrow("The update of step 2 made 'w_diff_sq_sum' non-finite");
+  expect(bits(t)).toEqual(bits(once));
+  await once.release();
   await t.release();
 });
 

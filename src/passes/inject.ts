@@ -108,8 +108,8 @@ export async function prepare(
 /** The same before any loss: for vector-Jacobian products of the model's own outputs. */
 export async function normalize(model: Model, oracle: ShapeOracle): Promise<{ work: Model; g: Builder }> {
   const work = cloneModel(model);
-  inlineFunctions(work);
   upgradeOpset(work);
+  inlineFunctions(work);
   liftConstants(work);
   await inferShapes(work, oracle);
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });

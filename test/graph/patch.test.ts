@@ -121,7 +121,7 @@ describe('patching', () => {
 });
 
 describe('cutting', () => {
-  const names = ['deep', 'raw', 'double', 'half', 'outside', 'loose', 'nobody', 'raw'];
+  const names = ['raw', 'deep', 'double', 'half', 'outside', 'loose', 'nobody', 'raw'];
   const originals = new Map([
     ['deep', tensor(1, 2)],
     ['raw', tensor(1, 2)],

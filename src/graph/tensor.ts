@@ -77,7 +77,7 @@ export class Tensor {
   }
 
   /** A one-dimensional int64 tensor, the form ONNX takes axes, shapes and pads in. */
-  static ints(values: readonly number[]): Tensor {
+  static ints(values: readonly (number | bigint)[]): Tensor {
     return Tensor.from('int64', [values.length], BigInt64Array.from(values, BigInt));
   }
 

@@ -65,10 +65,20 @@ type Sliced = readonly [x: Expr, starts: Expr, ends: Expr, axes?: Expr, steps?: 
 
 /** y = x[starts : ends : steps] along `axes`  =>  dx = dy at these places, 0 elsewhere. */
 export const Slice: Rule<Sliced, readonly [Expr]> = ([dy], node) => {
-  const steps = node.inputs[4];
-  const dense = !steps || steps.constant?.every(s => s === 1);
-  return [() => (dense ? padBack(dy, node) : scatterBack(dy, node)), null, null, null, null];
+  const [, starts, ends, axes, steps] = node.inputs;
+  const isDense = !steps || steps.constant?.every(s => s === 1);
+  const back = () => {
+    if (isDense) return padBack(dy, node);
+    return isReversal(node) ? dy.op('Slice', [starts, ends, axes, steps]) : scatterBack(dy, node);
+  };
+  return [back, null, null, null, null];
 };
+
+/** Whether whole axes are read backwards, from the last element to before any first: doing it again undoes it. */
+function isReversal({ inputs: [, starts, ends, , steps] }: NodeView<Sliced>): boolean {
+  const all = (e: Expr | undefined, test: (n: number) => boolean) => !!e?.constant?.every(test);
+  return all(steps, s => s === -1) && all(starts, s => s === -1) && all(ends, e => e < -(2 ** 31));
+}
 
 /** Pads dy with what a slice with steps of 1 left out before and after it. */
 function padBack(dy: Expr, { g, inputs: [x, starts, , axes] }: NodeView<Sliced>): Expr {

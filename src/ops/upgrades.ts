@@ -27,7 +27,7 @@ function toInput(node: Node, c: UpgradeContext, name: string, index: number, dty
 
 /** What a Constant node holds the contents of an attribute in, which may be that of a function's caller. */
 function contents(attr: Attr, dtype: DType = 'float32'): AttrInit {
-  if (attr.type === 'ints') return { value: Tensor.ints(attr.value.map(Number)) };
+  if (attr.type === 'ints') return { value: Tensor.ints(attr.value) };
   if (attr.type === 'float') return { value: Tensor.filled(dtype, [], attr.value) };
   if (attr.type === 'floats')
     return { value: Tensor.from('float32', [attr.value.length], Float32Array.from(attr.value)) };

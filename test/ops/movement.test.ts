@@ -67,6 +67,8 @@ describe('parts', () => {
     ['nothing', [2], [2], [0], undefined],
     ['every other', [0], [100], [0], [2]],
     ['backwards', [-1, 3], [-100, 0], [1, 0], [-1, -2]],
+    ['whole axes backwards', [-1, -1], [-(2 ** 40), -(2 ** 40)], [0, -1], [-1, -1]],
+    ['backwards from the middle', [1], [-(2 ** 40)], [0], [-1]],
   ] as [string, number[], number[], number[]?, number[]?][])(
     'Slice: %s',
     async (_, starts, ends, axes, steps) => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { FunctionDef, Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import { type Attr, FunctionDef, Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, float, floats, toAttrs } from '../../src/ops/core/builder.js';
@@ -99,6 +99,8 @@ describe('attributes that became inputs', () => {
   it('Slice', async () => {
     await check('Slice', 9, [spread([4, 3])], { attrs: { starts: [1, -2], ends: [100, -1] } });
     await check('Slice', 7, [spread([4, 3])], { attrs: { starts: [1], ends: [2], axes: [1] } });
+    const toTheEnd: Attr = { type: 'ints', value: [2n ** 63n - 1n] };
+    await check('Slice', 9, [spread([4, 3])], { attrs: { starts: [1], ends: toTheEnd } });
   });
   it('Split', async () => {
     await check('Split', 7, [spread([6, 2])], { attrs: { split: [1, 2, 3] }, outputs: 3 });
@@ -209,11 +211,13 @@ describe('other meanings', () => {
     upgradeOpset(model);
     expect(model.graph.nodes.map(n => n.opType)).toEqual(['Resize']);
   });
-  it('Resize to sizes', () =>
-    check('Resize', 11, [image, floatsOf([]), floatsOf([]), ints([1, 2, 7, 3])], {
-      attrs: { mode: 'cubic', coordinate_transformation_mode: 'align_corners' },
-      constants: [1, 2, 3],
-    }));
+  it('Resize to sizes', async () => {
+    const inputs = [image, floatsOf([]), floatsOf([]), ints([1, 2, 7, 3])];
+    const attrs = { mode: 'cubic', coordinate_transformation_mode: 'align_corners' };
+    const { model, feeds } = single('Resize', 11, inputs, { attrs, constants: [1, 2, 3] });
+    await expectSame(model, feeds);
+    expect(model.graph.nodes[0]!.inputs.map(v => v?.name)).toEqual(['x0', undefined, undefined, 'x3']);
+  });
   it('Resize of a region', () =>
     check(
       'Resize',

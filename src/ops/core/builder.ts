@@ -182,7 +182,7 @@ export class Builder {
     const value = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
     if (value?.type === 'tensor') this.#known.set(node.outputs[0]!, value.value);
     const ints = node.opType === 'Constant' ? node.attrs.get('value_ints') : undefined;
-    if (ints?.type === 'ints') this.#known.set(node.outputs[0]!, Tensor.ints(ints.value.map(Number)));
+    if (ints?.type === 'ints') this.#known.set(node.outputs[0]!, Tensor.ints(ints.value));
     const int = node.opType === 'Constant' ? node.attrs.get('value_int') : undefined;
     if (int?.type === 'int') this.#known.set(node.outputs[0]!, Tensor.filled('int64', [], Number(int.value)));
   }

@@ -30,9 +30,7 @@ export class UpgradeContext {
 
   /** A new node; where `outputs` is not given it writes one new value. */
   node(opType: string, inputs: (Value | null)[], attrs: AttrInit = {}, outputs?: (Value | null)[]): Node {
-    const hint = opType.toLowerCase();
-    const made = new Node(opType, inputs, outputs ?? [this.value(hint)], toAttrs(attrs));
-    made.name = this.name(`${hint}_node`);
+    const made = new Node(opType, inputs, outputs ?? [this.value(opType.toLowerCase())], toAttrs(attrs));
     if (attrs.value instanceof Tensor) this.model.constants.set(made.outputs[0]!, attrs.value);
     return made;
   }

@@ -17,8 +17,10 @@ export function writeInt(value: Int): Int64 {
 
 /** A message with some fields changed; the unknown fields, which spreading would miss, come along. */
 export function amend<M extends Message>(message: M | undefined, changes: NoInfer<M>): M {
-  const { $unknowns } = message ?? {};
-  return { ...message, ...($unknowns && { $unknowns }), ...changes } as M;
+  if (!message) return changes;
+  const amended = Object.assign({}, message, changes);
+  if (message.$unknowns) amended.$unknowns ??= message.$unknowns;
+  return amended;
 }
 
 /** Spellings of what the IR knows as an empty string; a file may say it in any of these ways, or not at all. */

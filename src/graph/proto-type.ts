@@ -12,9 +12,9 @@ type Declarations = { type: ValueType | undefined } & { [P in Place]?: ValueInfo
 
 /** Gives `value` its type from `info`, and keeps `info` to be written back. */
 export function declare(value: Value, place: Place, info: ValueInfoProto): void {
+  value.extra ??= { type: undefined } satisfies Declarations;
+  (value.extra as Declarations)[place] ??= info;
   settleType(value, info.type ? readType(info.type) : undefined);
-  const known = value.extra as Declarations | undefined;
-  value.extra = { ...known, [place]: known?.[place] ?? info, type: value.type } satisfies Declarations;
 }
 
 /** Gives `value` its type where it has none. */

@@ -11,6 +11,7 @@ import * as nondifferentiable from './nondifferentiable.js';
 import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
 import * as reduction from './reduction.js';
+import * as resampling from './resampling.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
@@ -26,6 +27,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     pooling,
     quantization,
     reduction,
+    resampling,
   ],
 };
 

@@ -25,6 +25,10 @@ const reduce: Infer = ([x, axes], attr) => {
     keep ? x.shape.map((d, i) => (known.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !known.includes(i)),
   ];
 };
+/** The number of axes at least, and where `kept` says so the first extents. */
+const sameRank =
+  (kept = 0): Infer =>
+  ([x]) => [x?.shape?.map((d, i) => (i < kept ? d : null))];
 const shapeInput =
   (at: number): Infer =>
   inputs => [dimsOf(inputs[at])];
@@ -36,7 +40,7 @@ const SHAPES: Record<string, Infer> = {
       'Floor Ceil Round Not Cast CastLike Identity Softmax LogSoftmax CumSum CumProd Trilu Clip Softplus Softsign Elu Selu Celu LeakyRelu ' +
       'HardSigmoid HardSwish ThresholdedRelu Gelu Mish IsNaN IsInf ScatterElements ScatterND ReverseSequence Dropout ' +
       'LayerNormalization BatchNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization LRN Shrink ' +
-      'RandomNormalLike RandomUniformLike Bernoulli'
+      'RandomNormalLike RandomUniformLike Bernoulli EyeLike'
     )
       .split(' ')
       .map(op => [op, same]),
@@ -52,6 +56,10 @@ const SHAPES: Record<string, Infer> = {
   ...Object.fromEntries(
     'Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare'.split(' ').map(op => [`Reduce${op}`, reduce]),
   ),
+  Resize: sameRank(),
+  AveragePool: sameRank(2),
+  ConvTranspose: sameRank(1),
+  Conv: ([x, w]) => [x?.shape?.map((d, i) => (i === 0 ? d : i === 1 ? (w?.extent(0) ?? null) : null))],
   MatMul: ([a, b]) => [matmulShape(a?.shape, b?.shape)],
   Gemm: ([a, b], attr) => {
     if (!a?.shape || !b?.shape) return [undefined];

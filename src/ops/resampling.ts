@@ -1,0 +1,117 @@
+/** Images at other resolutions and places: interpolation on grids. */
+import { float } from './core/builder.js';
+import { type Expr, sameShape } from './core/expr.js';
+import { type NodeView, normalizeAxes, type Rule, range } from './core/rule.js';
+import { vector } from './core/window.js';
+
+type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
+
+/**
+ * y = x resampled along some axes, each by its own matrix: y = R x  =>  dx = R^T dy, axis by axis. R^T is what
+ * the operator itself makes of an identity matrix; the runtime folds it into a constant where extents are known.
+ */
+export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
+  const [x] = node.inputs;
+  const repeats = wholeRepeats(node);
+  const dx = () => resampledAxes(dy, node).reduce((e, axis) => applyAlong(axis, impulses(axis, node), e), dy);
+  return [() => (repeats ? sumOfRepeats(dy, repeats) : dx()).reshapeLike(x), null, null, null];
+};
+
+/** How often each element stands in y, per spatial axis, where these are whole numbers known before the run. */
+function wholeRepeats(node: NodeView<Resized>): number[] | undefined {
+  const { attrs, inputs } = node;
+  const [x, , scales] = inputs;
+  const places = attrs.string('coordinate_transformation_mode', 'half_pixel');
+  const rounding = attrs.string('nearest_mode', 'round_prefer_floor');
+  const isExact =
+    (places === 'asymmetric' && rounding === 'floor') ||
+    (places === 'half_pixel' && rounding.startsWith('round'));
+  const known = present(scales)?.constant;
+  if (attrs.string('mode', 'nearest') !== 'nearest' || !isExact || !known || x.rank < 3) return undefined;
+  const repeats = Array<number>(x.rank).fill(1);
+  listedAxes(node).forEach((axis, i) => {
+    repeats[axis] = known[i]!;
+  });
+  const isWhole = repeats.every((r, axis) => (axis < 2 ? r === 1 : Number.isInteger(r)));
+  return isWhole ? repeats.slice(2) : undefined;
+}
+
+/** Each element of the result is the sum over its tile of dy. */
+function sumOfRepeats(dy: Expr, repeats: readonly number[]): Expr {
+  const mean = dy.op('AveragePool', [], { kernel_shape: repeats, strides: repeats });
+  return mean.mul(repeats.reduce((n, r) => n * r, 1));
+}
+
+function listedAxes({ attrs, inputs: [x] }: NodeView<Resized>): number[] {
+  return normalizeAxes(attrs.ints('axes') ?? range(0, x.rank), x);
+}
+
+/** The axes whose elements are not simply kept. */
+function resampledAxes(y: Expr, node: NodeView<Resized>): number[] {
+  const { attrs, inputs } = node;
+  const [x, , scales] = inputs;
+  const axes = listedAxes(node);
+  if (attrs.string('coordinate_transformation_mode', '') === 'tf_crop_and_resize') return axes;
+  const known = present(scales)?.constant;
+  return axes.filter((axis, i) => (known ? known[i] !== 1 : !sameShape([x.extent(axis)], [y.extent(axis)])));
+}
+
+/** What the operator makes of each element of one axis: R^T, a row per element of x. */
+function impulses(axis: number, node: NodeView<Resized>): Expr {
+  const { g, inputs, attrs } = node;
+  const [x, roi, scales, sizes] = inputs.map(present);
+  const { axes, keep_aspect_ratio_policy, ...kept } = Object.fromEntries(node.node.attrs);
+  const n = x!.dims(axis, axis + 1);
+  const identity = g
+    .scalar(1, x!.dtype)
+    .expand(n.concat([n], 0))
+    .op('EyeLike');
+  if (sizes && attrs.string('keep_aspect_ratio_policy', 'stretch') !== 'stretch')
+    return impulsesInPlace(axis, identity, node);
+  const listed = listedAxes(node);
+  const at = listed.indexOf(axis);
+  const pick = (e: Expr, i = at) => e.slice([i], [i + 1], [0]);
+  const number = (value: number, like: Expr) => g.scalar(value, like.dtype).reshape([1]);
+  const region = roi && number(0, roi).concat([pick(roi), number(1, roi), pick(roi, listed.length + at)], 0);
+  const factors = scales && number(1, scales).concat([pick(scales)], 0);
+  const extents = sizes && n.concat([pick(sizes)], 0);
+  return identity.op('Resize', [region, factors, extents], { ...kept, extrapolation_value: float(0) });
+}
+
+/**
+ * The same where the scale of an axis depends on the other axes: the impulses stand in images with all axes of
+ * x that are resampled, constant along the others.
+ */
+function impulsesInPlace(axis: number, identity: Expr, node: NodeView<Resized>): Expr {
+  const { g, inputs, attrs } = node;
+  const [x, , , sizes] = inputs;
+  const others = range(1, x.rank).filter(a => a !== axis);
+  if (
+    listedAxes(node).some(a => a < 2) ||
+    attrs.string('coordinate_transformation_mode', '').startsWith('tf_crop')
+  )
+    node.unsupported(
+      "'keep_aspect_ratio_policy' together with 'tf_crop_and_resize' or axes other than space",
+    );
+  const images = identity.unsqueeze(others).expand(vector(g, [1, 1, x.dims(2)]));
+  const resized = images.op('Resize', [undefined, undefined, sizes], Object.fromEntries(node.node.attrs));
+  return resized
+    .slice(
+      others.map(() => 0),
+      others.map(() => 1),
+      others,
+    )
+    .squeeze(others);
+}
+
+/** Multiplies a matrix to the vectors along one axis. */
+function applyAlong(axis: number, matrix: Expr, x: Expr): Expr {
+  if (axis === x.rank - 2) return matrix.matmul(x);
+  const perm = range(0, x.rank).map(a => (a === axis ? x.rank - 1 : a === x.rank - 1 ? axis : a));
+  return x.transpose(perm).matmul(matrix.mT).transpose(perm);
+}
+
+/** Older models pass empty tensors for inputs they do not use. */
+function present(e: Expr | undefined): Expr | undefined {
+  return e?.extent(0) === 0 ? undefined : e;
+}

@@ -1,0 +1,104 @@
+import { describe, expect, it } from 'vitest';
+import type { AttrInit } from '../../src/ops/core/builder.js';
+import { checkVjp, floatsOf, ints } from './vjp.js';
+
+describe('Resize', () => {
+  const modes: AttrInit[] = [
+    { mode: 'nearest' },
+    { mode: 'linear' },
+    { mode: 'cubic' },
+    { mode: 'cubic', exclude_outside: 1 },
+    { mode: 'linear', antialias: 1 },
+    { mode: 'cubic', antialias: 1 },
+  ];
+  const places = [
+    'half_pixel',
+    'asymmetric',
+    'align_corners',
+    'pytorch_half_pixel',
+    'half_pixel_symmetric',
+    'tf_crop_and_resize',
+  ];
+  const cases = modes.flatMap(m => places.map(p => ({ ...m, coordinate_transformation_mode: p })));
+
+  describe.each(cases)('%j', attrs => {
+    const region =
+      attrs.coordinate_transformation_mode === 'tf_crop_and_resize'
+        ? floatsOf([0, 0, 0.1, -0.2, 1, 1, 0.7, 1.1])
+        : null;
+    const check = (
+      scales: number[] | null,
+      sizes: number[] | null,
+      symbolic?: number[],
+      constants = [1, 2, 3],
+    ) =>
+      checkVjp('Resize', [[1, 2, 4, 3], region, scales && floatsOf(scales), sizes && ints(sizes)], {
+        attrs,
+        wrt: [0],
+        constants,
+        symbolic,
+        step: 0.5,
+      });
+    it('scales', () => check([1, 1, 1.7, 0.6], null));
+    it('scales, extents hidden', () => check([1, 1, 1.7, 0.6], null, [0]));
+    it('sizes', () => check(null, [1, 2, 3, 5]));
+    it('sizes known at run time, extents hidden', () => check(null, [1, 2, 3, 5], [0], []));
+  });
+
+  it.each([
+    ['asymmetric', 'floor'],
+    ['half_pixel', 'round_prefer_floor'],
+    ['half_pixel', 'round_prefer_ceil'],
+    ['half_pixel', 'ceil'],
+    ['asymmetric', 'round_prefer_ceil'],
+  ])('nearest, whole scales: %s, %s', async (coordinate_transformation_mode, nearest_mode) => {
+    const attrs = { coordinate_transformation_mode, nearest_mode };
+    const inputs = [[1, 2, 2, 3], null, floatsOf([1, 1, 2, 3])];
+    await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [2], step: 0.5 });
+    await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [2], step: 0.5, symbolic: [0] });
+  });
+
+  it('one axis', () =>
+    checkVjp('Resize', [[2, 2, 4], null, floatsOf([1, 1, 1.5])], {
+      attrs: { mode: 'linear' },
+      wrt: [0],
+      step: 0.5,
+    }));
+  it('three axes', () =>
+    checkVjp('Resize', [[1, 1, 2, 3, 2], null, floatsOf([1, 1, 1.5, 2, 2.5])], {
+      attrs: { mode: 'linear' },
+      wrt: [0],
+      step: 0.5,
+    }));
+  it('listed axes', () =>
+    checkVjp('Resize', [[2, 2, 3, 2], null, null, ints([3, 5])], {
+      attrs: { mode: 'cubic', axes: [-1, 2] },
+      wrt: [0],
+      step: 0.5,
+    }));
+  it('batch and channels', () =>
+    checkVjp('Resize', [[2, 3, 2, 2], null, floatsOf([2, 0.7, 1, 2])], { wrt: [0], step: 0.5 }));
+  it('empty tensors in the place of unused inputs', () =>
+    checkVjp('Resize', [[1, 1, 3, 3], floatsOf([]), floatsOf([]), ints([1, 1, 5, 4])], {
+      attrs: { mode: 'linear' },
+      wrt: [0],
+      constants: [1, 2, 3],
+      step: 0.5,
+    }));
+
+  describe.each(['not_larger', 'not_smaller'])('keep_aspect_ratio_policy %s', keep_aspect_ratio_policy => {
+    it.each(['nearest', 'linear', 'cubic'])('%s', async mode => {
+      const attrs = { mode, keep_aspect_ratio_policy, axes: [2, 3] };
+      const inputs = [[1, 2, 3, 4], null, null, ints([5, 6])];
+      await checkVjp('Resize', inputs, { attrs, wrt: [0], step: 0.5 });
+      await checkVjp('Resize', inputs, { attrs, wrt: [0], step: 0.5, symbolic: [0] });
+    });
+    it('is not supported along the batch', () =>
+      expect(
+        checkVjp('Resize', [[1, 2, 3, 4], null, null, ints([1, 2, 5, 6])], {
+          attrs: { keep_aspect_ratio_policy },
+          wrt: [0],
+        }),
+      ).rejects.toThrow("No gradient for 'Resize' (node 'node') with 'keep_aspect_ratio_policy'"));
+  });
+});

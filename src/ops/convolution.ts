@@ -21,7 +21,7 @@ type Convolution = Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>;
 export const Conv: Convolution = ([dy], node) => {
   const [x, w, b] = node.inputs;
   const group = node.attrs.int('group', 1);
-  const padded = withPads(node, x, dy, windowsOf(node, x, dy, w));
+  const padded = withPads(node, x, dy, windowsOf(node, x, dy, w.shape!.slice(2)));
   return [
     () => padded.unpad(convAdjoint(dy, w, padded.windows, padded.x, group)),
     () => weightGradient(padded.x, dy, w, padded.windows, group),
@@ -49,7 +49,7 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
   const { attrs } = node;
   const autoPad = attrs.string('auto_pad', 'NOTSET');
   const outputShape = attrs.ints('output_shape');
-  return windowsOf(node, y, x, w).map((v, i) => {
+  return windowsOf(node, y, x, w.shape!.slice(2)).map((v, i) => {
     const extra = attrs.ints('output_padding')?.[i] ?? 0;
     let [begin, end] = [v.begin!, v.end!];
     if (outputShape || autoPad.startsWith('SAME')) {

@@ -1,8 +1,17 @@
 /** Images at other resolutions and places: interpolation on grids. */
+import { Tensor } from '../graph/tensor.js';
 import { float } from './core/builder.js';
 import { type Expr, sameShape } from './core/expr.js';
-import { type NodeView, normalizeAxes, type Rule, range } from './core/rule.js';
-import { vector } from './core/window.js';
+import { expansion, type NodeView, normalizeAxes, type Rule, range } from './core/rule.js';
+import {
+  clampOutside,
+  interpolate,
+  type Neighbours,
+  neighbours,
+  reflectOutside,
+  zeroOutside,
+} from './core/sampling.js';
+import { vector, windowColumns, windowsOf } from './core/window.js';
 
 type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
 
@@ -115,3 +124,64 @@ function applyAlong(axis: number, matrix: Expr, x: Expr): Expr {
 function present(e: Expr | undefined): Expr | undefined {
   return e?.extent(0) === 0 ? undefined : e;
 }
+
+// ---- sampling ----
+
+/**
+ * y = x at the places that the grid names, from -1 to 1: written as sums of neighbours, whose weights depend on
+ * the grid. Padding can be decided neighbour by neighbour: a place outside gets the same value.
+ */
+export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
+  const { g, attrs } = node;
+  const [x, grid] = node.inputs;
+  const n = x.rank - 2;
+  const places = grid.reshape([0, -1, n]);
+  const aligned = attrs.int('align_corners', 0) === 1;
+  const mode =
+    (['nearest', 'cubic'] as const).find(m => attrs.string('mode', 'linear').endsWith(m)) ?? 'linear';
+  const outside = {
+    zeros: zeroOutside,
+    border: clampOutside,
+    reflection: (a: Neighbours, extent: Expr) => reflectOutside(a, extent, aligned),
+  }[attrs.string('padding_mode', 'zeros')]!;
+  const axes = range(0, n).map(i => {
+    const extent = x.dims(2 + i, 3 + i);
+    const place = places.gather(g.scalar(n - 1 - i, 'int64'), 2);
+    return outside(neighbours(mode, toElements(place, extent.cast(x.dtype), aligned)), extent);
+  });
+  return [interpolate(x, axes).reshape(vector(g, [0, 0, grid.dims(1, -1)]))];
+});
+
+/** From -1 and 1 at the centres (or outer edges) of the first and last element to positions counted in elements. */
+function toElements(place: Expr, extent: Expr, aligned: boolean): Expr {
+  const scaled = place.add(1).mul(0.5);
+  return aligned ? scaled.mul(extent.sub(1)) : scaled.mul(extent).sub(0.5);
+}
+
+/** y = (x, y, ..., 1) @ theta^T at each place  =>  dtheta = dy^T @ (x, y, ..., 1); these are y for theta = identity. */
+export const AffineGrid: Rule<readonly [theta: Expr, size: Expr], readonly [Expr]> = ([dy], node) => {
+  const { g, inputs, attrs } = node;
+  const [theta, size] = inputs;
+  const n = dy.rank - 2;
+  return [
+    () => {
+      const identity = Float32Array.from({ length: n * (n + 1) }, (_, i) => (i % (n + 2) === 0 ? 1 : 0));
+      const unmoved = g.tensor(Tensor.from('float32', [1, n, n + 1], identity)).cast(theta.dtype);
+      const oneImage = g.ints([1]).concat([size.slice([1], [n + 2], [0])], 0);
+      const places = unmoved
+        .op('AffineGrid', [oneImage], { align_corners: attrs.int('align_corners', 0) })
+        .reshape([-1, n]);
+      const flat = dy.reshape([0, -1, n]).mT;
+      return flat.matmul(places).concat([flat.sum([2], { keepdims: true })], 2);
+    },
+    null,
+  ];
+};
+
+/** y = the sum of the blocks that are the columns of x, each at its place  =>  dx = the blocks of dy, as columns. */
+export const Col2Im: Rule<readonly [x: Expr, image: Expr, block: Expr], readonly [Expr]> = ([dy], node) => {
+  const [x, , block] = node.inputs;
+  const kernel = block.constant;
+  if (!kernel) return node.unsupported('a block_shape that is not known before the run');
+  return [() => windowColumns(dy, windowsOf(node, dy, undefined, kernel)).reshapeLike(x), null, null];
+};

@@ -102,3 +102,83 @@ describe('Resize', () => {
       ).rejects.toThrow("No gradient for 'Resize' (node 'node') with 'keep_aspect_ratio_policy'"));
   });
 });
+
+describe('GridSample', () => {
+  const modes = ['linear', 'cubic'];
+  const paddings = ['zeros', 'border', 'reflection'];
+  const cases = modes.flatMap(mode =>
+    paddings.flatMap(padding_mode => [0, 1].map(align_corners => ({ mode, padding_mode, align_corners }))),
+  );
+  // Places inside and outside, none of them near an element, where interpolation has a kink.
+  const grid = floatsOf([-0.83, 0.31, 0.42, -0.27, 1.63, 0.1, -1.71, 2.44], [1, 2, 2, 2]);
+
+  it.each(cases)('%j', async attrs => {
+    await checkVjp('GridSample', [[1, 2, 4, 3], grid], { attrs, opset: 20 });
+    await checkVjp('GridSample', [[1, 2, 4, 3], grid], { attrs, opset: 20, symbolic: true });
+  });
+  it.each(paddings)('nearest, %s', padding_mode =>
+    checkVjp('GridSample', [[1, 2, 4, 3], grid], {
+      attrs: { mode: 'nearest', padding_mode },
+      opset: 20,
+      wrt: [0],
+    }),
+  );
+  it.each(['bilinear', 'bicubic'])('%s, as older models name it', mode =>
+    checkVjp('GridSample', [[1, 1, 4, 3], grid], { attrs: { mode } }),
+  );
+  it.each(paddings)('three axes, %s', padding_mode =>
+    checkVjp(
+      'GridSample',
+      [
+        [2, 1, 2, 3, 2],
+        floatsOf([-0.8, 0.3, 0.4, -0.2, 1.6, 0.1, -1.7, 2.4, 0.7, -0.4, -1.2, 0.3], [2, 1, 1, 2, 3]),
+      ],
+      { attrs: { padding_mode }, opset: 20 },
+    ),
+  );
+  it('one element along an axis', () =>
+    checkVjp('GridSample', [[1, 1, 1, 3], grid], {
+      attrs: { padding_mode: 'reflection', align_corners: 1 },
+      opset: 20,
+    }));
+});
+
+describe.each([0, 1])('AffineGrid, align_corners %i', align_corners => {
+  it.each([
+    [
+      [2, 2, 3],
+      [2, 3, 4, 5],
+    ],
+    [
+      [1, 3, 4],
+      [1, 1, 2, 3, 2],
+    ],
+  ])('%j', async (theta, size) => {
+    await checkVjp('AffineGrid', [theta, ints(size)], {
+      attrs: { align_corners },
+      opset: 20,
+      constants: [1],
+    });
+    await checkVjp('AffineGrid', [theta, ints(size)], {
+      attrs: { align_corners },
+      opset: 20,
+      symbolic: true,
+    });
+  });
+});
+
+describe('Col2Im', () => {
+  it.each<[x: number[], image: number[], block: number[], attrs: AttrInit]>([
+    [[2, 8, 6], [3, 4], [2, 2], {}],
+    [[1, 6, 9], [5, 4], [3, 2], { strides: [2, 1], pads: [1, 0, 1, 0] }],
+    [[1, 4, 8], [6, 5], [2, 2], { dilations: [2, 3], pads: [0, 1, 0, 0], strides: [1, 2] }],
+  ])('%j %j %j %j', async (x, image, block, attrs) => {
+    await checkVjp('Col2Im', [x, ints(image), ints(block)], { attrs, constants: [1, 2], step: 0.5 });
+    await checkVjp('Col2Im', [x, ints(image), ints(block)], {
+      attrs,
+      constants: [2],
+      step: 0.5,
+      symbolic: true,
+    });
+  });
+});

@@ -1,5 +1,5 @@
 /** Windows that slide along the spatial axes of [N, C, ...spatial], as convolutions and pools define them. */
-import type { Dim } from '../../graph/ir.js';
+import type { Dim, Shape } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
@@ -19,11 +19,11 @@ export type Window = {
 
 /**
  * The windows of `node`, one per spatial axis, over `x`, the side that is padded; `y` is the side with one
- * element per window. The kernel's extents are those of `w` where there is one.
+ * element per window. The kernel's extents are those of the attribute, where it is there, or those given.
  */
-export function windowsOf(node: NodeView<Operands>, x: Expr, y: Expr, w?: Expr): Window[] {
+export function windowsOf(node: NodeView<Operands>, x: Expr, y?: Expr, kernelShape: Shape = []): Window[] {
   const { attrs } = node;
-  const kernel = attrs.ints('kernel_shape') ?? w?.shape?.slice(2) ?? [];
+  const kernel = attrs.ints('kernel_shape') ?? kernelShape;
   const n = kernel.length;
   const pads = attrs.ints('pads') ?? Array(2 * n).fill(0);
   const autoPad = attrs.string('auto_pad', 'NOTSET');
@@ -33,7 +33,7 @@ export function windowsOf(node: NodeView<Operands>, x: Expr, y: Expr, w?: Expr):
     const stride = attrs.ints('strides')?.[i] ?? 1;
     const dilation = attrs.ints('dilations')?.[i] ?? 1;
     const reach = (k - 1) * dilation + 1;
-    const [inner, outer] = [x.extent(2 + i), y.extent(2 + i)];
+    const [inner, outer] = [x.extent(2 + i), y?.extent(2 + i)];
     const [begin, end] =
       autoPad === 'NOTSET'
         ? [pads[i], pads[n + i]]

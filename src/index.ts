@@ -1,7 +1,7 @@
 /** agd-onnx as a library: what the command line does, as typed functions. */
 import type { Model } from './graph/ir.js';
-import { type InjectOptions, inject as injectPass, type InjectReport } from './passes/inject.js';
-import { inspect as inspectPass, type Inspection, type InspectOptions } from './passes/inspect.js';
+import { type InjectOptions, type InjectReport, inject as injectPass } from './passes/inject.js';
+import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
@@ -28,10 +28,13 @@ export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job
 export { type Metrics, Trainer } from './runtime/trainer.js';
 export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';
 export { trainInWorker } from './runtime/worker.js';
-export type { Inspection, InjectOptions, InjectReport, InspectOptions };
+export type { InjectOptions, InjectReport, Inspection, InspectOptions };
 
 /** Writes loss, backward pass and AGD into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
-export function inject(model: Model, options: InjectOptions): Promise<{ model: Model; report: InjectReport }> {
+export function inject(
+  model: Model,
+  options: InjectOptions,
+): Promise<{ model: Model; report: InjectReport }> {
   return injectPass(model, options, sessionShapes);
 }
 

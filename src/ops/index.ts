@@ -6,8 +6,10 @@ import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
 import * as indexing from './indexing.js';
 import * as linalg from './linalg.js';
+import * as loss from './loss.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
+import * as normalization from './normalization.js';
 import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
 import * as reduction from './reduction.js';
@@ -23,6 +25,8 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     indexing,
     linalg,
     movement,
+    loss,
+    normalization,
     nondifferentiable,
     pooling,
     quantization,

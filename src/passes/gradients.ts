@@ -11,7 +11,7 @@ import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { type SelectOptions, selectParameters } from './select-parameters.js';
-import { trainBatchNorm } from './train-batch-norm.js';
+import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 
 export type GradientOptions = SelectOptions & {
@@ -45,9 +45,12 @@ export async function gradientModel(
   const loss = options.loss && attachLoss(g, options.loss).loss;
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const wrt = chooseWrt(g, options, loss);
-  trainBatchNorm(g, options.batchNorm ?? 'eval');
-  trainDropout(g, options.dropout ?? 'eval', options.seed ?? 0);
+  if (loss) {
+    trainBatchNorm(g, options.batchNorm ?? 'eval');
+    trainDropout(g, options.dropout ?? 'eval', options.seed ?? 0);
+  }
   const results = backward(g, seeds, wrt, options);
+  lowerBatchNorm(g);
   g.graph.outputs = loss ? [loss] : [];
   const gradients = new Map(
     wrt.map((value, i) => [value.name, results[i] ? output(g, results[i], `${value.name}_grad`).name : null]),

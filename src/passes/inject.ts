@@ -13,7 +13,7 @@ import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
-import { trainBatchNorm } from './train-batch-norm.js';
+import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { upgradeOpset } from './upgrade-opset.js';
@@ -60,6 +60,7 @@ export async function inject(
   const statistics = trainBatchNorm(g, options.batchNorm ?? 'train');
   trainDropout(g, options.dropout ?? 'train', options.seed ?? 0);
   const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
+  lowerBatchNorm(g);
   const attached = attachOptimizer(
     g,
     agd,

@@ -1,6 +1,84 @@
+import type { Node } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
+import { moments } from '../ops/core/moments.js';
+import { NodeView, range } from '../ops/core/rule.js';
 import type { StateUpdate } from './attach-optimizer.js';
 
-export function trainBatchNorm(_g: Builder, _mode: 'train' | 'eval'): StateUpdate[] {
-  return [];
+type Operands = readonly [x: Expr, scale: Expr, bias: Expr, mean: Expr, variance: Expr];
+
+/**
+ * Puts batch normalization into training mode, or (`eval`) into inference mode, whatever the exporter wrote. In
+ * training mode it returns how a step updates the running statistics, as PyTorch does:
+ * r' = momentum r + (1 - momentum) s, with the unbiased variance of the batch.
+ */
+export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[] {
+  const updates: StateUpdate[] = [];
+  rewrite(g, node => {
+    node.attrs.set('training_mode', { type: 'int', value: mode === 'train' ? 1 : 0 });
+    if (mode === 'train') updates.push(...runningStatistics(new NodeView<Operands>(node, g, g.opset())));
+  });
+  return updates;
 }
+
+/**
+ * Writes batch normalization in training mode as inference with the batch's own statistics: its training mode
+ * has a kernel on the CPU alone. To be done after the backward pass, which knows a shorter gradient for the whole.
+ */
+export function lowerBatchNorm(g: Builder): void {
+  rewrite(g, node => {
+    if (Number(attrValue(node, 'training_mode') ?? 0) === 0) return;
+    const view = new NodeView<Operands>(node, g, g.opset());
+    const { mean, variance } = statistics(view);
+    const momentum = view.attrs.float('momentum', 0.9);
+    const flat = [mean.reshape([-1]), variance.reshape([-1])] as const;
+    flat.forEach((batch, i) => {
+      const running = node.outputs[1 + i];
+      if (running) g.identity(blend(view.inputs[3 + i]!, batch, momentum).value, running);
+      node.inputs[3 + i] = batch.value;
+    });
+    node.outputs.length = 1;
+    node.attrs.set('training_mode', { type: 'int', value: 0 });
+  });
+}
+
+/** Runs `change` on every BatchNormalization; nodes that it emits come before it. */
+function rewrite(g: Builder, change: (node: Node) => void): void {
+  const { nodes } = g.graph;
+  if (!nodes.some(isBatchNorm)) return;
+  const result: Node[] = [];
+  const before = g.sink;
+  g.sink = result;
+  for (const node of nodes) {
+    if (isBatchNorm(node)) change(node);
+    result.push(node);
+  }
+  g.sink = before;
+  nodes.splice(0, nodes.length, ...result);
+}
+
+const isBatchNorm = (node: Node) => node.opType === 'BatchNormalization' && node.domain === '';
+
+function attrValue(node: Node, attr: string): unknown {
+  const found = node.attrs.get(attr);
+  return found && 'value' in found ? found.value : undefined;
+}
+
+function statistics({ inputs: [x] }: NodeView<Operands>) {
+  return moments(x, [0, ...range(2, x.rank)]);
+}
+
+function runningStatistics(node: NodeView<Operands>): StateUpdate[] {
+  const [x, , , mean, variance] = node.inputs;
+  const batch = statistics(node);
+  const count = x.count(x.dtype, [0, ...range(2, x.rank)]);
+  const unbiased = batch.variance.reshape([-1]).mul(count.div(count.sub(1)));
+  const momentum = node.attrs.float('momentum', 0.9);
+  return [
+    { state: mean.value, value: blend(mean, batch.mean.reshape([-1]), momentum).value },
+    { state: variance.value, value: blend(variance, unbiased, momentum).value },
+  ];
+}
+
+const blend = (running: Expr, batch: Expr, momentum: number) =>
+  running.mul(momentum).add(batch.mul(1 - momentum));

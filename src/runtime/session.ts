@@ -34,7 +34,8 @@ export class Session {
     { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
     const options: ort.InferenceSession.SessionOptions = {
-      logSeverityLevel: 3,
+      // Errors are thrown; what the runtime would print beside that is noise.
+      logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [device, 'cpu'],
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       ...(threads ? { intraOpNumThreads: threads } : {}),

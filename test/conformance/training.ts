@@ -19,10 +19,10 @@ export async function checkTraining(c: Case): Promise<Check[]> {
     sessionShapes,
   );
   const trainer = await Trainer.create(injected);
-  const initial = trainer.state;
+  const initial = new Map([...injected.graph.initializers].map(([v, t]) => [v.name, t]));
   const losses: number[] = [];
   for (let k = 0; k < info.steps; k++) losses.push((await trainer.step(batch(tensors, k))).loss);
-  const final = trainer.state;
+  const final = new Map([...initial, ...trainer.state]);
   await trainer.release();
   const gradients = await firstGradients(c, loss);
   return [
@@ -51,7 +51,8 @@ export async function checkTraining(c: Case): Promise<Check[]> {
       };
       const [start, end] = [pick(initial.get(name)), pick(final.get(name))];
       const moved = norm(want.map((w, i) => w - start[i]!));
-      const error = norm(want.map((w, i) => w - end[i]!)) / (0.02 * moved);
+      const off = norm(want.map((w, i) => w - end[i]!));
+      const error = off === 0 ? 0 : off / (0.02 * moved);
       return { what: `final ${name}`, error: Number.isNaN(error) ? Number.POSITIVE_INFINITY : error };
     }),
   ];

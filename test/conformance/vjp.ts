@@ -35,3 +35,8 @@ async function run(model: Model, tensors: Feeds): Promise<Feeds> {
   await session.release();
   return results;
 }
+
+/** The cases store scalars with one axis. */
+function asScalar(t: Tensor, shape: Shape | undefined): Tensor {
+  return shape?.length === 0 && t.size === 1 ? new Tensor(t.dtype, [], t.bytes) : t;
+}

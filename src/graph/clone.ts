@@ -81,7 +81,7 @@ export function cloneNodes(
 }
 
 function cloneAttr(attr: Attr, options: CloneOptions): Attr {
-  if (attr.type === 'graph') return { type: 'graph', value: cloneGraph(attr.value, options) };
-  if (attr.type === 'graphs') return { type: 'graphs', value: attr.value.map(g => cloneGraph(g, options)) };
+  if (attr.type === 'graph') return { ...attr, value: cloneGraph(attr.value, options) };
+  if (attr.type === 'graphs') return { ...attr, value: attr.value.map(g => cloneGraph(g, options)) };
   return attr;
 }

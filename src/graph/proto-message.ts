@@ -32,8 +32,8 @@ const EMPTY: readonly unknown[] = ['', 'ai.onnx'];
  */
 export function rest<M extends Message>(message: M, owned: readonly (keyof M)[]): M | undefined {
   let left: M | undefined;
-  for (const key in message) {
-    if (!Object.hasOwn(message, key) || (owned.includes(key) && !EMPTY.includes(message[key]))) continue;
+  for (const key of Object.keys(message) as (keyof M)[]) {
+    if (owned.includes(key) && !EMPTY.includes(message[key])) continue;
     left ??= {} as M;
     left[key] = message[key];
   }

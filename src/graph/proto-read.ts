@@ -19,14 +19,13 @@ import { declare, isDeclared, settleType } from './proto-type.js';
 import { topologicalOrder } from './topological-order.js';
 
 /**
- * What a model, graph ... had beyond the IR. `listed` are a graph's value_info entries, as the value where
- * there is one; `sparse` are the values of its sparse initializers.
+ * What a model, graph ... had beyond the IR. `listed` are a graph's value_info entries: the name where the
+ * graph has such a value (a name, because a graph and its copies share this), else the entry.
  */
 export type ModelExtra = { rest: ModelProto | undefined; opsets: OperatorSetIdProto[]; metadata: Entry[] };
 export type GraphExtra = {
   rest: GraphProto | undefined;
-  listed: (Value | ValueInfoProto)[];
-  sparse: Value[];
+  listed: (string | ValueInfoProto)[];
 };
 export type FunctionExtra = { rest: FunctionProto | undefined; opsets: OperatorSetIdProto[] };
 export type TrainingExtra = {
@@ -135,15 +134,16 @@ class Reader {
   graph(proto: GraphProto): Graph {
     const graph = new Graph(proto.name ?? '');
     graph.inputs = (proto.input ?? []).map(info => this.#input(info));
-    const sparse = this.#readInitializers(proto, graph);
+    this.#readInitializers(proto, graph);
     const nodes = (proto.node ?? []).map(node => this.#outline(node));
-    const listed = (proto.valueInfo ?? []).map(info => this.#list(info));
+    const sparse = new Set(proto.sparseInitializer?.map(({ values }) => values?.name));
+    const listed = (proto.valueInfo ?? []).map(info => (sparse.has(info.name) ? info : this.#list(info)));
     nodes.forEach((node, i) => {
       this.#fill(node, proto.node![i]!);
     });
     graph.nodes = topologicalOrder(nodes);
     graph.outputs = (proto.output ?? []).map(info => this.#output(info, graph));
-    graph.extra = { rest: rest(proto, GRAPH_FIELDS), listed, sparse } satisfies GraphExtra;
+    graph.extra = { rest: rest(proto, GRAPH_FIELDS), listed } satisfies GraphExtra;
     return graph;
   }
 
@@ -153,8 +153,8 @@ class Reader {
     return value;
   }
 
-  /** Fills `graph.initializers`; returns the values of the sparse ones, which have no Tensor. */
-  #readInitializers(proto: GraphProto, graph: Graph): Value[] {
+  /** Fills `graph.initializers`; the sparse ones, which have no Tensor, are values only. */
+  #readInitializers(proto: GraphProto, graph: Graph): void {
     const named = (name: string | null | undefined) =>
       this.#own.get(name ?? '') ?? this.#define(name, 'an initializer');
     for (const tensorProto of proto.initializer ?? []) {
@@ -164,7 +164,7 @@ class Reader {
       settleType(value, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
       graph.initializers.set(value, tensor);
     }
-    return (proto.sparseInitializer ?? []).map(({ values }) => named(values?.name));
+    for (const { values } of proto.sparseInitializer ?? []) named(values?.name);
   }
 
   /** The node with its outputs; inputs wait until every value of the graph is known. */
@@ -187,11 +187,11 @@ class Reader {
     }
   }
 
-  #list(info: ValueInfoProto): Value | ValueInfoProto {
+  #list(info: ValueInfoProto): string | ValueInfoProto {
     const value = this.#own.get(info.name ?? '');
     if (!value || isDeclared(value, 'inner')) return info;
     declare(value, 'inner', info);
-    return value;
+    return value.name;
   }
 
   #output(info: ValueInfoProto, graph: Graph): Value {

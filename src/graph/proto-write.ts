@@ -1,14 +1,5 @@
 /** Model -> ModelProto, the inverse of proto-read.ts. */
-import {
-  type Attr,
-  type Binding,
-  type FunctionDef,
-  type Graph,
-  type Model,
-  type Node,
-  type TrainingInfo,
-  Value,
-} from './ir.js';
+import type { Attr, Binding, FunctionDef, Graph, Model, Node, TrainingInfo, Value } from './ir.js';
 import { amend, writeEntries, writeInt, writeKeyed } from './proto-message.js';
 import {
   type FunctionExtra,
@@ -28,6 +19,7 @@ import {
   type NodeProto,
   type OperatorSetIdProto,
   type TrainingInfoProto,
+  type ValueInfoProto,
 } from './proto-schema.js';
 import { type Placement, writeTensor } from './proto-tensor.js';
 import { writeInfo } from './proto-type.js';
@@ -94,21 +86,23 @@ function writeFunction(fn: FunctionDef, place: Placement): FunctionProto {
 
 function writeGraph(graph: Graph, place: Placement): GraphProto {
   const extra = graph.extra as GraphExtra | undefined;
-  const alive = new Set<unknown>([
-    ...graph.inputs,
-    ...graph.initializers.keys(),
-    ...(extra?.sparse ?? []),
-    ...graph.nodes.flatMap(n => n.outputs),
-  ]);
-  const listed = extra?.listed.filter(entry => !(entry instanceof Value) || alive.has(entry));
+  const values = [...graph.inputs, ...graph.initializers.keys(), ...graph.nodes.flatMap(n => n.outputs)];
+  const alive = new Map(values.flatMap(value => (value ? [[value.name, value]] : [])));
   return amend(extra?.rest, {
     name: graph.name || extra?.rest?.name,
     node: graph.nodes.map(node => writeNode(node, place)),
     initializer: [...graph.initializers].map(([value, tensor]) => writeTensor(tensor, place, value.name)),
     input: graph.inputs.map(value => writeInfo(value, 'input')),
     output: graph.outputs.map(value => writeInfo(value, 'output')),
-    valueInfo: listed?.map(entry => (entry instanceof Value ? writeInfo(entry, 'inner') : entry)),
+    valueInfo: extra?.listed.flatMap(entry => listedInfo(entry, alive)),
   });
+}
+
+/** A value_info entry; none where the value it names is gone. */
+function listedInfo(entry: string | ValueInfoProto, alive: ReadonlyMap<string, Value>): ValueInfoProto[] {
+  if (typeof entry !== 'string') return [entry];
+  const value = alive.get(entry);
+  return value ? [writeInfo(value, 'inner')] : [];
 }
 
 function writeNode(node: Node, place: Placement): NodeProto {

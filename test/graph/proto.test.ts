@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { cloneModel } from '../../src/graph/clone.js';
 import { dtypeCode } from '../../src/graph/dtype.js';
 import { AgdError } from '../../src/graph/errors.js';
 import { allGraphs, Graph, Model, Node, Value } from '../../src/graph/ir.js';
@@ -88,6 +89,10 @@ describe('a file with every field', () => {
 
   it('comes back message for message, unknown fields included', () => {
     expect(messageOf(recode(bytes))).toEqual(messageOf(bytes));
+  });
+
+  it('is the same when a copy of the model is written', () => {
+    expect(messageOf(encodeModel(cloneModel(decodeModel(bytes))))).toEqual(messageOf(bytes));
   });
 
   it('comes back from a Buffer as well, byte for byte the second time', () => {

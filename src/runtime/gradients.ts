@@ -1,6 +1,5 @@
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
-import { encodeModel } from '../graph/proto.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
@@ -19,7 +18,7 @@ export async function gradients(
   session: SessionOptions = {},
 ): Promise<Gradients> {
   const made = await gradientModel(model, options, sessionShapes);
-  const runner = await Session.create(encodeModel(made.model), session);
+  const runner = await Session.create(made.model, session);
   try {
     const results = await runner.run(select(runner, feeds));
     const values = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t]));

@@ -1,8 +1,8 @@
 import * as ort from 'onnxruntime-node';
 import type { DType } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import type { ValueType } from '../graph/ir.js';
-import { encodeModel } from '../graph/proto.js';
+import { Model, type ValueType } from '../graph/ir.js';
+import { encodeModel, inline } from '../graph/proto.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
 
@@ -30,7 +30,7 @@ export class Session {
    * `runtime` with the runtime's own words where it refuses the model.
    */
   static async create(
-    model: Uint8Array | string,
+    source: Model | Uint8Array | string,
     { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
     const options: ort.InferenceSession.SessionOptions = {
@@ -40,6 +40,8 @@ export class Session {
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
+    // A session made from bytes has no folder to look for external data in.
+    const model = source instanceof Model ? encodeModel(source, inline) : source;
     try {
       const made =
         typeof model === 'string'
@@ -129,7 +131,7 @@ function firstLine(cause: unknown): string {
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */
 export const sessionShapes: ShapeOracle = async model => {
-  const session = await Session.create(encodeModel(model), { optimize: false });
+  const session = await Session.create(model, { optimize: false });
   try {
     return session.outputTypes();
   } finally {

@@ -1,7 +1,6 @@
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { Graph, Model, type Value } from '../graph/ir.js';
-import { encodeModel } from '../graph/proto.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification } from '../passes/attach-loss.js';
@@ -51,7 +50,7 @@ export class Trainer {
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const step = dataInputs(model, description).length ? scanSteps(model) : model;
-    const session = await Session.create(encodeModel(stateInputs(step, updates)), options);
+    const session = await Session.create(stateInputs(step, updates), options);
     return new Trainer(model, description, session, updates, options);
   }
 
@@ -125,10 +124,7 @@ export class Trainer {
 
   /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
   async evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    this.#evaluator ??= await Session.create(
-      encodeModel(await evaluationModel(this.model, sessionShapes)),
-      this.options,
-    );
+    this.#evaluator ??= await Session.create(await evaluationModel(this.model, sessionShapes), this.options);
     const { loss: spec, parameters, statistics } = this.description;
     const classes = isClassification(spec);
     const weights = Object.fromEntries(

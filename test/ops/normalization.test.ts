@@ -1,0 +1,123 @@
+import { describe, expect, it } from 'vitest';
+import { float } from '../../src/ops/core/builder.js';
+import { bools, checkVjp, floatsOf, spread } from './vjp.js';
+
+const both = async (...[op, inputs, c]: Parameters<typeof checkVjp>) => {
+  await checkVjp(op, inputs, c);
+  await checkVjp(op, inputs, { ...c, symbolic: true });
+};
+
+const positive = (n: number) => spread([n], [0.5, 2], 7);
+
+describe('BatchNormalization', () => {
+  it.each([[[4, 3]], [[2, 3, 4]], [[2, 2, 2, 3]]])('with given statistics, of %j', async dims => {
+    const c = dims[1]!;
+    await both('BatchNormalization', [dims, [c], [c], [c], positive(c)]);
+  });
+  it.each([[[4, 3]], [[2, 3, 4]], [[2, 2, 2, 3]]])('with those of the batch, of %j', async dims => {
+    const c = dims[1]!;
+    const attrs = { training_mode: 1, momentum: float(0.7), epsilon: float(1e-2) };
+    await both('BatchNormalization', [dims, [c], [c], [c], positive(c)], {
+      attrs,
+      outputs: 3,
+      cotangents: [0],
+      wrt: [0, 1, 2],
+    });
+  });
+  it('passes the cotangents of the running statistics on', async () => {
+    const attrs = { training_mode: 1, momentum: float(0.7) };
+    const inputs = [[5, 2], [2], [2], [2], positive(2)] as const;
+    await both('BatchNormalization', inputs, { attrs, outputs: 3 });
+    await both('BatchNormalization', inputs, { attrs, outputs: 3, cotangents: [1, 2], wrt: [0, 3, 4] });
+  });
+});
+
+describe('LayerNormalization', () => {
+  it.each([-1, 0, 1, 2])('from axis %i on', async axis => {
+    const dims = [2, 3, 4];
+    const scale = dims.slice(axis < 0 ? axis + 3 : axis);
+    await both('LayerNormalization', [dims, scale, scale], { attrs: { axis } });
+    await both('LayerNormalization', [dims, scale], { attrs: { axis, epsilon: float(0.1) } });
+  });
+  it('passes the cotangents of mean and deviation on', async () => {
+    await both('LayerNormalization', [[2, 3, 4], [4], [4]], { outputs: 3 });
+    await both('LayerNormalization', [[3, 4], [4]], { outputs: 3, cotangents: [1], wrt: [0] });
+    await both('LayerNormalization', [[3, 4], [4]], { outputs: 3, cotangents: [2], wrt: [0] });
+  });
+});
+
+it.each([-1, 1, 0])('RMSNormalization from axis %i on', async axis => {
+  const dims = [2, 3, 4];
+  await both('RMSNormalization', [dims, dims.slice(axis < 0 ? axis + 3 : axis)], {
+    attrs: { axis },
+    opset: 23,
+  });
+});
+
+it('InstanceNormalization', () =>
+  both('InstanceNormalization', [[2, 3, 2, 3], [3], [3]], { attrs: { epsilon: float(0.05) } }));
+
+describe('GroupNormalization', () => {
+  it.each([1, 2, 4])('in %i groups', async groups => {
+    const attrs = { num_groups: groups, epsilon: float(0.05) };
+    await both('GroupNormalization', [[2, 4, 3], [4], [4]], { attrs, opset: 21 });
+    await both('GroupNormalization', [[2, 4, 3], [groups], [groups]], { attrs, opset: 18 });
+  });
+});
+
+it('MeanVarianceNormalization', async () => {
+  await both('MeanVarianceNormalization', [[2, 2, 2, 3]]);
+  await both('MeanVarianceNormalization', [[2, 3, 2, 2]], { attrs: { axes: [2, 3] } });
+});
+
+describe('LpNormalization', () => {
+  it.each([1, 2])('p = %i', async p => {
+    await both('LpNormalization', [[3, 4]], { attrs: { p } });
+    await both('LpNormalization', [[3, 4]], { attrs: { p, axis: 0 } });
+  });
+});
+
+it.each([1, 3, 5])('LRN over %i channels', size =>
+  both('LRN', [[2, 6, 1, 2]], { attrs: { size, alpha: float(0.9), beta: float(0.6), bias: float(1.5) } }),
+);
+
+describe('Dropout', () => {
+  it('is the identity outside training', async () => {
+    await checkVjp('Dropout', [[3, 4]]);
+    await checkVjp('Dropout', [[3, 4], floatsOf([0.4], []), bools([0], [])], { wrt: [0] });
+    await checkVjp('Dropout', [[3, 4], floatsOf([0.4], []), bools([0], [])], { wrt: [0], constants: [1, 2] });
+  });
+  it('drops by its own mask in training', async () => {
+    // With a seed, each session draws the same mask in its first run: the gradient is dy where y is not 0.
+    const x = spread([6, 8], [1, 2]);
+    const { gradient, y, dy } = await dropout(x);
+    gradient.forEach((g, i) => {
+      expect(g).toBeCloseTo(y[i] === 0 ? 0 : dy[i]! / 0.6, 5);
+    });
+    expect(new Set(y.map(v => v === 0)).size).toBe(2);
+  });
+});
+
+async function dropout(x: ReturnType<typeof spread>) {
+  const { Sketch } = await import('../sample.js');
+  const { gradientModel } = await import('../../src/passes/gradients.js');
+  const { Session, sessionShapes } = await import('../../src/runtime/session.js');
+  const { encodeModel } = await import('../../src/graph/proto.js');
+  const s = new Sketch();
+  const ratio = s.weight('ratio', floatsOf([0.4], []));
+  const y = s.add('Dropout', [s.input('x', ['n', 8]), ratio, s.weight('on', bools([1], []))], 'y', {
+    seed: 7,
+  });
+  const model = s.model([y]);
+  const made = await gradientModel(model, { cotangents: ['y'], wrt: ['x'] }, sessionShapes);
+  made.model.graph.outputs.push(made.model.graph.nodes.find(n => n.opType === 'Dropout')!.outputs[0]!);
+  const session = await Session.create(encodeModel(made.model));
+  const dy = spread(x.dims, [-1, 1], 9);
+  const results = await session.run({ x, y_cotangent: dy });
+  await session.release();
+  return {
+    gradient: results[made.gradients.get('x')!]!.numbers(),
+    y: results.y!.numbers(),
+    dy: dy.numbers(),
+  };
+}

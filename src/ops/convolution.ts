@@ -1,6 +1,8 @@
 /** Convolutions, over any number of spatial axes. */
+import type { DType } from '../graph/dtype.js';
 import type { Expr } from './core/expr.js';
-import { type NodeView, type Operands, type Rule, range } from './core/rule.js';
+import { expansion, type NodeView, type Operands, type Rule, range } from './core/rule.js';
+import { interpolate, neighbours, zeroOutside } from './core/sampling.js';
 import {
   convAdjoint,
   convAttrs,
@@ -64,6 +66,51 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
     }
     return { ...v, begin, end: Math.max(end - extra, 0), surplus: Math.max(extra - end, 0) };
   });
+}
+
+type Deformed = readonly [x: Expr, w: Expr, offset: Expr, b?: Expr, mask?: Expr];
+
+/** Conv over windows whose elements are moved by `offset`, and weighed by `mask`: interpolated columns, times w. */
+export const DeformConv = expansion<Deformed>(node => {
+  const { g, attrs } = node;
+  const [x, w, offset, b, mask] = node.inputs;
+  const group = attrs.int('group', 1);
+  const offsetGroup = attrs.int('offset_group', 1);
+  const windows = windowsOf(node, x, undefined, w.shape!.slice(2));
+  const size = windows.reduce((n, v) => n * v.kernel, 1);
+  const outer = offset.dims(2);
+  const moved = offset.reshape(vector(g, [-1, size, windows.length, outer]));
+  const axes = windows.map((_, i) => {
+    const place = windowPlaces(windows, i, outer, x.dtype).add(moved.gather(g.scalar(i, 'int64'), 2));
+    return zeroOutside(neighbours('smoothLinear', place.reshape([0, -1])), x.dims(2 + i, 3 + i));
+  });
+  const channels =
+    typeof x.extent(1) === 'number' ? Number(x.extent(1)) / offsetGroup : x.dims(1, 2).div(offsetGroup);
+  const sampled = interpolate(x.reshape(vector(g, [-1, channels, x.dims(2)])), axes);
+  const columns = mask ? sampled.mul(mask.reshape(vector(g, [sampled.dims(0, 1), 1, -1]))) : sampled;
+  const kernels = w.reshape(vector(g, [group, -1, volume(w, 1)]));
+  const y = kernels
+    .matmul(columns.reshape(vector(g, [x.dims(0, 1), group, volume(w, 1), -1])))
+    .reshape(vector(g, [0, w.dims(0, 1), outer]));
+  return [b ? y.add(b.reshape([-1, ...windows.map(() => 1)])) : y];
+});
+
+/** Where the elements of all windows lie along axis `i`, before they are moved: [kernel size, ...windows]. */
+function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype: DType): Expr {
+  const { g } = outer;
+  const { kernel, stride, dilation, begin } = windows[i]!;
+  const [before, after] = [windows.slice(0, i), windows.slice(i + 1)].map(ws => ws.map(w => w.kernel));
+  const size = (ks: number[]) => ks.reduce((n, k) => n * k, 1);
+  const inWindow = range(0, size(before!) * kernel * size(after!)).map(
+    k => (Math.floor(k / size(after!)) % kernel) * dilation - begin!,
+  );
+  const extent = outer.gather(g.scalar(i, 'int64'));
+  const starts = g.scalar(0, 'int64').op('Range', [extent, 1]).mul(stride);
+  return g
+    .ints(inWindow)
+    .reshape([-1, ...windows.map(() => 1)])
+    .add(starts.reshape([-1, ...after!.map(() => 1)]))
+    .cast(dtype);
 }
 
 /**

@@ -13,6 +13,7 @@ import * as normalization from './normalization.js';
 import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
 import * as reduction from './reduction.js';
+import * as regions from './regions.js';
 import * as resampling from './resampling.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
@@ -31,6 +32,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     pooling,
     quantization,
     reduction,
+    regions,
     resampling,
   ],
 };

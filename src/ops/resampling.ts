@@ -137,8 +137,8 @@ export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
   const n = x.rank - 2;
   const places = grid.reshape([0, -1, n]);
   const aligned = attrs.int('align_corners', 0) === 1;
-  const mode =
-    (['nearest', 'cubic'] as const).find(m => attrs.string('mode', 'linear').endsWith(m)) ?? 'linear';
+  const mode = attrs.string('mode', 'linear').replace(/^bi/, '');
+  const kind = mode === 'linear' ? 'smoothLinear' : mode === 'cubic' ? 'cubic' : 'nearest';
   const outside = {
     zeros: zeroOutside,
     border: clampOutside,
@@ -147,7 +147,7 @@ export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
   const axes = range(0, n).map(i => {
     const extent = x.dims(2 + i, 3 + i);
     const place = places.gather(g.scalar(n - 1 - i, 'int64'), 2);
-    return outside(neighbours(mode, toElements(place, extent.cast(x.dtype), aligned)), extent);
+    return outside(neighbours(kind, toElements(place, extent.cast(x.dtype), aligned)), extent);
   });
   return [interpolate(x, axes).reshape(vector(g, [0, 0, grid.dims(1, -1)]))];
 });

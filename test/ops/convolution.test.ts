@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { Tensor } from '../../src/graph/tensor.js';
 import type { AttrInit } from '../../src/ops/core/builder.js';
-import { checkVjp } from './vjp.js';
+import { checkVjp, floatsOf, spread, vjpOf } from './vjp.js';
 
 type Case = [what: string, x: number[], w: number[], attrs: AttrInit];
 
@@ -84,6 +85,43 @@ it.each<Case>([['output_shape', [1, 1, 3, 3], [1, 1, 4, 3], { strides: [2, 2], o
   'ConvTranspose: %s',
   (_, x, w, attrs) => checkVjp('ConvTranspose', [x, w], { attrs, step: 0.5 }),
 );
+
+describe('DeformConv', () => {
+  // No offset is near a whole number, where interpolation has a kink.
+  const check = (
+    x: number[],
+    w: number[],
+    offset: number[],
+    mask: number[] | null,
+    attrs: AttrInit,
+    symbolic?: number[],
+  ) =>
+    checkVjp('DeformConv', [x, w, spread(offset, [-0.9, -0.1], 7), [w[0]!], mask], {
+      attrs,
+      symbolic,
+      opset: 22,
+    });
+  it('without mask', () => check([1, 2, 3, 4], [2, 2, 2, 2], [1, 8, 2, 3], null, {}));
+  it('with everything', () =>
+    check([2, 4, 4, 5], [2, 2, 2, 1], [2, 8, 2, 3], [2, 4, 2, 3], {
+      group: 2,
+      offset_group: 2,
+      strides: [2, 2],
+      dilations: [3, 1],
+      pads: [1, 0, 1, 0],
+    }));
+  it('extents hidden', () =>
+    check([1, 2, 3, 4], [2, 2, 2, 2], [1, 8, 4, 3], [1, 4, 4, 3], { pads: [1, 0, 1, 0] }, [0, 2, 3, 4]));
+  it('takes the mean of both slopes where an element is hit', async () => {
+    const x = floatsOf([1, 2, 5], [1, 1, 1, 3]);
+    const inputs = [x, floatsOf([1], [1, 1, 1, 1]), Tensor.zeros('float32', [1, 2, 1, 3])];
+    const [dOffset] = await vjpOf('DeformConv', inputs, floatsOf([1, 1, 1], [1, 1, 1, 3]), {
+      wrt: [2],
+      opset: 22,
+    });
+    expect(dOffset!.numbers()).toEqual([0, 0, 0, 1, 2, -1]);
+  });
+});
 
 it('says that output_shape with unknown extents is not supported', () =>
   expect(

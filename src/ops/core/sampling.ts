@@ -6,30 +6,41 @@ import { vector } from './window.js';
 /** Along one axis: the neighbours of each place and their weights, both [N, neighbours, places]. */
 export type Neighbours = { at: Expr; weights: Expr; count: number };
 
+type Interpolation = { origin: (places: Expr) => Expr; offsets: number[]; weights: (t: Expr) => Expr };
+
+const INTERPOLATIONS = {
+  nearest: { origin: p => p.op('Round'), offsets: [0], weights: t => t.ones() },
+  linear: { origin: p => p.floor(), offsets: [0, 1], weights: t => t.rsub(1).concat([t], 1) },
+  /**
+   * The same values, and at an element, where the slope jumps, the mean of the slopes on both sides: a third
+   * neighbour is what this takes.
+   */
+  smoothLinear: {
+    origin: p => p.op('Round'),
+    offsets: [-1, 0, 1],
+    weights: t =>
+      t
+        .neg()
+        .concat([t.abs().rsub(1), t], 1)
+        .maximum(0),
+  },
+  cubic: {
+    origin: p => p.floor(),
+    offsets: [-1, 0, 1, 2],
+    weights: t => cubicFar(t.add(1)).concat([cubicNear(t), cubicNear(t.rsub(1)), cubicFar(t.rsub(2))], 1),
+  },
+} satisfies Record<string, Interpolation>;
+
 /**
  * The neighbours of `places` [N, places], counted in elements. Their positions are whole numbers of type int64,
  * through which no gradient passes; the weights carry it.
  */
-export function neighbours(mode: 'nearest' | 'linear' | 'cubic', places: Expr): Neighbours {
-  const { g } = places;
-  if (mode === 'nearest') {
-    const at = places.op('Round').cast('int64').unsqueeze([1]);
-    return { at, weights: at.full(1, places.dtype), count: 1 };
-  }
-  const first = places.floor().cast('int64');
+export function neighbours(kind: keyof typeof INTERPOLATIONS, places: Expr): Neighbours {
+  const { origin, offsets, weights } = INTERPOLATIONS[kind];
+  const first = origin(places).cast('int64');
   const t = places.sub(first.cast(places.dtype)).unsqueeze([1]);
-  const [offsets, weights] =
-    mode === 'linear'
-      ? [
-          [0, 1],
-          [t.rsub(1), t],
-        ]
-      : [
-          [-1, 0, 1, 2],
-          [cubicFar(t.add(1)), cubicNear(t), cubicNear(t.rsub(1)), cubicFar(t.rsub(2))],
-        ];
-  const at = first.unsqueeze([1]).add(g.ints(offsets).unsqueeze([1]));
-  return { at, weights: weights[0]!.concat(weights.slice(1), 1), count: offsets.length };
+  const at = first.unsqueeze([1]).add(places.g.ints(offsets).unsqueeze([1]));
+  return { at, weights: weights(t), count: offsets.length };
 }
 
 /** Keys' cubic convolution kernel with a = -0.75, at a distance up to 1. */

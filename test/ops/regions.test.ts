@@ -1,0 +1,27 @@
+import { describe, it } from 'vitest';
+import { type AttrInit, float } from '../../src/ops/core/builder.js';
+import { checkVjp, floatsOf, ints } from './vjp.js';
+
+describe.each(['avg', 'max'])('RoiAlign, %s', mode => {
+  // Inside the image, over its border, far outside, and thin.
+  const rois = floatsOf(
+    [0.3, 0.4, 3.1, 2.9, -1.7, -0.8, 2.2, 6.1, 7.2, 8.3, 9.1, 9.7, 1.2, 1.3, 1.9, 1.75],
+    [4, 4],
+  );
+  const inputs = [[2, 2, 4, 5], rois, ints([0, 1, 1, 0])];
+  it.each<AttrInit>([
+    { sampling_ratio: 1 },
+    { sampling_ratio: 2, output_height: 2, output_width: 3 },
+    { output_height: 2 },
+    { output_width: 2, spatial_scale: float(0.7) },
+    { output_height: 2, coordinate_transformation_mode: 'output_half_pixel' },
+  ])('%j', async attrs => {
+    await checkVjp('RoiAlign', inputs, { attrs: { ...attrs, mode }, step: 2e-3, range: [-1, 1.5] });
+    await checkVjp('RoiAlign', inputs, {
+      attrs: { ...attrs, mode },
+      step: 2e-3,
+      range: [-1, 1.5],
+      symbolic: true,
+    });
+  });
+});

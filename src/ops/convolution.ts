@@ -82,7 +82,7 @@ export const DeformConv = expansion<Deformed>(node => {
   const moved = offset.reshape(vector(g, [-1, size, windows.length, outer]));
   const axes = windows.map((_, i) => {
     const place = windowPlaces(windows, i, outer, x.dtype).add(moved.gather(g.scalar(i, 'int64'), 2));
-    return zeroOutside(neighbours('smoothLinear', place.reshape([0, -1])), x.dims(2 + i, 3 + i));
+    return zeroOutside(neighbours('linear', place.reshape([0, -1])), x.dims(2 + i, 3 + i));
   });
   const channels =
     typeof x.extent(1) === 'number' ? Number(x.extent(1)) / offsetGroup : x.dims(1, 2).div(offsetGroup);

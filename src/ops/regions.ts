@@ -5,83 +5,131 @@ import { clampOutside, neighbours } from './core/sampling.js';
 import { vector } from './core/window.js';
 
 type Regions = readonly [x: Expr, rois: Expr, batchIndices: Expr];
+/** An axis of space: rows or columns. */
+type Axis = 0 | 1;
 
 /**
- * y = mean over the sample points of each bin of a region, or maximum over them and their four neighbours, of the
- * neighbours' weighted elements: written so, with one index into x for every pair of neighbours of rows and columns.
+ * y = mean over the sample points of each bin of a region, each the weighted sum of its neighbours, or (mode
+ * "max") the largest of all weighted neighbours: every neighbour along one axis with every one along the other.
  */
 export const RoiAlign = expansion<Regions>(node => {
   const { g, attrs } = node;
   const [x, , batchIndices] = node.inputs;
   const [rows, columns] = [samplePoints(0, node), samplePoints(1, node)];
   const [down, across] = [(e: Expr) => e.reshape([0, -1, 1]), (e: Expr) => e.reshape([0, 1, -1])];
-  const [height, width] = [x.dims(2, 3), x.dims(3, 4)];
-  const first = batchIndices.cast('int64').mul(height).reshape([-1, 1, 1]);
-  const index = down(rows.at).add(first).mul(width).add(across(columns.at));
+  const image = batchIndices.cast('int64').mul(x.dims(2, 3)).reshape([-1, 1, 1]);
+  const index = image.add(down(rows.at)).mul(x.dims(3, 4)).add(across(columns.at));
   const pixels = x.transpose([1, 0, 2, 3]).reshape([0, -1]).gather(index, 1);
-  const isMax = attrs.string('mode', 'avg') === 'max';
   const values = pixels.mul(down(rows.weights).mul(across(columns.weights)));
   const counted = down(rows.counted).and(across(columns.counted));
+  const isMax = attrs.string('mode', 'avg') === 'max';
   const split = counted
     .where(values, isMax ? -Infinity : 0)
-    .reshape(vector(g, [0, 0, 2, rows.bins, rows.perBin, 2, columns.bins, columns.perBin]));
-  const over = [2, 4, 5, 7];
+    .reshape(vector(g, [0, 0, ...rows.axes, ...columns.axes]));
   const points = rows.points.mul(columns.points).reshape([-1, 1, 1]);
-  const result = isMax
-    ? points.greater(0).where(split.max(over), 0)
-    : split.sum(over).div(points.maximum(1).cast(x.dtype));
-  return [result.transpose([1, 0, 2, 3])];
+  const inBin = [2, 4, 5, 7];
+  const y = isMax
+    ? points.greater(0).where(split.max(inBin), 0)
+    : split.sum(inBin).div(points.maximum(1).cast(x.dtype));
+  return [y.transpose([1, 0, 2, 3])];
 });
 
-/**
- * The neighbours of the sample points of all bins along one axis of space, [R, 2 bins perBin]; which of the
- * points count, and how many of them a bin has, per region.
- */
-function samplePoints(axis: 0 | 1, node: NodeView<Regions>) {
-  const { g, attrs } = node;
-  const [x, rois] = node.inputs;
-  const bins = attrs.int(axis ? 'output_width' : 'output_height', 1);
+/** The sample points of all bins along one axis: R regions, k neighbours. */
+type SamplePoints = {
+  /** The neighbours' positions, weights, and whether they count: [R, k, bins * points]. */
+  at: Expr;
+  weights: Expr;
+  counted: Expr;
+  /** Number of points of a bin, per region: [R, 1]. */
+  points: Expr;
+  /** What the last two axes hold: k, bins, points. */
+  axes: (number | Expr)[];
+};
+
+function samplePoints(axis: Axis, node: NodeView<Regions>): SamplePoints {
+  const { g, attrs, inputs } = node;
+  const [x] = inputs;
+  const { start, bin, bins } = binsOf(axis, node);
   const ratio = attrs.int('sampling_ratio', 0);
-  const isShifted = attrs.string('coordinate_transformation_mode', 'half_pixel') === 'half_pixel';
-  const side = (column: number) =>
-    rois
-      .slice([column], [column + 1], [1])
-      .mul(attrs.float('spatial_scale', 1))
-      .sub(isShifted ? 0.5 : 0);
-  const start = side(1 - axis);
-  const length = side(3 - axis).sub(start);
-  const bin = (isShifted ? length : length.maximum(1)).div(bins);
   const points = ratio > 0 ? bin.full(ratio, 'int64') : bin.ceil().cast('int64').maximum(0);
-  const perBin = ratio > 0 ? g.ints([ratio]) : points.max([0, 1]).maximum(1).reshape([1]);
-  const count = (n: Expr) => g.scalar(0, 'int64').op('Range', [n.squeeze([0]), 1]);
-  // [R, bins, perBin]
-  const point = count(perBin).reshape([1, 1, -1]);
-  const fraction = point
+  const most = ratio > 0 ? g.ints([ratio]) : points.max([0]).maximum(1);
+  const [inBin, atBin] = [count(most).reshape([1, 1, -1]), count(g.ints([bins])).reshape([1, -1, 1])];
+  const fraction = inBin
     .cast(x.dtype)
     .add(0.5)
     .div(points.maximum(1).cast(x.dtype).unsqueeze([2]));
-  const inBins = count(g.ints([bins]))
-    .cast(x.dtype)
-    .reshape([1, -1, 1])
-    .add(fraction);
-  const place = start
-    .unsqueeze([2])
-    .add(inBins.mul(bin.unsqueeze([2])))
-    .reshape([0, -1]);
+  const place = start.add(bin.mul(atBin.cast(x.dtype).add(fraction).reshape([0, -1])));
   const extent = x.dims(2 + axis, 3 + axis);
-  const inside = place.greaterOrEqual(-1).and(place.lessOrEqual(extent.cast(x.dtype)));
-  const onImage = place.op('Clip', [0, extent.sub(1).cast(x.dtype).squeeze([0])]);
-  const { at, weights } = clampOutside(neighbours('linear', onImage), extent);
-  const counted = point
+  const isInside = place
+    .greaterOrEqual(-1)
+    .and(place.lessOrEqual(extent.cast(x.dtype)))
+    .unsqueeze([1]);
+  const kind = attrs.string('mode', 'avg') === 'max' ? 'corners' : 'linear';
+  const onImage = place.maximum(0).minimum(extent.sub(1).cast(x.dtype));
+  const near = clampOutside(neighbours(kind, onImage), extent);
+  const counted = inBin
     .less(points.unsqueeze([2]))
     .expand([1, bins, 1])
     .reshape([0, 1, -1]);
   return {
-    at,
-    weights: weights.mul(inside.indicator(weights).unsqueeze([1])),
-    counted: counted.expand([1, 2, 1]),
+    at: near.at,
+    weights: near.weights.mul(isInside.indicator(place)),
+    counted: counted.expand([1, near.count, 1]),
     points,
-    bins,
-    perBin,
+    axes: [near.count, bins, most],
   };
+}
+
+/** Where the bins of each region start along one axis, and how long they are: [R, 1]. */
+function binsOf(axis: Axis, { attrs, inputs: [, rois] }: NodeView<Regions>) {
+  const bins = attrs.int(axis ? 'output_width' : 'output_height', 1);
+  const shifted = attrs.string('coordinate_transformation_mode', 'half_pixel') === 'half_pixel';
+  const side = (column: number) => {
+    const scaled = rois.slice([column], [column + 1], [1]).mul(attrs.float('spatial_scale', 1));
+    return shifted ? scaled.sub(0.5) : scaled;
+  };
+  const start = side(1 - axis);
+  const length = side(3 - axis).sub(start);
+  return { start, bin: (shifted ? length : length.maximum(1)).div(bins), bins };
+}
+
+/** 0, 1, 2 ... up to the one number in `n`. */
+function count(n: Expr): Expr {
+  return n.g.scalar(0, 'int64').op('Range', [n.squeeze([0]), 1]);
+}
+
+/** y = the largest element of each bin of a region: first along the columns of each row, then along the rows. */
+export const MaxRoiPool = expansion<readonly [x: Expr, rois: Expr]>(node => {
+  const [x, rois] = node.inputs;
+  const images = x.gather(rois.slice([0], [1], [1]).squeeze([1]).cast('int64'));
+  const inRows = insideBins(0, node).unsqueeze([1, 4]);
+  const inColumns = insideBins(1, node).unsqueeze([1, 2]);
+  const largest = (mask: Expr, e: Expr, axis: number) => mask.where(e, -Infinity).max([axis]);
+  const perRow = largest(inColumns, images.unsqueeze([3]), 4);
+  const y = largest(inRows, perRow.unsqueeze([2]), 3);
+  return [y.equal(-Infinity).where(0, y)];
+});
+
+/** Which elements along one axis each bin of each region holds: booleans [R, bins, extent]. */
+function insideBins(
+  axis: Axis,
+  { g, attrs, inputs: [x, rois] }: NodeView<readonly [x: Expr, rois: Expr]>,
+): Expr {
+  const bins = attrs.ints('pooled_shape')![axis]!;
+  const side = (column: number) => {
+    const scaled = rois.slice([column], [column + 1], [1]).mul(attrs.float('spatial_scale', 1));
+    return scaled.add(0.5).floor().cast('int64');
+  };
+  const start = side(2 - axis);
+  const length = side(4 - axis)
+    .sub(start)
+    .add(1)
+    .maximum(1)
+    .cast(x.dtype)
+    .div(bins);
+  const bin = count(g.ints([bins])).cast(x.dtype);
+  const [from, to] = [length.mul(bin).floor(), length.mul(bin.add(1)).ceil()];
+  const [first, end] = [from, to].map(e => e.cast('int64').add(start).unsqueeze([2]));
+  const at = count(x.dims(2 + axis, 3 + axis));
+  return at.greaterOrEqual(first!).and(at.less(end!));
 }

@@ -138,7 +138,7 @@ export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
   const places = grid.reshape([0, -1, n]);
   const aligned = attrs.int('align_corners', 0) === 1;
   const mode = attrs.string('mode', 'linear').replace(/^bi/, '');
-  const kind = mode === 'linear' ? 'smoothLinear' : mode === 'cubic' ? 'cubic' : 'nearest';
+  const kind = (['nearest', 'cubic'] as const).find(k => k === mode) ?? 'linear';
   const outside = {
     zeros: zeroOutside,
     border: clampOutside,

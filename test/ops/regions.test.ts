@@ -25,3 +25,9 @@ describe.each(['avg', 'max'])('RoiAlign, %s', mode => {
     });
   });
 });
+
+it.each([false, true])('MaxRoiPool, hidden extents: %j', symbolic => {
+  const rois = floatsOf([0, 0, 0, 4, 3, 1, 1, 1, 2, 3, 1, 3, 2, 8, 9, 0, 7, 8, 9, 9], [4, 5]);
+  const attrs = { pooled_shape: [3, 2], spatial_scale: float(0.8) };
+  return checkVjp('MaxRoiPool', [[2, 2, 4, 5], rois], { attrs, wrt: [0], symbolic });
+});

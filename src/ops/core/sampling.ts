@@ -10,12 +10,11 @@ type Interpolation = { origin: (places: Expr) => Expr; offsets: number[]; weight
 
 const INTERPOLATIONS = {
   nearest: { origin: p => p.op('Round'), offsets: [0], weights: t => t.ones() },
-  linear: { origin: p => p.floor(), offsets: [0, 1], weights: t => t.rsub(1).concat([t], 1) },
   /**
-   * The same values, and at an element, where the slope jumps, the mean of the slopes on both sides: a third
-   * neighbour is what this takes.
+   * Two neighbours would do for the value. With the third, the slope is right at an element, too, where it
+   * jumps: the mean of those on both sides.
    */
-  smoothLinear: {
+  linear: {
     origin: p => p.op('Round'),
     offsets: [-1, 0, 1],
     weights: t =>
@@ -24,6 +23,8 @@ const INTERPOLATIONS = {
         .concat([t.abs().rsub(1), t], 1)
         .maximum(0),
   },
+  /** The two of them, for those who compare them; an element that is hit has weight 1 with slope 0. */
+  corners: { origin: p => p.floor(), offsets: [0, 1], weights: t => t.abs().rsub(1).concat([t], 1) },
   cubic: {
     origin: p => p.floor(),
     offsets: [-1, 0, 1, 2],

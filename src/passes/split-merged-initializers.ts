@@ -1,0 +1,75 @@
+import { isFloat } from '../graph/dtype.js';
+import { type Graph, type Model, type Node, Value } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import type { Tensor } from '../graph/tensor.js';
+
+/**
+ * Takes apart parameters that an exporter merged because they were equal: fresh normalization scales, biases and
+ * running statistics, all ones or all zeros. Trained as one they would stay equal. Tensors of one repeated number
+ * are split where an Identity renames one, which then is an initializer of that name, and where several nodes read
+ * one as their scale, bias or statistic. Weights of other contents are equal because they are tied, and stay so.
+ * Returns whether anything was split.
+ */
+export function splitMergedInitializers(model: Model): boolean {
+  const { graph } = model;
+  const merged = new Set(
+    [...graph.initializers].filter(([, t]) => isFloat(t.dtype) && isUniform(t)).map(([v]) => v),
+  );
+  if (!merged.size) return false;
+  const renamed = splitRenamed(graph, merged);
+  return splitShared(graph, merged, Names.of(model)) || renamed;
+}
+
+/** Larger tensors than the scale of a wide layer are weights, which nobody fills with one number. */
+const MOST = 65_536;
+
+function isUniform(tensor: Tensor): boolean {
+  if (tensor.size === 0 || tensor.size > MOST || tensor.external) return false;
+  const { data } = tensor;
+  return data.every((x: number | bigint) => x === data[0]);
+}
+
+function splitRenamed(graph: Graph, merged: Set<Value>): boolean {
+  const kept = graph.nodes.filter(node => {
+    const [from, to] = [node.inputs[0], node.outputs[0]];
+    if (node.opType !== 'Identity' || node.domain || !from || !to || !merged.has(from)) return true;
+    const tensor = graph.initializers.get(from)!;
+    to.type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+    graph.initializers.set(to, tensor);
+    merged.add(to);
+    return false;
+  });
+  const changed = kept.length < graph.nodes.length;
+  if (changed) graph.nodes.splice(0, graph.nodes.length, ...kept);
+  return changed;
+}
+
+/** Inputs that hold one number per channel, and belong to their node. */
+const OWN: Record<string, readonly number[]> = {
+  BatchNormalization: [1, 2, 3, 4],
+  InstanceNormalization: [1, 2],
+  LayerNormalization: [1, 2],
+  GroupNormalization: [1, 2],
+  RMSNormalization: [1],
+  Conv: [2],
+  ConvTranspose: [2],
+  Gemm: [2],
+};
+
+function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names): boolean {
+  const owners = new Map<Value, Node>();
+  let changed = false;
+  for (const node of graph.nodes) {
+    for (const input of OWN[node.opType] ?? []) {
+      const value = node.inputs[input];
+      if (!value || !merged.has(value)) continue;
+      if (owners.has(value)) {
+        const copy = new Value(names.fresh(value.name), value.type);
+        graph.initializers.set(copy, graph.initializers.get(value)!);
+        node.inputs[input] = copy;
+        changed = true;
+      } else owners.set(value, node);
+    }
+  }
+  return changed;
+}

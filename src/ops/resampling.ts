@@ -18,12 +18,20 @@ type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
 /**
  * y = x resampled along some axes, each by its own matrix: y = R x  =>  dx = R^T dy, axis by axis. R^T is what
  * the operator itself makes of an identity matrix; the runtime folds it into a constant where extents are known.
+ * A scale moves the places where x is looked up: dscale = sum of dy * slope of x there * derivative of the place.
  */
 export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
-  const [x] = node.inputs;
+  const { attrs, inputs } = node;
+  const [x, , scales] = inputs;
   const repeats = wholeRepeats(node);
   const dx = () => resampledAxes(dy, node).reduce((e, axis) => applyAlong(axis, impulses(axis, node), e), dy);
-  return [() => (repeats ? sumOfRepeats(dy, repeats) : dx()).reshapeLike(x), null, null, null];
+  const moves = attrs.string('mode', 'nearest') !== 'nearest' && present(scales);
+  return [
+    () => (repeats ? sumOfRepeats(dy, repeats) : dx()).reshapeLike(x),
+    null,
+    moves ? () => scaleGradient(dy, node) : null,
+    null,
+  ];
 };
 
 /** How often each element stands in y, per spatial axis, where these are whole numbers known before the run. */
@@ -118,6 +126,52 @@ function applyAlong(axis: number, matrix: Expr, x: Expr): Expr {
   if (axis === x.rank - 2) return matrix.matmul(x);
   const perm = range(0, x.rank).map(a => (a === axis ? x.rank - 1 : a === x.rank - 1 ? axis : a));
   return x.transpose(perm).matmul(matrix.mT).transpose(perm);
+}
+
+/** One number per scale, for linear interpolation: 0 for axes that are kept. */
+function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
+  const { g, inputs, attrs } = node;
+  const [x, , scales] = inputs;
+  if (attrs.string('mode', '') !== 'linear' || attrs.int('antialias', 0) === 1)
+    node.unsupported("a gradient for 'scales' and an interpolation other than linear");
+  const resampled = resampledAxes(dy, node);
+  const derivatives = listedAxes(node).map((axis, i) => {
+    if (!resampled.includes(axis)) return g.scalar(0, 'float32').reshape([1]);
+    const others = resampled
+      .filter(a => a !== axis)
+      .reduce((e, a) => applyAlong(a, impulses(a, node).mT, e), x);
+    const { place, moved } = placesAlong(axis, scales!.slice([i], [i + 1], [0]), dy, node);
+    const last = x.dims(axis, axis + 1).sub(1);
+    const before = place.floor().cast('int64').maximum(0).minimum(last.sub(1));
+    const slope = others.gather(before.add(1), axis).sub(others.gather(before, axis));
+    const onImage = place.greater(0).and(place.less(last.cast('float32')));
+    const along = range(axis + 1, x.rank).map(() => 1);
+    const factor = onImage
+      .where(moved, 0)
+      .reshape([-1, ...along])
+      .cast(x.dtype);
+    return dy.mul(slope).mul(factor).sum().reshape([1]).cast('float32');
+  });
+  return derivatives[0]!.concat(derivatives.slice(1), 0);
+}
+
+/** Where in x the elements of y lie along one axis, and the derivative of these places with respect to the scale. */
+function placesAlong(axis: number, scale: Expr, y: Expr, node: NodeView<Resized>) {
+  const { g, inputs, attrs } = node;
+  const [n, m] = [inputs[0], y].map(e => e.dims(axis, axis + 1).cast('float32'));
+  const index = g
+    .scalar(0, 'int64')
+    .op('Range', [y.dims(axis, axis + 1).squeeze([0]), 1])
+    .cast('float32');
+  const mode = attrs.string('coordinate_transformation_mode', 'half_pixel');
+  const shift = mode === 'asymmetric' ? 0 : 0.5;
+  if (!['half_pixel', 'half_pixel_symmetric', 'asymmetric'].includes(mode))
+    node.unsupported(`a gradient for 'scales' and coordinate_transformation_mode '${mode}'`);
+  const place = index.add(shift).div(scale).sub(shift);
+  const moved = index.add(shift).div(scale.square()).neg();
+  if (mode !== 'half_pixel_symmetric') return { place, moved };
+  const missing = n!.sub(m!.div(scale)).mul(0.5);
+  return { place: place.add(missing), moved: moved.add(m!.mul(0.5).div(scale.square())) };
 }
 
 /** Older models pass empty tensors for inputs they do not use. */

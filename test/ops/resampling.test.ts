@@ -86,6 +86,32 @@ describe('Resize', () => {
       step: 0.5,
     }));
 
+  describe('gradient for scales', () => {
+    const inputs = [[1, 2, 4, 5], null, floatsOf([1, 1, 0.6, 1.7])];
+    it.each(['half_pixel', 'half_pixel_symmetric', 'asymmetric'])(
+      '%s',
+      async coordinate_transformation_mode => {
+        const attrs = { mode: 'linear', coordinate_transformation_mode };
+        const check = (symbolic?: number[]) =>
+          checkVjp('Resize', [[1, 4, 5], null, floatsOf([0.7, 1.7])], {
+            attrs: { ...attrs, axes: [1, 2] },
+            wrt: [2],
+            step: 1e-3,
+            symbolic,
+          });
+        await check();
+        await check([0]);
+      },
+    );
+    it.each<AttrInit>([
+      { mode: 'cubic' },
+      { mode: 'linear', antialias: 1 },
+      { mode: 'linear', coordinate_transformation_mode: 'align_corners' },
+    ])('says that %j is not supported', attrs =>
+      expect(checkVjp('Resize', inputs, { attrs, wrt: [2] })).rejects.toThrow("with a gradient for 'scales'"),
+    );
+  });
+
   describe.each(['not_larger', 'not_smaller'])('keep_aspect_ratio_policy %s', keep_aspect_ratio_policy => {
     it.each(['nearest', 'linear', 'cubic'])('%s', async mode => {
       const attrs = { mode, keep_aspect_ratio_policy, axes: [2, 3] };

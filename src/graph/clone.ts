@@ -1,4 +1,5 @@
 import { type Attr, FunctionDef, Graph, Model, Node, Value } from './ir.js';
+import type { Tensor } from './tensor.js';
 
 /** A copy whose graphs, nodes and values are its own; tensors and undecoded parts are shared. */
 export function cloneModel(model: Model): Model {
@@ -20,6 +21,13 @@ export function cloneModel(model: Model): Model {
     return def;
   });
   return copy;
+}
+
+/** The same model with other initializers, where `replace` has one for the name; everything else is shared. */
+export function withInitializers(model: Model, replace: (name: string) => Tensor | undefined): Model {
+  const graph = Object.assign(new Graph(model.graph.name), model.graph);
+  graph.initializers = new Map([...model.graph.initializers].map(([v, t]) => [v, replace(v.name) ?? t]));
+  return Object.assign(new Model(graph), model, { graph });
 }
 
 /** How a copied value is made; the default keeps names. */

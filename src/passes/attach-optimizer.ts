@@ -1,69 +1,99 @@
 import type { Value } from '../graph/ir.js';
-import { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
-import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
+import { demand, type Optimizer, type OptimizerOptions } from '../ops/optimizers/optimizer.js';
+import { resolveSchedule, type Schedule } from '../ops/schedules.js';
+import { accumulateGradients } from './accumulate-gradients.js';
+import { averageWeights } from './average-weights.js';
+import { type ClipOptions, clipGradients } from './clip-gradients.js';
+import { skipNonFinite } from './skip-non-finite.js';
+import type { Transition } from './transition.js';
+import { type TrainedParameter, type UpdateRule, updateParameters } from './update-parameters.js';
 
-/** A tensor that a training step changes: `state` is fed, `value` is the output that replaces it. */
+/** A tensor that a training step changes: `state` is fed, `value` replaces it. */
 export type StateUpdate = { state: Value; value: Value };
 
-export type AttachedOptimizer = {
-  lr: Value;
-  step: Value;
-  /** Every parameter, its optimizer state (by the optimizer's names) and the step counter. */
+/** What a step does besides the optimizer's own formulas. */
+export type StepOptions = ClipOptions & {
+  /** A factor on the learning rate, by the number of updates done. */
+  schedule?: Schedule;
+  /** Number of batches whose mean gradient makes one update. */
+  accumulate?: number;
+  /** Decay of a moving average of the weights, which is kept beside them. */
+  ema?: number;
+  /** Gradients that are not finite: the trainer refuses the step, or the graph leaves all as it was, and counts. */
+  onNonfinite?: 'stop' | 'skip';
+};
+
+export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
+  averages?: Value[];
+  sums?: Value[];
+  counter?: Value;
+  skipped?: Value;
+  /** Everything a step changes, and the outputs that hold the next values. */
   updates: StateUpdate[];
-  slots: Map<Value, Record<string, Value>>;
 };
 
 /**
- * Adds the update of every parameter: its new value and its new state become outputs. The learning rate and the
- * state become inputs with initializers, so that the file starts from its defaults. Parameters with equal
- * options share the scalars of the step.
+ * Adds the update of parameters and running statistics: the next value of each, and of the optimizer's own state,
+ * becomes an output. State and learning rate become inputs with initializers, so that the file starts from its
+ * defaults. Throws `bad-option`.
  */
 export function attachOptimizer<O extends OptimizerOptions>(
   g: Builder,
   optimizer: Optimizer<O>,
-  parameters: readonly { param: Value; grad: Expr; options: O }[],
+  lr: number,
+  parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
+  options: StepOptions = {},
+  statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
-  const lr = input(g, 'lr', Tensor.filled('float32', [], parameters[0]!.options.lr));
-  const step = input(g, 'step', Tensor.filled('int64', [], 0));
-  const next = g.of(step).add(1);
-  const updates: StateUpdate[] = [{ state: step, value: output(g, next, 'step_new') }];
-  const slots: AttachedOptimizer['slots'] = new Map();
-  const t = next.cast('float64');
-  const rate = g.of(lr).cast('float64');
-  const shared = new Map<string, Scalars>();
-  for (const { param, grad, options } of parameters) {
-    const key = `${grad.dtype} ${JSON.stringify(options)}`;
-    let scalars = shared.get(key);
-    if (!scalars) {
-      const exact = Object.entries(optimizer.scalars(t, rate, options));
-      scalars = Object.fromEntries(exact.map(([name, e]) => [name, e.cast(grad.dtype)]));
-      shared.set(key, scalars);
-    }
-    const tensor = g.graph.initializers.get(param)!;
-    if (!g.graph.inputs.includes(param)) g.graph.inputs.push(param);
-    const state = Object.fromEntries(
-      optimizer
-        .states(options)
-        .map(name => [name, input(g, `${param.name}_${name}`, Tensor.zeros(tensor.dtype, tensor.dims))]),
-    );
-    slots.set(param, state);
-    const operands = Object.fromEntries(Object.entries(state).map(([name, v]) => [name, g.of(v)]));
-    const updated = optimizer.update(g.of(param), grad, operands, scalars, options);
-    updates.push({ state: param, value: output(g, updated.param, `${param.name}_new`) });
-    for (const [name, value] of Object.entries(state))
-      updates.push({ state: value, value: output(g, updated.state[name]!, `${value.name}_new`) });
-  }
-  return { lr, step, updates, slots };
+  validateStep(options);
+  const { ema, accumulate = 1, onNonfinite } = options;
+  const params = parameters.map(p => p.param);
+  for (const state of [...params, ...statistics.map(s => s.state)])
+    if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
+
+  const rule = updateParameters(g, optimizer, parameters, lr, options.schedule);
+  const clipped: Transition = (b, grads) => rule.transition(b, clipGradients(grads, options));
+  const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
+  const accumulated =
+    accumulate === 1 ? averaged : accumulateGradients(g, params, accumulate, averaged.transition);
+  const tracked: Transition = (b, grads) =>
+    new Map([
+      ...accumulated.transition(b, grads),
+      ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
+    ]);
+  const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
+  const next = guarded.transition(
+    g,
+    parameters.map(p => p.grad),
+  );
+  const updates = [...next].map(([state, e]) => ({ state, value: output(g, e, `${state.name}_new`) }));
+  const { transition: _, ...attached } = { ...rule, ...averaged, ...accumulated, ...guarded };
+  return { ...attached, updates };
 }
 
-/** A graph input with a default. */
-function input(g: Builder, hint: string, tensor: Tensor): Value {
-  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
-  g.graph.inputs.push(value);
-  g.graph.initializers.set(value, tensor);
-  return value;
+/** Throws `bad-option` where an option is out of its range. */
+function validateStep({
+  schedule,
+  clipGradNorm,
+  clipGradValue,
+  accumulate = 1,
+  ema = 0,
+  onNonfinite,
+}: StepOptions) {
+  if (schedule) resolveSchedule(schedule);
+  for (const [name, bound] of Object.entries({ clipGradNorm, clipGradValue }))
+    demand(bound === undefined || bound > 0, `${name} must be above 0, not ${bound}.`);
+  demand(
+    Number.isSafeInteger(accumulate) && accumulate > 0,
+    `accumulate must be a whole number above 0, not ${accumulate}.`,
+  );
+  demand(ema >= 0 && ema < 1, `ema must be in [0, 1), not ${ema}.`);
+  demand(
+    onNonfinite === undefined || onNonfinite === 'stop' || onNonfinite === 'skip',
+    `onNonfinite must be stop or skip, not ${onNonfinite}.`,
+  );
 }
 
 /** A graph output of its own, under a name that tells what it is. */

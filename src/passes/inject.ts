@@ -4,22 +4,32 @@ import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { Builder } from '../ops/core/builder.js';
 import { type AgdOptions, agd } from '../ops/optimizers/agd.js';
+import { resolveOptions } from '../ops/optimizers/optimizer.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
-import { attachOptimizer, output, type StateUpdate } from './attach-optimizer.js';
+import {
+  type AttachedOptimizer,
+  attachOptimizer,
+  type StateUpdate,
+  type StepOptions,
+} from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { type GroupOptions, groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
+import { splitMergedInitializers } from './split-merged-initializers.js';
 import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { upgradeOpset } from './upgrade-opset.js';
 
 export type InjectOptions = SelectOptions &
-  BackwardOptions & {
+  BackwardOptions &
+  GroupOptions<AgdOptions> &
+  StepOptions & {
     loss: LossSpec;
     /** Options of AGD; what is left out takes the paper's default. */
     agd?: Partial<AgdOptions>;
@@ -50,13 +60,13 @@ export async function inject(
   options: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
-  const settings = { ...agd.defaults, ...options.agd };
-  agd.validate(settings);
+  const settings = resolveOptions(agd, options.agd ?? {});
   const before = countNodes(model);
   const { work, g, loss } = await prepare(model, options.loss, oracle);
   const inference = work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name);
   const parameters = selectParameters(work.graph, [loss.loss], options);
   const trained = parameters.filter(p => p.trains).map(p => p.value);
+  const groups = groupParameters(work.graph, trained, agd, settings, options);
   const statistics = trainBatchNorm(g, options.batchNorm ?? 'train');
   trainDropout(g, options.dropout ?? 'train', options.seed ?? 0);
   const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
@@ -64,12 +74,15 @@ export async function inject(
   const attached = attachOptimizer(
     g,
     agd,
+    settings.lr,
     trained.map((param, i) => {
       const grad = g.of(g.rename(grads[i] ?? g.of(param).zeros(), `${param.name}_grad`));
-      return { param, grad, options: settings };
+      return { param, grad, options: { ...settings, ...groups[i] } };
     }),
+    options,
+    statistics,
   );
-  const updates = [...attached.updates, ...statistics.map(s => attachStatistic(g, s))];
+  const { updates } = attached;
   eliminateDeadNodes(work);
   work.irVersion = Math.max(work.irVersion, 8);
   work.trainingInfo = [
@@ -79,9 +92,9 @@ export async function inject(
       extra: undefined,
     },
   ];
-  const description = describe(options, settings, { loss, inference, trained, attached, statistics });
+  const description = describe(options, settings, { loss, inference, trained, groups, attached, statistics });
   writeDescription(work, description);
-  embedOriginal(work, options.original ?? encodeModel(model));
+  embedOriginal(work, originalOf(model, options.original));
   const sizes = (values: readonly Value[]) =>
     values.reduce((n, v) => n + work.graph.initializers.get(v)!.byteLength, 0);
   const size = { parameters: sizes(trained), state: sizes(updates.map(u => u.state)) };
@@ -94,6 +107,12 @@ export async function inject(
       description,
     },
   };
+}
+
+/** The file that trained values go back into: as it was, or with a place for each of the parameters it had merged. */
+function originalOf(model: Model, bytes: Uint8Array | undefined): Uint8Array {
+  const split = cloneModel(model);
+  return splitMergedInitializers(split) ? encodeModel(split) : (bytes ?? encodeModel(model));
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
@@ -111,16 +130,11 @@ export async function normalize(model: Model, oracle: ShapeOracle): Promise<{ wo
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
+  splitMergedInitializers(work);
   liftConstants(work);
   await inferShapes(work, oracle);
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
   return { work, g };
-}
-
-/** Running statistics are inputs with initializers, like all state. */
-function attachStatistic(g: Builder, { state, value }: StateUpdate): StateUpdate {
-  if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
-  return { state, value: output(g, g.of(value), `${state.name}_new`) };
 }
 
 function describe(
@@ -130,11 +144,13 @@ function describe(
     loss: AttachedLoss;
     inference: string[];
     trained: readonly Value[];
-    attached: ReturnType<typeof attachOptimizer>;
+    groups: readonly Partial<AgdOptions>[];
+    attached: AttachedOptimizer;
     statistics: readonly StateUpdate[];
   },
 ): TrainingDescription {
-  const { loss, attached, statistics, trained, inference } = parts;
+  const { loss, attached, statistics, trained, groups, inference } = parts;
+  const { schedule, clipGradNorm, clipGradValue, accumulate = 1, ema } = options;
   return {
     version: 1,
     loss: {
@@ -147,9 +163,18 @@ function describe(
     optimizer: { name: agd.name, options: settings },
     lr: attached.lr.name,
     step: attached.step.name,
-    parameters: trained.map(v => ({
+    schedule,
+    clipGradNorm,
+    clipGradValue,
+    accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
+    ema,
+    skipped: attached.skipped?.name,
+    parameters: trained.map((v, i) => ({
       name: v.name,
       state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
+      options: Object.keys(groups[i]!).length ? groups[i] : undefined,
+      gradSum: attached.sums?.[i]?.name,
+      ema: attached.averages?.[i]?.name,
     })),
     statistics: statistics.map(s => s.state.name),
   };

@@ -145,7 +145,8 @@ function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions
   return reached;
 }
 
-function readersOf(graph: Graph): Map<Value, Reader[]> {
+/** The nodes that read a value, those in subgraphs included, and at which input. */
+export function readersOf(graph: Graph): Map<Value, Reader[]> {
   const readers = new Map<Value, Reader[]>();
   const visit = (nodes: readonly Node[]) => {
     for (const node of nodes) {
@@ -159,14 +160,20 @@ function readersOf(graph: Graph): Map<Value, Reader[]> {
   return readers;
 }
 
-function matcher(flag: string, globs: readonly string[] | undefined, names: readonly string[]) {
+/** Whether a name matches one of the globs; throws `no-such-value` for one that matches no name at all. */
+export function matcher(
+  flag: string,
+  globs: readonly string[] | undefined,
+  names: readonly string[],
+  what = 'floating-point initializer',
+) {
   if (!globs?.length) return undefined;
   const tests = globs.map(glob => picomatch(glob, { bash: true, dot: true }));
   globs.forEach((glob, i) => {
     if (!names.some(name => tests[i]!(name)))
       throw new AgdError(
         'no-such-value',
-        `${flag} '${glob}' matches no floating-point initializer; \`agd-onnx inspect\` lists them.`,
+        `${flag} '${glob}' matches no ${what}; \`agd-onnx inspect\` lists them.`,
       );
   });
   return (name: string) => tests.some(test => test(name));

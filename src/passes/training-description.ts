@@ -1,5 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
+import type { Schedule } from '../ops/schedules.js';
 import type { LossSpec } from './attach-loss.js';
 
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
@@ -10,11 +11,30 @@ export type TrainingDescription = {
   /** The outputs that the model had. */
   outputs: string[];
   optimizer: { name: string; options: Record<string, unknown> };
-  /** Names of the inputs for learning rate (float32 scalar) and step count (int64 scalar). */
+  /** Names of the inputs for learning rate (float32 scalar) and number of updates done (int64 scalar). */
   lr: string;
   step: string;
-  /** Parameters with their optimizer state: the optimizer's name of a tensor -> its name in the graph. */
-  parameters: { name: string; state: Record<string, string> }[];
+  /** The factor on the learning rate, by the number of updates done. */
+  schedule?: Schedule;
+  clipGradNorm?: number;
+  clipGradValue?: number;
+  /** One update takes this many batches; the int64 scalar counts those since the last update. */
+  accumulation?: { batches: number; counter: string };
+  /** Decay of the moving average of the weights. */
+  ema?: number;
+  /** Where steps with non-finite gradients are skipped: the int64 scalar that counts them. */
+  skipped?: string;
+  /**
+   * Parameters with their optimizer state (the optimizer's name of a tensor -> its name in the graph), the options
+   * in which they differ from the others, and the names of their sum of gradients and of their average.
+   */
+  parameters: {
+    name: string;
+    state: Record<string, string>;
+    options?: Record<string, unknown>;
+    gradSum?: string;
+    ema?: string;
+  }[];
   /** Running statistics that a step updates. */
   statistics: string[];
 };

@@ -51,6 +51,7 @@ export const agd: Optimizer<AgdOptions> = {
     fixedDecay: false,
     amsgrad: false,
     win: false,
+    clip: undefined,
   },
 
   states: ({ amsgrad, win }) => [
@@ -64,13 +65,12 @@ export const agd: Optimizer<AgdOptions> = {
     const corrected1 = step.g.scalar(beta1, 'float64').pow(step).rsub(1);
     const corrected2 = step.g.scalar(beta2, 'float64').pow(step).rsub(1);
     const root = corrected2.div(1 - beta2).sqrt();
-    const decay = lr.mul(corrected2.sqrt()).div(corrected1).mul(weightDecay);
     return {
       gain: corrected1.rdiv(1 - beta1),
       rate: lr.mul(root),
       floor: root.mul(delta),
       ...(clip === undefined ? {} : boundOf(corrected1.rdiv(clip * Math.sqrt(1 - beta2)))),
-      ...(win ? { shrink: decay.add(1).rdiv(1), blend: decay.mul(2).add(3).rdiv(1) } : {}),
+      ...(win ? winScalars(lr.mul(corrected2.sqrt()).div(corrected1).mul(weightDecay)) : {}),
       ...(weightDecay && weightDecouple && !win
         ? { keep: fixedDecay ? step.g.scalar(1 - weightDecay, 'float64') : lr.mul(weightDecay).rsub(1) }
         : {}),
@@ -107,6 +107,7 @@ export const agd: Optimizer<AgdOptions> = {
   validate(options) {
     const { betas, delta, weightDecouple, fixedDecay, win, clip } = options;
     validateCommon(options);
+    demand(betas.length === 2, `betas are two numbers, not ${betas.length}.`);
     validateBetas(betas);
     demand(delta > 0 && Number.isFinite(delta), `delta must be above 0, not ${delta}.`);
     demand(clip === undefined || clip > 0, `clip must be above 0, not ${clip}.`);
@@ -123,3 +124,6 @@ export const agd: Optimizer<AgdOptions> = {
 };
 
 const boundOf = (high: Expr) => ({ low: high.neg(), high });
+
+/** `decay` is weight_decay lr'. */
+const winScalars = (decay: Expr) => ({ shrink: decay.add(1).rdiv(1), blend: decay.mul(2).add(3).rdiv(1) });

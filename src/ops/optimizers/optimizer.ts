@@ -33,6 +33,24 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   validate(options: O): void;
 }
 
+/** The options given, and the defaults of the others. Throws `bad-option` where one is unknown or out of its range. */
+export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<O>, given: Partial<O>): O {
+  const { name, defaults } = optimizer;
+  for (const [option, value] of Object.entries(given)) {
+    const names = Object.keys(defaults).join(', ');
+    demand(option in defaults, `${name} has no option '${option}'; it has ${names}.`);
+    const type = typeof (defaults as Record<string, unknown>)[option];
+    demand(
+      type === 'undefined' || value === undefined || typeof value === type,
+      `${option} must be a ${type}, not ${JSON.stringify(value)}.`,
+    );
+  }
+  const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  const options = { ...defaults, ...chosen };
+  optimizer.validate(options);
+  return options;
+}
+
 /** Throws `bad-option` unless `ok`. */
 export function demand(ok: boolean, message: string): void {
   if (!ok) throw new AgdError('bad-option', message);

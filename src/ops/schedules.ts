@@ -1,0 +1,175 @@
+import { AgdError } from '../graph/errors.js';
+import { Tensor } from '../graph/tensor.js';
+import type { Expr } from './core/expr.js';
+import { demand } from './optimizers/optimizer.js';
+
+/**
+ * A factor on the learning rate that changes with the number of updates done. It begins with a linear warm-up
+ * from `start` (default 1/warmup) to 1 in `warmup` updates, where given; then its kind rules. Lengths are in
+ * updates, and `total` includes the warm-up. What each kind takes is in `KINDS`.
+ */
+export type Schedule = { kind: ScheduleKind } & Partial<Record<Setting, number>>;
+
+type Setting =
+  | 'warmup'
+  | 'start'
+  | 'total'
+  | 'final'
+  | 'period'
+  | 'multiply'
+  | 'every'
+  | 'gamma'
+  | 'timescale'
+  | 'peak';
+type Settings = Record<Setting, number>;
+
+type Kind = {
+  /** What it takes besides warm-up, with the default; undefined where it has to be given. */
+  takes: (given: Partial<Settings>) => Partial<Record<Setting, number | undefined>>;
+  /** The factor `k` updates after the warm-up. */
+  factor: (k: Expr, settings: Settings) => Expr;
+};
+
+const KINDS = {
+  constant: { takes: () => ({}), factor: k => k.ones() },
+
+  linear: {
+    takes: () => ({ total: undefined, final: 0 }),
+    factor: (k, s) => line(1, s.final, progress(k, s)),
+  },
+
+  /** Either once over `total` or, with `period`, again and again, each time `multiply` times as long: SGDR, ICLR 2017. */
+  cosine: {
+    takes: ({ period }) =>
+      period === undefined ? { total: undefined, final: 0 } : { period, multiply: 1, final: 0 },
+    factor: (k, s) =>
+      wave(1, s.final, s.period === undefined ? progress(k, s) : sinceRestart(k, s.period, s.multiply)),
+  },
+
+  step: {
+    takes: () => ({ every: undefined, gamma: 0.1 }),
+    factor: (k, { every, gamma }) => k.g.scalar(gamma, k.dtype).pow(k.div(every).floor()),
+  },
+
+  exponential: {
+    takes: () => ({ gamma: undefined }),
+    factor: (k, { gamma }) => k.g.scalar(gamma, k.dtype).pow(k),
+  },
+
+  'inverse-sqrt': {
+    takes: ({ warmup }) => ({ timescale: warmup || undefined }),
+    factor: (k, { timescale }) => k.add(timescale).rdiv(timescale).sqrt(),
+  },
+
+  /** Up from `start` to 1 in the share `peak` of `total`, down to `final`, both along cosines: super-convergence, 2017. */
+  'one-cycle': {
+    takes: ({ start = 1 / 25 }) => ({ total: undefined, peak: 0.3, start, final: start / 1e4 }),
+    factor: (k, { total, peak, start, final }) => {
+      const top = peak * total - 1;
+      const down = k.sub(top).div(total - 1 - top);
+      return k.less(top).where(wave(start, 1, k.div(top)), wave(1, final, down.minimum(1)));
+    },
+  },
+} satisfies Record<string, Kind>;
+
+export type ScheduleKind = keyof typeof KINDS;
+export const SCHEDULES = Object.keys(KINDS) as ScheduleKind[];
+
+/** The factor on the learning rate of the update after `done` updates, a float64 scalar; as PyTorch's schedulers. */
+export function scheduleFactor(schedule: Schedule, done: Expr): Expr {
+  const settings = resolveSchedule(schedule);
+  const kind: Kind = KINDS[schedule.kind];
+  const { warmup, start } = settings;
+  if (!warmup) return kind.factor(done, settings);
+  const rising = line(start, 1, done.div(warmup));
+  return done.less(warmup).where(rising, kind.factor(done.sub(warmup).maximum(0), settings));
+}
+
+/** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
+export function resolveSchedule({ kind, ...given }: Schedule): Settings {
+  demand(kind in KINDS, `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
+  const { takes }: Kind = KINDS[kind];
+  const warmup = kind === 'one-cycle' ? {} : { warmup: 0, start: given.warmup ? 1 / given.warmup : 1 };
+  const defaults = { ...warmup, ...takes(given) };
+  for (const name of Object.keys(given))
+    demand(name in defaults, `Schedule '${kind}' takes ${Object.keys(defaults).join(', ')}, not '${name}'.`);
+  const settings = { ...defaults, ...given } as Settings;
+  for (const [name, value] of Object.entries(settings)) {
+    demand(value !== undefined, `Schedule '${kind}' needs ${name}, as in '${kind}:${name}=1000'.`);
+    const { ok, what } = RANGES[name as Setting];
+    demand(ok(value), `Schedule '${kind}': ${name} is ${what}, not ${value}.`);
+  }
+  const { total, peak } = settings;
+  demand(
+    !(total <= settings.warmup),
+    `Schedule '${kind}': the warm-up of ${settings.warmup} updates must end before total (${total}).`,
+  );
+  demand(
+    peak === undefined || (peak * total > 1 && peak < 1),
+    `Schedule '${kind}': peak is the share of total that goes up, between ${1 / total} and 1, not ${peak}.`,
+  );
+  return settings;
+}
+
+/** A schedule as the command line has it: `cosine:total=1000,warmup=100`. Throws `bad-option`. */
+export function parseSchedule(text: string): Schedule {
+  const [, kind, list = ''] = /^([^:]*)(?::(.*))?$/s.exec(text)!;
+  const settings = list
+    .split(',')
+    .filter(Boolean)
+    .map(item => {
+      const [name, value] = item.split('=');
+      if (!name || !value?.trim())
+        throw new AgdError('bad-option', `Schedule '${text}': '${item}' is not of the form name=number.`);
+      return [name.trim(), Number(value)];
+    });
+  const schedule = { ...Object.fromEntries(settings), kind: kind!.trim() } as Schedule;
+  resolveSchedule(schedule);
+  return schedule;
+}
+
+const count = { ok: (x: number) => Number.isSafeInteger(x) && x > 0, what: 'a whole number above 0' };
+const counted = { ok: (x: number) => Number.isSafeInteger(x) && x >= 0, what: 'a whole number from 0 up' };
+const share = { ok: (x: number) => x >= 0 && x <= 1, what: 'a number from 0 to 1' };
+const positive = { ok: (x: number) => x > 0 && Number.isFinite(x), what: 'a number above 0' };
+
+const RANGES: Record<Setting, { ok: (x: number) => boolean; what: string }> = {
+  warmup: counted,
+  start: share,
+  total: count,
+  final: share,
+  period: count,
+  multiply: count,
+  every: count,
+  gamma: positive,
+  timescale: positive,
+  peak: share,
+};
+
+/** How much of the way from the warm-up's end to `total` is done, at most 1. */
+const progress = (k: Expr, { total, warmup }: Settings) => k.div(total - warmup).minimum(1);
+
+const line = (from: number, to: number, x: Expr) => x.mul(to - from).add(from);
+
+/** From `from` (x = 0) to `to` (x = 1) along half a cosine. */
+const wave = (from: number, to: number, x: Expr) =>
+  x
+    .mul(Math.PI)
+    .cos()
+    .add(1)
+    .mul((from - to) / 2)
+    .add(to);
+
+/** The share of the period under way that is done; each is `multiply` times as long as the one before. */
+function sinceRestart(k: Expr, period: number, multiply: number): Expr {
+  if (multiply === 1) return k.sub(k.div(period).floor().mul(period)).div(period);
+  const [starts, lengths]: number[][] = [[], []];
+  for (let start = 0, length = period; start < 2 ** 53; start += length, length *= multiply) {
+    starts!.push(start);
+    lengths!.push(length);
+  }
+  const table = (values: number[]) =>
+    k.g.tensor(Tensor.from('float64', [values.length], Float64Array.from(values)));
+  const at = k.greaterOrEqual(table(starts!)).cast('int64').sum([0]).sub(1);
+  return k.sub(table(starts!).gather(at)).div(table(lengths!).gather(at));
+}

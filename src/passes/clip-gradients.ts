@@ -1,0 +1,38 @@
+import type { Expr } from '../ops/core/expr.js';
+
+export type ClipOptions = {
+  /** Bounds every element of the gradients. */
+  clipGradValue?: number;
+  /** Bounds the 2-norm of all gradients together; elements are bounded before. */
+  clipGradNorm?: number;
+};
+
+/** As PyTorch's clip_grad_norm_ does, so that a norm of 0 divides nothing by 0. */
+const EPSILON = 1e-6;
+
+/** The gradients within bounds, as PyTorch's clip_grad_value_ and clip_grad_norm_ make them. */
+export function clipGradients(
+  grads: readonly Expr[],
+  { clipGradValue: bound, clipGradNorm: largest }: ClipOptions,
+): readonly Expr[] {
+  const bounded =
+    bound === undefined
+      ? grads
+      : grads.map(x => x.op('Clip', [x.g.scalar(-bound, x.dtype), x.g.scalar(bound, x.dtype)]));
+  if (largest === undefined) return bounded;
+  const factor = globalNorm(bounded).add(EPSILON).rdiv(largest).minimum(1);
+  return bounded.map(x => x.mul(factor.cast(x.dtype)));
+}
+
+/** The 2-norm of all tensors together, a float64 scalar. */
+export function globalNorm(tensors: readonly Expr[]): Expr {
+  const squares = tensors.map(x => sumOfSquares(x).cast('float64'));
+  const [first, ...others] = squares;
+  return (others.length ? first!.op('Sum', others) : first!).sqrt();
+}
+
+/** 16-bit floats are added up in float32: their own range ends at 65,504. */
+function sumOfSquares(x: Expr): Expr {
+  const wide = x.dtype === 'float64' ? x : x.cast('float32');
+  return wide.op('ReduceSumSquare', [], { keepdims: 0 });
+}

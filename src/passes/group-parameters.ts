@@ -1,0 +1,59 @@
+import type { Graph, Value } from '../graph/ir.js';
+import {
+  demand,
+  type Optimizer,
+  type OptimizerOptions,
+  resolveOptions,
+} from '../ops/optimizers/optimizer.js';
+import { matcher, readersOf } from './select-parameters.js';
+
+/** Options for the parameters whose name matches one of the globs; those not named here stay as they are. */
+export type ParameterGroup<O> = { match: string | readonly string[]; options: Partial<O> };
+
+export type GroupOptions<O> = {
+  /** Applied in order: where several groups match and set the same option, the last one counts. */
+  groups?: readonly ParameterGroup<O>[];
+  /** No weight decay on vectors (biases) and on scales and biases of normalizations; groups may say otherwise. */
+  noDecayBiasNorm?: boolean;
+};
+
+/**
+ * What of `base` each parameter has otherwise. Throws `no-such-value` for a glob that matches none of them,
+ * `bad-option` for options that the optimizer refuses.
+ */
+export function groupParameters<O extends OptimizerOptions>(
+  graph: Graph,
+  params: readonly Value[],
+  optimizer: Optimizer<O>,
+  base: O,
+  { groups = [], noDecayBiasNorm = false }: GroupOptions<O>,
+): Partial<O>[] {
+  const names = params.map(p => p.name);
+  const exempt = noDecayBiasNorm ? withoutDecay(graph, params) : new Set<Value>();
+  const layers = groups.map(({ match, options }) => {
+    demand(
+      options.lr === undefined || base.lr > 0,
+      'The lr of a group is a multiple of lr, which must be above 0.',
+    );
+    resolveOptions(optimizer, { ...base, ...options });
+    const globs = typeof match === 'string' ? [match] : match;
+    return { matches: matcher('group', globs, names, 'trained parameter'), options };
+  });
+  return params.map(p => {
+    const own = (exempt.has(p) ? { weightDecay: 0 } : {}) as Partial<O>;
+    for (const { matches, options } of layers) if (matches?.(p.name)) Object.assign(own, options);
+    resolveOptions(optimizer, { ...base, ...own });
+    return own;
+  });
+}
+
+function withoutDecay(graph: Graph, params: readonly Value[]): Set<Value> {
+  const readers = readersOf(graph);
+  return new Set(
+    params.filter(
+      p =>
+        (p.shape?.length ?? 0) <= 1 ||
+        readers.get(p)?.some(({ node, input }) => node.opType.endsWith('Normalization') && input > 0),
+    ),
+  );
+}

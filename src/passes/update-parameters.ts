@@ -1,0 +1,73 @@
+import type { Value } from '../graph/ir.js';
+import { Tensor } from '../graph/tensor.js';
+import type { Builder } from '../ops/core/builder.js';
+import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
+import { type Schedule, scheduleFactor } from '../ops/schedules.js';
+import { stateInput, type Transition, type Updates } from './transition.js';
+
+export type TrainedParameter<O> = { param: Value; options: O };
+
+/** How parameters change, and the graph inputs that this takes. */
+export type UpdateRule = {
+  transition: Transition;
+  lr: Value;
+  /** Number of updates done. */
+  step: Value;
+  /** State of a parameter, by the optimizer's names. */
+  slots: Map<Value, Record<string, Value>>;
+};
+
+/**
+ * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
+ * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
+ * share the scalars of the step, which are computed in float64.
+ */
+export function updateParameters<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  parameters: readonly TrainedParameter<O>[],
+  lr: number,
+  schedule?: Schedule,
+): UpdateRule {
+  const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
+  const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
+  const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
+  const transition: Transition = (b, grads) => {
+    const next = b.of(step).add(1);
+    const t = next.cast('float64');
+    const factor = schedule && scheduleFactor(schedule, b.of(step).cast('float64'));
+    const scheduled = factor ? b.of(rate).cast('float64').mul(factor) : b.of(rate).cast('float64');
+    const shared = new Map<string, Scalars>();
+    const updates: Updates = new Map([[step, next]]);
+    parameters.forEach(({ param, options }, i) => {
+      const grad = grads[i]!;
+      const key = `${grad.dtype} ${JSON.stringify(options)}`;
+      let scalars = shared.get(key);
+      if (!scalars) {
+        const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
+        const exact = Object.entries(optimizer.scalars(t, own, options));
+        scalars = Object.fromEntries(exact.map(([name, e]) => [name, e.cast(grad.dtype)]));
+        shared.set(key, scalars);
+      }
+      const inputs = Object.entries(slots.get(param)!);
+      const state = Object.fromEntries(inputs.map(([name, v]) => [name, b.of(v)]));
+      const updated = optimizer.update(b.of(param), grad, state, scalars, options);
+      updates.set(param, updated.param);
+      for (const [name, value] of inputs) updates.set(value, updated.state[name]!);
+    });
+    return updates;
+  };
+  return { transition, lr: rate, step, slots };
+}
+
+function slotInputs<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  { param, options }: TrainedParameter<O>,
+): Record<string, Value> {
+  const { dtype, dims } = g.graph.initializers.get(param)!;
+  const zeros = Tensor.zeros(dtype, dims);
+  return Object.fromEntries(
+    optimizer.states(options).map(name => [name, stateInput(g, `${param.name}_${name}`, zeros)]),
+  );
+}

@@ -7,11 +7,15 @@ export class UsageError extends Error {}
  */
 export function report(error: unknown): void {
   process.exitCode = 1;
-  if (error instanceof UsageError) process.stderr.write(`agd-onnx: ${oneLine(error.message)} See agd-onnx --help.\n`);
-  else if (error instanceof Error && error.name === 'AgdError') process.stderr.write(`agd-onnx: ${oneLine(error.message)}\n`);
+  if (error instanceof UsageError)
+    process.stderr.write(`agd-onnx: ${oneLine(error.message)} See agd-onnx --help.\n`);
+  else if (error instanceof Error && error.name === 'AgdError')
+    process.stderr.write(`agd-onnx: ${oneLine(error.message)}\n`);
   else {
     process.exitCode = 70;
-    process.stderr.write(`agd-onnx: a bug of ours: ${error instanceof Error ? error.stack : String(error)}\n`);
+    process.stderr.write(
+      `agd-onnx: a bug of ours: ${error instanceof Error ? error.stack : String(error)}\n`,
+    );
   }
 }
 

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import yargs from 'yargs';
+import yargs, { type Argv } from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { report, UsageError } from './failure.js';
 
@@ -13,15 +13,25 @@ function version(): string {
   return 'unknown';
 }
 
+type Command = { builder(args: Argv): Argv<unknown>; handler(args: never): Promise<void> };
+
 // Each command's module is loaded when it is called: help has to be instant.
-const COMMANDS = [
-  ['inspect <model>', 'Show what a model is made of and whether it can be trained', () => import('./commands/inspect.js')],
+const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
+  [
+    'inspect <model>',
+    'Show what a model is made of and whether it can be trained',
+    () => import('./commands/inspect.js'),
+  ],
   ['inject <model>', 'Write loss, backward pass and AGD into a model', () => import('./commands/inject.js')],
-  ['train <model>', 'Train a model, plain or injected, and write it back', () => import('./commands/train.js')],
+  [
+    'train <model>',
+    'Train a model, plain or injected, and write it back',
+    () => import('./commands/train.js'),
+  ],
   ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
   ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
   ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
-] as const;
+];
 
 const cli = yargs(hideBin(process.argv))
   .scriptName('agd-onnx')
@@ -29,7 +39,11 @@ const cli = yargs(hideBin(process.argv))
   .version(version())
   .help()
   .alias({ h: 'help', v: 'version' })
-  .option('color', { type: 'boolean', describe: 'Colours, as NO_COLOR and the terminal say if not given', global: true })
+  .option('color', {
+    type: 'boolean',
+    describe: 'Colours, as NO_COLOR and the terminal say if not given',
+    global: true,
+  })
   .parserConfiguration({ 'duplicate-arguments-array': false, 'greedy-arrays': false })
   .wrap(Math.min(100, process.stdout.columns ?? 100))
   .strict()
@@ -41,7 +55,7 @@ for (const [command, describe, load] of COMMANDS)
   cli.command({
     command,
     describe,
-    builder: async args => (await load()).builder(args),
+    builder: async (args: Argv) => (await load()).builder(args as Argv) as Argv,
     handler: async args => (await load()).handler(args as never),
   });
 

@@ -1,7 +1,9 @@
 /** Options that several commands share, and what they mean. */
 import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
-import { AgdError, DEVICES, type InjectOptions, LOSSES, type LossSpec } from '../src/index.js';
+import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
+import type { InjectOptions, LossSpec } from '../src/index.js';
 
 const LOSS = 'Loss:';
 const TRAINING = 'Training:';
@@ -13,19 +15,36 @@ export const lossOptions = <T>(args: Argv<T>) =>
     output: { type: 'string', describe: 'Output that the loss reads, where there are several', group: LOSS },
     target: { type: 'string', default: 'target', describe: 'Name of the target input', group: LOSS },
     'loss-output': { type: 'string', describe: 'Output that is a loss already', group: LOSS },
-    'label-smoothing': { type: 'number', describe: 'Cross-entropy: share spread over all classes', group: LOSS },
+    'label-smoothing': {
+      type: 'number',
+      describe: 'Cross-entropy: share spread over all classes',
+      group: LOSS,
+    },
     'ignore-index': { type: 'number', describe: 'Class that does not count', group: LOSS },
     'class-weights': { type: 'string', describe: 'One weight per class, as 1,0.5,2', group: LOSS },
     'class-axis': { type: 'number', describe: 'Axis of the classes [last; 1 for images]', group: LOSS },
   } as const);
 
-export const trainingOptions = <T>(args: Argv<T>) =>
+export const selectionOptions = <T>(args: Argv<T>) =>
   args.options({
     train: { type: 'string', array: true, describe: 'Train what matches the glob', group: TRAINING },
     freeze: { type: 'string', array: true, describe: 'Do not train what matches the glob', group: TRAINING },
-    'batch-norm': { choices: ['train', 'eval'], describe: 'Batch statistics, or running ones', group: TRAINING },
+  } as const);
+
+export const trainingOptions = <T>(args: Argv<T>) =>
+  selectionOptions(args).options({
+    seed: { type: 'number', default: 0, describe: 'Seed of all that is random', group: TRAINING },
+    'batch-norm': {
+      choices: ['train', 'eval'],
+      describe: 'Batch statistics, or running ones',
+      group: TRAINING,
+    },
     dropout: { choices: ['train', 'eval'], describe: 'Whether dropout drops', group: TRAINING },
-    'straight-through': { type: 'boolean', describe: 'Let gradients pass rounding unchanged', group: TRAINING },
+    'straight-through': {
+      type: 'boolean',
+      describe: 'Let gradients pass rounding unchanged',
+      group: TRAINING,
+    },
   } as const);
 
 export const agdOptions = <T>(args: Argv<T>) =>
@@ -73,9 +92,17 @@ export function lossSpec(args: Parsed, output = args.output): LossSpec {
   if (loss && lossOutput) throw new AgdError('bad-option', 'Give --loss or --loss-output, not both.');
   if (lossOutput) return { kind: 'output', output: lossOutput };
   if (!loss)
-    throw new AgdError('bad-option', `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`);
+    throw new AgdError(
+      'bad-option',
+      `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
+    );
   const { target, labelSmoothing, ignoreIndex, classAxis } = args;
-  const classes = { labelSmoothing, ignoreIndex, classAxis, classWeights: numbers('--class-weights', args.classWeights) };
+  const classes = {
+    labelSmoothing,
+    ignoreIndex,
+    classAxis,
+    classWeights: numbers('--class-weights', args.classWeights),
+  };
   const given = Object.entries(classes).filter(([, value]) => value !== undefined);
   if (given.length && loss !== 'cross-entropy' && loss !== 'nll')
     throw new AgdError('bad-option', `--${kebab(given[0]![0])} is for losses of classes, not for ${loss}.`);
@@ -85,8 +112,14 @@ export function lossSpec(args: Parsed, output = args.output): LossSpec {
 export function injectOptions(args: Parsed, output = args.output): InjectOptions {
   const { train, freeze, straightThrough, seed } = args;
   const betas = numbers('--betas', args.betas);
-  if (betas && betas.length !== 2) throw new AgdError('bad-option', `--betas takes two numbers, as 0.9,0.999, not '${args.betas}'.`);
-  const agd = { lr: args.lr, betas: betas as [number, number] | undefined, delta: args.delta, weightDecay: args.weightDecay };
+  if (betas && betas.length !== 2)
+    throw new AgdError('bad-option', `--betas takes two numbers, as 0.9,0.999, not '${args.betas}'.`);
+  const agd = {
+    lr: args.lr,
+    betas: betas as [number, number] | undefined,
+    delta: args.delta,
+    weightDecay: args.weightDecay,
+  };
   return {
     loss: lossSpec(args, output),
     agd: Object.fromEntries(Object.entries(agd).filter(([, value]) => value !== undefined)),
@@ -99,9 +132,19 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   };
 }
 
+/** Refuses to write over the file that is read. */
+export function outputPath(out: string, ...inputs: (string | undefined)[]): string {
+  if (inputs.some(path => path !== undefined && resolve(path) === resolve(out)))
+    throw new AgdError(
+      'bad-option',
+      `${out} would overwrite what it is made from: choose another file with -o.`,
+    );
+  return out;
+}
+
 /** The original file's bytes go into the injected one, so that the trained weights can go back into it. */
 export async function withOriginal(options: InjectOptions, model: string): Promise<InjectOptions> {
-  return { ...options, original: await readFile(model) };
+  return { ...options, original: await readFile(model).catch(() => undefined) };
 }
 
 function numbers(flag: string, text: string | undefined): number[] | undefined {

@@ -5,12 +5,10 @@ import { Model, type ValueType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
+import type { Device } from './devices.js';
 
 /** Tensors by the name of the graph input or output they belong to. */
 export type Feeds = Record<string, Tensor>;
-
-export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;
-export type Device = (typeof DEVICES)[number];
 
 export type SessionOptions = {
   /** Where to run; what the device has no kernel for runs on the CPU. Default: cpu. */

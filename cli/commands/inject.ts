@@ -1,0 +1,55 @@
+import type { ArgumentsCamelCase, Argv } from 'yargs';
+import type { InjectReport } from '../../src/index.js';
+import {
+  agdOptions,
+  injectOptions,
+  lossOptions,
+  outputPath,
+  type Parsed,
+  trainingOptions,
+  withOriginal,
+} from '../options.js';
+import { formatBytes, formatCount } from '../ui/format.js';
+
+export const builder = (args: Argv) =>
+  agdOptions(trainingOptions(lossOptions(args)))
+    .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file' })
+    .option('out', { alias: 'o', type: 'string', describe: 'File to write [MODEL.agd.onnx]' })
+    .example('$0 inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself');
+
+type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string }>;
+
+export async function handler(args: Args): Promise<void> {
+  const { inject, loadModel, saveModel } = await import('../../src/index.js');
+  const out = outputPath(args.out ?? args.model.replace(/(\.onnx)?$/, '.agd.onnx'), args.model);
+  const options = await withOriginal(injectOptions(args), args.model);
+  const { model, report } = await inject(await loadModel(args.model), options);
+  await saveModel(model, out);
+  for (const line of describeReport(report)) console.log(line);
+  console.log(`wrote ${out}`);
+}
+
+/** What an injection did, a line each. */
+export function describeReport({ parameters, nodes, bytes }: InjectReport): string[] {
+  const trained = parameters.filter(p => p.trains);
+  const frozen = parameters.filter(p => !p.trains);
+  return [
+    `trains   ${formatCount(trained.length, 'tensor')}, ${formatBytes(bytes.parameters)}: ${names(trained)}`,
+    `frozen   ${formatCount(frozen.length, 'tensor')}${frozen.length ? `: ${reasons(frozen)}` : ''}`,
+    `nodes    ${nodes.before} before, ${nodes.after} after`,
+    `state    ${formatBytes(bytes.state)} beside the parameters`,
+  ];
+}
+
+const MOST = 6;
+
+function names(choices: InjectReport['parameters']): string {
+  const shown = choices.slice(0, MOST).map(c => c.value.name);
+  return choices.length > MOST ? `${shown.join(', ')} and ${choices.length - MOST} more` : shown.join(', ');
+}
+
+function reasons(choices: InjectReport['parameters']): string {
+  const groups = new Map<string, InjectReport['parameters']>();
+  for (const choice of choices) groups.set(choice.why, [...(groups.get(choice.why) ?? []), choice]);
+  return [...groups].map(([why, group]) => `${names(group)} (${why})`).join('; ');
+}

@@ -1,0 +1,67 @@
+import type { ArgumentsCamelCase, Argv } from 'yargs';
+import { selectionOptions } from '../options.js';
+import { formatBytes, formatCount } from '../ui/format.js';
+import { renderTable } from '../ui/table.js';
+import { painter } from '../ui/terminal.js';
+
+export const builder = (args: Argv) =>
+  selectionOptions(
+    args
+      .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file' })
+      .option('output', {
+        type: 'string',
+        describe: 'Output that a loss would read, where there are several',
+      })
+      .option('json', { type: 'boolean', describe: 'Print JSON' }),
+  ).example('$0 inspect model.onnx', 'parameters, operators, and what inject needs');
+
+type Args = ArgumentsCamelCase<{
+  model: string;
+  output?: string;
+  json?: boolean;
+  train?: string[];
+  freeze?: string[];
+  color?: boolean;
+}>;
+
+export async function handler({ model: path, output, json, train, freeze, color }: Args): Promise<void> {
+  const { inspect, loadModel } = await import('../../src/index.js');
+  const found = await inspect(await loadModel(path), { output, train, freeze });
+  if (json) {
+    console.log(JSON.stringify(found, undefined, 2));
+    return;
+  }
+  const paint = painter(process.stdout, color);
+  const opsets = Object.entries(found.opsets).map(([domain, version]) => `${domain} ${version}`);
+  const lines = (values: { name: string; type: string }[]) =>
+    values.map(v => `${v.name} ${v.type}`).join(', ') || 'none';
+  console.log(`${paint('bold', path)}  ${found.kind} model`);
+  console.log(
+    `  opset ${opsets.join(', ')}; IR ${found.irVersion}; ${found.producer || 'producer not named'}`,
+  );
+  console.log(`  inputs   ${lines(found.inputs)}`);
+  console.log(`  outputs  ${lines(found.outputs)}`);
+  if (found.functions.length) console.log(`  functions  ${found.functions.join(', ')}`);
+  if (found.parameters.length) {
+    const trained = found.parameters.filter(p => p.trains);
+    const sum = (key: 'elements' | 'bytes') => trained.reduce((n, p) => n + p[key], 0);
+    console.log(`\n${paint('bold', 'Parameters')}`);
+    const rows = found.parameters.map(p => [
+      p.name,
+      p.type,
+      p.elements,
+      formatBytes(p.bytes),
+      p.trains ? 'yes' : 'no',
+      p.why,
+    ]);
+    const foot = [`${trained.length} train`, '', sum('elements'), formatBytes(sum('bytes')), '', ''];
+    console.log(
+      renderTable({ head: ['name', 'type', 'elements', 'size', 'trains', 'why'], rows, foot }, paint),
+    );
+  }
+  console.log(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);
+  const rows = found.operators.map(o => [o.operator, o.count, o.gradient, o.onPath ? 'yes' : 'no']);
+  console.log(renderTable({ head: ['operator', 'count', 'gradient', 'on the path'], rows }, paint));
+  console.log(`\n${paint('bold', 'inject needs')}`);
+  for (const need of found.needs) console.log(`  ${need}`);
+}

@@ -104,8 +104,10 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
   const inWindow = range(0, size(before!) * kernel * size(after!)).map(
     k => (Math.floor(k / size(after!)) % kernel) * dilation - begin!,
   );
-  const extent = outer.gather(g.scalar(i, 'int64'));
-  const starts = g.scalar(0, 'int64').op('Range', [extent, 1]).mul(stride);
+  const starts = outer
+    .slice([i], [i + 1], [0])
+    .iota()
+    .mul(stride);
   return g
     .ints(inWindow)
     .reshape([-1, ...windows.map(() => 1)])

@@ -51,21 +51,20 @@ function samplePoints(axis: Axis, node: NodeView<Regions>): SamplePoints {
   const [x] = inputs;
   const { start, bin, bins } = binsOf(axis, node);
   const ratio = attrs.int('sampling_ratio', 0);
-  const points = ratio > 0 ? bin.full(ratio, 'int64') : bin.ceil().cast('int64').maximum(0);
+  const points = ratio > 0 ? bin.full(ratio, 'int64') : bin.cast(x.dtype).ceil().cast('int64').maximum(0);
   const most = ratio > 0 ? g.ints([ratio]) : points.max([0]).maximum(1);
-  const [inBin, atBin] = [count(most).reshape([1, 1, -1]), count(g.ints([bins])).reshape([1, -1, 1])];
+  const inBin = most.iota().reshape([1, 1, -1]);
+  const atBin = g.ints([bins]).iota().reshape([1, -1, 1]).cast(bin.dtype);
   const fraction = inBin
-    .cast(x.dtype)
+    .cast(bin.dtype)
     .add(0.5)
-    .div(points.maximum(1).cast(x.dtype).unsqueeze([2]));
-  const place = start.add(bin.mul(atBin.cast(x.dtype).add(fraction).reshape([0, -1])));
+    .div(points.maximum(1).cast(bin.dtype).unsqueeze([2]));
+  const place = start.add(bin.mul(atBin.add(fraction).reshape([0, -1])));
   const extent = x.dims(2 + axis, 3 + axis);
-  const isInside = place
-    .greaterOrEqual(-1)
-    .and(place.lessOrEqual(extent.cast(x.dtype)))
-    .unsqueeze([1]);
+  const end = extent.cast(place.dtype);
+  const isInside = place.greaterOrEqual(-1).and(place.lessOrEqual(end)).unsqueeze([1]);
+  const onImage = place.maximum(0).minimum(end.sub(1));
   const kind = attrs.string('mode', 'avg') === 'max' ? 'corners' : 'linear';
-  const onImage = place.maximum(0).minimum(extent.sub(1).cast(x.dtype));
   const near = clampOutside(neighbours(kind, onImage), extent);
   const counted = inBin
     .less(points.unsqueeze([2]))
@@ -73,29 +72,30 @@ function samplePoints(axis: Axis, node: NodeView<Regions>): SamplePoints {
     .reshape([0, 1, -1]);
   return {
     at: near.at,
-    weights: near.weights.mul(isInside.indicator(place)),
+    weights: near.weights.mul(isInside.indicator(place)).cast(x.dtype),
     counted: counted.expand([1, near.count, 1]),
     points,
     axes: [near.count, bins, most],
   };
 }
 
-/** Where the bins of each region start along one axis, and how long they are: [R, 1]. */
+/**
+ * Where the bins of each region start along one axis, and how long they are: [R, 1], in float64, so that points
+ * that lie alike between elements get equal weights: a maximum then treats them alike.
+ */
 function binsOf(axis: Axis, { attrs, inputs: [, rois] }: NodeView<Regions>) {
   const bins = attrs.int(axis ? 'output_width' : 'output_height', 1);
   const shifted = attrs.string('coordinate_transformation_mode', 'half_pixel') === 'half_pixel';
   const side = (column: number) => {
-    const scaled = rois.slice([column], [column + 1], [1]).mul(attrs.float('spatial_scale', 1));
+    const scaled = rois
+      .slice([column], [column + 1], [1])
+      .cast('float64')
+      .mul(attrs.float('spatial_scale', 1));
     return shifted ? scaled.sub(0.5) : scaled;
   };
   const start = side(1 - axis);
   const length = side(3 - axis).sub(start);
   return { start, bin: (shifted ? length : length.maximum(1)).div(bins), bins };
-}
-
-/** 0, 1, 2 ... up to the one number in `n`. */
-function count(n: Expr): Expr {
-  return n.g.scalar(0, 'int64').op('Range', [n.squeeze([0]), 1]);
 }
 
 /** y = the largest element of each bin of a region: first along the columns of each row, then along the rows. */
@@ -127,9 +127,9 @@ function insideBins(
     .maximum(1)
     .cast(x.dtype)
     .div(bins);
-  const bin = count(g.ints([bins])).cast(x.dtype);
+  const bin = g.ints([bins]).iota().cast(x.dtype);
   const [from, to] = [length.mul(bin).floor(), length.mul(bin.add(1)).ceil()];
   const [first, end] = [from, to].map(e => e.cast('int64').add(start).unsqueeze([2]));
-  const at = count(x.dims(2 + axis, 3 + axis));
+  const at = x.dims(2 + axis, 3 + axis).iota();
   return at.greaterOrEqual(first!).and(at.less(end!));
 }

@@ -157,11 +157,11 @@ function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
 
 /** Where in x the elements of y lie along one axis, and the derivative of these places with respect to the scale. */
 function placesAlong(axis: number, scale: Expr, y: Expr, node: NodeView<Resized>) {
-  const { g, inputs, attrs } = node;
+  const { inputs, attrs } = node;
   const [n, m] = [inputs[0], y].map(e => e.dims(axis, axis + 1).cast('float32'));
-  const index = g
-    .scalar(0, 'int64')
-    .op('Range', [y.dims(axis, axis + 1).squeeze([0]), 1])
+  const index = y
+    .dims(axis, axis + 1)
+    .iota()
     .cast('float32');
   const mode = attrs.string('coordinate_transformation_mode', 'half_pixel');
   const shift = mode === 'asymmetric' ? 0 : 0.5;

@@ -283,6 +283,12 @@ export class Expr {
     return others.length ? this.op('Concat', others, { axis }) : this;
   }
 
+  /** The whole numbers from 0 up to, not including, this one: an int64 scalar or a vector of one. */
+  iota(): Expr {
+    const end = this.rank ? this.squeeze([0]) : this;
+    return this.g.scalar(0, 'int64').op('Range', [end, 1]);
+  }
+
   /** Zeros (or `value`) with this expression's extents and element type. */
   full(value: number, dtype = this.dtype): Expr {
     const shape = this.staticShape;

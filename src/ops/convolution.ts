@@ -1,17 +1,10 @@
 /** Convolutions, over any number of spatial axes. */
 import type { DType } from '../graph/dtype.js';
+import type { Shape } from '../graph/ir.js';
 import type { Expr } from './core/expr.js';
 import { expansion, type NodeView, type Operands, type Rule, range } from './core/rule.js';
 import { interpolate, neighbours, zeroOutside } from './core/sampling.js';
-import {
-  convAdjoint,
-  convAttrs,
-  vector,
-  type Window,
-  windowColumns,
-  windowsOf,
-  withPads,
-} from './core/window.js';
+import { convAdjoint, convAttrs, type Window, windowColumns, windowsOf, withPads } from './core/window.js';
 
 type Convolution = Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>;
 
@@ -23,7 +16,7 @@ type Convolution = Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>;
 export const Conv: Convolution = ([dy], node) => {
   const [x, w, b] = node.inputs;
   const group = node.attrs.int('group', 1);
-  const padded = withPads(node, x, dy, windowsOf(node, x, dy, w.shape!.slice(2)));
+  const padded = withPads(node, x, dy, windowsOf(node, x, dy, kernelOf(w)));
   return [
     () => padded.unpad(convAdjoint(dy, w, padded.windows, padded.x, group)),
     () => weightGradient(padded.x, dy, w, padded.windows, group),
@@ -51,7 +44,7 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
   const { attrs } = node;
   const autoPad = attrs.string('auto_pad', 'NOTSET');
   const outputShape = attrs.ints('output_shape');
-  return windowsOf(node, y, x, w.shape!.slice(2)).map((v, i) => {
+  return windowsOf(node, y, x, kernelOf(w)).map((v, i) => {
     const extra = attrs.ints('output_padding')?.[i] ?? 0;
     let [begin, end] = [v.begin!, v.end!];
     if (outputShape || autoPad.startsWith('SAME')) {
@@ -76,22 +69,22 @@ export const DeformConv = expansion<Deformed>(node => {
   const [x, w, offset, b, mask] = node.inputs;
   const group = attrs.int('group', 1);
   const offsetGroup = attrs.int('offset_group', 1);
-  const windows = windowsOf(node, x, undefined, w.shape!.slice(2));
+  const windows = windowsOf(node, x, undefined, kernelOf(w));
   const size = windows.reduce((n, v) => n * v.kernel, 1);
   const outer = offset.dims(2);
-  const moved = offset.reshape(vector(g, [-1, size, windows.length, outer]));
+  const moved = offset.reshape(g.vector([-1, size, windows.length, outer]));
   const axes = windows.map((_, i) => {
     const place = windowPlaces(windows, i, outer, x.dtype).add(moved.gather(g.scalar(i, 'int64'), 2));
     return zeroOutside(neighbours('linear', place.reshape([0, -1])), x.dims(2 + i, 3 + i));
   });
   const channels =
     typeof x.extent(1) === 'number' ? Number(x.extent(1)) / offsetGroup : x.dims(1, 2).div(offsetGroup);
-  const sampled = interpolate(x.reshape(vector(g, [-1, channels, x.dims(2)])), axes);
-  const columns = mask ? sampled.mul(mask.reshape(vector(g, [sampled.dims(0, 1), 1, -1]))) : sampled;
-  const kernels = w.reshape(vector(g, [group, -1, volume(w, 1)]));
+  const sampled = interpolate(x.reshape(g.vector([-1, channels, x.dims(2)])), axes);
+  const columns = mask ? sampled.mul(mask.reshape(g.vector([sampled.dims(0, 1), 1, -1]))) : sampled;
+  const kernels = w.reshape(g.vector([group, -1, volume(w, 1)]));
   const y = kernels
-    .matmul(columns.reshape(vector(g, [x.dims(0, 1), group, volume(w, 1), -1])))
-    .reshape(vector(g, [0, w.dims(0, 1), outer]));
+    .matmul(columns.reshape(g.vector([x.dims(0, 1), group, volume(w, 1), -1])))
+    .reshape(g.vector([0, w.dims(0, 1), outer]));
   return [b ? y.add(b.reshape([-1, ...windows.map(() => 1)])) : y];
 });
 
@@ -122,9 +115,9 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
   const { g } = x;
   const pixels = volume(dy, 2);
-  const columns = windowColumns(x, windows).reshape(vector(g, [-1, group, volume(w, 1), pixels]));
+  const columns = windowColumns(x, windows).reshape(g.vector([-1, group, volume(w, 1), pixels]));
   return dy
-    .reshape(vector(g, [0, group, -1, pixels]))
+    .reshape(g.vector([0, group, -1, pixels]))
     .matmul(columns.mT)
     .sum([0])
     .reshapeLike(w);
@@ -136,4 +129,8 @@ function volume(e: Expr, axis: number): number | Expr {
   return known.every(d => typeof d === 'number')
     ? known.reduce((n, d) => n * d, 1)
     : e.dims(axis).prod([0], { keepdims: true });
+}
+
+function kernelOf(w: Expr): Shape {
+  return range(2, w.rank).map(axis => w.extent(axis));
 }

@@ -4,15 +4,7 @@ import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
 import { type NodeView, type Rule, range, type Unary } from './core/rule.js';
 import { scatterFlat } from './core/scatter.js';
-import {
-  convAdjoint,
-  convAttrs,
-  onesKernel,
-  vector,
-  type Window,
-  windowsOf,
-  withPads,
-} from './core/window.js';
+import { convAdjoint, convAttrs, onesKernel, type Window, windowsOf, withPads } from './core/window.js';
 
 /** y = the largest element of each window  =>  dy goes to it, the first one where several are equal. */
 export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], node) => {
@@ -98,7 +90,7 @@ function spreadOver(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly
   const { g } = x;
   if (windows.every(isTile)) return repeat(dy, windows).reshapeLike(x);
   const padded = withPads(node, x, dy, windows);
-  const single = (e: Expr) => e.reshape(vector(g, [-1, 1, e.dims(2)]));
+  const single = (e: Expr) => e.reshape(g.vector([-1, 1, e.dims(2)]));
   const dx = convAdjoint(single(dy), onesKernel(dy, windows), padded.windows, single(padded.x));
   return padded.unpad(dx.reshapeLike(padded.x));
 }
@@ -153,7 +145,7 @@ function countAtRunTime(
 ): Expr {
   const { g, inputs } = node;
   const [x] = inputs;
-  const padded = withPads(node, g.scalar(1, x.dtype).expand(vector(g, [1, 1, x.dims(2)])), dy, windows);
+  const padded = withPads(node, g.scalar(1, x.dtype).expand(g.vector([1, 1, x.dims(2)])), dy, windows);
   const [before, after] = [padded.windows.map(w => w.begin!), padded.windows.map(w => w.end!)];
   const ones = withPadding ? padded.x.op('Pad', [g.ints([0, 0, ...before, 0, 0, ...after]), 1]) : padded.x;
   const pastEnd = padded.windows.map(w => ({

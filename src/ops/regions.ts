@@ -2,7 +2,6 @@
 import type { Expr } from './core/expr.js';
 import { expansion, type NodeView } from './core/rule.js';
 import { clampOutside, neighbours } from './core/sampling.js';
-import { vector } from './core/window.js';
 
 type Regions = readonly [x: Expr, rois: Expr, batchIndices: Expr];
 /** An axis of space: rows or columns. */
@@ -25,7 +24,7 @@ export const RoiAlign = expansion<Regions>(node => {
   const isMax = attrs.string('mode', 'avg') === 'max';
   const split = counted
     .where(values, isMax ? -Infinity : 0)
-    .reshape(vector(g, [0, 0, ...rows.axes, ...columns.axes]));
+    .reshape(g.vector([0, 0, ...rows.axes, ...columns.axes]));
   const points = rows.points.mul(columns.points).reshape([-1, 1, 1]);
   const inBin = [2, 4, 5, 7];
   const y = isMax

@@ -11,7 +11,7 @@ import {
   reflectOutside,
   zeroOutside,
 } from './core/sampling.js';
-import { vector, windowColumns, windowsOf } from './core/window.js';
+import { windowColumns, windowsOf } from './core/window.js';
 
 type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
 
@@ -110,7 +110,7 @@ function impulsesInPlace(axis: number, identity: Expr, node: NodeView<Resized>):
     node.unsupported(
       "'keep_aspect_ratio_policy' together with 'tf_crop_and_resize' or axes other than space",
     );
-  const images = identity.unsqueeze(others).expand(vector(g, [1, 1, x.dims(2)]));
+  const images = identity.unsqueeze(others).expand(g.vector([1, 1, x.dims(2)]));
   const resized = images.op('Resize', [undefined, undefined, sizes], Object.fromEntries(node.node.attrs));
   return resized
     .slice(
@@ -203,7 +203,7 @@ export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
     const place = places.gather(g.scalar(n - 1 - i, 'int64'), 2);
     return outside(neighbours(kind, toElements(place, extent.cast(x.dtype), aligned)), extent);
   });
-  return [interpolate(x, axes).reshape(vector(g, [0, 0, grid.dims(1, -1)]))];
+  return [interpolate(x, axes).reshape(g.vector([0, 0, grid.dims(1, -1)]))];
 });
 
 /** From -1 and 1 at the centres (or outer edges) of the first and last element to positions counted in elements. */

@@ -142,6 +142,14 @@ export class Builder {
     return this.tensor(Tensor.ints(values), `ints_${values.join('_').slice(0, 24).replaceAll('-', 'm')}`);
   }
 
+  /** An int64 vector made of numbers and vectors; a constant where all of them are known. */
+  vector(parts: readonly (number | Expr)[]): Expr {
+    const known = parts.map(p => (typeof p === 'number' ? [p] : p.constant));
+    if (known.every(p => p !== undefined)) return this.ints(known.flat());
+    const [first, ...rest] = parts.map(p => (typeof p === 'number' ? this.ints([p]) : p));
+    return first!.concat(rest, 0);
+  }
+
   /** A scalar of any floating-point, integer or bool type. */
   scalar(value: number, dtype: DType): Expr {
     return this.tensor(Tensor.filled(dtype, [], value), `${dtype}_${String(value).replace(/[^\w]/g, 'm')}`);

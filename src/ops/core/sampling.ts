@@ -1,7 +1,6 @@
 /** Values of [N, C, ...spatial] between its elements: sums of weighted neighbours. */
 import type { Expr } from './expr.js';
 import { range } from './rule.js';
-import { vector } from './window.js';
 
 /** Along one axis: the neighbours of each place and their weights, both [N, neighbours, places]. */
 export type Neighbours = { at: Expr; weights: Expr; count: number };
@@ -85,7 +84,7 @@ export function interpolate(x: Expr, axes: readonly Neighbours[]): Expr {
     .map((a, i) => apart(a.at, i))
     .reduce((sum, at, i) => sum.mul(x.dims(2 + i, 3 + i)).add(at));
   const weights = axes.map((a, i) => apart(a.weights, i)).reduce((product, w) => product.mul(w));
-  const everyChannel = flat(index).expand(vector(g, [1, x.dims(1, 2), 1]));
+  const everyChannel = flat(index).expand(g.vector([1, x.dims(1, 2), 1]));
   const weighted = x.reshape([0, 0, -1]).gatherElements(everyChannel, 2).mul(flat(weights));
   const count = axes.reduce((n, a) => n * a.count, 1);
   return weighted.reshape([0, 0, count, -1]).sum([2]);

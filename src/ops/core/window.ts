@@ -1,7 +1,6 @@
 /** Windows that slide along the spatial axes of [N, C, ...spatial], as convolutions and pools define them. */
 import type { Dim, Shape } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
-import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
 import { type NodeView, type Operands, range } from './rule.js';
 
@@ -133,7 +132,7 @@ export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
   const kernel = windows.map(w => w.kernel);
   const size = kernel.reduce((n, k) => n * k, 1);
-  const single = x.reshape(vector(g, [-1, 1, x.dims(2)]));
+  const single = x.reshape(g.vector([-1, 1, x.dims(2)]));
   if (size === 1 && windows.every(w => w.stride === 1 && w.begin === 0 && w.end === 0)) return single;
   const identity = Float32Array.from({ length: size ** 2 }, (_, i) => (i % (size + 1) === 0 ? 1 : 0));
   const filters = g.tensor(Tensor.from('float32', [size, 1, ...kernel], identity)).cast(x.dtype);
@@ -160,17 +159,9 @@ function flip(w: Expr, group: number): Expr {
   if (group === 1) return back.transpose([1, 0, ...spatial]);
   const rest = w.dims(1);
   return back
-    .reshape(vector(g, [group, -1, rest]))
+    .reshape(g.vector([group, -1, rest]))
     .transpose([0, 2, 1, ...spatial.map(a => a + 1)])
-    .reshape(vector(g, [w.dims(1, 2).mul(group), -1, w.dims(2)]));
-}
-
-/** An int64 vector made of numbers and vectors; a constant where all of them are known. */
-export function vector(g: Builder, parts: readonly (number | Expr)[]): Expr {
-  const known = parts.map(p => (typeof p === 'number' ? [p] : p.constant));
-  if (known.every(p => p !== undefined)) return g.ints(known.flat());
-  const [first, ...rest] = parts.map(p => (typeof p === 'number' ? g.ints([p]) : p));
-  return first!.concat(rest, 0);
+    .reshape(g.vector([w.dims(1, 2).mul(group), -1, w.dims(2)]));
 }
 
 /** A kernel of ones over one channel: the convolution with it sums each window. */

@@ -72,12 +72,12 @@ export const agd: Optimizer<AgdOptions> = {
       ...(clip === undefined ? {} : boundOf(corrected1.rdiv(clip * Math.sqrt(1 - beta2)))),
       ...(win ? winScalars(lr.mul(corrected2.sqrt()).div(corrected1).mul(weightDecay)) : {}),
       ...(weightDecay && weightDecouple && !win
-        ? { keep: fixedDecay ? step.g.scalar(1 - weightDecay, 'float64') : lr.mul(weightDecay).rsub(1) }
+        ? { decay: fixedDecay ? step.g.scalar(weightDecay, 'float64') : lr.mul(weightDecay) }
         : {}),
     };
   },
 
-  update(w, grad, state, { gain, rate, floor, low, high, shrink, blend, keep }, options) {
+  update(w, grad, state, { gain, rate, floor, low, high, decay, blend }, options) {
     const { betas, weightDecay, weightDecouple, amsgrad, win } = options;
     const g = weightDecay && !weightDecouple ? grad.add(w.mul(weightDecay)) : grad;
     const s = g.sub(state.exp_avg_corrected!).mul(gain!);
@@ -92,8 +92,10 @@ export const agd: Optimizer<AgdOptions> = {
       diff_sq_sum: B,
       ...(amsgrad ? { max_diff_sq_sum: largest } : {}),
     };
-    if (!win) return { param: (keep ? w.mul(keep) : w).sub(step), state: next };
-    const z = state.z!.sub(step).mul(shrink!);
+    // Decay is subtracted: 1 - decay would lose its digits in float32.
+    if (!win) return { param: w.sub(decay ? step.add(w.mul(decay)) : step), state: next };
+    const moved = state.z!.sub(step);
+    const z = decay ? moved.sub(moved.mul(decay)) : moved;
     return { param: w.add(z.sub(step).mul(2)).mul(blend!), state: { ...next, z } };
   },
 
@@ -126,4 +128,7 @@ export const agd: Optimizer<AgdOptions> = {
 const boundOf = (high: Expr) => ({ low: high.neg(), high });
 
 /** `decay` is weight_decay lr'. */
-const winScalars = (decay: Expr) => ({ shrink: decay.add(1).rdiv(1), blend: decay.mul(2).add(3).rdiv(1) });
+const winScalars = (decay: Expr) => ({
+  decay: decay.div(decay.add(1)),
+  blend: decay.mul(2).add(3).rdiv(1),
+});

@@ -1,0 +1,83 @@
+/** Runs an optimizer alone: parameters whose gradients are inputs. */
+import { Graph, Model, Value } from '../../../src/graph/ir.js';
+import { Names } from '../../../src/graph/names.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { Builder } from '../../../src/ops/core/builder.js';
+import {
+  type Optimizer,
+  type OptimizerOptions,
+  resolveOptions,
+} from '../../../src/ops/optimizers/optimizer.js';
+import { attachOptimizer, type StepOptions } from '../../../src/passes/attach-optimizer.js';
+import { type Feeds, Session } from '../../../src/runtime/session.js';
+
+export type Numbers = Record<string, readonly number[]>;
+type Float = 'float32' | 'float64';
+
+const ARRAYS = { float32: Float32Array, float64: Float64Array };
+const tensor = (dtype: Float, values: readonly number[]) =>
+  Tensor.from(dtype, [values.length], ARRAYS[dtype].from(values));
+
+export class OptimizerRun {
+  private constructor(
+    private readonly session: Session,
+    private readonly updates: readonly { state: string; value: string }[],
+    private readonly dtype: Float,
+    private state: Feeds,
+    private readonly lr: number,
+  ) {}
+
+  /** `own` are options of single parameters; `start` are the parameters by name. */
+  static async create<O extends OptimizerOptions>(
+    optimizer: Optimizer<O>,
+    given: Partial<O>,
+    start: Numbers,
+    {
+      dtype = 'float32',
+      step,
+      own = {},
+    }: { dtype?: Float; step?: StepOptions; own?: Record<string, Partial<O>> } = {},
+  ): Promise<OptimizerRun> {
+    const options = resolveOptions(optimizer, given);
+    const model = new Model(new Graph('update'));
+    model.opsetImports = new Map([['', 18]]);
+    const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
+    const parameters = Object.entries(start).map(([name, values]) => {
+      const type = { kind: 'tensor', dtype, shape: [values.length] } as const;
+      const [param, grad] = [new Value(name, type), new Value(`${name}_grad`, type)];
+      g.graph.inputs.push(grad);
+      g.graph.initializers.set(param, tensor(dtype, values));
+      return { param, grad: g.of(grad), options: { ...options, ...own[name] } };
+    });
+    const { updates, lr } = attachOptimizer(g, optimizer, options.lr, parameters, step);
+    const fed = new Set([lr, ...updates.map(u => u.state)]);
+    const state: Feeds = {};
+    for (const value of fed) {
+      if (value !== lr) state[value.name] = g.graph.initializers.get(value)!;
+      g.graph.initializers.delete(value);
+    }
+    const names = updates.map(u => ({ state: u.state.name, value: u.value.name }));
+    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr);
+  }
+
+  async step(grads: Numbers, lr = this.lr): Promise<void> {
+    const feeds: Feeds = { ...this.state, lr: tensor('float32', [lr]) };
+    feeds.lr = Tensor.filled('float32', [], lr);
+    for (const [name, values] of Object.entries(grads)) feeds[`${name}_grad`] = tensor(this.dtype, values);
+    const results = await this.session.run(feeds);
+    this.state = Object.fromEntries(this.updates.map(u => [u.state, results[u.value]!]));
+  }
+
+  /** The current value of a parameter or another state. */
+  get(name: string): number[] {
+    return this.state[name]!.numbers();
+  }
+
+  get stateNames(): string[] {
+    return Object.keys(this.state);
+  }
+
+  release(): Promise<void> {
+    return this.session.release();
+  }
+}

@@ -12,6 +12,7 @@ import * as nondifferentiable from './nondifferentiable.js';
 import * as normalization from './normalization.js';
 import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
+import * as recurrent from './recurrent.js';
 import * as reduction from './reduction.js';
 import * as regions from './regions.js';
 import * as resampling from './resampling.js';
@@ -31,6 +32,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     nondifferentiable,
     pooling,
     quantization,
+    recurrent,
     reduction,
     regions,
     resampling,

@@ -50,6 +50,12 @@ export class Expr {
     return this.shape?.at(axis) ?? null;
   }
 
+  /** The same value, where its type is known better than it could be inferred. */
+  typed(type: ValueType | undefined): Expr {
+    if (type) this.value.type = type;
+    return this;
+  }
+
   /** Any operator with this expression as its first input. */
   op(
     opType: string,

@@ -1,0 +1,148 @@
+import { expect, it } from 'vitest';
+import { type AgdOptions, agd } from '../../src/ops/optimizers/agd.js';
+import type { StepOptions } from '../../src/passes/attach-optimizer.js';
+import { type Numbers, OptimizerRun } from '../ops/optimizers/run.js';
+
+const START = { a: [0.5, -1, 2], b: [0.25, 0.125] };
+const GRADS: Numbers[] = [
+  { a: [1, -2, 0.5], b: [0.1, 4] },
+  { a: [0.5, 1, -1], b: [-0.3, 2] },
+  { a: [-1, 0.25, 3], b: [0.7, -6] },
+  { a: [2, 0, 1], b: [0.2, 1] },
+];
+
+const create = (step?: StepOptions, own?: Record<string, Partial<AgdOptions>>) =>
+  OptimizerRun.create(agd, { weightDecay: 0.01 }, START, { step, own });
+
+const states = (run: OptimizerRun, names = run.stateNames) => names.map(name => [name, run.get(name)]);
+
+const scaled = (grads: Numbers, change: (x: number) => number): Numbers =>
+  Object.fromEntries(Object.entries(grads).map(([name, values]) => [name, values.map(change)]));
+
+/** Both runs have the same bits, in the states that both have. */
+function expectSame(got: OptimizerRun, want: OptimizerRun): void {
+  const names = want.stateNames.filter(name => got.stateNames.includes(name));
+  expect(names).toContain('a');
+  expect(states(got, names)).toEqual(states(want, names));
+}
+
+it('multiplies a fed learning rate by the schedule', async () => {
+  const [run, plain] = [await create({ schedule: { kind: 'step', every: 2, gamma: 0.5 } }), await create()];
+  for (const [t, grads] of GRADS.entries()) {
+    await run.step(grads, 2 ** -8);
+    await plain.step(grads, 2 ** -8 * 0.5 ** Math.floor(t / 2));
+  }
+  expectSame(run, plain);
+});
+
+it('takes the learning rate of a group as a multiple of the fed one', async () => {
+  const [run, plain, slow] = [await create(undefined, { b: { lr: 2.5e-4 } }), await create(), await create()];
+  for (const grads of GRADS) {
+    await run.step(grads, 2 ** -6);
+    await plain.step(grads, 2 ** -6);
+    await slow.step(grads, 2 ** -8);
+  }
+  expect(run.get('a')).toEqual(plain.get('a'));
+  expect(run.get('b')).toEqual(slow.get('b'));
+});
+
+it('bounds every element of the gradients', async () => {
+  const [run, plain] = [await create({ clipGradValue: 1 }), await create()];
+  for (const grads of GRADS) {
+    await run.step(grads);
+    await plain.step(scaled(grads, x => Math.max(-1, Math.min(1, x))));
+  }
+  expectSame(run, plain);
+});
+
+it('bounds the norm of all gradients together, after their elements, as PyTorch does', async () => {
+  const [run, plain] = [await create({ clipGradNorm: 2, clipGradValue: 3 }), await create()];
+  for (const grads of [...GRADS, scaled(GRADS[0]!, x => x / 100)]) {
+    const bounded = scaled(grads, x => Math.max(-3, Math.min(3, x)));
+    const norm = Math.hypot(...Object.values(bounded).flat().map(Math.fround));
+    const factor = Math.fround(Math.min(1, 2 / (norm + 1e-6)));
+    await run.step(grads);
+    await plain.step(scaled(bounded, x => Math.fround(Math.fround(x) * factor)));
+  }
+  for (const name of run.stateNames)
+    for (const [i, x] of run.get(name).entries()) expect(x).toBeCloseTo(plain.get(name)[i]!, 6);
+});
+
+it('makes one update of several batches, with their mean gradient', async () => {
+  const [run, plain] = [await create({ accumulate: 2 }), await create()];
+  const before = states(run, ['a', 'b', 'a_diff_sq_sum', 'step']);
+  await run.step(GRADS[0]!);
+  expect(states(run, ['a', 'b', 'a_diff_sq_sum', 'step'])).toEqual(before);
+  expect(run.get('micro_step')).toEqual([1]);
+  expect(run.get('b_grad_sum')).toEqual(GRADS[0]!.b!.map(Math.fround));
+  await run.step(GRADS[1]!);
+  expect([run.get('step'), run.get('micro_step'), run.get('b_grad_sum')]).toEqual([[1], [0], [0, 0]]);
+  for (const grads of GRADS.slice(2)) await run.step(grads);
+  for (const k of [0, 2]) {
+    const [first, second] = [GRADS[k]!, GRADS[k + 1]!];
+    const mean = (name: string) =>
+      first[name]!.map((x, i) => (Math.fround(x) + Math.fround(second[name]![i]!)) / 2);
+    await plain.step({ a: mean('a'), b: mean('b') });
+  }
+  expectSame(run, plain);
+});
+
+it('keeps a moving average of the weights', async () => {
+  const run = await create({ ema: 0.75 });
+  let average = START.a;
+  expect(run.get('a_ema')).toEqual(average);
+  for (const grads of GRADS) {
+    await run.step(grads);
+    const w = run.get('a');
+    average = average.map((x, i) => Math.fround(x + Math.fround(Math.fround(w[i]! - x) * 0.25)));
+    expect(run.get('a_ema')).toEqual(average);
+  }
+});
+
+it('averages only after an update', async () => {
+  const run = await create({ ema: 0.5, accumulate: 3 });
+  const averages = [];
+  for (const grads of GRADS) {
+    await run.step(grads);
+    averages.push(run.get('a_ema'));
+  }
+  expect(averages[1]).toEqual(START.a);
+  expect(averages[2]).not.toEqual(START.a);
+  expect(averages[3]).toEqual(averages[2]);
+});
+
+it.each([
+  ['NaN', Number.NaN],
+  ['infinite', Number.NEGATIVE_INFINITY],
+  ['so large that its square is infinite', 1e30],
+])('skips a step whose gradient is %s, and counts it', async (_, bad) => {
+  const run = await create({
+    onNonfinite: 'skip',
+    ema: 0.9,
+    accumulate: 2,
+    clipGradNorm: 1,
+    clipGradValue: 1,
+  });
+  const plain = await create({ ema: 0.9, accumulate: 2, clipGradNorm: 1, clipGradValue: 1 });
+  for (const grads of GRADS.slice(0, 3)) {
+    await run.step(grads);
+    const before = states(run).filter(([name]) => name !== 'skipped');
+    await run.step({ ...grads, b: [0.5, bad] });
+    expect(states(run).filter(([name]) => name !== 'skipped')).toEqual(before);
+    await plain.step(grads);
+  }
+  expectSame(run, plain);
+  expect(run.get('skipped')).toEqual([3]);
+  expect(run.get('step')).toEqual([1]);
+});
+
+it.each([
+  ['clipGradNorm', { clipGradNorm: 0 }],
+  ['clipGradValue', { clipGradValue: -1 }],
+  ['accumulate', { accumulate: 1.5 }],
+  ['ema', { ema: 1 }],
+  ['onNonfinite', { onNonfinite: 'ignore' as never }],
+  ['schedule', { schedule: { kind: 'cosine' } }],
+] as [string, StepOptions][])('refuses %s out of its range', async (name, step) => {
+  await expect(create(step)).rejects.toThrow(new RegExp(name, 'i'));
+});

@@ -2,10 +2,11 @@ import { AgdError } from '../graph/errors.js';
 import { loadModel, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
-import { isInjected } from '../passes/training-description.js';
+import { isInjected, readDescription } from '../passes/training-description.js';
 import { type BindOptions, bindData } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
+import { readSafetensors } from './data/safetensors.js';
 import { exportFile } from './export.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { Trainer } from './trainer.js';
@@ -22,6 +23,10 @@ export type TrainJob = SessionOptions & {
   output: string;
   /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
   state?: string;
+  /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
+  resumePytorch?: string;
+  /** Writes the moving average of the weights to `output`, not the weights. */
+  exportEma?: boolean;
   epochs: number;
   batchSize?: number;
   seed?: number;
@@ -35,7 +40,8 @@ export type TrainEvent =
   | { type: 'injected'; report: InjectReport }
   | { type: 'begin'; epochs: number; stepsPerEpoch: number; batchSize: number; samples: number }
   | { type: 'saved'; path: string; what: 'model' | 'state' }
-  | { type: 'end'; stopped: boolean; steps: number };
+  /** `steps` are updates; `skipped` are batches whose gradients were not finite. */
+  | { type: 'end'; stopped: boolean; steps: number; skipped: number };
 
 /**
  * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
@@ -47,8 +53,14 @@ export async function runTrainJob(
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
   const model = await trainable(job, emit);
+  if (job.exportEma && readDescription(model).ema === undefined)
+    throw new AgdError(
+      'bad-option',
+      'The model keeps no average of its weights: inject it with --ema DECAY.',
+    );
   const trainer = await Trainer.create(model, job);
   try {
+    if (job.resumePytorch !== undefined) await resume(trainer, job.resumePytorch, emit);
     const train = await dataset(job, job.data, trainer, emit);
     const validation =
       job.validation === undefined ? undefined : await dataset(job, job.validation, trainer, () => {});
@@ -74,9 +86,9 @@ export async function runTrainJob(
       throw error;
     }
     if (job.state || signal.aborted) await saveState(stateFile(job), trainer, emit);
-    await exportFile(trainer.snapshot(), job.output);
+    await exportFile(trainer.snapshot(), job.output, { ema: job.exportEma });
     emit({ type: 'saved', path: job.output, what: 'model' });
-    emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount });
+    emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount, skipped: trainer.skippedCount });
   } finally {
     await trainer.release();
   }
@@ -87,6 +99,12 @@ const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.trained
 async function saveState(path: string, trainer: Trainer, emit: (event: TrainEvent) => void): Promise<void> {
   await saveModel(trainer.snapshot(), path);
   emit({ type: 'saved', path, what: 'state' });
+}
+
+async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) => void): Promise<void> {
+  const unused = trainer.restore((await readSafetensors(path)).tensors);
+  emit({ type: 'note', text: `goes on from ${path}, after ${trainer.stepCount} updates` });
+  if (unused.length) emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}` });
 }
 
 async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Promise<Model> {

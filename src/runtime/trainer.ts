@@ -1,6 +1,7 @@
+import { withInitializers } from '../graph/clone.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { Graph, Model, type Value } from '../graph/ir.js';
+import type { Model, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification } from '../passes/attach-loss.js';
@@ -10,6 +11,7 @@ import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
+import { fromPytorch, toPytorch } from './pytorch-state.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
 export type Metrics = {
@@ -59,9 +61,21 @@ export class Trainer {
     return dataInputs(this.model, this.description).map(spec);
   }
 
-  /** Steps done so far, those before a restart included. */
+  /** Updates of the parameters so far, those before a restart included. */
   get stepCount(): number {
-    return this.#state[this.description.step]!.numbers()[0]!;
+    return this.#counter(this.description.step);
+  }
+
+  /** Batches seen so far: those that were accumulated, and those skipped, count too. */
+  get batchCount(): number {
+    const { accumulation } = this.description;
+    const { batches, counter } = accumulation ?? { batches: 1, counter: undefined };
+    return this.stepCount * batches + this.#counter(counter) + this.skippedCount;
+  }
+
+  /** Batches whose gradients were not finite, and which changed nothing. */
+  get skippedCount(): number {
+    return this.#counter(this.description.skipped);
   }
 
   /** Current values of everything a step changes, by name in the graph. */
@@ -71,13 +85,23 @@ export class Trainer {
 
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
-    const graph = new Graph(this.model.graph.name);
-    Object.assign(graph, this.model.graph);
-    graph.initializers = new Map(
-      [...this.model.graph.initializers].map(([v, t]) => [v, this.#state[v.name] ?? t]),
-    );
-    const copy = new Model(graph);
-    return Object.assign(copy, this.model, { graph });
+    return withInitializers(this.model, name => this.#state[name]);
+  }
+
+  /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
+  checkpoint(): Map<string, Tensor> {
+    return toPytorch(this.description, this.state);
+  }
+
+  /**
+   * Goes on from a state in PyTorch's terms, in which the optimizer is to have the same options. Returns the names that
+   * mean nothing here. Throws `bad-state` where it does not fit the model.
+   */
+  restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
+    const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
+    this.#state = Object.fromEntries(state);
+    this.#last = undefined;
+    return unused;
   }
 
   /**
@@ -97,7 +121,8 @@ export class Trainer {
    * As many training steps as the batches' leading axis is long, in one run: the state stays in the runtime
    * between them. Returns each step's loss before its update.
    *
-   * Throws `non-finite` where a loss is; the state is then that of the last step whose result was finite.
+   * Throws `non-finite` where a loss is, unless the model skips such steps; the state is then that of the last step
+   * whose result was finite.
    */
   async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
     const { description, updates } = this;
@@ -105,7 +130,7 @@ export class Trainer {
     const feeds = { ...batches, ...this.#state, [description.lr]: rate };
     const results = await this.session.run(feeds, [description.loss.name, ...updates.map(u => u.value)]);
     const losses = results[description.loss.name]!.numbers();
-    const bad = losses.findIndex(loss => !Number.isFinite(loss));
+    const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw await this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
     this.#last = { state: this.#state, batches, lr };
@@ -160,6 +185,10 @@ export class Trainer {
     this.#state = state;
     if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
     this.#last = undefined;
+  }
+
+  #counter(name: string | undefined): number {
+    return name === undefined ? 0 : this.#state[name]!.numbers()[0]!;
   }
 
   #defaultLr(): Tensor {

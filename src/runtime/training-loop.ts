@@ -22,7 +22,7 @@ export type LoopEvent =
   | { type: 'epoch'; epoch: number; trainLoss: number; validation?: Metrics; seconds: number };
 
 /**
- * Trains epoch by epoch and reports each step. The state's own step count says where to begin, in the middle of
+ * Trains epoch by epoch and reports each step. The state's own count of batches says where to begin, in the middle of
  * an epoch too, so that a run that was stopped and goes on sees the same batches as one that was not.
  * Throws `non-finite` where the loss or a parameter is.
  */
@@ -36,7 +36,7 @@ export async function* trainingLoop(
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
-  let done = trainer.stepCount;
+  let done = trainer.batchCount;
   const chunk = new ChunkSize();
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     const begin = performance.now();
@@ -48,8 +48,11 @@ export async function* trainingLoop(
       const losses = await trainer.steps(inputs, { lr });
       chunk.learn(inputs, losses.length, performance.now() - start);
       for (const [i, loss] of losses.entries()) {
-        sum += loss * sizes[i]!;
-        samples += sizes[i]!;
+        // Only a batch that was skipped has a loss that is not finite.
+        if (Number.isFinite(loss)) {
+          sum += loss * sizes[i]!;
+          samples += sizes[i]!;
+        }
         yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
       }
     }

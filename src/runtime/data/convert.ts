@@ -93,3 +93,9 @@ function convertRows(array: Tensor, rows: Uint32Array, out: Tensor, width: numbe
 function haveSameBits(a: DType, b: DType): boolean {
   return a === b || (isInteger(a) && isInteger(b) && byteLength(a, 1) === byteLength(b, 1));
 }
+
+/** The elements of `array` times `scale`, as a fresh tensor of type `dtype`. They must fit (see `firstMisfit`). */
+export function convert(array: Tensor, dtype: DType, scale = 1): Tensor {
+  const whole = new Tensor(array.dtype, [1, ...array.dims], array.bytes);
+  return takeRows(whole, Uint32Array.of(0), dtype, array.dims, scale);
+}

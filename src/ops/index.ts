@@ -1,5 +1,6 @@
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
+import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
 import type { OpDef, Rule } from './core/rule.js';
 import * as einsum from './einsum.js';
@@ -21,6 +22,7 @@ import * as resampling from './resampling.js';
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
   '': [
     activation,
+    controlFlow,
     convolution,
     einsum,
     elementwise,

@@ -1,6 +1,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { bodyInputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
 import { inferTypes } from '../ops/core/infer.js';
 
@@ -24,7 +25,33 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   for (const value of written) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, written, oracle);
   fillIn(model);
+  for (const node of graph.nodes)
+    for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
   return types.size > 0;
+}
+
+/** The same for a subgraph, as a model of its own: what it reads from outside is input there. */
+async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOracle): Promise<void> {
+  const types = bodyInputTypes(node);
+  sub.inputs.forEach((value, i) => {
+    value.type = types[i] ?? value.type;
+  });
+  const body = new Graph(sub.name);
+  body.nodes = sub.nodes;
+  const outer = new Map(
+    [...model.graph.initializers].filter(([, tensor]) => !isFloat(tensor.dtype) || tensor.size <= SMALL),
+  );
+  for (const value of sub.captures()) {
+    const tensor = outer.get(value);
+    if (tensor) body.initializers.set(value, tensor);
+    else body.inputs.push(value);
+  }
+  body.inputs.push(...sub.inputs);
+  const probed = Object.assign(new Model(body), model, { graph: body });
+  do {
+    if (body.inputs.some(v => v.type?.kind !== 'tensor')) return;
+    await inferShapes(probed, oracle);
+  } while (node.opType === 'Loop' && settleLoop(node, sub));
 }
 
 /** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */

@@ -18,6 +18,7 @@ import { type GroupOptions, groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
+import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
@@ -112,7 +113,8 @@ export async function inject(
 /** The file that trained values go back into: as it was, or with a place for each of the parameters it had merged. */
 function originalOf(model: Model, bytes: Uint8Array | undefined): Uint8Array {
   const split = cloneModel(model);
-  return splitMergedInitializers(split) ? encodeModel(split) : (bytes ?? encodeModel(model));
+  const lifted = liftSubgraphInitializers(split);
+  return splitMergedInitializers(split) || lifted ? encodeModel(split) : (bytes ?? encodeModel(model));
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
@@ -130,6 +132,7 @@ export async function normalize(model: Model, oracle: ShapeOracle): Promise<{ wo
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
+  liftSubgraphInitializers(work);
   splitMergedInitializers(work);
   liftConstants(work);
   await inferShapes(work, oracle);

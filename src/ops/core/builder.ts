@@ -93,8 +93,12 @@ export class Builder {
 
   /** Gives a value that exists a second name: `to` is written by an Identity of `from`. */
   identity(from: Value, to: Value): void {
-    const node = new Node('Identity', [from], [to]);
-    this.sink.push(node);
+    this.copy(from, to, this.sink);
+  }
+
+  /** The same in another graph's list of nodes. */
+  copy(from: Value, to: Value, nodes: Node[]): void {
+    nodes.push(new Node('Identity', [from], [to]));
   }
 
   /** Names a value after what it is, where this graph's own nodes write it and nobody named it before; else a copy of it. */
@@ -107,6 +111,14 @@ export class Builder {
     const copy = this.newValue(hint, value.type);
     this.identity(value, copy);
     return copy;
+  }
+
+  /** Adds nodes that were made elsewhere: copies of another graph's. */
+  adopt(nodes: readonly Node[]): void {
+    for (const node of nodes) {
+      this.sink.push(node);
+      this.#learn(node);
+    }
   }
 
   /** Lets nodes that are already in the graph serve for equal ones that are still to come. */

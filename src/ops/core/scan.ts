@@ -53,7 +53,7 @@ export function scan(
 }
 
 /** Outputs of a body are distinct values that its own nodes write. */
-function outputOf(b: Builder, e: Expr): Value {
+export function outputOf(b: Builder, e: Expr): Value {
   const value = b.newValue('output', e.type);
   b.identity(e.value, value);
   return value;

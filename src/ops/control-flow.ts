@@ -1,0 +1,283 @@
+/**
+ * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
+ * each iteration, and differentiates it.
+ */
+import { cloneNodes } from '../graph/clone.js';
+import { isFloat } from '../graph/dtype.js';
+import type { Attr, Graph, Value, ValueType } from '../graph/ir.js';
+import { scanAxis } from './core/bodies.js';
+import type { Builder } from './core/builder.js';
+import type { Expr } from './core/expr.js';
+import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
+import { outputOf } from './core/scan.js';
+
+type Control = Rule<Operands, readonly (Expr | undefined)[]>;
+type ControlNode = NodeView<Operands>;
+
+/** The branch that was taken is run again and differentiated; what it does not read gets zeros. */
+export const If: Control = (dys, node) => {
+  const wanted = wantedCaptures(node);
+  const branch = (name: string) => {
+    const source = node.attrs.graph(name)!;
+    const b = node.g.subgraph(`${name}_gradient`);
+    const values = copyInto(b, source, new Map());
+    const found = node.vjp(b, cotangentsOf(b, source, values, dys), wanted);
+    b.graph.outputs = wanted.map((value, i) =>
+      outputOf(b, (found[i] ?? b.of(value).zeros()).typed(value.type)),
+    );
+    return b.graph;
+  };
+  let results: Expr[] | undefined;
+  const gradient = (value: Value) => {
+    results ??= node.g.emit(
+      'If',
+      [node.inputs[0]],
+      { then_branch: branch('then_branch'), else_branch: branch('else_branch') },
+      { outputs: wanted.length, types: wanted.map(v => v.type) },
+    );
+    return results[wanted.indexOf(value)]!;
+  };
+  return [null, ...node.captures.map(v => (wanted.includes(v) ? () => gradient(v) : null))];
+};
+
+/** The iterations in reverse, each run again from its stacked states. */
+export const Scan: Control = (dys, node) => {
+  const body = node.attrs.graph('body')!;
+  const count = node.attrs.int('num_scan_inputs', 0);
+  const states = body.inputs.length - count;
+  const axis = (name: string, i: number) => scanAxis(node.node, name, i);
+  const outputs = body.outputs.length - states;
+  const stacks = stackStates(node, body, body.inputs.slice(0, states));
+  const scanned = node.inputs.slice(states).map((x, i) => ({
+    x: x!,
+    axis: axis('scan_input_axes', i),
+    backwards: axis('scan_input_directions', i) === 1,
+  }));
+  const dOutputs = Array.from({ length: outputs }, (_, k) => ({
+    dy: dys[states + k],
+    axis: axis('scan_output_axes', k),
+    backwards: axis('scan_output_directions', k) === 1,
+  }));
+  return reverseIterations(node, body, {
+    dStates: dys.slice(0, states),
+    states: node.inputs.slice(0, states) as Expr[],
+    stacks,
+    scanned,
+    dOutputs,
+    fixed: new Map(),
+    lead: 0,
+  });
+};
+
+/** As for Scan; the number of iterations is that of the stacked states. */
+export const Loop: Control = (dys, node) => {
+  const body = node.attrs.graph('body')!;
+  const carried = body.inputs.slice(2);
+  const stacks = stackStates(node, body, [body.inputs[0]!, ...carried]);
+  const [iterations, ...states] = stacks as [Expr, ...Expr[]];
+  const dOutputs = dys.slice(carried.length).map(dy => ({ dy, axis: 0, backwards: false }));
+  const truth = node.g.scalar(1, 'bool');
+  return reverseIterations(node, body, {
+    dStates: dys.slice(0, carried.length),
+    states: node.inputs.slice(2) as Expr[],
+    stacks: states,
+    scanned: [],
+    dOutputs: dOutputs.slice(0, body.outputs.length - 1 - carried.length),
+    // An iteration that was run began with its condition true.
+    fixed: new Map([[body.inputs[1]!, truth]]),
+    counter: { input: body.inputs[0]!, stack: iterations },
+    lead: 2,
+  });
+};
+
+type Along = { axis: number; backwards: boolean };
+
+type Iterations = {
+  /** Cotangents of the last states, and the states before the first iteration. */
+  dStates: readonly (Expr | undefined)[];
+  states: readonly Expr[];
+  /** The states at the begin of each iteration. */
+  stacks: readonly Expr[];
+  scanned: readonly (Along & { x: Expr })[];
+  dOutputs: readonly (Along & { dy?: Expr })[];
+  /** Body inputs that are the same in every iteration. */
+  fixed: ReadonlyMap<Value, Expr>;
+  counter?: { input: Value; stack: Expr };
+  /** Body and node inputs before the states; as many body outputs less one. */
+  lead: number;
+};
+
+/** The pullbacks of a loop's operands, made of one Scan over its iterations from the last to the first. */
+function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pullback[] {
+  const { g } = node;
+  const floating = spec.states.map(s => isFloat(s.value.dtype));
+  const bodyStates = body.inputs.slice(spec.lead, spec.lead + spec.states.length);
+  const bodySlices = body.inputs.slice(spec.lead + spec.states.length);
+  const wanted = wantedCaptures(node);
+  let run: { dStates: (Expr | undefined)[]; dSlices: (Expr | undefined)[]; dCaptures: Expr[] } | undefined;
+
+  const results = () => {
+    const b = g.subgraph('iteration_gradient');
+    const declare = (type: ValueType | undefined, hint: string) => {
+      const value = b.newValue(hint, type);
+      b.graph.inputs.push(value);
+      return b.of(value);
+    };
+    const dState = spec.states.map((s, i) =>
+      floating[i] ? declare(bodyStates[i]!.type ?? s.type, 'dstate') : undefined,
+    );
+    const sums = wanted.map(v => declare(v.type, 'dcapture'));
+    const values = new Map<Value, Value>();
+    for (const [input, e] of spec.fixed) values.set(input, e.value);
+    const inputs: (Along & { x: Expr })[] = [];
+    const feed = (input: Value, x: Expr, along: Along) => {
+      values.set(input, declare(input.type, 'slice').value);
+      inputs.push({ x, ...along });
+    };
+    // Slices come in the order of the iterations; the backward pass takes them from the last.
+    const last = { axis: 0, backwards: true };
+    if (spec.counter) feed(spec.counter.input, spec.counter.stack, last);
+    for (const [i, input] of bodyStates.entries()) feed(input, spec.stacks[i]!, last);
+    for (const [i, input] of bodySlices.entries()) feed(input, spec.scanned[i]!.x, turned(spec.scanned[i]!));
+    const dOutputs = spec.dOutputs.map(({ dy, ...along }, k) => {
+      if (!dy) return undefined;
+      const slice = declare(body.outputs[body.outputs.length - spec.dOutputs.length + k]!.type, 'dslice');
+      inputs.push({ x: dy, ...turned(along) });
+      return slice;
+    });
+
+    const copied = copyInto(b, body, values);
+    const lead = Math.max(0, spec.lead - 1);
+    const dys = [...Array(lead).fill(undefined), ...dState, ...dOutputs];
+    const floats = [...bodyStates, ...bodySlices].filter(v => isFloat(v.dtype));
+    const found = node.vjp(b, cotangentsOf(b, body, copied, dys), [
+      ...floats.map(v => values.get(v)!),
+      ...wanted,
+    ]);
+    const of = (value: Value) => {
+      const i = floats.indexOf(value);
+      return i < 0 ? undefined : (found[i] ?? b.of(values.get(value)!).zeros()).typed(value.type);
+    };
+    const nextStates = bodyStates.flatMap(v => of(v) ?? []);
+    const nextSums = wanted.map((v, i) => {
+      const gradient = found[floats.length + i];
+      return gradient ? sums[i]!.add(gradient).typed(v.type) : sums[i]!;
+    });
+    const slices = bodySlices.flatMap((v, i) =>
+      isFloat(v.dtype) ? [{ e: of(v)!, along: turned(spec.scanned[i]!) }] : [],
+    );
+    b.graph.outputs = [...nextStates, ...nextSums, ...slices.map(s => s.e)].map(e => outputOf(b, e));
+
+    const start = spec.states.flatMap((s, i) => (floating[i] ? [spec.dStates[i] ?? s.zeros()] : []));
+    const outs = g.emit(
+      'Scan',
+      [...start, ...wanted.map(v => g.of(v).zeros()), ...inputs.map(i => i.x)],
+      {
+        body: b.graph,
+        num_scan_inputs: inputs.length,
+        ...directions('scan_input', inputs),
+        ...(slices.length
+          ? directions(
+              'scan_output',
+              slices.map(s => s.along),
+            )
+          : {}),
+      },
+      {
+        outputs: start.length + wanted.length + slices.length,
+        types: [
+          ...spec.states.flatMap((s, i) => (floating[i] ? [s.type] : [])),
+          ...wanted.map(v => v.type),
+          ...spec.scanned.flatMap(({ x }) => (isFloat(x.value.dtype) ? [x.type] : [])),
+        ],
+      },
+    );
+    const [first, second] = [start.length, start.length + wanted.length];
+    return {
+      dStates: spread(floating, outs.slice(0, first)),
+      dCaptures: outs.slice(first, second),
+      dSlices: spread(
+        spec.scanned.map(({ x }) => isFloat(x.value.dtype)),
+        outs.slice(second),
+      ),
+    };
+  };
+  const made = () => {
+    run ??= results();
+    return run;
+  };
+  return [
+    ...Array(spec.lead).fill(null),
+    ...spec.states.map((_, i) => (floating[i] ? () => made().dStates[i]! : null)),
+    ...spec.scanned.map(({ x }, i) => (isFloat(x.value.dtype) ? () => made().dSlices[i]! : null)),
+    ...node.captures.map(v => (wanted.includes(v) ? () => made().dCaptures[wanted.indexOf(v)]! : null)),
+  ];
+}
+
+const turned = ({ axis, backwards }: Along): Along => ({ axis, backwards: !backwards });
+
+function directions(prefix: string, along: readonly Along[]) {
+  return {
+    [`${prefix}_directions`]: along.map(a => (a.backwards ? 1 : 0)),
+    [`${prefix}_axes`]: along.map(a => a.axis),
+  };
+}
+
+/** Puts the elements of `some` where `at` says so. */
+function spread<T>(at: readonly boolean[], some: readonly T[]): (T | undefined)[] {
+  let next = 0;
+  return at.map(here => (here ? some[next++] : undefined));
+}
+
+function wantedCaptures(node: ControlNode): Value[] {
+  return node.captures.filter((v, i) => isFloat(v.dtype) && node.needs(node.inputs.length + i));
+}
+
+/** Extends a loop so that it also gives the values of some of its body's inputs in every iteration, stacked. */
+function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): Expr[] {
+  const more = ['scan_output_axes', 'scan_output_directions'].flatMap(name => {
+    const attr = node.attrs.get(name);
+    return attr?.type === 'ints' ? [[name, attr.value] as const] : [];
+  });
+  for (const [name, value] of more) {
+    const longer: Attr = { type: 'ints', value: [...value, ...inputs.map(() => 0)] };
+    node.attrs.set(name, longer);
+  }
+  return inputs.map(input => {
+    const inner = g.newValue(`${input.name}_begin`, input.type);
+    g.copy(input, inner, body.nodes);
+    body.outputs.push(inner);
+    const type =
+      input.type?.kind === 'tensor'
+        ? { ...input.type, shape: input.type.shape && [null, ...input.type.shape] }
+        : undefined;
+    const stack = g.newValue(`${input.name}_stack`, type);
+    node.outputs.push(stack);
+    return g.of(stack);
+  });
+}
+
+/** Copies a body's nodes into a builder's graph; `values` says what its inputs are there, and is filled with the rest. */
+function copyInto(b: Builder, body: Graph, values: Map<Value, Value>): Map<Value, Value> {
+  b.adopt(cloneNodes(body.nodes, { values, name: name => b.scope.names.fresh(name) }));
+  return values;
+}
+
+/** The cotangents of the copies of a body's outputs; where two outputs are one value, their sum. */
+function cotangentsOf(
+  b: Builder,
+  body: Graph,
+  values: ReadonlyMap<Value, Value>,
+  dys: readonly (Expr | undefined)[],
+): Map<Value, Expr> {
+  const cotangents = new Map<Value, Expr>();
+  body.outputs.forEach((output, i) => {
+    const dy = dys[i];
+    if (!dy || !isFloat(output.dtype)) return;
+    const value = values.get(output) ?? output;
+    const here = b.of(dy.value);
+    const known = cotangents.get(value);
+    cotangents.set(value, known ? known.add(here) : here);
+  });
+  return cotangents;
+}

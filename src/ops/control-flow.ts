@@ -107,7 +107,9 @@ type Iterations = {
   lead: number;
 };
 
-/** The pullbacks of a loop's operands, made of one Scan over its iterations from the last to the first. */
+const TRUTH: ValueType = { kind: 'tensor', dtype: 'bool', shape: [] };
+
+/** The pullbacks of a loop's operands, made of one loop over its iterations from the last to the first. */
 function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pullback[] {
   const { g } = node;
   const floating = spec.states.map(s => isFloat(s.value.dtype));
@@ -123,6 +125,12 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
       b.graph.inputs.push(value);
       return b.of(value);
     };
+    // A Loop may have done no iteration at all, which a Scan cannot: its backward pass is a Loop.
+    const { counter } = spec;
+    const round = counter && {
+      iteration: declare(counter.input.type, 'iteration'),
+      goOn: declare(TRUTH, 'go_on'),
+    };
     const dState = spec.states.map((s, i) =>
       floating[i] ? declare(bodyStates[i]!.type ?? s.type, 'dstate') : undefined,
     );
@@ -130,20 +138,24 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     const values = new Map<Value, Value>();
     for (const [input, e] of spec.fixed) values.set(input, e.value);
     const inputs: (Along & { x: Expr })[] = [];
-    const feed = (input: Value, x: Expr, along: Along) => {
-      values.set(input, declare(input.type, 'slice').value);
+    const at = round && b.of(counter.stack.value).dims(0, 1).squeeze([0]).sub(1).sub(round.iteration);
+    const slice = (type: ValueType | undefined, x: Expr, along: Along, hint: string) => {
+      if (at) return b.of(x.value).gather(at).typed(type);
       inputs.push({ x, ...along });
+      return declare(type, hint);
+    };
+    const feed = (input: Value, x: Expr, along: Along) => {
+      values.set(input, slice(input.type, x, along, 'slice').value);
     };
     // Slices come in the order of the iterations; the backward pass takes them from the last.
     const last = { axis: 0, backwards: true };
-    if (spec.counter) feed(spec.counter.input, spec.counter.stack, last);
+    if (counter) feed(counter.input, counter.stack, last);
     for (const [i, input] of bodyStates.entries()) feed(input, spec.stacks[i]!, last);
     for (const [i, input] of bodySlices.entries()) feed(input, spec.scanned[i]!.x, turned(spec.scanned[i]!));
     const dOutputs = spec.dOutputs.map(({ dy, ...along }, k) => {
       if (!dy) return undefined;
-      const slice = declare(body.outputs[body.outputs.length - spec.dOutputs.length + k]!.type, 'dslice');
-      inputs.push({ x: dy, ...turned(along) });
-      return slice;
+      const { type } = body.outputs[body.outputs.length - spec.dOutputs.length + k]!;
+      return slice(type, dy, turned(along), 'dslice');
     });
 
     const copied = copyInto(b, body, values);
@@ -166,23 +178,27 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     const slices = bodySlices.flatMap((v, i) =>
       isFloat(v.dtype) ? [{ e: of(v)!, along: turned(spec.scanned[i]!) }] : [],
     );
-    b.graph.outputs = [...nextStates, ...nextSums, ...slices.map(s => s.e)].map(e => outputOf(b, e));
+    const results = [...(round ? [round.goOn] : []), ...nextStates, ...nextSums, ...slices.map(s => s.e)];
+    b.graph.outputs = results.map(e => outputOf(b, e));
 
     const start = spec.states.flatMap((s, i) => (floating[i] ? [spec.dStates[i] ?? s.zeros()] : []));
+    const states = [...start, ...wanted.map(v => g.of(v).zeros())];
+    const scanAttrs = {
+      num_scan_inputs: inputs.length,
+      ...directions('scan_input', inputs),
+      ...(slices.length
+        ? directions(
+            'scan_output',
+            slices.map(s => s.along),
+          )
+        : {}),
+    };
     const outs = g.emit(
-      'Scan',
-      [...start, ...wanted.map(v => g.of(v).zeros()), ...inputs.map(i => i.x)],
-      {
-        body: b.graph,
-        num_scan_inputs: inputs.length,
-        ...directions('scan_input', inputs),
-        ...(slices.length
-          ? directions(
-              'scan_output',
-              slices.map(s => s.along),
-            )
-          : {}),
-      },
+      counter ? 'Loop' : 'Scan',
+      counter
+        ? [counter.stack.dims(0, 1).squeeze([0]), g.scalar(1, 'bool'), ...states]
+        : [...states, ...inputs.map(i => i.x)],
+      { body: b.graph, ...(counter ? {} : scanAttrs) },
       {
         outputs: start.length + wanted.length + slices.length,
         types: [

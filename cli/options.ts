@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
 import type { InjectOptions, LossSpec } from '../src/index.js';
+import { type ParsedStep, stepConfig, stepOptions } from './step-options.js';
 
 const LOSS = 'Loss:';
 const TRAINING = 'Training:';
@@ -48,11 +49,20 @@ export const trainingOptions = <T>(args: Argv<T>) =>
   } as const);
 
 export const agdOptions = <T>(args: Argv<T>) =>
-  args.options({
+  stepOptions(args).options({
     lr: { type: 'number', describe: 'Learning rate [0.001]', group: AGD },
     betas: { type: 'string', describe: 'Decay rates of the two averages [0.9,0.999]', group: AGD },
     delta: { type: 'number', describe: 'Below it a coordinate takes a step of SGD [1e-5]', group: AGD },
-    'weight-decay': { type: 'number', describe: 'Decoupled weight decay [0]', group: AGD },
+    'weight-decay': { type: 'number', describe: 'Weight decay [0]', group: AGD },
+    'weight-decouple': {
+      type: 'boolean',
+      describe: 'Decay the weights; off with --no-weight-decouple: add it to the gradient [on]',
+      group: AGD,
+    },
+    'fixed-decay': { type: 'boolean', describe: 'Decay does not follow the learning rate', group: AGD },
+    amsgrad: { type: 'boolean', describe: 'Divide by the largest average so far', group: AGD },
+    win: { type: 'boolean', describe: 'The Nesterov-like variant, with a decay of its own', group: AGD },
+    clip: { type: 'number', describe: 'Bound of m / max(...), elementwise', group: AGD },
   } as const);
 
 export const sessionOptions = <T>(args: Argv<T>) =>
@@ -62,7 +72,7 @@ export const sessionOptions = <T>(args: Argv<T>) =>
   } as const);
 
 /** The parsed options of the functions above, all optional: commands differ in which they offer. */
-export type Parsed = {
+export type Parsed = ParsedStep & {
   loss?: (typeof LOSSES)[number];
   output?: string;
   target?: string;
@@ -80,6 +90,11 @@ export type Parsed = {
   betas?: string;
   delta?: number;
   weightDecay?: number;
+  weightDecouple?: boolean;
+  fixedDecay?: boolean;
+  amsgrad?: boolean;
+  win?: boolean;
+  clip?: number;
   seed?: number;
 };
 
@@ -114,15 +129,11 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   const betas = numbers('--betas', args.betas);
   if (betas && betas.length !== 2)
     throw new AgdError('bad-option', `--betas takes two numbers, as 0.9,0.999, not '${args.betas}'.`);
-  const agd = {
-    lr: args.lr,
-    betas: betas as [number, number] | undefined,
-    delta: args.delta,
-    weightDecay: args.weightDecay,
-  };
+  const { lr, delta, weightDecay, weightDecouple, fixedDecay, amsgrad, win, clip } = args;
+  const agd = { lr, betas: betas as [number, number] | undefined, delta, weightDecay };
   return {
     loss: lossSpec(args, output),
-    agd: Object.fromEntries(Object.entries(agd).filter(([, value]) => value !== undefined)),
+    ...stepConfig(args, { ...agd, weightDecouple, fixedDecay, amsgrad, win, clip }),
     train,
     freeze,
     batchNorm: args.batchNorm as 'train' | undefined,

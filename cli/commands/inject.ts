@@ -9,7 +9,8 @@ import {
   trainingOptions,
   withOriginal,
 } from '../options.js';
-import { formatBytes, formatCount } from '../ui/format.js';
+import { describeStep } from '../ui/describe-step.js';
+import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 
 export const builder = (args: Argv) =>
   agdOptions(trainingOptions(lossOptions(args)))
@@ -30,23 +31,19 @@ export async function handler(args: Args): Promise<void> {
 }
 
 /** What an injection did, a line each. */
-export function describeReport({ parameters, nodes, bytes }: InjectReport): string[] {
+export function describeReport({ parameters, nodes, bytes, description }: InjectReport): string[] {
   const trained = parameters.filter(p => p.trains);
   const frozen = parameters.filter(p => !p.trains);
   return [
     `trains   ${formatCount(trained.length, 'tensor')}, ${formatBytes(bytes.parameters)}: ${names(trained)}`,
     `frozen   ${formatCount(frozen.length, 'tensor')}${frozen.length ? `: ${reasons(frozen)}` : ''}`,
+    ...describeStep(description),
     `nodes    ${nodes.before} before, ${nodes.after} after`,
     `state    ${formatBytes(bytes.state)} beside the parameters`,
   ];
 }
 
-const MOST = 6;
-
-function names(choices: InjectReport['parameters']): string {
-  const shown = choices.slice(0, MOST).map(c => c.value.name);
-  return choices.length > MOST ? `${shown.join(', ')} and ${choices.length - MOST} more` : shown.join(', ');
-}
+const names = (choices: InjectReport['parameters']) => formatNames(choices.map(c => c.value.name));
 
 function reasons(choices: InjectReport['parameters']): string {
   const groups = new Map<string, InjectReport['parameters']>();

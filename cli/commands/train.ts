@@ -34,6 +34,11 @@ export const builder = (args: Argv) =>
         type: 'string',
         describe: 'Where to keep the training state after each epoch; train goes on from it',
       },
+      'resume-pytorch': {
+        type: 'string',
+        describe: 'Go on from parameters and optimizer state of PyTorch (.safetensors)',
+      },
+      'export-ema': { type: 'boolean', describe: 'Write the moving average of the weights, not the weights' },
       map: { type: 'string', array: true, describe: 'INPUT=ARRAY, where the names differ' },
       scale: { type: 'string', array: true, describe: 'Factor for integer arrays, 1/255 or INPUT=1/255' },
       log: { type: 'string', describe: 'Write every event to this file, a JSON object a line' },
@@ -50,6 +55,8 @@ export type TrainArgs = ArgumentsCamelCase<
     batchSize?: number;
     out?: string;
     state?: string;
+    resumePytorch?: string;
+    exportEma?: boolean;
     map?: string[];
     scale?: string[];
     log?: string;
@@ -71,6 +78,8 @@ export async function handler(args: TrainArgs): Promise<void> {
     validation: args.val,
     output,
     state: args.state,
+    resumePytorch: args.resumePytorch,
+    exportEma: args.exportEma,
     epochs: args.epochs,
     batchSize: args.batchSize,
     seed: args.seed,
@@ -138,6 +147,8 @@ export async function runWithProgress(
             );
           case 'end':
             stopped = event.stopped;
+            if (event.skipped)
+              say(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
             return say(`${stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
         }
       },

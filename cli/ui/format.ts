@@ -8,6 +8,12 @@ export function formatCount(count: number, noun?: string): string {
   return noun ? `${number} ${noun}${count === 1 ? '' : 's'}` : number;
 }
 
+/** The first names, and how many more there are: `a, b and 3 more`. */
+export function formatNames(names: readonly string[], most = 6): string {
+  const shown = names.slice(0, most).join(', ');
+  return names.length > most ? `${shown} and ${names.length - most} more` : shown;
+}
+
 /** Bytes in decimal units: `512 B`, `1.2 MB`, `178 kB`. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];

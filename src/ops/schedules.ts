@@ -97,7 +97,7 @@ export function resolveSchedule({ kind, ...given }: Schedule): Settings {
   for (const [name, value] of Object.entries(settings)) {
     demand(value !== undefined, `Schedule '${kind}' needs ${name}, as in '${kind}:${name}=1000'.`);
     const { ok, what } = RANGES[name as Setting];
-    demand(ok(value), `Schedule '${kind}': ${name} is ${what}, not ${value}.`);
+    demand(typeof value === 'number' && ok(value), `Schedule '${kind}': ${name} is ${what}, not ${value}.`);
   }
   const { total, peak } = settings;
   demand(

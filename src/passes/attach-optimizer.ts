@@ -84,7 +84,10 @@ function validateStep({
 }: StepOptions) {
   if (schedule) resolveSchedule(schedule);
   for (const [name, bound] of Object.entries({ clipGradNorm, clipGradValue }))
-    demand(bound === undefined || bound > 0, `${name} must be above 0, not ${bound}.`);
+    demand(
+      bound === undefined || (Number.isFinite(bound) && bound > 0),
+      `${name} must be a number above 0, not ${bound}.`,
+    );
   demand(
     Number.isSafeInteger(accumulate) && accumulate > 0,
     `accumulate must be a whole number above 0, not ${accumulate}.`,

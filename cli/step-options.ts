@@ -1,0 +1,99 @@
+/** Flags for what a training step does besides the optimizer's own options. */
+import type { Argv } from 'yargs';
+import { AgdError, parseSchedule, SCHEDULES } from '../src/constants.js';
+import type { AgdOptions, ParameterGroup, StepOptions } from '../src/index.js';
+import { readConfig, type StepConfig } from './step-config.js';
+
+const STEP = 'Step:';
+
+export const stepOptions = <T>(args: Argv<T>) =>
+  args.options({
+    group: {
+      type: 'string',
+      array: true,
+      describe:
+        "Other options for some parameters: '*.bias,*norm*: weight_decay=0'; the last that fits counts",
+      group: STEP,
+    },
+    'decay-bias-norm': {
+      type: 'boolean',
+      describe: 'Weight decay on biases and norms too; off with --no-decay-bias-norm',
+      group: STEP,
+    },
+    schedule: {
+      type: 'string',
+      describe: `Factor on lr by update, as cosine:total=1000,warmup=100; or ${SCHEDULES.filter(s => s !== 'cosine').join(', ')}`,
+      group: STEP,
+    },
+    'clip-grad-norm': { type: 'number', describe: 'Bound of the norm of all gradients', group: STEP },
+    'clip-grad-value': { type: 'number', describe: "Bound of the gradients' elements", group: STEP },
+    accumulate: { type: 'number', describe: 'Batches whose mean gradient makes one update [1]', group: STEP },
+    ema: { type: 'number', describe: 'Decay of a moving average of the weights, as 0.999', group: STEP },
+    'on-nonfinite': {
+      choices: ['stop', 'skip'],
+      describe: 'At gradients that are not finite: stop, or leave out the batch [stop]',
+      group: STEP,
+    },
+    config: { type: 'string', describe: 'JSON file of these and AGD options; flags go first', group: STEP },
+  } as const);
+
+export type ParsedStep = {
+  group?: string[];
+  decayBiasNorm?: boolean;
+  schedule?: string;
+  clipGradNorm?: number;
+  clipGradValue?: number;
+  accumulate?: number;
+  ema?: number;
+  onNonfinite?: string;
+  config?: string;
+};
+
+/** The file of --config, if any, with what the flags say instead; `agd` are those of the optimizer. */
+export function stepConfig(args: ParsedStep, agd: Partial<AgdOptions>): StepConfig {
+  const file = args.config === undefined ? {} : readConfig(args.config);
+  const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema } = args;
+  const flags: StepConfig = {
+    noDecayBiasNorm: decayBiasNorm === undefined ? undefined : !decayBiasNorm,
+    schedule: args.schedule === undefined ? undefined : parseSchedule(args.schedule),
+    clipGradNorm,
+    clipGradValue,
+    accumulate,
+    ema,
+    onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
+  };
+  return {
+    ...file,
+    ...defined(flags),
+    agd: { ...file.agd, ...defined(agd) },
+    groups: [...(file.groups ?? []), ...(args.group ?? []).map(parseGroup)],
+  };
+}
+
+/** Without what is undefined. */
+export function defined<T extends object>(options: T): Partial<T> {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<T>;
+}
+
+/** `GLOB,GLOB: name=value, name=value`, with PyTorch's or this project's names of the options. */
+function parseGroup(text: string): ParameterGroup<AgdOptions> {
+  const [, globs, list] = /^(.*?):\s*(\w[\w-]*\s*=.*)$/s.exec(text) ?? [];
+  if (!globs?.trim() || list === undefined)
+    throw new AgdError('bad-option', `--group takes GLOBS: name=value, ..., not '${text}'.`);
+  // Commas in {a,b} belong to a glob, those in betas=0.9,0.99 to a value.
+  const match = globs.split(/,(?![^{]*\})/).map(glob => glob.trim());
+  const items = list.split(/,(?=\s*[a-z][\w-]*\s*=)/i).map(item => {
+    const at = item.indexOf('=');
+    return [camel(item.slice(0, at).trim()), parseValue(item.slice(at + 1).trim())];
+  });
+  return { match, options: Object.fromEntries(items) };
+}
+
+const camel = (name: string) => name.replace(/[-_](.)/g, (_, letter: string) => letter.toUpperCase());
+
+function parseValue(text: string): number | number[] | boolean | string {
+  if (text === 'true' || text === 'false') return text === 'true';
+  const values = text.split(',').map(Number);
+  if (text === '' || !values.every(Number.isFinite)) return text;
+  return values.length === 1 ? values[0]! : values;
+}

@@ -1,0 +1,41 @@
+import type { TrainingDescription } from '../../src/index.js';
+import { formatNames } from './format.js';
+
+/** How a step trains, a line each: the optimizer, options of single parameters, and what is done besides. */
+export function describeStep(description: TrainingDescription): string[] {
+  const { optimizer, parameters } = description;
+  const groups = new Map<string, string[]>();
+  for (const { name, options } of parameters) {
+    if (!options) continue;
+    const key = list(options);
+    groups.set(key, [...(groups.get(key) ?? []), name]);
+  }
+  const extras = describeExtras(description);
+  return [
+    `${optimizer.name.padEnd(8)} ${list(optimizer.options)}`,
+    ...[...groups].map(([options, names]) => `group    ${formatNames(names)}: ${options}`),
+    ...(extras.length ? [`step     ${extras.join('; ')}`] : []),
+  ];
+}
+
+function describeExtras(description: TrainingDescription): string[] {
+  const { schedule, clipGradNorm, clipGradValue, accumulation, ema, skipped } = description;
+  const { kind, ...settings } = schedule ?? { kind: undefined };
+  const lines: Record<string, unknown> = {
+    'learning rate': kind && [kind, ...Object.entries(settings).map(([k, v]) => `${k}=${v}`)].join(' '),
+    'gradient elements within': clipGradValue,
+    'norm of all gradients within': clipGradNorm,
+    'batches an update': accumulation?.batches,
+    'average of the weights, decay': ema,
+    'non-finite gradients': skipped && 'skipped',
+  };
+  return Object.entries(lines)
+    .filter(([, value]) => value !== undefined)
+    .map(([what, value]) => `${what} ${value}`);
+}
+
+const list = (options: Record<string, unknown>) =>
+  Object.entries(options)
+    .filter(([, value]) => value !== undefined && value !== false)
+    .map(([name, value]) => (value === true ? name : `${name} ${value}`))
+    .join(', ');

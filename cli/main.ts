@@ -33,6 +33,15 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
   ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
 ];
 
+/** The options that may be given several times. */
+const REPEATABLE = ['_', 'train', 'freeze', 'group', 'wrt', 'map', 'scale'];
+
+function eachOnce(args: Record<string, unknown>): true {
+  const twice = Object.keys(args).find(name => Array.isArray(args[name]) && !REPEATABLE.includes(name));
+  if (twice) throw new UsageError(`${twice.length > 1 ? '--' : '-'}${twice} is given more than once.`);
+  return true;
+}
+
 const cli = yargs(hideBin(process.argv))
   .scriptName('agd-onnx')
   .usage('$0 <command>\n\nMakes any ONNX model trainable in stock ONNX Runtime.')
@@ -44,9 +53,10 @@ const cli = yargs(hideBin(process.argv))
     describe: 'Colours, as NO_COLOR and the terminal say if not given',
     global: true,
   })
-  .parserConfiguration({ 'duplicate-arguments-array': false, 'greedy-arrays': false })
+  .parserConfiguration({ 'duplicate-arguments-array': true, 'greedy-arrays': false })
   .wrap(Math.min(100, process.stdout.columns ?? 100))
   .strict()
+  .check(eachOnce, true)
   .demandCommand(1, 'Name a command.')
   .fail((message, error) => {
     throw error ?? new UsageError(message);

@@ -1,5 +1,6 @@
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
+import * as attention from './attention.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
 import type { OpDef, Rule } from './core/rule.js';
@@ -22,6 +23,7 @@ import * as resampling from './resampling.js';
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
   '': [
     activation,
+    attention,
     controlFlow,
     convolution,
     einsum,

@@ -1,0 +1,99 @@
+import { fileURLToPath } from 'node:url';
+import { expect, it } from 'vitest';
+import { Tensor } from '../../src/graph/tensor.js';
+import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { readSafetensors } from '../../src/runtime/data/safetensors.js';
+import { sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
+import { floatsOf } from '../ops/vjp.js';
+import { mlp, mlpData } from '../sample.js';
+
+/**
+ * What PyTorch 2.13 and the authors' AGD made of `mlp()` and the 16 samples of `mlpData(16)`, all in one batch, after
+ * so many steps with the options below.
+ */
+const checkpoint = async (steps: 10 | 20) => {
+  const path = fileURLToPath(new URL(`pytorch/after-${steps}.safetensors`, import.meta.url));
+  return (await readSafetensors(path)).tensors;
+};
+const OPTIONS: InjectOptions = {
+  loss: { kind: 'cross-entropy' },
+  agd: { lr: 1e-2 },
+  groups: [
+    { match: 'fc1.*', options: { amsgrad: true, weightDecay: 0.1 } },
+    { match: 'fc2.*', options: { win: true, weightDecay: 0.05, lr: 3e-3 } },
+  ],
+};
+
+const trainer = async (options: Partial<InjectOptions> = {}) =>
+  Trainer.create((await inject(mlp(), { ...OPTIONS, ...options }, sessionShapes)).model);
+const batch = Object.fromEntries(mlpData(16));
+
+const norm = (x: readonly number[]) => Math.hypot(...x);
+const minus = (a: Tensor, b: Tensor) => a.numbers().map((x, i) => x - b.numbers()[i]!);
+
+it('goes on where PyTorch stopped, and hands back what PyTorch would have', async () => {
+  const [before, after] = [await checkpoint(10), await checkpoint(20)];
+  const t = await trainer();
+  expect(t.restore(before)).toEqual([]);
+  expect(t.stepCount).toBe(10);
+  for (let k = 0; k < 10; k++) await t.step(batch);
+  const ours = t.checkpoint();
+  expect([...ours.keys()].sort()).toEqual([...after.keys()].sort());
+  for (const [name, want] of after) {
+    const got = ours.get(name)!;
+    expect([got.dtype, got.dims], name).toEqual([want.dtype, want.dims]);
+    expect(norm(minus(got, want)) / norm(minus(want, before.get(name)!)), name).toBeLessThan(1e-4);
+  }
+  await t.release();
+});
+
+it('is the same state after it was handed out and taken back', async () => {
+  const [t, other] = [await trainer({ ema: 0.9 }), await trainer({ ema: 0.9 })];
+  for (let k = 0; k < 3; k++) await t.step(batch);
+  other.restore(t.checkpoint());
+  for (const [name, tensor] of t.state)
+    for (const [i, x] of other.state.get(name)!.numbers().entries())
+      expect(Math.abs(x - tensor.numbers()[i]!), name).toBeLessThanOrEqual(2e-7 * Math.abs(x));
+  await t.release();
+  await other.release();
+});
+
+it('can be taken before the first step', async () => {
+  const [t, other] = [await trainer(), await trainer()];
+  const untouched = t.checkpoint();
+  expect(untouched.get('fc1.bias.exp_avg')!.numbers()).toEqual(Array(8).fill(0));
+  await other.step(batch);
+  other.restore(untouched);
+  for (const [name, tensor] of t.state) expect(other.state.get(name)!.bytes, name).toEqual(tensor.bytes);
+  await t.release();
+  await other.release();
+});
+
+it('begins averages as the weights, and sums of gradients at 0', async () => {
+  const t = await trainer({ ema: 0.9, accumulate: 2 });
+  await t.step(batch);
+  const tensors = await checkpoint(10);
+  t.restore(tensors);
+  expect(t.state.get('fc1.bias_ema')).toEqual(tensors.get('fc1.bias'));
+  expect(t.state.get('fc1.bias_grad_sum')!.numbers()).toEqual(Array(8).fill(0));
+  expect(t.batchCount).toBe(20);
+  await t.release();
+});
+
+it('says what does not fit', async () => {
+  const t = await trainer();
+  const tensors = await checkpoint(10);
+  const changed = (name: string, tensor?: Tensor) => {
+    const copy = new Map(tensors);
+    if (tensor) copy.set(name, tensor);
+    else copy.delete(name);
+    return () => t.restore(copy);
+  };
+  expect(changed('fc2.bias.z')).toThrow("The checkpoint lacks 'fc2.bias.z'");
+  expect(changed('fc2.bias.step')).toThrow("The checkpoint lacks 'fc2.bias.step'");
+  expect(changed('fc2.bias', floatsOf([1, 2]))).toThrow("'fc2.bias' is of shape [2], and [3] in the model.");
+  expect(changed('fc2.bias.step', Tensor.filled('float32', [], 9))).toThrow('at steps 10, 9');
+  expect(changed('other', floatsOf([1]))()).toEqual(['other']);
+  await t.release();
+});

@@ -1,0 +1,109 @@
+/** What a step does besides the update, in the trainer's hands. */
+import { expect, it } from 'vitest';
+import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { averagedModel } from '../../src/passes/average-weights.js';
+import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { originalBytes } from '../../src/passes/original.js';
+import { bindData } from '../../src/runtime/data/bind.js';
+import { sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
+import { trainingLoop } from '../../src/runtime/training-loop.js';
+import { mlp, mlpData } from '../sample.js';
+
+const EVERYTHING: Partial<InjectOptions> = {
+  agd: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
+  groups: [{ match: 'fc2.*', options: { win: true, lr: 2e-3 } }],
+  noDecayBiasNorm: true,
+  schedule: { kind: 'cosine', total: 6, warmup: 2 },
+  clipGradNorm: 0.5,
+  clipGradValue: 0.3,
+  accumulate: 3,
+  ema: 0.9,
+  onNonfinite: 'skip',
+};
+
+const injected = async (options: Partial<InjectOptions> = EVERYTHING) =>
+  inject(mlp(), { loss: { kind: 'cross-entropy' }, ...options }, sessionShapes);
+const trainer = async (options?: Partial<InjectOptions>) => Trainer.create((await injected(options)).model);
+
+const bits = (t: Trainer) =>
+  [...t.state].map(([name, tensor]) => `${name} ${Buffer.from(tensor.bytes).toString('hex')}`);
+
+/** 64 samples, of which one is not a number. */
+function poisoned(t: Trainer) {
+  const data = mlpData(64);
+  const x = Float32Array.from(data.get('x')!.numbers());
+  x[4 * 29] = Number.NaN;
+  return bindData(data.set('x', Tensor.from('float32', [64, 4], x)), t.inputs);
+}
+
+it('does the same in many steps of one run as in runs of one step', async () => {
+  const [one, many] = [await trainer(), await trainer()];
+  const data = poisoned(one);
+  const losses: number[][] = [];
+  for (const [t, size] of [
+    [one, 1],
+    [many, 5],
+  ] as const) {
+    const all: number[] = [];
+    for (const { inputs } of data.chunks({ batchSize: 8 }, () => size)) all.push(...(await t.steps(inputs)));
+    losses.push(all);
+  }
+  expect(bits(many)).toEqual(bits(one));
+  expect(losses[1]).toEqual(losses[0]);
+  expect(losses[0]!.map(Number.isNaN)).toEqual([false, false, false, true, false, false, false, false]);
+  expect([one.stepCount, one.skippedCount, one.batchCount]).toEqual([2, 1, 8]);
+  await one.release();
+  await many.release();
+});
+
+it('goes on from a snapshot, in the middle of an accumulation, as if it had not stopped', async () => {
+  const [whole, first] = [await trainer(), await trainer()];
+  const data = poisoned(whole);
+  const options = { epochs: 2, batchSize: 8, seed: 3 };
+  const events = [];
+  for await (const event of trainingLoop(whole, data, options)) events.push(event);
+  const [chunk] = data.chunks({ batchSize: 8, shuffle: 3, epoch: 0 }, () => 5);
+  await first.steps(chunk!.inputs);
+  expect(first.state.get('micro_step')!.numbers()).not.toEqual([0]);
+  const second = await Trainer.create(decodeModel(encodeModel(first.snapshot())));
+  for await (const _ of trainingLoop(second, data, options));
+  expect(bits(second)).toEqual(bits(whole));
+  expect(whole.skippedCount).toBe(2);
+  const means = events.flatMap(e => (e.type === 'epoch' ? [e.trainLoss] : []));
+  expect(means.map(Number.isFinite)).toEqual([true, true]);
+  for (const t of [whole, first, second]) await t.release();
+});
+
+it('puts averages into the original model in place of the weights', async () => {
+  const t = await trainer({ ema: 0.5 });
+  const { inputs } = [...bindData(mlpData(8), t.inputs).batches({ batchSize: 8 })][0]!;
+  for (let k = 0; k < 3; k++) await t.step(inputs);
+  const exported = decodeModel(originalBytes(averagedModel(t.snapshot())));
+  for (const [{ name }, tensor] of exported.graph.initializers) {
+    expect(tensor.numbers()).toEqual(t.state.get(`${name}_ema`)!.numbers());
+    expect(tensor.numbers()).not.toEqual(t.state.get(name)!.numbers());
+  }
+  await t.release();
+  const plain = (await injected({})).model;
+  expect(() => averagedModel(plain)).toThrow('The model keeps no average of its weights');
+});
+
+it('describes all of it', async () => {
+  const { description } = (await injected()).report;
+  expect(description).toMatchObject({
+    schedule: { kind: 'cosine', total: 6, warmup: 2 },
+    clipGradNorm: 0.5,
+    clipGradValue: 0.3,
+    accumulation: { batches: 3, counter: 'micro_step' },
+    ema: 0.9,
+    skipped: 'skipped',
+  });
+  expect(description.parameters.map(p => [p.name, p.options, p.gradSum, p.ema])).toEqual([
+    ['fc1.weight', undefined, 'fc1.weight_grad_sum', 'fc1.weight_ema'],
+    ['fc1.bias', { weightDecay: 0 }, 'fc1.bias_grad_sum', 'fc1.bias_ema'],
+    ['fc2.weight', { win: true, lr: 2e-3 }, 'fc2.weight_grad_sum', 'fc2.weight_ema'],
+    ['fc2.bias', { weightDecay: 0, win: true, lr: 2e-3 }, 'fc2.bias_grad_sum', 'fc2.bias_ema'],
+  ]);
+});

@@ -1,0 +1,106 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import yargs from 'yargs';
+import { agdOptions, injectOptions, lossOptions, type Parsed } from '../../cli/options.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'agd-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function config(content: unknown): string {
+  const path = join(folder, 'config.json');
+  writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content));
+  return path;
+}
+
+/** What the flags mean, without the loss. */
+function options(...flags: string[]) {
+  const parser = agdOptions(lossOptions(yargs())).parserConfiguration({ 'greedy-arrays': false });
+  const args = parser.parseSync(['--loss', 'mse', ...flags]) as Parsed;
+  const { loss: _, ...rest } = injectOptions(args);
+  return Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+}
+
+it('reads every option of AGD', () => {
+  const flags =
+    '--lr 0.1 --betas 0.5,0.75 --delta 1e-3 --weight-decay 0.2 --no-weight-decouple --fixed-decay';
+  expect(options(...flags.split(' '), '--amsgrad', '--win', '--clip', '2').agd).toEqual({
+    lr: 0.1,
+    betas: [0.5, 0.75],
+    delta: 1e-3,
+    weightDecay: 0.2,
+    weightDecouple: false,
+    fixedDecay: true,
+    amsgrad: true,
+    win: true,
+    clip: 2,
+  });
+});
+
+it('reads what a step does besides', () => {
+  const flags =
+    '--no-decay-bias-norm --schedule cosine:total=9,warmup=2 --clip-grad-norm 1 --clip-grad-value 2';
+  expect(options(...flags.split(' '), ...'--accumulate 4 --ema 0.9 --on-nonfinite skip'.split(' '))).toEqual({
+    agd: {},
+    groups: [],
+    noDecayBiasNorm: true,
+    schedule: { kind: 'cosine', total: 9, warmup: 2 },
+    clipGradNorm: 1,
+    clipGradValue: 2,
+    accumulate: 4,
+    ema: 0.9,
+    onNonfinite: 'skip',
+  });
+});
+
+it('reads groups, whose globs and values may have commas', () => {
+  const groups = options(
+    '--group',
+    '*.bias, {a,b}.norm*: weight_decay=0, betas=0.9,0.99,amsgrad=true',
+    '--group',
+    'onnx::MatMul_*: weight-decay=0.1',
+  ).groups;
+  expect(groups).toEqual([
+    { match: ['*.bias', '{a,b}.norm*'], options: { weightDecay: 0, betas: [0.9, 0.99], amsgrad: true } },
+    { match: ['onnx::MatMul_*'], options: { weightDecay: 0.1 } },
+  ]);
+  for (const text of ['*.bias', '*.bias: ', ': lr=1', '*.bias: lr'])
+    expect(() => options('--group', text)).toThrow('--group takes GLOBS: name=value');
+});
+
+it('puts flags before what the file says, and its groups after', () => {
+  const path = config({
+    agd: { lr: 0.5, amsgrad: true },
+    groups: [{ match: '*', options: { lr: 0.25 } }],
+    schedule: 'step:every=5',
+    ema: 0.5,
+    noDecayBiasNorm: true,
+  });
+  const flags = ['--config', path, '--lr', '0.125', '--no-amsgrad', '--ema', '0.75', '--decay-bias-norm'];
+  expect(options(...flags, '--group', 'a: lr=1')).toEqual({
+    agd: { lr: 0.125, amsgrad: false },
+    groups: [
+      { match: '*', options: { lr: 0.25 } },
+      { match: ['a'], options: { lr: 1 } },
+    ],
+    schedule: { kind: 'step', every: 5 },
+    ema: 0.75,
+    noDecayBiasNorm: false,
+  });
+});
+
+it.each([
+  ['{', 'it is not JSON'],
+  [[], 'it is not a JSON object'],
+  [{ emma: 0.9 }, "there is no option 'emma'"],
+  [{ ema: '0.9' }, '\'ema\' cannot be "0.9"'],
+  [{ groups: [{ match: '*' }] }, "'groups' cannot be"],
+  [{ schedule: 'cosine' }, 'needs total'],
+])('refuses a file with %j', (content, message) => {
+  expect(() => options('--config', config(content))).toThrow(message);
+});
+
+it('refuses a file that is not there', () => {
+  expect(() => options('--config', join(folder, 'none.json'))).toThrow('cannot be read');
+});

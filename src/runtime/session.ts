@@ -7,6 +7,9 @@ import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
 import type { Device } from './devices.js';
 
+// Errors are thrown; what the runtime would print beside that is noise.
+ort.env.logLevel = 'fatal';
+
 /** Tensors by the name of the graph input or output they belong to. */
 export type Feeds = Record<string, Tensor>;
 
@@ -32,7 +35,6 @@ export class Session {
     { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
     const options: ort.InferenceSession.SessionOptions = {
-      // Errors are thrown; what the runtime would print beside that is noise.
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [device, 'cpu'],
       graphOptimizationLevel: optimize ? 'all' : 'disabled',

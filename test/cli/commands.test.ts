@@ -1,0 +1,341 @@
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadModel } from '../../src/graph/files.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { readDescription } from '../../src/passes/training-description.js';
+import { decodeSafetensors, encodeSafetensors } from '../../src/runtime/data/safetensors.js';
+import { spread } from '../ops/vjp.js';
+import { mlpData } from '../sample.js';
+import { agdOnnx, start, workplace } from './run.js';
+
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+const file = (name: string) => join(folder, name);
+const run = (...args: string[]) => agdOnnx(folder, ...args);
+const ok = (...args: string[]) => {
+  const result = run(...args);
+  expect(result).toMatchObject({ code: 0, err: '' });
+  return result.out;
+};
+
+describe('help', () => {
+  it.each(['inspect', 'inject', 'train', 'export', 'grad', 'demo'])('of %s tells its options', command => {
+    const out = ok(command, '--help');
+    expect(out).toContain(`agd-onnx ${command}`);
+    expect(out).toContain('--help');
+  });
+  it('lists the commands', () => {
+    expect(ok('--help')).toMatch(/inspect.*inject.*train.*export.*grad.*demo/s);
+  });
+  it('tells the version', () => {
+    expect(ok('--version').trim()).toBe(JSON.parse(readFileSync('package.json', 'utf8')).version);
+  });
+});
+
+describe('inspect', () => {
+  it('prints what a model is made of', () => {
+    const out = ok('inspect', 'model.onnx');
+    expect(out).toContain('forward model');
+    expect(out).toMatch(/fc1\.weight\s+float32\[4,8\]\s+32\s+128 B\s+yes/);
+    expect(out).toMatch(/Gemm\s+2\s+yes\s+yes/);
+    expect(out).toContain('--loss KIND');
+  });
+  it('prints JSON', () => {
+    const found = JSON.parse(
+      ok('inspect', 'model.onnx', '--json', '--freeze', 'fc1.*', '--output', 'logits'),
+    );
+    expect(
+      found.parameters.filter((p: { trains: boolean }) => p.trains).map((p: { name: string }) => p.name),
+    ).toEqual(['fc2.weight', 'fc2.bias']);
+  });
+});
+
+describe('inject', () => {
+  it('writes a training step and says what it did', async () => {
+    const out = ok(
+      'inject',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '-o',
+      'a.agd.onnx',
+      '--lr',
+      '0.01',
+      '--delta',
+      '1e-4',
+      '--betas',
+      '0.8,0.99',
+      '--weight-decay',
+      '0.1',
+    );
+    expect(out).toMatch(/trains\s+4 tensors, 268 B: fc1\.weight, fc1\.bias, fc2\.weight, fc2\.bias/);
+    expect(out).toMatch(/nodes\s+3 before, \d+ after/);
+    expect(out).toMatch(/state\s+5\d\d B/);
+    const { optimizer } = readDescription(await loadModel(file('a.agd.onnx')));
+    expect(optimizer).toMatchObject({
+      name: 'agd',
+      options: { lr: 0.01, delta: 1e-4, betas: [0.8, 0.99], weightDecay: 0.1 },
+    });
+  });
+  it('takes its globs', async () => {
+    ok(
+      'inject',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '-o',
+      'b.agd.onnx',
+      '--train',
+      '*',
+      '--freeze',
+      '*.bias',
+    );
+    const { parameters } = readDescription(await loadModel(file('b.agd.onnx')));
+    expect(parameters.map(p => p.name)).toEqual(['fc1.weight', 'fc2.weight']);
+  });
+  it('keeps the options of the loss', async () => {
+    const options = [
+      '--label-smoothing',
+      '0.1',
+      '--ignore-index',
+      '2',
+      '--class-weights',
+      '1,2,0.5',
+      '--class-axis',
+      '1',
+      '--target',
+      'labels',
+      '--output',
+      'logits',
+    ];
+    ok('inject', 'model.onnx', '--loss', 'cross-entropy', '-o', 'c.agd.onnx', ...options);
+    expect(readDescription(await loadModel(file('c.agd.onnx'))).loss).toMatchObject({
+      kind: 'cross-entropy',
+      labelSmoothing: 0.1,
+      ignoreIndex: 2,
+      classWeights: [1, 2, 0.5],
+      classAxis: 1,
+      target: 'labels',
+    });
+  });
+});
+
+describe('train', () => {
+  const train = (out: string, seed = 5, ...more: string[]) =>
+    ok(
+      'train',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '--data',
+      'train.npz',
+      '--val',
+      'test.npz',
+      '--epochs',
+      '3',
+      '--batch-size',
+      '32',
+      '--lr',
+      '0.02',
+      '--seed',
+      String(seed),
+      '-o',
+      out,
+      ...more,
+    );
+
+  it('trains a plain model and puts the weights back into it', async () => {
+    const out = train('t.onnx', 5, '--log', 'log.jsonl');
+    expect(out).toMatch(/epoch 3\/3\s+train loss [\d.]+\s+val loss [\d.]+\s+val accuracy [\d.]+ %/);
+    expect(out).toContain('done after 24 steps');
+    const [before, after] = [readFileSync(file('model.onnx')), readFileSync(file('t.onnx'))];
+    expect(after.length).toBe(before.length);
+    expect(after.equals(before)).toBe(false);
+    const events = readFileSync(file('log.jsonl'), 'utf8')
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line));
+    expect(events.filter(e => e.type === 'step')).toHaveLength(24);
+    expect(events.at(-1)).toMatchObject({ type: 'end', stopped: false, steps: 24 });
+  });
+  it('gives the same bytes for the same seed, and others for another', () => {
+    train('s1.onnx');
+    train('s2.onnx');
+    train('s3.onnx', 6);
+    const bytes = (name: string) => readFileSync(file(name));
+    expect(bytes('s2.onnx').equals(bytes('s1.onnx'))).toBe(true);
+    expect(bytes('s3.onnx').equals(bytes('s1.onnx'))).toBe(false);
+  });
+  it('goes on from a state as if it had not stopped', () => {
+    train('whole.onnx');
+    const some = [
+      'train',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '--data',
+      'train.npz',
+      '--batch-size',
+      '32',
+      '--lr',
+      '0.02',
+      '--seed',
+      '5',
+    ];
+    ok(...some, '--epochs', '1', '--state', 'half.agd.onnx', '-o', 'half.onnx');
+    ok(
+      'train',
+      'half.agd.onnx',
+      '--data',
+      'train.npz',
+      '--batch-size',
+      '32',
+      '--seed',
+      '5',
+      '--epochs',
+      '3',
+      '-o',
+      'rest.onnx',
+    );
+    expect(readFileSync(file('rest.onnx')).equals(readFileSync(file('whole.onnx')))).toBe(true);
+  });
+  it('stops at Ctrl-C with a state that training goes on from', async () => {
+    const args = ['--data', 'train.npz', '--batch-size', '4', '--epochs', '2000'];
+    const child = start(
+      folder,
+      'train',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      ...args,
+      '-o',
+      'c.onnx',
+      '--state',
+      'c.agd.onnx',
+    );
+    let out = '';
+    child.stdout.on('data', text => {
+      out += text;
+      if (/epoch\s+1\//.test(out)) child.kill('SIGINT');
+    });
+    const code = await new Promise(resolve => child.on('close', resolve));
+    expect(code).toBe(130);
+    expect(out).toContain('kept the state in c.agd.onnx');
+    expect(out).toMatch(/stopped after [\d,]+ steps/);
+    decodeModel(readFileSync(file('c.onnx')));
+    const done = Number(/stopped after ([\d,]+) steps/.exec(out)![1]!.replace(',', ''));
+    const more = ok(
+      'train',
+      'c.agd.onnx',
+      '--data',
+      'train.npz',
+      '--batch-size',
+      '64',
+      '--epochs',
+      String(Math.ceil(done / 4) + 1),
+      '-o',
+      'd.onnx',
+    );
+    expect(more).toMatch(/done after/);
+  });
+  it('takes arrays under other names, and a scale', async () => {
+    const { x, target } = Object.fromEntries(mlpData(64));
+    writeFileSync(
+      file('other.safetensors'),
+      encodeSafetensors(
+        new Map([
+          ['features', x!],
+          ['labels', target!],
+        ]),
+      ),
+    );
+    const args = [
+      '--loss',
+      'cross-entropy',
+      '--data',
+      'other.safetensors',
+      '--map',
+      'x=features',
+      '--map',
+      'target=labels',
+    ];
+    ok(
+      'train',
+      'model.onnx',
+      ...args,
+      '-o',
+      'm.onnx',
+      '--scale',
+      'x=1/2',
+      '--threads',
+      '1',
+      '--device',
+      'cpu',
+    );
+    expect(existsSync(file('m.onnx'))).toBe(true);
+  });
+});
+
+describe('export', () => {
+  it('takes the trained model out of a state, byte for byte what train wrote', () => {
+    const args = ['--loss', 'cross-entropy', '--data', 'train.npz', '--epochs', '2'];
+    ok('train', 'model.onnx', ...args, '-o', 'e.onnx', '--state', 'e.agd.onnx');
+    ok('export', 'e.agd.onnx', '-o', 'e2.onnx');
+    expect(readFileSync(file('e2.onnx')).equals(readFileSync(file('e.onnx')))).toBe(true);
+  });
+  it('gives the original back before any training', async () => {
+    ok('inject', 'model.onnx', '--loss', 'cross-entropy', '-o', 'o.agd.onnx');
+    ok('export', 'o.agd.onnx', '-o', 'o.onnx');
+    expect(readFileSync(file('o.onnx')).equals(readFileSync(file('model.onnx')))).toBe(true);
+  });
+});
+
+describe('grad', () => {
+  it('writes loss and gradients, and compares them with finite differences', () => {
+    writeFileSync(file('batch.safetensors'), encodeSafetensors(mlpData(8)));
+    const out = ok(
+      'grad',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '--inputs',
+      'batch.safetensors',
+      '-o',
+      'g.safetensors',
+      '--check',
+    );
+    expect(out).toMatch(/fc1\.weight\s+\d+\s+[\d.e-]+\s+ok/);
+    const { tensors } = decodeSafetensors(readFileSync(file('g.safetensors')));
+    expect([...tensors.keys()].sort()).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'loss']);
+    expect(tensors.get('fc1.weight')!.dims).toEqual([4, 8]);
+  });
+  it('writes vector-Jacobian products', () => {
+    writeFileSync(file('x.safetensors'), encodeSafetensors(new Map([['x', spread([3, 4])]])));
+    writeFileSync(file('dy.safetensors'), encodeSafetensors(new Map([['logits', spread([3, 3])]])));
+    ok(
+      'grad',
+      'model.onnx',
+      '--inputs',
+      'x.safetensors',
+      '--cotangents',
+      'dy.safetensors',
+      '--wrt',
+      'x',
+      '--wrt',
+      'fc2.*',
+      '-o',
+      'v.safetensors',
+    );
+    const { tensors } = decodeSafetensors(readFileSync(file('v.safetensors')));
+    expect([...tensors.keys()].sort()).toEqual(['fc2.bias', 'fc2.weight', 'x']);
+    expect(tensors.get('x')!.dims).toEqual([3, 4]);
+  });
+});
+
+it('reads and writes what a round trip must keep', async () => {
+  const model = await loadModel(file('model.onnx'));
+  expect(Buffer.from(encodeModel(model)).equals(readFileSync(file('model.onnx')))).toBe(true);
+});

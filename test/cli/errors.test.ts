@@ -1,0 +1,188 @@
+/** What a user does wrong is one line on stderr, exit code 1, and no file half written. */
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import { Node } from '../../src/graph/ir.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { readDescription } from '../../src/passes/training-description.js';
+import { floatsOf, spread } from '../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
+import { agdOnnx, workplace, writeData } from './run.js';
+
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+const file = (name: string) => join(folder, name);
+
+/** The one line, once it is checked that nothing else happened. */
+function fails(...args: string[]): string {
+  const before = readdirSync(folder);
+  const { code, err } = agdOnnx(folder, ...args);
+  expect(err.trimEnd().split('\n')).toHaveLength(1);
+  expect(err).toMatch(/^agd-onnx: /);
+  expect(err).not.toMatch(/\bat .*\.js:\d+/);
+  expect(code).toBe(1);
+  expect(readdirSync(folder)).toEqual(before);
+  return err;
+}
+
+const LOSS = ['--loss', 'cross-entropy'];
+const DATA = ['--data', 'train.npz'];
+
+it('not a protobuf', () => {
+  writeFileSync(file('text.onnx'), 'this is no model');
+  expect(fails('inspect', 'text.onnx')).toContain('text.onnx');
+  expect(fails('inject', 'text.onnx', ...LOSS)).toMatch(/Not an ONNX/);
+});
+
+it('a truncated file', () => {
+  const bytes = readFileSync(file('model.onnx'));
+  writeFileSync(file('cut.onnx'), bytes.subarray(0, bytes.length - 100));
+  expect(fails('inject', 'cut.onnx', ...LOSS)).toMatch(/Not an ONNX file, or damaged/);
+});
+
+it('no such file', () => {
+  expect(fails('inspect', 'nowhere.onnx')).toContain('nowhere.onnx');
+});
+
+it('an opset that is too new', async () => {
+  await saveModel(Object.assign(mlp(), { opsetImports: new Map([['', 99]]) }), file('new.onnx'));
+  expect(fails('inject', 'new.onnx', ...LOSS)).toMatch(/opset 99.*26/);
+});
+
+it('no such output', () => {
+  expect(fails('inject', 'model.onnx', ...LOSS, '--output', 'scores')).toMatch(
+    /no output 'scores'; its outputs are 'logits'/,
+  );
+});
+
+it('no loss, two losses, options of another loss', () => {
+  expect(fails('inject', 'model.onnx')).toMatch(/--loss cross-entropy \| nll/);
+  expect(fails('inject', 'model.onnx', ...LOSS, '--loss-output', 'logits')).toMatch(/not both/);
+  expect(fails('inject', 'model.onnx', '--loss', 'mse', '--ignore-index', '1')).toMatch(
+    /--ignore-index is for losses of classes/,
+  );
+  expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is no loss/);
+});
+
+it('data without the target', async () => {
+  await writeData(folder, 'untold.npz', { target: undefined });
+  const line = fails('train', 'model.onnx', ...LOSS, '--data', 'untold.npz');
+  expect(line).toMatch(/'target'/);
+  expect(line).toMatch(/'x'/);
+});
+
+it('data of the wrong shape or type, both shown', async () => {
+  await writeData(folder, 'wide.npz', { x: spread([64, 5]) });
+  expect(fails('train', 'model.onnx', ...LOSS, '--data', 'wide.npz')).toMatch(/\[batch, ?4\].*\[64, ?5\]/);
+  await writeData(folder, 'half.npz', {
+    target: Tensor.from('float32', [64], new Float32Array(64).fill(0.5)),
+  });
+  expect(fails('train', 'model.onnx', ...LOSS, '--data', 'half.npz')).toMatch(/int64.*float32/);
+});
+
+it('data of no known format', () => {
+  writeFileSync(file('data.csv'), '1,2,3\n');
+  expect(fails('train', 'model.onnx', ...LOSS, '--data', 'data.csv')).toContain('data.csv');
+});
+
+it('an operator without a gradient, with its node and path', async () => {
+  const s = new Sketch();
+  const product = s.add('MatMul', [s.input('x', ['batch', 2, 2]), s.weight('w', [2, 2])], 'product');
+  const inverse = s.add('Inverse', [product], 'inverse');
+  s.graph.nodes.at(-1)!.domain = 'com.microsoft';
+  const model = s.model([s.add('ReduceMean', [inverse], 'mean', { keepdims: 0 })]);
+  model.opsetImports.set('com.microsoft', 1);
+  await saveModel(model, file('inverse.onnx'));
+  const line = fails('inject', 'inverse.onnx', '--loss-output', 'mean');
+  expect(line).toMatch(/No gradient rule for op 'com\.microsoft\.Inverse' \(node 'inverse_node'\)/);
+  expect(line).toMatch(/from 'w' to '.*' \(by way of 'MatMul' \(node 'product_node'\)\)/);
+  expect(line).toMatch(/--freeze/);
+  expect(agdOnnx(folder, 'inspect', 'inverse.onnx').out).toMatch(
+    /com\.microsoft\.Inverse\s+1\s+missing\s+yes/,
+  );
+});
+
+it('nothing to train', () => {
+  expect(fails('inject', 'model.onnx', ...LOSS, '--freeze', '*')).toMatch(/Nothing to train/);
+  expect(fails('inject', 'model.onnx', ...LOSS, '--freeze', 'conv*')).toMatch(/--freeze 'conv\*' matches no/);
+});
+
+it('a loss that is not finite: step and tensor named, the state kept', async () => {
+  const x = Float32Array.from(mlpData(64).get('x')!.numbers());
+  x[40 * 4] = Number.NaN;
+  await writeData(folder, 'nan.npz', { x: Tensor.from('float32', [64, 4], x) });
+  const args = [
+    'train',
+    'model.onnx',
+    ...LOSS,
+    '--data',
+    'nan.npz',
+    '--batch-size',
+    '8',
+    '-o',
+    'nan.onnx',
+    '--state',
+    'nan.agd.onnx',
+  ];
+  const { code, err } = agdOnnx(folder, ...args);
+  expect(code).toBe(1);
+  expect(err).toMatch(/^agd-onnx: Loss is NaN at step \d+: the data for 'x' are not finite\./);
+  expect(err.trimEnd().split('\n')).toHaveLength(1);
+  expect(existsSync(file('nan.onnx'))).toBe(false);
+  const kept = await loadModel(file('nan.agd.onnx'));
+  const { step } = readDescription(kept);
+  const done = [...kept.graph.initializers].find(([v]) => v.name === step)![1].numbers()[0]!;
+  expect(done).toBe(Number(/step (\d+)/.exec(err)![1]) - 1);
+});
+
+it('unknown flags and commands', () => {
+  expect(fails('inject', 'model.onnx', ...LOSS, '--learning-rate', '1')).toMatch(/learning-rate/);
+  expect(fails('paint', 'model.onnx')).toMatch(/paint/);
+  expect(fails()).toMatch(/Name a command/);
+  expect(fails('train', 'model.onnx', ...LOSS)).toMatch(/data/);
+});
+
+it('options out of range', () => {
+  const inject = (...args: string[]) => fails('inject', 'model.onnx', ...LOSS, ...args);
+  expect(inject('--lr', '-1')).toMatch(/lr must be/);
+  expect(inject('--betas', '0.9')).toMatch(/--betas takes two numbers/);
+  expect(inject('--betas', '0.9,1')).toMatch(/betas\[1\] must be in \[0, 1\)/);
+  expect(inject('--delta', '0')).toMatch(/delta must be above 0/);
+  expect(inject('--weight-decay', '-1')).toMatch(/weight_decay/);
+  expect(inject('--class-weights', '1,x')).toMatch(/--class-weights takes numbers/);
+  expect(inject('--loss', 'hinge')).toMatch(/loss/);
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--epochs', '0')).toMatch(/epochs/);
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--batch-size', '0')).toMatch(/batch size/i);
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--map', 'x')).toMatch(/--map takes INPUT=VALUE/);
+});
+
+it('a device that is not there', () => {
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--device', 'cuda')).toMatch(/cuda.*--device cpu/);
+});
+
+it('an output that cannot be written', () => {
+  mkdirSync(file('taken.onnx'), { recursive: true });
+  expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'taken.onnx')).toContain('taken.onnx');
+  expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'no/such/folder.onnx')).toContain('no/such');
+  expect(fails('inject', 'model.onnx', ...LOSS, '-o', './model.onnx')).toMatch(/would overwrite/);
+  if (process.getuid?.() === 0) return;
+  mkdirSync(file('closed'));
+  chmodSync(file('closed'), 0o500);
+  expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'closed/a.onnx')).toContain('closed');
+});
+
+it('a model that holds no training step, where one is needed', () => {
+  expect(fails('train', 'model.onnx', ...DATA)).toMatch(/--loss/);
+  expect(fails('export', 'model.onnx')).toMatch(/inject/);
+});
+
+it('a model that runs on no kernel of the runtime', async () => {
+  const s = new Sketch();
+  const y = s.add('NoSuchOperator', [s.input('x', ['batch', 2]), s.weight('w', floatsOf([1, 2]))], 'y');
+  await saveModel(s.model([y]), file('unknown.onnx'));
+  expect(fails('inject', 'unknown.onnx', '--loss', 'mse')).toContain('NoSuchOperator');
+  expect(new Node('NoSuchOperator').label).toBe("'NoSuchOperator'");
+});

@@ -9,7 +9,8 @@ import { bindData } from '../../src/runtime/data/bind.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { trainingLoop } from '../../src/runtime/training-loop.js';
-import { mlp, mlpData } from '../sample.js';
+import { floatsOf, spread } from '../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
 
 const EVERYTHING: Partial<InjectOptions> = {
   agd: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
@@ -88,6 +89,29 @@ it('puts averages into the original model in place of the weights', async () => 
   await t.release();
   const plain = (await injected({})).model;
   expect(() => averagedModel(plain)).toThrow('The model keeps no average of its weights');
+});
+
+it('updates running statistics with every batch but those that are skipped', async () => {
+  const s = new Sketch();
+  const ones = () => floatsOf([1, 1, 1]);
+  const [scale, bias] = [s.weight('scale', ones()), s.weight('bias', [3])];
+  const [mean, variance] = [s.weight('mean', [3]), s.weight('var', ones())];
+  const y = s.add('BatchNormalization', [s.input('x', ['batch', 3]), scale, bias, mean, variance], 'y');
+  const options = { accumulate: 2, onNonfinite: 'skip' } as const;
+  const { model } = await inject(s.model([y]), { loss: { kind: 'mse' }, ...options }, sessionShapes);
+  const t = await Trainer.create(model);
+  const target = spread([4, 3]);
+  const means = [];
+  for (const first of [0.5, Number.NaN, -0.5]) {
+    means.push(t.state.get('mean')!.numbers());
+    const x = spread([4, 3]).numbers();
+    await t.step({ x: floatsOf([first, ...x.slice(1)], [4, 3]), target });
+  }
+  expect(means[1]).not.toEqual(means[0]);
+  expect(means[2]).toEqual(means[1]);
+  expect(t.state.get('mean')!.numbers()).not.toEqual(means[2]);
+  expect([t.stepCount, t.skippedCount]).toEqual([1, 1]);
+  await t.release();
 });
 
 it('describes all of it', async () => {

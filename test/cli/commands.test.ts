@@ -217,9 +217,10 @@ describe('train', () => {
       'c.agd.onnx',
     );
     let out = '';
+    let asked = false;
     child.stdout.on('data', text => {
       out += text;
-      if (/epoch\s+1\//.test(out)) child.kill('SIGINT');
+      if (/epoch\s+1\//.test(out) && !asked) asked = child.kill('SIGINT');
     });
     const code = await new Promise(resolve => child.on('close', resolve));
     expect(code).toBe(130);

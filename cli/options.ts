@@ -101,6 +101,26 @@ export type Parsed = ParsedStep & {
 /** Whether the command line says anything of a loss. */
 export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOutput !== undefined;
 
+/** Options that count when a model is injected, and would be forgotten where it is already. */
+const INJECT_ONLY: readonly (keyof Parsed)[] = [
+  ...(['train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
+  ...(['betas', 'delta', 'weightDecay', 'weightDecouple', 'fixedDecay', 'amsgrad', 'win', 'clip'] as const),
+  ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
+  ...(['accumulate', 'ema', 'onNonfinite', 'config'] as const),
+];
+
+/** The options of injection, or undefined where no loss is given. Throws `bad-option` where others are, without it. */
+export function injectOptionsIfLoss(args: Parsed): InjectOptions | undefined {
+  if (hasLoss(args)) return injectOptions(args);
+  const lost = INJECT_ONLY.find(name => args[name] !== undefined);
+  if (lost)
+    throw new AgdError(
+      'bad-option',
+      `--${kebab(lost)} is decided when a model is injected: give --loss too, or use agd-onnx inject.`,
+    );
+  return undefined;
+}
+
 /** Throws `bad-option` where there is no loss, or two. */
 export function lossSpec(args: Parsed, output = args.output): LossSpec {
   const { loss, lossOutput } = args;

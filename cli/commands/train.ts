@@ -4,8 +4,7 @@ import { AgdError, parseScale } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
 import {
   agdOptions,
-  hasLoss,
-  injectOptions,
+  injectOptionsIfLoss,
   lossOptions,
   outputPath,
   type Parsed,
@@ -71,9 +70,10 @@ export async function handler(args: TrainArgs): Promise<void> {
     args.out ?? args.model.replace(/(\.agd)?(\.onnx)?$/, '.trained.onnx'),
     args.model,
   );
+  const inject = injectOptionsIfLoss(args);
   const job: TrainJob = {
     model: args.model,
-    inject: hasLoss(args) ? await withOriginal(injectOptions(args), args.model) : undefined,
+    inject: inject && (await withOriginal(inject, args.model)),
     data: args.data,
     validation: args.val,
     output,

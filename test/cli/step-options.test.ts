@@ -3,7 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import yargs from 'yargs';
-import { agdOptions, injectOptions, lossOptions, type Parsed } from '../../cli/options.js';
+import {
+  agdOptions,
+  injectOptions,
+  injectOptionsIfLoss,
+  lossOptions,
+  type Parsed,
+} from '../../cli/options.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'agd-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -103,4 +109,9 @@ it.each([
 
 it('refuses a file that is not there', () => {
   expect(() => options('--config', join(folder, 'none.json'))).toThrow('cannot be read');
+});
+
+it('refuses options of injection where nothing is injected', () => {
+  expect(injectOptionsIfLoss({ lr: 0.1, seed: 0, target: 'target' })).toBeUndefined();
+  expect(() => injectOptionsIfLoss({ decayBiasNorm: false })).toThrow('--decay-bias-norm is decided when');
 });

@@ -95,7 +95,7 @@ export const agd: Optimizer<AgdOptions> = {
     // Decay is subtracted: 1 - decay would lose its digits in float32.
     if (!win) return { param: w.sub(decay ? step.add(w.mul(decay)) : step), state: next };
     const moved = state.z!.sub(step);
-    const z = decay ? moved.sub(moved.mul(decay)) : moved;
+    const z = weightDecay ? moved.sub(moved.mul(decay!)) : moved;
     return { param: w.add(z.sub(step).mul(2)).mul(blend!), state: { ...next, z } };
   },
 

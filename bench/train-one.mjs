@@ -44,5 +44,12 @@ const end = performance.now() + 1000 * Number(seconds);
 while (performance.now() < end || times.length < 3) times.push((await timed(data)) / steps);
 times.sort((a, b) => a - b);
 const ms = times[Math.floor(times.length / 2)];
-console.log(JSON.stringify({ ms, steps: times.length * steps, perRun: steps, megabytes: process.resourceUsage().maxRSS / 1024 }));
+console.log(
+  JSON.stringify({
+    ms,
+    steps: times.length * steps,
+    perRun: steps,
+    megabytes: process.resourceUsage().maxRSS / 1024,
+  }),
+);
 await trainer.release();

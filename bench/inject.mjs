@@ -19,11 +19,13 @@ export async function benchInject({
   const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-bench-'));
   try {
     const rows = [];
-    for (const n of nodes) {
-      const path = join(folder, `chain-${n}.onnx`);
-      await saveModel(chain(n), path);
-      rows.push({ workload: `${n} nodes`, ...measure(path, runs) });
-    }
+    for (const n of nodes)
+      for (const plain of [0, 16]) {
+        const path = join(folder, `chain-${n}-${plain}.onnx`);
+        await saveModel(chain(n, plain), path);
+        const parameters = 2 * Math.ceil(n / (4 + plain));
+        rows.push({ workload: `${n} nodes, ${parameters} parameters`, ...measure(path, runs) });
+      }
     for (const size of megabytes) {
       const path = join(folder, `wide-${size}.onnx`);
       await saveModel(wide(size), path, { externalData: 'always' });

@@ -11,12 +11,15 @@ const random = (dims, scale) => {
   return Tensor.from('float32', dims, data);
 };
 
-/** A residual chain of `nodes` nodes, `width` wide: MatMul, Add, Tanh, Add. */
-export function chain(nodes, width = 8) {
+/**
+ * A residual chain of `nodes` nodes, `width` wide: layers of MatMul, Add, Tanh and Add, with `plain` nodes more
+ * that have no parameter after each.
+ */
+export function chain(nodes, plain = 0, width = 8) {
   const graph = new Graph('chain');
   let x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: ['batch', width] });
   graph.inputs.push(x);
-  for (let i = 0; i < nodes / 4; i++) {
+  for (let i = 0; i < nodes / (4 + plain); i++) {
     const weight = new Value(`layers.${i}.weight`);
     const bias = new Value(`layers.${i}.bias`);
     graph.initializers.set(weight, random([width, width], 0.3));
@@ -29,6 +32,11 @@ export function chain(nodes, width = 8) {
     graph.nodes.push(new Node('Tanh', [sum], [active]));
     graph.nodes.push(new Node('Add', [active, x], [y]));
     x = y;
+    for (let k = 0; k < plain; k++) {
+      const next = new Value(`layers.${i}.plain.${k}`);
+      graph.nodes.push(new Node(k % 2 ? 'Softsign' : 'Sigmoid', [x], [next]));
+      x = next;
+    }
   }
   graph.outputs.push(x);
   return modelOf(graph);

@@ -227,7 +227,17 @@ export class Builder {
   }
 }
 
+/** What nodes without attributes share; most nodes have none. */
+const NO_ATTRS: Map<string, Attr> = Object.freeze(
+  Object.assign(new Map<string, Attr>(), {
+    set(): never {
+      throw new Error('A node that was emitted without attributes has none to change.');
+    },
+  }),
+);
+
 export function toAttrs(init: AttrInit): Map<string, Attr> {
+  if (Object.keys(init).length === 0) return NO_ATTRS;
   const attrs = new Map<string, Attr>();
   for (const [name, value] of Object.entries(init)) {
     if (value === undefined) continue;

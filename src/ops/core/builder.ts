@@ -178,7 +178,7 @@ export class Builder {
       opType,
       inputs.map(e => e?.value ?? null),
       [],
-      toAttrs(attrs),
+      Object.keys(attrs).length ? toAttrs(attrs) : NO_ATTRS,
     );
     while (node.inputs.at(-1) === null) node.inputs.pop();
     node.domain = options.domain ?? '';
@@ -237,7 +237,6 @@ const NO_ATTRS: Map<string, Attr> = Object.freeze(
 );
 
 export function toAttrs(init: AttrInit): Map<string, Attr> {
-  if (Object.keys(init).length === 0) return NO_ATTRS;
   const attrs = new Map<string, Attr>();
   for (const [name, value] of Object.entries(init)) {
     if (value === undefined) continue;

@@ -26,6 +26,21 @@ export const lossOptions = <T>(args: Argv<T>) =>
     'class-axis': { type: 'number', describe: 'Axis of the classes [last; 1 for images]', group: LOSS },
   } as const);
 
+export const gradientOptions = <T>(args: Argv<T>) =>
+  args.options({
+    grad: {
+      type: 'string',
+      array: true,
+      describe: "Gradients that the graph has, as W1=dW1 or '{param}_grad'",
+      group: TRAINING,
+    },
+    params: {
+      type: 'string',
+      describe: 'Values of parameters that are inputs: .safetensors, .npz',
+      group: TRAINING,
+    },
+  } as const);
+
 export const selectionOptions = <T>(args: Argv<T>) =>
   args.options({
     train: { type: 'string', array: true, describe: 'Train what matches the glob', group: TRAINING },
@@ -33,7 +48,7 @@ export const selectionOptions = <T>(args: Argv<T>) =>
   } as const);
 
 export const trainingOptions = <T>(args: Argv<T>) =>
-  selectionOptions(args).options({
+  gradientOptions(selectionOptions(args)).options({
     seed: { type: 'number', default: 0, describe: 'Seed of all that is random', group: TRAINING },
     'batch-norm': {
       choices: ['train', 'eval'],
@@ -81,6 +96,8 @@ export type Parsed = ParsedStep & {
   ignoreIndex?: number;
   classWeights?: string;
   classAxis?: number;
+  grad?: string[];
+  params?: string;
   train?: string[];
   freeze?: string[];
   batchNorm?: string;
@@ -109,9 +126,9 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['accumulate', 'ema', 'onNonfinite', 'config'] as const),
 ];
 
-/** The options of injection, or undefined where no loss is given. Throws `bad-option` where others are, without it. */
-export function injectOptionsIfLoss(args: Parsed): InjectOptions | undefined {
-  if (hasLoss(args)) return injectOptions(args);
+/** The options of injection, or undefined where neither a loss nor gradients are given. Throws `bad-option` where others are, without it. */
+export function injectOptionsIfTask(args: Parsed): InjectOptions | undefined {
+  if (hasLoss(args) || args.grad) return injectOptions(args);
   const lost = INJECT_ONLY.find(name => args[name] !== undefined);
   if (lost)
     throw new AgdError(
@@ -152,7 +169,8 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   const { lr, delta, weightDecay, weightDecouple, fixedDecay, amsgrad, win, clip } = args;
   const agd = { lr, betas: betas as [number, number] | undefined, delta, weightDecay };
   return {
-    loss: lossSpec(args, output),
+    loss: args.grad && !hasLoss(args) ? undefined : lossSpec(args, output),
+    gradients: args.grad,
     ...stepConfig(args, { ...agd, weightDecouple, fixedDecay, amsgrad, win, clip }),
     train,
     freeze,
@@ -173,9 +191,18 @@ export function outputPath(out: string, ...inputs: (string | undefined)[]): stri
   return out;
 }
 
-/** The original file's bytes go into the injected one, so that the trained weights can go back into it. */
-export async function withOriginal(options: InjectOptions, model: string): Promise<InjectOptions> {
-  return { ...options, original: await readFile(model).catch(() => undefined) };
+/**
+ * The original file's bytes go into the injected one, so that the trained weights can go back into it; values for
+ * parameters that are inputs are read.
+ */
+export async function withFiles(
+  options: InjectOptions,
+  model: string,
+  { params }: Parsed = {},
+): Promise<InjectOptions> {
+  const { loadArrays } = await import('../src/index.js');
+  const values = params === undefined ? undefined : await loadArrays(params);
+  return { ...options, values, original: await readFile(model).catch(() => undefined) };
 }
 
 function numbers(flag: string, text: string | undefined): number[] | undefined {

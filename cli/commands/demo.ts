@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
-import { withOriginal } from '../options.js';
+import { withFiles } from '../options.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
 import { type LabelledImage, renderReport } from '../ui/report.js';
 import { sparkline } from '../ui/sparkline.js';
@@ -34,7 +34,7 @@ export async function handler({ out, epochs, seed, color }: Args): Promise<void>
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {
     model,
-    inject: await withOriginal({ loss: { kind: 'cross-entropy' }, agd: { lr: LR } }, model),
+    inject: await withFiles({ loss: { kind: 'cross-entropy' }, agd: { lr: LR } }, model),
     data: join(MODELS, 'mnist/train.npz'),
     validation: join(MODELS, 'mnist/test.npz'),
     output: join(out, 'lenet.trained.onnx'),

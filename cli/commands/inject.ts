@@ -7,7 +7,7 @@ import {
   outputPath,
   type Parsed,
   trainingOptions,
-  withOriginal,
+  withFiles,
 } from '../options.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
@@ -23,7 +23,7 @@ type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string }>;
 export async function handler(args: Args): Promise<void> {
   const { inject, loadModel, saveModel } = await import('../../src/index.js');
   const out = outputPath(args.out ?? args.model.replace(/(\.onnx)?$/, '.agd.onnx'), args.model);
-  const options = await withOriginal(injectOptions(args), args.model);
+  const options = await withFiles(injectOptions(args), args.model, args);
   const { model, report } = await inject(await loadModel(args.model), options);
   await saveModel(model, out);
   for (const line of describeReport(report)) console.log(line);

@@ -4,13 +4,13 @@ import { AgdError, parseScale } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
 import {
   agdOptions,
-  injectOptionsIfLoss,
+  injectOptionsIfTask,
   lossOptions,
   outputPath,
   type Parsed,
   sessionOptions,
   trainingOptions,
-  withOriginal,
+  withFiles,
 } from '../options.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
@@ -70,10 +70,10 @@ export async function handler(args: TrainArgs): Promise<void> {
     args.out ?? args.model.replace(/(\.agd)?(\.onnx)?$/, '.trained.onnx'),
     args.model,
   );
-  const inject = injectOptionsIfLoss(args);
+  const inject = injectOptionsIfTask(args);
   const job: TrainJob = {
     model: args.model,
-    inject: inject && (await withOriginal(inject, args.model)),
+    inject: inject && (await withFiles(inject, args.model, args)),
     data: args.data,
     validation: args.val,
     output,

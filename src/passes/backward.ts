@@ -122,7 +122,8 @@ function check(dx: Expr, x: Value, node: Node, input: number): void {
   if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };
 }
 
-function compatible(a: Shape | undefined, b: Shape | undefined): boolean {
+/** Whether two shapes may be the same: unknown and symbolic extents fit any. */
+export function compatible(a: Shape | undefined, b: Shape | undefined): boolean {
   if (!a || !b) return true;
   return (
     a.length === b.length &&

@@ -10,7 +10,7 @@ import { readDescription } from './training-description.js';
  * running statistics are inputs. For validation.
  */
 export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<Model> {
-  const { loss, parameters, statistics } = readDescription(injected);
+  const { loss, outputs, parameters, statistics } = readDescription(injected);
   const { work } = await prepare(readOriginal(injected), loss, oracle);
   const fed = new Set([...parameters.map(p => p.name), ...statistics]);
   for (const value of [...work.graph.initializers.keys()]) {
@@ -18,6 +18,9 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
   }
+  // Where the original computes gradients itself, nobody asks for them here.
+  const wanted = new Set([loss.name, loss.output, ...outputs]);
+  work.graph.outputs = work.graph.outputs.filter(v => wanted.has(v.name));
   eliminateDeadNodes(work);
   return work;
 }

@@ -1,8 +1,10 @@
 import { cloneModel } from '../graph/clone.js';
+import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
 import { type AgdOptions, agd } from '../ops/optimizers/agd.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
@@ -26,12 +28,15 @@ import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { upgradeOpset } from './upgrade-opset.js';
+import { type GivenGradients, useGradients } from './use-gradients.js';
 
 export type InjectOptions = SelectOptions &
   BackwardOptions &
   GroupOptions<AgdOptions> &
-  StepOptions & {
-    loss: LossSpec;
+  StepOptions &
+  GivenGradients & {
+    /** What to minimize. Where the graph has gradients already, its output of one element if not given. */
+    loss?: LossSpec;
     /** Options of AGD; what is left out takes the paper's default. */
     agd?: Partial<AgdOptions>;
     /** `train`: batch statistics, running ones updated as state; `eval`: running ones, unchanged. */
@@ -63,23 +68,16 @@ export async function inject(
 ): Promise<{ model: Model; report: InjectReport }> {
   const settings = resolveOptions(agd, options.agd ?? {});
   const before = countNodes(model);
-  const { work, g, loss } = await prepare(model, options.loss, oracle);
-  const inference = work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name);
-  const parameters = selectParameters(work.graph, [loss.loss], options);
+  const source = await (options.gradients ? useGradients : differentiable)(model, options, oracle);
+  const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   const groups = groupParameters(work.graph, trained, agd, settings, options);
-  const statistics = trainBatchNorm(g, options.batchNorm ?? 'train');
-  trainDropout(g, options.dropout ?? 'train', options.seed ?? 0);
-  const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
-  lowerBatchNorm(g);
+  const { grads, statistics } = source.differentiate(trained);
   const attached = attachOptimizer(
     g,
     agd,
     settings.lr,
-    trained.map((param, i) => {
-      const grad = g.of(g.rename(grads[i] ?? g.of(param).zeros(), `${param.name}_grad`));
-      return { param, grad, options: { ...settings, ...groups[i] } };
-    }),
+    trained.map((param, i) => ({ param, grad: grads[i]!, options: { ...settings, ...groups[i] } })),
     options,
     statistics,
   );
@@ -93,9 +91,9 @@ export async function inject(
       extra: undefined,
     },
   ];
-  const description = describe(options, settings, { loss, inference, trained, groups, attached, statistics });
+  const description = describe(options, settings, { source, trained, grads, groups, attached, statistics });
   writeDescription(work, description);
-  embedOriginal(work, originalOf(model, options.original));
+  embedOriginal(work, source.original);
   const sizes = (values: readonly Value[]) =>
     values.reduce((n, v) => n + work.graph.initializers.get(v)!.byteLength, 0);
   const size = { parameters: sizes(trained), state: sizes(updates.map(u => u.state)) };
@@ -106,6 +104,44 @@ export async function inject(
       nodes: { before, after: countNodes(work) },
       bytes: { parameters: size.parameters, state: size.state - size.parameters },
       description,
+    },
+  };
+}
+
+/** A model that is ready to be trained, as far as its gradients. */
+export type Trainable = {
+  work: Model;
+  g: Builder;
+  spec: LossSpec;
+  loss: AttachedLoss;
+  parameters: ParameterChoice[];
+  /** The outputs that the model had besides the loss and gradients. */
+  inference: string[];
+  /** Where the model to write is a part of the original: the outputs that it computes. */
+  exports?: string[];
+  /** The file that trained values go back into. */
+  original: Uint8Array;
+  /** The gradient of each of these parameters, and the next running statistics. */
+  differentiate(trained: readonly Value[]): { grads: Expr[]; statistics: StateUpdate[] };
+};
+
+/** Gradients by a backward pass from a loss. */
+async function differentiable(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Trainable> {
+  const { loss: spec, batchNorm = 'train', dropout = 'train', seed = 0 } = options;
+  if (!spec) throw new AgdError('bad-option', 'There is no loss: say what the model shall learn.');
+  const { work, g, loss } = await prepare(model, spec, oracle);
+  return {
+    ...{ work, g, spec, loss },
+    parameters: selectParameters(work.graph, [loss.loss], options),
+    inference: work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name),
+    original: originalOf(model, options.original),
+    differentiate(trained) {
+      const statistics = trainBatchNorm(g, batchNorm);
+      trainDropout(g, dropout, seed);
+      const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
+      lowerBatchNorm(g);
+      const named = trained.map((p, i) => g.rename(grads[i] ?? g.of(p).zeros(), `${p.name}_grad`));
+      return { grads: named.map(v => g.of(v)), statistics };
     },
   };
 }
@@ -128,12 +164,16 @@ export async function prepare(
 }
 
 /** The same before any loss: for vector-Jacobian products of the model's own outputs. */
-export async function normalize(model: Model, oracle: ShapeOracle): Promise<{ work: Model; g: Builder }> {
+export async function normalize(
+  model: Model,
+  oracle: ShapeOracle,
+  { split = true } = {},
+): Promise<{ work: Model; g: Builder }> {
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
   liftSubgraphInitializers(work);
-  splitMergedInitializers(work);
+  if (split) splitMergedInitializers(work);
   liftConstants(work);
   await inferShapes(work, oracle);
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
@@ -144,25 +184,27 @@ function describe(
   options: InjectOptions,
   settings: AgdOptions,
   parts: {
-    loss: AttachedLoss;
-    inference: string[];
+    source: Trainable;
     trained: readonly Value[];
+    grads: readonly Expr[];
     groups: readonly Partial<AgdOptions>[];
     attached: AttachedOptimizer;
     statistics: readonly StateUpdate[];
   },
 ): TrainingDescription {
-  const { loss, attached, statistics, trained, groups, inference } = parts;
+  const { source, attached, statistics, trained, grads, groups } = parts;
+  const { spec, loss } = source;
   const { schedule, clipGradNorm, clipGradValue, accumulate = 1, ema } = options;
   return {
     version: 1,
     loss: {
-      ...options.loss,
+      ...spec,
       name: loss.loss.name,
       target: loss.target?.name,
       output: loss.output?.name ?? loss.loss.name,
     },
-    outputs: inference,
+    outputs: source.inference,
+    exports: source.exports,
     optimizer: { name: agd.name, options: settings },
     lr: attached.lr.name,
     step: attached.step.name,
@@ -174,6 +216,7 @@ function describe(
     skipped: attached.skipped?.name,
     parameters: trained.map((v, i) => ({
       name: v.name,
+      grad: grads[i]!.value.name,
       state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
       options: Object.keys(groups[i]!).length ? groups[i] : undefined,
       gradSum: attached.sums?.[i]?.name,

@@ -10,6 +10,8 @@ export type TrainingDescription = {
   loss: LossSpec & { name: string; output: string; target?: string };
   /** The outputs that the model had. */
   outputs: string[];
+  /** Where the model to write is only a part of the original: the outputs that it computes. */
+  exports?: string[];
   optimizer: { name: string; options: Record<string, unknown> };
   /** Names of the inputs for learning rate (float32 scalar) and number of updates done (int64 scalar). */
   lr: string;
@@ -25,11 +27,13 @@ export type TrainingDescription = {
   /** Where steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
   /**
-   * Parameters with their optimizer state (the optimizer's name of a tensor -> its name in the graph), the options
-   * in which they differ from the others, and the names of their sum of gradients and of their average.
+   * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name
+   * in the graph), the options in which they differ from the others, and the names of their sum of gradients and of
+   * their average.
    */
   parameters: {
     name: string;
+    grad: string;
     state: Record<string, string>;
     options?: Record<string, unknown>;
     gradSum?: string;

@@ -6,7 +6,7 @@ import yargs from 'yargs';
 import {
   agdOptions,
   injectOptions,
-  injectOptionsIfLoss,
+  injectOptionsIfTask,
   lossOptions,
   type Parsed,
 } from '../../cli/options.js';
@@ -112,6 +112,6 @@ it('refuses a file that is not there', () => {
 });
 
 it('refuses options of injection where nothing is injected', () => {
-  expect(injectOptionsIfLoss({ lr: 0.1, seed: 0, target: 'target' })).toBeUndefined();
-  expect(() => injectOptionsIfLoss({ decayBiasNorm: false })).toThrow('--decay-bias-norm is decided when');
+  expect(injectOptionsIfTask({ lr: 0.1, seed: 0, target: 'target' })).toBeUndefined();
+  expect(() => injectOptionsIfTask({ decayBiasNorm: false })).toThrow('--decay-bias-norm is decided when');
 });

@@ -1,0 +1,196 @@
+import { cloneModel } from '../graph/clone.js';
+import { isFloat } from '../graph/dtype.js';
+import { AgdError } from '../graph/errors.js';
+import type { Graph, Model, Value } from '../graph/ir.js';
+import { encodeModel } from '../graph/proto.js';
+import type { Tensor } from '../graph/tensor.js';
+import { demand } from '../ops/optimizers/optimizer.js';
+import { attachLoss, type LossSpec } from './attach-loss.js';
+import { compatible } from './backward.js';
+import type { ShapeOracle } from './infer-shapes.js';
+import { type InjectOptions, normalize, type Trainable } from './inject.js';
+import { matcher, type ParameterChoice } from './select-parameters.js';
+
+export type GivenGradients = {
+  /**
+   * Where the graph computes gradients already: which value is whose. `W1=dW1` says it of one parameter, a pattern
+   * such as `{param}_grad` or `model.{param}=d_{param}` of all whose gradient is there.
+   */
+  gradients?: readonly string[];
+  /** Values of parameters that are graph inputs, by name. */
+  values?: ReadonlyMap<string, Tensor>;
+};
+
+/**
+ * The parameters of a graph that computes their gradients itself: its loss and gradients are outputs, or inner values.
+ *
+ * Throws `no-such-value` for a gradient that is missing or that belongs to nothing, `bad-shape` or `bad-dtype` for one
+ * that is not of its parameter's type, `missing-data` for a parameter without a value.
+ */
+export async function useGradients(
+  model: Model,
+  options: InjectOptions,
+  oracle: ShapeOracle,
+): Promise<Trainable> {
+  const { batchNorm, straightThrough, original } = options;
+  demand(
+    !(batchNorm || straightThrough || options.dropout),
+    'How gradients are computed (batch norm, dropout, straight through) cannot be chosen where the graph has them.',
+  );
+  const valued = withValues(model, options.values);
+  const { work, g } = await normalize(valued, oracle, { split: false });
+  const { graph } = work;
+  const rules = options.gradients!.map(parseRule);
+  const found = new Map<Value, Value>();
+  for (const rule of rules) for (const [param, grad] of pairsOf(graph, rule)) found.set(param, grad);
+  const grads = new Set(found.values());
+  graph.outputs = graph.outputs.filter(v => !grads.has(v));
+  const spec = lossOf(graph, options.loss);
+  const loss = attachLoss(g, spec);
+  const inference = graph.outputs.filter(v => v !== loss.loss && v.name !== spec.output).map(v => v.name);
+  return {
+    ...{ work, g, spec, loss, inference },
+    exports: inference.length ? inference : undefined,
+    parameters: choose(graph, found, rules, options),
+    original: options.values?.size || !original ? encodeModel(valued) : original,
+    differentiate: trained => ({ grads: trained.map(p => g.of(found.get(p)!)), statistics: [] }),
+  };
+}
+
+/** A copy of the model whose inputs have these values as their defaults. */
+function withValues(model: Model, values: ReadonlyMap<string, Tensor> = new Map()): Model {
+  const copy = cloneModel(model);
+  for (const value of copy.graph.inputs) {
+    const tensor = values.get(value.name);
+    if (!tensor) continue;
+    checkType('The value of', value, value.name, { dtype: tensor.dtype, shape: tensor.dims });
+    copy.graph.initializers.set(value, tensor);
+  }
+  return copy;
+}
+
+/** Names on both sides of `=`, `{param}` standing for the same in both. */
+type Rule = { param: string; grad: string; text: string };
+
+const HOLE = '{param}';
+
+function parseRule(text: string): Rule {
+  const [first = '', second, ...rest] = text.split('=');
+  const rule =
+    second === undefined ? { param: HOLE, grad: first, text } : { param: first, grad: second, text };
+  const holes = [rule.param, rule.grad].map(side => side.split(HOLE).length - 1);
+  demand(
+    !rest.length && !!rule.param && !!rule.grad && holes[0]! < 2 && holes[0] === holes[1],
+    `A gradient is given as PARAMETER=GRADIENT or as a pattern with ${HOLE}, not as '${text}'.`,
+  );
+  return rule;
+}
+
+/** What `{param}` stands for in `name`, '' where the pattern has none; undefined where the name does not fit. */
+function holeIn(pattern: string, name: string): string | undefined {
+  const [head = '', tail] = pattern.split(HOLE);
+  if (tail === undefined) return name === pattern ? '' : undefined;
+  const fits = name.length > head.length + tail.length && name.startsWith(head) && name.endsWith(tail);
+  return fits ? name.slice(head.length, name.length - tail.length) : undefined;
+}
+
+function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
+  const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
+  const values = new Map([...graph.inputs, ...graph.initializers.keys(), ...written].map(v => [v.name, v]));
+  const parameters = [...graph.initializers.keys()].filter(v => isFloat(v.dtype));
+  const single = !param.includes(HOLE);
+  if (single) checkNamed(graph, values, param, grad, text);
+  const pairs = parameters.flatMap((p): [Value, Value][] => {
+    const part = holeIn(param, p.name);
+    const value = part === undefined ? undefined : values.get(grad.replace(HOLE, part));
+    return value ? [[p, value]] : [];
+  });
+  for (const [p, value] of pairs) checkType(`The gradient '${value.name}' of`, value, p.name, p);
+  for (const { name } of single ? [] : graph.outputs) {
+    const part = holeIn(grad, name);
+    const owner = part === undefined ? undefined : param.replace(HOLE, part);
+    if (owner !== undefined && !values.has(owner))
+      throw new AgdError(
+        'no-such-value',
+        `Output '${name}' would by '${text}' be the gradient of '${owner}', which the model does not have.`,
+      );
+  }
+  if (!pairs.length)
+    throw new AgdError(
+      'no-such-value',
+      `No parameter has a gradient named as in '${text}': of ${parameters.length} floating-point initializers none has. ` +
+        'Parameters that are inputs need values: give them with --params.',
+    );
+  return pairs;
+}
+
+function checkNamed(
+  graph: Graph,
+  values: ReadonlyMap<string, Value>,
+  param: string,
+  grad: string,
+  text: string,
+): void {
+  for (const name of [param, grad])
+    if (!values.has(name))
+      throw new AgdError('no-such-value', `The model has no value '${name}' (in '${text}').`);
+  if (!graph.initializers.has(values.get(param)!))
+    throw new AgdError(
+      'missing-data',
+      `Parameter '${param}' has no value in the model: give it with --params, a file that has '${param}'.`,
+    );
+}
+
+/** Throws where the value's type is not the one wanted for `name`. */
+function checkType(
+  what: string,
+  { type }: Value,
+  name: string,
+  wanted: Pick<Value, 'dtype' | 'shape'>,
+): void {
+  if (type?.kind !== 'tensor') return;
+  if (type.dtype !== wanted.dtype)
+    throw new AgdError('bad-dtype', `${what} '${name}' is ${type.dtype}, not ${wanted.dtype}.`);
+  if (!compatible(type.shape, wanted.shape))
+    throw new AgdError('bad-shape', `${what} '${name}' has shape [${type.shape}], not [${wanted.shape}].`);
+}
+
+/** The output that is the loss: the one named, else the only one of one element. */
+function lossOf(graph: Graph, given: LossSpec | undefined): LossSpec & { kind: 'output' } {
+  if (given?.kind === 'output') return given;
+  demand(
+    !given,
+    'The graph has gradients already, of a loss that it computes: name that output with --loss-output.',
+  );
+  const scalars = graph.outputs.filter(v => isFloat(v.dtype) && v.shape?.every(d => d === 1));
+  if (scalars.length === 1) return { kind: 'output', output: scalars[0]!.name };
+  const names = graph.outputs.map(v => `'${v.name}'`).join(', ') || 'none';
+  throw new AgdError(
+    'bad-option',
+    `Which output is the loss? Besides gradients the model has ${names}: name one with --loss-output.`,
+  );
+}
+
+function choose(
+  graph: Graph,
+  found: ReadonlyMap<Value, Value>,
+  rules: readonly Rule[],
+  { train, freeze }: InjectOptions,
+): ParameterChoice[] {
+  const candidates = [...graph.initializers.keys()].filter(
+    v => found.has(v) || (isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
+  );
+  const names = candidates.map(v => v.name);
+  const forced = matcher('--train', train, names);
+  const frozen = matcher('--freeze', freeze, names);
+  const choices = candidates.map((value): ParameterChoice => {
+    const grad = found.get(value);
+    if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze' };
+    if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'` };
+    const why = `there is no gradient of it (${rules.map(r => r.text).join(', ')})`;
+    if (forced?.(value.name)) throw new AgdError('no-such-value', `Cannot train '${value.name}': ${why}.`);
+    return { value, trains: false, why };
+  });
+  if (choices.some(c => c.trains)) return choices;
+  throw new AgdError('nothing-to-train', 'Nothing to train: all parameters are frozen.');
+}

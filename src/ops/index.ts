@@ -18,6 +18,7 @@ import * as recurrent from './recurrent.js';
 import * as reduction from './reduction.js';
 import * as regions from './regions.js';
 import * as resampling from './resampling.js';
+import * as signal from './signal.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
@@ -40,6 +41,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     reduction,
     regions,
     resampling,
+    signal,
   ],
 };
 

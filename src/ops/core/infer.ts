@@ -56,6 +56,7 @@ const SHAPES: Record<string, Infer> = {
   ...Object.fromEntries(
     'Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare'.split(' ').map(op => [`Reduce${op}`, reduce]),
   ),
+  DFT: sameRank(),
   Resize: sameRank(),
   AveragePool: sameRank(2),
   ConvTranspose: sameRank(1),

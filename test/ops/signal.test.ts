@@ -25,7 +25,8 @@ describe('DFT', () => {
     it('onesided', () => check([2, 5, 1], 1, { onesided: 1 }, n));
     it('inverted', () => check([2, 5, 2], 1, { inverse: 1 }, n));
   });
-  it.each([8, 9, 12])('inverted, of half a spectrum of length %i', n =>
+  // Of a length that wants another number of frequencies ONNX Runtime makes something of its own.
+  it.each([8, 9])('inverted, of half a spectrum of length %i', n =>
     check([2, 5, 2], 1, { inverse: 1, onesided: 1 }, n),
   );
 });

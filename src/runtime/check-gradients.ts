@@ -40,7 +40,7 @@ export async function checkGradients(
   if (!options.loss) throw new AgdError('bad-option', 'Finite differences need a loss.');
   const names = [...gradients.keys()];
   const { runner, values, loss } = await forward(model, options, feeds, names, session);
-  const overall = Math.max(...[...gradients.values()].flatMap(t => t.numbers().map(Math.abs)));
+  const overall = Math.max(...[...gradients.values()].map(t => largest(t.numbers())));
   const evaluate = async (name: string, data: Float32Array) => {
     const tensor = Tensor.from('float32', values[name]!.dims, data);
     return (await runner.run({ ...values, [name]: tensor }, [loss]))[loss]!.numbers()[0]!;
@@ -49,7 +49,7 @@ export async function checkGradients(
   for (const name of names) {
     const g = gradients.get(name)!.numbers();
     const at = coordinates(g);
-    const scale = Math.max(...g.map(Math.abs), NOISE * overall);
+    const scale = Math.max(largest(g), NOISE * overall);
     let error = 0;
     for (const i of at)
       error = Math.max(error, Math.abs((await difference(evaluate, name, values[name]!, i)) - g[i]!) / scale);
@@ -107,11 +107,14 @@ async function difference(
 
 /** Where the gradient is largest, and some places spread evenly. */
 function coordinates(g: readonly number[]): number[] {
-  const largest = g
+  const steepest = g
     .map((x, i) => [Math.abs(x), i] as const)
     .sort((a, b) => b[0] - a[0])
     .slice(0, LARGEST)
     .map(([, i]) => i);
   const spread = Array.from({ length: SPREAD }, (_, k) => Math.floor(((k + 0.5) * g.length) / SPREAD));
-  return [...new Set([...largest, ...spread])].filter(i => i < g.length);
+  return [...new Set([...steepest, ...spread])].filter(i => i < g.length);
 }
+
+/** The largest magnitude; a spread into Math.max would not take a large tensor. */
+const largest = (values: readonly number[]) => values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);

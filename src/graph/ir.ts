@@ -13,9 +13,12 @@ export type Shape = readonly Dim[];
 
 /** `shape` is undefined where even the rank is unknown. */
 export type TensorType = { kind: 'tensor'; dtype: DType; shape?: Shape };
+/** `empty`: known to have no elements, so that those it gets decide what type they are of. */
+export type SequenceType = { kind: 'sequence'; elem: ValueType; empty?: true };
 export type ValueType =
   | TensorType
-  | { kind: 'sequence' | 'optional'; elem: ValueType }
+  | SequenceType
+  | { kind: 'optional'; elem: ValueType }
   | { kind: 'other'; extra: unknown };
 
 /** One tensor (or sequence ...) of the graph: a graph input, an initializer, or what a node writes. */

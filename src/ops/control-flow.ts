@@ -2,14 +2,15 @@
  * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
  * each iteration, and differentiates it.
  */
-import { cloneNodes } from '../graph/clone.js';
-import { isFloat } from '../graph/dtype.js';
 import type { Attr, Graph, Value, ValueType } from '../graph/ir.js';
-import { scanAxis } from './core/bodies.js';
+import { prune } from '../graph/prune.js';
+import { copyInto, scanAxis } from './core/bodies.js';
 import type { Builder } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
 import { outputOf } from './core/scan.js';
+import { sumOf, zerosLike } from './core/sequence.js';
+import { isDifferentiable, isSequence } from './core/types.js';
 
 type Control = Rule<Operands, readonly (Expr | undefined)[]>;
 type ControlNode = NodeView<Operands>;
@@ -23,8 +24,9 @@ export const If: Control = (dys, node) => {
     const values = copyInto(b, source, new Map());
     const found = node.vjp(b, cotangentsOf(b, source, values, dys), wanted);
     b.graph.outputs = wanted.map((value, i) =>
-      outputOf(b, (found[i] ?? b.of(value).zeros()).typed(value.type)),
+      outputOf(b, (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
     );
+    prune(b.graph);
     return b.graph;
   };
   let results: Expr[] | undefined;
@@ -74,7 +76,7 @@ export const Loop: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
   const carried = body.inputs.slice(2);
   const stacks = stackStates(node, body, [body.inputs[0]!, ...carried]);
-  const [iterations, ...states] = stacks as [Expr, ...Expr[]];
+  const [iterations, ...states] = stacks as [Expr, ...(Expr | undefined)[]];
   const dOutputs = dys.slice(carried.length).map(dy => ({ dy, axis: 0, backwards: false }));
   const truth = node.g.scalar(1, 'bool');
   return reverseIterations(node, body, {
@@ -96,8 +98,8 @@ type Iterations = {
   /** Cotangents of the last states, and the states before the first iteration. */
   dStates: readonly (Expr | undefined)[];
   states: readonly Expr[];
-  /** The states at the begin of each iteration. */
-  stacks: readonly Expr[];
+  /** The states at the begin of each iteration; those of a sequence are not kept. */
+  stacks: readonly (Expr | undefined)[];
   scanned: readonly (Along & { x: Expr })[];
   dOutputs: readonly (Along & { dy?: Expr })[];
   /** Body inputs that are the same in every iteration. */
@@ -112,7 +114,7 @@ const TRUTH: ValueType = { kind: 'tensor', dtype: 'bool', shape: [] };
 /** The pullbacks of a loop's operands, made of one loop over its iterations from the last to the first. */
 function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pullback[] {
   const { g } = node;
-  const floating = spec.states.map(s => isFloat(s.value.dtype));
+  const floating = spec.states.map(s => isDifferentiable(s.type));
   const bodyStates = body.inputs.slice(spec.lead, spec.lead + spec.states.length);
   const bodySlices = body.inputs.slice(spec.lead + spec.states.length);
   const wanted = wantedCaptures(node);
@@ -120,21 +122,16 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
 
   const results = () => {
     const b = g.subgraph('iteration_gradient');
-    const declare = (type: ValueType | undefined, hint: string) => {
-      const value = b.newValue(hint, type);
-      b.graph.inputs.push(value);
-      return b.of(value);
-    };
     // A Loop may have done no iteration at all, which a Scan cannot: its backward pass is a Loop.
     const { counter } = spec;
     const round = counter && {
-      iteration: declare(counter.input.type, 'iteration'),
-      goOn: declare(TRUTH, 'go_on'),
+      iteration: b.input('iteration', counter.input.type),
+      goOn: b.input('go_on', TRUTH),
     };
     const dState = spec.states.map((s, i) =>
-      floating[i] ? declare(bodyStates[i]!.type ?? s.type, 'dstate') : undefined,
+      floating[i] ? b.input('dstate', bodyStates[i]!.type ?? s.type) : undefined,
     );
-    const sums = wanted.map(v => declare(v.type, 'dcapture'));
+    const sums = wanted.map(v => b.input('dcapture', v.type));
     const values = new Map<Value, Value>();
     for (const [input, e] of spec.fixed) values.set(input, e.value);
     const inputs: (Along & { x: Expr })[] = [];
@@ -142,7 +139,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     const slice = (type: ValueType | undefined, x: Expr, along: Along, hint: string) => {
       if (at) return b.of(x.value).gather(at).typed(type);
       inputs.push({ x, ...along });
-      return declare(type, hint);
+      return b.input(hint, type);
     };
     const feed = (input: Value, x: Expr, along: Along) => {
       values.set(input, slice(input.type, x, along, 'slice').value);
@@ -150,7 +147,9 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     // Slices come in the order of the iterations; the backward pass takes them from the last.
     const last = { axis: 0, backwards: true };
     if (counter) feed(counter.input, counter.stack, last);
-    for (const [i, input] of bodyStates.entries()) feed(input, spec.stacks[i]!, last);
+    const lost = bodyStates.filter((_, i) => !spec.stacks[i]);
+    for (const input of lost) values.set(input, b.newValue(input.name, input.type));
+    for (const [i, input] of bodyStates.entries()) if (spec.stacks[i]) feed(input, spec.stacks[i], last);
     for (const [i, input] of bodySlices.entries()) feed(input, spec.scanned[i]!.x, turned(spec.scanned[i]!));
     const dOutputs = spec.dOutputs.map(({ dy, ...along }, k) => {
       if (!dy) return undefined;
@@ -161,28 +160,30 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     const copied = copyInto(b, body, values);
     const lead = Math.max(0, spec.lead - 1);
     const dys = [...Array(lead).fill(undefined), ...dState, ...dOutputs];
-    const floats = [...bodyStates, ...bodySlices].filter(v => isFloat(v.dtype));
-    const found = node.vjp(b, cotangentsOf(b, body, copied, dys), [
-      ...floats.map(v => values.get(v)!),
-      ...wanted,
-    ]);
+    const floats = [...bodyStates, ...bodySlices].filter(v => isDifferentiable(v.type));
+    const cotangents = cotangentsOf(b, body, copied, dys);
+    // What an iteration adds to the cotangent of an outer value comes to what those before it did.
+    for (const [i, v] of wanted.entries()) cotangents.set(v, sums[i]!);
+    const found = node.vjp(b, cotangents, [...floats.map(v => values.get(v)!), ...wanted]);
     const of = (value: Value) => {
       const i = floats.indexOf(value);
-      return i < 0 ? undefined : (found[i] ?? b.of(values.get(value)!).zeros()).typed(value.type);
+      return i < 0 ? undefined : (found[i] ?? zerosLike(b.of(values.get(value)!))).typed(value.type);
     };
     const nextStates = bodyStates.flatMap(v => of(v) ?? []);
-    const nextSums = wanted.map((v, i) => {
-      const gradient = found[floats.length + i];
-      return gradient ? sums[i]!.add(gradient).typed(v.type) : sums[i]!;
-    });
+    const nextSums = wanted.map((v, i) => found[floats.length + i]!.typed(v.type));
     const slices = bodySlices.flatMap((v, i) =>
-      isFloat(v.dtype) ? [{ e: of(v)!, along: turned(spec.scanned[i]!) }] : [],
+      isDifferentiable(v.type) ? [{ e: of(v)!, along: turned(spec.scanned[i]!) }] : [],
     );
     const results = [...(round ? [round.goOn] : []), ...nextStates, ...nextSums, ...slices.map(s => s.e)];
     b.graph.outputs = results.map(e => outputOf(b, e));
+    const live = prune(b.graph);
+    if (lost.some(v => live.has(values.get(v)!)))
+      node.unsupported('a sequence that its body both changes and reads');
 
-    const start = spec.states.flatMap((s, i) => (floating[i] ? [spec.dStates[i] ?? s.zeros()] : []));
-    const states = [...start, ...wanted.map(v => g.of(v).zeros())];
+    const start = spec.states.flatMap((s, i) =>
+      floating[i] ? [spec.dStates[i] ?? zerosLike(node.output(i, s.type))] : [],
+    );
+    const states = [...start, ...wanted.map(v => zerosLike(g.of(v)))];
     const scanAttrs = {
       num_scan_inputs: inputs.length,
       ...directions('scan_input', inputs),
@@ -204,7 +205,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
         types: [
           ...spec.states.flatMap((s, i) => (floating[i] ? [s.type] : [])),
           ...wanted.map(v => v.type),
-          ...spec.scanned.flatMap(({ x }) => (isFloat(x.value.dtype) ? [x.type] : [])),
+          ...spec.scanned.flatMap(({ x }) => (isDifferentiable(x.type) ? [x.type] : [])),
         ],
       },
     );
@@ -213,7 +214,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
       dStates: spread(floating, outs.slice(0, first)),
       dCaptures: outs.slice(first, second),
       dSlices: spread(
-        spec.scanned.map(({ x }) => isFloat(x.value.dtype)),
+        spec.scanned.map(({ x }) => isDifferentiable(x.type)),
         outs.slice(second),
       ),
     };
@@ -225,7 +226,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
   return [
     ...Array(spec.lead).fill(null),
     ...spec.states.map((_, i) => (floating[i] ? () => made().dStates[i]! : null)),
-    ...spec.scanned.map(({ x }, i) => (isFloat(x.value.dtype) ? () => made().dSlices[i]! : null)),
+    ...spec.scanned.map(({ x }, i) => (isDifferentiable(x.type) ? () => made().dSlices[i]! : null)),
     ...node.captures.map(v => (wanted.includes(v) ? () => made().dCaptures[wanted.indexOf(v)]! : null)),
   ];
 }
@@ -246,11 +247,11 @@ function spread<T>(at: readonly boolean[], some: readonly T[]): (T | undefined)[
 }
 
 function wantedCaptures(node: ControlNode): Value[] {
-  return node.captures.filter((v, i) => isFloat(v.dtype) && node.needs(node.inputs.length + i));
+  return node.captures.filter((v, i) => isDifferentiable(v.type) && node.needs(node.inputs.length + i));
 }
 
 /** Extends a loop so that it also gives the values of some of its body's inputs in every iteration, stacked. */
-function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): Expr[] {
+function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): (Expr | undefined)[] {
   const more = ['scan_output_axes', 'scan_output_directions'].flatMap(name => {
     const attr = node.attrs.get(name);
     return attr?.type === 'ints' ? [[name, attr.value] as const] : [];
@@ -260,6 +261,7 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
     node.attrs.set(name, longer);
   }
   return inputs.map(input => {
+    if (isSequence(input.type)) return undefined;
     const inner = g.newValue(`${input.name}_begin`, input.type);
     g.copy(input, inner, body.nodes);
     body.outputs.push(inner);
@@ -273,12 +275,6 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
   });
 }
 
-/** Copies a body's nodes into a builder's graph; `values` says what its inputs are there, and is filled with the rest. */
-function copyInto(b: Builder, body: Graph, values: Map<Value, Value>): Map<Value, Value> {
-  b.adopt(cloneNodes(body.nodes, { values, name: name => b.scope.names.fresh(name) }));
-  return values;
-}
-
 /** The cotangents of the copies of a body's outputs; where two outputs are one value, their sum. */
 function cotangentsOf(
   b: Builder,
@@ -289,11 +285,11 @@ function cotangentsOf(
   const cotangents = new Map<Value, Expr>();
   body.outputs.forEach((output, i) => {
     const dy = dys[i];
-    if (!dy || !isFloat(output.dtype)) return;
+    if (!dy || !isDifferentiable(output.type)) return;
     const value = values.get(output) ?? output;
     const here = b.of(dy.value);
     const known = cotangents.get(value);
-    cotangents.set(value, known ? known.add(here) : here);
+    cotangents.set(value, known ? sumOf(known, here) : here);
   });
   return cotangents;
 }

@@ -18,6 +18,7 @@ import * as recurrent from './recurrent.js';
 import * as reduction from './reduction.js';
 import * as regions from './regions.js';
 import * as resampling from './resampling.js';
+import * as sequence from './sequence.js';
 import * as signal from './signal.js';
 
 /** The families of the default domain; an export's name is the operator's name. */
@@ -41,6 +42,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     reduction,
     regions,
     resampling,
+    sequence,
     signal,
   ],
 };

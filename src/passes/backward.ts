@@ -4,6 +4,8 @@ import type { Node, Shape, Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { NodeView, type OpDef, type Rule } from '../ops/core/rule.js';
+import { sumOf } from '../ops/core/sequence.js';
+import { isDifferentiable } from '../ops/core/types.js';
 import { opDef } from '../ops/index.js';
 import { expandNodes } from './expand-nodes.js';
 
@@ -37,7 +39,7 @@ export function backward(
   const total = (value: Value | null): Expr | undefined => {
     const list = value && sums.get(value);
     if (!list) return undefined;
-    const sum = list.reduce((a, b) => a.add(b));
+    const sum = list.reduce(sumOf);
     sums.set(value, [sum]);
     return sum;
   };
@@ -59,9 +61,11 @@ export function backward(
     operands.forEach((operand, i) => {
       const pullback = operand && active.has(operand) ? pullbacks[i] : null;
       if (!pullback) return;
-      const dx = pullback();
+      const sum = typeof pullback === 'function' ? undefined : total(operand);
+      const dx = typeof pullback === 'function' ? pullback() : pullback.addTo(sum);
       check(dx, operand!, node, i);
-      push(operand!, dx);
+      if (sum) sums.set(operand!, [dx]);
+      else push(operand!, dx);
     });
   }
   return wrt.map(value => total(value));
@@ -93,8 +97,8 @@ export function activeValues(
 
 /** With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for. */
 function mayCarryGradient({ type }: Value, options: BackwardOptions): boolean {
-  if (type?.kind !== 'tensor' || isFloat(type.dtype)) return true;
-  return !!options.straightThrough && isQuantized(type.dtype);
+  if (type?.kind !== 'tensor') return !type || isDifferentiable(type);
+  return isFloat(type.dtype) || (!!options.straightThrough && isQuantized(type.dtype));
 }
 
 /** The rule to use; null where gradients stop, undefined where the operator is not known. */

@@ -1,24 +1,19 @@
-import { allGraphs, type Model, type Node, type Value } from '../graph/ir.js';
+import { allGraphs, type Model } from '../graph/ir.js';
+import { prune } from '../graph/prune.js';
 
 /**
- * Removes the nodes and the initializers of the main graph that no graph output depends on. Graph inputs, and
- * initializers that are their defaults, stay. Returns whether anything was removed.
+ * Removes the nodes, those of subgraphs too, and the initializers of the main graph that no graph output depends on.
+ * Graph inputs, and initializers that are their defaults, stay. Returns whether anything was removed.
  */
-export function eliminateDeadNodes({ graph }: Model): boolean {
-  const live = new Set<Value>(graph.outputs);
-  const kept: Node[] = [];
-  for (const node of [...graph.nodes].reverse()) {
-    if (!node.outputs.some(o => o && live.has(o))) continue;
-    kept.push(node);
-    for (const v of node.inputs) if (v) live.add(v);
-    for (const sub of node.subgraphs()) for (const v of sub.captures()) live.add(v);
-  }
-  const before = graph.nodes.length + graph.initializers.size;
-  graph.nodes.splice(0, graph.nodes.length, ...kept.reverse());
+export function eliminateDeadNodes(model: Model): boolean {
+  const { graph } = model;
+  const size = () => countNodes(model) + graph.initializers.size;
+  const before = size();
+  const live = prune(graph);
   const inputs = new Set(graph.inputs);
   for (const value of [...graph.initializers.keys()])
     if (!live.has(value) && !inputs.has(value)) graph.initializers.delete(value);
-  return graph.nodes.length + graph.initializers.size < before;
+  return size() < before;
 }
 
 /** Number of nodes, subgraphs included. */

@@ -1,7 +1,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
-import { bodyInputTypes, settleLoop } from '../ops/core/bodies.js';
+import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
 import { inferTypes } from '../ops/core/infer.js';
 
@@ -24,9 +24,12 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   const types = await oracle(probe(model, graph.nodes, written));
   for (const value of written) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, written, oracle);
-  fillIn(model);
-  for (const node of graph.nodes)
+  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  for (const node of graph.nodes) {
     for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
+    if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
+    else fillIn(g, node);
+  }
   return types.size > 0;
 }
 
@@ -49,9 +52,9 @@ async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOrac
   body.inputs.push(...sub.inputs);
   const probed = Object.assign(new Model(body), model, { graph: body });
   do {
-    if (body.inputs.some(v => v.type?.kind !== 'tensor')) return;
+    if (body.inputs.some(v => !v.type)) return;
     await inferShapes(probed, oracle);
-  } while (node.opType === 'Loop' && settleLoop(node, sub));
+  } while (node.opType === 'Loop' && settleLoop(sub));
 }
 
 /** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */
@@ -73,24 +76,26 @@ async function forgetUnknownRanks(
   });
 }
 
-/** Extents and ranks that follow from a node's inputs. */
-function fillIn(model: Model): void {
-  const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
-  for (const node of model.graph.nodes) {
-    if (node.domain !== '' || !node.outputs.some(v => v && isOpen(v.type))) continue;
-    const types = inferTypes(
-      node,
-      node.inputs.map(v => (v ? g.of(v) : undefined)),
-    );
-    node.outputs.forEach((value, i) => {
-      const [told, own] = [value?.type, types[i]];
-      if (value && isOpen(told) && own?.kind === 'tensor') value.type = merged(told, own);
-    });
-  }
+/** Extents and ranks that follow from a node's inputs, and the types of sequences, which the runtime does not tell. */
+function fillIn(g: Builder, node: Node): void {
+  if (node.domain !== '' || !node.outputs.some(v => v && isOpen(v.type))) return;
+  const types = inferTypes(
+    node,
+    node.inputs.map(v => (v ? g.of(v) : undefined)),
+  );
+  setTypes(node, types);
 }
 
-function isOpen(type: ValueType | undefined): type is TensorType {
-  return type?.kind === 'tensor' && (!type.shape || type.shape.includes(null));
+function setTypes(node: Node, types: readonly (ValueType | undefined)[]): void {
+  node.outputs.forEach((value, i) => {
+    const [told, own] = [value?.type, types[i]];
+    if (!value || !isOpen(told) || !own) return;
+    value.type = told?.kind === 'tensor' && own.kind === 'tensor' ? merged(told, own) : own;
+  });
+}
+
+function isOpen(type: ValueType | undefined): boolean {
+  return type?.kind !== 'tensor' || !type.shape || type.shape.includes(null);
 }
 
 function merged(told: TensorType, own: TensorType): TensorType {

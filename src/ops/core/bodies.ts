@@ -1,4 +1,7 @@
-import type { Graph, Node, Shape, TensorType, ValueType } from '../../graph/ir.js';
+import { cloneNodes } from '../../graph/clone.js';
+import type { Graph, Node, TensorType, Value, ValueType } from '../../graph/ir.js';
+import type { Builder } from './builder.js';
+import { join } from './types.js';
 
 /** The types of the inputs of a node's subgraphs, as far as they follow from what the node reads and writes. */
 export function bodyInputTypes(node: Node): (ValueType | undefined)[] {
@@ -19,6 +22,8 @@ export function bodyInputTypes(node: Node): (ValueType | undefined)[] {
         i < states ? type : slice(type, scanAxis(node, 'scan_input_axes', i - states)),
       );
     }
+    case 'SequenceMap':
+      return types.map(type => (type?.kind === 'sequence' ? type.elem : type));
     default:
       return [];
   }
@@ -35,38 +40,50 @@ export function scanAxis(node: Node, name: string, i: number): number {
   return attr?.type === 'ints' ? Number(attr.value[i] ?? 0) : 0;
 }
 
+/** The types of the outputs of a node whose subgraphs are typed. */
+export function bodyOutputTypes(node: Node): (ValueType | undefined)[] {
+  const [body, other] = node.subgraphs() as [Graph, Graph?];
+  const types = body.outputs.map(v => v.type);
+  switch (node.opType) {
+    case 'If':
+      return types.map((type, i) => join(type, other?.outputs[i]?.type));
+    case 'Loop': {
+      const carried = body.inputs.slice(2).map(v => v.type);
+      return [...carried, ...types.slice(1 + carried.length).map(stacked)];
+    }
+    case 'SequenceMap':
+      return types.map(elem => elem && { kind: 'sequence', elem });
+    default:
+      return [];
+  }
+}
+
 /**
- * Once a Loop's body is typed: gives up the extents of carried values that an iteration changes. Returns whether
- * there were any, so that the body has to be typed again; else the Loop's outputs get the types of the body's.
+ * Gives up the extents of a Loop's carried values that an iteration changes, once its body is typed. Returns whether
+ * there were any, so that the body has to be typed again.
  */
-export function settleLoop(node: Node, body: Graph): boolean {
-  const carried = body.inputs.slice(2);
+export function settleLoop(body: Graph): boolean {
   let changed = false;
-  carried.forEach((input, i) => {
-    const kept = steady(input.type, body.outputs[1 + i]?.type);
+  body.inputs.slice(2).forEach((input, i) => {
+    const kept = join(input.type, body.outputs[1 + i]?.type) ?? input.type;
     if (JSON.stringify(kept) !== JSON.stringify(input.type)) changed = true;
     input.type = kept;
   });
-  if (changed) return true;
-  node.outputs.forEach((output, i) => {
-    const type = body.outputs[1 + i]?.type;
-    if (!output || type?.kind !== 'tensor') return;
-    output.type = i < carried.length ? type : { ...type, shape: type.shape && [null, ...type.shape] };
-  });
-  return false;
+  return changed;
 }
 
-/** What a loop-carried value keeps through an iteration: extents that its begin and its end share. */
-function steady(begin: ValueType | undefined, end: ValueType | undefined): ValueType | undefined {
-  if (begin?.kind !== 'tensor' || !begin.shape) return begin;
-  if (end?.kind !== 'tensor' || end.shape?.length !== begin.shape.length)
-    return { ...begin, shape: undefined };
-  const shape: Shape = begin.shape.map((d, i) => (d === end.shape![i] ? d : null));
-  return { ...begin, shape };
+function stacked(type: ValueType | undefined): ValueType | undefined {
+  return type?.kind === 'tensor' ? { ...type, shape: type.shape && [null, ...type.shape] } : type;
 }
 
 function slice(type: ValueType | undefined, axis: number): ValueType | undefined {
   if (type?.kind !== 'tensor' || !type.shape) return type;
   const at = axis < 0 ? axis + type.shape.length : axis;
   return { ...type, shape: type.shape.filter((_, i) => i !== at) } satisfies TensorType;
+}
+
+/** Copies a body's nodes into a builder's graph; `values` says what its inputs are there, and is filled with the rest. */
+export function copyInto(b: Builder, body: Graph, values: Map<Value, Value>): Map<Value, Value> {
+  b.adopt(cloneNodes(body.nodes, { values, name: name => b.scope.names.fresh(name) }));
+  return values;
 }

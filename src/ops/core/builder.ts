@@ -72,6 +72,13 @@ export class Builder {
     return new Value(this.scope.names.fresh(hint), type);
   }
 
+  /** A new input of the graph. */
+  input(hint: string, type?: ValueType): Expr {
+    const value = this.newValue(hint, type);
+    this.graph.inputs.push(value);
+    return this.of(value);
+  }
+
   of(value: Value): Expr {
     return new Expr(value, this);
   }

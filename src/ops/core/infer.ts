@@ -1,6 +1,7 @@
 import { type DType, dtypeOf } from '../../graph/dtype.js';
 import type { Dim, Node, Shape, ValueType } from '../../graph/ir.js';
 import type { Expr } from './expr.js';
+import { join } from './types.js';
 
 /**
  * Types of the outputs of nodes that rules emit. A model's own values are typed by the runtime; this keeps
@@ -81,6 +82,7 @@ const SHAPES: Record<string, Infer> = {
     return [[dims ? dims.length : null]];
   },
   Size: () => [[]],
+  SequenceLength: () => [[]],
   NonZero: ([x]) => [[x?.shape ? x.shape.length : null, null]],
   Range: () => [[null]],
   Unsqueeze: ([x, axes]) => {
@@ -156,10 +158,42 @@ const SHAPES: Record<string, Infer> = {
   },
 };
 
+/** The same for operators of which an input or the output is a sequence or an optional value. */
+const CONTAINERS: Record<string, (types: (ValueType | undefined)[], attr: Attrs) => ValueType | undefined> = {
+  SequenceEmpty: (_, attr) => ({
+    kind: 'sequence',
+    elem: { kind: 'tensor', dtype: dtypeOf(attr.int('dtype', 1)) },
+    empty: true,
+  }),
+  SequenceConstruct: types => sequenceOf(types.reduce(join)),
+  SequenceInsert: ([sequence, tensor]) => join(sequence, sequenceOf(tensor)),
+  SequenceErase: ([sequence]) => sequence,
+  SequenceAt: ([sequence]) => contents(sequence),
+  SplitToSequence: ([x, split], attr) =>
+    sequenceOf(along(x, attr.int('axis', 0), attr.int('keepdims', 1) || split ? [null] : [])),
+  ConcatFromSequence: ([sequence], attr) => {
+    const [elem, axis] = [contents(sequence), attr.int('axis', 0)];
+    return attr.int('new_axis', 0) ? along(elem, axis, [null], 0) : along(elem, axis, [null]);
+  },
+  Optional: ([x]) => x && { kind: 'optional', elem: x },
+  OptionalGetElement: ([x]) => (x?.kind === 'optional' ? x.elem : x),
+};
+
+const sequenceOf = (elem: ValueType | undefined): ValueType | undefined => elem && { kind: 'sequence', elem };
+const contents = (type: ValueType | undefined) => (type?.kind === 'sequence' ? type.elem : undefined);
+
+/** A tensor's type with `dims` in the place of `count` axes. */
+function along(type: ValueType | undefined, axis: number, dims: Shape, count = 1): ValueType | undefined {
+  if (type?.kind !== 'tensor' || !type.shape) return type;
+  const rank = type.shape.length;
+  const at = axis < 0 ? axis + rank + 1 - count : axis;
+  return { ...type, shape: [...type.shape.slice(0, at), ...dims, ...type.shape.slice(at + count)] };
+}
+
 const BOOLEAN = new Set(
   'Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN IsInf'.split(' '),
 );
-const INT64 = new Set('Shape Size NonZero ArgMax ArgMin'.split(' '));
+const INT64 = new Set('Shape Size NonZero ArgMax ArgMin SequenceLength'.split(' '));
 
 /** The types of a new node's outputs, as far as they can be told from its inputs. */
 export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (ValueType | undefined)[] {
@@ -173,6 +207,9 @@ export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (
       return a?.type === 'ints' ? a.value.map(Number) : undefined;
     },
   };
+  const types = inputs.map(e => e?.type);
+  if (node.opType in CONTAINERS) return [CONTAINERS[node.opType]!(types, attr)];
+  if (node.opType === 'Identity') return types;
   const dtype = resultDType(node, inputs, attr);
   const shapes = SHAPES[node.opType]?.([...inputs], attr, node) ?? [undefined];
   return dtype ? shapes.map(shape => ({ kind: 'tensor', dtype, shape })) : [];

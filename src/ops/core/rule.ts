@@ -5,8 +5,11 @@ import type { Tensor } from '../../graph/tensor.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
 
-/** Makes the cotangent of one input, once it is known to be needed; null where there is no gradient. */
-export type Pullback = (() => Expr) | null;
+/**
+ * Makes the cotangent of one input, once it is known to be needed; null where there is no gradient. Where it is
+ * cheaper to add it to what the input's cotangent is so far, `addTo` does that.
+ */
+export type Pullback = (() => Expr) | { addTo(sum: Expr | undefined): Expr } | null;
 
 export type Operands = readonly (Expr | undefined)[];
 

@@ -23,13 +23,8 @@ export function scan(
   { states, inputs, reverse, body }: ScanSpec,
 ): { states: Expr[]; outputs: Expr[] } {
   const b = g.subgraph('scan_body');
-  const declare = (type: ValueType | undefined, hint: string) => {
-    const value = b.newValue(hint, type);
-    b.graph.inputs.push(value);
-    return b.of(value);
-  };
-  const carried = states.map(s => declare(s.type, 'state'));
-  const slices = inputs.map(x => declare(sliceType(x), 'slice'));
+  const carried = states.map(s => b.input('state', s.type));
+  const slices = inputs.map(x => b.input('slice', sliceType(x)));
   const step = body(b, carried, slices);
   b.graph.outputs = [...step.states, ...step.outputs].map(e => outputOf(b, e));
   const count = inputs.length;

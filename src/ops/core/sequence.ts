@@ -1,0 +1,50 @@
+/** Sequences as cotangents: as many tensors as the sequence they belong to, of the same shapes. */
+import { dtypeCode } from '../../graph/dtype.js';
+import type { TensorType, ValueType } from '../../graph/ir.js';
+import type { Builder } from './builder.js';
+import type { Expr } from './expr.js';
+import { outputOf } from './scan.js';
+import { isSequence } from './types.js';
+
+/**
+ * Sequences of f(the operands), where of each operand that is a sequence f gets the elements one after the other;
+ * `elems` are the types of the results.
+ */
+export function mapSequences(
+  operands: readonly Expr[],
+  elems: readonly TensorType[],
+  f: (b: Builder, operands: readonly Expr[]) => readonly Expr[],
+): Expr[] {
+  const [first] = operands as [Expr];
+  const { g } = first;
+  const types = elems.map((elem): ValueType => ({ kind: 'sequence', elem }));
+  const b = g.subgraph('each');
+  const at = b.input('position', { kind: 'tensor', dtype: 'int64', shape: [] });
+  const goOn = b.input('go_on', { kind: 'tensor', dtype: 'bool', shape: [] });
+  const made = types.map(type => b.input('made', type));
+  const here = operands.map(({ value, type }) =>
+    isSequence(type) ? b.of(value).op('SequenceAt', [at]) : b.of(value),
+  );
+  const longer = f(b, here).map((y, i) => made[i]!.op('SequenceInsert', [y]).typed(types[i]));
+  b.graph.outputs = [goOn, ...longer].map(e => outputOf(b, e));
+  const empty = elems.map(({ dtype }) => g.emit('SequenceEmpty', [], { dtype: dtypeCode(dtype) })[0]);
+  const inputs = [first.op('SequenceLength'), g.scalar(1, 'bool'), ...empty];
+  return g.emit('Loop', inputs, { body: b.graph }, { types, outputs: types.length, hint: 'sequence' });
+}
+
+/** The sum of two cotangents of one value. */
+export function sumOf(a: Expr, b: Expr): Expr {
+  if (!isSequence(a.type)) return a.add(b);
+  return mapSequences([a, b], [elementOf(a)], (_, [x, y]) => [x!.add(y!)])[0]!;
+}
+
+/** The cotangent of a value that nothing depends on. */
+export function zerosLike(x: Expr): Expr {
+  return isSequence(x.type) ? mapSequences([x], [elementOf(x)], (_, [e]) => [e!.zeros()])[0]! : x.zeros();
+}
+
+/** The type of a sequence's elements. */
+export function elementOf({ type, value }: Expr): TensorType {
+  if (type?.kind === 'sequence' && type.elem.kind === 'tensor') return type.elem;
+  throw new Error(`Value '${value.name}' is no sequence of tensors.`);
+}

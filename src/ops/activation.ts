@@ -1,5 +1,6 @@
 /** Activation functions. */
 import type { Expr } from './core/expr.js';
+import { geluSlope } from './core/gelu.js';
 import { type Binary, normalizeAxis, type Unary, zeroGradient } from './core/rule.js';
 
 // ---- rectifiers ----
@@ -107,47 +108,10 @@ export const Mish: Unary = ([dy], { inputs: [x] }) => {
   return [() => dy.mul(t().add(x.mul(t().square().rsub(1)).mul(x.sigmoid())))];
 };
 
-/**
- * y = x * P(x), with P the normal distribution function  =>  dx = dy * (P(x) + x P'(x)). With
- * approximate = "tanh", P(x) = (1 + tanh(u)) / 2 and u = sqrt(2/pi) (x + 0.044715 x^3).
- */
-export const Gelu: Unary = ([dy], { inputs: [x], attrs }) => {
-  const gelu = attrs.string('approximate', 'none') === 'tanh' ? tanhNormal : normal;
-  return [
-    () => {
-      const { distribution, density } = gelu(x);
-      return dy.mul(distribution.add(x.mul(density)));
-    },
-  ];
-};
-
-function normal(x: Expr) {
-  return {
-    distribution: x.mul(Math.SQRT1_2).erf().add(1).mul(0.5),
-    density: x
-      .square()
-      .mul(-0.5)
-      .exp()
-      .mul(1 / Math.sqrt(2 * Math.PI)),
-  };
-}
-
-function tanhNormal(x: Expr) {
-  const k = Math.sqrt(2 / Math.PI);
-  const square = x.square();
-  const t = square
-    .mul(0.044715 * k)
-    .add(k)
-    .mul(x)
-    .tanh();
-  return {
-    distribution: t.add(1).mul(0.5),
-    density: t
-      .square()
-      .rsub(1)
-      .mul(square.mul(1.5 * 0.044715 * k).add(k / 2)),
-  };
-}
+/** y = x * P(x), with P the normal distribution function or, with approximate = "tanh", nearly that. */
+export const Gelu: Unary = ([dy], { inputs: [x], attrs }) => [
+  () => dy.mul(geluSlope(x, attrs.string('approximate', 'none') === 'tanh')),
+];
 
 // ---- along an axis ----
 

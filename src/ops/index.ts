@@ -1,6 +1,8 @@
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
 import * as attention from './attention.js';
+import * as contrib from './contrib.js';
+import * as contribAttention from './contrib-attention.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
 import type { OpDef, Rule } from './core/rule.js';
@@ -21,7 +23,7 @@ import * as resampling from './resampling.js';
 import * as sequence from './sequence.js';
 import * as signal from './signal.js';
 
-/** The families of the default domain; an export's name is the operator's name. */
+/** The families of each domain; an export's name is the operator's name. */
 const FAMILIES: Record<string, Record<string, unknown>[]> = {
   '': [
     activation,
@@ -45,6 +47,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     sequence,
     signal,
   ],
+  'com.microsoft': [contrib, contribAttention],
 };
 
 const TABLE = new Map<string, OpDef>();

@@ -142,22 +142,30 @@ function statistics(node: NodeView<Scaled>, axis: number): { mean: Expr; inv: Ex
   return { mean: mean!, inv: inv! };
 }
 
-/** y = scale * x * inv, inv = 1 / sqrt(mean(x^2) + epsilon)  =>  dx = inv * (d - xhat * mean(d * xhat)), d = dy * scale. */
-export const RMSNormalization: Rule<readonly [Expr, Expr], readonly [Expr]> = (
-  [dy],
+/**
+ * y = scale * x * inv, inv = 1 / sqrt(mean(x^2) + epsilon), and ONNX Runtime's own form of it has inv as an output
+ * =>  with d = dy * scale and xhat = x * inv: dx = inv * (d - xhat * mean(d * xhat)), dscale = sum(dy * xhat);
+ * dx -= dinv * inv^2 * xhat / n.
+ */
+export const RMSNormalization: Rule<readonly [Expr, Expr], readonly [Expr | undefined, Expr?]> = (
+  [dy, dInv],
   { inputs: [x, scale], attrs },
 ) => {
   const axes = range(normalizeAxis(attrs.int('axis', -1), x), x.rank);
   const inv = x.square().mean(axes, { keepdims: true }).add(attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
   const xhat = x.mul(inv);
+  const ofOutput = (d: Expr) => d.sub(xhat.mul(d.mul(xhat).mean(axes, { keepdims: true }))).mul(inv);
+  const ofInv = (d: Expr) => xhat.mul(d.mul(inv.square())).div(x.count(x.dtype, axes)).neg();
   return [
-    () => {
-      const d = dy.mul(scale);
-      return d.sub(xhat.mul(d.mul(xhat).mean(axes, { keepdims: true }))).mul(inv);
-    },
-    () => dy.mul(xhat).sumTo(scale),
+    () =>
+      [dy && ofOutput(dy.mul(scale)), dInv && ofInv(dInv)]
+        .filter(e => e !== undefined)
+        .reduce((a, b) => a.add(b)),
+    dy ? () => dy.mul(xhat).sumTo(scale) : null,
   ];
 };
+
+export const SimplifiedLayerNormalization = RMSNormalization;
 
 type Affine = Rule<readonly [x: Expr, scale: Expr, bias: Expr], readonly [Expr]>;
 

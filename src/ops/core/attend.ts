@@ -31,9 +31,7 @@ export function maskBias(mask: Expr, like: Expr): Expr {
 
 /** Keys that a query may see: those up to its own place, which is `offset` further on among the keys. */
 export function causalBias(q: Expr, k: Expr, offset: Expr | undefined): Expr {
-  const { g } = q;
-  const places = (x: Expr) =>
-    g.scalar(0, 'int64').op('Range', [x.dims(2, 3).squeeze([0]), g.scalar(1, 'int64')]);
+  const places = (x: Expr) => x.dims(2, 3).iota();
   const own = places(q).unsqueeze([1]);
   const seen = places(k)
     .unsqueeze([0])
@@ -73,4 +71,27 @@ export function attend(
     : undefined;
   const p = masked ? masked.where(softmax.zeros(), softmax) : softmax;
   return { y: p.matmul(v), stages: [raw, capped, biased, p] };
+}
+
+/** How many query heads share a key head. */
+export function sharing(q: Expr, k: Expr): number {
+  const [qHeads, kHeads] = [q.extent(1), k.extent(1)];
+  return typeof qHeads === 'number' && typeof kHeads === 'number' ? qHeads / kHeads : 1;
+}
+
+export function defaultScale(q: Expr): number | Expr {
+  const size = q.extent(-1);
+  return typeof size === 'number'
+    ? 1 / Math.sqrt(size)
+    : q
+        .count(q.dtype, [q.rank - 1])
+        .sqrt()
+        .reciprocal();
+}
+
+/** What hides the keys beyond the first `lengths[b]` of each sample: minus infinity, or another number. */
+export function lengthBias(k: Expr, lengths: Expr, hidden = Number.NEGATIVE_INFINITY): Expr {
+  const places = k.dims(2, 3).iota().cast(lengths.dtype);
+  const seen = places.less(lengths.reshape([-1, 1, 1, 1]));
+  return seen.where(k.g.scalar(0, k.dtype), hidden);
 }

@@ -1,0 +1,38 @@
+import type { Expr } from './expr.js';
+
+/**
+ * y = x * P(x), with P the normal distribution function  =>  dy/dx = P(x) + x P'(x). By tanh,
+ * P(x) = (1 + tanh(u)) / 2 and u = sqrt(2/pi) (x + 0.044715 x^3).
+ */
+export function geluSlope(x: Expr, byTanh: boolean): Expr {
+  const { distribution, density } = (byTanh ? tanhNormal : normal)(x);
+  return distribution.add(x.mul(density));
+}
+
+function normal(x: Expr) {
+  return {
+    distribution: x.mul(Math.SQRT1_2).erf().add(1).mul(0.5),
+    density: x
+      .square()
+      .mul(-0.5)
+      .exp()
+      .mul(1 / Math.sqrt(2 * Math.PI)),
+  };
+}
+
+function tanhNormal(x: Expr) {
+  const k = Math.sqrt(2 / Math.PI);
+  const square = x.square();
+  const t = square
+    .mul(0.044715 * k)
+    .add(k)
+    .mul(x)
+    .tanh();
+  return {
+    distribution: t.add(1).mul(0.5),
+    density: t
+      .square()
+      .rsub(1)
+      .mul(square.mul(1.5 * 0.044715 * k).add(k / 2)),
+  };
+}

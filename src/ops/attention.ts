@@ -61,7 +61,7 @@ function padMask(mask: Expr, k: Expr): Expr {
   const { g } = mask;
   const missing = k.dims(2, 3).sub(mask.dims(-1));
   const fill = mask.dtype === 'bool' ? g.scalar(0, 'bool') : g.scalar(Number.NEGATIVE_INFINITY, mask.dtype);
-  return mask.op('Pad', [g.vector([0, missing]), fill, g.ints([mask.rank - 1])]);
+  return mask.pad(g.vector([0, missing]), g.ints([mask.rank - 1]), fill);
 }
 
 /** How many keys precede the first query: those of the past, or per sample by the number of valid keys. */

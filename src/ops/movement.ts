@@ -91,13 +91,13 @@ function padBack(dy: Expr, { g, inputs: [x, starts, , axes] }: NodeView<Sliced>)
   if (from && isKnown(extents) && isKnown(kept)) {
     const before = from.map((s, i) => Math.min(Math.max(s < 0 ? s + extents[i]! : s, 0), extents[i]!));
     const after = extents.map((d, i) => d - before[i]! - kept[i]!);
-    return dy.op('Pad', [g.ints([...before, ...after]), undefined, at]);
+    return dy.pad(g.ints([...before, ...after]), at);
   }
   const d = x.dims().gather(at);
   const s = starts.cast('int64');
   const before = s.less(0).where(s.add(d), s).maximum(0).minimum(d);
   const after = d.sub(before).sub(dy.dims().gather(at));
-  return dy.op('Pad', [before.concat([after], 0), undefined, at]);
+  return dy.pad(before.concat([after], 0), at);
 }
 
 function isKnown(dims: readonly unknown[] | undefined): dims is number[] {
@@ -113,12 +113,9 @@ export const Pad: Rule<readonly [Expr, Expr, Expr?, Expr?], readonly [Expr]> = (
   const [x, pads, value, axes] = node.inputs;
   const opposite = () => (pads.constant ? node.g.ints(pads.constant.map(p => (p ? -p : 0))) : pads.neg());
   const isConstant = node.attrs.string('mode', 'constant') === 'constant';
-  const added = () => x.zeros().op('Pad', [pads, node.g.scalar(1, x.dtype), axes]);
+  const added = () => x.zeros().pad(pads, axes, 1);
   return [
-    () =>
-      isConstant
-        ? dy.op('Pad', [opposite(), undefined, axes])
-        : scatterBack(dy, node, [pads, undefined, axes]),
+    () => (isConstant ? dy.pad(opposite(), axes) : scatterBack(dy, node, [pads, undefined, axes])),
     null,
     value && isConstant ? () => dy.mul(added()).sum().reshapeLike(value) : null,
     null,

@@ -250,7 +250,7 @@ export const LRN: Unary = ([dy], node) => {
 /** Sums, for each channel, those from `before` before it to `after` after it; there are zeros outside. */
 function neighbours(x: Expr, before: number, after: number): Expr {
   const { g } = x;
-  const padded = x.op('Pad', [g.ints([before, after]), undefined, g.ints([1])]);
+  const padded = x.pad(g.ints([before, after]), g.ints([1]));
   const last = Number.MAX_SAFE_INTEGER;
   return range(0, before + after + 1)
     .map(i => padded.slice([i], [i - before - after || last], [1]))

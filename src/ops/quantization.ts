@@ -81,7 +81,7 @@ function gather(e: Expr, node: NodeView<Operands>): Expr {
   if (!blockSize) return e.sumTo(spread(scale, node)).reshapeLike(scale);
   const blocks = scale.dims(axis, axis + 1);
   const missing = blocks.mul(blockSize).sub(x.dims(axis, axis + 1));
-  const whole = e.op('Pad', [x.g.ints([0]).concat([missing], 0), undefined, x.g.ints([axis])]);
+  const whole = e.pad(x.g.vector([0, missing]), x.g.ints([axis]));
   const grouped = [blocks, x.g.ints([blockSize]), x.dims(axis + 1)];
   return whole
     .reshape(x.dims(0, axis).concat(grouped, 0))

@@ -75,7 +75,7 @@ function resized(e: Expr, x: Expr, at: Expr): Expr {
   const extent = (v: Expr) => v.dims().gather(at);
   const cut = e.op('Slice', [g.ints([0]), extent(x), at]);
   const missing = extent(x).sub(extent(cut));
-  return cut.op('Pad', [g.ints([0]).concat([missing], 0), undefined, at]);
+  return cut.pad(g.vector([0, missing]), at);
 }
 
 /**

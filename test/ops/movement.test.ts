@@ -1,5 +1,6 @@
 import { describe, it } from 'vitest';
-import { bools, checkVjp, floatsOf, type Input, ints, type VjpCase } from './vjp.js';
+import { Body, float32, model } from './body.js';
+import { bools, checkModel, checkVjp, floatsOf, type Input, ints, spread, type VjpCase } from './vjp.js';
 
 /** Checks with known extents, with hidden ones, and with the integer inputs known only at run time. */
 async function check(opType: string, inputs: readonly Input[], c: VjpCase = {}): Promise<void> {
@@ -128,4 +129,16 @@ describe('permutations', () => {
       attrs: { time_axis, batch_axis: 1 - time_axis },
     }),
   );
+});
+
+describe('Slice between transposes', () => {
+  it.each([[[0]], [[2, 1]]])('of axes %j', async axes => {
+    const main = new Body('main');
+    const x = main.input('x', float32([3, 2, 4]));
+    const [starts, ends] = [1, 2].map((n, i) => main.constant(`at${i}`, ints(axes.map(() => n))));
+    const turned = main.add('Transpose', [x], 'turned', { perm: [2, 0, 1] });
+    const cut = main.add('Slice', [turned, starts!, ends!, main.constant('axes', ints(axes))], 'cut');
+    const y = main.add('Transpose', [cut], 'y', { perm: [1, 2, 0] });
+    await checkModel(model(main, [y]), [x], [y], [spread([3, 2, 4])]);
+  });
 });

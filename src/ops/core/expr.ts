@@ -285,6 +285,23 @@ export class Expr {
   scatterND(indices: Expr, updates: Expr, reduction = 'none'): Expr {
     return this.op('ScatterND', [indices, updates], { reduction });
   }
+  /**
+   * Puts `fill` (zeros where not given) before and after this, as many as `pads` says: those before along each of
+   * `axes`, then those after. All axes are named to the runtime: where it moves a transpose through a Pad
+   * that names some, it takes these for all.
+   */
+  pad(pads: Expr, axes?: Expr, fill?: Operand): Expr {
+    if (!axes) return this.op('Pad', [pads, fill]);
+    const { g, rank } = this;
+    const zeros = Array<number>(2 * rank).fill(0);
+    const [own, known] = [pads.constant, axes.constant?.map(a => (a + rank) % rank)];
+    if (own && known) {
+      const places = [...known, ...known.map(a => a + rank)];
+      return this.op('Pad', [g.ints(zeros.map((_, i) => own[places.indexOf(i)] ?? 0)), fill]);
+    }
+    const at = axes.op('Mod', [rank]).cast('int64');
+    return this.op('Pad', [g.ints(zeros).scatterElements(at.concat([at.add(rank)], 0), pads), fill]);
+  }
   concat(others: readonly Expr[], axis: number): Expr {
     return others.length ? this.op('Concat', others, { axis }) : this;
   }

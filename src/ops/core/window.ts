@@ -75,7 +75,7 @@ export function withPads(
   const rest = total.sub(half);
   const [begin, end] = node.attrs.string('auto_pad', '') === 'SAME_UPPER' ? [half, rest] : [rest, half];
   const axes = range(2, x.rank);
-  const padded = x.op('Pad', [begin.concat([end], 0), undefined, g.ints(axes)]);
+  const padded = x.pad(begin.concat([end], 0), g.ints(axes));
   return {
     x: padded,
     windows: windows.map(w => ({ ...w, begin: 0, end: 0, surplus: w.stride === 1 ? 0 : undefined })),

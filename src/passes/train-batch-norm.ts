@@ -1,4 +1,5 @@
-import type { Node } from '../graph/ir.js';
+import { AgdError } from '../graph/errors.js';
+import type { Graph, Node, Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { moments } from '../ops/core/moments.js';
@@ -10,15 +11,36 @@ type Operands = readonly [x: Expr, scale: Expr, bias: Expr, mean: Expr, variance
 /**
  * Puts batch normalization into training mode, or (`eval`) into inference mode, whatever the exporter wrote. In
  * training mode it returns how a step updates the running statistics, as PyTorch does:
- * r' = momentum r + (1 - momentum) s, with the unbiased variance of the batch.
+ * r' = momentum r + (1 - momentum) s, with the unbiased variance of the batch; once per use where a layer is used
+ * more than once, in their order. Throws `unsupported-op` for training mode in the body of another operator.
  */
 export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[] {
-  const updates: StateUpdate[] = [];
-  rewrite(g, node => {
+  const setMode = (node: Node) =>
     node.attrs.set('training_mode', { type: 'int', value: mode === 'train' ? 1 : 0 });
-    if (mode === 'train') updates.push(...runningStatistics(new NodeView<Operands>(node, g, g.opset())));
+  for (const node of inBodies(g.graph)) {
+    if (mode === 'train') throw statisticsInBody(node);
+    setMode(node);
+  }
+  const next = new Map<Value, Expr>();
+  rewrite(g, node => {
+    setMode(node);
+    if (mode === 'train') updateStatistics(new NodeView<Operands>(node, g, g.opset()), next);
   });
-  return updates;
+  return [...next].map(([state, e]) => ({ state, value: e.value }));
+}
+
+/** The batch normalizations in branches and loops, at any depth. */
+function inBodies(graph: Graph): Node[] {
+  const bodies = graph.nodes.flatMap(node => node.subgraphs());
+  return bodies.flatMap(body => [...body.nodes.filter(isBatchNorm), ...inBodies(body)]);
+}
+
+function statisticsInBody(node: Node): AgdError {
+  return new AgdError(
+    'unsupported-op',
+    `Cannot train ${node.label} on the statistics of the batch: it is in a branch or loop, which cannot update its ` +
+      'running statistics. Use --batch-norm eval.',
+  );
 }
 
 /**
@@ -68,16 +90,20 @@ function statistics({ inputs: [x] }: NodeView<Operands>) {
   return moments(x, [0, ...range(2, x.rank)]);
 }
 
-function runningStatistics(node: NodeView<Operands>): StateUpdate[] {
+/** Puts the next value of the running statistics, which `next` may have from another use, there; computed ones have none. */
+function updateStatistics(node: NodeView<Operands>, next: Map<Value, Expr>): void {
   const [x, , , mean, variance] = node.inputs;
   const batch = statistics(node);
   const count = x.count(x.dtype, [0, ...range(2, x.rank)]);
-  const unbiased = batch.variance.reshape([-1]).mul(count.div(count.sub(1)));
+  // The variance of a single element is 0, not 0 / 0.
+  const freedom = count.sub(1).op('Clip', [count.g.scalar(1, x.dtype)]);
+  const unbiased = batch.variance.reshape([-1]).mul(count.div(freedom));
   const momentum = node.attrs.float('momentum', 0.9);
-  return [
-    { state: mean.value, value: blend(mean, batch.mean.reshape([-1]), momentum).value },
-    { state: variance.value, value: blend(variance, unbiased, momentum).value },
-  ];
+  const update = ({ value, g }: Expr, s: Expr) => {
+    if (g.graph.initializers.has(value)) next.set(value, blend(next.get(value) ?? g.of(value), s, momentum));
+  };
+  update(mean, batch.mean.reshape([-1]));
+  update(variance, unbiased);
 }
 
 const blend = (running: Expr, batch: Expr, momentum: number) =>

@@ -1,5 +1,7 @@
 import { expect, it } from 'vitest';
+import { Graph, type Model, Node, Value } from '../../src/graph/ir.js';
 import type { Tensor } from '../../src/graph/tensor.js';
+import { toAttrs } from '../../src/ops/core/builder.js';
 import { inject } from '../../src/passes/inject.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { sessionShapes } from '../../src/runtime/session.js';
@@ -82,4 +84,78 @@ it('leaves the running statistics alone in eval mode', async () => {
   const { model: injected, report } = await inject(model(), { loss, batchNorm: 'eval' }, sessionShapes);
   expect(report.description.statistics).toEqual([]);
   expect(injected.graph.inputs.map(v => v.name)).not.toContain('mean');
+});
+
+/** loss = sum(a * b), a and b the same layer of x and of x * x. */
+function sharedLayer() {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 2]);
+  const operands = [
+    s.weight('scale', floatsOf([0.5, 1.5])),
+    s.weight('bias', floatsOf([0.1, -0.2])),
+    s.weight('mean', floatsOf([0.3, -0.4])),
+    s.weight('variance', floatsOf([0.8, 1.2])),
+  ];
+  const a = s.add('BatchNormalization', [x, ...operands], 'a');
+  const b = s.add('BatchNormalization', [s.add('Mul', [x, x], 'square'), ...operands], 'b');
+  return s.model([s.add('ReduceSum', [s.add('Mul', [a, b], 'product')], 'loss_value', { keepdims: 0 })]);
+}
+
+/** The state after one step. */
+async function stateAfter(m: Model, x: Tensor) {
+  const { model: injected } = await inject(m, { loss }, sessionShapes);
+  const trainer = await Trainer.create(injected);
+  await trainer.step({ x });
+  const { state } = trainer;
+  await trainer.release();
+  return state;
+}
+
+// PyTorch 2.13 in float64.
+it('updates the statistics of a layer that is used twice by both uses', async () => {
+  const x = floatsOf([-1.5, 0.25, 0.5, 2, 1.25, -0.75, 0, -1], [4, 2]);
+  const state = await stateAfter(sharedLayer(), x);
+  close(state.get('mean'), [0.350188, -0.172125]);
+  close(state.get('variance'), [0.884087, 1.452547]);
+  const { gradients: found } = await gradients(
+    sharedLayer(),
+    { loss, wrt: ['scale', 'bias'], batchNorm: 'train' },
+    { x },
+  );
+  close(found.get('scale'), [-1.662416, 9.770273]);
+  close(found.get('bias'), [0.8, -1.6]);
+});
+
+it('keeps the running variance finite where a batch is a single element', async () => {
+  const state = await stateAfter(sharedLayer(), floatsOf([1, 2], [1, 2]));
+  close(state.get('variance'), [0.8 * 0.81, 1.2 * 0.81]);
+});
+
+it('has nothing to update where the statistics are computed', async () => {
+  const m = sharedLayer();
+  const { nodes } = m.graph;
+  const half = new Value('half', nodes[0]!.inputs[4]!.type);
+  for (const node of nodes.filter(n => n.opType === 'BatchNormalization')) node.inputs[4] = half;
+  const variance = [...m.graph.initializers.keys()].find(v => v.name === 'variance')!;
+  nodes.unshift(new Node('Add', [variance, variance], [half]));
+  const { report } = await inject(m, { loss, freeze: ['variance'] }, sessionShapes);
+  expect(report.description.statistics).toEqual(['mean']);
+});
+
+it('refuses to train on the statistics of a batch in a branch, which `eval` allows', async () => {
+  const m = sharedLayer();
+  const { graph } = m;
+  const [norm] = graph.nodes as [Node];
+  const branch = (name: string) => {
+    const body = new Graph(name);
+    body.outputs = [new Value(`${name}_y`)];
+    body.nodes.push(new Node(norm.opType, [...norm.inputs], [...body.outputs]));
+    return body;
+  };
+  const branches = toAttrs({ then_branch: branch('then'), else_branch: branch('else') });
+  const condition = new Value('condition', { kind: 'tensor', dtype: 'bool', shape: [] });
+  graph.inputs.push(condition);
+  graph.nodes[0] = new Node('If', [condition], [...norm.outputs], branches);
+  await expect(inject(m, { loss }, sessionShapes)).rejects.toThrow(/in a branch or loop.*--batch-norm eval/);
+  await inject(m, { loss, batchNorm: 'eval' }, sessionShapes);
 });

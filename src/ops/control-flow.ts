@@ -2,10 +2,12 @@
  * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
  * each iteration, and differentiates it.
  */
-import type { Attr, Graph, Value, ValueType } from '../graph/ir.js';
+
+import { dtypeCode } from '../graph/dtype.js';
+import { type Attr, type Graph, Node, type Value, type ValueType } from '../graph/ir.js';
 import { prune } from '../graph/prune.js';
 import { copyInto, scanAxis } from './core/bodies.js';
-import type { Builder } from './core/builder.js';
+import { type Builder, toAttrs } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
 import { outputOf } from './core/scan.js';
@@ -22,7 +24,7 @@ export const If: Control = (dys, node) => {
     const source = node.attrs.graph(name)!;
     const b = node.g.subgraph(`${name}_gradient`);
     const values = copyInto(b, source, new Map());
-    const found = node.vjp(b, cotangentsOf(b, source, values, dys), wanted);
+    const found = node.vjp(b, cotangentsOf(b, source.outputs, values, dys), wanted);
     b.graph.outputs = wanted.map((value, i) =>
       outputOf(b, (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
     );
@@ -48,14 +50,14 @@ export const Scan: Control = (dys, node) => {
   const count = node.attrs.int('num_scan_inputs', 0);
   const states = body.inputs.length - count;
   const axis = (name: string, i: number) => scanAxis(node.node, name, i);
-  const outputs = body.outputs.length - states;
+  const outputs = [...body.outputs];
   const stacks = stackStates(node, body, body.inputs.slice(0, states));
   const scanned = node.inputs.slice(states).map((x, i) => ({
     x: x!,
     axis: axis('scan_input_axes', i),
     backwards: axis('scan_input_directions', i) === 1,
   }));
-  const dOutputs = Array.from({ length: outputs }, (_, k) => ({
+  const dOutputs = outputs.slice(states).map((_, k) => ({
     dy: dys[states + k],
     axis: axis('scan_output_axes', k),
     backwards: axis('scan_output_directions', k) === 1,
@@ -65,6 +67,7 @@ export const Scan: Control = (dys, node) => {
     states: node.inputs.slice(0, states) as Expr[],
     stacks,
     scanned,
+    outputs,
     dOutputs,
     fixed: new Map(),
     lead: 0,
@@ -75,19 +78,24 @@ export const Scan: Control = (dys, node) => {
 export const Loop: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
   const carried = body.inputs.slice(2);
-  const stacks = stackStates(node, body, [body.inputs[0]!, ...carried]);
-  const [iterations, ...states] = stacks as [Expr, ...(Expr | undefined)[]];
-  const dOutputs = dys.slice(carried.length).map(dy => ({ dy, axis: 0, backwards: false }));
+  const outputs = [...body.outputs];
+  const dOutputs = outputs.slice(1 + carried.length).map((_, k) => dys[carried.length + k]);
+  const [iterations] = stackStates(node, body, [body.inputs[0]!]);
+  const stacks = carried.map(v => {
+    if (isSequence(v.type)) return undefined;
+    return v.shape?.every(d => d !== null) ? stackStates(node, body, [v])[0] : keepStates(node, body, v);
+  });
   const truth = node.g.scalar(1, 'bool');
   return reverseIterations(node, body, {
     dStates: dys.slice(0, carried.length),
     states: node.inputs.slice(2) as Expr[],
-    stacks: states,
+    stacks,
     scanned: [],
-    dOutputs: dOutputs.slice(0, body.outputs.length - 1 - carried.length),
+    outputs,
+    dOutputs: dOutputs.map(dy => ({ dy, axis: 0, backwards: false })),
     // An iteration that was run began with its condition true.
     fixed: new Map([[body.inputs[1]!, truth]]),
-    counter: { input: body.inputs[0]!, stack: iterations },
+    counter: { input: body.inputs[0]!, stack: iterations! },
     lead: 2,
   });
 };
@@ -98,9 +106,11 @@ type Iterations = {
   /** Cotangents of the last states, and the states before the first iteration. */
   dStates: readonly (Expr | undefined)[];
   states: readonly Expr[];
-  /** The states at the begin of each iteration; those of a sequence are not kept. */
+  /** The states at the begin of each iteration, stacked or as a sequence; those of a sequence are not kept. */
   stacks: readonly (Expr | undefined)[];
   scanned: readonly (Along & { x: Expr })[];
+  /** The body's outputs, and the cotangents of those that are stacked. */
+  outputs: readonly Value[];
   dOutputs: readonly (Along & { dy?: Expr })[];
   /** Body inputs that are the same in every iteration. */
   fixed: ReadonlyMap<Value, Expr>;
@@ -116,7 +126,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
   const { g } = node;
   const floating = spec.states.map(s => isDifferentiable(s.type));
   const bodyStates = body.inputs.slice(spec.lead, spec.lead + spec.states.length);
-  const bodySlices = body.inputs.slice(spec.lead + spec.states.length);
+  const bodySlices = body.inputs.slice(spec.lead + bodyStates.length).slice(0, spec.scanned.length);
   const wanted = wantedCaptures(node);
   let run: { dStates: (Expr | undefined)[]; dSlices: (Expr | undefined)[]; dCaptures: Expr[] } | undefined;
 
@@ -137,7 +147,10 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     const inputs: (Along & { x: Expr })[] = [];
     const at = round && b.of(counter.stack.value).dims(0, 1).squeeze([0]).sub(1).sub(round.iteration);
     const slice = (type: ValueType | undefined, x: Expr, along: Along, hint: string) => {
-      if (at) return b.of(x.value).gather(at).typed(type);
+      if (at)
+        return (isSequence(x.type) ? b.of(x.value).op('SequenceAt', [at]) : b.of(x.value).gather(at)).typed(
+          type,
+        );
       inputs.push({ x, ...along });
       return b.input(hint, type);
     };
@@ -151,17 +164,17 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pu
     for (const input of lost) values.set(input, b.newValue(input.name, input.type));
     for (const [i, input] of bodyStates.entries()) if (spec.stacks[i]) feed(input, spec.stacks[i], last);
     for (const [i, input] of bodySlices.entries()) feed(input, spec.scanned[i]!.x, turned(spec.scanned[i]!));
+    const lead = Math.max(0, spec.lead - 1);
     const dOutputs = spec.dOutputs.map(({ dy, ...along }, k) => {
       if (!dy) return undefined;
-      const { type } = body.outputs[body.outputs.length - spec.dOutputs.length + k]!;
+      const { type } = spec.outputs[lead + bodyStates.length + k]!;
       return slice(type, dy, turned(along), 'dslice');
     });
 
     const copied = copyInto(b, body, values);
-    const lead = Math.max(0, spec.lead - 1);
     const dys = [...Array(lead).fill(undefined), ...dState, ...dOutputs];
     const floats = [...bodyStates, ...bodySlices].filter(v => isDifferentiable(v.type));
-    const cotangents = cotangentsOf(b, body, copied, dys);
+    const cotangents = cotangentsOf(b, spec.outputs, copied, dys);
     // What an iteration adds to the cotangent of an outer value comes to what those before it did.
     for (const [i, v] of wanted.entries()) cotangents.set(v, sums[i]!);
     const found = node.vjp(b, cotangents, [...floats.map(v => values.get(v)!), ...wanted]);
@@ -251,7 +264,7 @@ function wantedCaptures(node: ControlNode): Value[] {
 }
 
 /** Extends a loop so that it also gives the values of some of its body's inputs in every iteration, stacked. */
-function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): (Expr | undefined)[] {
+function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): Expr[] {
   const more = ['scan_output_axes', 'scan_output_directions'].flatMap(name => {
     const attr = node.attrs.get(name);
     return attr?.type === 'ints' ? [[name, attr.value] as const] : [];
@@ -261,7 +274,6 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
     node.attrs.set(name, longer);
   }
   return inputs.map(input => {
-    if (isSequence(input.type)) return undefined;
     const inner = g.newValue(`${input.name}_begin`, input.type);
     g.copy(input, inner, body.nodes);
     body.outputs.push(inner);
@@ -275,15 +287,32 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
   });
 }
 
-/** The cotangents of the copies of a body's outputs; where two outputs are one value, their sum. */
+/** The same for a Loop, as a sequence: one more value that it carries. Shapes may differ between iterations. */
+function keepStates({ node, g }: ControlNode, body: Graph, input: Value): Expr {
+  const carried = body.inputs.length - 2;
+  const type: ValueType = { kind: 'sequence', elem: input.type! };
+  const [none, before, after, kept] = ['none', 'before', 'after', 'kept'].map(hint =>
+    g.newValue(`${input.name}_${hint}`, type),
+  ) as [Value, Value, Value, Value];
+  const start = new Node('SequenceEmpty', [], [none], toAttrs({ dtype: dtypeCode(input.dtype!) }));
+  g.graph.nodes.splice(g.graph.nodes.indexOf(node), 0, start);
+  body.nodes.push(new Node('SequenceInsert', [before, input], [after]));
+  body.inputs.push(before);
+  body.outputs.splice(1 + carried, 0, after);
+  node.inputs.push(none);
+  node.outputs.splice(carried, 0, kept);
+  return g.of(kept);
+}
+
+/** The cotangents of the copies of a body's `outputs`; where two outputs are one value, their sum. */
 function cotangentsOf(
   b: Builder,
-  body: Graph,
+  outputs: readonly Value[],
   values: ReadonlyMap<Value, Value>,
   dys: readonly (Expr | undefined)[],
 ): Map<Value, Expr> {
   const cotangents = new Map<Value, Expr>();
-  body.outputs.forEach((output, i) => {
+  outputs.forEach((output, i) => {
     const dy = dys[i];
     if (!dy || !isDifferentiable(output.type)) return;
     const value = values.get(output) ?? output;

@@ -116,4 +116,20 @@ describe('Loop', () => {
       cotangents: [0],
     });
   });
+  it.each([[[0, 1]], [[1]]])('whose carried value grows, cotangents of %j', async cotangents => {
+    const main = new Body('main');
+    const bounds = [main.constant('count', ints([3], [])), main.constant('cond', bools([1], []))];
+    const [v0, w] = [main.input('v0', float32([1, 2])), main.input('w', float32([1, 2]))];
+    const body = new Body('body');
+    body.input('iter', { kind: 'tensor', dtype: 'int64', shape: [] });
+    const keep = body.input('keep', { kind: 'tensor', dtype: 'bool', shape: [] });
+    const v = body.input('v', float32());
+    const more = body.add('Sin', [body.add('Mul', [v, w], 'vw')], 'more');
+    const sum = body.add('ReduceSum', [more], 'sum', { keepdims: 0 });
+    const next = body.add('Concat', [v, more], 'next', { axis: 0 });
+    const graph = body.outputs(body.add('Identity', [keep], 'go_on'), next, sum);
+    const outs = control(main, 'Loop', [...bounds, v0], ['last', 'sums'], { body: graph });
+    const tensors = [spread([1, 2]), spread([1, 2], [-1, 1], 2)];
+    await checkModel(model(main, outs), [v0, w], outs, tensors, { cotangents });
+  });
 });

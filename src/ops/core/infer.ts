@@ -60,6 +60,7 @@ const SHAPES: Record<string, Infer> = {
   DFT: sameRank(),
   Resize: sameRank(),
   AveragePool: sameRank(2),
+  MaxPool: sameRank(2),
   ConvTranspose: sameRank(1),
   Conv: ([x, w]) => [x?.shape?.map((d, i) => (i === 0 ? d : i === 1 ? (w?.extent(0) ?? null) : null))],
   MatMul: ([a, b]) => [matmulShape(a?.shape, b?.shape)],

@@ -85,6 +85,7 @@ export function withPads(
 
 export function convAttrs(windows: readonly Window[], group = 1) {
   return {
+    kernel_shape: windows.map(w => w.kernel),
     strides: windows.map(w => w.stride),
     dilations: windows.map(w => w.dilation),
     pads: [...windows.map(w => w.begin!), ...windows.map(w => w.end!)],

@@ -6,7 +6,6 @@ import {
   lengthBias,
   mergeHeads,
   repeatHeads,
-  sharing,
   splitHeads,
 } from './core/attend.js';
 import type { Expr } from './core/expr.js';
@@ -90,7 +89,8 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
   const { attrs } = node;
   if (sink || attrs.int('smooth_softmax', 0)) node.unsupported('a smooth softmax');
   if (attrs.int('local_window_size', -1) >= 0) node.unsupported("'local_window_size'");
-  const heads = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1), attrs.int('kv_num_heads', 1)];
+  const [queries, keys] = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1)];
+  const heads = [queries, keys, keys];
   const parts = (k && v ? [q, k, v] : packed(q, heads)) as Three;
   const turned = (x: Expr, i: number) => {
     if (!cos || !sin || i === 2 || !attrs.int('do_rotary', 0)) return splitHeads(x, heads[i]!);
@@ -104,7 +104,7 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
   };
   const [query, key0, value0] = parts.map(turned) as Three;
   const [key, value] = [after(pastKey, key0), after(pastValue, value0)];
-  const times = sharing(query, key);
+  const times = queries / keys;
   const scale = attrs.float('scale', 0);
   const biases = [causalBias(query, key, pastKey?.dims(2, 3))];
   if (attentionBias) biases.push(attentionBias);

@@ -12,10 +12,10 @@ export function mergeHeads(x: Expr): Expr {
 }
 
 /** Each head `times` times, one after the other: key and value heads that several query heads share. */
-export function repeatHeads(x: Expr, times: number): Expr {
+export function repeatHeads(x: Expr, times: number | Expr): Expr {
   if (times === 1) return x;
   const { g } = x;
-  const wide = x.unsqueeze([2]).expand([1, 1, times, 1, 1]);
+  const wide = x.unsqueeze([2]).expand(g.vector([1, 1, times, 1, 1]));
   return wide.reshape(g.vector([x.dims(0, 1), x.dims(1, 2).mul(times), x.dims(2, 4)]));
 }
 
@@ -73,10 +73,11 @@ export function attend(
   return { y: p.matmul(v), stages: [raw, capped, biased, p] };
 }
 
-/** How many query heads share a key head. */
-export function sharing(q: Expr, k: Expr): number {
-  const [qHeads, kHeads] = [q.extent(1), k.extent(1)];
-  return typeof qHeads === 'number' && typeof kHeads === 'number' ? qHeads / kHeads : 1;
+/** How many query heads share a key head: a number, or an int64 vector of one. */
+export function sharing(q: Expr, k: Expr): number | Expr {
+  const [queries, keys] = [q.extent(1), k.extent(1)];
+  const isKnown = typeof queries === 'number' && typeof keys === 'number';
+  return isKnown ? queries / keys : q.dims(1, 2).div(k.dims(1, 2));
 }
 
 export function defaultScale(q: Expr): number | Expr {

@@ -88,7 +88,6 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
   const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink] = node.inputs;
   const { attrs } = node;
   if (sink || attrs.int('smooth_softmax', 0)) node.unsupported('a smooth softmax');
-  if (attrs.int('local_window_size', -1) >= 0) node.unsupported("'local_window_size'");
   const [queries, keys] = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1)];
   const heads = [queries, keys, keys];
   const parts = (k && v ? [q, k, v] : packed(q, heads)) as Three;
@@ -106,7 +105,9 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
   const [key, value] = [after(pastKey, key0), after(pastValue, value0)];
   const times = queries / keys;
   const scale = attrs.float('scale', 0);
-  const biases = [causalBias(query, key, pastKey?.dims(2, 3))];
+  const biases = [
+    causalBias(query, key, pastKey?.dims(2, 3), Math.max(0, attrs.int('local_window_size', -1))),
+  ];
   if (attentionBias) biases.push(attentionBias);
   const { y } = attend(query, repeatHeads(key, times), repeatHeads(value, times), {
     scale: scale === 0 ? defaultScale(query) : scale,

@@ -241,6 +241,9 @@ describe('GroupQueryAttention', () => {
       { ...attrs, softcap: float(2), scale: float(0.7) },
       c,
     ));
+  it.each([1, 2])('of the last %i keys', local_window_size =>
+    check('GroupQueryAttention', [...qkv, null, null, ...sizes(3)], { ...attrs, local_window_size }, c),
+  );
   it('packed', () =>
     check('GroupQueryAttention', [[1, 3, 32], null, null, null, null, ...sizes(3)], attrs, c));
   describe('of turned queries and keys', () => {

@@ -29,14 +29,16 @@ export function maskBias(mask: Expr, like: Expr): Expr {
     : mask.where(like.g.scalar(0, like.dtype), Number.NEGATIVE_INFINITY);
 }
 
-/** Keys that a query may see: those up to its own place, which is `offset` further on among the keys. */
-export function causalBias(q: Expr, k: Expr, offset: Expr | undefined): Expr {
-  const places = (x: Expr) => x.dims(2, 3).iota();
-  const own = places(q).unsqueeze([1]);
-  const seen = places(k)
-    .unsqueeze([0])
-    .lessOrEqual(offset ? own.add(offset) : own);
-  return maskBias(seen, q);
+/**
+ * Keys that a query may see: those up to its own place, which is `offset` further on among the keys, and of
+ * these the last `window`, where it is not 0.
+ */
+export function causalBias(q: Expr, k: Expr, offset: Expr | undefined, window = 0): Expr {
+  const count = (x: Expr) => x.dims(2, 3).iota();
+  const own = count(q).unsqueeze([1]);
+  const behind = (offset ? own.add(offset) : own).sub(count(k));
+  const seen = behind.greaterOrEqual(0);
+  return maskBias(window ? seen.and(behind.less(window)) : seen, q);
 }
 
 export type Attended = {

@@ -63,6 +63,9 @@ export type Attr = { readonly extra?: unknown } & (
   | { readonly type: 'other' }
 );
 
+/** Most nodes have no subgraphs, and are asked often. */
+const NO_GRAPHS: readonly Graph[] = [];
+
 /** One operator call. `domain` is '' for ai.onnx. Omitted optional inputs and outputs are null. */
 export class Node {
   name = '';
@@ -85,7 +88,8 @@ export class Node {
   }
 
   /** Subgraphs among the attributes: the branches of If, the body of Loop and Scan. */
-  subgraphs(): Graph[] {
+  subgraphs(): readonly Graph[] {
+    if (this.attrs.size === 0) return NO_GRAPHS;
     const graphs: Graph[] = [];
     for (const attr of this.attrs.values()) {
       if (attr.type === 'graph') graphs.push(attr.value);

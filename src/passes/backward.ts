@@ -77,7 +77,10 @@ function operandsOf(node: Node): (Value | null)[] {
   return captured.length ? [...node.inputs, ...captured] : node.inputs;
 }
 
-function captures(node: Node): Value[] {
+const NOTHING: readonly Value[] = [];
+
+function captures(node: Node): readonly Value[] {
+  if (node.subgraphs().length === 0) return NOTHING;
   return [...new Set(node.subgraphs().flatMap(sub => sub.captures()))];
 }
 

@@ -3,6 +3,7 @@ import { Graph, Model, Node, type TensorType, Value, type ValueType } from '../g
 import { Names } from '../graph/names.js';
 import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
+import { followsInputs } from '../ops/core/follows.js';
 import { inferTypes } from '../ops/core/infer.js';
 
 /** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
@@ -21,9 +22,13 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   for (const [value, tensor] of graph.initializers)
     value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
   const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
-  const types = await oracle(probe(model, graph.nodes, written));
+  // A session with fewer outputs is made faster, and these follow from what the others are.
+  const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
+  for (const value of graph.outputs) following.delete(value);
+  const asked = written.filter(v => !following.has(v));
+  const types = await oracle(probe(model, graph.nodes, asked));
   for (const value of written) value.type = types.get(value.name) ?? value.type;
-  await forgetUnknownRanks(model, written, oracle);
+  await forgetUnknownRanks(model, asked, oracle);
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
   for (const node of graph.nodes) {
     for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);

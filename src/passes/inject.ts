@@ -129,12 +129,12 @@ export type Trainable = {
 async function differentiable(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Trainable> {
   const { loss: spec, batchNorm = 'train', dropout = 'train', seed = 0 } = options;
   if (!spec) throw new AgdError('bad-option', 'There is no loss: say what the model shall learn.');
-  const { work, g, loss } = await prepare(model, spec, oracle);
+  const { work, g, loss, moved } = await prepare(model, spec, oracle);
   return {
     ...{ work, g, spec, loss },
     parameters: selectParameters(work.graph, [loss.loss], options),
     inference: work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name),
-    original: originalOf(model, options.original),
+    original: moved ? withPlaces(model) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
       const statistics = trainBatchNorm(g, batchNorm);
       trainDropout(g, dropout, seed);
@@ -146,11 +146,12 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
   };
 }
 
-/** The file that trained values go back into: as it was, or with a place for each of the parameters it had merged. */
-function originalOf(model: Model, bytes: Uint8Array | undefined): Uint8Array {
+/** The file that trained values go back into, with a place for each of the parameters that it had merged. */
+function withPlaces(model: Model): Uint8Array {
   const split = cloneModel(model);
-  const lifted = liftSubgraphInitializers(split);
-  return splitMergedInitializers(split) || lifted ? encodeModel(split) : (bytes ?? encodeModel(model));
+  liftSubgraphInitializers(split);
+  splitMergedInitializers(split);
+  return encodeModel(split);
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
@@ -158,26 +159,29 @@ export async function prepare(
   model: Model,
   spec: LossSpec,
   oracle: ShapeOracle,
-): Promise<{ work: Model; g: Builder; loss: AttachedLoss }> {
-  const { work, g } = await normalize(model, oracle);
-  return { work, g, loss: attachLoss(g, spec) };
+): Promise<{ work: Model; g: Builder; moved: boolean; loss: AttachedLoss }> {
+  const normal = await normalize(model, oracle);
+  return { ...normal, loss: attachLoss(normal.g, spec) };
 }
 
-/** The same before any loss: for vector-Jacobian products of the model's own outputs. */
+/**
+ * The same before any loss: for vector-Jacobian products of the model's own outputs. `moved` tells whether
+ * parameters have places now that the file did not give them.
+ */
 export async function normalize(
   model: Model,
   oracle: ShapeOracle,
   { split = true } = {},
-): Promise<{ work: Model; g: Builder }> {
+): Promise<{ work: Model; g: Builder; moved: boolean }> {
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
-  liftSubgraphInitializers(work);
-  if (split) splitMergedInitializers(work);
+  const lifted = liftSubgraphInitializers(work);
+  const moved = (split && splitMergedInitializers(work)) || lifted;
   liftConstants(work);
   await inferShapes(work, oracle);
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
-  return { work, g };
+  return { work, g, moved };
 }
 
 function describe(

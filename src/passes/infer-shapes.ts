@@ -25,6 +25,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   // A session with fewer outputs is made faster, and these follow from what the others are.
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
+  for (const value of following) if (value) value.type = undefined;
   const asked = written.filter(v => !following.has(v));
   const types = await oracle(probe(model, graph.nodes, asked));
   for (const value of written) value.type = types.get(value.name) ?? value.type;

@@ -2,15 +2,13 @@
  * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
  * each iteration, and differentiates it.
  */
-
 import { dtypeCode } from '../graph/dtype.js';
 import { type Attr, type Graph, Node, type Value, type ValueType } from '../graph/ir.js';
-import { prune } from '../graph/prune.js';
-import { copyInto, scanAxis } from './core/bodies.js';
+import { copyInto, scanAxis, stackType } from './core/bodies.js';
 import { type Builder, toAttrs } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
-import { outputOf } from './core/scan.js';
+import { type Along, finish, loop, type State, scanAlong } from './core/scan.js';
 import { sumOf, zerosLike } from './core/sequence.js';
 import { isDifferentiable, isSequence } from './core/types.js';
 
@@ -24,11 +22,12 @@ export const If: Control = (dys, node) => {
     const source = node.attrs.graph(name)!;
     const b = node.g.subgraph(`${name}_gradient`);
     const values = copyInto(b, source, new Map());
-    const found = node.vjp(b, cotangentsOf(b, source.outputs, values, dys), wanted);
-    b.graph.outputs = wanted.map((value, i) =>
-      outputOf(b, (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
+    const seeds = source.outputs.map((v, i) => [v, dys[i]] as const);
+    const found = node.vjp(b, cotangentsOf(b, values, seeds), wanted);
+    finish(
+      b,
+      wanted.map((value, i) => (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
     );
-    prune(b.graph);
     return b.graph;
   };
   let results: Expr[] | undefined;
@@ -47,216 +46,224 @@ export const If: Control = (dys, node) => {
 /** The iterations in reverse, each run again from its stacked states. */
 export const Scan: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
-  const count = node.attrs.int('num_scan_inputs', 0);
-  const states = body.inputs.length - count;
-  const axis = (name: string, i: number) => scanAxis(node.node, name, i);
-  const outputs = [...body.outputs];
-  const stacks = stackStates(node, body, body.inputs.slice(0, states));
-  const scanned = node.inputs.slice(states).map((x, i) => ({
-    x: x!,
-    axis: axis('scan_input_axes', i),
-    backwards: axis('scan_input_directions', i) === 1,
-  }));
-  const dOutputs = outputs.slice(states).map((_, k) => ({
-    dy: dys[states + k],
-    axis: axis('scan_output_axes', k),
-    backwards: axis('scan_output_directions', k) === 1,
-  }));
-  return reverseIterations(node, body, {
-    dStates: dys.slice(0, states),
-    states: node.inputs.slice(0, states) as Expr[],
-    stacks,
-    scanned,
-    outputs,
-    dOutputs,
-    fixed: new Map(),
-    lead: 0,
+  const states = body.inputs.length - node.attrs.int('num_scan_inputs', 0);
+  const along = (prefix: string, i: number): Along => ({
+    axis: scanAxis(node.node, `${prefix}_axes`, i),
+    backwards: scanAxis(node.node, `${prefix}_directions`, i) === 1,
   });
+  const outputs = [...body.outputs];
+  const last = lastStates(node, outputs);
+  const stacks = stackStates(node, body, body.inputs.slice(0, states));
+  const result = reverseIterations(node, body, {
+    states: stacks.map((stack, i) => ({
+      ...{ input: body.inputs[i]!, output: outputs[i]!, last: last[i]! },
+      ...{ dLast: dys[i], stack },
+    })),
+    scanned: body.inputs.slice(states).map((input, i) => {
+      return { input, x: node.inputs[states + i]!, ...along('scan_input', i) };
+    }),
+    stacked: outputs.slice(states).map((output, i) => {
+      return { output, dy: dys[states + i], ...along('scan_output', i) };
+    }),
+  });
+  return [...result.states, ...result.scanned, ...result.captures];
 };
 
-/** As for Scan; the number of iterations is that of the stacked states. */
+/** As for Scan; the number of iterations is that of the stacked ones. */
 export const Loop: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
-  const carried = body.inputs.slice(2);
-  const outputs = [...body.outputs];
-  const dOutputs = outputs.slice(1 + carried.length).map((_, k) => dys[carried.length + k]);
-  const [iterations] = stackStates(node, body, [body.inputs[0]!]);
-  const stacks = carried.map(v => {
+  const [iteration, goesOn, ...carried] = body.inputs as [Value, Value, ...Value[]];
+  const outputs = body.outputs.slice(1);
+  const last = lastStates(node, outputs);
+  const states = carried.map((input, i) => ({ input, output: outputs[i]!, last: last[i]!, dLast: dys[i] }));
+  const stacked = outputs.slice(carried.length).map((output, i) => {
+    return { output, dy: dys[carried.length + i], ...FIRST_TO_LAST };
+  });
+  const [iterations] = stackStates(node, body, [iteration]);
+  const stackOf = (v: Value) => {
     if (isSequence(v.type)) return undefined;
     return v.shape?.every(d => d !== null) ? stackStates(node, body, [v])[0] : keepStates(node, body, v);
-  });
-  const truth = node.g.scalar(1, 'bool');
-  return reverseIterations(node, body, {
-    dStates: dys.slice(0, carried.length),
-    states: node.inputs.slice(2) as Expr[],
-    stacks,
+  };
+  const result = reverseIterations(node, body, {
+    states: states.map(s => ({ ...s, stack: stackOf(s.input), appends: appends(body, s) })),
     scanned: [],
-    outputs,
-    dOutputs: dOutputs.map(dy => ({ dy, axis: 0, backwards: false })),
-    // An iteration that was run began with its condition true.
-    fixed: new Map([[body.inputs[1]!, truth]]),
-    counter: { input: body.inputs[0]!, stack: iterations! },
-    lead: 2,
+    stacked,
+    loop: { iteration, goesOn, count: iterations!.dims(0, 1).squeeze([0]) },
   });
+  return [null, null, ...result.states, ...result.captures];
 };
 
-type Along = { axis: number; backwards: boolean };
-
-type Iterations = {
-  /** Cotangents of the last states, and the states before the first iteration. */
-  dStates: readonly (Expr | undefined)[];
-  states: readonly Expr[];
-  /** The states at the begin of each iteration, stacked or as a sequence; those of a sequence are not kept. */
-  stacks: readonly (Expr | undefined)[];
-  scanned: readonly (Along & { x: Expr })[];
-  /** The body's outputs, and the cotangents of those that are stacked. */
-  outputs: readonly Value[];
-  dOutputs: readonly (Along & { dy?: Expr })[];
-  /** Body inputs that are the same in every iteration. */
-  fixed: ReadonlyMap<Value, Expr>;
-  counter?: { input: Value; stack: Expr };
-  /** Body and node inputs before the states; as many body outputs less one. */
-  lead: number;
-};
-
-const TRUTH: ValueType = { kind: 'tensor', dtype: 'bool', shape: [] };
-
-/** The pullbacks of a loop's operands, made of one loop over its iterations from the last to the first. */
-function reverseIterations(node: ControlNode, body: Graph, spec: Iterations): Pullback[] {
-  const { g } = node;
-  const floating = spec.states.map(s => isDifferentiable(s.type));
-  const bodyStates = body.inputs.slice(spec.lead, spec.lead + spec.states.length);
-  const bodySlices = body.inputs.slice(spec.lead + bodyStates.length).slice(0, spec.scanned.length);
-  const wanted = wantedCaptures(node);
-  let run: { dStates: (Expr | undefined)[]; dSlices: (Expr | undefined)[]; dCaptures: Expr[] } | undefined;
-
-  const results = () => {
-    const b = g.subgraph('iteration_gradient');
-    // A Loop may have done no iteration at all, which a Scan cannot: its backward pass is a Loop.
-    const { counter } = spec;
-    const round = counter && {
-      iteration: b.input('iteration', counter.input.type),
-      goOn: b.input('go_on', TRUTH),
-    };
-    const dState = spec.states.map((s, i) =>
-      floating[i] ? b.input('dstate', bodyStates[i]!.type ?? s.type) : undefined,
-    );
-    const sums = wanted.map(v => b.input('dcapture', v.type));
-    const values = new Map<Value, Value>();
-    for (const [input, e] of spec.fixed) values.set(input, e.value);
-    const inputs: (Along & { x: Expr })[] = [];
-    const at = round && b.of(counter.stack.value).dims(0, 1).squeeze([0]).sub(1).sub(round.iteration);
-    const slice = (type: ValueType | undefined, x: Expr, along: Along, hint: string) => {
-      if (at)
-        return (isSequence(x.type) ? b.of(x.value).op('SequenceAt', [at]) : b.of(x.value).gather(at)).typed(
-          type,
-        );
-      inputs.push({ x, ...along });
-      return b.input(hint, type);
-    };
-    const feed = (input: Value, x: Expr, along: Along) => {
-      values.set(input, slice(input.type, x, along, 'slice').value);
-    };
-    // Slices come in the order of the iterations; the backward pass takes them from the last.
-    const last = { axis: 0, backwards: true };
-    if (counter) feed(counter.input, counter.stack, last);
-    const lost = bodyStates.filter((_, i) => !spec.stacks[i]);
-    for (const input of lost) values.set(input, b.newValue(input.name, input.type));
-    for (const [i, input] of bodyStates.entries()) if (spec.stacks[i]) feed(input, spec.stacks[i], last);
-    for (const [i, input] of bodySlices.entries()) feed(input, spec.scanned[i]!.x, turned(spec.scanned[i]!));
-    const lead = Math.max(0, spec.lead - 1);
-    const dOutputs = spec.dOutputs.map(({ dy, ...along }, k) => {
-      if (!dy) return undefined;
-      const { type } = spec.outputs[lead + bodyStates.length + k]!;
-      return slice(type, dy, turned(along), 'dslice');
-    });
-
-    const copied = copyInto(b, body, values);
-    const dys = [...Array(lead).fill(undefined), ...dState, ...dOutputs];
-    const floats = [...bodyStates, ...bodySlices].filter(v => isDifferentiable(v.type));
-    const cotangents = cotangentsOf(b, spec.outputs, copied, dys);
-    // What an iteration adds to the cotangent of an outer value comes to what those before it did.
-    for (const [i, v] of wanted.entries()) cotangents.set(v, sums[i]!);
-    const found = node.vjp(b, cotangents, [...floats.map(v => values.get(v)!), ...wanted]);
-    const of = (value: Value) => {
-      const i = floats.indexOf(value);
-      return i < 0 ? undefined : (found[i] ?? zerosLike(b.of(values.get(value)!))).typed(value.type);
-    };
-    const nextStates = bodyStates.flatMap(v => of(v) ?? []);
-    const nextSums = wanted.map((v, i) => found[floats.length + i]!.typed(v.type));
-    const slices = bodySlices.flatMap((v, i) =>
-      isDifferentiable(v.type) ? [{ e: of(v)!, along: turned(spec.scanned[i]!) }] : [],
-    );
-    const results = [...(round ? [round.goOn] : []), ...nextStates, ...nextSums, ...slices.map(s => s.e)];
-    b.graph.outputs = results.map(e => outputOf(b, e));
-    const live = prune(b.graph);
-    if (lost.some(v => live.has(values.get(v)!)))
-      node.unsupported('a sequence that its body both changes and reads');
-
-    const start = spec.states.flatMap((s, i) =>
-      floating[i] ? [spec.dStates[i] ?? zerosLike(node.output(i, s.type))] : [],
-    );
-    const states = [...start, ...wanted.map(v => zerosLike(g.of(v)))];
-    const scanAttrs = {
-      num_scan_inputs: inputs.length,
-      ...directions('scan_input', inputs),
-      ...(slices.length
-        ? directions(
-            'scan_output',
-            slices.map(s => s.along),
-          )
-        : {}),
-    };
-    const outs = g.emit(
-      counter ? 'Loop' : 'Scan',
-      counter
-        ? [counter.stack.dims(0, 1).squeeze([0]), g.scalar(1, 'bool'), ...states]
-        : [...states, ...inputs.map(i => i.x)],
-      { body: b.graph, ...(counter ? {} : scanAttrs) },
-      {
-        outputs: start.length + wanted.length + slices.length,
-        types: [
-          ...spec.states.flatMap((s, i) => (floating[i] ? [s.type] : [])),
-          ...wanted.map(v => v.type),
-          ...spec.scanned.flatMap(({ x }) => (isDifferentiable(x.type) ? [x.type] : [])),
-        ],
-      },
-    );
-    const [first, second] = [start.length, start.length + wanted.length];
-    return {
-      dStates: spread(floating, outs.slice(0, first)),
-      dCaptures: outs.slice(first, second),
-      dSlices: spread(
-        spec.scanned.map(({ x }) => isDifferentiable(x.type)),
-        outs.slice(second),
-      ),
-    };
-  };
-  const made = () => {
-    run ??= results();
-    return run;
-  };
-  return [
-    ...Array(spec.lead).fill(null),
-    ...spec.states.map((_, i) => (floating[i] ? () => made().dStates[i]! : null)),
-    ...spec.scanned.map(({ x }, i) => (isDifferentiable(x.type) ? () => made().dSlices[i]! : null)),
-    ...node.captures.map(v => (wanted.includes(v) ? () => made().dCaptures[wanted.indexOf(v)]! : null)),
-  ];
-}
-
+const FIRST_TO_LAST: Along = { axis: 0, backwards: false };
 const turned = ({ axis, backwards }: Along): Along => ({ axis, backwards: !backwards });
 
-function directions(prefix: string, along: readonly Along[]) {
+/** A value that a body carries: its input and output there, the last one and its cotangent. */
+type Carried = { input: Value; output: Value; last: Expr; dLast?: Expr };
+
+type Iterations = {
+  /** With what they were at the begin of each iteration, stacked or as a sequence, or how many elements each appended. */
+  states: readonly (Carried & { stack?: Expr; appends?: number })[];
+  scanned: readonly (Along & { input: Value; x: Expr })[];
+  stacked: readonly (Along & { output: Value; dy?: Expr })[];
+  /** Where it is a Loop: the other inputs of its body, and how many iterations it did. */
+  loop?: { iteration: Value; goesOn: Value; count: Expr };
+};
+
+/** The pullbacks of a loop's operands, made of one loop over its iterations from the last to the first. */
+function reverseIterations(node: ControlNode, body: Graph, spec: Iterations) {
+  const wanted = wantedCaptures(node);
+  const states = spec.states.filter(s => isDifferentiable(s.input.type));
+  const scanned = spec.scanned.filter(s => isDifferentiable(s.input.type));
+  let made: ReturnType<typeof backwardLoop> | undefined;
+  const results = () => {
+    made ??= backwardLoop(node, body, spec, { states, scanned, wanted });
+    return made;
+  };
+  const pullbacks = <T>(all: readonly T[], some: readonly T[], from: (i: number) => Expr): Pullback[] =>
+    all.map(x => (some.includes(x) ? () => from(some.indexOf(x)) : null));
   return {
-    [`${prefix}_directions`]: along.map(a => (a.backwards ? 1 : 0)),
-    [`${prefix}_axes`]: along.map(a => a.axis),
+    states: pullbacks(spec.states, states, i => results().states[i]!),
+    scanned: pullbacks(spec.scanned, scanned, i => results().outputs[i]!),
+    captures: pullbacks(node.captures, wanted, i => results().states[states.length + i]!),
   };
 }
 
-/** Puts the elements of `some` where `at` says so. */
-function spread<T>(at: readonly boolean[], some: readonly T[]): (T | undefined)[] {
-  let next = 0;
-  return at.map(here => (here ? some[next++] : undefined));
+/** What of a loop is differentiated. */
+type Differentiated = {
+  states: Iterations['states'];
+  scanned: Iterations['scanned'];
+  wanted: readonly Value[];
+};
+
+/**
+ * The loop of the backward pass. It carries the cotangents of the states, those of outer values, and sequences that
+ * are shortened again. (A Loop may have done no iteration at all, which a Scan cannot: its backward pass is a Loop.)
+ */
+function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Differentiated) {
+  const { g } = node;
+  const kept = spec.states.filter(s => s.stack);
+  const undone = spec.states.filter(s => s.appends !== undefined);
+  const lost = spec.states.filter(s => !s.stack && s.appends === undefined);
+  const missing = lost.map(({ input }) => g.newValue(input.name, input.type));
+  const cotangents = spec.stacked.filter(s => s.dy);
+  const carried: State[] = [
+    ...of.states.map(s => ({ start: s.dLast ?? zerosLike(s.last), type: s.input.type })),
+    ...of.wanted.map(v => ({ start: zerosLike(g.of(v)), type: v.type })),
+    ...undone.map(s => ({ start: s.last, type: s.input.type })),
+  ];
+  // Slices come in the order of the iterations; the backward pass takes them from the last.
+  const inputs = [
+    ...kept.map(s => ({ x: s.stack!, ...turned(FIRST_TO_LAST) })),
+    ...spec.scanned.map(s => ({ x: s.x, ...turned(s) })),
+    ...cotangents.map(s => ({ x: s.dy!, ...turned(s) })),
+  ];
+  const sliced = [
+    ...kept.map(s => s.input),
+    ...spec.scanned.map(s => s.input),
+    ...cotangents.map(s => s.output),
+  ];
+
+  const step = (b: Builder, values: Map<Value, Value>, now: readonly Expr[], slices: readonly Expr[]) => {
+    const primals = kept.length + spec.scanned.length;
+    const [dStates, sums, longer] = [
+      now.slice(0, of.states.length),
+      now.slice(of.states.length, of.states.length + of.wanted.length),
+      now.slice(of.states.length + of.wanted.length),
+    ];
+    slices.forEach((e, i) => {
+      e.typed(sliced[i]!.type);
+      if (i < primals) values.set(sliced[i]!, e.value);
+    });
+    lost.forEach(({ input }, i) => {
+      values.set(input, missing[i]!);
+    });
+    const shorter = undone.map((s, i) => {
+      const e = Array.from({ length: s.appends! }).reduce<Expr>(e => e.op('SequenceErase'), longer[i]!);
+      values.set(s.input, e.value);
+      return e;
+    });
+    copyInto(b, body, values);
+    const seeds = cotangentsOf(b, values, [
+      ...of.states.map((s, i) => [s.output, dStates[i]!] as const),
+      ...cotangents.map((s, i) => [s.output, slices[primals + i]!] as const),
+      // What an iteration adds to the cotangent of an outer value comes to what those before it did.
+      ...of.wanted.map((v, i) => [v, sums[i]!] as const),
+    ]);
+    const inner = [...of.states, ...of.scanned].map(s => s.input);
+    const found = node.vjp(b, seeds, [...inner.map(v => values.get(v)!), ...of.wanted]);
+    const gradient = (v: Value, i: number) => (found[i] ?? zerosLike(b.of(values.get(v) ?? v))).typed(v.type);
+    const all = [...inner, ...of.wanted].map(gradient);
+    const [first, second] = [of.states.length, inner.length];
+    return {
+      states: [...all.slice(0, first), ...all.slice(second), ...shorter],
+      outputs: all.slice(first, second).map((y, i) => ({ y, ...turned(of.scanned[i]!) })),
+    };
+  };
+
+  const { loop: forward } = spec;
+  const results = forward
+    ? loopBack(g, forward, carried, inputs, (b, values, now, slices) => step(b, values, now, slices).states)
+    : scanAlong(g, carried, inputs, (b, now, slices) => step(b, new Map(), now, slices));
+  if (results.body.captures().some(v => missing.includes(v)))
+    node.unsupported('a sequence that its body both changes and reads');
+  return results;
+}
+
+/** A loop over the iterations of a Loop from the last to the first, with slices of the inputs. */
+function loopBack(
+  g: Builder,
+  { iteration, goesOn, count }: NonNullable<Iterations['loop']>,
+  carried: readonly State[],
+  inputs: readonly { x: Expr }[],
+  step: (
+    b: Builder,
+    values: Map<Value, Value>,
+    now: readonly Expr[],
+    slices: readonly Expr[],
+  ) => readonly Expr[],
+) {
+  // An iteration that was run began with its condition true.
+  const truth = g.scalar(1, 'bool').value;
+  return loop(g, count, carried, (b, i, now) => {
+    const at = b.of(count.value).sub(1).sub(i);
+    const slices = inputs.map(({ x: { value, type } }) =>
+      isSequence(type) ? b.of(value).op('SequenceAt', [at]) : b.of(value).gather(at),
+    );
+    return step(
+      b,
+      new Map([
+        [goesOn, truth],
+        [iteration, at.value],
+      ]),
+      now,
+      slices,
+    );
+  });
+}
+
+/**
+ * How many elements an iteration puts at the end of a sequence that it carries, where it changes it in no other way,
+ * and reads it. The sequence is had again by taking them off.
+ */
+function appends(body: Graph, { input, output }: Carried): number | undefined {
+  const chain = new Set<Node>();
+  let at = output;
+  while (at !== input) {
+    const node = body.nodes.find(n => n.outputs.includes(at));
+    if (!node || !(node.opType === 'Identity' || (node.opType === 'SequenceInsert' && !node.inputs[2])))
+      return undefined;
+    chain.add(node);
+    at = node.inputs[0]!;
+  }
+  const forms = new Set([input, ...[...chain].flatMap(n => n.outputs)]);
+  const reads = (n: Node) =>
+    [...n.inputs, ...n.subgraphs().flatMap(sub => sub.captures())].some(v => forms.has(v));
+  if (!body.nodes.some(n => !chain.has(n) && reads(n))) return undefined;
+  return [...chain].filter(n => n.opType === 'SequenceInsert').length;
+}
+
+/** What a loop's outputs are at its end; those that were omitted are added. */
+function lastStates(node: ControlNode, outputs: readonly Value[]): Expr[] {
+  return outputs.map((v, i) => node.output(i, v.type));
 }
 
 function wantedCaptures(node: ControlNode): Value[] {
@@ -277,11 +284,7 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
     const inner = g.newValue(`${input.name}_begin`, input.type);
     g.copy(input, inner, body.nodes);
     body.outputs.push(inner);
-    const type =
-      input.type?.kind === 'tensor'
-        ? { ...input.type, shape: input.type.shape && [null, ...input.type.shape] }
-        : undefined;
-    const stack = g.newValue(`${input.name}_stack`, type);
+    const stack = g.newValue(`${input.name}_stack`, stackType(input.type));
     node.outputs.push(stack);
     return g.of(stack);
   });
@@ -304,21 +307,19 @@ function keepStates({ node, g }: ControlNode, body: Graph, input: Value): Expr {
   return g.of(kept);
 }
 
-/** The cotangents of the copies of a body's `outputs`; where two outputs are one value, their sum. */
+/** The cotangents of the copies of a body's values; where two are one value, their sum. */
 function cotangentsOf(
   b: Builder,
-  outputs: readonly Value[],
   values: ReadonlyMap<Value, Value>,
-  dys: readonly (Expr | undefined)[],
+  seeds: readonly (readonly [Value, Expr | undefined])[],
 ): Map<Value, Expr> {
   const cotangents = new Map<Value, Expr>();
-  outputs.forEach((output, i) => {
-    const dy = dys[i];
-    if (!dy || !isDifferentiable(output.type)) return;
-    const value = values.get(output) ?? output;
+  for (const [original, dy] of seeds) {
+    if (!dy || !isDifferentiable(original.type)) continue;
+    const value = values.get(original) ?? original;
     const here = b.of(dy.value);
     const known = cotangents.get(value);
     cotangents.set(value, known ? sumOf(known, here) : here);
-  });
+  }
   return cotangents;
 }

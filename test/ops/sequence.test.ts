@@ -136,17 +136,30 @@ describe('a Loop', () => {
       return [last!, main.add('ConcatFromSequence', [rows], 'again', { axis: 0 })];
     }));
 
-  it('that changes a sequence and reads it is refused', () =>
-    expect(
-      check([[2]], (main, [x]) => {
-        const s = main.add('SequenceConstruct', [x!], 's');
-        const [t] = loop(main, 2, [s], (body, i, [own]) => {
-          const next = body.add('Sin', [body.add('SequenceAt', [own!, i], 'at')], 'next');
-          return [body.add('SequenceInsert', [own!, next], 'longer')];
-        });
-        return [main.add('ConcatFromSequence', [t!], 'y', { axis: 0 })];
-      }),
-    ).rejects.toThrow(/No gradient for 'Loop'.* a sequence that its body both changes and reads/));
+  /** Each new element depends on the sequence so far, and stands at its end, or at its begin. */
+  const readBack = (end: boolean) =>
+    check([[2], [2]], (main, [x, w]) => {
+      const s = main.add('SequenceConstruct', [x!], 's');
+      const begin = main.constant('begin', scalar(0));
+      const [t] = loop(main, 3, [s], (body, i, [own]) => {
+        const before = body.add('Mul', [body.add('SequenceAt', [own!, i], 'at'), w!], 'before');
+        const longer = body.add('SequenceInsert', [own!, body.add('Sin', [before], 'sin')], 'longer');
+        const last = body.add('SequenceAt', [longer, body.add('Neg', [i], 'back')], 'last');
+        return [
+          body.add(
+            'SequenceInsert',
+            [longer, body.add('Exp', [last], 'exp'), ...(end ? [] : [begin])],
+            'next',
+          ),
+        ];
+      });
+      return [main.add('ConcatFromSequence', [t!], 'y', { axis: 0 })];
+    });
+  it('that lengthens a sequence and reads it', () => readBack(true));
+  it('that changes a sequence in another way and reads it is refused', () =>
+    expect(readBack(false)).rejects.toThrow(
+      /No gradient for 'Loop'.* a sequence that its body both changes and reads/,
+    ));
 });
 
 it('an If of which one branch reads a sequence', () =>

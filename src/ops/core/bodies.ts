@@ -1,5 +1,5 @@
 import { cloneNodes } from '../../graph/clone.js';
-import type { Graph, Node, TensorType, Value, ValueType } from '../../graph/ir.js';
+import type { Dim, Graph, Node, Value, ValueType } from '../../graph/ir.js';
 import type { Builder } from './builder.js';
 import { join } from './types.js';
 
@@ -19,7 +19,7 @@ export function bodyInputTypes(node: Node): (ValueType | undefined)[] {
       const count = intAttr(node, 'num_scan_inputs');
       const states = types.length - count;
       return types.map((type, i) =>
-        i < states ? type : slice(type, scanAxis(node, 'scan_input_axes', i - states)),
+        i < states ? type : sliceType(type, scanAxis(node, 'scan_input_axes', i - states)),
       );
     }
     case 'SequenceMap':
@@ -49,7 +49,7 @@ export function bodyOutputTypes(node: Node): (ValueType | undefined)[] {
       return types.map((type, i) => join(type, other?.outputs[i]?.type));
     case 'Loop': {
       const carried = body.inputs.slice(2).map(v => v.type);
-      return [...carried, ...types.slice(1 + carried.length).map(stacked)];
+      return [...carried, ...types.slice(1 + carried.length).map(type => stackType(type))];
     }
     case 'SequenceMap':
       return types.map(elem => elem && { kind: 'sequence', elem });
@@ -72,14 +72,20 @@ export function settleLoop(body: Graph): boolean {
   return changed;
 }
 
-function stacked(type: ValueType | undefined): ValueType | undefined {
-  return type?.kind === 'tensor' ? { ...type, shape: type.shape && [null, ...type.shape] } : type;
+/** The type of a slice along an axis, which the slice lacks. */
+export function sliceType(type: ValueType | undefined, axis: number): ValueType | undefined {
+  if (type?.kind !== 'tensor' || !type.shape) return type;
+  return {
+    ...type,
+    shape: type.shape.filter((_, i) => i !== (axis + type.shape!.length) % type.shape!.length),
+  };
 }
 
-function slice(type: ValueType | undefined, axis: number): ValueType | undefined {
+/** The type of such slices put together, `length` of them. */
+export function stackType(type: ValueType | undefined, axis = 0, length: Dim = null): ValueType | undefined {
   if (type?.kind !== 'tensor' || !type.shape) return type;
-  const at = axis < 0 ? axis + type.shape.length : axis;
-  return { ...type, shape: type.shape.filter((_, i) => i !== at) } satisfies TensorType;
+  const at = axis < 0 ? axis + type.shape.length + 1 : axis;
+  return { ...type, shape: [...type.shape.slice(0, at), length, ...type.shape.slice(at)] };
 }
 
 /** Copies a body's nodes into a builder's graph; `values` says what its inputs are there, and is filled with the rest. */

@@ -1,6 +1,17 @@
-import type { Dim, Value, ValueType } from '../../graph/ir.js';
+import type { Graph, ValueType } from '../../graph/ir.js';
+import { prune } from '../../graph/prune.js';
+import { sliceType, stackType } from './bodies.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
+
+/** A value that is carried from step to step: what it is before the first, and the type that it keeps. */
+export type State = { start: Expr; type: ValueType | undefined };
+
+/** How a tensor is cut into the slices of the steps, or put together of them. */
+export type Along = { axis: number; backwards: boolean };
+
+/** With the graph of the step. */
+type Results = { states: Expr[]; outputs: Expr[]; body: Graph };
 
 export type ScanSpec = {
   /** Values that are carried from step to step, as they are before the first. */
@@ -18,46 +29,91 @@ export type ScanSpec = {
 };
 
 /** A loop over the first axis: the states after the last step, and the steps' outputs stacked along a new first axis. */
-export function scan(
+export function scan(g: Builder, { states, inputs, reverse = false, body }: ScanSpec): Results {
+  const way = { axis: 0, backwards: reverse };
+  return scanAlong(
+    g,
+    states.map(start => ({ start, type: start.type })),
+    inputs.map(x => ({ x, ...way })),
+    (b, carried, slices) => {
+      const step = body(b, carried, slices);
+      return { states: step.states, outputs: step.outputs.map(y => ({ y, ...way })) };
+    },
+  );
+}
+
+/** The same along any axes, each tensor from its first slice to the last or backwards. */
+export function scanAlong(
   g: Builder,
-  { states, inputs, reverse, body }: ScanSpec,
-): { states: Expr[]; outputs: Expr[] } {
+  states: readonly State[],
+  inputs: readonly (Along & { x: Expr })[],
+  body: (
+    b: Builder,
+    states: readonly Expr[],
+    slices: readonly Expr[],
+  ) => { states: readonly Expr[]; outputs: readonly (Along & { y: Expr })[] },
+): Results {
   const b = g.subgraph('scan_body');
   const carried = states.map(s => b.input('state', s.type));
-  const slices = inputs.map(x => b.input('slice', sliceType(x)));
+  const slices = inputs.map(({ x, axis }) => b.input('slice', sliceType(x.type, axis)));
   const step = body(b, carried, slices);
-  b.graph.outputs = [...step.states, ...step.outputs].map(e => outputOf(b, e));
-  const count = inputs.length;
-  const way = (n: number) => (reverse ? Array(n).fill(1) : undefined);
-  const length = inputs[0]!.extent(0);
+  finish(b, [...step.states, ...step.outputs.map(o => o.y)]);
+  const [first] = inputs;
+  const length = first ? first.x.extent(first.axis) : null;
   const results = g.emit(
     'Scan',
-    [...states, ...inputs],
+    [...states.map(s => s.start), ...inputs.map(i => i.x)],
     {
       body: b.graph,
-      num_scan_inputs: count,
-      scan_input_directions: way(count),
-      scan_output_directions: step.outputs.length ? way(step.outputs.length) : undefined,
+      num_scan_inputs: inputs.length,
+      ...directions('scan_input', inputs),
+      ...directions('scan_output', step.outputs),
     },
     {
       outputs: states.length + step.outputs.length,
-      types: [...states.map(s => s.type), ...step.outputs.map(e => stackType(e, length))],
+      types: [...states.map(s => s.type), ...step.outputs.map(o => stackType(o.y.type, o.axis, length))],
     },
   );
-  return { states: results.slice(0, states.length), outputs: results.slice(states.length) };
+  return { states: results.slice(0, states.length), outputs: results.slice(states.length), body: b.graph };
 }
 
-/** Outputs of a body are distinct values that its own nodes write. */
-export function outputOf(b: Builder, e: Expr): Value {
-  const value = b.newValue('output', e.type);
-  b.identity(e.value, value);
-  return value;
+/** What a Scan leaves out where it is the default. */
+function directions(prefix: string, along: readonly Along[]) {
+  return {
+    [`${prefix}_directions`]: along.some(a => a.backwards)
+      ? along.map(a => (a.backwards ? 1 : 0))
+      : undefined,
+    [`${prefix}_axes`]: along.some(a => a.axis) ? along.map(a => a.axis) : undefined,
+  };
 }
 
-function sliceType({ type }: Expr): ValueType | undefined {
-  return type?.kind === 'tensor' ? { ...type, shape: type.shape?.slice(1) } : type;
+/** `count` steps, numbered from 0: the states after the last of them. */
+export function loop(
+  g: Builder,
+  count: Expr,
+  states: readonly State[],
+  body: (b: Builder, i: Expr, states: readonly Expr[]) => readonly Expr[],
+): Results {
+  const b = g.subgraph('loop_body');
+  const i = b.input('iteration', { kind: 'tensor', dtype: 'int64', shape: [] });
+  const goOn = b.input('go_on', { kind: 'tensor', dtype: 'bool', shape: [] });
+  const carried = states.map(s => b.input('state', s.type));
+  finish(b, [goOn, ...body(b, i, carried)]);
+  const results = g.emit(
+    'Loop',
+    [count, g.scalar(1, 'bool'), ...states.map(s => s.start)],
+    { body: b.graph },
+    { outputs: states.length, types: states.map(s => s.type) },
+  );
+  return { states: results, outputs: [], body: b.graph };
 }
 
-function stackType({ type }: Expr, length: Dim): ValueType | undefined {
-  return type?.kind === 'tensor' ? { ...type, shape: type.shape && [length, ...type.shape] } : type;
+/** Ends a subgraph with these outputs: distinct values that its own nodes write. */
+export function finish(b: Builder, outputs: readonly Expr[]): void {
+  b.graph.outputs = outputs.map(e => {
+    const value = b.newValue('output', e.type);
+    b.identity(e.value, value);
+    return value;
+  });
+  prune(b.graph);
 }

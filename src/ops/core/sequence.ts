@@ -1,9 +1,9 @@
 /** Sequences as cotangents: as many tensors as the sequence they belong to, of the same shapes. */
 import { dtypeCode } from '../../graph/dtype.js';
-import type { TensorType, ValueType } from '../../graph/ir.js';
+import type { TensorType } from '../../graph/ir.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
-import { outputOf } from './scan.js';
+import { loop, type State } from './scan.js';
 import { isSequence } from './types.js';
 
 /**
@@ -17,19 +17,16 @@ export function mapSequences(
 ): Expr[] {
   const [first] = operands as [Expr];
   const { g } = first;
-  const types = elems.map((elem): ValueType => ({ kind: 'sequence', elem }));
-  const b = g.subgraph('each');
-  const at = b.input('position', { kind: 'tensor', dtype: 'int64', shape: [] });
-  const goOn = b.input('go_on', { kind: 'tensor', dtype: 'bool', shape: [] });
-  const made = types.map(type => b.input('made', type));
-  const here = operands.map(({ value, type }) =>
-    isSequence(type) ? b.of(value).op('SequenceAt', [at]) : b.of(value),
-  );
-  const longer = f(b, here).map((y, i) => made[i]!.op('SequenceInsert', [y]).typed(types[i]));
-  b.graph.outputs = [goOn, ...longer].map(e => outputOf(b, e));
-  const empty = elems.map(({ dtype }) => g.emit('SequenceEmpty', [], { dtype: dtypeCode(dtype) })[0]);
-  const inputs = [first.op('SequenceLength'), g.scalar(1, 'bool'), ...empty];
-  return g.emit('Loop', inputs, { body: b.graph }, { types, outputs: types.length, hint: 'sequence' });
+  const states = elems.map((elem): State => {
+    const [start] = g.emit('SequenceEmpty', [], { dtype: dtypeCode(elem.dtype) });
+    return { start: start!, type: { kind: 'sequence', elem } };
+  });
+  return loop(g, first.op('SequenceLength'), states, (b, i, made) => {
+    const here = operands.map(({ value, type }) =>
+      isSequence(type) ? b.of(value).op('SequenceAt', [i]) : b.of(value),
+    );
+    return f(b, here).map((y, k) => made[k]!.op('SequenceInsert', [y]).typed(states[k]!.type));
+  }).states;
 }
 
 /** The sum of two cotangents of one value. */

@@ -85,7 +85,10 @@ export const Loop: Control = (dys, node) => {
     return v.shape?.every(d => d !== null) ? stackStates(node, body, [v])[0] : keepStates(node, body, v);
   };
   const result = reverseIterations(node, body, {
-    states: states.map(s => ({ ...s, stack: stackOf(s.input), appends: appends(body, s) })),
+    states: states.map(s => {
+      const elements = appends(body, s);
+      return { ...s, appends: elements, stack: elements === undefined ? stackOf(s.input) : undefined };
+    }),
     scanned: [],
     stacked,
     loop: { iteration, goesOn, count: iterations!.dims(0, 1).squeeze([0]) },
@@ -241,8 +244,8 @@ function loopBack(
 }
 
 /**
- * How many elements an iteration puts at the end of a sequence that it carries, where it changes it in no other way,
- * and reads it. The sequence is had again by taking them off.
+ * How many elements an iteration puts at the end of a sequence that it carries and reads, where it changes it in no
+ * other way: the sequence is had again by taking them off. 0 for a value that stays the same.
  */
 function appends(body: Graph, { input, output }: Carried): number | undefined {
   const chain = new Set<Node>();

@@ -132,4 +132,47 @@ describe('Loop', () => {
     const tensors = [spread([1, 2]), spread([1, 2], [-1, 1], 2)];
     await checkModel(model(main, outs), [v0, w], outs, tensors, { cotangents });
   });
+  it('that carries a value unchanged, within a Loop, with a Scan in it', async () => {
+    const main = new Body('main');
+    const [v0, w, x] = [
+      main.input('v0', float32([2])),
+      main.input('w', float32([2])),
+      main.input('x', float32([3, 2])),
+    ];
+    const begin = (body: Body, level: string) => [
+      body.input(`iter_${level}`, { kind: 'tensor', dtype: 'int64', shape: [] }),
+      body.input(`keep_${level}`, { kind: 'tensor', dtype: 'bool', shape: [] }),
+      body.input(`v_${level}`, float32([2])),
+      body.input(`w_${level}`, float32([2])),
+    ];
+    const bounds = ['outer', 'inner'].map(level => [
+      main.constant(`count_${level}`, ints([2], [])),
+      main.constant(`cond_${level}`, bools([1], [])),
+    ]);
+    const step = new Body('step');
+    const [h, slice] = [step.input('h', float32([2])), step.input('slice', float32([2]))];
+    const [outer, inner] = [new Body('outer'), new Body('inner')];
+    const [, keep, v, own] = begin(outer, 'outer');
+    const [, keepInner, vInner, ownInner] = begin(inner, 'inner');
+    const next = step.add(
+      'Sin',
+      [step.add('Add', [step.add('Mul', [h, ownInner!], 'ho'), slice], 'hos')],
+      'next',
+    );
+    const scanned = { body: step.outputs(next), num_scan_inputs: 1 };
+    const [scan] = control(inner, 'Scan', [vInner!, x], ['scan'], scanned);
+    const same = inner.add('Identity', [ownInner!], 'same_inner');
+    const innerBody = inner.outputs(inner.add('Identity', [keepInner!], 'on_inner'), scan!, same);
+    const [vNext] = control(outer, 'Loop', [...bounds[1]!, v!, own!], ['v_next', 'w_next'], {
+      body: innerBody,
+    });
+    const outerBody = outer.outputs(
+      outer.add('Identity', [keep!], 'on_outer'),
+      outer.add('Mul', [vNext!, own!], 'v_last'),
+      outer.add('Identity', [own!], 'same_outer'),
+    );
+    const outs = control(main, 'Loop', [...bounds[0]!, v0, w], ['v', 'w_same'], { body: outerBody });
+    const tensors = [spread([2]), spread([2], [-1, 1], 2), spread([3, 2], [-1, 1], 3)];
+    await checkModel(model(main, outs), [v0, w, x], outs, tensors);
+  });
 });

@@ -2,6 +2,7 @@
 import type { Expr } from './core/expr.js';
 import { geluSlope } from './core/gelu.js';
 import { type Binary, normalizeAxis, type Unary, zeroGradient } from './core/rule.js';
+import { scattered } from './core/scatter.js';
 
 // ---- rectifiers ----
 
@@ -122,11 +123,21 @@ export const Softmax: Unary = ([dy], node) => {
   return [() => y.mul(dy.sub(dy.mul(y).sum([axis], { keepdims: true })))];
 };
 
-/** y = log softmax(x)  =>  dx = dy - e^y * sum(dy) along `axis`. */
+/**
+ * y = x - log(sum(exp(x))) along `axis`  =>  dx = dy - exp(y) * sum(dy). Where dy is one number d per sum among
+ * zeros, as that of a choice by class is, dx = -exp(y) * d with d added there: no tensor of zeros is made.
+ */
 export const LogSoftmax: Unary = ([dy], node) => {
   const y = node.output();
   const axis = normalizeAxis(node.attrs.int('axis', -1), y);
-  return [() => dy.sub(y.exp().mul(dy.sum([axis], { keepdims: true })))];
+  return [
+    () => {
+      const chosen = scattered(dy, axis);
+      if (!chosen) return dy.sub(y.exp().mul(dy.sum([axis], { keepdims: true })));
+      const { indices, values } = chosen;
+      return y.exp().mul(values.neg()).scatterElements(indices, values, axis, 'add');
+    },
+  ];
 };
 
 export const Hardmax = zeroGradient('constant while the largest element stays the same');

@@ -88,6 +88,11 @@ export class Builder {
     return this.#known.get(value) ?? this.parent?.constant(value);
   }
 
+  /** The node of this graph that writes a value; those that were added last are found first. */
+  writer(value: Value): Node | undefined {
+    return this.sink.findLast(node => node.outputs.includes(value));
+  }
+
   /** A value that can change between runs (a parameter, state) is no constant, whatever its initializer. */
   forget(value: Value): void {
     this.#known.delete(value);

@@ -1,6 +1,6 @@
 /** The way back for operators that copy elements from one place to another. */
 import type { Expr } from './expr.js';
-import type { NodeView, Operands } from './rule.js';
+import { Attributes, type NodeView, normalizeAxis, type Operands } from './rule.js';
 
 /** The flat position of each element of `x`, in its shape: int64, counted from 0. */
 export function positions(x: Expr): Expr {
@@ -22,4 +22,21 @@ export function scatterBack(dy: Expr, node: NodeView<Operands>, others = node.in
 export function scatterFlat(values: Expr, at: Expr, x: Expr): Expr {
   const flat = x.zeros().reshape([-1]);
   return flat.scatterElements(at.reshape([-1]), values.reshape([-1]), 0, 'add').reshapeLike(x);
+}
+
+/** What `e` is made of where it is zeros but for one number per line along `axis`: these, and where they are. */
+export function scattered(e: Expr, axis: number): { indices: Expr; values: Expr } | undefined {
+  const node = e.g.writer(e.value);
+  if (node?.opType !== 'ScatterElements') return undefined;
+  const [onto, indices, values] = node.inputs.map(v => e.g.of(v!)) as [Expr, Expr, Expr];
+  const isOne = indices.shape?.every((d, i) => (i === axis ? d === 1 : d !== null && d === e.shape?.[i]));
+  const attrs = new Attributes(node);
+  const isSum = attrs.string('reduction', 'none') === 'add';
+  const isAlong = normalizeAxis(attrs.int('axis', 0), e) === axis;
+  return isOne && isSum && isAlong && isZero(onto) ? { indices, values } : undefined;
+}
+
+function isZero({ g, value }: Expr): boolean {
+  const node = g.writer(value);
+  return node?.opType === 'Expand' && g.of(node.inputs[0]!).constant?.[0] === 0;
 }

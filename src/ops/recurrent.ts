@@ -12,7 +12,7 @@ import {
   recurrentRule,
   unclipped,
 } from './core/recurrence.js';
-import type { Operands, Rule } from './core/rule.js';
+import type { NodeView, Operands, Rule } from './core/rule.js';
 import { scan } from './core/scan.js';
 
 type Recurrent = Rule<Operands, readonly (Expr | undefined)[]>;
@@ -21,15 +21,14 @@ type Recurrent = Rule<Operands, readonly (Expr | undefined)[]>;
  * i, o, f = f(z_i + p_i c'), f(z_o + p_o c), f(z_f + p_f c');  g = g(z_c);  c = f c' + i g;  h = o h(c)
  * with z = x W^T + h' R^T + b, and a prime for the step before
  * =>  do = dh h(c) f', dc += dh o h'(c) + do p_o, di = dc g f', df = dc c' f', dg = dc i g', dc' = dc f + di p_i + df p_f,
- * dh' = dz R; dW, dR, db and dx are products over all steps.
+ * dh' = dz R; dW, dR, db and dx are products over all steps. With `input_forget` f = 1 - i.
  */
 export const LSTM: Recurrent = (dys, node) => {
-  if (node.attrs.int('input_forget', 0)) node.unsupported("'input_forget'");
-  const clip = node.attrs.has('clip') ? node.attrs.float('clip', 0) : undefined;
-  return recurrentRule(dys, node, ['Sigmoid', 'Tanh', 'Tanh'], d => lstmDirection(d, clip));
+  const coupled = node.attrs.int('input_forget', 0) === 1;
+  return recurrentRule(dys, node, ['Sigmoid', 'Tanh', 'Tanh'], d => lstmDirection(d, clipOf(node), coupled));
 };
 
-function lstmDirection(d: Direction, clip: number | undefined): Cotangents {
+function lstmDirection(d: Direction, clip: number | undefined, coupled: boolean): Cotangents {
   const [act, actCell, actOut] = d.activations as [
     Direction['activations'][0],
     Direction['activations'][0],
@@ -51,7 +50,7 @@ function lstmDirection(d: Direction, clip: number | undefined): Cotangents {
     body: (b, [c], [i, f, cell, m]) => {
       const inner = (p: Expr | undefined) => p && b.of(p.value);
       const input = act.apply(clipped(peep(i!, inner(pi), c!)));
-      const forget = act.apply(clipped(peep(f!, inner(pf), c!)));
+      const forget = coupled ? input.rsub(1) : act.apply(clipped(peep(f!, inner(pf), c!)));
       const next = forget.mul(c!).add(input.mul(actCell.apply(clipped(cell!))));
       const kept = m ? m.mul(next).add(m.rsub(1).mul(c!)) : next;
       return { states: [kept], outputs: [c!, kept] };
@@ -65,12 +64,17 @@ function lstmDirection(d: Direction, clip: number | undefined): Cotangents {
   const cell = withSlope(zg, actCell, clip);
   const out = actOut.apply(c);
   // What dh and dc are multiplied by to give dz, for the gates in the order i, o, f, c.
-  const factors = [cell.y.mul(i.slope), out.mul(o.slope), before.mul(f.slope), i.y.mul(cell.slope)];
+  const factors = [
+    (coupled ? cell.y.sub(before) : cell.y).mul(i.slope),
+    out.mul(o.slope),
+    coupled ? before.zeros() : before.mul(f.slope),
+    i.y.mul(cell.slope),
+  ];
   const through = o.y.mul(actOut.slope(c, out));
 
   const back = scan(g, {
     states: [d.dh, d.dc!],
-    inputs: [d.dy, factors[0]!.concat(factors.slice(1), 2), through, f.y, ...masked],
+    inputs: [d.dy, factors[0]!.concat(factors.slice(1), 2), through, coupled ? i.y.rsub(1) : f.y, ...masked],
     reverse: true,
     body: (b, [dh, dc], [dy, factor, slope, forget, m]) => {
       const R = b.of(d.r.value);
@@ -113,22 +117,24 @@ function lstmDirection(d: Direction, clip: number | undefined): Cotangents {
  * =>  dn = dh (1 - z) g', dz = dh (h' - n) f', dr = (what r was multiplied by) * its cotangent * f', dh' from all of them.
  */
 export const GRU: Recurrent = (dys, node) => {
-  if (node.attrs.has('clip')) node.unsupported("'clip'");
   const linear = node.attrs.int('linear_before_reset', 0) === 1;
-  return recurrentRule(dys, node, ['Sigmoid', 'Tanh'], d => gruDirection(d, linear));
+  return recurrentRule(dys, node, ['Sigmoid', 'Tanh'], d => gruDirection(d, linear, clipOf(node)));
 };
 
-function gruDirection(d: Direction, linear: boolean): Cotangents {
+function gruDirection(d: Direction, linear: boolean, clip: number | undefined): Cotangents {
   const [act, actNew] = d.activations as [Direction['activations'][0], Direction['activations'][0]];
   const { g } = d.x;
   const { wb, rb } = biases(d);
   const plus = (e: Expr, b: Expr | undefined) => (b ? e.add(b) : e);
   const fromX = plus(project(d.x, d.w), wb);
   const fromH = plus(project(d.before, d.r), rb);
-  const [z, r] = [0, 1].map(i => withSlope(gate(fromX, i, 3).add(gate(fromH, i, 3)), act)) as [Gate, Gate];
+  const [z, r] = [0, 1].map(i => withSlope(gate(fromX, i, 3).add(gate(fromH, i, 3)), act, clip)) as [
+    Gate,
+    Gate,
+  ];
   const rn = lastRows(d.r, 2, 3);
   const recurrent = linear ? gate(fromH, 2, 3) : plus(project(r.y.mul(d.before), rn), rb && gate(rb, 2, 3));
-  const fresh = withSlope(gate(fromX, 2, 3).add(linear ? r.y.mul(recurrent) : recurrent), actNew);
+  const fresh = withSlope(gate(fromX, 2, 3).add(linear ? r.y.mul(recurrent) : recurrent), actNew, clip);
 
   const back = scan(g, {
     states: [d.dh],
@@ -177,9 +183,8 @@ function gruDirection(d: Direction, linear: boolean): Cotangents {
 
 /** h = f(x W^T + h' R^T + b)  =>  dz = dh f', dh' = dz R; dW, dR, db and dx are products over all steps. */
 export const RNN: Recurrent = (dys, node) => {
-  const clip = node.attrs.has('clip') ? node.attrs.float('clip', 0) : undefined;
   return recurrentRule(dys, node, ['Tanh'], d => {
-    const { slope } = withSlope(preactivations(d), d.activations[0]!, clip);
+    const { slope } = withSlope(preactivations(d), d.activations[0]!, clipOf(node));
     const back = scan(d.x.g, {
       states: [d.dh],
       inputs: [d.dy, slope, ...(d.mask ? [d.mask] : [])],
@@ -198,6 +203,11 @@ export const RNN: Recurrent = (dys, node) => {
 // ---- shared ----
 
 type Gate = { y: Expr; slope: Expr };
+
+/** The bound of what goes into an activation. */
+function clipOf({ attrs }: NodeView<Operands>): number | undefined {
+  return attrs.has('clip') ? attrs.float('clip', 0) : undefined;
+}
 
 function withSlope(z: Expr, act: Direction['activations'][0], clip?: number): Gate {
   if (clip === undefined) {

@@ -52,10 +52,10 @@ describe('LSTM', () => {
       activation_beta: floats([0.4, 0.1]),
     }));
   it('with clipping', () => check('LSTM', all().slice(0, 7), { clip: float(0.5) }));
+  it('with input and forget gate coupled', () => check('LSTM', all(), { input_forget: 1 }));
   it('names what it cannot do', async () => {
-    await expect(check('LSTM', all(), { input_forget: 1 })).rejects.toThrow(
-      /No gradient for 'LSTM'.* with 'input_forget'/,
-    );
+    const attrs = { activations: strings('Sigmoid', 'Tanh', 'Gelu') };
+    await expect(check('LSTM', all(), attrs)).rejects.toThrow(/activation/);
   });
 });
 
@@ -73,6 +73,9 @@ describe('GRU', () => {
     operands[4] = lengths();
     await check('GRU', operands, { ...attrs, direction: 'reverse' });
   });
+  it.each([0, 1])('with clipping, linear_before_reset = %i', linear =>
+    check('GRU', all(), { clip: float(0.4), linear_before_reset: linear }, { step: 1e-3 }),
+  );
 });
 
 describe('RNN', () => {

@@ -1,5 +1,6 @@
 import { isFloat } from '../graph/dtype.js';
-import type { Model } from '../graph/ir.js';
+import type { Model, Node } from '../graph/ir.js';
+import type { Tensor } from '../graph/tensor.js';
 
 /**
  * Makes initializers of the floating-point tensors with more than one element that Constant nodes of the main
@@ -7,14 +8,20 @@ import type { Model } from '../graph/ir.js';
  */
 export function liftConstants({ graph }: Model): boolean {
   const kept = graph.nodes.filter(node => {
-    const attr = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
-    if (attr?.type !== 'tensor' || !isFloat(attr.value.dtype) || attr.value.size < 2) return true;
+    const tensor = weightOf(node);
+    if (!tensor) return true;
     const value = node.outputs[0]!;
-    value.type = { kind: 'tensor', dtype: attr.value.dtype, shape: attr.value.dims };
-    graph.initializers.set(value, attr.value);
+    value.type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+    graph.initializers.set(value, tensor);
     return false;
   });
   const changed = kept.length < graph.nodes.length;
   if (changed) graph.nodes.splice(0, graph.nodes.length, ...kept);
   return changed;
+}
+
+/** The tensor of a Constant node that may be a weight. */
+export function weightOf(node: Node): Tensor | undefined {
+  const attr = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
+  return attr?.type === 'tensor' && isFloat(attr.value.dtype) && attr.value.size > 1 ? attr.value : undefined;
 }

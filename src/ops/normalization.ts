@@ -133,9 +133,13 @@ export const LayerNormalization: Rule<Scaled, readonly [Expr | undefined, Expr?,
   return [parts, dy ? () => dy.mul(xhat()).sumTo(scale) : null, dy && bias ? () => dy.sumTo(bias) : null];
 };
 
-/** The node's own mean and reciprocal deviation, of the type that it computes them in. */
+/** The node's own mean and reciprocal deviation; in float64 the runtime has them in float32 only. */
 function statistics(node: NodeView<Scaled>, axis: number): { mean: Expr; inv: Expr } {
   const [x] = node.inputs;
+  if (x.dtype === 'float64') {
+    const { mean, variance } = moments(x, range(axis, x.rank));
+    return { mean, inv: variance.add(node.attrs.float('epsilon', 1e-5)).sqrt().reciprocal() };
+  }
   const dtype: FloatDType = node.attrs.int('stash_type', 1) === 1 ? 'float32' : (x.dtype as FloatDType);
   const shape = x.shape?.map((d, i) => (i < axis ? d : 1));
   const [mean, inv] = [1, 2].map(i => node.output(i, { kind: 'tensor', dtype, shape }).cast(x.dtype));

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { Tensor } from '../../src/graph/tensor.js';
 import { float } from '../../src/ops/core/builder.js';
-import { bools, checkVjp, floatsOf, spread } from './vjp.js';
+import { bools, checkVjp, floatsOf, spread, vjpOf } from './vjp.js';
 
 const both = async (...[op, inputs, c]: Parameters<typeof checkVjp>) => {
   await checkVjp(op, inputs, c);
@@ -44,6 +45,25 @@ describe('LayerNormalization', () => {
     await both('LayerNormalization', [[3, 4], [4]], { outputs: 3, cotangents: [1], wrt: [0] });
     await both('LayerNormalization', [[3, 4], [4]], { outputs: 3, cotangents: [2], wrt: [0] });
   });
+});
+
+// One row: dx = inv * (dy - mean(dy) - xhat * mean(dy * xhat)).
+it('LayerNormalization of float64 has a gradient of float64', async () => {
+  const double = (values: readonly number[]) =>
+    Tensor.from('float64', [1, values.length], Float64Array.from(values));
+  const [x, dy] = [
+    [0.3, -1.7, 2.1, 0.9],
+    [1, -2, 0.5, 3],
+  ] as const;
+  const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
+  const centered = x.map(v => v - mean(x));
+  const inv = 1 / Math.sqrt(mean(centered.map(v => v * v)) + 1e-5);
+  const xhat = centered.map(v => v * inv);
+  const slope = mean(xhat.map((v, i) => v * dy[i]!));
+  const want = dy.map((d, i) => inv * (d - mean(dy) - xhat[i]! * slope));
+  const ones = Tensor.filled('float64', [4], 1);
+  const [dx] = await vjpOf('LayerNormalization', [double(x), ones], double(dy));
+  for (const [i, got] of dx!.numbers().entries()) expect(got).toBeCloseTo(want[i]!, 12);
 });
 
 it.each([-1, 1, 0])('RMSNormalization from axis %i on', async axis => {

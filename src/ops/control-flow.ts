@@ -4,7 +4,7 @@
  */
 import { dtypeCode } from '../graph/dtype.js';
 import { type Attr, type Graph, Node, type Value, type ValueType } from '../graph/ir.js';
-import { copyInto, scanAxis, stackType } from './core/bodies.js';
+import { copyInto, randomNodes, scanAxis, stackType } from './core/bodies.js';
 import { type Builder, toAttrs } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
@@ -28,6 +28,8 @@ export const If: Control = (dys, node) => {
       b,
       wanted.map((value, i) => (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
     );
+    // With a seed, both runs of the branch draw the same.
+    refuseRandom(node, b.graph, drawn => !drawn.attrs.has('seed'));
     return b.graph;
   };
   let results: Expr[] | undefined;
@@ -208,7 +210,14 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
     : scanAlong(g, carried, inputs, (b, now, slices) => step(b, new Map(), now, slices));
   if (results.body.captures().some(v => missing.includes(v)))
     node.unsupported('a sequence that its body both changes and reads');
+  refuseRandom(node, results.body, () => true);
   return results;
+}
+
+/** Throws where a backward pass reads what was drawn at random: running the forward body again draws something else. */
+function refuseRandom(node: ControlNode, backward: Graph, drawsAnew: (drawn: Node) => boolean): void {
+  const drawn = randomNodes(backward, node.g).find(drawsAnew);
+  if (drawn) node.unsupported(`random numbers in its body, which ${drawn.label} would draw anew for it`);
 }
 
 /** A loop over the iterations of a Loop from the last to the first, with slices of the inputs. */

@@ -1,7 +1,7 @@
-import { describe, it } from 'vitest';
-import type { AttrInit } from '../../src/ops/core/builder.js';
+import { describe, expect, it } from 'vitest';
+import { type AttrInit, float } from '../../src/ops/core/builder.js';
 import { Body, control, float32, model } from './body.js';
-import { bools, checkModel, floatsOf, ints, spread } from './vjp.js';
+import { bools, checkModel, floatsOf, gradients, ints, spread } from './vjp.js';
 
 describe('If', () => {
   it.each([0, 1])('takes the gradient of the branch with condition %i', async taken => {
@@ -174,5 +174,47 @@ describe('Loop', () => {
     const outs = control(main, 'Loop', [...bounds[0]!, v0, w], ['v', 'w_same'], { body: outerBody });
     const tensors = [spread([2]), spread([2], [-1, 1], 2), spread([3, 2], [-1, 1], 3)];
     await checkModel(model(main, outs), [v0, w, x], outs, tensors);
+  });
+});
+
+describe('random numbers in a body', () => {
+  /** The slices of x times the state before, which starts with w; random numbers come to the products. */
+  const noisy = (op: 'Add' | 'Mul', attrs: AttrInit = {}) => {
+    const main = new Body('main');
+    const [w, x] = [main.input('w', float32([3])), main.input('x', float32([2, 3]))];
+    const body = new Body('body');
+    const [state, slice] = [body.input('state'), body.input('slice')];
+    const noise = body.add('RandomNormalLike', [slice], 'noise', attrs);
+    const next = body.add('Mul', [state, slice], 'next');
+    const graph = body.outputs(next, body.add(op, [noise, next], 'out'));
+    const made = control(main, 'Scan', [w, x], ['last', 'all'], { body: graph, num_scan_inputs: 1 });
+    return { model: model(main, made), w, dys: { all: spread([2, 3]) } };
+  };
+  const feeds = { w: spread([3]), x: spread([2, 3], [1, 2]) };
+  const gradientOf = ({ model, w, dys }: ReturnType<typeof noisy>) => gradients(model, [w], dys, feeds);
+
+  it('are refused where the backward pass would read others', async () => {
+    await expect(gradientOf(noisy('Mul'))).rejects.toThrow(/random numbers in its body/);
+    await expect(gradientOf(noisy('Mul', { seed: float(1) }))).rejects.toThrow(/random numbers in its body/);
+  });
+  it('need a seed in a branch, with which both passes draw the same', async () => {
+    const branched = (attrs: AttrInit) => {
+      const main = new Body('main');
+      const w = main.input('w', float32([3]));
+      const taken = main.constant('taken', bools([1], []));
+      const branch = (name: string) => {
+        const body = new Body(name);
+        const noise = body.add('RandomNormalLike', [w], `${name}_noise`, attrs);
+        return body.outputs(body.add('Mul', [noise, w], `${name}_y`));
+      };
+      const branches = { then_branch: branch('yes'), else_branch: branch('no') };
+      const [y] = control(main, 'If', [taken], ['y'], branches);
+      return gradients(model(main, [y!]), [w], { y: floatsOf([1, 1, 1]) }, { w: spread([3]) });
+    };
+    await branched({ seed: float(1) });
+    await expect(branched({})).rejects.toThrow(/random numbers in its body/);
+  });
+  it('are nothing to it where it reads none', async () => {
+    await gradientOf(noisy('Add'));
   });
 });

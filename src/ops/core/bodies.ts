@@ -1,6 +1,6 @@
 import { cloneNodes } from '../../graph/clone.js';
 import type { Dim, Graph, Node, Value, ValueType } from '../../graph/ir.js';
-import type { Builder } from './builder.js';
+import { type Builder, RANDOM } from './builder.js';
 import { join } from './types.js';
 
 /** The types of the inputs of a node's subgraphs, as far as they follow from what the node reads and writes. */
@@ -92,4 +92,17 @@ export function stackType(type: ValueType | undefined, axis = 0, length: Dim = n
 export function copyInto(b: Builder, body: Graph, values: Map<Value, Value>): Map<Value, Value> {
   b.adopt(cloneNodes(body.nodes, { values, name: name => b.scope.names.fresh(name) }));
   return values;
+}
+
+/** Nodes of a graph, at any depth, that draw at random what they give. */
+export function randomNodes(graph: Graph, g: Builder): Node[] {
+  return graph.nodes.flatMap(node => [
+    ...(draws(node, g) ? [node] : []),
+    ...node.subgraphs().flatMap(body => randomNodes(body, g)),
+  ]);
+}
+
+function draws({ opType, domain, inputs }: Node, g: Builder): boolean {
+  if (opType !== 'Dropout') return RANDOM.has(opType) && domain === '';
+  return !!inputs[2] && g.constant(inputs[2])?.numbers()[0] !== 0;
 }

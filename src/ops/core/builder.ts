@@ -25,7 +25,8 @@ export type EmitOptions = {
 /** What all graphs of one model share while nodes are being added. */
 export type Scope = { names: Names; opsets: ReadonlyMap<string, number> };
 
-const RANDOM = new Set([
+/** Operators that draw random numbers: two equal nodes give different values. */
+export const RANDOM: ReadonlySet<string> = new Set([
   'RandomNormal',
   'RandomNormalLike',
   'RandomUniform',

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Graph, type Model, Node, Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
 import { encodeModel } from '../../src/graph/proto.js';
-import type { Tensor } from '../../src/graph/tensor.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { Builder, toAttrs } from '../../src/ops/core/builder.js';
 import { trainDropout } from '../../src/passes/train-dropout.js';
 import { gradients } from '../../src/runtime/gradients.js';
@@ -63,7 +63,7 @@ describe('trainDropout', () => {
   });
 });
 
-/** loss = sum(x * dropout(w)), the dropout within a branch or the body of a loop of one step. */
+/** loss = sum(x * dropout(w)) with a branch, sum(x * dropout(w) * steps) with a loop of one step. */
 function within(opType: 'If' | 'Scan', value = 0.5): Model {
   const s = new Sketch();
   const w = s.weight('w', spread([SIZE], [1, 2], 5));
@@ -84,6 +84,9 @@ function within(opType: 'If' | 'Scan', value = 0.5): Model {
     const step = body('step', state);
     const slice = new Value('slice', { kind: 'tensor', dtype: 'float32', shape: [SIZE] });
     step.inputs = [state, slice];
+    const next = new Value('next');
+    step.nodes.push(new Node('Mul', [step.outputs[0]!, slice], [next]));
+    step.outputs = [next];
     const steps = s.input('steps', [1, SIZE]);
     s.graph.nodes.push(new Node('Scan', [w, steps], [dropped], toAttrs({ body: step, num_scan_inputs: 1 })));
   }
@@ -106,7 +109,7 @@ describe('dropout in bodies', () => {
   });
 
   it('is refused in a loop, unless it does nothing', async () => {
-    const feeds = { x, steps: spread([1, SIZE]) };
+    const feeds = { x, steps: Tensor.filled('float32', [1, SIZE], 1) };
     await expect(gradients(within('Scan'), { ...options, dropout: 'train' }, feeds)).rejects.toThrow(
       /in the body of a loop.*--dropout eval/,
     );
@@ -114,7 +117,8 @@ describe('dropout in bodies', () => {
       [within('Scan'), 'eval'],
       [within('Scan', 0), 'train'],
     ] as const) {
-      const { gradients: found } = await gradients(model, { ...options, dropout }, feeds);
+      const wrt = ['w', 'steps'];
+      const { gradients: found } = await gradients(model, { ...options, wrt, dropout }, feeds);
       expect(found.get('w')!.numbers()).toEqual(x.numbers());
     }
   });

@@ -36,7 +36,7 @@ export const gradientOptions = <T>(args: Argv<T>) =>
     },
     params: {
       type: 'string',
-      describe: 'Values of parameters that are inputs: .safetensors, .npz',
+      describe: 'Values of parameters that are inputs: .safetensors, .npz, .onnx, checkpoint',
       group: TRAINING,
     },
   } as const);
@@ -126,9 +126,12 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['accumulate', 'ema', 'onNonfinite', 'config'] as const),
 ];
 
-/** The options of injection, or undefined where neither a loss nor gradients are given. Throws `bad-option` where others are, without it. */
-export function injectOptionsIfTask(args: Parsed): InjectOptions | undefined {
-  if (hasLoss(args) || args.grad) return injectOptions(args);
+/**
+ * The options of injection, or undefined where nothing says what the model shall learn: neither a loss nor gradients,
+ * nor (`isTask`) the model itself. Throws `bad-option` where other options are given without it.
+ */
+export function injectOptionsIfTask(args: Parsed, isTask = false): InjectOptions | undefined {
+  if (isTask || hasLoss(args) || args.grad) return injectOptions(args);
   const lost = INJECT_ONLY.find(name => args[name] !== undefined);
   if (lost)
     throw new AgdError(
@@ -169,7 +172,7 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   const { lr, delta, weightDecay, weightDecouple, fixedDecay, amsgrad, win, clip } = args;
   const agd = { lr, betas: betas as [number, number] | undefined, delta, weightDecay };
   return {
-    loss: args.grad && !hasLoss(args) ? undefined : lossSpec(args, output),
+    loss: hasLoss(args) ? lossSpec(args, output) : undefined,
     gradients: args.grad,
     ...stepConfig(args, { ...agd, weightDecouple, fixedDecay, amsgrad, win, clip }),
     train,
@@ -200,9 +203,9 @@ export async function withFiles(
   model: string,
   { params }: Parsed = {},
 ): Promise<InjectOptions> {
-  const { loadArrays } = await import('../src/index.js');
-  const values = params === undefined ? undefined : await loadArrays(params);
-  return { ...options, values, original: await readFile(model).catch(() => undefined) };
+  if (params === undefined) return { ...options, original: await readFile(model).catch(() => undefined) };
+  const { loadParameters } = await import('../src/index.js');
+  return { ...options, values: await loadParameters(params) };
 }
 
 function numbers(flag: string, text: string | undefined): number[] | undefined {

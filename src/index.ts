@@ -19,6 +19,7 @@ export type { GroupOptions, ParameterGroup } from './passes/group-parameters.js'
 export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
 export type { ParameterChoice } from './passes/select-parameters.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
+export { isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
@@ -28,6 +29,13 @@ export { parseScale } from './runtime/data/scale.js';
 export { DEVICES, type Device } from './runtime/devices.js';
 export { exportFile, exportPytorchState } from './runtime/export.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
+export {
+  type OptimizerGroup,
+  type OrtCheckpoint,
+  type Property,
+  readOrtCheckpoint,
+  writeOrtCheckpoint,
+} from './runtime/ort-checkpoint.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
 export { type Metrics, Trainer } from './runtime/trainer.js';

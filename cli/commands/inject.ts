@@ -14,17 +14,21 @@ import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 
 export const builder = (args: Argv) =>
   agdOptions(trainingOptions(lossOptions(args)))
-    .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file' })
+    .positional('model', {
+      type: 'string',
+      demandOption: true,
+      describe: "ONNX file, or the folder of ONNX Runtime's training artifacts",
+    })
     .option('out', { alias: 'o', type: 'string', describe: 'File to write [MODEL.agd.onnx]' })
     .example('$0 inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself');
 
 type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string }>;
 
 export async function handler(args: Args): Promise<void> {
-  const { inject, loadModel, saveModel } = await import('../../src/index.js');
-  const out = outputPath(args.out ?? args.model.replace(/(\.onnx)?$/, '.agd.onnx'), args.model);
-  const options = await withFiles(injectOptions(args), args.model, args);
-  const { model, report } = await inject(await loadModel(args.model), options);
+  const { inject, openForInjection, saveModel } = await import('../../src/index.js');
+  const out = outputPath(args.out ?? args.model.replace(/(\.onnx|\/)?$/, '.agd.onnx'), args.model);
+  const source = await openForInjection(args.model, await withFiles(injectOptions(args), args.model, args));
+  const { model, report } = await inject(source.model, source.options);
   await saveModel(model, out);
   for (const line of describeReport(report)) console.log(line);
   console.log(`wrote ${out}`);

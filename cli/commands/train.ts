@@ -18,7 +18,11 @@ import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
   sessionOptions(agdOptions(trainingOptions(lossOptions(args))))
-    .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file, plain or injected' })
+    .positional('model', {
+      type: 'string',
+      demandOption: true,
+      describe: 'ONNX file, plain or injected, or a folder of training artifacts',
+    })
     .options({
       data: { type: 'string', demandOption: true, describe: 'Training data: .npz, .npy or .safetensors' },
       val: { type: 'string', describe: 'Validation data, evaluated after each epoch' },
@@ -67,10 +71,11 @@ export type TrainArgs = ArgumentsCamelCase<
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = outputPath(
-    args.out ?? args.model.replace(/(\.agd)?(\.onnx)?$/, '.trained.onnx'),
+    args.out ?? args.model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx'),
     args.model,
   );
-  const inject = injectOptionsIfTask(args);
+  const { isFolder } = await import('../../src/index.js');
+  const inject = injectOptionsIfTask(args, await isFolder(args.model));
   const job: TrainJob = {
     model: args.model,
     inject: inject && (await withFiles(inject, args.model, args)),

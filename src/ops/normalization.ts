@@ -1,30 +1,10 @@
 /** Normalizations, and dropout. */
 import type { FloatDType } from '../graph/dtype.js';
 import type { Expr } from './core/expr.js';
-import { moments } from './core/moments.js';
+import { allButChannels, moments, perChannel, standardize, standardizeBack } from './core/moments.js';
 import { expansion, type NodeView, normalizeAxis, type Rule, range, type Unary } from './core/rule.js';
 
 type Scaled = readonly [x: Expr, scale: Expr, bias?: Expr];
-
-/** x with mean 0 and variance 1 over `axes`, and what it was divided by, as its reciprocal. */
-function standardize(x: Expr, axes: readonly number[], epsilon: number): { xhat: Expr; inv: Expr } {
-  const { centered, variance } = moments(x, axes);
-  const inv = variance.add(epsilon).sqrt().reciprocal();
-  return { xhat: centered.mul(inv), inv };
-}
-
-/** xhat = standardize(x)  =>  dx = inv * (d - mean(d) - xhat * mean(d * xhat)). */
-function standardizeBack(d: Expr, xhat: Expr, inv: Expr, axes: readonly number[]): Expr {
-  const mean = (e: Expr) => e.mean(axes, { keepdims: true });
-  return d
-    .sub(mean(d))
-    .sub(xhat.mul(mean(d.mul(xhat))))
-    .mul(inv);
-}
-
-/** A vector with one number per channel, to broadcast over [N, C, ...]. */
-const perChannel = (v: Expr, x: Expr) => v.reshape([-1, ...Array(x.rank - 2).fill(1)]);
-const allButChannels = (x: Expr) => [0, ...range(2, x.rank)];
 
 // ---- batch normalization ----
 

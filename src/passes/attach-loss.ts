@@ -5,10 +5,10 @@ import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { criterion, type LossKind, type LossOptions, takesClasses, targetType } from '../ops/criterion.js';
 
-/** Where the loss comes from: computed from an output and a target, or by the model itself. */
+/** Where the loss comes from: computed from an output and a target, or by the model itself, which may have a target. */
 export type LossSpec =
   | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
-  | { kind: 'output'; output: string };
+  | { kind: 'output'; output: string; target?: string };
 
 export type AttachedLoss = { loss: Value; output?: Value; target?: Value };
 
@@ -24,7 +24,11 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
       'bad-dtype',
       `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
     );
-  if (spec.kind === 'output') return { loss: addOutput(g, scalar(output)) };
+  if (spec.kind === 'output')
+    return {
+      loss: addOutput(g, scalar(output)),
+      target: g.graph.inputs.find(v => v.name === spec.target),
+    };
   const name = spec.target ?? 'target';
   if (g.graph.inputs.some(v => v.name === name))
     throw new AgdError(

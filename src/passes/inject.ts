@@ -5,6 +5,7 @@ import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
+import { LOSSES } from '../ops/criterion.js';
 import { type AgdOptions, agd } from '../ops/optimizers/agd.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
@@ -128,7 +129,11 @@ export type Trainable = {
 /** Gradients by a backward pass from a loss. */
 async function differentiable(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Trainable> {
   const { loss: spec, batchNorm = 'train', dropout = 'train', seed = 0 } = options;
-  if (!spec) throw new AgdError('bad-option', 'There is no loss: say what the model shall learn.');
+  if (!spec)
+    throw new AgdError(
+      'bad-option',
+      `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
+    );
   const { work, g, loss, moved } = await prepare(model, spec, oracle);
   return {
     ...{ work, g, spec, loss },

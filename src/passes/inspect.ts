@@ -5,7 +5,7 @@ import { opDef } from '../ops/index.js';
 import { activeValues } from './backward.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
-import { isOrtGradient } from './ort-training.js';
+import { isOrtTraining } from './ort-training.js';
 import { type ParameterChoice, selectParameters } from './select-parameters.js';
 import { isInjected } from './training-description.js';
 
@@ -108,7 +108,7 @@ const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
 
 function kindOf(model: Model): Inspection['kind'] {
   if (isInjected(model)) return 'injected';
-  if (model.graph.nodes.some(isOrtGradient)) return 'ort-training';
+  if (model.graph.nodes.some(isOrtTraining)) return 'ort-training';
   if (model.trainingInfo.length) return 'training-info';
   const names = new Set([...model.graph.initializers.keys(), ...model.graph.inputs].map(v => v.name));
   if (

@@ -1,22 +1,15 @@
 import type { Node } from '../graph/ir.js';
+import { ortLowering } from '../ops/ort-training/index.js';
 
-const NAMES = new Set([
-  'BatchNormInternal',
-  'BroadcastGradientArgs',
-  'ConcatTraining',
-  'InPlaceAccumulator',
-  'InPlaceAccumulatorV2',
-  'LSTMTraining',
-  'GRUTraining',
-  'ReduceSumTraining',
-  'SoftmaxCrossEntropyLossInternal',
-  'SplitTraining',
-  'YieldOp',
-]);
+/** Operators that ONNX Runtime's gradient builder writes too, but that stock builds have. */
+const STOCK = new Set(['FusedMatMul', 'TransposeMatMul']);
 
-/** Whether a node is one of those that ONNX Runtime's own gradient builder writes, and stock builds cannot run. */
-export function isOrtGradient(node: Node): boolean {
-  return (
-    NAMES.has(node.opType) || (/Grad(_13|_14)?$|GradInternal$/.test(node.opType) && node.opType !== 'Grad')
-  );
+/** What ONNX Runtime's training has besides: gradients come from it or go into it. */
+const FRAME = new Set(['InPlaceAccumulatorV2', 'PythonOp', 'YieldOp']);
+
+/** Whether a node is one of those that only ONNX Runtime's training builds can run. */
+export function isOrtTraining(node: Node): boolean {
+  if (STOCK.has(node.opType)) return false;
+  if (ortLowering(node)) return true;
+  return node.domain === 'com.microsoft' && (FRAME.has(node.opType) || /Grad(_\w+)?$/.test(node.opType));
 }

@@ -6,6 +6,7 @@ import { encodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss, type LossSpec } from './attach-loss.js';
+import type { StateUpdate } from './attach-optimizer.js';
 import { compatible } from './backward.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { type InjectOptions, normalize, type Trainable } from './inject.js';
@@ -19,6 +20,8 @@ export type GivenGradients = {
   gradients?: readonly string[];
   /** Values of parameters that are graph inputs, by name. */
   values?: ReadonlyMap<string, Tensor>;
+  /** The outputs of the trained model to write; those besides loss and gradients if not given. */
+  exports?: readonly string[];
 };
 
 /**
@@ -40,21 +43,38 @@ export async function useGradients(
   const valued = withValues(model, options.values);
   const { work, g } = await normalize(valued, oracle, { split: false });
   const { graph } = work;
+  const statistics = boundStatistics(work);
   const rules = options.gradients!.map(parseRule);
   const found = new Map<Value, Value>();
   for (const rule of rules) for (const [param, grad] of pairsOf(graph, rule)) found.set(param, grad);
-  const grads = new Set(found.values());
-  graph.outputs = graph.outputs.filter(v => !grads.has(v));
+  const inner = new Set([...found.values(), ...statistics.map(s => s.value)]);
+  graph.outputs = graph.outputs.filter(v => !inner.has(v));
   const spec = lossOf(graph, options.loss);
   const loss = attachLoss(g, spec);
   const inference = graph.outputs.filter(v => v !== loss.loss && v.name !== spec.output).map(v => v.name);
+  const { exports = inference } = options;
+  const own = new Set(options.values?.keys() ?? [...model.graph.initializers.keys()].map(v => v.name));
   return {
     ...{ work, g, spec, loss, inference },
-    exports: inference.length ? inference : undefined,
-    parameters: choose(graph, found, rules, options),
-    original: options.values?.size || !original ? encodeModel(valued) : original,
-    differentiate: trained => ({ grads: trained.map(p => g.of(found.get(p)!)), statistics: [] }),
+    exports: exports.length ? [...exports] : undefined,
+    parameters: choose(graph, found, own, options),
+    original: original ?? encodeModel(valued),
+    differentiate: trained => ({ grads: trained.map(p => g.of(found.get(p)!)), statistics }),
   };
+}
+
+/** The state that the model updates itself, by its `trainingInfo`. */
+function boundStatistics({ graph, trainingInfo }: Model): StateUpdate[] {
+  const named = (name: string) => valuesOf(graph).get(name)!;
+  return trainingInfo
+    .flatMap(info => info.updates)
+    .map(({ state, value }) => ({ state: named(state), value: named(value) }));
+}
+
+/** Every value of the main graph, by name. */
+function valuesOf({ inputs, initializers, nodes }: Graph): Map<string, Value> {
+  const written = nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
+  return new Map([...inputs, ...initializers.keys(), ...written].map(v => [v.name, v]));
 }
 
 /** A copy of the model whose inputs have these values as their defaults. */
@@ -95,8 +115,7 @@ function holeIn(pattern: string, name: string): string | undefined {
 }
 
 function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
-  const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
-  const values = new Map([...graph.inputs, ...graph.initializers.keys(), ...written].map(v => [v.name, v]));
+  const values = valuesOf(graph);
   const parameters = [...graph.initializers.keys()].filter(v => isFloat(v.dtype));
   const single = !param.includes(HOLE);
   if (single) checkNamed(graph, values, param, grad, text);
@@ -105,7 +124,10 @@ function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
     const value = part === undefined ? undefined : values.get(grad.replace(HOLE, part));
     return value ? [[p, value]] : [];
   });
-  for (const [p, value] of pairs) checkType(`The gradient '${value.name}' of`, value, p.name, p);
+  for (const [p, value] of pairs) {
+    checkType(`The gradient '${value.name}' of`, value, p.name, p);
+    value.type = p.type;
+  }
   for (const { name } of single ? [] : graph.outputs) {
     const part = holeIn(grad, name);
     const owner = part === undefined ? undefined : param.replace(HOLE, part);
@@ -171,14 +193,15 @@ function lossOf(graph: Graph, given: LossSpec | undefined): LossSpec & { kind: '
   );
 }
 
+/** Parameters that the model came with, and those whose gradient was found. */
 function choose(
   graph: Graph,
   found: ReadonlyMap<Value, Value>,
-  rules: readonly Rule[],
+  own: ReadonlySet<string>,
   { train, freeze }: InjectOptions,
 ): ParameterChoice[] {
   const candidates = [...graph.initializers.keys()].filter(
-    v => found.has(v) || (isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
+    v => found.has(v) || (own.has(v.name) && isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
   );
   const names = candidates.map(v => v.name);
   const forced = matcher('--train', train, names);
@@ -187,9 +210,9 @@ function choose(
     const grad = found.get(value);
     if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze' };
     if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'` };
-    const why = `there is no gradient of it (${rules.map(r => r.text).join(', ')})`;
-    if (forced?.(value.name)) throw new AgdError('no-such-value', `Cannot train '${value.name}': ${why}.`);
-    return { value, trains: false, why };
+    if (forced?.(value.name))
+      throw new AgdError('no-such-value', `Cannot train '${value.name}': the graph has no gradient of it.`);
+    return { value, trains: false, why: 'the graph has no gradient of it' };
   });
   if (choices.some(c => c.trains)) return choices;
   throw new AgdError('nothing-to-train', 'Nothing to train: all parameters are frozen.');

@@ -17,7 +17,7 @@ export async function exportFile(injected: Model, path: string, { ema = false } 
   const trained = ema ? averagedModel(injected) : injected;
   const model = readOriginal(trained);
   const { exports } = readDescription(injected);
-  if (exports) return saveModel(partOfModel(model, exports), path);
+  if (exports?.length) return saveModel(partOfModel(model, exports), path);
   const external = [...model.graph.initializers.values()].some(tensor => tensor.external);
   if (external) await saveModel(model, path);
   else await writeFileAtomic(path, [originalBytes(trained)]);

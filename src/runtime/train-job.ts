@@ -1,8 +1,9 @@
 import { AgdError } from '../graph/errors.js';
-import { loadModel, saveModel } from '../graph/files.js';
+import { saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
+import { openForInjection } from './artifacts.js';
 import { type BindOptions, bindData } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
@@ -108,14 +109,14 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
 }
 
 async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Promise<Model> {
-  const model = await loadModel(job.model);
+  const { model, options } = await openForInjection(job.model, job.inject ?? {});
   if (isInjected(model)) return model;
-  if (!job.inject)
+  if (!options.loss && !options.gradients)
     throw new AgdError(
       'bad-option',
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,
     );
-  const { model: injected, report } = await inject(model, job.inject, sessionShapes);
+  const { model: injected, report } = await inject(model, options, sessionShapes);
   emit({ type: 'injected', report });
   return injected;
 }

@@ -126,6 +126,19 @@ export class Builder {
     return copy;
   }
 
+  /**
+   * Puts an expression in the place of the value `old`, whose name it takes where this graph's own nodes write it and
+   * nobody named it before; else `old` is a copy of it. Returns the value to read instead of `old`.
+   */
+  replace(old: Value, { value }: Expr): Value {
+    if (this.#unnamed.delete(value)) {
+      value.name = old.name;
+      return value;
+    }
+    this.identity(value, old);
+    return old;
+  }
+
   /** Adds nodes that were made elsewhere: copies of another graph's. */
   adopt(nodes: readonly Node[]): void {
     for (const node of nodes) {

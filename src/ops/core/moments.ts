@@ -1,4 +1,5 @@
 import type { Expr } from './expr.js';
+import { range } from './rule.js';
 
 /** Mean and (biased) variance over `axes`, which stay with extent 1. */
 export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centered: Expr; variance: Expr } {
@@ -6,3 +7,24 @@ export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centere
   const centered = x.sub(mean);
   return { mean, centered, variance: centered.square().mean(axes, { keepdims: true }) };
 }
+
+/** x with mean 0 and variance 1 over `axes`, and what it was divided by, as its reciprocal. */
+export function standardize(x: Expr, axes: readonly number[], epsilon: number): { xhat: Expr; inv: Expr } {
+  const { centered, variance } = moments(x, axes);
+  const inv = variance.add(epsilon).sqrt().reciprocal();
+  return { xhat: centered.mul(inv), inv };
+}
+
+/** xhat = standardize(x)  =>  dx = inv * (d - mean(d) - xhat * mean(d * xhat)). */
+export function standardizeBack(d: Expr, xhat: Expr, inv: Expr, axes: readonly number[]): Expr {
+  const mean = (e: Expr) => e.mean(axes, { keepdims: true });
+  return d
+    .sub(mean(d))
+    .sub(xhat.mul(mean(d.mul(xhat))))
+    .mul(inv);
+}
+
+/** A vector with one number per channel, to broadcast over [N, C, ...]. */
+export const perChannel = (v: Expr, x: Expr) => v.reshape([-1, ...Array(x.rank - 2).fill(1)]);
+/** The axes of [N, C, ...] but that of the channels. */
+export const allButChannels = (x: Expr) => [0, ...range(2, x.rank)];

@@ -1,0 +1,93 @@
+import { cloneModel } from '../graph/clone.js';
+import { AgdError } from '../graph/errors.js';
+import type { Graph, Model, Value } from '../graph/ir.js';
+import { encodeModel } from '../graph/proto.js';
+import type { Tensor } from '../graph/tensor.js';
+import type { ShapeOracle } from './infer-shapes.js';
+import type { InjectOptions } from './inject.js';
+import { lowerOrtGradients } from './lower-ort-gradients.js';
+import { partOfModel } from './part-of-model.js';
+
+/** What `onnxruntime.training.artifacts` writes, less its optimizer. */
+export type Artifacts = {
+  training: Model;
+  evaluation?: Model;
+  /** Parameters, those that are frozen too, by name: the checkpoint's. */
+  values: ReadonlyMap<string, Tensor>;
+};
+
+/**
+ * Artifacts of ONNX Runtime's training as a model in standard operators, with what `inject` has to be told of it: the
+ * loss, gradients and values, and the model that the trained parameters go into. That is the evaluation model, with
+ * the outputs (`options.exports`, or those that the loss is computed from) that are wanted when it is trained.
+ *
+ * Throws `missing-data` where a parameter has no value, and as `lowerOrtGradients` does.
+ */
+export async function liftArtifacts(
+  { training, evaluation, values }: Artifacts,
+  options: InjectOptions,
+  oracle: ShapeOracle,
+): Promise<{ model: Model; options: InjectOptions }> {
+  const model = cloneModel(training);
+  const gradients = await lowerOrtGradients(model, oracle);
+  checkValues(model.graph, gradients, values);
+  const loss = options.loss?.kind === 'output' ? options.loss.output : model.graph.outputs[0]!.name;
+  const forward = evaluation ? cloneModel(evaluation) : partOfModel(model, [loss]);
+  const data = forward.graph.inputs.filter(v => !values.has(v.name));
+  // The blocks that compute ORT's losses append their target to the model's inputs.
+  const target = data.length > 1 ? data.at(-1) : undefined;
+  const exports = options.exports ?? inferenceOutputs(forward, target);
+  forward.graph.outputs = partOfModel(forward, [loss, ...exports]).graph.outputs;
+  return {
+    model,
+    options: {
+      ...options,
+      loss: { kind: 'output', output: loss, target: target?.name },
+      gradients: [...gradients].map(([param, grad]) => `${param}=${grad}`),
+      values,
+      exports: exports.length ? exports : undefined,
+      original: encodeModel(withConstants(forward, values)),
+    },
+  };
+}
+
+function checkValues(
+  { inputs, initializers }: Graph,
+  gradients: ReadonlyMap<string, string>,
+  values: ReadonlyMap<string, Tensor>,
+): void {
+  const known = new Set([...initializers.keys()].map(v => v.name));
+  const missing = inputs.filter(v => gradients.has(v.name) && !values.has(v.name) && !known.has(v.name));
+  if (missing.length)
+    throw new AgdError(
+      'missing-data',
+      `No values for ${missing.map(v => `'${v.name}'`).join(', ')}: they are in the checkpoint beside the training model, or give them with --params.`,
+    );
+}
+
+/** What the loss is computed from besides its target: the values that meet it. */
+function inferenceOutputs({ graph, metadata }: Model, target: Value | undefined): string[] {
+  const named = metadata.get('InferenceGraphOutputs');
+  if (named) return named.split(',').map(name => name.trim());
+  if (!target) return [];
+  const tainted = new Set<Value | null>([target]);
+  const written = new Set(graph.nodes.flatMap(n => n.outputs));
+  const met = new Set<Value>();
+  for (const node of graph.nodes) {
+    if (!node.inputs.some(v => tainted.has(v))) continue;
+    for (const o of node.outputs) tainted.add(o);
+    for (const v of node.inputs) if (v && !tainted.has(v) && written.has(v)) met.add(v);
+  }
+  return [...met].map(v => v.name);
+}
+
+/** The model with its parameters as constants. */
+function withConstants(model: Model, values: ReadonlyMap<string, Tensor>): Model {
+  const { graph } = model;
+  for (const value of graph.inputs) {
+    const tensor = values.get(value.name);
+    if (tensor) graph.initializers.set(value, tensor);
+  }
+  graph.inputs = graph.inputs.filter(v => !graph.initializers.has(v));
+  return model;
+}

@@ -1,0 +1,181 @@
+import { AgdError } from '../graph/errors.js';
+import { allGraphs, Graph, Model, type Node, type Value } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import { Builder } from '../ops/core/builder.js';
+import { GradientNode, type Surroundings } from '../ops/core/gradient-node.js';
+import { inferTypes } from '../ops/core/infer.js';
+import { ortLowering } from '../ops/ort-training/index.js';
+import { inferShapes, type ShapeOracle } from './infer-shapes.js';
+import { isOrtTraining } from './ort-training.js';
+import { upgradeOpset } from './upgrade-opset.js';
+
+/**
+ * Writes a training graph of ONNX Runtime's in standard operators. Its buffers of summed gradients go, and with them
+ * the signal that clears them. Running statistics that it updated in place are bound to outputs in `trainingInfo`.
+ * Returns the names of the gradients by those of their parameters.
+ *
+ * Throws `unsupported-op` for an operator that has no such form.
+ */
+export async function lowerOrtGradients(model: Model, oracle: ShapeOracle): Promise<Map<string, string>> {
+  const { graph } = model;
+  const gradients = takeBuffers(graph);
+  const unknown = graph.nodes.find(n => isOrtTraining(n) && !ortLowering(n));
+  if (unknown)
+    throw new AgdError(
+      'unsupported-op',
+      `No standard operators do what ${unknown.label} of ONNX Runtime's training does.`,
+    );
+  upgradeOpset(model);
+  bindStatistics(model);
+  const surroundings = {
+    writers: new Map(graph.nodes.flatMap(n => n.outputs.flatMap(o => (o ? [[o, n] as const] : [])))),
+    values: new Map(valuesOf(graph).map(v => [v.name, v])),
+    lost: new Set<Value>(),
+  };
+  for (;;) {
+    const left = graph.nodes.find(ortLowering);
+    if (!left) break;
+    const runnable = runnablePart(model);
+    if (runnable.graph.nodes.length) await inferShapes(runnable, oracle);
+    if (!lowerReady(model, surroundings))
+      throw new AgdError('unsupported-op', `Cannot lower ${left.label}: the rank of an input is not known.`);
+  }
+  const domains = new Set([...allGraphs(graph)].flatMap(g => g.nodes.map(n => n.domain)));
+  for (const domain of [...model.opsetImports.keys()])
+    if (domain && !domains.has(domain)) model.opsetImports.delete(domain);
+  return gradients;
+}
+
+const BUFFER = /_grad\.accumulation\.buffer$/;
+
+/** Removes the nodes that add gradients up in buffers. Returns the gradients by the parameters they are for. */
+function takeBuffers(graph: Graph): Map<string, string> {
+  const inputs = new Set<Value | null>(graph.inputs);
+  const sums = graph.nodes.filter(
+    n => /^InPlaceAccumulator(V2)?$/.test(n.opType) && inputs.has(n.inputs[0]!),
+  );
+  const gone = new Set(sums.flatMap(n => [n.inputs[0], n.inputs[2], ...n.outputs]));
+  graph.nodes = graph.nodes.filter(n => !sums.includes(n));
+  for (const node of graph.nodes) for (const v of node.inputs) gone.delete(v);
+  graph.inputs = graph.inputs.filter(v => !gone.has(v));
+  graph.outputs = graph.outputs.filter(v => !gone.has(v));
+  return new Map(
+    sums.map(({ inputs: [buffer, grad] }) => {
+      const name = BUFFER.test(buffer!.name)
+        ? buffer!.name.replace(BUFFER, '')
+        : grad!.name.replace(/_grad$/, '');
+      return [name, grad!.name];
+    }),
+  );
+}
+
+/** The running statistics of batch normalization, which ONNX Runtime writes where it read them. */
+function bindStatistics(model: Model): void {
+  const { graph } = model;
+  const updates = graph.nodes
+    .filter(n => n.opType === 'BatchNormInternal')
+    .flatMap(n => [1, 2].map(i => ({ state: n.inputs[i + 2]!, value: n.outputs[i] })))
+    .filter(u => u.value && (graph.inputs.includes(u.state) || graph.initializers.has(u.state)))
+    .map(u => ({ state: u.state.name, value: u.value!.name }));
+  model.trainingInfo = updates.length ? [{ updates, initializations: [], extra: undefined }] : [];
+}
+
+function valuesOf({ inputs, initializers, nodes }: Graph): Value[] {
+  return [...inputs, ...initializers.keys(), ...nodes.flatMap(n => n.outputs.flatMap(o => o ?? []))];
+}
+
+/** The nodes that stock builds can run: what ONNX Runtime tells the types of. */
+function runnablePart(model: Model): Model {
+  const missing = new Set<Value | null>();
+  const part = Object.assign(new Graph(model.graph.name), model.graph);
+  part.nodes = model.graph.nodes.filter(node => {
+    const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
+    const runs = !ortLowering(node) && !reads.some(v => missing.has(v));
+    if (!runs) for (const o of node.outputs) missing.add(o);
+    return runs;
+  });
+  return Object.assign(new Model(part), model, { graph: part });
+}
+
+/** `lost` are values that only the gradient of the node that wrote them reads, which does without. */
+type Progress = Surroundings & { values: Map<string, Value>; lost: Set<Value> };
+
+/** Lowers the nodes whose inputs' ranks are known. Returns whether there were any. */
+function lowerReady(model: Model, surroundings: Progress): boolean {
+  const { graph } = model;
+  const { lost, values } = surroundings;
+  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  const nodes: Node[] = [];
+  g.sink = nodes;
+  const replaced = new Map<Value, Value>();
+  const current = (v: Value) => replaced.get(v) ?? v;
+  let changed = false;
+  for (const node of graph.nodes) {
+    node.inputs = node.inputs.map(v => v && current(v));
+    for (const sub of node.subgraphs()) follow(sub, current);
+    const ready = node.inputs.every(v => !v || v.shape || lost.has(v));
+    const lower = ready ? ortLowering(node) : undefined;
+    if (!lower) {
+      checkKept(node, lost);
+      nodes.push(node);
+      settle(node, g, surroundings);
+      continue;
+    }
+    changed = true;
+    const outputs = lower(new GradientNode(node, g, surroundings));
+    node.outputs.forEach((old, i) => {
+      const made = outputs[i];
+      if (old && !made) lost.add(old);
+      if (!old || !made) return;
+      if (!made.shape) made.typed(typeByName(old, surroundings));
+      old.type = made.type;
+      const now = g.replace(old, made);
+      replaced.set(old, now);
+      values.set(now.name, now);
+    });
+  }
+  graph.nodes = nodes;
+  graph.outputs = graph.outputs.map(current);
+  return changed;
+}
+
+function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {
+  const value = ortLowering(node) ? undefined : node.inputs.find(v => lost.has(v));
+  if (value)
+    throw new AgdError(
+      'unsupported-op',
+      `${node.label} reads '${value.name}', which no standard operator computes: only a gradient can.`,
+    );
+}
+
+/** Lets a subgraph read what its outer values were replaced by. */
+function follow(sub: Graph, current: (v: Value) => Value): void {
+  for (const node of sub.nodes) {
+    node.inputs = node.inputs.map(v => v && current(v));
+    for (const inner of node.subgraphs()) follow(inner, current);
+  }
+  sub.outputs = sub.outputs.map(current);
+}
+
+/** Types of what a standard node after the first lowered one writes. */
+function settle(node: Node, g: Builder, surroundings: Surroundings): void {
+  if (node.outputs.every(o => !o || o.shape)) return;
+  const types =
+    node.domain === ''
+      ? inferTypes(
+          node,
+          node.inputs.map(v => (v ? g.of(v) : undefined)),
+        )
+      : [];
+  node.outputs.forEach((o, i) => {
+    if (!o || o.shape) return;
+    const type = types[i];
+    o.type = (type?.kind === 'tensor' && type.shape ? type : typeByName(o, surroundings)) ?? type ?? o.type;
+  });
+}
+
+/** A gradient is of its primal's type. */
+function typeByName({ name }: Value, { values }: Surroundings) {
+  const base = name.match(/^(.+)_grad(_\w*)?$/)?.[1];
+  return base === undefined ? undefined : values.get(base)?.type;
+}

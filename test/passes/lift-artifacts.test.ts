@@ -1,0 +1,178 @@
+import { mkdtemp, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { cloneModel } from '../../src/graph/clone.js';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import { Node, Value } from '../../src/graph/ir.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { inspect } from '../../src/passes/inspect.js';
+import { liftArtifacts } from '../../src/passes/lift-artifacts.js';
+import { readDescription } from '../../src/passes/training-description.js';
+import { openForInjection } from '../../src/runtime/artifacts.js';
+import { exportFile } from '../../src/runtime/export.js';
+import { gradients } from '../../src/runtime/gradients.js';
+import { encodeCheckpoint } from '../../src/runtime/ort-checkpoint.js';
+import { Session, sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
+import { artifacts, BATCH } from './ort-training/artifacts.js';
+
+/** What ort-training-wasm of onnxruntime-web 1.19.2 gives for the same training model, checkpoint and batch. */
+const LOSS = 1.1059945821762085;
+const GRADIENTS: Record<string, number[]> = {
+  'conv.weight': [
+    -0.13909139, 0.05746647, 0.053668048, -0.058093563, 0.2210387, 0.030676737, 0.029294968, -0.021592308,
+    0.0080581084, 0.26082498, 0.082753956, 0.020138314, 0.094951347, -0.087357886, 0.0923099, 0.1056312,
+    -0.077888891, -0.12084055,
+  ],
+  'conv.bias': [0.070473209, -0.20998374],
+  'fc.weight': [
+    0.094357312, 0.14387092, 0.046027593, -0.084131502, 0.0017725923, 0.032715831, 0.021317784, 0.0046804557,
+    -0.11214011, -0.026324365, 0.10179292, 0.13977164, -0.0096258195, -0.026728708, -0.056131806, 0.014152162,
+    0.017782815, -0.11754653, -0.1478205, -0.055640135, 0.0078532277, -0.0059871227, 0.034814022,
+    -0.018832618,
+  ],
+  'fc.bias': [0.025511637, 0.11817081, -0.14368244],
+};
+
+function expectGradient(name: string, got: Tensor): void {
+  got.numbers().forEach((x, i) => {
+    expect(Math.abs(x - GRADIENTS[name]![i]!), `${name}[${i}]`).toBeLessThan(2e-7);
+  });
+}
+
+const lifted = (options: InjectOptions = {}) => liftArtifacts(artifacts(), options, sessionShapes);
+
+async function injected(options: InjectOptions = {}) {
+  const source = await lifted(options);
+  return inject(source.model, source.options, sessionShapes);
+}
+
+it('computes the loss and the gradients that ONNX Runtime computed', async () => {
+  const { model, options } = await lifted();
+  const written = new Map(model.graph.nodes.flatMap(n => n.outputs).map(v => [v?.name, v]));
+  for (const rule of options.gradients!) model.graph.outputs.push(written.get(rule.split('=')[1])!);
+  const session = await Session.create(model);
+  const results = await session.run({ ...BATCH, ...Object.fromEntries(options.values!) });
+  await session.release();
+  expect(results['onnx::loss::7']!.numbers()[0]).toBeCloseTo(LOSS, 6);
+  for (const name of Object.keys(GRADIENTS)) expectGradient(name, results[`${name}_grad`]!);
+});
+
+it('agrees with a backward pass of our own through the evaluation model', async () => {
+  const { evaluation, values } = artifacts();
+  for (const v of evaluation!.graph.inputs) {
+    const tensor = values.get(v.name);
+    if (tensor) evaluation!.graph.initializers.set(v, tensor);
+  }
+  const spec = { kind: 'output', output: 'onnx::loss::7' } as const;
+  const own = await gradients(evaluation!, { loss: spec, wrt: Object.keys(GRADIENTS) }, BATCH);
+  expect(own.loss).toBeCloseTo(LOSS, 6);
+  for (const [name, gradient] of own.gradients) expectGradient(name, gradient);
+});
+
+it('writes standard operators only, and no operator set that they do not need', async () => {
+  const { model } = await injected();
+  expect([...new Set(model.graph.nodes.map(n => n.domain))]).toEqual(['']);
+  expect([...model.opsetImports]).toEqual([['', 18]]);
+  expect(model.graph.inputs.map(v => v.name)).not.toContain('lazy_reset_grad');
+});
+
+it('trains, with what is frozen left as it is, and evaluates', async () => {
+  const { model, report } = await injected({ agd: { lr: 0.05 } });
+  expect(report.parameters.filter(p => !p.trains).map(p => p.value.name)).toEqual(['scale']);
+  const trainer = await Trainer.create(model);
+  expect(trainer.inputs.map(i => i.name)).toEqual(['x', 'labels']);
+  expect(trainer.description.loss.target).toBe('labels');
+  const before = await trainer.evaluate([{ inputs: BATCH, size: 4 }]);
+  expect(before.loss).toBeCloseTo(LOSS, 6);
+  for (let i = 0; i < 20; i++) await trainer.step(BATCH);
+  const after = await trainer.evaluate([{ inputs: BATCH, size: 4 }]);
+  expect(after.loss).toBeLessThan(LOSS / 4);
+  await trainer.release();
+});
+
+it('accumulates in the graph, where the artifacts had buffers', async () => {
+  const [twice, once] = await Promise.all(
+    [{ accumulate: 2 }, {}].map(async options => Trainer.create((await injected(options)).model)),
+  );
+  for (let i = 0; i < 2; i++) await twice!.step(BATCH);
+  await once!.step(BATCH);
+  const weights = [twice!, once!].map(t => t.state.get('fc.weight')!.numbers());
+  expect(weights[0]).toEqual(weights[1]);
+  expect(twice!.description.accumulation?.batches).toBe(2);
+});
+
+/** A folder with these artifacts. */
+async function folder(omit: string[] = []): Promise<string> {
+  const { training, evaluation, values, frozen } = artifacts();
+  const path = await mkdtemp(join(tmpdir(), 'agd-'));
+  const isFrozen = ([name]: [string, Tensor]) => frozen.includes(name);
+  const checkpoint = encodeCheckpoint({
+    trainable: new Map([...values].filter(e => !isFrozen(e))),
+    frozen: new Map([...values].filter(isFrozen)),
+    optimizers: [],
+    properties: new Map(),
+  });
+  if (!omit.includes('training')) await saveModel(training, join(path, 'training_model.onnx'));
+  if (!omit.includes('evaluation')) await saveModel(evaluation!, join(path, 'eval_model.onnx'));
+  if (!omit.includes('checkpoint')) await writeFile(join(path, 'checkpoint'), checkpoint);
+  return path;
+}
+
+it.each([
+  ['the evaluation model', []],
+  ['the training model alone', ['evaluation']],
+])('exports an inference model from %s', async (_, omit) => {
+  const path = await folder(omit);
+  const source = await openForInjection(path, {});
+  const { model } = await inject(source.model, source.options, sessionShapes);
+  const trainer = await Trainer.create(model);
+  await trainer.step(BATCH);
+  const out = join(path, 'trained.onnx');
+  await exportFile(trainer.snapshot(), out);
+  const { graph } = await loadModel(out);
+  expect([graph.inputs, graph.outputs].map(vs => vs.map(v => v.name))).toEqual([['x'], ['logits']]);
+  expect(graph.nodes.map(n => n.opType)).toEqual(['Conv', 'Relu', 'MaxPool', 'Reshape', 'Mul', 'Gemm']);
+  const session = await Session.create(await loadModel(out));
+  expect((await session.run({ x: BATCH.x! })).logits!.dims).toEqual([4, 3]);
+  await session.release();
+});
+
+it('takes the training model for its folder', async () => {
+  const source = await openForInjection(join(await folder(), 'training_model.onnx'), {});
+  expect(source.options.exports).toEqual(['logits']);
+});
+
+it('asks for values where there is no checkpoint, and names those that are missing', async () => {
+  await expect(openForInjection(await folder(['checkpoint']), {})).rejects.toThrow(
+    /has no checkpoints.*--params/,
+  );
+  const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
+  await expect(openForInjection(await folder(), { values })).rejects.toThrow(
+    "No values for 'conv.weight', 'conv.bias', 'fc.weight': they are in the checkpoint",
+  );
+  await expect(openForInjection(await folder(['training']), {})).rejects.toMatchObject({ code: 'io' });
+});
+
+it('names an operator that has no standard form', async () => {
+  const { training, values } = artifacts();
+  const odd = new Node('PythonOpGrad', [training.graph.inputs[0]!], [new Value('odd')]);
+  odd.domain = 'com.microsoft';
+  training.graph.nodes.push(odd);
+  await expect(liftArtifacts({ training, values }, {}, sessionShapes)).rejects.toMatchObject({
+    code: 'unsupported-op',
+    message: expect.stringContaining("'com.microsoft.PythonOpGrad' (node 'odd')"),
+  });
+});
+
+it('leaves the artifacts as they are, which are known by their operators', async () => {
+  const { training } = artifacts();
+  expect((await inspect(training, {}, sessionShapes)).kind).toBe('ort-training');
+  const count = training.graph.nodes.length;
+  await liftArtifacts({ ...artifacts(), training }, {}, sessionShapes);
+  expect(training.graph.nodes.length).toBe(count);
+  expect(cloneModel(training).graph.nodes.some(n => n.opType === 'ConvGrad')).toBe(true);
+  expect(readDescription((await injected()).model).exports).toEqual(['logits']);
+});

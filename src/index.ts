@@ -18,8 +18,9 @@ export type { GradientOptions } from './passes/gradients.js';
 export type { GroupOptions, ParameterGroup } from './passes/group-parameters.js';
 export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
 export type { ParameterChoice } from './passes/select-parameters.js';
+export { type SplitStep, splitStep } from './passes/split-step.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
-export { isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
+export { exportFrom, isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
@@ -27,7 +28,7 @@ export { loadArrays } from './runtime/data/load.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
 export { parseScale } from './runtime/data/scale.js';
 export { DEVICES, type Device } from './runtime/devices.js';
-export { exportFile, exportPytorchState } from './runtime/export.js';
+export { exportFile, exportPytorchState, withParameters } from './runtime/export.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export {
   type OptimizerGroup,

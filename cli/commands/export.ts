@@ -6,10 +6,15 @@ export const builder = (args: Argv) =>
     .positional('model', {
       type: 'string',
       demandOption: true,
-      describe: 'Injected ONNX file, as train --state keeps it',
+      describe:
+        'Injected ONNX file, as train --state keeps it; a folder of training artifacts; or any with --params',
     })
     .options({
       out: { alias: 'o', type: 'string', describe: 'Model to write [MODEL.trained.onnx]' },
+      params: {
+        type: 'string',
+        describe: 'Take parameters from this file: .safetensors, .npz, checkpoint',
+      },
       ema: { type: 'boolean', describe: 'Take the moving average of the weights' },
       'pytorch-state': {
         type: 'string',
@@ -18,15 +23,23 @@ export const builder = (args: Argv) =>
     } as const)
     .example('$0 export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers');
 
-type Args = ArgumentsCamelCase<{ model: string; out?: string; ema?: boolean; pytorchState?: string }>;
+type Args = ArgumentsCamelCase<{
+  model: string;
+  out?: string;
+  params?: string;
+  ema?: boolean;
+  pytorchState?: string;
+}>;
 
 export async function handler(args: Args): Promise<void> {
-  const { exportFile, exportPytorchState, loadModel } = await import('../../src/index.js');
-  const model = await loadModel(args.model);
+  const { exportFrom, exportPytorchState, loadModel, loadParameters } = await import('../../src/index.js');
   const state = args.pytorchState;
-  const out = state ?? args.out ?? args.model.replace(/(\.agd)?(\.onnx)?$/, '.trained.onnx');
+  const out = state ?? args.out ?? args.model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
   outputPath(out, args.model);
-  if (state === undefined) await exportFile(model, out, { ema: args.ema });
-  else await exportPytorchState(model, out);
+  if (state !== undefined) await exportPytorchState(await loadModel(args.model), out);
+  else {
+    const values = args.params === undefined ? undefined : await loadParameters(args.params);
+    await exportFrom(args.model, out, { values, ema: args.ema });
+  }
   console.log(`wrote ${out}`);
 }

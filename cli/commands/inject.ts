@@ -1,5 +1,7 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import type { InjectReport } from '../../src/index.js';
+import type { InjectReport, Model } from '../../src/index.js';
 import {
   agdOptions,
   injectOptions,
@@ -19,19 +21,44 @@ export const builder = (args: Argv) =>
       demandOption: true,
       describe: "ONNX file, or the folder of ONNX Runtime's training artifacts",
     })
-    .option('out', { alias: 'o', type: 'string', describe: 'File to write [MODEL.agd.onnx]' })
+    .options({
+      out: {
+        alias: 'o',
+        type: 'string',
+        describe: 'File to write [MODEL.agd.onnx], with --split the folder [MODEL.agd]',
+      },
+      split: {
+        type: 'boolean',
+        describe: 'Write two halves, grad.onnx and update.onnx, and state.onnx to begin with',
+      },
+    } as const)
     .example('$0 inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself');
 
-type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string }>;
+type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean }>;
 
 export async function handler(args: Args): Promise<void> {
-  const { inject, openForInjection, saveModel } = await import('../../src/index.js');
-  const out = outputPath(args.out ?? args.model.replace(/(\.onnx|\/)?$/, '.agd.onnx'), args.model);
+  const { inject, openForInjection } = await import('../../src/index.js');
+  const ending = args.split ? '.agd' : '.agd.onnx';
+  const out = outputPath(args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending), args.model);
   const source = await openForInjection(args.model, await withFiles(injectOptions(args), args.model, args));
   const { model, report } = await inject(source.model, source.options);
-  await saveModel(model, out);
+  const written = await write(model, out, args.split);
   for (const line of describeReport(report)) console.log(line);
-  console.log(`wrote ${out}`);
+  console.log(`wrote ${written.join(', ')}`);
+}
+
+/** Saves the step, or its halves and their first state in a folder. Returns the files. */
+async function write(model: Model, out: string, split = false): Promise<string[]> {
+  const { saveModel, splitStep } = await import('../../src/index.js');
+  if (!split) {
+    await saveModel(model, out);
+    return [out];
+  }
+  await mkdir(out, { recursive: true });
+  const { gradients, update, state } = splitStep(model);
+  const files = { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state };
+  for (const [name, part] of Object.entries(files)) await saveModel(part, join(out, name));
+  return Object.keys(files).map(name => join(out, name));
 }
 
 /** What an injection did, a line each. */

@@ -3,7 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Graph, Model, Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
-import type { ShapeOracle } from './infer-shapes.js';
+import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import type { InjectOptions } from './inject.js';
 import { lowerOrtGradients } from './lower-ort-gradients.js';
 import { partOfModel } from './part-of-model.js';
@@ -37,7 +37,8 @@ export async function liftArtifacts(
   // The blocks that compute ORT's losses append their target to the model's inputs.
   const target = data.length > 1 ? data.at(-1) : undefined;
   const exports = options.exports ?? inferenceOutputs(forward, target);
-  forward.graph.outputs = partOfModel(forward, [loss, ...exports]).graph.outputs;
+  forward.graph.outputs = [loss, ...exports].map(name => valueNamed(forward.graph, name));
+  await inferShapes(forward, oracle);
   return {
     model,
     options: {
@@ -79,6 +80,12 @@ function inferenceOutputs({ graph, metadata }: Model, target: Value | undefined)
     for (const v of node.inputs) if (v && !tainted.has(v) && written.has(v)) met.add(v);
   }
   return [...met].map(v => v.name);
+}
+
+function valueNamed({ nodes }: Graph, name: string): Value {
+  const value = nodes.flatMap(n => n.outputs).find(v => v?.name === name);
+  if (!value) throw new AgdError('no-such-value', `The evaluation model computes no value '${name}'.`);
+  return value;
 }
 
 /** The model with its parameters as constants. */

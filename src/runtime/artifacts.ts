@@ -2,15 +2,19 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
-import { loadModel } from '../graph/files.js';
+import { loadModel, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
+import { patchModelFile } from '../graph/patch-file.js';
 import { decodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/inject.js';
 import { liftArtifacts } from '../passes/lift-artifacts.js';
 import { isOrtTraining } from '../passes/ort-training.js';
+import { partOfModel } from '../passes/part-of-model.js';
+import { isInjected } from '../passes/training-description.js';
 import { readBytes } from './data/bytes.js';
 import { loadArrays } from './data/load.js';
+import { exportFile, withParameters } from './export.js';
 import { decodeCheckpoint, isCheckpoint, parametersOf } from './ort-checkpoint.js';
 import { sessionShapes } from './session.js';
 
@@ -39,6 +43,36 @@ export async function openForInjection(
   const values = options.values ?? (await loadParameters(join(folder, checkpoint[0]!)));
   const evaluation = names.includes(EVALUATION) ? await loadModel(join(folder, EVALUATION)) : undefined;
   return liftArtifacts({ training, evaluation, values }, options, sessionShapes);
+}
+
+/**
+ * Writes the trained model that is in `source`: an injected model's; the inference model of training artifacts, with
+ * the checkpoint's parameters or `values`; or a model with `values` in the places of its own. Throws `bad-option` where
+ * there is nothing to take values from, and as `exportFile` does.
+ */
+export async function exportFrom(
+  source: string,
+  target: string,
+  { values, ema }: { values?: ReadonlyMap<string, Tensor>; ema?: boolean } = {},
+): Promise<void> {
+  const { model, options } = await openForInjection(source, { values });
+  if (isInjected(model)) return exportFile(values ? withParameters(model, values) : model, target, { ema });
+  if (ema)
+    throw new AgdError('bad-option', `${source} keeps no average of its weights: only a training step does.`);
+  const { original, exports } = options;
+  if (original) {
+    const forward = decodeModel(original);
+    return saveModel(exports ? partOfModel(forward, exports) : forward, target);
+  }
+  if (!values)
+    throw new AgdError(
+      'bad-option',
+      `${source} holds no training step: give trained parameters with --params.`,
+    );
+  const names = new Set([...model.graph.initializers.keys()].map(v => v.name));
+  const known = [...values].filter(([name]) => names.has(name));
+  if (!known.length) throw new AgdError('no-such-value', `None of the parameters given is one of ${source}.`);
+  return patchModelFile(source, target, new Map(known));
 }
 
 export async function isFolder(path: string): Promise<boolean> {

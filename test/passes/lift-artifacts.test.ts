@@ -1,19 +1,12 @@
-import { mkdtemp, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { cloneModel } from '../../src/graph/clone.js';
-import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Node, Value } from '../../src/graph/ir.js';
-import { Tensor } from '../../src/graph/tensor.js';
+import type { Tensor } from '../../src/graph/tensor.js';
 import { type InjectOptions, inject } from '../../src/passes/inject.js';
 import { inspect } from '../../src/passes/inspect.js';
 import { liftArtifacts } from '../../src/passes/lift-artifacts.js';
 import { readDescription } from '../../src/passes/training-description.js';
-import { openForInjection } from '../../src/runtime/artifacts.js';
-import { exportFile } from '../../src/runtime/export.js';
 import { gradients } from '../../src/runtime/gradients.js';
-import { encodeCheckpoint } from '../../src/runtime/ort-checkpoint.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { artifacts, BATCH } from './ort-training/artifacts.js';
@@ -102,58 +95,6 @@ it('accumulates in the graph, where the artifacts had buffers', async () => {
   const weights = [twice!, once!].map(t => t.state.get('fc.weight')!.numbers());
   expect(weights[0]).toEqual(weights[1]);
   expect(twice!.description.accumulation?.batches).toBe(2);
-});
-
-/** A folder with these artifacts. */
-async function folder(omit: string[] = []): Promise<string> {
-  const { training, evaluation, values, frozen } = artifacts();
-  const path = await mkdtemp(join(tmpdir(), 'agd-'));
-  const isFrozen = ([name]: [string, Tensor]) => frozen.includes(name);
-  const checkpoint = encodeCheckpoint({
-    trainable: new Map([...values].filter(e => !isFrozen(e))),
-    frozen: new Map([...values].filter(isFrozen)),
-    optimizers: [],
-    properties: new Map(),
-  });
-  if (!omit.includes('training')) await saveModel(training, join(path, 'training_model.onnx'));
-  if (!omit.includes('evaluation')) await saveModel(evaluation!, join(path, 'eval_model.onnx'));
-  if (!omit.includes('checkpoint')) await writeFile(join(path, 'checkpoint'), checkpoint);
-  return path;
-}
-
-it.each([
-  ['the evaluation model', []],
-  ['the training model alone', ['evaluation']],
-])('exports an inference model from %s', async (_, omit) => {
-  const path = await folder(omit);
-  const source = await openForInjection(path, {});
-  const { model } = await inject(source.model, source.options, sessionShapes);
-  const trainer = await Trainer.create(model);
-  await trainer.step(BATCH);
-  const out = join(path, 'trained.onnx');
-  await exportFile(trainer.snapshot(), out);
-  const { graph } = await loadModel(out);
-  expect([graph.inputs, graph.outputs].map(vs => vs.map(v => v.name))).toEqual([['x'], ['logits']]);
-  expect(graph.nodes.map(n => n.opType)).toEqual(['Conv', 'Relu', 'MaxPool', 'Reshape', 'Mul', 'Gemm']);
-  const session = await Session.create(await loadModel(out));
-  expect((await session.run({ x: BATCH.x! })).logits!.dims).toEqual([4, 3]);
-  await session.release();
-});
-
-it('takes the training model for its folder', async () => {
-  const source = await openForInjection(join(await folder(), 'training_model.onnx'), {});
-  expect(source.options.exports).toEqual(['logits']);
-});
-
-it('asks for values where there is no checkpoint, and names those that are missing', async () => {
-  await expect(openForInjection(await folder(['checkpoint']), {})).rejects.toThrow(
-    /has no checkpoints.*--params/,
-  );
-  const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
-  await expect(openForInjection(await folder(), { values })).rejects.toThrow(
-    "No values for 'conv.weight', 'conv.bias', 'fc.weight': they are in the checkpoint",
-  );
-  await expect(openForInjection(await folder(['training']), {})).rejects.toMatchObject({ code: 'io' });
 });
 
 it('names an operator that has no standard form', async () => {

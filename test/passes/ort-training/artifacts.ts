@@ -2,10 +2,15 @@
  * Training artifacts as ONNX Runtime's builder writes them, made by hand: x[4,1,6,6] -> Conv -> Relu -> MaxPool ->
  * times a frozen vector -> Gemm -> logits[4,3], with cross-entropy, gradients, and buffers that these are added up in.
  */
+import { mkdtemp, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { saveModel } from '../../../src/graph/files.js';
 import { Graph, Model, Node, type Shape, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { type AttrInit, float, toAttrs } from '../../../src/ops/core/builder.js';
 import type { Artifacts } from '../../../src/passes/lift-artifacts.js';
+import { encodeCheckpoint } from '../../../src/runtime/ort-checkpoint.js';
 import { spread } from '../../ops/vjp.js';
 
 const VALUES: Record<string, Tensor> = {
@@ -128,4 +133,21 @@ export function artifacts(): Artifacts & { frozen: string[] } {
     values: new Map(Object.entries(VALUES)),
     frozen: ['scale'],
   };
+}
+
+/** A new folder with these artifacts, less those named. */
+export async function artifactFolder(omit: string[] = []): Promise<string> {
+  const { training, evaluation, values, frozen } = artifacts();
+  const path = await mkdtemp(join(tmpdir(), 'agd-'));
+  const isFrozen = ([name]: [string, Tensor]) => frozen.includes(name);
+  const checkpoint = encodeCheckpoint({
+    trainable: new Map([...values].filter(e => !isFrozen(e))),
+    frozen: new Map([...values].filter(isFrozen)),
+    optimizers: [],
+    properties: new Map(),
+  });
+  if (!omit.includes('training')) await saveModel(training, join(path, 'training_model.onnx'));
+  if (!omit.includes('evaluation')) await saveModel(evaluation!, join(path, 'eval_model.onnx'));
+  if (!omit.includes('checkpoint')) await writeFile(join(path, 'checkpoint'), checkpoint);
+  return path;
 }

@@ -1,0 +1,118 @@
+import { AgdError } from '../graph/errors.js';
+import { Graph, Model, Node, Value } from '../graph/ir.js';
+import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { readDescription } from './training-description.js';
+
+/** Where the halves keep which output is the next value of which state, as JSON. */
+const UPDATES = 'agd.updates';
+
+export type SplitStep = { gradients: Model; update: Model; state: Model };
+
+/**
+ * An injected model's step in two halves, for what comes between gradient and update: `gradients` takes the batch and
+ * gives loss and gradients, `update` takes these and gives the next state. Run one after the other they do what the
+ * step does. State that follows from the batch alone (running statistics) is the first half's, unless the second
+ * decides about it; it then is handed over, as is all that only the batch can tell.
+ *
+ * State and learning rate are plain inputs, which runtimes in all languages can feed; `state` is a model without
+ * inputs whose outputs are the first values of them.
+ */
+export function splitStep(model: Model): SplitStep {
+  const { parameters, lr } = readDescription(model);
+  const { graph } = model;
+  const updates = model.trainingInfo.flatMap(info => info.updates);
+  const names = new Set(parameters.map(p => p.grad));
+  const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
+  const grads = written.filter(v => names.has(v.name));
+  const after = dependents(graph.nodes, grads);
+  const data = graph.inputs.filter(v => !graph.initializers.has(v));
+  const batch = dependents(graph.nodes, data, after);
+
+  const next = new Set(updates.map(u => u.value));
+  const isLate = (v: Value) => next.has(v.name) && (after.has(v) || !batch.has(v));
+  const late = graph.outputs.filter(isLate);
+  const early = graph.outputs.filter(v => !isLate(v));
+  const cut = frontier(graph, late, v => grads.includes(v) || (batch.has(v) && !after.has(v)));
+  const fed = new Set([...updates.map(u => u.state), lr]);
+  return {
+    gradients: part(model, [...new Set([...early, ...cut])], [], fed),
+    update: part(model, late, cut, fed),
+    state: constants(model, fed),
+  };
+}
+
+/** Inputs of a node, those that its subgraphs read from outside included. */
+function reads(node: Node): Value[] {
+  return [...node.inputs.flatMap(v => v ?? []), ...node.subgraphs().flatMap(s => s.captures())];
+}
+
+/** The values that depend on some, and these; what nodes write of `except` is left out. */
+function dependents(
+  nodes: readonly Node[],
+  sources: readonly Value[],
+  except: ReadonlySet<Value | null> = new Set(),
+): Set<Value | null> {
+  const found = new Set<Value | null>(sources);
+  for (const node of nodes) {
+    if (node.outputs.some(o => except.has(o)) || !reads(node).some(v => found.has(v))) continue;
+    for (const o of node.outputs) if (o) found.add(o);
+  }
+  return found;
+}
+
+/** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */
+function frontier(graph: Graph, outputs: readonly Value[], stops: (v: Value) => boolean): Value[] {
+  const writers = new Map(graph.nodes.flatMap(n => n.outputs.map(o => [o, n] as const)));
+  const seen = new Set<Value>();
+  const cut: Value[] = [];
+  const pending = [...outputs];
+  for (let v = pending.pop(); v; v = pending.pop()) {
+    if (seen.has(v)) continue;
+    seen.add(v);
+    const writer = writers.get(v);
+    if (stops(v)) {
+      if (!writer)
+        throw new AgdError(
+          'invalid-model',
+          `The update reads '${v.name}' of the batch itself: it cannot be split off.`,
+        );
+      cut.push(v);
+    } else if (writer) pending.push(...reads(writer));
+  }
+  return cut.reverse();
+}
+
+/** The part of the step that gives `outputs`, with `cut` as inputs, and those of `fed` that it reads. */
+function part(model: Model, outputs: Value[], cut: readonly Value[], fed: ReadonlySet<string>): Model {
+  const { graph, trainingInfo } = model;
+  const half = new Graph(graph.name);
+  half.outputs = outputs;
+  half.nodes = graph.nodes.filter(n => !n.outputs.some(o => o && cut.includes(o)));
+  half.initializers = new Map([...graph.initializers].filter(([v]) => !fed.has(v.name)));
+  const result = like(model, half);
+  eliminateDeadNodes(result);
+  const read = new Set([...outputs, ...half.nodes.flatMap(reads)]);
+  half.inputs = [...cut, ...graph.inputs].filter(v => read.has(v));
+  const given = new Set(outputs.map(v => v.name));
+  const own = trainingInfo.flatMap(info => info.updates).filter(u => given.has(u.value));
+  result.metadata.set(UPDATES, JSON.stringify(Object.fromEntries(own.map(u => [u.state, u.value]))));
+  return result;
+}
+
+/** A model whose outputs are these initializers. */
+function constants(model: Model, names: ReadonlySet<string>): Model {
+  const graph = new Graph('state');
+  for (const [value, tensor] of model.graph.initializers) {
+    if (!names.has(value.name)) continue;
+    const stored = new Value(`${value.name}_first`, value.type);
+    graph.initializers.set(stored, tensor);
+    graph.outputs.push(value);
+    graph.nodes.push(new Node('Identity', [stored], [value]));
+  }
+  return like(model, graph);
+}
+
+function like(model: Model, graph: Graph): Model {
+  const { extra, functions, metadata, trainingInfo, ...rest } = model;
+  return Object.assign(new Model(graph), rest, { graph });
+}

@@ -1,0 +1,103 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { inject } from '../../src/passes/inject.js';
+import { exportFrom, loadParameters, openForInjection } from '../../src/runtime/artifacts.js';
+import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
+import { exportFile } from '../../src/runtime/export.js';
+import { Session, sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
+import { artifactFolder, BATCH } from '../passes/ort-training/artifacts.js';
+import { mlp } from '../sample.js';
+
+it.each([
+  ['the evaluation model', []],
+  ['the training model alone', ['evaluation']],
+])('exports an inference model from %s', async (_, omit) => {
+  const path = await artifactFolder(omit);
+  const source = await openForInjection(path, {});
+  const { model } = await inject(source.model, source.options, sessionShapes);
+  const trainer = await Trainer.create(model);
+  await trainer.step(BATCH);
+  const out = join(path, 'trained.onnx');
+  await exportFile(trainer.snapshot(), out);
+  const { graph } = await loadModel(out);
+  expect([graph.inputs, graph.outputs].map(vs => vs.map(v => v.name))).toEqual([['x'], ['logits']]);
+  expect(graph.nodes.map(n => n.opType)).toEqual(['Conv', 'Relu', 'MaxPool', 'Reshape', 'Mul', 'Gemm']);
+  const session = await Session.create(await loadModel(out));
+  expect((await session.run({ x: BATCH.x! })).logits!.dims).toEqual([4, 3]);
+  await session.release();
+});
+
+it('takes the training model for its folder', async () => {
+  const source = await openForInjection(join(await artifactFolder(), 'training_model.onnx'), {});
+  expect(source.options.exports).toEqual(['logits']);
+});
+
+it('asks for values where there is no checkpoint, and names those that are missing', async () => {
+  await expect(openForInjection(await artifactFolder(['checkpoint']), {})).rejects.toThrow(
+    /has no checkpoints.*--params/,
+  );
+  const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
+  await expect(openForInjection(await artifactFolder(), { values })).rejects.toThrow(
+    "No values for 'conv.weight', 'conv.bias', 'fc.weight': they are in the checkpoint",
+  );
+  await expect(openForInjection(await artifactFolder(['training']), {})).rejects.toMatchObject({
+    code: 'io',
+  });
+});
+
+const initializers = async (path: string) =>
+  new Map([...(await loadModel(path)).graph.initializers].map(([v, t]) => [v.name, t.numbers()]));
+
+it('exports artifacts as an inference model with the parameters of their checkpoint, or others', async () => {
+  const folder = await artifactFolder();
+  const out = join(folder, 'inference.onnx');
+  await exportFrom(folder, out);
+  const checkpoint = await loadParameters(join(folder, 'checkpoint'));
+  expect((await initializers(out)).get('fc.bias')).toEqual(checkpoint.get('fc.bias')!.numbers());
+  await exportFrom(folder, out, { values: new Map(checkpoint).set('fc.bias', Tensor.zeros('float32', [3])) });
+  expect((await initializers(out)).get('fc.bias')).toEqual([0, 0, 0]);
+});
+
+it('puts parameters that were trained elsewhere into a model, or into a training step', async () => {
+  const folder = await artifactFolder();
+  const [plain, injected, params, out] = ['plain.onnx', 'step.onnx', 'params.safetensors', 'out.onnx'].map(
+    name => join(folder, name),
+  ) as [string, string, string, string];
+  await saveModel(mlp(), plain);
+  const step = await inject(mlp(), { loss: { kind: 'cross-entropy' } }, sessionShapes);
+  await saveModel(step.model, injected);
+  const trained = new Map(
+    [...mlp().graph.initializers].map(([v, t]) => [v.name, Tensor.filled('float32', t.dims, 2)]),
+  );
+  await writeSafetensors(params, trained);
+  const values = await loadParameters(params);
+  for (const source of [plain, injected]) {
+    await exportFrom(source, out, { values });
+    for (const numbers of (await initializers(out)).values()) expect(new Set(numbers)).toEqual(new Set([2]));
+  }
+  await expect(exportFrom(plain, out)).rejects.toThrow(
+    /holds no training step: give trained parameters with --params/,
+  );
+  await expect(exportFrom(plain, out, { values, ema: true })).rejects.toThrow(/keeps no average/);
+  const other = new Map([['w', Tensor.zeros('float32', [1])]]);
+  await expect(exportFrom(plain, out, { values: other })).rejects.toThrow(/None of the parameters given/);
+  await expect(exportFrom(injected, out, { values: other })).rejects.toThrow(
+    /no value for parameter 'fc1.weight'/,
+  );
+  const wrong = new Map(values).set('fc2.bias', Tensor.zeros('float32', [4]));
+  await expect(exportFrom(injected, out, { values: wrong })).rejects.toThrow(
+    /'fc2.bias' has shape \[4\], not \[3\]/,
+  );
+});
+
+it('takes parameters from the initializers of a model', async () => {
+  const path = join(await artifactFolder(), 'model.onnx');
+  await saveModel(mlp(), path);
+  expect([...(await loadParameters(path)).keys()]).toContain('fc1.weight');
+  await writeFile(path, 'nothing');
+  await expect(loadParameters(path)).rejects.toThrow();
+});

@@ -5,11 +5,11 @@
 import { dtypeCode } from '../graph/dtype.js';
 import { type Attr, type Graph, Node, type Value, type ValueType } from '../graph/ir.js';
 import { copyInto, randomNodes, scanAxis, stackType } from './core/bodies.js';
-import { type Builder, toAttrs } from './core/builder.js';
+import { Builder, toAttrs } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import type { NodeView, Operands, Pullback, Rule } from './core/rule.js';
 import { type Along, finish, loop, type State, scanAlong } from './core/scan.js';
-import { sumOf, zerosLike } from './core/sequence.js';
+import { elementOf, sumOf, zerosLike } from './core/sequence.js';
 import { isDifferentiable, isSequence } from './core/types.js';
 
 type Control = Rule<Operands, readonly (Expr | undefined)[]>;
@@ -59,7 +59,7 @@ export const Scan: Control = (dys, node) => {
   const result = reverseIterations(node, body, {
     states: stacks.map((stack, i) => ({
       ...{ input: body.inputs[i]!, output: outputs[i]!, last: last[i]! },
-      ...{ dLast: dys[i], stack },
+      ...{ dLast: dys[i], stack: { x: stack } },
     })),
     scanned: body.inputs.slice(states).map((input, i) => {
       return { input, x: node.inputs[states + i]!, ...along('scan_input', i) };
@@ -82,15 +82,8 @@ export const Loop: Control = (dys, node) => {
     return { output, dy: dys[carried.length + i], ...FIRST_TO_LAST };
   });
   const [iterations] = stackStates(node, body, [iteration]);
-  const stackOf = (v: Value) => {
-    if (isSequence(v.type)) return undefined;
-    return v.shape?.every(d => d !== null) ? stackStates(node, body, [v])[0] : keepStates(node, body, v);
-  };
   const result = reverseIterations(node, body, {
-    states: states.map(s => {
-      const elements = appends(body, s);
-      return { ...s, appends: elements, stack: elements === undefined ? stackOf(s.input) : undefined };
-    }),
+    states: states.map(s => ({ ...s, ...keep(node, body, s) })),
     scanned: [],
     stacked,
     loop: { iteration, goesOn, count: iterations!.dims(0, 1).squeeze([0]) },
@@ -104,9 +97,15 @@ const turned = ({ axis, backwards }: Along): Along => ({ axis, backwards: !backw
 /** A value that a body carries: its input and output there, the last one and its cotangent. */
 type Carried = { input: Value; output: Value; last: Expr; dLast?: Expr };
 
+/**
+ * How a carried value is had again as it was at the begin of each iteration: from a stack, or a sequence of them, which
+ * holds the elements of sequences one after the other, as many as `lengths` says; or by taking off what an iteration
+ * appended. Neither is there where it is not needed.
+ */
+type Kept = { stack?: { x: Expr; lengths?: Expr }; appends?: number };
+
 type Iterations = {
-  /** With what they were at the begin of each iteration, stacked or as a sequence, or how many elements each appended. */
-  states: readonly (Carried & { stack?: Expr; appends?: number })[];
+  states: readonly (Carried & Kept)[];
   scanned: readonly (Along & { input: Value; x: Expr })[];
   stacked: readonly (Along & { output: Value; dy?: Expr })[];
   /** Where it is a Loop: the other inputs of its body, and how many iterations it did. */
@@ -147,8 +146,6 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
   const { g } = node;
   const kept = spec.states.filter(s => s.stack);
   const undone = spec.states.filter(s => s.appends !== undefined);
-  const lost = spec.states.filter(s => !s.stack && s.appends === undefined);
-  const missing = lost.map(({ input }) => g.newValue(input.name, input.type));
   const cotangents = spec.stacked.filter(s => s.dy);
   const carried: State[] = [
     ...of.states.map(s => ({ start: s.dLast ?? zerosLike(s.last), type: s.input.type })),
@@ -157,7 +154,7 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
   ];
   // Slices come in the order of the iterations; the backward pass takes them from the last.
   const inputs = [
-    ...kept.map(s => ({ x: s.stack!, ...turned(FIRST_TO_LAST) })),
+    ...kept.map(s => ({ ...s.stack!, ...turned(FIRST_TO_LAST) })),
     ...spec.scanned.map(s => ({ x: s.x, ...turned(s) })),
     ...cotangents.map(s => ({ x: s.dy!, ...turned(s) })),
   ];
@@ -178,9 +175,6 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
       e.typed(sliced[i]!.type);
       if (i < primals) values.set(sliced[i]!, e.value);
     });
-    lost.forEach(({ input }, i) => {
-      values.set(input, missing[i]!);
-    });
     const shorter = undone.map((s, i) => {
       const e = Array.from({ length: s.appends! }).reduce<Expr>(e => e.op('SequenceErase'), longer[i]!);
       values.set(s.input, e.value);
@@ -194,9 +188,9 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
       ...of.wanted.map((v, i) => [v, sums[i]!] as const),
     ]);
     const inner = [...of.states, ...of.scanned].map(s => s.input);
-    const found = node.vjp(b, seeds, [...inner.map(v => values.get(v)!), ...of.wanted]);
-    const gradient = (v: Value, i: number) => (found[i] ?? zerosLike(b.of(values.get(v) ?? v))).typed(v.type);
-    const all = [...inner, ...of.wanted].map(gradient);
+    const wrt = [...inner, ...of.wanted].map(v => values.get(v) ?? v);
+    const found = node.vjp(b, seeds, wrt);
+    const all = wrt.map((v, i) => (found[i] ?? zerosLike(b.of(v))).typed(v.type));
     const [first, second] = [of.states.length, inner.length];
     return {
       states: [...all.slice(0, first), ...all.slice(second), ...shorter],
@@ -208,8 +202,6 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
   const results = forward
     ? loopBack(g, forward, carried, inputs, (b, values, now, slices) => step(b, values, now, slices).states)
     : scanAlong(g, carried, inputs, (b, now, slices) => step(b, new Map(), now, slices));
-  if (results.body.captures().some(v => missing.includes(v)))
-    node.unsupported('a sequence that its body both changes and reads');
   refuseRandom(node, results.body, () => true);
   return results;
 }
@@ -225,7 +217,7 @@ function loopBack(
   g: Builder,
   { iteration, goesOn, count }: NonNullable<Iterations['loop']>,
   carried: readonly State[],
-  inputs: readonly { x: Expr }[],
+  inputs: readonly { x: Expr; lengths?: Expr }[],
   step: (
     b: Builder,
     values: Map<Value, Value>,
@@ -237,9 +229,10 @@ function loopBack(
   const truth = g.scalar(1, 'bool').value;
   return loop(g, count, carried, (b, i, now) => {
     const at = b.of(count.value).sub(1).sub(i);
-    const slices = inputs.map(({ x: { value, type } }) =>
-      isSequence(type) ? b.of(value).op('SequenceAt', [at]) : b.of(value).gather(at),
-    );
+    const slices = inputs.map(({ x, lengths }) => {
+      if (lengths) return part(b.of(x.value), b.of(lengths.value), at);
+      return isSequence(x.type) ? b.of(x.value).op('SequenceAt', [at]) : b.of(x.value).gather(at);
+    });
     return step(
       b,
       new Map([
@@ -252,25 +245,33 @@ function loopBack(
   });
 }
 
-/**
- * How many elements an iteration puts at the end of a sequence that it carries and reads, where it changes it in no
- * other way: the sequence is had again by taking them off. 0 for a value that stays the same.
- */
-function appends(body: Graph, { input, output }: Carried): number | undefined {
-  const chain = new Set<Node>();
-  let at = output;
-  while (at !== input) {
+/** Extends a Loop so that a value that it carries can be had again, unless the backward pass does not read it. */
+function keep(node: ControlNode, body: Graph, state: Carried): Kept {
+  const { input } = state;
+  const inserts = insertions(body, state);
+  if (inserts && !isReadBeside(body, input, inserts)) return isSequence(input.type) ? {} : { appends: 0 };
+  if (inserts?.every(n => !n.inputs[2])) return { appends: inserts.filter(n => n.inputs[1]).length };
+  if (isSequence(input.type)) return { stack: keepElements(node, body, input) };
+  if (input.shape?.every(d => d !== null)) return { stack: { x: stackStates(node, body, [input])[0]! } };
+  const grow = (b: Builder, kept: Expr) => kept.op('SequenceInsert', [b.of(input)]);
+  return { stack: { x: carrySequence(node, body, input.type!, grow) } };
+}
+
+/** The nodes that make the next value out of a carried one, where they do no more than insert elements. */
+function insertions(body: Graph, { input, output }: Carried): Node[] | undefined {
+  const chain: Node[] = [];
+  for (let at = output; at !== input; at = chain.at(-1)!.inputs[0]!) {
     const node = body.nodes.find(n => n.outputs.includes(at));
-    if (!node || !(node.opType === 'Identity' || (node.opType === 'SequenceInsert' && !node.inputs[2])))
-      return undefined;
-    chain.add(node);
-    at = node.inputs[0]!;
+    if (node?.opType !== 'Identity' && node?.opType !== 'SequenceInsert') return undefined;
+    chain.push(node);
   }
-  const forms = new Set([input, ...[...chain].flatMap(n => n.outputs)]);
-  const reads = (n: Node) =>
-    [...n.inputs, ...n.subgraphs().flatMap(sub => sub.captures())].some(v => forms.has(v));
-  if (!body.nodes.some(n => !chain.has(n) && reads(n))) return undefined;
-  return [...chain].filter(n => n.opType === 'SequenceInsert').length;
+  return chain;
+}
+
+function isReadBeside(body: Graph, input: Value, chain: readonly Node[]): boolean {
+  const forms = new Set([input, ...chain.flatMap(n => n.outputs)]);
+  const operands = (n: Node) => [...n.inputs, ...n.subgraphs().flatMap(sub => sub.captures())];
+  return body.nodes.some(n => !chain.includes(n) && operands(n).some(v => v && forms.has(v)));
 }
 
 /** What a loop's outputs are at its end; those that were omitted are added. */
@@ -302,21 +303,57 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
   });
 }
 
-/** The same for a Loop, as a sequence: one more value that it carries. Shapes may differ between iterations. */
-function keepStates({ node, g }: ControlNode, body: Graph, input: Value): Expr {
+/** Makes a Loop carry one more value: a sequence, empty at first, that `grow` adds to in each iteration. */
+function carrySequence(
+  { node, g }: ControlNode,
+  body: Graph,
+  elem: ValueType,
+  grow: (b: Builder, kept: Expr) => Expr,
+): Expr {
   const carried = body.inputs.length - 2;
-  const type: ValueType = { kind: 'sequence', elem: input.type! };
-  const [none, before, after, kept] = ['none', 'before', 'after', 'kept'].map(hint =>
-    g.newValue(`${input.name}_${hint}`, type),
-  ) as [Value, Value, Value, Value];
-  const start = new Node('SequenceEmpty', [], [none], toAttrs({ dtype: dtypeCode(input.dtype!) }));
+  const type: ValueType = { kind: 'sequence', elem };
+  const [none, kept] = ['none', 'kept'].map(hint => g.newValue(hint, type)) as [Value, Value];
+  const attrs = toAttrs({ dtype: elem.kind === 'tensor' ? dtypeCode(elem.dtype) : undefined });
+  const start = new Node('SequenceEmpty', [], [none], attrs);
   g.graph.nodes.splice(g.graph.nodes.indexOf(node), 0, start);
-  body.nodes.push(new Node('SequenceInsert', [before, input], [after]));
-  body.inputs.push(before);
-  body.outputs.splice(1 + carried, 0, after);
+  const b = new Builder(body, g.scope, g);
+  body.outputs.splice(1 + carried, 0, grow(b, b.input('kept', type)).typed(type).value);
   node.inputs.push(none);
   node.outputs.splice(carried, 0, kept);
   return g.of(kept);
+}
+
+/** Makes a Loop give the elements that a sequence has at the begin of each iteration, one after the other. */
+function keepElements(node: ControlNode, body: Graph, sequence: Value): { x: Expr; lengths: Expr } {
+  const count = new Builder(body, node.g.scope, node.g).of(sequence).op('SequenceLength');
+  const [lengths] = stackStates(node, body, [count.value]);
+  const x = carrySequence(node, body, elementOf(count.g.of(sequence)), (b, kept) => {
+    const read = (c: Builder, i: Expr) => c.of(sequence).op('SequenceAt', [i]);
+    return appendAll(kept, b.of(count.value), read);
+  });
+  return { x, lengths: lengths! };
+}
+
+/** The sequence of an iteration among the elements of all of them. */
+function part(elements: Expr, lengths: Expr, at: Expr): Expr {
+  const { g } = elements;
+  const begin = lengths.slice(g.ints([0]), at.unsqueeze([0]), [0]).sum([0]);
+  const [none] = g.emit('SequenceEmpty', [], { dtype: dtypeCode(elementOf(elements).dtype) });
+  const read = (b: Builder, i: Expr) => b.of(elements.value).op('SequenceAt', [b.of(begin.value).add(i)]);
+  return appendAll(none!, lengths.gather(at), read, elements.type);
+}
+
+/** A sequence with `count` more elements, each of which `read` gives. */
+function appendAll(
+  start: Expr,
+  count: Expr,
+  read: (b: Builder, i: Expr) => Expr,
+  type: ValueType | undefined = start.type,
+): Expr {
+  const step = (b: Builder, i: Expr, [made]: readonly Expr[]) => [
+    made!.op('SequenceInsert', [read(b, i)]).typed(type),
+  ];
+  return loop(start.g, count, [{ start, type }], step).states[0]!;
 }
 
 /** The cotangents of the copies of a body's values; where two are one value, their sum. */

@@ -7,7 +7,7 @@ import { backward } from '../../src/passes/backward.js';
 import { inferShapes } from '../../src/passes/infer-shapes.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Body, control, float32, model } from '../ops/body.js';
-import { checkModel, ints, spread } from '../ops/vjp.js';
+import { bools, checkModel, ints, spread } from '../ops/vjp.js';
 
 /** Replaces the outputs of a model that computes a loss by the loss's gradients. */
 async function differentiate(m: Model, loss: Value, wrt: readonly Value[]): Promise<Value[]> {
@@ -100,5 +100,24 @@ describe('Hessian-vector products of', () => {
       });
       const y = main.add('ReduceLogSumExp', [h], 'y', { keepdims: 0 });
       return main.add('Mul', [y, y], 'loss');
+    }));
+
+  it('a loop that collects its states', () =>
+    checkHessian({ h0: [2], w: [2] }, (main, { h0, w }) => {
+      const bounds = [main.constant('count', ints([3], [])), main.constant('cond', bools([1], []))];
+      const body = new Body('body');
+      body.input('iter', { kind: 'tensor', dtype: 'int64', shape: [] });
+      const keep = body.input('keep', { kind: 'tensor', dtype: 'bool', shape: [] });
+      const [h, all] = [body.input('h'), body.input('all')];
+      const next = body.add('Tanh', [body.add('Mul', [h, w!], 'hw')], 'next');
+      const graph = body.outputs(
+        body.add('Identity', [keep], 'go_on'),
+        next,
+        body.add('SequenceInsert', [all, next], 'longer'),
+      );
+      const states = [h0!, main.add('SequenceEmpty', [], 'none')];
+      const [, found] = control(main, 'Loop', [...bounds, ...states], ['last', 'found'], { body: graph });
+      const stack = main.add('ConcatFromSequence', [found!], 'stack', { axis: 0, new_axis: 1 });
+      return main.add('ReduceSum', [main.add('Sin', [stack], 'sin')], 'loss', { keepdims: 0 });
     }));
 });

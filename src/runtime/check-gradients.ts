@@ -2,7 +2,9 @@ import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
+import { eliminateDeadNodes } from '../passes/eliminate-dead-nodes.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
+import { normalize } from '../passes/inject.js';
 import type { Gradients } from './gradients.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
@@ -11,24 +13,33 @@ export type CheckedGradient = {
   name: string;
   /** Number of coordinates compared: those with the largest gradients, and others spread over the tensor. */
   checked: number;
-  /** Largest difference, relative to the tensor's largest gradient. */
+  /** Largest distance from the slopes on the two sides and what is between, relative to the tensor's largest gradient. */
   error: number;
   passed: boolean;
 };
 
-const LARGEST = 4;
-const SPREAD = 4;
+const LARGEST = 8;
+const SPREAD = 8;
 
-/**
- * Float32 forward passes leave differences good to about a hundredth; a wrong rule is off by far more. What is
- * smaller than a ten-thousandth of all gradients' largest is left to the noise.
- */
+/** Largest difference that passes, beside what rounding explains. Wrong rules are off by a factor or a sign. */
 const TOLERANCE = 2e-2;
+/** Gradients below this share of the largest of all are themselves sums of rounding errors. */
 const NOISE = 1e-4;
+/** What two float32 evaluations may differ by for no reason: two units in the last place. */
+const ROUNDING = 2 ** -22;
+const STEPS = { least: 1e-4, most: 0.1 };
+/** What differs is tried again with a step smaller by this: it meets fewer kinks, and more noise. */
+const RETRY = 8;
+
+/** A loss, or the sum of outputs times cotangents; its rounding error is ROUNDING times `size`. */
+type Objective = (feeds: Feeds) => Promise<{ value: number; size: number }>;
 
 /**
- * Compares gradients with central differences of the loss, through the runtime. Needs a loss; values that differ
- * from run to run (dropout) must be off. Throws `bad-option` without a loss.
+ * Compares gradients with finite differences, through the runtime: a derivative lies between the slopes on its two
+ * sides, at a kink (of Relu, MaxPool ...) too, where their mean would be off. The step of a tensor is the smallest
+ * whose difference stands out of the objective's rounding by 1 / TOLERANCE: larger ones meet curvature, smaller ones
+ * noise. Where even the largest step does not stand out, the rounding is added to what passes.
+ * Throws `bad-option` where dropout is on, as no two runs are then alike, and `bad-dtype` for other than float32.
  */
 export async function checkGradients(
   model: Model,
@@ -37,75 +48,117 @@ export async function checkGradients(
   { gradients }: Gradients,
   session: SessionOptions = {},
 ): Promise<CheckedGradient[]> {
-  if (!options.loss) throw new AgdError('bad-option', 'Finite differences need a loss.');
-  const names = [...gradients.keys()];
-  const { runner, values, loss } = await forward(model, options, feeds, names, session);
-  const overall = Math.max(...[...gradients.values()].map(t => largest(t.numbers())));
-  const evaluate = async (name: string, data: Float32Array) => {
-    const tensor = Tensor.from('float32', values[name]!.dims, data);
-    return (await runner.run({ ...values, [name]: tensor }, [loss]))[loss]!.numbers()[0]!;
-  };
-  const results: CheckedGradient[] = [];
-  for (const name of names) {
-    const g = gradients.get(name)!.numbers();
-    const at = coordinates(g);
-    const scale = Math.max(largest(g), NOISE * overall);
-    let error = 0;
-    for (const i of at)
-      error = Math.max(error, Math.abs((await difference(evaluate, name, values[name]!, i)) - g[i]!) / scale);
-    results.push({ name, checked: at.length, error, passed: error <= TOLERANCE });
+  if (options.dropout === 'train')
+    throw new AgdError('bad-option', 'Finite differences need runs that are alike: leave dropout off.');
+  const work = await objectiveModel(model, options);
+  const values = freeParameters(work, [...gradients.keys()], feeds);
+  const runner = await Session.create(work, session);
+  try {
+    const fed = Object.fromEntries(runner.inputs.map(name => [name, values[name] ?? feeds[name]!]));
+    const objective = objectiveOf(runner, options, feeds);
+    const { value, size } = await objective(fed);
+    const point = { objective, fed, value, rounding: ROUNDING * size };
+    const overall = Math.max(...[...gradients.values()].map(t => largest(t.numbers())));
+    const results: CheckedGradient[] = [];
+    for (const [name, gradient] of gradients)
+      results.push(await checkTensor(point, name, gradient.numbers(), NOISE * overall));
+    return results;
+  } finally {
+    await runner.release();
   }
-  await runner.release();
-  return results;
 }
 
-/** The loss alone, with what is differentiated as inputs. */
-async function forward(
-  model: Model,
-  options: GradientOptions,
-  feeds: Feeds,
-  names: readonly string[],
-  session: SessionOptions,
-) {
-  const made = await gradientModel(
-    model,
-    { ...options, wrt: names, batchNorm: options.batchNorm, dropout: 'eval' },
-    sessionShapes,
-  );
-  const { graph } = made.model;
-  const values: Feeds = {};
+/** Where the objective is differentiated: its value there, and what that is rounded by. */
+type Point = { objective: Objective; fed: Feeds; value: number; rounding: number };
+
+/** Gradients of magnitude `least` and below count as that large. */
+async function checkTensor(
+  point: Point,
+  name: string,
+  g: readonly number[],
+  least: number,
+): Promise<CheckedGradient> {
+  const scale = Math.max(largest(g), least);
+  const tensor = point.fed[name];
+  // What the objective does not read has the slope 0.
+  if (!tensor)
+    return { name, checked: g.length, error: scale && largest(g) / scale, passed: largest(g) === 0 };
+  const most = STEPS.most * Math.max(1, largest(tensor.numbers()));
+  const h = Math.min(Math.max(point.rounding / (TOLERANCE * scale), STEPS.least), most);
+  const allowed = TOLERANCE * scale + point.rounding / h;
+  const at = coordinates(g);
+  let worst = 0;
+  for (const i of at) {
+    const distance = async (step: number) => {
+      const slopes = await slopesAt(point, name, i, step);
+      return Math.max(0, Math.min(...slopes) - g[i]!, g[i]! - Math.max(...slopes));
+    };
+    let error = await distance(h);
+    if (error > allowed) error = Math.min(error, await distance(h / RETRY));
+    worst = Math.max(worst, error);
+  }
+  return { name, checked: at.length, error: scale && worst / scale, passed: worst <= allowed };
+}
+
+/** The model as far as its loss, or as the outputs that have cotangents. */
+async function objectiveModel(model: Model, options: GradientOptions): Promise<Model> {
+  const { model: work, loss } = options.loss
+    ? await gradientModel(model, options, sessionShapes)
+    : { model: (await normalize(model, sessionShapes)).work, loss: undefined };
+  const wanted = loss === undefined ? (options.cotangents ?? []) : [loss];
+  work.graph.outputs = work.graph.outputs.filter(v => wanted.includes(v.name));
+  eliminateDeadNodes(work);
+  return work;
+}
+
+/** The values of what is differentiated; initializers among them become plain inputs. */
+function freeParameters({ graph }: Model, names: readonly string[], feeds: Feeds): Feeds {
+  const values = Object.fromEntries(names.flatMap(name => (feeds[name] ? [[name, feeds[name]]] : [])));
   for (const [value, tensor] of graph.initializers) {
     if (!names.includes(value.name)) continue;
-    if (!isFloat(tensor.dtype) || tensor.dtype !== 'float32')
-      throw new AgdError(
-        'bad-dtype',
-        `'${value.name}' is ${tensor.dtype}: finite differences are taken in float32.`,
-      );
     values[value.name] = tensor;
     graph.initializers.delete(value);
     if (!graph.inputs.includes(value)) graph.inputs.push(value);
   }
-  const runner = await Session.create(made.model, session);
-  for (const name of runner.inputs) values[name] ??= feeds[name]!;
-  return { runner, values, loss: made.loss! };
+  for (const [name, { dtype }] of Object.entries(values))
+    if (isFloat(dtype) && dtype !== 'float32')
+      throw new AgdError('bad-dtype', `'${name}' is ${dtype}: finite differences are taken in float32.`);
+  return values;
 }
 
-async function difference(
-  evaluate: (name: string, data: Float32Array) => Promise<number>,
-  name: string,
-  tensor: Tensor,
-  i: number,
-): Promise<number> {
-  const data = Float32Array.from(tensor.numbers());
+function objectiveOf(runner: Session, options: GradientOptions, feeds: Feeds): Objective {
+  return async fed => {
+    const results = Object.entries(await runner.run(fed));
+    if (options.loss) {
+      const value = results[0]![1].numbers()[0]!;
+      return { value, size: Math.abs(value) };
+    }
+    const terms = results.flatMap(([name, y]) => {
+      const cotangent = feeds[`${name}_cotangent`]!.numbers();
+      return y.numbers().map((v, i) => v * cotangent[i]!);
+    });
+    // Each output is rounded by itself: the errors of the terms add up like a random walk.
+    const size = Math.sqrt(terms.reduce((sum, v) => sum + v * v, 0));
+    return { value: terms.reduce((sum, v) => sum + v, 0), size };
+  };
+}
+
+/** The slopes to the left and to the right of element i of an input. */
+async function slopesAt({ objective, fed, value }: Point, name: string, i: number, step: number) {
+  const { dims } = fed[name]!;
+  const data = Float32Array.from(fed[name]!.numbers());
   const x = data[i]!;
-  const step = 1e-2 * Math.max(0.1, Math.abs(x));
-  data[i] = x + step;
-  const [up, high] = [await evaluate(name, data), data[i]!];
-  data[i] = x - step;
-  return (up - (await evaluate(name, data))) / (high - data[i]!);
+  const slopes: number[] = [];
+  for (const h of [-step, step]) {
+    data[i] = x + h;
+    const moved = await objective({ ...fed, [name]: Tensor.from('float32', dims, data) });
+    // As far as float32 let it move.
+    slopes.push((moved.value - value) / (data[i]! - x));
+  }
+  return slopes;
 }
 
-/** Where the gradient is largest, and some places spread evenly. */
+/** Where the gradient is largest, and places spread evenly. */
 function coordinates(g: readonly number[]): number[] {
   const steepest = g
     .map((x, i) => [Math.abs(x), i] as const)

@@ -67,7 +67,7 @@ export async function exportFrom(
   if (!values)
     throw new AgdError(
       'bad-option',
-      `${source} holds no training step: run `agd-onnx inject` on it first, or give trained parameters with --params.`,
+      `${source} holds no training step: run agd-onnx inject on it first, or give trained parameters with --params.`,
     );
   const names = new Set([...model.graph.initializers.keys()].map(v => v.name));
   const known = [...values].filter(([name]) => names.has(name));

@@ -14,7 +14,7 @@ import {
   type TrainingInfoProto,
   type ValueInfoProto,
 } from './proto-schema.js';
-import { readTensor, type Surroundings } from './proto-tensor.js';
+import { noFiles, readTensor, type Surroundings } from './proto-tensor.js';
 import { declare, isDeclared, settleType } from './proto-type.js';
 import { topologicalOrder } from './topological-order.js';
 
@@ -121,6 +121,11 @@ const FUNCTION_FIELDS: (keyof FunctionProto)[] = [
   'attributeProto',
   'opsetImport',
 ];
+
+/** A graph by itself; its tensors are in the message, not in files. */
+export function readGraph(proto: GraphProto): Graph {
+  return new Reader({ folder: '.', read: noFiles }).graph(proto);
+}
 
 /** Reads one graph; its subgraphs are read by Readers whose `outer` it is, so that their names find its values. */
 class Reader {

@@ -9,6 +9,14 @@ import { type ExternalData, Tensor } from './tensor.js';
 /** Reads the bytes of a tensor outside the model file; `name` is for messages. */
 export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
 
+/** For models that are read without the files beside them. */
+export const noFiles: ExternalReader = ({ location }, name) => {
+  throw new AgdError(
+    'external-data',
+    `Tensor '${name}' lies in the file '${location}', which this model was read without.`,
+  );
+};
+
 /** Where the file lies and how others beside it are read. */
 export type Surroundings = { folder: string; read: ExternalReader };
 

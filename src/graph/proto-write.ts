@@ -84,7 +84,7 @@ function writeFunction(fn: FunctionDef, place: Placement): FunctionProto {
   });
 }
 
-function writeGraph(graph: Graph, place: Placement): GraphProto {
+export function writeGraph(graph: Graph, place: Placement): GraphProto {
   const extra = graph.extra as GraphExtra | undefined;
   const values = [...graph.inputs, ...graph.initializers.keys(), ...graph.nodes.flatMap(n => n.outputs)];
   const alive = new Map(values.flatMap(value => (value ? [[value.name, value]] : [])));

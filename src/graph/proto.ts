@@ -5,7 +5,7 @@ import type { Model } from './ir.js';
 import { amend, readInt } from './proto-message.js';
 import { readModel, readOpsets } from './proto-read.js';
 import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './proto-schema.js';
-import { concat, type ExternalReader, inPlace, type Placement } from './proto-tensor.js';
+import { concat, type ExternalReader, inPlace, noFiles, type Placement } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
 
 export { type ExternalReader, inherit, inline, inPlace, type Placement } from './proto-tensor.js';
@@ -19,13 +19,6 @@ const MAX_BYTES = 2 ** 31 - 1;
 
 /** Initializers of at least this many bytes are not copied on their way to a file. */
 const LARGE = 4096;
-
-const noFiles: ExternalReader = ({ location }, name) => {
-  throw new AgdError(
-    'external-data',
-    `Tensor '${name}' lies in the file '${location}', which this model was read without.`,
-  );
-};
 
 /**
  * The model that these bytes hold; every field is kept, and written again by `encodeModel`. Tensors are

@@ -15,6 +15,7 @@ import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
 import * as normalization from './normalization.js';
 import * as pooling from './pooling.js';
+import * as previewTraining from './preview-training.js';
 import * as quantization from './quantization.js';
 import * as recurrent from './recurrent.js';
 import * as reduction from './reduction.js';
@@ -47,6 +48,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     sequence,
     signal,
   ],
+  'ai.onnx.preview.training': [previewTraining],
   'com.microsoft': [contrib, contribAttention],
 };
 

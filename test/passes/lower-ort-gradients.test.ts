@@ -2,87 +2,15 @@
  * The operators of ONNX Runtime's training against the last runtime that had them: `ort-training/operators.json` holds
  * small graphs, their inputs, and what ort-training-wasm of onnxruntime-web 1.19.2 made of these.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { DType } from '../../src/graph/dtype.js';
-import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { type AttrInit, float, toAttrs } from '../../src/ops/core/builder.js';
 import { lowerOrtGradients } from '../../src/passes/lower-ort-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
-import { Session, sessionShapes } from '../../src/runtime/session.js';
+import { sessionShapes } from '../../src/runtime/session.js';
 import { spread } from '../ops/vjp.js';
+import { buildCase, type Case, readCases, runCase, type Stored, type StoredNode, tensorOf } from './case.js';
 
-type Stored = [dtype: DType, dims: number[], data: number[]];
-type StoredNode = [op: string, inputs: string[], outputs: string[], attrs: Record<string, unknown>];
-type Case = {
-  name: string;
-  nodes: StoredNode[];
-  inputs: Record<string, Stored>;
-  outputs: Record<string, Stored>;
-};
-
-const FILE = join(import.meta.dirname, 'ort-training', 'operators.json');
-const CASES: Case[] = JSON.parse(readFileSync(FILE, 'utf8'));
-
-const ARRAYS = { float32: Float32Array, int32: Int32Array, bool: Uint8Array, uint32: Uint32Array } as const;
-
-function tensorOf([dtype, dims, data]: Stored): Tensor {
-  if (dtype === 'int64') return Tensor.from(dtype, dims, BigInt64Array.from(data, BigInt));
-  const array = ARRAYS[dtype as keyof typeof ARRAYS].from(data);
-  return new Tensor(dtype, dims, new Uint8Array(array.buffer));
-}
-
-/** `constants`: integers and single numbers are initializers; `symbolic`: extents of the other inputs are names. */
-function build({ nodes, inputs, outputs }: Case, constants: boolean, symbolic: boolean): Model {
-  const graph = new Graph('case');
-  const values = new Map<string, Value>();
-  const value = (name: string) => {
-    if (!name) return null;
-    if (!values.has(name)) values.set(name, new Value(name));
-    return values.get(name)!;
-  };
-  for (const [name, stored] of Object.entries(inputs)) {
-    const v = value(name)!;
-    const [dtype, dims] = stored;
-    const isSetting = dtype === 'int64' || dims.length === 0;
-    const shape = symbolic && dims.length ? dims.map((d, i) => (isSetting ? d : `${name}${i}`)) : dims;
-    v.type = { kind: 'tensor', dtype, shape };
-    if (constants && isSetting) graph.initializers.set(v, tensorOf(stored));
-    else graph.inputs.push(v);
-  }
-  graph.nodes = nodes.map(([op, ins, outs, attrs]) => {
-    const dot = op.lastIndexOf('.');
-    const given = Object.entries(attrs).map(([k, a]) => [
-      k,
-      typeof a === 'object' && a && 'float' in a ? float(a.float as number) : a,
-    ]);
-    const node = new Node(
-      op.slice(dot + 1),
-      ins.map(value),
-      outs.map(value),
-      toAttrs(Object.fromEntries(given) as AttrInit),
-    );
-    node.domain = op.slice(0, Math.max(dot, 0));
-    return node;
-  });
-  graph.outputs = Object.keys(outputs).map(name => value(name)!);
-  const model = new Model(graph);
-  model.opsetImports = new Map([
-    ['', 17],
-    ['com.microsoft', 1],
-  ]);
-  return model;
-}
-
-async function run(model: Model, { inputs }: Case): Promise<Record<string, Tensor>> {
-  const session = await Session.create(model);
-  const fed = session.inputs.map(name => [name, tensorOf(inputs[name]!)]);
-  const results = await session.run(Object.fromEntries(fed));
-  await session.release();
-  return results;
-}
+const CASES = readCases('ort-training/operators.json');
 
 describe.each([
   ['extents known', true, false],
@@ -90,10 +18,10 @@ describe.each([
   ['extents unknown', true, true],
 ] as const)('with %s', (_, constants, symbolic) => {
   it.each(CASES.map(c => [c.name, c] as const))('%s gives what it gave', async (name, c) => {
-    const model = build(c, constants, symbolic);
+    const model = buildCase(c, constants, symbolic);
     await lowerOrtGradients(model, sessionShapes);
     expect(model.graph.nodes.map(n => n.domain).filter(Boolean)).toEqual([]);
-    const results = await run(model, c);
+    const results = await runCase(model, c);
     for (const [output, [dtype, dims, data]] of Object.entries(c.outputs)) {
       const got = results[output]!;
       expect([output, got.dtype, got.dims]).toEqual([output, dtype, dims]);
@@ -124,9 +52,9 @@ async function outputsOf(nodes: StoredNode[], fed: Fed, outputs: string[]): Prom
     inputs,
     outputs: Object.fromEntries(outputs.map(o => [o, ['float32', [], []]])),
   };
-  const model = build(c, true, false);
+  const model = buildCase(c, true, false);
   await lowerOrtGradients(model, sessionShapes);
-  return run(model, c);
+  return runCase(model, c);
 }
 
 describe('what only CUDA could run there', () => {
@@ -188,8 +116,8 @@ describe('what only CUDA could run there', () => {
     const plain: StoredNode = [op.replace(/^.*\.(\w+)Training$/, '$1'), ins, outs.slice(0, 1), attrs];
     const c: Case = { name: '', nodes: [plain], inputs: {}, outputs: { y: ['float32', [], []] } };
     for (const [name, t] of Object.entries(fed)) c.inputs[name] = [t.dtype, [...t.dims], t.numbers()];
-    const model = build(c, true, false);
-    const y = (await run(model, c)).y!;
+    const model = buildCase(c, true, false);
+    const y = (await runCase(model, c)).y!;
     const dy = spread(y.dims, [-1, 1], 9);
     const own = await gradients(model, { cotangents: ['y'], wrt }, { ...fed, y_cotangent: dy });
     const wanted = back[2].filter(Boolean);
@@ -267,7 +195,7 @@ describe('what only CUDA could run there', () => {
 
 it('binds the running statistics that were updated in place', async () => {
   const c = CASES.find(({ name }) => name === 'BatchNormInternal')!;
-  const model = build(c, true, false);
+  const model = buildCase(c, true, false);
   await lowerOrtGradients(model, sessionShapes);
   expect(model.trainingInfo[0]!.updates).toEqual([
     { state: 'm', value: 'rm' },

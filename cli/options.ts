@@ -1,5 +1,6 @@
 /** Options that several commands share, and what they mean. */
-import { readFile } from 'node:fs/promises';
+import { realpathSync } from 'node:fs';
+import { mkdir, readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
@@ -14,7 +15,7 @@ export const lossOptions = <T>(args: Argv<T>) =>
   args.options({
     loss: { choices: LOSSES, describe: 'Loss of an output and a target', group: LOSS },
     output: { type: 'string', describe: 'Output that the loss reads, where there are several', group: LOSS },
-    target: { type: 'string', default: 'target', describe: 'Name of the target input', group: LOSS },
+    target: { type: 'string', describe: 'Name of the target input [target]', group: LOSS },
     'loss-output': { type: 'string', describe: 'Output that is a loss already', group: LOSS },
     'label-smoothing': {
       type: 'number',
@@ -48,7 +49,7 @@ export const selectionOptions = <T>(args: Argv<T>) =>
   } as const);
 
 export const trainingOptions = <T>(args: Argv<T>) =>
-  gradientOptions(selectionOptions(args)).options({
+  selectionOptions(args).options({
     seed: { type: 'number', default: 0, describe: 'Seed of all that is random', group: TRAINING },
     'batch-norm': {
       choices: ['train', 'eval'],
@@ -120,7 +121,8 @@ export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOut
 
 /** Options that count when a model is injected, and would be forgotten where it is already. */
 const INJECT_ONLY: readonly (keyof Parsed)[] = [
-  ...(['train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
+  ...(['output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'] as const),
+  ...(['params', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
   ...(['betas', 'delta', 'weightDecay', 'weightDecouple', 'fixedDecay', 'amsgrad', 'win', 'clip'] as const),
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
   ...(['accumulate', 'ema', 'onNonfinite', 'config'] as const),
@@ -184,14 +186,37 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   };
 }
 
-/** Refuses to write over the file that is read. */
-export function outputPath(out: string, ...inputs: (string | undefined)[]): string {
-  if (inputs.some(path => path !== undefined && resolve(path) === resolve(out)))
-    throw new AgdError(
-      'bad-option',
-      `${out} would overwrite what it is made from: choose another file with -o.`,
-    );
-  return out;
+type Path = string | undefined;
+
+/** Throws `bad-option` where an output would overwrite what it is made from, or another output. */
+export function checkOutputs(outputs: readonly Path[], inputs: readonly Path[]): void {
+  const taken = new Map(
+    inputs.flatMap(path => (path === undefined ? [] : [[sameFile(path), 'what it is made from']])),
+  );
+  for (const path of outputs) {
+    if (path === undefined) continue;
+    const other = taken.get(sameFile(path));
+    if (other) throw new AgdError('bad-option', `${path} would overwrite ${other}: choose another file.`);
+    taken.set(sameFile(path), 'another output');
+  }
+}
+
+/** Two paths of one file, through links too, have one name. */
+function sameFile(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
+}
+
+/** Makes a folder to write to. Throws `io`. */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    throw new AgdError('io', `Cannot make the folder ${path}: ${(error as Error).message}.`);
+  }
 }
 
 /**

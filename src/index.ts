@@ -5,7 +5,7 @@ import { type Inspection, type InspectOptions, inspect as inspectPass } from './
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
-export { loadModel, saveModel } from './graph/files.js';
+export { checkWritable, loadModel, saveModel, writeFileAtomic } from './graph/files.js';
 export { Model } from './graph/ir.js';
 export { decodeModel, encodeModel } from './graph/proto.js';
 export { Tensor } from './graph/tensor.js';

@@ -1,16 +1,13 @@
-import { mkdir, writeFile } from 'node:fs/promises';
-import { cpus } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError } from '../../src/constants.js';
-import type { TrainEvent, TrainJob } from '../../src/index.js';
-import { withFiles } from '../options.js';
-import { formatCount, formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
-import { type LabelledImage, renderReport } from '../ui/report.js';
+import type { TrainJob } from '../../src/index.js';
+import { makeFolder, withFiles } from '../options.js';
+import { RunRecord } from '../run-record.js';
+import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
+import type { LabelledImage } from '../ui/report.js';
 import { sparkline } from '../ui/sparkline.js';
-import { lineChart } from '../ui/svg.js';
-import { runWithProgress } from './train.js';
+import { commandLine, runWithProgress } from './train.js';
 
 /** The package's root, from dist/cli/commands. */
 const MODELS = fileURLToPath(new URL('../../../models/', import.meta.url));
@@ -26,11 +23,7 @@ export const builder = (args: Argv) =>
 type Args = ArgumentsCamelCase<{ out: string; epochs: number; seed: number; color?: boolean }>;
 
 export async function handler({ out, epochs, seed, color }: Args): Promise<void> {
-  try {
-    await mkdir(out, { recursive: true });
-  } catch (error) {
-    throw new AgdError('io', `Cannot make the folder ${out}: ${(error as Error).message}.`);
-  }
+  await makeFolder(out);
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {
     model,
@@ -43,115 +36,47 @@ export async function handler({ out, epochs, seed, color }: Args): Promise<void>
     seed,
   };
   console.log('LeNet learns to read handwritten digits: 9,000 to learn from, 1,000 to be tested on.');
-  const events: TrainEvent[] = [];
-  const begin = performance.now();
-  const stopped = await runWithProgress(job, { color }, event => events.push(event));
-  const seconds = (performance.now() - begin) / 1000;
-  if (stopped) process.exitCode = 130;
-  const losses = events.flatMap(e => (e.type === 'step' ? [e.loss] : []));
-  const results = events.flatMap(e => (e.type === 'epoch' ? [e] : []));
-  if (!results.length) return;
-  const accuracy = results.at(-1)!.validation!.accuracy!;
-  console.log(`loss      ${sparkline(losses)} ${formatLoss(losses.at(-1)!)}`);
+  const record = new RunRecord();
+  await runWithProgress(job, { color }, event => record.watch(event));
+  const { losses, accuracy, seconds } = record;
+  if (accuracy === undefined) return;
+  console.log(`loss      ${sparkline(losses.map(Math.log))} ${formatLoss(record.epochs.at(-1)!.trainLoss)}`);
   console.log(
     `accuracy  ${formatPercent(accuracy)} of 1,000 digits it has not seen, after ${formatSeconds(seconds)}`,
   );
   const page = join(out, 'report.html');
-  await writeFile(page, await reportPage(job, events, { losses, results, accuracy, seconds }));
+  const { writeFileAtomic } = await import('../../src/index.js');
+  await writeFileAtomic(page, [Buffer.from(await reportPage(job, record))]);
   console.log(`wrote ${page}`);
 }
 
-type Results = {
-  losses: number[];
-  results: Extract<TrainEvent, { type: 'epoch' }>[];
-  accuracy: number;
-  seconds: number;
-};
-
-async function reportPage(
-  job: TrainJob,
-  events: readonly TrainEvent[],
-  { losses, results, accuracy, seconds }: Results,
-) {
-  const injected = events.find(e => e.type === 'injected');
-  const parameters = injected?.report.parameters.filter(p => p.trains) ?? [];
-  const count = parameters.reduce(
-    (n, p) => n + (p.value.type?.kind === 'tensor' ? elements(p.value.type.shape) : 0),
-    0,
-  );
-  const epochs = results.map(r => r.epoch);
-  return renderReport({
+async function reportPage(job: TrainJob, record: RunRecord): Promise<string> {
+  const { renderRun } = await import('../run-report.js');
+  return renderRun(record, {
     title: 'LeNet on handwritten digits',
     subtitle: 'Trained by AGD, as nodes of an ONNX graph, in ONNX Runtime.',
-    tiles: [
-      { label: 'Accuracy', value: formatPercent(accuracy), note: 'on 1,000 digits not seen in training' },
-      {
-        label: 'Time',
-        value: formatSeconds(seconds),
-        note: `${formatCount(losses.length, 'step')} of ${BATCH} digits`,
-      },
-      { label: 'Parameters', value: formatCount(count), note: `${parameters.length} tensors` },
-      {
-        label: 'Graph',
-        value: formatCount(injected?.report.nodes.after ?? 0, 'node'),
-        note: `from ${injected?.report.nodes.before}`,
-      },
-    ],
     sections: [
-      {
-        title: 'Training',
-        blocks: [
-          {
-            kind: 'charts',
-            svgs: [
-              lineChart({
-                title: 'Loss of each step',
-                x: { label: 'step' },
-                y: { label: 'cross-entropy', scale: 'log' },
-                series: [{ name: 'training', y: losses, smooth: 0.95 }],
-              }),
-              lineChart({
-                title: 'Accuracy after each epoch',
-                x: { label: 'epoch' },
-                y: { label: 'accuracy', format: v => formatPercent(v) },
-                series: [
-                  { name: 'digits not seen', x: epochs, y: results.map(r => r.validation!.accuracy!) },
-                ],
-              }),
-            ],
-          },
-        ],
-      },
       {
         title: 'What it reads',
         blocks: [{ kind: 'images', caption: 'Digits not seen in training', images: await samples(job) }],
       },
-      {
-        title: 'How to do it again',
-        blocks: [
-          {
-            kind: 'code',
-            code: [
-              'agd-onnx inspect models/lenet.onnx',
-              'agd-onnx inject models/lenet.onnx --loss cross-entropy -o lenet.agd.onnx',
-              `agd-onnx train lenet.agd.onnx --data models/mnist/train.npz --val models/mnist/test.npz --epochs ${job.epochs} --batch-size ${BATCH} -o lenet.trained.onnx`,
-            ].join('\n'),
-          },
-          {
-            kind: 'facts',
-            facts: {
-              Node: process.version,
-              Processor: `${cpus()[0]?.model}, ${cpus().length} cores`,
-              Seed: String(job.seed),
-            },
-          },
-        ],
-      },
     ],
+    code: reproduction(job).map(commandLine).join('\n'),
+    facts: { Seed: String(job.seed) },
   });
 }
 
-const elements = (shape: readonly unknown[] = []) => (shape as number[]).reduce((n, d) => n * d, 1);
+/** What the demo did, one command after the other. */
+function reproduction({ model, data, validation, epochs, seed }: TrainJob): string[][] {
+  const [plain, train, test] = [model, data, validation!].map(path => relative('.', path));
+  const [injected, trained] = ['lenet.agd.onnx', 'lenet.trained.onnx'];
+  const size = ['--epochs', `${epochs}`, '--batch-size', `${BATCH}`, '--seed', `${seed}`];
+  return [
+    ['inspect', plain!],
+    ['inject', plain!, '--loss', 'cross-entropy', '-o', injected!],
+    ['train', injected!, '--data', train!, '--val', test!, ...size, '-o', trained!],
+  ];
+}
 
 /** The first digits of the test file with what the trained model says of them. */
 async function samples(job: TrainJob, count = 60): Promise<LabelledImage[]> {

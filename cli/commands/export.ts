@@ -1,5 +1,5 @@
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { outputPath } from '../options.js';
+import { checkOutputs } from '../options.js';
 
 export const builder = (args: Argv) =>
   args
@@ -21,6 +21,7 @@ export const builder = (args: Argv) =>
         describe: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
       },
     } as const)
+    .conflicts('pytorch-state', ['out', 'params', 'ema'])
     .example('$0 export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers');
 
 type Args = ArgumentsCamelCase<{
@@ -35,7 +36,7 @@ export async function handler(args: Args): Promise<void> {
   const { exportFrom, exportPytorchState, loadModel, loadParameters } = await import('../../src/index.js');
   const state = args.pytorchState;
   const out = state ?? args.out ?? args.model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  outputPath(out, args.model);
+  checkOutputs([out], [args.model, args.params]);
   if (state !== undefined) await exportPytorchState(await loadModel(args.model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);

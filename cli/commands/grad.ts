@@ -1,16 +1,21 @@
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError } from '../../src/constants.js';
 import {
-  hasLoss,
+  checkOutputs,
   lossOptions,
   lossSpec,
-  outputPath,
   type Parsed,
   sessionOptions,
   trainingOptions,
 } from '../options.js';
 import { formatNumber } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
+
+/** Vector-Jacobian products are of the model as it is in inference. */
+const LOSS_ONLY = [
+  ...['loss', 'loss-output', 'output', 'target', 'label-smoothing', 'ignore-index', 'class-weights'],
+  ...['class-axis', 'batch-norm', 'dropout'],
+];
 
 export const builder = (args: Argv) =>
   sessionOptions(trainingOptions(lossOptions(args)))
@@ -33,6 +38,7 @@ export const builder = (args: Argv) =>
       check: { type: 'boolean', describe: 'Compare with finite differences' },
       out: { alias: 'o', type: 'string', describe: 'safetensors file to write [MODEL.grad.safetensors]' },
     } as const)
+    .conflicts({ cotangents: LOSS_ONLY, wrt: ['train', 'freeze'] })
     .example('$0 grad model.onnx --loss cross-entropy --inputs batch.safetensors -o grads.safetensors', '');
 
 type Args = ArgumentsCamelCase<
@@ -52,13 +58,10 @@ export async function handler(args: Args): Promise<void> {
   const { checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } = await import(
     '../../src/index.js'
   );
-  const out = outputPath(
-    args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors'),
-    args.model,
-    args.inputs,
-  );
-  if (args.cotangents && hasLoss(args))
-    throw new AgdError('bad-option', 'Give a loss or --cotangents, not both.');
+  const out = args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors');
+  checkOutputs([out], [args.model, args.inputs, args.cotangents]);
+  if (args.check && args.dropout === 'train')
+    throw new AgdError('bad-option', '--check compares runs that are alike: leave out --dropout train.');
   const model = await loadModel(args.model);
   const feeds = Object.fromEntries(await loadArrays(args.inputs));
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
@@ -79,7 +82,7 @@ export async function handler(args: Args): Promise<void> {
   if (!args.check) return;
   const checks = await checkGradients(model, options, feeds, found, { device, threads });
   const rows = checks.map(c => [c.name, c.checked, c.error.toExponential(1), c.passed ? 'ok' : 'WRONG']);
-  console.log(renderTable({ head: ['gradient', 'coordinates', 'largest error', ''], rows }));
+  console.log(renderTable({ head: ['gradient', 'coordinates', 'relative error', 'verdict'], rows }));
   const wrong = checks.filter(c => !c.passed);
   if (wrong.length)
     throw new AgdError(

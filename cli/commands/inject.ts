@@ -1,12 +1,13 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import type { InjectReport, Model } from '../../src/index.js';
 import {
   agdOptions,
+  checkOutputs,
+  gradientOptions,
   injectOptions,
   lossOptions,
-  outputPath,
+  makeFolder,
   type Parsed,
   trainingOptions,
   withFiles,
@@ -15,7 +16,7 @@ import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 
 export const builder = (args: Argv) =>
-  agdOptions(trainingOptions(lossOptions(args)))
+  agdOptions(gradientOptions(trainingOptions(lossOptions(args))))
     .positional('model', {
       type: 'string',
       demandOption: true,
@@ -39,7 +40,8 @@ type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: b
 export async function handler(args: Args): Promise<void> {
   const { inject, openForInjection } = await import('../../src/index.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
-  const out = outputPath(args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending), args.model);
+  const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
+  checkOutputs([out], [args.model, args.params, args.config]);
   const source = await openForInjection(args.model, await withFiles(injectOptions(args), args.model, args));
   const { model, report } = await inject(source.model, source.options);
   const written = await write(model, out, args.split);
@@ -54,7 +56,7 @@ async function write(model: Model, out: string, split = false): Promise<string[]
     await saveModel(model, out);
     return [out];
   }
-  await mkdir(out, { recursive: true });
+  await makeFolder(out);
   const { gradients, update, state } = splitStep(model);
   const files = { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state };
   for (const [name, part] of Object.entries(files)) await saveModel(part, join(out, name));

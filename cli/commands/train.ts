@@ -1,23 +1,26 @@
-import { appendFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError, parseScale } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
 import {
   agdOptions,
+  checkOutputs,
+  gradientOptions,
   injectOptionsIfTask,
   lossOptions,
-  outputPath,
   type Parsed,
   sessionOptions,
   trainingOptions,
   withFiles,
 } from '../options.js';
+import { RunRecord } from '../run-record.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
-  sessionOptions(agdOptions(trainingOptions(lossOptions(args))))
+  sessionOptions(agdOptions(gradientOptions(trainingOptions(lossOptions(args)))))
     .positional('model', {
       type: 'string',
       demandOption: true,
@@ -44,6 +47,7 @@ export const builder = (args: Argv) =>
       'export-ema': { type: 'boolean', describe: 'Write the moving average of the weights, not the weights' },
       map: { type: 'string', array: true, describe: 'INPUT=ARRAY, where the names differ' },
       scale: { type: 'string', array: true, describe: 'Factor for integer arrays, 1/255 or INPUT=1/255' },
+      report: { type: 'string', describe: 'Write an HTML page with the curves to this file' },
       log: { type: 'string', describe: 'Write every event to this file, a JSON object a line' },
     } as const)
     .example('$0 train model.agd.onnx --data train.npz --val test.npz --epochs 5 --batch-size 64', '')
@@ -62,6 +66,7 @@ export type TrainArgs = ArgumentsCamelCase<
     exportEma?: boolean;
     map?: string[];
     scale?: string[];
+    report?: string;
     log?: string;
     device?: TrainJob['device'];
     threads?: number;
@@ -70,11 +75,14 @@ export type TrainArgs = ArgumentsCamelCase<
 >;
 
 export async function handler(args: TrainArgs): Promise<void> {
-  const output = outputPath(
-    args.out ?? args.model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx'),
-    args.model,
+  const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
+  // A state may be written over the one that training goes on from.
+  checkOutputs(
+    [output, isInPlace(args) ? undefined : args.state, args.log, args.report],
+    [args.model, args.data, args.val, args.params, args.config, args.resumePytorch],
   );
-  const { isFolder } = await import('../../src/index.js');
+  const { checkWritable, isFolder } = await import('../../src/index.js');
+  for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
   const inject = injectOptionsIfTask(args, await isFolder(args.model));
   const job: TrainJob = {
     model: args.model,
@@ -93,69 +101,86 @@ export async function handler(args: TrainArgs): Promise<void> {
     device: args.device,
     threads: args.threads,
   };
-  const stopped = await runWithProgress(job, args);
-  if (stopped) process.exitCode = 130;
+  const record = new RunRecord();
+  await runWithProgress(job, args, event => record.watch(event));
+  if (args.report !== undefined && record.losses.length) await writeReport(args.report, args, record);
 }
 
-/** Runs the job with its progress on the terminal; Ctrl-C stops it after the step under way. True if it was stopped. */
+const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);
+
+async function writeReport(path: string, { model, data }: TrainArgs, record: RunRecord): Promise<void> {
+  const { writeFileAtomic } = await import('../../src/index.js');
+  const { renderRun } = await import('../run-report.js');
+  const page = renderRun(record, {
+    title: basename(model),
+    subtitle: `Trained on ${formatCount(record.begin!.samples, 'sample')} of ${basename(data)}.`,
+    code: commandLine(process.argv.slice(2)),
+  });
+  await writeFileAtomic(path, [Buffer.from(page)]);
+  console.log(`wrote ${path}`);
+}
+
+/**
+ * Runs the job with its progress on the terminal. Ctrl-C stops it after the step under way, with exit code 130; a second
+ * one ends the program at once.
+ */
 export async function runWithProgress(
   job: TrainJob,
   { log, color }: { log?: string; color?: boolean },
-  watch: (event: TrainEvent) => void = () => {},
-): Promise<boolean> {
+  watch: (event: TrainEvent) => void,
+): Promise<void> {
   const { trainInWorker } = await import('../../src/index.js');
+  let progress: Progress | undefined;
+  const say = (line: string) => (progress ? progress.note(line) : console.log(line));
   const abort = new AbortController();
-  const stop = () => {
-    if (abort.signal.aborted) process.exit(130);
+  const stop = (signal: NodeJS.Signals) => {
+    if (abort.signal.aborted) {
+      // By the signal's own effect: to exit would break off the runtime's thread, which it reports as a crash.
+      process.off('SIGINT', stop).off('SIGTERM', stop).kill(process.pid, signal);
+      return;
+    }
     abort.abort();
+    process.exitCode = 130;
+    say('stops after the step under way; Ctrl-C again ends at once');
   };
   process.on('SIGINT', stop).on('SIGTERM', stop);
-  if (log) writeFileSync(log, '');
-  let progress: Progress | undefined;
-  let stopped = false;
-  const say = (line: string) => (progress ? progress.note(line) : console.log(line));
+  const writeLog = logTo(log);
+  const show = (event: TrainEvent) => {
+    switch (event.type) {
+      case 'note':
+        return say(event.text);
+      case 'injected':
+        return describeReport(event.report).forEach(say);
+      case 'begin': {
+        const { batchSize: samplesPerStep, ...run } = event;
+        progress = createProgress({ stream: process.stdout, ...run, samplesPerStep, color });
+        return undefined;
+      }
+      case 'step':
+        return progress?.step(event);
+      case 'epoch': {
+        const { epoch, trainLoss, validation, seconds } = event;
+        const metrics =
+          validation?.accuracy === undefined ? undefined : { 'val accuracy': validation.accuracy };
+        return progress?.epoch({ epoch, trainLoss, valLoss: validation?.loss, metrics, seconds });
+      }
+      case 'saved':
+        if (event.what === 'model') return say(`wrote ${event.path}`);
+        say(`kept the state in ${event.path}`);
+        return abort.signal.aborted ? say(`go on with: ${resumeCommand(job, event.path)}`) : undefined;
+      case 'end':
+        if (event.skipped)
+          say(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
+        return say(`${event.stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
+    }
+  };
   try {
     await trainInWorker(
       job,
       event => {
-        if (log) appendFileSync(log, `${JSON.stringify(event)}\n`);
+        writeLog(event);
         watch(event);
-        switch (event.type) {
-          case 'note':
-            return say(event.text);
-          case 'injected':
-            return describeReport(event.report).forEach(say);
-          case 'begin': {
-            const { epochs, stepsPerEpoch, batchSize } = event;
-            progress = createProgress({
-              stream: process.stdout,
-              epochs,
-              stepsPerEpoch,
-              samplesPerStep: batchSize,
-              color,
-            });
-            return undefined;
-          }
-          case 'step':
-            return progress?.step(event);
-          case 'epoch': {
-            const { epoch, trainLoss, validation, seconds } = event;
-            const metrics =
-              validation?.accuracy === undefined ? undefined : { 'val accuracy': validation.accuracy };
-            return progress?.epoch({ epoch, trainLoss, valLoss: validation?.loss, metrics, seconds });
-          }
-          case 'saved':
-            return say(
-              event.what === 'model'
-                ? `wrote ${event.path}`
-                : `kept the state in ${event.path}: train goes on from it`,
-            );
-          case 'end':
-            stopped = event.stopped;
-            if (event.skipped)
-              say(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
-            return say(`${stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
-        }
+        show(event);
       },
       abort.signal,
     );
@@ -163,7 +188,48 @@ export async function runWithProgress(
     progress?.done();
     process.off('SIGINT', stop).off('SIGTERM', stop);
   }
-  return stopped;
+}
+
+/** Writes events to a file, a line each. Throws `io`. */
+function logTo(path: string | undefined): (event: TrainEvent) => void {
+  if (path === undefined) return () => {};
+  const write = (text: string, flag: 'a' | 'w') => {
+    try {
+      writeFileSync(path, text, { flag });
+    } catch (error) {
+      throw new AgdError('io', `Cannot write '${path}': ${(error as Error).message}.`);
+    }
+  };
+  write('', 'w');
+  return event => write(`${JSON.stringify(event)}\n`, 'a');
+}
+
+/** The command that goes on from a state as if the job had not been stopped. */
+function resumeCommand(job: TrainJob, state: string): string {
+  const { bind: { map = {}, scale } = {} } = job;
+  const given = {
+    data: job.data,
+    val: job.validation,
+    epochs: job.epochs,
+    'batch-size': job.batchSize,
+    seed: job.seed || undefined,
+    lr: job.lr,
+    map: Object.entries(map).map(pair => pair.join('=')),
+    scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
+    'export-ema': job.exportEma,
+    state: job.state,
+    out: job.output,
+  };
+  const flags = Object.entries(given).flatMap(([name, value]) =>
+    [value ?? []].flat().flatMap(v => (v === true ? [`--${name}`] : [`--${name}`, String(v)])),
+  );
+  return commandLine(['train', state, ...flags]);
+}
+
+/** As a shell takes it. */
+export function commandLine(args: readonly string[]): string {
+  const quote = (arg: string) => (/^[\w./:=,+-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", `'\\''`)}'`);
+  return ['agd-onnx', ...args].map(quote).join(' ');
 }
 
 function pairs(flag: string, texts: readonly string[] = []): Record<string, string> {

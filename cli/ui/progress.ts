@@ -17,6 +17,8 @@ export type ProgressOptions = {
   epochs: number;
   stepsPerEpoch: number;
   samplesPerStep: number;
+  /** Steps that a run which goes on has behind it. */
+  stepsBefore?: number;
   /** Milliseconds on any clock that only goes forward. */
   now?: () => number;
   /** Overrules what the terminal and NO_COLOR say. */
@@ -38,14 +40,15 @@ const SMOOTHING = 0.95;
 
 /** Training progress on `stream`: one self-updating line on a terminal, plain lines elsewhere. */
 export function createProgress(options: ProgressOptions): Progress {
-  const { stream, epochs, stepsPerEpoch, samplesPerStep, now = () => performance.now() } = options;
+  const { stream, epochs, stepsPerEpoch, samplesPerStep, stepsBefore = 0 } = options;
+  const { now = () => performance.now() } = options;
   const paint = painter(stream, options.color);
   const moves = stream.isTTY === true && process.env.TERM !== 'dumb';
   const displayOptions = { stream, epochs, stepsPerEpoch, now };
   const display = moves ? movingLine(displayOptions, paint) : plainLines(displayOptions);
   const begin = now();
   let epochBegin = begin;
-  let stepsBefore: number | undefined;
+  let epochStepsBefore = stepsBefore % stepsPerEpoch;
   let sum = 0;
   let weight = 0;
 
@@ -56,19 +59,18 @@ export function createProgress(options: ProgressOptions): Progress {
         sum = SMOOTHING * sum + (1 - SMOOTHING) * loss;
         weight = SMOOTHING * weight + (1 - SMOOTHING);
       }
-      // A run that goes on where another stopped begins in a later epoch.
-      stepsBefore ??= (epoch - 1) * stepsPerEpoch;
       const stepsDone = (epoch - 1) * stepsPerEpoch + step;
       const secondsPerStep = (now() - begin) / 1000 / (stepsDone - stepsBefore);
       display.show({
         ...report,
         smoothedLoss: sum / weight,
-        samplesPerSecond: (1000 * step * samplesPerStep) / (now() - epochBegin),
+        samplesPerSecond: (1000 * (step - epochStepsBefore) * samplesPerStep) / (now() - epochBegin),
         secondsLeft: secondsPerStep * (epochs * stepsPerEpoch - stepsDone),
       });
     },
     epoch(report) {
       epochBegin = now();
+      epochStepsBefore = 0;
       display.print(epochLine(report, epochs, paint));
     },
     note: display.print,

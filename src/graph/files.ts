@@ -1,7 +1,7 @@
 /** Model files on disk, external data beside them; every write is atomic. The only file access of this layer. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
-import { type FileHandle, open, readFile, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { closeSync, constants, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import { access, type FileHandle, open, readFile, realpath, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
@@ -232,6 +232,14 @@ export async function replaceFiles(replacements: readonly Replacement[]): Promis
     await Promise.allSettled(ready.map(({ from }) => unlink(from)));
     throw error;
   }
+}
+
+/** Throws `io` where a file could not be written to `path`, before the work that would be lost; writes nothing. */
+export async function checkWritable(path: string): Promise<void> {
+  await writing(path, async () => {
+    const { to } = await targetOf(path);
+    await access(dirname(to), constants.W_OK);
+  });
 }
 
 /** Runs `action`, which writes `path`; what the system refuses is `io`. */

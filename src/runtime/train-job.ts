@@ -1,5 +1,5 @@
 import { AgdError } from '../graph/errors.js';
-import { saveModel } from '../graph/files.js';
+import { checkWritable, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
@@ -39,7 +39,15 @@ export type TrainEvent =
   | LoopEvent
   | { type: 'note'; text: string }
   | { type: 'injected'; report: InjectReport }
-  | { type: 'begin'; epochs: number; stepsPerEpoch: number; batchSize: number; samples: number }
+  | {
+      type: 'begin';
+      epochs: number;
+      stepsPerEpoch: number;
+      /** Steps done already, where a run goes on. */
+      stepsBefore: number;
+      batchSize: number;
+      samples: number;
+    }
   | { type: 'saved'; path: string; what: 'model' | 'state' }
   /** `steps` are updates; `skipped` are batches whose gradients were not finite. */
   | { type: 'end'; stopped: boolean; steps: number; skipped: number };
@@ -53,6 +61,7 @@ export async function runTrainJob(
   emit: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
+  for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   const model = await trainable(job, emit);
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
@@ -67,7 +76,7 @@ export async function runTrainJob(
       job.validation === undefined ? undefined : await dataset(job, job.validation, trainer, () => {});
     const { epochs, batchSize, seed, lr } = job;
     const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
-    emit({ type: 'begin', epochs, samples: train.length, ...size });
+    emit({ type: 'begin', epochs, samples: train.length, stepsBefore: trainer.batchCount, ...size });
     try {
       for await (const event of trainingLoop(trainer, train, {
         epochs,
@@ -95,7 +104,7 @@ export async function runTrainJob(
   }
 }
 
-const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.trained)?(\.onnx)?$/, '.agd.onnx');
+const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
 
 async function saveState(path: string, trainer: Trainer, emit: (event: TrainEvent) => void): Promise<void> {
   await saveModel(trainer.snapshot(), path);
@@ -110,7 +119,14 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
 
 async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Promise<Model> {
   const { model, options } = await openForInjection(job.model, job.inject ?? {});
-  if (isInjected(model)) return model;
+  if (isInjected(model)) {
+    if (job.inject)
+      throw new AgdError(
+        'bad-option',
+        `${job.model} holds a training step already: its loss and options were decided when it was injected.`,
+      );
+    return model;
+  }
   if (!options.loss && !options.gradients)
     throw new AgdError(
       'bad-option',

@@ -8,7 +8,7 @@ type Input = { job: TrainJob; stop: Int32Array };
 
 /**
  * Runs a training job in a thread of its own. `signal` stops it after the step under way; the promise then
- * resolves when the state is written. Rejects as `runTrainJob` does.
+ * resolves when the state is written. Rejects as `runTrainJob` does, and with what `emit` throws.
  */
 export async function trainInWorker(
   job: TrainJob,
@@ -18,12 +18,17 @@ export async function trainInWorker(
   const stop = new Int32Array(new SharedArrayBuffer(4));
   const ask = () => Atomics.store(stop, 0, 1);
   signal?.addEventListener('abort', ask);
+  if (signal?.aborted) ask();
   const worker = new Worker(new URL(import.meta.url), { workerData: { job, stop } satisfies Input });
   try {
     await new Promise<void>((resolve, reject) => {
       worker.on('message', (message: Message) => {
-        if ('event' in message) emit(message.event);
-        else reject(new AgdError(message.error.code, message.error.message));
+        try {
+          if ('error' in message) throw new AgdError(message.error.code, message.error.message);
+          emit(message.event);
+        } catch (error) {
+          reject(error);
+        }
       });
       worker.on('error', reject);
       worker.on('exit', code =>

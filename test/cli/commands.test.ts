@@ -161,6 +161,14 @@ describe('train', () => {
     expect(events.filter(e => e.type === 'step')).toHaveLength(24);
     expect(events.at(-1)).toMatchObject({ type: 'end', stopped: false, steps: 24 });
   });
+  it('writes a page with the curves and the command that made it', () => {
+    expect(train('r.onnx', 5, '--report', 'report.html')).toContain('wrote report.html');
+    const page = readFileSync(file('report.html'), 'utf8');
+    expect(page.match(/<svg/g)?.length).toBeGreaterThanOrEqual(2);
+    expect(page).toContain('Trained on 256 samples of train.npz.');
+    expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
+    expect(page).not.toMatch(/(src|href)="http/);
+  });
   it('gives the same bytes for the same seed, and others for another', () => {
     train('s1.onnx');
     train('s2.onnx');
@@ -225,6 +233,9 @@ describe('train', () => {
     const code = await new Promise(resolve => child.on('close', resolve));
     expect(code).toBe(130);
     expect(out).toContain('kept the state in c.agd.onnx');
+    expect(out).toContain(
+      'go on with: agd-onnx train c.agd.onnx --data train.npz --epochs 2000 --batch-size 4 ',
+    );
     expect(out).toMatch(/stopped after [\d,]+ steps/);
     decodeModel(readFileSync(file('c.onnx')));
     const done = Number(/stopped after ([\d,]+) steps/.exec(out)![1]!.replace(',', ''));

@@ -1,5 +1,13 @@
 /** What a user does wrong is one line on stderr, exit code 1, and no file half written. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
@@ -168,6 +176,17 @@ it('an output that cannot be written', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'taken.onnx')).toContain('taken.onnx');
   expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'no/such/folder.onnx')).toContain('no/such');
   expect(fails('inject', 'model.onnx', ...LOSS, '-o', './model.onnx')).toMatch(/would overwrite/);
+  const train = (...args: string[]) => fails('train', 'model.onnx', ...LOSS, ...DATA, ...args);
+  // Before the work: no step is done.
+  writeFileSync(file('early.jsonl'), '');
+  expect(train('-o', 'no/such/folder.onnx', '--log', 'early.jsonl')).toContain('no/such');
+  expect(readFileSync(file('early.jsonl'), 'utf8')).not.toContain('"step"');
+  expect(train('--state', 'no/such/state.onnx')).toContain('no/such');
+  expect(train('--report', 'no/such/page.html')).toContain('no/such');
+  expect(train('--log', 'no/such/log')).toContain('no/such');
+  expect(train('-o', 'same', '--report', 'same')).toMatch(/same would overwrite another output/);
+  symlinkSync('train.npz', file('link.npz'));
+  expect(train('-o', 'link.npz')).toMatch(/would overwrite what it is made from/);
   if (process.getuid?.() === 0) return;
   mkdirSync(file('closed'));
   chmodSync(file('closed'), 0o500);

@@ -112,6 +112,7 @@ it('refuses a file that is not there', () => {
 });
 
 it('refuses options of injection where nothing is injected', () => {
-  expect(injectOptionsIfTask({ lr: 0.1, seed: 0, target: 'target' })).toBeUndefined();
+  expect(injectOptionsIfTask({ lr: 0.1, seed: 0 })).toBeUndefined();
   expect(() => injectOptionsIfTask({ decayBiasNorm: false })).toThrow('--decay-bias-norm is decided when');
+  expect(() => injectOptionsIfTask({ target: 'label' })).toThrow('--target is decided when');
 });

@@ -10,7 +10,7 @@ function screen(properties: { isTTY: boolean; columns?: number }): Screen {
 }
 
 /** A progress display whose time passes only as the test says, over 2 epochs of 100 steps of 32 samples. */
-function start({ stream }: Screen, color?: boolean) {
+function start({ stream }: Screen, { color, stepsBefore }: { color?: boolean; stepsBefore?: number } = {}) {
   let time = 5000;
   const progress = createProgress({
     stream,
@@ -19,6 +19,7 @@ function start({ stream }: Screen, color?: boolean) {
     samplesPerStep: 32,
     now: () => time,
     color,
+    stepsBefore,
   });
   return { ...progress, wait: (ms: number) => (time += ms) };
 }
@@ -95,7 +96,7 @@ describe('on a terminal', () => {
 
   test('colours come with color: true and leave the text alone', () => {
     const s = tty();
-    const progress = start(s, true);
+    const progress = start(s, { color: true });
     progress.step({ epoch: 1, step: 50, loss: 1 });
     progress.done();
     expect(s.written[1]).toContain('\x1b[1mepoch 1/2\x1b[22m');
@@ -157,12 +158,12 @@ describe('elsewhere', () => {
     expect(s.written).toHaveLength(3);
   });
 
-  test('a run that goes on in a later epoch knows its pace', () => {
+  test('a run that goes on in the middle of a later epoch knows its pace', () => {
     const s = screen({ isTTY: false });
-    const progress = start(s);
+    const progress = start(s, { stepsBefore: 110 });
     progress.wait(10_000);
-    progress.step({ epoch: 2, step: 50, loss: Number.NaN });
-    expect(s.written).toEqual(['epoch 2/2   50/100 (50 %)  loss NaN  160 samples/s  00:00:10 left\n']);
+    progress.step({ epoch: 2, step: 60, loss: Number.NaN });
+    expect(s.written).toEqual(['epoch 2/2   60/100 (60 %)  loss NaN  160 samples/s  00:00:08 left\n']);
   });
 
   test('a dumb terminal is no terminal', () => {

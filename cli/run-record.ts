@@ -1,0 +1,35 @@
+import type { TrainEvent } from '../src/index.js';
+
+type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
+
+/** What a run has shown of itself so far. */
+export class RunRecord {
+  readonly losses: number[] = [];
+  readonly epochs: Event<'epoch'>[] = [];
+  begin?: Event<'begin'>;
+  injected?: Event<'injected'>;
+  #start = 0;
+  #last = 0;
+
+  constructor(private readonly now: () => number = () => performance.now()) {}
+
+  watch(event: TrainEvent): void {
+    if (event.type === 'injected') this.injected = event;
+    if (event.type === 'epoch') this.epochs.push(event);
+    if (event.type === 'step') this.losses.push(event.loss);
+    if (event.type === 'begin') {
+      this.begin = event;
+      this.#start = this.now();
+    }
+    this.#last = this.now();
+  }
+
+  /** From the first step on, evaluation included. */
+  get seconds(): number {
+    return (this.#last - this.#start) / 1000;
+  }
+
+  get accuracy(): number | undefined {
+    return this.epochs.at(-1)?.validation?.accuracy;
+  }
+}

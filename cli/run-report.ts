@@ -1,0 +1,146 @@
+import { cpus } from 'node:os';
+import type { InjectReport } from '../src/index.js';
+import type { RunRecord } from './run-record.js';
+import { describeStep } from './ui/describe-step.js';
+import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
+import { type Block, renderReport, type Section, type Tile } from './ui/report.js';
+import { type Chart, lineChart, type Series } from './ui/svg.js';
+
+export type RunPage = {
+  title: string;
+  subtitle: string;
+  /** The command lines that do it again. */
+  code: string;
+  facts?: Record<string, string>;
+  /** Between the curves and the command lines. */
+  sections?: readonly Section[];
+};
+
+/** The page on a training run: what came out, how it went, how to do it again. */
+export function renderRun(run: RunRecord, { title, subtitle, code, facts, sections = [] }: RunPage): string {
+  return renderReport({
+    title,
+    subtitle,
+    tiles: tiles(run),
+    sections: [
+      {
+        title: 'Training',
+        blocks: [
+          { kind: 'charts', svgs: charts(run).map(lineChart) },
+          ...(run.epochs.length ? [epochTable(run)] : []),
+        ],
+      },
+      ...sections,
+      {
+        title: 'How to do it again',
+        blocks: [
+          { kind: 'code', code },
+          { kind: 'facts', facts: { ...facts, ...environment(run) } },
+        ],
+      },
+    ],
+  });
+}
+
+function tiles(run: RunRecord): Tile[] {
+  const { losses, seconds, accuracy, injected, begin } = run;
+  const result = run.epochs.at(-1);
+  const trained = injected?.report.parameters.filter(p => p.trains) ?? [];
+  return [
+    accuracy === undefined
+      ? { label: 'Loss', value: formatLoss(result?.validation?.loss ?? result?.trainLoss ?? losses.at(-1)!) }
+      : { label: 'Accuracy', value: formatPercent(accuracy), note: 'on data not seen in training' },
+    {
+      label: 'Time',
+      value: formatSeconds(seconds),
+      note: `${formatCount(losses.length, 'step')} of ${begin?.batchSize} samples`,
+    },
+    { label: 'Steps a second', value: formatCount(losses.length / seconds), note: 'evaluation included' },
+    ...(injected
+      ? [
+          {
+            label: 'Parameters',
+            value: formatCount(trained.reduce((n, { value }) => n + elements(value.type), 0)),
+            note: formatCount(trained.length, 'tensor'),
+          },
+          {
+            label: 'Graph',
+            value: formatCount(injected.report.nodes.after, 'node'),
+            note: `from ${formatCount(injected.report.nodes.before)}`,
+          },
+        ]
+      : []),
+  ];
+}
+
+type ValueType = InjectReport['parameters'][number]['value']['type'];
+
+/** Of a value's type, as getters do not come out of the training thread. */
+const elements = (type: ValueType) =>
+  type?.kind === 'tensor' ? (type.shape as number[]).reduce((n, d) => n * d, 1) : 0;
+
+function charts({ losses, epochs, accuracy }: RunRecord): Chart[] {
+  const isPositive = losses.every(loss => !(loss <= 0));
+  const steps: Chart = {
+    title: 'Loss of each step',
+    x: { label: 'step' },
+    y: { label: 'loss', scale: isPositive ? 'log' : 'linear' },
+    series: [{ name: 'training', y: losses, smooth: 0.95 }],
+  };
+  if (!epochs.length) return [steps];
+  const x = epochs.map(e => e.epoch);
+  const series = (name: string, y: number[]): Series[] => (y.some(Number.isFinite) ? [{ name, x, y }] : []);
+  if (accuracy === undefined)
+    return [
+      steps,
+      {
+        title: 'Loss of each epoch',
+        x: { label: 'epoch' },
+        y: { label: 'loss' },
+        series: [
+          ...series(
+            'training',
+            epochs.map(e => e.trainLoss),
+          ),
+          ...series(
+            'validation',
+            epochs.map(e => e.validation?.loss ?? Number.NaN),
+          ),
+        ],
+      },
+    ];
+  return [
+    steps,
+    {
+      title: 'Accuracy after each epoch',
+      x: { label: 'epoch' },
+      y: { label: 'accuracy', format: v => formatPercent(v) },
+      series: series(
+        'validation',
+        epochs.map(e => e.validation!.accuracy!),
+      ),
+    },
+  ];
+}
+
+function epochTable({ epochs }: RunRecord): Block {
+  const columns: Record<string, (result: (typeof epochs)[number]) => string> = {
+    epoch: e => formatCount(e.epoch),
+    'train loss': e => formatLoss(e.trainLoss),
+    'val loss': e => (e.validation ? formatLoss(e.validation.loss) : ''),
+    'val accuracy': e => (e.validation?.accuracy === undefined ? '' : formatPercent(e.validation.accuracy)),
+    time: e => formatSeconds(e.seconds),
+  };
+  const filled = Object.entries(columns).filter(([, text]) => epochs.some(e => text(e)));
+  const rows = epochs.map(e => filled.map(([, text]) => text(e)));
+  return { kind: 'table', head: filled.map(([name]) => name), rows };
+}
+
+function environment({ injected }: RunRecord): Record<string, string> {
+  const [optimizer] = injected ? describeStep(injected.report.description) : [];
+  return {
+    ...(optimizer ? { Optimizer: optimizer.replace(/\s+/g, ' ') } : {}),
+    Node: process.version,
+    Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
+  };
+}

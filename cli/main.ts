@@ -22,7 +22,11 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
     'Show what a model is made of and whether it can be trained',
     () => import('./commands/inspect.js'),
   ],
-  ['inject <model>', 'Write loss, backward pass and AGD into a model', () => import('./commands/inject.js')],
+  [
+    'inject <model>',
+    'Write loss, backward pass and optimizer into a model',
+    () => import('./commands/inject.js'),
+  ],
   [
     'train <model>',
     'Train a model, plain or injected, and write it back',

@@ -5,11 +5,11 @@ import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
 import type { InjectOptions, LossSpec } from '../src/index.js';
-import { type ParsedStep, stepConfig, stepOptions } from './step-options.js';
+import { kebab, numbers, OPTIMIZER_FLAGS, type ParsedOptimizer } from './optimizer-options.js';
+import { type ParsedStep, stepConfig } from './step-options.js';
 
 const LOSS = 'Loss:';
 const TRAINING = 'Training:';
-const AGD = 'AGD:';
 
 export const lossOptions = <T>(args: Argv<T>) =>
   args.options({
@@ -64,23 +64,6 @@ export const trainingOptions = <T>(args: Argv<T>) =>
     },
   } as const);
 
-export const agdOptions = <T>(args: Argv<T>) =>
-  stepOptions(args).options({
-    lr: { type: 'number', describe: 'Learning rate [0.001]', group: AGD },
-    betas: { type: 'string', describe: 'Decay rates of the two averages [0.9,0.999]', group: AGD },
-    delta: { type: 'number', describe: 'Below it a coordinate takes a step of SGD [1e-5]', group: AGD },
-    'weight-decay': { type: 'number', describe: 'Weight decay [0]', group: AGD },
-    'weight-decouple': {
-      type: 'boolean',
-      describe: 'Decay the weights; off with --no-weight-decouple: add it to the gradient [on]',
-      group: AGD,
-    },
-    'fixed-decay': { type: 'boolean', describe: 'Decay does not follow the learning rate', group: AGD },
-    amsgrad: { type: 'boolean', describe: 'Divide by the largest average so far', group: AGD },
-    win: { type: 'boolean', describe: 'The Nesterov-like variant, with a decay of its own', group: AGD },
-    clip: { type: 'number', describe: 'Bound of m / max(...), elementwise', group: AGD },
-  } as const);
-
 export const sessionOptions = <T>(args: Argv<T>) =>
   args.options({
     device: { choices: DEVICES, default: 'cpu', describe: 'Execution provider' },
@@ -88,33 +71,25 @@ export const sessionOptions = <T>(args: Argv<T>) =>
   } as const);
 
 /** The parsed options of the functions above, all optional: commands differ in which they offer. */
-export type Parsed = ParsedStep & {
-  loss?: (typeof LOSSES)[number];
-  output?: string;
-  target?: string;
-  lossOutput?: string;
-  labelSmoothing?: number;
-  ignoreIndex?: number;
-  classWeights?: string;
-  classAxis?: number;
-  grad?: string[];
-  params?: string;
-  train?: string[];
-  freeze?: string[];
-  batchNorm?: string;
-  dropout?: string;
-  straightThrough?: boolean;
-  lr?: number;
-  betas?: string;
-  delta?: number;
-  weightDecay?: number;
-  weightDecouple?: boolean;
-  fixedDecay?: boolean;
-  amsgrad?: boolean;
-  win?: boolean;
-  clip?: number;
-  seed?: number;
-};
+export type Parsed = ParsedStep &
+  ParsedOptimizer & {
+    loss?: (typeof LOSSES)[number];
+    output?: string;
+    target?: string;
+    lossOutput?: string;
+    labelSmoothing?: number;
+    ignoreIndex?: number;
+    classWeights?: string;
+    classAxis?: number;
+    grad?: string[];
+    params?: string;
+    train?: string[];
+    freeze?: string[];
+    batchNorm?: string;
+    dropout?: string;
+    straightThrough?: boolean;
+    seed?: number;
+  };
 
 /** Whether the command line says anything of a loss. */
 export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOutput !== undefined;
@@ -123,7 +98,7 @@ export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOut
 const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'] as const),
   ...(['params', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
-  ...(['betas', 'delta', 'weightDecay', 'weightDecouple', 'fixedDecay', 'amsgrad', 'win', 'clip'] as const),
+  ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
   ...(['accumulate', 'ema', 'onNonfinite', 'config'] as const),
 ];
@@ -168,15 +143,10 @@ export function lossSpec(args: Parsed, output = args.output): LossSpec {
 
 export function injectOptions(args: Parsed, output = args.output): InjectOptions {
   const { train, freeze, straightThrough, seed } = args;
-  const betas = numbers('--betas', args.betas);
-  if (betas && betas.length !== 2)
-    throw new AgdError('bad-option', `--betas takes two numbers, as 0.9,0.999, not '${args.betas}'.`);
-  const { lr, delta, weightDecay, weightDecouple, fixedDecay, amsgrad, win, clip } = args;
-  const agd = { lr, betas: betas as [number, number] | undefined, delta, weightDecay };
   return {
     loss: hasLoss(args) ? lossSpec(args, output) : undefined,
     gradients: args.grad,
-    ...stepConfig(args, { ...agd, weightDecouple, fixedDecay, amsgrad, win, clip }),
+    ...stepConfig(args),
     train,
     freeze,
     batchNorm: args.batchNorm as 'train' | undefined,
@@ -232,13 +202,3 @@ export async function withFiles(
   const { loadParameters } = await import('../src/index.js');
   return { ...options, values: await loadParameters(params) };
 }
-
-function numbers(flag: string, text: string | undefined): number[] | undefined {
-  if (text === undefined) return undefined;
-  const values = text.split(',').map(Number);
-  if (text.trim() === '' || !values.every(Number.isFinite))
-    throw new AgdError('bad-option', `${flag} takes numbers with commas between them, not '${text}'.`);
-  return values;
-}
-
-const kebab = (name: string) => name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`);

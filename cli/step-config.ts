@@ -1,12 +1,12 @@
 /** The file of --config: how a step trains, under the library's names. */
 import { readFileSync } from 'node:fs';
 import { AgdError, parseSchedule } from '../src/constants.js';
-import type { AgdOptions, GroupOptions, StepOptions } from '../src/index.js';
+import type { AnyOptions, GroupOptions, OptimizerSpec, StepOptions } from '../src/index.js';
 
-export type StepConfig = StepOptions & GroupOptions<AgdOptions> & { agd?: Partial<AgdOptions> };
+export type StepConfig = StepOptions & GroupOptions<AnyOptions> & { optimizer?: OptimizerSpec };
 
 const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
-  agd: isObject,
+  optimizer: isObject,
   groups: value => Array.isArray(value) && value.every(isGroup),
   noDecayBiasNorm: value => typeof value === 'boolean',
   schedule: isObject,

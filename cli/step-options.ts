@@ -1,13 +1,14 @@
-/** Flags for what a training step does besides the optimizer's own options. */
+/** Flags for what a training step does: the optimizer's, and what is done besides. */
 import type { Argv } from 'yargs';
 import { AgdError, parseSchedule, SCHEDULES } from '../src/constants.js';
-import type { AgdOptions, ParameterGroup, StepOptions } from '../src/index.js';
+import type { AnyOptions, OptimizerSpec, ParameterGroup, StepOptions } from '../src/index.js';
+import { optimizerOptions, optimizerSpec, type ParsedOptimizer } from './optimizer-options.js';
 import { readConfig, type StepConfig } from './step-config.js';
 
 const STEP = 'Step:';
 
 export const stepOptions = <T>(args: Argv<T>) =>
-  args.options({
+  optimizerOptions(args).options({
     group: {
       type: 'string',
       array: true,
@@ -34,7 +35,11 @@ export const stepOptions = <T>(args: Argv<T>) =>
       describe: 'At gradients that are not finite: stop, or leave out the batch [stop]',
       group: STEP,
     },
-    config: { type: 'string', describe: 'JSON file of these and AGD options; flags go first', group: STEP },
+    config: {
+      type: 'string',
+      describe: 'JSON file of these and optimizer options; flags go first',
+      group: STEP,
+    },
   } as const);
 
 export type ParsedStep = {
@@ -49,8 +54,8 @@ export type ParsedStep = {
   config?: string;
 };
 
-/** The file of --config, if any, with what the flags say instead; `agd` are those of the optimizer. */
-export function stepConfig(args: ParsedStep, agd: Partial<AgdOptions>): StepConfig {
+/** The file of --config, if any, with what the flags say instead. */
+export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
   const file = args.config === undefined ? {} : readConfig(args.config);
   const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema } = args;
   const flags: StepConfig = {
@@ -65,7 +70,7 @@ export function stepConfig(args: ParsedStep, agd: Partial<AgdOptions>): StepConf
   return {
     ...file,
     ...defined(flags),
-    agd: { ...file.agd, ...defined(agd) },
+    optimizer: { ...file.optimizer, ...optimizerSpec(args) } as OptimizerSpec,
     groups: [...(file.groups ?? []), ...(args.group ?? []).map(parseGroup)],
   };
 }
@@ -76,7 +81,7 @@ export function defined<T extends object>(options: T): Partial<T> {
 }
 
 /** `GLOB,GLOB: name=value, name=value`, with PyTorch's or this project's names of the options. */
-function parseGroup(text: string): ParameterGroup<AgdOptions> {
+function parseGroup(text: string): ParameterGroup<AnyOptions> {
   const [, globs, list] = /^(.*?):\s*(\w[\w-]*\s*=.*)$/s.exec(text) ?? [];
   if (!globs?.trim() || list === undefined)
     throw new AgdError('bad-option', `--group takes GLOBS: name=value, ..., not '${text}'.`);

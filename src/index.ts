@@ -10,7 +10,12 @@ export { Model } from './graph/ir.js';
 export { decodeModel, encodeModel } from './graph/proto.js';
 export { Tensor } from './graph/tensor.js';
 export { LOSSES, type LossKind, type LossOptions } from './ops/criterion.js';
-export { type AgdOptions, agd } from './ops/optimizers/agd.js';
+export {
+  type AnyOptions,
+  OPTIMIZERS,
+  type OptimizerName,
+  type OptimizerSpec,
+} from './ops/optimizers/index.js';
 export { parseSchedule, SCHEDULES, type Schedule } from './ops/schedules.js';
 export type { LossSpec } from './passes/attach-loss.js';
 export type { StepOptions } from './passes/attach-optimizer.js';
@@ -44,7 +49,7 @@ export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/traini
 export { trainInWorker } from './runtime/worker.js';
 export type { InjectOptions, InjectReport, Inspection, InspectOptions };
 
-/** Writes loss, backward pass and AGD into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
+/** Writes loss, backward pass and optimizer into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
 export function inject(
   model: Model,
   options: InjectOptions,

@@ -27,7 +27,7 @@ export async function handler({ out, epochs, seed, color }: Args): Promise<void>
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {
     model,
-    inject: await withFiles({ loss: { kind: 'cross-entropy' }, agd: { lr: LR } }, model),
+    inject: await withFiles({ loss: { kind: 'cross-entropy' }, optimizer: { lr: LR } }, model),
     data: join(MODELS, 'mnist/train.npz'),
     validation: join(MODELS, 'mnist/test.npz'),
     output: join(out, 'lenet.trained.onnx'),

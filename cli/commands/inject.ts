@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import type { InjectReport, Model } from '../../src/index.js';
 import {
-  agdOptions,
   checkOutputs,
   gradientOptions,
   injectOptions,
@@ -12,11 +11,12 @@ import {
   trainingOptions,
   withFiles,
 } from '../options.js';
+import { stepOptions } from '../step-options.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 
 export const builder = (args: Argv) =>
-  agdOptions(gradientOptions(trainingOptions(lossOptions(args))))
+  stepOptions(gradientOptions(trainingOptions(lossOptions(args))))
     .positional('model', {
       type: 'string',
       demandOption: true,

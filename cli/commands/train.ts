@@ -4,7 +4,6 @@ import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError, parseScale } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
 import {
-  agdOptions,
   checkOutputs,
   gradientOptions,
   injectOptionsIfTask,
@@ -15,12 +14,13 @@ import {
   withFiles,
 } from '../options.js';
 import { RunRecord } from '../run-record.js';
+import { stepOptions } from '../step-options.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
-  sessionOptions(agdOptions(gradientOptions(trainingOptions(lossOptions(args)))))
+  sessionOptions(stepOptions(gradientOptions(trainingOptions(lossOptions(args)))))
     .positional('model', {
       type: 'string',
       demandOption: true,

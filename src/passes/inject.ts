@@ -6,7 +6,7 @@ import { encodeModel } from '../graph/proto.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { LOSSES } from '../ops/criterion.js';
-import { type AgdOptions, agd } from '../ops/optimizers/agd.js';
+import { type AnyOptions, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
 import {
@@ -33,13 +33,13 @@ import { type GivenGradients, useGradients } from './use-gradients.js';
 
 export type InjectOptions = SelectOptions &
   BackwardOptions &
-  GroupOptions<AgdOptions> &
+  GroupOptions<AnyOptions> &
   StepOptions &
   GivenGradients & {
     /** What to minimize. Where the graph has gradients already, its output of one element if not given. */
     loss?: LossSpec;
-    /** Options of AGD; what is left out takes the paper's default. */
-    agd?: Partial<AgdOptions>;
+    /** AGD if not given; options that are left out take the optimizer's defaults. */
+    optimizer?: OptimizerSpec;
     /** `train`: batch statistics, running ones updated as state; `eval`: running ones, unchanged. */
     batchNorm?: 'train' | 'eval';
     /** `train`: dropout drops; `eval`: it does nothing. */
@@ -67,16 +67,18 @@ export async function inject(
   options: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
-  const settings = resolveOptions(agd, options.agd ?? {});
+  const { name = 'agd', ...given } = options.optimizer ?? {};
+  const optimizer = optimizerNamed(name);
+  const settings = resolveOptions(optimizer, given);
   const before = countNodes(model);
   const source = await (options.gradients ? useGradients : differentiable)(model, options, oracle);
   const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
-  const groups = groupParameters(work.graph, trained, agd, settings, options);
+  const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics } = source.differentiate(trained);
   const attached = attachOptimizer(
     g,
-    agd,
+    optimizer,
     settings.lr,
     trained.map((param, i) => ({ param, grad: grads[i]!, options: { ...settings, ...groups[i] } })),
     options,
@@ -92,7 +94,8 @@ export async function inject(
       extra: undefined,
     },
   ];
-  const description = describe(options, settings, { source, trained, grads, groups, attached, statistics });
+  const chosen = { name, options: settings };
+  const description = describe(options, chosen, { source, trained, grads, groups, attached, statistics });
   writeDescription(work, description);
   embedOriginal(work, source.original);
   const sizes = (values: readonly Value[]) =>
@@ -191,12 +194,12 @@ export async function normalize(
 
 function describe(
   options: InjectOptions,
-  settings: AgdOptions,
+  optimizer: TrainingDescription['optimizer'],
   parts: {
     source: Trainable;
     trained: readonly Value[];
     grads: readonly Expr[];
-    groups: readonly Partial<AgdOptions>[];
+    groups: readonly AnyOptions[];
     attached: AttachedOptimizer;
     statistics: readonly StateUpdate[];
   },
@@ -214,7 +217,7 @@ function describe(
     },
     outputs: source.inference,
     exports: source.exports,
-    optimizer: { name: agd.name, options: settings },
+    optimizer,
     lr: attached.lr.name,
     step: attached.step.name,
     schedule,

@@ -82,10 +82,10 @@ function required({ optimizer: { name, options }, parameters }: TrainingDescript
   const optimizer = optimizerNamed(name);
   return parameters.flatMap(parameter => {
     const own = { ...options, ...parameter.options } as OptimizerOptions;
-    const kept = Object.entries(optimizer.checkpoint(own, step));
+    const kept = optimizer.checkpoint?.(own, step) ?? asKept(optimizer.states(own));
     return [
       { name: parameter.name, state: parameter.name, factor: 1 },
-      ...kept.map(([slot, { name, factor }]) => ({
+      ...Object.entries(kept).map(([slot, { name, factor }]) => ({
         name: `${parameter.name}.${name}`,
         state: parameter.state[slot]!,
         factor,
@@ -93,6 +93,9 @@ function required({ optimizer: { name, options }, parameters }: TrainingDescript
     ];
   });
 }
+
+const asKept = (states: readonly string[]) =>
+  Object.fromEntries(states.map(name => [name, { name, factor: 1 }]));
 
 function optional({ parameters, statistics }: TrainingDescription): Entry[] {
   return [

@@ -75,6 +75,16 @@ it('no loss, two losses, options of another loss', () => {
   expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is no loss/);
 });
 
+it('no such optimizer, options of another one', () => {
+  expect(fails('inject', 'model.onnx', ...LOSS, '--optimizer', 'adma')).toMatch(
+    /"adma".*"agd", "sgd", "adam"/,
+  );
+  const sgd = ['inject', 'model.onnx', ...LOSS, '--optimizer', 'sgd'];
+  expect(fails(...sgd, '--delta', '1')).toMatch(/sgd has no option 'delta'; it has lr, momentum/);
+  expect(fails(...sgd, '--group', '*.bias: eps=1')).toMatch(/sgd has no option 'eps'/);
+  expect(fails('train', 'model.onnx', ...DATA, '--optimizer', 'sgd')).toMatch(/--optimizer is decided when/);
+});
+
 it('data without the target', async () => {
   await writeData(folder, 'untold.npz', { target: undefined });
   const line = fails('train', 'model.onnx', ...LOSS, '--data', 'untold.npz');
@@ -156,7 +166,7 @@ it('unknown flags and commands', () => {
 it('options out of range', () => {
   const inject = (...args: string[]) => fails('inject', 'model.onnx', ...LOSS, ...args);
   expect(inject('--lr', '-1')).toMatch(/lr must be/);
-  expect(inject('--betas', '0.9')).toMatch(/--betas takes two numbers/);
+  expect(inject('--betas', '0.9')).toMatch(/betas are two numbers, not 1/);
   expect(inject('--betas', '0.9,1')).toMatch(/betas\[1\] must be in \[0, 1\)/);
   expect(inject('--delta', '0')).toMatch(/delta must be above 0/);
   expect(inject('--weight-decay', '-1')).toMatch(/weight_decay/);

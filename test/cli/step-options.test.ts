@@ -3,13 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import yargs from 'yargs';
-import {
-  agdOptions,
-  injectOptions,
-  injectOptionsIfTask,
-  lossOptions,
-  type Parsed,
-} from '../../cli/options.js';
+import { injectOptions, injectOptionsIfTask, lossOptions, type Parsed } from '../../cli/options.js';
+import { stepOptions } from '../../cli/step-options.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'agd-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -22,7 +17,7 @@ function config(content: unknown): string {
 
 /** What the flags mean, without the loss. */
 function options(...flags: string[]) {
-  const parser = agdOptions(lossOptions(yargs())).parserConfiguration({ 'greedy-arrays': false });
+  const parser = stepOptions(lossOptions(yargs())).parserConfiguration({ 'greedy-arrays': false });
   const args = parser.parseSync(['--loss', 'mse', ...flags]) as Parsed;
   const { loss: _, ...rest } = injectOptions(args);
   return Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
@@ -31,7 +26,7 @@ function options(...flags: string[]) {
 it('reads every option of AGD', () => {
   const flags =
     '--lr 0.1 --betas 0.5,0.75 --delta 1e-3 --weight-decay 0.2 --no-weight-decouple --fixed-decay';
-  expect(options(...flags.split(' '), '--amsgrad', '--win', '--clip', '2').agd).toEqual({
+  expect(options(...flags.split(' '), '--amsgrad', '--win', '--clip', '2').optimizer).toEqual({
     lr: 0.1,
     betas: [0.5, 0.75],
     delta: 1e-3,
@@ -44,11 +39,23 @@ it('reads every option of AGD', () => {
   });
 });
 
+it('reads the optimizer and its options', () => {
+  const flags = '--optimizer sgd --momentum 0.9 --dampening 0.1 --no-nesterov'.split(' ');
+  expect(options(...flags).optimizer).toEqual({
+    name: 'sgd',
+    momentum: 0.9,
+    dampening: 0.1,
+    nesterov: false,
+  });
+  const path = config({ optimizer: { name: 'adam', eps: 1e-6, lr: 0.5 } });
+  expect(options('--config', path, '--lr', '0.25').optimizer).toEqual({ name: 'adam', eps: 1e-6, lr: 0.25 });
+});
+
 it('reads what a step does besides', () => {
   const flags =
     '--no-decay-bias-norm --schedule cosine:total=9,warmup=2 --clip-grad-norm 1 --clip-grad-value 2';
   expect(options(...flags.split(' '), ...'--accumulate 4 --ema 0.9 --on-nonfinite skip'.split(' '))).toEqual({
-    agd: {},
+    optimizer: {},
     groups: [],
     noDecayBiasNorm: true,
     schedule: { kind: 'cosine', total: 9, warmup: 2 },
@@ -77,7 +84,7 @@ it('reads groups, whose globs and values may have commas', () => {
 
 it('puts flags before what the file says, and its groups after', () => {
   const path = config({
-    agd: { lr: 0.5, amsgrad: true },
+    optimizer: { lr: 0.5, amsgrad: true },
     groups: [{ match: '*', options: { lr: 0.25 } }],
     schedule: 'step:every=5',
     ema: 0.5,
@@ -85,7 +92,7 @@ it('puts flags before what the file says, and its groups after', () => {
   });
   const flags = ['--config', path, '--lr', '0.125', '--no-amsgrad', '--ema', '0.75', '--decay-bias-norm'];
   expect(options(...flags, '--group', 'a: lr=1')).toEqual({
-    agd: { lr: 0.125, amsgrad: false },
+    optimizer: { lr: 0.125, amsgrad: false },
     groups: [
       { match: '*', options: { lr: 0.25 } },
       { match: ['a'], options: { lr: 1 } },

@@ -15,7 +15,7 @@ export async function checkTraining(c: Case): Promise<Check[]> {
   const { batchNorm } = info;
   const { model: injected } = await inject(
     model,
-    { loss, agd: agdOptions(info.agd), batchNorm, original: bytes },
+    { loss, optimizer: agdOptions(info.agd), batchNorm, original: bytes },
     sessionShapes,
   );
   const trainer = await Trainer.create(injected);

@@ -73,7 +73,7 @@ it('writes standard operators only, and no operator set that they do not need', 
 });
 
 it('trains, with what is frozen left as it is, and evaluates', async () => {
-  const { model, report } = await injected({ agd: { lr: 0.05 } });
+  const { model, report } = await injected({ optimizer: { lr: 0.05 } });
   expect(report.parameters.filter(p => !p.trains).map(p => p.value.name)).toEqual(['scale']);
   const trainer = await Trainer.create(model);
   expect(trainer.inputs.map(i => i.name)).toEqual(['x', 'labels']);

@@ -47,9 +47,13 @@ const bits = (state: Feeds) =>
 
 it.each<[string, Model, InjectOptions]>([
   ['plain', mlp(), {}],
-  ['with decay added to the gradient', mlp(), { agd: { weightDecay: 0.1, weightDecouple: false } }],
-  ['accumulating products', products(), { accumulate: 2, agd: { weightDecay: 0.1, weightDecouple: false } }],
-  ['products with decay', products(), { agd: { weightDecay: 0.1, weightDecouple: false } }],
+  ['with decay added to the gradient', mlp(), { optimizer: { weightDecay: 0.1, weightDecouple: false } }],
+  [
+    'accumulating products',
+    products(),
+    { accumulate: 2, optimizer: { weightDecay: 0.1, weightDecouple: false } },
+  ],
+  ['products with decay', products(), { optimizer: { weightDecay: 0.1, weightDecouple: false } }],
   ['accumulating', mlp(), { accumulate: 2, clipGradNorm: 0.1 }],
   ['normalized by batch', normalized(), { seed: 3 }],
   [
@@ -61,7 +65,7 @@ it.each<[string, Model, InjectOptions]>([
       ema: 0.9,
       clipGradValue: 0.05,
       seed: 3,
-      agd: { amsgrad: true, win: true },
+      optimizer: { amsgrad: true, win: true },
     },
   ],
 ])('two halves in sequence give bit for bit what the step gives: %s', async (_, source, options) => {

@@ -18,7 +18,7 @@ const checkpoint = async (steps: 10 | 20) => {
 };
 const OPTIONS: InjectOptions = {
   loss: { kind: 'cross-entropy' },
-  agd: { lr: 1e-2 },
+  optimizer: { lr: 1e-2 },
   groups: [
     { match: 'fc1.*', options: { amsgrad: true, weightDecay: 0.1 } },
     { match: 'fc2.*', options: { win: true, weightDecay: 0.05, lr: 3e-3 } },

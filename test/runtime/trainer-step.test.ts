@@ -13,7 +13,7 @@ import { floatsOf, spread } from '../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 
 const EVERYTHING: Partial<InjectOptions> = {
-  agd: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
+  optimizer: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
   groups: [{ match: 'fc2.*', options: { win: true, lr: 2e-3 } }],
   noDecayBiasNorm: true,
   schedule: { kind: 'cosine', total: 6, warmup: 2 },

@@ -12,7 +12,7 @@ import { mlp, mlpData, Sketch } from '../sample.js';
 
 const trainer = async (lr = 1e-2) =>
   Trainer.create(
-    (await inject(mlp(), { loss: { kind: 'cross-entropy' }, agd: { lr } }, sessionShapes)).model,
+    (await inject(mlp(), { loss: { kind: 'cross-entropy' }, optimizer: { lr } }, sessionShapes)).model,
   );
 
 const bits = (t: Trainer) =>

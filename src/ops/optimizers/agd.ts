@@ -4,7 +4,14 @@
  */
 import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
-import { demand, type Optimizer, type OptimizerOptions, validateBetas, validateCommon } from './optimizer.js';
+import {
+  correction,
+  demand,
+  type Optimizer,
+  type OptimizerOptions,
+  validateBetas,
+  validateCommon,
+} from './optimizer.js';
 
 export type AgdOptions = OptimizerOptions & {
   /** Decay rates of the moving averages of the gradient and of the squared gradient difference, in [0, 1). */
@@ -62,8 +69,7 @@ export const agd: Optimizer<AgdOptions> = {
   ],
 
   scalars(step, lr, { betas: [beta1, beta2], delta, weightDecay, weightDecouple, fixedDecay, win, clip }) {
-    const corrected1 = step.g.scalar(beta1, 'float64').pow(step).rsub(1);
-    const corrected2 = step.g.scalar(beta2, 'float64').pow(step).rsub(1);
+    const [corrected1, corrected2] = [correction(step, beta1), correction(step, beta2)];
     const root = corrected2.div(1 - beta2).sqrt();
     return {
       gain: corrected1.rdiv(1 - beta1),
@@ -109,7 +115,6 @@ export const agd: Optimizer<AgdOptions> = {
   validate(options) {
     const { betas, delta, weightDecouple, fixedDecay, win, clip } = options;
     validateCommon(options);
-    demand(betas.length === 2, `betas are two numbers, not ${betas.length}.`);
     validateBetas(betas);
     demand(delta > 0 && Number.isFinite(delta), `delta must be above 0, not ${delta}.`);
     demand(clip === undefined || clip > 0, `clip must be above 0, not ${clip}.`);

@@ -26,9 +26,9 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   update(param: Expr, grad: Expr, state: State, scalars: Scalars, options: O): { param: Expr; state: State };
   /**
    * PyTorch's name of a state tensor, and the factor by which it is multiplied to be PyTorch's after `step`
-   * steps: checkpoints speak PyTorch's terms.
+   * steps: checkpoints speak PyTorch's terms. Not given where the states are PyTorch's as they are.
    */
-  checkpoint(options: O, step: number): Record<string, { name: string; factor: number }>;
+  checkpoint?(options: O, step: number): Record<string, { name: string; factor: number }>;
   /** Throws `bad-option` where an option is out of its range. */
   validate(options: O): void;
 }
@@ -37,12 +37,12 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
 export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<O>, given: Partial<O>): O {
   const { name, defaults } = optimizer;
   for (const [option, value] of Object.entries(given)) {
-    const names = Object.keys(defaults).join(', ');
-    demand(option in defaults, `${name} has no option '${option}'; it has ${names}.`);
+    const names = Object.keys(defaults).map(snake).join(', ');
+    demand(option in defaults, `${name} has no option '${snake(option)}'; it has ${names}.`);
     const type = typeof (defaults as Record<string, unknown>)[option];
     demand(
       type === 'undefined' || value === undefined || typeof value === type,
-      `${option} must be a ${type}, not ${JSON.stringify(value)}.`,
+      `${snake(option)} must be a ${type}, not ${JSON.stringify(value)}.`,
     );
   }
   const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
@@ -50,6 +50,9 @@ export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<
   optimizer.validate(options);
   return options;
 }
+
+/** Options go by PyTorch's names in messages. */
+const snake = (name: string) => name.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`);
 
 /** Throws `bad-option` unless `ok`. */
 export function demand(ok: boolean, message: string): void {
@@ -64,7 +67,23 @@ export function validateCommon({ lr, weightDecay }: OptimizerOptions): void {
   );
 }
 
+/** Throws `bad-option` unless they are two numbers in [0, 1). */
 export function validateBetas(betas: readonly number[]): void {
+  demand(betas.length === 2, `betas are two numbers, not ${betas.length}.`);
   for (const [i, beta] of betas.entries())
     demand(beta >= 0 && beta < 1, `betas[${i}] must be in [0, 1), not ${beta}.`);
+}
+
+export function validateEps(eps: number): void {
+  demand(eps >= 0 && Number.isFinite(eps), `eps must be a number from 0 up, not ${eps}.`);
+}
+
+/** 1 - beta^step: what a moving average from 0 is to be divided by. */
+export function correction(step: Expr, beta: number): Expr {
+  return step.g.scalar(beta, 'float64').pow(step).rsub(1);
+}
+
+/** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */
+export function movingAverage(average: Expr, x: Expr, beta: number): Expr {
+  return average.add(x.sub(average).mul(1 - beta));
 }

@@ -1,0 +1,65 @@
+/** Adam. Kingma, Ba: «Adam: A Method for Stochastic Optimization», ICLR 2015; options as PyTorch's. */
+import type { Expr } from '../core/expr.js';
+import {
+  correction,
+  movingAverage,
+  type Optimizer,
+  type OptimizerOptions,
+  validateBetas,
+  validateCommon,
+  validateEps,
+} from './optimizer.js';
+
+export type AdamOptions = OptimizerOptions & {
+  /** Decay rates of the moving averages of the gradient and of its square, in [0, 1). */
+  betas: readonly [number, number];
+  eps: number;
+  /** Divides by the largest average so far. */
+  amsgrad: boolean;
+};
+
+/**
+ * With m and v the moving averages of g and g^2:
+ *
+ *     w -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+ *
+ * Both sides of the fraction times sqrt(1 - beta2^t) leaves the corrections to the scalars. With amsgrad, v in it is
+ * the largest so far. Weight decay is added to the gradient.
+ */
+export const adam: Optimizer<AdamOptions> = {
+  name: 'adam',
+  defaults: { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false },
+
+  states: ({ amsgrad }) => ['exp_avg', 'exp_avg_sq', ...(amsgrad ? ['max_exp_avg_sq'] : [])],
+
+  scalars(step, lr, { betas: [beta1, beta2], eps }) {
+    const root = correction(step, beta2).sqrt();
+    return { rate: lr.mul(root).div(correction(step, beta1)), eps: root.mul(eps) };
+  },
+
+  update(w, grad, state, scalars, options) {
+    const g = options.weightDecay ? grad.add(w.mul(options.weightDecay)) : grad;
+    const { step, next } = adamStep(g, state, scalars, options);
+    return { param: w.sub(step), state: next };
+  },
+
+  validate(options) {
+    validateCommon(options);
+    validateBetas(options.betas);
+    validateEps(options.eps);
+  },
+};
+
+/** What Adam takes off the weights, and its next state. */
+export function adamStep(
+  g: Expr,
+  state: Record<string, Expr>,
+  { rate, eps }: Record<string, Expr>,
+  { betas: [beta1, beta2], amsgrad }: AdamOptions,
+): { step: Expr; next: Record<string, Expr> } {
+  const m = movingAverage(state.exp_avg!, g, beta1);
+  const v = movingAverage(state.exp_avg_sq!, g.square(), beta2);
+  const largest = amsgrad ? state.max_exp_avg_sq!.maximum(v) : v;
+  const step = m.div(largest.sqrt().add(eps!)).mul(rate!);
+  return { step, next: { exp_avg: m, exp_avg_sq: v, ...(amsgrad ? { max_exp_avg_sq: largest } : {}) } };
+}

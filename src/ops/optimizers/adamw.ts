@@ -1,0 +1,21 @@
+/** AdamW. Loshchilov, Hutter: «Decoupled Weight Decay Regularization», ICLR 2019; options as PyTorch's. */
+import { type AdamOptions, adam, adamStep } from './adam.js';
+import type { Optimizer } from './optimizer.js';
+
+/** Adam, whose weight decay goes beside the gradient: w -= lr weight_decay w. */
+export const adamw: Optimizer<AdamOptions> = {
+  ...adam,
+  name: 'adamw',
+  defaults: { ...adam.defaults, weightDecay: 1e-2 },
+
+  scalars: (step, lr, options) => ({
+    ...adam.scalars(step, lr, options),
+    ...(options.weightDecay ? { decay: lr.mul(options.weightDecay) } : {}),
+  }),
+
+  update(w, g, state, { decay, ...scalars }, options) {
+    const { step, next } = adamStep(g, state, scalars, options);
+    // Decay is subtracted: 1 - decay would lose its digits in float32.
+    return { param: w.sub(decay ? step.add(w.mul(decay)) : step), state: next };
+  },
+};

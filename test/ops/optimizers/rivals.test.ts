@@ -1,0 +1,110 @@
+import { describe, expect, it } from 'vitest';
+import { type AnyOptions, optimizerNamed } from '../../../src/ops/optimizers/index.js';
+import { type OptimizerOptions, resolveOptions } from '../../../src/ops/optimizers/optimizer.js';
+import { FORMULAS, type Kept } from './formulas.js';
+import { gradientSequences, KIND_NAMES } from './gradient-sequences.js';
+import { type Numbers, OptimizerRun } from './run.js';
+
+/** The graph's learning rate is a float32. */
+const LR = Math.fround(1e-3);
+
+type Rival = keyof typeof FORMULAS;
+
+/** Every combination of these values of options, and of those left as they are. */
+function combinations(values: Record<string, readonly unknown[]>): AnyOptions[] {
+  let all: AnyOptions[] = [{}];
+  for (const [option, list] of Object.entries(values))
+    all = all.flatMap(options => [options, ...list.map(value => ({ ...options, [option]: value }))]);
+  return all;
+}
+
+const ADAM = { betas: [[0.5, 0.9]], eps: [1e-3], weightDecay: [0.1, 0], amsgrad: [true] };
+const OPTIONS: Record<Rival, AnyOptions[]> = {
+  sgd: combinations({
+    momentum: [0.9],
+    dampening: [0.25],
+    nesterov: [true],
+    weightDecay: [0.1],
+  }).filter(({ momentum, dampening, nesterov }) => !nesterov || (momentum && !dampening)),
+  adam: combinations(ADAM),
+  adamw: combinations(ADAM),
+  amsgrad: combinations({ ...ADAM, amsgrad: [] }),
+};
+const EVERYTHING = Object.entries(OPTIONS).flatMap(([name, all]) =>
+  all.map(options => [name as Rival, JSON.stringify(options), options] as const),
+);
+
+const resolved = (name: Rival, options: AnyOptions) =>
+  resolveOptions(optimizerNamed(name), { ...options, lr: options.lr ?? LR } as Partial<OptimizerOptions>);
+
+/** The formula on all coordinates. */
+class Reference {
+  #step = 0;
+  readonly #kept: Record<string, Kept[]>;
+  readonly w: Record<string, number[]>;
+
+  constructor(
+    private readonly name: Rival,
+    private readonly options: AnyOptions,
+    start: Numbers,
+  ) {
+    const each = <T>(make: (x: number) => T) =>
+      Object.fromEntries(Object.entries(start).map(([kind, values]) => [kind, values.map(make)]));
+    this.#kept = each(() => ({}));
+    this.w = each(x => x);
+  }
+
+  update(grads: Numbers, lr: number): void {
+    this.#step += 1;
+    for (const [kind, w] of Object.entries(this.w))
+      grads[kind]!.forEach((g, i) => {
+        w[i] = FORMULAS[this.name](w[i]!, g, this.#kept[kind]![i]!, this.#step, lr, this.options);
+      });
+  }
+}
+
+const distance = (a: readonly number[], b: readonly number[]) => Math.hypot(...a.map((x, i) => x - b[i]!));
+
+describe('each step is the formula of its paper, in float64', () => {
+  it.each(EVERYTHING)('%s %s', async (name, _, given) => {
+    const { start, steps } = gradientSequences(20, 0.1);
+    const options = resolved(name, given);
+    const run = await OptimizerRun.create(optimizerNamed(name), options, start, { dtype: 'float64' });
+    const reference = new Reference(name, options, start);
+    for (const [t, grads] of steps.entries()) {
+      const lr = Math.fround(LR * (1 + (t % 3)));
+      await run.step(grads, lr);
+      reference.update(grads, lr);
+      for (const kind of KIND_NAMES) {
+        const moved = distance(reference.w[kind]!, start[kind]!);
+        const off = distance(run.get(kind), reference.w[kind]!);
+        // Both round w itself at each step.
+        const rounding = 2 ** -52 * (t + 1) * Math.hypot(...start[kind]!);
+        expect(off, `${kind}, step ${t + 1}`).toBeLessThanOrEqual(1e-12 * moved + rounding);
+      }
+    }
+    await run.release();
+  });
+});
+
+it.each([
+  ['sgd', 'momentum', { momentum: -1 }],
+  ['sgd', 'dampening', { dampening: Number.NaN }],
+  ['sgd', 'nesterov needs a momentum', { nesterov: true }],
+  ['sgd', 'nesterov needs', { nesterov: true, momentum: 0.9, dampening: 0.1 }],
+  ['sgd', "sgd has no option 'fixed_decay'; it has lr, momentum,", { fixedDecay: true }],
+  ['adam', 'eps', { eps: -1 }],
+  ['adam', 'betas[1]', { betas: [0.9, 1] }],
+  ['adam', 'betas are two', { betas: [0.9] as never }],
+  ['adamw', 'weight_decay', { weightDecay: -1 }],
+  ['amsgrad', 'is adam', { amsgrad: false }],
+] as [Rival, string, AnyOptions][])(
+  '%s refuses what is out of its range: %s %j',
+  (name, message, options) => {
+    expect(() => resolved(name, options)).toThrow(message);
+  },
+);
+
+it('refuses a name that is none', () => {
+  expect(() => optimizerNamed('adma')).toThrow("There is no optimizer 'adma'; there are agd, sgd, adam");
+});

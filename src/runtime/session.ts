@@ -6,6 +6,7 @@ import { encodeModel, inline } from '../graph/proto.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
 import type { Device } from './devices.js';
+import { webgpuProvider } from './webgpu.js';
 
 // Errors are thrown; what the runtime would print beside that is noise.
 ort.env.logLevel = 'fatal';
@@ -22,6 +23,9 @@ export type SessionOptions = {
   optimize?: boolean;
 };
 
+/** A model, its bytes, or its file. */
+type Source = Model | Uint8Array | string;
+
 /** A model ready to run. Sessions hold native memory: release them. */
 export class Session {
   private constructor(private readonly session: ort.InferenceSession) {}
@@ -31,12 +35,12 @@ export class Session {
    * `runtime` with the runtime's own words where it refuses the model.
    */
   static async create(
-    source: Model | Uint8Array | string,
+    source: Source,
     { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
-      executionProviders: device === 'cpu' ? ['cpu'] : [device, 'cpu'],
+      executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
@@ -103,6 +107,9 @@ export class Session {
     await this.session.release();
   }
 }
+
+const provider = (device: Device, source: Source) =>
+  device === 'webgpu' && source instanceof Model ? webgpuProvider(source) : device;
 
 function toOrt(t: Tensor): ort.Tensor {
   const data = t.dtype === 'bool' ? new Uint8Array(t.bytes) : t.data;

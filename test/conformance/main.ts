@@ -1,8 +1,10 @@
-/** Runs folders of conformance cases: `main.js DIR... [--json FILE]`. A DIR holds cases, or is one. */
+/** Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--json FILE]`. A DIR holds cases, or is one. */
 import { existsSync } from 'node:fs';
 import { readdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { AgdError } from '../../src/graph/errors.js';
+import type { Device } from '../../src/runtime/devices.js';
 import { type Check, loadCase } from './case.js';
 import { checkTraining } from './training.js';
 import { checkVjp } from './vjp.js';
@@ -16,11 +18,13 @@ type Result = {
   reason?: string;
 };
 
-async function runCase(folder: string): Promise<Result> {
+async function runCase(folder: string, device?: Device): Promise<Result> {
   const name = basename(folder);
   try {
     const c = await loadCase(folder, name);
-    const checks: Check[] = await (c.info.kind === 'training' ? checkTraining(c) : checkVjp(c));
+    const checks: Check[] = await (c.info.kind === 'training'
+      ? checkTraining(c, device)
+      : checkVjp(c, device));
     const worst = checks.reduce((a, b) => (b.error > a.error ? b : a), { what: '', error: 0 });
     const passed = checks.length > 0 && worst.error <= 1;
     return { name, passed, checks: checks.length, error: worst.error, worst: worst.what };
@@ -40,19 +44,19 @@ async function caseFolders(dirs: readonly string[]): Promise<string[]> {
 }
 
 async function main(args: string[]): Promise<void> {
-  const at = args.indexOf('--json');
-  const [, json] = at < 0 ? [] : args.splice(at, 2);
-  if (!args.length) throw new AgdError('bad-option', 'Name at least one folder of cases.');
+  const options = { json: { type: 'string' }, device: { type: 'string' } } as const;
+  const { positionals: dirs, values } = parseArgs({ args, options, allowPositionals: true });
+  if (!dirs.length) throw new AgdError('bad-option', 'Name at least one folder of cases.');
   const results: Result[] = [];
-  for (const folder of await caseFolders(args)) {
-    const result = await runCase(folder);
+  for (const folder of await caseFolders(dirs)) {
+    const result = await runCase(folder, values.device as Device | undefined);
     results.push(result);
     const detail =
       result.reason ??
       `${result.error.toPrecision(2)} of the bound, ${result.worst} (${result.checks} checks)`;
     console.log(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name.padEnd(48)} ${detail}`);
   }
-  if (json) await writeFile(json, `${JSON.stringify(results, undefined, 1)}\n`);
+  if (values.json) await writeFile(values.json, `${JSON.stringify(results, undefined, 1)}\n`);
   const passed = results.filter(r => r.passed).length;
   console.log(`${passed} passed, ${results.length - passed} failed`);
   if (!results.length || passed < results.length) process.exitCode = 1;

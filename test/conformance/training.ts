@@ -1,15 +1,15 @@
-import { encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { AgdOptions } from '../../src/ops/optimizers/agd.js';
 import type { LossSpec } from '../../src/passes/attach-loss.js';
 import { gradientModel } from '../../src/passes/gradients.js';
 import { inject } from '../../src/passes/inject.js';
+import type { Device } from '../../src/runtime/devices.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { type Case, type Check, largestDifference, reference, section } from './case.js';
 
 /** Trains the model as the case says and compares losses, first gradients and final values. */
-export async function checkTraining(c: Case): Promise<Check[]> {
+export async function checkTraining(c: Case, device?: Device): Promise<Check[]> {
   const { info, model, bytes, tensors } = c;
   const loss = info.loss as LossSpec;
   const { batchNorm } = info;
@@ -18,13 +18,13 @@ export async function checkTraining(c: Case): Promise<Check[]> {
     { loss, optimizer: agdOptions(info.agd), batchNorm, original: bytes },
     sessionShapes,
   );
-  const trainer = await Trainer.create(injected);
+  const trainer = await Trainer.create(injected, { device });
   const initial = new Map([...injected.graph.initializers].map(([v, t]) => [v.name, t]));
   const losses: number[] = [];
   for (let k = 0; k < info.steps; k++) losses.push((await trainer.step(batch(tensors, k))).loss);
   const final = new Map([...initial, ...trainer.state]);
   await trainer.release();
-  const gradients = await firstGradients(c, loss);
+  const gradients = await firstGradients(c, loss, device);
   return [
     ...tensors
       .get('losses')!
@@ -74,14 +74,18 @@ function batch(tensors: ReadonlyMap<string, Tensor>, k: number): Feeds {
   );
 }
 
-async function firstGradients({ model, info, tensors }: Case, loss: LossSpec): Promise<Feeds> {
+async function firstGradients(
+  { model, info, tensors }: Case,
+  loss: LossSpec,
+  device?: Device,
+): Promise<Feeds> {
   const wrt = [...section(tensors, 'gradient:').keys()];
   const made = await gradientModel(
     model,
     { loss, wrt, batchNorm: info.batchNorm, dropout: 'train' },
     sessionShapes,
   );
-  const session = await Session.create(encodeModel(made.model));
+  const session = await Session.create(made.model, { device });
   const results = await session.run(batch(tensors, 0));
   await session.release();
   return Object.fromEntries([...made.gradients].map(([name, out]) => [name, results[out ?? '']!]));

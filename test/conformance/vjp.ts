@@ -1,15 +1,15 @@
 import { isFloat } from '../../src/graph/dtype.js';
 import type { Model, Shape } from '../../src/graph/ir.js';
-import { encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { gradientModel } from '../../src/passes/gradients.js';
+import type { Device } from '../../src/runtime/devices.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 import { type Case, type Check, largestDifference, reference, section } from './case.js';
 
 const TOLERANCE = 2e-3;
 
 /** Compares the vector-Jacobian product of a model with the case's reference, input by input. */
-export async function checkVjp({ model, tensors }: Case): Promise<Check[]> {
+export async function checkVjp({ model, tensors }: Case, device?: Device): Promise<Check[]> {
   const inputs = section(tensors, 'input:');
   const cotangents = section(tensors, 'cotangent:');
   const wrt = [...section(tensors, 'gradient:').keys()];
@@ -17,7 +17,7 @@ export async function checkVjp({ model, tensors }: Case): Promise<Check[]> {
   const feeds: Feeds = Object.fromEntries(inputs);
   for (const [output, input] of made.cotangents) feeds[input] = cotangents.get(output)!;
   // A model of which no gradient is defined has no outputs, and no session.
-  const results = made.model.graph.outputs.length ? await run(made.model, feeds) : {};
+  const results = made.model.graph.outputs.length ? await run(made.model, feeds, device) : {};
   return wrt.map(name => {
     const ref = reference(tensors, `gradient:${name}`);
     const out = made.gradients.get(name);
@@ -29,8 +29,8 @@ export async function checkVjp({ model, tensors }: Case): Promise<Check[]> {
 }
 
 /** Runs the model on those of the tensors that it reads. */
-async function run(model: Model, tensors: Feeds): Promise<Feeds> {
-  const session = await Session.create(encodeModel(model));
+async function run(model: Model, tensors: Feeds, device?: Device): Promise<Feeds> {
+  const session = await Session.create(model, { device });
   const inputs = model.graph.inputs.filter(v => session.inputs.includes(v.name));
   const feeds = Object.fromEntries(inputs.map(v => [v.name, asScalar(tensors[v.name]!, v.shape)]));
   const results = await session.run(feeds);

@@ -1,0 +1,29 @@
+/** What onnxruntime's WebGPU provider has to be told to compute a training step right. */
+import type { InferenceSession } from 'onnxruntime-node';
+import { allGraphs, type Model, type Node } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+
+/** Nodes that the provider takes and then stops at, as it has only part of their operator (onnxruntime 1.30). */
+const INCOMPLETE: Record<string, (node: Node) => boolean> = {
+  MaxPool: ({ outputs: [, indices] }) => Boolean(indices),
+  ConvTranspose: ({ inputs: [, weight] }) => weight?.shape?.length === 5,
+  Resize: ({ attrs }) => {
+    const antialias = attrs.get('antialias');
+    return antialias?.type === 'int' && Number(antialias.value) === 1;
+  },
+};
+
+/** Gives a name to nodes without one that are to run on the CPU, as they are told apart by it. */
+export function webgpuProvider(model: Model): InferenceSession.WebGpuExecutionProviderOption {
+  const names = Names.of(model);
+  const nodes = [...allGraphs(model.graph)].flatMap(graph => graph.nodes);
+  const onCpu = nodes.filter(node => INCOMPLETE[node.opType]?.(node));
+  for (const node of onCpu) node.name ||= names.fresh(node.opType.toLowerCase());
+  return {
+    name: 'webgpu',
+    // In the default layout, NHWC, convolutions of 6 channels give wrong results.
+    preferredLayout: 'NCHW',
+    // The runtime refuses an empty list.
+    ...(onCpu.length ? { forceCpuNodeNames: onCpu.map(node => node.name) } : {}),
+  };
+}

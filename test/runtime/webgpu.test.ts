@@ -1,0 +1,23 @@
+import { expect, it } from 'vitest';
+import { Value } from '../../src/graph/ir.js';
+import { webgpuProvider } from '../../src/runtime/webgpu.js';
+import { Sketch } from '../sample.js';
+
+it('leaves to the CPU what the provider has only part of', () => {
+  const s = new Sketch();
+  const x = s.input('x', [1, 2, 4, 4, 4]);
+  const grown = s.add('ConvTranspose', [x, s.weight('w', [2, 2, 2, 2, 2])], 'grown');
+  const pooled = s.add('MaxPool', [grown], 'pooled', { kernel_shape: [2, 2, 2] });
+  const model = s.model([s.add('MaxPool', [pooled], 'y', { kernel_shape: [2, 2, 2] })]);
+  const [, withIndices] = model.graph.nodes;
+  withIndices!.outputs.push(new Value('indices'));
+  withIndices!.name = '';
+  expect(webgpuProvider(model).forceCpuNodeNames).toEqual(['grown_node', 'maxpool']);
+  expect(withIndices!.name).toBe('maxpool');
+});
+
+it('gives no list where there is nothing to list', () => {
+  const s = new Sketch();
+  const model = s.model([s.add('Relu', [s.input('x', [2])], 'y')]);
+  expect(webgpuProvider(model)).toEqual({ name: 'webgpu', preferredLayout: 'NCHW' });
+});

@@ -16,8 +16,14 @@ const MEANINGS: Record<Option, string> = {
   weightDecay: 'Weight decay',
   weightDecouple: 'Decay the weights; off with --no-weight-decouple: add it to the gradient',
   fixedDecay: 'Decay does not follow the learning rate',
+  decoupledWeightDecay: 'Decay the weights, instead of adding it to the gradient',
   amsgrad: 'Divide by the largest average so far',
+  amsbound: 'Divide by the largest average so far',
   win: 'The Nesterov-like variant, with a decay of its own',
+  finalLr: 'Rate, of SGD, towards which the bounds close',
+  gamma: 'How fast the bounds close',
+  rectify: 'Rectify the step as RAdam does; off with --no-rectify',
+  degeneratedToSgd: 'Take steps of SGD before the rectified ones; off with --no-degenerated-to-sgd: none',
   clip: 'Bound of m / max(...), elementwise',
 };
 const OPTIONS = Object.keys(MEANINGS) as Option[];

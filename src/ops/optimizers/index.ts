@@ -1,9 +1,12 @@
 import { AgdError } from '../../graph/errors.js';
+import { type AdabeliefOptions, adabelief } from './adabelief.js';
+import { type AdaboundOptions, adabound } from './adabound.js';
 import { type AdamOptions, adam } from './adam.js';
 import { adamw } from './adamw.js';
 import { type AgdOptions, agd } from './agd.js';
 import { amsgrad } from './amsgrad.js';
 import type { Optimizer, OptimizerOptions } from './optimizer.js';
+import { type RadamOptions, radam } from './radam.js';
 import { type SgdOptions, sgd } from './sgd.js';
 
 /** The options of each optimizer. */
@@ -13,6 +16,9 @@ type Options = {
   adam: AdamOptions;
   adamw: AdamOptions;
   amsgrad: AdamOptions;
+  radam: RadamOptions;
+  adabound: AdaboundOptions;
+  adabelief: AdabeliefOptions;
 };
 
 export const OPTIMIZERS: { readonly [N in OptimizerName]: Optimizer<Options[N]> } = {
@@ -21,6 +27,9 @@ export const OPTIMIZERS: { readonly [N in OptimizerName]: Optimizer<Options[N]> 
   adam,
   adamw,
   amsgrad,
+  radam,
+  adabound,
+  adabelief,
 };
 
 export type OptimizerName = keyof Options;
@@ -32,7 +41,9 @@ export type OptimizerSpec =
   | { [N in OptimizerName]: { name: N } & Partial<Options[N]> }[OptimizerName];
 
 /** Options of any optimizer; which of them one has is checked when they are used. */
-export type AnyOptions = Partial<AgdOptions & SgdOptions & AdamOptions>;
+export type AnyOptions = Partial<
+  AgdOptions & SgdOptions & AdamOptions & RadamOptions & AdaboundOptions & AdabeliefOptions
+>;
 
 /** Throws `bad-option` for a name that is none of `OPTIMIZERS`. Its options are to be those of its own type. */
 export function optimizerNamed(name: string): Optimizer<OptimizerOptions> {

@@ -1,6 +1,9 @@
 /** The rivals' formulas on one coordinate, in float64, written as PyTorch or their authors write them. */
+import type { AdabeliefOptions } from '../../../src/ops/optimizers/adabelief.js';
+import type { AdaboundOptions } from '../../../src/ops/optimizers/adabound.js';
 import type { AdamOptions } from '../../../src/ops/optimizers/adam.js';
 import type { AnyOptions, OptimizerName } from '../../../src/ops/optimizers/index.js';
+import type { RadamOptions } from '../../../src/ops/optimizers/radam.js';
 import type { SgdOptions } from '../../../src/ops/optimizers/sgd.js';
 
 /** What is kept of a coordinate, by PyTorch's names; empty before the first step. */
@@ -17,7 +20,7 @@ const sgd: Formula<SgdOptions> = (w, grad, kept, t, lr, o) => {
 };
 
 /** The averages of g and g^2 in `kept`. */
-function average({ betas: [beta1, beta2] }: AdamOptions, g: number, kept: Kept): void {
+function average({ betas: [beta1, beta2] }: Pick<AdamOptions, 'betas'>, g: number, kept: Kept): void {
   kept.exp_avg = beta1 * (kept.exp_avg ?? 0) + (1 - beta1) * g;
   kept.exp_avg_sq = beta2 * (kept.exp_avg_sq ?? 0) + (1 - beta2) * g * g;
 }
@@ -36,7 +39,57 @@ const adamw: Formula<AdamOptions> = (w, g, kept, t, lr, o) => {
   return w * (1 - lr * o.weightDecay) - ((lr / (1 - o.betas[0] ** t)) * kept.exp_avg!) / denominator;
 };
 
-export const FORMULAS = { sgd, adam, adamw, amsgrad: adam } as unknown as Record<
+/** RAdam's r, and whether there is one yet. */
+function rectification(t: number, beta2: number): { adaptive: boolean; r: number } {
+  const max = 2 / (1 - beta2) - 1;
+  const n = max - (2 * t * beta2 ** t) / (1 - beta2 ** t);
+  const r = Math.sqrt((((n - 4) / (max - 4)) * (n - 2) * max) / (n * (max - 2)));
+  return { adaptive: n > 5, r };
+}
+
+const radam: Formula<RadamOptions> = (start, grad, kept, t, lr, o) => {
+  const w = o.decoupledWeightDecay ? start * (1 - lr * o.weightDecay) : start;
+  average(o, o.decoupledWeightDecay ? grad : grad + o.weightDecay * w, kept);
+  const m = kept.exp_avg! / (1 - o.betas[0] ** t);
+  const { adaptive, r } = rectification(t, o.betas[1]);
+  if (!adaptive) return w - lr * m;
+  return w - (lr * m * r * Math.sqrt(1 - o.betas[1] ** t)) / (Math.sqrt(kept.exp_avg_sq!) + o.eps);
+};
+
+const adabound: Formula<AdaboundOptions> = (w, g, kept, t, lr, o) => {
+  average(o, g + o.weightDecay * w, kept);
+  let v = kept.exp_avg_sq!;
+  if (o.amsbound) {
+    v = Math.max(kept.max_exp_avg_sq ?? 0, v);
+    kept.max_exp_avg_sq = v;
+  }
+  const rate = (lr * Math.sqrt(1 - o.betas[1] ** t)) / (1 - o.betas[0] ** t) / (Math.sqrt(v) + o.eps);
+  const final = (o.finalLr * lr) / o.lr;
+  const [low, high] = [final * (1 - 1 / (o.gamma * t + 1)), final * (1 + 1 / (o.gamma * t))];
+  return w - Math.min(Math.max(rate, low), high) * kept.exp_avg!;
+};
+
+const adabelief: Formula<AdabeliefOptions> = (start, grad, kept, t, lr, o) => {
+  const w = o.weightDecouple ? start * (1 - (o.fixedDecay ? 1 : lr) * o.weightDecay) : start;
+  const g = o.weightDecouple ? grad : grad + o.weightDecay * w;
+  const [beta1, beta2] = o.betas;
+  kept.exp_avg = beta1 * (kept.exp_avg ?? 0) + (1 - beta1) * g;
+  kept.exp_avg_var = beta2 * (kept.exp_avg_var ?? 0) + (1 - beta2) * (g - kept.exp_avg) ** 2 + o.eps;
+  const m = kept.exp_avg / (1 - beta1 ** t);
+  if (o.rectify) {
+    const { adaptive, r } = rectification(t, beta2);
+    if (!adaptive) return o.degeneratedToSgd ? w - lr * m : w;
+    return w - (lr * m * r * Math.sqrt(1 - beta2 ** t)) / (Math.sqrt(kept.exp_avg_var) + o.eps);
+  }
+  let v = kept.exp_avg_var;
+  if (o.amsgrad) {
+    v = Math.max(kept.max_exp_avg_var ?? 0, v);
+    kept.max_exp_avg_var = v;
+  }
+  return w - (lr * m) / (Math.sqrt(v) / Math.sqrt(1 - beta2 ** t) + o.eps);
+};
+
+export const FORMULAS = { sgd, adam, adamw, amsgrad: adam, radam, adabound, adabelief } as unknown as Record<
   Exclude<OptimizerName, 'agd'>,
   Formula<AnyOptions>
 >;

@@ -18,7 +18,8 @@ function combinations(values: Record<string, readonly unknown[]>): AnyOptions[] 
   return all;
 }
 
-const ADAM = { betas: [[0.5, 0.9]], eps: [1e-3], weightDecay: [0.1, 0], amsgrad: [true] };
+const EPS = [1e-3];
+const ADAM = { betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1, 0], amsgrad: [true] };
 const OPTIONS: Record<Rival, AnyOptions[]> = {
   sgd: combinations({
     momentum: [0.9],
@@ -29,6 +30,28 @@ const OPTIONS: Record<Rival, AnyOptions[]> = {
   adam: combinations(ADAM),
   adamw: combinations(ADAM),
   amsgrad: combinations({ ...ADAM, amsgrad: [] }),
+  radam: combinations({
+    ...{
+      betas: [
+        [0.5, 0.9],
+        [0, 0.6],
+      ],
+      eps: EPS,
+      weightDecay: [0.1],
+      decoupledWeightDecay: [true],
+    },
+  }),
+  adabound: combinations({
+    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsbound: [true] },
+    ...{ finalLr: [1e-2], gamma: [0.5] },
+  }),
+  adabelief: combinations({
+    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsgrad: [true] },
+    ...{ weightDecouple: [false], fixedDecay: [true], rectify: [false], degeneratedToSgd: [false] },
+  }).filter(
+    ({ amsgrad, rectify = true, weightDecouple = true, fixedDecay }) =>
+      !(amsgrad && rectify) && (weightDecouple || !fixedDecay),
+  ),
 };
 const EVERYTHING = Object.entries(OPTIONS).flatMap(([name, all]) =>
   all.map(options => [name as Rival, JSON.stringify(options), options] as const),
@@ -97,6 +120,11 @@ it.each([
   ['adam', 'betas[1]', { betas: [0.9, 1] }],
   ['adam', 'betas are two', { betas: [0.9] as never }],
   ['adamw', 'weight_decay', { weightDecay: -1 }],
+  ['adabound', 'gamma', { gamma: 0 }],
+  ['adabound', 'final_lr', { finalLr: -1 }],
+  ['adabound', 'lr, which must be above 0', { lr: 0 }],
+  ['adabelief', 'fixed_decay', { fixedDecay: true, weightDecouple: false }],
+  ['adabelief', 'rectify', { amsgrad: true }],
   ['amsgrad', 'is adam', { amsgrad: false }],
 ] as [Rival, string, AnyOptions][])(
   '%s refuses what is out of its range: %s %j',

@@ -15,6 +15,7 @@ const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
   accumulate: isNumber,
   ema: isNumber,
   onNonfinite: value => typeof value === 'string',
+  scalars: value => typeof value === 'string',
 };
 
 /** A schedule may be written as on the command line. Throws `io`, `bad-option`. Ranges are checked when injecting. */

@@ -35,6 +35,11 @@ export const stepOptions = <T>(args: Argv<T>) =>
       describe: 'At gradients that are not finite: stop, or leave out the batch [stop]',
       group: STEP,
     },
+    scalars: {
+      choices: ['float64', 'float32'],
+      describe: 'Type of the scalars of a step; float32 for runtimes without float64 [float64]',
+      group: STEP,
+    },
     config: {
       type: 'string',
       describe: 'JSON file of these and optimizer options; flags go first',
@@ -51,6 +56,7 @@ export type ParsedStep = {
   accumulate?: number;
   ema?: number;
   onNonfinite?: string;
+  scalars?: string;
   config?: string;
 };
 
@@ -66,6 +72,7 @@ export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
     accumulate,
     ema,
     onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
+    scalars: args.scalars as StepOptions['scalars'],
   };
   return {
     ...file,

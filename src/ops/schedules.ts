@@ -75,7 +75,7 @@ const KINDS = {
 export type ScheduleKind = keyof typeof KINDS;
 export const SCHEDULES = Object.keys(KINDS) as ScheduleKind[];
 
-/** The factor on the learning rate of the update after `done` updates, a float64 scalar; as PyTorch's schedulers. */
+/** The factor on the learning rate of the update after `done` updates, both scalars of one type; as PyTorch's schedulers. */
 export function scheduleFactor(schedule: Schedule, done: Expr): Expr {
   const settings = resolveSchedule(schedule);
   const kind: Kind = KINDS[schedule.kind];
@@ -169,7 +169,11 @@ function sinceRestart(k: Expr, period: number, multiply: number): Expr {
     lengths!.push(length);
   }
   const table = (values: number[]) =>
-    k.g.tensor(Tensor.from('float64', [values.length], Float64Array.from(values)));
+    k.g.tensor(
+      k.dtype === 'float64'
+        ? Tensor.from(k.dtype, [values.length], Float64Array.from(values))
+        : Tensor.from('float32', [values.length], Float32Array.from(values)),
+    );
   const at = k.greaterOrEqual(table(starts!)).cast('int64').sum([0]).sub(1);
   return k.sub(table(starts!).gather(at)).div(table(lengths!).gather(at));
 }

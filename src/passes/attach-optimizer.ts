@@ -53,7 +53,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   for (const state of [...params, ...statistics.map(s => s.state)])
     if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
 
-  const rule = updateParameters(g, optimizer, parameters, lr, options.schedule);
+  const rule = updateParameters(g, optimizer, parameters, lr, options.schedule, options.scalars);
   const clipped: Transition = (b, grads) => rule.transition(b, clipGradients(grads, options));
   const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
   const accumulated =
@@ -81,6 +81,7 @@ function validateStep({
   accumulate = 1,
   ema = 0,
   onNonfinite,
+  scalars,
 }: StepOptions) {
   if (schedule) resolveSchedule(schedule);
   for (const [name, bound] of Object.entries({ clipGradNorm, clipGradValue }))
@@ -96,6 +97,10 @@ function validateStep({
   demand(
     onNonfinite === undefined || onNonfinite === 'stop' || onNonfinite === 'skip',
     `onNonfinite must be stop or skip, not ${onNonfinite}.`,
+  );
+  demand(
+    scalars === undefined || scalars === 'float64' || scalars === 'float32',
+    `scalars must be float64 or float32, not ${scalars}.`,
   );
 }
 

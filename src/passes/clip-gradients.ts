@@ -5,7 +5,12 @@ export type ClipOptions = {
   clipGradValue?: number;
   /** Bounds the 2-norm of all gradients together; elements are bounded before. */
   clipGradNorm?: number;
+  /** Type of the norm. Default: float64. */
+  scalars?: ScalarType;
 };
+
+/** What a step computes its scalars in; float32 is for runtimes that have no float64. */
+export type ScalarType = 'float64' | 'float32';
 
 /** As PyTorch's clip_grad_norm_ does, so that a norm of 0 divides nothing by 0. */
 const EPSILON = 1e-6;
@@ -13,20 +18,20 @@ const EPSILON = 1e-6;
 /** The gradients within bounds, as PyTorch's clip_grad_value_ and clip_grad_norm_ make them. */
 export function clipGradients(
   grads: readonly Expr[],
-  { clipGradValue: bound, clipGradNorm: largest }: ClipOptions,
+  { clipGradValue: bound, clipGradNorm: largest, scalars }: ClipOptions,
 ): readonly Expr[] {
   const bounded =
     bound === undefined
       ? grads
       : grads.map(x => x.op('Clip', [x.g.scalar(-bound, x.dtype), x.g.scalar(bound, x.dtype)]));
   if (largest === undefined) return bounded;
-  const factor = globalNorm(bounded).add(EPSILON).rdiv(largest).minimum(1);
+  const factor = globalNorm(bounded, scalars).add(EPSILON).rdiv(largest).minimum(1);
   return bounded.map(x => x.mul(factor.cast(x.dtype)));
 }
 
-/** The 2-norm of all tensors together, a float64 scalar. */
-export function globalNorm(tensors: readonly Expr[]): Expr {
-  const squares = tensors.map(x => sumOfSquares(x).cast('float64'));
+/** The 2-norm of all tensors together, a scalar. */
+export function globalNorm(tensors: readonly Expr[], type: ScalarType = 'float64'): Expr {
+  const squares = tensors.map(x => sumOfSquares(x).cast(type));
   const [first, ...others] = squares;
   return (others.length ? first!.op('Sum', others) : first!).sqrt();
 }

@@ -3,6 +3,7 @@ import { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
 import { type Schedule, scheduleFactor } from '../ops/schedules.js';
+import type { ScalarType } from './clip-gradients.js';
 import { stateInput, type Transition, type Updates } from './transition.js';
 
 export type TrainedParameter<O> = { param: Value; options: O };
@@ -20,7 +21,7 @@ export type UpdateRule = {
 /**
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
  * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
- * share the scalars of the step, which are computed in float64.
+ * share the scalars of the step, which are computed in the type given.
  */
 export function updateParameters<O extends OptimizerOptions>(
   g: Builder,
@@ -28,15 +29,16 @@ export function updateParameters<O extends OptimizerOptions>(
   parameters: readonly TrainedParameter<O>[],
   lr: number,
   schedule?: Schedule,
+  scalarType: ScalarType = 'float64',
 ): UpdateRule {
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
   const transition: Transition = (b, grads) => {
     const next = b.of(step).add(1);
-    const t = next.cast('float64');
-    const factor = schedule && scheduleFactor(schedule, b.of(step).cast('float64'));
-    const scheduled = factor ? b.of(rate).cast('float64').mul(factor) : b.of(rate).cast('float64');
+    const t = next.cast(scalarType);
+    const base = b.of(rate).cast(scalarType);
+    const scheduled = schedule ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType))) : base;
     const shared = new Map<string, Scalars>();
     const updates: Updates = new Map([[step, next]]);
     parameters.forEach(({ param, options }, i) => {

@@ -54,7 +54,12 @@ it('reads the optimizer and its options', () => {
 it('reads what a step does besides', () => {
   const flags =
     '--no-decay-bias-norm --schedule cosine:total=9,warmup=2 --clip-grad-norm 1 --clip-grad-value 2';
-  expect(options(...flags.split(' '), ...'--accumulate 4 --ema 0.9 --on-nonfinite skip'.split(' '))).toEqual({
+  expect(
+    options(
+      ...flags.split(' '),
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --scalars float32'.split(' '),
+    ),
+  ).toEqual({
     optimizer: {},
     groups: [],
     noDecayBiasNorm: true,
@@ -64,6 +69,7 @@ it('reads what a step does besides', () => {
     accumulate: 4,
     ema: 0.9,
     onNonfinite: 'skip',
+    scalars: 'float32',
   });
 });
 

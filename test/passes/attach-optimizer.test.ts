@@ -1,5 +1,7 @@
 import { expect, it } from 'vitest';
 import { type AgdOptions, agd } from '../../src/ops/optimizers/agd.js';
+import { OPTIMIZERS, type OptimizerName } from '../../src/ops/optimizers/index.js';
+import type { Optimizer } from '../../src/ops/optimizers/optimizer.js';
 import type { StepOptions } from '../../src/passes/attach-optimizer.js';
 import { type Numbers, OptimizerRun } from '../ops/optimizers/run.js';
 
@@ -136,11 +138,36 @@ it.each([
   expect(run.get('step')).toEqual([1]);
 });
 
+it.each(Object.keys(OPTIMIZERS) as OptimizerName[])(
+  '%s does without float64 where it is told to',
+  async name => {
+    const step = (scalars: 'float32' | 'float64'): StepOptions => ({
+      scalars,
+      clipGradNorm: 2,
+      ema: 0.9,
+      schedule: { kind: 'cosine', period: 10, multiply: 2, warmup: 3 },
+    });
+    const optimizer = OPTIMIZERS[name];
+    const make = (scalars: 'float32' | 'float64') =>
+      OptimizerRun.create(optimizer as Optimizer, { weightDecay: 0.01 }, START, { step: step(scalars) });
+    const [narrow, wide] = [await make('float32'), await make('float64')];
+    expect(wide.dtypes.has('float64')).toBe(true);
+    expect(narrow.dtypes.has('float64')).toBe(false);
+    for (let t = 0; t < 40; t++) for (const run of [narrow, wide]) await run.step(GRADS[t % GRADS.length]!);
+    for (const param of Object.keys(START)) {
+      const moved = wide.get(param).map((w, i) => w - START[param as 'a' | 'b'][i]!);
+      const off = wide.get(param).map((w, i) => w - narrow.get(param)[i]!);
+      expect(Math.hypot(...off)).toBeLessThan(3e-6 * Math.hypot(...moved));
+    }
+  },
+);
+
 it.each([
   ['clipGradNorm', { clipGradNorm: 0 }],
   ['clipGradValue', { clipGradValue: -1 }],
   ['accumulate', { accumulate: 1.5 }],
   ['ema', { ema: 1 }],
+  ['scalars', { scalars: 'float16' as never }],
   ['onNonfinite', { onNonfinite: 'ignore' as never }],
   ['schedule', { schedule: { kind: 'cosine' } }],
 ] as [string, StepOptions][])('refuses %s out of its range', async (name, step) => {

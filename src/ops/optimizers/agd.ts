@@ -78,7 +78,7 @@ export const agd: Optimizer<AgdOptions> = {
       ...(clip === undefined ? {} : boundOf(corrected1.rdiv(clip * Math.sqrt(1 - beta2)))),
       ...(win ? winScalars(lr.mul(corrected2.sqrt()).div(corrected1).mul(weightDecay)) : {}),
       ...(weightDecay && weightDecouple && !win
-        ? { decay: fixedDecay ? step.g.scalar(weightDecay, 'float64') : lr.mul(weightDecay) }
+        ? { decay: fixedDecay ? step.g.scalar(weightDecay, step.dtype) : lr.mul(weightDecay) }
         : {}),
     };
   },

@@ -1,7 +1,7 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
 
-/** Scalars of a step, in float64 where `scalars` makes them and in a parameter's type where `update` reads them. */
+/** Scalars of a step, in float64 (or float32) where `scalars` makes them and in a parameter's type where `update` reads them. */
 export type Scalars = Record<string, Expr>;
 export type State = Record<string, Expr>;
 
@@ -21,7 +21,7 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly defaults: O;
   /** Names of the tensors kept per parameter, each of its shape and zero before the first step. */
   states(options: O): readonly string[];
-  /** `step` counts from 1; both are float64 scalars. */
+  /** `step` counts from 1; both are scalars of one type, float64 or float32. */
   scalars(step: Expr, lr: Expr, options: O): Scalars;
   update(param: Expr, grad: Expr, state: State, scalars: Scalars, options: O): { param: Expr; state: State };
   /**
@@ -78,9 +78,15 @@ export function validateEps(eps: number): void {
   demand(eps >= 0 && Number.isFinite(eps), `eps must be a number from 0 up, not ${eps}.`);
 }
 
-/** 1 - beta^step: what a moving average from 0 is to be divided by. */
+/**
+ * 1 - beta^step: what a moving average from 0 is to be divided by. In float32 the difference would lose its digits;
+ * as -2 exp(u / 2) sinh(u / 2) with u = step ln(beta) it keeps them.
+ */
 export function correction(step: Expr, beta: number): Expr {
-  return step.g.scalar(beta, 'float64').pow(step).rsub(1);
+  if (step.dtype === 'float64') return step.g.scalar(beta, 'float64').pow(step).rsub(1);
+  if (beta === 0) return step.g.scalar(1, step.dtype);
+  const half = step.mul(Math.log(beta) / 2);
+  return half.exp().mul(half.op('Sinh')).mul(-2);
 }
 
 /** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */

@@ -1,5 +1,5 @@
 /** Runs an optimizer alone: parameters whose gradients are inputs. */
-import { Graph, Model, Value } from '../../../src/graph/ir.js';
+import { allGraphs, Graph, Model, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { Builder } from '../../../src/ops/core/builder.js';
@@ -25,6 +25,8 @@ export class OptimizerRun {
     private readonly dtype: Float,
     private state: Feeds,
     private readonly lr: number,
+    /** Element types of all values. */
+    readonly dtypes: ReadonlySet<string | undefined>,
   ) {}
 
   /** `own` are options of single parameters; `start` are the parameters by name. */
@@ -57,7 +59,12 @@ export class OptimizerRun {
       g.graph.initializers.delete(value);
     }
     const names = updates.map(u => ({ state: u.state.name, value: u.value.name }));
-    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr);
+    const values = [...allGraphs(model.graph)].flatMap(graph => [
+      ...graph.initializers.keys(),
+      ...graph.nodes.flatMap(node => node.outputs),
+    ]);
+    const dtypes = new Set(values.map(v => v?.dtype));
+    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr, dtypes);
   }
 
   async step(grads: Numbers, lr = this.lr): Promise<void> {

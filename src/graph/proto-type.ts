@@ -55,9 +55,10 @@ function readDim(proto: Dimension): Dim {
   return extent >= 0 ? extent : null;
 }
 
-/** A TypeProto; denotations of `before` stay. */
-function writeType(type: ValueType, before: TypeProto = {}): TypeProto {
+/** A TypeProto; denotations of `old` stay. A value that only had a name has null there. */
+function writeType(type: ValueType, old: TypeProto | null | undefined): TypeProto {
   if (type.kind === 'other') return type.extra as TypeProto;
+  const before = old ?? {};
   const { tensorType, sequenceType, optionalType, ...kept } = amend(before, {});
   if (type.kind === 'tensor') return { ...kept, tensorType: writeTensorType(type, tensorType) };
   const field = type.kind === 'sequence' ? 'sequenceType' : 'optionalType';

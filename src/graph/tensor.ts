@@ -114,6 +114,12 @@ export class Tensor {
     return Array.from(this.data as ArrayLike<number | bigint>, Number);
   }
 
+  /** Whether all elements are the same number. */
+  get isUniform(): boolean {
+    const { data } = this;
+    return data.every((x: number | bigint) => x === data[0]);
+  }
+
   #checked(bytes: Uint8Array): Uint8Array {
     if (bytes.byteLength !== this.byteLength)
       throw new AgdError(

@@ -82,7 +82,8 @@ function isReversal({ inputs: [, starts, ends, , steps] }: NodeView<Sliced>): bo
 
 /** Pads dy with what a slice with steps of 1 left out before and after it. */
 function padBack(dy: Expr, { g, inputs: [x, starts, , axes] }: NodeView<Sliced>): Expr {
-  const at = axes ?? g.ints(range(0, (starts.extent(0) as number | null) ?? x.rank));
+  const count = starts.extent(0);
+  const at = axes ?? (typeof count === 'number' ? g.ints(range(0, count)) : starts.dims().iota());
   const [from, extents, kept] = [
     starts.constant,
     at.constant?.map(a => x.extent(a)),

@@ -27,7 +27,8 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   for (const value of graph.outputs) following.delete(value);
   for (const value of following) if (value) value.type = undefined;
   const asked = written.filter(v => !following.has(v));
-  const types = await oracle(probe(model, graph.nodes, asked));
+  // A branch may have no nodes, only an initializer that it returns.
+  const types = asked.length ? await oracle(probe(model, graph.nodes, asked)) : new Map();
   for (const value of written) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, asked, oracle);
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });

@@ -5,8 +5,8 @@ import { weightOf } from './lift-constants.js';
 
 /**
  * Makes the initializers of subgraphs, and the weights in their Constant nodes, initializers of the main graph, which
- * subgraphs can read: there they can train. A name that the main graph has already gets a number. Returns whether
- * there were any.
+ * subgraphs can read: there they can train. A name that the main graph has already gets a number. Those that are a
+ * subgraph's outputs stay: a subgraph must not return an outer value. Returns whether there were any.
  */
 export function liftSubgraphInitializers(model: Model): boolean {
   const { graph } = model;
@@ -25,12 +25,17 @@ export function liftSubgraphInitializers(model: Model): boolean {
   };
   for (const sub of allGraphs(graph)) {
     if (sub === graph) continue;
-    for (const [value, tensor] of sub.initializers) lift(value, tensor);
-    sub.initializers.clear();
+    for (const [value, tensor] of sub.initializers) {
+      if (sub.outputs.includes(value)) continue;
+      lift(value, tensor);
+      sub.initializers.delete(value);
+    }
     sub.nodes = sub.nodes.filter(node => {
       const tensor = weightOf(node);
-      if (tensor) lift(node.outputs[0]!, tensor);
-      return !tensor;
+      const value = node.outputs[0]!;
+      if (!tensor || sub.outputs.includes(value)) return true;
+      lift(value, tensor);
+      return false;
     });
   }
   return changed;

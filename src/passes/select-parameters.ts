@@ -23,7 +23,10 @@ export type SelectOptions = BackwardOptions & {
  *    a dropout ratio, resize scales ...);
  * 2. it has a single element that is broadcast over the other operand: an epsilon, a scale, a temperature;
  * 3. it looks like a mask: some element is infinite or of magnitude 10,000 and above, or all are 0 or 1 and
- *    both occur.
+ *    both occur;
+ * 4. it was filled in the forward pass, as zeros to start from: one repeated number, and every operator that reads it
+ *    takes it where fresh weights, which are broadcast over the batch, do not go (an initial state, what is scattered
+ *    into, an operand as large as the result).
  *
  * Weights in Constant nodes must have been lifted to initializers. Throws `no-such-value` for a glob that
  * matches nothing and `nothing-to-train` where nothing is left.
@@ -97,23 +100,34 @@ function notAWeight(value: Value, tensor: Tensor, readers: readonly Reader[]): s
     return `a setting of ${readers[0]!.node.opType}`;
   if (tensor.size === 1 && !readers.some(r => isSingleChannel(r, value)))
     return 'a constant of the arithmetic';
-  if (readers.every(r => ELEMENTWISE.has(r.node.opType)) && looksLikeMask(tensor)) return 'a mask';
+  if (readers.every(r => MASKING.has(r.node.opType)) && looksLikeMask(tensor)) return 'a mask';
+  const filled = readers.length > 0 && readers.every(r => takesFilled(r, value, tensor)) && tensor.isUniform;
+  // The first factor of a product of weights may be a fresh one, of low rank.
+  if (filled && readers.some(r => r.node.opType !== 'MatMul')) return 'filled in the forward pass';
   return undefined;
 }
 
-const ELEMENTWISE = new Set([
-  'Add',
-  'Sub',
-  'Mul',
-  'Div',
-  'Where',
-  'Max',
-  'Min',
-  'Unsqueeze',
-  'Slice',
-  'Expand',
-  'Cast',
-]);
+const ELEMENTWISE = new Set(['Add', 'Sub', 'Mul', 'Div', 'Where', 'Max', 'Min']);
+const MASKING = new Set([...ELEMENTWISE, 'Unsqueeze', 'Slice', 'Expand', 'Cast']);
+
+/** Inputs that start something: states, and what is scattered into. */
+const STARTS: Record<string, readonly number[]> = {
+  LSTM: [5, 6],
+  GRU: [5],
+  RNN: [5],
+  Gemm: [0],
+  MatMul: [0],
+  ScatterElements: [0],
+  ScatterND: [0],
+};
+
+function takesFilled({ node, input }: Reader, { shape }: Value, { dims, data }: Tensor): boolean {
+  if (STARTS[node.opType]?.includes(input)) return true;
+  const result = node.outputs[0]?.shape;
+  if (!ELEMENTWISE.has(node.opType) || !shape || !result) return false;
+  if (dims.length > 1 && dims.length === result.length && dims[0]! > 1) return true;
+  return node.opType === 'Mul' && Number(data[0]) === 0 && `${dims}` === `${result}`;
+}
 
 function isSingleChannel({ node, input }: Reader, value: Value): boolean {
   if (PER_CHANNEL[node.opType]?.includes(input)) return true;

@@ -13,7 +13,7 @@ import type { Tensor } from '../graph/tensor.js';
 export function splitMergedInitializers(model: Model): boolean {
   const { graph } = model;
   const merged = new Set(
-    [...graph.initializers].filter(([, t]) => isFloat(t.dtype) && isUniform(t)).map(([v]) => v),
+    [...graph.initializers].filter(([, t]) => isFloat(t.dtype) && isFresh(t)).map(([v]) => v),
   );
   if (!merged.size) return false;
   const renamed = splitRenamed(graph, merged);
@@ -23,11 +23,7 @@ export function splitMergedInitializers(model: Model): boolean {
 /** Larger tensors than the scale of a wide layer are weights, which nobody fills with one number. */
 const MOST = 65_536;
 
-function isUniform(tensor: Tensor): boolean {
-  if (tensor.size === 0 || tensor.size > MOST || tensor.external) return false;
-  const { data } = tensor;
-  return data.every((x: number | bigint) => x === data[0]);
-}
+const isFresh = (t: Tensor) => t.size > 0 && t.size <= MOST && !t.external && t.isUniform;
 
 function splitRenamed(graph: Graph, merged: Set<Value>): boolean {
   const kept = graph.nodes.filter(node => {

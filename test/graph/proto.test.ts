@@ -407,6 +407,16 @@ describe('a changed model', () => {
     });
   });
 
+  it('can give a type to what only had a name', () => {
+    const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 's' }] }));
+    model.graph.inputs[0]!.type = { kind: 'sequence', elem: { kind: 'tensor', dtype: 'int64' } };
+    const [input] = parse('ModelProto', encodeModel(model)).graph!.input!;
+    expect(plain(input)).toEqual({
+      name: 's',
+      type: { sequenceType: { elemType: { tensorType: { elemType: 7 } } } },
+    });
+  });
+
   it('keeps the metadata it had', () => {
     const model = decodeModel(bytes);
     model.metadata.set('new', '1');

@@ -21,6 +21,18 @@ describe('If', () => {
   });
 });
 
+it.each([0, 1])('takes zeros that a branch returns as they are, condition %i', async taken => {
+  const main = new Body('main');
+  const cond = main.input('cond', { kind: 'tensor', dtype: 'bool', shape: [] });
+  const x = main.input('x', float32([2]));
+  const [yes, no] = [new Body('yes'), new Body('no')];
+  const [y] = control(main, 'If', [cond], ['y'], {
+    then_branch: yes.outputs(yes.constant('none', floatsOf([0, 0]))),
+    else_branch: no.outputs(no.add('Sin', [x], 'some')),
+  });
+  await checkModel(model(main, [y!]), [cond, x], [y!], [bools([taken], []), spread([2])]);
+});
+
 describe('Scan', () => {
   /** h = tanh(x w + h u), all h stacked; w and u are captured. */
   function recurrence(attrs: AttrInit, symbolic: boolean) {

@@ -1,4 +1,5 @@
 import { describe, it } from 'vitest';
+import type { Value } from '../../src/graph/ir.js';
 import { Body, float32, model } from './body.js';
 import { bools, checkModel, checkVjp, floatsOf, type Input, ints, spread, type VjpCase } from './vjp.js';
 
@@ -129,6 +130,22 @@ describe('permutations', () => {
       attrs: { time_axis, batch_axis: 1 - time_axis },
     }),
   );
+});
+
+it.each([
+  [[1], [3]],
+  [
+    [1, -2],
+    [3, 3],
+  ],
+])('Slice cuts as many axes as there are starts %j, where only the run tells', async (from, to) => {
+  const main = new Body('main');
+  const x = main.input('x', float32(['n', 3]));
+  const [starts, ends] = ['starts', 'ends'].map(name =>
+    main.input(name, { kind: 'tensor', dtype: 'int64', shape: ['axes'] }),
+  ) as [Value, Value];
+  const y = main.add('Slice', [x, starts, ends], 'y');
+  await checkModel(model(main, [y]), [x, starts, ends], [y], [spread([4, 3]), ints(from), ints(to)]);
 });
 
 describe('Slice between transposes', () => {

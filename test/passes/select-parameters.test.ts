@@ -54,6 +54,33 @@ it('is overruled by globs, of which freezing is the stronger', async () => {
   ).not.toContain('bias');
 });
 
+/** A step of recurrence from zeros of the batch, as exporters unroll it, with fresh biases beside. */
+it('leaves what the forward pass filled, and takes fresh weights', async () => {
+  const s = new Sketch();
+  const x = s.input('x', [2, 3]);
+  const zeros = s.weight('zeros', Tensor.zeros('float32', [2, 3]));
+  const fresh = s.weight('fresh.bias', Tensor.zeros('float32', [3]));
+  const rank = s.add(
+    'MatMul',
+    [s.weight('lora.B', Tensor.zeros('float32', [3, 1])), s.weight('A', [1, 3])],
+    'ba',
+  );
+  const hidden = s.add('Gemm', [zeros, s.weight('weight_hh', [3, 3]), fresh], 'hidden');
+  const gate = s.add('Sigmoid', [s.add('Add', [s.add('MatMul', [x, rank], 'xw'), hidden], 'sum')], 'gate');
+  const kept = s.add('Mul', [gate, zeros], 'kept');
+  const embedded = s.add(
+    'Add',
+    [kept, s.weight('position', Tensor.filled('float32', [1, 3], 1))],
+    'embedded',
+  );
+  const ones = s.weight('ones', Tensor.filled('float32', [2, 1], 1));
+  const y = s.add('Add', [s.add('Mul', [embedded, ones], 'weighted'), gate], 'y');
+  const found = await inspect(s.model([y]), {}, sessionShapes);
+  expect(trained(found)).toEqual(['fresh.bias', 'lora.B', 'A', 'weight_hh', 'position']);
+  for (const name of ['zeros', 'ones'])
+    expect(found.parameters.find(p => p.name === name)!.why).toBe('filled in the forward pass');
+});
+
 it('does not read what lies outside the main job: kinds of models', async () => {
   const found = await inspect(everything(), {}, sessionShapes);
   expect(found.kind).toBe('forward');

@@ -22,6 +22,8 @@ const MEANINGS: Record<Option, string> = {
   win: 'The Nesterov-like variant, with a decay of its own',
   finalLr: 'Rate, of SGD, towards which the bounds close',
   gamma: 'How fast the bounds close',
+  hessianPower: 'Power of the diagonal of the Hessian, 0 to 1',
+  averageConvKernel: 'Kernels share the mean of their diagonal; off with --no-average-conv-kernel',
   rectify: 'Rectify the step as RAdam does; off with --no-rectify',
   degeneratedToSgd: 'Take steps of SGD before the rectified ones; off with --no-degenerated-to-sgd: none',
   clip: 'Bound of m / max(...), elementwise',

@@ -6,6 +6,7 @@ import { resolveSchedule, type Schedule } from '../ops/schedules.js';
 import { accumulateGradients } from './accumulate-gradients.js';
 import { averageWeights } from './average-weights.js';
 import { type ClipOptions, clipGradients } from './clip-gradients.js';
+import { hessianProducts } from './hessian-products.js';
 import { skipNonFinite } from './skip-non-finite.js';
 import type { Transition } from './transition.js';
 import { type TrainedParameter, type UpdateRule, updateParameters } from './update-parameters.js';
@@ -29,6 +30,8 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   averages?: Value[];
   sums?: Value[];
   counter?: Value;
+  /** For optimizers of second order: each parameter's part of the Hessian's product with random signs. */
+  products: Value[];
   skipped?: Value;
   /** Everything a step changes, and the outputs that hold the next values. */
   updates: StateUpdate[];
@@ -44,33 +47,37 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: StepOptions = {},
+  options: StepOptions & { seed?: number } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   validateStep(options);
-  const { ema, accumulate = 1, onNonfinite } = options;
+  const { ema, accumulate = 1, onNonfinite, seed = 0 } = options;
   const params = parameters.map(p => p.param);
   for (const state of [...params, ...statistics.map(s => s.state)])
     if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options.schedule, options.scalars);
-  const clipped: Transition = (b, grads) => rule.transition(b, clipGradients(grads, options));
+  const grads = parameters.map(p => p.grad);
+  const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
+  const clipped: Transition = (b, terms) =>
+    rule.transition(b, [
+      ...clipGradients(terms.slice(0, grads.length), options),
+      ...terms.slice(grads.length),
+    ]);
   const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
+  const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
-    accumulate === 1 ? averaged : accumulateGradients(g, params, accumulate, averaged.transition);
-  const tracked: Transition = (b, grads) =>
+    accumulate === 1 ? averaged : accumulateGradients(g, params, kinds, accumulate, averaged.transition);
+  const tracked: Transition = (b, terms) =>
     new Map([
-      ...accumulated.transition(b, grads),
+      ...accumulated.transition(b, terms),
       ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
     ]);
   const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
-  const next = guarded.transition(
-    g,
-    parameters.map(p => p.grad),
-  );
+  const next = guarded.transition(g, [...grads, ...products]);
   const updates = [...next].map(([state, e]) => ({ state, value: output(g, e, `${state.name}_new`) }));
   const { transition: _, ...attached } = { ...rule, ...averaged, ...accumulated, ...guarded };
-  return { ...attached, updates };
+  return { ...attached, products: products.map(e => e.value), updates };
 }
 
 /** Throws `bad-option` where an option is out of its range. */

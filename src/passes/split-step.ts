@@ -21,7 +21,7 @@ export function splitStep(model: Model): SplitStep {
   const { parameters, lr } = readDescription(model);
   const { graph } = model;
   const updates = model.trainingInfo.flatMap(info => info.updates);
-  const names = new Set(parameters.map(p => p.grad));
+  const names = new Set(parameters.flatMap(p => [p.grad, p.hessianProduct]));
   const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
   const grads = written.filter(v => names.has(v.name));
   const after = dependents(graph.nodes, grads);

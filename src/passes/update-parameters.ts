@@ -10,6 +10,7 @@ export type TrainedParameter<O> = { param: Value; options: O };
 
 /** How parameters change, and the graph inputs that this takes. */
 export type UpdateRule = {
+  /** Takes the gradients, and after them the Hessian's products with random signs where the optimizer wants them. */
   transition: Transition;
   lr: Value;
   /** Number of updates done. */
@@ -34,7 +35,7 @@ export function updateParameters<O extends OptimizerOptions>(
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
-  const transition: Transition = (b, grads) => {
+  const transition: Transition = (b, terms) => {
     const next = b.of(step).add(1);
     const t = next.cast(scalarType);
     const base = b.of(rate).cast(scalarType);
@@ -42,7 +43,7 @@ export function updateParameters<O extends OptimizerOptions>(
     const shared = new Map<string, Scalars>();
     const updates: Updates = new Map([[step, next]]);
     parameters.forEach(({ param, options }, i) => {
-      const grad = grads[i]!;
+      const [grad, product] = [terms[i]!, terms[parameters.length + i]];
       const key = `${grad.dtype} ${JSON.stringify(options)}`;
       let scalars = shared.get(key);
       if (!scalars) {
@@ -53,7 +54,8 @@ export function updateParameters<O extends OptimizerOptions>(
       }
       const inputs = Object.entries(slots.get(param)!);
       const state = Object.fromEntries(inputs.map(([name, v]) => [name, b.of(v)]));
-      const updated = optimizer.update(b.of(param), grad, state, scalars, options);
+      const diagonal = product && optimizer.diagonal?.(product, options);
+      const updated = optimizer.update(b.of(param), grad, state, scalars, options, diagonal);
       updates.set(param, updated.param);
       for (const [name, value] of inputs) updates.set(value, updated.state[name]!);
     });

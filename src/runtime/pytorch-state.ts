@@ -63,9 +63,9 @@ export function fromPytorch(
     used.add(name);
   };
   required(description, step!).forEach(take);
-  for (const { name, ema, gradSum } of parameters) {
+  for (const { name, ema, gradSum, hessianSum } of parameters) {
     if (ema) result.set(ema, result.get(name)!);
-    if (gradSum) result.set(gradSum, zerosLike(state.get(gradSum)!));
+    for (const sum of [gradSum, hessianSum]) if (sum) result.set(sum, zerosLike(state.get(sum)!));
   }
   if (accumulation) result.set(accumulation.counter, Tensor.filled('int64', [], 0));
   optional(description)

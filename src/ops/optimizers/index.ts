@@ -1,6 +1,7 @@
 import { AgdError } from '../../graph/errors.js';
 import { type AdabeliefOptions, adabelief } from './adabelief.js';
 import { type AdaboundOptions, adabound } from './adabound.js';
+import { type AdahessianOptions, adahessian } from './adahessian.js';
 import { type AdamOptions, adam } from './adam.js';
 import { adamw } from './adamw.js';
 import { type AgdOptions, agd } from './agd.js';
@@ -19,6 +20,7 @@ type Options = {
   radam: RadamOptions;
   adabound: AdaboundOptions;
   adabelief: AdabeliefOptions;
+  adahessian: AdahessianOptions;
 };
 
 export const OPTIMIZERS: { readonly [N in OptimizerName]: Optimizer<Options[N]> } = {
@@ -30,6 +32,7 @@ export const OPTIMIZERS: { readonly [N in OptimizerName]: Optimizer<Options[N]> 
   radam,
   adabound,
   adabelief,
+  adahessian,
 };
 
 export type OptimizerName = keyof Options;
@@ -42,7 +45,13 @@ export type OptimizerSpec =
 
 /** Options of any optimizer; which of them one has is checked when they are used. */
 export type AnyOptions = Partial<
-  AgdOptions & SgdOptions & AdamOptions & RadamOptions & AdaboundOptions & AdabeliefOptions
+  AgdOptions &
+    SgdOptions &
+    AdamOptions &
+    RadamOptions &
+    AdaboundOptions &
+    AdabeliefOptions &
+    AdahessianOptions
 >;
 
 /** Throws `bad-option` for a name that is none of `OPTIMIZERS`. Its options are to be those of its own type. */

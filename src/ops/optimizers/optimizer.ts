@@ -23,7 +23,19 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   states(options: O): readonly string[];
   /** `step` counts from 1; both are scalars of one type, float64 or float32. */
   scalars(step: Expr, lr: Expr, options: O): Scalars;
-  update(param: Expr, grad: Expr, state: State, scalars: Scalars, options: O): { param: Expr; state: State };
+  update(
+    param: Expr,
+    grad: Expr,
+    state: State,
+    scalars: Scalars,
+    options: O,
+    diagonal?: Expr,
+  ): { param: Expr; state: State };
+  /**
+   * Optimizers of second order have this: it makes an estimate of the Hessian's diagonal, which `update` gets, of the
+   * product of the Hessian and random signs.
+   */
+  diagonal?(product: Expr, options: O): Expr;
   /**
    * PyTorch's name of a state tensor, and the factor by which it is multiplied to be PyTorch's after `step`
    * steps: checkpoints speak PyTorch's terms. Not given where the states are PyTorch's as they are.

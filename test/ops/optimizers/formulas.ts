@@ -1,12 +1,14 @@
 /** The rivals' formulas on one coordinate, in float64, written as PyTorch or their authors write them. */
 import type { AdabeliefOptions } from '../../../src/ops/optimizers/adabelief.js';
 import type { AdaboundOptions } from '../../../src/ops/optimizers/adabound.js';
+import type { AdahessianOptions } from '../../../src/ops/optimizers/adahessian.js';
 import type { AdamOptions } from '../../../src/ops/optimizers/adam.js';
 import type { AnyOptions, OptimizerName } from '../../../src/ops/optimizers/index.js';
 import type { RadamOptions } from '../../../src/ops/optimizers/radam.js';
 import type { SgdOptions } from '../../../src/ops/optimizers/sgd.js';
+import type { Numbers } from './run.js';
 
-/** What is kept of a coordinate, by PyTorch's names; empty before the first step. */
+/** What is kept of a coordinate, by PyTorch's names, and its `curvature`: the diagonal of the Hessian. */
 export type Kept = Record<string, number>;
 
 /** The next w; `t` counts from 1. */
@@ -89,7 +91,52 @@ const adabelief: Formula<AdabeliefOptions> = (start, grad, kept, t, lr, o) => {
   return w - (lr * m) / (Math.sqrt(v) / Math.sqrt(1 - beta2 ** t) + o.eps);
 };
 
-export const FORMULAS = { sgd, adam, adamw, amsgrad: adam, radam, adabound, adabelief } as unknown as Record<
-  Exclude<OptimizerName, 'agd'>,
-  Formula<AnyOptions>
->;
+const adahessian: Formula<AdahessianOptions> = (w, g, kept, t, lr, o) => {
+  const [beta1, beta2] = o.betas;
+  const diagonal = Math.abs(kept.curvature!);
+  kept.exp_avg = beta1 * (kept.exp_avg ?? 0) + (1 - beta1) * g;
+  kept.exp_hessian_diag_sq = beta2 * (kept.exp_hessian_diag_sq ?? 0) + (1 - beta2) * diagonal ** 2;
+  const k = o.hessianPower;
+  const denominator = Math.sqrt(kept.exp_hessian_diag_sq) ** k / Math.sqrt(1 - beta2 ** t) ** k + o.eps;
+  return w - lr * (kept.exp_avg / (1 - beta1 ** t) / denominator + o.weightDecay * w);
+};
+
+export const FORMULAS = {
+  sgd,
+  adam,
+  adamw,
+  amsgrad: adam,
+  radam,
+  adabound,
+  adabelief,
+  adahessian,
+} as unknown as Record<Exclude<OptimizerName, 'agd'>, Formula<AnyOptions>>;
+
+/** A formula on all coordinates of parameters, where the Hessian is diagonal, as in `OptimizerRun`. */
+export class Reference {
+  #step = 0;
+  readonly #kept: Record<string, Kept[]>;
+  readonly w: Record<string, number[]>;
+
+  constructor(
+    private readonly formula: Formula<AnyOptions>,
+    private readonly options: AnyOptions,
+    start: Numbers,
+    curvature: (index: number) => number,
+  ) {
+    const parameters = Object.entries(start);
+    this.w = Object.fromEntries(parameters.map(([name, values]) => [name, [...values]]));
+    this.#kept = Object.fromEntries(
+      parameters.map(([name, values]) => [name, values.map((_, i) => ({ curvature: curvature(i) }))]),
+    );
+  }
+
+  update(grads: Numbers, lr: number): void {
+    this.#step += 1;
+    for (const [name, w] of Object.entries(this.w))
+      grads[name]!.forEach((g, i) => {
+        const kept = this.#kept[name]![i]!;
+        w[i] = this.formula(w[i]!, g + kept.curvature! * w[i]!, kept, this.#step, lr, this.options);
+      });
+  }
+}

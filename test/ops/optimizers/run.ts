@@ -29,7 +29,10 @@ export class OptimizerRun {
     readonly dtypes: ReadonlySet<string | undefined>,
   ) {}
 
-  /** `own` are options of single parameters; `start` are the parameters by name. */
+  /**
+   * `own` are options of single parameters; `start` are the parameters by name. The Hessian is diagonal: a coordinate's
+   * gradient is what is fed, and `curvature` of its index times its value.
+   */
   static async create<O extends OptimizerOptions>(
     optimizer: Optimizer<O>,
     given: Partial<O>,
@@ -38,7 +41,13 @@ export class OptimizerRun {
       dtype = 'float32',
       step,
       own = {},
-    }: { dtype?: Float; step?: StepOptions; own?: Record<string, Partial<O>> } = {},
+      curvature,
+    }: {
+      dtype?: Float;
+      step?: StepOptions;
+      own?: Record<string, Partial<O>>;
+      curvature?: (index: number) => number;
+    } = {},
   ): Promise<OptimizerRun> {
     const options = resolveOptions(optimizer, given);
     const model = new Model(new Graph('update'));
@@ -49,7 +58,16 @@ export class OptimizerRun {
       const [param, grad] = [new Value(name, type), new Value(`${name}_grad`, type)];
       g.graph.inputs.push(grad);
       g.graph.initializers.set(param, tensor(dtype, values));
-      return { param, grad: g.of(grad), options: { ...options, ...own[name] } };
+      const bend =
+        curvature &&
+        g.tensor(
+          tensor(
+            dtype,
+            values.map((_, i) => curvature(i)),
+          ),
+        );
+      const whole = bend ? g.of(grad).add(g.of(param).mul(bend)) : g.of(grad);
+      return { param, grad: whole, options: { ...options, ...own[name] } };
     });
     const { updates, lr } = attachOptimizer(g, optimizer, options.lr, parameters, step);
     const fed = new Set([lr, ...updates.map(u => u.state)]);

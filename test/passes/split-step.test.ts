@@ -68,6 +68,15 @@ it.each<[string, Model, InjectOptions]>([
       optimizer: { amsgrad: true, win: true },
     },
   ],
+  ['of second order', mlp(), { optimizer: { name: 'adahessian' }, clipGradNorm: 0.1 }],
+  [
+    'of second order, with everything around the update',
+    normalized(),
+    {
+      ...{ accumulate: 2, onNonfinite: 'skip', ema: 0.9, seed: 3 },
+      optimizer: { name: 'adahessian', weightDecay: 0.1, hessianPower: 0.5 },
+    },
+  ],
 ])('two halves in sequence give bit for bit what the step gives: %s', async (_, source, options) => {
   const { model } = await inject(source, { loss: LOSS, ...options }, sessionShapes);
   const updates = model.trainingInfo.flatMap(i => i.updates);

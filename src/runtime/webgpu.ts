@@ -3,9 +3,11 @@ import type { InferenceSession } from 'onnxruntime-node';
 import { allGraphs, type Model, type Node } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 
-/** Nodes that the provider takes and then stops at, as it has only part of their operator (onnxruntime 1.30). */
-const INCOMPLETE: Record<string, (node: Node) => boolean> = {
+/** Nodes that the provider takes, and then stops at or computes wrong (onnxruntime 1.30). */
+const FOR_CPU: Record<string, (node: Node) => boolean> = {
   MaxPool: ({ outputs: [, indices] }) => Boolean(indices),
+  // In NCHW it takes the last axis for that of the channels unless there are four.
+  BatchNormalization: ({ inputs: [x] }) => x?.shape?.length !== 4,
   ConvTranspose: ({ inputs: [, weight] }) => weight?.shape?.length === 5,
   Resize: ({ attrs }) => {
     const antialias = attrs.get('antialias');
@@ -17,7 +19,7 @@ const INCOMPLETE: Record<string, (node: Node) => boolean> = {
 export function webgpuProvider(model: Model): InferenceSession.WebGpuExecutionProviderOption {
   const names = Names.of(model);
   const nodes = [...allGraphs(model.graph)].flatMap(graph => graph.nodes);
-  const onCpu = nodes.filter(node => INCOMPLETE[node.opType]?.(node));
+  const onCpu = nodes.filter(node => FOR_CPU[node.opType]?.(node));
   for (const node of onCpu) node.name ||= names.fresh(node.opType.toLowerCase());
   return {
     name: 'webgpu',

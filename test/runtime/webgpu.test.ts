@@ -16,6 +16,17 @@ it('leaves to the CPU what the provider has only part of', () => {
   expect(withIndices!.name).toBe('maxpool');
 });
 
+it('leaves to the CPU the batch normalization of features, not that of images', () => {
+  const normalizedBy = (shape: number[]) => {
+    const s = new Sketch();
+    const settings = ['scale', 'bias', 'mean', 'var'].map(name => s.weight(name, [3]));
+    const model = s.model([s.add('BatchNormalization', [s.input('x', shape), ...settings], 'y')]);
+    return webgpuProvider(model).forceCpuNodeNames;
+  };
+  expect(normalizedBy([2, 3])).toEqual(['y_node']);
+  expect(normalizedBy([2, 3, 4, 4])).toBeUndefined();
+});
+
 it('gives no list where there is nothing to list', () => {
   const s = new Sketch();
   const model = s.model([s.add('Relu', [s.input('x', [2])], 'y')]);

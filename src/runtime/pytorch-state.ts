@@ -43,7 +43,7 @@ export function fromPytorch(
   tensors: State,
 ): { state: Map<string, Tensor>; unused: string[] } {
   const { parameters, accumulation } = description;
-  const [step, ...others] = new Set(parameters.map(p => find(tensors, stepOf(p)).numbers()[0]!));
+  const [step, ...others] = new Set(stepsOf(description, tensors));
   if (others.length)
     throw new AgdError(
       'bad-state',
@@ -72,6 +72,13 @@ export function fromPytorch(
     .filter(entry => tensors.has(entry.name))
     .forEach(take);
   return { state: result, unused: [...tensors.keys()].filter(name => !used.has(name)) };
+}
+
+/** The steps that each parameter has behind it; where none are counted, it is past the first one. */
+function stepsOf({ optimizer, parameters }: TrainingDescription, tensors: State): number[] {
+  const { uncounted } = optimizerNamed(optimizer.name);
+  if (uncounted && !parameters.some(p => tensors.has(stepOf(p)))) return [1];
+  return parameters.map(p => find(tensors, stepOf(p)).numbers()[0]!);
 }
 
 const stepOf = (parameter: { name: string }) => `${parameter.name}.step`;

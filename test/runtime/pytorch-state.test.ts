@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
+import type { OptimizerSpec } from '../../src/ops/optimizers/index.js';
 import { type InjectOptions, inject } from '../../src/passes/inject.js';
 import { readSafetensors } from '../../src/runtime/data/safetensors.js';
 import { sessionShapes } from '../../src/runtime/session.js';
@@ -9,11 +10,12 @@ import { floatsOf } from '../ops/vjp.js';
 import { mlp, mlpData } from '../sample.js';
 
 /**
- * What PyTorch 2.13 and the authors' AGD made of `mlp()` and the 16 samples of `mlpData(16)`, all in one batch, after
- * so many steps with the options below.
+ * What PyTorch 2.13 with the authors' AGD, or with its own optimizers, made of `mlp()` and the 16 samples of
+ * `mlpData(16)`, all in one batch, after so many steps with the options below: each parameter, and beside it
+ * `{f"{name}.{key}": value for key, value in optimizer.state[p].items() if value is not None}`.
  */
-const checkpoint = async (steps: 10 | 20) => {
-  const path = fileURLToPath(new URL(`pytorch/after-${steps}.safetensors`, import.meta.url));
+const checkpoint = async (steps: 10 | 20, name = 'agd') => {
+  const path = fileURLToPath(new URL(`pytorch/${name}-${steps}.safetensors`, import.meta.url));
   return (await readSafetensors(path)).tensors;
 };
 const OPTIONS: InjectOptions = {
@@ -25,6 +27,14 @@ const OPTIONS: InjectOptions = {
   ],
 };
 
+const RIVALS: OptimizerSpec[] = [
+  { name: 'sgd', lr: 0.1, momentum: 0.9, dampening: 0.1, weightDecay: 0.01 },
+  { name: 'adam', lr: 1e-2, weightDecay: 0.1 },
+  { name: 'adamw', lr: 1e-2, betas: [0.5, 0.9] },
+  { name: 'amsgrad', lr: 1e-2 },
+  { name: 'radam', lr: 1e-2, weightDecay: 0.1, decoupledWeightDecay: true },
+];
+
 const trainer = async (options: Partial<InjectOptions> = {}) =>
   Trainer.create((await inject(mlp(), { ...OPTIONS, ...options }, sessionShapes)).model);
 const batch = Object.fromEntries(mlpData(16));
@@ -32,14 +42,20 @@ const batch = Object.fromEntries(mlpData(16));
 const norm = (x: readonly number[]) => Math.hypot(...x);
 const minus = (a: Tensor, b: Tensor) => a.numbers().map((x, i) => x - b.numbers()[i]!);
 
-it('goes on where PyTorch stopped, and hands back what PyTorch would have', async () => {
-  const [before, after] = [await checkpoint(10), await checkpoint(20)];
-  const t = await trainer();
+it.each<[string, Partial<InjectOptions>]>([
+  ['agd', OPTIONS],
+  ...RIVALS.map(optimizer => [optimizer.name!, { optimizer, groups: [] }] as [string, InjectOptions]),
+])('goes on where PyTorch stopped, and hands back what PyTorch would have: %s', async (name, options) => {
+  const [before, after] = [await checkpoint(10, name), await checkpoint(20, name)];
+  const t = await trainer(options);
   expect(t.restore(before)).toEqual([]);
-  expect(t.stepCount).toBe(10);
+  // PyTorch's SGD counts no steps.
+  const counted = before.has('fc1.bias.step');
+  expect(t.stepCount).toBe(counted ? 10 : 1);
   for (let k = 0; k < 10; k++) await t.step(batch);
   const ours = t.checkpoint();
-  expect([...ours.keys()].sort()).toEqual([...after.keys()].sort());
+  const kept = [...ours.keys()].filter(key => counted || !key.endsWith('.step'));
+  expect(kept.sort()).toEqual([...after.keys()].sort());
   for (const [name, want] of after) {
     const got = ours.get(name)!;
     expect([got.dtype, got.dims], name).toEqual([want.dtype, want.dims]);

@@ -41,6 +41,8 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
    * steps: checkpoints speak PyTorch's terms. Not given where the states are PyTorch's as they are.
    */
   checkpoint?(options: O, step: number): Record<string, { name: string; factor: number }>;
+  /** Whether PyTorch keeps no count of steps for it: a checkpoint may lack it. */
+  readonly uncounted?: true;
   /** Throws `bad-option` where an option is out of its range. */
   validate(options: O): void;
 }

@@ -23,6 +23,8 @@ export const sgd: Optimizer<SgdOptions> = {
   name: 'sgd',
   defaults: { lr: 1e-3, momentum: 0, dampening: 0, nesterov: false, weightDecay: 0 },
 
+  uncounted: true,
+
   states: ({ momentum }) => (momentum ? ['momentum_buffer'] : []),
 
   scalars: (step, lr, { momentum, dampening }) => ({

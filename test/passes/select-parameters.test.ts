@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import type { Value } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inspect } from '../../src/passes/inspect.js';
 import { sessionShapes } from '../../src/runtime/session.js';
@@ -79,6 +80,67 @@ it('leaves what the forward pass filled, and takes fresh weights', async () => {
   expect(trained(found)).toEqual(['fresh.bias', 'lora.B', 'A', 'weight_hh', 'position']);
   for (const name of ['zeros', 'ones'])
     expect(found.parameters.find(p => p.name === name)!.why).toBe('filled in the forward pass');
+});
+
+const why = (found: Awaited<ReturnType<typeof inspect>>, name: string) =>
+  found.parameters.find(p => p.name === name)!.why;
+
+it('leaves what fills the place of a scale that a normalization does not have', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4, 6]);
+  const [one, zero] = [Tensor.filled('float32', [2], 1), Tensor.zeros('float32', [2])];
+  const norm = (name: string, x: Value, [scale, bias]: [string, string]) =>
+    s.add('InstanceNormalization', [x, s.weight(scale, one), s.weight(bias, zero)], name);
+  const cut = s.add('Reshape', [x, s.weight('groups', Tensor.ints([0, 2, -1]))], 'cut');
+  const whole = s.add(
+    'Reshape',
+    [norm('grouped', cut, ['ones_of_groups', 'zeros_of_groups']), s.weight('shape', Tensor.ints([0, 4, 6]))],
+    'whole',
+  );
+  const scaled = s.add(
+    'Mul',
+    [whole, s.weight('norm.weight', Tensor.filled('float32', [4, 1], 1))],
+    'scaled',
+  );
+  const pair = s.add('Conv', [scaled, s.weight('conv.weight', [2, 4, 3])], 'pair');
+  const plain = norm('plain', pair, ['val_3', '/norm/Constant_1_output_0']);
+  const y = norm('y', plain, ['fresh.weight', 'fresh.bias']);
+  const found = await inspect(s.model([y]), {}, sessionShapes);
+  expect(trained(found)).toEqual(['norm.weight', 'conv.weight', 'fresh.weight', 'fresh.bias']);
+  expect(why(found, 'ones_of_groups')).toBe('fills a place of InstanceNormalization');
+});
+
+it('leaves masks, tables of positions and frequencies, and scales that only a resize reads', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 1, 4]);
+  const time = s.input('time', ['batch', 1, 1]);
+  const turns = [0, 1, 2, 3].flatMap(t => [Math.sin(t), Math.cos(t)]);
+  const angle = s.add('Mul', [time, s.weight('inv_freq', [1, 1, 4])], 'angle');
+  const waves = s.add('Add', [s.add('Sin', [angle], 'sin'), s.add('Cos', [angle], 'cos')], 'waves');
+  const siren = s.add('Sin', [s.add('Mul', [x, s.weight('siren', [4])], 'sx')], 'siren_y');
+  const terms = [
+    waves,
+    siren,
+    s.weight('positions', floatsOf(turns, [1, 2, 4])),
+    s.weight('window', floatsOf([0, -100, 0, -100], [1, 1, 4])),
+    s.add('Mul', [x, s.weight('cosines', floatsOf([0.1, 0.2, 0.3, 0.4].map(Math.cos)))], 'xc'),
+    s.add('Mul', [siren, s.weight('sines', floatsOf([0.1, 0.2, 0.3, 0.4].map(Math.sin)))], 'xs'),
+  ];
+  const sum = terms.reduce((a, b, i) => s.add('Add', [a, b], `sum${i}`), x);
+  const scales = s.add(
+    'Concat',
+    [s.weight('kept', floatsOf([1, 1])), s.weight('factor', floatsOf([2]))],
+    'scales',
+    {
+      axis: 0,
+    },
+  );
+  const y = s.add('Resize', [sum, null, scales], 'y');
+  const found = await inspect(s.model([y]), {}, sessionShapes);
+  expect(trained(found)).toEqual(['siren']);
+  expect(why(found, 'window')).toBe('a mask');
+  for (const name of ['inv_freq', 'positions', 'cosines', 'sines'])
+    expect(why(found, name)).toBe('sines and cosines, or their frequencies');
 });
 
 it('does not read what lies outside the main job: kinds of models', async () => {

@@ -85,6 +85,12 @@ export function scheduleFactor(schedule: Schedule, done: Expr): Expr {
   return done.less(warmup).where(rising, kind.factor(done.sub(warmup).maximum(0), settings));
 }
 
+/** Whether a schedule ends with the run, and does not say when that is. */
+export function lacksTotal({ kind, ...given }: Schedule): boolean {
+  const takes: Kind['takes'] | undefined = KINDS[kind]?.takes;
+  return given.total === undefined && !!takes && 'total' in takes(given);
+}
+
 /** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
 export function resolveSchedule({ kind, ...given }: Schedule): Settings {
   demand(kind in KINDS, `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
@@ -111,7 +117,7 @@ export function resolveSchedule({ kind, ...given }: Schedule): Settings {
   return settings;
 }
 
-/** A schedule as the command line has it: `cosine:total=1000,warmup=100`. Throws `bad-option`. */
+/** A schedule as the command line has it: `cosine:total=1000,warmup=100`; its total may be left open. Throws `bad-option`. */
 export function parseSchedule(text: string): Schedule {
   const [, kind, list = ''] = /^([^:]*)(?::(.*))?$/s.exec(text)!;
   const settings = list
@@ -124,7 +130,7 @@ export function parseSchedule(text: string): Schedule {
       return [name.trim(), Number(value)];
     });
   const schedule = { ...Object.fromEntries(settings), kind: kind!.trim() } as Schedule;
-  resolveSchedule(schedule);
+  resolveSchedule(lacksTotal(schedule) ? { ...schedule, total: Number.MAX_SAFE_INTEGER } : schedule);
   return schedule;
 }
 

@@ -8,6 +8,7 @@ import type { Expr } from '../ops/core/expr.js';
 import { LOSSES } from '../ops/criterion.js';
 import { type AnyOptions, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
+import { lacksTotal, type Schedule } from '../ops/schedules.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
 import {
   type AttachedOptimizer,
@@ -44,7 +45,9 @@ export type InjectOptions = SelectOptions &
     batchNorm?: 'train' | 'eval';
     /** `train`: dropout drops; `eval`: it does nothing. */
     dropout?: 'train' | 'eval';
-    /** Seeds the dropout masks. */
+    /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */
+    updates?: (inputs: readonly Value[]) => number;
+    /** Seeds the dropout masks and the signs of AdaHessian. */
     seed?: number;
     /** The bytes of the file that the model was read from, kept so that the trained values can go back into it. */
     original?: Uint8Array;
@@ -76,12 +79,13 @@ export async function inject(
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics } = source.differentiate(trained);
+  const planned = { ...options, schedule: withTotal(options, work) };
   const attached = attachOptimizer(
     g,
     optimizer,
     settings.lr,
     trained.map((param, i) => ({ param, grad: grads[i]!, options: { ...settings, ...groups[i] } })),
-    options,
+    planned,
     statistics,
   );
   const { updates } = attached;
@@ -95,7 +99,7 @@ export async function inject(
     },
   ];
   const chosen = { name, options: settings };
-  const description = describe(options, chosen, { source, trained, grads, groups, attached, statistics });
+  const description = describe(planned, chosen, { source, trained, grads, groups, attached, statistics });
   writeDescription(work, description);
   embedOriginal(work, source.original);
   const sizes = (values: readonly Value[]) =>
@@ -110,6 +114,12 @@ export async function inject(
       description,
     },
   };
+}
+
+/** The schedule; where it does not say when it ends, it ends with the run. */
+function withTotal({ schedule, updates }: InjectOptions, { graph }: Model): Schedule | undefined {
+  if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
+  return { ...schedule, total: updates(graph.inputs.filter(v => !graph.initializers.has(v))) };
 }
 
 /** A model that is ready to be trained, as far as its gradients. */

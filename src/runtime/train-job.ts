@@ -1,17 +1,20 @@
 import { AgdError } from '../graph/errors.js';
 import { checkWritable, saveModel } from '../graph/files.js';
-import type { Model } from '../graph/ir.js';
+import type { Model, Value } from '../graph/ir.js';
+import type { Tensor } from '../graph/tensor.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
 import { openForInjection } from './artifacts.js';
-import { type BindOptions, bindData } from './data/bind.js';
+import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { exportFile } from './export.js';
 import { type SessionOptions, sessionShapes } from './session.js';
-import { Trainer } from './trainer.js';
+import { inputSpec, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
+
+type Arrays = ReadonlyMap<string, Tensor>;
 
 /** A training run from files to files. */
 export type TrainJob = SessionOptions & {
@@ -62,7 +65,8 @@ export async function runTrainJob(
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
-  const model = await trainable(job, emit);
+  const arrays = await loadArrays(job.data);
+  const model = await trainable(job, arrays, emit);
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
       'bad-option',
@@ -71,9 +75,14 @@ export async function runTrainJob(
   const trainer = await Trainer.create(model, job);
   try {
     if (job.resumePytorch !== undefined) await resume(trainer, job.resumePytorch, emit);
-    const train = await dataset(job, job.data, trainer, emit);
+    const { target } = trainer.description.loss;
+    const train = bind(job, arrays, trainer.inputs, target);
+    for (const text of train.notes) emit({ type: 'note', text });
+    const { validation: path } = job;
     const validation =
-      job.validation === undefined ? undefined : await dataset(job, job.validation, trainer, () => {});
+      path === undefined
+        ? undefined
+        : bind({ ...job, data: path }, await loadArrays(path), trainer.inputs, target);
     const { epochs, batchSize, seed, lr } = job;
     const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
     emit({ type: 'begin', epochs, samples: train.length, stepsBefore: trainer.batchCount, ...size });
@@ -117,7 +126,7 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
   if (unused.length) emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}` });
 }
 
-async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Promise<Model> {
+async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent) => void): Promise<Model> {
   const { model, options } = await openForInjection(job.model, job.inject ?? {});
   if (isInjected(model)) {
     if (job.inject)
@@ -132,20 +141,19 @@ async function trainable(job: TrainJob, emit: (event: TrainEvent) => void): Prom
       'bad-option',
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,
     );
-  const { model: injected, report } = await inject(model, options, sessionShapes);
+  const updates = (inputs: readonly Value[]) => updatesOf(job, bind(job, arrays, inputs.map(inputSpec)));
+  const { model: injected, report } = await inject(model, { ...options, updates }, sessionShapes);
   emit({ type: 'injected', report });
   return injected;
 }
 
-async function dataset(
-  job: TrainJob,
-  path: string,
-  trainer: Trainer,
-  emit: (event: TrainEvent) => void,
-): Promise<Dataset> {
-  const { target } = trainer.description.loss;
+/** The updates of the whole run, at least 1. */
+function updatesOf(job: TrainJob, data: Dataset): number {
+  return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
+}
+
+/** What `job.data` feeds the inputs, of which `target` takes labels. */
+function bind(job: TrainJob, arrays: Arrays, inputs: readonly InputSpec[], target?: string): Dataset {
   const labels = target === undefined ? [] : [target];
-  const data = bindData(await loadArrays(path), trainer.inputs, { ...job.bind, labels, source: path });
-  for (const text of data.notes) emit({ type: 'note', text });
-  return data;
+  return bindData(arrays, inputs, { ...job.bind, labels, source: job.data });
 }

@@ -58,7 +58,7 @@ export class Trainer {
 
   /** What a batch has to hold: the model's inputs and the target. */
   get inputs(): InputSpec[] {
-    return dataInputs(this.model, this.description).map(spec);
+    return dataInputs(this.model, this.description).map(inputSpec);
   }
 
   /** Updates of the parameters so far, those before a restart included. */
@@ -233,7 +233,8 @@ function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
   return graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
 }
 
-function spec(value: Value): InputSpec {
+/** What an array has to be to feed a graph's input. Throws `unsupported-type`. */
+export function inputSpec(value: Value): InputSpec {
   if (value.type?.kind !== 'tensor')
     throw new AgdError(
       'unsupported-type',

@@ -169,6 +169,13 @@ describe('train', () => {
     expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
     expect(page).not.toMatch(/(src|href)="http/);
   });
+  it('ends a schedule with the run, where it does not say when it ends', () => {
+    const learning = (...more: string[]) => /learning rate .*/.exec(train('c.onnx', 5, ...more))?.[0];
+    expect(learning('--schedule', 'cosine:warmup=2')).toBe('learning rate cosine warmup=2 total=24');
+    expect(learning('--schedule', 'one-cycle', '--accumulate', '4')).toMatch('one-cycle total=6;');
+    expect(learning('--schedule', 'linear:total=50')).toBe('learning rate linear total=50');
+    expect(learning('--schedule', 'cosine:period=5')).toBe('learning rate cosine period=5');
+  });
   it('gives the same bytes for the same seed, and others for another', () => {
     train('s1.onnx');
     train('s2.onnx');

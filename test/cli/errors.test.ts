@@ -85,6 +85,15 @@ it('no such optimizer, options of another one', () => {
   expect(fails('train', 'model.onnx', ...DATA, '--optimizer', 'sgd')).toMatch(/--optimizer is decided when/);
 });
 
+it('a schedule that ends with a run that is not known', () => {
+  expect(fails('inject', 'model.onnx', ...LOSS, '--schedule', 'cosine')).toMatch(
+    /Schedule 'cosine' needs total, as in 'cosine:total=1000'/,
+  );
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--schedule', 'cosine:warmup=9')).toMatch(
+    /the warm-up of 9 updates must end before total \(8\)/,
+  );
+});
+
 it('data without the target', async () => {
   await writeData(folder, 'untold.npz', { target: undefined });
   const line = fails('train', 'model.onnx', ...LOSS, '--data', 'untold.npz');

@@ -115,7 +115,7 @@ it.each([
   [{ emma: 0.9 }, "there is no option 'emma'"],
   [{ ema: '0.9' }, '\'ema\' cannot be "0.9"'],
   [{ groups: [{ match: '*' }] }, "'groups' cannot be"],
-  [{ schedule: 'cosine' }, 'needs total'],
+  [{ schedule: 'cosine:every=3' }, "takes warmup, start, total, final, not 'every'"],
 ])('refuses a file with %j', (content, message) => {
   expect(() => options('--config', config(content))).toThrow(message);
 });

@@ -195,7 +195,6 @@ it('restarts where it should, however late', async () => {
 
 it.each([
   ['cosin:total=3', "There is no schedule 'cosin'; there are constant, linear"],
-  ['cosine', "Schedule 'cosine' needs total, as in 'cosine:total=1000'"],
   ['cosine:total=10,every=3', "Schedule 'cosine' takes warmup, start, total, final, not 'every'"],
   ['linear:total=10,warmup=10', 'the warm-up of 10 updates must end before total (10)'],
   ['linear:total=2.5', 'total is a whole number above 0, not 2.5'],

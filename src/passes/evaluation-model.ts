@@ -3,6 +3,8 @@ import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { prepare } from './inject.js';
 import { readOriginal } from './original.js';
+import { trainBatchNorm } from './train-batch-norm.js';
+import { trainDropout } from './train-dropout.js';
 import { readDescription } from './training-description.js';
 
 /**
@@ -11,7 +13,10 @@ import { readDescription } from './training-description.js';
  */
 export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<Model> {
   const { loss, outputs, parameters, statistics } = readDescription(injected);
-  const { work } = await prepare(readOriginal(injected), loss, oracle);
+  const { work, g } = await prepare(readOriginal(injected), loss, oracle);
+  // The file may have been exported in training mode.
+  trainBatchNorm(g, 'eval');
+  trainDropout(g, 'eval', 0);
   const fed = new Set([...parameters.map(p => p.name), ...statistics]);
   for (const value of [...work.graph.initializers.keys()]) {
     if (!fed.has(value.name)) continue;

@@ -1,4 +1,5 @@
 import { cloneNodes } from '../graph/clone.js';
+import { dependents } from '../graph/dependents.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { Graph, type Model, type Node, type Value } from '../graph/ir.js';
@@ -121,7 +122,7 @@ function addGradient(node: Node, g: Builder, put: (old: Value | null, e: Expr) =
       `${node.label} is to differentiate '${y.name}', which is ${target.dtype}.`,
     );
 
-  const inner = new Set(dependents(graph.nodes, given, given));
+  const inner = new Set(dependents(graph.nodes, given, new Set(given)));
   const view = Object.assign(new Graph(graph.name), graph, { nodes: [...inner] });
   const v = new Builder(view, g.scope, g);
   const wrt = given.slice(0, xs.length);
@@ -130,22 +131,6 @@ function addGradient(node: Node, g: Builder, put: (old: Value | null, e: Expr) =
     put(old, grads[i] ?? v.of(wrt[i]!).zeros());
   });
   graph.nodes = topologicalOrder([...graph.nodes.filter(n => !inner.has(n)), ...view.nodes]);
-}
-
-/** The nodes that depend on `sources`, but for those that write one of `independent`. */
-function dependents(
-  nodes: readonly Node[],
-  sources: readonly Value[],
-  independent: readonly Value[],
-): Node[] {
-  const found = new Set<Value | null>(sources);
-  return nodes.filter(node => {
-    const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
-    const depends =
-      !node.outputs.some(o => o && independent.includes(o)) && reads.some(v => v && found.has(v));
-    if (depends) for (const o of node.outputs) found.add(o);
-    return depends;
-  });
 }
 
 function find({ inputs, initializers, nodes }: Graph, name: string, node: Node): Value {
@@ -159,7 +144,7 @@ function find({ inputs, initializers, nodes }: Graph, name: string, node: Node):
 function computeAt(g: Builder, from: readonly Value[], to: readonly Value[], y: Value): Value {
   const values = new Map(from.map((v, i) => [v, to[i]!]));
   const moved = from.filter((v, i) => v !== to[i]);
-  const nodes = dependents(g.graph.nodes, moved, from);
+  const nodes = dependents(g.graph.nodes, moved, new Set(from));
   g.adopt(cloneNodes(nodes, { values, name: name => g.scope.names.fresh(name) }));
   return values.get(y) ?? y;
 }

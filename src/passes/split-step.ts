@@ -1,3 +1,4 @@
+import { dependentValues, reads } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
@@ -24,9 +25,9 @@ export function splitStep(model: Model): SplitStep {
   const names = new Set(parameters.flatMap(p => [p.grad, p.hessianProduct]));
   const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
   const grads = written.filter(v => names.has(v.name));
-  const after = dependents(graph.nodes, grads);
+  const after = dependentValues(graph.nodes, grads);
   const data = graph.inputs.filter(v => !graph.initializers.has(v));
-  const batch = dependents(graph.nodes, data, after);
+  const batch = dependentValues(graph.nodes, data, after);
 
   const next = new Set(updates.map(u => u.value));
   const isLate = (v: Value) => next.has(v.name) && (after.has(v) || !batch.has(v));
@@ -39,25 +40,6 @@ export function splitStep(model: Model): SplitStep {
     update: part(model, late, cut, fed),
     state: constants(model, fed),
   };
-}
-
-/** Inputs of a node, those that its subgraphs read from outside included. */
-function reads(node: Node): Value[] {
-  return [...node.inputs.flatMap(v => v ?? []), ...node.subgraphs().flatMap(s => s.captures())];
-}
-
-/** The values that depend on some, and these; what nodes write of `except` is left out. */
-function dependents(
-  nodes: readonly Node[],
-  sources: readonly Value[],
-  except: ReadonlySet<Value | null> = new Set(),
-): Set<Value | null> {
-  const found = new Set<Value | null>(sources);
-  for (const node of nodes) {
-    if (node.outputs.some(o => except.has(o)) || !reads(node).some(v => found.has(v))) continue;
-    for (const o of node.outputs) if (o) found.add(o);
-  }
-  return found;
 }
 
 /** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */

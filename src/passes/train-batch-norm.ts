@@ -1,5 +1,7 @@
+import { dependentValues } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Node, Value } from '../graph/ir.js';
+import { topologicalOrder } from '../graph/topological-order.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { moments } from '../ops/core/moments.js';
@@ -12,21 +14,37 @@ type Operands = readonly [x: Expr, scale: Expr, bias: Expr, mean: Expr, variance
  * Puts batch normalization into training mode, or (`eval`) into inference mode, whatever the exporter wrote. In
  * training mode it returns how a step updates the running statistics, as PyTorch does:
  * r' = momentum r + (1 - momentum) s, with the unbiased variance of the batch; once per use where a layer is used
- * more than once, in their order. Throws `unsupported-op` for training mode in the body of another operator.
+ * more than once, in their order. What normalizes weights, not data, stays as it is. Throws `unsupported-op` for
+ * training mode in the body of another operator.
  */
 export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[] {
-  const setMode = (node: Node) =>
-    node.attrs.set('training_mode', { type: 'int', value: mode === 'train' ? 1 : 0 });
   for (const node of inBodies(g.graph)) {
     if (mode === 'train') throw statisticsInBody(node);
-    setMode(node);
+    infer(node);
   }
+  const data = dependentValues(g.graph.nodes, g.graph.inputs);
   const next = new Map<Value, Expr>();
   rewrite(g, node => {
-    setMode(node);
-    if (mode === 'train') updateStatistics(new NodeView<Operands>(node, g, g.opset()), next);
+    if (!data.has(node.inputs[0]!)) return;
+    if (mode === 'eval') return keepStatistics(g, node);
+    node.attrs.set('training_mode', { type: 'int', value: 1 });
+    updateStatistics(new NodeView<Operands>(node, g, g.opset()), next);
   });
   return [...next].map(([state, e]) => ({ state, value: e.value }));
+}
+
+/** Inference mode, which has a single output. */
+function infer(node: Node): void {
+  node.attrs.set('training_mode', { type: 'int', value: 0 });
+  node.outputs.length = 1;
+}
+
+/** Inference mode, in which the running statistics are the next ones too. */
+function keepStatistics(g: Builder, node: Node): void {
+  node.outputs.slice(1).forEach((next, i) => {
+    if (next) g.identity(node.inputs[3 + i]!, next);
+  });
+  infer(node);
 }
 
 /** The batch normalizations in branches and loops, at any depth. */
@@ -59,9 +77,11 @@ export function lowerBatchNorm(g: Builder): void {
       if (running) g.identity(blend(view.inputs[3 + i]!, batch, momentum).value, running);
       node.inputs[3 + i] = batch.value;
     });
-    node.outputs.length = 1;
-    node.attrs.set('training_mode', { type: 'int', value: 0 });
+    infer(node);
   });
+  // The backward pass may have the statistics already, after the node.
+  const { nodes } = g.graph;
+  nodes.splice(0, nodes.length, ...topologicalOrder(nodes));
 }
 
 /** Runs `change` on every BatchNormalization; nodes that it emits come before it. */

@@ -86,6 +86,42 @@ it('leaves the running statistics alone in eval mode', async () => {
   expect(injected.graph.inputs.map(v => v.name)).not.toContain('mean');
 });
 
+it('infers and evaluates in eval mode where the file was exported in training mode', async () => {
+  const m = model();
+  const [norm] = m.graph.nodes as [Node];
+  norm.attrs.set('training_mode', { type: 'int', value: 1 });
+  const next = ['next_mean', 'next_variance'].map(name => new Value(name));
+  norm.outputs.push(...next);
+  m.graph.outputs.push(...next);
+  const want = (await gradients(model(), { loss, batchNorm: 'eval' }, feeds)).loss!;
+  expect((await gradients(m, { loss, batchNorm: 'eval' }, feeds)).loss).toBeCloseTo(want, 4);
+  const { model: injected } = await inject(m, { loss, batchNorm: 'eval' }, sessionShapes);
+  const trainer = await Trainer.create(injected);
+  expect((await trainer.step(feeds)).loss).toBeCloseTo(want, 4);
+  await trainer.release();
+  const fresh = await Trainer.create((await inject(m, { loss }, sessionShapes)).model);
+  const { loss: evaluated } = await fresh.evaluate([{ inputs: feeds, size: 4 }]);
+  expect(evaluated).toBeCloseTo(want, 4);
+  await fresh.release();
+});
+
+/** Weight standardization as PyTorch's users write it: the weights are normalized, never by running statistics. */
+it.each(['train', 'eval'] as const)('leaves the normalization of weights alone, in %s mode', async mode => {
+  const s = new Sketch();
+  const w = s.weight('w', floatsOf([1, 3, 2, 6], [1, 2, 2]));
+  const [one, zero] = [s.weight('one', floatsOf([1, 1])), s.weight('zero', floatsOf([0, 0]))];
+  const norm = s.add('BatchNormalization', [w, one, zero, zero, one], 'standard', { training_mode: 1 });
+  s.graph.nodes[0]!.outputs.push(new Value('m'), new Value('v'));
+  const y = s.add('Mul', [s.input('x', ['batch', 2, 2]), norm], 'y');
+  const m = s.model([s.add('ReduceSum', [y], 'loss_value', { keepdims: 0 })]);
+  const x = floatsOf([1, 2, 3, 5], [1, 2, 2]);
+  const trainer = await Trainer.create((await inject(m, { loss, batchNorm: mode }, sessionShapes)).model);
+  const [first, second] = [await trainer.step({ x }), await trainer.step({ x })];
+  expect(first.loss).toBeCloseTo(3, 4);
+  expect(second.loss).toBeLessThan(first.loss);
+  await trainer.release();
+});
+
 /** loss = sum(a * b), a and b the same layer of x and of x * x. */
 function sharedLayer() {
   const s = new Sketch();

@@ -1,0 +1,25 @@
+import type { Node, Value } from './ir.js';
+
+/** Inputs of a node, those that its subgraphs read from outside included. */
+export function reads(node: Node): Value[] {
+  return [...node.inputs.flatMap(v => v ?? []), ...node.subgraphs().flatMap(s => s.captures())];
+}
+
+/** The nodes that depend on `sources`, in their order, but for those that write one of `except`. */
+export function dependents(
+  nodes: readonly Node[],
+  sources: readonly Value[],
+  except: ReadonlySet<Value | null> = new Set(),
+): Node[] {
+  const found = new Set<Value | null>(sources);
+  return nodes.filter(node => {
+    const depends = !node.outputs.some(o => except.has(o)) && reads(node).some(v => found.has(v));
+    if (depends) for (const o of node.outputs) found.add(o);
+    return depends;
+  });
+}
+
+/** The values that depend on `sources`, and these; what nodes write of `except` is left out. */
+export function dependentValues(...of: Parameters<typeof dependents>): Set<Value | null> {
+  return new Set([...of[1], ...dependents(...of).flatMap(n => n.outputs.filter(o => o !== null))]);
+}

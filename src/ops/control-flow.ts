@@ -22,7 +22,8 @@ export const If: Control = (dys, node) => {
     const source = node.attrs.graph(name)!;
     const b = node.g.subgraph(`${name}_gradient`);
     const values = copyInto(b, source, new Map());
-    const seeds = source.outputs.map((v, i) => [v, dys[i]] as const);
+    // A branch that gives another number of axes is not the one that was taken.
+    const seeds = source.outputs.map((v, i) => [v, sameRank(v, dys[i]) ? dys[i] : undefined] as const);
     const found = node.vjp(b, cotangentsOf(b, values, seeds), wanted);
     finish(
       b,
@@ -44,6 +45,9 @@ export const If: Control = (dys, node) => {
   };
   return [null, ...node.captures.map(v => (wanted.includes(v) ? () => gradient(v) : null))];
 };
+
+const sameRank = ({ shape }: Value, dy: Expr | undefined) =>
+  !shape || !dy?.shape || shape.length === dy.shape.length;
 
 /** The iterations in reverse, each run again from its stacked states. */
 export const Scan: Control = (dys, node) => {

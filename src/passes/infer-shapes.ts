@@ -1,5 +1,5 @@
 import { isFloat } from '../graph/dtype.js';
-import { Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
+import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
@@ -110,6 +110,12 @@ function merged(told: TensorType, own: TensorType): TensorType {
   return { ...told, shape };
 }
 
+/** Below opset 22 the runtime may infer a window more for a pool with `ceil_mode` than its kernel computes. */
+function inferenceOpset(model: Model, nodes: readonly Node[]): number {
+  const rounds = (attr?: Attr) => attr?.type === 'int' && Number(attr.value) === 1;
+  return nodes.some(node => rounds(node.attrs.get('ceil_mode'))) ? Math.max(model.opset, 22) : model.opset;
+}
+
 /** The same nodes, with `outputs` as graph outputs and without the weight of the weights. */
 function probe(model: Model, nodes: Node[], outputs: readonly Value[]): Model {
   const { graph } = model;
@@ -124,7 +130,7 @@ function probe(model: Model, nodes: Node[], outputs: readonly Value[]): Model {
   copy.outputs = outputs.map(v => new Value(v.name));
   const result = new Model(copy);
   result.irVersion = model.irVersion;
-  result.opsetImports = model.opsetImports;
+  result.opsetImports = new Map([...model.opsetImports, ['', inferenceOpset(model, nodes)]]);
   result.functions = model.functions;
   return result;
 }

@@ -2,7 +2,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
-import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+import { type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
 export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
 
@@ -17,14 +17,14 @@ export async function gradients(
   feeds: Feeds,
   session: SessionOptions = {},
 ): Promise<Gradients> {
-  const made = await gradientModel(model, options, sessionShapes);
+  const values = Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t]));
+  const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
   const runner = await Session.create(made.model, session);
   try {
     const results = await runner.run(select(runner, feeds));
-    const values = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t]));
     const found = [...made.gradients].map(([name, out]): [string, Tensor] => {
       if (out) return [name, results[out]!];
-      const like = values.get(name) ?? feeds[name]!;
+      const like = values[name] ?? feeds[name]!;
       return [name, Tensor.zeros(like.dtype, like.dims)];
     });
     const loss = made.loss ? results[made.loss]!.numbers()[0]! : undefined;

@@ -145,3 +145,29 @@ export const sessionShapes: ShapeOracle = async model => {
     await session.release();
   }
 };
+
+/**
+ * The same, and where inference leaves the number of axes open, that of a run on `feeds`, where these are all that the
+ * model takes.
+ */
+export const shapesIn =
+  (feeds: Feeds): ShapeOracle =>
+  async model => {
+    const session = await Session.create(model, { optimize: false });
+    try {
+      const types = session.outputTypes();
+      // A runtime may describe an unknown rank as that of a scalar.
+      const open = [...types].filter(([, type]) => type.kind === 'tensor' && !type.shape?.length);
+      const inputs = session.inputs.map(name => [name, feeds[name]] as const);
+      if (!open.length || inputs.some(([, tensor]) => !tensor)) return types;
+      const seen = await session.run(
+        Object.fromEntries(inputs) as Feeds,
+        open.map(([name]) => name),
+      );
+      for (const [name, type] of open)
+        if (type.kind === 'tensor') types.set(name, { ...type, shape: seen[name]!.dims.map(() => null) });
+      return types;
+    } finally {
+      await session.release();
+    }
+  };

@@ -3,7 +3,7 @@ import type { Model, Shape } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { gradientModel } from '../../src/passes/gradients.js';
 import type { Device } from '../../src/runtime/devices.js';
-import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
+import { type Feeds, Session, shapesIn } from '../../src/runtime/session.js';
 import { type Case, type Check, largestDifference, reference, section } from './case.js';
 
 const TOLERANCE = 2e-3;
@@ -13,8 +13,11 @@ export async function checkVjp({ model, tensors }: Case, device?: Device): Promi
   const inputs = section(tensors, 'input:');
   const cotangents = section(tensors, 'cotangent:');
   const wrt = [...section(tensors, 'gradient:').keys()];
-  const made = await gradientModel(model, { cotangents: [...cotangents.keys()], wrt }, sessionShapes);
-  const feeds: Feeds = Object.fromEntries(inputs);
+  const shapes = new Map(model.graph.inputs.map(v => [v.name, v.shape]));
+  const feeds: Feeds = Object.fromEntries(
+    [...inputs].map(([name, tensor]) => [name, asScalar(tensor, shapes.get(name))]),
+  );
+  const made = await gradientModel(model, { cotangents: [...cotangents.keys()], wrt }, shapesIn(feeds));
   for (const [output, input] of made.cotangents) feeds[input] = cotangents.get(output)!;
   // A model of which no gradient is defined has no outputs, and no session.
   const results = made.model.graph.outputs.length ? await run(made.model, feeds, device) : {};

@@ -2,7 +2,9 @@ import { expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { toAttrs } from '../../src/ops/core/builder.js';
 import { inferShapes } from '../../src/passes/infer-shapes.js';
-import { sessionShapes } from '../../src/runtime/session.js';
+import { Session, sessionShapes } from '../../src/runtime/session.js';
+import { spread } from '../ops/vjp.js';
+import { Sketch } from '../sample.js';
 
 it('tells an unknown rank from a scalar, and finds ranks that follow from the inputs', async () => {
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [2, 'n'] });
@@ -24,4 +26,17 @@ it('tells an unknown rank from a scalar, and finds ranks that follow from the in
   expect(dropped!.shape).toBeUndefined();
   expect(kept!.shape).toEqual([null, null]);
   expect(root!.shape).toEqual([null, null]);
+});
+
+it('gives a pool that rounds up the windows that the kernel computes', async () => {
+  const s = new Sketch();
+  // Rounded up (2 - 1) / 2 + 1 are two windows, of which the second would begin after the end.
+  const attrs = { kernel_shape: [1, 1], strides: [2, 2], ceil_mode: 1 };
+  const y = s.add('MaxPool', [s.input('x', [1, 1, 2, 2])], 'y', attrs);
+  const model = s.model([y]);
+  await inferShapes(model, sessionShapes);
+  const session = await Session.create(model);
+  const { y: got } = await session.run({ x: spread([1, 1, 2, 2]) });
+  await session.release();
+  expect(y.shape).toEqual(got!.dims);
 });

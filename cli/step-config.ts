@@ -15,6 +15,7 @@ const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
   accumulate: isNumber,
   ema: isNumber,
   onNonfinite: value => typeof value === 'string',
+  compensate: value => typeof value === 'boolean',
   scalars: value => typeof value === 'string',
 };
 

@@ -35,6 +35,11 @@ export const stepOptions = <T>(args: Argv<T>) =>
       describe: 'At gradients that are not finite: stop, or leave out the batch [stop]',
       group: STEP,
     },
+    compensate: {
+      type: 'boolean',
+      describe: 'Keep what rounding leaves of each step and add it to the next',
+      group: STEP,
+    },
     scalars: {
       choices: ['float64', 'float32'],
       describe: 'Type of the scalars of a step; float32 for runtimes without float64 [float64]',
@@ -56,6 +61,7 @@ export type ParsedStep = {
   accumulate?: number;
   ema?: number;
   onNonfinite?: string;
+  compensate?: boolean;
   scalars?: string;
   config?: string;
 };
@@ -63,7 +69,7 @@ export type ParsedStep = {
 /** The file of --config, if any, with what the flags say instead. */
 export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
   const file = args.config === undefined ? {} : readConfig(args.config);
-  const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema } = args;
+  const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema, compensate } = args;
   const flags: StepConfig = {
     noDecayBiasNorm: decayBiasNorm === undefined ? undefined : !decayBiasNorm,
     schedule: args.schedule === undefined ? undefined : parseSchedule(args.schedule),
@@ -71,6 +77,7 @@ export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
     clipGradValue,
     accumulate,
     ema,
+    compensate,
     onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
     scalars: args.scalars as StepOptions['scalars'],
   };

@@ -19,7 +19,7 @@ export function describeStep(description: TrainingDescription): string[] {
 }
 
 function describeExtras(description: TrainingDescription): string[] {
-  const { schedule, clipGradNorm, clipGradValue, accumulation, ema, skipped } = description;
+  const { schedule, clipGradNorm, clipGradValue, accumulation, ema, parameters, skipped } = description;
   const { kind, ...settings } = schedule ?? { kind: undefined };
   const lines: Record<string, unknown> = {
     'learning rate': kind && [kind, ...Object.entries(settings).map(([k, v]) => `${k}=${v}`)].join(' '),
@@ -27,6 +27,7 @@ function describeExtras(description: TrainingDescription): string[] {
     'norm of all gradients within': clipGradNorm,
     'batches an update': accumulation?.batches,
     'average of the weights, decay': ema,
+    'rounding of the weights': parameters.some(p => p.carry) ? 'compensated' : undefined,
     'non-finite gradients': skipped && 'skipped',
   };
   return Object.entries(lines)

@@ -2,29 +2,33 @@ import type { Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { demand, type Optimizer, type OptimizerOptions } from '../ops/optimizers/optimizer.js';
-import { resolveSchedule, type Schedule } from '../ops/schedules.js';
+import { resolveSchedule } from '../ops/schedules.js';
 import { accumulateGradients } from './accumulate-gradients.js';
 import { averageWeights } from './average-weights.js';
 import { type ClipOptions, clipGradients } from './clip-gradients.js';
 import { hessianProducts } from './hessian-products.js';
 import { skipNonFinite } from './skip-non-finite.js';
 import type { Transition } from './transition.js';
-import { type TrainedParameter, type UpdateRule, updateParameters } from './update-parameters.js';
+import {
+  type TrainedParameter,
+  type UpdateOptions,
+  type UpdateRule,
+  updateParameters,
+} from './update-parameters.js';
 
 /** A tensor that a training step changes: `state` is fed, `value` replaces it. */
 export type StateUpdate = { state: Value; value: Value };
 
 /** What a step does besides the optimizer's own formulas. */
-export type StepOptions = ClipOptions & {
-  /** A factor on the learning rate, by the number of updates done. */
-  schedule?: Schedule;
-  /** Number of batches whose mean gradient makes one update. */
-  accumulate?: number;
-  /** Decay of a moving average of the weights, which is kept beside them. */
-  ema?: number;
-  /** Gradients that are not finite: the trainer refuses the step, or the graph leaves all as it was, and counts. */
-  onNonfinite?: 'stop' | 'skip';
-};
+export type StepOptions = ClipOptions &
+  UpdateOptions & {
+    /** Number of batches whose mean gradient makes one update. */
+    accumulate?: number;
+    /** Decay of a moving average of the weights, which is kept beside them. */
+    ema?: number;
+    /** Gradients that are not finite: the trainer refuses the step, or the graph leaves all as it was, and counts. */
+    onNonfinite?: 'stop' | 'skip';
+  };
 
 export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   averages?: Value[];
@@ -56,7 +60,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   for (const state of [...params, ...statistics.map(s => s.state)])
     if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
 
-  const rule = updateParameters(g, optimizer, parameters, lr, options.schedule, options.scalars);
+  const rule = updateParameters(g, optimizer, parameters, lr, options);
   const grads = parameters.map(p => p.grad);
   const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
   const clipped: Transition = (b, terms) =>

@@ -28,14 +28,15 @@ export type TrainingDescription = {
   skipped?: string;
   /**
    * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name
-   * in the graph), the options in which they differ from the others, and the names of their sum of gradients and of
-   * their average. Optimizers of second order have their part of a product of the Hessian too, and its sum.
+   * in the graph), the options in which they differ from the others, and the names of their sum of gradients, of
+   * their average, and of what rounding has left them short of. Optimizers of second order have their part of a product of the Hessian too, and its sum.
    */
   parameters: {
     name: string;
     grad: string;
     state: Record<string, string>;
     options?: Record<string, unknown>;
+    carry?: string;
     hessianProduct?: string;
     gradSum?: string;
     hessianSum?: string;

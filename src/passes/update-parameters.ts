@@ -1,6 +1,7 @@
 import type { Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
 import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
 import { type Schedule, scheduleFactor } from '../ops/schedules.js';
 import type { ScalarType } from './clip-gradients.js';
@@ -17,6 +18,20 @@ export type UpdateRule = {
   step: Value;
   /** State of a parameter, by the optimizer's names. */
   slots: Map<Value, Record<string, Value>>;
+  /** With `compensate`: what rounding has left each parameter short of. */
+  carries?: Value[];
+};
+
+export type UpdateOptions = {
+  /** A factor on the learning rate, by the number of updates done. */
+  schedule?: Schedule;
+  /** In which type the scalars of a step are computed; float32 for runtimes that have no float64. */
+  scalars?: ScalarType;
+  /**
+   * Keeps what rounding leaves of each step and adds it to the next (Kahan's summation), in the states
+   * `<param>_carry`: for weights that are large against their steps, and those of 16 bits.
+   */
+  compensate?: boolean;
 };
 
 /**
@@ -29,12 +44,14 @@ export function updateParameters<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   parameters: readonly TrainedParameter<O>[],
   lr: number,
-  schedule?: Schedule,
-  scalarType: ScalarType = 'float64',
+  { schedule, scalars: scalarType = 'float64', compensate }: UpdateOptions = {},
 ): UpdateRule {
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
+  const carries = compensate
+    ? parameters.map(({ param }) => stateInput(g, `${param.name}_carry`, zerosLike(g, param)))
+    : undefined;
   const transition: Transition = (b, terms) => {
     const next = b.of(step).add(1);
     const t = next.cast(scalarType);
@@ -56,12 +73,24 @@ export function updateParameters<O extends OptimizerOptions>(
       const state = Object.fromEntries(inputs.map(([name, v]) => [name, b.of(v)]));
       const diagonal = product && optimizer.diagonal?.(product, options);
       const updated = optimizer.update(b.of(param), grad, state, scalars, options, diagonal);
-      updates.set(param, updated.param);
       for (const [name, value] of inputs) updates.set(value, updated.state[name]!);
+      for (const [value, e] of subtract(b, param, updated.step, carries?.[i])) updates.set(value, e);
     });
     return updates;
   };
-  return { transition, lr: rate, step, slots };
+  return { transition, lr: rate, step, slots, carries };
+}
+
+/** w - step; what rounding leaves of it is kept in `carry`, and taken off with the next step. */
+function subtract(b: Builder, param: Value, step: Expr, carry?: Value): Updates {
+  const w = b.of(param);
+  if (!carry) return new Map([[param, w.sub(step)]]);
+  const due = step.add(b.of(carry));
+  const next = w.sub(due);
+  return new Map([
+    [param, next],
+    [carry, due.sub(w.sub(next))],
+  ]);
 }
 
 function slotInputs<O extends OptimizerOptions>(
@@ -69,9 +98,13 @@ function slotInputs<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   { param, options }: TrainedParameter<O>,
 ): Record<string, Value> {
-  const { dtype, dims } = g.graph.initializers.get(param)!;
-  const zeros = Tensor.zeros(dtype, dims);
+  const zeros = zerosLike(g, param);
   return Object.fromEntries(
     optimizer.states(options).map(name => [name, stateInput(g, `${param.name}_${name}`, zeros)]),
   );
+}
+
+function zerosLike(g: Builder, param: Value): Tensor {
+  const { dtype, dims } = g.graph.initializers.get(param)!;
+  return Tensor.zeros(dtype, dims);
 }

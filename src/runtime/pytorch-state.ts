@@ -63,9 +63,9 @@ export function fromPytorch(
     used.add(name);
   };
   required(description, step!).forEach(take);
-  for (const { name, ema, gradSum, hessianSum } of parameters) {
+  for (const { name, ema, carry, gradSum, hessianSum } of parameters) {
     if (ema) result.set(ema, result.get(name)!);
-    for (const sum of [gradSum, hessianSum]) if (sum) result.set(sum, zerosLike(state.get(sum)!));
+    for (const zero of [carry, gradSum, hessianSum]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
   }
   if (accumulation) result.set(accumulation.counter, Tensor.filled('int64', [], 0));
   optional(description)

@@ -57,7 +57,7 @@ it('reads what a step does besides', () => {
   expect(
     options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --scalars float32'.split(' '),
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32'.split(' '),
     ),
   ).toEqual({
     optimizer: {},
@@ -69,6 +69,7 @@ it('reads what a step does besides', () => {
     accumulate: 4,
     ema: 0.9,
     onNonfinite: 'skip',
+    compensate: true,
     scalars: 'float32',
   });
 });

@@ -86,13 +86,15 @@ it('can be taken before the first step', async () => {
   await other.release();
 });
 
-it('begins averages as the weights, and sums of gradients at 0', async () => {
-  const t = await trainer({ ema: 0.9, accumulate: 2 });
-  await t.step(batch);
+it('begins averages as the weights, and sums of gradients and rounding at 0', async () => {
+  const t = await trainer({ ema: 0.9, accumulate: 2, compensate: true });
+  for (const _ of [1, 2]) await t.step(batch);
+  expect(t.state.get('fc1.bias_carry')!.numbers()).not.toEqual(Array(8).fill(0));
   const tensors = await checkpoint(10);
   t.restore(tensors);
   expect(t.state.get('fc1.bias_ema')).toEqual(tensors.get('fc1.bias'));
-  expect(t.state.get('fc1.bias_grad_sum')!.numbers()).toEqual(Array(8).fill(0));
+  for (const zero of ['grad_sum', 'carry'])
+    expect(t.state.get(`fc1.bias_${zero}`)!.numbers()).toEqual(Array(8).fill(0));
   expect(t.batchCount).toBe(20);
   await t.release();
 });

@@ -12,6 +12,7 @@ import {
   validateBetas,
   validateCommon,
   validateEps,
+  withDecay,
 } from './optimizer.js';
 import { rectification } from './radam.js';
 
@@ -81,7 +82,7 @@ export const adabelief: Optimizer<AdabeliefOptions> = {
     const denominator = largest.sqrt().add(eps!);
     const step = m.div(low ? denominator.op('Clip', [low, high]) : denominator).mul(rate!);
     return {
-      param: w.sub(decay ? step.add(w.mul(decay)) : step),
+      step: withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_var: v, ...(amsgrad ? { max_exp_avg_var: largest } : {}) },
     };
   },

@@ -62,7 +62,7 @@ export const adabound: Optimizer<AdaboundOptions> = {
     const largest = amsbound ? state.max_exp_avg_sq!.maximum(v) : v;
     const bounded = rate!.div(largest.sqrt().add(eps)).op('Clip', [low, high]);
     return {
-      param: w.sub(bounded.mul(m)),
+      step: bounded.mul(m),
       state: { exp_avg: m, exp_avg_sq: v, ...(amsbound ? { max_exp_avg_sq: largest } : {}) },
     };
   },

@@ -12,6 +12,7 @@ import {
   validateBetas,
   validateCommon,
   validateEps,
+  withDecay,
 } from './optimizer.js';
 
 export type AdahessianOptions = OptimizerOptions & {
@@ -66,7 +67,7 @@ export const adahessian: Optimizer<AdahessianOptions> = {
     const v = movingAverage(state.exp_hessian_diag_sq!, diagonal!.square(), betas[1]);
     const step = m.div(power(v.sqrt(), hessianPower).add(eps!)).mul(rate!);
     return {
-      param: w.sub(decay ? step.add(w.mul(decay)) : step),
+      step: withDecay(step, w, decay),
       state: { exp_avg: m, exp_hessian_diag_sq: v },
     };
   },

@@ -39,8 +39,7 @@ export const adam: Optimizer<AdamOptions> = {
 
   update(w, grad, state, scalars, options) {
     const g = options.weightDecay ? grad.add(w.mul(options.weightDecay)) : grad;
-    const { step, next } = adamStep(g, state, scalars, options);
-    return { param: w.sub(step), state: next };
+    return adamStep(g, state, scalars, options);
   },
 
   validate(options) {
@@ -56,10 +55,10 @@ export function adamStep(
   state: Record<string, Expr>,
   { rate, eps }: Record<string, Expr>,
   { betas: [beta1, beta2], amsgrad }: AdamOptions,
-): { step: Expr; next: Record<string, Expr> } {
+): { step: Expr; state: Record<string, Expr> } {
   const m = movingAverage(state.exp_avg!, g, beta1);
   const v = movingAverage(state.exp_avg_sq!, g.square(), beta2);
   const largest = amsgrad ? state.max_exp_avg_sq!.maximum(v) : v;
   const step = m.div(largest.sqrt().add(eps!)).mul(rate!);
-  return { step, next: { exp_avg: m, exp_avg_sq: v, ...(amsgrad ? { max_exp_avg_sq: largest } : {}) } };
+  return { step, state: { exp_avg: m, exp_avg_sq: v, ...(amsgrad ? { max_exp_avg_sq: largest } : {}) } };
 }

@@ -1,6 +1,6 @@
 /** AdamW. Loshchilov, Hutter: «Decoupled Weight Decay Regularization», ICLR 2019; options as PyTorch's. */
 import { type AdamOptions, adam, adamStep } from './adam.js';
-import type { Optimizer } from './optimizer.js';
+import { type Optimizer, withDecay } from './optimizer.js';
 
 /** Adam, whose weight decay goes beside the gradient: w -= lr weight_decay w. */
 export const adamw: Optimizer<AdamOptions> = {
@@ -14,8 +14,7 @@ export const adamw: Optimizer<AdamOptions> = {
   }),
 
   update(w, g, state, { decay, ...scalars }, options) {
-    const { step, next } = adamStep(g, state, scalars, options);
-    // Decay is subtracted: 1 - decay would lose its digits in float32.
-    return { param: w.sub(decay ? step.add(w.mul(decay)) : step), state: next };
+    const { step, state: next } = adamStep(g, state, scalars, options);
+    return { step: withDecay(step, w, decay), state: next };
   },
 };

@@ -11,6 +11,7 @@ import {
   type OptimizerOptions,
   validateBetas,
   validateCommon,
+  withDecay,
 } from './optimizer.js';
 
 export type AgdOptions = OptimizerOptions & {
@@ -45,7 +46,8 @@ export type AgdOptions = OptimizerOptions & {
  * so that m / max(...) = (1 - beta1^t) / sqrt(1 - beta2) q, which is what `clip` bounds. With `win`, a = lr r q
  * and lr' = lr sqrt(1 - beta2^t) / (1 - beta1^t):
  *
- *     z = (z - a) / (1 + weight_decay lr')           w = (w - 2 a + 2 z) / (3 + 2 weight_decay lr')
+ *     z = (z - a) / (1 + weight_decay lr')
+ *     w -= 2 ((1 + weight_decay lr') w - z + a) / (3 + 2 weight_decay lr')
  */
 export const agd: Optimizer<AgdOptions> = {
   name: 'agd',
@@ -83,12 +85,13 @@ export const agd: Optimizer<AgdOptions> = {
     };
   },
 
-  update(w, grad, state, { gain, rate, floor, low, high, decay, blend }, options) {
+  update(w, grad, state, { gain, rate, floor, low, high, decay, grown, blend }, options) {
     const { betas, weightDecay, weightDecouple, amsgrad, win } = options;
     const g = weightDecay && !weightDecouple ? grad.add(w.mul(weightDecay)) : grad;
     const s = g.sub(state.exp_avg_corrected!).mul(gain!);
     const h = state.exp_avg_corrected!.add(s);
-    const B = state.diff_sq_sum!.mul(betas[1]).add(s.square());
+    // 1 - beta2 keeps more digits in float32 than beta2 does: its rounding would be the largest error of all.
+    const B = state.diff_sq_sum!.sub(state.diff_sq_sum!.mul(1 - betas[1])).add(s.square());
     const largest = amsgrad ? state.max_diff_sq_sum!.maximum(B) : B;
     // Clip with a minimum is Max with a scalar, and has a kernel on every execution provider.
     const q = h.div(largest.sqrt().op('Clip', [floor]));
@@ -98,11 +101,10 @@ export const agd: Optimizer<AgdOptions> = {
       diff_sq_sum: B,
       ...(amsgrad ? { max_diff_sq_sum: largest } : {}),
     };
-    // Decay is subtracted: 1 - decay would lose its digits in float32.
-    if (!win) return { param: w.sub(decay ? step.add(w.mul(decay)) : step), state: next };
+    if (!win) return { step: withDecay(step, w, decay), state: next };
     const moved = state.z!.sub(step);
     const z = weightDecay ? moved.sub(moved.mul(decay!)) : moved;
-    return { param: w.add(z.sub(step).mul(2)).mul(blend!), state: { ...next, z } };
+    return { step: (weightDecay ? w.mul(grown!) : w).sub(z).add(step).mul(blend!), state: { ...next, z } };
   },
 
   checkpoint: ({ betas: [beta1, beta2], amsgrad, win }, step) => ({
@@ -135,5 +137,6 @@ const boundOf = (high: Expr) => ({ low: high.neg(), high });
 /** `decay` is weight_decay lr'. */
 const winScalars = (decay: Expr) => ({
   decay: decay.div(decay.add(1)),
-  blend: decay.mul(2).add(3).rdiv(1),
+  grown: decay.add(1),
+  blend: decay.mul(2).add(3).rdiv(2),
 });

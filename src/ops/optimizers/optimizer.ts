@@ -13,8 +13,8 @@ export type OptimizerOptions = {
 
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of
- * parameters, what depends on the step count and the learning rate alone; `update` computes one parameter's
- * new value and state, elementwise.
+ * parameters, what depends on the step count and the learning rate alone; `update` computes what is taken off one
+ * parameter, and its new state, elementwise.
  */
 export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly name: string;
@@ -30,7 +30,7 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     scalars: Scalars,
     options: O,
     diagonal?: Expr,
-  ): { param: Expr; state: State };
+  ): { step: Expr; state: State };
   /**
    * Optimizers of second order have this: it makes an estimate of the Hessian's diagonal, which `update` gets, of the
    * product of the Hessian and random signs.
@@ -106,4 +106,9 @@ export function correction(step: Expr, beta: number): Expr {
 /** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */
 export function movingAverage(average: Expr, x: Expr, beta: number): Expr {
   return average.add(x.sub(average).mul(1 - beta));
+}
+
+/** A step with decoupled decay. It is subtracted with the step: 1 - decay would lose its digits in float32. */
+export function withDecay(step: Expr, w: Expr, decay: Expr | undefined): Expr {
+  return decay ? step.add(w.mul(decay)) : step;
 }

@@ -8,6 +8,7 @@ import {
   validateBetas,
   validateCommon,
   validateEps,
+  withDecay,
 } from './optimizer.js';
 
 export type RadamOptions = OptimizerOptions & {
@@ -45,7 +46,7 @@ export const radam: Optimizer<RadamOptions> = {
     const v = movingAverage(state.exp_avg_sq!, g.square(), betas[1]);
     const step = m.div(v.sqrt().add(eps).op('Clip', [low, high])).mul(rate!);
     return {
-      param: w.sub(decay ? step.add(w.mul(decay)) : step),
+      step: withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_sq: v },
     };
   },

@@ -36,7 +36,7 @@ export const sgd: Optimizer<SgdOptions> = {
     const g = weightDecay ? grad.add(w.mul(weightDecay)) : grad;
     const buffer = momentum ? state.momentum_buffer!.mul(momentum).add(gain ? g.mul(gain) : g) : g;
     const step = nesterov ? g.add(buffer.mul(momentum)) : buffer;
-    return { param: w.sub(step.mul(rate!)), state: { momentum_buffer: buffer } };
+    return { step: step.mul(rate!), state: { momentum_buffer: buffer } };
   },
 
   validate(options) {

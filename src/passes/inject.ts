@@ -18,6 +18,7 @@ import {
 } from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { foldShapes } from './fold-shapes.js';
 import { type GroupOptions, groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
@@ -197,7 +198,8 @@ export async function normalize(
   const lifted = liftSubgraphInitializers(work);
   const moved = (split && splitMergedInitializers(work)) || lifted;
   liftConstants(work);
-  await inferShapes(work, oracle);
+  do await inferShapes(work, oracle);
+  while (foldShapes(work));
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
   return { work, g, moved };
 }

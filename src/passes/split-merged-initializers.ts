@@ -7,8 +7,9 @@ import type { Tensor } from '../graph/tensor.js';
  * Takes apart parameters that an exporter merged because they were equal: fresh normalization scales, biases and
  * running statistics, all ones or all zeros. Trained as one they would stay equal. Tensors of one repeated number
  * are split where an Identity renames one, which then is an initializer of that name, and where several nodes read
- * one as their scale, bias or statistic. Weights of other contents are equal because they are tied, and stay so.
- * Returns whether anything was split.
+ * one as their scale, bias or statistic. Weights of other contents are equal because they are tied, and stay so; but
+ * in a model with such fresh tensors layers are copies of each other, and an Identity between names that differ in
+ * their numbers alone (layers.0.weight, layers.1.weight) splits them too. Returns whether anything was split.
  */
 export function splitMergedInitializers(model: Model): boolean {
   const { graph } = model;
@@ -28,16 +29,22 @@ const isFresh = (t: Tensor) => t.size > 0 && t.size <= MOST && !t.external && t.
 function splitRenamed(graph: Graph, merged: Set<Value>): boolean {
   const kept = graph.nodes.filter(node => {
     const [from, to] = [node.inputs[0], node.outputs[0]];
-    if (node.opType !== 'Identity' || node.domain || !from || !to || !merged.has(from)) return true;
-    const tensor = graph.initializers.get(from)!;
+    const tensor = from && graph.initializers.get(from);
+    if (node.opType !== 'Identity' || node.domain || !tensor || !to) return true;
+    if (!merged.has(from) && !(isFloat(tensor.dtype) && areCopies(from, to))) return true;
     to.type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
     graph.initializers.set(to, tensor);
-    merged.add(to);
+    if (merged.has(from)) merged.add(to);
     return false;
   });
   const changed = kept.length < graph.nodes.length;
   if (changed) graph.nodes.splice(0, graph.nodes.length, ...kept);
   return changed;
+}
+
+function areCopies(a: Value, b: Value): boolean {
+  const [x, y] = [a, b].map(v => v.name.replace(/\d+/g, '#'));
+  return x === y;
 }
 
 /** Inputs that hold one number per channel, and belong to their node. */

@@ -40,6 +40,21 @@ it('splits scales that several nodes read', () => {
   expect([...model.graph.initializers.keys()].map(v => v.name)).toEqual(['norm.weight', 'norm.weight_1']);
 });
 
+/** Layers that were copied from one, as PyTorch's TransformerEncoder makes them. */
+it('splits the weights of fresh layers that are copies, but not those of trained ones', () => {
+  const layers = (bias: number[]) => {
+    const s = new Sketch();
+    const [w, b] = [s.weight('layers.0.weight', [3, 3]), s.weight('layers.0.bias', floatsOf(bias))];
+    const h = s.add('Gemm', [s.input('x', ['batch', 3]), w, b], 'h');
+    const [w1, b1] = [s.add('Identity', [w], 'layers.1.weight'), s.add('Identity', [b], 'layers.1.bias')];
+    return s.model([s.add('Gemm', [h, w1, b1], 'y')]);
+  };
+  const [fresh, trained] = [layers([0, 0, 0]), layers([0.1, 0.2, 0.3])];
+  expect(splitMergedInitializers(fresh)).toBe(true);
+  expect(fresh.graph.initializers.size).toBe(4);
+  expect(splitMergedInitializers(trained)).toBe(false);
+});
+
 it('lets them train apart, and exports both', async () => {
   const { model } = await inject(
     merged(),

@@ -27,6 +27,7 @@ import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
+import { tieTransposedInitializers } from './tie-transposed-initializers.js';
 import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
@@ -167,10 +168,16 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
 
 /** The file that trained values go back into, with a place for each of the parameters that it had merged. */
 function withPlaces(model: Model): Uint8Array {
-  const split = cloneModel(model);
-  liftSubgraphInitializers(split);
-  splitMergedInitializers(split);
-  return encodeModel(split);
+  const placed = cloneModel(model);
+  placeParameters(placed);
+  return encodeModel(placed);
+}
+
+/** Gives each parameter a place of its own among the initializers, and but one. Returns whether that changed anything. */
+function placeParameters(model: Model): boolean {
+  const lifted = liftSubgraphInitializers(model);
+  const split = splitMergedInitializers(model);
+  return tieTransposedInitializers(model) || split || lifted;
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
@@ -185,18 +192,17 @@ export async function prepare(
 
 /**
  * The same before any loss: for vector-Jacobian products of the model's own outputs. `moved` tells whether
- * parameters have places now that the file did not give them.
+ * parameters have places now that the file did not give them; with `own` off, each stays where the file has it.
  */
 export async function normalize(
   model: Model,
   oracle: ShapeOracle,
-  { split = true } = {},
+  { own = true } = {},
 ): Promise<{ work: Model; g: Builder; moved: boolean }> {
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
-  const lifted = liftSubgraphInitializers(work);
-  const moved = (split && splitMergedInitializers(work)) || lifted;
+  const moved = own ? placeParameters(work) : liftSubgraphInitializers(work);
   liftConstants(work);
   do await inferShapes(work, oracle);
   while (foldShapes(work));

@@ -41,7 +41,7 @@ export async function useGradients(
     'How gradients are computed (batch norm, dropout, straight through) cannot be chosen where the graph has them.',
   );
   const valued = withValues(model, options.values);
-  const { work, g } = await normalize(valued, oracle, { split: false });
+  const { work, g } = await normalize(valued, oracle, { own: false });
   const { graph } = work;
   const statistics = boundStatistics(work);
   const rules = options.gradients!.map(parseRule);

@@ -56,6 +56,12 @@ const EVALUATE: Record<string, Evaluate> = {
     const end = node.attrs.has('end') ? int(node, 'end', 0) : undefined;
     return vector(shape.map(d => (typeof d === 'number' ? d : null)).slice(int(node, 'start', 0), end));
   },
+  Size: ([x], { inputs }) => {
+    const extents = inputs[0]?.shape ?? (x && [x.data.length]);
+    return extents?.every(d => typeof d === 'number')
+      ? scalar(extents.reduce((n, d) => n * d, 1))
+      : undefined;
+  },
   Identity: ([x]) => x,
   Cast: ([x], { outputs }) => (INTEGER.has(outputs[0]?.dtype ?? '') ? x : undefined),
   Squeeze: ([x]) => x && scalar(x.data[0]!),

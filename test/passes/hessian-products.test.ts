@@ -8,8 +8,11 @@ import { coins } from '../../src/ops/rademacher.js';
 import { output } from '../../src/passes/attach-optimizer.js';
 import { backward } from '../../src/passes/backward.js';
 import { hessianProducts } from '../../src/passes/hessian-products.js';
-import { type Feeds, Session } from '../../src/runtime/session.js';
+import { inject } from '../../src/passes/inject.js';
+import { splitStep } from '../../src/passes/split-step.js';
+import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 import { spread } from '../ops/vjp.js';
+import { mlpData, Sketch } from '../sample.js';
 
 const SHAPES = { W1: [3, 4], b: [4], W2: [4, 2] };
 type Name = keyof typeof SHAPES;
@@ -118,6 +121,60 @@ it('draws signs that are as even and independent as those of coins', async () =>
   expect(Math.abs(repeated)).toBeLessThan(3 * deviation);
   // The largest of 276 pairs, in standard deviations.
   expect(Math.max(...sums.flat().map(Math.abs)) / Math.sqrt(steps)).toBeLessThan(4);
+});
+
+/** x[batch,4] -> 6 units, normalized by the batch, tanh -> logits[batch,3]. */
+function normalized(): Model {
+  const s = new Sketch();
+  const h = s.add('Gemm', [s.input('x', ['batch', 4]), s.weight('W1', [4, 6]), s.weight('b1', [6])], 'h');
+  const [scale, bias, mean] = ['scale', 'bias', 'mean'].map(name => s.weight(name, [6]));
+  const variance = s.weight('var', spread([6], [0.5, 1.5]));
+  const n = s.add('BatchNormalization', [h, scale!, bias!, mean!, variance], 'n');
+  return s.model([s.add('MatMul', [s.add('Tanh', [n], 'a'), s.weight('W2', [6, 3])], 'logits')]);
+}
+
+/** The signs that `coins` draws, in whole numbers of any size. */
+function signsOf(step: number, count: number): number[] {
+  const p = 2n ** 31n - 1n;
+  return Array.from({ length: count }, (_, i) => {
+    let x = (BigInt(i) * 1103515245n + BigInt(step) * 754877669n + BigInt(SEED) * 1597334677n) % p;
+    for (let round = 0; round < 2; round++) x = (x * x + 1n) % p;
+    return x < p / 2n ? 1 : -1;
+  });
+}
+
+it('is right through normalization by the batch, whose statistics follow from the weights', async () => {
+  const options = { loss: { kind: 'cross-entropy' }, optimizer: { name: 'adahessian' }, seed: SEED } as const;
+  const { model, report } = await inject(normalized(), options, sessionShapes);
+  const { gradients, state } = splitStep(model);
+  const [s, first] = [await Session.create(gradients), await Session.create(state)];
+  const begin: Feeds = { ...(await first.run({})), ...Object.fromEntries(mlpData(16)) };
+  const { parameters } = report.description;
+  const sizes = parameters.map(p => begin[p.name]!.size);
+  const signs = signsOf(
+    0,
+    sizes.reduce((a, b) => a + b, 0),
+  );
+  const gradientAt = async (distance: number) => {
+    let at = 0;
+    const moved = parameters.map(({ name }) => {
+      const { dims, size } = begin[name]!;
+      const values = begin[name]!.numbers().map((w, i) => w + distance * signs[at + i]!);
+      at += size;
+      return [name, Tensor.from('float32', dims, Float32Array.from(values))];
+    });
+    const all: Feeds = { ...begin, ...Object.fromEntries(moved) };
+    return s.run(Object.fromEntries(s.inputs.map(name => [name, all[name]!])));
+  };
+  const [here, up, down] = [await gradientAt(0), await gradientAt(1e-2), await gradientAt(-1e-2)];
+  for (const { name, grad, hessianProduct } of parameters)
+    for (const [i, x] of here[hessianProduct!]!.numbers().entries()) {
+      const difference = (up[grad]!.numbers()[i]! - down[grad]!.numbers()[i]!) / 2e-2;
+      expect(Math.abs(x - difference), `${name}[${i}]`).toBeLessThan(1e-3);
+    }
+  expect(Math.max(...here.scale_hessian_product!.numbers().map(Math.abs))).toBeGreaterThan(0.05);
+  await s.release();
+  await first.release();
 });
 
 it('averages the diagonal over the kernel of a convolution, unless told not to', async () => {

@@ -187,12 +187,13 @@ type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
 /** Small chunks together, large ones as they are. */
 async function* batches(chunks: Chunks): AsyncGenerator<Uint8Array> {
-  let small: Uint8Array[] = [];
+  let [small, size] = [[] as Uint8Array[], 0];
   for await (const chunk of chunks) {
     if (chunk.length < BLOCK) small.push(chunk);
-    if (chunk.length < BLOCK && byteCount(small) < BLOCK) continue;
+    if (chunk.length < BLOCK) size += chunk.length;
+    if (chunk.length < BLOCK && size < BLOCK) continue;
     yield Buffer.concat(small);
-    small = [];
+    [small, size] = [[], 0];
     if (chunk.length >= BLOCK) yield chunk;
   }
   yield Buffer.concat(small);

@@ -43,7 +43,7 @@ export function groupParameters<O extends OptimizerOptions>(
   return params.map(p => {
     const own = (exempt.has(p) ? { weightDecay: 0 } : {}) as Partial<O>;
     for (const { matches, options } of layers) if (matches?.(p.name)) Object.assign(own, options);
-    resolveOptions(optimizer, { ...base, ...own });
+    if (Object.keys(own).length) resolveOptions(optimizer, { ...base, ...own });
     return own;
   });
 }

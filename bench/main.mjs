@@ -1,82 +1,187 @@
-/**
- * `npm run bench -- [inject] [train] [--only mlp-32,lenet] [--json FILE] [--seconds 3]`: what injecting costs, and
- * a training step beside PyTorch's. PyTorch is looked for in the Python that PYTHON names (else python3).
- */
-import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+/** `npm run bench`: agd-onnx beside its peers, see --help. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { renderTable } from '../dist/cli/ui/table.js';
+import { chart } from './chart.mjs';
 import { benchInject } from './inject.mjs';
+import { measureLimits } from './limits.mjs';
+import { PEERS, PYTHON, PYTORCH } from './peers.mjs';
+import { race } from './race.mjs';
+import { measureStart } from './start.mjs';
+import { describe, tables } from './tables.mjs';
+import { WORKLOADS } from './workloads.mjs';
 
-const WORKLOADS = ['mlp-32', 'mlp-128', 'lenet', 'resnet20', 'lstm', 'gpt', 'dcn'];
-const PYTHON = process.env.PYTHON ?? 'python3';
-const PEER = fileURLToPath(new URL('./peers/pytorch.py', import.meta.url));
-const OURS = fileURLToPath(new URL('./train-one.mjs', import.meta.url));
+const SUITES = ['limits', 'start', 'inject', 'train'];
+const names = list => list.map(item => item.name).join(', ');
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    only: { type: 'string' },
-    json: { type: 'string' },
-    seconds: { type: 'string', default: '3' },
-    threads: { type: 'string', default: '1,2' },
-    quick: { type: 'boolean', default: false },
-  },
-});
-const suites = positionals.length ? positionals : ['inject', 'train'];
-const result = { node: process.version, processor: cpus()[0].model, cores: cpus().length };
+const HELP = `npm run bench -- [SUITE ...] [options]
 
-if (suites.includes('inject')) {
-  const sizes = values.quick ? { nodes: [1000, 10000], megabytes: [10, 1024], runs: 1 } : {};
-  result.inject = await benchInject(sizes);
-  const rows = result.inject.map(r => [r.workload, r.seconds.toFixed(2), r.megabytes.toFixed(0)]);
-  console.log(renderTable({ head: ['inject, whole process', 'seconds', 'MB at peak'], rows }));
+Measures agd-onnx beside its peers, by turns in one run, and says what it left out.
+
+Suites (all if none is named)
+  limits   the machine's best rate of a matrix product, and of copying memory
+  start    the command's help, and its first training step
+  inject   what agd-onnx inject costs, by nodes and by bytes of weights
+  train    a training step beside each peer's
+
+Options
+  --only NAMES     workloads: ${names(WORKLOADS)}
+  --peers NAMES    ${names(PEERS)}
+  --threads LIST   [1,2]
+  --rounds N       turns that each peer gets [3]
+  --seconds N      how long a turn is [1]
+  --patience N     after how many seconds a peer that is not ready is left out [120]
+  --quick          one round, small sizes
+  --json FILE      write what was measured; bench/table.mjs makes docs/performance.md's tables of it
+  --svg FILE       write it as a chart, the goals marked
+  --help
+
+The models are PyTorch's exports: PYTHON names the Python that has torch [python3]. JavaScript peers are installed by
+npm install --prefix bench.`;
+
+const { values, positionals } = readArguments();
+if (values.help) console.log(HELP);
+else await main();
+
+function readArguments() {
+  const text = { type: 'string' };
+  const flag = { type: 'boolean', default: false };
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        ...{ only: text, peers: text, json: text, svg: text, quick: flag, help: flag },
+        threads: { ...text, default: '1,2' },
+        rounds: text,
+        seconds: { ...text, default: '1' },
+        patience: { ...text, default: '120' },
+      },
+    });
+    chosen(positionals, SUITES);
+    return { values, positionals };
+  } catch (error) {
+    fail(error.message);
+  }
 }
 
-if (suites.includes('train')) {
-  const found = spawnSync(PYTHON, ['-c', 'import torch; print(torch.__version__)'], { encoding: 'utf8' });
-  if (found.status !== 0)
-    console.log(`train: left out, ${PYTHON} has no torch (it also exports the models).`);
-  else result.train = benchTrain(found.stdout.trim());
+/** The items of `all` that a list with commas names. */
+function select(list, all) {
+  const wanted = list?.split(',');
+  if (wanted)
+    chosen(
+      wanted,
+      all.map(item => item.name),
+    );
+  return all.filter(item => !wanted || wanted.includes(item.name));
 }
-if (values.json) writeFileSync(values.json, `${JSON.stringify(result, undefined, 1)}\n`);
 
-/** Ours and PyTorch's in turn, workload by workload; the ratio is PyTorch's time over ours. */
-function benchTrain(version) {
+function chosen(wanted, known) {
+  const unknown = wanted.find(name => !known.includes(name));
+  if (unknown !== undefined) fail(`There is no '${unknown}'; there are ${known.join(', ')}.`);
+}
+
+function fail(message) {
+  console.error(`bench: ${message}`);
+  process.exit(1);
+}
+
+async function main() {
+  const workloads = select(values.only, WORKLOADS);
+  const peers = select(values.peers, PEERS);
+  const threads = values.threads.split(',').map(Number);
+  const has = suite => positionals.length === 0 || positionals.includes(suite);
+  const result = {
+    date: new Date().toISOString().slice(0, 10),
+    machine: {
+      processor: cpus()[0].model,
+      cores: cpus().length,
+      gigabytes: Math.round(totalmem() / 2 ** 30),
+    },
+    system: `${process.platform} ${release()}, Node ${process.version}`,
+  };
+  const show = () => {
+    for (const text of tables(result, new Set(shown))) console.log(`\n${text}`);
+    if (values.json) writeFileSync(values.json, `${JSON.stringify(result, undefined, 1)}\n`);
+    if (values.svg && result.train) writeFileSync(values.svg, chart(result));
+  };
+  const shown = [];
+  const step = async (suite, measure) => {
+    if (!has(suite)) return;
+    result[suite] = await measure();
+    shown.splice(0, shown.length, suite);
+    show();
+  };
+  console.log(describe(result));
+  await step('limits', () => measureLimits(threads));
+  await step('start', () => measureStart(values.quick ? { runs: 3 } : {}));
+  await step('inject', () =>
+    benchInject(values.quick ? { nodes: [1000, 10_000], megabytes: [10], runs: 1 } : {}),
+  );
+  await step('train', () => train(workloads, peers, threads));
+}
+
+async function train(workloads, peers, threads) {
+  const { present, leftOut } = whoIsThere(peers);
   const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-bench-'));
   try {
-    execFileSync(PYTHON, [PEER, 'export', folder], { stdio: 'ignore' });
-    const measured = [];
-    for (const name of values.only?.split(',') ?? WORKLOADS)
-      for (const threads of values.threads.split(',')) {
-        const ours = json(process.execPath, [OURS, join(folder, `${name}.onnx`), threads, values.seconds]);
-        const peer = json(PYTHON, [PEER, 'run', name, '--threads', threads, '--seconds', values.seconds]);
-        measured.push({ name, threads: Number(threads), ours, peer });
-      }
-    const rows = measured.map(({ name, threads, ours, peer }) => [
-      name,
-      threads,
-      ours.ms?.toFixed(2) ?? ours.error,
-      peer.ms?.toFixed(2) ?? peer.error,
-      ours.ms && peer.ms ? (peer.ms / ours.ms).toFixed(2) : '',
-      ours.megabytes?.toFixed(0) ?? '',
-      peer.megabytes?.toFixed(0) ?? '',
-    ]);
-    const peer = `PyTorch ${version}, eager, official AGD's update`;
-    console.log(
-      renderTable({ head: ['step', 'threads', 'ms', `ms, ${peer}`, 'ratio', 'MB', 'MB, peer'], rows }),
-    );
-    return measured;
+    const exported = spawnSync(PYTHON, [PYTORCH, 'export', folder, ...workloads.map(w => w.name)], {
+      encoding: 'utf8',
+    });
+    if (exported.status !== 0) {
+      leftOut.push({ peer: 'all', reason: `${PYTHON} exports no models: it has no torch or onnx` });
+      return { peers: present, leftOut, rows: [] };
+    }
+    const rows = [];
+    for (const workload of workloads)
+      for (const count of threads)
+        rows.push(await row(folder, workload, count, present, count === Math.max(...threads)));
+    for (const { workload, threads, results } of rows)
+      for (const [peer, { error }] of Object.entries(results))
+        if (error) leftOut.push({ peer, workload, threads, reason: error });
+    return {
+      peers: present.map(({ racer, version, ...peer }) => ({ ...peer, version: version() })),
+      leftOut,
+      rows,
+    };
   } finally {
     rmSync(folder, { recursive: true });
   }
 }
 
-function json(command, args) {
-  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
-  if (status !== 0) return { error: stderr.trim().split('\n').at(-1).slice(0, 80) };
-  return JSON.parse(stdout.trim().split('\n').at(-1));
+function whoIsThere(peers) {
+  const leftOut = [];
+  const present = peers.filter(({ name, version }) => {
+    try {
+      version();
+      return true;
+    } catch (error) {
+      leftOut.push({ peer: name, reason: error.message });
+      return false;
+    }
+  });
+  return { present, leftOut };
+}
+
+/** One workload with so many threads: each peer's result. */
+async function row(folder, { name }, threads, peers, isLast) {
+  const racing = peers.filter(peer => isLast || peer.threads);
+  const racers = racing.map(peer => peer.racer([folder, name, String(threads)]));
+  const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
+  const [seconds, patience] = [Number(values.seconds), Number(values.patience)];
+  const results = await race(racers, { rounds, seconds, patience });
+  const { parameters } = JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8'));
+  const size = dims => dims.reduce((n, d) => n * d, 1);
+  const row = {
+    workload: name,
+    threads,
+    parameters: Object.values(parameters).reduce((n, p) => n + size(p.dims), 0),
+    results: Object.fromEntries(racing.map((peer, i) => [peer.name, results[i]])),
+  };
+  const text = Object.entries(row.results).map(
+    ([peer, r]) => `${peer} ${r.error ?? `${r.ms.toFixed(2)} ms`}`,
+  );
+  console.log(`${name}, ${threads} threads: ${text.join(', ')}`);
+  return row;
 }

@@ -1,6 +1,7 @@
 /** Models that a benchmark makes for itself. */
 import { Graph, Model, Node, Value } from '../dist/src/graph/ir.js';
 import { Tensor } from '../dist/src/graph/tensor.js';
+import { cosines } from './peers/serve.mjs';
 
 const random = (dims, scale) => {
   let state = 1;
@@ -57,6 +58,38 @@ export function wide(megabytes) {
     x = y;
   }
   graph.outputs.push(x);
+  return modelOf(graph);
+}
+
+/** Parameters of these shapes, by name, with constant gradients `d_NAME`; the loss is the input `x` as it is. */
+export function updateOnly(shapes) {
+  const graph = new Graph('update');
+  const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [] });
+  const loss = new Value('loss');
+  graph.inputs.push(x);
+  graph.nodes.push(new Node('Identity', [x], [loss]));
+  graph.outputs.push(loss);
+  for (const [name, dims] of Object.entries(shapes)) {
+    const size = dims.reduce((n, d) => n * d, 1);
+    const [constant, grad] = [new Value(`c_${name}`), new Value(`d_${name}`)];
+    graph.initializers.set(new Value(name), Tensor.zeros('float32', dims));
+    graph.initializers.set(constant, Tensor.from('float32', dims, cosines(size)));
+    graph.nodes.push(new Node('Identity', [constant], [grad]));
+    graph.outputs.push(grad);
+  }
+  return modelOf(graph);
+}
+
+/** The mean of a matrix product, so that next to nothing has to be handed back. */
+export function productOf(size) {
+  const graph = new Graph('product');
+  const [a, b] = ['a', 'b'].map(
+    name => new Value(name, { kind: 'tensor', dtype: 'float32', shape: [size, size] }),
+  );
+  const [product, mean] = [new Value('product'), new Value('mean')];
+  graph.inputs.push(a, b);
+  graph.nodes.push(new Node('MatMul', [a, b], [product]), new Node('ReduceMean', [product], [mean]));
+  graph.outputs.push(mean);
   return modelOf(graph);
 }
 

@@ -1,13 +1,16 @@
-"""PyTorch beside agd-onnx: `export DIR` writes the models, `run NAME` times a training step and prints JSON."""
+"""
+PyTorch beside agd-onnx. `export DIR [NAME ...]` writes models, first parameters and a batch for all peers to read;
+`run DIR NAME THREADS OPTIMIZER` takes part in a race, see race.mjs: OPTIMIZER is agd (eager), or compiled-adamw.
+"""
 import argparse
 import json
-import resource
-import statistics
+import math
+import sys
 import time
 
 import torch
 
-from workloads import WORKLOADS, loss
+from workloads import MODELS, UPDATES, loss
 
 
 class AGD(torch.optim.Optimizer):
@@ -37,31 +40,45 @@ class AGD(torch.optim.Optimizer):
                 p.addcdiv_(m, b.sqrt().clamp_(min=group['delta'] * root), value=-group['lr'] * root / (1 - beta1**t))
 
 
-def export(folder):
-    for name, (make, inputs, target, kind) in WORKLOADS.items():
-        torch.manual_seed(0)
-        model, x = make().eval(), inputs()
-        names = ['x', 'x1'][: len(x)]
-        path = f'{folder}/{name}.onnx'
-        torch.onnx.export(model, tuple(x), path, dynamo=False, opset_version=17, input_names=names,
-                          output_names=['output'], do_constant_folding=False,
-                          training=torch.onnx.TrainingMode.PRESERVE,
-                          dynamic_axes={n: {0: 'batch'} for n in [*names, 'output']})
-        shapes = {n: [list(v.shape), str(v.dtype)[6:], 1 if v.is_floating_point() else int(v.max()) + 1] for n, v in zip(names, x)}
-        y = target()
-        shapes['target'] = [list(y.shape), str(y.dtype)[6:], 2 if y.is_floating_point() else int(y.max()) + 1]
+def export(folder, names):
+    for name in names or [*MODELS, *UPDATES]:
+        spec = export_update(name) if name in UPDATES else export_model(folder, name)
         with open(f'{folder}/{name}.json', 'w') as f:
-            json.dump({'loss': kind, 'inputs': shapes}, f)
+            json.dump(spec, f)
 
 
-def run(name, optimizer, compiled, threads, seconds):
-    torch.set_num_threads(threads)
+def export_update(name):
+    return {'parameters': {f'p{i}': {'dims': shape} for i, shape in enumerate(UPDATES[name])}}
+
+
+def export_model(folder, name):
+    make, inputs, target, kind = MODELS[name]
     torch.manual_seed(0)
-    make, inputs, target, kind = WORKLOADS[name]
-    model = make().train()
-    params = list(model.parameters())
-    opt = AGD(params) if optimizer == 'agd' else torch.optim.AdamW(params, lr=1e-3, fused=True)
-    x, y = inputs(), target()
+    model, x, y = make().eval(), inputs(), target()
+    names = ['x', 'x1'][: len(x)]
+    torch.onnx.export(model, tuple(x), f'{folder}/{name}.onnx', dynamo=False, opset_version=17, input_names=names,
+                      output_names=['output'], do_constant_folding=False,
+                      training=torch.onnx.TrainingMode.PRESERVE,
+                      dynamic_axes={n: {0: 'batch'} for n in [*names, 'output']})
+    with open(f'{folder}/{name}.bin', 'wb') as data:
+        def place(tensor):
+            offset = data.tell()
+            tensor.detach().numpy().tofile(data)
+            return {'dims': list(tensor.shape), 'dtype': str(tensor.dtype)[6:], 'offset': offset}
+        # The eight-byte integers first: they stay aligned.
+        feeds = dict(sorted({**dict(zip(names, x)), 'target': y}.items(), key=lambda item: item[1].is_floating_point()))
+        return {
+            'loss': kind,
+            'inputs': {n: place(v) for n, v in feeds.items()},
+            'parameters': {n: place(v) for n, v in model.named_parameters()},
+        }
+
+
+def model_step(name, make_optimizer, compiled):
+    make, inputs, target, kind = MODELS[name]
+    torch.manual_seed(0)
+    model, x, y = make().train(), inputs(), target()
+    optimizer = make_optimizer(list(model.parameters()))
 
     def forward():
         return loss(kind, model(*x), y)
@@ -69,33 +86,69 @@ def run(name, optimizer, compiled, threads, seconds):
     forward = torch.compile(forward) if compiled else forward
 
     def step():
-        opt.zero_grad()
-        forward().backward()
-        opt.step()
+        optimizer.zero_grad()
+        value = forward()
+        value.backward()
+        optimizer.step()
+        return value.item()
 
-    for _ in range(5):
-        step()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        begin = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({'ms': 1000 * statistics.median(times), 'steps': len(times), 'megabytes': peak}))
+    return step
+
+
+def update_step(name, make_optimizer):
+    params = []
+    for shape in UPDATES[name]:
+        p = torch.zeros(shape, requires_grad=True)
+        p.grad = torch.cos(torch.arange(p.numel(), dtype=torch.float64)).float().reshape(shape)
+        params.append(p)
+    optimizer = make_optimizer(params)
+
+    def step():
+        optimizer.step()
+        return params[0].flatten()[0].item()
+
+    return step
+
+
+def peak_megabytes():
+    with open('/proc/self/status') as f:
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith('VmHWM'))
+
+
+def run(folder, name, threads, kind):
+    torch.set_num_threads(threads)
+    compiled = kind == 'compiled-adamw'
+    make_optimizer = (lambda ps: torch.optim.AdamW(ps, lr=1e-3, fused=True)) if compiled else AGD
+    step = update_step(name, make_optimizer) if name in UPDATES else model_step(name, make_optimizer, compiled)
+    begin = time.perf_counter()
+    losses = []
+    while len(losses) < 5 and time.perf_counter() - begin < 60:
+        losses.append(step())
+    print(json.dumps({'losses': losses}), flush=True)
+    for line in sys.stdin:
+        end = time.perf_counter() + float(line)
+        times = []
+        while not times or time.perf_counter() < end:
+            begin = time.perf_counter()
+            value = step()
+            times.append(1000 * (time.perf_counter() - begin))
+            assert math.isfinite(value), f'the loss is {value}'
+        print(json.dumps({'times': times, 'megabytes': peak_megabytes()}), flush=True)
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest='command', required=True)
-    commands.add_parser('export').add_argument('folder')
+    e = commands.add_parser('export')
+    e.add_argument('folder')
+    e.add_argument('names', nargs='*')
     r = commands.add_parser('run')
-    r.add_argument('name', choices=WORKLOADS)
-    r.add_argument('--optimizer', choices=['agd', 'adamw'], default='agd')
-    r.add_argument('--compile', action='store_true')
-    r.add_argument('--threads', type=int, default=2)
-    r.add_argument('--seconds', type=float, default=3)
+    r.add_argument('folder')
+    r.add_argument('name')
+    r.add_argument('threads', type=int)
+    r.add_argument('optimizer', choices=['agd', 'compiled-adamw'])
     args = parser.parse_args()
     if args.command == 'export':
-        export(args.folder)
+        export(args.folder, args.names)
     else:
-        run(args.name, args.optimizer, args.compile, args.threads, args.seconds)
+        run(args.folder, args.name, args.threads, args.optimizer)

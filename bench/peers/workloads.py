@@ -17,7 +17,7 @@ class LeNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
-class Block(nn.Module):
+class Residual(nn.Module):
     def __init__(self, c, k, stride):
         super().__init__()
         self.c1, self.b1 = nn.Conv2d(c, k, 3, stride, 1, bias=False), nn.BatchNorm2d(k)
@@ -32,7 +32,7 @@ def resnet20():
     blocks, c = [], 16
     for k in (16, 32, 64):
         for i in range(3):
-            blocks.append(Block(c, k, 2 if i == 0 and k > 16 else 1))
+            blocks.append(Residual(c, k, 2 if i == 0 and k > 16 else 1))
             c = k
     return nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *blocks,
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -47,25 +47,33 @@ class Lstm(nn.Module):
     def forward(self, x):
         return self.o(self.r(self.e(x))[0])
 
-class GptBlock(nn.Module):
-    def __init__(self, c, heads):
+class Block(nn.Module):
+    """Normalized before its parts, with GELU (GPT), or after them, with ReLU (the first Transformer)."""
+    def __init__(self, c, heads, before):
         super().__init__()
-        self.heads = heads
+        self.heads, self.before = heads, before
         self.n1, self.qkv, self.p = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
-        self.n2, self.m = nn.LayerNorm(c), nn.Sequential(nn.Linear(c, 4 * c), nn.GELU(), nn.Linear(4 * c, c))
+        self.n2 = nn.LayerNorm(c)
+        self.m = nn.Sequential(nn.Linear(c, 4 * c), nn.GELU() if before else nn.ReLU(), nn.Linear(4 * c, c))
+
+    def attend(self, x):
+        b, t, c = x.shape
+        q, k, v = (z.view(b, t, self.heads, c // self.heads).transpose(1, 2) for z in self.qkv(x).split(c, 2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.p(y.transpose(1, 2).reshape(b, t, c))
 
     def forward(self, x):
-        b, t, c = x.shape
-        q, k, v = (z.view(b, t, self.heads, c // self.heads).transpose(1, 2) for z in self.qkv(self.n1(x)).split(c, 2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.p(y.transpose(1, 2).reshape(b, t, c))
-        return x + self.m(self.n2(x))
+        if self.before:
+            x = x + self.attend(self.n1(x))
+            return x + self.m(self.n2(x))
+        x = self.n1(x + self.attend(x))
+        return self.n2(x + self.m(x))
 
-class Gpt(nn.Module):
-    def __init__(self, words=1000, c=128, layers=4, context=128):
+class LanguageModel(nn.Module):
+    def __init__(self, before, words=1000, c=128, layers=4, context=128):
         super().__init__()
         self.w, self.p = nn.Embedding(words, c), nn.Parameter(torch.randn(context, c) * 0.02)
-        self.b = nn.Sequential(*(GptBlock(c, 4) for _ in range(layers)))
+        self.b = nn.Sequential(*(Block(c, 4, before) for _ in range(layers)))
         self.n, self.o = nn.LayerNorm(c), nn.Linear(c, words, bias=False)
 
     def forward(self, x):
@@ -91,16 +99,39 @@ class DeepCross(nn.Module):
 def _classes(n, shape):
     return torch.randint(0, n, shape)
 
-# name: (module, batch size, inputs, target, loss)
-WORKLOADS = {
+def resnet50_shapes():
+    """Of ResNet-50's 161 parameters: 25.6 million elements."""
+    shapes = [(64, 3, 7, 7), (64,), (64,)]
+    c = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for i in range(blocks):
+            for shape in ((width, c, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)):
+                shapes += [shape, shape[:1], shape[:1]]
+            if i == 0:
+                shapes += [(4 * width, c, 1, 1), (4 * width,), (4 * width,)]
+            c = 4 * width
+    return [*shapes, (1000, 2048), (1000,)]
+
+# name: (module, inputs, target, loss), each made when called
+MODELS = {
     'mlp-32': (mlp, lambda: [torch.randn(32, 784)], lambda: _classes(10, (32,)), 'cross-entropy'),
     'mlp-128': (mlp, lambda: [torch.randn(128, 784)], lambda: _classes(10, (128,)), 'cross-entropy'),
     'lenet': (LeNet, lambda: [torch.randn(64, 1, 28, 28)], lambda: _classes(10, (64,)), 'cross-entropy'),
     'resnet20': (resnet20, lambda: [torch.randn(64, 3, 32, 32)], lambda: _classes(10, (64,)), 'cross-entropy'),
     'lstm': (Lstm, lambda: [_classes(10000, (20, 35))], lambda: _classes(10000, (20, 35)), 'cross-entropy'),
-    'gpt': (Gpt, lambda: [_classes(1000, (16, 128))], lambda: _classes(1000, (16, 128)), 'cross-entropy'),
+    'transformer': (lambda: LanguageModel(False), lambda: [_classes(1000, (16, 128))],
+                    lambda: _classes(1000, (16, 128)), 'cross-entropy'),
+    'gpt': (lambda: LanguageModel(True), lambda: [_classes(1000, (16, 128))],
+            lambda: _classes(1000, (16, 128)), 'cross-entropy'),
     'dcn': (DeepCross, lambda: [_classes(100000, (1024, 26)), torch.randn(1024, 13)],
             lambda: torch.randint(0, 2, (1024,)).float(), 'bce-with-logits'),
+}
+
+# name: shapes of the tensors that an update alone changes
+UPDATES = {
+    'agd-1': [(10_000_000,)],
+    'agd-100': [(100_000,)] * 100,
+    'agd-resnet50': resnet50_shapes(),
 }
 
 def loss(kind, output, target):

@@ -1,0 +1,54 @@
+/** The part of a racer that JavaScript peers share: see race.mjs for what is said over the pipes. */
+import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+
+const WARM_UP_MS = 20_000;
+
+/** What `pytorch.py export` wrote of a workload; `read` gives a tensor's numbers. */
+export function readWorkload(folder, name) {
+  const spec = JSON.parse(readFileSync(`${folder}/${name}.json`, 'utf8'));
+  const read = ({ dims, dtype, offset }) => {
+    const make = { float32: Float32Array, int64: BigInt64Array }[dtype];
+    const data = new make(dims.reduce((n, d) => n * d, 1));
+    const file = openSync(`${folder}/${name}.bin`, 'r');
+    readSync(file, data, 0, data.byteLength, offset);
+    closeSync(file);
+    return data;
+  };
+  return { ...spec, folder, name, read };
+}
+
+/** A gradient like any other, for the workloads that are an update alone. */
+export const cosines = size => Float32Array.from({ length: size }, (_, i) => Math.cos(i));
+
+/**
+ * Trains as told on standard input. `open` gets the workload and the number of threads, and gives `run`, which does
+ * one or several steps and returns their losses.
+ */
+export async function serve(open) {
+  const [folder, name, threads] = process.argv.slice(2);
+  const { run } = await open(readWorkload(folder, name), Number(threads));
+  const losses = [];
+  const end = performance.now() + WARM_UP_MS;
+  while (losses.length < 5 && performance.now() < end) losses.push(...(await run()));
+  say({ losses: losses.slice(0, 5) });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const end = performance.now() + 1000 * Number(line);
+    const times = [];
+    do {
+      const begin = performance.now();
+      const { length } = await run();
+      times.push((performance.now() - begin) / length);
+    } while (performance.now() < end);
+    say({ times, megabytes: peakMegabytes() });
+  }
+  process.exit();
+}
+
+const say = message => process.stdout.write(`${JSON.stringify(message)}\n`);
+
+function peakMegabytes() {
+  const status = existsSync('/proc/self/status') ? readFileSync('/proc/self/status', 'utf8') : '';
+  const peak = /VmHWM:\s+(\d+)/.exec(status);
+  return (peak ? Number(peak[1]) : process.resourceUsage().maxRSS) / 1024;
+}

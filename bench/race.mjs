@@ -1,0 +1,117 @@
+/**
+ * Runs the same work in several processes by turns, so that what slows the machine down slows all of them. A racer
+ * warms up, writes `{losses}`, and then does for each line on its standard input, a number of seconds, as many steps as
+ * fit, and writes `{times, megabytes}`: milliseconds a step, and the process's largest resident set so far.
+ */
+import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+
+/** A step that takes longer is timed in one round only. */
+const SLOW_MS = 4000;
+
+/** What is needed between turns for the threads of the last one to stop spinning. */
+const PAUSE_MS = 300;
+
+/**
+ * Per racer `{losses, ms, megabytes, steps}`, the median step of all rounds, or `{error}`. A racer is
+ * `{command, args, env?}`; one that has not warmed up after `patience` seconds is left out.
+ */
+export async function race(racers, { rounds, seconds, patience }) {
+  const running = racers.map(racer => new Racer(racer));
+  try {
+    await Promise.all(running.map(r => r.warmUp(patience)));
+    for (let round = 0; round < rounds; round++)
+      for (const racer of running) {
+        if (racer.error || racer.isSlow) continue;
+        await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
+        await racer.turn(seconds, patience);
+      }
+    return running.map(r => r.result);
+  } finally {
+    for (const racer of running) racer.stop();
+  }
+}
+
+export const median = values => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+
+class Racer {
+  error;
+  #losses = [];
+  #times = [];
+  #megabytes;
+  #stderr = '';
+  #process;
+  #lines;
+
+  constructor({ command, args, env }) {
+    this.#process = spawn(command, args, { env: { ...process.env, ...env } });
+    this.#process.on('error', error => this.#fail(error.message));
+    this.#process.stdin.on('error', () => {});
+    this.#process.stderr.on('data', text => {
+      this.#stderr = (this.#stderr + text).slice(-20_000);
+    });
+    this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
+  }
+
+  async warmUp(patience) {
+    const answer = await this.#answer(patience);
+    this.#losses = answer?.losses ?? [];
+  }
+
+  async turn(seconds, patience) {
+    this.#process.stdin.write(`${seconds}\n`);
+    const answer = await this.#answer(seconds + patience);
+    if (!answer) return;
+    this.#times.push(...answer.times);
+    this.#megabytes = answer.megabytes;
+  }
+
+  get isSlow() {
+    return this.#times.length > 0 && median(this.#times) > SLOW_MS;
+  }
+
+  get result() {
+    if (this.error) return { error: this.error };
+    return {
+      ms: median(this.#times),
+      megabytes: this.#megabytes,
+      steps: this.#times.length,
+      losses: this.#losses,
+    };
+  }
+
+  stop() {
+    this.#process.kill('SIGKILL');
+  }
+
+  /** The next message; undefined, with a reason, where none comes in time. */
+  async #answer(seconds) {
+    let timer;
+    const late = new Promise(resolve => {
+      timer = setTimeout(() => resolve('late'), 1000 * seconds);
+    });
+    while (!this.error) {
+      const line = await Promise.race([this.#lines.next(), late]);
+      if (line === 'late') this.#fail(`not ready within ${seconds} s`);
+      else if (line.done) this.#fail(lastLine(this.#stderr) ?? 'ended without a word');
+      else if (line.value.startsWith('{')) {
+        clearTimeout(timer);
+        return JSON.parse(line.value);
+      }
+    }
+    clearTimeout(timer);
+    return undefined;
+  }
+
+  #fail(reason) {
+    this.error ??= reason;
+    this.stop();
+  }
+}
+
+/** What a process that failed says of it: the line of its error, not the stack below. */
+function lastLine(text) {
+  const lines = text.split('\n').filter(line => line.trim());
+  const line = lines.findLast(l => /^\s*\S*(Error|Exception)\b.*:/.test(l)) ?? lines.at(-1);
+  return line?.trim().slice(0, 160);
+}

@@ -1,0 +1,175 @@
+/** What was measured, as tables: data `{title, head, rows}` that a terminal or Markdown shows. */
+import { renderTable } from '../dist/cli/ui/table.js';
+import { operations, UPDATE_BYTES, WORKLOADS } from './workloads.mjs';
+
+export const describe = ({ date, machine, system }) =>
+  `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}`;
+
+/** Texts of the tables of these suites. */
+export function tables(result, suites) {
+  return tableData(result)
+    .filter(({ suite }) => suites.has(suite))
+    .map(({ title, head, rows }) => `${title}\n${rows.length ? renderTable({ head, rows }) : 'none'}`);
+}
+
+/** All tables of a result, in the order they are shown in. */
+export function tableData(result) {
+  const { limits, start, inject, train } = result;
+  return [
+    ...(limits ? [limitTable(limits)] : []),
+    ...(start ? [startTable(start)] : []),
+    ...(inject ? [injectTable(inject)] : []),
+    ...(train
+      ? [timeTable(train), goalTable(train), memoryTable(train), lossTable(train), leftOutTable(train)]
+      : []),
+    ...(train && limits ? [reachTable(train, limits)] : []),
+  ];
+}
+
+const digits = value => (value === undefined ? '' : value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+const titleOf = name => WORKLOADS.find(w => w.name === name).title;
+
+function limitTable(limits) {
+  return {
+    suite: 'limits',
+    title: 'What the machine can do',
+    head: ['threads', 'matrix product, Gflop/s', 'copy, read and written, GB/s'],
+    rows: limits.map(l => [l.threads, digits(l.flops / 1e9), digits(l.bandwidth / 1e9)]),
+  };
+}
+
+function startTable(start) {
+  return {
+    suite: 'start',
+    title: 'Start',
+    head: ['what', 'ms', 'goal'],
+    rows: start.map(({ what, ms, goal }) => [
+      what,
+      ms.toFixed(0),
+      goal === undefined ? '' : judged(goal, ms <= goal),
+    ]),
+  };
+}
+
+function injectTable(inject) {
+  return {
+    suite: 'inject',
+    title: 'Inject, the whole command',
+    head: ['model', 'seconds', 'MB at peak'],
+    rows: inject.map(r => [r.workload, r.seconds?.toFixed(2) ?? r.error, r.megabytes?.toFixed(0) ?? '']),
+  };
+}
+
+function timeTable({ peers, rows }) {
+  return {
+    suite: 'train',
+    title: 'A training step, ms (median)',
+    head: ['workload', 'threads', ...peers.map(p => p.title)],
+    rows: rows.map(({ workload, threads, results }) => [
+      titleOf(workload),
+      threads,
+      ...peers.map(p => digits(results[p.name]?.ms)),
+    ]),
+  };
+}
+
+/** With the most threads, the peer's time over ours: `{workload, mark, ratio, goal, peer}`. */
+export function ratios({ peers, rows }) {
+  const most = Math.max(...rows.map(r => r.threads));
+  return rows
+    .filter(r => r.threads === most && r.results['agd-onnx']?.ms)
+    .flatMap(({ workload, results }) =>
+      ['eager', 'compiled', 'js'].flatMap(mark => {
+        const measured = peers.filter(p => p.mark === mark && results[p.name]?.ms);
+        if (measured.length === 0) return [];
+        const [best] = measured.toSorted((a, b) => results[a.name].ms - results[b.name].ms);
+        const goal = WORKLOADS.find(w => w.name === workload).goals[mark];
+        return [
+          { workload, mark, ratio: results[best.name].ms / results['agd-onnx'].ms, goal, peer: best.title },
+        ];
+      }),
+    );
+}
+
+const judged = (goal, isReached) => `${goal} ${isReached ? 'reached' : 'missed'}`;
+
+function goalTable(train) {
+  return {
+    suite: 'train',
+    title: "The peer's time over ours, most threads",
+    head: ['workload', 'beside', 'ratio', 'goal'],
+    rows: ratios(train).map(({ workload, ratio, goal, peer }) => [
+      titleOf(workload),
+      peer,
+      ratio.toFixed(2),
+      goal === undefined ? 'none' : judged(goal, ratio >= goal),
+    ]),
+  };
+}
+
+function memoryTable({ peers, rows }) {
+  return {
+    suite: 'train',
+    title: 'The process at its peak, MB',
+    head: ['workload', 'threads', ...peers.map(p => p.title)],
+    rows: rows.map(({ workload, threads, results }) => [
+      titleOf(workload),
+      threads,
+      ...peers.map(p => results[p.name]?.megabytes?.toFixed(0) ?? ''),
+    ]),
+  };
+}
+
+/** The same start and the same optimizer have to give the same losses. */
+function lossTable({ peers, rows }) {
+  const most = Math.max(...rows.map(r => r.threads));
+  const at = (r, i) => r?.losses?.[i]?.toFixed(4) ?? '';
+  return {
+    suite: 'train',
+    title: 'Loss of the first and fifth step (the first parameter, where there is only an update)',
+    head: ['workload', ...peers.map(p => p.title)],
+    rows: rows
+      .filter(r => r.threads === most)
+      .map(({ workload, results }) => [
+        titleOf(workload),
+        ...peers.map(p => [at(results[p.name], 0), at(results[p.name], 4)].filter(Boolean).join(' / ')),
+      ]),
+  };
+}
+
+function leftOutTable({ leftOut }) {
+  return {
+    suite: 'train',
+    title: 'Left out',
+    head: ['peer', 'workload', 'threads', 'reason'],
+    rows: leftOut.map(({ peer, workload, threads, reason }) => [
+      peer,
+      workload ? titleOf(workload) : 'all',
+      threads ?? 'any',
+      reason,
+    ]),
+  };
+}
+
+/** How far from what the machine could do: its products at the best rate, and then the update at the speed of copying. */
+function reachTable({ rows }, limits) {
+  return {
+    suite: 'train',
+    title: 'Beside the limit of the machine',
+    head: ['workload', 'threads', 'Gflop', 'MB of update', 'limit, ms', 'ours, ms', 'ours over limit'],
+    rows: rows.flatMap(({ workload, threads, parameters, results }) => {
+      const limit = limits.find(l => l.threads === threads);
+      const { ms } = results['agd-onnx'] ?? {};
+      if (!limit || !ms) return [];
+      const flops = operations(WORKLOADS.find(w => w.name === workload));
+      const bytes = UPDATE_BYTES * parameters;
+      const least = 1000 * (flops / limit.flops + bytes / limit.bandwidth);
+      return [
+        [
+          ...[titleOf(workload), threads, digits(flops / 1e9), digits(bytes / 1e6)],
+          ...[digits(least), digits(ms), (ms / least).toFixed(2)],
+        ],
+      ];
+    }),
+  };
+}

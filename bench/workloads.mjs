@@ -1,0 +1,57 @@
+/**
+ * What is measured beside peers. `goals` are the peer's time per step over ours, with two threads; `macs` the
+ * multiplications of the forward pass's matrix products and convolutions, `first` those of them whose input is data and
+ * needs no gradient.
+ */
+const TOKENS = 16 * 128;
+const block = 4 * (12 * 128 ** 2 + 2 * 128 * 128);
+const language = { macs: TOKENS * (block + 128 * 1000), first: 0 };
+const mlp = batch => ({ macs: batch * (784 * 512 + 512 * 512 + 512 * 10), first: batch * 784 * 512 });
+const stage = (size, c, k) => size ** 2 * 9 * (c * k + 5 * k * k);
+const stem = 32 ** 2 * 27 * 16;
+const shortcuts = 16 ** 2 * 16 * 32 + 8 ** 2 * 32 * 64;
+const resnet = stem + stage(32, 16, 16) + stage(16, 16, 32) + stage(8, 32, 64) + shortcuts + 640;
+
+export const WORKLOADS = [
+  { name: 'mlp-32', title: 'MLP, batch 32', goals: { eager: 4, compiled: 1.2, js: 5 }, ...mlp(32) },
+  { name: 'mlp-128', title: 'MLP, batch 128', goals: { eager: 3, compiled: 1.2, js: 5 }, ...mlp(128) },
+  {
+    name: 'lenet',
+    title: 'LeNet, batch 64',
+    goals: { eager: 2, compiled: 1, js: 10 },
+    macs: 64 * (28 ** 2 * 150 + 10 ** 2 * 2400 + 400 * 120 + 120 * 84 + 840),
+    first: 64 * 28 ** 2 * 150,
+  },
+  {
+    name: 'resnet20',
+    title: 'ResNet-20, batch 64',
+    goals: { eager: 1, compiled: 0.7, js: 10 },
+    macs: 64 * resnet,
+    first: 64 * stem,
+  },
+  {
+    name: 'lstm',
+    title: 'LSTM language model',
+    goals: { eager: 2, compiled: 1, js: 5 },
+    macs: 700 * (2 * 4 * 200 * 400 + 200 * 10_000),
+    first: 0,
+  },
+  { name: 'transformer', title: 'Transformer', goals: { eager: 1.5, compiled: 0.9, js: 5 }, ...language },
+  { name: 'gpt', title: 'GPT', goals: { eager: 1.5, compiled: 0.9, js: 5 }, ...language },
+  {
+    name: 'dcn',
+    title: 'Deep & Cross',
+    goals: { eager: 2, compiled: 1, js: 5 },
+    macs: 1024 * (221 * 3 + 221 * 256 + 256 * 128 + 349),
+    first: 0,
+  },
+  { name: 'agd-1', title: 'AGD alone, 1 tensor', goals: { eager: 3 }, macs: 0, first: 0 },
+  { name: 'agd-100', title: 'AGD alone, 100 tensors', goals: { eager: 3 }, macs: 0, first: 0 },
+  { name: 'agd-resnet50', title: "AGD alone, ResNet-50's", goals: { eager: 3 }, macs: 0, first: 0 },
+];
+
+/** Of a step: forward, and twice that backward. */
+export const operations = ({ macs, first }) => 2 * (3 * macs - first);
+
+/** AGD reads parameter, gradient and two moments, and writes all but the gradient, in float32. */
+export const UPDATE_BYTES = 28;

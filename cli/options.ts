@@ -100,7 +100,7 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['params', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
   ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
-  ...(['accumulate', 'ema', 'onNonfinite', 'compensate', 'scalars', 'config'] as const),
+  ...(['accumulate', 'ema', 'onNonfinite', 'telemetry', 'compensate', 'scalars', 'config'] as const),
 ];
 
 /**

@@ -1,4 +1,4 @@
-import type { TrainEvent } from '../src/index.js';
+import type { TelemetryRow, TrainEvent } from '../src/index.js';
 
 type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 
@@ -6,6 +6,8 @@ type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 export class RunRecord {
   readonly losses: number[] = [];
   readonly epochs: Event<'epoch'>[] = [];
+  /** A table for each update that was shown, a row for each parameter. */
+  readonly telemetry: (readonly TelemetryRow[])[] = [];
   begin?: Event<'begin'>;
   injected?: Event<'injected'>;
   #start = 0;
@@ -16,6 +18,7 @@ export class RunRecord {
   watch(event: TrainEvent): void {
     if (event.type === 'injected') this.injected = event;
     if (event.type === 'epoch') this.epochs.push(event);
+    if (event.type === 'telemetry') this.telemetry.push(event.rows);
     if (event.type === 'step') this.losses.push(event.loss);
     if (event.type === 'begin') {
       this.begin = event;

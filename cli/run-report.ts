@@ -4,7 +4,8 @@ import type { RunRecord } from './run-record.js';
 import { describeStep } from './ui/describe-step.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
 import { type Block, renderReport, type Section, type Tile } from './ui/report.js';
-import { type Chart, lineChart, type Series } from './ui/svg.js';
+import { type Axis, type Chart, lineChart, type Series } from './ui/svg.js';
+import { SERIES_COLORS } from './ui/theme.js';
 
 export type RunPage = {
   title: string;
@@ -30,6 +31,7 @@ export function renderRun(run: RunRecord, { title, subtitle, code, facts, sectio
           ...(run.epochs.length ? [epochTable(run)] : []),
         ],
       },
+      ...(run.telemetry.length ? [telemetrySection(run)] : []),
       ...sections,
       {
         title: 'How to do it again',
@@ -121,6 +123,44 @@ function charts({ losses, epochs, accuracy }: RunRecord): Chart[] {
       ),
     },
   ];
+}
+
+/** What the columns of telemetry are called here; `update` is their x. */
+const SHOWN: Record<string, { title: string; y: Axis }> = {
+  sgd_share: {
+    title: 'Share of coordinates in steps of SGD',
+    y: { label: 'share', min: 0, max: 1, format: v => formatPercent(v, 0) },
+  },
+  grad_norm: { title: 'Gradient', y: { label: '2-norm', scale: 'log' } },
+  update_norm: { title: 'Update', y: { label: '2-norm', scale: 'log' } },
+  difference_norm: { title: 'Stepwise gradient difference', y: { label: '2-norm', scale: 'log' } },
+};
+
+/** A chart for each column, a line for each parameter: those of most dimensions first, as many as there are colours. */
+function telemetrySection({ telemetry, injected }: RunRecord): Section {
+  const size = new Map(injected?.report.parameters.map(p => [p.value.name, elements(p.value.type)]));
+  const places = [...telemetry[0]!.keys()]
+    .sort((a, b) => sizeAt(b) - sizeAt(a))
+    .slice(0, SERIES_COLORS)
+    .sort((a, b) => a - b);
+  function sizeAt(i: number): number {
+    return size.get(telemetry[0]![i]!.parameter) ?? 0;
+  }
+  const x = telemetry.map(rows => rows[0]!.values.update!);
+  const columns = Object.keys(SHOWN).filter(name => name in telemetry[0]![0]!.values);
+  const charts = columns.map(name =>
+    lineChart({
+      title: SHOWN[name]!.title,
+      x: { label: 'update' },
+      y: SHOWN[name]!.y,
+      series: places.map(i => ({
+        name: telemetry[0]![i]!.parameter,
+        x,
+        y: telemetry.map(rows => rows[i]!.values[name]!),
+      })),
+    }),
+  );
+  return { title: 'What the optimizer did', blocks: [{ kind: 'charts', svgs: charts }] };
 }
 
 function epochTable({ epochs }: RunRecord): Block {

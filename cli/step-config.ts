@@ -16,6 +16,7 @@ const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
   ema: isNumber,
   onNonfinite: value => typeof value === 'string',
   compensate: value => typeof value === 'boolean',
+  telemetry: isNumber,
   scalars: value => typeof value === 'string',
 };
 

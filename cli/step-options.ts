@@ -40,6 +40,11 @@ export const stepOptions = <T>(args: Argv<T>) =>
       describe: 'Keep what rounding leaves of each step and add it to the next',
       group: STEP,
     },
+    telemetry: {
+      type: 'number',
+      describe: 'Show what every so many updates did to each parameter: norms, the share of SGD',
+      group: STEP,
+    },
     scalars: {
       choices: ['float64', 'float32'],
       describe: 'Type of the scalars of a step; float32 for runtimes without float64 [float64]',
@@ -62,6 +67,7 @@ export type ParsedStep = {
   ema?: number;
   onNonfinite?: string;
   compensate?: boolean;
+  telemetry?: number;
   scalars?: string;
   config?: string;
 };
@@ -79,6 +85,7 @@ export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
     ema,
     compensate,
     onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
+    telemetry: args.telemetry,
     scalars: args.scalars as StepOptions['scalars'],
   };
   return {

@@ -44,7 +44,7 @@ export {
 } from './runtime/ort-checkpoint.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
-export { type Metrics, Trainer } from './runtime/trainer.js';
+export { type Metrics, type TelemetryRow, Trainer } from './runtime/trainer.js';
 export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';
 export { webgpuProvider } from './runtime/webgpu.js';
 export { trainInWorker } from './runtime/worker.js';

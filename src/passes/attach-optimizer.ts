@@ -7,6 +7,7 @@ import { accumulateGradients } from './accumulate-gradients.js';
 import { averageWeights } from './average-weights.js';
 import { type ClipOptions, clipGradients } from './clip-gradients.js';
 import { hessianProducts } from './hessian-products.js';
+import { observeUpdates, type Telemetry } from './observe-updates.js';
 import { skipNonFinite } from './skip-non-finite.js';
 import type { Transition } from './transition.js';
 import {
@@ -28,6 +29,8 @@ export type StepOptions = ClipOptions &
     ema?: number;
     /** Gradients that are not finite: the trainer refuses the step, or the graph leaves all as it was, and counts. */
     onNonfinite?: 'stop' | 'skip';
+    /** Shows what every so many updates did, in the state `telemetry`. */
+    telemetry?: number;
   };
 
 export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
@@ -37,6 +40,7 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   /** For optimizers of second order: each parameter's part of the Hessian's product with random signs. */
   products: Value[];
   skipped?: Value;
+  telemetry?: Telemetry;
   /** Everything a step changes, and the outputs that hold the next values. */
   updates: StateUpdate[];
 };
@@ -55,7 +59,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   validateStep(options);
-  const { ema, accumulate = 1, onNonfinite, seed = 0 } = options;
+  const { ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
   const params = parameters.map(p => p.param);
   for (const state of [...params, ...statistics.map(s => s.state)])
     if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
@@ -63,11 +67,12 @@ export function attachOptimizer<O extends OptimizerOptions>(
   const rule = updateParameters(g, optimizer, parameters, lr, options);
   const grads = parameters.map(p => p.grad);
   const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
+  const { transition, ...observed } =
+    telemetry === undefined
+      ? rule
+      : { ...rule, ...observeUpdates(g, optimizer, parameters, rule, telemetry) };
   const clipped: Transition = (b, terms) =>
-    rule.transition(b, [
-      ...clipGradients(terms.slice(0, grads.length), options),
-      ...terms.slice(grads.length),
-    ]);
+    transition(b, [...clipGradients(terms.slice(0, grads.length), options), ...terms.slice(grads.length)]);
   const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
   const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
@@ -80,7 +85,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
   const next = guarded.transition(g, [...grads, ...products]);
   const updates = [...next].map(([state, e]) => ({ state, value: output(g, e, `${state.name}_new`) }));
-  const { transition: _, ...attached } = { ...rule, ...averaged, ...accumulated, ...guarded };
+  const { transition: _, ...attached } = { ...observed, ...averaged, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
 }
 

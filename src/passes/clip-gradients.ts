@@ -1,4 +1,5 @@
 import type { Expr } from '../ops/core/expr.js';
+import { sumOfSquares } from '../ops/core/norm.js';
 
 export type ClipOptions = {
   /** Bounds every element of the gradients. */
@@ -34,10 +35,4 @@ export function globalNorm(tensors: readonly Expr[], type: ScalarType = 'float64
   const squares = tensors.map(x => sumOfSquares(x).cast(type));
   const [first, ...others] = squares;
   return (others.length ? first!.op('Sum', others) : first!).sqrt();
-}
-
-/** 16-bit floats are added up in float32: their own range ends at 65,504. */
-function sumOfSquares(x: Expr): Expr {
-  const wide = x.dtype === 'float64' ? x : x.cast('float32');
-  return wide.op('ReduceSumSquare', [], { keepdims: 0 });
 }

@@ -244,6 +244,10 @@ function describe(
     accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
     ema,
     skipped: attached.skipped?.name,
+    telemetry: attached.telemetry && {
+      name: attached.telemetry.state.name,
+      columns: attached.telemetry.columns,
+    },
     parameters: trained.map((v, i) => ({
       name: v.name,
       grad: grads[i]!.value.name,

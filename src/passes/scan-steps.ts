@@ -9,11 +9,11 @@ const STEPS = 'steps';
 /**
  * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
  * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
- * run under the same names as before. The loss output becomes the vector of the steps' losses; other outputs
- * of the one-step form are left out. The learning rate is one for the run.
+ * run under the same names as before. The loss output becomes the vector of the steps' losses, and `telemetry`
+ * names the output that stacks theirs; other outputs of the one-step form are left out. The learning rate is one for the run.
  */
-export function scanSteps(model: Model): Model {
-  const { lr, loss } = readDescription(model);
+export function scanSteps(model: Model): { model: Model; telemetry?: string } {
+  const { lr, loss, telemetry } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const source = model.graph;
   const find = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;
@@ -25,8 +25,17 @@ export function scanSteps(model: Model): Model {
   for (const output of source.outputs) boundary.add(output.name);
   const step = new Graph(names.fresh('step'));
   step.inputs = [...states, ...data];
-  step.outputs = [...updates.map(u => find(source.outputs, u.value)), find(source.outputs, loss.name)];
-  step.nodes = source.nodes;
+  step.nodes = [...source.nodes];
+  const kept = [find(source.outputs, loss.name)];
+  const shown = updates.find(u => u.state === telemetry?.name);
+  if (shown) {
+    const now = find(source.outputs, shown.value);
+    // A body may not give one value twice.
+    kept.push(new Value(names.fresh(`${shown.state}_steps`), now.type));
+    step.nodes.push(new Node('Identity', [now], [kept[1]!]));
+  }
+  for (const output of kept) boundary.add(output.name);
+  step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
   const body = cloneGraph(step, { name: name => (boundary.has(name) ? names.fresh(`${name}_step`) : name) });
 
   const outer = new Graph(source.name);
@@ -36,7 +45,7 @@ export function scanSteps(model: Model): Model {
   outer.inputs = [...batches, ...states, ...fed];
   outer.outputs = [
     ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
-    new Value(loss.name, stacked(find(source.outputs, loss.name).type)),
+    ...kept.map(v => new Value(v.name, stacked(v.type))),
   ];
   const scan = new Node('Scan', [...states, ...batches], [...outer.outputs]);
   scan.name = names.fresh('steps');
@@ -45,7 +54,7 @@ export function scanSteps(model: Model): Model {
   outer.nodes = [scan];
 
   const result = new Model(outer);
-  return Object.assign(result, model, { graph: outer });
+  return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name };
 }
 
 function stacked(type: ValueType | undefined): ValueType | undefined {

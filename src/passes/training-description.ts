@@ -26,6 +26,8 @@ export type TrainingDescription = {
   ema?: number;
   /** Where steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
+  /** What every so many updates did: the name of the state, and what the columns of its rows, the parameters', are. */
+  telemetry?: { name: string; columns: string[] };
   /**
    * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name
    * in the graph), the options in which they differ from the others, and the names of their sum of gradients, of

@@ -18,6 +18,8 @@ export type UpdateRule = {
   step: Value;
   /** State of a parameter, by the optimizer's names. */
   slots: Map<Value, Record<string, Value>>;
+  /** The type of a step's scalars. */
+  scalars: ScalarType;
   /** With `compensate`: what rounding has left each parameter short of. */
   carries?: Value[];
 };
@@ -78,7 +80,7 @@ export function updateParameters<O extends OptimizerOptions>(
     });
     return updates;
   };
-  return { transition, lr: rate, step, slots, carries };
+  return { transition, lr: rate, step, slots, scalars: scalarType, carries };
 }
 
 /** w - step; what rounding leaves of it is kept in `carry`, and taken off with the next step. */

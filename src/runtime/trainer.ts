@@ -22,6 +22,9 @@ export type Metrics = {
   samples: number;
 };
 
+/** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
+export type TelemetryRow = { parameter: string; values: Record<string, number> };
+
 /**
  * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
  * running statistics and step counter, by their names in the graph. Release it when done.
@@ -31,6 +34,7 @@ export class Trainer {
   /** What the last run began from, so that its last step can be undone. */
   #last: { state: Feeds; batches: Feeds; lr?: number } | undefined;
   #evaluator: Session | undefined;
+  #telemetry: TelemetryRow[][] = [];
 
   private constructor(
     private readonly model: Model,
@@ -38,6 +42,8 @@ export class Trainer {
     private readonly session: Session,
     private readonly updates: readonly { state: string; value: string }[],
     private readonly options: SessionOptions,
+    /** The output that has the telemetry of each step of a run. */
+    private readonly shown: string | undefined,
   ) {
     for (const [value, tensor] of model.graph.initializers)
       if (updates.some(u => u.state === value.name)) this.#state[value.name] = tensor;
@@ -51,9 +57,9 @@ export class Trainer {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const step = dataInputs(model, description).length ? scanSteps(model) : model;
-    const session = await Session.create(stateInputs(step, updates), options);
-    return new Trainer(model, description, session, updates, options);
+    const step = dataInputs(model, description).length ? scanSteps(model) : { model };
+    const session = await Session.create(stateInputs(step.model, updates), options);
+    return new Trainer(model, description, session, updates, options, step.telemetry);
   }
 
   /** What a batch has to hold: the model's inputs and the target. */
@@ -81,6 +87,11 @@ export class Trainer {
   /** Current values of everything a step changes, by name in the graph. */
   get state(): ReadonlyMap<string, Tensor> {
     return new Map(Object.entries(this.#state));
+  }
+
+  /** What the updates of the last run did, those that telemetry was asked for: rows by parameter. */
+  get telemetry(): readonly (readonly TelemetryRow[])[] {
+    return this.#telemetry;
   }
 
   /** The injected model with the current state as its defaults: a run can go on from it. */
@@ -128,13 +139,16 @@ export class Trainer {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const feeds = { ...batches, ...this.#state, [description.lr]: rate };
-    const results = await this.session.run(feeds, [description.loss.name, ...updates.map(u => u.value)]);
+    const shown = this.shown === undefined ? [] : [this.shown];
+    const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown];
+    const results = await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw await this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
     this.#last = { state: this.#state, batches, lr };
     this.#state = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    this.#telemetry = this.#readTelemetry(feeds, results);
     return losses;
   }
 
@@ -185,6 +199,29 @@ export class Trainer {
     this.#state = state;
     if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
     this.#last = undefined;
+  }
+
+  /** A table that did not change since the step before shows nothing new. */
+  #readTelemetry(feeds: Feeds, results: Feeds): TelemetryRow[][] {
+    const { telemetry, parameters } = this.description;
+    if (!telemetry) return [];
+    const { name, columns } = telemetry;
+    const after = this.shown === undefined ? this.#state[name]! : results[this.shown]!;
+    const values = after.numbers();
+    const size = parameters.length * columns.length;
+    let [last] = feeds[name]!.numbers();
+    const found: TelemetryRow[][] = [];
+    for (let start = 0; start < values.length; start += size) {
+      if (values[start] === last) continue;
+      last = values[start];
+      found.push(
+        parameters.map(({ name: parameter }, i) => {
+          const row = columns.map((column, j) => [column, values[start + i * columns.length + j]!]);
+          return { parameter, values: Object.fromEntries(row) };
+        }),
+      );
+    }
+    return found;
   }
 
   #counter(name: string | undefined): number {

@@ -1,7 +1,7 @@
 import { AgdError } from '../graph/errors.js';
 import type { BatchOptions, Dataset } from './data/dataset.js';
 import type { Feeds } from './session.js';
-import type { Metrics, Trainer } from './trainer.js';
+import type { Metrics, TelemetryRow, Trainer } from './trainer.js';
 
 export type LoopOptions = {
   /** Passes over the data in all, those that the trainer's state already has behind it included. */
@@ -19,6 +19,7 @@ export type LoopOptions = {
 /** Epochs and steps count from 1. `loss` is that of the batch before the update. */
 export type LoopEvent =
   | { type: 'step'; epoch: number; step: number; loss: number }
+  | { type: 'telemetry'; rows: readonly TelemetryRow[] }
   | { type: 'epoch'; epoch: number; trainLoss: number; validation?: Metrics; seconds: number };
 
 /**
@@ -55,6 +56,7 @@ export async function* trainingLoop(
         }
         yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
       }
+      for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };
     }
     await trainer.checkState();
     const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));

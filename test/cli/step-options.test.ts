@@ -57,7 +57,9 @@ it('reads what a step does besides', () => {
   expect(
     options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32'.split(' '),
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10'.split(
+        ' ',
+      ),
     ),
   ).toEqual({
     optimizer: {},
@@ -71,6 +73,7 @@ it('reads what a step does besides', () => {
     onNonfinite: 'skip',
     compensate: true,
     scalars: 'float32',
+    telemetry: 10,
   });
 });
 

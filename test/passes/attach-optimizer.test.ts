@@ -167,9 +167,40 @@ it.each([
   ['clipGradValue', { clipGradValue: -1 }],
   ['accumulate', { accumulate: 1.5 }],
   ['ema', { ema: 1 }],
+  ['telemetry', { telemetry: 0 }],
   ['scalars', { scalars: 'float16' as never }],
   ['onNonfinite', { onNonfinite: 'ignore' as never }],
   ['schedule', { schedule: { kind: 'cosine' } }],
 ] as [string, StepOptions][])('refuses %s out of its range', async (name, step) => {
   await expect(create(step)).rejects.toThrow(new RegExp(name, 'i'));
+});
+
+it('shows what every so many updates did', async () => {
+  const delta = 0.5;
+  const run = await OptimizerRun.create(agd, { delta, lr: 0.01 }, START, {
+    step: { telemetry: 2, clipGradValue: 1 },
+  });
+  const shown: number[][] = [];
+  const norm = (x: readonly number[]) => Math.hypot(...x);
+  const less = (x: number[], y: number[]) => x.map((v, i) => v - y[i]!);
+  for (const [k, grads] of GRADS.entries()) {
+    const before = Object.keys(START).map(p => [run.get(p), run.get(`${p}_exp_avg_corrected`)]);
+    await run.step(grads);
+    shown.push(run.get('telemetry'));
+    if (k % 2 === 0) continue;
+    const t = k + 1;
+    const want = Object.keys(START).map((p, i) => {
+      const root = Math.sqrt(1 - 0.999 ** t);
+      const below = run.get(`${p}_diff_sq_sum`).filter(b => Math.sqrt(b * (1 - 0.999)) < delta * root);
+      const clipped = grads[p]!.map(x => Math.max(-1, Math.min(1, x)));
+      const [w, h] = before[i]!;
+      const difference = norm(less(run.get(`${p}_exp_avg_corrected`), h!));
+      return [t, norm(clipped), norm(less(run.get(p), w!)), below.length / w!.length, difference];
+    });
+    for (const [i, x] of run.get('telemetry').entries()) expect(x).toBeCloseTo(want.flat()[i]!, 5);
+  }
+  expect(shown[0]!.every(x => x === 0)).toBe(true);
+  expect(shown[2]).toEqual(shown[1]);
+  // Some coordinates are below the floor, and some are not.
+  expect(new Set([shown[3]![3], shown[3]![8]].map(share => share! > 0 && share! < 1))).toContain(true);
 });

@@ -131,3 +131,49 @@ it('describes all of it', async () => {
     ['fc2.bias', { weightDecay: 0, win: true, lr: 2e-3 }, 'fc2.bias_grad_sum', 'fc2.bias_ema'],
   ]);
 });
+
+it.each([
+  ['agd', ['update', 'grad_norm', 'update_norm', 'sgd_share', 'difference_norm']],
+  ['sgd', ['update', 'grad_norm', 'update_norm']],
+] as const)(
+  'shows the updates of %s in the order they were done, whatever the runs',
+  async (name, columns) => {
+    const shown = await Promise.all(
+      [1, 5].map(async size => {
+        const t = await trainer({ optimizer: { name }, accumulate: 2, onNonfinite: 'skip', telemetry: 1 });
+        const tables = [];
+        for (const { inputs } of poisoned(t).chunks({ batchSize: 8 }, () => size)) {
+          await t.steps(inputs);
+          tables.push(...t.telemetry);
+        }
+        await t.release();
+        return tables;
+      }),
+    );
+    expect(shown[1]).toEqual(shown[0]);
+    // Of 8 batches one is skipped, and 2 make an update.
+    expect(shown[0]!.map(rows => rows[0]!.values.update)).toEqual([1, 2, 3]);
+    expect(shown[0]![0]!.map(row => row.parameter)).toEqual([
+      'fc1.weight',
+      'fc1.bias',
+      'fc2.weight',
+      'fc2.bias',
+    ]);
+    expect(Object.keys(shown[0]![0]![0]!.values)).toEqual(columns);
+  },
+);
+
+it('shows updates of a model that takes no data', async () => {
+  const s = new Sketch();
+  const w = s.weight('w', [3]);
+  const model = s.model([s.add('ReduceSumSquare', [w], 'y', { keepdims: 0 })]);
+  const options = { loss: { kind: 'output', output: 'y' }, telemetry: 2 } as const;
+  const t = await Trainer.create((await inject(model, options, sessionShapes)).model);
+  const shown = [];
+  for (let k = 0; k < 4; k++) {
+    await t.steps({});
+    shown.push(...t.telemetry.map(rows => rows[0]!.values.update));
+  }
+  expect(shown).toEqual([2, 4]);
+  await t.release();
+});

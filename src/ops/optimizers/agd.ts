@@ -4,6 +4,7 @@
  */
 import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
+import { norm } from '../core/norm.js';
 import {
   correction,
   demand,
@@ -113,6 +114,16 @@ export const agd: Optimizer<AgdOptions> = {
     ...(amsgrad ? { max_diff_sq_sum: { name: 'max_exp_avg_sq', factor: 1 - beta2 } } : {}),
     ...(win ? { z: { name: 'z', factor: 1 } } : {}),
   }),
+
+  // The share of coordinates whose divisor is the floor, and the norm of the paper's s.
+  observed: {
+    names: ['sgd_share', 'difference_norm'],
+    observe(before, after, { floor }, { amsgrad }) {
+      const divisor = after[amsgrad ? 'max_diff_sq_sum' : 'diff_sq_sum']!.sqrt();
+      const difference = after.exp_avg_corrected!.sub(before.exp_avg_corrected!);
+      return [divisor.less(floor!).cast('float32').mean(), norm(difference)];
+    },
+  },
 
   validate(options) {
     const { betas, delta, weightDecouple, fixedDecay, win, clip } = options;

@@ -43,6 +43,11 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   checkpoint?(options: O, step: number): Record<string, { name: string; factor: number }>;
   /** Whether PyTorch keeps no count of steps for it: a checkpoint may lack it. */
   readonly uncounted?: true;
+  /** What telemetry shows of a parameter, from its states before and after an update: scalars in the order of their names. */
+  readonly observed?: {
+    names: readonly string[];
+    observe(before: State, after: State, scalars: Scalars, options: O): readonly Expr[];
+  };
   /** Throws `bad-option` where an option is out of its range. */
   validate(options: O): void;
 }

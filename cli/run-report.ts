@@ -1,7 +1,7 @@
 import { cpus } from 'node:os';
 import type { InjectReport } from '../src/index.js';
 import type { RunRecord } from './run-record.js';
-import { describeStep } from './ui/describe-step.js';
+import { describeOptimizer } from './ui/describe-step.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
 import { type Block, renderReport, type Section, type Tile } from './ui/report.js';
 import { type Axis, type Chart, lineChart, type Series } from './ui/svg.js';
@@ -177,9 +177,8 @@ function epochTable({ epochs }: RunRecord): Block {
 }
 
 function environment({ injected }: RunRecord): Record<string, string> {
-  const [optimizer] = injected ? describeStep(injected.report.description) : [];
   return {
-    ...(optimizer ? { Optimizer: optimizer.replace(/\s+/g, ' ') } : {}),
+    ...(injected ? { Optimizer: describeOptimizer(injected.report.description) } : {}),
     Node: process.version,
     Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
   };

@@ -1,5 +1,6 @@
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { selectionOptions } from '../options.js';
+import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
 import { painter } from '../ui/terminal.js';
@@ -40,7 +41,9 @@ export async function handler({ model: path, output, json, train, freeze, color 
     `  opset ${opsets.join(', ')}; IR ${found.irVersion}; ${found.producer || 'producer not named'}`,
   );
   console.log(`  inputs   ${lines(found.inputs)}`);
-  console.log(`  outputs  ${lines(found.outputs)}`);
+  const { training } = found;
+  const own = training && new Set([...training.outputs, training.loss.name]);
+  console.log(`  outputs  ${lines(found.outputs.filter(({ name }) => own?.has(name) ?? true))}`);
   if (found.functions.length) console.log(`  functions  ${found.functions.join(', ')}`);
   if (found.parameters.length) {
     const trained = found.parameters.filter(p => p.trains);
@@ -57,6 +60,13 @@ export async function handler({ model: path, output, json, train, freeze, color 
     const foot = [`${trained.length} train`, '', sum('elements'), formatBytes(sum('bytes')), '', ''];
     console.log(
       renderTable({ head: ['name', 'type', 'elements', 'size', 'trains', 'why'], rows, foot }, paint),
+    );
+  }
+  if (training) {
+    console.log(`\n${paint('bold', 'Training step')}`);
+    for (const line of describeStep(training)) console.log(`  ${line}`);
+    console.log(
+      `  state    ${formatCount(found.outputs.length - own!.size, 'tensor')}, each with its next value`,
     );
   }
   console.log(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);

@@ -1,9 +1,13 @@
 import type { TrainingDescription } from '../../src/index.js';
 import { formatNames } from './format.js';
 
+/** The optimizer and its options. */
+export const describeOptimizer = ({ optimizer: { name, options } }: TrainingDescription) =>
+  `${name}: ${list(options)}`;
+
 /** How a step trains, a line each: the optimizer, options of single parameters, and what is done besides. */
 export function describeStep(description: TrainingDescription): string[] {
-  const { optimizer, parameters } = description;
+  const { parameters } = description;
   const groups = new Map<string, string[]>();
   for (const { name, options } of parameters) {
     if (!options) continue;
@@ -12,7 +16,7 @@ export function describeStep(description: TrainingDescription): string[] {
   }
   const extras = describeExtras(description);
   return [
-    `${optimizer.name.padEnd(8)} ${list(optimizer.options)}`,
+    `update   ${describeOptimizer(description)}`,
     ...[...groups].map(([options, names]) => `group    ${formatNames(names)}: ${options}`),
     ...(extras.length ? [`step     ${extras.join('; ')}`] : []),
   ];

@@ -7,7 +7,7 @@ import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { isOrtTraining } from './ort-training.js';
 import { type ParameterChoice, selectParameters } from './select-parameters.js';
-import { isInjected } from './training-description.js';
+import { isInjected, readDescription, type TrainingDescription } from './training-description.js';
 
 export type InspectOptions = { output?: string; train?: readonly string[]; freeze?: readonly string[] };
 
@@ -39,6 +39,8 @@ export type Inspection = {
     bytes: number;
   })[];
   operators: OperatorUse[];
+  /** How an injected model trains. */
+  training?: TrainingDescription;
   /** What `inject` has to be told, or what stands in its way; a line each. */
   needs: string[];
 };
@@ -66,6 +68,7 @@ export async function inspect(
   if (kind !== 'forward')
     return {
       ...base,
+      ...(kind === 'injected' ? { training: readDescription(model) } : {}),
       parameters: [],
       operators: countOperators(nodes, new Set()),
       needs: [KIND_NEEDS[kind]],

@@ -54,6 +54,23 @@ describe('inspect', () => {
 });
 
 describe('inject', () => {
+  it('tells which optimizer has which option, and its default', () => {
+    const help = ok('inject', '--help').replace(/\s+/g, ' ');
+    expect(help).toContain('[choices: "agd", "sgd", "adam"');
+    expect(help).toContain('--lr Learning rate [0.001; adahessian 0.15] [number]');
+    expect(help).toContain('[sgd 0]');
+    expect(help).toContain('[agd, adabelief on] [boolean]');
+    expect(help).toContain('adabound 1e-8; adabelief 1e-16; adahessian 0.0001]');
+  });
+  it('writes the optimizer that is named, as inspect shows', () => {
+    const group = ['--group', '*.bias: weight_decay=0'];
+    ok('inject', 'model.onnx', '--loss', 'mse', '--optimizer', 'adamw', ...group, '-o', 'w.agd.onnx');
+    const out = ok('inspect', 'w.agd.onnx');
+    expect(out).toContain('outputs  logits float32[batch,3], loss float32[]\n');
+    expect(out).toContain('update   adamw: lr 0.001, betas 0.9,0.999, eps 1e-8, weightDecay 0.01\n');
+    expect(out).toContain('group    fc1.bias, fc2.bias: weightDecay 0\n');
+    expect(out).toContain('state    13 tensors');
+  });
   it('writes a training step and says what it did', async () => {
     const out = ok(
       'inject',

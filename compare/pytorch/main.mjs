@@ -1,0 +1,79 @@
+/**
+ * Loss and gradients of real models, exported with PyTorch, against PyTorch's own:
+ * main.mjs [GLOB ...] [--dir DIR] [--markdown]
+ * It needs Python (the environment variable PYTHON) with torch, onnx, onnxruntime, onnxscript and safetensors; timm
+ * and transformers for some models. Exits with 1 unless every exported model passes.
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import picomatch from 'picomatch';
+import { checkCase } from './check.mjs';
+
+const { values, positionals: globs } = parseArgs({
+  allowPositionals: true,
+  options: { dir: { type: 'string' }, markdown: { type: 'boolean' }, 'no-export': { type: 'boolean' } },
+});
+const dir = values.dir ?? mkdtempSync(join(tmpdir(), 'parity-'));
+
+function python(script, args, stdout) {
+  const options = { stdio: ['ignore', stdout, 'inherit'], encoding: 'utf8', maxBuffer: 2 ** 28 };
+  const run = spawnSync(
+    process.env.PYTHON ?? 'python3',
+    [join(import.meta.dirname, script), ...args],
+    options,
+  );
+  if (run.error || run.status)
+    throw new Error(`${script} failed: ${run.error ?? `exit status ${run.status}`}`);
+  return run.stdout;
+}
+
+const COLUMNS = ['model', 'exporter', 'opset', 'parameters', 'folded', 'loss', 'gradient', 'verdict'];
+const line = cells =>
+  values.markdown
+    ? `| ${cells.join(' | ')} |`
+    : cells.map((c, i) => `${c}`.padEnd([26, 13, 6, 11, 7, 9, 9, 0][i])).join('');
+
+function row(name, { info, skipped, problems, loss, gradient, compared, checked, folded }) {
+  if (skipped) return line([name, '', '', '', '', '', '', `not exported: ${skipped.slice(0, 120)}`]);
+  const exporter = `${info.exporter}${info.training ? ', train' : ''}`;
+  const counted = checked ? `${compared}+${checked}` : compared;
+  const numbers = [loss, gradient].map(x => x?.toExponential(1) ?? '');
+  const verdict = problems.length
+    ? problems.join('; ')
+    : info.faithful
+      ? 'ok'
+      : 'ok, but the file computes something else';
+  return line([info.model, exporter, info.opset, counted ?? '', folded ?? '', ...numbers, verdict]);
+}
+
+if (!values['no-export']) python('export.py', [dir, ...globs], 'inherit');
+const matches = globs.length ? picomatch(globs.map(g => `${g}-{legacy,dynamo}*`)) : () => true;
+const names = readdirSync(dir)
+  .filter(name => matches(name))
+  .sort();
+const results = new Map();
+for (const name of names) results.set(name, await checkCase(join(dir, name)));
+// The files that were written, as another runtime and the format's own checker see them.
+const verified = JSON.parse(
+  python(
+    'verify.py',
+    names.map(name => join(dir, name)),
+    'pipe',
+  ),
+);
+for (const [name, problem] of Object.entries(verified)) if (problem) results.get(name).problems.push(problem);
+
+console.log(line(COLUMNS));
+if (values.markdown) console.log(line(COLUMNS.map(() => '---')));
+for (const [name, result] of results) console.log(row(name, result));
+const [all, bad] = [
+  [...results.values()].filter(r => !r.skipped),
+  [...results.values()].filter(r => r.problems.length),
+];
+console.log(
+  `\n${all.length - bad.length} of ${all.length} pass; ${results.size - all.length} were not exported.`,
+);
+if (bad.length) process.exitCode = 1;

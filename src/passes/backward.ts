@@ -148,10 +148,13 @@ function noRule(
   const parameter = sourceOf(node, reversed, active, wrt);
   const target = [...cotangents.keys()].map(v => `'${v.name}'`).join(', ');
   const way = parameter.path.length ? ` (by way of ${parameter.path.map(n => n.label).join(', ')})` : '';
+  const advice =
+    node.domain === 'com.microsoft.nchwc'
+      ? 'ONNX Runtime laid the file out for one processor: save it at optimization level "extended" or below.'
+      : `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or add ${node.opType} to src/ops.`;
   return new AgdError(
     'no-gradient',
-    `No gradient rule for op ${node.label}, on the path from '${parameter.value.name}' to ${target}${way}. ` +
-      `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or add ${node.opType} to src/ops.`,
+    `No gradient rule for op ${node.label}, on the path from '${parameter.value.name}' to ${target}${way}. ${advice}`,
   );
 }
 

@@ -1,5 +1,8 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import { numberToHalf, Tensor } from '../../src/graph/tensor.js';
+import { gradients as gradientsOf } from '../../src/runtime/gradients.js';
+import { Sketch } from '../sample.js';
 import { checkModel, checkVjp, floatsOf, type Input, ints, spread, type VjpCase } from './vjp.js';
 
 /** Checks with known extents and with hidden ones. */
@@ -107,4 +110,20 @@ it('Optional and OptionalGetElement', async () => {
   const model = new Model(graph);
   model.opsetImports.set('', 18);
   await checkModel(model, [x], [y], [spread([2, 3])]);
+});
+
+it('adds up float16 in float32, for which there are kernels', async () => {
+  const table = spread([4, 3], [-1, 1]);
+  const half = Uint16Array.from(table.numbers(), numberToHalf);
+  const feeds = { x: ints([2, 0, 2, 1]), target: ints([0, 1, 2, 0]) };
+  const [want, got] = await Promise.all(
+    [table, Tensor.from('float16', [4, 3], half)].map(async weight => {
+      const s = new Sketch();
+      const y = s.add('Gather', [s.weight('w', weight), s.input('x', ['n'], 'int64')], 'y');
+      const found = await gradientsOf(s.model([y]), { loss: { kind: 'cross-entropy' } }, feeds);
+      return found.gradients.get('w')!;
+    }),
+  );
+  expect(got!.dtype).toBe('float16');
+  for (const [i, v] of got!.numbers().entries()) expect(v).toBeCloseTo(want!.numbers()[i]!, 3);
 });

@@ -280,10 +280,18 @@ export class Expr {
     return this.op('GatherElements', [indices], { axis });
   }
   scatterElements(indices: Expr, updates: Expr, axis = 0, reduction = 'none'): Expr {
-    return this.op('ScatterElements', [indices, updates], { axis, reduction });
+    return this.#scatter('ScatterElements', indices, updates, { axis, reduction });
   }
   scatterND(indices: Expr, updates: Expr, reduction = 'none'): Expr {
-    return this.op('ScatterND', [indices, updates], { reduction });
+    return this.#scatter('ScatterND', indices, updates, { reduction });
+  }
+  /** 16-bit numbers are added up in float32: the runtime has no kernel for them, and small terms would be lost. */
+  #scatter(op: string, indices: Expr, updates: Expr, attrs: { axis?: number; reduction: string }): Expr {
+    if (attrs.reduction === 'none' || (this.dtype !== 'float16' && this.dtype !== 'bfloat16'))
+      return this.op(op, [indices, updates], attrs);
+    return this.cast('float32')
+      .op(op, [indices, updates.cast('float32')], attrs)
+      .cast(this.dtype);
   }
   /**
    * Puts `fill` (zeros where not given) before and after this, as many as `pads` says: those before along each of

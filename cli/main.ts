@@ -32,6 +32,11 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
     'Train a model, plain or injected, and write it back',
     () => import('./commands/train.js'),
   ],
+  [
+    'compare <model>',
+    'Train by several optimizers at several learning rates',
+    () => import('./commands/compare.js'),
+  ],
   ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
   ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
   ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],

@@ -7,8 +7,11 @@ import { readConfig, type StepConfig } from './step-config.js';
 
 const STEP = 'Step:';
 
-export const stepOptions = <T>(args: Argv<T>) =>
-  optimizerOptions(args).options({
+export const stepOptions = <T>(args: Argv<T>) => sharedStepOptions(optimizerOptions(args));
+
+/** Without those of the optimizer. */
+export const sharedStepOptions = <T>(args: Argv<T>) =>
+  args.options({
     group: {
       type: 'string',
       array: true,
@@ -108,11 +111,16 @@ function parseGroup(text: string): ParameterGroup<AnyOptions> {
     throw new AgdError('bad-option', `--group takes GLOBS: name=value, ..., not '${text}'.`);
   // Commas in {a,b} belong to a glob, those in betas=0.9,0.99 to a value.
   const match = globs.split(/,(?![^{]*\})/).map(glob => glob.trim());
+  return { match, options: parseOptions(list) };
+}
+
+/** `name=value, name=value`, in which commas may belong to a value. */
+export function parseOptions(list: string): AnyOptions {
   const items = list.split(/,(?=\s*[a-z][\w-]*\s*=)/i).map(item => {
     const at = item.indexOf('=');
     return [camel(item.slice(0, at).trim()), parseValue(item.slice(at + 1).trim())];
   });
-  return { match, options: Object.fromEntries(items) };
+  return Object.fromEntries(items);
 }
 
 const camel = (name: string) => name.replace(/[-_](.)/g, (_, letter: string) => letter.toUpperCase());

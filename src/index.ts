@@ -27,6 +27,18 @@ export { type SplitStep, splitStep } from './passes/split-step.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
 export { exportFrom, isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
+export {
+  type ComparedRun,
+  type Comparison,
+  type ComparisonEvent,
+  type Contender,
+  compare,
+  type Metric,
+  metricCurve,
+  metricOf,
+  type Standing,
+  standings,
+} from './runtime/comparison.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';

@@ -1,8 +1,9 @@
 import { writeFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError, parseScale } from '../../src/constants.js';
+import { AgdError } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
+import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
 import {
   checkOutputs,
   gradientOptions,
@@ -20,21 +21,18 @@ import { createProgress, type Progress } from '../ui/progress.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
-  sessionOptions(stepOptions(gradientOptions(trainingOptions(lossOptions(args)))))
+  sessionOptions(stepOptions(gradientOptions(dataOptions(trainingOptions(lossOptions(args))))))
     .positional('model', {
       type: 'string',
       demandOption: true,
       describe: 'ONNX file, plain or injected, or a folder of training artifacts',
     })
     .options({
-      data: { type: 'string', demandOption: true, describe: 'Training data: .npz, .npy or .safetensors' },
-      val: { type: 'string', describe: 'Validation data, evaluated after each epoch' },
       epochs: {
         type: 'number',
         default: 1,
         describe: 'Passes over the data, those of a resumed state included',
       },
-      'batch-size': { type: 'number', describe: 'Samples a step [32]' },
       out: { alias: 'o', type: 'string', describe: 'Trained model to write [MODEL.trained.onnx]' },
       state: {
         type: 'string',
@@ -45,8 +43,6 @@ export const builder = (args: Argv) =>
         describe: 'Go on from parameters and optimizer state of PyTorch (.safetensors)',
       },
       'export-ema': { type: 'boolean', describe: 'Write the moving average of the weights, not the weights' },
-      map: { type: 'string', array: true, describe: 'INPUT=ARRAY, where the names differ' },
-      scale: { type: 'string', array: true, describe: 'Factor for integer arrays, 1/255 or INPUT=1/255' },
       report: { type: 'string', describe: 'Write an HTML page with the curves to this file' },
       log: { type: 'string', describe: 'Write every event to this file, a JSON object a line' },
     } as const)
@@ -54,24 +50,20 @@ export const builder = (args: Argv) =>
     .example('$0 train model.onnx --loss cross-entropy --data train.npz', 'injects in memory');
 
 export type TrainArgs = ArgumentsCamelCase<
-  Parsed & {
-    model: string;
-    data: string;
-    val?: string;
-    epochs: number;
-    batchSize?: number;
-    out?: string;
-    state?: string;
-    resumePytorch?: string;
-    exportEma?: boolean;
-    map?: string[];
-    scale?: string[];
-    report?: string;
-    log?: string;
-    device?: TrainJob['device'];
-    threads?: number;
-    color?: boolean;
-  }
+  Parsed &
+    ParsedData & {
+      model: string;
+      epochs: number;
+      out?: string;
+      state?: string;
+      resumePytorch?: string;
+      exportEma?: boolean;
+      report?: string;
+      log?: string;
+      device?: TrainJob['device'];
+      threads?: number;
+      color?: boolean;
+    }
 >;
 
 export async function handler(args: TrainArgs): Promise<void> {
@@ -87,17 +79,14 @@ export async function handler(args: TrainArgs): Promise<void> {
   const job: TrainJob = {
     model: args.model,
     inject: inject && (await withFiles(inject, args.model, args)),
-    data: args.data,
-    validation: args.val,
+    ...dataOf(args),
     output,
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
     epochs: args.epochs,
-    batchSize: args.batchSize,
     seed: args.seed,
     lr: args.lr,
-    bind: { map: pairs('--map', args.map), scale: scales(args.scale) },
     device: args.device,
     threads: args.threads,
   };
@@ -230,23 +219,4 @@ function resumeCommand(job: TrainJob, state: string): string {
 export function commandLine(args: readonly string[]): string {
   const quote = (arg: string) => (/^[\w./:=,+-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", `'\\''`)}'`);
   return ['agd-onnx', ...args].map(quote).join(' ');
-}
-
-function pairs(flag: string, texts: readonly string[] = []): Record<string, string> {
-  return Object.fromEntries(
-    texts.map(text => {
-      const at = text.indexOf('=');
-      if (at < 1 || at === text.length - 1)
-        throw new AgdError('bad-option', `${flag} takes INPUT=VALUE, not '${text}'.`);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
-}
-
-function scales(texts: readonly string[] = []): number | Record<string, number> | undefined {
-  if (!texts.length) return undefined;
-  if (texts.length === 1 && !texts[0]!.includes('=')) return parseScale(texts[0]!);
-  return Object.fromEntries(
-    Object.entries(pairs('--scale', texts)).map(([input, text]) => [input, parseScale(text)]),
-  );
 }

@@ -22,6 +22,7 @@ export type Display = {
 
 export type DisplayOptions = {
   stream: NodeJS.WriteStream;
+  unit: string;
   epochs: number;
   stepsPerEpoch: number;
   /** In milliseconds. */
@@ -33,7 +34,7 @@ const BAR_WIDTH = 30;
 const LINE_MS = { least: 1000, most: 30_000 };
 
 /** Plain lines: one a tenth of an epoch, but at most one a second and at least one in 30 seconds. */
-export function plainLines({ stream, epochs, stepsPerEpoch, now }: DisplayOptions): Display {
+export function plainLines({ stream, unit, epochs, stepsPerEpoch, now }: DisplayOptions): Display {
   let lastTime = now();
   let lastTenth = 0;
   const print = (line: string) => {
@@ -47,7 +48,7 @@ export function plainLines({ stream, epochs, stepsPerEpoch, now }: DisplayOption
       if (waited < LINE_MS.least || (tenth === lastTenth && waited < LINE_MS.most)) return;
       lastTenth = tenth;
       const fields = [
-        `epoch ${fraction(epoch, epochs)}`,
+        `${unit} ${fraction(epoch, epochs)}`,
         `${fraction(step, stepsPerEpoch)} (${formatPercent(step / stepsPerEpoch, 0)})`,
         `loss ${formatLoss(smoothedLoss)}`,
         `${formatCount(samplesPerSecond)} samples/s`,
@@ -95,10 +96,14 @@ export function movingLine(options: DisplayOptions, paint: Paint): Display {
 type Segment = readonly [text: string, style?: Parameters<Paint>[0]];
 
 /** What the line tells, the most important first: a narrow terminal shows less of it. */
-function fields(status: Status, { epochs, stepsPerEpoch }: DisplayOptions, columns: number): Segment[][] {
+function fields(
+  status: Status,
+  { unit, epochs, stepsPerEpoch }: DisplayOptions,
+  columns: number,
+): Segment[][] {
   const { epoch, step, loss, smoothedLoss, lr, samplesPerSecond, secondsLeft } = status;
   return [
-    [[`epoch ${fraction(epoch, epochs)}`, 'bold']],
+    [[`${unit} ${fraction(epoch, epochs)}`, 'bold']],
     bar(step / stepsPerEpoch, Math.min(BAR_WIDTH, Math.floor(columns / 4))),
     [[fraction(step, stepsPerEpoch), 'dim']],
     [['loss ', 'dim'], [formatLoss(smoothedLoss)]],

@@ -6,6 +6,8 @@ export type StepReport = Pick<Status, 'epoch' | 'step' | 'loss' | 'lr'>;
 
 export type EpochReport = {
   epoch: number;
+  /** What this one was. */
+  name?: string;
   trainLoss: number;
   valLoss?: number;
   metrics?: Record<string, number>;
@@ -14,6 +16,8 @@ export type EpochReport = {
 
 export type ProgressOptions = {
   stream: NodeJS.WriteStream;
+  /** What is counted: epochs where not given. */
+  unit?: string;
   epochs: number;
   stepsPerEpoch: number;
   samplesPerStep: number;
@@ -40,11 +44,11 @@ const SMOOTHING = 0.95;
 
 /** Training progress on `stream`: one self-updating line on a terminal, plain lines elsewhere. */
 export function createProgress(options: ProgressOptions): Progress {
-  const { stream, epochs, stepsPerEpoch, samplesPerStep, stepsBefore = 0 } = options;
+  const { stream, unit = 'epoch', epochs, stepsPerEpoch, samplesPerStep, stepsBefore = 0 } = options;
   const { now = () => performance.now() } = options;
   const paint = painter(stream, options.color);
   const moves = stream.isTTY === true && process.env.TERM !== 'dumb';
-  const displayOptions = { stream, epochs, stepsPerEpoch, now };
+  const displayOptions = { stream, unit, epochs, stepsPerEpoch, now };
   const display = moves ? movingLine(displayOptions, paint) : plainLines(displayOptions);
   const begin = now();
   let epochBegin = begin;
@@ -69,24 +73,27 @@ export function createProgress(options: ProgressOptions): Progress {
       });
     },
     epoch(report) {
+      // What has a name of its own was a run: the next one begins anew.
+      if (report.name !== undefined) sum = weight = 0;
       epochBegin = now();
       epochStepsBefore = 0;
-      display.print(epochLine(report, epochs, paint));
+      display.print(epochLine(report, `${unit} ${fraction(report.epoch, epochs)}`, paint));
     },
     note: display.print,
     done: display.done,
   };
 }
 
-function epochLine(report: EpochReport, epochs: number, paint: Paint): string {
-  const { epoch, trainLoss, valLoss, metrics = {}, seconds } = report;
+function epochLine(report: EpochReport, place: string, paint: Paint): string {
+  const { name, trainLoss, valLoss, metrics = {}, seconds } = report;
   const values = {
     'train loss': formatLoss(trainLoss),
     ...(valLoss === undefined ? {} : { 'val loss': formatLoss(valLoss) }),
     ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [name, formatMetric(name, value)])),
   };
   return [
-    paint('bold', `epoch ${fraction(epoch, epochs)}`),
+    paint('bold', place),
+    ...(name === undefined ? [] : [name]),
     ...Object.entries(values).map(([name, value]) => `${paint('dim', name)} ${value}`),
     paint('dim', formatSeconds(seconds)),
   ].join('  ');

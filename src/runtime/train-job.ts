@@ -148,12 +148,17 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
 }
 
 /** The updates of the whole run, at least 1. */
-function updatesOf(job: TrainJob, data: Dataset): number {
+export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
   return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
 }
 
 /** What `job.data` feeds the inputs, of which `target` takes labels. */
-function bind(job: TrainJob, arrays: Arrays, inputs: readonly InputSpec[], target?: string): Dataset {
+export function bind(
+  job: Pick<TrainJob, 'bind' | 'data'>,
+  arrays: Arrays,
+  inputs: readonly InputSpec[],
+  target?: string,
+): Dataset {
   const labels = target === undefined ? [] : [target];
   return bindData(arrays, inputs, { ...job.bind, labels, source: job.data });
 }

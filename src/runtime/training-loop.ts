@@ -20,7 +20,15 @@ export type LoopOptions = {
 export type LoopEvent =
   | { type: 'step'; epoch: number; step: number; loss: number }
   | { type: 'telemetry'; rows: readonly TelemetryRow[] }
-  | { type: 'epoch'; epoch: number; trainLoss: number; validation?: Metrics; seconds: number };
+  /** `trainSeconds` are those of `seconds` in which steps were done. */
+  | {
+      type: 'epoch';
+      epoch: number;
+      trainLoss: number;
+      validation?: Metrics;
+      seconds: number;
+      trainSeconds: number;
+    };
 
 /**
  * Trains epoch by epoch and reports each step. The state's own count of batches says where to begin, in the middle of
@@ -59,9 +67,17 @@ export async function* trainingLoop(
       for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };
     }
     await trainer.checkState();
+    const trainSeconds = (performance.now() - begin) / 1000;
     const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));
     const seconds = (performance.now() - begin) / 1000;
-    yield { type: 'epoch', epoch: epoch + 1, trainLoss: sum / samples, validation: metrics, seconds };
+    yield {
+      type: 'epoch',
+      epoch: epoch + 1,
+      trainLoss: sum / samples,
+      validation: metrics,
+      seconds,
+      trainSeconds,
+    };
   }
 }
 

@@ -1,0 +1,181 @@
+import { AgdError } from '../graph/errors.js';
+import type { OptimizerSpec } from '../ops/optimizers/index.js';
+import { type InjectOptions, inject } from '../passes/inject.js';
+import { openForInjection } from './artifacts.js';
+import type { BindOptions } from './data/bind.js';
+import { loadArrays } from './data/load.js';
+import { type SessionOptions, sessionShapes } from './session.js';
+import { bind, updatesOf } from './train-job.js';
+import { inputSpec, type Metrics, Trainer } from './trainer.js';
+import { trainingLoop } from './training-loop.js';
+
+/** An optimizer with its options, and the learning rates that it is tried at. */
+export type Contender = { name: string; optimizer: OptimizerSpec; rates: readonly number[] };
+
+/** The same model, from the same weights, on the same batches, by each contender at each rate with each seed. */
+export type Comparison = SessionOptions & {
+  model: string;
+  /** What all share; the optimizer is each contender's own. */
+  inject: InjectOptions;
+  data: string;
+  validation?: string;
+  contenders: readonly Contender[];
+  /** Seeds 0, 1, ... of the order of the samples and of what the graph draws. */
+  seeds: number;
+  epochs: number;
+  batchSize?: number;
+  bind?: Omit<BindOptions, 'labels' | 'source'>;
+};
+
+export type ComparedRun = {
+  contender: string;
+  lr: number;
+  seed: number;
+  /** The loss of each step. */
+  losses: number[];
+  epochs: { trainLoss: number; validation?: Metrics }[];
+  secondsPerStep: number;
+  /** Why the run ended early: its loss or a parameter was no longer finite. */
+  diverged?: string;
+};
+
+export type ComparisonEvent =
+  | { type: 'begin'; runs: number; stepsPerRun: number; batchSize: number }
+  | { type: 'step'; run: number; step: number; loss: number }
+  | { type: 'run'; run: number; result: ComparedRun };
+
+/** Yields what happens; each run's result when it is done. Throws as `inject` and `loadArrays` do. */
+export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
+  const { contenders, seeds, epochs } = comparison;
+  const arrays = await loadArrays(comparison.data);
+  const held = comparison.validation === undefined ? undefined : await loadArrays(comparison.validation);
+  const source = await openForInjection(comparison.model, comparison.inject);
+  const plans = contenders.flatMap(contender =>
+    contender.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ contender, lr, seed }))),
+  );
+  for (const [run, { contender, lr, seed }] of plans.entries()) {
+    const options: InjectOptions = {
+      ...source.options,
+      optimizer: { ...contender.optimizer, lr },
+      seed,
+      updates: inputs => updatesOf(comparison, bind(comparison, arrays, inputs.map(inputSpec))),
+    };
+    const trainer = await Trainer.create(
+      (await inject(source.model, options, sessionShapes)).model,
+      comparison,
+    );
+    try {
+      const { target } = trainer.description.loss;
+      const train = bind(comparison, arrays, trainer.inputs, target);
+      const validation = held && bind(comparison, held, trainer.inputs, target);
+      const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
+      const stepsPerRun = epochs * train.batchCount(loop);
+      if (run === 0)
+        yield { type: 'begin', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
+      const result: ComparedRun = {
+        ...{ contender: contender.name, lr, seed },
+        ...{ losses: [], epochs: [], secondsPerStep: Number.NaN },
+      };
+      let seconds = 0;
+      try {
+        for await (const event of trainingLoop(trainer, train, loop)) {
+          if (event.type === 'epoch') {
+            result.epochs.push({ trainLoss: event.trainLoss, validation: event.validation });
+            seconds += event.trainSeconds;
+          }
+          if (event.type !== 'step') continue;
+          result.losses.push(event.loss);
+          yield { type: 'step', run, step: result.losses.length, loss: event.loss };
+        }
+        result.secondsPerStep = seconds / result.losses.length;
+      } catch (error) {
+        if (!(error instanceof AgdError) || error.code !== 'non-finite') throw error;
+        result.diverged = error.message;
+      }
+      yield { type: 'run', run, result };
+    } finally {
+      await trainer.release();
+    }
+  }
+}
+
+/** What runs are judged by: the first of these that their results have. */
+export type Metric = { name: 'accuracy' | 'validation loss' | 'train loss'; better: 'higher' | 'lower' };
+
+export function metricOf(runs: readonly ComparedRun[]): Metric {
+  const [epoch] = runs.flatMap(run => run.epochs);
+  if (epoch?.validation?.accuracy !== undefined) return { name: 'accuracy', better: 'higher' };
+  return { name: epoch?.validation ? 'validation loss' : 'train loss', better: 'lower' };
+}
+
+/** The metric after each epoch that was finished. */
+export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
+  return run.epochs.map(({ trainLoss, validation }) =>
+    name === 'accuracy' ? validation!.accuracy! : name === 'validation loss' ? validation!.loss : trainLoss,
+  );
+}
+
+/** One contender at one rate, over the seeds. Spreads are standard deviations of the sample. */
+export type Standing = {
+  contender: string;
+  lr: number;
+  final: { mean: number; spread: number };
+  best: { mean: number; spread: number };
+  /** Mean number of steps after which the target was first met, where every seed did. */
+  stepsToTarget?: number;
+  secondsPerStep: number;
+  seeds: number;
+  /** Seeds whose run diverged. */
+  diverged: number;
+};
+
+/** The standings in the order of the contenders, of each its best rate first: rates at which a seed diverged are last. */
+export function standings(runs: readonly ComparedRun[], target?: number): Standing[] {
+  const metric = metricOf(runs);
+  const sign = metric.better === 'higher' ? 1 : -1;
+  const groups = new Map<string, ComparedRun[]>();
+  for (const run of runs) {
+    const key = `${run.contender} at ${run.lr}`;
+    groups.set(key, [...(groups.get(key) ?? []), run]);
+  }
+  const order = [...new Set(runs.map(run => run.contender))];
+  return [...groups.values()]
+    .map(group => standing(group, metric, target))
+    .sort(
+      (a, b) =>
+        order.indexOf(a.contender) - order.indexOf(b.contender) ||
+        a.diverged - b.diverged ||
+        sign * (b.final.mean - a.final.mean),
+    );
+}
+
+function standing(group: readonly ComparedRun[], metric: Metric, target: number | undefined): Standing {
+  const { contender, lr } = group[0]!;
+  const whole = group.filter(run => run.diverged === undefined);
+  const curves = whole.map(run => metricCurve(run, metric));
+  const best = metric.better === 'higher' ? Math.max : Math.min;
+  const meets = (value: number) =>
+    target !== undefined && (metric.better === 'higher' ? value >= target : value <= target);
+  const steps = curves.map((curve, i) => {
+    const epoch = curve.findIndex(meets);
+    return epoch < 0 ? undefined : ((epoch + 1) * whole[i]!.losses.length) / curve.length;
+  });
+  const met = steps.filter(n => n !== undefined);
+  return {
+    contender,
+    lr,
+    final: summary(curves.map(curve => curve.at(-1)!)),
+    best: summary(curves.map(curve => best(...curve))),
+    stepsToTarget: met.length && met.length === group.length ? summary(met).mean : undefined,
+    secondsPerStep: summary(whole.map(run => run.secondsPerStep)).mean,
+    seeds: group.length,
+    diverged: group.length - whole.length,
+  };
+}
+
+/** Mean and standard deviation of the sample; 0 for a single value. */
+function summary(values: readonly number[]): { mean: number; spread: number } {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
+  return { mean, spread: Math.sqrt(squares / Math.max(1, values.length - 1)) };
+}

@@ -1,0 +1,54 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { agdOnnx, workplace } from './run.js';
+
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+const DATA = ['--loss', 'cross-entropy', '--data', 'train.npz', '--val', 'test.npz', '--batch-size', '32'];
+const compare = (...args: string[]) => agdOnnx(folder, 'compare', 'model.onnx', ...DATA, ...args);
+const fails = (...args: string[]) => {
+  const { code, err } = compare(...args);
+  expect(code).toBe(1);
+  expect(err.trimEnd().split('\n')).toHaveLength(1);
+  return err;
+};
+
+it('writes table, curves, page and results', () => {
+  const who = ['--optimizers', 'agd,agd(delta=1e-2,betas=0.8,0.9),sgd', '--lr', '0.01,0.03; sgd=0.3,1,3'];
+  const { code, out, err } = compare(...who, '--seeds', '2', '--epochs', '4', '--reach', '0.5', '-o', 'out');
+  expect(err).toBe('');
+  expect(code).toBe(0);
+  expect(out).toMatch(/run 14\/14 {2}sgd at 3, seed 1 {2}train loss/);
+  expect(out).toMatch(/optimizer +lr +final accuracy +± +best +steps to target +time a step/);
+  expect(readdirSync(join(folder, 'out')).sort()).toEqual([
+    ...['loss.svg', 'metric.svg', 'rates.svg', 'report.html', 'results.json'],
+  ]);
+  const { standings, runs } = JSON.parse(readFileSync(join(folder, 'out/results.json'), 'utf8'));
+  expect(runs).toHaveLength(14);
+  expect(standings.map((s: { contender: string }) => s.contender)).toEqual([
+    ...Array(2).fill('agd'),
+    ...Array(2).fill('agd(delta=1e-2,betas=0.8,0.9)'),
+    ...Array(3).fill('sgd'),
+  ]);
+  const page = readFileSync(join(folder, 'out/report.html'), 'utf8');
+  expect(page).toContain('Final accuracy by learning rate');
+  expect(page).toContain('agd-onnx compare model.onnx');
+});
+
+it('tries a tenth of, the default and ten times the default rate where nothing is said', () => {
+  const { out } = compare('--optimizers', 'adamw', '--seeds', '1', '-o', 'usual');
+  expect(out).toMatch(/adamw at 1e-4, .*adamw at 0\.001, .*adamw at 0\.01, /s);
+});
+
+it('says in one line what is wrong', () => {
+  expect(fails('--optimizers', 'agd,newton')).toMatch(/no 'newton'; there are agd, sgd/);
+  expect(fails('--optimizers', 'sgd(delta=1)')).toMatch(/sgd has no option 'delta'/);
+  expect(fails('--lr', 'adam=0.1')).toMatch(/'adam' is not among --optimizers/);
+  expect(fails('--lr', 'much')).toMatch(/--lr takes numbers/);
+  expect(fails('--seeds', '0')).toMatch(/0 seeds/);
+  expect(fails('--delta', '1')).toMatch(/delta/);
+  expect(existsSync(join(folder, 'model.compare'))).toBe(false);
+});

@@ -7,7 +7,7 @@ import { parseArgs } from 'node:util';
 import { chart } from './chart.mjs';
 import { benchInject } from './inject.mjs';
 import { measureLimits } from './limits.mjs';
-import { PEERS, PYTHON, PYTORCH } from './peers.mjs';
+import { PEERS, PYTHON, PYTORCH, takesPart } from './peers.mjs';
 import { race } from './race.mjs';
 import { measureStart } from './start.mjs';
 import { describe, tables } from './tables.mjs';
@@ -29,10 +29,11 @@ Suites (all if none is named)
 Options
   --only NAMES     workloads: ${names(WORKLOADS)}
   --peers NAMES    ${names(PEERS)}
+  --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
   --threads LIST   [1,2]
   --rounds N       turns that each peer gets [3]
-  --seconds N      how long a turn is [1]
-  --patience N     after how many seconds a peer that is not ready is left out [120]
+  --seconds N      how long a turn is [0.7]
+  --patience N     after how many seconds a peer that is not ready is left out [45]
   --quick          one round, small sizes
   --json FILE      write what was measured; bench/table.mjs makes docs/performance.md's tables of it
   --svg FILE       write it as a chart, the goals marked
@@ -43,7 +44,7 @@ npm install --prefix bench.`;
 
 const { values, positionals } = readArguments();
 if (values.help) console.log(HELP);
-else await main();
+else await main().catch(error => fail(error.message));
 
 function readArguments() {
   const text = { type: 'string' };
@@ -52,11 +53,11 @@ function readArguments() {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
       options: {
-        ...{ only: text, peers: text, json: text, svg: text, quick: flag, help: flag },
+        ...{ only: text, peers: text, artifacts: text, json: text, svg: text, quick: flag, help: flag },
         threads: { ...text, default: '1,2' },
         rounds: text,
-        seconds: { ...text, default: '1' },
-        patience: { ...text, default: '120' },
+        seconds: { ...text, default: '0.7' },
+        patience: { ...text, default: '45' },
       },
     });
     chosen(positionals, SUITES);
@@ -126,15 +127,12 @@ async function train(workloads, peers, threads) {
   const { present, leftOut } = whoIsThere(peers);
   const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-bench-'));
   try {
-    const exported = spawnSync(PYTHON, [PYTORCH, 'export', folder, ...workloads.map(w => w.name)], {
-      encoding: 'utf8',
-    });
-    if (exported.status !== 0) {
-      leftOut.push({ peer: 'all', reason: `${PYTHON} exports no models: it has no torch or onnx` });
-      return { peers: present, leftOut, rows: [] };
-    }
+    const possible = workloads.filter(({ name }) => name !== 'artifacts' || values.artifacts);
+    if (possible.length < workloads.length)
+      leftOut.push({ peer: 'onnxruntime-web', workload: 'artifacts', reason: 'no --artifacts DIR is given' });
+    prepare(folder, possible);
     const rows = [];
-    for (const workload of workloads)
+    for (const workload of possible)
       for (const count of threads)
         rows.push(await row(folder, workload, count, present, count === Math.max(...threads)));
     for (const { workload, threads, results } of rows)
@@ -148,6 +146,22 @@ async function train(workloads, peers, threads) {
   } finally {
     rmSync(folder, { recursive: true });
   }
+}
+
+/** Writes what the racers read. */
+function prepare(folder, workloads) {
+  for (const { name } of workloads)
+    if (name === 'artifacts') {
+      const parameters = { fc1: { dims: [500, 785] }, fc2: { dims: [10, 501] } };
+      const text = JSON.stringify({ artifacts: values.artifacts, parameters });
+      writeFileSync(join(folder, 'artifacts.json'), text);
+    } else {
+      const { status } = spawnSync(PYTHON, [PYTORCH, 'export', folder, name]);
+      if (status !== 0)
+        throw new Error(
+          `${PYTHON} exports no models: it has no torch or no onnx. PYTHON may name another one.`,
+        );
+    }
 }
 
 function whoIsThere(peers) {
@@ -166,7 +180,7 @@ function whoIsThere(peers) {
 
 /** One workload with so many threads: each peer's result. */
 async function row(folder, { name }, threads, peers, isLast) {
-  const racing = peers.filter(peer => isLast || peer.threads);
+  const racing = peers.filter(peer => takesPart(peer, name) && (isLast || peer.threads));
   const racers = racing.map(peer => peer.racer([folder, name, String(threads)]));
   const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
   const [seconds, patience] = [Number(values.seconds), Number(values.patience)];

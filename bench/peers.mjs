@@ -67,7 +67,19 @@ export const PEERS = [
     version: () => packageVersion('node_modules/@tensorflow/tfjs-backend-wasm/package.json'),
     racer: args => node('peers/tfjs.mjs', [...args, 'wasm']),
   },
+  {
+    name: 'onnxruntime-web',
+    title: 'onnxruntime-web, training',
+    mark: 'js',
+    optimizer: 'AdamW of the artifacts',
+    version: () => packageVersion('node_modules/onnxruntime-web/package.json'),
+    racer: args => node('peers/ort-web.mjs', args),
+  },
 ];
+
+/** Training artifacts can be run by those two alone. */
+export const takesPart = ({ name }, workload) =>
+  name === 'agd-onnx' || (name === 'onnxruntime-web') === (workload === 'artifacts');
 
 function path(relative) {
   return fileURLToPath(new URL(relative, import.meta.url));

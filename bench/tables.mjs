@@ -19,11 +19,15 @@ export function tableData(result) {
     ...(limits ? [limitTable(limits)] : []),
     ...(start ? [startTable(start)] : []),
     ...(inject ? [injectTable(inject)] : []),
-    ...(train
-      ? [timeTable(train), goalTable(train), memoryTable(train), lossTable(train), leftOutTable(train)]
-      : []),
+    ...(train ? trainTables(train) : []),
     ...(train && limits ? [reachTable(train, limits)] : []),
   ];
+}
+
+/** With columns for the peers that have any result. */
+function trainTables({ peers, rows, leftOut }) {
+  const train = { peers: peers.filter(p => rows.some(r => r.results[p.name]?.ms)), rows, leftOut };
+  return [timeTable, goalTable, memoryTable, lossTable, leftOutTable].map(table => table(train));
 }
 
 const digits = value => (value === undefined ? '' : value >= 100 ? value.toFixed(0) : value.toPrecision(3));

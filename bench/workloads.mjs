@@ -48,6 +48,13 @@ export const WORKLOADS = [
   { name: 'agd-1', title: 'AGD alone, 1 tensor', goals: { eager: 3 }, macs: 0, first: 0 },
   { name: 'agd-100', title: 'AGD alone, 100 tensors', goals: { eager: 3 }, macs: 0, first: 0 },
   { name: 'agd-resnet50', title: "AGD alone, ResNet-50's", goals: { eager: 3 }, macs: 0, first: 0 },
+  {
+    name: 'artifacts',
+    title: "MLP, ORT's training artifacts",
+    goals: { js: 5 },
+    macs: 64 * (784 * 500 + 500 * 10),
+    first: 64 * 784 * 500,
+  },
 ];
 
 /** Of a step: forward, and twice that backward. */

@@ -1,14 +1,14 @@
 /** This project's racer: injects the exported model and trains it with as many steps a run as its own loop would. */
-import { inject, loadModel, Tensor, Trainer } from '../../dist/src/index.js';
+import { inject, loadModel, openForInjection, Tensor, Trainer } from '../../dist/src/index.js';
 import { updateOnly } from '../models.mjs';
-import { serve } from './serve.mjs';
+import { artifactBatch, serve } from './serve.mjs';
 
 const RUN_MS = 100;
 const RUN_BYTES = 64 * 2 ** 20;
 
 await serve(async (workload, threads) => {
   const options = JSON.parse(process.argv[5] ?? '{}');
-  const { model, batch } = workload.inputs ? await trained(workload, options) : await updated(workload);
+  const { model, batch } = await prepared(workload, options);
   const trainer = await Trainer.create(model, { threads });
   let steps = 1;
   let batches = repeat(batch, steps);
@@ -24,10 +24,15 @@ await serve(async (workload, threads) => {
         steps = wanted;
         batches = repeat(batch, steps);
       }
-      return workload.inputs ? losses : losses.fill(trainer.state.get('p0').data[0]);
+      return workload.inputs || workload.artifacts ? losses : losses.fill(trainer.state.get('p0').data[0]);
     },
   };
 });
+
+function prepared(workload, options) {
+  if (workload.artifacts) return lifted(workload.artifacts);
+  return workload.inputs ? trained(workload, options) : updated(workload);
+}
 
 async function trained({ folder, name, loss, inputs, read }, options) {
   const { model } = await inject(await loadModel(`${folder}/${name}.onnx`), {
@@ -37,6 +42,18 @@ async function trained({ folder, name, loss, inputs, read }, options) {
   const batch = Object.entries(inputs).map(([input, spec]) => [
     input,
     Tensor.from(spec.dtype, spec.dims, read(spec)),
+  ]);
+  return { model, batch: Object.fromEntries(batch) };
+}
+
+/** AdamW as the artifacts have it, but for where epsilon is added. */
+async function lifted(artifacts) {
+  const adamw = { name: 'adamw', eps: 1e-6, weightDecay: 0 };
+  const opened = await openForInjection(artifacts, { optimizer: adamw });
+  const { model } = await inject(opened.model, opened.options);
+  const batch = Object.values(artifactBatch()).map(({ dtype, dims, data }, i) => [
+    opened.model.graph.inputs[i].name,
+    Tensor.from(dtype, dims, data),
   ]);
   return { model, batch: Object.fromEntries(batch) };
 }

@@ -122,7 +122,7 @@ def run(folder, name, threads, kind):
     step = update_step(name, make_optimizer) if name in UPDATES else model_step(name, make_optimizer, compiled)
     begin = time.perf_counter()
     losses = []
-    while len(losses) < 5 and time.perf_counter() - begin < 60:
+    while len(losses) < 5 and time.perf_counter() - begin < 30:
         losses.append(step())
     print(json.dumps({'losses': losses}), flush=True)
     for line in sys.stdin:

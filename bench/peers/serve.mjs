@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
-const WARM_UP_MS = 20_000;
+const WARM_UP_MS = 10_000;
 
 /** What `pytorch.py export` wrote of a workload; `read` gives a tensor's numbers. */
 export function readWorkload(folder, name) {
@@ -20,6 +20,15 @@ export function readWorkload(folder, name) {
 
 /** A gradient like any other, for the workloads that are an update alone. */
 export const cosines = size => Float32Array.from({ length: size }, (_, i) => Math.cos(i));
+
+/** A batch for artifacts of an image classifier with 784 inputs and ten classes. */
+export function artifactBatch(size = 64) {
+  const labels = Int32Array.from({ length: size }, (_, i) => i % 10);
+  return {
+    x: { dtype: 'float32', dims: [size, 784], data: cosines(size * 784) },
+    labels: { dtype: 'int32', dims: [size], data: labels },
+  };
+}
 
 /**
  * Trains as told on standard input. `open` gets the workload and the number of threads, and gives `run`, which does

@@ -33,7 +33,7 @@ Options
   --threads LIST   [1,2]
   --rounds N       turns that each peer gets [3]
   --seconds N      how long a turn is [0.7]
-  --patience N     after how many seconds a peer that is not ready is left out [45]
+  --patience N     after how many seconds a peer that is not ready is left out [40]
   --quick          one round, small sizes
   --json FILE      write what was measured; bench/table.mjs makes docs/performance.md's tables of it
   --svg FILE       write it as a chart, the goals marked
@@ -57,7 +57,7 @@ function readArguments() {
         threads: { ...text, default: '1,2' },
         rounds: text,
         seconds: { ...text, default: '0.7' },
-        patience: { ...text, default: '45' },
+        patience: { ...text, default: '40' },
       },
     });
     chosen(positionals, SUITES);
@@ -181,7 +181,11 @@ function whoIsThere(peers) {
 /** One workload with so many threads: each peer's result. */
 async function row(folder, { name }, threads, peers, isLast) {
   const racing = peers.filter(peer => takesPart(peer, name) && (isLast || peer.threads));
-  const racers = racing.map(peer => peer.racer([folder, name, String(threads)]));
+  const racers = racing.map(peer => ({
+    name: peer.name,
+    threads: peer.threads,
+    ...peer.racer([folder, name, String(threads)]),
+  }));
   const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
   const [seconds, patience] = [Number(values.seconds), Number(values.patience)];
   const results = await race(racers, { rounds, seconds, patience });
@@ -191,7 +195,7 @@ async function row(folder, { name }, threads, peers, isLast) {
     workload: name,
     threads,
     parameters: Object.values(parameters).reduce((n, p) => n + size(p.dims), 0),
-    results: Object.fromEntries(racing.map((peer, i) => [peer.name, results[i]])),
+    results,
   };
   const text = Object.entries(row.results).map(
     ([peer, r]) => `${peer} ${r.error ?? `${r.ms.toFixed(2)} ms`}`,

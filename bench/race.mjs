@@ -13,20 +13,27 @@ const SLOW_MS = 4000;
 const PAUSE_MS = 300;
 
 /**
- * Per racer `{losses, ms, megabytes, steps}`, the median step of all rounds, or `{error}`. A racer is
- * `{command, args, env?}`; one that has not warmed up after `patience` seconds is left out.
+ * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds, or `{error}`. A racer is
+ * `{name, command, args, threads}`, the last of which says whether it uses more than one; one that has not warmed up after `patience` seconds is left out.
  */
 export async function race(racers, { rounds, seconds, patience }) {
-  const running = racers.map(racer => new Racer(racer));
+  const running = [];
   try {
-    await Promise.all(running.map(r => r.warmUp(patience)));
+    // Those that use all cores warm up alone, the others together.
+    const alone = racers.filter(r => r.threads);
+    const groups = [...alone.map(r => [r]), racers.filter(r => !r.threads)];
+    for (const group of groups) {
+      const started = group.map(racer => new Racer(racer));
+      running.push(...started);
+      await Promise.all(started.map(r => r.warmUp(patience)));
+    }
     for (let round = 0; round < rounds; round++)
       for (const racer of running) {
         if (racer.error || racer.isSlow) continue;
         await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
         await racer.turn(seconds, patience);
       }
-    return running.map(r => r.result);
+    return Object.fromEntries(running.map(r => [r.name, r.result]));
   } finally {
     for (const racer of running) racer.stop();
   }
@@ -35,6 +42,7 @@ export async function race(racers, { rounds, seconds, patience }) {
 export const median = values => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 
 class Racer {
+  name;
   error;
   #losses = [];
   #times = [];
@@ -43,8 +51,9 @@ class Racer {
   #process;
   #lines;
 
-  constructor({ command, args, env }) {
-    this.#process = spawn(command, args, { env: { ...process.env, ...env } });
+  constructor({ name, command, args }) {
+    this.name = name;
+    this.#process = spawn(command, args);
     this.#process.on('error', error => this.#fail(error.message));
     this.#process.stdin.on('error', () => {});
     this.#process.stderr.on('data', text => {

@@ -27,7 +27,7 @@ export function tableData(result) {
 /** With columns for the peers that have any result. */
 function trainTables({ peers, rows, leftOut }) {
   const train = { peers: peers.filter(p => rows.some(r => r.results[p.name]?.ms)), rows, leftOut };
-  return [timeTable, goalTable, memoryTable, lossTable, leftOutTable].map(table => table(train));
+  return [peerTable, timeTable, goalTable, memoryTable, lossTable, leftOutTable].map(table => table(train));
 }
 
 const digits = value => (value === undefined ? '' : value >= 100 ? value.toFixed(0) : value.toPrecision(3));
@@ -61,6 +61,20 @@ function injectTable(inject) {
     title: 'Inject, the whole command',
     head: ['model', 'seconds', 'MB at peak'],
     rows: inject.map(r => [r.workload, r.seconds?.toFixed(2) ?? r.error, r.megabytes?.toFixed(0) ?? '']),
+  };
+}
+
+function peerTable({ peers }) {
+  return {
+    suite: 'train',
+    title: 'Who takes part',
+    head: ['peer', 'version', 'optimizer', 'threads'],
+    rows: peers.map(({ title, version, optimizer, threads }) => [
+      title,
+      version,
+      optimizer,
+      threads ? 'as given' : 'one',
+    ]),
   };
 }
 

@@ -57,7 +57,7 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
     const length = (n - 1) * v.stride + added + (v.kernel - 1) * v.dilation + 1;
     const total = Math.max(length - (outputShape?.[i] ?? n * v.stride), 0);
     const begin = autoPad === 'SAME_UPPER' ? Math.floor(total / 2) : Math.ceil(total / 2);
-    return { ...v, begin, end: total - begin };
+    return { ...v, begin, end: total - begin, surplus: undefined };
   });
 }
 

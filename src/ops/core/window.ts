@@ -126,8 +126,9 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
 }
 
 /**
- * The elements of each window as a column (im2col): [N, C, ...spatial] to [N C, kernel size, ...windows]. It is
- * the convolution of single channels with an identity: no operator does this, and it needs no extents.
+ * The elements of each window as a column (im2col): [N, C, ...spatial] to [N C, kernel size, ...windows]. No operator
+ * does this. Slices, one per element of the kernel, take the CPU half to nine tenths of the time, columns included, that
+ * the convolution of single channels with an identity takes; but only this needs no extents.
  */
 export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
@@ -135,9 +136,32 @@ export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const size = kernel.reduce((n, k) => n * k, 1);
   const single = x.reshape(g.vector([-1, 1, x.dims(2)]));
   if (size === 1 && windows.every(w => w.stride === 1 && w.begin === 0 && w.end === 0)) return single;
+  if (windows.every(w => w.surplus !== undefined && w.surplus >= 0)) return slicedColumns(single, windows);
   const identity = Float32Array.from({ length: size ** 2 }, (_, i) => (i % (size + 1) === 0 ? 1 : 0));
   const filters = g.tensor(Tensor.from('float32', [size, 1, ...kernel], identity)).cast(x.dtype);
   return single.op('Conv', [filters], convAttrs(windows));
+}
+
+/** For each element of the kernel, where windows find it: from its place in the first to that in the last. */
+function slicedColumns(single: Expr, windows: readonly Window[]): Expr {
+  const { g } = single;
+  const axes = windows.map((_, i) => 2 + i);
+  const pads = [...windows.map(w => w.begin!), ...windows.map(w => w.end!)];
+  const padded = pads.some(p => p) ? single.pad(g.ints(pads), g.ints(axes)) : single;
+  const places = windows.reduce<number[][]>(
+    (rows, { kernel }) => rows.flatMap(row => range(0, kernel).map(k => [...row, k])),
+    [[]],
+  );
+  const [first, ...rest] = places.map(place => {
+    const ends = windows.map((w, i) => (place[i]! - w.kernel + 1) * w.dilation - w.surplus! || 2 ** 31 - 1);
+    return padded.slice(
+      windows.map((w, i) => place[i]! * w.dilation),
+      ends,
+      axes,
+      windows.map(w => w.stride),
+    );
+  });
+  return first!.concat(rest, 1);
 }
 
 function isPadded({ kernel, dilation, begin, end }: Window): boolean {

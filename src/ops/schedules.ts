@@ -87,18 +87,22 @@ export function scheduleFactor(schedule: Schedule, done: Expr): Expr {
 
 /** Whether a schedule ends with the run, and does not say when that is. */
 export function lacksTotal({ kind, ...given }: Schedule): boolean {
-  const takes: Kind['takes'] | undefined = KINDS[kind]?.takes;
-  return given.total === undefined && !!takes && 'total' in takes(given);
+  if (given.total !== undefined || !Object.hasOwn(KINDS, kind)) return false;
+  const { takes }: Kind = KINDS[kind];
+  return 'total' in takes(given);
 }
 
 /** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
 export function resolveSchedule({ kind, ...given }: Schedule): Settings {
-  demand(kind in KINDS, `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
+  demand(Object.hasOwn(KINDS, kind), `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
   const { takes }: Kind = KINDS[kind];
   const warmup = kind === 'one-cycle' ? {} : { warmup: 0, start: given.warmup ? 1 / given.warmup : 1 };
   const defaults = { ...warmup, ...takes(given) };
   for (const name of Object.keys(given))
-    demand(name in defaults, `Schedule '${kind}' takes ${Object.keys(defaults).join(', ')}, not '${name}'.`);
+    demand(
+      Object.hasOwn(defaults, name),
+      `Schedule '${kind}' takes ${Object.keys(defaults).join(', ')}, not '${name}'.`,
+    );
   const settings = { ...defaults, ...given } as Settings;
   for (const [name, value] of Object.entries(settings)) {
     demand(value !== undefined, `Schedule '${kind}' needs ${name}, as in '${kind}:${name}=1000'.`);

@@ -194,6 +194,7 @@ it('restarts where it should, however late', async () => {
 });
 
 it.each([
+  ['toString', "There is no schedule 'toString'"],
   ['cosin:total=3', "There is no schedule 'cosin'; there are constant, linear"],
   ['cosine:total=10,every=3', "Schedule 'cosine' takes warmup, start, total, final, not 'every'"],
   ['linear:total=10,warmup=10', 'the warm-up of 10 updates must end before total (10)'],

@@ -130,7 +130,10 @@ export const agd: Optimizer<AgdOptions> = {
     validateCommon(options);
     validateBetas(betas);
     demand(delta > 0 && Number.isFinite(delta), `delta must be above 0, not ${delta}.`);
-    demand(clip === undefined || clip > 0, `clip must be above 0, not ${clip}.`);
+    demand(
+      clip === undefined || (typeof clip === 'number' && clip > 0),
+      `clip must be above 0, not ${clip}.`,
+    );
     demand(
       weightDecouple || !fixedDecay,
       'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',

@@ -57,10 +57,10 @@ export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<
   const { name, defaults } = optimizer;
   for (const [option, value] of Object.entries(given)) {
     const names = Object.keys(defaults).map(snake).join(', ');
-    demand(option in defaults, `${name} has no option '${snake(option)}'; it has ${names}.`);
+    demand(Object.hasOwn(defaults, option), `${name} has no option '${snake(option)}'; it has ${names}.`);
     const type = typeof (defaults as Record<string, unknown>)[option];
     demand(
-      type === 'undefined' || value === undefined || typeof value === type,
+      type === 'undefined' || value === undefined || (typeof value === type && value !== null),
       `${snake(option)} must be a ${type}, not ${JSON.stringify(value)}.`,
     );
   }

@@ -55,6 +55,29 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     await other.release();
   });
 
+  it('does the same in many steps of one run as in runs of one step, bit for bit', async () => {
+    const [many, one] = [
+      await Trainer.create(await injected(optimizer)),
+      await Trainer.create(await injected(optimizer)),
+    ];
+    const runs = Object.entries(batch(64)).map(
+      ([
+        key,
+        {
+          dtype,
+          dims: [, ...dims],
+          bytes,
+        },
+      ]) => [key, new Tensor(dtype, [4, 16, ...dims], bytes)] as const,
+    );
+    const each = [0, 1, 2, 3].map(i => half(half(batch(64), i >> 1), i & 1));
+    const losses = await many.steps(Object.fromEntries(runs));
+    for (const [i, samples] of each.entries()) expect((await one.step(samples)).loss).toBe(losses[i]);
+    for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
+    await many.release();
+    await one.release();
+  });
+
   it('hands its state out in PyTorch’s terms, and takes it back', async () => {
     const [trainer, other] = [
       await Trainer.create(await injected(optimizer)),

@@ -70,7 +70,8 @@ const distance = (a: readonly number[], b: readonly number[]) => Math.hypot(...a
 
 describe('each step is the formula of its paper, in float64', () => {
   it.each(EVERYTHING)('%s %s', async (name, _, given) => {
-    const { start, steps } = gradientSequences(20, 0.1);
+    // RAdam's step is adaptive from the sixth on.
+    const { start, steps } = gradientSequences(12, 0.1);
     const options = resolved(name, given);
     const curvature = curvatureFor(name);
     const run = await OptimizerRun.create(optimizerNamed(name), options, start, {
@@ -94,28 +95,26 @@ describe('each step is the formula of its paper, in float64', () => {
   });
 });
 
-it.each(
-  Object.keys(FORMULAS).flatMap(name => [
-    [name as Rival, {}],
-    [name as Rival, { weightDecay: 0.1 }],
-  ]) as [Rival, AnyOptions][],
-)('%s %j ends near the formula after 1,000 float32 steps', async (name, given) => {
-  const { start, steps } = gradientSequences(1000, 0);
-  const options = resolved(name, given);
-  const curvature = curvatureFor(name);
-  const run = await OptimizerRun.create(optimizerNamed(name), options, start, { curvature });
-  const reference = new Reference(FORMULAS[name], options, start, curvature);
-  for (const grads of steps) {
-    await run.step(grads);
-    reference.update(grads, LR);
-  }
-  for (const kind of KIND_NAMES) {
-    const exact = reference.w[kind]!;
-    const off = distance(run.get(kind), exact) / distance(exact, start[kind]!);
-    expect(off, kind).toBeLessThan(1e-5);
-  }
-  await run.release();
-});
+it.each(Object.keys(FORMULAS) as Rival[])(
+  '%s ends near its formula after 1,000 float32 steps',
+  async name => {
+    const { start, steps } = gradientSequences(1000, 0);
+    const options = resolved(name, {});
+    const curvature = curvatureFor(name);
+    const run = await OptimizerRun.create(optimizerNamed(name), options, start, { curvature });
+    const reference = new Reference(FORMULAS[name], options, start, curvature);
+    for (const grads of steps) {
+      await run.step(grads);
+      reference.update(grads, LR);
+    }
+    for (const kind of KIND_NAMES) {
+      const exact = reference.w[kind]!;
+      const off = distance(run.get(kind), exact) / distance(exact, start[kind]!);
+      expect(off, kind).toBeLessThan(1e-5);
+    }
+    await run.release();
+  },
+);
 
 it.each([
   ['sgd', 'momentum', { momentum: -1 }],

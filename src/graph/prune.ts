@@ -1,4 +1,5 @@
 import type { Graph, Node, Value } from './ir.js';
+import { refill } from './refill.js';
 
 /**
  * Removes the nodes that none of the graph's outputs depends on, those of subgraphs too. Returns the values that some
@@ -16,6 +17,6 @@ export function prune(graph: Graph): Set<Value> {
       for (const v of sub.captures()) live.add(v);
     }
   }
-  graph.nodes.splice(0, graph.nodes.length, ...kept.reverse());
+  refill(graph.nodes, kept.reverse());
   return live;
 }

@@ -1,4 +1,5 @@
 import type { Node, Value } from '../graph/ir.js';
+import { refill } from '../graph/refill.js';
 import type { Builder } from '../ops/core/builder.js';
 import { NodeView } from '../ops/core/rule.js';
 import { opDef } from '../ops/index.js';
@@ -34,7 +35,7 @@ export function expandNodes(g: Builder, active: ReadonlySet<Value>): boolean {
   };
   const nodes = [...graph.nodes];
   nodes.forEach(visit);
-  if (changed) graph.nodes.splice(0, graph.nodes.length, ...expanded);
+  if (changed) refill(graph.nodes, expanded);
   return changed;
 }
 

@@ -1,6 +1,7 @@
 import { cloneNodes } from '../graph/clone.js';
 import { type Graph, type Model, Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { refill } from '../graph/refill.js';
 import { Tensor } from '../graph/tensor.js';
 import { evaluate, type Integers, integersOf, isKnown, type Known } from '../ops/core/integers.js';
 
@@ -28,7 +29,7 @@ export function foldShapes(model: Model): boolean {
     changed ||= folded !== undefined;
     return folded ?? [node];
   });
-  if (changed) graph.nodes.splice(0, graph.nodes.length, ...nodes);
+  if (changed) refill(graph.nodes, nodes);
   return changed;
 }
 

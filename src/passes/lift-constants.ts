@@ -1,5 +1,6 @@
 import { isFloat } from '../graph/dtype.js';
 import type { Model, Node } from '../graph/ir.js';
+import { refill } from '../graph/refill.js';
 import type { Tensor } from '../graph/tensor.js';
 
 /**
@@ -16,7 +17,7 @@ export function liftConstants({ graph }: Model): boolean {
     return false;
   });
   const changed = kept.length < graph.nodes.length;
-  if (changed) graph.nodes.splice(0, graph.nodes.length, ...kept);
+  if (changed) refill(graph.nodes, kept);
   return changed;
 }
 

@@ -1,6 +1,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { type Graph, type Model, type Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { refill } from '../graph/refill.js';
 import type { Tensor } from '../graph/tensor.js';
 
 /**
@@ -38,7 +39,7 @@ function splitRenamed(graph: Graph, merged: Set<Value>): boolean {
     return false;
   });
   const changed = kept.length < graph.nodes.length;
-  if (changed) graph.nodes.splice(0, graph.nodes.length, ...kept);
+  if (changed) refill(graph.nodes, kept);
   return changed;
 }
 

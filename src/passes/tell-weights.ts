@@ -1,6 +1,6 @@
 /** Which constants of a model are weights: told from the operators that read them, and from what they hold. */
 import type { Graph, Node, Value } from '../graph/ir.js';
-import type { Tensor } from '../graph/tensor.js';
+import { Tensor } from '../graph/tensor.js';
 
 type Candidate = readonly [Value, Tensor];
 type Reader = { node: Node; input: number };
@@ -26,8 +26,10 @@ export function notAWeight(
 ): (value: Value, tensor: Tensor) => string | undefined {
   const readers = readersOf(graph);
   const tables = candidates.filter(([v]) => (readers.get(v) ?? []).every(r => POSITIONAL.has(r.node.opType)));
+  const positional = new Set(tables.map(([v]) => v));
+  const partners = partnersAmong(tables.map(([, tensor]) => tensor));
   const isWave = (value: Value, tensor: Tensor) =>
-    tables.some(([v]) => v === value) && (isSinusoid(tensor) || tables.some(([, t]) => areWaves(tensor, t)));
+    positional.has(value) && (isSinusoid(tensor) || partners(tensor).some(other => areWaves(tensor, other)));
   return (value, tensor) => {
     const own = readers.get(value) ?? [];
     if (own.every(r => SETTINGS[r.node.opType]?.includes(r.input)))
@@ -159,9 +161,32 @@ function isSinusoid(tensor: Tensor): boolean {
   return pairs(c => c ^ 1) || pairs(c => (c + width / 2) % width);
 }
 
-/** Whether one tensor holds the sines of what the other holds the cosines of. */
+/**
+ * Finds the tensors of equal extents whose last element may be the cosine of what a tensor's is the sine of: to compare
+ * all elements of all pairs would take quadratic time.
+ */
+function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[] {
+  const last = ({ dtype, bytes, size }: Tensor) =>
+    new Tensor(dtype, [1], bytes.slice(-bytes.length / size)).numbers()[0]!;
+  const key = ({ dims }: Tensor, square: number) => `${dims}:${square}`;
+  const bySquare = new Map<string, Tensor[]>();
+  for (const tensor of tensors) {
+    if (tensor.size < 4 || tensor.isUniform) continue;
+    const at = key(tensor, Math.round(last(tensor) ** 2 / CLOSE));
+    const same = bySquare.get(at);
+    if (same) same.push(tensor);
+    else bySquare.set(at, [tensor]);
+  }
+  return tensor => {
+    if (tensor.size < 4) return [];
+    const square = Math.round((1 - last(tensor) ** 2) / CLOSE);
+    return [-1, 0, 1].flatMap(near => bySquare.get(key(tensor, square + near)) ?? []);
+  };
+}
+
+/** Whether one tensor holds the sines of what the other holds the cosines of; ones and zeros are fresh weights. */
 function areWaves(a: Tensor, b: Tensor): boolean {
-  if (a === b || a.size < 4 || `${a.dims}` !== `${b.dims}`) return false;
+  if (a === b || a.isUniform) return false;
   const [x, y] = [a.numbers(), b.numbers()];
   return x.every((v, i) => onCircle(v, y[i]!));
 }
@@ -197,7 +222,10 @@ export function readersOf(graph: Graph): Map<Value, Reader[]> {
   const visit = (nodes: readonly Node[]) => {
     for (const node of nodes) {
       node.inputs.forEach((value, input) => {
-        if (value) readers.set(value, [...(readers.get(value) ?? []), { node, input }]);
+        if (!value) return;
+        const known = readers.get(value);
+        if (known) known.push({ node, input });
+        else readers.set(value, [{ node, input }]);
       });
       for (const sub of node.subgraphs()) visit(sub.nodes);
     }

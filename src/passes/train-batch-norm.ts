@@ -1,6 +1,7 @@
 import { dependentValues } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Node, Value } from '../graph/ir.js';
+import { refill } from '../graph/refill.js';
 import { topologicalOrder } from '../graph/topological-order.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -81,7 +82,7 @@ export function lowerBatchNorm(g: Builder): void {
   });
   // The backward pass may have the statistics already, after the node.
   const { nodes } = g.graph;
-  nodes.splice(0, nodes.length, ...topologicalOrder(nodes));
+  refill(nodes, topologicalOrder(nodes));
 }
 
 /** Runs `change` on every BatchNormalization; nodes that it emits come before it. */
@@ -96,7 +97,7 @@ function rewrite(g: Builder, change: (node: Node) => void): void {
     result.push(node);
   }
   g.sink = before;
-  nodes.splice(0, nodes.length, ...result);
+  refill(nodes, result);
 }
 
 const isBatchNorm = (node: Node) => node.opType === 'BatchNormalization' && node.domain === '';

@@ -143,6 +143,15 @@ it('leaves masks, tables of positions and frequencies, and scales that only a re
     expect(why(found, name)).toBe('sines and cosines, or their frequencies');
 });
 
+it('takes a fresh scale of ones and bias of zeros that are written out, though 1 and 0 are on the circle', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const scaled = s.add('Mul', [x, s.weight('scale', floatsOf([1, 1, 1, 1]))], 'scaled');
+  const y = s.add('Add', [scaled, s.weight('bias', floatsOf([0, 0, 0, 0]))], 'y');
+  const found = await inspect(s.model([y]), {}, sessionShapes);
+  expect(trained(found)).toEqual(['scale', 'bias']);
+});
+
 it('does not read what lies outside the main job: kinds of models', async () => {
   const found = await inspect(everything(), {}, sessionShapes);
   expect(found.kind).toBe('forward');

@@ -5,6 +5,7 @@ import type { Expr } from '../ops/core/expr.js';
 import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
 import { type Schedule, scheduleFactor } from '../ops/schedules.js';
 import type { ScalarType } from './clip-gradients.js';
+import { groupSmall, join, part } from './join-small.js';
 import { stateInput, type Transition, type Updates } from './transition.js';
 
 export type TrainedParameter<O> = { param: Value; options: O };
@@ -51,48 +52,57 @@ export function updateParameters<O extends OptimizerOptions>(
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
+  const params = parameters.map(p => p.param);
   const carries = compensate
-    ? parameters.map(({ param }) => stateInput(g, `${param.name}_carry`, zerosLike(g, param)))
+    ? params.map(param => stateInput(g, `${param.name}_carry`, zerosLike(g, param)))
     : undefined;
   const transition: Transition = (b, terms) => {
-    const next = b.of(step).add(1);
-    const t = next.cast(scalarType);
+    const done = b.of(step).add(1);
+    const t = done.cast(scalarType);
     const base = b.of(rate).cast(scalarType);
     const scheduled = schedule ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType))) : base;
     const shared = new Map<string, Scalars>();
-    const updates: Updates = new Map([[step, next]]);
-    parameters.forEach(({ param, options }, i) => {
-      const [grad, product] = [terms[i]!, terms[parameters.length + i]];
-      const key = `${grad.dtype} ${JSON.stringify(options)}`;
-      let scalars = shared.get(key);
+    const updates: Updates = new Map([[step, done]]);
+    const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
+    for (const members of groupSmall(params, keys)) {
+      const [first] = members;
+      const { options } = parameters[first!]!;
+      const joined = (of: (i: number) => Expr) => join(members.map(of));
+      let scalars = shared.get(keys[first!]!);
       if (!scalars) {
         const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
         const exact = Object.entries(optimizer.scalars(t, own, options));
-        scalars = Object.fromEntries(exact.map(([name, e]) => [name, e.cast(grad.dtype)]));
-        shared.set(key, scalars);
+        scalars = Object.fromEntries(exact.map(([name, e]) => [name, e.cast(terms[first!]!.dtype)]));
+        shared.set(keys[first!]!, scalars);
       }
-      const inputs = Object.entries(slots.get(param)!);
-      const state = Object.fromEntries(inputs.map(([name, v]) => [name, b.of(v)]));
-      const diagonal = product && optimizer.diagonal?.(product, options);
-      const updated = optimizer.update(b.of(param), grad, state, scalars, options, diagonal);
-      for (const [name, value] of inputs) updates.set(value, updated.state[name]!);
-      for (const [value, e] of subtract(b, param, updated.step, carries?.[i])) updates.set(value, e);
-    });
+      const names = optimizer.states(options);
+      const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
+      const state = names.map(name => [name, joined(i => b.of(slot(name)(i)))] as const);
+      const w = joined(i => b.of(params[i]!));
+      const grad = joined(i => terms[i]!);
+      const diagonal =
+        optimizer.diagonal && joined(i => optimizer.diagonal!(terms[params.length + i]!, options));
+      const updated = optimizer.update(w, grad, Object.fromEntries(state), scalars, options, diagonal);
+      const set = (of: (i: number) => Value, e: Expr) => {
+        const values = members.map(of);
+        for (const [i, piece] of part(e, values).entries()) updates.set(values[i]!, piece);
+      };
+      for (const name of names) set(slot(name), updated.state[name]!);
+      const { next, carry } = subtract(w, updated.step, carries && joined(i => b.of(carries[i]!)));
+      set(i => params[i]!, next);
+      if (carry) set(i => carries![i]!, carry);
+    }
     return updates;
   };
   return { transition, lr: rate, step, slots, scalars: scalarType, carries };
 }
 
-/** w - step; what rounding leaves of it is kept in `carry`, and taken off with the next step. */
-function subtract(b: Builder, param: Value, step: Expr, carry?: Value): Updates {
-  const w = b.of(param);
-  if (!carry) return new Map([[param, w.sub(step)]]);
-  const due = step.add(b.of(carry));
+/** w - step; what rounding leaves of it is the next `carry`, to be taken off with the next step. */
+function subtract(w: Expr, step: Expr, carry?: Expr): { next: Expr; carry?: Expr } {
+  if (!carry) return { next: w.sub(step) };
+  const due = step.add(carry);
   const next = w.sub(due);
-  return new Map([
-    [param, next],
-    [carry, due.sub(w.sub(next))],
-  ]);
+  return { next, carry: due.sub(w.sub(next)) };
 }
 
 function slotInputs<O extends OptimizerOptions>(

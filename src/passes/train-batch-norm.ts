@@ -67,6 +67,8 @@ function statisticsInBody(node: Node): AgdError {
  * has a kernel on the CPU alone. To be done after the backward pass, which knows a shorter gradient for the whole.
  */
 export function lowerBatchNorm(g: Builder): void {
+  const { nodes } = g.graph;
+  if (!nodes.some(isBatchNorm)) return;
   rewrite(g, node => {
     if (Number(attrValue(node, 'training_mode') ?? 0) === 0) return;
     const view = new NodeView<Operands>(node, g, g.opset());
@@ -81,7 +83,6 @@ export function lowerBatchNorm(g: Builder): void {
     infer(node);
   });
   // The backward pass may have the statistics already, after the node.
-  const { nodes } = g.graph;
   refill(nodes, topologicalOrder(nodes));
 }
 

@@ -64,6 +64,20 @@ export const trainingOptions = <T>(args: Argv<T>) =>
     },
   } as const);
 
+export const checkpointOptions = <T>(args: Argv<T>) =>
+  args.options({
+    'checkpoint-activations': {
+      type: 'boolean',
+      describe: 'Less memory, more time: compute activations again in the backward pass',
+      group: TRAINING,
+    },
+    'checkpoint-segments': {
+      type: 'number',
+      describe: 'The same, in so many segments [the square root of the nodes]',
+      group: TRAINING,
+    },
+  } as const);
+
 export const sessionOptions = <T>(args: Argv<T>) =>
   args.options({
     device: { choices: DEVICES, default: 'cpu', describe: 'Execution provider' },
@@ -88,6 +102,8 @@ export type Parsed = ParsedStep &
     batchNorm?: string;
     dropout?: string;
     straightThrough?: boolean;
+    checkpointActivations?: boolean;
+    checkpointSegments?: number;
     seed?: number;
   };
 
@@ -98,6 +114,7 @@ export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOut
 const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'] as const),
   ...(['params', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
+  ...(['checkpointActivations', 'checkpointSegments'] as const),
   ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
   ...(['accumulate', 'ema', 'onNonfinite', 'telemetry', 'compensate', 'scalars', 'config'] as const),
@@ -152,6 +169,7 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
     batchNorm: args.batchNorm as 'train' | undefined,
     dropout: args.dropout as 'train' | undefined,
     straightThrough,
+    checkpointActivations: args.checkpointSegments ?? args.checkpointActivations,
     seed,
   };
 }

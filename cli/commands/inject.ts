@@ -3,6 +3,7 @@ import type { ArgumentsCamelCase, Argv } from 'yargs';
 import type { InjectReport, Model } from '../../src/index.js';
 import {
   checkOutputs,
+  checkpointOptions,
   gradientOptions,
   injectOptions,
   lossOptions,
@@ -16,7 +17,7 @@ import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 
 export const builder = (args: Argv) =>
-  stepOptions(gradientOptions(trainingOptions(lossOptions(args))))
+  stepOptions(gradientOptions(checkpointOptions(trainingOptions(lossOptions(args)))))
     .positional('model', {
       type: 'string',
       demandOption: true,

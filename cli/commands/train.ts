@@ -6,6 +6,7 @@ import type { TrainEvent, TrainJob } from '../../src/index.js';
 import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
 import {
   checkOutputs,
+  checkpointOptions,
   gradientOptions,
   injectOptionsIfTask,
   lossOptions,
@@ -21,7 +22,9 @@ import { createProgress, type Progress } from '../ui/progress.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
-  sessionOptions(stepOptions(gradientOptions(dataOptions(trainingOptions(lossOptions(args))))))
+  sessionOptions(
+    stepOptions(gradientOptions(dataOptions(checkpointOptions(trainingOptions(lossOptions(args)))))),
+  )
     .positional('model', {
       type: 'string',
       demandOption: true,

@@ -17,6 +17,7 @@ import {
   type StepOptions,
 } from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
+import { checkpointActivations } from './checkpoint-activations.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { foldShapes } from './fold-shapes.js';
 import { type GroupOptions, groupParameters } from './group-parameters.js';
@@ -47,6 +48,8 @@ export type InjectOptions = SelectOptions &
     batchNorm?: 'train' | 'eval';
     /** `train`: dropout drops; `eval`: it does nothing. */
     dropout?: 'train' | 'eval';
+    /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
+    checkpointActivations?: boolean | number;
     /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */
     updates?: (inputs: readonly Value[]) => number;
     /** Seeds the dropout masks and the signs of AdaHessian. */
@@ -76,6 +79,11 @@ export async function inject(
   const optimizer = optimizerNamed(name);
   const settings = resolveOptions(optimizer, given);
   const before = countNodes(model);
+  if (options.gradients && options.checkpointActivations !== undefined)
+    throw new AgdError(
+      'bad-option',
+      'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
+    );
   const source = await (options.gradients ? useGradients : differentiable)(model, options, oracle);
   const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
@@ -161,6 +169,10 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
       lowerBatchNorm(g);
       const named = trained.map((p, i) => g.rename(grads[i] ?? g.of(p).zeros(), `${p.name}_grad`));
+      const results = [loss.loss, ...work.graph.outputs, ...statistics.map(s => s.value)];
+      const { checkpointActivations: segments } = options;
+      if (segments !== undefined && segments !== false)
+        checkpointActivations(g, results, named, segments === true ? undefined : segments);
       return { grads: named.map(v => g.of(v)), statistics };
     },
   };

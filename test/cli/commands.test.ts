@@ -191,6 +191,13 @@ describe('train', () => {
     expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
     expect(page).not.toMatch(/(src|href)="http/);
   });
+  it('computes activations again, with the same result', () => {
+    const losses = (...more: string[]) => train('k.onnx', 3, ...more).match(/loss [\d.]+/g);
+    const plain = losses();
+    expect(plain?.length).toBeGreaterThan(1);
+    expect(losses('--checkpoint-activations')).toEqual(plain);
+    expect(losses('--checkpoint-segments', '2')).toEqual(plain);
+  });
   it('ends a schedule with the run, where it does not say when it ends', () => {
     const learning = (...more: string[]) => /learning rate .*/.exec(train('c.onnx', 5, ...more))?.[0];
     expect(learning('--schedule', 'cosine:warmup=2')).toBe('learning rate cosine warmup=2 total=24');

@@ -128,8 +128,18 @@ it('refuses a file that is not there', () => {
   expect(() => options('--config', join(folder, 'none.json'))).toThrow('cannot be read');
 });
 
+it.each([
+  [{}, undefined],
+  [{ checkpointActivations: true }, true],
+  [{ checkpointSegments: 7 }, 7],
+  [{ checkpointActivations: true, checkpointSegments: 7 }, 7],
+])('computes activations again with %j', (flags, want) => {
+  expect(injectOptions({ ...flags, loss: 'mse', seed: 0 } as Parsed).checkpointActivations).toBe(want);
+});
+
 it('refuses options of injection where nothing is injected', () => {
   expect(injectOptionsIfTask({ lr: 0.1, seed: 0 })).toBeUndefined();
   expect(() => injectOptionsIfTask({ decayBiasNorm: false })).toThrow('--decay-bias-norm is decided when');
+  expect(() => injectOptionsIfTask({ checkpointActivations: true })).toThrow('--checkpoint-activations is');
   expect(() => injectOptionsIfTask({ target: 'label' })).toThrow('--target is decided when');
 });

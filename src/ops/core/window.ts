@@ -127,8 +127,8 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
 
 /**
  * The elements of each window as a column (im2col): [N, C, ...spatial] to [N C, kernel size, ...windows]. No operator
- * does this. Slices, one per element of the kernel, take the CPU half to nine tenths of the time, columns included, that
- * the convolution of single channels with an identity takes; but only this needs no extents.
+ * does this. With Slices, one per element of the kernel, the gradient of a kernel takes the CPU 0.6 to 0.97 of the time that
+ * it takes with the convolution of single channels with an identity, which needs no extents.
  */
 export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const { g } = x;

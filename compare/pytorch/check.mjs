@@ -8,8 +8,10 @@ import * as agd from '../../dist/src/index.js';
 const TOLERANCE = 1e-4;
 /** What float32 makes of gradients that are zero, relative to the largest of the model. */
 const NOISE = 1e-6;
-/** PyTorch in float32 may be off from float64 by more than TOLERANCE; this one then may too, by that many times more. */
+/** Where float32, or a rounding error in the parameters, moves PyTorch's own gradients further, this many times that passes. */
 const SLACK = 3;
+/** What finite differences can tell apart: a parameter may be off by more where constants were computed from it. */
+const COPIED = 2e-2;
 const STEPS = 3;
 const LR = 1e-4;
 
@@ -22,6 +24,7 @@ export async function checkCase(folder) {
   if (existsSync(join(folder, 'failed.txt')))
     return { skipped: await readFile(join(folder, 'failed.txt'), 'utf8'), problems: [] };
   const info = JSON.parse(await readFile(join(folder, 'case.json'), 'utf8'));
+  if (!info.faithful) return { info, skipped: 'the exported file computes something else', problems: [] };
   const result = { info, problems: [] };
   try {
     const path = join(folder, 'model.onnx');
@@ -48,7 +51,7 @@ async function compare(path, folder, feeds, options, result) {
   const found = await agd.gradients(model, options, feeds, { threads: 1 });
   const want = tensors.get('loss').numbers()[0];
   result.loss = Math.abs(found.loss - want) / Math.max(1e-3, Math.abs(want));
-  if (info.faithful && !(result.loss <= Math.max(TOLERANCE, SLACK * info.lossError)))
+  if (!(result.loss <= Math.max(TOLERANCE, SLACK * info.lossError)))
     problems.push(`loss ${found.loss}, PyTorch's is ${want}`);
 
   const overall = largest(Object.values(info.parameters).map(p => p.largest));
@@ -57,27 +60,32 @@ async function compare(path, folder, feeds, options, result) {
   for (const [name, gradient] of found.gradients) {
     const named = tensors.get(`parameter:${name}`);
     const reference = tensors.get(name) ?? (`${named?.dims}` === `${gradient.dims}` ? named : undefined);
-    if (reference && info.faithful) references.set(name, reference);
+    if (reference) references.set(name, reference);
   }
+  const others = new Map([...found.gradients].filter(([name]) => !references.has(name)));
+  const isCopied = others.size > 0;
   result.gradient = 0;
   for (const [name, reference] of references) {
     const [got, expected] = [found.gradients.get(name).numbers(), reference.numbers()];
     const scale = largest(expected) + (NOISE / TOLERANCE) * overall;
     const own = largest(sources(name).map(p => info.parameters[p]?.error ?? 0)) / scale;
     const error = largest(got.map((g, i) => g - expected[i])) / scale;
-    result.gradient = Math.max(result.gradient, error);
-    if (!(error <= Math.max(TOLERANCE, SLACK * own)))
-      problems.push(`gradient of '${name}' is off by ${short(error)}, PyTorch in float32 by ${short(own)}`);
+    if (error <= Math.max(TOLERANCE, SLACK * own)) {
+      result.gradient = Math.max(result.gradient, error);
+    } else if (isCopied && error > COPIED) {
+      // A constant that was computed from the parameter too has the rest of its gradient.
+      others.set(name, found.gradients.get(name));
+    } else
+      problems.push(`gradient of '${name}' is off by ${short(error)}, PyTorch's own moves by ${short(own)}`);
   }
 
-  const others = new Map([...found.gradients].filter(([name]) => !references.has(name)));
   if (others.size) {
     const checks = await agd.checkGradients(model, options, feeds, { gradients: others }, { threads: 1 });
     for (const c of checks)
       if (!c.passed)
         problems.push(`gradient of '${c.name}' is off by ${short(c.error)} from finite differences`);
   }
-  result.compared = references.size;
+  result.compared = found.gradients.size - others.size;
   result.checked = others.size;
 
   const trained = new Set([...found.gradients.keys()].flatMap(sources));

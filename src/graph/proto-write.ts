@@ -98,9 +98,12 @@ export function writeGraph(graph: Graph, place: Placement): GraphProto {
   });
 }
 
-/** A value_info entry; none where the value it names is gone. */
+/**
+ * A value_info entry; none where the value it names is gone, or where it named none and a new value has taken the name,
+ * whose type it would deny.
+ */
 function listedInfo(entry: string | ValueInfoProto, alive: ReadonlyMap<string, Value>): ValueInfoProto[] {
-  if (typeof entry !== 'string') return [entry];
+  if (typeof entry !== 'string') return alive.has(entry.name ?? '') ? [] : [entry];
   const value = alive.get(entry);
   return value ? [writeInfo(value, 'inner')] : [];
 }

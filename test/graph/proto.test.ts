@@ -407,6 +407,14 @@ describe('a changed model', () => {
     });
   });
 
+  it('drops what an optimizer left of a value whose name a new one takes', () => {
+    const stale = { name: 'pow', type: { tensorType: { elemType: 1 } } };
+    const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 'x' }], valueInfo: [stale] }));
+    expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toHaveLength(1);
+    model.graph.nodes.push(new Node('Pow', [model.graph.inputs[0]!], [new Value('pow')]));
+    expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toEqual([]);
+  });
+
   it('can give a type to what only had a name', () => {
     const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 's' }] }));
     model.graph.inputs[0]!.type = { kind: 'sequence', elem: { kind: 'tensor', dtype: 'int64' } };

@@ -197,7 +197,7 @@ class Shapes(nn.Module):
         y = y.masked_fill(mask.unsqueeze(-1), 0.5)
         y = y + x.sort(1).values
         y = y + F.normalize(x, dim=-1) + x.norm(dim=1, keepdim=True) + x.std(1, keepdim=True) + x.var(-1, keepdim=True)
-        y = y + torch.where(x > 0, x, self.table.mean(0)) + x.amax(1, keepdim=True) + x.max(-1, keepdim=True).values
+        y = y + torch.where(x > 0, x, x.mean(1, keepdim=True)) + x.amax(1, keepdim=True) + x.max(-1, keepdim=True).values
         y = y + self.table[mask.long()] + torch.tril(x @ x.transpose(1, 2)) @ x / 10
         windows = x.unfold(1, 2, 1).mean(-1)
         y = y + F.pad(windows, (0, 0, 0, 1)) + x.tile(1, 1, 2)[..., 3:9]

@@ -117,7 +117,7 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['checkpointActivations', 'checkpointSegments'] as const),
   ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
-  ...(['accumulate', 'ema', 'onNonfinite', 'telemetry', 'compensate', 'scalars', 'config'] as const),
+  ...(['accumulate', 'ema', 'onNonfinite', 'telemetry', 'tile', 'compensate', 'scalars', 'config'] as const),
 ];
 
 /**

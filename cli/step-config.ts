@@ -17,6 +17,7 @@ const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
   onNonfinite: value => typeof value === 'string',
   compensate: value => typeof value === 'boolean',
   telemetry: isNumber,
+  tile: value => typeof value === 'boolean',
   scalars: value => typeof value === 'string',
 };
 

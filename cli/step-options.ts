@@ -48,6 +48,12 @@ export const sharedStepOptions = <T>(args: Argv<T>) =>
       describe: 'Show what every so many updates did to each parameter: norms, the share of SGD',
       group: STEP,
     },
+    tile: {
+      type: 'boolean',
+      describe:
+        "Update large tensors in tiles, for a processor's cache; off with --no-tile [on, off on GPUs]",
+      group: STEP,
+    },
     scalars: {
       choices: ['float64', 'float32'],
       describe: 'Type of the scalars of a step; float32 for runtimes without float64 [float64]',
@@ -71,6 +77,7 @@ export type ParsedStep = {
   onNonfinite?: string;
   compensate?: boolean;
   telemetry?: number;
+  tile?: boolean;
   scalars?: string;
   config?: string;
 };
@@ -89,6 +96,7 @@ export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
     compensate,
     onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
     telemetry: args.telemetry,
+    tile: args.tile,
     scalars: args.scalars as StepOptions['scalars'],
   };
   return {

@@ -1,6 +1,7 @@
 import { cloneGraph } from '../graph/clone.js';
 import { Graph, Model, Node, type Shape, Value, type ValueType } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { hoistReshapes } from './hoist-reshapes.js';
 import { readDescription } from './training-description.js';
 
 /** Name of the axis of steps that the batches get. */
@@ -52,6 +53,7 @@ export function scanSteps(model: Model): { model: Model; telemetry?: string } {
   scan.attrs.set('body', { type: 'graph', value: body });
   scan.attrs.set('num_scan_inputs', { type: 'int', value: batches.length });
   outer.nodes = [scan];
+  hoistReshapes(outer, scan, body, states.length, names);
 
   const result = new Model(outer);
   return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name };

@@ -1,3 +1,4 @@
+import type { DType } from '../graph/dtype.js';
 import type { Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
@@ -6,6 +7,7 @@ import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/opt
 import { type Schedule, scheduleFactor } from '../ops/schedules.js';
 import type { ScalarType } from './clip-gradients.js';
 import { groupSmall, join, part } from './join-small.js';
+import { tiled, tileOf } from './tile-large.js';
 import { stateInput, type Transition, type Updates } from './transition.js';
 
 export type TrainedParameter<O> = { param: Value; options: O };
@@ -35,6 +37,8 @@ export type UpdateOptions = {
    * `<param>_carry`: for weights that are large against their steps, and those of 16 bits.
    */
   compensate?: boolean;
+  /** Updates large tensors in tiles, for a processor's cache; off for what has none to gain, as GPUs. Default: on. */
+  tile?: boolean;
 };
 
 /**
@@ -47,7 +51,7 @@ export function updateParameters<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   parameters: readonly TrainedParameter<O>[],
   lr: number,
-  { schedule, scalars: scalarType = 'float64', compensate }: UpdateOptions = {},
+  { schedule, scalars: scalarType = 'float64', compensate, tile: tileLarge = true }: UpdateOptions = {},
 ): UpdateRule {
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
@@ -61,6 +65,9 @@ export function updateParameters<O extends OptimizerOptions>(
     const t = done.cast(scalarType);
     const base = b.of(rate).cast(scalarType);
     const scheduled = schedule ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType))) : base;
+    // ONNX Runtime takes a cast there and back out of the graph, but not out of what a subgraph reads.
+    const typed = (e: Expr, dtype: DType) =>
+      e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
     const shared = new Map<string, Scalars>();
     const updates: Updates = new Map([[step, done]]);
     const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
@@ -72,37 +79,69 @@ export function updateParameters<O extends OptimizerOptions>(
       if (!scalars) {
         const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
         const exact = Object.entries(optimizer.scalars(t, own, options));
-        scalars = Object.fromEntries(exact.map(([name, e]) => [name, e.cast(terms[first!]!.dtype)]));
+        const { dtype } = terms[first!]!;
+        scalars = Object.fromEntries(exact.map(([name, e]) => [name, typed(e, dtype)]));
         shared.set(keys[first!]!, scalars);
       }
       const names = optimizer.states(options);
       const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
-      const state = names.map(name => [name, joined(i => b.of(slot(name)(i)))] as const);
-      const w = joined(i => b.of(params[i]!));
-      const grad = joined(i => terms[i]!);
-      const diagonal =
-        optimizer.diagonal && joined(i => optimizer.diagonal!(terms[params.length + i]!, options));
-      const updated = optimizer.update(w, grad, Object.fromEntries(state), scalars, options, diagonal);
-      const set = (of: (i: number) => Value, e: Expr) => {
-        const values = members.map(of);
-        for (const [i, piece] of part(e, values).entries()) updates.set(values[i]!, piece);
+      const tensors: Tensors = {
+        w: joined(i => b.of(params[i]!)),
+        grad: joined(i => terms[i]!),
+        ...Object.fromEntries(names.map(name => [name, joined(i => b.of(slot(name)(i)))])),
+        ...(carries ? { carry: joined(i => b.of(carries[i]!)) } : {}),
+        ...(optimizer.diagonal
+          ? { diagonal: joined(i => optimizer.diagonal!(terms[params.length + i]!, options)) }
+          : {}),
       };
-      for (const name of names) set(slot(name), updated.state[name]!);
-      const { next, carry } = subtract(w, updated.step, carries && joined(i => b.of(carries[i]!)));
-      set(i => params[i]!, next);
-      if (carry) set(i => carries![i]!, carry);
+      const compute = (own: Scalars, { w, grad, carry, diagonal, ...state }: Tensors): Tensors => {
+        const updated = optimizer.update(w!, grad!, state, own, options, diagonal);
+        const next = names.map(name => [name, updated.state[name]!]);
+        return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
+      };
+      // Within a branch the tensors would be copied to be cut.
+      const tile = tileLarge && b === g && members.length === 1 ? tileOf(params[first!]!) : undefined;
+      const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
+      const set = (name: string, of: (i: number) => Value) => {
+        const values = members.map(of);
+        for (const [i, piece] of part(updated[name]!, values).entries()) updates.set(values[i]!, piece);
+      };
+      for (const name of names) set(name, slot(name));
+      set('w', i => params[i]!);
+      if (carries) set('carry', i => carries[i]!);
     }
     return updates;
   };
   return { transition, lr: rate, step, slots, scalars: scalarType, carries };
 }
 
+type Tensors = Record<string, Expr>;
+
+/** The same in tiles; scalars are read from outside. */
+function inTiles(
+  b: Builder,
+  tensors: Tensors,
+  tile: number,
+  scalars: Scalars,
+  compute: (scalars: Scalars, tensors: Tensors) => Tensors,
+): Tensors {
+  const names = Object.keys(tensors);
+  let results: string[] = [];
+  const outputs = tiled(b, Object.values(tensors), tile, (inner, tiles) => {
+    const own = Object.fromEntries(Object.entries(scalars).map(([name, e]) => [name, inner.of(e.value)]));
+    const computed = compute(own, Object.fromEntries(names.map((name, i) => [name, tiles[i]!])));
+    results = Object.keys(computed);
+    return Object.values(computed);
+  });
+  return Object.fromEntries(results.map((name, i) => [name, outputs[i]!]));
+}
+
 /** w - step; what rounding leaves of it is the next `carry`, to be taken off with the next step. */
-function subtract(w: Expr, step: Expr, carry?: Expr): { next: Expr; carry?: Expr } {
-  if (!carry) return { next: w.sub(step) };
+function subtract(w: Expr, step: Expr, carry?: Expr): { w: Expr; carry?: Expr } {
+  if (!carry) return { w: w.sub(step) };
   const due = step.add(carry);
   const next = w.sub(due);
-  return { next, carry: due.sub(w.sub(next)) };
+  return { w: next, carry: due.sub(w.sub(next)) };
 }
 
 function slotInputs<O extends OptimizerOptions>(

@@ -83,6 +83,8 @@ export async function* trainingLoop(
 
 /** A run of a tenth of a second keeps the progress smooth and makes the cost of starting it small. */
 const RUN_MILLISECONDS = 100;
+/** Large steps go together too, as each run copies the state in and out: so many, in so much time. */
+const LARGE_STEPS = { count: 8, milliseconds: 2000 };
 const CHUNK_BYTES = 64 * 2 ** 20;
 
 /** How many steps to do in one run, from how long one takes and how large its batch is. */
@@ -91,7 +93,9 @@ class ChunkSize {
 
   learn(inputs: Feeds, steps: number, milliseconds: number): void {
     const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0) / steps;
-    const wanted = Math.min(RUN_MILLISECONDS / (milliseconds / steps), CHUNK_BYTES / bytes);
+    const step = milliseconds / steps;
+    const large = Math.min(LARGE_STEPS.count, LARGE_STEPS.milliseconds / step);
+    const wanted = Math.min(Math.max(RUN_MILLISECONDS / step, large), CHUNK_BYTES / bytes);
     // Doubling at most: the first runs are slower than those that follow.
     this.steps = Math.max(1, Math.min(Math.floor(wanted), 2 * this.steps));
   }

@@ -57,7 +57,7 @@ it('reads what a step does besides', () => {
   expect(
     options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10'.split(
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile'.split(
         ' ',
       ),
     ),
@@ -74,6 +74,7 @@ it('reads what a step does besides', () => {
     compensate: true,
     scalars: 'float32',
     telemetry: 10,
+    tile: false,
   });
 });
 

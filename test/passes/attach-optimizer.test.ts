@@ -1,8 +1,10 @@
 import { expect, it } from 'vitest';
+import { Value } from '../../src/graph/ir.js';
 import { type AgdOptions, agd } from '../../src/ops/optimizers/agd.js';
 import { OPTIMIZERS, type OptimizerName } from '../../src/ops/optimizers/index.js';
 import type { Optimizer } from '../../src/ops/optimizers/optimizer.js';
 import type { StepOptions } from '../../src/passes/attach-optimizer.js';
+import { tileOf } from '../../src/passes/tile-large.js';
 import { type Numbers, OptimizerRun } from '../ops/optimizers/run.js';
 
 const START = { a: [0.5, -1, 2], b: [0.25, 0.125] };
@@ -203,4 +205,33 @@ it('shows what every so many updates did', async () => {
   expect(shown[2]).toEqual(shown[1]);
   // Some coordinates are below the floor, and some are not.
   expect(new Set([shown[3]![3], shown[3]![8]].map(share => share! > 0 && share! < 1))).toContain(true);
+});
+
+it.each(['agd', 'sgd', 'adam'] as const)('%s gives the same bits in tiles as at once', async name => {
+  const size = 3 * 2 ** 19;
+  const wave = (k: number) => Array.from({ length: size }, (_, i) => Math.sin(i * 0.37 + k));
+  const make = (tile: boolean) =>
+    OptimizerRun.create(
+      OPTIMIZERS[name] as Optimizer,
+      { weightDecay: 0.01 },
+      { a: wave(0), b: [1, 2] },
+      {
+        step: { tile, compensate: true },
+      },
+    );
+  const [tiles, whole] = [await make(true), await make(false)];
+  expect([tiles.opTypes.has('Scan'), whole.opTypes.has('Scan')]).toEqual([true, false]);
+  for (const k of [1, 2]) for (const run of [tiles, whole]) await run.step({ a: wave(k), b: [k, -k] });
+  const bits = (run: OptimizerRun, state: string) => Buffer.from(Float64Array.from(run.get(state)).buffer);
+  for (const state of tiles.stateNames)
+    expect(bits(tiles, state).equals(bits(whole, state)), state).toBe(true);
+});
+
+it('cuts a tensor into tiles without a rest, where it is large and can be', () => {
+  const tile = (...shape: number[]) => tileOf(new Value('w', { kind: 'tensor', dtype: 'float32', shape }));
+  expect(tile(1023, 1024)).toBeUndefined();
+  expect(tile(1024, 1024)).toBe(2 ** 18);
+  expect(tile(10_000_000)).toBe(250_000);
+  // A prime.
+  expect(tile(15_485_863)).toBeUndefined();
 });

@@ -110,10 +110,6 @@ export function loop(
 
 /** Ends a subgraph with these outputs: distinct values that its own nodes write. */
 export function finish(b: Builder, outputs: readonly Expr[]): void {
-  b.graph.outputs = outputs.map(e => {
-    const value = b.newValue('output', e.type);
-    b.identity(e.value, value);
-    return value;
-  });
+  b.graph.outputs = outputs.map(e => b.rename(e, 'output'));
   prune(b.graph);
 }

@@ -27,6 +27,7 @@ export class OptimizerRun {
     private readonly lr: number,
     /** Element types of all values. */
     readonly dtypes: ReadonlySet<string | undefined>,
+    readonly opTypes: ReadonlySet<string>,
   ) {}
 
   /**
@@ -81,8 +82,9 @@ export class OptimizerRun {
       ...graph.initializers.keys(),
       ...graph.nodes.flatMap(node => node.outputs),
     ]);
+    const opTypes = new Set(model.graph.nodes.map(node => node.opType));
     const dtypes = new Set(values.map(v => v?.dtype));
-    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr, dtypes);
+    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr, dtypes, opTypes);
   }
 
   async step(grads: Numbers, lr = this.lr): Promise<void> {

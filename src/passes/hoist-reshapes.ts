@@ -1,0 +1,33 @@
+import { reads } from '../graph/dependents.js';
+import { type Graph, Node, Value } from '../graph/ir.js';
+import type { Names } from '../graph/names.js';
+
+/**
+ * A state of a Scan that its body reshapes to work on, and reshapes back, has the shape of the work from step to step
+ * instead: what is reshaped to leave a body is copied each time. `scan` is a node of `graph`, whose first inputs,
+ * as many as `count`, are states.
+ */
+export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: number, names: Names): void {
+  const writers = new Map(body.nodes.map(node => [node.outputs[0], node]));
+  const isReshape = (node: Node | undefined): node is Node =>
+    node?.opType === 'Reshape' && node.domain === '' && graph.initializers.has(node.inputs[1]!);
+  const [before, after]: Node[][] = [[], []];
+  for (let i = 0; i < count; i++) {
+    const [state, next] = [body.inputs[i]!, body.outputs[i]!];
+    const enter = body.nodes.find(node => isReshape(node) && node.inputs[0] === state);
+    const leave = writers.get(next);
+    if (!enter || !isReshape(leave)) continue;
+    const worked = enter.outputs[0]!;
+    body.inputs[i] = worked;
+    body.outputs[i] = leave.inputs[0]!;
+    const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
+    body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
+    if (others.has(state)) body.nodes.unshift(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
+    const [start, end] = [scan.inputs[i]!, scan.outputs[i]!];
+    scan.inputs[i] = new Value(names.fresh(`${start.name}_tiles`), worked.type);
+    scan.outputs[i] = new Value(names.fresh(`${end.name}_tiles`), worked.type);
+    before.push(new Node('Reshape', [start, enter.inputs[1]!], [scan.inputs[i]!]));
+    after.push(new Node('Reshape', [scan.outputs[i]!, leave.inputs[1]!], [end]));
+  }
+  graph.nodes = [...before, ...graph.nodes, ...after];
+}

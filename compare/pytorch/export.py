@@ -1,17 +1,16 @@
 """Exports PyTorch models with both exporters, and writes beside each what PyTorch's autograd finds.
 
-export.py OUT [GLOB ...] writes a folder OUT/<model>-<exporter>[-train] for each model whose name matches:
+export.py [--optimize basic|extended] OUT [GLOB ...] writes a folder OUT/<model>-<exporter>[-train] for each model whose name matches:
 model.onnx, batch.safetensors (inputs and target), expected.safetensors (the loss, and float64 gradients by the
 names of the file's initializers, `parameter:` before those that are only known by PyTorch's name) and case.json.
 """
 
+import argparse
 import copy
 import fnmatch
 import inspect
 import json
 import logging
-import sys
-import traceback
 import warnings
 from pathlib import Path
 
@@ -80,6 +79,14 @@ def gradients(module, spec: Model, inputs, target):
     return loss.item(), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
+def optimize(path, level):
+    """What ONNX Runtime's own optimizer makes of the file."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f'ORT_ENABLE_{level.upper()}')
+    options.optimized_model_filepath = path
+    ort.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+
 def is_faithful(path, named, found):
     """Whether the file computes what the module does: exporters have their mistakes."""
     runner = ort.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -121,7 +128,7 @@ def export(module, inputs, names, outputs, path, spec: Model, exporter, training
             torch.onnx.export(module, inputs, path, **options)
 
 
-def write(spec: Model, exporter, training, folder: Path):
+def write(spec: Model, exporter, training, folder: Path, level=None):
     torch.manual_seed(0)
     module, named = spec.build()
     module.train(training)
@@ -139,6 +146,8 @@ def write(spec: Model, exporter, training, folder: Path):
     if spec.script:
         exported = torch.jit.script(exported)
     export(exported, inputs, names, outputs, str(folder / 'model.onnx'), spec, exporter, training)
+    if level:
+        optimize(str(folder / 'model.onnx'), level)
     single = gradients(copy.deepcopy(module), spec, inputs, target)
     exact = tuple(map(double, inputs)), double(target)
     loss, grads = gradients(copy.deepcopy(module).double(), spec, *exact)
@@ -153,7 +162,7 @@ def write(spec: Model, exporter, training, folder: Path):
     scalars = [n for n, ps in covered.items() if any(fnmatch.fnmatch(p, g) for p in ps for g in spec.scalars)]
     file = onnx.load(folder / 'model.onnx')
     info = dict(
-        model=spec.name, exporter=exporter, training=training, scalars=scalars,
+        model=spec.name, exporter=f'{exporter}, {level}' if level else exporter, training=training, scalars=scalars,
         opset=next(o.version for o in file.opset_import if o.domain == ''),
         loss={'kind': spec.loss, 'output': outputs[spec.output]}, 
         lossError=max(abs(other[0] - loss) for other in (single, moved)) / max(1e-3, abs(loss)),
@@ -165,16 +174,16 @@ def write(spec: Model, exporter, training, folder: Path):
     (folder / 'case.json').write_text(json.dumps(info, indent=1))
 
 
-def main(out, globs):
+def main(out, globs, level):
     failed = []
     for spec in MODELS:
         if globs and not any(fnmatch.fnmatch(spec.name, g) for g in globs):
             continue
         for exporter in spec.exporters:
-            for training in ([False, True] if spec.batch_norm else [False]):
+            for training in ([False, True] if spec.batch_norm and not level else [False]):
                 name = f'{spec.name}-{exporter}{"-train" if training else ""}'
                 try:
-                    write(spec, exporter, training, Path(out) / name)
+                    write(spec, exporter, training, Path(out) / name, level)
                     print('exported', name, flush=True)
                 except Exception as error:
                     failed.append(name)
@@ -182,10 +191,12 @@ def main(out, globs):
                     lines = str(error).strip().splitlines() or ['']
                     (Path(out) / name / 'failed.txt').write_text(f'{type(error).__name__}: {lines[0]}')
                     print('not exported', name, type(error).__name__, lines[0][:200], flush=True)
-                    if '--trace' in sys.argv:
-                        traceback.print_exc()
 
 
 if __name__ == '__main__':
-    args = [a for a in sys.argv[1:] if not a.startswith('--')]
-    main(args[0], args[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--optimize', choices=['basic', 'extended'])
+    parser.add_argument('out')
+    parser.add_argument('globs', nargs='*')
+    args = parser.parse_args()
+    main(args.out, args.globs, args.optimize)

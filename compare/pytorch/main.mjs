@@ -1,6 +1,6 @@
 /**
  * Loss and gradients of real models, exported with PyTorch, against PyTorch's own:
- * main.mjs [GLOB ...] [--dir DIR] [--markdown]
+ * main.mjs [GLOB ...] [--optimize basic|extended] [--dir DIR [--no-export]] [--markdown]
  * It needs Python (the environment variable PYTHON) with torch, onnx, onnxruntime, onnxscript and safetensors; timm
  * and transformers for some models. Exits with 1 unless every exported model passes.
  */
@@ -14,7 +14,12 @@ import { checkCase } from './check.mjs';
 
 const { values, positionals: globs } = parseArgs({
   allowPositionals: true,
-  options: { dir: { type: 'string' }, markdown: { type: 'boolean' }, 'no-export': { type: 'boolean' } },
+  options: {
+    dir: { type: 'string' },
+    markdown: { type: 'boolean' },
+    optimize: { type: 'string' },
+    'no-export': { type: 'boolean' },
+  },
 });
 const dir = values.dir ?? mkdtempSync(join(tmpdir(), 'parity-'));
 
@@ -49,7 +54,12 @@ function row(name, { info, skipped, problems, loss, gradient, compared, checked,
   return line([info.model, exporter, info.opset, counted ?? '', folded ?? '', ...numbers, verdict]);
 }
 
-if (!values['no-export']) python('export.py', [dir, ...globs], 'inherit');
+if (!values['no-export'])
+  python(
+    'export.py',
+    [...(values.optimize ? ['--optimize', values.optimize] : []), dir, ...globs],
+    'inherit',
+  );
 const matches = globs.length ? picomatch(globs.map(g => `${g}-{legacy,dynamo}*`)) : () => true;
 const names = readdirSync(dir)
   .filter(name => matches(name))

@@ -60,7 +60,11 @@ function pick(g: Builder, spec: LossSpec): Expr {
       'bad-dtype',
       `The model has no floating-point output to compute a loss from: ${names}.`,
     );
-  throw new AgdError('bad-option', `The model has several outputs (${names}): choose one with --output.`);
+  const choice = fitting.map(v => `'${v.name}' [${v.shape ?? '?'}]`).join(', ');
+  throw new AgdError(
+    'bad-option',
+    `The model has several outputs: choose with --output the one that the loss reads, ${choice}.`,
+  );
 }
 
 function scalar(x: Expr): Expr {

@@ -55,6 +55,17 @@ it('no such file', () => {
   expect(fails('inspect', 'nowhere.onnx')).toContain('nowhere.onnx');
 });
 
+it('several outputs, with the shapes to choose by', async () => {
+  const s = new Sketch();
+  const hidden = s.add('MatMul', [s.input('x', ['batch', 4]), s.weight('w', [4, 6])], 'hidden');
+  const classes = s.add('ArgMax', [hidden], 'classes', { axis: 1 });
+  const logits = s.add('MatMul', [hidden, s.weight('head', [6, 3])], 'logits');
+  await saveModel(s.model([hidden, classes, logits]), file('several.onnx'));
+  expect(fails('inject', 'several.onnx', ...LOSS)).toMatch(
+    /--output .* 'hidden' \[batch,6\], 'logits' \[batch,3\]\.$/m,
+  );
+});
+
 it('an opset that is too new', async () => {
   await saveModel(Object.assign(mlp(), { opsetImports: new Map([['', 99]]) }), file('new.onnx'));
   expect(fails('inject', 'new.onnx', ...LOSS)).toMatch(/opset 99.*26/);

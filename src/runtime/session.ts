@@ -42,6 +42,8 @@ export class Session {
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
+      // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
+      enableMemPattern: false,
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
     // A session made from bytes has no folder to look for external data in.

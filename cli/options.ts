@@ -35,6 +35,11 @@ export const gradientOptions = <T>(args: Argv<T>) =>
       describe: "Gradients that the graph has, as W1=dW1 or '{param}_grad'",
       group: TRAINING,
     },
+    'replace-optimizer': {
+      type: 'boolean',
+      describe: 'Put --optimizer in the place of that of a step in training_info',
+      group: TRAINING,
+    },
     params: {
       type: 'string',
       describe: 'Values of parameters that are inputs: .safetensors, .npz, .onnx, checkpoint',
@@ -96,6 +101,7 @@ export type Parsed = ParsedStep &
     classWeights?: string;
     classAxis?: number;
     grad?: string[];
+    replaceOptimizer?: boolean;
     params?: string;
     train?: string[];
     freeze?: string[];
@@ -125,7 +131,7 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
  * nor (`isTask`) the model itself. Throws `bad-option` where other options are given without it.
  */
 export function injectOptionsIfTask(args: Parsed, isTask = false): InjectOptions | undefined {
-  if (isTask || hasLoss(args) || args.grad) return injectOptions(args);
+  if (isTask || hasLoss(args) || args.grad || args.replaceOptimizer) return injectOptions(args);
   const lost = INJECT_ONLY.find(name => args[name] !== undefined);
   if (lost)
     throw new AgdError(
@@ -163,6 +169,7 @@ export function injectOptions(args: Parsed, output = args.output): InjectOptions
   return {
     loss: hasLoss(args) ? lossSpec(args, output) : undefined,
     gradients: args.grad,
+    replaceOptimizer: args.replaceOptimizer,
     ...stepConfig(args),
     train,
     freeze,

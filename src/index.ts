@@ -25,6 +25,7 @@ export { originalBytes, readOriginal as exportTrained } from './passes/original.
 export type { ParameterChoice } from './passes/select-parameters.js';
 export { type SplitStep, splitStep } from './passes/split-step.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
+export { trainingInfoForm } from './passes/training-info-form.js';
 export { exportFrom, isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
 export {

@@ -33,10 +33,16 @@ export const builder = (args: Argv) =>
         type: 'boolean',
         describe: 'Write two halves, grad.onnx and update.onnx, and state.onnx to begin with',
       },
+      format: {
+        choices: ['step', 'training-info'],
+        describe:
+          "The step as the graph itself, or as ONNX's training_info beside the inference graph [step]",
+      },
     } as const)
+    .conflicts('split', 'format')
     .example('$0 inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself');
 
-type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean }>;
+type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean; format?: string }>;
 
 export async function handler(args: Args): Promise<void> {
   const { inject, openForInjection } = await import('../../src/index.js');
@@ -45,16 +51,16 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out], [args.model, args.params, args.config]);
   const source = await openForInjection(args.model, await withFiles(injectOptions(args), args.model, args));
   const { model, report } = await inject(source.model, source.options);
-  const written = await write(model, out, args.split);
+  const written = await write(model, out, args);
   for (const line of describeReport(report)) console.log(line);
   console.log(`wrote ${written.join(', ')}`);
 }
 
 /** Saves the step, or its halves and their first state in a folder. Returns the files. */
-async function write(model: Model, out: string, split = false): Promise<string[]> {
-  const { saveModel, splitStep } = await import('../../src/index.js');
+async function write(model: Model, out: string, { split, format }: Args): Promise<string[]> {
+  const { saveModel, splitStep, trainingInfoForm } = await import('../../src/index.js');
   if (!split) {
-    await saveModel(model, out);
+    await saveModel(format === 'training-info' ? trainingInfoForm(model) : model, out);
     return [out];
   }
   await makeFolder(out);

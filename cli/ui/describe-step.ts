@@ -3,7 +3,7 @@ import { formatNames } from './format.js';
 
 /** The optimizer and its options. */
 export const describeOptimizer = ({ optimizer: { name, options } }: TrainingDescription) =>
-  `${name}: ${list(options)}`;
+  name === 'own' ? 'as the model brings it' : `${name}: ${list(options)}`;
 
 /** How a step trains, a line each: the optimizer, options of single parameters, and what is done besides. */
 export function describeStep(description: TrainingDescription): string[] {

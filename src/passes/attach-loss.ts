@@ -27,6 +27,7 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   if (spec.kind === 'output')
     return {
       loss: addOutput(g, scalar(output)),
+      output: output.value,
       target: g.graph.inputs.find(v => v.name === spec.target),
     };
   const name = spec.target ?? 'target';

@@ -1,11 +1,12 @@
 import type { Model } from '../graph/ir.js';
-import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { prepare } from './inject.js';
 import { readOriginal } from './original.js';
+import { partOfModel } from './part-of-model.js';
 import { trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { readDescription } from './training-description.js';
+import { withAlgorithm } from './training-info.js';
 
 /**
  * The original model in inference form with the loss of an injected one, under the same names; parameters and
@@ -13,7 +14,11 @@ import { readDescription } from './training-description.js';
  */
 export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<Model> {
   const { loss, outputs, parameters, statistics } = readDescription(injected);
-  const { work, g } = await prepare(readOriginal(injected), loss, oracle);
+  const original = readOriginal(injected);
+  // Where the model computes its loss, and gradients or an update after it, nobody asks for these here.
+  const source =
+    loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
+  const { work, g } = await prepare(source, loss, oracle);
   // The file may have been exported in training mode.
   trainBatchNorm(g, 'eval');
   trainDropout(g, 'eval', 0);
@@ -23,9 +28,5 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
   }
-  // Where the original computes gradients itself, nobody asks for them here.
-  const wanted = new Set([loss.name, loss.output, ...outputs]);
-  work.graph.outputs = work.graph.outputs.filter(v => wanted.has(v.name));
-  eliminateDeadNodes(work);
   return work;
 }

@@ -7,7 +7,7 @@ import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { LOSSES } from '../ops/criterion.js';
 import { type AnyOptions, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
-import { resolveOptions } from '../ops/optimizers/optimizer.js';
+import { demand, resolveOptions } from '../ops/optimizers/optimizer.js';
 import { lacksTotal, type Schedule } from '../ops/schedules.js';
 import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
 import {
@@ -25,6 +25,7 @@ import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
 import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
+import { isTrainingOperator, lowerTrainingOperators } from './lower-training-operators.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
@@ -32,6 +33,7 @@ import { tieTransposedInitializers } from './tie-transposed-initializers.js';
 import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
+import { adoptStep, hasOwnStep, withoutOptimizer } from './training-info.js';
 import { upgradeOpset } from './upgrade-opset.js';
 import { type GivenGradients, useGradients } from './use-gradients.js';
 
@@ -42,6 +44,8 @@ export type InjectOptions = SelectOptions &
   GivenGradients & {
     /** What to minimize. Where the graph has gradients already, its output of one element if not given. */
     loss?: LossSpec;
+    /** Puts `optimizer` in the place of that of a model that has a training step in `training_info`. */
+    replaceOptimizer?: boolean;
     /** AGD if not given; options that are left out take the optimizer's defaults. */
     optimizer?: OptimizerSpec;
     /** `train`: batch statistics, running ones updated as state; `eval`: running ones, unchanged. */
@@ -71,6 +75,24 @@ export type InjectReport = {
  * step. Everything a step changes is an input with an initializer, and an output that holds its next value.
  */
 export async function inject(
+  model: Model,
+  options: InjectOptions,
+  oracle: ShapeOracle,
+): Promise<{ model: Model; report: InjectReport }> {
+  const { loss, gradients, replaceOptimizer } = options;
+  if (hasOwnStep(model) && !gradients && (!loss || loss.kind === 'output')) {
+    if (!replaceOptimizer) return adoptStep(model, options, oracle);
+    const lifted = await withoutOptimizer(model, options, oracle);
+    return injectStep(lifted.model, lifted.options, oracle);
+  }
+  demand(!replaceOptimizer, 'There is no optimizer to replace: the model has no training step of its own.');
+  if (!model.graph.nodes.some(isTrainingOperator)) return injectStep(model, options, oracle);
+  const lowered = cloneModel(model);
+  await lowerTrainingOperators(lowered, oracle);
+  return injectStep(lowered, { ...options, original: options.original ?? encodeModel(model) }, oracle);
+}
+
+async function injectStep(
   model: Model,
   options: InjectOptions,
   oracle: ShapeOracle,

@@ -25,6 +25,11 @@ export function splitStep(model: Model): SplitStep {
   const names = new Set(parameters.flatMap(p => [p.grad, p.hessianProduct]));
   const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
   const grads = written.filter(v => names.has(v.name));
+  if (!grads.length)
+    throw new AgdError(
+      'invalid-model',
+      'The step has an optimizer of its own, and no gradients to split it at.',
+    );
   const after = dependentValues(graph.nodes, grads);
   const data = graph.inputs.filter(v => !graph.initializers.has(v));
   const batch = dependentValues(graph.nodes, data, after);

@@ -4,6 +4,7 @@ import type { Model, Value } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
+import { hasOwnStep } from '../passes/training-info.js';
 import { openForInjection } from './artifacts.js';
 import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
@@ -136,7 +137,7 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
       );
     return model;
   }
-  if (!options.loss && !options.gradients)
+  if (!options.loss && !options.gradients && !hasOwnStep(model))
     throw new AgdError(
       'bad-option',
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,

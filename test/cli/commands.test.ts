@@ -113,6 +113,24 @@ describe('inject', () => {
     const { parameters } = readDescription(await loadModel(file('b.agd.onnx')));
     expect(parameters.map(p => p.name)).toEqual(['fc1.weight', 'fc2.weight']);
   });
+  it('writes ONNX’s own form of training, which train reads', async () => {
+    ok('inject', 'model.onnx', '--loss', 'cross-entropy', '--format', 'training-info', '-o', 'info.onnx');
+    const { graph, trainingInfo } = await loadModel(file('info.onnx'));
+    expect(graph.outputs.map(v => v.name)).toEqual(['logits']);
+    expect(trainingInfo[0]!.updates.length).toBeGreaterThan(4);
+    const out = ok('train', 'info.onnx', '--data', 'train.npz', '--val', 'test.npz', '-o', 'info.t.onnx');
+    expect(out).toContain('update   as the model brings it');
+    const replaced = ok(
+      'train',
+      'info.onnx',
+      '--data',
+      'train.npz',
+      '--replace-optimizer',
+      '--optimizer',
+      'adam',
+    );
+    expect(replaced).toContain('update   adam:');
+  });
   it('keeps the options of the loss', async () => {
     const options = [
       '--label-smoothing',

@@ -20,7 +20,7 @@ def register(name, arch=None, batch_norm=False, **options):
 
 register('resnet18', batch_norm=True)
 register('mobilenetv3', 'mobilenetv3_small_050', batch_norm=True)
-register('efficientnet', 'tf_efficientnet_lite0', batch_norm=True)
+register('efficientnet', 'tf_efficientnet_lite0')
 register('densenet', 'densenet121', batch_norm=True, growth_rate=8, block_config=(2, 2, 2, 2))
 register('regnet', 'regnetx_002', batch_norm=True)
 register('vit', 'vit_tiny_patch16_224', img_size=64, depth=2, embed_dim=48, num_heads=3)

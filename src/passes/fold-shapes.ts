@@ -49,6 +49,8 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   const condition = node.opType === 'If' ? known.get(node.inputs[0]!)?.data[0] : undefined;
   if (typeof condition === 'number')
     return taken(graph, node, condition ? 'then_branch' : 'else_branch', names);
+  if (node.opType === 'Range' && node.inputs.some(v => v?.shape?.length === 1))
+    return scalarRange(graph, node, names);
   const shape = node.opType === 'Reshape' || node.opType === 'Expand' ? node.inputs[1] : undefined;
   const length = shape ? known.get(shape)?.data.length : undefined;
   if (!shape || length === undefined || typeof shape.shape?.[0] === 'number') return undefined;
@@ -58,6 +60,16 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   graph.initializers.set(extent!, Tensor.ints([length]));
   node.inputs[1] = settled!;
   return [new Node('Reshape', [shape, extent!], [settled!]), node];
+}
+
+/** The runtime takes vectors of one element for a Range's scalars, but not where it knows that they are. */
+function scalarRange(graph: Graph, node: Node, names: Names): Node[] {
+  const shape = new Value(names.fresh('scalar'));
+  graph.initializers.set(shape, Tensor.ints([]));
+  const scalars = node.inputs.map(v => new Value(names.fresh(`${v!.name}_scalar`)));
+  const reshapes = node.inputs.map((v, i) => new Node('Reshape', [v, shape], [scalars[i]!]));
+  node.inputs = scalars;
+  return [...reshapes, node];
 }
 
 function integerTensor({ dtype }: Value, { scalar, data }: Known): Tensor {

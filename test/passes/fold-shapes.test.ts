@@ -52,3 +52,31 @@ it.each([1, 3])('takes the branch that the extents decide, of %i columns', async
   const found = await gradients(s.model([y!]), { loss }, { x: spread([2, 4]), target });
   expect(found.gradients.get('w')!.dims).toEqual([4, columns]);
 });
+
+it('lets a Range have vectors of one element where its number of axes comes to be known', async () => {
+  const s = new Sketch();
+  const int = (name: string, values: number[]) => s.weight(name, ints(values));
+  const x = s.add('MatMul', [s.input('x', ['batch', 4]), s.weight('w', [4, 3])], 'xw');
+  const [yes, no] = [new Body('yes'), new Body('no')];
+  const main = new Body('main');
+  const is2 = s.add(
+    'Equal',
+    [s.add('Size', [s.add('Shape', [x], 'shape')], 'axes'), s.weight('two', ints([2], []))],
+    'is2',
+  );
+  const [end] = control(main, 'If', [is2], ['end'], {
+    then_branch: yes.outputs(
+      yes.add('Slice', [int('limits', [5, 3]), int('one', [1]), int('many', [9])], 'last'),
+    ),
+    else_branch: no.outputs(no.add('Identity', [s.weight('scalar', ints([3], []))], 'none')),
+  });
+  s.graph.nodes.push(...main.graph.nodes);
+  const range = s.add(
+    'Range',
+    [s.weight('zero', ints([0], [])), end!, s.weight('by', ints([1], []))],
+    'range',
+  );
+  const y = s.add('Mul', [x, s.add('Cast', [range], 'steps', { to: 1 })], 'y');
+  const found = await gradients(s.model([y]), { loss }, { x: spread([2, 4]), target: spread([2, 3]) });
+  expect(found.gradients.get('w')!.dims).toEqual([4, 3]);
+});

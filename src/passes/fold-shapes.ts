@@ -42,7 +42,9 @@ function hasRank(value: Value | null): boolean {
 function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Names): Node[] | undefined {
   const [output] = node.outputs;
   const result = output && known.get(output);
-  if (result && isKnown(result) && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
+  // Scalars tell no rank, but decide branches, of which the runtime then knows more than it accepts.
+  const isShape = result && isKnown(result) && !result.scalar;
+  if (isShape && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
     graph.initializers.set(output, integerTensor(output, result));
     return [];
   }

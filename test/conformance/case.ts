@@ -8,6 +8,8 @@ import { readSafetensors } from '../../src/runtime/data/safetensors.js';
 /** What a case folder says of itself; see the README beside the cases. */
 export type CaseInfo = {
   kind: 'vjp' | 'training';
+  /** The operator that the case is about. */
+  op?: string;
   loss: { kind: string; output: string; target?: string };
   agd: Record<string, unknown>;
   steps: number;
@@ -25,6 +27,9 @@ export type Case = {
 
 /** One comparison within a case: the error as a share of what is allowed. */
 export type Check = { what: string; error: number };
+
+/** What a backward pass is: the inputs that get a gradient, and the operators that it adds. */
+export type Backward = { gradients: string[]; emits: string[] };
 
 export async function loadCase(folder: string, name: string): Promise<Case> {
   const path = join(folder, 'model.onnx');

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { AgdError } from '../../src/graph/errors.js';
 import type { Device } from '../../src/runtime/devices.js';
-import { type Check, loadCase } from './case.js';
+import { type Backward, type Check, loadCase } from './case.js';
 import { checkTraining } from './training.js';
 import { checkVjp } from './vjp.js';
 
@@ -16,18 +16,20 @@ type Result = {
   error: number;
   worst: string;
   reason?: string;
+  operator?: string;
+  backward?: Backward;
 };
 
 async function runCase(folder: string, device?: Device): Promise<Result> {
   const name = basename(folder);
   try {
     const c = await loadCase(folder, name);
-    const checks: Check[] = await (c.info.kind === 'training'
-      ? checkTraining(c, device)
-      : checkVjp(c, device));
+    const { checks, backward }: { checks: Check[]; backward?: Backward } =
+      c.info.kind === 'training' ? { checks: await checkTraining(c, device) } : await checkVjp(c, device);
     const worst = checks.reduce((a, b) => (b.error > a.error ? b : a), { what: '', error: 0 });
     const passed = checks.length > 0 && worst.error <= 1;
-    return { name, passed, checks: checks.length, error: worst.error, worst: worst.what };
+    const facts = { operator: c.info.op, backward };
+    return { name, passed, checks: checks.length, error: worst.error, worst: worst.what, ...facts };
   } catch (error) {
     const reason = error instanceof AgdError ? error.message : String((error as Error).stack ?? error);
     return { name, passed: false, checks: 0, error: Number.POSITIVE_INFINITY, worst: '', reason };

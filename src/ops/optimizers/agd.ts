@@ -92,7 +92,7 @@ export const agd: Optimizer<AgdOptions> = {
     const s = g.sub(state.exp_avg_corrected!).mul(gain!);
     const h = state.exp_avg_corrected!.add(s);
     // 1 - beta2 keeps more digits in float32 than beta2 does: its rounding would be the largest error of all.
-    const B = state.diff_sq_sum!.sub(state.diff_sq_sum!.mul(1 - betas[1])).add(s.square());
+    const B = state.diff_sq_sum!.add(s.square().sub(state.diff_sq_sum!.mul(1 - betas[1])));
     const largest = amsgrad ? state.max_diff_sq_sum!.maximum(B) : B;
     // Clip with a minimum is Max with a scalar, and has a kernel on every execution provider.
     const q = h.div(largest.sqrt().op('Clip', [floor]));

@@ -45,6 +45,7 @@ export function chart(result) {
   );
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${LEFT + WIDTH + 70}" height="${y + 36}" font-family="sans-serif" font-size="12">`,
+    "<title>The peers' times of a step over agd-onnx's</title>",
     '<rect width="100%" height="100%" fill="#fff"/>',
     ...[...axis, ...legend, ...parts, note],
     '</svg>',

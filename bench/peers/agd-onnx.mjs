@@ -3,9 +3,9 @@ import { inject, loadModel, openForInjection, Tensor, Trainer } from '../../dist
 import { updateOnly } from '../models.mjs';
 import { artifactBatch, serve } from './serve.mjs';
 
-// As the training loop has it: a tenth of a second, or 8 steps within two.
+// As the training loop has it: a tenth of a second, or 32 steps within two.
 const RUN_MS = 100;
-const LARGE = { steps: 8, ms: 2000 };
+const LARGE = { steps: 32, ms: 2000 };
 const RUN_BYTES = 64 * 2 ** 20;
 
 await serve(async (workload, threads) => {

@@ -3,16 +3,16 @@ import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { scan } from '../ops/core/scan.js';
 
-/** From this many elements on a tensor is worked on in tiles: it is far larger than a processor's cache. */
-const LARGE = 2 ** 20;
-
-/** Elements of a tile: its tensors fit in the cache, and the nodes' fixed cost is small against their work. */
-const TILE = { least: 2 ** 15, most: 2 ** 18 };
+/**
+ * Elements of a tile: the ten or so tensors of an update fit in the cache of each core, the runtime still gives both halves
+ * of a tile to a thread, and the nodes' fixed cost is small against their work. What is larger than a tile is cut.
+ */
+const TILE = { least: 2 ** 14, most: 2 ** 17 };
 
 /** The size of the tiles that a large tensor is cut into without a rest; undefined where it is not large, or has none. */
 export function tileOf({ shape }: Value): number | undefined {
   const size = (shape as readonly number[]).reduce((n, d) => n * d, 1);
-  if (size < LARGE) return undefined;
+  if (size <= TILE.most) return undefined;
   for (let count = Math.ceil(size / TILE.most); count <= size / TILE.least; count++)
     if (size % count === 0) return size / count;
   return undefined;

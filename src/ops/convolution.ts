@@ -109,10 +109,26 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
 }
 
 /**
- * dw = sum over the batch of dy[n] @ columns(x[n])^T, per group. On the CPU this is 2 to 9 times faster on the
- * layers of a ResNet than the convolution of x and dy with batch and channels swapped.
+ * dw[m,c,k] = sum_{n,o} dy[n,m,o] x[n,c, o stride + k dilation - begin], per group, as products of matrices: of dy and the
+ * columns of x, or of both moved against each other where that copies less.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
+  const [first, ...rest] = windows;
+  const size = (ws: readonly Window[]) => ws.reduce((n, v) => n * v.kernel, 1);
+  const [m, c, rows] = [w.extent(0), w.extent(1), dy.extent(2)];
+  const known = typeof m === 'number' && typeof c === 'number' && typeof rows === 'number';
+  const slides = windows.every(v => v.stride === 1 && v.begin !== undefined);
+  // A copy of dy takes one pass, one of x two.
+  if (known && slides && m * first!.kernel < 2 * c * group * (size(windows) - size(rest)))
+    return byShifts(x, dy, w, windows, group);
+  return byColumns(x, dy, w, windows, group);
+}
+
+/**
+ * dw = sum over the batch of dy[n] @ columns(x[n])^T. On the CPU this is 2 to 9 times faster on the layers of a ResNet than
+ * the convolution of x and dy with batch and channels swapped.
+ */
+function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
   const { g } = x;
   const pixels = volume(dy, 2);
   const columns = windowColumns(x, windows).reshape(g.vector([-1, group, volume(w, 1), pixels]));
@@ -121,6 +137,31 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
     .matmul(columns.mT)
     .sum([0])
     .reshapeLike(w);
+}
+
+/**
+ * What lies a step further in the kernel along the first spatial axis lies a step further in x, or a step back in dy. With
+ * dy moved along that axis and x along the others, the product of the two has all of dw: of a kernel of 3x3 from 3 copies
+ * of each instead of 9 of x. Rows of zeros keep apart what does not meet.
+ */
+function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
+  const { g } = x;
+  const [first, ...rest] = windows;
+  const { kernel, dilation } = first!;
+  const reach = (kernel - 1) * dilation;
+  const rows = Number(dy.extent(2)) + reach;
+  const places = range(0, kernel).flatMap(k => range(reach - k * dilation, reach - k * dilation + rows));
+  const moved = dy.pad(g.ints([reach, reach]), g.ints([2])).gather(g.ints(places), 2);
+  const columns = windowColumns(x, [{ ...first!, kernel: 1, dilation: 1 }, ...rest]);
+  const [m, c] = [Number(w.extent(0)), Number(w.extent(1))];
+  const inner = rest.map(v => v.kernel);
+  const pixels = volume(columns, 2);
+  return moved
+    .reshape(g.vector([-1, group, (m / group) * kernel, pixels]))
+    .matmul(columns.reshape(g.vector([-1, group, inner.reduce((n, k) => n * k, c), pixels])).mT)
+    .sum([0])
+    .reshape([m, kernel, c, ...inner])
+    .transpose([0, 2, 1, ...range(3, w.rank)]);
 }
 
 /** Number of elements over the axes from `axis` on. */

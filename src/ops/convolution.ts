@@ -113,14 +113,15 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
  * columns of x, or of both moved against each other where that copies less.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
-  const [first, ...rest] = windows;
-  const size = (ws: readonly Window[]) => ws.reduce((n, v) => n * v.kernel, 1);
-  const [m, c, rows] = [w.extent(0), w.extent(1), dy.extent(2)];
-  const known = typeof m === 'number' && typeof c === 'number' && typeof rows === 'number';
-  const slides = windows.every(v => v.stride === 1 && v.begin !== undefined);
-  // A copy of dy takes one pass, one of x two.
-  if (known && slides && m * first!.kernel < 2 * c * group * (size(windows) - size(rest)))
-    return byShifts(x, dy, w, windows, group);
+  const slides = group === 1 && windows.every(v => v.stride === 1 && v.begin !== undefined);
+  // What is moved are the channels of a pixel: few of them are moved one by one.
+  const isWide = Number(w.extent(1)) >= 8;
+  if (slides && isWide && w.staticShape && dy.shape!.slice(2).every(d => typeof d === 'number')) {
+    const [m, c, first, ...rest] = w.staticShape as [number, number, ...number[]];
+    const inner = volumeOf(rest);
+    // Passes over a channel: by shifts of dy and of x, and by columns, which are cut out and then put together.
+    if (m * (1 + first!) + c * (2 + inner) < c * (1 + 2 * first! * inner)) return byShifts(x, dy, w, windows);
+  }
   return byColumns(x, dy, w, windows, group);
 }
 
@@ -142,27 +143,43 @@ function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group
 /**
  * What lies a step further in the kernel along the first spatial axis lies a step further in x, or a step back in dy. With
  * dy moved along that axis and x along the others, the product of the two has all of dw: of a kernel of 3x3 from 3 copies
- * of each instead of 9 of x. Rows of zeros keep apart what does not meet.
+ * of each instead of 9 of x. Rows of zeros keep apart what does not meet; x has its channels last, so that a step is a
+ * row of its matrix.
  */
-function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
+function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
-  const [first, ...rest] = windows;
-  const { kernel, dilation } = first!;
-  const reach = (kernel - 1) * dilation;
-  const rows = Number(dy.extent(2)) + reach;
-  const places = range(0, kernel).flatMap(k => range(reach - k * dilation, reach - k * dilation + rows));
-  const moved = dy.pad(g.ints([reach, reach]), g.ints([2])).gather(g.ints(places), 2);
-  const columns = windowColumns(x, [{ ...first!, kernel: 1, dilation: 1 }, ...rest]);
-  const [m, c] = [Number(w.extent(0)), Number(w.extent(1))];
-  const inner = rest.map(v => v.kernel);
-  const pixels = volume(columns, 2);
+  const [m, c, ...kernel] = w.staticShape!;
+  const reach = windows.map(v => (v.kernel - 1) * v.dilation);
+  const outer = dy.shape!.slice(2) as number[];
+  const padded = outer.map((d, i) => d + reach[i]!);
+  const [rows, axes] = [padded[0]!, windows.map((_, i) => 1 + i)];
+  const moved = dy
+    .pad(g.ints([reach[0]!, reach[0]!]), g.ints([2]))
+    .gather(g.ints(steps(windows[0]!).flatMap(k => range(reach[0]! - k, reach[0]! - k + rows))), 2);
+  const flat = x
+    .transpose([0, ...axes.map(a => a + 1), 1])
+    .pad(g.ints([...windows.map(v => v.begin!), ...windows.map(v => v.end!)]), g.ints(axes))
+    .reshape(g.vector([-1, volumeOf(padded), c!]));
+  // Of each row of x, and each window along the other axes, where it begins; and what follows, element by element.
+  const pitch = padded.map((_, i) => volumeOf(padded.slice(i + 1)));
+  const along = [range(0, rows), ...outer.slice(1).map(d => range(0, d)), ...windows.slice(1).map(steps)];
+  const pitches = [...pitch, ...pitch.slice(1)];
+  const places = along
+    .map((is, a) => g.ints(is.map(i => i * pitches[a]!)).reshape([-1, ...along.slice(a + 1).map(() => 1)]))
+    .reduce((sum, e) => sum.add(e));
+  const pixels = rows * volumeOf(outer.slice(1));
   return moved
-    .reshape(g.vector([-1, group, (m / group) * kernel, pixels]))
-    .matmul(columns.reshape(g.vector([-1, group, inner.reduce((n, k) => n * k, c), pixels])).mT)
+    .reshape([-1, m! * kernel[0]!, pixels])
+    .matmul(flat.gather(places.reshape([-1]), 1).reshape([-1, pixels, volumeOf(kernel.slice(1)) * c!]))
     .sum([0])
-    .reshape([m, kernel, c, ...inner])
-    .transpose([0, 2, 1, ...range(3, w.rank)]);
+    .reshape([m!, ...kernel, c!])
+    .transpose([0, w.rank - 1, ...range(1, w.rank - 1)]);
 }
+
+/** How far from a window's begin its elements lie. */
+const steps = (v: Window) => range(0, v.kernel).map(k => k * v.dilation);
+
+const volumeOf = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);
 
 /** Number of elements over the axes from `axis` on. */
 function volume(e: Expr, axis: number): number | Expr {

@@ -48,11 +48,12 @@ function trainingBatchNorm([dy, dMean, dVariance]: Parameters<BatchNorm>[0], nod
   const inv = variance.add(node.attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
   const sum = (e: Expr) => e.sum(axes, { keepdims: true });
   const count = x.count(x.dtype, axes);
+  const weighted = () => sum(dy!.mul(centered));
   const parts = () => {
     const terms: Expr[] = [];
     if (dy) {
       const k = perChannel(scale, x).mul(inv);
-      const slope = sum(dy.mul(centered)).mul(k).mul(inv.square()).div(count).neg();
+      const slope = weighted().mul(k).mul(inv.square()).div(count).neg();
       terms.push(dy.mul(k), centered.mul(slope), sum(dy).mul(k).div(count).neg());
     }
     if (dMean)
@@ -73,14 +74,8 @@ function trainingBatchNorm([dy, dMean, dVariance]: Parameters<BatchNorm>[0], nod
   };
   return [
     parts,
-    dy
-      ? () =>
-          dy
-            .mul(centered)
-            .sum(axes)
-            .mul(inv.reshape([-1]))
-      : null,
-    dy ? () => dy.sum(axes) : null,
+    dy ? () => weighted().mul(inv).reshape([-1]) : null,
+    dy ? () => sum(dy).reshape([-1]) : null,
     dMean ? () => dMean.mul(momentum) : null,
     dVariance ? () => dVariance.mul(momentum) : null,
   ];

@@ -9,6 +9,7 @@ import { evaluationModel } from '../passes/evaluation-model.js';
 import { scanSteps } from '../passes/scan-steps.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
+import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
@@ -58,7 +59,8 @@ export class Trainer {
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const step = dataInputs(model, description).length ? scanSteps(model) : { model };
-    const session = await Session.create(stateInputs(step.model, updates), options);
+    const ready = step.model === model ? model : await layOut(step.model, options);
+    const session = await Session.create(stateInputs(ready, updates), options);
     return new Trainer(model, description, session, updates, options, step.telemetry);
   }
 
@@ -163,7 +165,10 @@ export class Trainer {
 
   /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
   async evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    this.#evaluator ??= await Session.create(await evaluationModel(this.model, sessionShapes), this.options);
+    this.#evaluator ??= await Session.create(
+      await layOut(await evaluationModel(this.model, sessionShapes), this.options),
+      this.options,
+    );
     const { loss: spec, parameters, statistics } = this.description;
     const classes = isClassification(spec);
     const weights = Object.fromEntries(

@@ -38,6 +38,16 @@ describe.each<Case>([
   ['VALID', [1, 1, 5, 4], [1, 1, 2, 2], { auto_pad: 'VALID', strides: [2, 1] }],
   ['three axes', [1, 2, 3, 4, 3], [2, 2, 2, 2, 2], { strides: [1, 2, 1], pads: [1, 0, 0, 0, 1, 0] }],
   ['three axes, stride 1', [1, 2, 3, 3, 2], [2, 1, 2, 3, 1], { group: 2, pads: [0, 1, 0, 1, 1, 0] }],
+  // From eight channels on dy and x are moved against each other.
+  ['many channels', [2, 8, 4, 3], [2, 8, 3, 3], { pads: [1, 1, 1, 1] }],
+  ['many channels, one axis', [1, 8, 6], [3, 8, 3], { dilations: [2], pads: [1, 0] }],
+  [
+    'many channels, dilations, asymmetric padding',
+    [1, 8, 6, 5],
+    [2, 8, 2, 3],
+    { dilations: [3, 2], pads: [0, 1, 1, 2] },
+  ],
+  ['many channels, three axes', [1, 8, 3, 2, 3], [1, 8, 2, 2, 2], { pads: [1, 0, 0, 0, 1, 0] }],
 ])('Conv: %s', (_, x, w, attrs) => {
   const check = (symbolic?: number[], more = {}) =>
     checkVjp('Conv', [x, w, [w[0]!]], { attrs: { ...attrs, ...more }, symbolic, step: 0.5 });

@@ -1,0 +1,64 @@
+import { allGraphs, type Graph, type Model, type Node } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
+import { Attributes } from '../ops/core/rule.js';
+
+/** ONNX Runtime's own operators on tensors whose channels lie in blocks, side by side in memory. */
+export const BLOCKED = 'com.microsoft.nchwc';
+
+/**
+ * Convolves in the layout that ONNX Runtime's CPU kernels are fastest in, NCHWc: `block` channels of a pixel side by side.
+ * Its own optimizer does so where a kernel is a constant; kernels that are trained are not, and are laid out anew in every
+ * step, which is little work. Changes the graph's nodes; a file would be for one kind of processor, so this is for sessions.
+ * Returns whether there was anything to change.
+ */
+export function blockChannels(model: Model, block: number): boolean {
+  const names = Names.of(model);
+  let changed = false;
+  for (const graph of [...allGraphs(model.graph)]) {
+    if (!graph.nodes.some(node => isFaster(node, graph, block))) continue;
+    changed = true;
+    const { nodes } = graph;
+    graph.nodes = [];
+    const g = new Builder(graph, { names, opsets: model.opsetImports });
+    for (const node of nodes)
+      if (isFaster(node, graph, block)) blocked(g, node, block);
+      else g.adopt([node]);
+  }
+  if (changed) model.opsetImports = new Map([...model.opsetImports, [BLOCKED, 1]]);
+  return changed;
+}
+
+/** Convolutions of images, in float32 and whole blocks, by a kernel that is no constant and larger than a pixel. */
+function isFaster(node: Node, graph: Graph, block: number): boolean {
+  const [x, w] = node.inputs;
+  if (node.opType !== 'Conv' || node.domain || x?.dtype !== 'float32' || graph.initializers.has(w!))
+    return false;
+  const [m, c, ...kernel] = (w?.shape ?? []).map(d => (typeof d === 'number' ? d : 0));
+  const group = new Attributes(node).int('group', 1);
+  const isImage = kernel.length === 2 && kernel[0]! * kernel[1]! > 1;
+  // Fewer channels than a block are read as they are.
+  const fits = group === 1 ? c! < block || c! % block === 0 : c === 1 && group === m;
+  return isImage && m! % block === 0 && m! * c! > 0 && fits;
+}
+
+function blocked(g: Builder, node: Node, block: number): void {
+  const [x, w, b] = node.inputs.map(v => (v ? g.of(v) : undefined)) as [Expr, Expr, Expr?];
+  const [m, c, ...kernel] = w.staticShape as number[];
+  const [y] = node.outputs;
+  const emit = (op: string, inputs: (Expr | undefined)[], attrs = {}, type = y!.type) =>
+    g.emit(op, inputs, attrs, { domain: BLOCKED, types: [type] })[0]!;
+  const isDepthwise = new Attributes(node).int('group', 1) > 1;
+  const laidOut =
+    c! % block === 0
+      ? w.reshape([m! / block, block, c! / block, block, ...kernel]).transpose([0, 2, 4, 5, 3, 1])
+      : w.reshape([m! / block, block, c!, ...kernel]).transpose([0, 2, 3, 4, 1]);
+  const input = isDepthwise || c! % block === 0 ? emit('ReorderInput', [x], {}, x.value.type) : x;
+  const output = emit(
+    'Conv',
+    [input, laidOut.reshape([m!, c!, ...kernel]), b],
+    Object.fromEntries(node.attrs),
+  );
+  g.identity(emit('ReorderOutput', [output], { channels: m }).value, y!);
+}

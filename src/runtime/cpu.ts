@@ -1,0 +1,54 @@
+/** What ONNX Runtime's CPU provider does not do by itself for kernels that change from step to step. */
+import { Graph, Model, Node, Value } from '../graph/ir.js';
+import { Tensor } from '../graph/tensor.js';
+import { BLOCKED, blockChannels } from '../passes/block-channels.js';
+import { Session, type SessionOptions } from './session.js';
+
+/** Lays the convolutions of a model that is to run on the CPU out for its processor; changes the model's nodes. */
+export async function layOut(
+  model: Model,
+  { device = 'cpu', optimize = true }: SessionOptions,
+): Promise<Model> {
+  if (device !== 'cpu' || !optimize) return model;
+  blockSize ??= askBlockSize();
+  const block = await blockSize;
+  if (block) blockChannels(model, block);
+  return model;
+}
+
+let blockSize: Promise<number | undefined> | undefined;
+
+/** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
+async function askBlockSize(): Promise<number | undefined> {
+  const graph = new Graph('layout');
+  const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [1, 32, 1, 2] });
+  const y = new Value('y');
+  graph.inputs = [x];
+  graph.outputs = [y];
+  graph.nodes = [Object.assign(new Node('ReorderInput', [x], [y]), { domain: BLOCKED })];
+  const model = Object.assign(new Model(graph), {
+    irVersion: 8,
+    opsetImports: new Map([
+      ['', 18],
+      [BLOCKED, 1],
+    ]),
+  });
+  try {
+    const session = await Session.create(model);
+    const order = (
+      await session.run({
+        x: Tensor.from(
+          'float32',
+          [1, 32, 1, 2],
+          Float32Array.from({ length: 64 }, (_, i) => i),
+        ),
+      })
+    ).y!;
+    await session.release();
+    // The second pixel of the first channel follows the last channel of the block.
+    const block = order.numbers().indexOf(1);
+    return block > 1 ? block : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,83 @@
+import { describe, expect, it } from 'vitest';
+import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import type { Tensor } from '../../src/graph/tensor.js';
+import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
+import { BLOCKED } from '../../src/passes/block-channels.js';
+import { layOut } from '../../src/runtime/cpu.js';
+import { Session } from '../../src/runtime/session.js';
+import { spread } from '../ops/vjp.js';
+
+/** y = Conv(x, w, b), with a kernel that is fed, and what it is fed. */
+function convolution(x: readonly number[], w: readonly number[], attrs: AttrInit = {}) {
+  const graph = new Graph('convolution');
+  const tensors = { x: spread(x), w: spread(w, [-1, 1], 2), b: spread(w.slice(0, 1), [-1, 1], 3) };
+  graph.inputs = Object.entries(tensors).map(
+    ([name, { dims }]) => new Value(name, { kind: 'tensor', dtype: 'float32', shape: dims }),
+  );
+  graph.outputs = [new Value('y')];
+  graph.nodes = [new Node('Conv', [...graph.inputs], [...graph.outputs], toAttrs(attrs))];
+  const opsetImports = new Map([['', 18]]);
+  return { model: Object.assign(new Model(graph), { irVersion: 8, opsetImports }), feeds: tensors };
+}
+
+async function run(model: Model, feeds: Record<string, Tensor>) {
+  const session = await Session.create(model);
+  const { y } = await session.run(feeds);
+  await session.release();
+  return y!;
+}
+
+const operators = (model: Model) => model.graph.nodes.map(n => `${n.domain}:${n.opType}`);
+
+const blocks = [
+  ['padded', [2, 32, 7, 6], [32, 32, 3, 3], { pads: [1, 1, 1, 1] }],
+  [
+    'strided and dilated',
+    [1, 32, 12, 13],
+    [64, 32, 3, 2],
+    { strides: [2, 3], dilations: [2, 1], pads: [0, 1, 2, 3] },
+  ],
+  ['of few channels', [2, 3, 9, 9], [32, 3, 5, 5], { auto_pad: 'SAME_UPPER' }],
+  ['depthwise', [2, 32, 9, 8], [32, 1, 3, 3], { group: 32 }],
+] as const;
+
+describe('a convolution in blocks of channels', () => {
+  it.each(blocks)('%s', async (_, x, w, attrs) => {
+    const { model, feeds } = convolution(x, w, attrs as AttrInit);
+    const before = await run(model, feeds);
+    await layOut(model, {});
+    // Every processor with AVX2 has this layout.
+    expect(operators(model)).toContain(`${BLOCKED}:Conv`);
+    const after = await run(model, feeds);
+    expect(after.dims).toEqual(before.dims);
+    const scale = Math.max(...before.numbers().map(Math.abs));
+    const off = Math.max(...after.numbers().map((v, i) => Math.abs(v - before.numbers()[i]!)));
+    expect(off / scale).toBeLessThan(1e-5);
+  });
+});
+
+const plain = [
+  ['channels that fill no block', [1, 32, 5, 5], [12, 32, 3, 3], {}],
+  ['channels read that fill no block', [1, 24, 5, 5], [32, 40, 3, 3], {}],
+  ['groups', [1, 32, 5, 5], [32, 16, 3, 3], { group: 2 }],
+  ['a kernel of a pixel', [1, 32, 5, 5], [32, 32, 1, 1], {}],
+  ['one axis', [1, 32, 9], [32, 32, 3], {}],
+  ['three axes', [1, 32, 4, 4, 4], [32, 32, 2, 2, 2], {}],
+] as const;
+
+it.each(plain)('leaves %s', async (_, x, w, attrs) => {
+  const { model } = convolution(x, w, attrs as AttrInit);
+  await layOut(model, {});
+  expect(operators(model)).toEqual([':Conv']);
+});
+
+it('leaves what runs elsewhere, and kernels that are constants, which the runtime lays out itself', async () => {
+  const elsewhere = convolution([1, 32, 5, 5], [32, 32, 3, 3]).model;
+  await layOut(elsewhere, { device: 'webgpu' });
+  expect(operators(elsewhere)).toEqual([':Conv']);
+  const { model, feeds } = convolution([1, 32, 5, 5], [32, 32, 3, 3]);
+  const [kernel] = model.graph.inputs.splice(1, 1);
+  model.graph.initializers.set(kernel!, feeds.w);
+  await layOut(model, {});
+  expect(operators(model)).toEqual([':Conv']);
+});

@@ -3,29 +3,35 @@ import { type Graph, type Model, Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { refill } from '../graph/refill.js';
 import { Tensor } from '../graph/tensor.js';
+import { Builder } from '../ops/core/builder.js';
 import { evaluate, type Integers, integersOf, isKnown, type Known } from '../ops/core/integers.js';
+import { Attributes } from '../ops/core/rule.js';
+import { fillIn } from './infer-shapes.js';
 
 /**
- * Evaluates the arithmetic on shapes that exporters leave in a graph, where a number of axes hangs on it: the runtime's
- * shape inference does not follow all of it. Integers that are known become initializers, a vector of unknown extents
- * whose length is known says so, and an If becomes the branch that is always taken. Types have to be there, and are to
- * be inferred again where it returns that anything changed.
+ * Evaluates the arithmetic on shapes that exporters leave in a graph, where extents or a number of axes hang on it: the
+ * runtime's shape inference does not follow all of it. Integers that are known become initializers, and so do those of a
+ * Reshape where all but extents that stay in their place are; a vector of unknown extents whose length is known says so,
+ * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns that anything changed.
  */
 export function foldShapes(model: Model): boolean {
   const { graph } = model;
-  if (graph.nodes.every(node => node.outputs.every(hasRank))) return false;
+  if (graph.nodes.every(node => node.outputs.every(hasRank) && !isOpenReshape(graph, node))) return false;
   const names = Names.of(model);
   const known = new Map<Value, Integers>();
   for (const [value, tensor] of graph.initializers) {
     const integers = integersOf(tensor);
     if (integers && !graph.inputs.includes(value)) known.set(value, integers);
   }
+  const g = new Builder(graph, { names, opsets: model.opsetImports });
   let changed = false;
   const nodes = graph.nodes.flatMap(node => {
     const result = evaluate(node, known);
     const [output] = node.outputs;
     if (result && output) known.set(output, result);
     const folded = fold(graph, node, known, names);
+    // What follows from it is told in the same round: there may be many of them, one after the other.
+    for (const kept of folded ?? [node]) fillIn(g, kept);
     changed ||= folded !== undefined;
     return folded ?? [node];
   });
@@ -36,6 +42,20 @@ export function foldShapes(model: Model): boolean {
 /** A sequence has no rank to know. */
 function hasRank(value: Value | null): boolean {
   return !value || (value.type?.kind === 'tensor' ? value.shape !== undefined : value.type !== undefined);
+}
+
+/** A Reshape to computed extents, of which the runtime does not know all. */
+function isOpenReshape(graph: Graph, { opType, domain, inputs, outputs }: Node): boolean {
+  const isComputed = opType === 'Reshape' && domain === '' && !graph.initializers.has(inputs[1]!);
+  return isComputed && outputs[0]?.shape?.includes(null) === true;
+}
+
+/** The extents that a Reshape writes, as it takes them: 0 for one that stays in its place. */
+function reshapedTo(node: Node, { data }: Integers): number[] | undefined {
+  if (new Attributes(node).int('allowzero', 0) || data.includes(0)) return undefined;
+  const from = node.inputs[0]?.shape;
+  const extents = data.map((d, i) => (typeof d === 'string' && d === from?.[i] ? 0 : d));
+  return extents.every(d => typeof d === 'number') ? extents : undefined;
 }
 
 /** What takes the place of a node; undefined where it stays. */
@@ -54,6 +74,12 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   if (node.opType === 'Range' && node.inputs.some(v => v?.shape?.length === 1))
     return scalarRange(graph, node, names);
   const shape = node.opType === 'Reshape' || node.opType === 'Expand' ? node.inputs[1] : undefined;
+  const extents = isOpenReshape(graph, node) && known.has(shape!) && reshapedTo(node, known.get(shape!)!);
+  if (extents) {
+    node.inputs[1] = new Value(names.fresh(`${shape!.name}_extents`));
+    graph.initializers.set(node.inputs[1], Tensor.ints(extents));
+    return [node];
+  }
   const length = shape ? known.get(shape)?.data.length : undefined;
   if (!shape || length === undefined || typeof shape.shape?.[0] === 'number') return undefined;
   const [settled, extent] = ['settled', 'length'].map(

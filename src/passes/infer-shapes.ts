@@ -84,7 +84,7 @@ async function forgetUnknownRanks(
 }
 
 /** Extents and ranks that follow from a node's inputs, and the types of sequences, which the runtime does not tell. */
-function fillIn(g: Builder, node: Node): void {
+export function fillIn(g: Builder, node: Node): void {
   if (node.domain !== '' || !node.outputs.some(v => v && isOpen(v.type))) return;
   const types = inferTypes(
     node,

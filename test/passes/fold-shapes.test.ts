@@ -1,5 +1,9 @@
 import { expect, it } from 'vitest';
+import type { Value } from '../../src/graph/ir.js';
+import { inject } from '../../src/passes/inject.js';
+import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
+import { sessionShapes } from '../../src/runtime/session.js';
 import { Body, control } from '../ops/body.js';
 import { floatsOf, ints, spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
@@ -79,4 +83,40 @@ it('lets a Range have vectors of one element where its number of axes comes to b
   const y = s.add('Mul', [x, s.add('Cast', [range], 'steps', { to: 1 })], 'y');
   const found = await gradients(s.model([y]), { loss }, { x: spread([2, 4]), target: spread([2, 3]) });
   expect(found.gradients.get('w')!.dims).toEqual([4, 3]);
+});
+
+/** As PyTorch writes x.view(x.shape[0], 2, -1 + 4): extents that stay in their place need no computing. */
+it('keeps the names of extents that pass through arithmetic, so that nothing is summed for fear of a broadcast', async () => {
+  const s = new Sketch();
+  const scalar = (name: string, value: number) => s.weight(name, ints([value], []));
+  const vector = (name: string, value: number) => s.weight(name, ints([value]));
+  const x = s.add('MatMul', [s.input('x', ['batch', 6]), s.weight('w', [6, 6])], 'xw');
+  const batch = s.add('Gather', [s.add('Shape', [x], 'shape'), scalar('first', 0)], 'batch');
+  const front = s.add('Unsqueeze', [batch, vector('axis', 0)], 'front');
+  const viewed = (from: Value, name: string, ...extents: number[]) =>
+    s.add(
+      'Reshape',
+      [
+        from,
+        s.add('Concat', [front, ...extents.map((d, i) => vector(`${name}_${i}`, d))], `${name}_to`, {
+          axis: 0,
+        }),
+      ],
+      name,
+    );
+  const heads = s.add('Transpose', [viewed(x, 'split', 2, 3)], 'heads', { perm: [0, 2, 1] });
+  const y = s.add('Add', [viewed(s.add('Tanh', [heads], 'tanh'), 'merged', 6), s.weight('b', [6])], 'y');
+  const { model } = await inject(s.model([y]), { loss }, sessionShapes);
+  expect(model.graph.nodes.map(n => n.opType)).not.toContain('NonZero');
+  const merged = model.graph.nodes.find(n => n.outputs[0]!.name === 'merged')!;
+  expect(merged.outputs[0]!.shape).toEqual(['batch', 6]);
+  for (const size of [1, 3]) {
+    const feeds = { x: spread([size, 6]), target: spread([size, 6], [-1, 1], 2) };
+    const found = await gradients(s.model([y]), { loss }, feeds);
+    const checks = await checkGradients(s.model([y]), { loss }, feeds, found);
+    expect(checks.map(c => [c.name, c.passed])).toEqual([
+      ['w', true],
+      ['b', true],
+    ]);
+  }
 });

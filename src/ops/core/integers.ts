@@ -1,13 +1,13 @@
 /** The arithmetic on shapes, as far as its results are known before a run. */
-import type { Node, Value } from '../../graph/ir.js';
+import type { Dim, Node, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 
-/** A scalar or a vector of integers or booleans (0, 1); null where an element is not known. */
-export type Integers = { scalar: boolean; data: readonly (number | null)[] };
+/** A scalar or a vector of integers or booleans (0, 1); the name of an extent, or null, where one is not known. */
+export type Integers = { scalar: boolean; data: readonly Dim[] };
 
 /** Integers that are all known. */
 export type Known = { scalar: boolean; data: readonly number[] };
-export const isKnown = (x: Integers): x is Known => !x.data.includes(null);
+export const isKnown = (x: Integers): x is Known => x.data.every(d => typeof d === 'number');
 
 const INTEGER = new Set(['int64', 'int32', 'bool']);
 /** Longer vectors are data. */
@@ -22,8 +22,8 @@ export function integersOf(tensor: Tensor): Integers | undefined {
 
 type Evaluate = (inputs: readonly (Integers | undefined)[], node: Node) => Integers | undefined;
 
-const scalar = (x: number | null): Integers => ({ scalar: true, data: [x] });
-const vector = (data: readonly (number | null)[]): Integers => ({ scalar: false, data });
+const scalar = (x: Dim): Integers => ({ scalar: true, data: [x] });
+const vector = (data: readonly Dim[]): Integers => ({ scalar: false, data });
 const int = (node: Node, name: string, otherwise: number) => {
   const attr = node.attrs.get(name);
   return attr?.type === 'int' ? Number(attr.value) : otherwise;
@@ -38,7 +38,7 @@ const elementwise =
     if (inputs.some(x => x.data.length !== length && x.data.length !== 1)) return undefined;
     const data = Array.from({ length }, (_, i) => {
       const at = inputs.map(x => x.data[x.data.length === 1 ? 0 : i]!);
-      return at.includes(null as never) ? null : f(...(at as number[]));
+      return at.every(d => typeof d === 'number') ? f(...at) : null;
     });
     return { scalar: inputs.every(x => x.scalar), data };
   };
@@ -54,7 +54,7 @@ const EVALUATE: Record<string, Evaluate> = {
     const shape = value?.shape ?? (x && (x.scalar ? [] : [x.data.length]));
     if (!shape) return undefined;
     const end = node.attrs.has('end') ? int(node, 'end', 0) : undefined;
-    return vector(shape.map(d => (typeof d === 'number' ? d : null)).slice(int(node, 'start', 0), end));
+    return vector(shape.slice(int(node, 'start', 0), end));
   },
   Size: ([x], { inputs }) => {
     const extents = inputs[0]?.shape ?? (x && [x.data.length]);
@@ -71,7 +71,7 @@ const EVALUATE: Record<string, Evaluate> = {
     inputs.every(x => x !== undefined && !x.scalar) ? vector(inputs.flatMap(x => x!.data)) : undefined,
   Gather: ([x, at]) => {
     if (!x || !at) return undefined;
-    const data = at.data.map(i => (i === null ? null : (x.data.at(i) ?? null)));
+    const data = at.data.map(i => (typeof i === 'number' ? (x.data.at(i) ?? null) : null));
     return { scalar: at.scalar, data };
   },
   Slice: ([x, starts, ends, , steps]) => {

@@ -62,8 +62,10 @@ function reshapedTo(node: Node, { data }: Integers): number[] | undefined {
 function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Names): Node[] | undefined {
   const [output] = node.outputs;
   const result = output && known.get(output);
-  // Scalars tell no rank, but decide branches, of which the runtime then knows more than it accepts.
-  const isShape = result && isKnown(result) && !result.scalar;
+  // Scalars tell no rank, but decide branches, of which the runtime then knows more than it accepts. The largest of 64 bits
+  // are bounds of slices, which a number does not hold.
+  const isShape =
+    result && isKnown(result) && !result.scalar && result.data.every(d => Number.isSafeInteger(d));
   if (isShape && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
     graph.initializers.set(output, integerTensor(output, result));
     return [];

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import type { Value } from '../../src/graph/ir.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
 import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
@@ -83,6 +84,21 @@ it('lets a Range have vectors of one element where its number of axes comes to b
   const y = s.add('Mul', [x, s.add('Cast', [range], 'steps', { to: 1 })], 'y');
   const found = await gradients(s.model([y]), { loss }, { x: spread([2, 4]), target: spread([2, 3]) });
   expect(found.gradients.get('w')!.dims).toEqual([4, 3]);
+});
+
+it('leaves integers that a number does not hold', async () => {
+  const s = new Sketch();
+  const x = s.add('MatMul', [s.input('x', ['batch', 4]), s.weight('w', [4, 6])], 'xw');
+  const end = s.weight('end', Tensor.from('int64', [1], BigInt64Array.of(2n ** 63n - 1n)));
+  const ends = s.add('Concat', [end, s.weight('also', ints([4]))], 'ends', { axis: 0 });
+  const part = s.add('Slice', [x, s.weight('starts', ints([0, 1])), ends], 'part');
+  const extents = s.add('Concat', [s.add('Shape', [part], 'shape'), s.weight('one', ints([1]))], 'to', {
+    axis: 0,
+  });
+  const y = s.add('Reshape', [part, extents], 'y');
+  const feeds = { x: spread([2, 4]), target: spread([2, 3, 1]) };
+  const found = await gradients(s.model([y]), { loss }, feeds);
+  expect(found.gradients.get('w')!.dims).toEqual([4, 6]);
 });
 
 /** As PyTorch writes x.view(x.shape[0], 2, -1 + 4): extents that stay in their place need no computing. */

@@ -1,85 +1,14 @@
-import { readFileSync } from 'node:fs';
-import yargs, { type Argv } from 'yargs';
-import { hideBin } from 'yargs/helpers';
-import { report, UsageError } from './failure.js';
+import { keptHelp } from './kept-help.js';
 
-/** Read rather than imported: the file's place differs between sources and build. */
-function version(): string {
-  for (const path of ['../package.json', '../../package.json']) {
-    try {
-      return JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')).version;
-    } catch {}
+const args = process.argv.slice(2);
+const help = keptHelp(args, process.stdout.columns);
+if (help !== undefined) process.stdout.write(help);
+else {
+  const { program } = await import('./program.js');
+  try {
+    await program().parseAsync(args);
+  } catch (error) {
+    const { report } = await import('./failure.js');
+    report(error);
   }
-  return 'unknown';
-}
-
-type Command = { builder(args: Argv): Argv<unknown>; handler(args: never): Promise<void> };
-
-// Each command's module is loaded when it is called: help has to be instant.
-const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
-  [
-    'inspect <model>',
-    'Show what a model is made of and whether it can be trained',
-    () => import('./commands/inspect.js'),
-  ],
-  [
-    'inject <model>',
-    'Write loss, backward pass and optimizer into a model',
-    () => import('./commands/inject.js'),
-  ],
-  [
-    'train <model>',
-    'Train a model, plain or injected, and write it back',
-    () => import('./commands/train.js'),
-  ],
-  [
-    'compare <model>',
-    'Train by several optimizers at several learning rates',
-    () => import('./commands/compare.js'),
-  ],
-  ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
-  ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
-  ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
-];
-
-/** The options that may be given several times. */
-const REPEATABLE = ['_', 'train', 'freeze', 'grad', 'group', 'wrt', 'map', 'scale'];
-
-function eachOnce(args: Record<string, unknown>): true {
-  const twice = Object.keys(args).find(name => Array.isArray(args[name]) && !REPEATABLE.includes(name));
-  if (twice) throw new UsageError(`${twice.length > 1 ? '--' : '-'}${twice} is given more than once.`);
-  return true;
-}
-
-const cli = yargs(hideBin(process.argv))
-  .scriptName('agd-onnx')
-  .usage('$0 <command>\n\nMakes any ONNX model trainable in stock ONNX Runtime.')
-  .version(version())
-  .help()
-  .alias({ h: 'help', v: 'version' })
-  .option('color', {
-    type: 'boolean',
-    describe: 'Colours, as NO_COLOR and the terminal say if not given',
-    global: true,
-  })
-  .parserConfiguration({ 'duplicate-arguments-array': true, 'greedy-arrays': false })
-  .wrap(Math.min(100, process.stdout.columns ?? 100))
-  .strict()
-  .check(eachOnce, true)
-  .demandCommand(1, 'Name a command.')
-  .fail((message, error) => {
-    throw error ?? new UsageError(message);
-  });
-for (const [command, describe, load] of COMMANDS)
-  cli.command({
-    command,
-    describe,
-    builder: async (args: Argv) => (await load()).builder(args as Argv) as Argv,
-    handler: async args => (await load()).handler(args as never),
-  });
-
-try {
-  await cli.parseAsync();
-} catch (error) {
-  report(error);
 }

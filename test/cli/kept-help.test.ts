@@ -1,0 +1,24 @@
+import { describe, expect, it } from 'vitest';
+import { keptHelp } from '../../cli/kept-help.js';
+import { COMMAND_NAMES, helpOf } from '../../cli/program.js';
+import { agdOnnx } from './run.js';
+
+describe('kept help', () => {
+  it.each(['', ...COMMAND_NAMES])("of '%s' is what yargs makes of the options", async command => {
+    const { code, out } = agdOnnx('.', ...(command ? [command, '--help'] : ['-h']));
+    expect(code).toBe(0);
+    expect(out).toBe(await helpOf(command));
+    expect(out).toContain('--help');
+  });
+
+  it('is left to yargs where it is to be laid out for a narrow terminal, or is not kept', () => {
+    expect(keptHelp(['train', '--help'], 80)).toBeUndefined();
+    expect(keptHelp(['../help', '--help'])).toBeUndefined();
+    expect(keptHelp(['unknown', '--help'])).toBeUndefined();
+    expect(keptHelp(['train', '--help', '--data', 'x'])).toBeUndefined();
+    expect(keptHelp(['train'])).toBeUndefined();
+    const { code, out } = agdOnnx('.', 'train', '--help', '--no-color');
+    expect(code).toBe(0);
+    expect(out).toContain('agd-onnx train <model>');
+  });
+});

@@ -84,7 +84,10 @@ export function attachOptimizer<O extends OptimizerOptions>(
     ]);
   const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
   const next = guarded.transition(g, [...grads, ...products]);
-  const updates = [...next].map(([state, e]) => ({ state, value: output(g, e, `${state.name}_new`) }));
+  const updates = [...next].map(([state, e]) => ({
+    state,
+    value: output(g, e.typed(state.type), `${state.name}_new`),
+  }));
   const { transition: _, ...attached } = { ...observed, ...averaged, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
 }

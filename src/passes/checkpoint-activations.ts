@@ -9,7 +9,7 @@ import { cutSegments } from './cut-segments.js';
 /**
  * Lets the backward pass compute activations again instead of keeping them. The forward pass, the nodes that `results`
  * depend on, is cut into segments (about the square root of its nodes where `segments` gives no number); what crosses a
- * cut is kept. When the backward pass of the later segments has ended, the nodes of a segment run once more, and its own
+ * cut is kept, and so are `results`. When the backward pass of the later segments has ended, the nodes of a segment run once more, and its own
  * backward pass reads these. What random nodes and those with subgraphs give is kept, so that masks stay the same. To be
  * done after the backward pass, of which `gradients` are the results.
  *
@@ -33,7 +33,7 @@ export function checkpointActivations(
     );
   const { nodes } = g.graph;
   const forward = forwardPass(nodes, results);
-  const plan = planSegments(g, forward, segments);
+  const plan = planSegments(g, forward, results, segments);
   const backward = nodes.filter(node => !forward.has(node));
   const waves = backwardWaves(plan, backward, gradients);
 
@@ -71,7 +71,12 @@ function forwardPass(nodes: readonly Node[], results: readonly Value[]): Set<Nod
   return forward;
 }
 
-function planSegments(g: Builder, forward: ReadonlySet<Node>, count?: number): Plan {
+function planSegments(
+  g: Builder,
+  forward: ReadonlySet<Node>,
+  results: readonly Value[],
+  count?: number,
+): Plan {
   const { nodes, inputs, initializers, outputs } = g.graph;
   const varying = new Set(inputs.filter(v => !initializers.has(v)));
   const active: Node[] = [];
@@ -100,7 +105,7 @@ function planSegments(g: Builder, forward: ReadonlySet<Node>, count?: number): P
       segment.delete(v);
       again.delete(v);
     }
-  for (const v of outputs) again.delete(v);
+  for (const v of [...outputs, ...results]) again.delete(v);
   return { last: places.at(-1) ?? 0, segment, again };
 }
 

@@ -25,6 +25,7 @@ import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
 import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
+import { type Lookup, lastPlaces, lookUpRows, sumRows } from './look-up-rows.js';
 import { isTrainingOperator, lowerTrainingOperators } from './lower-training-operators.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
@@ -52,6 +53,11 @@ export type InjectOptions = SelectOptions &
     batchNorm?: 'train' | 'eval';
     /** `train`: dropout drops; `eval`: it does nothing. */
     dropout?: 'train' | 'eval';
+    /**
+     * Globs over lookup tables, parameters that are read by Gather along axis 0 alone, of which a step changes only the
+     * rows that it looks up: parameters, optimizer state, and weight decay too.
+     */
+    lazyRows?: readonly string[];
     /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
     checkpointActivations?: boolean | number;
     /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */
@@ -106,17 +112,21 @@ async function injectStep(
       'bad-option',
       'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
     );
+  checkLazy(options, optimizer);
   const source = await (options.gradients ? useGradients : differentiable)(model, options, oracle);
   const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
-  const { grads, statistics } = source.differentiate(trained);
+  const { grads, statistics, lookups } = source.differentiate(trained);
   const planned = { ...options, schedule: withTotal(options, work) };
   const attached = attachOptimizer(
     g,
     optimizer,
     settings.lr,
-    trained.map((param, i) => ({ param, grad: grads[i]!, options: { ...settings, ...groups[i] } })),
+    trained.map((param, i) => {
+      const lookup = lookups?.get(param);
+      return { param, grad: grads[i]!, options: { ...settings, ...groups[i] }, lookup };
+    }),
     planned,
     statistics,
   );
@@ -131,7 +141,8 @@ async function injectStep(
     },
   ];
   const chosen = { name, options: settings };
-  const description = describe(planned, chosen, { source, trained, grads, groups, attached, statistics });
+  const parts = { source, trained, grads, groups, attached, statistics, lookups };
+  const description = describe(planned, chosen, parts);
   writeDescription(work, description);
   embedOriginal(work, source.original);
   const sizes = (values: readonly Value[]) =>
@@ -146,6 +157,18 @@ async function injectStep(
       description,
     },
   };
+}
+
+/** Throws `bad-option` where lazy rows are asked for beside what knows whole tables only. */
+function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
+  if (!options.lazyRows?.length) return;
+  const { gradients, accumulate = 1, ema, telemetry } = options;
+  const whole = { gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, [name]: diagonal };
+  const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];
+  demand(
+    !other,
+    `lazyRows changes only the rows of a batch, and ${other} takes whole tables: leave out one.`,
+  );
 }
 
 /** The schedule; where it does not say when it ends, it ends with the run. */
@@ -167,8 +190,12 @@ export type Trainable = {
   exports?: string[];
   /** The file that trained values go back into. */
   original: Uint8Array;
-  /** The gradient of each of these parameters, and the next running statistics. */
-  differentiate(trained: readonly Value[]): { grads: Expr[]; statistics: StateUpdate[] };
+  /** The gradient of each of these parameters, and the next running statistics; of tables, what `sumRows` makes. */
+  differentiate(trained: readonly Value[]): {
+    grads: Expr[];
+    statistics: StateUpdate[];
+    lookups?: Map<Value, Lookup & { last: Value }>;
+  };
 };
 
 /** Gradients by a backward pass from a loss. */
@@ -188,16 +215,33 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
     differentiate(trained) {
       const statistics = trainBatchNorm(g, batchNorm);
       trainDropout(g, dropout, seed);
-      const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), trained, options);
+      const { checkpointActivations: segments, lazyRows = [] } = options;
+      const found = lazyRows.length ? lookUpRows(g, trained, lazyRows) : new Map<Value, Lookup>();
+      const wrt = trained.map(p => found.get(p)?.looked ?? p);
+      const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), wrt, options);
       lowerBatchNorm(g);
-      const named = trained.map((p, i) => g.rename(grads[i] ?? g.of(p).zeros(), `${p.name}_grad`));
-      const results = [loss.loss, ...work.graph.outputs, ...statistics.map(s => s.value)];
-      const { checkpointActivations: segments } = options;
+      const named = wrt.map((v, i) => g.rename(grads[i] ?? g.of(v).zeros(), `${trained[i]!.name}_grad`));
+      const kept = [...found.values()].map(({ rows }) => rows);
+      const results = [loss.loss, ...work.graph.outputs, ...statistics.map(s => s.value), ...kept];
       if (segments !== undefined && segments !== false)
         checkpointActivations(g, results, named, segments === true ? undefined : segments);
-      return { grads: named.map(v => g.of(v)), statistics };
+      return { ...withSums(g, trained, named, found), statistics };
     },
   };
+}
+
+/** Of the tables, the sums of the gradients of equal rows. */
+function withSums(g: Builder, trained: readonly Value[], named: readonly Value[], found: Map<Value, Lookup>) {
+  const lookups = new Map<Value, Lookup & { last: Value }>();
+  const grads = trained.map((param, i) => {
+    const lookup = found.get(param);
+    if (!lookup) return g.of(named[i]!);
+    const count = g.of(param).op('Shape', [], { end: 1 });
+    const last = lastPlaces(g.of(lookup.rows), count);
+    lookups.set(param, { ...lookup, last: last.value });
+    return sumRows(g.of(named[i]!), last);
+  });
+  return { grads, lookups };
 }
 
 /** The file that trained values go back into, with a place for each of the parameters that it had merged. */
@@ -254,9 +298,10 @@ function describe(
     groups: readonly AnyOptions[];
     attached: AttachedOptimizer;
     statistics: readonly StateUpdate[];
+    lookups?: ReadonlyMap<Value, Lookup>;
   },
 ): TrainingDescription {
-  const { source, attached, statistics, trained, grads, groups } = parts;
+  const { source, attached, statistics, trained, grads, groups, lookups } = parts;
   const { spec, loss } = source;
   const { schedule, clipGradNorm, clipGradValue, accumulate = 1, ema } = options;
   return {
@@ -289,6 +334,7 @@ function describe(
       options: Object.keys(groups[i]!).length ? groups[i] : undefined,
       hessianProduct: attached.products[i]?.name,
       carry: attached.carries?.[i]?.name,
+      rows: lookups?.get(v)?.rows.name,
       gradSum: attached.sums?.[i]?.name,
       hessianSum: attached.sums?.[trained.length + i]?.name,
       ema: attached.averages?.[i]?.name,

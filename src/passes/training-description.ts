@@ -39,6 +39,8 @@ export type TrainingDescription = {
     state: Record<string, string>;
     options?: Record<string, unknown>;
     carry?: string;
+    /** Of a table of which a step changes only the rows it looks up: the value that says which; the gradient is theirs. */
+    rows?: string;
     hessianProduct?: string;
     gradSum?: string;
     hessianSum?: string;

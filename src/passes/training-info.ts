@@ -209,6 +209,7 @@ const DECIDED: readonly (keyof InjectOptions)[] = [
     'onNonfinite',
     'telemetry',
     'compensate',
+    'lazyRows',
   ] as const),
 ];
 

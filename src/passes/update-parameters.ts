@@ -7,10 +7,12 @@ import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/opt
 import { type Schedule, scheduleFactor } from '../ops/schedules.js';
 import type { ScalarType } from './clip-gradients.js';
 import { groupSmall, join, part } from './join-small.js';
+import { anyRows, type Lookup } from './look-up-rows.js';
 import { tiled, tileOf } from './tile-large.js';
 import { stateInput, type Transition, type Updates } from './transition.js';
 
-export type TrainedParameter<O> = { param: Value; options: O };
+/** With `lookup`, only the rows that a step looks up change, and the gradient is theirs: see `sumRows`. */
+export type TrainedParameter<O> = { param: Value; options: O; lookup?: Lookup & { last: Value } };
 
 /** How parameters change, and the graph inputs that this takes. */
 export type UpdateRule = {
@@ -71,9 +73,12 @@ export function updateParameters<O extends OptimizerOptions>(
     const shared = new Map<string, Scalars>();
     const updates: Updates = new Map([[step, done]]);
     const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
-    for (const members of groupSmall(params, keys)) {
+    const alone = keys.map((key, i) => (parameters[i]!.lookup ? `${i}` : key));
+    for (const members of groupSmall(params, alone)) {
       const [first] = members;
-      const { options } = parameters[first!]!;
+      const { options, lookup } = parameters[first!]!;
+      const rows = lookup && b.of(lookup.rows);
+      const state = (v: Value) => (rows ? b.of(v).gather(rows) : b.of(v));
       const joined = (of: (i: number) => Expr) => join(members.map(of));
       let scalars = shared.get(keys[first!]!);
       if (!scalars) {
@@ -86,10 +91,10 @@ export function updateParameters<O extends OptimizerOptions>(
       const names = optimizer.states(options);
       const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
       const tensors: Tensors = {
-        w: joined(i => b.of(params[i]!)),
-        grad: joined(i => terms[i]!),
-        ...Object.fromEntries(names.map(name => [name, joined(i => b.of(slot(name)(i)))])),
-        ...(carries ? { carry: joined(i => b.of(carries[i]!)) } : {}),
+        w: joined(i => state(params[i]!)),
+        grad: lookup ? terms[first!]!.gather(b.of(lookup.last)) : joined(i => terms[i]!),
+        ...Object.fromEntries(names.map(name => [name, joined(i => state(slot(name)(i)))])),
+        ...(carries ? { carry: joined(i => state(carries[i]!)) } : {}),
         ...(optimizer.diagonal
           ? { diagonal: joined(i => optimizer.diagonal!(terms[params.length + i]!, options)) }
           : {}),
@@ -100,11 +105,13 @@ export function updateParameters<O extends OptimizerOptions>(
         return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
       };
       // Within a branch the tensors would be copied to be cut.
-      const tile = tileLarge && b === g && members.length === 1 ? tileOf(params[first!]!) : undefined;
+      const whole = tileLarge && b === g && members.length === 1 && !lookup;
+      const tile = whole ? tileOf(params[first!]!) : undefined;
       const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
       const set = (name: string, of: (i: number) => Value) => {
         const values = members.map(of);
-        for (const [i, piece] of part(updated[name]!, values).entries()) updates.set(values[i]!, piece);
+        for (const [i, piece] of part(updated[name]!, values).entries())
+          updates.set(values[i]!, rows ? putRows(b.of(values[i]!), rows, piece) : piece);
       };
       for (const name of names) set(name, slot(name));
       set('w', i => params[i]!);
@@ -116,6 +123,11 @@ export function updateParameters<O extends OptimizerOptions>(
 }
 
 type Tensors = Record<string, Expr>;
+
+/** The table with new rows. Equal ones are written more than once, the same each time. */
+function putRows(table: Expr, rows: Expr, values: Expr): Expr {
+  return table.scatterND(rows.unsqueeze([1]), values).typed(anyRows(table.type));
+}
 
 /** The same in tiles; scalars are read from outside. */
 function inTiles(

@@ -6,12 +6,13 @@ import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification } from '../passes/attach-loss.js';
 import { evaluationModel } from '../passes/evaluation-model.js';
-import { scanSteps } from '../passes/scan-steps.js';
+import { type RunTable, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
+import { exchangeRows, type RowsOfRun } from './exchange-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
@@ -33,7 +34,7 @@ export type TelemetryRow = { parameter: string; values: Record<string, number> }
 export class Trainer {
   #state: Feeds = {};
   /** What the last run began from, so that its last step can be undone. */
-  #last: { state: Feeds; batches: Feeds; lr?: number } | undefined;
+  #last: { state: Feeds; rows: RowsOfRun[]; batches: Feeds; lr?: number } | undefined;
   #evaluator: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
 
@@ -45,9 +46,12 @@ export class Trainer {
     private readonly options: SessionOptions,
     /** The output that has the telemetry of each step of a run. */
     private readonly shown: string | undefined,
+    /** The tables of whose states a run gives only rows. */
+    private readonly tables: readonly RunTable[],
   ) {
-    for (const [value, tensor] of model.graph.initializers)
-      if (updates.some(u => u.state === value.name)) this.#state[value.name] = tensor;
+    const names = new Set(updates.map(u => u.state));
+    const states = [...model.graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
+    this.#state = this.#withOwnTables(Object.fromEntries(states.filter(([name]) => names.has(name))));
   }
 
   /**
@@ -58,10 +62,10 @@ export class Trainer {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const step = dataInputs(model, description).length ? scanSteps(model) : { model };
+    const step = dataInputs(model, description).length ? scanRows(model) : { model, tables: [] };
     const ready = step.model === model ? model : await layOut(step.model, options);
     const session = await Session.create(stateInputs(ready, updates), options);
-    return new Trainer(model, description, session, updates, options, step.telemetry);
+    return new Trainer(model, description, session, updates, options, step.telemetry, step.tables);
   }
 
   /** What a batch has to hold: the model's inputs and the target. */
@@ -86,7 +90,7 @@ export class Trainer {
     return this.#counter(this.description.skipped);
   }
 
-  /** Current values of everything a step changes, by name in the graph. */
+  /** Current values of everything a step changes, by name in the graph; tables updated by rows change in place. */
   get state(): ReadonlyMap<string, Tensor> {
     return new Map(Object.entries(this.#state));
   }
@@ -98,7 +102,8 @@ export class Trainer {
 
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
-    return withInitializers(this.model, name => this.#state[name]);
+    const state = this.#withOwnTables(this.#state);
+    return withInitializers(this.model, name => state[name]);
   }
 
   /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
@@ -112,7 +117,7 @@ export class Trainer {
    */
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
     const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
-    this.#state = Object.fromEntries(state);
+    this.#state = this.#withOwnTables(Object.fromEntries(state));
     this.#last = undefined;
     return unused;
   }
@@ -142,14 +147,18 @@ export class Trainer {
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const feeds = { ...batches, ...this.#state, [description.lr]: rate };
     const shown = this.shown === undefined ? [] : [this.shown];
-    const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown];
+    const rows = this.tables.flatMap(table => [table.rows, table.last]);
+    const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
     const results = await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw await this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
-    this.#last = { state: this.#state, batches, lr };
+    const changed = this.#rowsOf(results);
+    this.#last = { state: this.#state, rows: changed, batches, lr };
     this.#state = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    for (const { name, table } of changed) this.#state[name] = table;
+    changed.forEach(exchangeRows);
     this.#telemetry = this.#readTelemetry(feeds, results);
     return losses;
   }
@@ -199,11 +208,33 @@ export class Trainer {
   /** Back to before the last step: the steps of its run before it are done again. */
   async #undoStep(): Promise<void> {
     if (!this.#last) return;
-    const { state, batches, lr } = this.#last;
+    const { state, rows, batches, lr } = this.#last;
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
     this.#state = state;
+    rows.forEach(exchangeRows);
     if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
     this.#last = undefined;
+  }
+
+  /** The rows of tables that a run looked up. */
+  #rowsOf(results: Feeds): RowsOfRun[] {
+    const next = new Map(this.updates.map(u => [u.state, u.value]));
+    return this.tables.flatMap(({ states, rows, last }) =>
+      states.map(name => ({
+        ...{ name, table: this.#state[name]!, values: results[next.get(name)!]! },
+        ...{ rows: results[rows]!.data as Int32Array, last: results[last]!.data as Int32Array },
+      })),
+    );
+  }
+
+  /** With copies of the tables that change in place. */
+  #withOwnTables(state: Feeds): Feeds {
+    const names = this.tables.flatMap(table => table.states);
+    const own = names.map(name => {
+      const { dtype, dims, bytes } = state[name]!;
+      return [name, new Tensor(dtype, dims, bytes.slice())] as const;
+    });
+    return { ...state, ...Object.fromEntries(own) };
   }
 
   /** A table that did not change since the step before shows nothing new. */

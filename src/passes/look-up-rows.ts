@@ -94,10 +94,10 @@ function lookUpOnce(g: Builder, table: Value, gathers: readonly Node[]): Lookup 
   return { rows, looked: looked.value };
 }
 
-/** Where in the vector each of its `rows` of a table of `count` stands last: one place for all that are equal. */
+/** Where in the vector each of its `rows` of a table of `count` stands last, int32: one place for all that are equal. */
 export function lastPlaces(rows: Expr, count: Expr): Expr {
-  const zeros = rows.g.scalar(0, 'int64').expand(count);
-  return zeros.scatterElements(rows, positions(rows)).gather(rows);
+  const zeros = rows.g.scalar(0, 'int32').expand(count);
+  return zeros.scatterElements(rows, positions(rows).cast('int32')).gather(rows);
 }
 
 /** The gradients of rows, those of equal rows added up at their last place, with zeros at the others. */

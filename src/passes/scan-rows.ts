@@ -3,6 +3,7 @@ import { Graph, type Model, Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { prune } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
+import { positions } from '../ops/core/scatter.js';
 import { output } from './attach-optimizer.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { anyRows, lastPlaces } from './look-up-rows.js';
@@ -11,18 +12,16 @@ import { readDescription } from './training-description.js';
 
 /** A table of which a run gives only the rows that it looked up. */
 export type RunTable = {
-  /** The parameter and its optimizer state, of which each has one row for each time that the run looked one up. */
+  /** The parameter and its optimizer state. */
   states: string[];
-  /** Outputs, int32 vectors: the number of each of these rows, and the place where an equal number stands last. */
+  /** The output that says which rows: an int32 vector of different numbers. */
   rows: string;
-  last: string;
 };
 
 /**
  * The steps of a run, as `scanSteps` has them. Of a table of which a step changes only the rows that it looks up, the
  * Scan's state is the rows that the run looks up: they are taken out of the table before the first step, so that no
- * step's cost grows with the table. A row has a place for each time that it is looked up, of which the last counts. To
- * put them back is the caller's: a graph cannot write into what it is fed.
+ * step's cost grows with the table. To put them back is the caller's: a graph cannot write into what it is fed.
  */
 export function scanRows(model: Model): { model: Model; telemetry?: string; tables: RunTable[] } {
   const { lr, parameters } = readDescription(model);
@@ -73,10 +72,12 @@ export function scanRows(model: Model): { model: Model; telemetry?: string; tabl
     const count = values[0]!.shape![0] as number;
     const all = g.of(numbers[i]!).reshape([-1]).op('Mod', [count]);
     const last = lastPlaces(all, g.ints([count]));
-    within.set(numbers[i]!, last.reshapeLike(g.of(numbers[i]!)).value);
-    for (const v of values) within.set(v, g.of(v).gather(all).value);
-    const given = (e: typeof all, hint: string) => output(g, e.cast('int32'), `${rows}_${hint}`).name;
-    return { states, rows: given(all, 'of_run'), last: given(last, 'last') };
+    const isOwn = last.equal(positions(all).cast('int32'));
+    const place = isOwn.cast('int64').op('CumSum', [0]).sub(1).gather(last);
+    const own = all.op('Compress', [isOwn], { axis: 0 });
+    within.set(numbers[i]!, place.reshapeLike(g.of(numbers[i]!)).value);
+    for (const v of values) within.set(v, g.of(v).gather(own).value);
+    return { states, rows: output(g, own.cast('int32'), `${rows}_of_run`).name };
   });
   main.inputs = main.inputs.map(v => v && (within.get(v) ?? v));
   outer.inputs = outer.inputs.filter(v => !numbers.includes(v));

@@ -6,11 +6,10 @@ export type RowsOfRun = {
   table: Tensor;
   values: Tensor;
   rows: Int32Array;
-  last: Int32Array;
 };
 
 /** Puts the values into the table, and what was there in their place: to do it again is to undo it. */
-export function exchangeRows({ table, values, rows, last }: RowsOfRun): void {
+export function exchangeRows({ table, values, rows }: RowsOfRun): void {
   const size = values.bytes.length / rows.length;
   // Words are faster than bytes, and unlike floats are the same bits wherever they are put.
   const Words = size % 4 ? Uint8Array : Uint32Array;
@@ -19,7 +18,6 @@ export function exchangeRows({ table, values, rows, last }: RowsOfRun): void {
     new Words(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length / Words.BYTES_PER_ELEMENT);
   const [into, from] = [view(table), view(values)];
   for (let i = 0; i < rows.length; i++) {
-    if (last[i] !== i) continue;
     let to = rows[i]! * width;
     for (let j = i * width; j < (i + 1) * width; j++, to++) {
       const old = into[to]!;

@@ -147,7 +147,7 @@ export class Trainer {
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const feeds = { ...batches, ...this.#state, [description.lr]: rate };
     const shown = this.shown === undefined ? [] : [this.shown];
-    const rows = this.tables.flatMap(table => [table.rows, table.last]);
+    const rows = this.tables.map(table => table.rows);
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
     const results = await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
@@ -219,10 +219,10 @@ export class Trainer {
   /** The rows of tables that a run looked up. */
   #rowsOf(results: Feeds): RowsOfRun[] {
     const next = new Map(this.updates.map(u => [u.state, u.value]));
-    return this.tables.flatMap(({ states, rows, last }) =>
+    return this.tables.flatMap(({ states, rows }) =>
       states.map(name => ({
         ...{ name, table: this.#state[name]!, values: results[next.get(name)!]! },
-        ...{ rows: results[rows]!.data as Int32Array, last: results[last]!.data as Int32Array },
+        ...{ rows: results[rows]!.data as Int32Array },
       })),
     );
   }

@@ -148,9 +148,13 @@ async function train(workloads, peers, threads) {
   }
 }
 
+function exported({ name, model = name }) {
+  return model;
+}
+
 /** Writes what the racers read. */
 function prepare(folder, workloads) {
-  for (const { name } of workloads)
+  for (const name of new Set(workloads.map(exported)))
     if (name === 'artifacts') {
       const parameters = { fc1: { dims: [500, 785] }, fc2: { dims: [10, 501] } };
       const text = JSON.stringify({ artifacts: values.artifacts, parameters });
@@ -179,17 +183,18 @@ function whoIsThere(peers) {
 }
 
 /** One workload with so many threads: each peer's result. */
-async function row(folder, { name }, threads, peers, isLast) {
+async function row(folder, workload, threads, peers, isLast) {
+  const { name, options = {} } = workload;
   const racing = peers.filter(peer => takesPart(peer, name) && (isLast || peer.threads));
   const racers = racing.map(peer => ({
     name: peer.name,
     threads: peer.threads,
-    ...peer.racer([folder, name, String(threads)]),
+    ...peer.racer([folder, exported(workload), String(threads)], options),
   }));
   const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
   const [seconds, patience] = [Number(values.seconds), Number(values.patience)];
   const results = await race(racers, { rounds, seconds, patience });
-  const { parameters } = JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8'));
+  const { parameters } = JSON.parse(readFileSync(join(folder, `${exported(workload)}.json`), 'utf8'));
   const size = dims => dims.reduce((n, d) => n * d, 1);
   const row = {
     workload: name,

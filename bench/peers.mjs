@@ -17,7 +17,7 @@ export const PEERS = [
     optimizer: 'AGD',
     threads: true,
     version: () => packageVersion('../package.json'),
-    racer: args => node('peers/agd-onnx.mjs', args),
+    racer: (args, options) => node('peers/agd-onnx.mjs', [...args, JSON.stringify(options)]),
   },
   {
     name: 'pytorch',

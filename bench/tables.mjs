@@ -179,8 +179,9 @@ function reachTable({ rows }, limits) {
       const limit = limits.find(l => l.threads === threads);
       const { ms } = results['agd-onnx'] ?? {};
       if (!limit || !ms) return [];
-      const flops = operations(WORKLOADS.find(w => w.name === workload));
-      const bytes = UPDATE_BYTES * parameters;
+      const known = WORKLOADS.find(w => w.name === workload);
+      const flops = operations(known);
+      const bytes = UPDATE_BYTES * (known.updated ?? parameters);
       const least = 1000 * (flops / limit.flops + bytes / limit.bandwidth);
       return [
         [

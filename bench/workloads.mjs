@@ -1,7 +1,8 @@
 /**
  * What is measured beside peers. `goals` are the peer's time per step over ours, with two threads; `macs` the
  * multiplications of the forward pass's matrix products and convolutions, `first` those of them whose input is data and
- * needs no gradient.
+ * needs no gradient. `model` is the exported model where it is not called as the workload, `options` are those of inject,
+ * and `updated` is how many parameters a step changes where these are not all.
  */
 const TOKENS = 16 * 128;
 const block = 4 * (12 * 128 ** 2 + 2 * 128 * 128);
@@ -11,6 +12,7 @@ const stage = (size, c, k) => size ** 2 * 9 * (c * k + 5 * k * k);
 const stem = 32 ** 2 * 27 * 16;
 const shortcuts = 16 ** 2 * 16 * 32 + 8 ** 2 * 32 * 64;
 const resnet = stem + stage(32, 16, 16) + stage(16, 16, 32) + stage(8, 32, 64) + shortcuts + 640;
+const deepCross = { macs: 1024 * (221 * 3 + 221 * 256 + 256 * 128 + 349), first: 0 };
 
 export const WORKLOADS = [
   { name: 'mlp-32', title: 'MLP, batch 32', goals: { eager: 4, compiled: 1.2, js: 5 }, ...mlp(32) },
@@ -42,8 +44,16 @@ export const WORKLOADS = [
     name: 'dcn',
     title: 'Deep & Cross',
     goals: { eager: 2, compiled: 1, js: 5 },
-    macs: 1024 * (221 * 3 + 221 * 256 + 256 * 128 + 349),
-    first: 0,
+    ...deepCross,
+  },
+  {
+    name: 'dcn-lazy',
+    title: 'Deep & Cross, lazy rows',
+    goals: { eager: 20, compiled: 10, js: 5 },
+    model: 'dcn',
+    options: { lazyRows: ['*'] },
+    updated: 26 * 1024 * 8 + 91_404,
+    ...deepCross,
   },
   { name: 'agd-1', title: 'AGD alone, 1 tensor', goals: { eager: 3 }, macs: 0, first: 0 },
   { name: 'agd-100', title: 'AGD alone, 100 tensors', goals: { eager: 3 }, macs: 0, first: 0 },

@@ -124,6 +124,7 @@ const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),
   ...(['accumulate', 'ema', 'onNonfinite', 'telemetry', 'tile', 'compensate', 'scalars', 'config'] as const),
+  'lazyRows',
 ];
 
 /**

@@ -43,7 +43,7 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
 ];
 
 /** The options that may be given several times. */
-const REPEATABLE = ['_', 'train', 'freeze', 'grad', 'group', 'wrt', 'map', 'scale'];
+const REPEATABLE = ['_', 'train', 'freeze', 'grad', 'group', 'wrt', 'map', 'scale', 'lazyRows', 'lazy-rows'];
 
 function eachOnce(args: Record<string, unknown>): true {
   const twice = Object.keys(args).find(name => Array.isArray(args[name]) && !REPEATABLE.includes(name));

@@ -14,6 +14,7 @@ const FIELDS: Record<keyof StepConfig, (value: unknown) => boolean> = {
   clipGradValue: isNumber,
   accumulate: isNumber,
   ema: isNumber,
+  lazyRows: value => Array.isArray(value) && value.every(glob => typeof glob === 'string'),
   onNonfinite: value => typeof value === 'string',
   compensate: value => typeof value === 'boolean',
   telemetry: isNumber,

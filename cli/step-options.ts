@@ -33,6 +33,12 @@ export const sharedStepOptions = <T>(args: Argv<T>) =>
     'clip-grad-value': { type: 'number', describe: "Bound of the gradients' elements", group: STEP },
     accumulate: { type: 'number', describe: 'Batches whose mean gradient makes one update [1]', group: STEP },
     ema: { type: 'number', describe: 'Decay of a moving average of the weights, as 0.999', group: STEP },
+    'lazy-rows': {
+      type: 'string',
+      array: true,
+      describe: "Lookup tables of which a step changes only the rows that it looks up, as '*'",
+      group: STEP,
+    },
     'on-nonfinite': {
       choices: ['stop', 'skip'],
       describe: 'At gradients that are not finite: stop, or leave out the batch [stop]',
@@ -74,6 +80,7 @@ export type ParsedStep = {
   clipGradValue?: number;
   accumulate?: number;
   ema?: number;
+  lazyRows?: string[];
   onNonfinite?: string;
   compensate?: boolean;
   telemetry?: number;
@@ -85,7 +92,7 @@ export type ParsedStep = {
 /** The file of --config, if any, with what the flags say instead. */
 export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
   const file = args.config === undefined ? {} : readConfig(args.config);
-  const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema, compensate } = args;
+  const { decayBiasNorm, clipGradNorm, clipGradValue, accumulate, ema, compensate, lazyRows } = args;
   const flags: StepConfig = {
     noDecayBiasNorm: decayBiasNorm === undefined ? undefined : !decayBiasNorm,
     schedule: args.schedule === undefined ? undefined : parseSchedule(args.schedule),
@@ -94,6 +101,7 @@ export function stepConfig(args: ParsedStep & ParsedOptimizer): StepConfig {
     accumulate,
     ema,
     compensate,
+    lazyRows,
     onNonfinite: args.onNonfinite as StepOptions['onNonfinite'],
     telemetry: args.telemetry,
     tile: args.tile,

@@ -24,6 +24,7 @@ export function describeStep(description: TrainingDescription): string[] {
 
 function describeExtras(description: TrainingDescription): string[] {
   const { schedule, clipGradNorm, clipGradValue, accumulation, ema, parameters, skipped } = description;
+  const lazy = parameters.flatMap(p => (p.rows === undefined ? [] : [p.name]));
   const { kind, ...settings } = schedule ?? { kind: undefined };
   const lines: Record<string, unknown> = {
     'learning rate': kind && [kind, ...Object.entries(settings).map(([k, v]) => `${k}=${v}`)].join(' '),
@@ -32,6 +33,7 @@ function describeExtras(description: TrainingDescription): string[] {
     'batches an update': accumulation?.batches,
     'average of the weights, decay': ema,
     'rounding of the weights': parameters.some(p => p.carry) ? 'compensated' : undefined,
+    'only the rows looked up of': lazy.length ? formatNames(lazy) : undefined,
     'non-finite gradients': skipped && 'skipped',
   };
   return Object.entries(lines)

@@ -29,6 +29,12 @@ export type StepOptions = ClipOptions &
     ema?: number;
     /** Gradients that are not finite: the trainer refuses the step, or the graph leaves all as it was, and counts. */
     onNonfinite?: 'stop' | 'skip';
+    /**
+     * Globs over lookup tables (parameters that nothing but Gather along axis 0 reads, by indices that the batch alone
+     * decides) of which a step changes only the rows that it looks up; of the others neither weights nor optimizer state
+     * change, by weight decay or averaging either, as with PyTorch's SparseAdam.
+     */
+    lazyRows?: readonly string[];
     /** Shows what every so many updates did, in the state `telemetry`. */
     telemetry?: number;
   };

@@ -53,11 +53,6 @@ export type InjectOptions = SelectOptions &
     batchNorm?: 'train' | 'eval';
     /** `train`: dropout drops; `eval`: it does nothing. */
     dropout?: 'train' | 'eval';
-    /**
-     * Globs over lookup tables, parameters that are read by Gather along axis 0 alone, of which a step changes only the
-     * rows that it looks up: parameters, optimizer state, and weight decay too.
-     */
-    lazyRows?: readonly string[];
     /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
     checkpointActivations?: boolean | number;
     /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */

@@ -51,6 +51,11 @@ it('a truncated file', () => {
   expect(fails('inject', 'cut.onnx', ...LOSS)).toMatch(/Not an ONNX file, or damaged/);
 });
 
+it('lazy rows of a model without lookup tables', () => {
+  const err = fails('inject', 'model.onnx', ...LOSS, '--lazy-rows', '*');
+  expect(err).toContain("--lazy-rows '*' matches no lookup table");
+});
+
 it('no such file', () => {
   expect(fails('inspect', 'nowhere.onnx')).toContain('nowhere.onnx');
 });

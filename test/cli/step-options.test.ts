@@ -57,7 +57,7 @@ it('reads what a step does besides', () => {
   expect(
     options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile'.split(
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
         ' ',
       ),
     ),
@@ -75,6 +75,7 @@ it('reads what a step does besides', () => {
     scalars: 'float32',
     telemetry: 10,
     tile: false,
+    lazyRows: ['e.*', 'f'],
   });
 });
 
@@ -120,6 +121,7 @@ it.each([
   [{ emma: 0.9 }, "there is no option 'emma'"],
   [{ ema: '0.9' }, '\'ema\' cannot be "0.9"'],
   [{ groups: [{ match: '*' }] }, "'groups' cannot be"],
+  [{ lazyRows: '*' }, '\'lazyRows\' cannot be "*"'],
   [{ schedule: 'cosine:every=3' }, "takes warmup, start, total, final, not 'every'"],
 ])('refuses a file with %j', (content, message) => {
   expect(() => options('--config', config(content))).toThrow(message);

@@ -12,7 +12,7 @@ import { readDescription, type TrainingDescription } from '../passes/training-de
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
-import { exchangeRows, type RowsOfRun } from './exchange-rows.js';
+import { putRows, type RowsOfRun } from './put-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
@@ -33,8 +33,6 @@ export type TelemetryRow = { parameter: string; values: Record<string, number> }
  */
 export class Trainer {
   #state: Feeds = {};
-  /** What the last run began from, so that its last step can be undone. */
-  #last: { state: Feeds; rows: RowsOfRun[]; batches: Feeds; lr?: number } | undefined;
   #evaluator: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
 
@@ -118,7 +116,6 @@ export class Trainer {
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
     const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
     this.#state = this.#withOwnTables(Object.fromEntries(state));
-    this.#last = undefined;
     return unused;
   }
 
@@ -139,8 +136,8 @@ export class Trainer {
    * As many training steps as the batches' leading axis is long, in one run: the state stays in the runtime
    * between them. Returns each step's loss before its update.
    *
-   * Throws `non-finite` where a loss is, unless the model skips such steps; the state is then that of the last step
-   * whose result was finite.
+   * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so.
+   * The state is then that of the last step before, those of the same run done again.
    */
   async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
     const { description, updates } = this;
@@ -153,23 +150,19 @@ export class Trainer {
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
-    if (bad >= 0) throw await this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
+    if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
+    const next = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    const broken = firstNonFinite(next);
+    if (broken) {
+      if (losses.length > 1) await this.steps(slice(batches, 0, losses.length - 1), { lr });
+      throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
+    }
     const changed = this.#rowsOf(results);
-    this.#last = { state: this.#state, rows: changed, batches, lr };
-    this.#state = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
-    for (const { name, table } of changed) this.#state[name] = table;
-    changed.forEach(exchangeRows);
+    for (const { name, table } of changed) next[name] = table;
+    changed.forEach(putRows);
+    this.#state = next;
     this.#telemetry = this.#readTelemetry(feeds, results);
     return losses;
-  }
-
-  /** Throws `non-finite`, and goes back one step, where a parameter is not finite after the last step. */
-  async checkState(): Promise<void> {
-    const bad = this.#firstNonFinite(this.#state);
-    if (!bad) return;
-    const step = this.stepCount;
-    await this.#undoStep();
-    throw nonFinite(`The update of step ${step} made '${bad}' non-finite`);
   }
 
   /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
@@ -203,17 +196,6 @@ export class Trainer {
   async release(): Promise<void> {
     await this.session.release();
     await this.#evaluator?.release();
-  }
-
-  /** Back to before the last step: the steps of its run before it are done again. */
-  async #undoStep(): Promise<void> {
-    if (!this.#last) return;
-    const { state, rows, batches, lr } = this.#last;
-    const count = Object.values(batches)[0]?.dims[0] ?? 1;
-    this.#state = state;
-    rows.forEach(exchangeRows);
-    if (count > 1) await this.steps(slice(batches, 0, count - 1), { lr });
-    this.#last = undefined;
   }
 
   /** The rows of tables that a run looked up. */
@@ -270,22 +252,19 @@ export class Trainer {
     throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
   }
 
-  #firstNonFinite(tensors: Feeds): string | undefined {
-    return Object.entries(tensors).find(([, t]) => isFloat(t.dtype) && !allFinite(t))?.[0];
+  /** The cause of a loss that is not finite: the data, what the run began with, or the step's own arithmetic. */
+  #diverged(loss: number, batch: Feeds): AgdError {
+    const at = `is ${loss} at step ${this.stepCount + 1}`;
+    const input = firstNonFinite(batch);
+    if (input) return nonFinite(`Loss ${at}: the data for '${input}' are not finite`);
+    const state = firstNonFinite(this.#state);
+    if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
+    return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
   }
+}
 
-  /** The cause of a loss that is not finite: the data, the last update, or this step's own arithmetic. */
-  async #diverged(loss: number, batch: Feeds): Promise<AgdError> {
-    const step = this.stepCount + 1;
-    const input = this.#firstNonFinite(batch);
-    if (input) return nonFinite(`Loss is ${loss} at step ${step}: the data for '${input}' are not finite`);
-    const parameter = this.#firstNonFinite(this.#state);
-    if (!parameter) return nonFinite(`Loss '${this.description.loss.name}' is ${loss} at step ${step}`);
-    await this.#undoStep();
-    return nonFinite(
-      `Loss is ${loss} at step ${step}: the update of step ${step - 1} made '${parameter}' non-finite`,
-    );
-  }
+function firstNonFinite(tensors: Feeds): string | undefined {
+  return Object.entries(tensors).find(([, t]) => isFloat(t.dtype) && !allFinite(t))?.[0];
 }
 
 /** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */
@@ -335,7 +314,17 @@ function countHits(scores: Tensor, target: Tensor, options: LossOptions): { hits
   return { hits, targets };
 }
 
+/** What is not finite is not 0 when multiplied by it. Several sums at once, as each waits for its last addition. */
 function allFinite({ data }: Tensor): boolean {
-  for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i] as number)) return false;
-  return true;
+  const values = data as ArrayLike<number>;
+  const whole = values.length - (values.length % 4);
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let i = 0; i < whole; i += 4) {
+    a += values[i]! * 0;
+    b += values[i + 1]! * 0;
+    c += values[i + 2]! * 0;
+    d += values[i + 3]! * 0;
+  }
+  for (let i = whole; i < values.length; i++) a += values[i]! * 0;
+  return a + b + c + d === 0;
 }

@@ -66,7 +66,6 @@ export async function* trainingLoop(
       }
       for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };
     }
-    await trainer.checkState();
     const trainSeconds = (performance.now() - begin) / 1000;
     const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));
     const seconds = (performance.now() - begin) / 1000;

@@ -78,10 +78,9 @@ it('undoes an update that made a parameter non-finite, and names it', async () =
   const [start, ...rest] = [firstSteps(inputs.x!, 1), firstSteps(inputs.target!, 1)];
   await t.steps({ x: start, target: rest[0]! });
   const before = bits(t);
-  await t
-    .step({ x: slab(inputs.x!), target: slab(inputs.target!) }, { lr: Number.POSITIVE_INFINITY })
-    .catch(() => {});
-  await expect(t.checkState()).rejects.toThrow(/The update of step 2 made 'fc\d\.\w+' non-finite/);
+  await expect(
+    t.step({ x: slab(inputs.x!), target: slab(inputs.target!) }, { lr: Number.POSITIVE_INFINITY }),
+  ).rejects.toThrow(/The update of step 2 made 'fc\d\.\w+' non-finite/);
   expect(bits(t)).toEqual(before);
   await t.release();
 });
@@ -98,8 +97,9 @@ it('undoes the last of several steps done in one run', async () => {
   const [once, t] = [await Trainer.create(injected), await Trainer.create(injected)];
   await once.step({ x: floatsOf([1, 1]) });
   // The square of the second gradient overflows, its loss does not.
-  expect(await t.steps({ x: floatsOf([1, 1, 3e38, 3e38], [2, 2]) })).toHaveLength(2);
-  await expect(t.checkState()).rejects.toThrow("The update of step 2 made 'w_diff_sq_sum' non-finite");
+  await expect(t.steps({ x: floatsOf([1, 1, 3e38, 3e38], [2, 2]) })).rejects.toThrow(
+    "The update of step 2 made 'w_diff_sq_sum' non-finite",
+  );
   expect(bits(t)).toEqual(bits(once));
   await once.release();
   await t.release();

@@ -8,8 +8,8 @@ export type RowsOfRun = {
   rows: Int32Array;
 };
 
-/** Puts the values into the table, and what was there in their place: to do it again is to undo it. */
-export function exchangeRows({ table, values, rows }: RowsOfRun): void {
+/** Puts the values into the table. */
+export function putRows({ table, values, rows }: RowsOfRun): void {
   const size = values.bytes.length / rows.length;
   // Words are faster than bytes, and unlike floats are the same bits wherever they are put.
   const Words = size % 4 ? Uint8Array : Uint32Array;
@@ -19,10 +19,6 @@ export function exchangeRows({ table, values, rows }: RowsOfRun): void {
   const [into, from] = [view(table), view(values)];
   for (let i = 0; i < rows.length; i++) {
     let to = rows[i]! * width;
-    for (let j = i * width; j < (i + 1) * width; j++, to++) {
-      const old = into[to]!;
-      into[to] = from[j]!;
-      from[j] = old;
-    }
+    for (let j = i * width; j < (i + 1) * width; j++) into[to++] = from[j]!;
   }
 }

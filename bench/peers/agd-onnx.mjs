@@ -16,9 +16,9 @@ await serve(async (workload, threads) => {
   let batches = repeat(batch, steps);
   const bytes = Object.values(batch).reduce((n, t) => n + t.byteLength, 0);
   return {
-    async run() {
+    async run(lr) {
       const begin = performance.now();
-      const losses = await trainer.steps(batches);
+      const losses = await trainer.steps(batches, workload.artifacts ? {} : { lr });
       const ms = (performance.now() - begin) / steps;
       const wanted = Math.floor(
         Math.min(Math.max(RUN_MS / ms, Math.min(LARGE.steps, LARGE.ms / ms)), RUN_BYTES / bytes, 2 * steps),

@@ -3,7 +3,7 @@ import { defaultDevice, init, jit, lax, nn, numpy as np, valueAndGrad } from '@j
 import { MODELS } from './models.mjs';
 import { cosines, serve } from './serve.mjs';
 
-const [beta1, beta2, delta, lr] = [0.9, 0.999, 1e-5, 1e-3];
+const [beta1, beta2, delta] = [0.9, 0.999, 1e-5];
 
 /** Arrays are consumed by what reads them: here everything may be read again, and is traced only once. */
 const keep = value => (Array.isArray(value) ? value.map(keep) : (value?.ref ?? value));
@@ -90,20 +90,21 @@ function lossOf({ name, loss }) {
   };
 }
 
-function agd(p, g, m, b, { c1, c0, root }) {
+function agd(p, g, m, b, { c1, c0, root, rate }) {
   const m1 = m.ref.mul(beta1).add(g.mul(1 - beta1));
   const corrected = m1.ref.div(c1.ref);
   const s = corrected.ref.sub(m.div(c0.ref));
   const b1 = b.mul(beta2).add(np.square(s).mul(1 - beta2));
-  const step = corrected.mul(root.ref.mul(lr)).div(np.maximum(np.sqrt(b1.ref), root.ref.mul(delta)));
+  const step = corrected.mul(rate.ref).div(np.maximum(np.sqrt(b1.ref), root.ref.mul(delta)));
   return [p.sub(step), m1, b1];
 }
 
 /** Values for the update of step `t`: before the first, the moment is zero whatever it is divided by. */
-const scalars = t =>
-  map({ c1: 1 - beta1 ** t, c0: t === 1 ? 1 : 1 - beta1 ** (t - 1), root: Math.sqrt(1 - beta2 ** t) }, v =>
-    np.array(v),
-  );
+const scalars = (t, lr) => {
+  const root = Math.sqrt(1 - beta2 ** t);
+  const values = { c1: 1 - beta1 ** t, c0: t === 1 ? 1 : 1 - beta1 ** (t - 1), root, rate: lr * root };
+  return map(values, v => np.array(v));
+};
 
 function array(read, spec) {
   const data = read(spec);
@@ -129,8 +130,8 @@ await serve(async workload => {
   });
   let t = 0;
   return {
-    async run() {
-      const [value, ...state] = step(params, m, b, scalars(++t), map(data, keep));
+    async run(lr = 1e-3) {
+      const [value, ...state] = step(params, m, b, scalars(++t, lr), map(data, keep));
       [params, m, b] = state;
       const [loss] = await value.data();
       return [inputs ? loss : (await params.p0.ref.data())[0]];

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import { MODELS } from './models.mjs';
 import { cosines, serve } from './serve.mjs';
 
-const [beta1, beta2, delta, lr] = [0.9, 0.999, 1e-5, 1e-3];
+const [beta1, beta2, delta] = [0.9, 0.999, 1e-5];
 
 async function useBackend(backend, threads) {
   if (backend === 'wasm') {
@@ -49,7 +49,7 @@ function lossOf({ name, loss, inputs, read }, params) {
 function agd() {
   const moments = new Map();
   let t = 0;
-  return (params, grads) => {
+  return (params, grads, lr = 1e-3) => {
     t++;
     const [root, before] = [Math.sqrt(1 - beta2 ** t), 1 - beta1 ** (t - 1)];
     for (const [name, p] of params)
@@ -122,17 +122,17 @@ await serve(async (workload, threads) => {
     const grads = Object.fromEntries(
       [...params].map(([name, p]) => [name, tf.tensor(cosines(p.size), p.shape)]),
     );
-    const run = async () => {
-      update(params, grads);
+    const run = async lr => {
+      update(params, grads, lr);
       return [(await params.get('p0').data())[0]];
     };
     return { run };
   }
   const loss = lossOf(workload, params);
   return {
-    async run() {
+    async run(lr) {
       const { value, grads } = tf.variableGrads(loss, [...params.values()]);
-      update(params, grads);
+      update(params, grads, lr);
       const [result] = await value.data();
       tf.dispose([value, ...Object.values(grads)]);
       return [result];

@@ -52,13 +52,15 @@ type MultiHead = readonly [
   pastKey?: Expr,
   pastValue?: Expr,
   pastLength?: Expr,
+  beams?: Expr,
 ];
 
 /** Attention of projected queries, keys and values [B, S, N * H]; those of another sequence may be [B, N, S, H]. */
 export const MultiHeadAttention = expansion<MultiHead>(node => {
-  const [q, k, v, bias, mask, attentionBias, pastKey, pastValue, pastLength] = node.inputs;
+  const [q, k, v, bias, mask, attentionBias, pastKey, pastValue, pastLength, beams] = node.inputs;
   if (!k || !v || k.rank === 5) return node.unsupported('packed queries, keys and values');
   if (pastLength) node.unsupported('a past that shares its buffer');
+  if (beams) node.unsupported("'cache_indirection'");
   const heads = node.attrs.int('num_heads', 1);
   const biases = bias && biasParts(bias, [q, k, v]);
   const split = (x: Expr, i: number) =>
@@ -81,13 +83,16 @@ type Grouped = readonly [
   positions?: Expr,
   attentionBias?: Expr,
   sink?: Expr,
+  ...others: Expr[],
 ];
 
-/** Causal attention in which several query heads share a key head, after a past of equal length for each sample. */
+/** Attention, causal if not told otherwise, in which several query heads share a key head, after a past of equal length for each sample. */
 export const GroupQueryAttention = expansion<Grouped>(node => {
-  const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink] = node.inputs;
+  const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink, ...others] = node.inputs;
   const { attrs } = node;
   if (sink || attrs.int('smooth_softmax', 0)) node.unsupported('a smooth softmax');
+  if (others.some(e => e)) node.unsupported('a quantized past or normalized heads');
+  if (attrs.int('sliding_window_cache', 0)) node.unsupported("'sliding_window_cache'");
   const [queries, keys] = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1)];
   const heads = [queries, keys, keys];
   const parts = (k && v ? [q, k, v] : packed(q, heads)) as Three;
@@ -105,9 +110,10 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
   const [key, value] = [after(pastKey, key0), after(pastValue, value0)];
   const times = queries / keys;
   const scale = attrs.float('scale', 0);
-  const biases = [
-    causalBias(query, key, pastKey?.dims(2, 3), Math.max(0, attrs.int('local_window_size', -1))),
-  ];
+  const window = Math.max(0, attrs.int('local_window_size', -1));
+  const isCausal = attrs.int('causal', 1) === 1;
+  if (window && !isCausal) node.unsupported("'local_window_size' where it is not causal");
+  const biases = isCausal ? [causalBias(query, key, pastKey?.dims(2, 3), window)] : [];
   if (attentionBias) biases.push(attentionBias);
   const { y } = attend(query, repeatHeads(key, times), repeatHeads(value, times), {
     scale: scale === 0 ? defaultScale(query) : scale,

@@ -3,9 +3,22 @@ import type { AttrInit } from './core/builder.js';
 import { float } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import { geluSlope } from './core/gelu.js';
-import { expansion, type NodeView, type Rule, range, type Unary } from './core/rule.js';
+import {
+  type Binary,
+  expansion,
+  type NodeView,
+  normalizeAxis,
+  type Rule,
+  range,
+  type Unary,
+} from './core/rule.js';
 
+// What standard operators do, too.
 export { Gelu } from './activation.js';
+export { GatherND } from './indexing.js';
+export { Pad, Trilu, Unsqueeze as ExpandDims } from './movement.js';
+export { DequantizeLinear, QuantizeLinear } from './quantization.js';
+export { GridSample } from './resampling.js';
 
 // ---- activations ----
 
@@ -44,6 +57,9 @@ export const FusedMatMul = expansion<readonly [Expr, Expr]>(({ inputs: [a, b], a
   const y = operand(a, 'A').matmul(operand(b, 'B'));
   return [alpha === 1 ? y : y.mul(alpha)];
 });
+
+/** Its older name. */
+export const TransposeMatMul = FusedMatMul;
 
 /** [M, ..., K] to [..., M, K]. */
 const batchFirst = (x: Expr) => x.transpose([...range(1, x.rank - 1), 0, x.rank - 1]);
@@ -88,6 +104,75 @@ function activated(y: Expr, { attrs }: Pick<NodeView, 'attrs'>): Expr {
 function attributes({ node }: Pick<NodeView, 'node'>, names: readonly string[]): AttrInit {
   return Object.fromEntries([...node.attrs].filter(([name]) => names.includes(name)));
 }
+
+/** The input after its past, convolved channel by channel, and what of it is the past of what follows. */
+export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]>(node => {
+  const [x, w, b, past] = node.inputs;
+  const { attrs, g } = node;
+  for (const name of ['state_window', 'channels_last']) if (attrs.int(name, 0)) node.unsupported(`'${name}'`);
+  if (attrs.int('ndim', 1) !== 1) node.unsupported('several spatial axes');
+  const [dilation, taps, group] = [attrs.int('dilation', 1), w.extent(2), w.extent(0)];
+  if (typeof taps !== 'number' || typeof group !== 'number')
+    return node.unsupported('a kernel whose extents are not known before the run');
+  const before = (taps - 1) * dilation;
+  const all = past ? past.concat([x], 2) : x.pad(g.ints([before, 0]), g.ints([2]));
+  const y = all.op('Conv', [w, b], { dilations: [dilation], group, kernel_shape: [taps] });
+  const isGated = /silu|swish/.test(attrs.string('activation', 'none'));
+  const state = all.slice(all.dims(2).sub(before), all.dims(2), [2]);
+  return [isGated ? y.mul(y.sigmoid()) : y, state];
+});
+
+// ---- sums and norms with gates ----
+
+/** x + y * gate, a gate for each row. */
+export const GatedAdd = expansion<readonly [Expr, Expr, Expr]>(({ inputs: [x, y, gate] }) => [
+  x.add(y.mul(gate)),
+]);
+
+/** RMSNormalization over groups of as many elements as there are scales, times silu(gate). */
+export const GatedRMSNorm = expansion<readonly [Expr, Expr, Expr]>(
+  ({ inputs: [x, scale, gate], attrs, g }) => {
+    const groups = x.reshape(g.vector([x.dims(0, -1), -1, scale.dims()]));
+    const epsilon = float(attrs.float('epsilon', 1e-5));
+    const y = groups.op('SimplifiedLayerNormalization', [scale], { axis: -1, epsilon }).reshapeLike(x);
+    return [y.mul(gate).mul(gate.sigmoid())];
+  },
+);
+
+// ---- products ----
+
+/** Y = X^-1 of each matrix  =>  dX = -Y^T dY Y^T. */
+export const Inverse: Unary = ([dy], node) => {
+  const turned = () => node.output().mT;
+  return [() => turned().matmul(dy).matmul(turned()).neg()];
+};
+
+/**
+ * c[i,j] = |a[i] - b[j]|, or its square  =>  with s = dc / c, or 2 dc: da[i] = sum over j of s[i,j] (a[i] - b[j]),
+ * db[j] = sum over i of s[i,j] (b[j] - a[i]). Where c = 0 they are 0.
+ */
+export const CDist: Binary = ([dc], node) => {
+  const [a, b] = node.inputs;
+  const metric = node.attrs.string('metric', 'sqeuclidean');
+  if (!/^(sq)?euclidean$/.test(metric)) node.unsupported(`metric '${metric}'`);
+  const c = node.output();
+  const s = () => (metric === 'euclidean' ? dc.div(c.equal(0).where(1, c)) : dc.mul(2));
+  return [
+    () => a.mul(s().sum([1], { keepdims: true })).sub(s().matmul(b)),
+    () => b.mul(s().sum([0]).unsqueeze([1])).sub(s().transpose([1, 0]).matmul(a)),
+  ];
+};
+
+/** All slices of `size` elements along an axis, `step` apart; their elements are the new last axis. */
+export const UnfoldTensor = expansion<readonly [Expr]>(({ inputs: [x], attrs }) => {
+  const axis = normalizeAxis(attrs.int('dim', -1), x);
+  const [size, step] = [attrs.int('size', 1), attrs.int('step', 1)];
+  const extent = x.dims(axis, axis + 1);
+  const starts = extent.sub(size).div(step).add(1).iota().mul(step);
+  const slices = x.gather(starts.unsqueeze([1]).add(x.g.ints(range(0, size))), axis);
+  const perm = range(0, x.rank + 1).filter(i => i !== axis + 1);
+  return [slices.transpose([...perm, axis + 1])];
+});
 
 // ---- normalizations with what precedes them ----
 

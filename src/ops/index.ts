@@ -3,6 +3,7 @@ import * as activation from './activation.js';
 import * as attention from './attention.js';
 import * as contrib from './contrib.js';
 import * as contribAttention from './contrib-attention.js';
+import * as contribQuantized from './contrib-quantized.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
 import type { OpDef, Rule } from './core/rule.js';
@@ -49,7 +50,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     signal,
   ],
   'ai.onnx.preview.training': [previewTraining],
-  'com.microsoft': [contrib, contribAttention],
+  'com.microsoft': [contrib, contribAttention, contribQuantized],
 };
 
 const TABLE = new Map<string, OpDef>();

@@ -23,10 +23,11 @@ export function expandNodes(g: Builder, active: ReadonlySet<Value>): boolean {
     const inner: Node[] = [];
     const before = g.sink;
     g.sink = inner;
-    const outputs = def.expand(new NodeView(node, g, g.opset(node.domain)) as never);
+    const view = new NodeView(node, g, g.opset(node.domain));
+    const outputs = def.expand(view as never);
     g.sink = before;
     rename(
-      node,
+      view,
       outputs.map(e => e?.value),
       inner,
       g,
@@ -40,11 +41,11 @@ export function expandNodes(g: Builder, active: ReadonlySet<Value>): boolean {
 }
 
 /** Makes the new nodes write the replaced node's own outputs, so that nothing else need change. */
-function rename(node: Node, results: (Value | undefined)[], inner: Node[], g: Builder): void {
-  node.outputs.forEach((output, i) => {
+function rename(view: NodeView, results: (Value | undefined)[], inner: Node[], g: Builder): void {
+  view.node.outputs.forEach((output, i) => {
     if (!output) return;
     const result = results[i];
-    if (!result) throw new Error(`The expansion of ${node.label} lacks output ${i}.`);
+    if (!result) throw view.unsupported(`its output '${output.name}'`);
     // The runtime's shape of the replaced output says more than inference did.
     if (!result.shape) result.type = output.type ?? result.type;
     const before = g.sink;

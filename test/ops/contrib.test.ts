@@ -1,7 +1,7 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, float, floats } from '../../src/ops/core/builder.js';
-import { checkVjp, type Input, ints, type VjpCase } from './vjp.js';
+import { checkVjp, floatsOf, type Input, ints, spread, type VjpCase, vjpOf } from './vjp.js';
 
 /** With extents that are known and, where `hidden` names inputs, with those of these unknown. */
 const check = async (op: string, inputs: readonly Input[], attrs: AttrInit = {}, c: VjpCase = {}) => {
@@ -244,6 +244,8 @@ describe('GroupQueryAttention', () => {
   it.each([1, 2])('of the last %i keys', local_window_size =>
     check('GroupQueryAttention', [...qkv, null, null, ...sizes(3)], { ...attrs, local_window_size }, c),
   );
+  it('that is not causal', () =>
+    check('GroupQueryAttention', [...qkv, null, null, ...sizes(3)], { ...attrs, causal: 0 }, c));
   it('packed', () =>
     check('GroupQueryAttention', [[1, 3, 32], null, null, null, null, ...sizes(3)], attrs, c));
   describe('of turned queries and keys', () => {
@@ -274,3 +276,119 @@ describe('GroupQueryAttention', () => {
       ));
   });
 });
+
+it('GroupQueryAttention does not normalize heads', () => {
+  const shapes = [
+    [1, 3, 16],
+    [1, 3, 8],
+    [1, 3, 8],
+    null,
+    null,
+    int32([2]),
+    int32([3], []),
+    ...Array(7).fill(null),
+  ];
+  const tensors = [...shapes, [8], [8]].map(x => (Array.isArray(x) ? spread(x) : x));
+  const c = { domain: 'com.microsoft', attrs: { num_heads: 2, kv_num_heads: 1 }, outputs: 3 };
+  return expect(vjpOf('GroupQueryAttention', tensors, spread([1, 3, 16]), c)).rejects.toThrow(
+    'a quantized past or normalized heads',
+  );
+});
+
+describe('products with quantized weights', () => {
+  const packed = (count: number, dims: readonly number[]) =>
+    new Tensor(
+      'uint8',
+      dims,
+      Uint8Array.from({ length: count }, (_, i) => (53 * i + 7) % 256),
+    );
+  const c: VjpCase = { symbolic: [0], range: [0.1, 0.4] };
+  it.each([2, 4, 8])('of %i bits', bits =>
+    check(
+      'MatMulNBits',
+      [[2, 1, 20], packed(12 * bits, [3, 2, 2 * bits]), [3, 2]],
+      { N: 3, K: 20, block_size: 16, bits },
+      { ...c, constants: [1] },
+    ),
+  );
+  it('of bits with zero points in bytes, and with some in floating point', async () => {
+    const inputs = [[2, 40], packed(48, [2, 3, 8]), [2, 3]];
+    const attrs = { N: 2, K: 40, block_size: 16, bits: 4 };
+    await check('MatMulNBits', [...inputs, packed(4, [2, 2])], attrs, { ...c, constants: [1, 3] });
+    await check('MatMulNBits', [...inputs, floatsOf([7, 8, 9, 6, 8, 7.5], [2, 3])], attrs, {
+      ...c,
+      constants: [1],
+    });
+  });
+  it.each([0, 1])('of quant_type %i', quant_type =>
+    check(
+      'MatMulBnb4',
+      [[2, 16], packed(24, [24]), [3]],
+      { N: 3, K: 16, block_size: 16, quant_type },
+      { ...c, constants: [1] },
+    ),
+  );
+});
+
+describe.each(['euclidean', 'sqeuclidean'])('CDist, %s', metric => {
+  it('of points apart', () =>
+    check(
+      'CDist',
+      [
+        [2, 3],
+        [4, 3],
+      ],
+      { metric },
+    ));
+});
+it('CDist of equal points has the gradient 0', async () => {
+  const x = floatsOf([1, 2, 3], [1, 3]);
+  const [da, db] = await vjpOf('CDist', [x, x], floatsOf([1], [1, 1]), {
+    domain: 'com.microsoft',
+    attrs: { metric: 'euclidean' },
+    wrt: [0, 1],
+  });
+  expect([da!.numbers(), db!.numbers()]).toEqual([
+    [0, 0, 0],
+    [0, 0, 0],
+  ]);
+});
+
+describe('CausalConvWithState', () => {
+  const c: VjpCase = { outputs: 2, symbolic: [0] };
+  it('without a past or a bias', () =>
+    check(
+      'CausalConvWithState',
+      [
+        [2, 3, 4],
+        [3, 1, 3],
+      ],
+      {},
+      c,
+    ));
+  it('dilated, of one tap, and of an input shorter than its reach', async () => {
+    await check('CausalConvWithState', [[1, 2, 5], [2, 1, 3], [2]], { dilation: 2 }, c);
+    await check('CausalConvWithState', [[1, 2, 1], [2, 1, 3], [2]], { activation: 'swish' }, c);
+    await check(
+      'CausalConvWithState',
+      [
+        [1, 2, 3],
+        [2, 1, 1],
+      ],
+      {},
+      { ...c, cotangents: [0] },
+    );
+  });
+});
+
+it.each([-1, 0])('UnfoldTensor along %i', dim => check('UnfoldTensor', [[5, 4]], { dim, size: 2, step: 3 }));
+it('a TransposeMatMul is a FusedMatMul', () =>
+  check(
+    'TransposeMatMul',
+    [
+      [3, 2],
+      [3, 4],
+    ],
+    { transA: 1 },
+  ));
+it('com.microsoft.Pad reflects', () => check('Pad', [[3, 4], ints([1, 0, 2, 1])], { mode: 'reflect' }));

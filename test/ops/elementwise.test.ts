@@ -28,13 +28,6 @@ describe.each(['Add', 'Sub', 'Mul', 'Div', 'Pow', 'Max', 'Min'])('%s', op => {
   });
 });
 
-it.each('Neg Abs Exp Sin Cos Atan Sinh Cosh Asinh Erf Identity'.split(' '))('%s', op =>
-  checkVjp(op, [[3, 4]]),
-);
-it.each(['Log', 'Sqrt', 'Reciprocal'])('%s', op => checkVjp(op, [[3, 4]], { range: [0.5, 3] }));
-it.each(['Asin', 'Acos', 'Atanh', 'Tan'])('%s', op => checkVjp(op, [[3, 4]], { range: [-0.9, 0.9] }));
-it('Acosh', () => checkVjp('Acosh', [[3, 4]], { range: [1.2, 3] }));
-
 describe.each(['Sum', 'Mean', 'Max', 'Min'])('%s', op => {
   it('of one input', () => checkVjp(op, [[2, 3]]));
   it.each([false, true])('of three inputs (symbolic: %s)', symbolic =>
@@ -99,8 +92,6 @@ it('Cast between floating-point types', async () => {
   const [x] = await vjp('Cast', [floatsOf([1, 2])], { to: 11 });
   expect(x).toEqual([1, 1]);
 });
-
-it('CastLike', () => checkVjp('CastLike', [[2, 3], floatsOf([0])], { wrt: [0] }));
 
 describe.each(['Sign', 'Floor', 'Ceil', 'Round'])('%s', op => {
   it('stops the gradient', () => expect(vjp(op, [floatsOf([0.2])])).rejects.toThrow('No gradient arrives'));

@@ -135,7 +135,7 @@ export async function checkModel(
   await forward.release();
 }
 
-function singleNode(opType: string, tensors: readonly (Tensor | null)[], c: VjpCase) {
+export function singleNode(opType: string, tensors: readonly (Tensor | null)[], c: VjpCase) {
   const graph = new Graph('test');
   const ins = tensors.map((t, i) => {
     if (!t) return null;

@@ -197,9 +197,20 @@ function conformanceOf(domain: string, op: string): string {
   return `${result.passed} of ${total}${result.failed.length ? ` (not ${result.failed.join(', ')})` : ''}`;
 }
 
-const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
-const table = (head: readonly string[], rows: readonly (readonly string[])[]) =>
-  [head, head.map(() => '---'), ...rows].map(line).join('\n');
+/** A table whose columns are as wide as their widest cell, as the formatter writes it. */
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((_, i) => Math.max(...[head, ...rows].map(cells => cells[i]!.length)));
+  const line = (cells: readonly string[], fill = ' ') =>
+    `| ${cells.map((cell, i) => cell.padEnd(widths[i]!, fill)).join(' | ')} |`;
+  return [
+    line(head),
+    line(
+      head.map(() => ''),
+      '-',
+    ),
+    ...rows.map(cells => line(cells)),
+  ].join('\n');
+}
 
 async function gradientTable(domain: string): Promise<string> {
   const own = EXAMPLES.filter(e => e.domain === domain);

@@ -1,4 +1,5 @@
 /** Small models for tests. */
+import type { DType } from '../src/graph/dtype.js';
 import { Graph, Model, Node, type Shape, Value } from '../src/graph/ir.js';
 import { Tensor } from '../src/graph/tensor.js';
 import { type AttrInit, toAttrs } from '../src/ops/core/builder.js';
@@ -8,7 +9,7 @@ import { spread } from './ops/vjp.js';
 export class Sketch {
   readonly graph = new Graph('sketch');
 
-  input(name: string, shape: Shape, dtype: 'float32' | 'int64' = 'float32'): Value {
+  input(name: string, shape: Shape, dtype: DType = 'float32'): Value {
     const value = new Value(name, { kind: 'tensor', dtype, shape });
     this.graph.inputs.push(value);
     return value;

@@ -1,7 +1,7 @@
 import * as ort from 'onnxruntime-node';
-import type { DType } from '../graph/dtype.js';
+import { type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { Model, type ValueType } from '../graph/ir.js';
+import { allGraphs, Model, type Node, type ValueType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
@@ -28,7 +28,10 @@ type Source = Model | Uint8Array | string;
 
 /** A model ready to run. Sessions hold native memory: release them. */
 export class Session {
-  private constructor(private readonly session: ort.InferenceSession) {}
+  private constructor(
+    private readonly session: ort.InferenceSession,
+    private readonly device: Device,
+  ) {}
 
   /**
    * Throws `device` where the execution provider is missing, `no-kernel` for an operator that it cannot run,
@@ -53,7 +56,7 @@ export class Session {
         typeof model === 'string'
           ? ort.InferenceSession.create(model, options)
           : ort.InferenceSession.create(model, options);
-      return new Session(await made);
+      return new Session(await made, device);
     } catch (error) {
       const unavailable =
         device !== 'cpu' && /provider|backend|device|cuda|webgpu|dawn|library/i.test(String(error));
@@ -63,7 +66,7 @@ export class Session {
           `Device '${device}' is not available here: ${firstLine(error)}. Use --device cpu.`,
           { cause: error },
         );
-      throw runtimeError('ONNX Runtime does not load the model', error);
+      throw runtimeError('ONNX Runtime does not load the model', error, device, source);
     }
   }
 
@@ -101,7 +104,7 @@ export class Session {
       const results = await (fetch ? this.session.run(inputs, [...fetch]) : this.session.run(inputs));
       return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
     } catch (error) {
-      throw runtimeError('ONNX Runtime stopped', error);
+      throw runtimeError('ONNX Runtime stopped', error, this.device);
     }
   }
 
@@ -123,13 +126,47 @@ function fromOrt(t: ort.Tensor): Tensor {
 }
 
 /** The runtime's errors, cut to what a user can use. */
-function runtimeError(what: string, cause: unknown): AgdError {
+function runtimeError(what: string, cause: unknown, device: Device, source?: Source): AgdError {
   const line = firstLine(cause);
-  return new AgdError(
-    /not implemented|NOT_IMPLEMENTED/i.test(line) ? 'no-kernel' : 'runtime',
-    `${what}: ${line}`,
-    { cause },
-  );
+  return missingKernel(line, cause, device, source) ?? new AgdError('runtime', `${what}: ${line}`, { cause });
+}
+
+/** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */
+function missingKernel(line: string, cause: unknown, device: Device, source?: Source): AgdError | undefined {
+  const loading = /implementation for (\w+)\((\d+)\) node with name '(.*?)'/.exec(line);
+  const running = /running (\w+) node\. Name:'(.*?)'.* does not support double/.exec(line);
+  if (!loading && !running) return undefined;
+  const [op, version, name] = loading ? loading.slice(1) : [running![1], undefined, running![2]];
+  const isNode = (n: Node) => n.opType === op && n.name === name;
+  const known = source instanceof Model ? elementType(source, isNode) : undefined;
+  const dtype = running ? 'float64' : known;
+  const what = [
+    `'${op}'`,
+    name && `(node '${name}')`,
+    version && `version ${version}`,
+    dtype && `of ${dtype}`,
+  ];
+  const where = device === 'cpu' ? 'cpu' : `${device} or cpu`;
+  const advice = dtype === 'float32' ? '' : ' Most operators have one of float32.';
+  const message = `ONNX Runtime has no kernel for op ${what.filter(Boolean).join(' ')} on ${where}.${advice}`;
+  return new AgdError('no-kernel', message, { cause });
+}
+
+/** The floating-point type of what the node reads, or of what that is computed from: types may not be known yet. */
+function elementType(model: Model, isNode: (node: Node) => boolean): DType | undefined {
+  const nodes = [...allGraphs(model.graph)].flatMap(graph => graph.nodes);
+  const writers = new Map(nodes.flatMap(n => n.outputs.flatMap(v => (v ? [[v, n] as const] : []))));
+  const pending = nodes.filter(isNode).slice(0, 1);
+  for (const node of pending) {
+    for (const v of node.inputs) {
+      if (v?.dtype && isFloat(v.dtype)) return v.dtype;
+      const writer = v && !v.dtype && writers.get(v);
+      const to = writer && writer.opType === 'Cast' ? writer.attrs.get('to') : undefined;
+      if (to?.type === 'int') return dtypeOf(Number(to.value));
+      if (writer && !pending.includes(writer)) pending.push(writer);
+    }
+  }
+  return undefined;
 }
 
 /** Without the paths of the machine that the runtime was built on. */

@@ -28,3 +28,25 @@ it('says of an operator without a rule what to do', () => {
     /save it at optimization level "extended" or below/,
   );
 });
+
+it('names what lies between the parameter and the operator, in order', () => {
+  const type = { kind: 'tensor', dtype: 'float32', shape: [2] } as const;
+  const [x, w, a, b, c, loss] = 'x w a b c loss'.split(' ').map(name => new Value(name, type)) as Value[];
+  const graph = new Graph('test');
+  const nodes = [
+    new Node('Mul', [x!, w!], [a!]),
+    new Node('Tanh', [a!], [b!]),
+    new Node('Unheard', [b!], [c!]),
+    new Node('Exp', [c!], [loss!]),
+  ];
+  nodes.forEach((node, i) => {
+    node.name = `node${i}`;
+  });
+  graph.nodes.push(...nodes);
+  const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
+  expect(() => backward(g, new Map([[loss!, g.of(loss!).ones()]]), [w!])).toThrow(
+    "No gradient rule for op 'Unheard' (node 'node2'), on the path from 'w' to 'loss' " +
+      "(by way of 'Mul' (node 'node0'), 'Tanh' (node 'node1')). " +
+      "Freeze 'w' and what else feeds it with --freeze, or add Unheard to src/ops.",
+  );
+});

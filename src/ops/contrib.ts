@@ -81,7 +81,7 @@ const CONV = ['auto_pad', 'dilations', 'group', 'kernel_shape', 'pads', 'strides
 /** y = activation(Conv(x, w, b) + z). */
 export const FusedConv = expansion<readonly [Expr, Expr, Expr?, Expr?]>(node => {
   const [x, w, b, z] = node.inputs;
-  const y = x.op('Conv', [w, b], attributes(node, CONV));
+  const y = x.op('Conv', [w, b], attributes(node, CONV), { types: [node.output().type] });
   return [activated(z ? y.add(z) : y, node)];
 });
 
@@ -116,7 +116,12 @@ export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]
     return node.unsupported('a kernel whose extents are not known before the run');
   const before = (taps - 1) * dilation;
   const all = past ? past.concat([x], 2) : x.pad(g.ints([before, 0]), g.ints([2]));
-  const y = all.op('Conv', [w, b], { dilations: [dilation], group, kernel_shape: [taps] });
+  const y = all.op(
+    'Conv',
+    [w, b],
+    { dilations: [dilation], group, kernel_shape: [taps] },
+    { types: [x.type] },
+  );
   const isGated = /silu|swish/.test(attrs.string('activation', 'none'));
   const state = all.slice(all.dims(2).sub(before), all.dims(2), [2]);
   return [isGated ? y.mul(y.sigmoid()) : y, state];

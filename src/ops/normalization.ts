@@ -27,15 +27,15 @@ function inferenceBatchNorm(
   dy: Expr,
   { inputs: [x, scale, , mean, variance], attrs }: Parameters<BatchNorm>[1],
 ) {
-  const inv = variance.add(attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
+  const inv = () => variance.add(attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
   const sum = () => dy.sum(allButChannels(x));
   const weighted = () => dy.mul(x.sub(perChannel(mean, x))).sum(allButChannels(x));
   return [
-    () => dy.mul(perChannel(scale.mul(inv), x)),
-    () => weighted().mul(inv),
+    () => dy.mul(perChannel(scale.mul(inv()), x)),
+    () => weighted().mul(inv()),
     sum,
-    () => sum().mul(scale).mul(inv).neg(),
-    () => weighted().mul(scale).mul(inv.mul(inv.square())).mul(-0.5),
+    () => sum().mul(scale).mul(inv()).neg(),
+    () => weighted().mul(scale).mul(inv().mul(inv().square())).mul(-0.5),
   ];
 }
 
@@ -100,7 +100,7 @@ export const LayerNormalization: Rule<Scaled, readonly [Expr | undefined, Expr?,
   const parts = () => {
     const terms: Expr[] = [];
     const n = x.count(x.dtype, axes);
-    if (dy) terms.push(standardizeBack(dy.mul(scale), xhat(), inv, axes));
+    if (dy) terms.push(standardizeBack(dy.mul(scale), { xhat: xhat(), inv }, axes));
     if (dMean) terms.push(dMean.cast(x.dtype).div(n));
     if (dInv) terms.push(xhat().mul(dInv.cast(x.dtype).mul(inv.square()).div(n).neg()));
     return terms.reduce((a, b) => a.add(b)).expandLike(x);
@@ -151,10 +151,10 @@ type Affine = Rule<readonly [x: Expr, scale: Expr, bias: Expr], readonly [Expr]>
 /** Each channel of each sample is standardized over space: as LayerNormalization, with scale and bias per channel. */
 export const InstanceNormalization: Affine = ([dy], { inputs: [x, scale], attrs }) => {
   const axes = range(2, x.rank);
-  const { xhat, inv } = standardize(x, axes, attrs.float('epsilon', 1e-5));
+  const standard = () => standardize(x, axes, attrs.float('epsilon', 1e-5));
   return [
-    () => standardizeBack(dy.mul(perChannel(scale, x)), xhat, inv, axes),
-    () => dy.mul(xhat).sum(allButChannels(x)),
+    () => standardizeBack(dy.mul(perChannel(scale, x)), standard(), axes),
+    () => dy.mul(standard().xhat).sum(allButChannels(x)),
     () => dy.sum(allButChannels(x)),
   ];
 };
@@ -164,16 +164,16 @@ export const GroupNormalization: Affine = ([dy], node) => {
   const [x, scale] = node.inputs;
   const groups = node.attrs.int('num_groups', 1);
   const grouped = (e: Expr) => e.reshape([0, groups, -1]);
-  const { xhat, inv } = standardize(grouped(x), [2], node.attrs.float('epsilon', 1e-5));
+  const standard = () => standardize(grouped(x), [2], node.attrs.float('epsilon', 1e-5));
   if (node.opset >= 21)
     return [
-      () => standardizeBack(grouped(dy.mul(perChannel(scale, x))), xhat, inv, [2]).reshapeLike(x),
-      () => dy.mul(xhat.reshapeLike(x)).sum(allButChannels(x)),
+      () => standardizeBack(grouped(dy.mul(perChannel(scale, x))), standard(), [2]).reshapeLike(x),
+      () => dy.mul(standard().xhat.reshapeLike(x)).sum(allButChannels(x)),
       () => dy.sum(allButChannels(x)),
     ];
   return [
-    () => standardizeBack(grouped(dy).mul(scale.reshape([-1, 1])), xhat, inv, [2]).reshapeLike(x),
-    () => grouped(dy).mul(xhat).sum([0, 2]),
+    () => standardizeBack(grouped(dy).mul(scale.reshape([-1, 1])), standard(), [2]).reshapeLike(x),
+    () => grouped(dy).mul(standard().xhat).sum([0, 2]),
     () => grouped(dy).sum([0, 2]),
   ];
 };

@@ -28,7 +28,7 @@ export const INTEGER = 'an integer';
 type Options = VjpCase & { without?: Record<string, string> };
 
 /** One node. Integers are known before the run where extents are, and by the run where these are not. */
-function row(op: string, inputs: readonly Input[], { without = {}, ...given }: Options = {}): Example {
+export function row(op: string, inputs: readonly Input[], { without = {}, ...given }: Options = {}): Example {
   const domain = given.domain === 'com.microsoft' ? given.domain : '';
   const tensors = inputs.map((x, i) =>
     x === null || x instanceof Tensor ? x : spread(x, given.range, i + 1),

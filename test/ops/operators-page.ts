@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isFloat } from '../../src/graph/dtype.js';
-import { allGraphs, type Node, type Value } from '../../src/graph/ir.js';
+import { allGraphs, type Graph, type Node, type Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
 import { Builder } from '../../src/ops/core/builder.js';
 import { isDifferentiable } from '../../src/ops/core/types.js';
@@ -68,14 +68,21 @@ export type Trace = {
   has(name: string): boolean;
   /** The nodes that training takes beside those of the model, and the operator's own where it stays. */
   nodes: Node[];
+  /** The graph with them. */
+  graph: Graph;
   opset: number;
 };
 
 /** What the subgraphs of an operator read from outside. */
 const OUTER = 'outer values';
 
-/** Runs the backward pass of an example, for all inputs of its operator that can have a gradient. */
-export async function trace(example: Example, straightThrough: boolean, hidden: boolean): Promise<Trace> {
+/** Runs the backward pass of an example, for all inputs of its operator that can have a gradient, or one of them. */
+export async function trace(
+  example: Example,
+  straightThrough: boolean,
+  hidden: boolean,
+  only?: string,
+): Promise<Trace> {
   const { model, outs } = example.make(hidden);
   await inferShapes(model, sessionShapes);
   const { graph } = model;
@@ -90,8 +97,10 @@ export async function trace(example: Example, straightThrough: boolean, hidden: 
     ),
     ...outer.map((v): [string, Value] => [OUTER, v]),
   ];
-  const smooth = operands.filter(([, { type }]) =>
-    type?.kind === 'tensor' ? isFloat(type.dtype) : !type || isDifferentiable(type),
+  const smooth = operands.filter(
+    ([name, { type }]) =>
+      (only ?? name) === name &&
+      (type?.kind === 'tensor' ? isFloat(type.dtype) : !type || isDifferentiable(type)),
   );
   const written = new Map(
     graph.nodes.flatMap(n => n.outputs.flatMap(v => (v ? [[v.name, v] as const] : []))),
@@ -113,11 +122,12 @@ export async function trace(example: Example, straightThrough: boolean, hidden: 
     gradients.set(name, !!found[i] || !!gradients.get(name));
   });
   const nodes = [...allGraphs(graph)].flatMap(sub => sub.nodes).filter(n => !before.has(n));
-  return { gradients, nodes, opset: g.opset(), has: name => operands.some(([n]) => n === name) };
+  const has = (name: string) => operands.some(([n]) => n === name);
+  return { gradients, has, nodes, graph, opset: g.opset() };
 }
 
 /** Whether a node computes on the model's numbers. What it does on integers alone is about extents and places. */
-function isOnNumbers(node: Node): boolean {
+export function isOnNumbers(node: Node): boolean {
   const dtypes = [...node.inputs, ...node.outputs].flatMap(v => v?.dtype ?? []);
   return dtypes.some(isFloat) || dtypes.every(d => d === 'bool');
 }

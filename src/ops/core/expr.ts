@@ -342,7 +342,9 @@ export class Expr {
   sumTo(x: Expr): Expr {
     if (sameShape(this.shape, x.shape)) return this;
     const axes = broadcastAxes(this.shape, x.shape);
-    if (axes) return axes.length ? this.sum(axes, { keepdims: true }).reshapeLike(x) : this;
+    if (axes?.length === 0) return this;
+    if (axes?.every((a, i) => a === i) && axes.length === this.rank - x.rank) return this.sum(axes);
+    if (axes) return this.sum(axes, { keepdims: true }).reshapeLike(x);
     const ones = this.#padded(x).equal(1).op('NonZero').reshape([-1]);
     return this.#reduce('ReduceSum', ones, true).reshapeLike(x);
   }

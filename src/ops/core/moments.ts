@@ -8,15 +8,17 @@ export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centere
   return { mean, centered, variance: centered.square().mean(axes, { keepdims: true }) };
 }
 
-/** x with mean 0 and variance 1 over `axes`, and what it was divided by, as its reciprocal. */
-export function standardize(x: Expr, axes: readonly number[], epsilon: number): { xhat: Expr; inv: Expr } {
+/** x with mean 0 and variance 1 over some axes, and what it was divided by, as its reciprocal. */
+export type Standardized = { xhat: Expr; inv: Expr };
+
+export function standardize(x: Expr, axes: readonly number[], epsilon: number): Standardized {
   const { centered, variance } = moments(x, axes);
   const inv = variance.add(epsilon).sqrt().reciprocal();
   return { xhat: centered.mul(inv), inv };
 }
 
 /** xhat = standardize(x)  =>  dx = inv * (d - mean(d) - xhat * mean(d * xhat)). */
-export function standardizeBack(d: Expr, xhat: Expr, inv: Expr, axes: readonly number[]): Expr {
+export function standardizeBack(d: Expr, { xhat, inv }: Standardized, axes: readonly number[]): Expr {
   const mean = (e: Expr) => e.mean(axes, { keepdims: true });
   return d
     .sub(mean(d))

@@ -19,7 +19,7 @@ export const InvertibleLayerNormalizationGrad = lowering<LayerBack>(node => {
   const [dy, y, scale, bias, inv] = node.inputs;
   const axes = range(normalizeAxis(node.attrs.int('axis', -1), y), y.rank);
   const xhat = y.sub(bias).div(scale);
-  return [standardizeBack(dy.mul(scale), xhat, inv, axes), dy.mul(xhat).sumTo(scale), dy.sumTo(bias)];
+  return [standardizeBack(dy.mul(scale), { xhat, inv }, axes), dy.mul(xhat).sumTo(scale), dy.sumTo(bias)];
 });
 
 /** y = scale * x * inv: dx = inv * (d - xhat * mean(d * xhat)) with d = dy * scale and xhat = x * inv. */
@@ -51,7 +51,7 @@ export const BatchNormalizationGrad = lowering<LayerBack>(({ inputs: [dy, x, sca
   const axes = allButChannels(x);
   const spread = perChannel(inv, x);
   const xhat = x.sub(perChannel(mean, x)).mul(spread);
-  const dx = standardizeBack(dy.mul(perChannel(scale, x)), xhat, spread, axes);
+  const dx = standardizeBack(dy.mul(perChannel(scale, x)), { xhat, inv: spread }, axes);
   return [dx, dy.mul(xhat).sum(axes), dy.sum(axes)];
 });
 

@@ -19,8 +19,10 @@ export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], nod
       }
       const windows = windowsOf(node, x, dy);
       const overlap = windows.some(w => (w.kernel - 1) * w.dilation >= w.stride);
-      if (overlap || x.dtype !== 'float32') return scatterFlat(dy, indices, x);
-      // Up to 9 times faster on the CPU, but where windows overlap it would keep one dy of several.
+      const isInside = areWithin(node, windows) && windows.every(isUnpadded);
+      if (overlap || !isInside || x.dtype !== 'float32') return scatterFlat(dy, indices, x);
+      // Up to 9 times faster on the CPU, but where windows overlap it would keep one dy of several, and where they
+      // reach beyond x it takes x for larger.
       const { kernel_shape, strides } = Object.fromEntries(node.node.attrs);
       return dy.op('MaxUnpool', [indices, x.dims()], { kernel_shape, strides }, { types: [x.type] });
     },
@@ -95,6 +97,15 @@ function spreadOver(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly
   return padded.unpad(dx.reshapeLike(padded.x));
 }
 
+/** Whether all windows lie within x and its padding: with `ceil_mode` the last may not, but where padding is made to fit. */
+function areWithin(node: NodeView<readonly [Expr]>, windows: readonly Window[]): boolean {
+  const { attrs } = node;
+  const isMade = attrs.int('ceil_mode', 0) === 0 || attrs.string('auto_pad', 'NOTSET').startsWith('SAME');
+  return isMade || windows.every(w => w.surplus !== undefined && w.surplus >= 0);
+}
+
+const isUnpadded = ({ begin, end }: Window) => begin === 0 && end === 0;
+
 /** Whether the windows cut the axis into equal parts. */
 function isTile({ kernel, stride, dilation, begin, end, surplus }: Window): boolean {
   return kernel === stride && dilation === 1 && begin === 0 && end === 0 && surplus === 0;
@@ -112,8 +123,7 @@ function windowCount(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonl
   const { g, inputs } = node;
   const [x] = inputs;
   const withPadding = node.attrs.int('count_include_pad', 0) === 1;
-  const fits = node.attrs.int('ceil_mode', 0) === 0 || windows.every(w => w.surplus! >= 0);
-  if (fits && (withPadding || windows.every(w => w.begin === 0 && w.end === 0)))
+  if (areWithin(node, windows) && (withPadding || windows.every(isUnpadded)))
     return g.scalar(
       windows.reduce((n, w) => n * w.kernel, 1),
       x.dtype,

@@ -9,6 +9,22 @@ const windows: Case[] = [
   ['one axis', [2, 2, 7], { kernel_shape: [3], strides: [2] }],
   ['tiles', [2, 2, 4, 6], { kernel_shape: [2, 3], strides: [2, 3] }],
   ['tiles that leave elements over', [1, 2, 5, 4], { kernel_shape: [2, 2], strides: [2, 2] }],
+  [
+    'tiles, the last of which reach beyond the end',
+    [1, 2, 5, 4],
+    { kernel_shape: [2, 3], strides: [2, 3], ceil_mode: 1 },
+  ],
+  [
+    'tiles that begin before the first element',
+    [1, 1, 5, 4],
+    { kernel_shape: [2, 3], strides: [2, 3], pads: [1, 1, 0, 1] },
+  ],
+  ['tiles, SAME_LOWER', [1, 1, 5, 4], { kernel_shape: [2, 3], strides: [2, 3], auto_pad: 'SAME_LOWER' }],
+  [
+    'tiles, SAME_LOWER, ceil_mode',
+    [1, 1, 5, 4],
+    { kernel_shape: [2, 3], strides: [2, 3], auto_pad: 'SAME_LOWER', ceil_mode: 1 },
+  ],
   ['overlap', [2, 2, 4, 4], { kernel_shape: [3, 2] }],
   ['padding', [1, 2, 5, 4], { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }],
   ['asymmetric padding', [1, 2, 4, 3], { kernel_shape: [3, 2], strides: [1, 2], pads: [0, 1, 2, 0] }],

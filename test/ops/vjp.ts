@@ -31,8 +31,8 @@ export type VjpCase = {
   cotangents?: readonly number[];
   /** Range of the numbers that shapes are filled with. */
   range?: readonly [number, number];
-  /** Hides all extents from the rule, which then has to work with symbolic ones; or only those of some inputs. */
-  symbolic?: boolean | readonly number[];
+  /** Hides extents from the rule, which then has to work with symbolic ones: all, those of some inputs, or some. */
+  symbolic?: boolean | readonly number[] | ((input: number, axis: number) => boolean);
   /** Largest allowed difference, relative to the largest element of the reference (or 1). */
   tolerance?: number;
   /** Step of the central differences. */
@@ -139,8 +139,11 @@ export function singleNode(opType: string, tensors: readonly (Tensor | null)[], 
   const graph = new Graph('test');
   const ins = tensors.map((t, i) => {
     if (!t) return null;
-    const hidden = Array.isArray(c.symbolic) ? c.symbolic.includes(i) : c.symbolic;
-    const shape: Shape = hidden && isFloat(t.dtype) ? t.dims.map((_, d) => `d${i}_${d}`) : t.dims;
+    const isHidden = (axis: number) => {
+      if (typeof c.symbolic === 'function') return c.symbolic(i, axis);
+      return Array.isArray(c.symbolic) ? c.symbolic.includes(i) : c.symbolic;
+    };
+    const shape: Shape = t.dims.map((n, axis) => (isFloat(t.dtype) && isHidden(axis) ? `d${i}_${axis}` : n));
     const value = new Value(`x${i}`, { kind: 'tensor', dtype: t.dtype, shape });
     if (c.constants?.includes(i)) graph.initializers.set(value, t);
     else graph.inputs.push(value);

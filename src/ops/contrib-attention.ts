@@ -86,7 +86,7 @@ type Grouped = readonly [
   ...others: Expr[],
 ];
 
-/** Attention, causal if not told otherwise, in which several query heads share a key head, after a past of equal length for each sample. */
+/** Attention, mostly causal, in which query heads share a key head, after a past of equal length for each sample. */
 export const GroupQueryAttention = expansion<Grouped>(node => {
   const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink, ...others] = node.inputs;
   const { attrs } = node;

@@ -50,3 +50,16 @@ it('names what lies between the parameter and the operator, in order', () => {
       "Freeze 'w' and what else feeds it with --freeze, or add Unheard to src/ops.",
   );
 });
+
+it('says of an output that an expansion does not give which one it is', () => {
+  const type = { kind: 'tensor', dtype: 'float32', shape: [2, 2] } as const;
+  const [a, b, y, more] = ['a', 'b', 'y', 'more'].map(name => new Value(name, type)) as Value[];
+  const graph = new Graph('test');
+  const node = new Node('FusedMatMul', [a!, b!], [y!, more!]);
+  node.domain = 'com.microsoft';
+  graph.nodes.push(node);
+  const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
+  expect(() => backward(g, new Map([[y!, g.of(y!).ones()]]), [a!])).toThrow(
+    "No gradient for 'com.microsoft.FusedMatMul' (node 'y') with its output 'more'.",
+  );
+});

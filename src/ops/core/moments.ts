@@ -8,9 +8,9 @@ export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centere
   return { mean, centered, variance: centered.square().mean(axes, { keepdims: true }) };
 }
 
-/** x with mean 0 and variance 1 over some axes, and what it was divided by, as its reciprocal. */
 export type Standardized = { xhat: Expr; inv: Expr };
 
+/** x with mean 0 and variance 1 over `axes`, and what it was divided by, as its reciprocal. */
 export function standardize(x: Expr, axes: readonly number[], epsilon: number): Standardized {
   const { centered, variance } = moments(x, axes);
   const inv = variance.add(epsilon).sqrt().reciprocal();

@@ -4,9 +4,9 @@ const args = process.argv.slice(2);
 const help = keptHelp(args, process.stdout.columns);
 if (help !== undefined) process.stdout.write(help);
 else {
-  const { program } = await import('./program.js');
+  const { run } = await import('./program.js');
   try {
-    await program().parseAsync(args);
+    await run(args);
   } catch (error) {
     const { report } = await import('./failure.js');
     report(error);

@@ -53,8 +53,23 @@ function eachOnce(args: Record<string, unknown>): true {
 
 export const COMMAND_NAMES = COMMANDS.map(([command]) => command.split(' ')[0]!);
 
+/** The command that was asked for. Thrown, as yargs lays out the help text when a handler has been called. */
+class Chosen {
+  constructor(readonly run: () => Promise<void>) {}
+}
+
+/** Does what the arguments say. Throws `UsageError` where they say nothing that can be done. */
+export async function run(args: readonly string[]): Promise<void> {
+  try {
+    await program().parseAsync(args);
+  } catch (thrown) {
+    if (!(thrown instanceof Chosen)) throw thrown;
+    await thrown.run();
+  }
+}
+
 /** The command line as yargs takes it, for a terminal of so many columns. */
-export function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
+function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
   const cli = yargs()
     .scriptName('agd-onnx')
     .usage('$0 <command>\n\nMakes any ONNX model trainable in stock ONNX Runtime.')
@@ -80,7 +95,9 @@ export function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
       command,
       describe,
       builder: async (args: Argv) => (await load()).builder(args as Argv) as Argv,
-      handler: async args => (await load()).handler(args as never),
+      handler: args => {
+        throw new Chosen(async () => (await load()).handler(args as never));
+      },
     });
   return cli;
 }

@@ -360,17 +360,27 @@ function build(): protobuf.Root {
 }
 
 const root = build();
+const types = new Map<string, protobuf.Type>();
+
+function typeOf(name: string): protobuf.Type {
+  let type = types.get(name);
+  if (!type) {
+    type = root.lookupType(name);
+    types.set(name, type);
+  }
+  return type;
+}
 
 /** Parses a message; what the schema does not know is kept. Strings and bytes are views where possible. */
 export function parse<Name extends keyof Messages>(name: Name, bytes: Uint8Array): Messages[Name] {
   // A Buffer's own slice() would not copy, so views must be of the plain kind.
   const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
   reader.discardUnknown = false;
-  return root.lookupType(name).decode(reader) as Messages[Name];
+  return typeOf(name).decode(reader) as Messages[Name];
 }
 
 /** Serializes a message, unknown fields included. */
 export function serialize<Name extends keyof Messages>(name: Name, message: Messages[Name]): Uint8Array {
-  const bytes = root.lookupType(name).encode(message).finish();
+  const bytes = typeOf(name).encode(message).finish();
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

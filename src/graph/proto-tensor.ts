@@ -58,7 +58,11 @@ function outside(
   { dtype, dims, byteLength }: Tensor,
   { folder, read }: Surroundings,
 ): Tensor {
-  const tensor: Tensor = new Tensor(dtype, dims, () => read(tensor.external!, proto.name ?? ''));
+  const tensor: Tensor = new Tensor(dtype, dims, part => {
+    const data = tensor.external!;
+    const range = part && { offset: data.offset + part.offset, length: part.length };
+    return read({ ...data, ...range }, proto.name ?? '');
+  });
   tensor.external = readExternal(proto, byteLength, folder);
   return tensor;
 }

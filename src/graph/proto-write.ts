@@ -86,16 +86,20 @@ function writeFunction(fn: FunctionDef, place: Placement): FunctionProto {
 
 export function writeGraph(graph: Graph, place: Placement): GraphProto {
   const extra = graph.extra as GraphExtra | undefined;
-  const values = [...graph.inputs, ...graph.initializers.keys(), ...graph.nodes.flatMap(n => n.outputs)];
-  const alive = new Map(values.flatMap(value => (value ? [[value.name, value]] : [])));
   return amend(extra?.rest, {
     name: graph.name || extra?.rest?.name,
     node: graph.nodes.map(node => writeNode(node, place)),
     initializer: [...graph.initializers].map(([value, tensor]) => writeTensor(tensor, place, value.name)),
     input: graph.inputs.map(value => writeInfo(value, 'input')),
     output: graph.outputs.map(value => writeInfo(value, 'output')),
-    valueInfo: extra?.listed.flatMap(entry => listedInfo(entry, alive)),
+    valueInfo: extra?.listed.length ? listedInfos(extra.listed, graph) : undefined,
   });
+}
+
+function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto[] {
+  const values = [...graph.inputs, ...graph.initializers.keys(), ...graph.nodes.flatMap(n => n.outputs)];
+  const alive = new Map(values.flatMap(value => (value ? [[value.name, value]] : [])));
+  return listed.flatMap(entry => listedInfo(entry, alive));
 }
 
 /**

@@ -73,22 +73,35 @@ export function encodeModel(model: Model, place: Placement = inPlace): Uint8Arra
 export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
   const proto = writeModel(model, place);
   const { initializer = [], ...graph } = amend(proto.graph!, {});
-  const content = [serialize('GraphProto', graph), ...initializer.flatMap(initializerChunks)];
+  const content = [serialize('GraphProto', graph), ...initializerChunks(initializer)];
   const others = serialize('ModelProto', amend(proto, { graph: undefined }));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-function initializerChunks(proto: TensorProto): Uint8Array[] {
-  const raw = proto.rawData ?? new Uint8Array();
-  const content =
-    raw.length < LARGE
-      ? [serialize('TensorProto', proto)]
-      : [
-          serialize('TensorProto', amend(proto, { rawData: undefined })),
-          header(MESSAGES.TensorProto!.rawData!, [raw]),
-          raw,
-        ];
-  return [header(MESSAGES.GraphProto!.initializer!, content), ...content];
+/** In order; small ones that follow each other are one chunk, a piece of the GraphProto. */
+function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  let small: TensorProto[] = [];
+  const flush = () => {
+    if (small.length) chunks.push(serialize('GraphProto', { initializer: small }));
+    small = [];
+  };
+  for (const proto of protos) {
+    const { rawData } = proto;
+    if (!rawData || rawData.length < LARGE) {
+      small.push(proto);
+      continue;
+    }
+    flush();
+    const content = [
+      serialize('TensorProto', amend(proto, { rawData: undefined })),
+      header(MESSAGES.TensorProto!.rawData!, [rawData]),
+      rawData,
+    ];
+    chunks.push(header(MESSAGES.GraphProto!.initializer!, content), ...content);
+  }
+  flush();
+  return chunks;
 }
 
 /** What stands before a message or bytes: the field's number and the length. */

@@ -31,6 +31,9 @@ const ARRAYS: Partial<Record<DType, new (b: ArrayBuffer, o: number, n: number) =
 /** Where a tensor's bytes lie outside the model file: `location` is relative to the model's folder. */
 export type ExternalData = { location: string; offset: number; length: number; folder: string };
 
+/** A range of a tensor's bytes. */
+export type Part = { offset: number; length: number };
+
 /**
  * A constant: element type, extents and little-endian bytes. The bytes may come late (external data, or a
  * decoder that has not copied them yet): `source` is asked once.
@@ -48,7 +51,7 @@ export class Tensor {
   constructor(
     readonly dtype: DType,
     readonly dims: readonly number[],
-    private readonly source: Uint8Array | (() => Uint8Array),
+    private readonly source: Uint8Array | ((part?: Part) => Uint8Array),
   ) {}
 
   /** A tensor of these values; their array type must be the one of `dtype`. */
@@ -114,8 +117,26 @@ export class Tensor {
     return Array.from(this.data as ArrayLike<number | bigint>, Number);
   }
 
+  /** The same without a copy where the type is one of JavaScript's floats. Read only. */
+  floats(): Float32Array | Float64Array | number[] {
+    return this.dtype === 'float32' || this.dtype === 'float64'
+      ? (this.data as Float32Array | Float64Array)
+      : this.numbers();
+  }
+
+  /** One element, of a type of whole bytes; of external data no more than this is read. */
+  at(index: number): number {
+    const length = byteLength(this.dtype, 1);
+    const offset = index * length;
+    const bytes = this.external
+      ? (this.source as (part: Part) => Uint8Array)({ offset, length })
+      : this.bytes.slice(offset, offset + length);
+    return new Tensor(this.dtype, [], bytes).numbers()[0]!;
+  }
+
   /** Whether all elements are the same number. */
   get isUniform(): boolean {
+    if (this.external && this.at(0) !== this.at(this.size - 1)) return false;
     const { data } = this;
     return data.every((x: number | bigint) => x === data[0]);
   }

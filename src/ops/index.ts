@@ -53,14 +53,16 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
   'com.microsoft': [contrib, contribAttention, contribQuantized],
 };
 
-const TABLE = new Map<string, OpDef>();
+/** By domain and operator. */
+const TABLE = new Map<string, Map<string, OpDef>>();
 for (const [domain, families] of Object.entries(FAMILIES)) {
+  const table = new Map<string, OpDef>();
+  TABLE.set(domain, table);
   for (const family of families) {
     for (const [opType, def] of Object.entries(family)) {
-      const key = `${domain}:${opType}`;
-      if (TABLE.has(key)) throw new Error(`Operator ${opType} has two rules.`);
-      TABLE.set(
-        key,
+      if (table.has(opType)) throw new Error(`Operator ${opType} has two rules.`);
+      table.set(
+        opType,
         typeof def === 'function' ? { kind: 'rule', rule: def as Rule<never, never> } : (def as OpDef),
       );
     }
@@ -69,13 +71,10 @@ for (const [domain, families] of Object.entries(FAMILIES)) {
 
 /** What is known of a node's operator, if anything. */
 export function opDef(node: Pick<Node, 'domain' | 'opType'>): OpDef | undefined {
-  return TABLE.get(`${node.domain === 'ai.onnx' ? '' : node.domain}:${node.opType}`);
+  return TABLE.get(node.domain === 'ai.onnx' ? '' : node.domain)?.get(node.opType);
 }
 
 /** Every operator of the table, as [domain, opType, definition]. */
 export function* opTable(): Generator<[domain: string, opType: string, def: OpDef]> {
-  for (const [key, def] of TABLE) {
-    const colon = key.indexOf(':');
-    yield [key.slice(0, colon), key.slice(colon + 1), def];
-  }
+  for (const [domain, table] of TABLE) for (const [opType, def] of table) yield [domain, opType, def];
 }

@@ -1,6 +1,6 @@
 /** Which constants of a model are weights: told from the operators that read them, and from what they hold. */
 import type { Graph, Node, Value } from '../graph/ir.js';
-import { Tensor } from '../graph/tensor.js';
+import type { Tensor } from '../graph/tensor.js';
 
 type Candidate = readonly [Value, Tensor];
 type Reader = { node: Node; input: number };
@@ -96,7 +96,7 @@ const MASKING = setOf('Add Sub Mul Div Where Max Min Unsqueeze Slice Expand Cast
 function looksLikeMask(tensor: Tensor): boolean {
   let other: number | undefined;
   let [zeros, others] = [0, 0];
-  for (const x of tensor.numbers()) {
+  for (const x of tensor.floats()) {
     if (!(Math.abs(x) < 1e4)) return true;
     if (x === 0) zeros++;
     else {
@@ -119,12 +119,13 @@ const STARTS: Record<string, readonly number[]> = {
   ScatterND: [0],
 };
 
-function takesFilled({ node, input }: Reader, { shape }: Value, { dims, data }: Tensor): boolean {
+function takesFilled({ node, input }: Reader, { shape }: Value, tensor: Tensor): boolean {
   if (STARTS[node.opType]?.includes(input)) return true;
+  const { dims } = tensor;
   const result = node.outputs[0]?.shape;
   if (!ELEMENTWISE.has(node.opType) || !shape || !result) return false;
   if (dims.length > 1 && dims.length === result.length && dims[0]! > 1) return true;
-  return node.opType === 'Mul' && Number(data[0]) === 0 && `${dims}` === `${result}`;
+  return node.opType === 'Mul' && `${dims}` === `${result}` && tensor.at(0) === 0;
 }
 
 /** Names that PyTorch's exporters give to constants that are no parameters or buffers; maybe with a number after. */
@@ -133,7 +134,7 @@ const MADE_UP = /^(val|ones|zeros|full|fill)(_\d+)*$|^onnx::|Constant(_\d+)?_out
 function isFiller({ node, input }: Reader, { name }: Value, tensor: Tensor, readers: Readers): boolean {
   if (!/^(Batch|Instance|Layer|Group)Normalization$/.test(node.opType) || input < 1 || input > 2)
     return false;
-  if (!tensor.isUniform || tensor.numbers()[0] !== 2 - input) return false;
+  if (tensor.at(0) !== 2 - input || !tensor.isUniform) return false;
   return MADE_UP.test(name) || (node.opType === 'InstanceNormalization' && isOverGroups(node, readers));
 }
 
@@ -155,10 +156,12 @@ const onCircle = (x: number, y: number) => Math.abs(x * x + y * y - 1) < CLOSE;
 function isSinusoid(tensor: Tensor): boolean {
   const width = tensor.dims.at(-1) ?? 0;
   if (tensor.dims.length < 2 || width % 2 || tensor.size < 8) return false;
-  const x = tensor.numbers();
-  const pairs = (partner: (column: number) => number) =>
-    x.every((v, i) => onCircle(v, x[i - (i % width) + partner(i % width)]!));
-  return pairs(c => c ^ 1) || pairs(c => (c + width / 2) % width);
+  const partners = [(c: number) => c ^ 1, (c: number) => (c + width / 2) % width].filter(partner =>
+    onCircle(tensor.at(0), tensor.at(partner(0))),
+  );
+  if (!partners.length) return false;
+  const x = tensor.floats();
+  return partners.some(partner => x.every((v, i) => onCircle(v, x[i - (i % width) + partner(i % width)]!)));
 }
 
 /**
@@ -166,8 +169,7 @@ function isSinusoid(tensor: Tensor): boolean {
  * all elements of all pairs would take quadratic time.
  */
 function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[] {
-  const last = ({ dtype, bytes, size }: Tensor) =>
-    new Tensor(dtype, [1], bytes.slice(-bytes.length / size)).numbers()[0]!;
+  const last = (tensor: Tensor) => tensor.at(tensor.size - 1);
   const key = ({ dims }: Tensor, square: number) => `${dims}:${square}`;
   const bySquare = new Map<string, Tensor[]>();
   for (const tensor of tensors) {
@@ -187,7 +189,7 @@ function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[]
 /** Whether one tensor holds the sines of what the other holds the cosines of; ones and zeros are fresh weights. */
 function areWaves(a: Tensor, b: Tensor): boolean {
   if (a === b || a.isUniform) return false;
-  const [x, y] = [a.numbers(), b.numbers()];
+  const [x, y] = [a.floats(), b.floats()];
   return x.every((v, i) => onCircle(v, y[i]!));
 }
 

@@ -11,36 +11,41 @@ import { toAttrs } from '../ops/core/builder.js';
 export function tieTransposedInitializers({ graph }: Model): boolean {
   const matrices = [...graph.initializers]
     .filter(([v, t]) => isFloat(t.dtype) && t.dims.length === 2 && t.size > 1 && !graph.inputs.includes(v))
-    .map(([value, tensor]) => ({ value, tensor, corners: cornersOf(tensor) }));
+    .map(([value, tensor]) => ({ value, tensor }));
+  // By type, extents and corners, which tell most matrices apart: to read a whole one can mean to read a file.
+  const firsts = new Map<string, Matrix[]>();
   const ties = new Map<Value, Node>();
-  matrices.forEach((first, i) => {
-    if (ties.has(first.value)) return;
-    for (const second of matrices.slice(i + 1)) {
-      if (ties.has(second.value) || !areTransposed(first, second)) continue;
-      const tie = new Node('Transpose', [first.value], [second.value], toAttrs({ perm: [1, 0] }));
-      ties.set(second.value, tie);
+  for (const matrix of matrices) {
+    const { dtype, dims } = matrix.tensor;
+    const [a, b, c, d] = cornersOf(matrix.tensor);
+    // Matrices of one repeated number are equal by chance.
+    if (a === b && a === c && a === d && matrix.tensor.isUniform) continue;
+    const first = firsts.get(`${[dtype, dims[1], dims[0], a, c, b, d]}`)?.find(m => areTransposed(m, matrix));
+    if (first) {
+      const tie = new Node('Transpose', [first.value], [matrix.value], toAttrs({ perm: [1, 0] }));
+      ties.set(matrix.value, tie);
+      continue;
     }
-  });
+    const key = `${[dtype, ...dims, a, b, c, d]}`;
+    const same = firsts.get(key);
+    if (same) same.push(matrix);
+    else firsts.set(key, [matrix]);
+  }
   for (const value of ties.keys()) graph.initializers.delete(value);
   graph.nodes.unshift(...ties.values());
   return ties.size > 0;
 }
 
-type Matrix = { tensor: Tensor; corners: readonly (number | bigint)[] };
+type Matrix = { value: Value; tensor: Tensor };
 
-/** Tell most matrices apart; reading a whole one can mean reading a file. */
-function cornersOf({ data, dims: [, columns], size }: Tensor): (number | bigint)[] {
-  return [0, columns! - 1, size - columns!, size - 1].map(i => data[i]!);
+/** Top left, top right, bottom left, bottom right. */
+function cornersOf(tensor: Tensor): number[] {
+  const { dims, size } = tensor;
+  return [0, dims[1]! - 1, size - dims[1]!, size - 1].map(i => tensor.at(i));
 }
 
-/** Matrices of one repeated number are equal by chance. */
-function areTransposed({ tensor: a, corners }: Matrix, { tensor: b, corners: other }: Matrix): boolean {
+function areTransposed({ tensor: a }: Matrix, { tensor: b }: Matrix): boolean {
   const [rows, columns] = a.dims as [number, number];
-  if (a.dtype !== b.dtype || b.dims[0] !== columns || b.dims[1] !== rows) return false;
-  if ([0, 2, 1, 3].some((at, i) => corners[i] !== other[at])) return false;
   const [x, y] = [a.data, b.data];
-  const isSame = x.every(
-    (v: number | bigint, i: number) => v === y[(i % columns) * rows + Math.floor(i / columns)],
-  );
-  return isSame && !a.isUniform;
+  return x.every((v: number | bigint, i: number) => v === y[(i % columns) * rows + Math.floor(i / columns)]);
 }

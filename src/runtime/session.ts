@@ -177,7 +177,7 @@ function firstLine(cause: unknown): string {
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */
 export const sessionShapes: ShapeOracle = async model => {
-  const session = await Session.create(model, { optimize: false });
+  const session = await Session.create(model, { optimize: false, threads: 1 });
   try {
     return session.outputTypes();
   } finally {

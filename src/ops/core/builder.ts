@@ -43,6 +43,8 @@ export const RANDOM: ReadonlySet<string> = new Set([
 export class Builder {
   readonly #emitted = new Map<string, Value[]>();
   readonly #constants: Map<string, Value>;
+  /** The same by what `ints` and `scalar` were asked for: constants are asked for far more often than made. */
+  readonly #numbers: Map<string, Value>;
   /** Values that still have the name of their operator. */
   readonly #unnamed = new Set<Value>();
   readonly #ids = new Map<Value, number>();
@@ -58,6 +60,7 @@ export class Builder {
   ) {
     this.#root = parent ? parent.#root : this;
     this.#constants = parent ? this.#root.#constants : new Map();
+    this.#numbers = parent ? this.#root.#numbers : new Map();
     this.#known = new Map(parent ? parent.#known : []);
     for (const [value, tensor] of graph.initializers) this.#known.set(value, tensor);
     for (const node of graph.nodes) this.#learn(node);
@@ -177,7 +180,9 @@ export class Builder {
   }
 
   ints(values: readonly number[]): Expr {
-    return this.tensor(Tensor.ints(values), `ints_${values.join('_').slice(0, 24).replaceAll('-', 'm')}`);
+    return this.#number(`${values}`, () =>
+      this.tensor(Tensor.ints(values), `ints_${values.join('_').slice(0, 24).replaceAll('-', 'm')}`),
+    );
   }
 
   /** An int64 vector made of numbers and vectors; a constant where all of them are known. */
@@ -190,7 +195,19 @@ export class Builder {
 
   /** A scalar of any floating-point, integer or bool type. */
   scalar(value: number, dtype: DType): Expr {
-    return this.tensor(Tensor.filled(dtype, [], value), `${dtype}_${String(value).replace(/[^\w]/g, 'm')}`);
+    const key = `${dtype} ${Object.is(value, -0) ? '-0' : value}`;
+    return this.#number(key, () =>
+      this.tensor(Tensor.filled(dtype, [], value), `${dtype}_${String(value).replace(/[^\w]/g, 'm')}`),
+    );
+  }
+
+  #number(key: string, make: () => Expr): Expr {
+    let value = this.#numbers.get(key);
+    if (!value) {
+      value = make().value;
+      this.#numbers.set(key, value);
+    }
+    return this.of(value);
   }
 
   /** Adds one node and returns its outputs; an equal node that is already there is used again. */
@@ -249,7 +266,9 @@ export class Builder {
       if (attr.type === 'graph' || attr.type === 'tensor' || !('value' in attr)) return undefined;
       attrs.push(`${name}=${attr.type}:${attr.value}`);
     }
-    return `${node.domain}.${node.opType}/${outputs}(${node.inputs.map(v => this.#id(v))})${attrs.sort()}`;
+    let inputs = '';
+    for (const value of node.inputs) inputs += `${this.#id(value)},`;
+    return `${node.domain}.${node.opType}/${outputs}(${inputs})${attrs.length > 1 ? attrs.sort() : attrs}`;
   }
 }
 

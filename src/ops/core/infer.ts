@@ -240,13 +240,20 @@ function dimsOf(shape: Expr | undefined): Shape | undefined {
 
 export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
   if (!shapes.every(s => s !== undefined)) return undefined;
-  const rank = Math.max(0, ...shapes.map(s => s.length));
-  return Array.from({ length: rank }, (_, i) => {
-    const dims = shapes.map(s => s[i - rank + s.length]).filter(d => d !== undefined && d !== 1) as Dim[];
-    const fixed = dims.find(d => typeof d === 'number');
-    if (fixed !== undefined) return fixed;
-    return dims.length === 0 ? 1 : dims.every(d => d === dims[0]) ? dims[0]! : null;
-  });
+  const rank = shapes.reduce((most, s) => Math.max(most, s.length), 0);
+  const result: Dim[] = [];
+  for (let i = -rank; i < 0; i++) {
+    let found: Dim = 1;
+    for (const shape of shapes) {
+      const d = shape[i + shape.length];
+      if (d === undefined || d === 1 || d === found) continue;
+      if (typeof d === 'number') found = typeof found === 'number' && found !== 1 ? found : d;
+      else if (typeof found !== 'number') found = null;
+      else if (found === 1) found = d;
+    }
+    result.push(found);
+  }
+  return result;
 }
 
 function matmulShape(a: Shape | undefined, b: Shape | undefined): Shape | undefined {

@@ -39,6 +39,11 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
   ],
   ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
   ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
+  [
+    'landscapes',
+    'Draw the ways of optimizers over functions of two numbers',
+    () => import('./commands/landscapes.js'),
+  ],
   ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
 ];
 

@@ -1,10 +1,10 @@
 import { basename, join } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError, OPTIMIZERS, type Optimizer, resolveOptions } from '../../src/constants.js';
-import type { ComparedRun, Comparison, Contender, OptimizerSpec } from '../../src/index.js';
+import { AgdError } from '../../src/constants.js';
+import type { ComparedRun, Comparison } from '../../src/index.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
+import { contendersOf } from '../contenders.js';
 import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
-import { numbers } from '../optimizer-options.js';
 import {
   injectOptions,
   lossOptions,
@@ -14,7 +14,7 @@ import {
   trainingOptions,
   withFiles,
 } from '../options.js';
-import { parseOptions, sharedStepOptions } from '../step-options.js';
+import { sharedStepOptions } from '../step-options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
@@ -72,7 +72,7 @@ export async function handler(args: Args): Promise<void> {
       'bad-option',
       'compare takes optimizers and their options from --optimizers and --lr.',
     );
-  const contenders = contendersOf(args.optimizers, lr);
+  const contenders = contendersOf(args.optimizers, lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
   const comparison = { model, inject, ...dataOf(args), contenders, seeds, epochs, device, threads };
@@ -169,31 +169,4 @@ async function write(out: string, results: Results, { model, data, epochs }: Arg
   );
 }
 
-/** Throws `bad-option` for who is not known, and for rates of who does not take part. */
-function contendersOf(text: string, rates: string | undefined): Contender[] {
-  const entries = text.split(/,(?![^(]*\))/).map(entry => entry.trim());
-  const tried = new Map<string, number[]>();
-  for (const list of rates?.split(';') ?? []) {
-    const [, name = '', values] = /^\s*(?:(.*)=)?([^=]*)$/s.exec(list)!;
-    const unknown = name !== '' && !entries.some(entry => entry === name || nameOf(entry) === name);
-    if (unknown)
-      throw new AgdError('bad-option', `--lr ${list}: '${name}' is not among --optimizers ${text}.`);
-    tried.set(name, numbers('--lr', values)!);
-  }
-  return entries.map(entry => {
-    const [, name = '', options] = /^([\w-]+)(?:\((.+)\))?$/s.exec(entry) ?? [];
-    const known = new Map(Object.entries(OPTIMIZERS)).get(name);
-    if (!known)
-      throw new AgdError(
-        'bad-option',
-        `--optimizers: there is no '${entry}'; there are ${Object.keys(OPTIMIZERS).join(', ')}.`,
-      );
-    const given = options ? parseOptions(options) : {};
-    resolveOptions(known as Optimizer, given);
-    const optimizer = { name, ...given } as OptimizerSpec;
-    const usual = [0.1, 1, 10].map(factor => Number((factor * known.defaults.lr).toPrecision(12)));
-    return { name: entry, optimizer, rates: tried.get(entry) ?? tried.get(name) ?? tried.get('') ?? usual };
-  });
-}
-
-const nameOf = (entry: string) => entry.replace(/\(.*$/s, '');
+const usualRates = (lr: number) => [0.1, 1, 10].map(factor => Number((factor * lr).toPrecision(12)));

@@ -151,7 +151,8 @@ function edgeAt(values: ArrayLike<number>, y: Scale): Pixel {
   return i => y.at(values[i]!);
 }
 
-function linePath(kept: number[], x: Pixel, y: Pixel): string {
+/** A line through the points of these indices, with a gap at those that have no place. */
+export function linePath(kept: number[], x: Pixel, y: Pixel): string {
   let pen = 'M';
   let d = '';
   for (const i of kept) {
@@ -186,7 +187,8 @@ function describe({ series, x, y }: Chart): string {
   return `${y.label} over ${x.label}: ${ends.join(', ')}.`;
 }
 
-function style(index: number): LegendEntry['attributes'] {
+/** The colour of the series at a place; dashed where those before it have had all colours. */
+export function style(index: number): LegendEntry['attributes'] {
   return { class: `s${index % SERIES_COLORS}${index >= SERIES_COLORS ? ' dashed' : ''}` };
 }
 

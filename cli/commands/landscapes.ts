@@ -1,0 +1,191 @@
+import { readdir } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { ArgumentsCamelCase, Argv } from 'yargs';
+import { AgdError, OPTIMIZERS } from '../../src/constants.js';
+import type { Contender, Model } from '../../src/index.js';
+import { contendersOf } from '../contenders.js';
+import { makeFolder } from '../options.js';
+import { formatCount, formatNumber } from '../ui/format.js';
+import { renderReport, type Section } from '../ui/report.js';
+import type { Interval } from '../ui/scale.js';
+import { lineChart } from '../ui/svg.js';
+import { renderTable, type Table } from '../ui/table.js';
+import { painter } from '../ui/terminal.js';
+import { CHART, trajectoryChart } from '../ui/trajectories.js';
+import { commandLine } from './train.js';
+
+/** From dist/cli/commands. */
+const LANDSCAPES = fileURLToPath(new URL('../../../models/landscapes/', import.meta.url));
+const RATES = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1];
+/** Points of the grid along each axis. */
+const GRID = 120;
+
+export const builder = (args: Argv) =>
+  args.options({
+    optimizers: {
+      type: 'string',
+      default: Object.keys(OPTIMIZERS).join(),
+      describe: 'Whom to follow, as agd,sgd(momentum=0.9)',
+    },
+    lr: {
+      type: 'string',
+      describe: `Rates to try, as '0.1,1; sgd=1e-3,1e-2' [${RATES.map(formatNumber)}]`,
+    },
+    steps: { type: 'number', default: 500, describe: 'Steps of each' },
+    seed: { type: 'number', default: 0, describe: 'Random signs of adahessian' },
+    out: { alias: 'o', type: 'string', default: 'landscapes', describe: 'Folder to write to' },
+  } as const);
+
+type Args = ArgumentsCamelCase<{
+  optimizers: string;
+  lr?: string;
+  steps: number;
+  seed: number;
+  out: string;
+  color?: boolean;
+}>;
+
+/** What the model's file says of the function, as models/landscapes/make.mjs writes it. */
+type Landscape = { formula: string; minimum: [number, number]; x: Interval; y: Interval };
+
+/** Where an optimizer was before each step, and the values there. */
+type Way = { contender: string; lr: number; points: number[][]; values: number[] };
+
+export async function handler({ optimizers, lr, steps, seed, out, color }: Args): Promise<void> {
+  if (!Number.isSafeInteger(steps) || steps < 1)
+    throw new AgdError('bad-option', `${steps} steps are not a whole number above 0.`);
+  const contenders = contendersOf(optimizers, lr, () => RATES);
+  const { loadModel, writeFileAtomic } = await import('../../src/index.js');
+  await makeFolder(out);
+  const files: Record<string, string> = {};
+  const sections: Section[] = [];
+  const rows = contenders.map(({ name }) => [name]);
+  const head = ['optimizer'];
+  for (const file of (await readdir(LANDSCAPES)).filter(name => name.endsWith('.onnx')).sort()) {
+    const name = basename(file, '.onnx');
+    const model = await loadModel(join(LANDSCAPES, file));
+    const best: (Way | undefined)[] = [];
+    for (const contender of contenders) best.push(await bestWay(model, contender, steps, seed));
+    best.forEach((way, i) => {
+      rows[i]!.push(way ? formatNumber(way.values.at(-1)!) : 'diverged', way ? formatNumber(way.lr) : '');
+    });
+    head.push(name, 'lr');
+    const charts = await draw(
+      model,
+      best.filter(way => way !== undefined),
+    );
+    for (const [what, svg] of Object.entries(charts)) files[`${name}-${what}.svg`] = svg;
+    sections.push({ title: name, blocks: [{ kind: 'charts', svgs: Object.values(charts) }] });
+  }
+  const table = { head, rows };
+  console.log(renderTable(table, painter(process.stdout, color)));
+  files['report.html'] = page(sections, table, steps);
+  for (const [name, text] of Object.entries(files))
+    await writeFileAtomic(join(out, name), [Buffer.from(text)]);
+  console.log(
+    `wrote ${Object.keys(files)
+      .map(name => join(out, name))
+      .join(', ')}`,
+  );
+}
+
+/** The way whose values are lowest on average: one that gets down soon, and straight. Those that diverge do not count. */
+async function bestWay(
+  model: Model,
+  contender: Contender,
+  steps: number,
+  seed: number,
+): Promise<Way | undefined> {
+  let best: Way | undefined;
+  for (const lr of contender.rates) {
+    const way = await walk(model, contender, lr, steps, seed);
+    if (way && !(best && mean(way.values) >= mean(best.values))) best = way;
+  }
+  return best;
+}
+
+const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
+
+async function walk(
+  model: Model,
+  { name: contender, optimizer }: Contender,
+  lr: number,
+  steps: number,
+  seed: number,
+): Promise<Way | undefined> {
+  const { inject, Trainer } = await import('../../src/index.js');
+  const loss = { kind: 'output', output: 'f' } as const;
+  const injected = await inject(model, { loss, optimizer: { ...optimizer, lr }, seed });
+  const trainer = await Trainer.create(injected.model, { threads: 1 });
+  const way: Way = { contender, lr, points: [], values: [] };
+  try {
+    for (let k = 0; k <= steps; k++) {
+      way.points.push(trainer.state.get('point')!.numbers());
+      way.values.push((await trainer.step({})).loss);
+    }
+    return way;
+  } catch (error) {
+    if (error instanceof AgdError && error.code === 'non-finite') return undefined;
+    throw error;
+  } finally {
+    await trainer.release();
+  }
+}
+
+/** The ways over the function's contours, and the values along them. */
+async function draw(model: Model, ways: readonly Way[]): Promise<Record<string, string>> {
+  const { formula, minimum, x, y } = JSON.parse(model.metadata.get('landscape')!) as Landscape;
+  const named = ways.map(way => ({ ...way, name: `${way.contender} at ${formatNumber(way.lr)}` }));
+  const ends = named.map(way => `${way.name} ends at ${formatNumber(way.values.at(-1)!)}`);
+  const values = await valuesOn(model, x, y);
+  return {
+    ways: trajectoryChart({
+      title: formula,
+      description: `Contours of the function and the ways of optimizers from one point. ${ends.join(', ')}.`,
+      ...{ x, y, minimum, grid: { columns: GRID, rows: GRID, values } },
+      paths: named,
+    }),
+    values: lineChart({
+      title: 'Value after each step',
+      height: CHART.height,
+      x: { label: 'step' },
+      y: { label: 'f', scale: 'log', min: 1e-8 },
+      series: named.map(way => ({ name: way.name, y: way.values })),
+    }),
+  };
+}
+
+/** The values on a grid: the model's nodes take many points as well as one. */
+async function valuesOn(model: Model, x: Interval, y: Interval): Promise<number[]> {
+  const { Session, Tensor } = await import('../../src/index.js');
+  const at = ([from, to]: Interval, k: number) => from + ((to - from) * k) / (GRID - 1);
+  const points = Array.from({ length: GRID * GRID }, (_, k) => [
+    at(x, k % GRID),
+    at(y, Math.floor(k / GRID)),
+  ]);
+  const { graph } = model;
+  const grid = Tensor.from('float32', [points.length, 2], Float32Array.from(points.flat()));
+  for (const value of graph.initializers.keys())
+    if (value.name === 'point') graph.initializers.set(value, grid);
+  graph.outputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: [points.length] };
+  const session = await Session.create(model);
+  const { f } = await session.run({}, ['f']);
+  await session.release();
+  return f!.numbers();
+}
+
+function page(sections: readonly Section[], table: Table, steps: number): string {
+  return renderReport({
+    title: 'Optimizers on functions of two numbers',
+    subtitle: `All from one point, ${formatCount(steps, 'step')}, each at that rate of those tried at which its values are lowest on average. Dots are ends of ways, rings minima.`,
+    sections: [
+      ...sections,
+      { title: 'Values at the end', blocks: [{ kind: 'table', ...table }] },
+      {
+        title: 'How to do it again',
+        blocks: [{ kind: 'code', code: commandLine(process.argv.slice(2)) }],
+      },
+    ],
+  });
+}

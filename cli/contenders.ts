@@ -1,0 +1,41 @@
+/** Who takes part in a comparison, and at which learning rates. */
+import { AgdError, OPTIMIZERS, type Optimizer, resolveOptions } from '../src/constants.js';
+import type { Contender, OptimizerSpec } from '../src/index.js';
+import { numbers } from './optimizer-options.js';
+import { parseOptions } from './step-options.js';
+
+/**
+ * What --optimizers and --lr say; rates are `usual` for whom nothing is said. Throws `bad-option` for who is not known,
+ * and for rates of who does not take part.
+ */
+export function contendersOf(
+  text: string,
+  rates: string | undefined,
+  usual: (defaultRate: number) => number[],
+): Contender[] {
+  const entries = text.split(/,(?![^(]*\))/).map(entry => entry.trim());
+  const tried = new Map<string, number[]>();
+  for (const list of rates?.split(';') ?? []) {
+    const [, name = '', values] = /^\s*(?:(.*)=)?([^=]*)$/s.exec(list)!;
+    const unknown = name !== '' && !entries.some(entry => entry === name || nameOf(entry) === name);
+    if (unknown)
+      throw new AgdError('bad-option', `--lr ${list}: '${name}' is not among --optimizers ${text}.`);
+    tried.set(name, numbers('--lr', values)!);
+  }
+  return entries.map(entry => {
+    const [, name = '', options] = /^([\w-]+)(?:\((.+)\))?$/s.exec(entry) ?? [];
+    const known = new Map(Object.entries(OPTIMIZERS)).get(name);
+    if (!known)
+      throw new AgdError(
+        'bad-option',
+        `--optimizers: there is no '${entry}'; there are ${Object.keys(OPTIMIZERS).join(', ')}.`,
+      );
+    const given = options ? parseOptions(options) : {};
+    resolveOptions(known as Optimizer, given);
+    const optimizer = { name, ...given } as OptimizerSpec;
+    const found = tried.get(entry) ?? tried.get(name) ?? tried.get('') ?? usual(known.defaults.lr);
+    return { name: entry, optimizer, rates: found };
+  });
+}
+
+const nameOf = (entry: string) => entry.replace(/\(.*$/s, '');

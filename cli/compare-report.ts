@@ -25,6 +25,7 @@ export function standingsTable({ standings, metric }: Results, which: 'all' | 'b
     '±': s => (seeds > 1 ? formatMetric(metric, s.final.spread) : ''),
     best: s => formatMetric(metric, s.best.mean),
     'steps to target': s => (s.stepsToTarget === undefined ? '' : formatCount(Math.round(s.stepsToTarget))),
+    'share of SGD': s => (s.sgdShare === undefined ? '' : formatPercent(s.sgdShare)),
     'time a step': s =>
       Number.isFinite(s.secondsPerStep) ? `${(1000 * s.secondsPerStep).toPrecision(3)} ms` : '',
     diverged: s => (s.diverged ? `${s.diverged} of ${s.seeds}` : ''),
@@ -69,6 +70,17 @@ export function comparisonCharts(results: Results): Record<string, string> {
       x: { label: 'learning rate', scale: 'log' },
       y: axisOf(metric),
       series: rates,
+    },
+    switch: {
+      title: 'Share of coordinates in steps of SGD',
+      x: { label: 'update' },
+      y: { label: 'share', min: 0, max: 1, format: v => formatPercent(v, 0) },
+      series: best
+        .filter(s => s.sgdShare !== undefined)
+        .map(s => ({
+          ...over(s, run => run.sgdShare!.map(({ share }) => share)),
+          x: runsOf(s)[0]!.sgdShare!.map(({ update }) => update),
+        })),
     },
   };
   const drawn = Object.entries(charts).filter(([, { series }]) => series.some(s => s.y.length > 1));

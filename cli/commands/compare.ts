@@ -36,6 +36,7 @@ export const builder = (args: Argv) =>
         describe: "Rates to try, as '3e-4,1e-3; sgd=0.03,0.1' [0.1, 1 and 10 times the default]",
       },
       seeds: { type: 'number', default: 3, describe: 'Runs of each, of different order' },
+      'by-loss': { type: 'boolean', describe: 'Judge by the loss where there is an accuracy too' },
       reach: { type: 'number', describe: 'Count the steps until this accuracy or loss' },
       out: { alias: 'o', type: 'string', describe: 'Folder to write to [MODEL.compare]' },
     } as const)
@@ -52,6 +53,7 @@ type Args = ArgumentsCamelCase<
       optimizers: string;
       lr?: string;
       seeds: number;
+      byLoss?: boolean;
       reach?: number;
       out?: string;
       device?: Comparison['device'];
@@ -78,11 +80,11 @@ export async function handler(args: Args): Promise<void> {
   const comparison = { model, inject, ...dataOf(args), contenders, seeds, epochs, device, threads };
   const runs = await runAll(compare(comparison), args.color);
   if (!runs.length) return;
-  const metric = metricOf(runs);
+  const metric = metricOf(runs, args);
   const results = {
     runs,
     metric,
-    standings: standings(runs, reach),
+    standings: standings(runs, reach, metric),
     curve: (r: ComparedRun) => metricCurve(r, metric),
   };
   console.log(renderTable(standingsTable(results, 'all'), painter(process.stdout, args.color)));

@@ -1,4 +1,5 @@
 import { AgdError } from '../graph/errors.js';
+import type { Tensor } from '../graph/tensor.js';
 import type { OptimizerSpec } from '../ops/optimizers/index.js';
 import { type InjectOptions, inject } from '../passes/inject.js';
 import { openForInjection } from './artifacts.js';
@@ -6,7 +7,7 @@ import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { bind, updatesOf } from './train-job.js';
-import { inputSpec, type Metrics, Trainer } from './trainer.js';
+import { inputSpec, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
 /** An optimizer with its options, and the learning rates that it is tried at. */
@@ -35,6 +36,8 @@ export type ComparedRun = {
   losses: number[];
   epochs: { trainLoss: number; validation?: Metrics }[];
   secondsPerStep: number;
+  /** Where telemetry shows it: the share of all coordinates that took a step of SGD, by update. */
+  sgdShare?: { update: number; share: number }[];
   /** Why the run ended early: its loss or a parameter was no longer finite. */
   diverged?: string;
 };
@@ -83,6 +86,10 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
             result.epochs.push({ trainLoss: event.trainLoss, validation: event.validation });
             seconds += event.trainSeconds;
           }
+          if (event.type === 'telemetry' && event.rows[0]!.values.sgd_share !== undefined) {
+            result.sgdShare ??= [];
+            result.sgdShare.push(shareOf(event.rows, trainer.state));
+          }
           if (event.type !== 'step') continue;
           result.losses.push(event.loss);
           yield { type: 'step', run, step: result.losses.length, loss: event.loss };
@@ -99,12 +106,20 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
   }
 }
 
-/** What runs are judged by: the first of these that their results have. */
+/** Of all coordinates of all parameters. */
+function shareOf(rows: readonly TelemetryRow[], state: ReadonlyMap<string, Tensor>) {
+  const sizes = rows.map(({ parameter }) => state.get(parameter)!.size);
+  const all = sizes.reduce((a, b) => a + b, 0);
+  const taken = rows.reduce((sum, { values }, i) => sum + values.sgd_share! * sizes[i]!, 0);
+  return { update: rows[0]!.values.update!, share: taken / all };
+}
+
+/** What runs are judged by: the first of these that their results have, or with `byLoss` the first loss. */
 export type Metric = { name: 'accuracy' | 'validation loss' | 'train loss'; better: 'higher' | 'lower' };
 
-export function metricOf(runs: readonly ComparedRun[]): Metric {
+export function metricOf(runs: readonly ComparedRun[], { byLoss = false } = {}): Metric {
   const [epoch] = runs.flatMap(run => run.epochs);
-  if (epoch?.validation?.accuracy !== undefined) return { name: 'accuracy', better: 'higher' };
+  if (!byLoss && epoch?.validation?.accuracy !== undefined) return { name: 'accuracy', better: 'higher' };
   return { name: epoch?.validation ? 'validation loss' : 'train loss', better: 'lower' };
 }
 
@@ -124,14 +139,19 @@ export type Standing = {
   /** Mean number of steps after which the target was first met, where every seed did. */
   stepsToTarget?: number;
   secondsPerStep: number;
+  /** Mean over the run, where telemetry shows it. */
+  sgdShare?: number;
   seeds: number;
   /** Seeds whose run diverged. */
   diverged: number;
 };
 
 /** The standings in the order of the contenders, of each its best rate first: rates at which a seed diverged are last. */
-export function standings(runs: readonly ComparedRun[], target?: number): Standing[] {
-  const metric = metricOf(runs);
+export function standings(
+  runs: readonly ComparedRun[],
+  target?: number,
+  metric: Metric = metricOf(runs),
+): Standing[] {
   const sign = metric.better === 'higher' ? 1 : -1;
   const groups = new Map<string, ComparedRun[]>();
   for (const run of runs) {
@@ -161,6 +181,7 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
     return epoch < 0 ? undefined : ((epoch + 1) * whole[i]!.losses.length) / curve.length;
   });
   const met = steps.filter(n => n !== undefined);
+  const shares = whole.flatMap(run => run.sgdShare ?? []).map(({ share }) => share);
   return {
     contender,
     lr,
@@ -168,6 +189,7 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
     best: summary(curves.map(curve => best(...curve))),
     stepsToTarget: met.length && met.length === group.length ? summary(met).mean : undefined,
     secondsPerStep: summary(whole.map(run => run.secondsPerStep)).mean,
+    sgdShare: shares.length ? summary(shares).mean : undefined,
     seeds: group.length,
     diverged: group.length - whole.length,
   };

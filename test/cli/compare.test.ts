@@ -43,6 +43,16 @@ it('tries a tenth of, the default and ten times the default rate where nothing i
   expect(out).toMatch(/adamw at 1e-4, .*adamw at 0\.001, .*adamw at 0\.01, /s);
 });
 
+it('judges by the loss, and shows the switch, where that is asked for', () => {
+  const who = ['--optimizers', 'agd,sgd', '--lr', '0.01', '--seeds', '1'];
+  const { out, err } = compare(...who, '--by-loss', '--telemetry', '2', '-o', 'by-loss');
+  expect(err).toBe('');
+  expect(out).toMatch(/optimizer +lr +final validation loss +best +share of SGD/);
+  expect(out).toMatch(/^agd +0\.01 .* \d+\.\d % /m);
+  const svg = readFileSync(join(folder, 'by-loss/switch.svg'), 'utf8');
+  expect(svg).toContain('<title>Share of coordinates in steps of SGD</title>');
+});
+
 it('says in one line what is wrong', () => {
   expect(fails('--optimizers', 'agd,newton')).toMatch(/no 'newton'; there are agd, sgd/);
   expect(fails('--optimizers', 'sgd(delta=1)')).toMatch(/sgd has no option 'delta'/);

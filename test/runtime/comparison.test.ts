@@ -48,6 +48,32 @@ it('ranks the rates of each contender by the mean over the seeds', () => {
   expect([last!.diverged, last!.seeds]).toEqual([1, 2]);
 });
 
+it('is about the loss where that is asked for', () => {
+  const runs = [run('a', 0.1, 0, [0.2, 0.5]), run('a', 1, 0, [0.6, 0.4])];
+  const metric = metricOf(runs, { byLoss: true });
+  expect(metric).toEqual({ name: 'validation loss', better: 'lower' });
+  const [first] = standings(runs, 0.55, metric);
+  expect(first).toMatchObject({ lr: 0.1, final: { mean: 0.5 }, stepsToTarget: 4 });
+});
+
+it('shows the share of SGD over all coordinates, where telemetry does', async () => {
+  const folder = await workplace();
+  const [model, data] = ['model.onnx', 'train.npz'].map(name => join(folder, name));
+  const shared = { model: model!, data: data!, epochs: 2, batchSize: 64, seeds: 1 };
+  const groups = [{ match: ['fc1.weight'], options: { delta: 1e3 } }];
+  const inject = { loss: { kind: 'cross-entropy' }, telemetry: 3, groups } as const;
+  const contenders = [1e-12, 1e3].map(delta => ({
+    ...({ name: `${delta}`, optimizer: { name: 'agd', delta }, rates: [1e-3] } as const),
+  }));
+  const runs: ComparedRun[] = [];
+  for await (const event of compare({ ...shared, inject, contenders }))
+    if (event.type === 'run') runs.push(event.result);
+  // 8 updates, of which the third and the sixth are shown; 32 of the 67 coordinates are fc1.weight's.
+  const shares = (share: number) => [3, 6].map(update => ({ update, share: expect.closeTo(share, 6) }));
+  expect(runs.map(r => r.sgdShare)).toEqual([shares(32 / 67), shares(1)]);
+  expect(standings(runs).map(s => s.sgdShare)).toEqual([expect.closeTo(32 / 67, 6), 1]);
+});
+
 it('is about the lowest loss where there is no accuracy', () => {
   const losing = (lr: number, trainLoss: number): ComparedRun => ({
     ...{ contender: 'a', lr, seed: 0, losses: [trainLoss], secondsPerStep: 1 },

@@ -28,6 +28,7 @@ export function standingsTable({ standings, metric }: Results, which: 'all' | 'b
     'share of SGD': s => (s.sgdShare === undefined ? '' : formatPercent(s.sgdShare)),
     'time a step': s =>
       Number.isFinite(s.secondsPerStep) ? `${(1000 * s.secondsPerStep).toPrecision(3)} ms` : '',
+    'best of the rates tried': s => (which === 'best' ? edgeOf(s, standings) : ''),
     diverged: s => (s.diverged ? `${s.diverged} of ${s.seeds}` : ''),
   };
   const filled = Object.entries(columns).filter(([, text]) => shown.some(s => text(s)));
@@ -128,6 +129,13 @@ export function renderComparison(
 /** Standings have the best rate of a contender first. */
 function bestOf(standings: readonly Standing[]): Standing[] {
   return standings.filter((s, i) => s.contender !== standings[i - 1]?.contender);
+}
+
+/** Whether a rate is the first or last of those tried, so that a better one may lie beyond. */
+function edgeOf({ contender, lr }: Standing, standings: readonly Standing[]): string {
+  const rates = standings.filter(s => s.contender === contender).map(s => s.lr);
+  if (rates.length < 2) return '';
+  return lr === Math.min(...rates) ? 'the lowest' : lr === Math.max(...rates) ? 'the highest' : '';
 }
 
 const formatMetric = ({ name }: Metric, value: number) =>

@@ -160,7 +160,15 @@ function telemetrySection({ telemetry, injected }: RunRecord): Section {
       })),
     }),
   );
-  return { title: 'What the optimizer did', blocks: [{ kind: 'charts', svgs: charts }] };
+  const count = telemetry[0]!.length;
+  const text = `The ${places.length} largest of ${count} tensors; --log writes all.`;
+  return {
+    title: 'What the optimizer did',
+    blocks: [
+      ...(places.length < count ? [{ kind: 'text', text } as const] : []),
+      { kind: 'charts', svgs: charts },
+    ],
+  };
 }
 
 function epochTable({ epochs }: RunRecord): Block {

@@ -1,6 +1,8 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { RunRecord } from '../../cli/run-record.js';
+import { renderRun } from '../../cli/run-report.js';
 import { loadModel } from '../../src/graph/files.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import { readDescription } from '../../src/passes/training-description.js';
@@ -201,6 +203,28 @@ describe('train', () => {
     expect(page).toContain('Trained on 256 samples of train.npz.');
     expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
     expect(page).not.toMatch(/(src|href)="http/);
+    expect(page).not.toContain('largest of');
+  });
+  it('draws the largest tensors where there are more than colours, and says so', () => {
+    const record = new RunRecord();
+    const parameters = Array.from({ length: 10 }, (_, i) => ({ name: `p${i}`, size: i === 3 ? 1 : 5 + i }));
+    const row = ({ name }: { name: string }) => ({
+      parameter: name,
+      values: { update: 1, grad_norm: 1, update_norm: 1 },
+    });
+    record.telemetry.push(parameters.map(row));
+    record.losses.push(1);
+    const types = parameters.map(({ name, size }) => {
+      const value = { name, type: { kind: 'tensor', dtype: 'float32', shape: [size] } };
+      return { value, trains: true, why: '' };
+    });
+    const description = readDescription(decodeModel(readFileSync(file('a.agd.onnx'))));
+    const report = { parameters: types, nodes: { before: 1, after: 2 }, description };
+    record.injected = { type: 'injected', report } as unknown as RunRecord['injected'];
+    const page = renderRun(record, { title: 't', subtitle: 's', code: 'c' });
+    expect(page).toContain('The 8 largest of 10 tensors; --log writes all.');
+    for (const [i, { name }] of parameters.entries())
+      expect(page.includes(`>${name}</text>`), name).toBe(i !== 3 && i !== 0);
   });
   it('computes activations again, with the same result', () => {
     const losses = (...more: string[]) => train('k.onnx', 3, ...more).match(/loss [\d.]+/g);

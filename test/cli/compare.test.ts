@@ -36,6 +36,16 @@ it('writes table, curves, page and results', () => {
   const page = readFileSync(join(folder, 'out/report.html'), 'utf8');
   expect(page).toContain('Final accuracy by learning rate');
   expect(page).toContain('agd-onnx compare model.onnx');
+  // Of each optimizer's best rate the page says where a better one may lie beyond those tried.
+  const best = standings.filter(
+    (s: { contender: string }, i: number) => standings[i - 1]?.contender !== s.contender,
+  );
+  const lowest = best.filter((s: { lr: number }) => s.lr === 0.01 || s.lr === 0.3).length;
+  const highest = best.filter((s: { lr: number }) => s.lr === 0.03 || s.lr === 3).length;
+  expect(page.match(/<td>the lowest<\/td>/g) ?? []).toHaveLength(lowest);
+  expect(page.match(/<td>the highest<\/td>/g) ?? []).toHaveLength(highest);
+  expect(lowest + highest).toBeGreaterThan(1);
+  expect(out).not.toMatch(/the (low|high)est/);
 });
 
 it('tries a tenth of, the default and ten times the default rate where nothing is said', () => {

@@ -67,7 +67,8 @@ function clip({ left, right, top, bottom }: PlotArea, marks: Child): Markup {
   const overhang = 5;
   const [x, y, width, height] = [left - overhang, top - overhang, right - left, bottom - top];
   const size = { width: width + 2 * overhang, height: height + 2 * overhang };
-  return h('svg', { x, y, ...size, viewBox: `${x} ${y} ${size.width} ${size.height}` }, marks);
+  const viewBox = `${x} ${y} ${size.width} ${size.height}`;
+  return h('svg', { x, y, ...size, viewBox, 'aria-hidden': 'true' }, marks);
 }
 
 function drawYAxis(y: Scale, { left, right, top }: PlotArea, label: string): Markup {
@@ -152,7 +153,7 @@ const seriesCss = Array.from(
 const CSS = [
   themeCss('.agd-chart'),
   '.agd-chart{background:var(--surface);max-width:100%;height:auto;overflow:visible;',
-  'font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}',
+  'font:12px system-ui,-apple-system,Segoe UI,Roboto,Helvetica Neue,Arial,sans-serif}',
   '.agd-chart text{fill:var(--muted);font-variant-numeric:tabular-nums}',
   '.agd-chart .title{fill:var(--ink);font-size:15px;font-weight:600}',
   '.agd-chart .key,.agd-chart .label{fill:var(--ink)}',

@@ -34,7 +34,10 @@ export function trajectoryChart({ title, description, x, y, grid, minimum, paths
   const area = plotArea(frame, ys.ticks.map(ys.format));
   const xs = linearScale(x, [area.left, area.right]);
   const place = ([a, b]: readonly number[]) => [round(xs.at(a!)), round(ys.at(b!))] as const;
-  const line = (points: readonly (readonly number[])[]) => `M${points.map(p => place(p).join()).join('L')}`;
+  const line = (points: readonly (readonly number[])[]) => {
+    const places = points.map(p => place(p).join());
+    return `M${places.filter((p, i) => i === 0 || p !== places[i - 1]).join('L')}`;
+  };
   const along = ([from, to]: Interval, share: number) => from + share * (to - from);
   // Logarithms bend less between the points of the grid.
   const highest = Math.max(...Array.from(grid.values));

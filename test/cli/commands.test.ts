@@ -24,11 +24,14 @@ const ok = (...args: string[]) => {
 };
 
 describe('help', () => {
-  it.each(['inspect', 'inject', 'train', 'export', 'grad', 'demo'])('of %s tells its options', command => {
-    const out = ok(command, '--help');
-    expect(out).toContain(`agd-onnx ${command}`);
-    expect(out).toContain('--help');
-  });
+  it.each(['inspect', 'inject', 'train', 'compare', 'export', 'grad', 'landscapes', 'demo'])(
+    'of %s tells its options',
+    command => {
+      const out = ok(command, '--help');
+      expect(out).toContain(`agd-onnx ${command}`);
+      expect(out).toContain('--help');
+    },
+  );
   it('lists the commands', () => {
     expect(ok('--help')).toMatch(/inspect.*inject.*train.*export.*grad.*demo/s);
   });

@@ -1,0 +1,103 @@
+/**
+ * The comparisons of docs/agd.md, each a run of `agd-onnx compare`: main.mjs DIR [NAME ...]. DIR is what prepare.py wrote.
+ * Results go to DIR/out; those that are there already are not made again. Ends with each optimizer at its best rate,
+ * in Markdown. Run after `npm run build`.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { metricOf, standings } from '../../dist/src/index.js';
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const [dir, ...wanted] = process.argv.slice(2);
+if (dir === undefined) throw new Error('main.mjs DIR [NAME ...]');
+const from = name => join(resolve(dir), name);
+
+const WHO = 'agd,adamw,sgd(momentum=0.9),adabelief';
+const DELTAS = ['1e-8', '1e-6', '1e-5', '1e-4', '1e-3', '1e-2', '0.1', '1'];
+const digits = {
+  model: join(ROOT, 'models/lenet.onnx'),
+  data: ['train', 'test'].map(part => join(ROOT, `models/mnist/${part}.npz`)),
+  flags: '--loss cross-entropy --batch-size 64',
+};
+const text = model => ({
+  model: from(`${model}.onnx`),
+  data: ['train', 'val'].map(part => from(`text-${part}.npz`)),
+  flags: '--loss cross-entropy --batch-size 32 --epochs 2 --seeds 2 --by-loss',
+});
+const clicks = (name, flags) => ({
+  model: from(`${name}.onnx`),
+  data: ['train', 'val'].map(part => from(`${name}-${part}.npz`)),
+  flags: `--loss bce-with-logits --seeds 3 ${flags}`,
+});
+const more = (task, flags, who, lr) => ({ ...task, flags: `${task.flags} ${flags}`, who, lr });
+
+const COMPARISONS = {
+  lenet: more(
+    digits,
+    '--epochs 5 --seeds 3',
+    WHO,
+    '3e-4,1e-3,3e-3,1e-2; sgd=3e-3,1e-2,3e-2,0.1; agd=1e-4,3e-4,1e-3,3e-3,1e-2',
+  ),
+  lstm: more(text('lstm'), '', WHO, '1e-3,3e-3,1e-2,3e-2; sgd=0.1,0.3,1,3'),
+  gpt: more(text('gpt'), '', WHO, '1e-3,3e-3,1e-2; sgd=0.1,0.3,1; agd=3e-4,1e-3,3e-3'),
+  planted: more(
+    clicks('planted', '--batch-size 128 --epochs 5'),
+    '',
+    WHO,
+    '3e-4,1e-3,3e-3,1e-2; sgd=1e-2,3e-2,0.1,0.3',
+  ),
+  criteo: more(
+    clicks('criteo', '--batch-size 16 --epochs 10'),
+    '',
+    WHO,
+    '1e-4,3e-4,1e-3,3e-3; sgd=1e-3,3e-3,1e-2,3e-2',
+  ),
+  delta: more(
+    digits,
+    '--epochs 3 --seeds 2 --telemetry 10',
+    DELTAS.map(delta => `agd(delta=${delta})`).join(),
+    '1e-4,3e-4,1e-3; agd(delta=1e-2)=1e-3,3e-3,1e-2; agd(delta=0.1)=1e-2,3e-2,0.1; agd(delta=1)=0.1,0.3,1',
+  ),
+};
+
+const format = ({ name }, value) =>
+  name === 'accuracy' ? `${(100 * value).toFixed(2)} %` : value.toFixed(4);
+
+function table({ runs }, byLoss) {
+  const metric = metricOf(runs, { byLoss });
+  const all = standings(runs, undefined, metric);
+  const rows = all
+    .filter((s, i) => s.contender !== all[i - 1]?.contender)
+    .map(s => {
+      const rates = all.filter(other => other.contender === s.contender).map(other => other.lr);
+      return {
+        optimizer: `\`${s.contender}\``,
+        lr: s.lr,
+        tried: rates.sort((a, b) => a - b).join(', '),
+        [`final ${metric.name}`]: `${format(metric, s.final.mean)} ± ${format(metric, s.final.spread)}`,
+        best: format(metric, s.best.mean),
+        ...(s.sgdShare === undefined ? {} : { 'share of SGD': `${(100 * s.sgdShare).toFixed(1)} %` }),
+      };
+    });
+  const head = Object.keys(rows[0]);
+  return [head, head.map(() => '---'), ...rows.map(row => Object.values(row))]
+    .map(cells => `| ${cells.join(' | ')} |`)
+    .join('\n');
+}
+
+for (const [name, { model, data, flags, who, lr }] of Object.entries(COMPARISONS)) {
+  if (wanted.length && !wanted.includes(name)) continue;
+  const out = from(`out/${name}`);
+  const results = join(out, 'results.json');
+  if (!existsSync(results)) {
+    const args = ['compare', model, '--data', data[0], '--val', data[1], ...flags.split(' ').filter(Boolean)];
+    const cli = [join(ROOT, 'bin/agd-onnx.js'), ...args, '--optimizers', who, '--lr', lr, '-o', out];
+    const { status } = spawnSync(process.execPath, cli, { stdio: 'inherit' });
+    if (status) process.exit(status);
+  }
+  console.log(
+    `\n${name}\n\n${table(JSON.parse(readFileSync(results, 'utf8')), flags.includes('--by-loss'))}`,
+  );
+}

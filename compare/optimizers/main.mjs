@@ -15,57 +15,72 @@ if (dir === undefined) throw new Error('main.mjs DIR [NAME ...]');
 const from = name => join(resolve(dir), name);
 
 const WHO = 'agd,adamw,sgd(momentum=0.9),adabelief';
-const DELTAS = ['1e-8', '1e-6', '1e-5', '1e-4', '1e-3', '1e-2', '0.1', '1'];
+const DELTAS = ['1e-8', '1e-6', '1e-5', '1e-4', '1e-3', '1e-2', '0.1', '1'].map(
+  delta => `agd(delta=${delta})`,
+);
+/** The more of the steps are SGD's, the more the rate is lr/delta. */
+const DELTA_RATES = '1e-4,3e-4,1e-3; agd(delta=1e-3)=3e-4,1e-3,3e-3; agd(delta=1e-2)=1e-3,3e-3,1e-2';
+
 const digits = {
   model: join(ROOT, 'models/lenet.onnx'),
   data: ['train', 'test'].map(part => join(ROOT, `models/mnist/${part}.npz`)),
-  flags: '--loss cross-entropy --batch-size 64',
 };
+const DIGITS = '--loss cross-entropy --batch-size 64';
 const text = model => ({
   model: from(`${model}.onnx`),
   data: ['train', 'val'].map(part => from(`text-${part}.npz`)),
   flags: '--loss cross-entropy --batch-size 32 --epochs 2 --seeds 2 --by-loss',
 });
-const clicks = (name, flags) => ({
+const table = name => ({
   model: from(`${name}.onnx`),
   data: ['train', 'val'].map(part => from(`${name}-${part}.npz`)),
-  flags: `--loss bce-with-logits --seeds 3 ${flags}`,
 });
-const more = (task, flags, who, lr) => ({ ...task, flags: `${task.flags} ${flags}`, who, lr });
+const PLANTED = '--loss bce-with-logits --batch-size 128 --epochs 5 --seeds 3';
+const CRITEO = '--loss bce-with-logits --batch-size 16 --epochs 10 --seeds 3';
 
 const COMPARISONS = {
-  lenet: more(
-    digits,
-    '--epochs 5 --seeds 3',
-    WHO,
-    '3e-4,1e-3,3e-3,1e-2; sgd=3e-3,1e-2,3e-2,0.1; agd=1e-4,3e-4,1e-3,3e-3,1e-2',
-  ),
-  lstm: more(text('lstm'), '', WHO, '1e-3,3e-3,1e-2,3e-2; sgd=0.1,0.3,1,3'),
-  gpt: more(text('gpt'), '', WHO, '1e-3,3e-3,1e-2; sgd=0.1,0.3,1; agd=3e-4,1e-3,3e-3'),
-  planted: more(
-    clicks('planted', '--batch-size 128 --epochs 5'),
-    '',
-    WHO,
-    '3e-4,1e-3,3e-3,1e-2; sgd=1e-2,3e-2,0.1,0.3',
-  ),
-  criteo: more(
-    clicks('criteo', '--batch-size 16 --epochs 10'),
-    '',
-    WHO,
-    '1e-4,3e-4,1e-3,3e-3; sgd=1e-3,3e-3,1e-2,3e-2',
-  ),
-  delta: more(
-    digits,
-    '--epochs 3 --seeds 2 --telemetry 10',
-    DELTAS.map(delta => `agd(delta=${delta})`).join(),
-    '1e-4,3e-4,1e-3; agd(delta=1e-2)=1e-3,3e-3,1e-2; agd(delta=0.1)=1e-2,3e-2,0.1; agd(delta=1)=0.1,0.3,1',
-  ),
+  lenet: {
+    ...digits,
+    flags: `${DIGITS} --epochs 5 --seeds 3`,
+    who: WHO,
+    lr: '3e-4,1e-3,3e-3,1e-2; sgd=3e-3,1e-2,3e-2,0.1; agd=1e-4,3e-4,1e-3,3e-3,1e-2',
+  },
+  lstm: {
+    ...text('lstm'),
+    who: WHO,
+    lr: '1e-3,3e-3,1e-2,3e-2; sgd=0.1,0.3,1,3; agd=3e-4,1e-3,3e-3,1e-2,3e-2',
+  },
+  gpt: { ...text('gpt'), who: WHO, lr: '1e-3,3e-3,1e-2; sgd=0.1,0.3,1; agd=3e-4,1e-3,3e-3' },
+  planted: {
+    ...table('planted'),
+    flags: PLANTED,
+    who: WHO,
+    lr: '3e-4,1e-3,3e-3,1e-2; sgd=1e-2,3e-2,0.1,0.3; agd=3e-5,1e-4,3e-4,1e-3,3e-3,1e-2',
+  },
+  criteo: {
+    ...table('criteo'),
+    flags: CRITEO,
+    who: WHO,
+    lr: '1e-4,3e-4,1e-3,3e-3; sgd=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2; agd=1e-5,3e-5,1e-4,3e-4,1e-3,3e-3',
+  },
+  'lenet-delta': {
+    ...digits,
+    flags: `${DIGITS} --epochs 3 --seeds 1 --telemetry 10`,
+    who: DELTAS.join(),
+    lr: `${DELTA_RATES}; agd(delta=0.1)=1e-2,3e-2,0.1; agd(delta=1)=0.1,0.3,1`,
+  },
+  'planted-delta': {
+    ...table('planted'),
+    flags: `${PLANTED} --telemetry 10`,
+    who: DELTAS.join(),
+    lr: `${DELTA_RATES}; agd(delta=0.1)=1e-2,3e-2,0.1,0.3; agd(delta=1)=0.1,0.3,1,3`,
+  },
 };
 
 const format = ({ name }, value) =>
   name === 'accuracy' ? `${(100 * value).toFixed(2)} %` : value.toFixed(4);
 
-function table({ runs }, byLoss) {
+function markdown({ runs }, byLoss) {
   const metric = metricOf(runs, { byLoss });
   const all = standings(runs, undefined, metric);
   const rows = all
@@ -92,12 +107,22 @@ for (const [name, { model, data, flags, who, lr }] of Object.entries(COMPARISONS
   const out = from(`out/${name}`);
   const results = join(out, 'results.json');
   if (!existsSync(results)) {
-    const args = ['compare', model, '--data', data[0], '--val', data[1], ...flags.split(' ').filter(Boolean)];
+    const args = [
+      'compare',
+      model,
+      '--data',
+      data[0],
+      '--val',
+      data[1],
+      ...flags.split(' '),
+      '--threads',
+      '1',
+    ];
     const cli = [join(ROOT, 'bin/agd-onnx.js'), ...args, '--optimizers', who, '--lr', lr, '-o', out];
     const { status } = spawnSync(process.execPath, cli, { stdio: 'inherit' });
     if (status) process.exit(status);
   }
   console.log(
-    `\n${name}\n\n${table(JSON.parse(readFileSync(results, 'utf8')), flags.includes('--by-loss'))}`,
+    `\n${name}\n\n${markdown(JSON.parse(readFileSync(results, 'utf8')), flags.includes('--by-loss'))}`,
   );
 }

@@ -195,9 +195,10 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
   };
 }
 
-/** Mean and standard deviation of the sample; 0 for a single value. */
+/** Mean and standard deviation of the sample; 0 for a single value, no number where there is none. */
 function summary(values: readonly number[]): { mean: number; spread: number } {
   const mean = values.reduce((a, b) => a + b, 0) / values.length;
   const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
-  return { mean, spread: Math.sqrt(squares / Math.max(1, values.length - 1)) };
+  const spread = values.length ? Math.sqrt(squares / Math.max(1, values.length - 1)) : Number.NaN;
+  return { mean, spread };
 }

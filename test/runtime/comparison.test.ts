@@ -46,6 +46,8 @@ it('ranks the rates of each contender by the mean over the seeds', () => {
   expect(first!.stepsToTarget).toBe(3);
   expect(second!.stepsToTarget).toBeUndefined();
   expect([last!.diverged, last!.seeds]).toEqual([1, 2]);
+  const [none] = standings([run('c', 1, 0, [], 'not finite')], 0.7);
+  expect(none!.final).toEqual({ mean: Number.NaN, spread: Number.NaN });
 });
 
 it('is about the loss where that is asked for', () => {

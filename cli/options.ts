@@ -42,7 +42,7 @@ export const gradientOptions = <T>(args: Argv<T>) =>
     },
     params: {
       type: 'string',
-      describe: 'Values of parameters that are inputs: .safetensors, .npz, .onnx, checkpoint',
+      describe: 'Take parameters from this file: .safetensors, .npz, .onnx, checkpoint',
       group: TRAINING,
     },
   } as const);
@@ -215,16 +215,7 @@ export async function makeFolder(path: string): Promise<void> {
   }
 }
 
-/**
- * The original file's bytes go into the injected one, so that the trained weights can go back into it; values for
- * parameters that are inputs are read.
- */
-export async function withFiles(
-  options: InjectOptions,
-  model: string,
-  { params }: Parsed = {},
-): Promise<InjectOptions> {
-  if (params === undefined) return { ...options, original: await readFile(model).catch(() => undefined) };
-  const { loadParameters } = await import('../src/index.js');
-  return { ...options, values: await loadParameters(params) };
+/** The original file's bytes go into the injected one, so that the trained weights can go back into it. */
+export async function withOriginal(options: InjectOptions, model: string): Promise<InjectOptions> {
+  return { ...options, original: await readFile(model).catch(() => undefined) };
 }

@@ -26,7 +26,13 @@ export type { ParameterChoice } from './passes/select-parameters.js';
 export { type SplitStep, splitStep } from './passes/split-step.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
 export { trainingInfoForm } from './passes/training-info-form.js';
-export { exportFrom, isFolder, loadParameters, openForInjection } from './runtime/artifacts.js';
+export {
+  exportFrom,
+  isFolder,
+  loadParameters,
+  type Opened,
+  openForInjection,
+} from './runtime/artifacts.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
 export {
   type ComparedRun,
@@ -55,6 +61,7 @@ export {
   readOrtCheckpoint,
   writeOrtCheckpoint,
 } from './runtime/ort-checkpoint.js';
+export { exportOrtCheckpoint, goOnFrom } from './runtime/ort-state.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
 export { type Metrics, type TelemetryRow, Trainer } from './runtime/trainer.js';

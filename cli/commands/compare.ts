@@ -12,7 +12,7 @@ import {
   type Parsed,
   sessionOptions,
   trainingOptions,
-  withFiles,
+  withOriginal,
 } from '../options.js';
 import { sharedStepOptions } from '../step-options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
@@ -68,7 +68,7 @@ export async function handler(args: Args): Promise<void> {
     throw new AgdError('bad-option', `${seeds} seeds are not a whole number above 0.`);
   const { compare, metricCurve, metricOf, standings } = await import('../../src/index.js');
   const { lr, ...shared } = args;
-  const inject = await withFiles(injectOptions(shared), model);
+  const inject = await withOriginal(injectOptions(shared), model);
   if (Object.keys(inject.optimizer ?? {}).length)
     throw new AgdError(
       'bad-option',

@@ -2,7 +2,7 @@ import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import type { TrainJob } from '../../src/index.js';
-import { makeFolder, withFiles } from '../options.js';
+import { makeFolder, withOriginal } from '../options.js';
 import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
 import type { LabelledImage } from '../ui/report.js';
@@ -27,7 +27,7 @@ export async function handler({ out, epochs, seed, color }: Args): Promise<void>
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {
     model,
-    inject: await withFiles({ loss: { kind: 'cross-entropy' }, optimizer: { lr: LR } }, model),
+    inject: await withOriginal({ loss: { kind: 'cross-entropy' }, optimizer: { lr: LR } }, model),
     data: join(MODELS, 'mnist/train.npz'),
     validation: join(MODELS, 'mnist/test.npz'),
     output: join(out, 'lenet.trained.onnx'),

@@ -20,8 +20,15 @@ export const builder = (args: Argv) =>
         type: 'string',
         describe: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
       },
+      'ort-checkpoint': {
+        type: 'string',
+        describe: "Write parameters and AdamW's state as a checkpoint of ONNX Runtime's training instead",
+      },
     } as const)
-    .conflicts('pytorch-state', ['out', 'params', 'ema'])
+    .conflicts({
+      'pytorch-state': ['out', 'params', 'ema', 'ort-checkpoint'],
+      'ort-checkpoint': ['out', 'params', 'ema'],
+    })
     .example('$0 export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers');
 
 type Args = ArgumentsCamelCase<{
@@ -30,17 +37,22 @@ type Args = ArgumentsCamelCase<{
   params?: string;
   ema?: boolean;
   pytorchState?: string;
+  ortCheckpoint?: string;
 }>;
 
 export async function handler(args: Args): Promise<void> {
-  const { exportFrom, exportPytorchState, loadModel, loadParameters } = await import('../../src/index.js');
-  const state = args.pytorchState;
-  const out = state ?? args.out ?? args.model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  checkOutputs([out], [args.model, args.params]);
-  if (state !== undefined) await exportPytorchState(await loadModel(args.model), out);
+  const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = await import(
+    '../../src/index.js'
+  );
+  const { model, pytorchState, ortCheckpoint } = args;
+  const out =
+    pytorchState ?? ortCheckpoint ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
+  checkOutputs([out], [model, args.params]);
+  if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
+  else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
-    await exportFrom(args.model, out, { values, ema: args.ema });
+    await exportFrom(model, out, { values, ema: args.ema });
   }
   console.log(`wrote ${out}`);
 }

@@ -10,7 +10,7 @@ import {
   makeFolder,
   type Parsed,
   trainingOptions,
-  withFiles,
+  withOriginal,
 } from '../options.js';
 import { stepOptions } from '../step-options.js';
 import { describeStep } from '../ui/describe-step.js';
@@ -45,14 +45,20 @@ export const builder = (args: Argv) =>
 type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean; format?: string }>;
 
 export async function handler(args: Args): Promise<void> {
-  const { inject, openForInjection } = await import('../../src/index.js');
+  const { goOnFrom, inject, openForInjection } = await import('../../src/index.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   checkOutputs([out], [args.model, args.params, args.config]);
-  const source = await openForInjection(args.model, await withFiles(injectOptions(args), args.model, args));
+  const source = await openForInjection(
+    args.model,
+    await withOriginal(injectOptions(args), args.model),
+    args.params,
+  );
   const { model, report } = await inject(source.model, source.options);
-  const written = await write(model, out, args);
+  const begun = goOnFrom(model, source.optimizer);
+  const written = await write(begun.model, out, args);
   for (const line of describeReport(report)) console.log(line);
+  if (begun.note) console.log(begun.note);
   console.log(`wrote ${written.join(', ')}`);
 }
 

@@ -13,7 +13,7 @@ import {
   type Parsed,
   sessionOptions,
   trainingOptions,
-  withFiles,
+  withOriginal,
 } from '../options.js';
 import { RunRecord } from '../run-record.js';
 import { stepOptions } from '../step-options.js';
@@ -81,7 +81,8 @@ export async function handler(args: TrainArgs): Promise<void> {
   const inject = injectOptionsIfTask(args, await isFolder(args.model));
   const job: TrainJob = {
     model: args.model,
-    inject: inject && (await withFiles(inject, args.model, args)),
+    inject: inject && (await withOriginal(inject, args.model)),
+    params: args.params,
     ...dataOf(args),
     output,
     state: args.state,

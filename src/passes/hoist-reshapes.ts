@@ -1,5 +1,5 @@
 import { reads } from '../graph/dependents.js';
-import { type Graph, Node, Value } from '../graph/ir.js';
+import { type Graph, Node, Value, type ValueType } from '../graph/ir.js';
 import type { Names } from '../graph/names.js';
 
 /**
@@ -20,6 +20,9 @@ export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: numb
     const worked = enter.outputs[0]!;
     body.inputs[i] = worked;
     body.outputs[i] = leave.inputs[0]!;
+    // A file need not say the types of inner values; the runtime wants those of what a body gives.
+    worked.type ??= reshaped(state, graph.initializers.get(enter.inputs[1]!)!.numbers());
+    body.outputs[i]!.type ??= worked.type;
     const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
     body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
     if (others.has(state)) body.nodes.unshift(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
@@ -30,4 +33,12 @@ export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: numb
     after.push(new Node('Reshape', [scan.outputs[i]!, leave.inputs[1]!], [end]));
   }
   graph.nodes = [...before, ...graph.nodes, ...after];
+}
+
+/** The type of a value of known extents in other extents, of which one may be -1. */
+function reshaped({ dtype, shape }: Value, extents: readonly number[]): ValueType | undefined {
+  if (!dtype || !shape?.every(d => typeof d === 'number') || extents.includes(0)) return undefined;
+  const product = (dims: readonly number[]) => dims.reduce((n, d) => n * d, 1);
+  const rest = product(shape as number[]) / -product(extents);
+  return { kind: 'tensor', dtype, shape: extents.map(d => (d === -1 ? rest : d)) };
 }

@@ -3,6 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
+import type { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { LOSSES } from '../ops/criterion.js';
@@ -37,12 +38,15 @@ import { type TrainingDescription, writeDescription } from './training-descripti
 import { adoptStep, hasOwnStep, withoutOptimizer } from './training-info.js';
 import { upgradeOpset } from './upgrade-opset.js';
 import { type GivenGradients, useGradients } from './use-gradients.js';
+import { withValues } from './with-values.js';
 
 export type InjectOptions = SelectOptions &
   BackwardOptions &
   GroupOptions<AnyOptions> &
   StepOptions &
   GivenGradients & {
+    /** Values of inputs and initializers, by name: parameters that the model came without, or others. */
+    values?: ReadonlyMap<string, Tensor>;
     /** What to minimize. Where the graph has gradients already, its output of one element if not given. */
     loss?: LossSpec;
     /** Puts `optimizer` in the place of that of a model that has a training step in `training_info`. */
@@ -59,7 +63,9 @@ export type InjectOptions = SelectOptions &
     updates?: (inputs: readonly Value[]) => number;
     /** Seeds the dropout masks and the signs of AdaHessian. */
     seed?: number;
-    /** The bytes of the file that the model was read from, kept so that the trained values can go back into it. */
+    /** Kept in the description. */
+    checkpoint?: TrainingDescription['checkpoint'];
+    /** The file that the trained values shall go back into: the one that the model was read from, less `values`. */
     original?: Uint8Array;
   };
 
@@ -76,11 +82,12 @@ export type InjectReport = {
  * step. Everything a step changes is an input with an initializer, and an output that holds its next value.
  */
 export async function inject(
-  model: Model,
+  source: Model,
   options: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
-  const { loss, gradients, replaceOptimizer } = options;
+  const { loss, gradients, replaceOptimizer, values } = options;
+  const model = values ? withValues(source, values) : source;
   if (hasOwnStep(model) && !gradients && (!loss || loss.kind === 'output')) {
     if (!replaceOptimizer) return adoptStep(model, options, oracle);
     const lifted = await withoutOptimizer(model, options, oracle);
@@ -335,5 +342,6 @@ function describe(
       ema: attached.averages?.[i]?.name,
     })),
     statistics: statistics.map(s => s.state.name),
+    checkpoint: options.checkpoint,
   };
 }

@@ -3,10 +3,12 @@ import { AgdError } from '../graph/errors.js';
 import type { Graph, Model, Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
+import { demand } from '../ops/optimizers/optimizer.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import type { InjectOptions } from './inject.js';
 import { lowerOrtGradients } from './lower-ort-gradients.js';
 import { partOfModel } from './part-of-model.js';
+import type { StoredProperty } from './training-description.js';
 
 /** What `onnxruntime.training.artifacts` writes, less its optimizer. */
 export type Artifacts = {
@@ -14,6 +16,10 @@ export type Artifacts = {
   evaluation?: Model;
   /** Parameters, those that are frozen too, by name: the checkpoint's. */
   values: ReadonlyMap<string, Tensor>;
+  /** The names of those that are not to be trained, even where the training model computes their gradients. */
+  frozen?: Iterable<string>;
+  /** What else the checkpoint keeps. */
+  properties?: Record<string, StoredProperty>;
 };
 
 /**
@@ -21,21 +27,27 @@ export type Artifacts = {
  * loss, gradients and values, and the model that the trained parameters go into. That is the evaluation model, with
  * the outputs (`options.exports`, or those that the loss is computed from) that are wanted when it is trained.
  *
- * Throws `missing-data` where a parameter has no value, and as `lowerOrtGradients` does.
+ * Throws `missing-data` where a parameter has no value, `bad-option` for another loss than that of the artifacts, and as
+ * `lowerOrtGradients` does.
  */
 export async function liftArtifacts(
-  { training, evaluation, values }: Artifacts,
+  { training, evaluation, values, frozen = [], properties = {} }: Artifacts,
   options: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; options: InjectOptions }> {
+  const { loss: given } = options;
+  demand(
+    !given || given.kind === 'output',
+    'The artifacts compute their loss and its gradients: leave out --loss, or train the forward model.',
+  );
   const model = cloneModel(training);
   const gradients = await lowerOrtGradients(model, oracle);
   checkValues(model.graph, gradients, values);
-  const loss = options.loss?.kind === 'output' ? options.loss.output : model.graph.outputs[0]!.name;
+  for (const name of frozen) gradients.delete(name);
+  const names = model.graph.inputs.map(v => v.name).filter(name => values.has(name));
+  const loss = given?.output ?? model.graph.outputs[0]!.name;
   const forward = evaluation ? cloneModel(evaluation) : partOfModel(model, [loss]);
-  const data = forward.graph.inputs.filter(v => !values.has(v.name));
-  // The blocks that compute ORT's losses append their target to the model's inputs.
-  const target = data.length > 1 ? data.at(-1) : undefined;
+  const target = targetOf(forward, values, given?.target);
   const exports = options.exports ?? inferenceOutputs(forward, target);
   forward.graph.outputs = [loss, ...exports].map(name => valueNamed(forward.graph, name));
   await inferShapes(forward, oracle);
@@ -44,9 +56,14 @@ export async function liftArtifacts(
     options: {
       ...options,
       loss: { kind: 'output', output: loss, target: target?.name },
-      gradients: [...gradients].map(([param, grad]) => `${param}=${grad}`),
+      gradients: options.gradients ?? [...gradients].map(([param, grad]) => `${param}=${grad}`),
       values,
       exports: exports.length ? exports : undefined,
+      checkpoint: {
+        trainable: names.filter(name => gradients.has(name)),
+        frozen: names.filter(name => !gradients.has(name)),
+        properties,
+      },
       original: encodeModel(withConstants(forward, values)),
     },
   };
@@ -64,6 +81,24 @@ function checkValues(
       'missing-data',
       `No values for ${missing.map(v => `'${v.name}'`).join(', ')}: they are in the checkpoint beside the training model, or give them with --params.`,
     );
+}
+
+/** An evaluation model with its parameters as constants, less the loss and its target. */
+export async function inferenceModel(
+  evaluation: Model,
+  values: ReadonlyMap<string, Tensor>,
+  oracle: ShapeOracle,
+): Promise<Model> {
+  const forward = withConstants(cloneModel(evaluation), values);
+  await inferShapes(forward, oracle);
+  const outputs = inferenceOutputs(forward, targetOf(forward, values));
+  return partOfModel(forward, outputs.length ? outputs : forward.graph.outputs.map(v => v.name));
+}
+
+/** The blocks that compute ORT's losses append their target to the model's inputs. */
+function targetOf({ graph }: Model, values: ReadonlyMap<string, Tensor>, name?: string): Value | undefined {
+  const data = graph.inputs.filter(v => !values.has(v.name) && !graph.initializers.has(v));
+  return data.find(v => v.name === name) ?? (data.length > 1 ? data.at(-1) : undefined);
 }
 
 /** What the loss is computed from besides its target: the values that meet it. */

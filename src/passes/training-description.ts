@@ -48,7 +48,11 @@ export type TrainingDescription = {
   }[];
   /** Running statistics that a step updates. */
   statistics: string[];
+  /** What the checkpoint of ONNX Runtime's training had that the parameters come from. */
+  checkpoint?: { trainable: string[]; frozen: string[]; properties: Record<string, StoredProperty> };
 };
+
+export type StoredProperty = [kind: 'int' | 'float' | 'string', value: string];
 
 const KEY = 'agd.training';
 

@@ -1,16 +1,14 @@
-import { cloneModel } from '../graph/clone.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Model, Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
-import type { Tensor } from '../graph/tensor.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss, type LossSpec } from './attach-loss.js';
 import type { StateUpdate } from './attach-optimizer.js';
-import { compatible } from './backward.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { type InjectOptions, normalize, type Trainable } from './inject.js';
 import { matcher, type ParameterChoice } from './select-parameters.js';
+import { checkType } from './with-values.js';
 
 export type GivenGradients = {
   /**
@@ -18,8 +16,6 @@ export type GivenGradients = {
    * such as `{param}_grad` or `model.{param}=d_{param}` of all whose gradient is there.
    */
   gradients?: readonly string[];
-  /** Values of parameters that are graph inputs, by name. */
-  values?: ReadonlyMap<string, Tensor>;
   /** The outputs of the trained model to write; those besides loss and gradients if not given. */
   exports?: readonly string[];
 };
@@ -40,8 +36,7 @@ export async function useGradients(
     !(batchNorm || straightThrough || options.dropout),
     'How gradients are computed (batch norm, dropout, straight through) cannot be chosen where the graph has them.',
   );
-  const valued = withValues(model, options.values);
-  const { work, g } = await normalize(valued, oracle, { own: false });
+  const { work, g } = await normalize(model, oracle, { own: false });
   const { graph } = work;
   const statistics = boundStatistics(work);
   const rules = options.gradients!.map(parseRule);
@@ -58,7 +53,7 @@ export async function useGradients(
     ...{ work, g, spec, loss, inference },
     exports: exports.length ? [...exports] : undefined,
     parameters: choose(graph, found, own, options),
-    original: original ?? encodeModel(valued),
+    original: original ?? encodeModel(model),
     differentiate: trained => ({ grads: trained.map(p => g.of(found.get(p)!)), statistics }),
   };
 }
@@ -75,18 +70,6 @@ function boundStatistics({ graph, trainingInfo }: Model): StateUpdate[] {
 function valuesOf({ inputs, initializers, nodes }: Graph): Map<string, Value> {
   const written = nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
   return new Map([...inputs, ...initializers.keys(), ...written].map(v => [v.name, v]));
-}
-
-/** A copy of the model whose inputs have these values as their defaults. */
-function withValues(model: Model, values: ReadonlyMap<string, Tensor> = new Map()): Model {
-  const copy = cloneModel(model);
-  for (const value of copy.graph.inputs) {
-    const tensor = values.get(value.name);
-    if (!tensor) continue;
-    checkType('The value of', value, value.name, { dtype: tensor.dtype, shape: tensor.dims });
-    copy.graph.initializers.set(value, tensor);
-  }
-  return copy;
 }
 
 /** Names on both sides of `=`, `{param}` standing for the same in both. */
@@ -161,20 +144,6 @@ function checkNamed(
       'missing-data',
       `Parameter '${param}' has no value in the model: give it with --params, a file that has '${param}'.`,
     );
-}
-
-/** Throws where the value's type is not the one wanted for `name`. */
-function checkType(
-  what: string,
-  { type }: Value,
-  name: string,
-  wanted: Pick<Value, 'dtype' | 'shape'>,
-): void {
-  if (type?.kind !== 'tensor') return;
-  if (type.dtype !== wanted.dtype)
-    throw new AgdError('bad-dtype', `${what} '${name}' is ${type.dtype}, not ${wanted.dtype}.`);
-  if (!compatible(type.shape, wanted.shape))
-    throw new AgdError('bad-shape', `${what} '${name}' has shape [${type.shape}], not [${wanted.shape}].`);
 }
 
 /** The output that is the loss: the one named, else the only one of one element. */

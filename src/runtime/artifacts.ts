@@ -8,41 +8,90 @@ import { patchModelFile } from '../graph/patch-file.js';
 import { decodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/inject.js';
-import { liftArtifacts } from '../passes/lift-artifacts.js';
+import { inferenceModel, liftArtifacts } from '../passes/lift-artifacts.js';
 import { isOrtTraining } from '../passes/ort-training.js';
 import { partOfModel } from '../passes/part-of-model.js';
 import { isInjected } from '../passes/training-description.js';
 import { readBytes } from './data/bytes.js';
 import { loadArrays } from './data/load.js';
 import { exportFile, withParameters } from './export.js';
-import { decodeCheckpoint, isCheckpoint, parametersOf } from './ort-checkpoint.js';
+import {
+  decodeCheckpoint,
+  isCheckpoint,
+  type OptimizerGroup,
+  type OrtCheckpoint,
+  parametersOf,
+} from './ort-checkpoint.js';
+import { storeProperties } from './ort-state.js';
 import { sessionShapes } from './session.js';
 
 const TRAINING = 'training_model.onnx';
-const EVALUATION = 'eval_model.onnx';
+const CHECKPOINT = /checkpoint$|\.ckpt$/;
+
+/** A model to inject, what its kind adds to the options, and the optimizer's state that its checkpoint has. */
+export type Opened = { model: Model; options: InjectOptions; optimizer?: OptimizerGroup };
 
 /**
  * The model in `path`, and the options with what its kind adds to them. A training model of ONNX Runtime's, or the
- * folder with it, comes with the evaluation model and the checkpoint beside it. Throws `missing-data`, `io`.
+ * folder with it, comes with the evaluation model and the checkpoint beside it, whose names begin alike. `params` is a
+ * file of values for the parameters, a checkpoint or others. Throws `missing-data`, `io`, and as `liftArtifacts` does.
  */
 export async function openForInjection(
   path: string,
   options: InjectOptions,
-): Promise<{ model: Model; options: InjectOptions }> {
-  const file = (await isFolder(path)) ? join(path, TRAINING) : path;
+  params?: string,
+): Promise<Opened> {
+  const file = (await isFolder(path)) ? await trainingFile(path) : path;
   const training = await loadModel(file);
-  if (!training.graph.nodes.some(isOrtTraining) || options.gradients) return { model: training, options };
+  const given = params === undefined ? undefined : await readParameters(params);
+  if (!training.graph.nodes.some(isOrtTraining))
+    return {
+      model: training,
+      options: given ? { ...options, values: given.values, original: undefined } : options,
+    };
   const folder = dirname(file);
-  const names = await readdir(folder);
-  const checkpoint = names.filter(name => name === 'checkpoint' || name.endsWith('.ckpt'));
-  if (!options.values && checkpoint.length !== 1)
+  const beside = besides(basename(file), await readdir(folder));
+  const stored =
+    given ??
+    (options.values ? { values: options.values } : await readParameters(join(folder, beside.checkpoint())));
+  const evaluation = beside.evaluation ? await loadModel(join(folder, beside.evaluation)) : undefined;
+  const { values, checkpoint } = stored;
+  const { model, options: lifted } = await liftArtifacts(
+    {
+      ...{ training, evaluation, values, frozen: checkpoint?.frozen.keys() },
+      properties: checkpoint && storeProperties(checkpoint.properties),
+    },
+    options,
+    sessionShapes,
+  );
+  return { model, options: lifted, optimizer: checkpoint?.optimizers[0] };
+}
+
+/** The one training model in a folder. Its name may have something before it, as those of the files that belong to it. */
+async function trainingFile(folder: string): Promise<string> {
+  const found = (await readdir(folder)).filter(name => name.endsWith(TRAINING));
+  if (found.length > 1)
     throw new AgdError(
-      'missing-data',
-      `${folder} has ${checkpoint.length || 'no'} checkpoints: give the parameters' values with --params FILE.`,
+      'bad-option',
+      `${folder} has several training models: name one of ${found.join(', ')}.`,
     );
-  const values = options.values ?? (await loadParameters(join(folder, checkpoint[0]!)));
-  const evaluation = names.includes(EVALUATION) ? await loadModel(join(folder, EVALUATION)) : undefined;
-  return liftArtifacts({ training, evaluation, values }, options, sessionShapes);
+  return join(folder, found[0] ?? TRAINING);
+}
+
+/** What belongs to a training model: the files that its name begins like. */
+function besides(training: string, names: readonly string[]) {
+  const prefix = training.endsWith(TRAINING) ? training.slice(0, -TRAINING.length) : '';
+  return {
+    evaluation: names.find(name => name === `${prefix}eval_model.onnx`),
+    checkpoint() {
+      const found = names.filter(name => name.startsWith(prefix) && CHECKPOINT.test(name));
+      if (found.length === 1) return found[0]!;
+      throw new AgdError(
+        'missing-data',
+        `There ${found.length ? `are ${found.length} checkpoints` : 'is no checkpoint'} beside ${training}: give the parameters' values with --params FILE.`,
+      );
+    },
+  };
 }
 
 /**
@@ -69,7 +118,10 @@ export async function exportFrom(
       'bad-option',
       `${source} holds no training step: run agd-onnx inject on it first, or give trained parameters with --params.`,
     );
-  const names = new Set([...model.graph.initializers.keys()].map(v => v.name));
+  const { inputs, initializers } = model.graph;
+  if (inputs.some(v => values.has(v.name) && !initializers.has(v)))
+    return saveModel(await inferenceModel(model, values, sessionShapes), target);
+  const names = new Set([...initializers.keys()].map(v => v.name));
   const known = [...values].filter(([name]) => names.has(name));
   if (!known.length) throw new AgdError('no-such-value', `None of the parameters given is one of ${source}.`);
   return patchModelFile(source, target, new Map(known));
@@ -83,10 +135,20 @@ export async function isFolder(path: string): Promise<boolean> {
  * Tensors by name: those of a checkpoint of ONNX Runtime's training, the initializers of a model, or the arrays of a
  * .npz, .npy or .safetensors file.
  */
-export async function loadParameters(path: string): Promise<Map<string, Tensor>> {
+export async function loadParameters(path: string): Promise<ReadonlyMap<string, Tensor>> {
+  return (await readParameters(path)).values;
+}
+
+/** The same, with the checkpoint that they are of. */
+async function readParameters(
+  path: string,
+): Promise<{ values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint }> {
   const bytes = await readBytes(path);
-  if (isCheckpoint(bytes)) return parametersOf(await decodeCheckpoint(bytes, path));
-  if (!/\.onnx$/i.test(basename(path))) return loadArrays(path);
+  if (isCheckpoint(bytes) || CHECKPOINT.test(basename(path))) {
+    const checkpoint = await decodeCheckpoint(bytes, path);
+    return { values: parametersOf(checkpoint), checkpoint };
+  }
+  if (!/\.onnx$/i.test(basename(path))) return { values: await loadArrays(path) };
   const { graph } = decodeModel(bytes, dirname(path));
-  return new Map([...graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+  return { values: new Map([...graph.initializers].map(([value, tensor]) => [value.name, tensor])) };
 }

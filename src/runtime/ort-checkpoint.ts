@@ -58,22 +58,31 @@ export async function decodeCheckpoint(bytes: Uint8Array, path: string): Promise
       `${path}: a checkpoint of version ${version}; ${VERSION} can be read.`,
     );
   const state = guarded(() => root.table(1));
-  if (guarded(() => state?.bool(2)))
+  if (!state) throw damaged;
+  if (guarded(() => state.bool(2)))
     throw bad('it is a nominal checkpoint: it names parameters and has no values');
-  const data = guarded(() => state?.bool(3)) ? await readBytes(`${path}.data`) : undefined;
+  const data = guarded(() => state.bool(3)) ? await readBytes(`${path}.data`) : undefined;
   return guarded(() => {
-    const tensors = (list: FlatTable[] = []) => new Map(list.map(t => readTensor(t, data, damaged)));
-    return {
-      trainable: tensors(state?.tables(0)),
-      frozen: tensors(state?.tables(1)),
+    const named = <T>(list: [string, T][]) => {
+      const map = new Map(list);
+      if (map.size < list.length || map.has('')) throw damaged;
+      return map;
+    };
+    const tensors = (list: FlatTable[]) => named(list.map(t => readTensor(t, data, damaged)));
+    const checkpoint: OrtCheckpoint = {
+      trainable: tensors(state.tables(0)),
+      frozen: tensors(state.tables(1)),
       optimizers: root.tables(2).map(group => ({
         name: group.string(0),
         step: Number(group.int64(1)),
         lr: group.float(2),
-        momentums: new Map(group.tables(3).map(p => [p.string(0), tensors(p.tables(1))])),
+        momentums: named(group.tables(3).map(p => [p.string(0), tensors(p.tables(1))])),
       })),
-      properties: readProperties(root.table(3)),
+      properties: named(readProperties(root.table(3))),
     };
+    if (checkpoint.optimizers.some(group => !group.name || group.step < 0)) throw damaged;
+    if (!parametersOf(checkpoint).size) throw bad('the checkpoint has no parameters');
+    return checkpoint;
   });
 }
 
@@ -87,18 +96,18 @@ function readTensor(table: FlatTable, data: Uint8Array | undefined, damaged: Agd
   );
   const offset = Number(table.int64(6, -1n));
   const bytes = offset < 0 ? table.bytes(4) : data?.subarray(offset, offset + size);
-  if ((bytes?.length ?? 0) !== size) throw damaged;
+  if ((bytes?.length ?? 0) !== size || dims.some(d => d < 0)) throw damaged;
   return [table.string(0), new Tensor(dtype, dims, aligned(bytes ?? new Uint8Array(), 8))];
 }
 
-function readProperties(bag: FlatTable | undefined): Map<string, Property> {
+function readProperties(bag: FlatTable | undefined): [string, Property][] {
   const all = (field: number, read: (t: FlatTable) => Property) =>
     (bag?.tables(field) ?? []).map((t): [string, Property] => [t.string(0), read(t)]);
-  return new Map([
+  return [
     ...all(0, t => ({ int: t.int64(1) })),
     ...all(1, t => ({ float: t.float(1) })),
     ...all(2, t => ({ string: t.string(1) })),
-  ]);
+  ];
 }
 
 export function parametersOf({ trainable, frozen }: OrtCheckpoint): Map<string, Tensor> {

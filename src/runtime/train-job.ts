@@ -11,6 +11,7 @@ import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { exportFile } from './export.js';
+import { goOnFrom } from './ort-state.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { inputSpec, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
@@ -22,6 +23,8 @@ export type TrainJob = SessionOptions & {
   /** An injected model, or a plain one together with `inject`. */
   model: string;
   inject?: InjectOptions;
+  /** A file of values for parameters that the model has none of, or others. */
+  params?: string;
   data: string;
   validation?: string;
   /** Where the trained model goes: the original model with its new weights. */
@@ -128,7 +131,7 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
 }
 
 async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent) => void): Promise<Model> {
-  const { model, options } = await openForInjection(job.model, job.inject ?? {});
+  const { model, options, optimizer } = await openForInjection(job.model, job.inject ?? {}, job.params);
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(
@@ -146,7 +149,9 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
   const tile = options.tile ?? (job.device ?? 'cpu') === 'cpu';
   const { model: injected, report } = await inject(model, { ...options, updates, tile }, sessionShapes);
   emit({ type: 'injected', report });
-  return injected;
+  const begun = goOnFrom(injected, optimizer);
+  if (begun.note) emit({ type: 'note', text: begun.note });
+  return begun.model;
 }
 
 /** The updates of the whole run, at least 1. */

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { copyFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
@@ -36,9 +36,52 @@ it('takes the training model for its folder', async () => {
   expect(source.options.exports).toEqual(['logits']);
 });
 
+it('finds what belongs to a training model by what its name begins with', async () => {
+  const folder = await artifactFolder();
+  for (const name of ['training_model.onnx', 'eval_model.onnx', 'checkpoint'])
+    await rename(join(folder, name), join(folder, `v2_${name}`));
+  expect((await openForInjection(folder, {})).options.exports).toEqual(['logits']);
+  await copyFile(join(folder, 'v2_training_model.onnx'), join(folder, 'training_model.onnx'));
+  await expect(openForInjection(folder, {})).rejects.toThrow(/several training models: name one of/);
+  await copyFile(join(folder, 'v2_checkpoint'), join(folder, 'v2_last.ckpt'));
+  await expect(openForInjection(join(folder, 'v2_training_model.onnx'), {})).rejects.toThrow(
+    /There are 2 checkpoints beside v2_training_model.onnx: .*--params/,
+  );
+});
+
+it('takes the loss and the gradients that the artifacts compute', async () => {
+  const folder = await artifactFolder();
+  await expect(openForInjection(folder, { loss: { kind: 'mse' } })).rejects.toThrow(
+    /artifacts compute their loss and its gradients: leave out --loss/,
+  );
+  const some = await openForInjection(folder, { gradients: ['fc.{param}=fc.{param}_grad'] });
+  const { report } = await inject(some.model, some.options, sessionShapes);
+  expect(report.parameters.filter(p => p.trains).map(p => p.value.name)).toEqual(['fc.weight', 'fc.bias']);
+});
+
+it('trains the evaluation model, whose parameters are inputs, from the loss that it computes', async () => {
+  const folder = await artifactFolder();
+  const [evaluation, out] = ['eval_model.onnx', 'out.onnx'].map(name => join(folder, name)) as [
+    string,
+    string,
+  ];
+  const loss = { kind: 'output', output: 'onnx::loss::7' } as const;
+  const opened = await openForInjection(evaluation, { loss }, join(folder, 'checkpoint'));
+  const { report } = await inject(opened.model, opened.options, sessionShapes);
+  expect(report.parameters.filter(p => p.trains)).toHaveLength(4 + 1);
+  const values = await loadParameters(join(folder, 'checkpoint'));
+  await exportFrom(evaluation, out, { values });
+  const { graph } = await loadModel(out);
+  expect([graph.inputs, graph.outputs].map(vs => vs.map(v => v.name))).toEqual([['x'], ['logits']]);
+  expect(graph.outputs[0]!.shape).toEqual([4, 3]);
+  await expect(inject(mlp(), { loss: { kind: 'cross-entropy' }, values }, sessionShapes)).rejects.toThrow(
+    /None of the parameters given is an input or initializer/,
+  );
+});
+
 it('asks for values where there is no checkpoint, and names those that are missing', async () => {
   await expect(openForInjection(await artifactFolder(['checkpoint']), {})).rejects.toThrow(
-    /has no checkpoints.*--params/,
+    /is no checkpoint beside training_model.onnx.*--params/,
   );
   const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
   await expect(openForInjection(await artifactFolder(), { values })).rejects.toThrow(
@@ -98,6 +141,9 @@ it('takes parameters from the initializers of a model', async () => {
   const path = join(await artifactFolder(), 'model.onnx');
   await saveModel(mlp(), path);
   expect([...(await loadParameters(path)).keys()]).toContain('fc1.weight');
+  const text = join(await artifactFolder(), 'checkpoint');
+  await writeFile(text, 'nothing');
+  await expect(loadParameters(text)).rejects.toThrow(/it is no checkpoint of ONNX Runtime training/);
   await writeFile(path, 'nothing');
   await expect(loadParameters(path)).rejects.toThrow();
 });

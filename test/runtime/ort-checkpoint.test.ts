@@ -2,8 +2,9 @@ import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
+import { AgdError } from '../../src/graph/errors.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { FlatTable } from '../../src/runtime/data/flatbuffer.js';
+import { encodeFlatbuffer, FlatTable } from '../../src/runtime/data/flatbuffer.js';
 import {
   decodeCheckpoint,
   encodeCheckpoint,
@@ -112,6 +113,58 @@ it.each([
       code: 'bad-state',
       message: expect.stringMatching(/^short: .*\.$/),
     });
+});
+
+it('reads a file whole or refuses it, whatever byte has changed', async () => {
+  const outcomes = { refused: 0, read: 0 };
+  for (let at = 0; at < FOREIGN.length; at++)
+    for (const value of [0, 0xff, FOREIGN[at]! ^ 1, FOREIGN[at]! ^ 0x80]) {
+      const changed = Buffer.from(FOREIGN);
+      changed[at] = value;
+      try {
+        const { trainable, frozen } = await decodeCheckpoint(changed, 'changed');
+        outcomes.read++;
+        for (const [name, t] of [...trainable, ...frozen]) {
+          expect(name).toMatch(/^[^\0\ufffd]+$/);
+          expect(t.dims.every(d => d >= 0) && t.bytes.length === t.byteLength).toBe(true);
+        }
+      } catch (error) {
+        outcomes.refused++;
+        expect(error, `byte ${at} as ${value}`).toBeInstanceOf(AgdError);
+        expect((error as Error).message).toMatch(/^.+\.$/);
+      }
+    }
+  expect(outcomes.refused).toBeGreaterThan(FOREIGN.length);
+  expect(outcomes.read).toBeGreaterThan(0);
+});
+
+it.each<[string, Partial<OrtCheckpoint>]>([
+  ['no parameters', { trainable: new Map(), frozen: new Map() }],
+  ['a parameter without a name', { frozen: new Map([['', floats(1)]]) }],
+  ['extents below zero', { frozen: new Map([['x', new Tensor('float32', [-1, -1], new Uint8Array(4))]]) }],
+  ['a count below zero', { optimizers: [{ ...CONTENT.optimizers[0]!, step: -1 }] }],
+])('refuses a checkpoint with %s', async (_, part) => {
+  await expect(decodeCheckpoint(encodeCheckpoint({ ...CONTENT, ...part }), 'odd')).rejects.toMatchObject({
+    code: 'bad-state',
+  });
+});
+
+it('comes to an end where tables refer to one another over and over', () => {
+  const table = (text: string) => ({ table: [{ string: text }] });
+  const all = [table('x'.repeat(10_000)), ...Array(999).fill(table('y'))];
+  const bytes = encodeFlatbuffer({ table: [{ tables: all }] }, 'TEST');
+  const texts = () =>
+    FlatTable.root(bytes)
+      .tables(0)
+      .map(t => t.string(0));
+  expect(texts()).toHaveLength(1000);
+  const view = new DataView(bytes.buffer);
+  const follow = (at: number) => at + view.getUint32(at, true);
+  const root = follow(0);
+  const vector = follow(root + view.getUint16(root - view.getInt32(root, true) + 4, true)) + 4;
+  const first = follow(vector);
+  for (let at = vector; at < vector + 4000; at += 4) view.setUint32(at, first - at, true);
+  expect(texts).toThrow(/read too often/);
 });
 
 it('refuses another version, and files of another kind', async () => {

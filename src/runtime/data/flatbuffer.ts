@@ -1,42 +1,56 @@
 /**
  * FlatBuffers without a schema compiler: tables are read field by field and written from trees. Every read is checked
- * against the buffer's end (a RangeError), so that a damaged file is never taken for a sound one.
+ * against the buffer's end and the table's (a RangeError), so that a damaged file is never taken for a sound one.
  */
+
+/** How many times its own size a buffer may be read: what is sound is read once, but for strings that tables share. */
+const READS = 16;
 
 /** A table in a buffer, whose fields are asked for by their position in the schema. */
 export class FlatTable {
-  constructor(
+  private constructor(
     private readonly view: DataView,
     private readonly at: number,
+    /** What all tables of the buffer may still read: one that refers to the same vectors over and over has an end. */
+    private readonly budget: { bytes: number },
   ) {}
 
   static root(bytes: Uint8Array): FlatTable {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    return new FlatTable(view, view.getUint32(0, true));
+    return new FlatTable(view, view.getUint32(0, true), { bytes: READS * bytes.length });
   }
 
   int32(field: number, otherwise = 0): number {
-    const at = this.#place(field);
+    const at = this.#place(field, 4);
     return at ? this.view.getInt32(at, true) : otherwise;
   }
   int64(field: number, otherwise = 0n): bigint {
-    const at = this.#place(field);
+    const at = this.#place(field, 8);
     return at ? this.view.getBigInt64(at, true) : otherwise;
   }
   float(field: number): number {
-    const at = this.#place(field);
+    const at = this.#place(field, 4);
     return at ? this.view.getFloat32(at, true) : 0;
   }
   bool(field: number): boolean {
-    const at = this.#place(field);
+    const at = this.#place(field, 1);
     return at ? this.view.getUint8(at) !== 0 : false;
   }
   string(field: number): string {
-    return new TextDecoder().decode(this.bytes(field) ?? new Uint8Array());
+    const bytes = this.bytes(field);
+    if (!bytes) return '';
+    const end = bytes.byteOffset - this.view.byteOffset + bytes.length;
+    if (this.view.getUint8(end) !== 0 || bytes.includes(0))
+      throw new RangeError('A string does not end where it should.');
+    try {
+      return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    } catch {
+      throw new RangeError('A string is no UTF-8.');
+    }
   }
   table(field: number): FlatTable | undefined {
-    const at = this.#place(field);
-    return at ? new FlatTable(this.view, this.#follow(at)) : undefined;
+    const at = this.#place(field, 4);
+    return at ? this.#tableAt(at) : undefined;
   }
 
   /** A vector of bytes, or a string's: a view of the buffer. */
@@ -50,16 +64,22 @@ export class FlatTable {
   }
   tables(field: number): FlatTable[] {
     const { start = 0, length = 0 } = this.#vector(field, 4) ?? {};
-    return Array.from({ length }, (_, i) => new FlatTable(this.view, this.#follow(start + 4 * i)));
+    return Array.from({ length }, (_, i) => this.#tableAt(start + 4 * i));
   }
 
-  /** Where a field lies; 0 where the table does not have it. */
-  #place(field: number): number {
+  /** Where a field of this width lies; 0 where the table does not have it. */
+  #place(field: number, width: number): number {
     const vtable = this.at - this.view.getInt32(this.at, true);
     const slot = 4 + 2 * field;
-    if (slot >= this.view.getUint16(vtable, true)) return 0;
+    if (slot + 2 > this.view.getUint16(vtable, true)) return 0;
     const offset = this.view.getUint16(vtable + slot, true);
+    if (offset + width > this.view.getUint16(vtable + 2, true))
+      throw new RangeError('A field goes past the end of its table.');
     return offset && this.at + offset;
+  }
+
+  #tableAt(at: number): FlatTable {
+    return new FlatTable(this.view, this.#follow(at), this.budget);
   }
 
   #follow(at: number): number {
@@ -67,11 +87,13 @@ export class FlatTable {
   }
 
   #vector(field: number, width: number): { start: number; length: number } | undefined {
-    const at = this.#place(field);
+    const at = this.#place(field, 4);
     if (!at) return undefined;
     const start = this.#follow(at) + 4;
     const length = this.view.getUint32(start - 4, true);
     if (start + length * width > this.view.byteLength) throw new RangeError('A vector goes past the end.');
+    this.budget.bytes -= length * width;
+    if (this.budget.bytes < 0) throw new RangeError('Vectors are read too often.');
     return { start, length };
   }
 }

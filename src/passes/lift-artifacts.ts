@@ -36,19 +36,26 @@ export async function liftArtifacts(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; options: InjectOptions }> {
   const { loss: given } = options;
+  const model = cloneModel(training);
+  const { gradients, closed } = await lowerOrtGradients(model, oracle, given);
   demand(
-    !given || given.kind === 'output',
+    !!closed || !given || given.kind === 'output',
     'The artifacts compute their loss and its gradients: leave out --loss, or train the forward model.',
   );
-  const model = cloneModel(training);
-  const gradients = await lowerOrtGradients(model, oracle);
+  if (!gradients.size && !options.gradients)
+    throw new AgdError(
+      'no-such-value',
+      'The training model adds no gradients up, and has none named PARAMETER_grad: name them with --grad.',
+    );
   checkValues(model.graph, gradients, values);
   for (const name of frozen) gradients.delete(name);
   const names = model.graph.inputs.map(v => v.name).filter(name => values.has(name));
-  const loss = given?.output ?? model.graph.outputs[0]!.name;
-  const forward = evaluation ? cloneModel(evaluation) : partOfModel(model, [loss]);
-  const target = targetOf(forward, values, given?.target);
-  const exports = options.exports ?? inferenceOutputs(forward, target);
+  const named = given?.kind === 'output' ? given.output : undefined;
+  const loss = closed?.loss.name ?? named ?? model.graph.outputs[0]!.name;
+  const handed = closed?.outputs.map(v => v.name).filter(name => name !== loss);
+  const forward = evaluation ? cloneModel(evaluation) : partOfModel(model, [loss, ...(handed ?? [])]);
+  const target = closed ? closed.target : targetOf(forward, values, given?.target);
+  const exports = options.exports ?? handed ?? inferenceOutputs(forward, target);
   forward.graph.outputs = [loss, ...exports].map(name => valueNamed(forward.graph, name));
   await inferShapes(forward, oracle);
   return {

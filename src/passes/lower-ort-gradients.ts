@@ -2,9 +2,12 @@ import { AgdError } from '../graph/errors.js';
 import { allGraphs, Graph, Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { Builder } from '../ops/core/builder.js';
+import type { Expr } from '../ops/core/expr.js';
 import { GradientNode, type Surroundings } from '../ops/core/gradient-node.js';
 import { inferTypes } from '../ops/core/infer.js';
 import { ortLowering } from '../ops/ort-training/index.js';
+import type { LossSpec } from './attach-loss.js';
+import { type Closed, closeYield, isYield } from './close-yield.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { isOrtTraining } from './ort-training.js';
 import { upgradeOpset } from './upgrade-opset.js';
@@ -12,14 +15,19 @@ import { upgradeOpset } from './upgrade-opset.js';
 /**
  * Writes a training graph of ONNX Runtime's in standard operators. Its buffers of summed gradients go, and with them
  * the signal that clears them. Running statistics that it updated in place are bound to outputs in `trainingInfo`.
- * Returns the names of the gradients by those of their parameters.
+ * Where the graph leaves the loss to PyTorch, `loss` is attached. Returns the names of the gradients by those of their
+ * parameters, and that loss.
  *
- * Throws `unsupported-op` for an operator that has no such form.
+ * Throws `unsupported-op` for an operator that has no such form, `bad-option` where a loss is needed and not given.
  */
-export async function lowerOrtGradients(model: Model, oracle: ShapeOracle): Promise<Map<string, string>> {
+export async function lowerOrtGradients(
+  model: Model,
+  oracle: ShapeOracle,
+  loss?: LossSpec,
+): Promise<{ gradients: Map<string, string>; closed?: Closed }> {
   const { graph } = model;
   const gradients = takeBuffers(graph);
-  const unknown = graph.nodes.find(n => isOrtTraining(n) && !ortLowering(n));
+  const unknown = graph.nodes.find(n => isOrtTraining(n) && !isLowered(n));
   if (unknown)
     throw new AgdError(
       'unsupported-op',
@@ -27,13 +35,14 @@ export async function lowerOrtGradients(model: Model, oracle: ShapeOracle): Prom
     );
   upgradeOpset(model);
   bindStatistics(model);
-  const surroundings = {
+  const surroundings: Progress = {
+    loss,
     writers: new Map(graph.nodes.flatMap(n => n.outputs.flatMap(o => (o ? [[o, n] as const] : [])))),
     values: new Map(valuesOf(graph).map(v => [v.name, v])),
-    lost: new Set<Value>(),
+    lost: new Set(),
   };
   for (;;) {
-    const left = graph.nodes.find(ortLowering);
+    const left = graph.nodes.find(isLowered);
     if (!left) break;
     const runnable = runnablePart(model);
     if (runnable.graph.nodes.length) await inferShapes(runnable, oracle);
@@ -43,8 +52,11 @@ export async function lowerOrtGradients(model: Model, oracle: ShapeOracle): Prom
   const domains = new Set([...allGraphs(graph)].flatMap(g => g.nodes.map(n => n.domain)));
   for (const domain of [...model.opsetImports.keys()])
     if (domain && !domains.has(domain)) model.opsetImports.delete(domain);
-  return gradients;
+  if (!gradients.size) for (const pair of gradientsByName(graph)) gradients.set(...pair);
+  return { gradients, closed: surroundings.closed };
 }
+
+const isLowered = (node: Node) => isYield(node) || ortLowering(node) !== undefined;
 
 const BUFFER = /_grad\.accumulation\.buffer$/;
 
@@ -69,6 +81,14 @@ function takeBuffers(graph: Graph): Map<string, string> {
   );
 }
 
+/** Without buffers, the gradients are outputs that are called after their parameters. */
+function gradientsByName({ inputs, initializers, outputs }: Graph): [string, string][] {
+  const given = new Set(outputs.map(v => v.name));
+  return [...inputs, ...initializers.keys()]
+    .map(({ name }): [string, string] => [name, `${name}_grad`])
+    .filter(([, grad]) => given.has(grad));
+}
+
 /** The running statistics of batch normalization, which ONNX Runtime writes where it read them. */
 function bindStatistics(model: Model): void {
   const { graph } = model;
@@ -90,7 +110,7 @@ function runnablePart(model: Model): Model {
   const part = Object.assign(new Graph(model.graph.name), model.graph);
   part.nodes = model.graph.nodes.filter(node => {
     const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
-    const runs = !ortLowering(node) && !reads.some(v => missing.has(v));
+    const runs = !isLowered(node) && !reads.some(v => missing.has(v));
     if (!runs) for (const o of node.outputs) missing.add(o);
     return runs;
   });
@@ -98,7 +118,12 @@ function runnablePart(model: Model): Model {
 }
 
 /** `lost` are values that only the gradient of the node that wrote them reads, which does without. */
-type Progress = Surroundings & { values: Map<string, Value>; lost: Set<Value> };
+type Progress = Surroundings & {
+  values: Map<string, Value>;
+  lost: Set<Value>;
+  loss: LossSpec | undefined;
+  closed?: Closed;
+};
 
 /** Lowers the nodes whose inputs' ranks are known. Returns whether there were any. */
 function lowerReady(model: Model, surroundings: Progress): boolean {
@@ -114,15 +139,14 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
     node.inputs = node.inputs.map(v => v && current(v));
     for (const sub of node.subgraphs()) follow(sub, current);
     const ready = node.inputs.every(v => !v || v.shape || lost.has(v));
-    const lower = ready ? ortLowering(node) : undefined;
-    if (!lower) {
+    if (!ready || !isLowered(node)) {
       checkKept(node, lost);
       nodes.push(node);
       settle(node, g, surroundings);
       continue;
     }
     changed = true;
-    const outputs = lower(new GradientNode(node, g, surroundings));
+    const outputs = lowered(node, g, surroundings);
     node.outputs.forEach((old, i) => {
       const made = outputs[i];
       if (old && !made) lost.add(old);
@@ -139,8 +163,15 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
   return changed;
 }
 
+function lowered(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
+  if (!isYield(node)) return ortLowering(node)!(new GradientNode(node, g, surroundings));
+  const { closed, gradients } = closeYield(node, g, surroundings.loss);
+  surroundings.closed = closed;
+  return gradients;
+}
+
 function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {
-  const value = ortLowering(node) ? undefined : node.inputs.find(v => lost.has(v));
+  const value = isLowered(node) ? undefined : node.inputs.find(v => lost.has(v));
   if (value)
     throw new AgdError(
       'unsupported-op',

@@ -5,7 +5,10 @@ import { ortLowering } from '../ops/ort-training/index.js';
 const STOCK = new Set(['FusedMatMul', 'TransposeMatMul']);
 
 /** What ONNX Runtime's training has besides: gradients come from it or go into it. */
-const FRAME = new Set(['InPlaceAccumulatorV2', 'PythonOp', 'YieldOp']);
+const FRAME = new Set([
+  ...['InPlaceAccumulator', 'InPlaceAccumulatorV2', 'PythonOp', 'YieldOp'],
+  ...['AdamWOptimizer', 'SGDOptimizerV2', 'InplaceClipGradNorm'],
+]);
 
 /** Whether a node is one of those that only ONNX Runtime's training builds can run. */
 export function isOrtTraining(node: Node): boolean {

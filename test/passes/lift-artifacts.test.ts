@@ -1,10 +1,12 @@
 import { expect, it } from 'vitest';
 import { cloneModel } from '../../src/graph/clone.js';
-import { Node, Value } from '../../src/graph/ir.js';
+import { type Model, Node, Value } from '../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import type { Tensor } from '../../src/graph/tensor.js';
 import { type InjectOptions, inject } from '../../src/passes/inject.js';
 import { inspect } from '../../src/passes/inspect.js';
 import { liftArtifacts } from '../../src/passes/lift-artifacts.js';
+import { splitStep } from '../../src/passes/split-step.js';
 import { readDescription } from '../../src/passes/training-description.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
@@ -95,6 +97,61 @@ it('accumulates in the graph, where the artifacts had buffers', async () => {
   const weights = [twice!, once!].map(t => t.state.get('fc.weight')!.numbers());
   expect(weights[0]).toEqual(weights[1]);
   expect(twice!.description.accumulation?.batches).toBe(2);
+});
+
+/** The sample as ORTModule cuts it: the logits go to PyTorch, which gives their gradient back. */
+function yielding(): Model {
+  const model = artifacts().training;
+  const { graph } = model;
+  const ofLoss = (n: Node) => /^(SoftmaxCrossEntropyLoss(Grad)?|InPlaceAccumulatorV2)$/.test(n.opType);
+  const gone = new Set(graph.nodes.filter(ofLoss).flatMap(n => n.outputs));
+  const find = (name: string) => graph.nodes.flatMap(n => n.outputs).find(v => v?.name === name)!;
+  const [logits, dlogits] = [find('logits'), find('logits_grad')];
+  const extra = new Node('ReduceMax', [logits], [new Value('largest')]);
+  const handed = new Node('YieldOp', [extra.outputs[0]!, logits], [dlogits]);
+  handed.domain = 'com.microsoft';
+  handed.attrs.set('non_differentiable_outputs', { type: 'ints', value: [0] });
+  handed.attrs.set('full_shape_outputs', { type: 'ints', value: [] });
+  const at = graph.nodes.findIndex(ofLoss);
+  graph.nodes = graph.nodes.filter(n => !ofLoss(n));
+  graph.nodes.splice(at, 0, extra, handed);
+  graph.inputs = graph.inputs.filter(v => !/labels|buffer|lazy/.test(v.name));
+  graph.outputs = Object.keys(GRADIENTS).map(name => find(`${name}_grad`));
+  expect(graph.outputs.some(v => gone.has(v))).toBe(false);
+  return decodeModel(encodeModel(model));
+}
+
+it('puts a loss where a graph takes the gradients of its outputs from PyTorch', async () => {
+  const { values } = artifacts();
+  const options = { loss: { kind: 'cross-entropy', output: 'logits' }, optimizer: { lr: 0.05 } } as const;
+  const source = await liftArtifacts({ training: yielding(), values }, options, sessionShapes);
+  const { model, report } = await inject(source.model, source.options, sessionShapes);
+  expect(report.parameters.filter(p => p.trains).map(p => p.value.name)).toEqual(Object.keys(GRADIENTS));
+  const half = await Session.create(splitStep(model).gradients);
+  const results = await half.run({ x: BATCH.x!, target: BATCH.labels!, ...Object.fromEntries(values) });
+  expect(results.loss!.numbers()[0]).toBeCloseTo(LOSS, 6);
+  for (const name of Object.keys(GRADIENTS)) expectGradient(name, results[`${name}_grad`]!);
+  expect(readDescription(model)).toMatchObject({
+    exports: ['largest', 'logits'],
+    loss: { target: 'target' },
+  });
+});
+
+it('asks what to minimize where a graph leaves that to PyTorch, and for gradients that it does not find', async () => {
+  const { values } = artifacts();
+  const lift = (training: Model, options: InjectOptions) =>
+    liftArtifacts({ training, values }, options, sessionShapes);
+  await expect(lift(yielding(), {})).rejects.toThrow(/'com.microsoft.YieldOp' .*say with --loss/);
+  const other = yielding();
+  for (const v of other.graph.outputs) v.name = `d_${v.name}`;
+  const loss = { kind: 'cross-entropy', output: 'logits' } as const;
+  await expect(lift(other, { loss })).rejects.toThrow(/has none named PARAMETER_grad: name them with --grad/);
+});
+
+it('leaves frozen what the checkpoint has frozen, though its gradient is there', async () => {
+  const source = await liftArtifacts({ ...artifacts(), frozen: ['fc.bias'] }, {}, sessionShapes);
+  const { report } = await inject(source.model, source.options, sessionShapes);
+  expect(report.parameters.filter(p => !p.trains).map(p => p.value.name)).toEqual(['fc.bias', 'scale']);
 });
 
 it('names an operator that has no standard form', async () => {

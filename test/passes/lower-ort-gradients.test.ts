@@ -4,6 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
+import { ORT_OPERATORS } from '../../src/ops/ort-training/index.js';
 import { lowerOrtGradients } from '../../src/passes/lower-ort-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { sessionShapes } from '../../src/runtime/session.js';
@@ -54,8 +55,13 @@ async function outputsOf(nodes: StoredNode[], fed: Fed, outputs: string[]): Prom
   };
   const model = buildCase(c, true, false);
   await lowerOrtGradients(model, sessionShapes);
-  return runCase(model, c);
+  const results = await runCase(model, c);
+  for (const [op] of nodes) compared.add(op);
+  return results;
 }
+
+/** What was compared with a number of the runtime, of its definition, or of a backward pass of our own. */
+const compared = new Set(CASES.flatMap(c => c.nodes.map(([op]) => op)));
 
 describe('what only CUDA could run there', () => {
   const state = { hidden_size: 2, direction: 'bidirectional' };
@@ -171,6 +177,14 @@ describe('what only CUDA could run there', () => {
       {},
       { y: [3, 4, 5, 9, 10, 11] },
     ],
+    [
+      'BitmaskBiasDropout',
+      ['x', 'b', '', 'ratio', 'off'],
+      { x, b: tensorOf(['float32', [3], [1, 0, -1]]), ratio, off: tensorOf(['bool', [], [0]]) },
+      {},
+      { y: [2, 2, 2, 5, 5, 5] },
+    ],
+    ['TransposeMatMul', ['x', 'x'], { x }, { transB: 1, alpha: { float: 2 } }, { y: [28, 64, 64, 154] }],
   ])('%s gives what its definition says', async (op, inputs, fed, attrs, outputs) => {
     const results = await outputsOf(
       [[`com.microsoft.${op}`, inputs, Object.keys(outputs), attrs]],
@@ -233,3 +247,36 @@ it.each<[string, StoredNode[], RegExp]>([
   const last = nodes.at(-1)![2][0]!;
   await expect(outputsOf(nodes, fed, [last])).rejects.toThrow(message);
 });
+
+/** Those of ONNX Runtime's training, but for what only the frame of its sessions consists of. */
+const LISTED = [
+  ...['AveragePoolGrad', 'BatchNormInternal', 'BatchNormalizationGrad', 'BatchScale', 'BiasDropout'],
+  ...['BiasFastGeluGrad_dX', 'BiasGeluGrad_dX', 'BitmaskBiasDropout', 'BitmaskDropout', 'BitmaskDropoutGrad'],
+  ...['BroadcastGradientArgs', 'ConcatTraining', 'ConvGrad', 'ConvTransposeGrad', 'DivGrad', 'DropoutGrad'],
+  ...['FakeQuant', 'FakeQuantGrad', 'FastGeluGrad', 'FlattenAndUnpad', 'FusedMatMul', 'GRUGrad'],
+  ...['GRUTraining', 'GatherElementsGrad', 'GatherGrad', 'GatherNDGrad', 'GeluGrad'],
+  ...['InvertibleLayerNormalizationGrad', 'LSTMGrad', 'LSTMTraining', 'LayerNormalizationGrad'],
+  ...['LeakyReluGrad', 'LogSoftmaxGrad', 'LogSoftmaxGrad_13', 'MaxPoolGrad', 'PadAndUnflatten'],
+  ...['QuickGeluGrad', 'ReduceSumTraining', 'ReluGrad', 'ResizeGrad', 'Scale', 'ScaledSum'],
+  ...['ShrunkenGather', 'SigmoidGrad', 'SimplifiedLayerNormalizationGrad', 'SliceGrad', 'SoftmaxGrad'],
+  ...['SoftmaxGrad_13', 'SoftmaxCrossEntropyLossGrad', 'SoftmaxCrossEntropyLossInternal'],
+  ...['SoftmaxCrossEntropyLossInternalGrad', 'SplitTraining', 'TanhGrad', 'TransposeMatMul'],
+];
+
+it('knows all operators of the training builds, and has compared each', () => {
+  expect([...ORT_OPERATORS].sort()).toEqual([...LISTED].sort());
+  const names = new Set([...compared].map(op => op.replace('com.microsoft.', '')));
+  expect(LISTED.filter(op => !names.has(op))).toEqual([]);
+});
+
+it.each(['PythonOp', 'PythonOpGrad', 'AdamWOptimizer', 'SGDOptimizerV2', 'InplaceClipGradNorm', 'NewGrad_8'])(
+  'says in a line that it cannot write %s',
+  async op => {
+    await expect(
+      outputsOf([[`com.microsoft.${op}`, ['x'], ['y'], {}]], { x: spread([2]) }, ['y']),
+    ).rejects.toMatchObject({
+      code: 'unsupported-op',
+      message: `No standard operators do what 'com.microsoft.${op}' (node 'y') of ONNX Runtime's training does.`,
+    });
+  },
+);

@@ -86,11 +86,6 @@ export const FakeQuantGrad = lowering<readonly [dy: Expr, mask: Expr]>(({ inputs
   dy.mul(mask.indicator(dy)),
 ]);
 
-type Sum = readonly [buffer: Expr, value: Expr];
-
-/** Gradients are added up by the step, not by the graph that it is made from. */
-export const InPlaceAccumulator = lowering<Sum>(({ inputs: [buffer, value] }) => [buffer.add(value)]);
-
 /** y = alpha * op(a) @ op(b): the last two axes, or the batch and the rows, change places. */
 export const FusedMatMul = lowering<Two>(({ inputs: [a, b], attrs }) => {
   const flag = (name: string) => attrs.int(name, 0) === 1;

@@ -30,6 +30,7 @@ export {
   exportFrom,
   isFolder,
   loadParameters,
+  modelFile,
   type Opened,
   openForInjection,
 } from './runtime/artifacts.js';

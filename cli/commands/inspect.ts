@@ -8,7 +8,11 @@ import { painter } from '../ui/terminal.js';
 export const builder = (args: Argv) =>
   selectionOptions(
     args
-      .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file' })
+      .positional('model', {
+        type: 'string',
+        demandOption: true,
+        describe: 'ONNX file, or a folder of training artifacts',
+      })
       .option('output', {
         type: 'string',
         describe: 'Output that a loss would read, where there are several',
@@ -26,8 +30,8 @@ type Args = ArgumentsCamelCase<{
 }>;
 
 export async function handler({ model: path, output, json, train, freeze, color }: Args): Promise<void> {
-  const { inspect, loadModel } = await import('../../src/index.js');
-  const found = await inspect(await loadModel(path), { output, train, freeze });
+  const { inspect, loadModel, modelFile } = await import('../../src/index.js');
+  const found = await inspect(await loadModel(await modelFile(path)), { output, train, freeze });
   if (json) {
     console.log(JSON.stringify(found, undefined, 2));
     return;

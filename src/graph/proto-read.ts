@@ -64,6 +64,11 @@ const MODEL_FIELDS: (keyof ModelProto)[] = [
   'producerVersion',
 ];
 
+/** Writes each operator set of a model once, though its file named one twice, as '' and 'ai.onnx' do. */
+export function forgetOpsetSpelling(model: Model): void {
+  model.extra = { ...(model.extra as ModelExtra | undefined), opsets: [] };
+}
+
 /** Versions of operator sets by domain, '' for ai.onnx. */
 export function readOpsets(imports: readonly OperatorSetIdProto[] | undefined): Map<string, number> {
   return new Map(imports?.map(entry => [readDomain(entry.domain), readVersion(entry)]));

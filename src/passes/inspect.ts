@@ -5,6 +5,7 @@ import { opDef } from '../ops/index.js';
 import { activeValues } from './backward.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
+import { notLowered } from './lower-ort-gradients.js';
 import { isOrtTraining } from './ort-training.js';
 import { type ParameterChoice, selectParameters } from './select-parameters.js';
 import { isInjected, readDescription, type TrainingDescription } from './training-description.js';
@@ -71,7 +72,7 @@ export async function inspect(
       ...(kind === 'injected' ? { training: readDescription(model) } : {}),
       parameters: [],
       operators: countOperators(nodes, new Set()),
-      needs: [KIND_NEEDS[kind]],
+      needs: [...notLowered(model.graph).map(n => `standard operators for ${n.label}`), KIND_NEEDS[kind]],
     };
   try {
     const { work } = await normalize(model, oracle);
@@ -104,9 +105,11 @@ export async function inspect(
 
 const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
   injected: 'nothing: it is ready for `agd-onnx train`',
-  gradients: 'the forward model: this graph computes gradients already',
-  'ort-training': "the forward model: this is a training artifact of ONNX Runtime's own training",
-  'training-info': 'the forward model: this file describes a training step in training_info',
+  gradients:
+    "--grad '{param}_grad', as the gradients are named, and --loss-output NAME where several may be it",
+  'ort-training': 'nothing but the checkpoint beside it, or --params FILE',
+  'training-info':
+    'nothing: its own step trains; --replace-optimizer puts --optimizer in the place of its own',
 };
 
 function kindOf(model: Model): Inspection['kind'] {
@@ -150,6 +153,7 @@ function countOperators(nodes: readonly Node[], path: ReadonlySet<Node>): Operat
 }
 
 function statusOf(node: Node): GradientStatus {
+  if (isOrtTraining(node)) return 'none';
   const kind = opDef(node)?.kind;
   return kind === undefined ? 'missing' : kind === 'none' || kind === 'zero' ? kind : 'yes';
 }

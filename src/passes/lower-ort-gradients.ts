@@ -1,6 +1,7 @@
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, Graph, Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { forgetOpsetSpelling } from '../graph/proto-read.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { GradientNode, type Surroundings } from '../ops/core/gradient-node.js';
@@ -26,13 +27,8 @@ export async function lowerOrtGradients(
   loss?: LossSpec,
 ): Promise<{ gradients: Map<string, string>; closed?: Closed }> {
   const { graph } = model;
+  checkOperators(graph);
   const gradients = takeBuffers(graph);
-  const unknown = graph.nodes.find(n => isOrtTraining(n) && !isLowered(n));
-  if (unknown)
-    throw new AgdError(
-      'unsupported-op',
-      `No standard operators do what ${unknown.label} of ONNX Runtime's training does.`,
-    );
   upgradeOpset(model);
   bindStatistics(model);
   const surroundings: Progress = {
@@ -49,6 +45,7 @@ export async function lowerOrtGradients(
     if (!lowerReady(model, surroundings))
       throw new AgdError('unsupported-op', `Cannot lower ${left.label}: the rank of an input is not known.`);
   }
+  forgetOpsetSpelling(model);
   const domains = new Set([...allGraphs(graph)].flatMap(g => g.nodes.map(n => n.domain)));
   for (const domain of [...model.opsetImports.keys()])
     if (domain && !domains.has(domain)) model.opsetImports.delete(domain);
@@ -58,14 +55,33 @@ export async function lowerOrtGradients(
 
 const isLowered = (node: Node) => isYield(node) || ortLowering(node) !== undefined;
 
+/** The nodes of ONNX Runtime's training that there are no standard operators for. */
+export function notLowered(graph: Graph): Node[] {
+  const sums = new Set(buffered(graph));
+  return graph.nodes.filter(n => isOrtTraining(n) && !isLowered(n) && !sums.has(n));
+}
+
+/** Throws `unsupported-op` where there are such nodes. */
+export function checkOperators(graph: Graph): void {
+  const [unknown] = notLowered(graph);
+  if (!unknown) return;
+  throw new AgdError(
+    'unsupported-op',
+    `No standard operators do what ${unknown.label} of ONNX Runtime's training does.`,
+  );
+}
+
+/** The nodes that add gradients up in inputs. */
+function buffered({ nodes, inputs }: Graph): Node[] {
+  const given = new Set<Value | null>(inputs);
+  return nodes.filter(n => /^InPlaceAccumulator(V2)?$/.test(n.opType) && given.has(n.inputs[0]!));
+}
+
 const BUFFER = /_grad\.accumulation\.buffer$/;
 
 /** Removes the nodes that add gradients up in buffers. Returns the gradients by the parameters they are for. */
 function takeBuffers(graph: Graph): Map<string, string> {
-  const inputs = new Set<Value | null>(graph.inputs);
-  const sums = graph.nodes.filter(
-    n => /^InPlaceAccumulator(V2)?$/.test(n.opType) && inputs.has(n.inputs[0]!),
-  );
+  const sums = buffered(graph);
   const gone = new Set(sums.flatMap(n => [n.inputs[0], n.inputs[2], ...n.outputs]));
   graph.nodes = graph.nodes.filter(n => !sums.includes(n));
   for (const node of graph.nodes) for (const v of node.inputs) gone.delete(v);

@@ -9,6 +9,7 @@ import { decodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/inject.js';
 import { inferenceModel, liftArtifacts } from '../passes/lift-artifacts.js';
+import { checkOperators } from '../passes/lower-ort-gradients.js';
 import { isOrtTraining } from '../passes/ort-training.js';
 import { partOfModel } from '../passes/part-of-model.js';
 import { isInjected } from '../passes/training-description.js';
@@ -41,7 +42,7 @@ export async function openForInjection(
   options: InjectOptions,
   params?: string,
 ): Promise<Opened> {
-  const file = (await isFolder(path)) ? await trainingFile(path) : path;
+  const file = await modelFile(path);
   const training = await loadModel(file);
   const given = params === undefined ? undefined : await readParameters(params);
   if (!training.graph.nodes.some(isOrtTraining))
@@ -49,6 +50,7 @@ export async function openForInjection(
       model: training,
       options: given ? { ...options, values: given.values, original: undefined } : options,
     };
+  checkOperators(training.graph);
   const folder = dirname(file);
   const beside = besides(basename(file), await readdir(folder));
   const stored =
@@ -67,15 +69,16 @@ export async function openForInjection(
   return { model, options: lifted, optimizer: checkpoint?.optimizers[0] };
 }
 
-/** The one training model in a folder. Its name may have something before it, as those of the files that belong to it. */
-async function trainingFile(folder: string): Promise<string> {
-  const found = (await readdir(folder)).filter(name => name.endsWith(TRAINING));
+/**
+ * The model in `path`: a file is it, a folder of training artifacts has one training model, whose name may begin with
+ * something that the names of what belongs to it begin with too. Throws `bad-option` where there are several.
+ */
+export async function modelFile(path: string): Promise<string> {
+  if (!(await isFolder(path))) return path;
+  const found = (await readdir(path)).filter(name => name.endsWith(TRAINING));
   if (found.length > 1)
-    throw new AgdError(
-      'bad-option',
-      `${folder} has several training models: name one of ${found.join(', ')}.`,
-    );
-  return join(folder, found[0] ?? TRAINING);
+    throw new AgdError('bad-option', `${path} has several training models: name one of ${found.join(', ')}.`);
+  return join(path, found[0] ?? TRAINING);
 }
 
 /** What belongs to a training model: the files that its name begins like. */

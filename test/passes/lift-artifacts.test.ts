@@ -1,3 +1,4 @@
+import { onnx as proto } from 'onnx-proto';
 import { expect, it } from 'vitest';
 import { cloneModel } from '../../src/graph/clone.js';
 import { type Model, Node, Value } from '../../src/graph/ir.js';
@@ -72,6 +73,17 @@ it('writes standard operators only, and no operator set that they do not need', 
   expect([...new Set(model.graph.nodes.map(n => n.domain))]).toEqual(['']);
   expect([...model.opsetImports]).toEqual([['', 18]]);
   expect(model.graph.inputs.map(v => v.name)).not.toContain('lazy_reset_grad');
+  // '' is ai.onnx.
+  const odd = proto.ModelProto.decode(encodeModel(artifacts().training));
+  for (const [domain, version] of [
+    ['ai.onnx', 18],
+    ['com.microsoft', 1],
+  ] as const)
+    odd.opsetImport.push(proto.OperatorSetIdProto.create({ domain, version }));
+  const training = decodeModel(proto.ModelProto.encode(odd).finish());
+  const source = await liftArtifacts({ ...artifacts(), training }, {}, sessionShapes);
+  const written = encodeModel((await inject(source.model, source.options, sessionShapes)).model);
+  expect(proto.ModelProto.decode(written).opsetImport.map(o => o.domain)).toEqual(['']);
 });
 
 it('trains, with what is frozen left as it is, and evaluates', async () => {
@@ -159,6 +171,7 @@ it('names an operator that has no standard form', async () => {
   const odd = new Node('PythonOpGrad', [training.graph.inputs[0]!], [new Value('odd')]);
   odd.domain = 'com.microsoft';
   training.graph.nodes.push(odd);
+  expect((await inspect(training, {}, sessionShapes)).needs[0]).toContain('PythonOpGrad');
   await expect(liftArtifacts({ training, values }, {}, sessionShapes)).rejects.toMatchObject({
     code: 'unsupported-op',
     message: expect.stringContaining("'com.microsoft.PythonOpGrad' (node 'odd')"),
@@ -167,7 +180,12 @@ it('names an operator that has no standard form', async () => {
 
 it('leaves the artifacts as they are, which are known by their operators', async () => {
   const { training } = artifacts();
-  expect((await inspect(training, {}, sessionShapes)).kind).toBe('ort-training');
+  const found = await inspect(training, {}, sessionShapes);
+  expect(found).toMatchObject({
+    kind: 'ort-training',
+    needs: [expect.stringMatching(/checkpoint beside it/)],
+  });
+  expect(found.operators.filter(o => o.gradient === 'missing')).toEqual([]);
   const count = training.graph.nodes.length;
   await liftArtifacts({ ...artifacts(), training }, {}, sessionShapes);
   expect(training.graph.nodes.length).toBe(count);

@@ -40,6 +40,12 @@ export const gradientOptions = <T>(args: Argv<T>) =>
       describe: 'Put --optimizer in the place of that of a step in training_info',
       group: TRAINING,
     },
+    initialize: {
+      type: 'boolean',
+      describe: 'Begin as the initialization in training_info says',
+      group: TRAINING,
+      conflicts: 'params',
+    },
     params: {
       type: 'string',
       describe: 'Take parameters from this file: .safetensors, .npz, .onnx, checkpoint',
@@ -103,6 +109,7 @@ export type Parsed = ParsedStep &
     grad?: string[];
     replaceOptimizer?: boolean;
     params?: string;
+    initialize?: boolean;
     train?: string[];
     freeze?: string[];
     batchNorm?: string;
@@ -119,7 +126,7 @@ export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOut
 /** Options that count when a model is injected, and would be forgotten where it is already. */
 const INJECT_ONLY: readonly (keyof Parsed)[] = [
   ...(['output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'] as const),
-  ...(['params', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
+  ...(['params', 'initialize', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
   ...(['checkpointActivations', 'checkpointSegments'] as const),
   ...OPTIMIZER_FLAGS,
   ...(['group', 'decayBiasNorm', 'schedule', 'clipGradNorm', 'clipGradValue'] as const),

@@ -52,7 +52,7 @@ export async function handler(args: Args): Promise<void> {
   const source = await openForInjection(
     args.model,
     await withOriginal(injectOptions(args), args.model),
-    args.params,
+    args,
   );
   const { model, report } = await inject(source.model, source.options);
   const begun = goOnFrom(model, source.optimizer);

@@ -83,6 +83,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     model: args.model,
     inject: inject && (await withOriginal(inject, args.model)),
     params: args.params,
+    initialize: args.initialize,
     ...dataOf(args),
     output,
     state: args.state,

@@ -62,7 +62,7 @@ async function compareAll(folder, params) {
     ),
   );
   const work = mkdtempSync(join(tmpdir(), 'ort-training-'));
-  const opened = await openForInjection(folder, { optimizer: { lr: 0 } }, params);
+  const opened = await openForInjection(folder, { optimizer: { lr: 0 } }, { params });
   const { model } = await inject(opened.model, opened.options);
   const checkpoint = join(folder, files.find(f => /^checkpoint|\.ckpt$/.test(f)) ?? '');
   const written = join(work, 'checkpoint');
@@ -211,7 +211,7 @@ async function theirGradients(files, batch, names, values) {
 /** Some steps here and one there, against all of them here. AdamW there adds epsilon before it corrects. */
 async function adamwGoesOn(files, { folder, params, batch, names, work }) {
   const optimizer = { name: 'adamw', lr: LR, eps: EPS, weightDecay: 0 };
-  const opened = await openForInjection(folder, { optimizer }, params);
+  const opened = await openForInjection(folder, { optimizer }, { params });
   const trainer = await Trainer.create((await inject(opened.model, opened.options)).model);
   for (let i = 0; i < STEPS; i++) await trainer.step(batch);
   const checkpoint = join(work, 'adamw');

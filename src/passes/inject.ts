@@ -87,8 +87,9 @@ export async function inject(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
   const { loss, gradients, replaceOptimizer, values } = options;
-  const model = values ? withValues(source, values) : source;
-  if (hasOwnStep(model) && !gradients && (!loss || loss.kind === 'output')) {
+  const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');
+  const model = values && !own ? withValues(source, values) : source;
+  if (own) {
     if (!replaceOptimizer) return adoptStep(model, options, oracle);
     const lifted = await withoutOptimizer(model, options, oracle);
     return injectStep(lifted.model, lifted.options, oracle);

@@ -18,6 +18,7 @@ import { lowerTrainingOperators, type TrainingOperators } from './lower-training
 import { embedOriginal } from './original.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { stateInput } from './transition.js';
+import { withValues } from './with-values.js';
 
 /** Whether the model brings a training step of its own in `training_info`. */
 export function hasOwnStep(model: Model): boolean {
@@ -46,7 +47,8 @@ export function withAlgorithm(model: Model): Model {
 type Step = { work: Model; operators: TrainingOperators; updates: Binding[]; loss: string };
 
 async function readStep(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Step> {
-  const work = withAlgorithm(model);
+  const step = withAlgorithm(model);
+  const work = options.values ? withValues(step, options.values) : step;
   const { graph, trainingInfo } = work;
   const updates = trainingInfo.flatMap(info => info.updates);
   const stored = new Map([...graph.initializers.keys()].map(v => [v.name, v]));
@@ -59,10 +61,6 @@ async function readStep(model: Model, options: InjectOptions, oracle: ShapeOracl
         'invalid-model',
         `training_info updates '${state}' with '${value}', which nothing computes.`,
       );
-  }
-  for (const [value] of graph.initializers) {
-    const tensor = options.values?.get(value.name);
-    if (tensor) graph.initializers.set(value, tensor);
   }
   const operators = await lowerTrainingOperators(work, oracle);
   await inferShapes(work, oracle);

@@ -16,6 +16,7 @@ import { isInjected } from '../passes/training-description.js';
 import { readBytes } from './data/bytes.js';
 import { loadArrays } from './data/load.js';
 import { exportFile, withParameters } from './export.js';
+import { initialValues } from './initialize.js';
 import {
   decodeCheckpoint,
   isCheckpoint,
@@ -29,22 +30,30 @@ import { sessionShapes } from './session.js';
 const TRAINING = 'training_model.onnx';
 const CHECKPOINT = /checkpoint$|\.ckpt$/;
 
+/** Where the parameters' values come from, if not from the model or its checkpoint. */
+export type Beginning = { params?: string; initialize?: boolean };
+
 /** A model to inject, what its kind adds to the options, and the optimizer's state that its checkpoint has. */
 export type Opened = { model: Model; options: InjectOptions; optimizer?: OptimizerGroup };
 
 /**
  * The model in `path`, and the options with what its kind adds to them. A training model of ONNX Runtime's, or the
  * folder with it, comes with the evaluation model and the checkpoint beside it, whose names begin alike. `params` is a
- * file of values for the parameters, a checkpoint or others. Throws `missing-data`, `io`, and as `liftArtifacts` does.
+ * file of values for the parameters, a checkpoint or others; with `initialize`, they are those that the initialization of
+ * training_info gives. Throws `missing-data`, `io`, and as `liftArtifacts` and `initialValues` do.
  */
 export async function openForInjection(
   path: string,
   options: InjectOptions,
-  params?: string,
+  { params, initialize }: Beginning = {},
 ): Promise<Opened> {
   const file = await modelFile(path);
   const training = await loadModel(file);
-  const given = params === undefined ? undefined : await readParameters(params);
+  const given = initialize
+    ? { values: await initialValues(training, options.seed) }
+    : params === undefined
+      ? undefined
+      : await readParameters(params);
   if (!training.graph.nodes.some(isOrtTraining))
     return {
       model: training,

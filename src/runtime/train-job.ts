@@ -5,7 +5,7 @@ import type { Tensor } from '../graph/tensor.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
 import { hasOwnStep } from '../passes/training-info.js';
-import { openForInjection } from './artifacts.js';
+import { type Beginning, openForInjection } from './artifacts.js';
 import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
@@ -19,28 +19,27 @@ import { type LoopEvent, trainingLoop } from './training-loop.js';
 type Arrays = ReadonlyMap<string, Tensor>;
 
 /** A training run from files to files. */
-export type TrainJob = SessionOptions & {
-  /** An injected model, or a plain one together with `inject`. */
-  model: string;
-  inject?: InjectOptions;
-  /** A file of values for parameters that the model has none of, or others. */
-  params?: string;
-  data: string;
-  validation?: string;
-  /** Where the trained model goes: the original model with its new weights. */
-  output: string;
-  /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
-  state?: string;
-  /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
-  resumePytorch?: string;
-  /** Writes the moving average of the weights to `output`, not the weights. */
-  exportEma?: boolean;
-  epochs: number;
-  batchSize?: number;
-  seed?: number;
-  lr?: number;
-  bind?: Omit<BindOptions, 'labels' | 'source'>;
-};
+export type TrainJob = SessionOptions &
+  Beginning & {
+    /** An injected model, or a plain one together with `inject`. */
+    model: string;
+    inject?: InjectOptions;
+    data: string;
+    validation?: string;
+    /** Where the trained model goes: the original model with its new weights. */
+    output: string;
+    /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
+    state?: string;
+    /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
+    resumePytorch?: string;
+    /** Writes the moving average of the weights to `output`, not the weights. */
+    exportEma?: boolean;
+    epochs: number;
+    batchSize?: number;
+    seed?: number;
+    lr?: number;
+    bind?: Omit<BindOptions, 'labels' | 'source'>;
+  };
 
 export type TrainEvent =
   | LoopEvent
@@ -131,7 +130,7 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
 }
 
 async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent) => void): Promise<Model> {
-  const { model, options, optimizer } = await openForInjection(job.model, job.inject ?? {}, job.params);
+  const { model, options, optimizer } = await openForInjection(job.model, job.inject ?? {}, job);
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(

@@ -66,7 +66,7 @@ it('trains the evaluation model, whose parameters are inputs, from the loss that
     string,
   ];
   const loss = { kind: 'output', output: 'onnx::loss::7' } as const;
-  const opened = await openForInjection(evaluation, { loss }, join(folder, 'checkpoint'));
+  const opened = await openForInjection(evaluation, { loss }, { params: join(folder, 'checkpoint') });
   const { report } = await inject(opened.model, opened.options, sessionShapes);
   expect(report.parameters.filter(p => p.trains)).toHaveLength(4 + 1);
   const values = await loadParameters(join(folder, 'checkpoint'));

@@ -119,6 +119,11 @@ function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
         'no-such-value',
         `Output '${name}' would by '${text}' be the gradient of '${owner}', which the model does not have.`,
       );
+    if (pairs.length && owner !== undefined && !pairs.some(([p]) => p.name === owner))
+      throw new AgdError(
+        'missing-data',
+        `'${owner}' has a gradient, '${name}', and no value: give it with --params, or, where it is data, name the gradients of parameters one by one.`,
+      );
   }
   if (!pairs.length)
     throw new AgdError(

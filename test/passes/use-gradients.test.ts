@@ -166,6 +166,14 @@ it('refuses a parameter without a value, and a value of another shape', async ()
   );
 });
 
+it('asks for the one value that is missing, where a pattern says that it is a parameter', async () => {
+  const { model, values } = await withoutValues();
+  values.delete('fc2.bias');
+  await expect(inject(model, { gradients: ['{param}_grad'], values }, sessionShapes)).rejects.toThrow(
+    /'fc2.bias' has a gradient, 'fc2.bias_grad', and no value: give it with --params/,
+  );
+});
+
 it('asks which of several outputs is the loss', async () => {
   const model = await joint();
   const other = new Value('other');

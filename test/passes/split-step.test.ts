@@ -68,6 +68,17 @@ it.each<[string, Model, InjectOptions]>([
       optimizer: { amsgrad: true, win: true },
     },
   ],
+  [
+    'with a schedule, groups, telemetry and what rounding leaves',
+    normalized(),
+    {
+      schedule: { kind: 'cosine', total: 5, warmup: 1 },
+      groups: [{ match: ['fc2.*'], options: { lr: 0.1, weightDecay: 0.1 } }],
+      ...{ noDecayBiasNorm: true, telemetry: 2, compensate: true },
+    },
+  ],
+  ['with scalars in float32, and tiles', mlp(), { scalars: 'float32', tile: true, batchNorm: 'eval' }],
+  ['that computes activations again', products(), { checkpointActivations: 2, clipGradNorm: 0.1 }],
   ['of second order', mlp(), { optimizer: { name: 'adahessian' }, clipGradNorm: 0.1 }],
   [
     'of second order, with everything around the update',

@@ -123,9 +123,15 @@ export type Parsed = ParsedStep &
 /** Whether the command line says anything of a loss. */
 export const hasLoss = (args: Parsed) => args.loss !== undefined || args.lossOutput !== undefined;
 
+/** What is said of a loss besides which. */
+const LOSS_DETAILS = [
+  ...(['output', 'target', 'labelSmoothing'] as const),
+  ...(['ignoreIndex', 'classWeights', 'classAxis'] as const),
+];
+
 /** Options that count when a model is injected, and would be forgotten where it is already. */
 const INJECT_ONLY: readonly (keyof Parsed)[] = [
-  ...(['output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'] as const),
+  ...LOSS_DETAILS,
   ...(['params', 'initialize', 'train', 'freeze', 'batchNorm', 'dropout', 'straightThrough'] as const),
   ...(['checkpointActivations', 'checkpointSegments'] as const),
   ...OPTIMIZER_FLAGS,
@@ -153,7 +159,15 @@ export function injectOptionsIfTask(args: Parsed, isTask = false): InjectOptions
 export function lossSpec(args: Parsed, output = args.output): LossSpec {
   const { loss, lossOutput } = args;
   if (loss && lossOutput) throw new AgdError('bad-option', 'Give --loss or --loss-output, not both.');
-  if (lossOutput) return { kind: 'output', output: lossOutput };
+  if (lossOutput) {
+    const lost = LOSS_DETAILS.find(name => name !== 'target' && args[name] !== undefined);
+    if (lost)
+      throw new AgdError(
+        'bad-option',
+        `--${kebab(lost)} is for --loss: what --loss-output names is computed already.`,
+      );
+    return { kind: 'output', output: lossOutput, target: args.target };
+  }
   if (!loss)
     throw new AgdError(
       'bad-option',
@@ -174,6 +188,12 @@ export function lossSpec(args: Parsed, output = args.output): LossSpec {
 
 export function injectOptions(args: Parsed, output = args.output): InjectOptions {
   const { train, freeze, straightThrough, seed } = args;
+  const lost = hasLoss(args) ? undefined : LOSS_DETAILS.find(name => args[name] !== undefined);
+  if (lost)
+    throw new AgdError(
+      'bad-option',
+      `--${kebab(lost)} says more of a loss, and there is none: give --loss too.`,
+    );
   return {
     loss: hasLoss(args) ? lossSpec(args, output) : undefined,
     gradients: args.grad,

@@ -28,7 +28,7 @@ export { isInjected, readDescription, type TrainingDescription } from './passes/
 export { trainingInfoForm } from './passes/training-info-form.js';
 export {
   exportFrom,
-  isFolder,
+  isArtifacts,
   loadParameters,
   modelFile,
   type Opened,

@@ -76,9 +76,9 @@ export async function handler(args: TrainArgs): Promise<void> {
     [output, isInPlace(args) ? undefined : args.state, args.log, args.report],
     [args.model, args.data, args.val, args.params, args.config, args.resumePytorch],
   );
-  const { checkWritable, isFolder } = await import('../../src/index.js');
+  const { checkWritable, isArtifacts } = await import('../../src/index.js');
   for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
-  const inject = injectOptionsIfTask(args, await isFolder(args.model));
+  const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   const job: TrainJob = {
     model: args.model,
     inject: inject && (await withOriginal(inject, args.model)),

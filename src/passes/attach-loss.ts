@@ -24,12 +24,15 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
       'bad-dtype',
       `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
     );
-  if (spec.kind === 'output')
-    return {
-      loss: addOutput(g, scalar(output)),
-      output: output.value,
-      target: g.graph.inputs.find(v => v.name === spec.target),
-    };
+  if (spec.kind === 'output') {
+    const target = g.graph.inputs.find(v => v.name === spec.target);
+    if (spec.target !== undefined && !target)
+      throw new AgdError(
+        'no-such-value',
+        `The model has no input '${spec.target}' that could be the target.`,
+      );
+    return { loss: addOutput(g, scalar(output)), output: output.value, target };
+  }
   const name = spec.target ?? 'target';
   if (g.graph.inputs.some(v => v.name === name))
     throw new AgdError(

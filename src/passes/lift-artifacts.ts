@@ -62,7 +62,7 @@ export async function liftArtifacts(
     model,
     options: {
       ...options,
-      loss: { kind: 'output', output: loss, target: target?.name },
+      loss: { kind: 'output', output: loss, target: given?.target ?? target?.name },
       gradients: options.gradients ?? [...gradients].map(([param, grad]) => `${param}=${grad}`),
       values,
       exports: exports.length ? exports : undefined,

@@ -96,7 +96,10 @@ function besides(training: string, names: readonly string[]) {
   return {
     evaluation: names.find(name => name === `${prefix}eval_model.onnx`),
     checkpoint() {
-      const found = names.filter(name => name.startsWith(prefix) && CHECKPOINT.test(name));
+      const usual = `${prefix}checkpoint`;
+      const found = names.includes(usual)
+        ? [usual]
+        : names.filter(name => name.startsWith(prefix) && CHECKPOINT.test(name));
       if (found.length === 1) return found[0]!;
       throw new AgdError(
         'missing-data',
@@ -139,7 +142,12 @@ export async function exportFrom(
   return patchModelFile(source, target, new Map(known));
 }
 
-export async function isFolder(path: string): Promise<boolean> {
+/** Whether a path is, by its name, one of training artifacts: a folder, or a training model. */
+export async function isArtifacts(path: string): Promise<boolean> {
+  return path.endsWith(TRAINING) || isFolder(path);
+}
+
+async function isFolder(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 

@@ -88,6 +88,13 @@ it('no loss, two losses, options of another loss', () => {
   expect(fails('inject', 'model.onnx', '--loss', 'mse', '--ignore-index', '1')).toMatch(
     /--ignore-index is for losses of classes/,
   );
+  expect(fails('inject', 'model.onnx', '--loss-output', 'logits', '--class-axis', '1')).toMatch(
+    /--class-axis is for --loss/,
+  );
+  expect(fails('inject', 'model.onnx', '--target', 'y')).toMatch(/--target says more of a loss.*give --loss/);
+  expect(fails('inject', 'model.onnx', '--loss-output', 'logits', '--target', 'y')).toMatch(
+    /no input 'y' that could be the target/,
+  );
   expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is no loss/);
 });
 

@@ -44,6 +44,8 @@ it('finds what belongs to a training model by what its name begins with', async 
   await copyFile(join(folder, 'v2_training_model.onnx'), join(folder, 'training_model.onnx'));
   await expect(openForInjection(folder, {})).rejects.toThrow(/several training models: name one of/);
   await copyFile(join(folder, 'v2_checkpoint'), join(folder, 'v2_last.ckpt'));
+  expect((await openForInjection(join(folder, 'v2_training_model.onnx'), {})).options.values?.size).toBe(5);
+  await rename(join(folder, 'v2_checkpoint'), join(folder, 'v2_first.ckpt'));
   await expect(openForInjection(join(folder, 'v2_training_model.onnx'), {})).rejects.toThrow(
     /There are 2 checkpoints beside v2_training_model.onnx: .*--params/,
   );

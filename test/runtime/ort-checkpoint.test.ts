@@ -181,6 +181,11 @@ it('refuses another version, and files of another kind', async () => {
 });
 
 it('refuses a nominal checkpoint, and one whose external file is missing or too short', async () => {
+  const nominal = encodeFlatbuffer(
+    { table: [{ int32: 2 }, { table: [{ tables: [] }, { tables: [] }, { bool: true }] }] },
+    'ODTC',
+  );
+  await expect(decodeCheckpoint(nominal, 'names')).rejects.toThrow(/names: it is a nominal checkpoint/);
   const path = join(folder, 'cut');
   await writeOrtCheckpoint(path, CONTENT, { external: true });
   const data = await readFile(`${path}.data`);

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { saveModel } from '../../../src/graph/files.js';
 import { Graph, Model, Node, type Shape, Value } from '../../../src/graph/ir.js';
+import type { GraphExtra } from '../../../src/graph/proto-read.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { type AttrInit, float, toAttrs } from '../../../src/ops/core/builder.js';
 import type { Artifacts } from '../../../src/passes/lift-artifacts.js';
@@ -115,6 +116,9 @@ export function artifacts(): Artifacts & { frozen: string[] } {
   a.add('Shape', 'p', 'p_shape');
   a.add('Reshape', 'f_grad p_shape', 'p_grad');
   a.add('MaxPoolGrad', 'p_grad p_mask', 'r_grad', POOL);
+  // The runtime of the artifacts cannot infer it.
+  a.value('r_grad').type = { kind: 'tensor', dtype: 'float32', shape: [4, 2, 4, 4] };
+  a.graph.extra = { rest: undefined, listed: ['r_grad'] } satisfies GraphExtra;
   a.add('ms.ReluGrad', 'r_grad r', 'c_grad');
   a.add('ms.ConvGrad', 'c_grad x conv.weight', '- conv.weight_grad conv.bias_grad', CONV);
   for (const name of TRAINABLE)

@@ -16,8 +16,6 @@ export type Artifacts = {
   evaluation?: Model;
   /** Parameters, those that are frozen too, by name: the checkpoint's. */
   values: ReadonlyMap<string, Tensor>;
-  /** The names of those that are not to be trained, even where the training model computes their gradients. */
-  frozen?: Iterable<string>;
   /** What else the checkpoint keeps. */
   properties?: Record<string, StoredProperty>;
 };
@@ -31,7 +29,7 @@ export type Artifacts = {
  * `lowerOrtGradients` does.
  */
 export async function liftArtifacts(
-  { training, evaluation, values, frozen = [], properties = {} }: Artifacts,
+  { training, evaluation, values, properties = {} }: Artifacts,
   options: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; options: InjectOptions }> {
@@ -48,8 +46,8 @@ export async function liftArtifacts(
       'The training model adds no gradients up, and has none named PARAMETER_grad: name them with --grad.',
     );
   checkValues(model.graph, gradients, values);
-  for (const name of frozen) gradients.delete(name);
   const names = model.graph.inputs.map(v => v.name).filter(name => values.has(name));
+  const trains = (name: string) => gradients.has(name) && !options.frozen?.includes(name);
   const named = given?.kind === 'output' ? given.output : undefined;
   const loss = closed?.loss.name ?? named ?? model.graph.outputs[0]!.name;
   const handed = closed?.outputs.map(v => v.name).filter(name => name !== loss);
@@ -67,8 +65,8 @@ export async function liftArtifacts(
       values,
       exports: exports.length ? exports : undefined,
       checkpoint: {
-        trainable: names.filter(name => gradients.has(name)),
-        frozen: names.filter(name => !gradients.has(name)),
+        trainable: names.filter(trains),
+        frozen: names.filter(name => !trains(name)),
         properties,
       },
       original: encodeModel(withConstants(forward, values)),

@@ -13,7 +13,12 @@ export type SelectOptions = BackwardOptions & {
   train?: readonly string[];
   /** Globs over names: what matches does not train; stronger than `train`. */
   freeze?: readonly string[];
+  /** Names of what does not train in a checkpoint either. */
+  frozen?: readonly string[];
 };
+
+/** Why a parameter does not train that the checkpoint has frozen. */
+export const FROZEN = 'frozen in the checkpoint';
 
 /**
  * Decides which floating-point initializers train. One is a weight, and trains, if a target (the loss) depends on it
@@ -38,6 +43,7 @@ export function selectParameters(
   const choices = candidates.map(([value, tensor]): ParameterChoice => {
     const no = (why: string) => ({ value, trains: false, why });
     if (frozen?.(value.name)) return no('frozen by --freeze');
+    if (options.frozen?.includes(value.name)) return no(FROZEN);
     if (!reached.has(value)) return no('the loss does not depend on it through differentiable operators');
     if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train' };
     const reason = why(value, tensor);

@@ -7,7 +7,7 @@ import { attachLoss, type LossSpec } from './attach-loss.js';
 import type { StateUpdate } from './attach-optimizer.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { type InjectOptions, normalize, type Trainable } from './inject.js';
-import { matcher, type ParameterChoice } from './select-parameters.js';
+import { FROZEN, matcher, type ParameterChoice } from './select-parameters.js';
 import { checkType } from './with-values.js';
 
 export type GivenGradients = {
@@ -172,7 +172,7 @@ function choose(
   graph: Graph,
   found: ReadonlyMap<Value, Value>,
   own: ReadonlySet<string>,
-  { train, freeze }: InjectOptions,
+  { train, freeze, frozen: kept }: InjectOptions,
 ): ParameterChoice[] {
   const candidates = [...graph.initializers.keys()].filter(
     v => found.has(v) || (own.has(v.name) && isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
@@ -183,6 +183,7 @@ function choose(
   const choices = candidates.map((value): ParameterChoice => {
     const grad = found.get(value);
     if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze' };
+    if (kept?.includes(value.name)) return { value, trains: false, why: FROZEN };
     if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'` };
     if (forced?.(value.name))
       throw new AgdError('no-such-value', `Cannot train '${value.name}': the graph has no gradient of it.`);

@@ -30,6 +30,8 @@ import { sessionShapes } from './session.js';
 const TRAINING = 'training_model.onnx';
 const CHECKPOINT = /checkpoint$|\.ckpt$/;
 
+type Stored = { values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint };
+
 /** Where the parameters' values come from, if not from the model or its checkpoint. */
 export type Beginning = { params?: string; initialize?: boolean };
 
@@ -49,34 +51,43 @@ export async function openForInjection(
 ): Promise<Opened> {
   const file = await modelFile(path);
   const training = await loadModel(file);
-  const given = initialize
+  const given: Stored | undefined = initialize
     ? { values: await initialValues(training, options.seed) }
     : params === undefined
       ? undefined
       : await readParameters(params);
   if (!training.graph.nodes.some(isOrtTraining))
-    return {
-      model: training,
-      options: given ? { ...options, values: given.values, original: undefined } : options,
-    };
+    return given ? withGiven(training, options, given) : { model: training, options };
   checkOperators(training.graph);
   const folder = dirname(file);
   const beside = besides(basename(file), await readdir(folder));
-  const stored =
+  const stored: Stored =
     given ??
     (options.values ? { values: options.values } : await readParameters(join(folder, beside.checkpoint())));
   const evaluation = beside.evaluation ? await loadModel(join(folder, beside.evaluation)) : undefined;
   const { values, checkpoint } = stored;
   const { model, options: lifted } = await liftArtifacts(
     {
-      ...{ training, evaluation, values, frozen: checkpoint?.frozen.keys() },
+      ...{ training, evaluation, values },
       properties: checkpoint && storeProperties(checkpoint.properties),
     },
-    options,
+    { ...options, frozen: frozenIn(checkpoint) },
     sessionShapes,
   );
   return { model, options: lifted, optimizer: checkpoint?.optimizers[0] };
 }
+
+/** A model that computes no gradients, with parameters from elsewhere. */
+function withGiven(model: Model, options: InjectOptions, { values, checkpoint }: Stored): Opened {
+  const given: InjectOptions = { ...options, values, original: undefined };
+  if (!checkpoint) return { model, options: given };
+  const { trainable, optimizers, properties } = checkpoint;
+  const frozen = frozenIn(checkpoint);
+  const kept = { trainable: [...trainable.keys()], frozen, properties: storeProperties(properties) };
+  return { model, options: { ...given, frozen, checkpoint: kept }, optimizer: optimizers[0] };
+}
+
+const frozenIn = (checkpoint: OrtCheckpoint | undefined) => [...(checkpoint?.frozen.keys() ?? [])];
 
 /**
  * The model in `path`: a file is it, a folder of training artifacts has one training model, whose name may begin with
@@ -160,9 +171,7 @@ export async function loadParameters(path: string): Promise<ReadonlyMap<string, 
 }
 
 /** The same, with the checkpoint that they are of. */
-async function readParameters(
-  path: string,
-): Promise<{ values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint }> {
+async function readParameters(path: string): Promise<Stored> {
   const bytes = await readBytes(path);
   if (isCheckpoint(bytes) || CHECKPOINT.test(basename(path))) {
     const checkpoint = await decodeCheckpoint(bytes, path);

@@ -67,7 +67,8 @@ export function toOrtCheckpoint(injected: Model): OrtCheckpoint {
   const { trainable = names, frozen = [], properties = {} } = description.checkpoint ?? {};
   const state = initializers(injected);
   const values = new Map([...initializers(readOriginal(injected)), ...state]);
-  const taken = (list: readonly string[]) => new Map(list.map(name => [name, values.get(name)!]));
+  const taken = (list: readonly string[]) =>
+    new Map(list.flatMap(name => (values.has(name) ? [[name, values.get(name)!] as const] : [])));
   const count = state.get(step)!.numbers()[0]!;
   const kept = ADAMS.includes(optimizer.name) && count > 0 ? toPytorch(description, state) : undefined;
   const momentums = (name: string) =>

@@ -161,7 +161,7 @@ it('asks what to minimize where a graph leaves that to PyTorch, and for gradient
 });
 
 it('leaves frozen what the checkpoint has frozen, though its gradient is there', async () => {
-  const source = await liftArtifacts({ ...artifacts(), frozen: ['fc.bias'] }, {}, sessionShapes);
+  const source = await liftArtifacts(artifacts(), { frozen: ['fc.bias'] }, sessionShapes);
   const { report } = await inject(source.model, source.options, sessionShapes);
   expect(report.parameters.filter(p => !p.trains).map(p => p.value.name)).toEqual(['fc.bias', 'scale']);
 });

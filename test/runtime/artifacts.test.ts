@@ -7,6 +7,7 @@ import { inject } from '../../src/passes/inject.js';
 import { exportFrom, loadParameters, openForInjection } from '../../src/runtime/artifacts.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { exportFile } from '../../src/runtime/export.js';
+import { toOrtCheckpoint } from '../../src/runtime/ort-state.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { artifactFolder, BATCH } from '../passes/ort-training/artifacts.js';
@@ -70,7 +71,11 @@ it('trains the evaluation model, whose parameters are inputs, from the loss that
   const loss = { kind: 'output', output: 'onnx::loss::7' } as const;
   const opened = await openForInjection(evaluation, { loss }, { params: join(folder, 'checkpoint') });
   const { report } = await inject(opened.model, opened.options, sessionShapes);
-  expect(report.parameters.filter(p => p.trains)).toHaveLength(4 + 1);
+  expect(report.parameters.filter(p => p.trains)).toHaveLength(4);
+  expect(report.parameters.find(p => !p.trains)).toMatchObject({ why: 'frozen in the checkpoint' });
+  expect([
+    ...toOrtCheckpoint((await inject(opened.model, opened.options, sessionShapes)).model).frozen.keys(),
+  ]).toEqual(['scale']);
   const values = await loadParameters(join(folder, 'checkpoint'));
   await exportFrom(evaluation, out, { values });
   const { graph } = await loadModel(out);

@@ -38,6 +38,25 @@ export function takesClasses(kind: LossKind): boolean {
   return kind === 'cross-entropy' || kind === 'nll';
 }
 
+/** What the elements of a target may be, beside the class that is ignored. */
+export type TargetRange = { least: number; most: number; ignored?: number };
+
+/**
+ * The targets that a criterion of an output of this shape is defined for: numbers of its classes, or probabilities.
+ * Undefined where any number may be one.
+ */
+export function targetRange(
+  kind: LossKind,
+  shape: Shape | undefined,
+  options: LossOptions,
+): TargetRange | undefined {
+  if (kind === 'bce-with-logits') return { least: 0, most: 1 };
+  if (!takesClasses(kind)) return undefined;
+  const classes = shape?.[classAxisOf(shape.length, options)];
+  const most = typeof classes === 'number' ? classes - 1 : Infinity;
+  return { least: 0, most, ignored: options.ignoreIndex };
+}
+
 /** The loss as a scalar of the output's element type. */
 export function criterion(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): Expr {
   switch (kind) {

@@ -3,7 +3,15 @@ import { AgdError } from '../graph/errors.js';
 import type { Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
-import { criterion, type LossKind, type LossOptions, takesClasses, targetType } from '../ops/criterion.js';
+import {
+  criterion,
+  type LossKind,
+  type LossOptions,
+  type TargetRange,
+  takesClasses,
+  targetRange,
+  targetType,
+} from '../ops/criterion.js';
 
 /** Where the loss comes from: computed from an output and a target, or by the model itself, which may have a target. */
 export type LossSpec =
@@ -90,6 +98,11 @@ function addOutput(g: Builder, loss: Expr): Value {
   g.identity(loss.value, out);
   g.graph.outputs.push(out);
   return out;
+}
+
+/** What the elements of the target may be, where the loss reads this output; undefined where that is open. */
+export function rangeOfTarget(spec: LossSpec, output: Value): TargetRange | undefined {
+  return spec.kind === 'output' ? undefined : targetRange(spec.kind, output.shape, spec);
 }
 
 /** Whether targets of this loss are class numbers, for which accuracy means something. */

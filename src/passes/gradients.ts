@@ -4,7 +4,8 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
-import { attachLoss, type LossSpec } from './attach-loss.js';
+import type { TargetRange } from '../ops/criterion.js';
+import { attachLoss, type LossSpec, rangeOfTarget } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
 import { backward } from './backward.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
@@ -29,6 +30,8 @@ export type GradientOptions = SelectOptions & {
 export type GradientModel = {
   model: Model;
   loss?: string;
+  /** The input that takes the loss's target, and what its elements may be. */
+  target?: { name: string; range?: TargetRange };
   /** Name of the graph input that takes an output's cotangent, by output. */
   cotangents: Map<string, string>;
   /** Name of the graph output that holds a value's gradient, by value; null where the gradient is zero. */
@@ -42,7 +45,8 @@ export async function gradientModel(
   oracle: ShapeOracle,
 ): Promise<GradientModel> {
   const { work, g } = await normalize(model, oracle);
-  const loss = options.loss && attachLoss(g, options.loss).loss;
+  const attached = options.loss && attachLoss(g, options.loss);
+  const { loss, target, output: read } = attached ?? {};
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const wrt = chooseWrt(g, options, loss);
   if (loss) {
@@ -57,7 +61,13 @@ export async function gradientModel(
   );
   eliminateDeadNodes(work);
   const cotangents = new Map([...seeds].map(([value, e]) => [value.name, e.value.name]));
-  return { model: work, loss: loss?.name, cotangents: loss ? new Map() : cotangents, gradients };
+  return {
+    model: work,
+    loss: loss?.name,
+    target: target && { name: target.name, range: rangeOfTarget(options.loss!, read!) },
+    cotangents: loss ? new Map() : cotangents,
+    gradients,
+  };
 }
 
 function cotangentInputs(g: Builder, names: readonly string[]): Map<Value, Expr> {

@@ -1,10 +1,12 @@
 import * as ort from 'onnxruntime-node';
 import { type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { allGraphs, Model, type Node, type ValueType } from '../graph/ir.js';
+import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
+import { type Symbols, settle } from './data/fit.js';
+import { showShape } from './data/match.js';
 import type { Device } from './devices.js';
 import { webgpuProvider } from './webgpu.js';
 
@@ -78,39 +80,62 @@ export class Session {
   }
 
   /** Types of the graph outputs; extents the runtime cannot tell are null. */
-  outputTypes(): Map<string, ValueType> {
-    return new Map(
-      this.session.outputMetadata.flatMap((m): [string, ValueType][] =>
-        m.isTensor
-          ? [
-              [
-                m.name,
-                {
-                  kind: 'tensor',
-                  dtype: m.type as DType,
-                  shape: m.shape.map(d => (d === '' || d === -1 ? null : d)),
-                },
-              ],
-            ]
-          : [],
-      ),
-    );
+  outputTypes(): Map<string, TensorType> {
+    return tensorTypes(this.session.outputMetadata);
   }
 
-  /** Runs the graph; `fetch` names the outputs wanted, all where not given. */
+  /**
+   * Runs the graph; `fetch` names the outputs wanted, all where not given. Throws `bad-dtype` or `bad-shape` for feeds
+   * that do not fit their inputs, else `runtime` with the runtime's own words.
+   */
   async run(feeds: Feeds, fetch?: readonly string[]): Promise<Feeds> {
     const inputs = Object.fromEntries(Object.entries(feeds).map(([name, t]) => [name, toOrt(t)]));
     try {
       const results = await (fetch ? this.session.run(inputs, [...fetch]) : this.session.run(inputs));
       return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
     } catch (error) {
-      throw runtimeError('ONNX Runtime stopped', error, this.device);
+      throw (
+        misfit(tensorTypes(this.session.inputMetadata), feeds) ??
+        runtimeError('ONNX Runtime stopped', error, this.device)
+      );
     }
   }
 
   async release(): Promise<void> {
     await this.session.release();
   }
+}
+
+/** Types by name, of those that are tensors; extents the runtime cannot tell are null. */
+function tensorTypes(metadata: readonly ort.InferenceSession.ValueMetadata[]): Map<string, TensorType> {
+  return new Map(
+    metadata.flatMap((m): [string, TensorType][] => {
+      if (!m.isTensor) return [];
+      const shape = m.shape.map(d => (d === '' || d === -1 ? null : d));
+      return [[m.name, { kind: 'tensor', dtype: m.type as DType, shape }]];
+    }),
+  );
+}
+
+/** The first of the feeds that is not what its input takes. */
+function misfit(types: ReadonlyMap<string, TensorType>, feeds: Feeds): AgdError | undefined {
+  let symbols: Symbols = new Map();
+  for (const [name, { dtype, shape = [] }] of types) {
+    const tensor = feeds[name];
+    // A runtime may describe an unknown rank as that of a scalar.
+    const settled = tensor && (shape.length ? settle(tensor.dims, shape, symbols) : symbols);
+    if (!tensor || (settled && tensor.dtype === dtype)) {
+      symbols = settled ?? symbols;
+      continue;
+    }
+    const bound = shape.filter(d => typeof d === 'string' && symbols.has(d));
+    const where = bound.map(d => `, ${d} = ${symbols.get(d as string)}`).join('');
+    return new AgdError(
+      tensor.dtype === dtype ? 'bad-shape' : 'bad-dtype',
+      `Input '${name}' takes ${dtype} ${showShape(shape)}${where}, but its array is ${tensor.dtype} ${showShape(tensor.dims)}.`,
+    );
+  }
+  return undefined;
 }
 
 const provider = (device: Device, source: Source) =>
@@ -127,12 +152,14 @@ function fromOrt(t: ort.Tensor): Tensor {
 
 /** The runtime's errors, cut to what a user can use. */
 function runtimeError(what: string, cause: unknown, device: Device, source?: Source): AgdError {
-  const line = firstLine(cause);
-  return missingKernel(line, cause, device, source) ?? new AgdError('runtime', `${what}: ${line}`, { cause });
+  return (
+    missingKernel(cause, device, source) ?? new AgdError('runtime', `${what}: ${firstLine(cause)}`, { cause })
+  );
 }
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */
-function missingKernel(line: string, cause: unknown, device: Device, source?: Source): AgdError | undefined {
+function missingKernel(cause: unknown, device: Device, source?: Source): AgdError | undefined {
+  const line = String(cause);
   const loading = /implementation for (\w+)\((\d+)\) node with name '(.*?)'/.exec(line);
   const running = /running (\w+) node\. Name:'(.*?)'.* does not support double/.exec(line);
   if (!loading && !running) return undefined;
@@ -169,10 +196,17 @@ function elementType(model: Model, isNode: (node: Node) => boolean): DType | und
   return undefined;
 }
 
-/** Without the paths of the machine that the runtime was built on. */
+/** Of the operators that the error passed through, the innermost; without the places in the runtime's own source. */
 function firstLine(cause: unknown): string {
-  const text = cause instanceof Error ? cause.message : String(cause);
-  return text.split('\n')[0]!.replace(/\/\S+\/(onnxruntime\/core\/)/g, '$1');
+  const text = (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!;
+  return text
+    .replace(
+      /^.*Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: /,
+      "$1 '$2': ",
+    )
+    .replace(" '': ", ': ')
+    .replace(/\/?\S*onnxruntime\/core\/\S+:\d+ [^(]*\([^)]*\)(?: const)?(?: \[with [^\]]*\])? /g, '')
+    .replace(/\/\S+\/(onnxruntime\/core\/)/g, '$1');
 }
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */

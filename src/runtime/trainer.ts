@@ -4,7 +4,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
-import { isClassification } from '../passes/attach-loss.js';
+import { isClassification, rangeOfTarget } from '../passes/attach-loss.js';
 import { evaluationModel } from '../passes/evaluation-model.js';
 import { type RunTable, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
@@ -68,7 +68,11 @@ export class Trainer {
 
   /** What a batch has to hold: the model's inputs and the target. */
   get inputs(): InputSpec[] {
-    return dataInputs(this.model, this.description).map(inputSpec);
+    const { loss } = this.description;
+    const output = this.model.graph.outputs.find(v => v.name === loss.output);
+    const range = output && rangeOfTarget(loss, output);
+    const inputs = dataInputs(this.model, this.description).map(inputSpec);
+    return inputs.map(input => (range && input.name === loss.target ? { ...input, range } : input));
   }
 
   /** Updates of the parameters so far, those before a restart included. */

@@ -133,6 +133,64 @@ it('data of the wrong shape or type, both shown', async () => {
   expect(fails('train', 'model.onnx', ...LOSS, '--data', 'half.npz')).toMatch(/int64.*float32/);
 });
 
+it('targets that the loss does not take', async () => {
+  const labels = (...some: number[]) =>
+    Tensor.from(
+      'int64',
+      [64],
+      new BigInt64Array(64).fill(1n).map((x, i) => BigInt(some[i] ?? x)),
+    );
+  const train = (...args: string[]) => fails('train', 'model.onnx', ...LOSS, ...args);
+  await writeData(folder, 'beyond.npz', { target: labels(0, 2, 3) });
+  expect(train('--data', 'beyond.npz')).toMatch(/'target' holds 3, but the loss takes targets from 0 to 2/);
+  expect(train(...DATA, '--val', 'beyond.npz')).toMatch(/'target' holds 3/);
+  expect(fails('grad', 'model.onnx', ...LOSS, '--inputs', 'beyond.npz')).toMatch(/'target' holds 3/);
+  // A Gather would count it from the end.
+  await writeData(folder, 'below.npz', { target: labels(0, -1) });
+  expect(train('--data', 'below.npz')).toMatch(/holds -1, .*; --ignore-index -1 leaves such targets out/);
+  const ignored = agdOnnx(
+    folder,
+    'train',
+    'model.onnx',
+    ...LOSS,
+    '--data',
+    'below.npz',
+    '--ignore-index',
+    '-1',
+    '-o',
+    'below.onnx',
+  );
+  expect(ignored.code).toBe(0);
+  const probability = Tensor.from('float32', [64, 3], new Float32Array(192).fill(0.5).fill(1.5, 9, 10));
+  await writeData(folder, 'loud.npz', { target: probability });
+  expect(fails('train', 'model.onnx', '--loss', 'bce-with-logits', '--data', 'loud.npz')).toMatch(
+    /'target' holds 1.5, but the loss takes targets from 0 to 1; --scale target=FACTOR/,
+  );
+});
+
+it('a batch that does not fit, whose input the runtime leaves unnamed', async () => {
+  const grad = (name: string) => fails('grad', 'model.onnx', ...LOSS, '--inputs', name);
+  await writeData(folder, 'bytes.npz', { x: Tensor.zeros('uint8', [64, 4]) });
+  expect(grad('bytes.npz')).toMatch(/Input 'x' takes float32 \[batch, 4\], but its array is uint8 \[64, 4\]/);
+  await writeData(folder, 'uneven.npz', { target: Tensor.zeros('int64', [60]) });
+  expect(grad('uneven.npz')).toMatch(
+    /Input 'target' takes int64 \[batch\], batch = 64, but its array is int64 \[60\]/,
+  );
+});
+
+it('an index that the model does not have, in the words of the operator that met it', async () => {
+  const s = new Sketch();
+  const row = s.add('Gather', [s.weight('table', [5, 3]), s.input('ids', ['batch'], 'int64')], 'row');
+  await saveModel(s.model([row]), file('table.onnx'));
+  await writeData(folder, 'ids.npz', {
+    x: undefined,
+    ids: Tensor.from('int64', [64], new BigInt64Array(64).fill(7n)),
+  });
+  expect(fails('train', 'table.onnx', ...LOSS, '--data', 'ids.npz')).toMatch(
+    /^agd-onnx: ONNX Runtime stopped: Gather 'row_node': .*idx=7.*$/m,
+  );
+});
+
 it('data of no known format', () => {
   writeFileSync(file('data.csv'), '1,2,3\n');
   expect(fails('train', 'model.onnx', ...LOSS, '--data', 'data.csv')).toContain('data.csv');

@@ -1,7 +1,7 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { firstMisfit, isInteger, isNumeric } from './convert.js';
+import { firstMisfit, firstOutside, isInteger, isNumeric } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
 import { fitInput, type InputSpec, matchNames, showShape } from './match.js';
@@ -27,7 +27,7 @@ export type BindOptions = {
  * Finds an array for every input and says how it is fed: by `map`, else by equal names, else where one array
  * alone fits one input alone (noted). Integers become float, float64 float32, and labels int64, as the input
  * wants it; a sample's shape is adapted where only axes of length 1 differ.
- * Throws `missing-data`, `bad-shape`, `bad-dtype`, `bad-option`.
+ * Throws `missing-data`, `bad-shape`, `bad-dtype`, `bad-option`, and `bad-data` for targets that the loss does not take.
  */
 export function bindData(
   arrays: ReadonlyMap<string, Tensor>,
@@ -47,6 +47,7 @@ export function bindData(
     symbols = shape.symbols;
     checkType(input, arrayName, array);
     const scale = scaleOf(input, arrayName, array, options, notes);
+    checkRange(input, array, arrayName, scale);
     return { input: input.name, array, arrayName, dtype: input.dtype, dims: shape.dims, scale };
   });
   if (typeof options.scale === 'number' && options.scale !== 1 && columns.every(c => c.scale === 1))
@@ -81,6 +82,26 @@ function checkType(input: InputSpec, arrayName: string, array: Tensor): void {
   const misfit = firstMisfit(array, input.dtype);
   if (misfit !== undefined)
     throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.`);
+}
+
+/** Throws `bad-data` where the array holds what the loss is not defined for. */
+export function checkRange(
+  { name, range }: Pick<InputSpec, 'name' | 'range'>,
+  array: Tensor,
+  arrayName = name,
+  scale = 1,
+): void {
+  const outside = range && firstOutside(array, range, scale);
+  if (outside === undefined) return;
+  const advice =
+    'ignored' in range!
+      ? `--ignore-index ${outside} leaves such targets out`
+      : `--scale ${name}=FACTOR scales its elements`;
+  const { least, most } = range!;
+  throw new AgdError(
+    'bad-data',
+    `Array '${arrayName}' holds ${outside}, but the loss takes targets ${most < Infinity ? `from ${least} to ${most}` : `from ${least} on`}; ${advice}.`,
+  );
 }
 
 function scaleOf(

@@ -1,5 +1,6 @@
 import { byteLength, type DType, isFloat } from '../../graph/dtype.js';
 import { bfloatToNumber, halfToNumber, numberToBfloat, numberToHalf, Tensor } from '../../graph/tensor.js';
+import type { TargetRange } from '../../ops/criterion.js';
 
 /** Smallest and largest value of the integer types, to which bool is counted. */
 const RANGES: Partial<Record<DType, readonly [lowest: bigint, highest: bigint]>> = {
@@ -47,6 +48,20 @@ export function firstMisfit(array: Tensor, dtype: DType): number | bigint | unde
   for (const element of array.data) {
     const x = decode ? decode(Number(element)) : element;
     if ((typeof x === 'number' && !Number.isInteger(x)) || x < to[0] || x > to[1]) return x;
+  }
+  return undefined;
+}
+
+/** The first element that, times `scale`, is neither in the range nor what is ignored. */
+export function firstOutside(
+  array: Tensor,
+  { least, most, ignored }: TargetRange,
+  scale: number,
+): number | undefined {
+  const decode = FROM_BITS[array.dtype] ?? Number;
+  for (const element of array.data) {
+    const x = decode(element as number) * scale;
+    if (!(x >= least && x <= most) && x !== ignored) return x;
   }
   return undefined;
 }

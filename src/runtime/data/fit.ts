@@ -23,7 +23,7 @@ export function fitShape(
 }
 
 /** `symbols` with those of `wanted` added; undefined where `dims` does not match. */
-function settle(dims: readonly number[], wanted: Shape, symbols: Symbols): Symbols | undefined {
+export function settle(dims: readonly number[], wanted: Shape, symbols: Symbols): Symbols | undefined {
   if (dims.length !== wanted.length) return undefined;
   const settled = new Map(symbols);
   for (const [i, dim] of wanted.entries()) {

@@ -2,11 +2,12 @@ import { type DType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Shape } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
+import type { TargetRange } from '../../ops/criterion.js';
 import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
 
-/** A model input that the data is to feed; the first axis of `shape` is the batch. No shape: any. */
-export type InputSpec = { name: string; dtype: DType; shape?: Shape };
+/** A model input that the data is to feed; the first axis of `shape` is the batch. No shape, or no range: any. */
+export type InputSpec = { name: string; dtype: DType; shape?: Shape; range?: TargetRange };
 
 /**
  * The name of the array that feeds each input, by the input's name: what `map` says, else the same name, else

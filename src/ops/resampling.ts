@@ -24,7 +24,8 @@ export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
   const { attrs, inputs } = node;
   const [x, , scales] = inputs;
   const repeats = wholeRepeats(node);
-  const dx = () => resampledAxes(dy, node).reduce((e, axis) => applyAlong(axis, impulses(axis, node), e), dy);
+  const dx = () =>
+    resampledAxes(dy, node).reduce((e, axis) => applyAlong(axis, impulses(axis, dy, node), e), dy);
   const moves = attrs.string('mode', 'nearest') !== 'nearest' && present(scales);
   return [
     () => (repeats ? sumOfRepeats(dy, repeats) : dx()).reshapeLike(x),
@@ -73,8 +74,8 @@ function resampledAxes(y: Expr, node: NodeView<Resized>): number[] {
   return axes.filter((axis, i) => (known ? known[i] !== 1 : !sameShape([x.extent(axis)], [y.extent(axis)])));
 }
 
-/** What the operator makes of each element of one axis: R^T, a row per element of x. */
-function impulses(axis: number, node: NodeView<Resized>): Expr {
+/** What the operator makes of each element of one axis, as long as y is there: R^T, a row per element of x. */
+function impulses(axis: number, y: Expr, node: NodeView<Resized>): Expr {
   const { g, inputs, attrs } = node;
   const [x, roi, scales, sizes] = inputs.map(present);
   const { axes, keep_aspect_ratio_policy, ...kept } = Object.fromEntries(node.node.attrs);
@@ -91,7 +92,8 @@ function impulses(axis: number, node: NodeView<Resized>): Expr {
   const number = (value: number, like: Expr) => g.scalar(value, like.dtype).reshape([1]);
   const region = roi && number(0, roi).concat([pick(roi), number(1, roi), pick(roi, listed.length + at)], 0);
   const factors = scales && number(1, scales).concat([pick(scales)], 0);
-  const extents = sizes && n.concat([pick(sizes)], 0);
+  // Where the runtime does not know the rank of y, its inference takes a vector of unknown length for an empty one.
+  const extents = sizes && n.concat([y.dims(axis, axis + 1)], 0).op('Reshape', [g.ints([2])]);
   return identity.op('Resize', [region, factors, extents], { ...kept, extrapolation_value: float(0) });
 }
 
@@ -139,7 +141,7 @@ function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
     if (!resampled.includes(axis)) return g.scalar(0, 'float32').reshape([1]);
     const others = resampled
       .filter(a => a !== axis)
-      .reduce((e, a) => applyAlong(a, impulses(a, node).mT, e), x);
+      .reduce((e, a) => applyAlong(a, impulses(a, dy, node).mT, e), x);
     const { place, moved } = placesAlong(axis, scales!.slice([i], [i + 1], [0]), dy, node);
     const last = x.dims(axis, axis + 1).sub(1);
     const before = place.floor().cast('int64').maximum(0).minimum(last.sub(1));

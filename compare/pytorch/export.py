@@ -1,6 +1,6 @@
 """Exports PyTorch models with both exporters, and writes beside each what PyTorch's autograd finds.
 
-export.py [--optimize basic|extended] OUT [GLOB ...] writes a folder OUT/<model>-<exporter>[-train] for each model whose name matches:
+export.py [--optimize basic|extended] [--seed N] OUT [GLOB ...] writes a folder OUT/<model>-<exporter>[-train] for each model whose name matches:
 model.onnx, batch.safetensors (inputs and target), expected.safetensors (the loss, and float64 gradients by the
 names of the file's initializers, `parameter:` before those that are only known by PyTorch's name) and case.json.
 """
@@ -128,8 +128,8 @@ def export(module, inputs, names, outputs, path, spec: Model, exporter, training
             torch.onnx.export(module, inputs, path, **options)
 
 
-def write(spec: Model, exporter, training, folder: Path, level=None):
-    torch.manual_seed(0)
+def write(spec: Model, exporter, training, folder: Path, level=None, seed=0):
+    torch.manual_seed(seed)
     module, named = spec.build()
     module.train(training)
     if not spec.fresh:
@@ -174,7 +174,7 @@ def write(spec: Model, exporter, training, folder: Path, level=None):
     (folder / 'case.json').write_text(json.dumps(info, indent=1))
 
 
-def main(out, globs, level):
+def main(out, globs, level, seed):
     failed = []
     for spec in MODELS:
         if globs and not any(fnmatch.fnmatch(spec.name, g) for g in globs):
@@ -183,7 +183,7 @@ def main(out, globs, level):
             for training in ([False, True] if spec.batch_norm and not level else [False]):
                 name = f'{spec.name}-{exporter}{"-train" if training else ""}'
                 try:
-                    write(spec, exporter, training, Path(out) / name, level)
+                    write(spec, exporter, training, Path(out) / name, level, seed)
                     print('exported', name, flush=True)
                 except Exception as error:
                     failed.append(name)
@@ -196,7 +196,8 @@ def main(out, globs, level):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser()
     parser.add_argument('--optimize', choices=['basic', 'extended'])
+    parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('out')
     parser.add_argument('globs', nargs='*')
     args = parser.parse_args()
-    main(args.out, args.globs, args.optimize)
+    main(args.out, args.globs, args.optimize, args.seed)

@@ -1,6 +1,6 @@
 /**
  * Loss and gradients of real models, exported with PyTorch, against PyTorch's own:
- * main.mjs [GLOB ...] [--optimize basic|extended] [--dir DIR [--no-export]] [--markdown]
+ * main.mjs [GLOB ...] [--optimize basic|extended] [--seed N] [--dir DIR [--no-export]] [--markdown]
  * It needs Python (the environment variable PYTHON) with torch, onnx, onnxruntime, onnxscript and safetensors; timm
  * and transformers for some models. Exits with 1 unless every exported model passes.
  */
@@ -18,6 +18,7 @@ const { values, positionals: globs } = parseArgs({
     dir: { type: 'string' },
     markdown: { type: 'boolean' },
     optimize: { type: 'string' },
+    seed: { type: 'string', default: '0' },
     'no-export': { type: 'boolean' },
   },
 });
@@ -57,7 +58,7 @@ function row(name, { info, skipped, problems, loss, gradient, compared, checked,
 if (!values['no-export'])
   python(
     'export.py',
-    [...(values.optimize ? ['--optimize', values.optimize] : []), dir, ...globs],
+    [...(values.optimize ? ['--optimize', values.optimize] : []), '--seed', values.seed, dir, ...globs],
     'inherit',
   );
 const matches = globs.length ? picomatch(globs.map(g => `${g}-{legacy,dynamo}*`)) : () => true;

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { AttrInit } from '../../src/ops/core/builder.js';
-import { Sketch } from '../sample.js';
-import { checkModel, checkVjp, floatsOf, ints, spread } from './vjp.js';
+import { checkVjp, floatsOf, ints } from './vjp.js';
 
 describe('Resize', () => {
   const modes: AttrInit[] = [
@@ -44,17 +43,6 @@ describe('Resize', () => {
     it('scales, extents hidden', () => check([1, 1, 1.7, 0.6], null, [0]));
     it('sizes', () => check(null, [1, 2, 3, 5]));
     it('sizes known at run time, extents hidden', () => check(null, [1, 2, 3, 5], [0], []));
-  });
-
-  it('sizes that are an input, and a cotangent whose rank the runtime does not know before the run', async () => {
-    const s = new Sketch();
-    const x = s.input('x', ['batch', 2, 'height', 'width']);
-    const other = s.input('other', ['batch', 3, 'rows', 'columns']);
-    const sizes = s.input('sizes', [4], 'int64');
-    const resized = s.add('Resize', [x, null, null, sizes], 'resized', { mode: 'linear' });
-    const joined = s.add('Concat', [resized, other], 'joined', { axis: 1 });
-    const tensors = [spread([1, 2, 4, 3]), spread([1, 3, 3, 5]), ints([1, 2, 3, 5])];
-    await checkModel(s.model([joined]), [x, other, sizes], [joined], tensors, { step: 0.5 });
   });
 
   it.each([

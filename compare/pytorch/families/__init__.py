@@ -40,5 +40,5 @@ def model(name, **options):
     return register
 
 
-for family in ('recurrent', 'tabular', 'graph', 'other', 'dense', 'text', 'vision'):
+for family in ('recurrent', 'tabular', 'graph', 'other', 'dense', 'text', 'vision', 'scratch_vision', 'scratch_text', 'scratch_other'):
     importlib.import_module(f'families.{family}')

@@ -50,9 +50,14 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
 /** The options that may be given several times. */
 const REPEATABLE = ['_', 'train', 'freeze', 'grad', 'group', 'wrt', 'map', 'scale', 'lazyRows', 'lazy-rows'];
 
-function eachOnce(args: Record<string, unknown>): true {
-  const twice = Object.keys(args).find(name => Array.isArray(args[name]) && !REPEATABLE.includes(name));
-  if (twice) throw new UsageError(`${twice.length > 1 ? '--' : '-'}${twice} is given more than once.`);
+function eachOnceWithItsValue(args: Record<string, unknown>): true {
+  for (const [name, value] of Object.entries(args)) {
+    const flag = `${name.length > 1 ? '--' : '-'}${name}`;
+    if (Array.isArray(value) && !REPEATABLE.includes(name))
+      throw new UsageError(`${flag} is given more than once.`);
+    if (value === undefined || value === '') throw new UsageError(`${flag} needs a value.`);
+    if (Number.isNaN(value)) throw new UsageError(`${flag} takes a number.`);
+  }
   return true;
 }
 
@@ -90,7 +95,7 @@ function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
     .parserConfiguration({ 'duplicate-arguments-array': true, 'greedy-arrays': false })
     .wrap(Math.min(HELP_WIDTH, columns))
     .strict()
-    .check(eachOnce, true)
+    .check(eachOnceWithItsValue, true)
     .demandCommand(1, 'Name a command.')
     .fail((message, error) => {
       throw error ?? new UsageError(message);

@@ -71,14 +71,14 @@ export type TrainArgs = ArgumentsCamelCase<
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  // A state may be written over the one that training goes on from.
+  const { checkWritable, isArtifacts } = await import('../../src/index.js');
+  const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
+  // A state may be written over the one that training goes on from, but not over a model that has none.
   checkOutputs(
-    [output, isInPlace(args) ? undefined : args.state, args.log, args.report],
+    [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.report],
     [args.model, args.data, args.val, args.params, args.config, args.resumePytorch],
   );
-  const { checkWritable, isArtifacts } = await import('../../src/index.js');
   for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
-  const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   const job: TrainJob = {
     model: args.model,
     inject: inject && (await withOriginal(inject, args.model)),

@@ -57,8 +57,9 @@ export function targetRange(
   return { least: 0, most, ignored: options.ignoreIndex };
 }
 
-/** The loss as a scalar of the output's element type. */
+/** The loss as a scalar of the output's element type. Throws `bad-option`. */
 export function criterion(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): Expr {
+  checkOptions(options);
   switch (kind) {
     case 'cross-entropy': {
       const axis = classAxis(output, options);
@@ -80,6 +81,13 @@ export function criterion(kind: LossKind, output: Expr, target: Expr, options: L
       return near.mul(e.sub(near.mul(0.5))).mean();
     }
   }
+}
+
+function checkOptions({ labelSmoothing = 0, ignoreIndex = 0 }: LossOptions): void {
+  if (!(labelSmoothing >= 0 && labelSmoothing < 1))
+    throw new AgdError('bad-option', `Label smoothing must be in [0, 1), not ${labelSmoothing}.`);
+  if (!Number.isSafeInteger(ignoreIndex))
+    throw new AgdError('bad-option', `The class to ignore must be a whole number, not ${ignoreIndex}.`);
 }
 
 /** The axis of the classes in an output of `rank` axes. */

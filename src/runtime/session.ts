@@ -36,13 +36,15 @@ export class Session {
   ) {}
 
   /**
-   * Throws `device` where the execution provider is missing, `no-kernel` for an operator that it cannot run,
+   * Throws `bad-option` for such a number of threads, `device` where the execution provider is missing, `no-kernel` for an operator that it cannot run,
    * `runtime` with the runtime's own words where it refuses the model.
    */
   static async create(
     source: Source,
     { device = 'cpu', threads, optimize = true }: SessionOptions = {},
   ): Promise<Session> {
+    if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
+      throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],

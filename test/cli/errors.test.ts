@@ -260,6 +260,12 @@ it('options out of range', () => {
   expect(inject('--weight-decay', '-1')).toMatch(/weight_decay/);
   expect(inject('--class-weights', '1,x')).toMatch(/--class-weights takes numbers/);
   expect(inject('--loss', 'hinge')).toMatch(/loss/);
+  expect(inject('--ignore-index', '1.5')).toMatch(/class to ignore must be a whole number, not 1.5/);
+  expect(inject('--label-smoothing', '1')).toMatch(/smoothing must be in \[0, 1\), not 1/);
+  expect(inject('--lr')).toMatch(/--lr needs a value/);
+  expect(inject('--lr', 'fast')).toMatch(/--lr takes a number/);
+  expect(inject('-o', '')).toMatch(/-o needs a value/);
+  expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--threads', '0')).toMatch(/0 threads/);
   expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--epochs', '0')).toMatch(/epochs/);
   expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--batch-size', '0')).toMatch(/batch size/i);
   expect(fails('train', 'model.onnx', ...LOSS, ...DATA, '--map', 'x')).toMatch(/--map takes INPUT=VALUE/);
@@ -283,6 +289,8 @@ it('an output that cannot be written', () => {
   expect(train('--report', 'no/such/page.html')).toContain('no/such');
   expect(train('--log', 'no/such/log')).toContain('no/such');
   expect(train('-o', 'same', '--report', 'same')).toMatch(/same would overwrite another output/);
+  // The model has no state that this could be the next of.
+  expect(train('--state', 'model.onnx')).toMatch(/model.onnx would overwrite what it is made from/);
   symlinkSync('train.npz', file('link.npz'));
   expect(train('-o', 'link.npz')).toMatch(/would overwrite what it is made from/);
   if (process.getuid?.() === 0) return;

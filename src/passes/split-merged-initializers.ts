@@ -7,7 +7,7 @@ import type { Tensor } from '../graph/tensor.js';
 /**
  * Takes apart parameters that an exporter merged because they were equal: fresh normalization scales, biases and
  * running statistics, all ones or all zeros. Trained as one they would stay equal. Tensors of one repeated number
- * are split where an Identity renames one, which then is an initializer of that name, and where several nodes read
+ * are split where an Identity renames one, which then is an initializer of that name, and where several layers read
  * one as their scale, bias or statistic. Weights of other contents are equal because they are tied, and stay so; but
  * in a model with such fresh tensors layers are copies of each other, and an Identity between names that differ in
  * their numbers alone (layers.0.weight, layers.1.weight) splits them too. Returns whether anything was split.
@@ -58,22 +58,60 @@ const OWN: Record<string, readonly number[]> = {
   Conv: [2],
   ConvTranspose: [2],
   Gemm: [2],
+  Add: [0, 1],
+  Mul: [0, 1],
 };
+const COMMUTES = new Set(['Add', 'Mul']);
 
+/** Gives each layer its own. A layer that is used several times is one, as its weight is. */
 function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names): boolean {
-  const owners = new Map<Value, Node>();
-  let changed = false;
+  const sourceOf = nearestWeights(graph, merged);
+  const readers = new Map<string, number>();
+  const owned = new Map<string, Value>();
+  const taken = new Set<Value>();
   for (const node of graph.nodes) {
     for (const input of OWN[node.opType] ?? []) {
       const value = node.inputs[input];
-      if (!value || !merged.has(value)) continue;
-      if (owners.has(value)) {
-        const copy = new Value(names.fresh(value.name), value.type);
-        graph.initializers.set(copy, graph.initializers.get(value)!);
-        node.inputs[input] = copy;
-        changed = true;
-      } else owners.set(value, node);
+      const tensor = value && merged.has(value) && graph.initializers.get(value);
+      const data = node.inputs.find(v => v && !graph.initializers.has(v));
+      if (!tensor || !data || tensor.dims.filter(d => d > 1).length > 1) continue;
+      const role = `${value.name} ${node.opType} ${COMMUTES.has(node.opType) ? '' : input}`;
+      // Several nodes that read the same data are several layers.
+      const reader = `${role} ${data.name}`;
+      const count = readers.get(reader) ?? 0;
+      readers.set(reader, count + 1);
+      const layer = `${role} ${(sourceOf(node) ?? node.outputs[0])?.name} ${count}`;
+      let own = owned.get(layer);
+      if (!own) {
+        own = taken.has(value) ? new Value(names.fresh(value.name), value.type) : value;
+        graph.initializers.set(own, tensor);
+        owned.set(layer, own);
+        taken.add(value);
+      }
+      node.inputs[input] = own;
     }
   }
-  return changed;
+  return owned.size > taken.size;
+}
+
+/**
+ * The weight that a node reads, or that its data come from by way of nodes that read nothing else. Embeddings do not
+ * count: models begin with the same one in several places.
+ */
+function nearestWeights(graph: Graph, merged: ReadonlySet<Value>): (node: Node) => Value | undefined {
+  const producers = new Map(graph.nodes.flatMap(n => n.outputs.map(out => [out, n] as const)));
+  const isWeight = (v: Value | null) => {
+    const tensor = v && !merged.has(v) ? graph.initializers.get(v) : undefined;
+    return tensor !== undefined && isFloat(tensor.dtype) && tensor.dims.filter(d => d > 1).length > 1;
+  };
+  return begin => {
+    let node: Node | undefined = begin;
+    while (node && node.opType !== 'Gather') {
+      const weight = node.inputs.find(isWeight);
+      if (weight) return weight;
+      const data: (Value | null)[] = node.inputs.filter(v => v && !graph.initializers.has(v));
+      node = data.length === 1 ? producers.get(data[0]!) : undefined;
+    }
+    return undefined;
+  };
 }

@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import type { Value } from '../../src/graph/ir.js';
 import { encodeModel } from '../../src/graph/proto.js';
 import { inject } from '../../src/passes/inject.js';
 import { originalBytes } from '../../src/passes/original.js';
@@ -38,6 +39,43 @@ it('splits scales that several nodes read', () => {
   const model = s.model([s.add('LayerNormalization', [first, ones], 'second')]);
   expect(splitMergedInitializers(model)).toBe(true);
   expect([...model.graph.initializers.keys()].map(v => v.name)).toEqual(['norm.weight', 'norm.weight_1']);
+});
+
+it('splits biases and scales that are terms and factors', () => {
+  const s = new Sketch();
+  const [zeros, ones] = [
+    s.weight('a.bias', floatsOf([0, 0, 0])),
+    s.weight('norm.weight', floatsOf([1, 1, 1])),
+  ];
+  const layer = (x: Value, name: string) => {
+    const product = s.add('MatMul', [x, s.weight(`${name}.weight`, [3, 3])], `${name}.product`);
+    return s.add('Mul', [ones, s.add('Add', [zeros, product], `${name}.sum`)], name);
+  };
+  const model = s.model([layer(layer(s.input('x', ['batch', 3]), 'a'), 'b')]);
+  expect(splitMergedInitializers(model)).toBe(true);
+  expect([...model.graph.initializers.keys()].map(v => v.name).sort()).toEqual([
+    ...['a.bias', 'a.bias_1', 'a.weight', 'b.weight', 'norm.weight', 'norm.weight_1'],
+  ]);
+});
+
+it('leaves a layer one that is used twice, but not two layers that read the same', () => {
+  const s = new Sketch();
+  const [zeros, ones] = [s.weight('bias', floatsOf([0, 0, 0])), s.weight('scale', floatsOf([1, 1, 1]))];
+  const weight = s.weight('weight', [3, 3]);
+  const tower = (name: string) => {
+    const product = s.add('MatMul', [s.input(name, ['batch', 3]), weight], `${name}.product`);
+    const norms = ['first', 'second'].map(n => s.add('LayerNormalization', [product, ones], `${name}.${n}`));
+    return [s.add('Add', [product, zeros], `${name}.sum`), ...norms];
+  };
+  const model = s.model([...tower('x'), ...tower('y')]);
+  expect(splitMergedInitializers(model)).toBe(true);
+  expect([...model.graph.initializers.keys()].map(v => v.name)).toEqual([
+    ...['bias', 'scale', 'weight', 'scale_1'],
+  ]);
+  const scales = model.graph.nodes.flatMap(n =>
+    n.opType === 'LayerNormalization' ? [n.inputs[1]?.name] : [],
+  );
+  expect(scales).toEqual(['scale', 'scale_1', 'scale', 'scale_1']);
 });
 
 /** Layers that were copied from one, as PyTorch's TransformerEncoder makes them. */

@@ -40,5 +40,13 @@ def model(name, **options):
     return register
 
 
-for family in ('recurrent', 'tabular', 'graph', 'other', 'dense', 'text', 'vision', 'scratch_vision', 'scratch_text', 'scratch_other'):
+def module(name, **options):
+    """Registers a class of modules, whose static method `inputs` gives what one is fed."""
+    def register(cls):
+        model(name, **options)(lambda: (cls(), cls.inputs()))
+        return cls
+    return register
+
+
+for family in ('recurrent', 'tabular', 'graph', 'sets', 'similarity', 'generative', 'other', 'dense', 'text', 'media', 'vision'):
     importlib.import_module(f'families.{family}')

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import model
+from . import model, module
 
 BATCH = {'x': {0: 'batch'}}
 
@@ -190,3 +190,118 @@ class Volume(nn.Module):
 @model('volumes-3d', dynamic=BATCH, batch_norm=True)
 def volumes():
     return Volume(), {'x': torch.randn(2, 1, 6, 6, 6)}
+
+
+@module('deeplab', dynamic={'x': {0: 'batch', 2: 'height', 3: 'width'}}, batch_norm=True)
+class DeepLab(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.rates = nn.ModuleList(nn.Conv2d(8, 4, 1 if d == 1 else 3, padding=0 if d == 1 else d, dilation=d) for d in (1, 2, 4))
+        self.pool, self.merge, self.low, self.head = nn.Conv2d(8, 4, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(12, 5, 3, padding=1)
+
+    def forward(self, x):
+        low = self.body[:3](x)
+        h = self.body[3:](low)
+        pooled = F.interpolate(self.pool(h.mean((2, 3), keepdim=True)), size=h.shape[2:], mode='bilinear', align_corners=False)
+        h = F.relu(self.merge(torch.cat([F.relu(r(h)) for r in self.rates] + [pooled], 1)))
+        h = F.interpolate(h, size=low.shape[2:], mode='bilinear', align_corners=False)
+        return F.interpolate(self.head(torch.cat([h, self.low(low)], 1)), size=x.shape[2:], mode='bilinear', align_corners=False)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 20, 24)})
+
+
+@module('retina', dynamic={'x': {0: 'batch'}})
+class Retina(nn.Module):
+    """A pyramid, one head for every level, all anchors in one list."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.ModuleList([nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)])
+        self.side = nn.ModuleList(nn.Conv2d(8, 6, 1) for _ in range(3))
+        self.head = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 2 * 4, 3, padding=1))
+
+    def forward(self, x):
+        levels, up = [], None
+        for c in self.c:
+            x = F.relu(c(x))
+            levels.append(x)
+        out = []
+        for side, level in zip(self.side, reversed(levels)):
+            y = side(level)
+            up = y if up is None else y + F.interpolate(up, scale_factor=2.0, mode='nearest')
+            h = self.head(up)
+            n, _, a, b = h.shape
+            out.append(h.view(n, 2, 4, a, b).permute(0, 3, 4, 1, 2).reshape(n, -1, 4))
+        return torch.cat(out, 1)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 16, 16)})
+
+
+@module('focal-loss', loss='output', dynamic={'x': {0: 'batch'}, 'labels': {0: 'batch'}})
+class Focal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+
+    def forward(self, x, labels):
+        y = self.a(x)
+        t = F.one_hot(labels, 4).to(y.dtype)
+        p = torch.sigmoid(y)
+        ce = F.binary_cross_entropy_with_logits(y, t, reduction='none')
+        pt = p * t + (1 - p) * (1 - t)
+        return ((0.25 * t + 0.75 * (1 - t)) * ce * (1 - pt) ** 2).sum() / 3, y
+
+    inputs = staticmethod(lambda: {'x': torch.randn(3, 6), 'labels': torch.tensor([0, 3, 1])})
+
+
+@module('deform', dynamic={'x': {0: 'batch'}})
+class Deform(nn.Module):
+    """Deformable sampling by grid_sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset, self.conv = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 3)
+
+    def forward(self, x):
+        b, _, h, w = x.shape
+        ys, xs = torch.meshgrid(torch.linspace(-1, 1, 6, dtype=x.dtype), torch.linspace(-1, 1, 6, dtype=x.dtype), indexing='ij')
+        grid = torch.stack([xs, ys], -1) + 0.2 * torch.tanh(self.offset(x)).permute(0, 2, 3, 1)
+        return self.conv(F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=True)).mean((2, 3))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 2, 6, 6)})
+
+
+@module('optical-flow', loss='mse', dynamic={'a': {0: 'batch'}, 'b': {0: 'batch'}})
+class Flow(nn.Module):
+    """A correlation volume, and one image warped onto the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(9, 2, 3, padding=1)
+
+    def forward(self, a, b):
+        fa, fb = self.f(a), self.f(b)
+        n, c, h, w = fa.shape
+        near = F.unfold(fb, 3, padding=1).view(n, c, 9, h, w)
+        cost = (fa.unsqueeze(2) * near).mean(1)
+        flow = self.g(F.leaky_relu(cost, 0.1))
+        ys, xs = torch.meshgrid(torch.arange(h, dtype=a.dtype), torch.arange(w, dtype=a.dtype), indexing='ij')
+        x = 2 * (xs + flow[:, 0]) / (w - 1) - 1
+        y = 2 * (ys + flow[:, 1]) / (h - 1) - 1
+        return F.grid_sample(b, torch.stack([x, y], -1), align_corners=True) + 0.1 * flow
+
+    inputs = staticmethod(lambda: {'a': torch.randn(2, 2, 6, 6), 'b': torch.randn(2, 2, 6, 6)})
+
+
+@module('unpooling', loss='mse', exporters=('dynamo',))
+class SegNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        y, i = F.max_pool2d(self.a(x), 2, return_indices=True)
+        return self.b(F.max_unpool2d(y, i, 2))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 1, 6, 6)})

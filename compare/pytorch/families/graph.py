@@ -1,10 +1,12 @@
 """Graph networks: edges as a list, and as a dense matrix."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import model
+from . import model, module
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 0, 2], [1, 2, 3, 4, 0, 2, 4]])
 
@@ -88,3 +90,41 @@ class MaxPoolGraph(nn.Module):
 @model('graph-max-pool', dynamic={'x': {0: 'nodes'}, 'edges': {1: 'edges'}})
 def graph_max():
     return MaxPoolGraph(), {'x': torch.randn(5, 4), 'edges': EDGES}
+
+
+@module('pna-scatter', dynamic={'x': {0: 'nodes'}, 'edges': {1: 'edges'}})
+class Pna(nn.Module):
+    """Sum, maximum and minimum of messages, by scatter; pooled by graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(24, 3)
+
+    def forward(self, x, edges):
+        s, t = edges[0], edges[1]
+        m = torch.relu(self.a(torch.cat([x[s], x[t]], 1)))
+        index = t.unsqueeze(1).expand_as(m)
+        zero = torch.zeros(x.shape[0], 6, dtype=x.dtype)
+        total = zero.scatter_add(0, index, m)
+        parts = [total, zero.scatter_reduce(0, index, m, 'amax'), zero.scatter_reduce(0, index, m, 'amin'), zero.scatter_reduce(0, index, m, 'sum')]
+        return self.b(torch.cat(parts, 1))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(5, 4), 'edges': torch.tensor([[0, 1, 2, 3, 4, 0, 2], [1, 2, 3, 4, 0, 2, 4]])})
+
+
+@module('schnet', loss='output', dynamic={'z': {0: 'atoms'}, 'r': {0: 'atoms'}})
+class SchNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.filter, self.mix, self.head = nn.Embedding(5, 6), nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 6)), nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def forward(self, z, r):
+        x = self.embed(z)
+        d = ((r[:, None] - r[None]).square().sum(-1) + 1e-6).sqrt()
+        g = torch.exp(-4 * (d.unsqueeze(-1) - torch.linspace(0, 2, 4, dtype=r.dtype)) ** 2)
+        cut = 0.5 * (torch.cos(d * math.pi / 4) + 1) * (d < 4)
+        w = self.filter(g) * cut.unsqueeze(-1)
+        x = x + self.mix((x[None] * w).sum(1))
+        return self.head(F.softplus(x) - math.log(2)).sum()
+
+    inputs = staticmethod(lambda: {'z': torch.tensor([0, 1, 4, 2]), 'r': torch.randn(4, 3)})

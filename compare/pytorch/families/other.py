@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import model
+from . import model, module
 
 BATCH = {'x': {0: 'batch'}}
 
@@ -273,3 +273,153 @@ for version in (19, 21, 22, 23):
     def newer():
         return nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(),
                              nn.RMSNorm(36), nn.Linear(36, 5)), {'x': torch.randn(2, 2, 8, 8)}
+
+
+@module('einsums', dynamic={'x': {0: 'batch', 1: 'time'}})
+class Einsums(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.core, self.u = nn.Parameter(torch.randn(4, 2, 3)), nn.Parameter(torch.randn(3, 3, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        q = torch.einsum('btd,dhk->bhtk', x, self.w)
+        a = torch.einsum('bhik,bhjk->bhij', q, q).softmax(-1)
+        y = torch.einsum('bhij,bhjk->bihk', a, q)
+        z = torch.einsum('bihk,bihl,klm->bim', y, y, self.core)
+        return torch.einsum('...m,m->...m', z, self.u) + torch.einsum('bii->bi', torch.einsum('bim,bjm->bij', z, z)).unsqueeze(-1)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 4)})
+
+
+@module('fnet-real', dynamic={'x': {0: 'batch'}}, exporters=('dynamo',))
+class FftBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = torch.fft.fft2(self.a(x), dim=(-2, -1)).real
+        f = torch.view_as_real(torch.fft.rfft(y, dim=1, norm='ortho'))
+        return self.b(f.square().sum(-1).add(1e-3).sqrt())
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 8, 8)})
+
+
+@module('masks', dynamic={'x': {0: 'batch', 1: 'time'}, 'mask': {0: 'batch', 1: 'time'}, 'kind': {0: 'batch'}})
+class Masks(nn.Module):
+    """Boolean masks and integers among the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.kind, self.a, self.b = nn.Embedding(3, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x, mask, kind):
+        x = x + self.kind(kind).unsqueeze(1)
+        s = (self.a(x) @ x.transpose(1, 2)).masked_fill(~mask.unsqueeze(1), -1e9)
+        y = torch.softmax(s, -1) @ x
+        y = y * mask.unsqueeze(-1)
+        pooled = y.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        best = torch.where(mask.unsqueeze(-1), y, torch.finfo(torch.float32).min).max(1).values
+        return self.b(pooled + best)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 5, 6), 'mask': torch.tensor([[True] * 5, [True, True, False, True, False]]), 'kind': torch.tensor([0, 2], dtype=torch.int32)})
+
+
+@module('bool-index')
+class BoolIndex(nn.Module):
+    """Only the marked positions go through the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+    def forward(self, x, mask):
+        h = self.embed(x)
+        return self.head(h[mask]).sum(0, keepdim=True)
+
+    inputs = staticmethod(lambda: {'x': torch.randint(0, 9, (2, 4)), 'mask': torch.tensor([[True, False, True, True], [False, True, False, True]])})
+
+
+@module('hypernetwork', dynamic={'x': {0: 'batch'}})
+class Hyper(nn.Module):
+    """The weights of a convolution are computed from the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.make, self.head = nn.Linear(3, 2 * 3 * 9), nn.Linear(2, 4)
+
+    def forward(self, x):
+        w = self.make(x.mean((0, 2, 3))).view(2, 3, 3, 3)
+        return self.head(F.conv2d(x, w, padding=1).mean((2, 3)))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 6, 6)})
+
+
+@module('kan', loss='mse', dynamic={'x': {0: 'batch'}})
+class Kan(nn.Module):
+    """Splines of first degree by bucketing, and radial functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('grid', torch.linspace(-2, 2, 7))
+        self.c, self.base = nn.Parameter(torch.randn(4, 7, 3)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        basis = torch.exp(-((x.unsqueeze(-1) - self.grid) / 0.7) ** 2)
+        hat = F.relu(1 - (x.unsqueeze(-1) - self.grid).abs() / 0.7)
+        return torch.einsum('big,igo->bo', basis + hat, self.c) + self.base(F.silu(x))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(3, 4)})
+
+
+@module('involution', dynamic={'x': {0: 'batch'}}, exporters=('dynamo',))
+class Involution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel, self.head = nn.Conv2d(4, 2 * 9, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        k = self.kernel(x).view(b, 2, 1, 9, h, w)
+        p = F.unfold(x, 3, padding=1).view(b, 2, 2, 9, h, w)
+        y = (k * p).sum(3).view(b, c, h, w)
+        z = F.fold(F.unfold(y, 2, stride=2), (h, w), 2, stride=2)
+        return self.head((y + z).mean((2, 3)))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 4, 6, 6)})
+
+
+for version in (9, 10, 12, 14, 16, 18, 20):
+    @model(f'recurrent-opset-{version}', exporters=('legacy',), opset={'legacy': version}, dynamic={'x': {0: 'batch', 1: 'time'}})
+    def older():
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embed, self.lstm, self.gru = nn.Embedding(12, 6), nn.LSTM(6, 5, batch_first=True, bidirectional=True), nn.GRU(10, 6, batch_first=True)
+                self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 4)
+
+            def forward(self, x):
+                y, _ = self.lstm(self.embed(x))
+                y, h = self.gru(y)
+                y = self.norm(y)
+                a = torch.softmax((y @ y.transpose(1, 2)).masked_fill((x == 0).unsqueeze(1), -1e4), -1) @ y
+                a = a + F.pad(y[:, 1:], (0, 0, 0, 1))
+                top = y.topk(2, -1).values.mean(-1, keepdim=True)
+                return self.head(a * F.elu(top) + h[-1].unsqueeze(1)) + (x > 3).unsqueeze(-1).to(y.dtype)
+
+        return Net(), {'x': torch.randint(1, 12, (2, 5))}
+
+for version in (18, 20, 24):
+    @model(f'dynamo-attention-opset-{version}', exporters=('dynamo',), opset={'dynamo': version}, dynamic={'x': {0: 'batch', 1: 'time'}})
+    def newer_attention():
+        from .text import LlamaBlock
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embed, self.block, self.norm, self.head = nn.Embedding(12, 16), LlamaBlock(), nn.RMSNorm(16), nn.Linear(16, 12)
+
+            def forward(self, x):
+                return self.head(self.norm(self.block(self.embed(x))))
+
+        return Net(), {'x': torch.randint(0, 12, (2, 5))}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import model
+from . import model, module
 
 SEQUENCE = {'x': {0: 'batch', 1: 'time'}}
 
@@ -172,3 +172,145 @@ class WaveNet(nn.Module):
 @model('wavenet', dynamic={'x': {0: 'batch'}})
 def wavenet():
     return WaveNet(), {'x': torch.randn(2, 1, 10)}
+
+
+@module('conv-lstm', dynamic={'x': {0: 'batch'}})
+class ConvLstm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gates, self.head = nn.Conv2d(2 + 4, 16, 3, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        h = c = torch.zeros(x.shape[0], 4, x.shape[3], x.shape[4], dtype=x.dtype)
+        for t in range(x.shape[1]):
+            i, f, o, g = self.gates(torch.cat([x[:, t], h], 1)).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        return self.head(h)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 2, 5, 5)})
+
+
+@module('qrnn', dynamic={'x': {0: 'batch'}})
+class Qrnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 18, 2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        z, f, o = self.conv(F.pad(x, (1, 0))).chunk(3, 1)
+        z, f, o = z.tanh(), f.sigmoid(), o.sigmoid()
+        c, out = torch.zeros_like(z[..., 0]), []
+        for t in range(x.shape[-1]):
+            c = f[..., t] * c + (1 - f[..., t]) * z[..., t]
+            out.append(o[..., t] * c)
+        return self.head(torch.stack(out, 1))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 4, 6)})
+
+
+class Crf(nn.Module):
+    """The forward algorithm of a conditional random field, a loop over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.emit = nn.Linear(4, 3)
+        self.transitions, self.start, self.end = nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x, tags, mask):
+        e = self.emit(x)
+        batch = torch.arange(x.shape[0])
+        score = self.start[tags[:, 0]] + e[:, 0].gather(1, tags[:, :1])[:, 0]
+        alpha = self.start + e[:, 0]
+        for t in range(1, x.shape[1]):
+            m = mask[:, t]
+            step = self.transitions[tags[:, t - 1], tags[:, t]] + e[:, t].gather(1, tags[:, t:t + 1])[:, 0]
+            score = score + step * m.to(x.dtype)
+            new = torch.logsumexp(alpha.unsqueeze(2) + self.transitions + e[:, t].unsqueeze(1), 1)
+            alpha = torch.where(m.unsqueeze(1), new, alpha)
+        last = tags.gather(1, mask.long().sum(1, keepdim=True) - 1)[:, 0]
+        return (torch.logsumexp(alpha + self.end, 1) - score - self.end[last]).mean()
+
+
+def crf_inputs():
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    return {'x': torch.randn(2, 5, 4), 'tags': torch.randint(0, 3, (2, 5)), 'mask': mask}
+
+
+CRF = {n: {0: 'batch', 1: 'time'} for n in ('x', 'tags', 'mask')}
+model('crf', loss='output', dynamic={n: {0: 'batch'} for n in CRF})(lambda: (Crf(), crf_inputs()))
+model('crf-loop', loss='output', dynamic=CRF, script=True, exporters=('legacy',))(lambda: (Crf(), crf_inputs()))
+
+
+@module('s4d', dynamic={'x': {0: 'batch'}}, exporters=('dynamo',))
+class S4D(nn.Module):
+    """A diagonal state space, its kernel computed with exponentials and cosines, convolved."""
+
+    def __init__(self):
+        super().__init__()
+        self.re, self.im, self.c, self.dt = (nn.Parameter(torch.randn(4, 3) * 0.3) for _ in range(4))
+        self.d, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        t = torch.arange(x.shape[-1], dtype=x.dtype)
+        dt = self.dt.exp().unsqueeze(-1)
+        kernel = (self.c.unsqueeze(-1) * torch.exp(-self.re.exp().unsqueeze(-1) * dt * t) * torch.cos(self.im.unsqueeze(-1) * dt * t)).sum(1)
+        y = F.conv1d(F.pad(x, (x.shape[-1] - 1, 0)), kernel.flip(-1).unsqueeze(1), groups=4)
+        return self.head((y + self.d.unsqueeze(-1) * x).transpose(1, 2))
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 4, 6)})
+
+
+@module('quantile', loss='output', dynamic={'x': {0: 'batch'}, 'y': {0: 'batch'}})
+class Quantile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(2, 4, batch_first=True), nn.Linear(4, 3)
+        self.register_buffer('q', torch.tensor([0.1, 0.5, 0.9]))
+
+    def forward(self, x, y):
+        p = self.head(self.gru(x)[1][-1])
+        e = y - p
+        return torch.maximum(self.q * e, (self.q - 1) * e).mean(), p
+
+    inputs = staticmethod(lambda: {'x': torch.randn(3, 5, 2), 'y': torch.randn(3, 1)})
+
+
+@module('lstm-layernorm', dynamic={'x': {1: 'batch'}})
+class LayerNormLstm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.i, self.h, self.n, self.head = nn.Linear(3, 16), nn.Linear(4, 16, bias=False), nn.LayerNorm(16), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = c = x.new_zeros(x.shape[1], 4)
+        for t in range(x.shape[0]):
+            i, f, g, o = self.n(self.i(x[t]) + self.h(h)).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.head(h)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(4, 2, 3)})
+
+
+@module('ntm', dynamic={'x': {0: 'batch'}})
+class Memory(nn.Module):
+    """A memory that is addressed by content, written and read."""
+
+    def __init__(self):
+        super().__init__()
+        self.control, self.key, self.erase, self.add, self.head = nn.GRUCell(3 + 4, 6), nn.Linear(6, 5), nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+        self.start = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x):
+        m = self.start.expand(x.shape[0], -1, -1)
+        h, r = x.new_zeros(x.shape[0], 6), x.new_zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            h = self.control(torch.cat([x[:, t], r], 1), h)
+            k, beta = self.key(h).split([4, 1], 1)
+            w = (F.softplus(beta) * F.cosine_similarity(m, k.unsqueeze(1), dim=-1)).softmax(-1)
+            m = m * (1 - w.unsqueeze(2) * self.erase(h).sigmoid().unsqueeze(1)) + w.unsqueeze(2) * self.add(h).unsqueeze(1)
+            r = torch.bmm(w.unsqueeze(1), m).squeeze(1)
+        return self.head(r)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(2, 3, 3)})

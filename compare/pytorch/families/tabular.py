@@ -2,8 +2,9 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from . import model
+from . import model, module
 
 FIELDS = (7, 5, 11)
 BATCH = {'ids': {0: 'batch'}, 'numbers': {0: 'batch'}}
@@ -166,3 +167,50 @@ def tabular_resnet():
 def mlp_fresh():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
                          nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)), {'x': torch.randn(5, 6)}
+
+
+@module('tabnet', dynamic={'x': {0: 'batch'}}, batch_norm=True)
+class TabNet(nn.Module):
+    """Sparsemax attention over features."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(6)
+        self.att, self.fc, self.head = nn.Linear(4, 6), nn.Linear(6, 16), nn.Linear(4, 3)
+
+    def sparsemax(self, z):
+        s = z.sort(-1, descending=True).values
+        k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+        support = 1 + k * s > s.cumsum(-1)
+        n = support.sum(-1, keepdim=True)
+        tau = (s.cumsum(-1).gather(-1, n - 1) - 1) / n.to(z.dtype)
+        return (z - tau).clamp(min=0)
+
+    def forward(self, x):
+        x = self.bn(x)
+        d, a = F.glu(self.fc(x)).chunk(2, 1)
+        out, prior = F.relu(d), 1.0
+        for _ in range(2):
+            m = self.sparsemax(self.att(F.glu(self.fc(x))[:, 4:]) * prior)
+            prior = prior * (1.3 - m)
+            out = out + F.relu(F.glu(self.fc(x * m))[:, :4])
+        return self.head(out)
+
+    inputs = staticmethod(lambda: {'x': torch.randn(4, 6)})
+
+
+@module('dlrm', loss='bce-with-logits', dynamic={'ids': {0: 'batch'}, 'x': {0: 'batch'}})
+class Dlrm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(n, 4) for n in (5, 7, 9))
+        self.bottom, self.top = nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4 + 6, 1)
+
+    def forward(self, ids, x):
+        d = self.bottom(x)
+        v = torch.stack([d] + [t(ids[:, i]) for i, t in enumerate(self.tables)], 1)
+        z = torch.bmm(v, v.transpose(1, 2))
+        i, j = torch.tril_indices(4, 4, -1)
+        return self.top(torch.cat([d, z[:, i, j]], 1)).squeeze(1)
+
+    inputs = staticmethod(lambda: {'ids': torch.stack([torch.randint(0, n, (4,)) for n in (5, 7, 9)], 1), 'x': torch.randn(4, 3)})

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import model
+from . import BOTH, model, module
 
 TEXT = {'input_ids': {0: 'batch', 1: 'tokens'}}
 MASKED = {**TEXT, 'attention_mask': {0: 'batch', 1: 'tokens'}}
@@ -39,7 +39,8 @@ SMALL = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_h
              max_position_embeddings=32)
 
 
-def hugging(name, head, config, inputs=masked, pick=('logits',), loss='cross-entropy', dynamic=None, options=None, **changes):
+def hugging(name, head, config, inputs=masked, pick=('logits',), loss='cross-entropy', dynamic=None, options=None,
+            exporters=BOTH, **changes):
     def build():
         import transformers
 
@@ -49,7 +50,7 @@ def hugging(name, head, config, inputs=masked, pick=('logits',), loss='cross-ent
         given = inputs()
         return Wrapped(getattr(transformers, head)(c), list(given), pick), given
 
-    model(name, loss=loss, dynamic=MASKED if dynamic is None else dynamic)(build)
+    model(name, loss=loss, dynamic=MASKED if dynamic is None else dynamic, exporters=exporters)(build)
 
 
 hugging('bert', 'BertForSequenceClassification', 'BertConfig', num_labels=3)
@@ -70,7 +71,73 @@ hugging('gemma', 'GemmaForCausalLM', 'GemmaConfig', num_key_value_heads=1, head_
 hugging('t5-encoder', 'T5EncoderModel', 'T5Config', pick=('last_hidden_state',), loss='mse', d_model=16, d_kv=8, d_ff=32,
         num_layers=2, num_heads=2)
 hugging('mamba', 'MambaForCausalLM', 'MambaConfig', inputs=lambda: {'input_ids': ids()}, dynamic={}, state_size=4, options={'attention': 'eager'})
+EAGER = {'attention': 'eager'}
+hugging('modernbert', 'ModernBertForSequenceClassification', 'ModernBertConfig', num_labels=3, global_attn_every_n_layers=2,
+        local_attention=4, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+hugging('mobilebert', 'MobileBertForSequenceClassification', 'MobileBertConfig', num_labels=3, embedding_size=16,
+        intra_bottleneck_size=16, true_hidden_size=16)
+hugging('mpnet', 'MPNetForSequenceClassification', 'MPNetConfig', num_labels=3, pad_token_id=1, options=EAGER)
+hugging('esm', 'EsmForTokenClassification', 'EsmConfig', num_labels=3, position_embedding_type='rotary', pad_token_id=1,
+        mask_token_id=2)
+hugging('longformer', 'LongformerForSequenceClassification', 'LongformerConfig', num_labels=3, attention_window=4,
+        pad_token_id=1, inputs=lambda: masked(2, 8), dynamic={'input_ids': {0: 'batch'}, 'attention_mask': {0: 'batch'}},
+        options=EAGER, exporters=('legacy',))
+hugging('fnet', 'FNetForSequenceClassification', 'FNetConfig', num_labels=3, inputs=lambda: {'input_ids': ids()}, dynamic=TEXT,
+        options=EAGER)
+hugging('roformer', 'RoFormerForSequenceClassification', 'RoFormerConfig', num_labels=3, embedding_size=16, options=EAGER)
+hugging('squeezebert', 'SqueezeBertForSequenceClassification', 'SqueezeBertConfig', num_labels=3, embedding_size=16, q_groups=2,
+        k_groups=2, v_groups=2, post_attention_groups=1, intermediate_groups=2, output_groups=2, options=EAGER)
+hugging('gpt-neo', 'GPTNeoForCausalLM', 'GPTNeoConfig', num_layers=2, num_heads=2, attention_types=[[['global', 'local'], 1]],
+        window_size=3, options=EAGER)
+hugging('gptj', 'GPTJForCausalLM', 'GPTJConfig', n_embd=16, n_layer=2, n_head=2, rotary_dim=4, options=EAGER)
+hugging('falcon', 'FalconForCausalLM', 'FalconConfig', multi_query=True, parallel_attn=True)
+hugging('phi', 'PhiForCausalLM', 'PhiConfig', num_key_value_heads=1)
+hugging('gemma2', 'Gemma2ForCausalLM', 'Gemma2Config', num_key_value_heads=1, head_dim=8, sliding_window=3, options=EAGER)
+hugging('gemma3', 'Gemma3ForCausalLM', 'Gemma3TextConfig', num_key_value_heads=1, head_dim=8, sliding_window=3)
+hugging('olmo2', 'Olmo2ForCausalLM', 'Olmo2Config', num_key_value_heads=2)
+hugging('granite', 'GraniteForCausalLM', 'GraniteConfig', num_key_value_heads=1)
+hugging('cohere', 'CohereForCausalLM', 'CohereConfig', num_key_value_heads=1, exporters=('dynamo',))
+hugging('mpt', 'MptForCausalLM', 'MptConfig', d_model=16, n_heads=2, n_layers=2, expansion_ratio=2, max_seq_len=32, options=EAGER)
+hugging('mamba2', 'Mamba2ForCausalLM', 'Mamba2Config', inputs=lambda: {'input_ids': ids()}, dynamic={}, num_heads=4, head_dim=8,
+        state_size=4, n_groups=1, expand=2, chunk_size=4, options=EAGER, exporters=('dynamo',))
+hugging('bart', 'BartForSequenceClassification', 'BartConfig', d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_labels=3, init_std=0.2,
+        inputs=lambda: {'input_ids': torch.tensor([[0, 5, 7, 9, 2], [0, 8, 4, 6, 2]])}, dynamic={})
 hugging('bloom', 'BloomForCausalLM', 'BloomConfig', n_layer=2, n_head=2, options={'attention': 'eager'})
+
+
+@model('bert-qa', loss='output', dynamic={**MASKED, 'start': {0: 'batch'}, 'end': {0: 'batch'}})
+def bert_qa():
+    from transformers import BertConfig, BertForQuestionAnswering
+    names = ['input_ids', 'attention_mask', 'start_positions', 'end_positions']
+    return Wrapped(BertForQuestionAnswering(BertConfig(**SMALL)), names, ('loss', 'start_logits', 'end_logits')), {**masked(), 'start': torch.tensor([0, 2]), 'end': torch.tensor([1, 3])}
+
+
+@model('gpt2-with-loss', loss='output', dynamic={**TEXT, 'labels': {0: 'batch', 1: 'tokens'}})
+def gpt2_loss():
+    from transformers import GPT2Config, GPT2LMHeadModel
+    c = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32, use_cache=False)
+    x = ids()
+    labels = x.clone(); labels[:, :2] = -100
+    return Wrapped(GPT2LMHeadModel(c), ['input_ids', 'labels'], ('loss', 'logits')), {'input_ids': x, 'labels': labels}
+
+
+@model('gpt2-with-cache', dynamic={'input_ids': {0: 'batch'}, 'k': {0: 'batch', 2: 'past'}, 'v': {0: 'batch', 2: 'past'}})
+def gpt2_cache():
+    from transformers import GPT2Config, GPT2LMHeadModel, DynamicCache
+
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+
+        def forward(self, input_ids, k, v):
+            cache = DynamicCache()
+            cache.update(k, v, 0)
+            out = self.inner(input_ids=input_ids, past_key_values=cache, use_cache=True)
+            layer = out.past_key_values.layers[0]
+            return out.logits, layer.keys, layer.values
+    return Cached(), {'input_ids': ids(2, 3), 'k': torch.randn(2, 2, 4, 8), 'v': torch.randn(2, 2, 4, 8)}
 
 
 def whisper_inputs():
@@ -265,3 +332,47 @@ class SelectiveScan(nn.Module):
 @model('selective-scan', dynamic={'x': {0: 'batch'}})
 def selective_scan():
     return SelectiveScan(), {'x': torch.randn(2, 5, 6)}
+
+
+@module('transformer-xl', dynamic={'x': {0: 'batch', 1: 'time'}, 'memory': {0: 'batch', 1: 'past'}})
+class TransformerXl(nn.Module):
+    """Relative positions, the shift done by padding and a view."""
+
+    def __init__(self, width=8, heads=2):
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.embed = nn.Embedding(20, width)
+        self.q, self.kv, self.r = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width), nn.Linear(width, width, bias=False)
+        self.u, self.v = nn.Parameter(torch.randn(heads, self.size)), nn.Parameter(torch.randn(heads, self.size))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 20)
+        self.register_buffer('inv', 1 / (100 ** (torch.arange(0, width, 2) / width)))
+
+    def forward(self, x, memory):
+        h = self.embed(x)
+        context = torch.cat([memory, h], 1)
+        b, t, w = h.shape
+        s = context.shape[1]
+        q = self.q(h).view(b, t, self.heads, self.size)
+        k, v = self.kv(context).view(b, s, 2, self.heads, self.size).unbind(2)
+        positions = torch.arange(s - 1, -1, -1, dtype=h.dtype)[:, None] * self.inv
+        r = self.r(torch.cat([positions.sin(), positions.cos()], -1)).view(s, self.heads, self.size)
+        ac = torch.einsum('bihd,bjhd->bhij', q + self.u, k)
+        bd = torch.einsum('bihd,jhd->bhij', q + self.v, r)
+        bd = F.pad(bd, (1, 0)).view(b, self.heads, s + 1, t)[:, :, 1:].reshape(b, self.heads, t, s)
+        mask = torch.ones(t, s, dtype=torch.bool).tril(s - t)
+        a = ((ac + bd) / self.size ** 0.5).masked_fill(~mask, float('-inf')).softmax(-1)
+        y = torch.einsum('bhij,bjhd->bihd', a, v).reshape(b, t, w)
+        return self.head(self.norm(h + y)), context
+
+    inputs = staticmethod(lambda: {'x': torch.randint(0, 20, (2, 4)), 'memory': torch.randn(2, 3, 8)})
+
+
+@model('llama-fresh', fresh=True, dynamic={'input_ids': {0: 'batch', 1: 'tokens'}})
+def llama_fresh():
+    return llama_block()
+
+
+@model('bert-fresh', fresh=True, dynamic={'input_ids': {0: 'batch', 1: 'tokens'}, 'attention_mask': {0: 'batch', 1: 'tokens'}})
+def bert_fresh():
+    from transformers import BertConfig, BertForSequenceClassification
+    return Wrapped(BertForSequenceClassification(BertConfig(**SMALL, num_labels=3, use_cache=False)), ['input_ids', 'attention_mask'], ('logits',)), masked()

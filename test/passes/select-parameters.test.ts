@@ -1,6 +1,8 @@
 import { expect, it } from 'vitest';
 import type { Value } from '../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
+import { inject } from '../../src/passes/inject.js';
 import { inspect } from '../../src/passes/inspect.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { floatsOf, spread } from '../ops/vjp.js';
@@ -160,4 +162,31 @@ it('does not read what lies outside the main job: kinds of models', async () => 
     gradient: 'yes',
     onPath: true,
   });
+});
+
+it('reads single elements of external weights, not the weights', async () => {
+  const s = new Sketch();
+  const [width, x] = [32, s.input('x', ['batch', 32])];
+  const table = s.add(
+    'Gather',
+    [s.weight('table', [width, width]), s.input('ids', ['batch'], 'int64')],
+    'row',
+  );
+  const hidden = s.add('MatMul', [x, s.weight('w1', [width, width])], 'hidden');
+  const y = s.add('MatMul', [s.add('Mul', [hidden, table], 'h'), s.weight('w2', [width, width])], 'y');
+  const model = s.model([y]);
+  const contents = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t.bytes]));
+  const bytes = encodeModel(model, tensor => {
+    const [location] = [...contents].find(([, content]) => content === tensor.bytes)!;
+    return { location, offset: 0, length: tensor.byteLength, folder: '.' };
+  });
+  const lengths: number[] = [];
+  const outside = decodeModel(bytes, '.', ({ location, offset, length }) => {
+    lengths.push(length);
+    return contents.get(location)!.slice(offset, offset + length);
+  });
+  const found = await inject(outside, { loss: { kind: 'mse' }, original: bytes }, sessionShapes);
+  expect(found.report.parameters.filter(p => p.trains)).toHaveLength(3);
+  expect(lengths.length).toBeGreaterThan(0);
+  expect(Math.max(...lengths)).toBe(4);
 });

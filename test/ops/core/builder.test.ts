@@ -1,0 +1,41 @@
+import { expect, it } from 'vitest';
+import { Graph, type Shape } from '../../../src/graph/ir.js';
+import { Names } from '../../../src/graph/names.js';
+import { Builder } from '../../../src/ops/core/builder.js';
+import { broadcastShapes } from '../../../src/ops/core/infer.js';
+
+it('makes equal constants once, in subgraphs too, and tells others apart', () => {
+  const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
+  const body = g.subgraph('body');
+  const made = (b: Builder) => [
+    ...[0, -0, 1].map(x => b.scalar(x, 'float32')),
+    b.scalar(1, 'float64'),
+    b.scalar(1, 'int64'),
+    ...[[], [1], [12], [1, 2]].map(values => b.ints(values)),
+  ];
+  const values = made(g).map(e => e.value);
+  expect(new Set(values).size).toBe(values.length);
+  expect(made(body).map(e => e.value)).toEqual(values);
+  expect(made(body)[8]!.constant).toEqual([1, 2]);
+  expect(g.graph.initializers.size).toBe(values.length);
+  expect(body.graph.initializers.size).toBe(0);
+});
+
+it.each<[Shape[], Shape]>([
+  [
+    [['a', 1], [3]],
+    ['a', 3],
+  ],
+  [[['a'], ['a']], ['a']],
+  [[['a'], ['b']], [null]],
+  [[['a'], ['b'], [4]], [4]],
+  [[[4], ['a'], [1]], [4]],
+  [[[null], [1]], [null]],
+  [[['a'], [null]], [null]],
+  [
+    [[], [2, 1]],
+    [2, 1],
+  ],
+])('broadcasts %j', (shapes, expected) => {
+  expect(broadcastShapes(shapes)).toEqual(expected);
+});

@@ -27,7 +27,7 @@ export class Names {
     let name = hint;
     let n = this.#next.get(hint) ?? 0;
     while (this.#taken.has(name)) name = `${hint}_${++n}`;
-    this.#next.set(hint, n);
+    if (n) this.#next.set(hint, n);
     this.#taken.add(name);
     return name;
   }

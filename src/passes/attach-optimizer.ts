@@ -67,8 +67,9 @@ export function attachOptimizer<O extends OptimizerOptions>(
   validateStep(options);
   const { ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
   const params = parameters.map(p => p.param);
+  const inputs = new Set(g.graph.inputs);
   for (const state of [...params, ...statistics.map(s => s.state)])
-    if (!g.graph.inputs.includes(state)) g.graph.inputs.push(state);
+    if (!inputs.has(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
   const grads = parameters.map(p => p.grad);

@@ -14,7 +14,9 @@ export function groupSmall(values: readonly Value[], keys: readonly string[]): n
     const shape = value.shape as readonly number[];
     const isSmall = shape.reduce((n, d) => n * d, 1) <= SMALL;
     const key = isSmall ? keys[i]! : i;
-    groups.set(key, [...(groups.get(key) ?? []), i]);
+    const members = groups.get(key);
+    if (members) members.push(i);
+    else groups.set(key, [i]);
   });
   return [...groups.values()];
 }

@@ -45,7 +45,7 @@ export async function liftArtifacts(
       'no-such-value',
       'The training model adds no gradients up, and has none named PARAMETER_grad: name them with --grad.',
     );
-  checkValues(model.graph, gradients, values);
+  checkValues(model.graph, gradients, values, closed?.target);
   const names = model.graph.inputs.map(v => v.name).filter(name => values.has(name));
   const trains = (name: string) => gradients.has(name) && !options.frozen?.includes(name);
   const named = given?.kind === 'output' ? given.output : undefined;
@@ -78,9 +78,14 @@ function checkValues(
   { inputs, initializers }: Graph,
   gradients: ReadonlyMap<string, string>,
   values: ReadonlyMap<string, Tensor>,
+  target: Value | undefined,
 ): void {
-  const known = new Set([...initializers.keys()].map(v => v.name));
-  const missing = inputs.filter(v => gradients.has(v.name) && !values.has(v.name) && !known.has(v.name));
+  const known = new Set([...initializers.keys(), ...(target ? [target] : [])].map(v => v.name));
+  // Data come before parameters; those that are frozen stand among them.
+  const first = inputs.findIndex(v => gradients.has(v.name));
+  const missing = inputs.filter(
+    (v, i) => first >= 0 && i >= first && !values.has(v.name) && !known.has(v.name),
+  );
   if (missing.length)
     throw new AgdError(
       'missing-data',

@@ -92,7 +92,7 @@ it('asks for values where there is no checkpoint, and names those that are missi
   );
   const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
   await expect(openForInjection(await artifactFolder(), { values })).rejects.toThrow(
-    "No values for 'conv.weight', 'conv.bias', 'fc.weight': they are in the checkpoint",
+    "No values for 'conv.weight', 'conv.bias', 'fc.weight', 'scale': they are in the checkpoint",
   );
   await expect(openForInjection(await artifactFolder(['training']), {})).rejects.toMatchObject({
     code: 'io',

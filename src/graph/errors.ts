@@ -33,6 +33,7 @@ export class AgdError extends Error {
     message: string,
     options?: ErrorOptions,
   ) {
-    super(message, options);
+    // Names that are quoted may be anything.
+    super(message.replace(/\s*[\r\n]\s*/g, ' '), options);
   }
 }

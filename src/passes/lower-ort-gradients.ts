@@ -180,10 +180,22 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
 }
 
 function lowered(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
-  if (!isYield(node)) return ortLowering(node)!(new GradientNode(node, g, surroundings));
+  if (!isYield(node)) return byLowering(node, g, surroundings);
   const { closed, gradients } = closeYield(node, g, surroundings.loss);
   surroundings.closed = closed;
   return gradients;
+}
+
+/** No schema of these operators is at hand: that a node lacks what it needs shows when it is missed. */
+function byLowering(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
+  try {
+    return ortLowering(node)!(new GradientNode(node, g, surroundings));
+  } catch (cause) {
+    if (!(cause instanceof TypeError)) throw cause;
+    throw new AgdError('invalid-model', `${node.label} has not the inputs that its operator needs.`, {
+      cause,
+    });
+  }
 }
 
 function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {

@@ -21,7 +21,9 @@ export function withValues(model: Model, values: ReadonlyMap<string, Tensor>): M
     const tensor = values.get(value.name)!;
     const before = graph.initializers.get(value);
     const type = before ? { kind: 'tensor' as const, dtype: before.dtype, shape: before.dims } : value.type;
-    checkType('The value of', { type }, value.name, { dtype: tensor.dtype, shape: tensor.dims });
+    const { dtype, dims: shape } = tensor;
+    checkType('The value of', { type }, value.name, { dtype, shape });
+    value.type = { kind: 'tensor', dtype, shape };
     graph.initializers.set(value, tensor);
   }
   return copy;

@@ -219,6 +219,11 @@ it('binds the running statistics that were updated in place', async () => {
 
 it.each<[string, StoredNode[], RegExp]>([
   [
+    'a node without what it needs',
+    [['com.microsoft.ReluGrad', ['dy'], ['dx'], {}]],
+    /'com.microsoft.ReluGrad' .* has not the inputs that its operator needs/,
+  ],
+  [
     'indices of no MaxPool',
     [['MaxPoolGrad', ['dy', 'at'], ['dx'], { kernel_shape: [2] }]],
     /Cannot write 'MaxPoolGrad' .*indices that do not come from a MaxPool/,

@@ -46,7 +46,7 @@ export const sharedStepOptions = <T>(args: Argv<T>) =>
     },
     compensate: {
       type: 'boolean',
-      describe: 'Keep what rounding leaves of each step and add it to the next',
+      describe: 'Keep what rounding leaves of each step for the next [for 16 bits alone]',
       group: STEP,
     },
     telemetry: {

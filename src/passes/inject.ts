@@ -336,7 +336,7 @@ function describe(
       state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
       options: Object.keys(groups[i]!).length ? groups[i] : undefined,
       hessianProduct: attached.products[i]?.name,
-      carry: attached.carries?.[i]?.name,
+      carry: attached.carries[i]?.name,
       rows: lookups?.get(v)?.rows.name,
       gradSum: attached.sums?.[i]?.name,
       hessianSum: attached.sums?.[trained.length + i]?.name,

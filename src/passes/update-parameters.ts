@@ -26,7 +26,7 @@ export type UpdateRule = {
   /** The type of a step's scalars. */
   scalars: ScalarType;
   /** With `compensate`: what rounding has left each parameter short of. */
-  carries?: Value[];
+  carries: (Value | undefined)[];
 };
 
 export type UpdateOptions = {
@@ -36,7 +36,8 @@ export type UpdateOptions = {
   scalars?: ScalarType;
   /**
    * Keeps what rounding leaves of each step and adds it to the next (Kahan's summation), in the states
-   * `<param>_carry`: for weights that are large against their steps, and those of 16 bits.
+   * `<param>_carry`: for weights that are large against their steps. Default: for those of 16 bits, which do not move
+   * where a step is less than a thousandth of them.
    */
   compensate?: boolean;
   /** Updates large tensors in tiles, for a processor's cache; off for what has none to gain, as GPUs. Default: on. */
@@ -59,9 +60,11 @@ export function updateParameters<O extends OptimizerOptions>(
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
   const params = parameters.map(p => p.param);
-  const carries = compensate
-    ? params.map(param => stateInput(g, `${param.name}_carry`, zerosLike(g, param)))
-    : undefined;
+  const carries = params.map(param =>
+    (compensate ?? isHalf(param.dtype))
+      ? stateInput(g, `${param.name}_carry`, zerosLike(g, param))
+      : undefined,
+  );
   const transition: Transition = (b, terms) => {
     const done = b.of(step).add(1);
     const t = done.cast(scalarType);
@@ -94,7 +97,7 @@ export function updateParameters<O extends OptimizerOptions>(
         w: joined(i => state(params[i]!)),
         grad: lookup ? terms[first!]!.gather(b.of(lookup.last)) : joined(i => terms[i]!),
         ...Object.fromEntries(names.map(name => [name, joined(i => state(slot(name)(i)))])),
-        ...(carries ? { carry: joined(i => state(carries[i]!)) } : {}),
+        ...(carries[first!] ? { carry: joined(i => state(carries[i]!)) } : {}),
         ...(optimizer.diagonal
           ? { diagonal: joined(i => optimizer.diagonal!(terms[params.length + i]!, options)) }
           : {}),
@@ -115,7 +118,7 @@ export function updateParameters<O extends OptimizerOptions>(
       };
       for (const name of names) set(name, slot(name));
       set('w', i => params[i]!);
-      if (carries) set('carry', i => carries[i]!);
+      if (carries[first!]) set('carry', i => carries[i]!);
     }
     return updates;
   };
@@ -123,6 +126,8 @@ export function updateParameters<O extends OptimizerOptions>(
 }
 
 type Tensors = Record<string, Expr>;
+
+const isHalf = (dtype: DType | undefined) => dtype === 'float16' || dtype === 'bfloat16';
 
 /** The table with new rows. Equal ones are written more than once, the same each time. */
 function putRows(table: Expr, rows: Expr, values: Expr): Expr {
@@ -151,6 +156,12 @@ function inTiles(
 /** w - step; what rounding leaves of it is the next `carry`, to be taken off with the next step. */
 function subtract(w: Expr, step: Expr, carry?: Expr): { w: Expr; carry?: Expr } {
   if (!carry) return { w: w.sub(step) };
+  if (isHalf(w.dtype)) {
+    // A runtime computes with 16 bits in float32, and rounds between two nodes only where the graph says so.
+    const exact = w.cast('float32').sub(step.cast('float32').add(carry.cast('float32')));
+    const next = exact.cast(w.dtype);
+    return { w: next, carry: next.cast('float32').sub(exact).cast(w.dtype) };
+  }
   const due = step.add(carry);
   const next = w.sub(due);
   return { w: next, carry: due.sub(w.sub(next)) };

@@ -1,11 +1,13 @@
 /** What a step does besides the update, in the trainer's hands. */
 import { expect, it } from 'vitest';
+import { Value } from '../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { averagedModel } from '../../src/passes/average-weights.js';
 import { type InjectOptions, inject } from '../../src/passes/inject.js';
 import { originalBytes } from '../../src/passes/original.js';
 import { bindData } from '../../src/runtime/data/bind.js';
+import { convert } from '../../src/runtime/data/convert.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { trainingLoop } from '../../src/runtime/training-loop.js';
@@ -175,5 +177,31 @@ it('shows updates of a model that takes no data', async () => {
     shown.push(...t.telemetry.map(rows => rows[0]!.values.update));
   }
   expect(shown).toEqual([2, 4]);
+  await t.release();
+});
+
+/** Between 1 and 2 neighbours are 2^-10 apart: a step of 1e-4 alone rounds to none. */
+it.each([
+  ['moves by steps smaller than its rounding', undefined, 1e-2],
+  ['does not without what rounding left', false, 0],
+])('a weight of 16 bits %s', async (_, compensate, distance) => {
+  const s = new Sketch();
+  const w = s.weight('w', convert(floatsOf([1.5, 1.5]), 'float16'));
+  const x = new Value('x', { kind: 'tensor', dtype: 'float16', shape: ['batch', 2] });
+  s.graph.inputs.push(x);
+  const loss = s.add('ReduceSum', [s.add('Mul', [w, x], 'wx')], 'total', { keepdims: 0 });
+  const { model } = await inject(
+    s.model([loss]),
+    {
+      loss: { kind: 'output', output: 'total' },
+      optimizer: { name: 'sgd', lr: 1e-4, momentum: 0 },
+      compensate,
+    },
+    sessionShapes,
+  );
+  const t = await Trainer.create(model);
+  for (let i = 0; i < 100; i++) await t.step({ x: convert(floatsOf([1, 1], [1, 2]), 'float16') });
+  const moved = 1.5 - t.state.get('w')!.numbers()[0]!;
+  expect(Math.abs(moved - distance)).toBeLessThan(2 ** -10);
   await t.release();
 });

@@ -2,7 +2,7 @@
 
 import torch
 
-from . import model
+from . import BOTH, model
 
 BATCH = {'x': {0: 'batch'}}
 
@@ -14,8 +14,8 @@ def timm_model(name, size=64, batch=3, **options):
     return timm.create_model(name, pretrained=False, **options), {'x': torch.randn(batch, 3, size, size)}
 
 
-def register(name, arch=None, batch_norm=False, **options):
-    model(name, dynamic=BATCH, batch_norm=batch_norm)(lambda: timm_model(arch or name, **options))
+def register(name, arch=None, batch_norm=False, exporters=BOTH, **options):
+    model(name, dynamic=BATCH, batch_norm=batch_norm, exporters=exporters)(lambda: timm_model(arch or name, **options))
 
 
 register('resnet18', batch_norm=True)
@@ -36,3 +36,13 @@ register('xcit', 'xcit_nano_12_p16_224', img_size=64, embed_dim=48, depth=2, num
 register('poolformer', 'poolformer_s12', layers=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48))
 register('nfnet', 'nf_resnet26')
 register('resnest', 'resnest14d')
+register('mobilenetv2', 'mobilenetv2_035')
+register('beit', 'beit_base_patch16_224', exporters=('legacy',), img_size=64, depth=2, embed_dim=48, num_heads=3)
+register('botnet', 'botnet26t_256', size=256, batch=1)
+register('coat', 'coat_lite_tiny', img_size=64, embed_dims=(16, 32, 48, 64), serial_depths=(1, 1, 1, 1))
+register('convit', 'convit_tiny', img_size=64, depth=3, embed_dim=48, num_heads=3, local_up_to_layer=2)
+register('convnextv2', 'convnextv2_atto', depths=(1, 1, 1, 1), dims=(16, 32, 48, 64))
+register('crossvit', 'crossvit_tiny_240', size=240, batch=2)
+register('cspdarknet', 'cs3darknet_focus_s')
+register('davit', 'davit_tiny', embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4), depths=(1, 1, 1, 1))
+register('dla', 'dla34')

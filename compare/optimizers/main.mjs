@@ -19,7 +19,7 @@ const DELTAS = ['1e-8', '1e-6', '1e-5', '1e-4', '1e-3', '1e-2', '0.1', '1'].map(
   delta => `agd(delta=${delta})`,
 );
 /** The more of the steps are SGD's, the more the rate is lr/delta. */
-const DELTA_RATES = '1e-4,3e-4,1e-3; agd(delta=1e-3)=3e-4,1e-3,3e-3; agd(delta=1e-2)=1e-3,3e-3,1e-2';
+const DELTA_RATES = '1e-4,3e-4,1e-3; agd(delta=1e-3)=3e-4,1e-3,3e-3';
 
 const digits = {
   model: join(ROOT, 'models/lenet.onnx'),
@@ -29,8 +29,8 @@ const DIGITS = '--loss cross-entropy --batch-size 64';
 const text = model => ({
   model: from(`${model}.onnx`),
   data: ['train', 'val'].map(part => from(`text-${part}.npz`)),
-  flags: '--loss cross-entropy --batch-size 32 --epochs 2 --seeds 2 --by-loss',
 });
+const TEXT = '--loss cross-entropy --batch-size 32 --epochs 2 --by-loss';
 const table = name => ({
   model: from(`${name}.onnx`),
   data: ['train', 'val'].map(part => from(`${name}-${part}.npz`)),
@@ -47,33 +47,45 @@ const COMPARISONS = {
   },
   lstm: {
     ...text('lstm'),
+    flags: `${TEXT} --seeds 2`,
     who: WHO,
     lr: '1e-3,3e-3,1e-2,3e-2; sgd=0.1,0.3,1,3; agd=3e-4,1e-3,3e-3,1e-2,3e-2',
   },
-  gpt: { ...text('gpt'), who: WHO, lr: '1e-3,3e-3,1e-2; sgd=0.1,0.3,1; agd=3e-4,1e-3,3e-3' },
+  gpt: {
+    ...text('gpt'),
+    flags: `${TEXT} --seeds 1`,
+    who: WHO,
+    lr: '3e-4,1e-3,3e-3,1e-2; sgd=3e-2,0.1,0.3,1; agd=1e-4,3e-4,1e-3,3e-3; adabelief=3e-3,1e-2,3e-2',
+  },
   planted: {
     ...table('planted'),
     flags: PLANTED,
     who: WHO,
-    lr: '3e-4,1e-3,3e-3,1e-2; sgd=1e-2,3e-2,0.1,0.3; agd=3e-5,1e-4,3e-4,1e-3,3e-3,1e-2',
+    lr: '3e-4,1e-3,3e-3,5e-3,1e-2; sgd=1e-2,3e-2,0.1,0.3; agd=3e-5,1e-4,3e-4,1e-3,3e-3,1e-2; adabelief=3e-4,1e-3,3e-3,1e-2,3e-2',
   },
   criteo: {
     ...table('criteo'),
     flags: CRITEO,
     who: WHO,
-    lr: '1e-4,3e-4,1e-3,3e-3; sgd=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2; agd=1e-5,3e-5,1e-4,3e-4,1e-3,3e-3',
+    lr: '1e-4,3e-4,1e-3,3e-3; sgd=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2; agd=1e-5,3e-5,1e-4,3e-4,1e-3,3e-3; adabelief=1e-4,3e-4,1e-3,3e-3,1e-2',
   },
   'lenet-delta': {
     ...digits,
     flags: `${DIGITS} --epochs 3 --seeds 1 --telemetry 10`,
     who: DELTAS.join(),
-    lr: `${DELTA_RATES}; agd(delta=0.1)=1e-2,3e-2,0.1; agd(delta=1)=0.1,0.3,1`,
+    lr: `${DELTA_RATES}; agd(delta=1e-2)=1e-3,3e-3,1e-2; agd(delta=0.1)=1e-2,3e-2,0.1; agd(delta=1)=0.1,0.3,1`,
   },
   'planted-delta': {
     ...table('planted'),
     flags: `${PLANTED} --telemetry 10`,
     who: DELTAS.join(),
-    lr: `${DELTA_RATES}; agd(delta=0.1)=1e-2,3e-2,0.1,0.3; agd(delta=1)=0.1,0.3,1,3`,
+    lr: `${DELTA_RATES}; agd(delta=1e-4)=1e-4,3e-4,1e-3,3e-3,1e-2; agd(delta=1e-2)=1e-3,3e-3,1e-2,3e-2; agd(delta=0.1)=1e-2,3e-2,0.1,0.3; agd(delta=1)=0.1,0.3,1,3`,
+  },
+  'lstm-delta': {
+    ...text('lstm'),
+    flags: `${TEXT} --seeds 1 --telemetry 10`,
+    who: DELTAS.slice(2, 6).join(),
+    lr: '1e-3,3e-3,1e-2; agd(delta=1e-2)=1e-2,3e-2,0.1',
   },
 };
 

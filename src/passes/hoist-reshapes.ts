@@ -8,14 +8,24 @@ import type { Names } from '../graph/names.js';
  * as many as `count`, are states.
  */
 export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: number, names: Names): void {
-  const writers = new Map(body.nodes.map(node => [node.outputs[0], node]));
+  const writers = new Map(body.nodes.flatMap(node => node.outputs.map(out => [out, node] as const)));
   const isReshape = (node: Node | undefined): node is Node =>
     node?.opType === 'Reshape' && node.domain === '' && graph.initializers.has(node.inputs[1]!);
+  // The nearest: where a gradient is computed, the state may be reshaped otherwise.
+  const entrance = (state: Value, result: Value) => {
+    const found = new Set([result]);
+    for (const value of found) {
+      const node = writers.get(value);
+      if (isReshape(node) && node.inputs[0] === state) return node;
+      for (const read of node ? reads(node) : []) found.add(read);
+    }
+    return undefined;
+  };
   const [before, after]: Node[][] = [[], []];
   for (let i = 0; i < count; i++) {
     const [state, next] = [body.inputs[i]!, body.outputs[i]!];
-    const enter = body.nodes.find(node => isReshape(node) && node.inputs[0] === state);
     const leave = writers.get(next);
+    const enter = isReshape(leave) ? entrance(state, leave.inputs[0]!) : undefined;
     if (!enter || !isReshape(leave)) continue;
     const worked = enter.outputs[0]!;
     body.inputs[i] = worked;

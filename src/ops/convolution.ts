@@ -114,13 +114,11 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
   const slides = group === 1 && windows.every(v => v.stride === 1 && v.begin !== undefined);
-  // What is moved are the channels of a pixel: few of them are moved one by one.
-  const isWide = Number(w.extent(1)) >= 8;
-  if (slides && isWide && w.staticShape && dy.shape!.slice(2).every(d => typeof d === 'number')) {
-    const [m, c, first, ...rest] = w.staticShape as [number, number, ...number[]];
-    const inner = volumeOf(rest);
-    // Passes over a channel: by shifts of dy and of x, and by columns, which are cut out and then put together.
-    if (m * (1 + first!) + c * (2 + inner) < c * (1 + 2 * first! * inner)) return byShifts(x, dy, w, windows);
+  if (slides && w.staticShape && dy.shape!.slice(2).every(d => typeof d === 'number')) {
+    const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+    // Passes over a channel: to move dy by one copy each, to cut parts out of x and put them together by two.
+    const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
+    if (saved > 0) return byShifts(x, dy, w, windows);
   }
   return byColumns(x, dy, w, windows, group);
 }
@@ -143,37 +141,57 @@ function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group
 /**
  * What lies a step further in the kernel along the first spatial axis lies a step further in x, or a step back in dy. With
  * dy moved along that axis and x along the others, the product of the two has all of dw: of a kernel of 3x3 from 3 copies
- * of each instead of 9 of x. Rows of zeros keep apart what does not meet; x has its channels last, so that a step is a
- * row of its matrix.
+ * of each instead of 9 of x. Rows of zeros keep apart what does not meet.
  */
 function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
-  const [m, c, ...kernel] = w.staticShape!;
-  const reach = windows.map(v => (v.kernel - 1) * v.dilation);
+  const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
   const outer = dy.shape!.slice(2) as number[];
-  const padded = outer.map((d, i) => d + reach[i]!);
-  const [rows, axes] = [padded[0]!, windows.map((_, i) => 1 + i)];
+  const reach = (first - 1) * windows[0]!.dilation;
+  const rows = outer[0]! + reach;
+  const pixels = rows * volumeOf(outer.slice(1));
   const moved = dy
-    .pad(g.ints([reach[0]!, reach[0]!]), g.ints([2]))
-    .gather(g.ints(steps(windows[0]!).flatMap(k => range(reach[0]! - k, reach[0]! - k + rows))), 2);
+    .pad(g.ints([reach, reach]), g.ints([2]))
+    .gather(g.ints(steps(windows[0]!).flatMap(k => range(reach - k, reach - k + rows))), 2)
+    .reshape([-1, m * first, pixels]);
+  const product = (matrix: Expr) => moved.matmul(matrix).sum([0]);
+  const last = range(3, w.rank);
+  // A pixel of few channels is no row to gather.
+  if (c < 8)
+    return product(
+      windowColumns(x, [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)]).reshape([
+        -1,
+        c * volumeOf(rest),
+        pixels,
+      ]).mT,
+    )
+      .reshape([m, first, c, ...rest])
+      .transpose([0, 2, 1, ...last]);
+  return product(movedRows(x, outer, windows, c).reshape([-1, pixels, volumeOf(rest) * c]))
+    .reshape([m, first, ...rest, c])
+    .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
+}
+
+/** x, padded, its channels last, moved along all spatial axes but the first: [N, rows, ...outer, ...kernel, C], flat. */
+function movedRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {
+  const { g } = x;
+  const padded = outer.map((d, i) => d + (windows[i]!.kernel - 1) * windows[i]!.dilation);
+  const axes = windows.map((_, i) => 1 + i);
   const flat = x
     .transpose([0, ...axes.map(a => a + 1), 1])
     .pad(g.ints([...windows.map(v => v.begin!), ...windows.map(v => v.end!)]), g.ints(axes))
-    .reshape(g.vector([-1, volumeOf(padded), c!]));
-  // Of each row of x, and each window along the other axes, where it begins; and what follows, element by element.
+    .reshape([-1, volumeOf(padded), c]);
   const pitch = padded.map((_, i) => volumeOf(padded.slice(i + 1)));
-  const along = [range(0, rows), ...outer.slice(1).map(d => range(0, d)), ...windows.slice(1).map(steps)];
+  const along = [
+    range(0, padded[0]!),
+    ...outer.slice(1).map(d => range(0, d)),
+    ...windows.slice(1).map(steps),
+  ];
   const pitches = [...pitch, ...pitch.slice(1)];
   const places = along
     .map((is, a) => g.ints(is.map(i => i * pitches[a]!)).reshape([-1, ...along.slice(a + 1).map(() => 1)]))
     .reduce((sum, e) => sum.add(e));
-  const pixels = rows * volumeOf(outer.slice(1));
-  return moved
-    .reshape([-1, m! * kernel[0]!, pixels])
-    .matmul(flat.gather(places.reshape([-1]), 1).reshape([-1, pixels, volumeOf(kernel.slice(1)) * c!]))
-    .sum([0])
-    .reshape([m!, ...kernel, c!])
-    .transpose([0, w.rank - 1, ...range(1, w.rank - 1)]);
+  return flat.gather(places.reshape([-1]), 1);
 }
 
 /** How far from a window's begin its elements lie. */

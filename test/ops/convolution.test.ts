@@ -38,7 +38,8 @@ describe.each<Case>([
   ['VALID', [1, 1, 5, 4], [1, 1, 2, 2], { auto_pad: 'VALID', strides: [2, 1] }],
   ['three axes', [1, 2, 3, 4, 3], [2, 2, 2, 2, 2], { strides: [1, 2, 1], pads: [1, 0, 0, 0, 1, 0] }],
   ['three axes, stride 1', [1, 2, 3, 3, 2], [2, 1, 2, 3, 1], { group: 2, pads: [0, 1, 0, 1, 1, 0] }],
-  // From eight channels on dy and x are moved against each other.
+  ['three axes, all moved', [1, 3, 4, 3, 3], [1, 3, 3, 1, 2], { pads: [1, 0, 1, 0, 1, 0] }],
+  // From eight channels on x is moved with its channels last.
   ['many channels', [2, 8, 4, 3], [2, 8, 3, 3], { pads: [1, 1, 1, 1] }],
   ['many channels, one axis', [1, 8, 6], [3, 8, 3], { dilations: [2], pads: [1, 0] }],
   [

@@ -48,5 +48,5 @@ def module(name, **options):
     return register
 
 
-for family in ('recurrent', 'tabular', 'graph', 'sets', 'similarity', 'generative', 'other', 'dense', 'text', 'media', 'vision'):
+for family in ('recurrent', 'tabular', 'graph', 'sets', 'similarity', 'generative', 'other', 'dense', 'text', 'vision'):
     importlib.import_module(f'families.{family}')

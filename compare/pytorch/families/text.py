@@ -83,7 +83,7 @@ hugging('longformer', 'LongformerForSequenceClassification', 'LongformerConfig',
         pad_token_id=1, inputs=lambda: masked(2, 8), dynamic={'input_ids': {0: 'batch'}, 'attention_mask': {0: 'batch'}},
         options=EAGER, exporters=('legacy',))
 hugging('fnet', 'FNetForSequenceClassification', 'FNetConfig', num_labels=3, inputs=lambda: {'input_ids': ids()}, dynamic=TEXT,
-        options=EAGER)
+        options=EAGER, exporters=('dynamo',))
 hugging('roformer', 'RoFormerForSequenceClassification', 'RoFormerConfig', num_labels=3, embedding_size=16, options=EAGER)
 hugging('squeezebert', 'SqueezeBertForSequenceClassification', 'SqueezeBertConfig', num_labels=3, embedding_size=16, q_groups=2,
         k_groups=2, v_groups=2, post_attention_groups=1, intermediate_groups=2, output_groups=2, options=EAGER)
@@ -106,38 +106,13 @@ hugging('bart', 'BartForSequenceClassification', 'BartConfig', d_model=16, encod
 hugging('bloom', 'BloomForCausalLM', 'BloomConfig', n_layer=2, n_head=2, options={'attention': 'eager'})
 
 
-@model('bert-qa', loss='output', dynamic={**MASKED, 'start': {0: 'batch'}, 'end': {0: 'batch'}})
-def bert_qa():
-    from transformers import BertConfig, BertForQuestionAnswering
-    names = ['input_ids', 'attention_mask', 'start_positions', 'end_positions']
-    return Wrapped(BertForQuestionAnswering(BertConfig(**SMALL)), names, ('loss', 'start_logits', 'end_logits')), {**masked(), 'start': torch.tensor([0, 2]), 'end': torch.tensor([1, 3])}
-
-
-@model('gpt2-with-loss', loss='output', dynamic={**TEXT, 'labels': {0: 'batch', 1: 'tokens'}})
+@model('gpt2-with-loss', loss='output', exporters=('dynamo',), dynamic={**TEXT, 'labels': {0: 'batch', 1: 'tokens'}})
 def gpt2_loss():
     from transformers import GPT2Config, GPT2LMHeadModel
     c = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32, use_cache=False)
     x = ids()
     labels = x.clone(); labels[:, :2] = -100
     return Wrapped(GPT2LMHeadModel(c), ['input_ids', 'labels'], ('loss', 'logits')), {'input_ids': x, 'labels': labels}
-
-
-@model('gpt2-with-cache', dynamic={'input_ids': {0: 'batch'}, 'k': {0: 'batch', 2: 'past'}, 'v': {0: 'batch', 2: 'past'}})
-def gpt2_cache():
-    from transformers import GPT2Config, GPT2LMHeadModel, DynamicCache
-
-    class Cached(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32))
-
-        def forward(self, input_ids, k, v):
-            cache = DynamicCache()
-            cache.update(k, v, 0)
-            out = self.inner(input_ids=input_ids, past_key_values=cache, use_cache=True)
-            layer = out.past_key_values.layers[0]
-            return out.logits, layer.keys, layer.values
-    return Cached(), {'input_ids': ids(2, 3), 'k': torch.randn(2, 2, 4, 8), 'v': torch.randn(2, 2, 4, 8)}
 
 
 def whisper_inputs():

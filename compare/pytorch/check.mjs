@@ -99,7 +99,11 @@ async function compare(path, folder, feeds, options, result) {
 
 async function train(path, folder, feeds, options, { problems }) {
   const original = await readFile(path);
-  const { model } = await agd.inject(await agd.loadModel(path), { ...options, original, optimizer: { lr: LR } });
+  const { model } = await agd.inject(await agd.loadModel(path), {
+    ...options,
+    original,
+    optimizer: { lr: LR },
+  });
   const [injected, trained] = ['injected.onnx', 'trained.onnx'].map(name => join(folder, name));
   await Promise.all([injected, trained].map(file => rm(file, { force: true })));
   await agd.saveModel(model, injected);

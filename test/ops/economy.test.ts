@@ -23,7 +23,7 @@ describe('the gradient of one input builds nothing for the others', () => {
     ['Gemm', 'C', ['ReduceSum']],
     ['Mul', 'A', ['ReduceSum']],
     ['Conv', 'X', ['Conv']],
-    ['Conv', 'W', ['MatMul', 'ReduceSum']],
+    ['Conv', 'W', ['Gather', 'MatMul', 'ReduceSum']],
     ['Conv', 'B', ['ReduceSum']],
     ['LayerNormalization', 'B', ['ReduceSum']],
     ['InstanceNormalization', 'B', ['ReduceSum']],

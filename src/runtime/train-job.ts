@@ -1,3 +1,6 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
 import { checkWritable, saveModel } from '../graph/files.js';
 import type { Model, Value } from '../graph/ir.js';
@@ -102,14 +105,14 @@ export async function runTrainJob(
         if (event.type === 'epoch' && job.state && event.epoch < epochs)
           await saveState(job.state, trainer, emit);
       }
+      if (job.state || signal.aborted) await saveState(stateFile(job), trainer, emit);
+      await exportFile(trainer.snapshot(), job.output, { ema: job.exportEma });
+      emit({ type: 'saved', path: job.output, what: 'model' });
     } catch (error) {
-      if (error instanceof AgdError && error.code === 'non-finite')
-        await saveState(stateFile(job), trainer, emit);
-      throw error;
+      if (!(error instanceof AgdError)) throw error;
+      if (error.code === 'non-finite') await saveState(stateFile(job), trainer, emit);
+      throw error.code === 'io' ? await rescued(trainer, job, error) : error;
     }
-    if (job.state || signal.aborted) await saveState(stateFile(job), trainer, emit);
-    await exportFile(trainer.snapshot(), job.output, { ema: job.exportEma });
-    emit({ type: 'saved', path: job.output, what: 'model' });
     emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount, skipped: trainer.skippedCount });
   } finally {
     await trainer.release();
@@ -117,6 +120,20 @@ export async function runTrainJob(
 }
 
 const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
+
+/** Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files. */
+async function rescued(trainer: Trainer, job: TrainJob, error: AgdError): Promise<AgdError> {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-'));
+  const path = join(folder, basename(stateFile(job)));
+  try {
+    await saveModel(trainer.snapshot(), path);
+  } catch {
+    await rm(folder, { recursive: true });
+    return error;
+  }
+  const text = `${error.message.replace(/\.$/, '')}. What was learnt is in ${path}: agd-onnx export takes the model out of it.`;
+  return new AgdError('io', text, { cause: error });
+}
 
 async function saveState(path: string, trainer: Trainer, emit: (event: TrainEvent) => void): Promise<void> {
   await saveModel(trainer.snapshot(), path);

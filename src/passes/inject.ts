@@ -69,6 +69,40 @@ export type InjectOptions = SelectOptions &
     original?: Uint8Array;
   };
 
+/** All of them by name: one that is misspelt would be ignored in silence. */
+const OPTIONS: Record<keyof InjectOptions, true> = {
+  straightThrough: true,
+  train: true,
+  freeze: true,
+  frozen: true,
+  groups: true,
+  noDecayBiasNorm: true,
+  clipGradValue: true,
+  clipGradNorm: true,
+  scalars: true,
+  schedule: true,
+  compensate: true,
+  tile: true,
+  accumulate: true,
+  ema: true,
+  onNonfinite: true,
+  telemetry: true,
+  gradients: true,
+  exports: true,
+  values: true,
+  loss: true,
+  replaceOptimizer: true,
+  optimizer: true,
+  batchNorm: true,
+  dropout: true,
+  checkpointActivations: true,
+  updates: true,
+  seed: true,
+  checkpoint: true,
+  original: true,
+  lazyRows: true,
+};
+
 export type InjectReport = {
   parameters: ParameterChoice[];
   nodes: { before: number; after: number };
@@ -87,6 +121,11 @@ export async function inject(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
   const { loss, gradients, replaceOptimizer, values } = options;
+  for (const name of Object.keys(options))
+    demand(
+      Object.hasOwn(OPTIONS, name),
+      `There is no option '${name}'; there are ${Object.keys(OPTIONS).join(', ')}.`,
+    );
   const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');
   const model = values && !own ? withValues(source, values) : source;
   if (own) {

@@ -61,6 +61,7 @@ const plain = [
   ['channels that fill no block', [1, 32, 5, 5], [12, 32, 3, 3], {}],
   ['channels read that fill no block', [1, 24, 5, 5], [32, 40, 3, 3], {}],
   ['groups', [1, 32, 5, 5], [32, 16, 3, 3], { group: 2 }],
+  ['many channels', [1, 512, 4, 4], [512, 512, 3, 3], {}],
   ['a kernel of a pixel', [1, 32, 5, 5], [32, 32, 1, 1], {}],
   ['one axis', [1, 32, 9], [32, 32, 3], {}],
   ['three axes', [1, 32, 4, 4, 4], [32, 32, 2, 2, 2], {}],

@@ -1,7 +1,7 @@
 /** Options that several commands share, and what they mean. */
 import { realpathSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
 import type { InjectOptions, LossSpec } from '../src/index.js';
@@ -240,6 +240,15 @@ export async function makeFolder(path: string): Promise<void> {
   } catch (error) {
     throw new AgdError('io', `Cannot make the folder ${path}: ${(error as Error).message}.`);
   }
+}
+
+/** Writes texts by their names into a folder, and says so. Throws `io`. */
+export async function writeTexts(folder: string, texts: Record<string, string>): Promise<void> {
+  const { writeFileAtomic } = await import('../src/index.js');
+  const paths = Object.keys(texts).map(name => join(folder, name));
+  for (const [i, text] of Object.values(texts).entries())
+    await writeFileAtomic(paths[i]!, [Buffer.from(text)]);
+  console.log(`wrote ${paths.join(', ')}`);
 }
 
 /** The original file's bytes go into the injected one, so that the trained weights can go back into it. */

@@ -1,4 +1,4 @@
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError } from '../../src/constants.js';
 import type { ComparedRun, Comparison } from '../../src/index.js';
@@ -13,6 +13,7 @@ import {
   sessionOptions,
   trainingOptions,
   withOriginal,
+  writeTexts,
 } from '../options.js';
 import { sharedStepOptions } from '../step-options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
@@ -148,7 +149,6 @@ async function runAll(
 }
 
 async function write(out: string, results: Results, { model, data, epochs }: Args): Promise<void> {
-  const { writeFileAtomic } = await import('../../src/index.js');
   const charts = comparisonCharts(results);
   const { runs, standings } = results;
   const page = renderComparison(results, charts, {
@@ -162,13 +162,7 @@ async function write(out: string, results: Results, { model, data, epochs }: Arg
     'results.json': `${JSON.stringify({ standings, runs }, undefined, 1)}\n`,
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`${name}.svg`, svg])),
   };
-  for (const [name, text] of Object.entries(files))
-    await writeFileAtomic(join(out, name), [Buffer.from(text)]);
-  console.log(
-    `wrote ${Object.keys(files)
-      .map(name => join(out, name))
-      .join(', ')}`,
-  );
+  await writeTexts(out, files);
 }
 
 const usualRates = (lr: number) => [0.1, 1, 10].map(factor => Number((factor * lr).toPrecision(12)));

@@ -5,7 +5,7 @@ import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { AgdError, OPTIMIZERS } from '../../src/constants.js';
 import type { Contender, Model } from '../../src/index.js';
 import { contendersOf } from '../contenders.js';
-import { makeFolder } from '../options.js';
+import { makeFolder, writeTexts } from '../options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { renderReport, type Section } from '../ui/report.js';
 import type { Interval } from '../ui/scale.js';
@@ -56,7 +56,7 @@ export async function handler({ optimizers, lr, steps, seed, out, color }: Args)
   if (!Number.isSafeInteger(steps) || steps < 1)
     throw new AgdError('bad-option', `${steps} steps are not a whole number above 0.`);
   const contenders = contendersOf(optimizers, lr, () => RATES);
-  const { loadModel, writeFileAtomic } = await import('../../src/index.js');
+  const { loadModel } = await import('../../src/index.js');
   await makeFolder(out);
   const files: Record<string, string> = {};
   const sections: Section[] = [];
@@ -81,13 +81,7 @@ export async function handler({ optimizers, lr, steps, seed, out, color }: Args)
   const table = { head, rows };
   console.log(renderTable(table, painter(process.stdout, color)));
   files['report.html'] = page(sections, table, steps);
-  for (const [name, text] of Object.entries(files))
-    await writeFileAtomic(join(out, name), [Buffer.from(text)]);
-  console.log(
-    `wrote ${Object.keys(files)
-      .map(name => join(out, name))
-      .join(', ')}`,
-  );
+  await writeTexts(out, files);
 }
 
 /** The way whose values are lowest on average: one that gets down soon, and straight. Those that diverge do not count. */

@@ -30,10 +30,13 @@ export function blockChannels(model: Model, block: number): boolean {
   return changed;
 }
 
-/** More pairs of channels, as those of 512 into 512, are of small images, and lay out as long as they gain. */
+/** More pairs of channels, as of 512 into 512, belong to small images: to lay them out takes what it gains. */
 const MOST = 2 ** 16;
 
-/** Convolutions of images, in float32 and whole blocks, by a kernel that is no constant and larger than a pixel. */
+/**
+ * Convolutions of images, in float32 and whole blocks, by a kernel larger than a pixel that is no initializer of
+ * this graph.
+ */
 function isFaster(node: Node, graph: Graph, block: number): boolean {
   const [x, w] = node.inputs;
   if (node.opType !== 'Conv' || node.domain || x?.dtype !== 'float32' || graph.initializers.has(w!))

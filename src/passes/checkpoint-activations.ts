@@ -9,8 +9,8 @@ import { cutSegments } from './cut-segments.js';
 /**
  * Lets the backward pass compute activations again instead of keeping them. The forward pass, the nodes that `results`
  * depend on, is cut into segments (about the square root of its nodes where `segments` gives no number); what crosses a
- * cut is kept, and so are `results`. When the backward pass of the later segments has ended, the nodes of a segment run once more, and its own
- * backward pass reads these. What random nodes and those with subgraphs give is kept, so that masks stay the same. To be
+ * cut is kept, and so are `results`. When the backward pass of the later segments has ended, the nodes of a segment run
+ * once more, and its own backward pass reads these. What random nodes and those with subgraphs give is kept, so that masks stay the same. To be
  * done after the backward pass, of which `gradients` are the results.
  *
  * A second run of equal nodes on equal values would be merged with the first, and nothing would make it wait. What it

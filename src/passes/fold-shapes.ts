@@ -12,7 +12,8 @@ import { fillIn } from './infer-shapes.js';
  * Evaluates the arithmetic on shapes that exporters leave in a graph, where extents or a number of axes hang on it: the
  * runtime's shape inference does not follow all of it. Integers that are known become initializers, and so do those of a
  * Reshape where all but extents that stay in their place are; a vector of unknown extents whose length is known says so,
- * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns that anything changed.
+ * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns
+ * that anything changed.
  */
 export function foldShapes(model: Model): boolean {
   const { graph } = model;

@@ -63,7 +63,7 @@ export {
   writeOrtCheckpoint,
 } from './runtime/ort-checkpoint.js';
 export { exportOrtCheckpoint, goOnFrom } from './runtime/ort-state.js';
-export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
+export { type Feeds, flushDenormals, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
 export { type Metrics, type TelemetryRow, Trainer } from './runtime/trainer.js';
 export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';

@@ -1,5 +1,12 @@
 /** This project's racer: injects the exported model and trains it with as many steps a run as its own loop would. */
-import { inject, loadModel, openForInjection, Tensor, Trainer } from '../../dist/src/index.js';
+import {
+  flushDenormals,
+  inject,
+  loadModel,
+  openForInjection,
+  Tensor,
+  Trainer,
+} from '../../dist/src/index.js';
 import { updateOnly } from '../models.mjs';
 import { artifactBatch, serve } from './serve.mjs';
 
@@ -9,6 +16,8 @@ const LARGE = { steps: 32, ms: 2000 };
 const RUN_BYTES = 64 * 2 ** 20;
 
 await serve(async (workload, threads) => {
+  // As the thread of `train` does.
+  flushDenormals();
   const options = JSON.parse(process.argv[5] ?? '{}');
   const { model, batch } = await prepared(workload, options);
   const trainer = await Trainer.create(model, { threads });

@@ -13,6 +13,17 @@ import { webgpuProvider } from './webgpu.js';
 // Errors are thrown; what the runtime would print beside that is noise.
 ort.env.logLevel = 'fatal';
 
+let denormals: Pick<ort.InferenceSession.SessionOptions, 'extra'> = {};
+
+/**
+ * Makes zero of numbers too small to be normal (float32: below 1.2e-38), on which processors are many times slower, in all
+ * sessions made after this. Softmax under a mask passes through them, and moving averages of gradients that are
+ * zero. Where this process has made no session before, the calling thread computes so too, JavaScript with it.
+ */
+export function flushDenormals(): void {
+  denormals = { extra: { session: { set_denormal_as_zero: '1' } } };
+}
+
 /** Tensors by the name of the graph input or output they belong to. */
 export type Feeds = Record<string, Tensor>;
 
@@ -51,6 +62,7 @@ export class Session {
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
       enableMemPattern: false,
+      ...denormals,
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
     // A session made from bytes has no folder to look for external data in.

@@ -1,6 +1,7 @@
 /** The thread that trains: the runtime blocks the event loop while it runs, and a terminal or window must not. */
 import { parentPort, Worker, workerData } from 'node:worker_threads';
 import { AgdError, type ErrorCode } from '../graph/errors.js';
+import { flushDenormals } from './session.js';
 import { runTrainJob, type TrainEvent, type TrainJob } from './train-job.js';
 
 type Message = { event: TrainEvent } | { error: { code: ErrorCode; message: string } };
@@ -47,6 +48,7 @@ async function main({ job, stop }: Input, post: (message: Message) => void): Pro
       return Atomics.load(stop, 0) === 1;
     },
   };
+  flushDenormals();
   try {
     await runTrainJob(job, event => post({ event }), signal);
   } catch (error) {

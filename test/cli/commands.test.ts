@@ -3,12 +3,12 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { RunRecord } from '../../cli/run-record.js';
 import { renderRun } from '../../cli/run-report.js';
-import { loadModel } from '../../src/graph/files.js';
+import { loadModel, saveModel } from '../../src/graph/files.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import { readDescription } from '../../src/passes/training-description.js';
 import { decodeSafetensors, encodeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { spread } from '../ops/vjp.js';
-import { mlpData } from '../sample.js';
+import { mlp, mlpData } from '../sample.js';
 import { agdOnnx, start, workplace } from './run.js';
 
 let folder: string;
@@ -228,6 +228,27 @@ describe('train', () => {
     expect(page).toContain('The 8 largest of 10 tensors; --log writes all.');
     for (const [i, { name }] of parameters.entries())
       expect(page.includes(`>${name}</text>`), name).toBe(i !== 3 && i !== 0);
+  });
+  it('makes zero of numbers too small to be normal', async () => {
+    const model = mlp();
+    const bias = () => [...model.graph.initializers].find(([v]) => v.name === 'fc1.bias')![1];
+    bias().data[0] = 1e-40;
+    await saveModel(model, file('tiny.onnx'));
+    ok(
+      'train',
+      'tiny.onnx',
+      '--data',
+      'train.npz',
+      '--loss',
+      'cross-entropy',
+      '--lr',
+      '0',
+      '-o',
+      'same.onnx',
+    );
+    const trained = await loadModel(file('same.onnx'));
+    const after = [...trained.graph.initializers].find(([v]) => v.name === 'fc1.bias')![1];
+    expect(after.numbers()).toEqual([0, ...bias().numbers().slice(1)]);
   });
   it('computes activations again, with the same result', () => {
     const losses = (...more: string[]) => train('k.onnx', 3, ...more).match(/loss [\d.]+/g);

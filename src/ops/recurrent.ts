@@ -35,33 +35,46 @@ function lstmDirection(d: Direction, clip: number | undefined, coupled: boolean)
     Direction['activations'][0],
   ];
   const { g } = d.x;
-  const clipped = (e: Expr) =>
-    clip === undefined ? e : e.op('Clip', [e.g.scalar(-clip, e.dtype), e.g.scalar(clip, e.dtype)]);
   const z = preactivations(d);
   const [zi, zo, zf, zg] = [0, 1, 2, 3].map(i => gate(z, i, 4)) as [Expr, Expr, Expr, Expr];
   const [pi, po, pf] = [0, 1, 2].map(i => d.peepholes && gate(d.peepholes, i, 3));
   const peep = (e: Expr, p: Expr | undefined, c: Expr) => (p ? e.add(c.mul(p)) : e);
+  const open = (e: Expr) => withSlope(e, act, clip);
   const masked = d.mask ? [d.mask] : [];
+  const cell = withSlope(zg, actCell, clip);
+  const free = d.peepholes ? undefined : [zi, zo, zf].map(open);
+  const forgetting = (input: Expr, forget: () => Gate) => (coupled ? input.rsub(1) : forget().y);
 
-  // The cells of all steps: elementwise, so that only they are sequential.
+  // The cells of all steps: elementwise, so that only they are sequential. Peepholes make the gates so, too.
   const cells = scan(g, {
     states: [d.c0!],
-    inputs: [zi, zf, zg, ...masked],
-    body: (b, [c], [i, f, cell, m]) => {
-      const inner = (p: Expr | undefined) => p && b.of(p.value);
-      const input = act.apply(clipped(peep(i!, inner(pi), c!)));
-      const forget = coupled ? input.rsub(1) : act.apply(clipped(peep(f!, inner(pf), c!)));
-      const next = forget.mul(c!).add(input.mul(actCell.apply(clipped(cell!))));
+    inputs: [
+      ...(free ? [forgetting(free[0]!.y, () => free[2]!), free[0]!.y.mul(cell.y)] : [zf, cell.y, zi]),
+      ...masked,
+    ],
+    body: (b, [c], slices) => {
+      const [f, fresh, i] = slices;
+      const m = d.mask && slices.at(-1)!;
+      const gated = () => {
+        const input = open(peep(i!, b.of(pi!.value), c!)).y;
+        return [forgetting(input, () => open(peep(f!, b.of(pf!.value), c!))), input.mul(fresh!)];
+      };
+      const [forget, added] = free ? [f!, fresh!] : gated();
+      const next = forget!.mul(c!).add(added!);
       const kept = m ? m.mul(next).add(m.rsub(1).mul(c!)) : next;
-      return { states: [kept], outputs: [c!, kept] };
+      return { states: [kept], outputs: [kept] };
     },
   });
-  const [before, c] = cells.outputs as [Expr, Expr];
-  const gates = [peep(zi, pi, before), peep(zo, po, c), peep(zf, pf, before)].map(e =>
-    withSlope(e, act, clip),
-  );
-  const [i, o, f] = gates as [Gate, Gate, Gate];
-  const cell = withSlope(zg, actCell, clip);
+  const [c] = cells.outputs as [Expr];
+  const before = d
+    .c0!.unsqueeze([0])
+    .concat([c.slice([0], [-1], [0])], 0)
+    .typed(c.type);
+  const [i, o, f] = (free ?? [peep(zi, pi, before), peep(zo, po, c), peep(zf, pf, before)].map(open)) as [
+    Gate,
+    Gate,
+    Gate,
+  ];
   const out = actOut.apply(c);
   // What dh and dc are multiplied by to give dz, for the gates in the order i, o, f, c.
   const factors = [

@@ -7,7 +7,7 @@ import { scattered } from './core/scatter.js';
 // ---- rectifiers ----
 
 /** y = max(x, 0)  =>  dx = dy where y > 0. */
-export const Relu: Unary = ([dy], node) => [() => node.output().greater(0).where(dy, 0)];
+export const Relu: Unary = ([dy], node) => [() => dy.masked(node.output().greater(0))];
 
 /** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy; at 0, as for |x|, the mean of both. */
 export const LeakyRelu: Unary = ([dy], { inputs: [x], attrs }) => {
@@ -31,12 +31,12 @@ export const PRelu: Binary = ([dy], { inputs: [x, slope] }) => [
 
 /** y = x where x > alpha, else 0  =>  dx = dy there. */
 export const ThresholdedRelu: Unary = ([dy], { inputs: [x], attrs }) => [
-  () => x.greater(attrs.float('alpha', 1)).where(dy, 0),
+  () => dy.masked(x.greater(attrs.float('alpha', 1))),
 ];
 
 /** y = x -+ bias where |x| > lambd, else 0  =>  dx = dy there. */
 export const Shrink: Unary = ([dy], { inputs: [x], attrs }) => [
-  () => x.abs().greater(attrs.float('lambd', 0.5)).where(dy, 0),
+  () => dy.masked(x.abs().greater(attrs.float('lambd', 0.5))),
 ];
 
 /** y = x where x > 0, else alpha (e^x - 1)  =>  dx = dy there, else dy * (y + alpha). */
@@ -80,7 +80,7 @@ export const Tanh: Unary = ([dy], node) => [() => dy.mul(node.output().square().
 export const HardSigmoid: Unary = ([dy], node) => {
   const y = node.output();
   const alpha = node.attrs.float('alpha', 0.2);
-  return [() => y.greater(0).and(y.less(1)).where(dy.mul(alpha), 0)];
+  return [() => dy.mul(alpha).masked(y.greater(0).and(y.less(1)))];
 };
 
 /** y = log(1 + e^x)  =>  dx = dy * sigmoid(x). */

@@ -138,9 +138,9 @@ export const Clip: Rule<readonly [Expr, Expr?, Expr?], readonly [Expr]> = ([dy],
   const lifted = (to: Expr) => (crossed ? x.less(to).and(crossed().not()) : x.less(to));
   const lowered = (to: Expr) => (crossed ? x.greater(to).or(crossed()) : x.greater(to));
   return [
-    () => x.equal(node.output()).where(dy, 0),
-    low ? () => lifted(low).where(dy, 0).sumTo(low) : null,
-    high ? () => lowered(high).where(dy, 0).sumTo(high) : null,
+    () => dy.masked(x.equal(node.output())),
+    low ? () => dy.masked(lifted(low)).sumTo(low) : null,
+    high ? () => dy.masked(lowered(high)).sumTo(high) : null,
   ];
 };
 

@@ -9,7 +9,7 @@ type FromInput = readonly [dy: Expr, x: Expr, bias?: Expr];
 type FromOutput = readonly [dy: Expr, y: Expr];
 
 /** dx = dy where x, or y, which is the same here, is above 0. */
-export const ReluGrad = lowering<FromInput>(({ inputs: [dy, x] }) => [x.greater(0).where(dy, 0)]);
+export const ReluGrad = lowering<FromInput>(({ inputs: [dy, x] }) => [dy.masked(x.greater(0))]);
 
 /** dx = dy where y > 0, else alpha dy. */
 export const LeakyReluGrad = lowering<FromOutput>(({ inputs: [dy, y], attrs }) => [

@@ -1,13 +1,18 @@
 import { reads } from '../graph/dependents.js';
-import { type Graph, Node, Value, type ValueType } from '../graph/ir.js';
-import type { Names } from '../graph/names.js';
+import { type Graph, Node, Value } from '../graph/ir.js';
 
 /**
- * A state of a Scan that its body reshapes to work on, and reshapes back, has the shape of the work from step to step
- * instead: what is reshaped to leave a body is copied each time. `scan` is a node of `graph`, whose first inputs,
- * as many as `count`, are states.
+ * A state of a Scan that its body reshapes to work on, and reshapes back, has the shape of the work from step to step,
+ * and as input and output of the graph, instead: what is reshaped to enter or to leave a graph is copied. The first
+ * inputs of `scan`, as many as `count`, are states, and inputs of `graph`; those that change lose their
+ * initializers. Returns their new extents, by name.
  */
-export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: number, names: Names): void {
+export function hoistReshapes(
+  graph: Graph,
+  scan: Node,
+  body: Graph,
+  count: number,
+): Map<string, readonly number[]> {
   const writers = new Map(body.nodes.flatMap(node => node.outputs.map(out => [out, node] as const)));
   const isReshape = (node: Node | undefined): node is Node =>
     node?.opType === 'Reshape' && node.domain === '' && graph.initializers.has(node.inputs[1]!);
@@ -21,34 +26,36 @@ export function hoistReshapes(graph: Graph, scan: Node, body: Graph, count: numb
     }
     return undefined;
   };
-  const [before, after]: Node[][] = [[], []];
+  const hoisted = new Map<string, readonly number[]>();
   for (let i = 0; i < count; i++) {
     const [state, next] = [body.inputs[i]!, body.outputs[i]!];
     const leave = writers.get(next);
     const enter = isReshape(leave) ? entrance(state, leave.inputs[0]!) : undefined;
     if (!enter || !isReshape(leave)) continue;
     const worked = enter.outputs[0]!;
+    const type = reshaped(state, graph.initializers.get(enter.inputs[1]!)!.numbers());
+    if (!type) continue;
     body.inputs[i] = worked;
     body.outputs[i] = leave.inputs[0]!;
-    // A file need not say the types of inner values; the runtime wants those of what a body gives.
-    worked.type ??= reshaped(state, graph.initializers.get(enter.inputs[1]!)!.numbers());
-    body.outputs[i]!.type ??= worked.type;
+    worked.type = type;
+    body.outputs[i]!.type = type;
     const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
     body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
     if (others.has(state)) body.nodes.unshift(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
-    const [start, end] = [scan.inputs[i]!, scan.outputs[i]!];
-    scan.inputs[i] = new Value(names.fresh(`${start.name}_tiles`), worked.type);
-    scan.outputs[i] = new Value(names.fresh(`${end.name}_tiles`), worked.type);
-    before.push(new Node('Reshape', [start, enter.inputs[1]!], [scan.inputs[i]!]));
-    after.push(new Node('Reshape', [scan.outputs[i]!, leave.inputs[1]!], [end]));
+    scan.outputs[i]!.type = type;
+    const [start, fed] = [scan.inputs[i]!, new Value(scan.inputs[i]!.name, type)];
+    scan.inputs[i] = fed;
+    graph.inputs = graph.inputs.map(v => (v === start ? fed : v));
+    graph.initializers.delete(start);
+    hoisted.set(start.name, type.shape);
   }
-  graph.nodes = [...before, ...graph.nodes, ...after];
+  return hoisted;
 }
 
 /** The type of a value of known extents in other extents, of which one may be -1. */
-function reshaped({ dtype, shape }: Value, extents: readonly number[]): ValueType | undefined {
+function reshaped({ dtype, shape }: Value, extents: readonly number[]) {
   if (!dtype || !shape?.every(d => typeof d === 'number') || extents.includes(0)) return undefined;
   const product = (dims: readonly number[]) => dims.reduce((n, d) => n * d, 1);
   const rest = product(shape as number[]) / -product(extents);
-  return { kind: 'tensor', dtype, shape: extents.map(d => (d === -1 ? rest : d)) };
+  return { kind: 'tensor', dtype, shape: extents.map(d => (d === -1 ? rest : d)) } as const;
 }

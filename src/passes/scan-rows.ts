@@ -7,7 +7,7 @@ import { positions } from '../ops/core/scatter.js';
 import { output } from './attach-optimizer.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { anyRows, lastPlaces } from './look-up-rows.js';
-import { scanSteps } from './scan-steps.js';
+import { type ScannedSteps, scanSteps } from './scan-steps.js';
 import { readDescription } from './training-description.js';
 
 /** A table of which a run gives only the rows that it looked up. */
@@ -18,12 +18,14 @@ export type RunTable = {
   rows: string;
 };
 
+export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
+
 /**
  * The steps of a run, as `scanSteps` has them. Of a table of which a step changes only the rows that it looks up, the
  * Scan's state is the rows that the run looks up: they are taken out of the table before the first step, so that no
  * step's cost grows with the table. To put them back is the caller's: a graph cannot write into what it is fed.
  */
-export function scanRows(model: Model): { model: Model; telemetry?: string; tables: RunTable[] } {
+export function scanRows(model: Model): ScannedRows {
   const { lr, parameters } = readDescription(model);
   const lookups = parameters.flatMap(({ name, state, carry, rows }) => {
     const states = [name, ...Object.values(state), ...(carry === undefined ? [] : [carry])];

@@ -7,13 +7,21 @@ import { readDescription } from './training-description.js';
 /** Name of the axis of steps that the batches get. */
 const STEPS = 'steps';
 
+export type ScannedSteps = {
+  model: Model;
+  /** The output that has the telemetry of each step. */
+  telemetry?: string;
+  /** Extents of states that are not the model's own. */
+  hoisted: ReadonlyMap<string, readonly number[]>;
+};
+
 /**
  * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
  * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
- * run under the same names as before. The loss output becomes the vector of the steps' losses, and `telemetry`
+ * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `telemetry`
  * names the output that stacks theirs; other outputs of the one-step form are left out. The learning rate is one for the run.
  */
-export function scanSteps(model: Model): { model: Model; telemetry?: string } {
+export function scanSteps(model: Model): ScannedSteps {
   const { lr, loss, telemetry } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const source = model.graph;
@@ -42,7 +50,7 @@ export function scanSteps(model: Model): { model: Model; telemetry?: string } {
   const outer = new Graph(source.name);
   const batches = data.map(v => new Value(v.name, stacked(v.type)));
   const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
-  outer.initializers = source.initializers;
+  outer.initializers = new Map(source.initializers);
   outer.inputs = [...batches, ...states, ...fed];
   outer.outputs = [
     ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
@@ -53,10 +61,10 @@ export function scanSteps(model: Model): { model: Model; telemetry?: string } {
   scan.attrs.set('body', { type: 'graph', value: body });
   scan.attrs.set('num_scan_inputs', { type: 'int', value: batches.length });
   outer.nodes = [scan];
-  hoistReshapes(outer, scan, body, states.length, names);
+  const hoisted = hoistReshapes(outer, scan, body, states.length);
 
   const result = new Model(outer);
-  return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name };
+  return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name, hoisted };
 }
 
 function stacked(type: ValueType | undefined): ValueType | undefined {

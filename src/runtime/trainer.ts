@@ -6,7 +6,7 @@ import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification, rangeOfTarget } from '../passes/attach-loss.js';
 import { evaluationModel } from '../passes/evaluation-model.js';
-import { type RunTable, scanRows } from '../passes/scan-rows.js';
+import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
@@ -42,10 +42,7 @@ export class Trainer {
     private readonly session: Session,
     private readonly updates: readonly { state: string; value: string }[],
     private readonly options: SessionOptions,
-    /** The output that has the telemetry of each step of a run. */
-    private readonly shown: string | undefined,
-    /** The tables of whose states a run gives only rows. */
-    private readonly tables: readonly RunTable[],
+    private readonly run: Omit<ScannedRows, 'model'>,
   ) {
     const names = new Set(updates.map(u => u.state));
     const states = [...model.graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
@@ -60,10 +57,12 @@ export class Trainer {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const step = dataInputs(model, description).length ? scanRows(model) : { model, tables: [] };
+    const step = dataInputs(model, description).length
+      ? scanRows(model)
+      : { model, tables: [], hoisted: new Map() };
     const ready = step.model === model ? model : await layOut(step.model, options);
     const session = await Session.create(stateInputs(ready, updates), options);
-    return new Trainer(model, description, session, updates, options, step.telemetry, step.tables);
+    return new Trainer(model, description, session, updates, options, step);
   }
 
   /** What a batch has to hold: the model's inputs and the target. */
@@ -146,16 +145,21 @@ export class Trainer {
   async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
-    const feeds = { ...batches, ...this.#state, [description.lr]: rate };
-    const shown = this.shown === undefined ? [] : [this.shown];
-    const rows = this.tables.map(table => table.rows);
+    const feeds = {
+      ...batches,
+      ...inExtents(this.#state, n => this.run.hoisted.get(n)),
+      [description.lr]: rate,
+    };
+    const shown = this.run.telemetry === undefined ? [] : [this.run.telemetry];
+    const rows = this.run.tables.map(table => table.rows);
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
     const results = await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
-    const next = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    const given = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const broken = firstNonFinite(next);
     if (broken) {
       if (losses.length > 1) await this.steps(slice(batches, 0, losses.length - 1), { lr });
@@ -205,7 +209,7 @@ export class Trainer {
   /** The rows of tables that a run looked up. */
   #rowsOf(results: Feeds): RowsOfRun[] {
     const next = new Map(this.updates.map(u => [u.state, u.value]));
-    return this.tables.flatMap(({ states, rows }) =>
+    return this.run.tables.flatMap(({ states, rows }) =>
       states.map(name => ({
         ...{ name, table: this.#state[name]!, values: results[next.get(name)!]! },
         ...{ rows: results[rows]!.data as Int32Array },
@@ -215,7 +219,7 @@ export class Trainer {
 
   /** With copies of the tables that change in place. */
   #withOwnTables(state: Feeds): Feeds {
-    const names = this.tables.flatMap(table => table.states);
+    const names = this.run.tables.flatMap(table => table.states);
     const own = names.map(name => {
       const { dtype, dims, bytes } = state[name]!;
       return [name, new Tensor(dtype, dims, bytes.slice())] as const;
@@ -228,7 +232,7 @@ export class Trainer {
     const { telemetry, parameters } = this.description;
     if (!telemetry) return [];
     const { name, columns } = telemetry;
-    const after = this.shown === undefined ? this.#state[name]! : results[this.shown]!;
+    const after = this.run.telemetry === undefined ? this.#state[name]! : results[this.run.telemetry]!;
     const values = after.numbers();
     const size = parameters.length * columns.length;
     let [last] = feeds[name]!.numbers();
@@ -269,6 +273,15 @@ export class Trainer {
 
 function firstNonFinite(tensors: Feeds): string | undefined {
   return Object.entries(tensors).find(([, t]) => isFloat(t.dtype) && !allFinite(t))?.[0];
+}
+
+/** Tensors with other extents, where `dims` has any for them. */
+function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | undefined): Feeds {
+  const entries = Object.entries(tensors).map(([name, t]) => {
+    const other = dims(name);
+    return [name, other ? new Tensor(t.dtype, other, t.bytes) : t];
+  });
+  return Object.fromEntries(entries);
 }
 
 /** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */

@@ -113,15 +113,19 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
  * columns of x, or of both moved against each other where that copies less.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
-  const slides = group === 1 && windows.every(v => v.stride === 1 && v.begin !== undefined);
-  if (slides && w.staticShape && dy.shape!.slice(2).every(d => typeof d === 'number')) {
-    const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
-    // Passes over a channel: to move dy by one copy each, to cut parts out of x and put them together by two.
-    const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
-    if (saved > 0) return byShifts(x, dy, w, windows);
-  }
-  return byColumns(x, dy, w, windows, group);
+  const isFixed = [w.shape!, dy.shape!.slice(2), windows.map(v => v.surplus ?? null)].every(isKnown);
+  if (group > 1 || !isFixed || volume(w, 2) === 1) return byColumns(x, dy, w, windows, group);
+  const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+  // Passes over a channel: to move dy by one copy each, to cut parts out of x and put them together by two.
+  const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
+  if (saved > 0 && windows.every(v => v.stride === 1)) return byShifts(x, dy, w, windows);
+  return c < FEW ? byColumns(x, dy, w, windows, group) : byRows(x, dy, w, windows);
 }
+
+/** A pixel of fewer channels is no row to gather. */
+const FEW = 8;
+
+const isKnown = (shape: Shape) => shape.every(d => typeof d === 'number');
 
 /**
  * dw = sum over the batch of dy[n] @ columns(x[n])^T. On the CPU this is 2 to 9 times faster on the layers of a ResNet than
@@ -136,6 +140,19 @@ function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group
     .matmul(columns.mT)
     .sum([0])
     .reshapeLike(w);
+}
+
+/** The same, of columns whose channels are last: their rows are copied whole, where a stride cuts single elements. */
+function byRows(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
+  const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
+  const outer = dy.shape!.slice(2) as number[];
+  const pixels = volumeOf(outer);
+  return dy
+    .reshape([-1, m, pixels])
+    .matmul(windowRows(x, outer, windows, c).reshape([-1, pixels, volumeOf(kernel) * c]))
+    .sum([0])
+    .reshape([m, ...kernel, c])
+    .transpose([0, w.rank - 1, ...range(1, w.rank - 1)]);
 }
 
 /**
@@ -156,38 +173,30 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
     .reshape([-1, m * first, pixels]);
   const product = (matrix: Expr) => moved.matmul(matrix).sum([0]);
   const last = range(3, w.rank);
-  // A pixel of few channels is no row to gather.
-  if (c < 8)
-    return product(
-      windowColumns(x, [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)]).reshape([
-        -1,
-        c * volumeOf(rest),
-        pixels,
-      ]).mT,
-    )
+  const still = [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)];
+  if (c < FEW)
+    return product(windowColumns(x, still).reshape([-1, c * volumeOf(rest), pixels]).mT)
       .reshape([m, first, c, ...rest])
       .transpose([0, 2, 1, ...last]);
-  return product(movedRows(x, outer, windows, c).reshape([-1, pixels, volumeOf(rest) * c]))
+  return product(windowRows(x, [rows, ...outer.slice(1)], still, c).reshape([-1, pixels, volumeOf(rest) * c]))
     .reshape([m, first, ...rest, c])
     .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
 }
 
-/** x, padded, its channels last, moved along all spatial axes but the first: [N, rows, ...outer, ...kernel, C], flat. */
-function movedRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {
+/** The elements of each window of x, their channels last: [N, ...outer, ...kernel, C], flat. */
+function windowRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {
   const { g } = x;
-  const padded = outer.map((d, i) => d + (windows[i]!.kernel - 1) * windows[i]!.dilation);
+  const padded = windows.map(
+    (v, i) => (outer[i]! - 1) * v.stride + (v.kernel - 1) * v.dilation + 1 + v.surplus!,
+  );
   const axes = windows.map((_, i) => 1 + i);
   const flat = x
     .transpose([0, ...axes.map(a => a + 1), 1])
     .pad(g.ints([...windows.map(v => v.begin!), ...windows.map(v => v.end!)]), g.ints(axes))
     .reshape([-1, volumeOf(padded), c]);
   const pitch = padded.map((_, i) => volumeOf(padded.slice(i + 1)));
-  const along = [
-    range(0, padded[0]!),
-    ...outer.slice(1).map(d => range(0, d)),
-    ...windows.slice(1).map(steps),
-  ];
-  const pitches = [...pitch, ...pitch.slice(1)];
+  const along = [...windows.map((v, i) => range(0, outer[i]!).map(o => o * v.stride)), ...windows.map(steps)];
+  const pitches = [...pitch, ...pitch];
   const places = along
     .map((is, a) => g.ints(is.map(i => i * pitches[a]!)).reshape([-1, ...along.slice(a + 1).map(() => 1)]))
     .reduce((sum, e) => sum.add(e));

@@ -1,4 +1,4 @@
-import { allGraphs, type Graph, type Model, type Node } from '../graph/ir.js';
+import { allGraphs, type Graph, type Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -22,9 +22,10 @@ export function blockChannels(model: Model, block: number): boolean {
     const { nodes } = graph;
     graph.nodes = [];
     const g = new Builder(graph, { names, opsets: model.opsetImports });
+    const reordered = new Map<Value, Expr>();
     for (const node of nodes)
-      if (isFaster(node, graph, block)) blocked(g, node, block);
-      else g.adopt([node]);
+      if (isFaster(node, graph, block)) blocked(g, node, block, reordered);
+      else if (!channelsLast(g, node, reordered.get(node.inputs[0]!), block)) g.adopt([node]);
   }
   if (changed) model.opsetImports = new Map([...model.opsetImports, [BLOCKED, 1]]);
   return changed;
@@ -49,7 +50,7 @@ function isFaster(node: Node, graph: Graph, block: number): boolean {
   return isImage && m! % block === 0 && m! * c! > 0 && m! * c! <= MOST && fits;
 }
 
-function blocked(g: Builder, node: Node, block: number): void {
+function blocked(g: Builder, node: Node, block: number, reordered: Map<Value, Expr>): void {
   const [x, w, b] = node.inputs.map(v => (v ? g.of(v) : undefined)) as [Expr, Expr, Expr?];
   const [m, c, ...kernel] = w.staticShape as number[];
   const [y] = node.outputs;
@@ -63,11 +64,26 @@ function blocked(g: Builder, node: Node, block: number): void {
     c! % block === 0
       ? rows.reshape([(m! * c!) / block ** 2, block, size, block]).transpose([0, 2, 1, 3])
       : rows;
-  const input = isDepthwise || c! % block === 0 ? emit('ReorderInput', [x], {}, x.value.type) : x;
+  const inBlocks = isDepthwise || c! % block === 0;
+  const input = inBlocks ? (reordered.get(x.value) ?? emit('ReorderInput', [x], {}, x.value.type)) : x;
+  if (inBlocks) reordered.set(x.value, input);
   const output = emit(
     'Conv',
     [input, laidOut.reshape([m!, c!, ...kernel]), b],
     Object.fromEntries(node.attrs),
   );
   g.identity(emit('ReorderOutput', [output], { channels: m }).value, y!);
+}
+
+/**
+ * Puts the channels last, as the gradient of a kernel wants them, of what is in blocks already: a single block is so, and
+ * a Transpose would start its threads once per image. Returns whether it could.
+ */
+function channelsLast(g: Builder, node: Node, input: Expr | undefined, block: number): boolean {
+  const [y] = node.outputs;
+  const extents = y?.shape?.slice(1).map(d => (typeof d === 'number' ? d : 0)) ?? [];
+  const isLast = node.opType === 'Transpose' && `${new Attributes(node).ints('perm')}` === '0,2,3,1';
+  if (!input || !isLast || extents.includes(0) || extents[2] !== block) return false;
+  g.identity(input.reshape([0, ...extents]).value, y!);
+  return true;
 }

@@ -1,9 +1,9 @@
 /** Bytes <-> Model. With its proto-*.ts parts, the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
 import { AgdError } from './errors.js';
-import type { Model } from './ir.js';
+import type { Graph, Model } from './ir.js';
 import { amend, readInt } from './proto-message.js';
-import { readModel, readOpsets } from './proto-read.js';
+import { type GraphExtra, readModel, readOpsets } from './proto-read.js';
 import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './proto-schema.js';
 import { concat, type ExternalReader, inPlace, noFiles, type Placement } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
@@ -60,6 +60,14 @@ function checkVersion(what: string, found: number, [least, most]: readonly [numb
       'unsupported-version',
       `The model has ${what} ${found}; versions ${least} to ${most} are supported.`,
     );
+}
+
+/** From now on the files of `graph` say the types of its inner values, as far as they are known. */
+export function listTypes(graph: Graph): void {
+  const extra = graph.extra as GraphExtra | undefined;
+  const inner = graph.nodes.flatMap(node => node.outputs).filter(v => v?.shape && !graph.outputs.includes(v));
+  const names = new Set([...(extra?.listed ?? []), ...inner.map(v => v!.name)]);
+  graph.extra = { rest: extra?.rest, listed: [...names] } satisfies GraphExtra;
 }
 
 /** The model as one file. Throws `external-data` where that would be over 2 GiB. */

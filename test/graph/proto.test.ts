@@ -3,7 +3,7 @@ import { cloneModel } from '../../src/graph/clone.js';
 import { dtypeCode } from '../../src/graph/dtype.js';
 import { AgdError } from '../../src/graph/errors.js';
 import { allGraphs, Graph, Model, Node, Value } from '../../src/graph/ir.js';
-import { decodeModel, encodeChunks, encodeModel, inline } from '../../src/graph/proto.js';
+import { decodeModel, encodeChunks, encodeModel, inline, listTypes } from '../../src/graph/proto.js';
 import {
   ATTRIBUTE_TYPE,
   type ModelProto,
@@ -550,4 +550,25 @@ describe('what is not a model', () => {
   ])('may have another version: %o', (version, found, supported) =>
     expectError(() => decodeModel(modelBytes({}, version as never)), 'unsupported-version', found, supported),
   );
+});
+
+it('says the types of inner values where asked to, not those of outputs again', () => {
+  const float = (name: string, shape?: string[]) =>
+    new Value(name, { kind: 'tensor', dtype: 'float32', shape });
+  const [x, known, open, y] = [float('x', ['n']), float('known', ['n']), float('open'), float('y', ['n'])];
+  const graph = new Graph('g');
+  graph.inputs = [x];
+  graph.outputs = [y];
+  graph.nodes = [
+    ['Neg', x, known],
+    ['Exp', known, open],
+    ['Neg', open, y],
+  ].map(([op, a, b]) => new Node(op as string, [a as Value], [b as Value]));
+  const model = Object.assign(new Model(graph), { irVersion: 8, opsetImports: new Map([['', 18]]) });
+  const innerTypes = () => parse('ModelProto', encodeModel(model)).graph?.valueInfo?.map(v => v.name);
+  expect(innerTypes()).toBeUndefined();
+  listTypes(graph);
+  listTypes(graph);
+  expect(innerTypes()).toEqual(['known']);
+  expect(decodeModel(encodeModel(model)).graph.nodes[0]!.outputs[0]!.shape).toEqual(['n']);
 });

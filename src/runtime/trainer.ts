@@ -1,5 +1,4 @@
 import { withInitializers } from '../graph/clone.js';
-import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Value } from '../graph/ir.js';
 import { listTypes } from '../graph/proto.js';
@@ -13,6 +12,7 @@ import { readDescription, type TrainingDescription } from '../passes/training-de
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
+import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
@@ -142,8 +142,8 @@ export class Trainer {
    * As many training steps as the batches' leading axis is long, in one run: the state stays in the runtime
    * between them. Returns each step's loss before its update.
    *
-   * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so.
-   * The state is then that of the last step before, those of the same run done again.
+   * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so,
+   * telemetry apart. The state is then that of the last step before, those of the same run done again.
    */
   async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
     const { description, updates } = this;
@@ -163,7 +163,7 @@ export class Trainer {
     if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
     const given = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
-    const broken = firstNonFinite(next);
+    const broken = firstNonFinite(this.#deciding(next));
     if (broken) {
       if (losses.length > 1) await this.steps(slice(batches, 0, losses.length - 1), { lr });
       throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
@@ -263,19 +263,21 @@ export class Trainer {
     throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
   }
 
+  /** All that the next step depends on: telemetry only shows, and may be more than its element type holds. */
+  #deciding(state: Feeds): Feeds {
+    const shown = this.description.telemetry?.name;
+    return Object.fromEntries(Object.entries(state).filter(([name]) => name !== shown));
+  }
+
   /** The cause of a loss that is not finite: the data, what the run began with, or the step's own arithmetic. */
   #diverged(loss: number, batch: Feeds): AgdError {
     const at = `is ${loss} at step ${this.stepCount + 1}`;
     const input = firstNonFinite(batch);
     if (input) return nonFinite(`Loss ${at}: the data for '${input}' are not finite`);
-    const state = firstNonFinite(this.#state);
+    const state = firstNonFinite(this.#deciding(this.#state));
     if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
     return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
   }
-}
-
-function firstNonFinite(tensors: Feeds): string | undefined {
-  return Object.entries(tensors).find(([, t]) => isFloat(t.dtype) && !allFinite(t))?.[0];
 }
 
 /** Tensors with other extents, where `dims` has any for them. */
@@ -332,19 +334,4 @@ function countHits(scores: Tensor, target: Tensor, options: LossOptions): { hits
     if (best === label) hits++;
   });
   return { hits, targets };
-}
-
-/** What is not finite is not 0 when multiplied by it. Several sums at once, as each waits for its last addition. */
-function allFinite({ data }: Tensor): boolean {
-  const values = data as ArrayLike<number>;
-  const whole = values.length - (values.length % 4);
-  let [a, b, c, d] = [0, 0, 0, 0];
-  for (let i = 0; i < whole; i += 4) {
-    a += values[i]! * 0;
-    b += values[i + 1]! * 0;
-    c += values[i + 2]! * 0;
-    d += values[i + 3]! * 0;
-  }
-  for (let i = whole; i < values.length; i++) a += values[i]! * 0;
-  return a + b + c + d === 0;
 }

@@ -180,6 +180,30 @@ it('shows updates of a model that takes no data', async () => {
   await t.release();
 });
 
+it('goes on where a norm that is shown is more than its element type holds', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 2]);
+  const y = s.add('ReduceSum', [s.add('Mul', [x, s.weight('w', [2])], 'wx')], 'y', { keepdims: 0 });
+  const options = { loss: { kind: 'output', output: 'y' }, optimizer: { name: 'sgd', lr: 0 } } as const;
+  const { model } = await inject(s.model([y]), { ...options, telemetry: 1 }, sessionShapes);
+  const t = await Trainer.create(model);
+  for (let k = 0; k < 2; k++) await t.step({ x: floatsOf([3e38, 3e38], [1, 2]) });
+  expect(t.telemetry[0]![0]!.values).toMatchObject({ update: 2, grad_norm: Infinity });
+  await t.release();
+});
+
+it('stops where an update takes a weight of 16 bits beyond what these hold', async () => {
+  const s = new Sketch();
+  const half = (...values: number[]) => convert(floatsOf(values, [1, values.length]), 'float16');
+  const terms = s.add('Mul', [s.input('x', [1, 2], 'float16'), s.weight('w', half(1, 1))], 'terms');
+  const y = s.add('ReduceSum', [terms], 'y', { keepdims: 0 });
+  const options = { loss: { kind: 'output', output: 'y' }, optimizer: { name: 'sgd', lr: 100 } } as const;
+  const t = await Trainer.create((await inject(s.model([y]), options, sessionShapes)).model);
+  await expect(t.step({ x: half(1000, -1000) })).rejects.toThrow(/The update of step 1 made 'w' non-finite/);
+  expect(t.state.get('w')!.numbers()).toEqual([1, 1]);
+  await t.release();
+});
+
 /** Between 1 and 2 neighbours are 2^-10 apart: a step of 1e-4 alone rounds to none. */
 it.each([
   ['moves by steps smaller than its rounding', undefined, 1e-2],

@@ -3,6 +3,7 @@ import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { checkRange } from './data/bind.js';
+import { firstNonFinite } from './finite.js';
 import { type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
 export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
@@ -11,7 +12,8 @@ export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
  * Loss and gradients of one batch. `feeds` holds the model's inputs, the target where the loss takes one, and
  * for a vector-Jacobian product the cotangent of each output of `options.cotangents` as `<output>_cotangent`.
  * Gradients have their values' shapes and element types; where none arrives they are zeros. Throws `missing-data`,
- * `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for targets that the loss does not take.
+ * `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for targets that the loss does not take and for a
+ * batch without samples, `non-finite` where the loss or a gradient is.
  */
 export async function gradients(
   model: Model,
@@ -19,6 +21,9 @@ export async function gradients(
   feeds: Feeds,
   session: SessionOptions = {},
 ): Promise<Gradients> {
+  const arrays = Object.values(feeds).filter(t => t.dims.length);
+  if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))
+    throw new AgdError('bad-data', 'The data has no samples.');
   const values = Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t]));
   const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
   const { target } = made;
@@ -32,10 +37,29 @@ export async function gradients(
       return [name, Tensor.zeros(like.dtype, like.dims)];
     });
     const loss = made.loss ? results[made.loss]!.numbers()[0]! : undefined;
-    return { loss, gradients: new Map(found) };
+    const result = { loss, gradients: new Map(found) };
+    checkFinite(result, made.loss, feeds, values);
+    return result;
   } finally {
     await runner.release();
   }
+}
+
+/** Throws where loss or a gradient is not finite, with the first of data, parameters and gradients that is not. */
+function checkFinite({ loss, gradients }: Gradients, name: string | undefined, feeds: Feeds, values: Feeds) {
+  const found = Object.fromEntries(gradients);
+  const gradient = firstNonFinite(found);
+  const isLoss = loss !== undefined && !Number.isFinite(loss);
+  if (!isLoss && gradient === undefined) return;
+  const own = Object.fromEntries(Object.entries(values).filter(([value]) => value in found));
+  const [input, parameter] = [firstNonFinite(feeds), firstNonFinite(own)];
+  const what = isLoss ? `Loss '${name}' is ${loss}` : `The gradient of '${gradient}' is not finite`;
+  const cause =
+    (input !== undefined && `: the data for '${input}' are not finite`) ||
+    (parameter !== undefined && `: '${parameter}' is not finite`) ||
+    (isLoss && gradient !== undefined && `: the gradient of '${gradient}' is not finite`) ||
+    '';
+  throw new AgdError('non-finite', `${what}${cause}.`);
 }
 
 /** What the session takes of `feeds`; inputs on which no gradient depends are not there any more. */

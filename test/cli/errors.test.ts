@@ -244,6 +244,15 @@ it('a loss that is not finite: step and tensor named, the state kept', async () 
   expect(done).toBe(Number(/step (\d+)/.exec(err)![1]) - 1);
 });
 
+it('gradients of data that are not finite, or of none', async () => {
+  const grad = (name: string) => fails('grad', 'model.onnx', ...LOSS, '--inputs', name);
+  await writeData(folder, 'inf.npz', { x: Tensor.filled('float32', [64, 4], Number.NaN) });
+  expect(grad('inf.npz')).toBe("agd-onnx: Loss 'loss' is NaN: the data for 'x' are not finite.\n");
+  const none = { x: Tensor.zeros('float32', [0, 4]), target: Tensor.zeros('int64', [0]) };
+  await writeData(folder, 'none.npz', none);
+  expect(grad('none.npz')).toBe('agd-onnx: The data has no samples.\n');
+});
+
 it('unknown flags and commands', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '--learning-rate', '1')).toMatch(/learning-rate/);
   expect(fails('paint', 'model.onnx')).toMatch(/paint/);

@@ -1,8 +1,10 @@
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
+import { convert } from '../../src/runtime/data/convert.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Body, float32, model } from '../ops/body.js';
 import { floatsOf } from '../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
 
 it('takes the number of axes that inference leaves open from the batch', async () => {
   const main = new Body('main');
@@ -28,4 +30,68 @@ it('takes the number of axes that inference leaves open from the batch', async (
   expect(taken.gradients.get('x')!.numbers()).toEqual([21, 84]);
   const other = await gradients(made, options, feeds(0, [2]));
   expect(other.gradients.get('x')!.numbers()).toEqual([-21, -84]);
+});
+
+const LOSS = { kind: 'cross-entropy' } as const;
+
+it('refuses a batch without samples, as training does', async () => {
+  const batch = { x: Tensor.zeros('float32', [0, 4]), target: Tensor.zeros('int64', [0]) };
+  await expect(gradients(mlp(), { loss: LOSS }, batch)).rejects.toMatchObject({
+    code: 'bad-data',
+    message: 'The data has no samples.',
+  });
+});
+
+describe('names what is not finite', () => {
+  const refuses = (found: Promise<unknown>, message: string) =>
+    expect(found).rejects.toMatchObject({ code: 'non-finite', message });
+  /** 1 / x, whose gradient is -1 / x^2. */
+  const inverse = () => {
+    const s = new Sketch();
+    return s.model([s.add('Reciprocal', [s.input('x', [2])], 'y')]);
+  };
+  const loss = { kind: 'output', output: 'y' } as const;
+  const root = (w: Tensor) => {
+    const s = new Sketch();
+    const terms = s.add(
+      'Mul',
+      [s.add('Sqrt', [s.weight('w', w)], 'root'), s.input('x', [2], w.dtype)],
+      'terms',
+    );
+    return s.model([s.add('ReduceSum', [terms], 'y', { keepdims: 0 })]);
+  };
+  const ones = floatsOf([1, 1]);
+
+  it('in the data', async () => {
+    const batch = Object.fromEntries(mlpData(8));
+    const x = floatsOf([Number.NaN, ...batch.x!.numbers().slice(1)], [8, 4]);
+    await refuses(
+      gradients(mlp(), { loss: LOSS }, { ...batch, x }),
+      "Loss 'loss' is NaN: the data for 'x' are not finite.",
+    );
+  });
+  it('in a parameter', () =>
+    refuses(
+      gradients(root(floatsOf([Number.POSITIVE_INFINITY, 1])), { loss }, { x: ones }),
+      "Loss 'y' is Infinity: 'w' is not finite.",
+    ));
+  it('in a gradient alone', () =>
+    refuses(gradients(root(floatsOf([0, 1])), { loss }, { x: ones }), "The gradient of 'w' is not finite."));
+  it('in loss and gradient alone', () =>
+    refuses(
+      gradients(root(floatsOf([-1, 1])), { loss }, { x: ones }),
+      "Loss 'y' is NaN: the gradient of 'w' is not finite.",
+    ));
+  it('in a vector-Jacobian product', () =>
+    refuses(
+      gradients(inverse(), { cotangents: ['y'], wrt: ['x'] }, { x: floatsOf([0, 1]), y_cotangent: ones }),
+      "The gradient of 'x' is not finite.",
+    ));
+  it('in 16 bits', () => {
+    const half = (...values: number[]) => convert(floatsOf(values), 'float16');
+    return refuses(
+      gradients(root(half(0, 1)), { loss }, { x: half(1, 1) }),
+      "The gradient of 'w' is not finite.",
+    );
+  });
 });

@@ -2,6 +2,7 @@
 import type { Model } from './graph/ir.js';
 import { type InjectOptions, type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
+import { type SplitStep, splitStep as splitStepPass } from './passes/split-step.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
@@ -23,7 +24,6 @@ export type { GradientOptions } from './passes/gradients.js';
 export type { GroupOptions, ParameterGroup } from './passes/group-parameters.js';
 export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
 export type { ParameterChoice } from './passes/select-parameters.js';
-export { type SplitStep, splitStep } from './passes/split-step.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
 export { trainingInfoForm } from './passes/training-info-form.js';
 export {
@@ -69,7 +69,7 @@ export { type Metrics, type TelemetryRow, Trainer } from './runtime/trainer.js';
 export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';
 export { webgpuProvider } from './runtime/webgpu.js';
 export { trainInWorker } from './runtime/worker.js';
-export type { InjectOptions, InjectReport, Inspection, InspectOptions };
+export type { InjectOptions, InjectReport, Inspection, InspectOptions, SplitStep };
 
 /** Writes loss, backward pass and optimizer into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
 export function inject(
@@ -82,4 +82,9 @@ export function inject(
 /** What a model is made of, and what training it would take. */
 export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
   return inspectPass(model, options, sessionShapes);
+}
+
+/** The step of an injected model in two halves, for what comes between gradient and update; see `SplitStep`. */
+export function splitStep(model: Model): Promise<SplitStep> {
+  return splitStepPass(model, sessionShapes);
 }

@@ -18,7 +18,7 @@ it('drives both halves from JavaScript', async () => {
   symlinkSync(join(ROOT, 'node_modules'), join(folder, 'node_modules'));
   const options = { loss: { kind: 'cross-entropy' }, optimizer: { lr: 0.05 } } as const;
   const { model } = await inject(mlp(), options, sessionShapes);
-  const { gradients: grad, update, state } = splitStep(model);
+  const { gradients: grad, update, state } = await splitStep(model, sessionShapes);
   for (const [name, half] of Object.entries({ grad, update, state }))
     await saveModel(half, join(folder, 'halves', `${name}.onnx`));
 

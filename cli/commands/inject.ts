@@ -70,7 +70,7 @@ async function write(model: Model, out: string, { split, format }: Args): Promis
     return [out];
   }
   await makeFolder(out);
-  const { gradients, update, state } = splitStep(model);
+  const { gradients, update, state } = await splitStep(model);
   const files = { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state };
   for (const [name, part] of Object.entries(files)) await saveModel(part, join(out, name));
   return Object.keys(files).map(name => join(out, name));

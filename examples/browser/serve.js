@@ -20,7 +20,7 @@ const { model } = await inject(await loadModel(join(models, 'lenet.onnx')), {
   // The WebGPU build of onnxruntime-web has no float64.
   scalars: 'float32',
 });
-const { state, gradients, update } = splitStep(model);
+const { state, gradients, update } = await splitStep(model);
 const made = new Map([
   ['/step.json', JSON.stringify(webgpuProvider(gradients))],
   ['/state.onnx', encodeModel(state)],

@@ -1,7 +1,9 @@
+import { cloneModel } from '../graph/clone.js';
 import { dependentValues, reads } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { readDescription } from './training-description.js';
 
 /** Where the halves keep which output is the next value of which state, as JSON. */
@@ -16,9 +18,11 @@ export type SplitStep = { gradients: Model; update: Model; state: Model };
  * decides about it; it then is handed over, as is all that only the batch can tell.
  *
  * State and learning rate are plain inputs, which runtimes in all languages can feed; `state` is a model without
- * inputs whose outputs are the first values of them.
+ * inputs whose outputs are the first values of them. The oracle is asked for what is handed over, where a model that
+ * was read from a file does not tell its type. Throws `invalid-model` where there is no such place to cut.
  */
-export function splitStep(model: Model): SplitStep {
+export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<SplitStep> {
+  const model = await withTypes(injected, oracle);
   const { parameters, lr } = readDescription(model);
   const { graph } = model;
   const updates = model.trainingInfo.flatMap(info => info.updates);
@@ -45,6 +49,14 @@ export function splitStep(model: Model): SplitStep {
     update: part(model, late, cut, fed),
     state: constants(model, fed),
   };
+}
+
+/** The model, or where values have no type, a copy in which they have. */
+async function withTypes(model: Model, oracle: ShapeOracle): Promise<Model> {
+  if (model.graph.nodes.every(n => n.outputs.every(v => !v || v.type))) return model;
+  const typed = cloneModel(model);
+  await inferShapes(typed, oracle);
+  return typed;
 }
 
 /** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */

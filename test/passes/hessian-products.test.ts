@@ -146,7 +146,7 @@ function signsOf(step: number, count: number): number[] {
 it('is right through normalization by the batch, whose statistics follow from the weights', async () => {
   const options = { loss: { kind: 'cross-entropy' }, optimizer: { name: 'adahessian' }, seed: SEED } as const;
   const { model, report } = await inject(normalized(), options, sessionShapes);
-  const { gradients, state } = splitStep(model);
+  const { gradients, state } = await splitStep(model, sessionShapes);
   const [s, first] = [await Session.create(gradients), await Session.create(state)];
   const begin: Feeds = { ...(await first.run({})), ...Object.fromEntries(mlpData(16)) };
   const { parameters } = report.description;

@@ -139,7 +139,7 @@ it('puts a loss where a graph takes the gradients of its outputs from PyTorch', 
   const source = await liftArtifacts({ training: yielding(), values }, options, sessionShapes);
   const { model, report } = await inject(source.model, source.options, sessionShapes);
   expect(report.parameters.filter(p => p.trains).map(p => p.value.name)).toEqual(Object.keys(GRADIENTS));
-  const half = await Session.create(splitStep(model).gradients);
+  const half = await Session.create((await splitStep(model, sessionShapes)).gradients);
   const results = await half.run({ x: BATCH.x!, target: BATCH.labels!, ...Object.fromEntries(values) });
   expect(results.loss!.numbers()[0]).toBeCloseTo(LOSS, 6);
   for (const name of Object.keys(GRADIENTS)) expectGradient(name, results[`${name}_grad`]!);

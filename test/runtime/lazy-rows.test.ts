@@ -236,7 +236,7 @@ describe('the file', () => {
     const model = await injected();
     const expected = bits(await trained(decodeModel(encodeModel(model)), batches(), STEPS));
     const updates = model.trainingInfo.flatMap(info => info.updates);
-    const { gradients: first, update } = splitStep(model);
+    const { gradients: first, update } = await splitStep(model, sessionShapes);
     const whole = await Session.create(stateInputs(model, updates));
     const halves = await Promise.all([first, update].map(half => Session.create(half)));
     const start = () => Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t]));

@@ -27,6 +27,7 @@ import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
 import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
 import { type Lookup, lastPlaces, lookUpRows, sumRows } from './look-up-rows.js';
+import { lowerOpset } from './lower-opset.js';
 import { isTrainingOperator, lowerTrainingOperators } from './lower-training-operators.js';
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
@@ -322,6 +323,7 @@ export async function normalize(
   const work = cloneModel(model);
   upgradeOpset(work);
   inlineFunctions(work);
+  lowerOpset(work);
   const moved = own ? placeParameters(work) : liftSubgraphInitializers(work);
   liftConstants(work);
   do await inferShapes(work, oracle);

@@ -62,6 +62,9 @@ it('says in one line what is wrong', async () => {
   expect(fails('inject', '.', '--target', 'y')).toMatch(/--target says more of a loss/);
   expect(fails('inject', '.', '--dropout', 'eval')).toMatch(/cannot be chosen/);
   expect(fails('inject', '.', '--initialize')).toMatch(/no initialization graph/);
+  expect(fails('train', '.', '--data', 'data.safetensors', '--initialize')).toMatch(
+    /no initialization graph/,
+  );
   expect(fails('inject', '.', '--initialize', '--params', 'checkpoint')).toMatch(/mutually exclusive/);
   const other = join(folder, 'other');
   await mkdir(other);

@@ -96,6 +96,13 @@ it('no loss, two losses, options of another loss', () => {
     /no input 'y' that could be the target/,
   );
   expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is no loss/);
+  expect(fails('inject', 'model.onnx', ...LOSS, '--target', 'x')).toMatch(
+    /already has an input 'x': give the target another name with --target/,
+  );
+  expect(fails('grad', 'model.onnx', '--inputs', 'train.npz')).toMatch(
+    /--loss cross-entropy .*--loss-output/,
+  );
+  expect(fails('train', 'model.onnx', ...DATA, '--initialize')).toMatch(/--initialize is decided when/);
 });
 
 it('no such optimizer, options of another one', () => {

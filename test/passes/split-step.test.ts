@@ -94,6 +94,7 @@ it.each<[string, Model, InjectOptions]>([
   const joint = await Session.create(stateInputs(model, updates));
   const { first, second, begin, bound } = await halves(decodeModel(encodeModel(model)));
   const all = Object.assign({}, ...bound);
+  expect(bound.flatMap(half => Object.keys(half))).toHaveLength(updates.length);
   expect(all).toEqual(Object.fromEntries(updates.map(u => [u.state, u.value])));
   const { lr, ...states } = begin;
   expect(Object.keys(states).sort()).toEqual(Object.keys(all).sort());
@@ -130,4 +131,15 @@ it('asks a half for nothing that it does not need', async () => {
     'bn.var': 'bn.var_new',
   });
   expect(update.graph.nodes.some(n => n.opType === 'Gemm')).toBe(false);
+});
+
+it('hands products of the Hessian over as it does gradients', async () => {
+  const options = { loss: LOSS, optimizer: { name: 'adahessian' } } as const;
+  const { model, report } = await inject(mlp(), options, sessionShapes);
+  const { parameters } = report.description;
+  const { gradients, update } = await splitStep(model, sessionShapes);
+  const handed = parameters.flatMap(p => [p.grad, p.hessianProduct!]);
+  expect(gradients.graph.outputs.map(v => v.name)).toEqual(expect.arrayContaining(handed));
+  const states = model.trainingInfo.flatMap(info => info.updates.map(u => u.state));
+  expect(update.graph.inputs.map(v => v.name).sort()).toEqual([...handed, ...states, 'lr'].sort());
 });

@@ -67,8 +67,11 @@ it('refuses options that the step has decided, and takes another optimizer where
   expect(readDescription((await inject(file, {}, sessionShapes)).model).optimizer.name).toBe('own');
 });
 
-/** y = x w, and an algorithm of ONNX's own operators: Gradient of the mean squared error, and Momentum. */
-function regression(): Model {
+/**
+ * y = x w, and an algorithm of ONNX's own operators: Gradient of the mean squared error, and Momentum; with `other`,
+ * another output that may be the loss.
+ */
+function regression(other = false): Model {
   const s = new Sketch();
   const x = s.input('x', ['batch', 2]);
   const w = s.weight('w', floatsOf([0.5, -1]));
@@ -97,6 +100,7 @@ function regression(): Model {
   training('Momentum', [rate, count, w, grad!, velocity], ['w_next', 'v_next'], attrs);
   a.add('Add', [count, a.weight('one', Tensor.filled('int64', [], 1))], 'count_next');
   a.graph.outputs = [loss, ...a.graph.nodes.slice(-2).flatMap(n => n.outputs as Value[])];
+  if (other) a.graph.outputs.push(a.add('Sqrt', [loss], 'rmse'));
   const updates = ['w', 'v', 'count'].map(state => ({ state, value: `${state}_next` }));
   model.trainingInfo = [algorithmInfo(a.graph, updates)];
   return decodeModel(encodeModel(model));
@@ -128,5 +132,16 @@ it('puts another optimizer in the place of its own', async () => {
   expect(w[0]).toBeCloseTo(0.5 - 0.01 * GRADIENT[0]!, 6);
   expect(w[1]).toBeCloseTo(-1 - 0.01 * GRADIENT[1]!, 6);
   expect(trainer.state.has('v')).toBe(false);
+  await trainer.release();
+});
+
+it('asks which output is the loss, where several may be, and takes the one that is named', async () => {
+  await expect(inject(regression(true), {}, sessionShapes)).rejects.toMatchObject({
+    code: 'bad-option',
+    message: expect.stringMatching(/Which output is the loss\? .*'mse'.*'rmse': name one with --loss-output/),
+  });
+  const loss = { kind: 'output', output: 'rmse' } as const;
+  const trainer = await Trainer.create((await inject(regression(true), { loss }, sessionShapes)).model);
+  expect(await trainer.steps(BATCH)).toEqual([2.5]);
   await trainer.release();
 });

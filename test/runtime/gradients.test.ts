@@ -42,6 +42,12 @@ it('refuses a batch without samples, as training does', async () => {
   });
 });
 
+it('names the input that is not fed', () =>
+  expect(gradients(mlp(), { loss: LOSS }, { x: mlpData(8).get('x')! })).rejects.toMatchObject({
+    code: 'missing-data',
+    message: "Input 'target' needs an array of that name; given: 'x'.",
+  }));
+
 describe('names what is not finite', () => {
   const refuses = (found: Promise<unknown>, message: string) =>
     expect(found).rejects.toMatchObject({ code: 'non-finite', message });

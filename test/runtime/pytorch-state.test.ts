@@ -12,7 +12,7 @@ import { mlp, mlpData } from '../sample.js';
 /**
  * What PyTorch 2.13 with the authors' AGD, or with its own optimizers, made of `mlp()` and the 16 samples of
  * `mlpData(16)`, all in one batch, after so many steps with the options below: each parameter, and beside it
- * `{f"{name}.{key}": value for key, value in optimizer.state[p].items() if value is not None}`.
+ * `{f"{name}.{key}": value for key, value in optimizer.state[p].items() if value is not None}`. `pytorch/make.py` wrote it.
  */
 const checkpoint = async (steps: 10 | 20, name = 'agd') => {
   const path = fileURLToPath(new URL(`pytorch/${name}-${steps}.safetensors`, import.meta.url));

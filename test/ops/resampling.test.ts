@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { AttrInit } from '../../src/ops/core/builder.js';
+import { type AttrInit, float } from '../../src/ops/core/builder.js';
 import { checkVjp, floatsOf, ints } from './vjp.js';
 
 describe('Resize', () => {
@@ -56,6 +56,20 @@ describe('Resize', () => {
     const inputs = [[1, 2, 2, 3], null, floatsOf([1, 1, 2, 3])];
     await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [2], step: 0.5 });
     await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [2], step: 0.5, symbolic: [0] });
+  });
+
+  it.each<[string, number[] | null, number[] | null]>([
+    ['a scale of 1', [1, 1, 1, 1.7], null],
+    ['an extent as it was', null, [1, 2, 4, 5]],
+  ])('a crop, %s along an axis, and a number where it is off the image', async (_, scales, sizes) => {
+    const region = floatsOf([0, 0, 0.1, -0.2, 1, 1, 0.7, 1.1]);
+    const attrs = {
+      ...{ mode: 'linear', coordinate_transformation_mode: 'tf_crop_and_resize' },
+      extrapolation_value: float(2),
+    };
+    const inputs = [[1, 2, 4, 3], region, scales && floatsOf(scales), sizes && ints(sizes)];
+    await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [1, 2, 3], step: 0.5 });
+    await checkVjp('Resize', inputs, { attrs, wrt: [0], constants: [1, 2, 3], step: 0.5, symbolic: [0] });
   });
 
   it('one axis', () =>

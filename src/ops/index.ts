@@ -3,6 +3,7 @@ import * as activation from './activation.js';
 import * as attention from './attention.js';
 import * as contrib from './contrib.js';
 import * as contribAttention from './contrib-attention.js';
+import * as contribExperts from './contrib-experts.js';
 import * as contribQuantized from './contrib-quantized.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
@@ -50,7 +51,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     signal,
   ],
   'ai.onnx.preview.training': [previewTraining],
-  'com.microsoft': [contrib, contribAttention, contribQuantized],
+  'com.microsoft': [contrib, contribAttention, contribExperts, contribQuantized],
 };
 
 /** By domain and operator. */

@@ -392,3 +392,53 @@ it('a TransposeMatMul is a FusedMatMul', () =>
     { transA: 1 },
   ));
 it('com.microsoft.Pad reflects', () => check('Pad', [[3, 4], ints([1, 0, 2, 1])], { mode: 'reflect' }));
+
+describe('MoE', () => {
+  // Far enough apart for no step to change which are the largest.
+  const router = floatsOf(
+    [
+      ...[0.5, 0.1, 0.9, 0.3],
+      ...[0.2, 0.8, 0.4, 0.6],
+      ...[0.7, 0.3, 0.1, 0.9],
+      ...[0.4, 0.2, 0.6, 0.8],
+      ...[0.9, 0.5, 0.7, 0.1],
+      ...[0.3, 0.7, 0.5, 0.1],
+    ],
+    [6, 4],
+  );
+  // Small steps, as Relu and limits have kinks.
+  const hidden: VjpCase = { symbolic: [0, 1], range: [-1, 1], step: 1e-3 };
+  const experts = (x: number[], inner = 5, from = router) =>
+    [x, from, [4, inner, 3], [4, inner], [4, 3, 5], [4, 3]] as Input[];
+
+  it.each<[string, AttrInit]>([
+    ['one expert', {}],
+    ['two', { k: 2, activation_type: 'silu' }],
+    ['two, by their share', { k: 2, activation_type: 'gelu', normalize_routing_weights: 1 }],
+    ['all, without an activation', { k: 4, activation_type: 'identity' }],
+  ])('%s', async (_, attrs) => {
+    await check('MoE', experts([2, 3, 3]), attrs, hidden);
+    await check('MoE', experts([6, 3]), attrs, hidden);
+  });
+  it('without biases', () => {
+    const [x, from, w1, , w2] = experts([6, 3]);
+    return check('MoE', [x!, from!, w1!, null, w2!], { k: 2 }, hidden);
+  });
+  it.each<[string, AttrInit]>([
+    ['', { activation_alpha: float(1.702), activation_beta: float(1) }],
+    [', limited', { swiglu_limit: float(0.7) }],
+  ])('with gates%s', (_, attrs) => {
+    const gated = { k: 2, activation_type: 'swiglu', swiglu_fusion: 1, ...attrs };
+    return check('MoE', experts([6, 3], 10), gated, hidden);
+  });
+  it.each<[string, Input[], VjpCase]>([
+    ["'use_sparse_mixer'", experts([6, 3]), { attrs: { k: 2, use_sparse_mixer: 1 } }],
+    ["'fc3_experts_weights'", [...experts([6, 3]), [4, 5, 3]], {}],
+    ['weights other than [experts, outputs, inputs] of known extents', experts([6, 3]), { symbolic: [2] }],
+  ])('does not know %s', (what, inputs, c) => {
+    const tensors = inputs.map(x => (x instanceof Tensor || !x ? x : spread(x)));
+    return expect(vjpOf('MoE', tensors, spread([6, 3]), { domain: 'com.microsoft', ...c })).rejects.toThrow(
+      `No gradient for 'com.microsoft.MoE' (node 'node') with ${what}`,
+    );
+  });
+});

@@ -530,6 +530,22 @@ const MICROSOFT = [
     attrs: { N: 3, K: 16, block_size: 16, quant_type: 1 },
     constants: [1],
   }),
+  microsoft(
+    'MoE',
+    [
+      [3, 2],
+      floatsOf([0.9, 0.1, 0.5, 0.2, 0.8, 0.4, 0.3, 0.7, 0.1], [3, 3]),
+      [3, 4, 2],
+      [3, 4],
+      [3, 2, 4],
+      [3, 2],
+    ],
+    {
+      attrs: { k: 2, activation_type: 'silu' },
+      symbolic: [0, 1],
+      without: { fc3_experts_weights: 'no kernel on the CPU', fc3_experts_bias: 'no kernel on the CPU' },
+    },
+  ),
   microsoft('RotaryEmbedding', [[2, 3, 8], ints([0, 1, 2, 4, 2, 3], [2, 3]), [5, 2], [5, 2]]),
 ];
 

@@ -1,7 +1,7 @@
 /** Bytes <-> Model. With its proto-*.ts parts, the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
 import { AgdError } from './errors.js';
-import type { Graph, Model } from './ir.js';
+import type { Graph, Model, Value } from './ir.js';
 import { amend, readInt } from './proto-message.js';
 import { type GraphExtra, readModel, readOpsets } from './proto-read.js';
 import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './proto-schema.js';
@@ -62,12 +62,11 @@ function checkVersion(what: string, found: number, [least, most]: readonly [numb
     );
 }
 
-/** From now on the files of `graph` say the types of its inner values, as far as they are known. */
-export function listTypes(graph: Graph): void {
+/** From now on the files of `graph` say the types of these inner values. */
+export function listTypes(graph: Graph, values: readonly Value[]): void {
   const extra = graph.extra as GraphExtra | undefined;
-  const inner = graph.nodes.flatMap(node => node.outputs).filter(v => v?.shape && !graph.outputs.includes(v));
-  const names = new Set([...(extra?.listed ?? []), ...inner.map(v => v!.name)]);
-  graph.extra = { rest: extra?.rest, listed: [...names] } satisfies GraphExtra;
+  const listed = new Set([...(extra?.listed ?? []), ...values.map(v => v.name)]);
+  graph.extra = { rest: extra?.rest, listed: [...listed] } satisfies GraphExtra;
 }
 
 /** The model as one file. Throws `external-data` where that would be over 2 GiB. */

@@ -32,6 +32,7 @@ import { isTrainingOperator, lowerTrainingOperators } from './lower-training-ope
 import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
+import { tellExtents } from './tell-extents.js';
 import { tieTransposedInitializers } from './tie-transposed-initializers.js';
 import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
@@ -175,6 +176,7 @@ async function injectStep(
   );
   const { updates } = attached;
   eliminateDeadNodes(work);
+  tellExtents(work);
   work.irVersion = Math.max(work.irVersion, 8);
   work.trainingInfo = [
     {

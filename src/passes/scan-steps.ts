@@ -35,6 +35,7 @@ export function scanSteps(model: Model): ScannedSteps {
   const step = new Graph(names.fresh('step'));
   step.inputs = [...states, ...data];
   step.nodes = [...source.nodes];
+  step.extra = source.extra;
   const kept = [find(source.outputs, loss.name)];
   const shown = updates.find(u => u.state === telemetry?.name);
   if (shown) {

@@ -1,7 +1,6 @@
 import { withInitializers } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import { allGraphs, type Model, type Value } from '../graph/ir.js';
-import { listTypes } from '../graph/proto.js';
+import type { Model, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification, rangeOfTarget } from '../passes/attach-loss.js';
@@ -62,8 +61,6 @@ export class Trainer {
       ? scanRows(model)
       : { model, tables: [], hoisted: new Map() };
     const ready = step.model === model ? model : await layOut(step.model, options);
-    // Where the runtime can't tell that two values are of one size, it does not compute one in the place of the other.
-    for (const graph of allGraphs(ready.graph)) listTypes(graph);
     const session = await Session.create(stateInputs(ready, updates), options);
     return new Trainer(model, description, session, updates, options, step);
   }

@@ -57,6 +57,36 @@ describe.skipIf(process.arch !== 'x64')('a convolution in blocks of channels, on
   });
 });
 
+it.skipIf(process.arch !== 'x64')(
+  'reads channels last out of a single block, where a kernel’s gradient wants them',
+  async () => {
+    const left: number[] = [];
+    for (const channels of [8, 16, 32]) {
+      const { model, feeds } = convolution([2, channels, 5, 6], [32, channels, 3, 3], { pads: [1, 1, 1, 1] });
+      const [x] = model.graph.inputs;
+      const type = { kind: 'tensor', dtype: 'float32', shape: [2, 5, 6, channels] } as const;
+      const last = new Value('last', type);
+      model.graph.nodes.push(new Node('Transpose', [x!], [last], toAttrs({ perm: [0, 2, 3, 1] })));
+      // 'run' gives y.
+      model.graph.outputs = [
+        Object.assign(last, { name: 'y' }),
+        Object.assign(model.graph.outputs[0]!, { name: 'conv' }),
+      ];
+      const before = await run(model, feeds);
+      await layOut(model, {});
+      const after = await run(model, feeds);
+      expect(after.dims).toEqual(before.dims);
+      expect(after.numbers()).toEqual(before.numbers());
+      left.push(model.graph.nodes.filter(n => n.opType === 'Transpose' && n.outputs[0]?.name === 'y').length);
+    }
+    // Blocks are of 8 or 16 channels, and those of 32 are of more than one.
+    expect([
+      [0, 1, 1],
+      [1, 0, 1],
+    ]).toContainEqual(left);
+  },
+);
+
 const plain = [
   ['channels that fill no block', [1, 32, 5, 5], [12, 32, 3, 3], {}],
   ['channels read that fill no block', [1, 24, 5, 5], [32, 40, 3, 3], {}],

@@ -3,7 +3,7 @@ import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType }
 import { Names } from '../graph/names.js';
 import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
-import { followsInputs } from '../ops/core/follows.js';
+import { followsInputs, isCertain } from '../ops/core/follows.js';
 import { inferTypes } from '../ops/core/infer.js';
 
 /** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
@@ -26,18 +26,49 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
   for (const value of following) if (value) value.type = undefined;
-  const asked = written.filter(v => !following.has(v));
-  // A branch may have no nodes, only an initializer that it returns.
-  const types = asked.length ? await oracle(probe(model, graph.nodes, asked)) : new Map();
-  for (const value of written) value.type = types.get(value.name) ?? value.type;
-  await forgetUnknownRanks(model, asked, oracle);
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  const { certain, open } = tellCertain(g);
+  const asked = written.filter(v => !following.has(v) && !certain.has(v));
+  // A branch may have no nodes, only an initializer that it returns.
+  const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();
+  for (const value of written) value.type = types.get(value.name) ?? value.type;
+  await forgetUnknownRanks(model, open, asked, certain, oracle);
   for (const node of graph.nodes) {
     for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
     if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
     else fillIn(g, node);
   }
-  return types.size > 0;
+  return types.size + certain.size > 0;
+}
+
+/**
+ * Types what follows from the inputs without a doubt, and returns it with the nodes that are left. A session takes time for
+ * each of its nodes; it is asked about the graph's outputs in any case, so that a runtime sees the model.
+ */
+function tellCertain(g: Builder): { certain: Set<Value>; open: Node[] } {
+  const { inputs, initializers, nodes, outputs } = g.graph;
+  const known = new Set<Value | null>([...inputs, ...initializers.keys()]);
+  const asked = new Set<Value | null>(outputs);
+  const certain = new Set<Value>();
+  const open = nodes.filter(node => {
+    const [output] = node.outputs;
+    if (!output || asked.has(output) || !node.inputs.every(v => known.has(v))) return true;
+    if (
+      !isCertain(
+        node,
+        node.inputs.map(v => v!.type),
+      )
+    )
+      return true;
+    output.type = inferTypes(
+      node,
+      node.inputs.map(v => g.of(v!)),
+    )[0];
+    known.add(output);
+    certain.add(output);
+    return false;
+  });
+  return { certain, open };
 }
 
 /** The same for a subgraph, as a model of its own: what it reads from outside is input there. */
@@ -67,7 +98,9 @@ async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOrac
 /** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */
 async function forgetUnknownRanks(
   model: Model,
+  nodes: readonly Node[],
   written: readonly Value[],
+  certain: ReadonlySet<Value>,
   oracle: ShapeOracle,
 ): Promise<void> {
   const scalars = written.filter(v => v.shape?.length === 0);
@@ -75,7 +108,7 @@ async function forgetUnknownRanks(
   const names = Names.of(model);
   const shapes = scalars.map(v => new Node('Shape', [v], [new Value(names.fresh(`${v.name}_shape`))]));
   const outputs = shapes.map(n => n.outputs[0]!);
-  const types = await oracle(probe(model, [...model.graph.nodes, ...shapes], outputs));
+  const types = await oracle(probe(model, [...nodes, ...shapes], outputs, certain));
   scalars.forEach((value, i) => {
     const type = types.get(outputs[i]!.name);
     if (type?.kind === 'tensor' && type.shape?.[0] !== 0)
@@ -116,12 +149,12 @@ function inferenceOpset(model: Model, nodes: readonly Node[]): number {
   return nodes.some(node => rounds(node.attrs.get('ceil_mode'))) ? Math.max(model.opset, 22) : model.opset;
 }
 
-/** The same nodes, with `outputs` as graph outputs and without the weight of the weights. */
-function probe(model: Model, nodes: Node[], outputs: readonly Value[]): Model {
+/** These nodes, with `outputs` as graph outputs, what they read of `known` as inputs, and without the weight of the weights. */
+function probe(model: Model, nodes: Node[], outputs: readonly Value[], known: ReadonlySet<Value>): Model {
   const { graph } = model;
   const copy = new Graph(graph.name);
   copy.nodes = nodes;
-  copy.inputs = [...graph.inputs];
+  copy.inputs = [...graph.inputs, ...copy.captures().filter(v => known.has(v))];
   for (const [value, tensor] of graph.initializers) {
     if (isFloat(tensor.dtype) && tensor.size > SMALL) {
       if (!graph.inputs.includes(value)) copy.inputs.push(new Value(value.name, value.type));

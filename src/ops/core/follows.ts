@@ -1,13 +1,47 @@
-import type { Node } from '../../graph/ir.js';
+import type { Node, Shape, ValueType } from '../../graph/ir.js';
+
+const setOf = (operators: string) => new Set(operators.split(' '));
+
+const UNARY = setOf('Neg Abs Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Softplus Softsign Identity');
+const BINARY = setOf('Add Sub Mul Div');
 
 /** Operators whose output has the type that its inputs have together, and nothing of its own. */
-const FOLLOWING = new Set(
-  'Add Sub Mul Div Neg Abs Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Erf Softmax LogSoftmax Softplus Softsign Gelu Identity'.split(
-    ' ',
-  ),
-);
+const FOLLOWING = new Set([...UNARY, ...BINARY, ...setOf('Erf Softmax LogSoftmax Gelu')]);
 
 /** Whether the type of a node's output follows from those of its inputs as well as anybody could tell. */
 export function followsInputs({ domain, opType }: Node): boolean {
   return domain === '' && FOLLOWING.has(opType);
+}
+
+/**
+ * Whether a node is one that every runtime takes and whose output `inferTypes` types as well as anybody could tell, given
+ * its inputs' types: float32 of known ranks, with extents that go together.
+ */
+export function isCertain(
+  { domain, opType, attrs, outputs }: Node,
+  types: readonly (ValueType | undefined)[],
+): boolean {
+  if (domain !== '' || attrs.size > 0 || outputs.length !== 1 || !outputs[0]) return false;
+  const shapes: Shape[] = [];
+  for (const type of types) {
+    if (type?.kind !== 'tensor' || type.dtype !== 'float32' || !type.shape) return false;
+    shapes.push(type.shape);
+  }
+  const [a, b] = shapes;
+  if (shapes.length === 1) return UNARY.has(opType);
+  if (shapes.length !== 2) return false;
+  if (BINARY.has(opType)) return fit(a!, b!);
+  if (opType !== 'MatMul' || !a!.length || !b!.length) return false;
+  const [inner, outer] = [a!.at(-1), b!.at(b!.length > 1 ? -2 : -1)];
+  const apart = typeof inner === 'number' && typeof outer === 'number' && inner !== outer;
+  return !apart && fit(a!.slice(0, -2), b!.slice(0, -2));
+}
+
+/** Whether no two extents rule out that the shapes are broadcast to one. */
+function fit(a: Shape, b: Shape): boolean {
+  for (let i = -Math.min(a.length, b.length); i < 0; i++) {
+    const [d, e] = [a.at(i)!, b.at(i)!];
+    if (typeof d === 'number' && typeof e === 'number' && d !== e && d !== 1 && e !== 1) return false;
+  }
+  return true;
 }

@@ -53,17 +53,9 @@ function tellCertain(g: Builder): { certain: Set<Value>; open: Node[] } {
   const open = nodes.filter(node => {
     const [output] = node.outputs;
     if (!output || asked.has(output) || !node.inputs.every(v => known.has(v))) return true;
-    if (
-      !isCertain(
-        node,
-        node.inputs.map(v => v!.type),
-      )
-    )
-      return true;
-    output.type = inferTypes(
-      node,
-      node.inputs.map(v => g.of(v!)),
-    )[0];
+    const inputs = node.inputs.map(v => g.of(v!));
+    if (!isCertain(node, inputs)) return true;
+    [output.type] = inferTypes(node, inputs);
     known.add(output);
     certain.add(output);
     return false;
@@ -154,8 +146,10 @@ function probe(model: Model, nodes: Node[], outputs: readonly Value[], known: Re
   const { graph } = model;
   const copy = new Graph(graph.name);
   copy.nodes = nodes;
-  copy.inputs = [...graph.inputs, ...copy.captures().filter(v => known.has(v))];
+  const read = new Set(copy.captures());
+  copy.inputs = [...graph.inputs, ...[...read].filter(v => known.has(v))];
   for (const [value, tensor] of graph.initializers) {
+    if (!read.has(value)) continue;
     if (isFloat(tensor.dtype) && tensor.size > SMALL) {
       if (!graph.inputs.includes(value)) copy.inputs.push(new Value(value.name, value.type));
     } else copy.initializers.set(value, tensor);

@@ -1,4 +1,5 @@
-import type { Node, Shape, ValueType } from '../../graph/ir.js';
+import type { Node, Shape } from '../../graph/ir.js';
+import type { Expr } from './expr.js';
 
 const setOf = (operators: string) => new Set(operators.split(' '));
 
@@ -17,28 +18,25 @@ export function followsInputs({ domain, opType }: Node): boolean {
  * Whether a node is one that every runtime takes and whose output `inferTypes` types as well as anybody could tell, given
  * its inputs' types: float32 of known ranks, with extents that go together.
  */
-export function isCertain(
-  { domain, opType, attrs, outputs }: Node,
-  types: readonly (ValueType | undefined)[],
-): boolean {
+export function isCertain({ domain, opType, attrs, outputs }: Node, inputs: readonly Expr[]): boolean {
   if (domain !== '' || attrs.size > 0 || outputs.length !== 1 || !outputs[0]) return false;
   const shapes: Shape[] = [];
-  for (const type of types) {
+  for (const { type } of inputs) {
     if (type?.kind !== 'tensor' || type.dtype !== 'float32' || !type.shape) return false;
     shapes.push(type.shape);
   }
   const [a, b] = shapes;
   if (shapes.length === 1) return UNARY.has(opType);
   if (shapes.length !== 2) return false;
-  if (BINARY.has(opType)) return fit(a!, b!);
+  if (BINARY.has(opType)) return broadcast(a!, b!);
   if (opType !== 'MatMul' || !a!.length || !b!.length) return false;
   const [inner, outer] = [a!.at(-1), b!.at(b!.length > 1 ? -2 : -1)];
   const apart = typeof inner === 'number' && typeof outer === 'number' && inner !== outer;
-  return !apart && fit(a!.slice(0, -2), b!.slice(0, -2));
+  return !apart && broadcast(a!.slice(0, -2), b!.slice(0, -2));
 }
 
 /** Whether no two extents rule out that the shapes are broadcast to one. */
-function fit(a: Shape, b: Shape): boolean {
+function broadcast(a: Shape, b: Shape): boolean {
   for (let i = -Math.min(a.length, b.length); i < 0; i++) {
     const [d, e] = [a.at(i)!, b.at(i)!];
     if (typeof d === 'number' && typeof e === 'number' && d !== e && d !== 1 && e !== 1) return false;

@@ -4,7 +4,14 @@ import { AgdError } from './errors.js';
 import type { Graph, Model, Value } from './ir.js';
 import { amend, readInt } from './proto-message.js';
 import { type GraphExtra, readModel, readOpsets } from './proto-read.js';
-import { MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './proto-schema.js';
+import {
+  MESSAGES,
+  type ModelProto,
+  type NodeProto,
+  parse,
+  serialize,
+  type TensorProto,
+} from './proto-schema.js';
 import { concat, type ExternalReader, inPlace, noFiles, type Placement } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
 
@@ -19,6 +26,9 @@ const MAX_BYTES = 2 ** 31 - 1;
 
 /** Initializers of at least this many bytes are not copied on their way to a file. */
 const LARGE = 4096;
+
+/** So many messages of a list are serialized at once. */
+const PIECE = 256;
 
 /**
  * The model that these bytes hold; every field is kept, and written again by `encodeModel`. Tensors are
@@ -79,13 +89,21 @@ export function encodeModel(model: Model, place: Placement = inPlace): Uint8Arra
 /** The bytes of `encodeModel` in order, large initializers as views of what the model holds. */
 export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
   const proto = writeModel(model, place);
-  const { initializer = [], ...graph } = amend(proto.graph!, {});
-  const content = [serialize('GraphProto', graph), ...initializerChunks(initializer)];
+  const { node = [], initializer = [], ...graph } = amend(proto.graph!, {});
+  const content = [...nodeChunks(node), serialize('GraphProto', graph), ...initializerChunks(initializer)];
   const others = serialize('ModelProto', amend(proto, { graph: undefined }));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-/** In order; small ones that follow each other are one chunk, a piece of the GraphProto. */
+/** Pieces of the GraphProto: until a message is done, protobufjs holds an object for each number and text of it. */
+function nodeChunks(protos: readonly NodeProto[]): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (let i = 0; i < protos.length; i += PIECE)
+    chunks.push(serialize('GraphProto', { node: protos.slice(i, i + PIECE) }));
+  return chunks;
+}
+
+/** In order; small ones that follow each other are together. */
 function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   let small: TensorProto[] = [];
@@ -96,7 +114,7 @@ function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
   for (const proto of protos) {
     const { rawData } = proto;
     if (!rawData || rawData.length < LARGE) {
-      small.push(proto);
+      if (small.push(proto) === PIECE) flush();
       continue;
     }
     flush();

@@ -2,7 +2,9 @@ import type { Node, Value } from './ir.js';
 
 /** Inputs of a node, those that its subgraphs read from outside included. */
 export function reads(node: Node): Value[] {
-  return [...node.inputs.flatMap(v => v ?? []), ...node.subgraphs().flatMap(s => s.captures())];
+  const own = node.inputs.filter(v => v !== null);
+  const subgraphs = node.subgraphs();
+  return subgraphs.length ? [...own, ...subgraphs.flatMap(s => s.captures())] : own;
 }
 
 /** The nodes that depend on `sources`, in their order, but for those that write one of `except`. */

@@ -1,3 +1,4 @@
+import { reads } from './dependents.js';
 import { AgdError } from './errors.js';
 import type { Node, Value } from './ir.js';
 
@@ -6,6 +7,7 @@ import type { Node, Value } from './ir.js';
  * nodes already in order stay as they are. Throws `invalid-model` on a cycle. Linear in nodes and edges.
  */
 export function topologicalOrder(nodes: readonly Node[]): Node[] {
+  if (isOrdered(nodes)) return [...nodes];
   const producers = new Map<Value, Node>();
   for (const node of nodes) for (const output of node.outputs) if (output) producers.set(output, node);
   const done = new Set<Node>();
@@ -33,7 +35,13 @@ export function topologicalOrder(nodes: readonly Node[]): Node[] {
   return [...done];
 }
 
+function isOrdered(nodes: readonly Node[]): boolean {
+  const places = new Map<Value, number>();
+  for (const [i, node] of nodes.entries())
+    for (const output of node.outputs) if (output) places.set(output, i);
+  return nodes.every((node, i) => reads(node).every(value => !(places.get(value)! >= i)));
+}
+
 function sources(node: Node, producers: ReadonlyMap<Value, Node>): Node[] {
-  const reads = [...node.inputs, ...node.subgraphs().flatMap(graph => graph.captures())];
-  return reads.flatMap(value => (value && producers.get(value)) ?? []);
+  return reads(node).flatMap(value => producers.get(value) ?? []);
 }

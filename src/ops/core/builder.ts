@@ -41,7 +41,8 @@ export const RANDOM: ReadonlySet<string> = new Set([
  * become initializers of the outermost graph.
  */
 export class Builder {
-  readonly #emitted = new Map<string, Value[]>();
+  /** By `#hash`; of nodes with the same, each stands one place further. */
+  readonly #emitted = new Map<number, Node>();
   readonly #constants: Map<string, Value>;
   /** The same by what `ints` and `scalar` were asked for: constants are asked for far more often than made. */
   readonly #numbers: Map<string, Value>;
@@ -153,11 +154,9 @@ export class Builder {
   /** Lets nodes that are already in the graph serve for equal ones that are still to come. */
   prime(): void {
     for (const node of this.graph.nodes) {
-      const key =
-        RANDOM.has(node.opType) || node.outputs.includes(null)
-          ? undefined
-          : this.#key(node, node.outputs.length);
-      if (key !== undefined && !this.#emitted.has(key)) this.#emitted.set(key, node.outputs as Value[]);
+      if (!isShareable(node) || node.outputs.includes(null)) continue;
+      const place = this.#place(node, node.outputs.length);
+      if (!this.#emitted.has(place)) this.#emitted.set(place, node);
     }
   }
 
@@ -226,9 +225,10 @@ export class Builder {
     while (node.inputs.at(-1) === null) node.inputs.pop();
     node.domain = options.domain ?? '';
     const count = options.outputs ?? 1;
-    const key = RANDOM.has(opType) ? undefined : this.#key(node, count);
-    const known = key === undefined ? undefined : this.#emitted.get(key);
-    if (known) return known.map(v => this.of(v));
+    const shared = isShareable(node);
+    const place = shared ? this.#place(node, count) : 0;
+    const known = shared ? this.#emitted.get(place) : undefined;
+    if (known) return known.outputs.map(v => this.of(v!));
     const types = options.types ?? inferTypes(node, inputs);
     for (let i = 0; i < count; i++) {
       const hint = options.hint ?? opType.toLowerCase();
@@ -237,7 +237,7 @@ export class Builder {
     for (const v of node.outputs) this.#unnamed.add(v!);
     this.sink.push(node);
     this.#learn(node);
-    if (key !== undefined) this.#emitted.set(key, node.outputs as Value[]);
+    if (shared) this.#emitted.set(place, node);
     return node.outputs.map(v => this.of(v!));
   }
 
@@ -260,17 +260,38 @@ export class Builder {
     return id;
   }
 
-  #key(node: Node, outputs: number): string | undefined {
-    const attrs: string[] = [];
-    for (const [name, attr] of node.attrs) {
-      if (attr.type === 'graph' || attr.type === 'tensor' || !('value' in attr)) return undefined;
-      attrs.push(`${name}=${attr.type}:${attr.value}`);
+  /** Where an equal node of so many outputs is among those that were emitted, or would be. */
+  #place(node: Node, outputs: number): number {
+    let place = outputs;
+    for (let i = 0; i < node.opType.length; i++) place = Math.imul(place, 31) + node.opType.charCodeAt(i);
+    for (const value of node.inputs) place = Math.imul(place ^ this.#id(value), 0x9e3779b1);
+    for (place |= 0; ; place = (place + 1) | 0) {
+      const other = this.#emitted.get(place);
+      if (!other || (other.outputs.length === outputs && areEqual(node, other))) return place;
     }
-    let inputs = '';
-    for (const value of node.inputs) inputs += `${this.#id(value)},`;
-    return `${node.domain}.${node.opType}/${outputs}(${inputs})${attrs.length > 1 ? attrs.sort() : attrs}`;
   }
 }
+
+/** Whether an equal node gives the same values, and equality is to be told. */
+function isShareable({ opType, attrs }: Node): boolean {
+  if (RANDOM.has(opType)) return false;
+  for (const attr of attrs.values())
+    if (attr.type === 'graph' || attr.type === 'tensor' || !('value' in attr)) return false;
+  return true;
+}
+
+/** Whether two nodes do the same to the same values. */
+function areEqual(a: Node, b: Node): boolean {
+  if (a.opType !== b.opType || a.domain !== b.domain || a.attrs.size !== b.attrs.size) return false;
+  if (a.inputs.length !== b.inputs.length || a.inputs.some((value, i) => value !== b.inputs[i])) return false;
+  for (const [name, attr] of a.attrs) {
+    const other = b.attrs.get(name);
+    if (attr.type !== other?.type || `${contentOf(attr)}` !== `${contentOf(other)}`) return false;
+  }
+  return true;
+}
+
+const contentOf = (attr: Attr) => ('value' in attr ? attr.value : undefined);
 
 /** What nodes without attributes share; most nodes have none. */
 const NO_ATTRS: Map<string, Attr> = Object.freeze(

@@ -121,7 +121,9 @@ function writeNode(node: Node, place: Placement): NodeProto {
     overload: node.overload || kept?.overload,
     input: node.inputs.map(value => value?.name ?? ''),
     output: node.outputs.map(value => value?.name ?? ''),
-    attribute: [...node.attrs].map(([name, attr]) => writeAttr(name, attr, place)),
+    attribute: node.attrs.size
+      ? Array.from(node.attrs, ([name, attr]) => writeAttr(name, attr, place))
+      : undefined,
   });
 }
 

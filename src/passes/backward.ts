@@ -27,9 +27,9 @@ export function backward(
   wrt: readonly Value[],
   options: BackwardOptions = {},
 ): (Expr | undefined)[] {
-  expandNodes(g, activeValues(g.graph.nodes, wrt, options));
+  const before = activeValues(g.graph.nodes, wrt, options);
+  const active = expandNodes(g, before) ? activeValues(g.graph.nodes, wrt, options) : before;
   const nodes = [...g.graph.nodes];
-  const active = activeValues(nodes, wrt, options);
   const sums = new Map<Value, Expr[]>();
   const push = (value: Value, cotangent: Expr) => {
     const list = sums.get(value);

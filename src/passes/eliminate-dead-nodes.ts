@@ -1,4 +1,4 @@
-import { allGraphs, type Model } from '../graph/ir.js';
+import type { Graph, Model } from '../graph/ir.js';
 import { prune } from '../graph/prune.js';
 
 /**
@@ -18,7 +18,11 @@ export function eliminateDeadNodes(model: Model): boolean {
 
 /** Number of nodes, subgraphs included. */
 export function countNodes(model: Model): number {
-  let count = 0;
-  for (const graph of allGraphs(model.graph)) count += graph.nodes.length;
+  return countIn(model.graph);
+}
+
+function countIn({ nodes }: Graph): number {
+  let count = nodes.length;
+  for (const node of nodes) for (const sub of node.subgraphs()) count += countIn(sub);
   return count;
 }

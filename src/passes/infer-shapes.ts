@@ -26,7 +26,8 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
   for (const value of following) if (value) value.type = undefined;
-  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  // It adds no nodes: nothing is named.
+  const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
   const { certain, open } = tellCertain(g);
   const asked = written.filter(v => !following.has(v) && !certain.has(v));
   // A branch may have no nodes, only an initializer that it returns.

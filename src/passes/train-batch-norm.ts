@@ -23,6 +23,7 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
     if (mode === 'train') throw statisticsInBody(node);
     infer(node);
   }
+  if (!g.graph.nodes.some(isBatchNorm)) return [];
   const data = dependentValues(g.graph.nodes, g.graph.inputs);
   const next = new Map<Value, Expr>();
   rewrite(g, node => {

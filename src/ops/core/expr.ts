@@ -63,7 +63,9 @@ export class Expr {
     attrs: AttrInit = {},
     options: EmitOptions = {},
   ): Expr {
-    return this.g.emit(opType, [this, ...others.map(o => this.#operand(o))], attrs, options)[0]!;
+    const inputs: (Expr | undefined)[] = [this];
+    for (const other of others) inputs.push(this.#operand(other));
+    return this.g.emit(opType, inputs, attrs, options)[0]!;
   }
 
   add(b: Operand): Expr {

@@ -8,7 +8,7 @@ import { join } from './types.js';
  * up with what is added after that, so that the next rule can choose a cheap form. What it cannot tell is
  * left open: an undefined shape is never wrong, only slower.
  */
-type Infer = (inputs: (Expr | undefined)[], attr: Attrs, node: Node) => (Shape | undefined)[];
+type Infer = (inputs: readonly (Expr | undefined)[], attr: Attrs, node: Node) => (Shape | undefined)[];
 type Attrs = {
   int(name: string, otherwise: number): number;
   ints(name: string): number[] | undefined;
@@ -208,11 +208,13 @@ export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (
       return a?.type === 'ints' ? a.value.map(Number) : undefined;
     },
   };
-  const types = inputs.map(e => e?.type);
-  if (node.opType in CONTAINERS) return [CONTAINERS[node.opType]!(types, attr)];
-  if (node.opType === 'Identity') return types;
+  const container = CONTAINERS[node.opType];
+  if (container || node.opType === 'Identity') {
+    const types = inputs.map(e => e?.type);
+    return container ? [container(types, attr)] : types;
+  }
   const dtype = resultDType(node, inputs, attr);
-  const shapes = SHAPES[node.opType]?.([...inputs], attr, node) ?? [undefined];
+  const shapes = SHAPES[node.opType]?.(inputs, attr, node) ?? [undefined];
   return dtype ? shapes.map(shape => ({ kind: 'tensor', dtype, shape })) : [];
 }
 
@@ -240,6 +242,8 @@ function dimsOf(shape: Expr | undefined): Shape | undefined {
 
 export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
   if (!shapes.every(s => s !== undefined)) return undefined;
+  const [first] = shapes;
+  if (first && shapes.every(s => s === first)) return first;
   const rank = shapes.reduce((most, s) => Math.max(most, s.length), 0);
   const result: Dim[] = [];
   for (let i = -rank; i < 0; i++) {

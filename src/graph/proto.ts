@@ -5,9 +5,9 @@ import type { Graph, Model, Value } from './ir.js';
 import { amend, readInt } from './proto-message.js';
 import { type GraphExtra, readModel, readOpsets } from './proto-read.js';
 import {
+  type GraphProto,
   MESSAGES,
   type ModelProto,
-  type NodeProto,
   parse,
   serialize,
   type TensorProto,
@@ -89,18 +89,24 @@ export function encodeModel(model: Model, place: Placement = inPlace): Uint8Arra
 /** The bytes of `encodeModel` in order, large initializers as views of what the model holds. */
 export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
   const proto = writeModel(model, place);
-  const { node = [], initializer = [], ...graph } = amend(proto.graph!, {});
-  const content = [...nodeChunks(node), serialize('GraphProto', graph), ...initializerChunks(initializer)];
+  const { initializer = [], ...graph } = amend(proto.graph!, {});
+  const content = [...graphChunks(graph), ...initializerChunks(initializer)];
   const others = serialize('ModelProto', amend(proto, { graph: undefined }));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-/** Pieces of the GraphProto: until a message is done, protobufjs holds an object for each number and text of it. */
-function nodeChunks(protos: readonly NodeProto[]): Uint8Array[] {
+/** Its fields, long lists in pieces: until a message is done, protobufjs holds an object for each number and text of it. */
+function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
   const chunks: Uint8Array[] = [];
-  for (let i = 0; i < protos.length; i += PIECE)
-    chunks.push(serialize('GraphProto', { node: protos.slice(i, i + PIECE) }));
-  return chunks;
+  for (const field of Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]) {
+    const content: unknown = graph[field];
+    const count = Array.isArray(content) ? content.length : PIECE;
+    for (let i = 0; i < count; i += PIECE) {
+      const piece = Array.isArray(content) ? content.slice(i, i + PIECE) : content;
+      chunks.push(serialize('GraphProto', { [field]: piece }));
+    }
+  }
+  return [...chunks, serialize('GraphProto', { $unknowns })];
 }
 
 /** In order; small ones that follow each other are together. */

@@ -358,6 +358,17 @@ describe('order', () => {
     );
   });
 
+  it('stays in long lists, which are written in pieces', () => {
+    const count = 700;
+    const names = (kind: string) => Array.from({ length: count }, (_, i) => `${kind}${i}`);
+    const [input, output] = [names('x'), names('y')].map(list => list.map(name => ({ name })));
+    const node = names('x').map((name, i) => relu(name, `y${i}`));
+    const { graph } = decodeModel(encodeModel(decodeModel(modelBytes({ input, output, node }))));
+    expect(graph.inputs.map(v => v.name)).toEqual(names('x'));
+    expect(graph.nodes.map(n => n.outputs[0]!.name)).toEqual(names('y'));
+    expect(graph.outputs.map(v => v.name)).toEqual(names('y'));
+  });
+
   it('is found for a long chain written backwards', () => {
     const node = Array.from({ length: 20_000 }, (_, i) => relu(`v${i}`, `v${i + 1}`)).reverse();
     expect(outputs(decodeModel(modelBytes({ input: [{ name: 'v0' }], node })))[0]).toBe('v1');

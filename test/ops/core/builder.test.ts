@@ -21,6 +21,22 @@ it('makes equal constants once, in subgraphs too, and tells others apart', () =>
   expect(body.graph.initializers.size).toBe(0);
 });
 
+it('emits equal nodes once, and tells others apart', () => {
+  const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
+  const [x, y] = ['x', 'y'].map(name => g.input(name, { kind: 'tensor', dtype: 'float32', shape: [2, 2] }));
+  const made = () => [
+    ...[x!.sub(y!), y!.sub(x!), x!.add(y!), x!.neg(), y!.neg()],
+    ...[x!.op('Flatten'), x!.op('Flatten', [], { axis: 0 }), x!.op('Flatten', [], { axis: 2 })],
+    ...[x!.op('Add', [y], {}, { domain: 'other' }), g.emit('Add', [x, y], {}, { outputs: 2 })[0]!],
+  ];
+  const values = made().map(e => e.value);
+  expect(new Set(values).size).toBe(values.length);
+  expect(made().map(e => e.value)).toEqual(values);
+  expect(g.graph.nodes).toHaveLength(values.length);
+  const draw = () => x!.op('RandomNormalLike').value;
+  expect(draw()).not.toBe(draw());
+});
+
 it.each<[Shape[], Shape]>([
   [
     [['a', 1], [3]],

@@ -7,7 +7,11 @@ import { followsInputs, isCertain } from '../ops/core/follows.js';
 import { inferTypes } from '../ops/core/infer.js';
 
 /** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
-export type ShapeOracle = (model: Model) => Promise<Map<string, ValueType>>;
+export type ShapeOracle = {
+  (model: Model): Promise<Map<string, ValueType>>;
+  /** Whether it runs the model, and so has to have all that its inputs decide. */
+  runs?: boolean;
+};
 
 /** Floating-point initializers above this size are handed to the oracle as inputs: their values tell no shape. */
 const SMALL = 64;
@@ -28,7 +32,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   for (const value of following) if (value) value.type = undefined;
   // It adds no nodes: nothing is named.
   const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
-  const { certain, open } = tellCertain(g);
+  const { certain, open } = oracle.runs ? { certain: new Set<Value>(), open: graph.nodes } : tellCertain(g);
   const asked = written.filter(v => !following.has(v) && !certain.has(v));
   // A branch may have no nodes, only an initializer that it returns.
   const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();

@@ -237,9 +237,8 @@ export const sessionShapes: ShapeOracle = async model => {
  * The same, and where inference leaves the number of axes open, that of a run on `feeds`, where these are all that the
  * model takes.
  */
-export const shapesIn =
-  (feeds: Feeds): ShapeOracle =>
-  async model => {
+export const shapesIn = (feeds: Feeds): ShapeOracle => {
+  const oracle = async (model: Model) => {
     const session = await Session.create(model, { optimize: false });
     try {
       const types = session.outputTypes();
@@ -258,3 +257,5 @@ export const shapesIn =
       await session.release();
     }
   };
+  return Object.assign(oracle, { runs: true });
+};

@@ -11,11 +11,13 @@ it('takes the number of axes that inference leaves open from the batch', async (
   const x = main.input('x', float32([2]));
   const cond = main.input('cond', { kind: 'tensor', dtype: 'bool', shape: [] });
   const w = main.input('w', float32([2, 2]));
+  // The runtime need not be asked of what type this is, but has to have it to run the rest.
+  const same = main.add('Identity', [x], 'same');
   const [row, column] = [new Body('row'), new Body('column')];
   const axis = main.constant('axis', Tensor.ints([0]));
   const branches = {
-    then_branch: row.outputs(row.add('Unsqueeze', [x, axis], 'row')),
-    else_branch: column.outputs(column.add('Neg', [x], 'negative')),
+    then_branch: row.outputs(row.add('Unsqueeze', [same, axis], 'row')),
+    else_branch: column.outputs(column.add('Neg', [same], 'negative')),
   };
   const chosen = main.add('If', [cond], 'chosen', branches);
   const made = model(main, [main.add('MatMul', [chosen, w], 'y')]);

@@ -41,7 +41,7 @@ export const RANDOM: ReadonlySet<string> = new Set([
  * become initializers of the outermost graph.
  */
 export class Builder {
-  /** By `#hash`; of nodes with the same, each stands one place further. */
+  /** By `#place`. */
   readonly #emitted = new Map<number, Node>();
   readonly #constants: Map<string, Value>;
   /** The same by what `ints` and `scalar` were asked for: constants are asked for far more often than made. */

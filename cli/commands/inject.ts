@@ -1,5 +1,4 @@
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import type { InjectReport, Model } from '../../src/index.js';
 import {
@@ -46,8 +45,6 @@ export const builder = (args: Argv) =>
 type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean; format?: string }>;
 
 export async function handler(args: Args): Promise<void> {
-  // Most of what V8 would compile a second time, optimized, has done its work by then: it waits twice as long.
-  setFlagsFromString('--interrupt-budget=300000');
   const { goOnFrom, inject, openForInjection } = await import('../../src/index.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);

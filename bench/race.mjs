@@ -27,8 +27,10 @@ export async function race(racers, { rounds, seconds, patience }) {
       running.push(...started);
       await Promise.all(started.map(r => r.warmUp(patience)));
     }
-    for (let round = 0; round < rounds; round++)
+    // Some find out in the first turn how many steps a run is to have: it does not count.
+    for (let round = 0; round <= rounds; round++)
       for (const racer of running) {
+        if (round === 1) racer.forget();
         if (racer.error || racer.isSlow) continue;
         await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
         await racer.turn(seconds, patience);
@@ -73,6 +75,11 @@ class Racer {
     if (!answer) return;
     this.#times.push(...answer.times);
     this.#megabytes = answer.megabytes;
+  }
+
+  /** A step so slow as to be timed only once has been. */
+  forget() {
+    if (!this.isSlow) this.#times = [];
   }
 
   get isSlow() {

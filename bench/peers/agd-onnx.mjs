@@ -10,8 +10,8 @@ import {
 import { updateOnly } from '../models.mjs';
 import { artifactBatch, serve } from './serve.mjs';
 
-// As the training loop has it: a tenth of a second, or 32 steps within two.
-const RUN_MS = 100;
+// As the training loop has it: a quarter of a second, or 32 steps within two.
+const RUN_MS = 250;
 const LARGE = { steps: 32, ms: 2000 };
 const RUN_BYTES = 64 * 2 ** 20;
 

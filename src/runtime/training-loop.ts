@@ -80,8 +80,8 @@ export async function* trainingLoop(
   }
 }
 
-/** A run of a tenth of a second keeps the progress smooth and makes the cost of starting it small. */
-const RUN_MILLISECONDS = 100;
+/** A run of a quarter of a second keeps the progress smooth and makes the cost of starting it small. */
+const RUN_MILLISECONDS = 250;
 /** Large steps go together too, as each run copies the state in and out: so many, in so much time. */
 const LARGE_STEPS = { count: 32, milliseconds: 2000 };
 const CHUNK_BYTES = 64 * 2 ** 20;

@@ -48,6 +48,15 @@ describe.each<Case>([
     [2, 8, 2, 3],
     { dilations: [3, 2], pads: [0, 1, 1, 2] },
   ],
+  ['many channels, more of them written', [1, 8, 4, 3], [6, 8, 2, 1], { pads: [1, 0, 0, 0] }],
+  [
+    'many channels, strides that leave elements over',
+    [2, 8, 8, 7],
+    [2, 8, 3, 2],
+    { strides: [3, 2], dilations: [1, 2], pads: [1, 0, 0, 1] },
+  ],
+  ['many channels, SAME_LOWER, one axis', [1, 8, 6], [2, 8, 3], { strides: [2], auto_pad: 'SAME_LOWER' }],
+  ['many channels, strides longer than the kernel', [1, 8, 9, 7], [1, 8, 2, 1], { strides: [4, 3] }],
   ['many channels, three axes', [1, 8, 3, 2, 3], [1, 8, 2, 2, 2], { pads: [1, 0, 0, 0, 1, 0] }],
 ])('Conv: %s', (_, x, w, attrs) => {
   const check = (symbolic?: number[], more = {}) =>
@@ -73,6 +82,12 @@ describe.each<Case>([
     'output_padding',
     [1, 2, 3, 2],
     [2, 2, 2, 2],
+    { strides: [3, 2], pads: [0, 1, 1, 0], output_padding: [2, 1] },
+  ],
+  [
+    'many channels, output_padding',
+    [1, 2, 3, 2],
+    [2, 8, 2, 3],
     { strides: [3, 2], pads: [0, 1, 1, 0], output_padding: [2, 1] },
   ],
   ['groups', [2, 4, 3, 3], [4, 2, 2, 2], { group: 2, strides: [2, 1] }],

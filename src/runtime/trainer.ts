@@ -57,12 +57,12 @@ export class Trainer {
     const description = readDescription(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const step = dataInputs(model, description).length
+    const { model: steps, ...run } = dataInputs(model, description).length
       ? scanRows(model)
       : { model, tables: [], hoisted: new Map() };
-    const ready = step.model === model ? model : await layOut(step.model, options);
+    const ready = steps === model ? model : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
-    return new Trainer(model, description, session, updates, options, step);
+    return new Trainer(model, description, session, updates, options, run);
   }
 
   /** What a batch has to hold: the model's inputs and the target. */

@@ -89,7 +89,8 @@ it.skipIf(process.arch !== 'x64')(
 
 const plain = [
   ['channels that fill no block', [1, 32, 5, 5], [12, 32, 3, 3], {}],
-  ['channels read that fill no block', [1, 24, 5, 5], [32, 40, 3, 3], {}],
+  // Blocks are of 8 or 16 channels, by the processor.
+  ['channels read that fill no block', [1, 36, 5, 5], [32, 36, 3, 3], {}],
   ['groups', [1, 32, 5, 5], [32, 16, 3, 3], { group: 2 }],
   ['many channels', [1, 512, 4, 4], [512, 512, 3, 3], {}],
   ['a kernel of a pixel', [1, 32, 5, 5], [32, 32, 1, 1], {}],

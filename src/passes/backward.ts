@@ -27,6 +27,8 @@ export function backward(
   wrt: readonly Value[],
   options: BackwardOptions = {},
 ): (Expr | undefined)[] {
+  // What a gradient is taken for is about to change: no rule may take its value of now for a constant.
+  g.forget(wrt);
   const before = activeValues(g.graph.nodes, wrt, options);
   const active = expandNodes(g, before) ? activeValues(g.graph.nodes, wrt, options) : before;
   const nodes = [...g.graph.nodes];

@@ -19,12 +19,13 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
   const { work, g } = await prepare(source, loss, oracle);
+  const fed = new Set([...parameters.map(p => p.name), ...statistics]);
+  const values = [...work.graph.initializers.keys()].filter(v => fed.has(v.name));
+  g.forget(values);
   // The file may have been exported in training mode.
   trainBatchNorm(g, 'eval');
   trainDropout(g, 'eval', 0);
-  const fed = new Set([...parameters.map(p => p.name), ...statistics]);
-  for (const value of [...work.graph.initializers.keys()]) {
-    if (!fed.has(value.name)) continue;
+  for (const value of values) {
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
   }

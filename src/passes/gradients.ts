@@ -49,6 +49,7 @@ export async function gradientModel(
   const { loss, target, output: read } = attached ?? {};
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const wrt = chooseWrt(g, options, loss);
+  g.forget(wrt);
   if (loss) {
     trainBatchNorm(g, options.batchNorm ?? 'eval');
     trainDropout(g, options.dropout ?? 'eval', options.seed ?? 0);

@@ -160,6 +160,7 @@ async function injectStep(
   const source = await (options.gradients ? useGradients : differentiable)(model, options, oracle);
   const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
+  g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics, lookups } = source.differentiate(trained);
   const planned = { ...options, schedule: withTotal(options, work) };

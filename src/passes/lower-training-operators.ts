@@ -39,6 +39,8 @@ export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle):
   inlineFunctions(model);
   const { graph } = model;
   const names = Names.of(model);
+  const bound = new Set(model.trainingInfo.flatMap(info => info.updates.map(u => u.state)));
+  const states = [...graph.initializers.keys()].filter(v => bound.has(v.name));
   const pending = graph.nodes;
   graph.nodes = [];
   const found: TrainingOperators = { gradients: new Map(), optimizers: [] };
@@ -51,6 +53,7 @@ export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle):
     }
     if (graph.nodes.length) await inferShapes(model, oracle);
     const g = new Builder(graph, { names, opsets: model.opsetImports });
+    g.forget(states);
     const put = (old: Value | null, e: Expr) => {
       if (old) replaced.set(old, e.g.replace(old, e));
     };

@@ -98,9 +98,10 @@ export class Builder {
     return this.sink.findLast(node => node.outputs.includes(value));
   }
 
-  /** A value that can change between runs (a parameter, state) is no constant, whatever its initializer. */
-  forget(value: Value): void {
-    this.#known.delete(value);
+  /** Values that change between runs (parameters, state) are no constants, whatever their initializers hold. */
+  forget(values: readonly Value[]): void {
+    for (let b: Builder | undefined = this; b; b = b.parent)
+      for (const value of values) b.#known.delete(value);
   }
 
   /** Version of an operator set in this model; 1 where the model does not say. */

@@ -1,5 +1,6 @@
 import { byteLength, type DType } from './dtype.js';
 import { AgdError } from './errors.js';
+import { smallNumbers } from './small-types.js';
 
 /** JavaScript's array of an element type's values; 16-bit floats and sub-byte types are their bit patterns. */
 export type TypedArray =
@@ -28,6 +29,13 @@ const ARRAYS: Partial<Record<DType, new (b: ArrayBuffer, o: number, n: number) =
   bfloat16: Uint16Array,
 };
 
+/** By name, as arrays may come from another realm (a frame, a test runner). */
+function arrayType(data: unknown): string {
+  if (data === null || typeof data !== 'object') return data === null ? 'null' : typeof data;
+  if (Array.isArray(data)) return 'an array';
+  return (data as TypedArray)[Symbol.toStringTag] ?? data.constructor?.name ?? 'an object';
+}
+
 /** Where a tensor's bytes lie outside the model file: `location` is relative to the model's folder. */
 export type ExternalData = { location: string; offset: number; length: number; folder: string };
 
@@ -54,8 +62,24 @@ export class Tensor {
     private readonly source: Uint8Array | ((part?: Part) => Uint8Array),
   ) {}
 
-  /** A tensor of these values; their array type must be the one of `dtype`. */
+  /**
+   * A tensor of these values. Throws `bad-dtype` for an array of another type than JavaScript has for `dtype` (16-bit
+   * floats are their bits, bool and packed types bytes), `bad-shape` where it is not as long as `dims` say.
+   */
   static from(dtype: DType, dims: readonly number[], data: TypedArray): Tensor {
+    const wanted = ARRAYS[dtype]?.name ?? 'Uint8Array';
+    const given = arrayType(data);
+    const isSame =
+      given === wanted || given === { float16: 'Float16Array', uint8: 'Uint8ClampedArray' }[dtype as string];
+    if (!isSame)
+      throw new AgdError('bad-dtype', `A ${dtype} tensor is made from ${wanted}, not from ${given}.`);
+    const size = dims.reduce((n, d) => n * d, 1);
+    const length = ARRAYS[dtype] ? size : byteLength(dtype, size);
+    if (data.length !== length)
+      throw new AgdError(
+        'bad-shape',
+        `A ${dtype} tensor of shape [${dims}] takes ${length} ${ARRAYS[dtype] ? 'elements' : 'bytes'}, but the array has ${data.length}.`,
+      );
     return new Tensor(dtype, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
 
@@ -110,11 +134,14 @@ export class Tensor {
     return new make(aligned.buffer as ArrayBuffer, aligned.byteOffset, this.size);
   }
 
-  /** The elements as JavaScript numbers: for axes, shapes and other small integer or float constants. */
+  /** The elements as JavaScript numbers, of every type but strings and complex ones: the one way to read values. */
   numbers(): number[] {
     if (this.dtype === 'float16') return Array.from(this.data as Uint16Array, halfToNumber);
     if (this.dtype === 'bfloat16') return Array.from(this.data as Uint16Array, bfloatToNumber);
-    return Array.from(this.data as ArrayLike<number | bigint>, Number);
+    return (
+      smallNumbers(this.dtype, this.bytes, this.size) ??
+      Array.from(this.data as ArrayLike<number | bigint>, Number)
+    );
   }
 
   /** The same without a copy where the type is one of JavaScript's floats. Read only. */

@@ -103,7 +103,7 @@ export class Session {
    * that do not fit their inputs, else `runtime` with the runtime's own words.
    */
   async run(feeds: Feeds, fetch?: readonly string[]): Promise<Feeds> {
-    const inputs = Object.fromEntries(Object.entries(feeds).map(([name, t]) => [name, toOrt(t)]));
+    const inputs = Object.fromEntries(Object.entries(asFeeds(feeds)).map(([name, t]) => [name, toOrt(t)]));
     try {
       const results = await (fetch ? this.session.run(inputs, [...fetch]) : this.session.run(inputs));
       return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
@@ -160,7 +160,35 @@ function toOrt(t: Tensor): ort.Tensor {
   return new ort.Tensor(t.dtype as ort.Tensor.Type, data as never, t.dims);
 }
 
+/**
+ * What a caller feeds, as tensors of this project: those of onnxruntime are taken over, without a copy. Throws `bad-data`
+ * for anything else.
+ */
+export function asFeeds(feeds: Readonly<Record<string, unknown>>): Feeds {
+  if (Object.values(feeds).every(t => t instanceof Tensor)) return feeds as Feeds;
+  return Object.fromEntries(Object.entries(feeds).map(([name, t]) => [name, asTensor(name, t)]));
+}
+
+function asTensor(name: string, given: unknown): Tensor {
+  if (given instanceof Tensor) return given;
+  const { type, dims, data } = (given ?? {}) as Partial<ort.Tensor>;
+  if (typeof type === 'string' && Array.isArray(dims) && data) return fromOrt(given as ort.Tensor);
+  const found =
+    given === null || typeof given !== 'object'
+      ? String(given)
+      : `${/^[AEIOU]/.test(given.constructor?.name) ? 'an' : 'a'} ${given.constructor?.name ?? 'object'}`;
+  throw new AgdError(
+    'bad-data',
+    `Input '${name}' is fed ${found}, but takes a Tensor, such as Tensor.from('float32', [32, 4], values).`,
+  );
+}
+
 function fromOrt(t: ort.Tensor): Tensor {
+  if (t.type === 'string') {
+    const tensor = new Tensor('string', t.dims, new Uint8Array());
+    tensor.strings = (t.data as string[]).map(text => new TextEncoder().encode(text));
+    return tensor;
+  }
   return Tensor.from(t.type as DType, t.dims, t.data as TypedArray);
 }
 

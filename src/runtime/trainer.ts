@@ -9,12 +9,12 @@ import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
-import type { InputSpec } from './data/bind.js';
+import { checkRange, type InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
-import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
 export type Metrics = {
   /** Mean loss over the samples. */
@@ -30,11 +30,17 @@ export type TelemetryRow = { parameter: string; values: Record<string, number> }
 /**
  * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
  * running statistics and step counter, by their names in the graph. Release it when done.
+ *
+ * Steps, evaluations and the release that are asked for while another is under way wait for it, in the order of the
+ * calls; what reads or replaces the state as a whole throws `bad-state` meanwhile.
  */
 export class Trainer {
   #state: Feeds = {};
   #evaluator: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
+  #last: Promise<unknown> = Promise.resolve();
+  #pending = 0;
+  #isReleased = false;
 
   private constructor(
     private readonly model: Model,
@@ -103,12 +109,14 @@ export class Trainer {
 
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
+    this.#demandIdle('snapshot');
     const state = this.#withOwnTables(this.#state);
     return withInitializers(this.model, name => state[name]);
   }
 
   /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
   checkpoint(): Map<string, Tensor> {
+    this.#demandIdle('checkpoint');
     return toPytorch(this.description, this.state);
   }
 
@@ -117,6 +125,7 @@ export class Trainer {
    * mean nothing here. Throws `bad-state` where it does not fit the model.
    */
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
+    this.#demandIdle('restore');
     const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
     this.#state = this.#withOwnTables(Object.fromEntries(state));
     return unused;
@@ -127,7 +136,7 @@ export class Trainer {
    * Throws as `steps` does.
    */
   async step(batch: Feeds, options: { lr?: number } = {}): Promise<{ loss: number }> {
-    const one = Object.entries(batch).map(([name, t]) => [
+    const one = Object.entries(asFeeds(batch)).map(([name, t]) => [
       name,
       new Tensor(t.dtype, [1, ...t.dims], t.bytes),
     ]);
@@ -140,9 +149,24 @@ export class Trainer {
    * between them. Returns each step's loss before its update.
    *
    * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so,
-   * telemetry apart. The state is then that of the last step before, those of the same run done again.
+   * telemetry apart. The state is then that of the last step before, those of the same run done again. Throws
+   * `missing-data`, `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for what is no tensor and for targets
+   * that the loss does not take.
    */
-  async steps(batches: Feeds, { lr }: { lr?: number } = {}): Promise<number[]> {
+  async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
+    const feeds = this.#checked(batches);
+    const missing = this.inputs.find(({ name }) => !feeds[name]);
+    if (missing) {
+      const given = Object.keys(feeds).map(name => `'${name}'`);
+      throw new AgdError(
+        'missing-data',
+        `Input '${missing.name}' is fed nothing; given: ${given.join(', ') || 'nothing'}.`,
+      );
+    }
+    return this.#inTurn(() => this.#steps(feeds, options));
+  }
+
+  async #steps(batches: Feeds, { lr }: { lr?: number }): Promise<number[]> {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const feeds = {
@@ -156,13 +180,13 @@ export class Trainer {
     const results = await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
-    if (bad > 0) await this.steps(slice(batches, 0, bad), { lr });
+    if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
     const given = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const broken = firstNonFinite(this.#deciding(next));
     if (broken) {
-      if (losses.length > 1) await this.steps(slice(batches, 0, losses.length - 1), { lr });
+      if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
       throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
     }
     const changed = this.#rowsOf(results);
@@ -174,7 +198,11 @@ export class Trainer {
   }
 
   /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
-  async evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
+  evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
+    return this.#inTurn(() => this.#evaluate(batches));
+  }
+
+  async #evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
     this.#evaluator ??= await Session.create(
       await layOut(await evaluationModel(this.model, sessionShapes), this.options),
       this.options,
@@ -187,7 +215,8 @@ export class Trainer {
     const names = new Set(this.#evaluator.inputs);
     const feeds = Object.fromEntries(Object.entries(weights).filter(([name]) => names.has(name)));
     let [samples, total, hits, targets] = [0, 0, 0, 0];
-    for await (const { inputs, size } of batches) {
+    for await (const { inputs: given, size } of batches) {
+      const inputs = this.#checked(given);
       const wanted = classes ? [spec.name, spec.output] : [spec.name];
       const results = await this.#evaluator.run({ ...feeds, ...inputs }, wanted);
       total += results[spec.name]!.numbers()[0]! * size;
@@ -201,9 +230,39 @@ export class Trainer {
     return { loss: total / samples, samples, ...(classes ? { accuracy: hits / targets } : {}) };
   }
 
+  /** Frees the runtime's memory, after the steps under way; the trainer cannot be used after it. */
   async release(): Promise<void> {
-    await this.session.release();
-    await this.#evaluator?.release();
+    if (this.#isReleased) return;
+    await this.#inTurn(async () => {
+      this.#isReleased = true;
+      await this.session.release();
+      await this.#evaluator?.release();
+    });
+  }
+
+  /** One thing at a time: each step begins from the state that the one before it left. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#last.then(() => {
+      if (this.#isReleased) throw new AgdError('bad-state', 'The trainer was released: create another one.');
+      return work();
+    });
+    this.#pending++;
+    this.#last = run.catch(() => {}).finally(() => this.#pending--);
+    return run;
+  }
+
+  #demandIdle(what: string): void {
+    if (this.#pending) throw new AgdError('bad-state', `A step is under way: await it before ${what}().`);
+  }
+
+  /** What a caller feeds, as tensors, with targets that the loss takes. */
+  #checked(given: Feeds): Feeds {
+    const feeds = asFeeds(given);
+    for (const input of this.inputs) {
+      const tensor = feeds[input.name];
+      if (tensor && input.range) checkRange(input, tensor);
+    }
+    return feeds;
   }
 
   /** The rows of tables that a run looked up. */
@@ -319,14 +378,16 @@ function countHits(scores: Tensor, target: Tensor, options: LossOptions): { hits
   const axis = classAxisOf(scores.dims.length, options);
   const classes = scores.dims[axis]!;
   const inner = scores.dims.slice(axis + 1).reduce((n, d) => n * d, 1);
-  const values = scores.data as ArrayLike<number>;
+  const values = scores.floats();
   let [hits, targets] = [0, 0];
   target.numbers().forEach((label, i) => {
     if (label === options.ignoreIndex) return;
     const start = Math.floor(i / inner) * classes * inner + (i % inner);
-    let best = 0;
-    for (let c = 1; c < classes; c++)
-      if (values[start + c * inner]! > values[start + best * inner]!) best = c;
+    let [best, most] = [-1, Number.NEGATIVE_INFINITY];
+    for (let c = 0; c < classes; c++) {
+      const score = values[start + c * inner]!;
+      if (score > most) [best, most] = [c, score];
+    }
     targets++;
     if (best === label) hits++;
   });

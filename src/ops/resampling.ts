@@ -18,22 +18,28 @@ type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
 /**
  * y = x resampled along some axes, each by its own matrix: y = R x  =>  dx = R^T dy, axis by axis. R^T is what
  * the operator itself makes of an identity matrix; the runtime folds it into a constant where extents are known.
- * A scale moves the places where x is looked up: dscale = sum of dy * slope of x there * derivative of the place.
+ * A scale, or the region that is cropped, moves the places where x is looked up: its gradient is the sum of
+ * dy * slope of x there * derivative of the place.
  */
 export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
   const { attrs, inputs } = node;
-  const [x, , scales] = inputs;
+  const [x, roi, scales] = inputs;
   const repeats = wholeRepeats(node);
   const dx = () =>
     resampledAxes(dy, node).reduce((e, axis) => applyAlong(axis, impulses(axis, dy, node), e), dy);
-  const moves = attrs.string('mode', 'nearest') !== 'nearest' && present(scales);
+  const isSmooth = attrs.string('mode', 'nearest') !== 'nearest';
   return [
     () => (repeats ? sumOfRepeats(dy, repeats) : dx()).reshapeLike(x),
-    null,
-    moves ? () => scaleGradient(dy, node) : null,
+    isSmooth && isCrop(node) && present(roi) ? () => regionGradient(dy, node) : null,
+    isSmooth && !isCrop(node) && present(scales) ? () => scaleGradient(dy, node) : null,
     null,
   ];
 };
+
+/** Whether y is a region of x; scales then decide its extents alone. */
+function isCrop({ attrs }: NodeView<Resized>): boolean {
+  return attrs.string('coordinate_transformation_mode', '') === 'tf_crop_and_resize';
+}
 
 /** How often each element stands in y, per spatial axis, where these are whole numbers known before the run. */
 function wholeRepeats(node: NodeView<Resized>): number[] | undefined {
@@ -66,10 +72,9 @@ function listedAxes({ attrs, inputs: [x] }: NodeView<Resized>): number[] {
 
 /** The axes whose elements are not simply kept. */
 function resampledAxes(y: Expr, node: NodeView<Resized>): number[] {
-  const { attrs, inputs } = node;
-  const [x, , scales] = inputs;
+  const [x, , scales] = node.inputs;
   const axes = listedAxes(node);
-  if (attrs.string('coordinate_transformation_mode', '') === 'tf_crop_and_resize') return axes;
+  if (isCrop(node)) return axes;
   const known = present(scales)?.constant;
   return axes.filter((axis, i) => (known ? known[i] !== 1 : !sameShape([x.extent(axis)], [y.extent(axis)])));
 }
@@ -102,13 +107,10 @@ function impulses(axis: number, y: Expr, node: NodeView<Resized>): Expr {
  * x that are resampled, constant along the others.
  */
 function impulsesInPlace(axis: number, identity: Expr, node: NodeView<Resized>): Expr {
-  const { g, inputs, attrs } = node;
+  const { g, inputs } = node;
   const [x, , , sizes] = inputs;
   const others = range(1, x.rank).filter(a => a !== axis);
-  if (
-    listedAxes(node).some(a => a < 2) ||
-    attrs.string('coordinate_transformation_mode', '').startsWith('tf_crop')
-  )
+  if (listedAxes(node).some(a => a < 2) || isCrop(node))
     node.unsupported(
       "'keep_aspect_ratio_policy' together with 'tf_crop_and_resize' or axes other than space",
     );
@@ -132,29 +134,74 @@ function applyAlong(axis: number, matrix: Expr, x: Expr): Expr {
 
 /** One number per scale, for linear interpolation: 0 for axes that are kept. */
 function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
-  const { g, inputs, attrs } = node;
-  const [x, , scales] = inputs;
-  if (attrs.string('mode', '') !== 'linear' || attrs.int('antialias', 0) === 1)
-    node.unsupported("a gradient for 'scales' and an interpolation other than linear");
+  const { g, inputs } = node;
+  const [, , scales] = inputs;
   const resampled = resampledAxes(dy, node);
   const derivatives = listedAxes(node).map((axis, i) => {
     if (!resampled.includes(axis)) return g.scalar(0, 'float32').reshape([1]);
-    const others = resampled
-      .filter(a => a !== axis)
-      .reduce((e, a) => applyAlong(a, impulses(a, dy, node).mT, e), x);
     const { place, moved } = placesAlong(axis, scales!.slice([i], [i + 1], [0]), dy, node);
-    const last = x.dims(axis, axis + 1).sub(1);
-    const before = place.floor().cast('int64').maximum(0).minimum(last.sub(1));
-    const slope = others.gather(before.add(1), axis).sub(others.gather(before, axis));
-    const onImage = place.greater(0).and(place.less(last.cast('float32')));
-    const along = range(axis + 1, x.rank).map(() => 1);
-    const factor = onImage
-      .where(moved, 0)
-      .reshape([-1, ...along])
-      .cast(x.dtype);
-    return dy.mul(slope).mul(factor).sum().reshape([1]).cast('float32');
+    const last = node.inputs[0]
+      .dims(axis, axis + 1)
+      .sub(1)
+      .cast('float32');
+    const onImage = place.greater(0).and(place.less(last));
+    return placeGradient(axis, place, onImage, dy, node).mul(moved).sum([0], { keepdims: true });
   });
-  return derivatives[0]!.concat(derivatives.slice(1), 0);
+  return derivatives[0]!.concat(derivatives.slice(1), 0).cast(scales!.dtype);
+}
+
+/**
+ * Two numbers per axis, for linear interpolation: of where the region starts, then of where it ends. With n elements of
+ * x and m of y, element j lies at (n - 1) (start (1 - t) + end t) with t = j / (m - 1), or 1/2 where m is 1. The runtime
+ * crops no axis whose scale is 1.
+ */
+function regionGradient(dy: Expr, node: NodeView<Resized>): Expr {
+  const [x, roi, scales] = node.inputs as readonly [Expr, Expr, Expr?];
+  const axes = listedAxes(node);
+  const bound = (i: number) => roi.slice([i], [i + 1], [0]).cast('float32');
+  const derivatives = axes.map((axis, i) => {
+    const last = x
+      .dims(axis, axis + 1)
+      .sub(1)
+      .cast('float32');
+    const m = dy.dims(axis, axis + 1);
+    const t = m.greater(1).where(m.iota().cast('float32').div(m.sub(1).maximum(1).cast('float32')), 0.5);
+    const [atStart, atEnd] = [t.rsub(1).mul(last), t.mul(last)];
+    const place = bound(i)
+      .mul(atStart)
+      .add(bound(i + axes.length).mul(atEnd));
+    const isKept =
+      present(scales)
+        ?.slice([i], [i + 1], [0])
+        .equal(1) ?? m.equal(x.dims(axis, axis + 1));
+    const onImage = place.greaterOrEqual(0).and(place.lessOrEqual(last)).and(isKept.not());
+    const moved = placeGradient(axis, place, onImage, dy, node);
+    return [atStart, atEnd].map(d => moved.mul(d).sum([0], { keepdims: true }));
+  });
+  const [first, ...rest] = [0, 1].flatMap(end => derivatives.map(d => d[end]!));
+  return first!.concat(rest, 0).cast(roi.dtype);
+}
+
+/**
+ * The gradient of the places along one axis where x is looked up, in float32: the slope of x between the two elements
+ * beside a place times dy, summed over all other axes; 0 where the place is not `onImage`.
+ */
+function placeGradient(axis: number, place: Expr, onImage: Expr, dy: Expr, node: NodeView<Resized>): Expr {
+  const { inputs, attrs } = node;
+  const [x] = inputs;
+  if (attrs.string('mode', '') !== 'linear' || attrs.int('antialias', 0) === 1)
+    node.unsupported(
+      `a gradient for '${isCrop(node) ? 'roi' : 'scales'}' and an interpolation other than linear`,
+    );
+  const others = resampledAxes(dy, node)
+    .filter(a => a !== axis)
+    .reduce((e, a) => applyAlong(a, impulses(a, dy, node).mT, e), x);
+  const last = x.dims(axis, axis + 1).sub(1);
+  const before = place.floor().cast('int64').minimum(last.sub(1)).maximum(0);
+  const after = before.add(1).minimum(last);
+  const slope = others.gather(after, axis).sub(others.gather(before, axis));
+  const rest = range(0, x.rank).filter(a => a !== axis);
+  return onImage.where(dy.mul(slope).sum(rest).cast('float32'), 0);
 }
 
 /** Where in x the elements of y lie along one axis, and the derivative of these places with respect to the scale. */
@@ -238,6 +285,28 @@ export const AffineGrid: Rule<readonly [theta: Expr, size: Expr], readonly [Expr
 export const Col2Im: Rule<readonly [x: Expr, image: Expr, block: Expr], readonly [Expr]> = ([dy], node) => {
   const [x, , block] = node.inputs;
   const kernel = block.constant;
-  if (!kernel) return node.unsupported('a block_shape that is not known before the run');
-  return [() => windowColumns(dy, windowsOf(node, dy, undefined, kernel)).reshapeLike(x), null, null];
+  const columns = () =>
+    kernel ? windowColumns(dy, windowsOf(node, dy, undefined, kernel)) : gatheredColumns(dy, node);
+  return [() => columns().reshapeLike(x), null, null];
 };
+
+/** The same for a block whose extents only the run knows: along each axis, element k of window l is gathered from its place. */
+function gatheredColumns(
+  dy: Expr,
+  { g, inputs: [, , block], attrs }: NodeView<readonly [Expr, Expr, Expr]>,
+): Expr {
+  const n = dy.rank - 2;
+  const attr = (name: string, otherwise: number, count = n) =>
+    attrs.ints(name) ?? Array<number>(count).fill(otherwise);
+  const [strides, dilations, pads] = [attr('strides', 1), attr('dilations', 1), attr('pads', 0, 2 * n)];
+  const padded = pads.some(p => p) ? dy.pad(g.ints(pads), g.ints(range(2, n + 2))) : dy;
+  const blocks = range(0, n).reduce((e, i) => {
+    const size = block.slice([i], [i + 1], [0]);
+    const span = padded.dims(2 + i, 3 + i).sub(size.sub(1).mul(dilations[i]!).add(1));
+    const elements = size.iota().mul(dilations[i]!).unsqueeze([1]);
+    const windows = span.div(strides[i]!).add(1).iota().mul(strides[i]!);
+    // The axes before are pairs of an element and a window already.
+    return e.gather(elements.add(windows), 2 + 2 * i);
+  }, padded);
+  return blocks.transpose([0, 1, ...range(0, n).map(i => 2 + 2 * i), ...range(0, n).map(i => 3 + 2 * i)]);
+}

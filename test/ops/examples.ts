@@ -215,10 +215,11 @@ const IMAGES = [
     wrt: [0],
     constants: [2],
     step: 0.5,
-    without: {
-      roi: 'where a region lies has no gradient',
-      sizes: INTEGER,
-    },
+    without: { sizes: INTEGER },
+  }),
+  row('Resize', [[1, 4, 5], floatsOf([0.11, 0.2, 0.63, 0.87]), null, ints([3, 4])], {
+    attrs: { mode: 'linear', coordinate_transformation_mode: 'tf_crop_and_resize', axes: [1, 2] },
+    step: 1e-3,
   }),
   row('GridSample', [[1, 2, 4, 3], grid], { opset: 20 }),
   row('AffineGrid', [[2, 2, 3], ints([2, 3, 4, 5])], { opset: 20 }),

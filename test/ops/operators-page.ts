@@ -293,8 +293,8 @@ ${limits.join('\n')}
 ${await gradientTable('')}
 
 - SimplifiedLayerNormalization is ONNX Runtime's own, in ONNX's domain.
-- Resize has a gradient for scales in mode "linear" only, where they are no constants, without antialias or
-  align_corners.
+- Resize has gradients for scales and, with tf_crop_and_resize, for roi in mode "linear" only, where they are no
+  constants, without antialias; for scales not with align_corners either.
 - \`inspect\` and \`inject\` say of an attribute that has no gradient what it is.
 
 ## Constant almost everywhere

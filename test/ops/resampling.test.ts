@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type AttrInit, float } from '../../src/ops/core/builder.js';
-import { checkVjp, floatsOf, ints } from './vjp.js';
+import { checkVjp, floatsOf, ints, type VjpCase } from './vjp.js';
 
 describe('Resize', () => {
   const modes: AttrInit[] = [
@@ -126,6 +126,43 @@ describe('Resize', () => {
     );
   });
 
+  describe('gradient for roi', () => {
+    const crop = { coordinate_transformation_mode: 'tf_crop_and_resize', extrapolation_value: float(10) };
+    const attrs = { mode: 'linear', axes: [2, 3], ...crop };
+    const check = (region: number[], sizes: number[], c: VjpCase = {}) =>
+      checkVjp('Resize', [[2, 2, 5, 4], floatsOf(region), null, ints(sizes)], {
+        ...{ attrs, wrt: [0, 1], step: 1e-3 },
+        ...c,
+      });
+    it.each([false, true])('between elements (extents hidden: %s)', async hidden => {
+      const symbolic = hidden ? [0, 1] : undefined;
+      await check([0.11, 0.2, 0.63, 0.87], [4, 3], { symbolic });
+      await check([0.63, 0.2, 0.11, 0.37], [3, 2], { symbolic });
+    });
+    it('some of it outside, where y is another number', () => check([-0.3, 0.2, 1.3, 1.4], [6, 5]));
+    it('of an axis that keeps its extent, which the runtime does not crop', () =>
+      check([0.15, 0.2, 0.83, 0.87], [3, 4]));
+    it('of one element', () => check([0.2, 0.1, 0.5, 0.9], [1, 3]));
+    it('of all axes, by scales', () =>
+      checkVjp('Resize', [[2, 3, 4], floatsOf([0, 0, 0.15, 1, 1, 0.8]), floatsOf([1, 1, 1.5])], {
+        attrs: { mode: 'linear', ...crop },
+        wrt: [0, 1],
+        cotangents: [0],
+        constants: [2],
+        step: 1e-3,
+        // The first axes end where their last elements are: a step beyond is outside.
+        only: { 1: [2, 5] },
+      }));
+    it('has none where the nearest element is taken', () =>
+      expect(
+        check([0.11, 0.2, 0.63, 0.87], [4, 3], { attrs: { ...attrs, mode: 'nearest' } }),
+      ).rejects.toThrow('No gradient arrives'));
+    it('says that cubic interpolation is not supported', () =>
+      expect(check([0.11, 0.2, 0.63, 0.87], [4, 3], { attrs: { ...attrs, mode: 'cubic' } })).rejects.toThrow(
+        "with a gradient for 'roi'",
+      ));
+  });
+
   describe.each(['not_larger', 'not_smaller'])('keep_aspect_ratio_policy %s', keep_aspect_ratio_policy => {
     it.each(['nearest', 'linear', 'cubic'])('%s', async mode => {
       const attrs = { mode, keep_aspect_ratio_policy, axes: [2, 3] };
@@ -220,5 +257,9 @@ describe('Col2Im', () => {
       step: 0.5,
       symbolic: true,
     });
+    await checkVjp('Col2Im', [x, ints(image), ints(block)], { attrs, step: 0.5 });
   });
+
+  it('with three axes, of extents that the run tells', () =>
+    checkVjp('Col2Im', [[1, 16, 12], ints([3, 4, 3]), ints([2, 2, 2])], { step: 0.5, symbolic: true }));
 });

@@ -1,4 +1,5 @@
 import type { Model } from '../graph/ir.js';
+import { drawRandom, numberBatches } from './draw-random.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { prepare } from './inject.js';
 import { readOriginal } from './original.js';
@@ -24,7 +25,9 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
   g.forget(values);
   // The file may have been exported in training mode.
   trainBatchNorm(g, 'eval');
-  trainDropout(g, 'eval', 0);
+  trainDropout(g, 'eval');
+  // Every evaluation draws the same, so that those of two epochs can be compared.
+  numberBatches(g, drawRandom(g, 0), () => g.scalar(0, 'int64'));
   for (const value of values) {
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);

@@ -8,6 +8,7 @@ import type { TargetRange } from '../ops/criterion.js';
 import { attachLoss, type LossSpec, rangeOfTarget } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
 import { backward } from './backward.js';
+import { drawRandom, numberBatches } from './draw-random.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
@@ -52,8 +53,9 @@ export async function gradientModel(
   g.forget(wrt);
   if (loss) {
     trainBatchNorm(g, options.batchNorm ?? 'eval');
-    trainDropout(g, options.dropout ?? 'eval', options.seed ?? 0);
+    trainDropout(g, options.dropout ?? 'eval');
   }
+  numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.scalar(0, 'int64'));
   const results = backward(g, seeds, wrt, options);
   lowerBatchNorm(g);
   g.graph.outputs = loss ? [loss] : [];

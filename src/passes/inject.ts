@@ -19,6 +19,7 @@ import {
 } from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
 import { checkpointActivations } from './checkpoint-activations.js';
+import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { foldShapes } from './fold-shapes.js';
 import { type GroupOptions, groupParameters } from './group-parameters.js';
@@ -162,7 +163,7 @@ async function injectStep(
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
-  const { grads, statistics, lookups } = source.differentiate(trained);
+  const { grads, statistics, lookups, drawn } = source.differentiate(trained);
   const planned = { ...options, schedule: withTotal(options, work) };
   const attached = attachOptimizer(
     g,
@@ -175,7 +176,11 @@ async function injectStep(
     planned,
     statistics,
   );
-  const { updates } = attached;
+  const { updates, step, counter, skipped } = attached;
+  numberBatches(g, drawn, () => {
+    const updated = g.of(step).mul(options.accumulate ?? 1);
+    return [counter, skipped].reduce((n, more) => (more ? n.add(g.of(more)) : n), updated);
+  });
   eliminateDeadNodes(work);
   tellExtents(work);
   work.irVersion = Math.max(work.irVersion, 8);
@@ -241,6 +246,8 @@ export type Trainable = {
     grads: Expr[];
     statistics: StateUpdate[];
     lookups?: Map<Value, Lookup & { last: Value }>;
+    /** What random numbers are drawn by, for `numberBatches`. */
+    drawn?: Value;
   };
 };
 
@@ -260,10 +267,11 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
     original: moved ? withPlaces(model) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
       const statistics = trainBatchNorm(g, batchNorm);
-      trainDropout(g, dropout, seed);
+      trainDropout(g, dropout);
       const { checkpointActivations: segments, lazyRows = [] } = options;
       const found = lazyRows.length ? lookUpRows(g, trained, lazyRows) : new Map<Value, Lookup>();
       const wrt = trained.map(p => found.get(p)?.looked ?? p);
+      const drawn = drawRandom(g, seed);
       const grads = backward(g, new Map([[loss.loss, g.of(loss.loss).ones()]]), wrt, options);
       lowerBatchNorm(g);
       const named = wrt.map((v, i) => g.rename(grads[i] ?? g.of(v).zeros(), `${trained[i]!.name}_grad`));
@@ -271,7 +279,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       const results = [loss.loss, ...work.graph.outputs, ...statistics.map(s => s.value), ...kept];
       if (segments !== undefined && segments !== false)
         checkpointActivations(g, results, named, segments === true ? undefined : segments);
-      return { ...withSums(g, trained, named, found), statistics };
+      return { ...withSums(g, trained, named, found), statistics, drawn };
     },
   };
 }

@@ -11,6 +11,7 @@ import { Builder } from '../ops/core/builder.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
+import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import type { InjectOptions, InjectReport } from './inject.js';
@@ -162,6 +163,7 @@ export async function adoptStep(
   const attached = attachLoss(g, { kind: 'output', output: loss });
   const rate = rateInput(g, operators);
   const step = countInput(g, operators, states, all);
+  numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.of(step));
   eliminateDeadNodes(work);
   work.irVersion = Math.max(work.irVersion, 8);
   work.trainingInfo = [{ updates: all, initializations: [], extra: undefined }];

@@ -5,6 +5,7 @@ import { encodeModel } from '../graph/proto.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss, type LossSpec } from './attach-loss.js';
 import type { StateUpdate } from './attach-optimizer.js';
+import { drawRandom } from './draw-random.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { type InjectOptions, normalize, type Trainable } from './inject.js';
 import { FROZEN, matcher, type ParameterChoice } from './select-parameters.js';
@@ -54,7 +55,10 @@ export async function useGradients(
     exports: exports.length ? [...exports] : undefined,
     parameters: choose(graph, found, own, options),
     original: original ?? encodeModel(model),
-    differentiate: trained => ({ grads: trained.map(p => g.of(found.get(p)!)), statistics }),
+    differentiate: trained => {
+      const drawn = drawRandom(g, options.seed ?? 0);
+      return { grads: trained.map(p => g.of(found.get(p)!)), statistics, drawn };
+    },
   };
 }
 

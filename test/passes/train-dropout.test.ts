@@ -4,6 +4,7 @@ import { Names } from '../../src/graph/names.js';
 import { encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Builder, toAttrs } from '../../src/ops/core/builder.js';
+import { drawRandom, numberBatches } from '../../src/passes/draw-random.js';
 import { trainDropout } from '../../src/passes/train-dropout.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Session } from '../../src/runtime/session.js';
@@ -23,11 +24,15 @@ const ratio = (value: number) => (s: Sketch) => [s.weight('ratio', floatsOf([val
 
 /** Which elements of y0 and y1 are dropped, in each of some runs of a new session. */
 async function masks(model: Model, mode: 'train' | 'eval', seed = 0, runs = 4): Promise<boolean[][][]> {
-  trainDropout(new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports }), mode, seed);
+  const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
+  trainDropout(g, mode);
+  const batch = g.input('batch_number', { kind: 'tensor', dtype: 'int64', shape: [] });
+  numberBatches(g, drawRandom(g, seed), () => batch);
   const session = await Session.create(encodeModel(model));
   const drawn: boolean[][][] = [];
   for (let i = 0; i < runs; i++) {
-    const results = await session.run({ x });
+    const batch_number = Tensor.filled('int64', [], i);
+    const results = await session.run({ x, batch_number });
     drawn.push(['y0', 'y1'].map(y => results[y]!.numbers().map(v => v === 0)));
   }
   await session.release();
@@ -108,11 +113,14 @@ describe('dropout in bodies', () => {
     expect(sumOf(dw, w)).toBeCloseTo(loss!, 3);
   });
 
-  it('is refused in a loop, unless it does nothing', async () => {
-    const feeds = { x, steps: Tensor.filled('float32', [1, SIZE], 1) };
-    await expect(gradients(within('Scan'), { ...options, dropout: 'train' }, feeds)).rejects.toThrow(
-      /in the body of a loop.*--dropout eval/,
-    );
+  it('drops in a loop, and in its backward pass the same', async () => {
+    const steps = Tensor.filled('float32', [1, SIZE], 1);
+    const feeds = { x, steps };
+    const model = within('Scan');
+    const { loss, gradients: found } = await gradients(model, { ...options, dropout: 'train' }, feeds);
+    expect(found.get('w')!.numbers()).toContain(0);
+    const w = [...model.graph.initializers].find(([v]) => v.name === 'w')![1];
+    expect(sumOf(found.get('w')!, w)).toBeCloseTo(loss!, 3);
     for (const [model, dropout] of [
       [within('Scan'), 'eval'],
       [within('Scan', 0), 'train'],

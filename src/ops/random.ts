@@ -1,0 +1,99 @@
+/**
+ * Random numbers as functions of a counter, in operators that every device has: a run that is resumed draws what one that
+ * never stopped does, and to compute a value again is to draw it again.
+ *
+ * Numbers lie in a matrix. That in row i and column j is (a_i + b_j) * (c_i + d_j) modulo 2^32, where a, b, c and d are
+ * hashes of position and key: any few of them are independent, and one costs three integer operations.
+ */
+import type { Expr } from './core/expr.js';
+
+/** A prime below 2^31: products of two numbers below it are int64. */
+const MODULUS = 2 ** 31 - 1;
+const PER_POSITION = 1103515245;
+const PER_BATCH = 754877669;
+const PER_ITERATION = 1664525;
+const PER_SEED = 1597334677n;
+
+/** Numbers in a row of the matrix. */
+const COLUMNS = 1024;
+
+const modulo = (x: Expr) => x.op('Mod', [MODULUS]);
+
+/** Two rounds of x <- (x^2 + 1) mod p let neither neighbours nor successive keys hang together. */
+function hash(x: Expr): Expr {
+  let hashed = modulo(x);
+  for (let round = 0; round < 2; round++) hashed = modulo(hashed.square().add(1));
+  return hashed;
+}
+
+/** An int64 scalar below 2^31 that tells a batch from all others. */
+export const keyOfBatch = (batch: Expr): Expr => hash(batch.mul(PER_BATCH));
+
+/** Another key for each iteration of a loop, an int64 scalar. */
+export const keyOfIteration = (key: Expr, iteration: Expr): Expr => key.add(iteration.mul(PER_ITERATION));
+
+/** A number below 2^31 for each pair of seed and use of it. */
+function salt(seed: number, use: number): number {
+  let x = BigInt.asUintN(52, BigInt(seed)) * PER_SEED + BigInt(use + 1) * 2654435761n;
+  for (let round = 0; round < 3; round++) x = (x * x + 1n) % BigInt(MODULUS);
+  return Number(x);
+}
+
+/** Draws, each time it is asked, other numbers: those that belong to its seed, its use and the key of the batch. */
+export class Generator {
+  #uses = 0;
+  readonly #columns: readonly Expr[];
+
+  /** `key` is that of the batch. What all draws of a batch share is computed here. */
+  constructor(
+    key: Expr,
+    private readonly seed: number,
+  ) {
+    this.#columns = this.#hashes(key, key.g.scalar(COLUMNS, 'int64'), [2, 1, -1]);
+  }
+
+  /** Two vectors of `count` int32 hashes, shaped as rows or as columns of the matrix. */
+  #hashes(key: Expr, count: Expr, shape: readonly number[]): Expr[] {
+    const positions = count.mul(2).iota().mul(PER_POSITION);
+    const own = key.add(salt(this.seed, this.#uses++));
+    const pair = hash(positions.add(own)).cast('int32').reshape(shape);
+    return [0, 1].map(i => pair.gather(key.g.scalar(i, 'int64')));
+  }
+
+  /** `count` (an int64 scalar) int32 numbers of the whole range, by the key of the batch or of an iteration in it. */
+  bits(key: Expr, count: Expr): Expr {
+    const [b, d] = this.#columns.map(e => count.g.of(e.value)) as [Expr, Expr];
+    const [a, c] = this.#hashes(key, count.add(COLUMNS - 1).div(COLUMNS), [2, -1, 1]) as [Expr, Expr];
+    return first(a.add(b).mul(c.add(d)).reshape([-1]), count);
+  }
+
+  /** `count` float32 numbers between 0 and 1, neither of them included. */
+  uniform(key: Expr, count: Expr): Expr {
+    return this.bits(key, count)
+      .cast('float32')
+      .mul((1 - 2 ** -23) * 2 ** -32)
+      .add(0.5);
+  }
+
+  /** `count` float32 numbers of mean 0 and variance 1: each pair of uniform ones makes two (Box and Muller, 1958). */
+  normal(key: Expr, count: Expr): Expr {
+    const pairs = count.add(1).div(2);
+    const radius = this.uniform(key, pairs).log().mul(-2).sqrt();
+    const angle = this.uniform(key, pairs).mul(2 * Math.PI);
+    return first(radius.mul(angle.cos()).concat([radius.mul(angle.sin())], 0), count);
+  }
+
+  /** `count` booleans, false in the share `ratio` (a scalar) of all cases. */
+  kept(key: Expr, count: Expr, ratio: Expr): Expr {
+    const share = ratio.constant?.[0];
+    if (share === undefined) return this.uniform(key, count).greaterOrEqual(ratio.cast('float32'));
+    const bound = Math.min(2 ** 31 - 1, Math.round((share - 0.5) * 2 ** 32));
+    return this.bits(key, count).greaterOrEqual(bound);
+  }
+}
+
+/** The first `count` (an int64 scalar) elements of a vector. */
+function first(x: Expr, count: Expr): Expr {
+  const { g } = x;
+  return x.op('Slice', [g.ints([0]), count.unsqueeze([0])]);
+}

@@ -1,7 +1,17 @@
 /** ModelProto -> Model. Names become references; what the IR has no field for stays in its owner's `extra`. */
 import { AgdError } from './errors.js';
-import { type Attr, type Binding, FunctionDef, Graph, Model, Node, type TrainingInfo, Value } from './ir.js';
-import { readEntries, readInt, rest } from './proto-message.js';
+import {
+  type Attr,
+  allGraphs,
+  type Binding,
+  FunctionDef,
+  Graph,
+  Model,
+  Node,
+  type TrainingInfo,
+  Value,
+} from './ir.js';
+import { amend, readEntries, readInt, rest } from './proto-message.js';
 import {
   ATTRIBUTE_TYPE,
   type AttributeProto,
@@ -64,9 +74,20 @@ const MODEL_FIELDS: (keyof ModelProto)[] = [
   'producerVersion',
 ];
 
-/** Writes each operator set of a model once, though its file named one twice, as '' and 'ai.onnx' do. */
-export function forgetOpsetSpelling(model: Model): void {
+/**
+ * Spells the default operator set '' wherever the file said 'ai.onnx', and writes it once where the file named it twice:
+ * the runtime takes the long spelling at the top of a model, but not in a subgraph, and steps run in one.
+ */
+export function spellDefaultDomain(model: Model): void {
   model.extra = { ...(model.extra as ModelExtra | undefined), opsets: [] };
+  for (const fn of model.functions) fn.extra = { ...(fn.extra as FunctionExtra | undefined), opsets: [] };
+  for (const { nodes } of [model.graph, ...model.functions.map(fn => fn.body)].flatMap(g => [
+    ...allGraphs(g),
+  ]))
+    for (const node of nodes) {
+      const kept = node.extra as NodeProto | undefined;
+      if (kept?.domain && node.domain === '') node.extra = amend(kept, { domain: undefined });
+    }
 }
 
 /** Versions of operator sets by domain, '' for ai.onnx. */

@@ -3,6 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
+import { spellDefaultDomain } from '../graph/proto-read.js';
 import type { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -139,6 +140,7 @@ export async function inject(
   demand(!replaceOptimizer, 'There is no optimizer to replace: the model has no training step of its own.');
   if (!model.graph.nodes.some(isTrainingOperator)) return injectStep(model, options, oracle);
   const lowered = cloneModel(model);
+  spellDefaultDomain(lowered);
   await lowerTrainingOperators(lowered, oracle);
   return injectStep(lowered, { ...options, original: options.original ?? encodeModel(model) }, oracle);
 }
@@ -332,6 +334,7 @@ export async function normalize(
   { own = true } = {},
 ): Promise<{ work: Model; g: Builder; moved: boolean }> {
   const work = cloneModel(model);
+  spellDefaultDomain(work);
   upgradeOpset(work);
   inlineFunctions(work);
   lowerOpset(work);

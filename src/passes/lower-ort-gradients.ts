@@ -1,7 +1,7 @@
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, Graph, Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
-import { forgetOpsetSpelling } from '../graph/proto-read.js';
+import { spellDefaultDomain } from '../graph/proto-read.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { GradientNode, type Surroundings } from '../ops/core/gradient-node.js';
@@ -45,7 +45,7 @@ export async function lowerOrtGradients(
     if (!lowerReady(model, surroundings))
       throw new AgdError('unsupported-op', `Cannot lower ${left.label}: the rank of an input is not known.`);
   }
-  forgetOpsetSpelling(model);
+  spellDefaultDomain(model);
   const domains = new Set([...allGraphs(graph)].flatMap(g => g.nodes.map(n => n.domain)));
   for (const domain of [...model.opsetImports.keys()])
     if (domain && !domains.has(domain)) model.opsetImports.delete(domain);

@@ -1,6 +1,7 @@
 import { cloneGraph, cloneModel } from '../graph/clone.js';
 import { Graph, type Model, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { spellDefaultDomain } from '../graph/proto-read.js';
 import { algorithmInfo } from '../graph/proto-training.js';
 import type { Tensor } from '../graph/tensor.js';
 import { readOriginal } from './original.js';
@@ -16,6 +17,7 @@ export function trainingInfoForm(injected: Model): Model {
   const { outputs } = readDescription(injected);
   const updates = injected.trainingInfo.flatMap(info => info.updates);
   const model = cloneModel(readOriginal(injected));
+  spellDefaultDomain(model);
   upgradeOpset(model);
   model.opsetImports = new Map([...model.opsetImports, ...injected.opsetImports]);
   model.irVersion = Math.max(model.irVersion, injected.irVersion);

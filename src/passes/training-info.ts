@@ -5,6 +5,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
+import { spellDefaultDomain } from '../graph/proto-read.js';
 import { hasAlgorithm, trainingGraph } from '../graph/proto-training.js';
 import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
@@ -42,6 +43,7 @@ export function withAlgorithm(model: Model): Model {
   const step = cloneModel(model);
   step.graph = trainingGraph(model, info);
   step.trainingInfo = [{ ...info, extra: undefined }];
+  spellDefaultDomain(step);
   return step;
 }
 
@@ -160,7 +162,8 @@ export async function adoptStep(
     next.type = states[i]!.type;
     return { state, value: next.name };
   });
-  const attached = attachLoss(g, { kind: 'output', output: loss });
+  const target = options.loss?.target;
+  const attached = attachLoss(g, { kind: 'output', output: loss, target });
   const rate = rateInput(g, operators);
   const step = countInput(g, operators, states, all);
   numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.of(step));
@@ -173,7 +176,7 @@ export async function adoptStep(
   const isParameter = (v: Value) => !optimized.size || optimized.has(v);
   const description: TrainingDescription = {
     version: 1,
-    loss: { kind: 'output', output: loss, name: attached.loss.name },
+    loss: { kind: 'output', output: loss, name: attached.loss.name, target },
     outputs: model.graph.outputs.map(v => v.name),
     optimizer: { name: 'own', options: {} },
     lr: rate.name,
@@ -197,28 +200,51 @@ export async function adoptStep(
   };
 }
 
-/** What a step decides that the model does not leave open. */
-const DECIDED: readonly (keyof InjectOptions)[] = [
-  ...(['train', 'freeze', 'batchNorm', 'dropout', 'straightThrough', 'groups', 'noDecayBiasNorm'] as const),
-  ...([
-    'schedule',
-    'clipGradNorm',
-    'clipGradValue',
-    'accumulate',
-    'ema',
-    'onNonfinite',
-    'telemetry',
-    'compensate',
-    'lazyRows',
-  ] as const),
-];
+/** Whether an option means anything beside a step that the model brings: all by name, so that none is ignored in silence. */
+const ALLOWED: Record<keyof InjectOptions, boolean> = {
+  values: true,
+  loss: true,
+  gradients: true,
+  replaceOptimizer: true,
+  updates: true,
+  seed: true,
+  checkpoint: true,
+  original: true,
+  // What it contains is looked at.
+  optimizer: true,
+  train: false,
+  freeze: false,
+  frozen: false,
+  exports: false,
+  batchNorm: false,
+  dropout: false,
+  straightThrough: false,
+  checkpointActivations: false,
+  groups: false,
+  noDecayBiasNorm: false,
+  schedule: false,
+  clipGradNorm: false,
+  clipGradValue: false,
+  accumulate: false,
+  ema: false,
+  onNonfinite: false,
+  telemetry: false,
+  compensate: false,
+  tile: false,
+  scalars: false,
+  lazyRows: false,
+};
 
 function checkOptions(options: InjectOptions): void {
-  const own = Object.entries(options.optimizer ?? {}).find(([, value]) => value !== undefined)?.[0];
-  const given = own ?? DECIDED.find(name => options[name] !== undefined);
+  const isGiven = (value: unknown) => value !== undefined && !(Array.isArray(value) && !value.length);
+  const own = Object.entries(options.optimizer ?? {}).find(([, value]) => isGiven(value))?.[0];
+  const other = Object.entries(options).find(
+    ([name, value]) => !ALLOWED[name as keyof InjectOptions] && isGiven(value),
+  );
+  const given = own ?? other?.[0];
   demand(
-    !given,
-    `The model has a training step of its own, which leaves no room for '${given}': --replace-optimizer puts another optimizer in it.`,
+    given === undefined,
+    `'${given}' cannot be combined with the training step that the model has already: leave it out, or put another optimizer in the step with --replace-optimizer.`,
   );
 }
 

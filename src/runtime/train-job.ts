@@ -162,7 +162,8 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,
     );
   const updates = (inputs: readonly Value[]) => updatesOf(job, bind(job, arrays, inputs.map(inputSpec)));
-  const tile = options.tile ?? (job.device ?? 'cpu') === 'cpu';
+  const adopted = hasOwnStep(model) && !options.replaceOptimizer;
+  const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
   const { model: injected, report } = await inject(model, { ...options, updates, tile }, sessionShapes);
   emit({ type: 'injected', report });
   const begun = goOnFrom(injected, optimizer);

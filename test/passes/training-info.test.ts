@@ -58,13 +58,35 @@ it('leaves the inference graph as it was, and holds each parameter once', async 
 
 it('refuses options that the step has decided, and takes another optimizer where it is told to', async () => {
   const { file } = await written();
-  await expect(inject(file, { ema: 0.9 }, sessionShapes)).rejects.toThrow(
-    /no room for 'ema'.*--replace-optimizer/,
-  );
+  const ignored: InjectOptions[] = [
+    { ema: 0.9 },
+    { scalars: 'float32' },
+    { tile: true },
+    { checkpointActivations: true },
+    { groups: [{ match: ['*'], options: {} }] },
+    { optimizer: { name: 'sgd' } },
+  ];
+  for (const options of ignored)
+    await expect(inject(file, options, sessionShapes)).rejects.toThrow(
+      new RegExp(`'${Object.keys(options.optimizer ?? options)[0]}' cannot be combined.*--replace-optimizer`),
+    );
   await expect(inject(mlp(), { loss: LOSS, replaceOptimizer: true }, sessionShapes)).rejects.toThrow(
     /no optimizer to replace/,
   );
   expect(readDescription((await inject(file, {}, sessionShapes)).model).optimizer.name).toBe('own');
+});
+
+it('takes lists of options that are empty as not given', async () => {
+  const { file } = await written();
+  const { model } = await inject(file, { groups: [], train: [], lazyRows: [] }, sessionShapes);
+  expect(readDescription(model).optimizer.name).toBe('own');
+});
+
+it('remembers which input takes the target', async () => {
+  const { file, joint } = await written();
+  const loss = { kind: 'output', output: readDescription(joint).loss.name, target: 'target' } as const;
+  const { model } = await inject(file, { loss }, sessionShapes);
+  expect(readDescription(model).loss.target).toBe('target');
 });
 
 /**

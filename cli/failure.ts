@@ -1,3 +1,5 @@
+import { oneLine, printable } from '../src/constants.js';
+
 /** A command line that cannot be understood. */
 export class UsageError extends Error {}
 
@@ -8,15 +10,12 @@ export class UsageError extends Error {}
 export function report(error: unknown): void {
   process.exitCode = 1;
   if (error instanceof UsageError)
-    process.stderr.write(`agd-onnx: ${oneLine(error.message).replace(/\.?$/, '.')} See agd-onnx --help.\n`);
+    process.stderr.write(`agd-onnx: ${oneLine(error.message).replace(/\.$/, '')}. See agd-onnx --help.\n`);
   else if (error instanceof Error && error.name === 'AgdError')
     process.stderr.write(`agd-onnx: ${oneLine(error.message)}\n`);
   else {
     process.exitCode = 70;
-    process.stderr.write(
-      `agd-onnx: a bug of ours: ${error instanceof Error ? error.stack : String(error)}\n`,
-    );
+    const stack = (error instanceof Error && error.stack) || String(error);
+    process.stderr.write(`agd-onnx: a bug of ours: ${stack.split('\n').map(printable).join('\n')}\n`);
   }
 }
-
-const oneLine = (text: string) => text.trim().replace(/\s*\n\s*/g, ' ');

@@ -7,6 +7,7 @@ import { AgdError, DEVICES, LOSSES } from '../src/constants.js';
 import type { InjectOptions, LossSpec } from '../src/index.js';
 import { kebab, numbers, OPTIMIZER_FLAGS, type ParsedOptimizer } from './optimizer-options.js';
 import { type ParsedStep, stepConfig } from './step-options.js';
+import { print } from './ui/terminal.js';
 
 const LOSS = 'Loss:';
 const TRAINING = 'Training:';
@@ -248,7 +249,7 @@ export async function writeTexts(folder: string, texts: Record<string, string>):
   const paths = Object.keys(texts).map(name => join(folder, name));
   for (const [i, text] of Object.values(texts).entries())
     await writeFileAtomic(paths[i]!, [Buffer.from(text)]);
-  console.log(`wrote ${paths.join(', ')}`);
+  print(`wrote ${paths.join(', ')}`);
 }
 
 /** The original file's bytes go into the injected one, so that the trained weights can go back into it. */

@@ -1,5 +1,5 @@
 /** What a command line has to know before it does anything: small modules, so that help is instant. */
-export { AgdError } from './graph/errors.js';
+export { AgdError, oneLine, printable } from './graph/errors.js';
 export { LOSSES } from './ops/criterion.js';
 export { OPTIMIZERS } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';

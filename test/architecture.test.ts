@@ -47,3 +47,11 @@ it('tells a wrong import', () => {
   expect(forbidden('src/ops/linalg.ts', ['protobufjs/minimal.js', 'src/index.js'])).toHaveLength(2);
   expect(forbidden('cli/main.ts', ['src/graph/errors.js', 'src/index.js', 'cli/failure.js'])).toHaveLength(1);
 });
+
+/** Names come from files: what prints them replaces the characters that steer a terminal. */
+it('prints from one place', () => {
+  const printing = sources('cli').filter(file =>
+    /console\.\w+\(/.test(readFileSync(join(ROOT, file), 'utf8')),
+  );
+  expect(printing).toEqual(['cli/ui/terminal.ts']);
+});

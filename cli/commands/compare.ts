@@ -19,7 +19,7 @@ import { sharedStepOptions } from '../step-options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
-import { painter } from '../ui/terminal.js';
+import { painter, printPainted } from '../ui/terminal.js';
 import { commandLine } from './train.js';
 
 export const builder = (args: Argv) =>
@@ -88,7 +88,7 @@ export async function handler(args: Args): Promise<void> {
     standings: standings(runs, reach, metric),
     curve: (r: ComparedRun) => metricCurve(r, metric),
   };
-  console.log(renderTable(standingsTable(results, 'all'), painter(process.stdout, args.color)));
+  printPainted(renderTable(standingsTable(results, 'all'), painter(process.stdout, args.color)));
   await write(out, results, args);
 }
 

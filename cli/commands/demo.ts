@@ -7,6 +7,7 @@ import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
 import type { LabelledImage } from '../ui/report.js';
 import { sparkline } from '../ui/sparkline.js';
+import { print } from '../ui/terminal.js';
 import { commandLine, runWithProgress } from './train.js';
 
 /** The package's root, from dist/cli/commands. */
@@ -35,19 +36,19 @@ export async function handler({ out, epochs, seed, color }: Args): Promise<void>
     batchSize: BATCH,
     seed,
   };
-  console.log('LeNet learns to read handwritten digits: 9,000 to learn from, 1,000 to be tested on.');
+  print('LeNet learns to read handwritten digits: 9,000 to learn from, 1,000 to be tested on.');
   const record = new RunRecord();
   await runWithProgress(job, { color }, event => record.watch(event));
   const { losses, accuracy, seconds } = record;
   if (accuracy === undefined) return;
-  console.log(`loss      ${sparkline(losses.map(Math.log))} ${formatLoss(record.epochs.at(-1)!.trainLoss)}`);
-  console.log(
+  print(`loss      ${sparkline(losses.map(Math.log))} ${formatLoss(record.epochs.at(-1)!.trainLoss)}`);
+  print(
     `accuracy  ${formatPercent(accuracy)} of 1,000 digits it has not seen, after ${formatSeconds(seconds)}`,
   );
   const page = join(out, 'report.html');
   const { writeFileAtomic } = await import('../../src/index.js');
   await writeFileAtomic(page, [Buffer.from(await reportPage(job, record))]);
-  console.log(`wrote ${page}`);
+  print(`wrote ${page}`);
 }
 
 async function reportPage(job: TrainJob, record: RunRecord): Promise<string> {

@@ -1,5 +1,6 @@
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { checkOutputs } from '../options.js';
+import { print } from '../ui/terminal.js';
 
 export const builder = (args: Argv) =>
   args
@@ -54,5 +55,5 @@ export async function handler(args: Args): Promise<void> {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
     await exportFrom(model, out, { values, ema: args.ema });
   }
-  console.log(`wrote ${out}`);
+  print(`wrote ${out}`);
 }

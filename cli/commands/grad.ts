@@ -10,6 +10,7 @@ import {
 } from '../options.js';
 import { formatNumber } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
+import { print, printPainted } from '../ui/terminal.js';
 
 /** Vector-Jacobian products are of the model as it is in inference. */
 const LOSS_ONLY = [
@@ -77,12 +78,12 @@ export async function handler(args: Args): Promise<void> {
   const { loss } = found;
   const scalar = loss === undefined ? [] : [['loss', Tensor.filled('float32', [], loss)] as const];
   await writeSafetensors(out, new Map([...scalar, ...found.gradients]));
-  if (loss !== undefined) console.log(`loss ${formatNumber(loss)}`);
-  console.log(`wrote ${out}: ${[...found.gradients.keys()].length} gradients`);
+  if (loss !== undefined) print(`loss ${formatNumber(loss)}`);
+  print(`wrote ${out}: ${[...found.gradients.keys()].length} gradients`);
   if (!args.check) return;
   const checks = await checkGradients(model, options, feeds, found, { device, threads });
   const rows = checks.map(c => [c.name, c.checked, c.error.toExponential(1), c.passed ? 'ok' : 'WRONG']);
-  console.log(renderTable({ head: ['gradient', 'coordinates', 'relative error', 'verdict'], rows }));
+  printPainted(renderTable({ head: ['gradient', 'coordinates', 'relative error', 'verdict'], rows }));
   const wrong = checks.filter(c => !c.passed);
   if (wrong.length)
     throw new AgdError(

@@ -15,6 +15,7 @@ import {
 import { stepOptions } from '../step-options.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
+import { print } from '../ui/terminal.js';
 
 export const builder = (args: Argv) =>
   stepOptions(gradientOptions(checkpointOptions(trainingOptions(lossOptions(args)))))
@@ -57,9 +58,9 @@ export async function handler(args: Args): Promise<void> {
   const { model, report } = await inject(source.model, source.options);
   const begun = goOnFrom(model, source.optimizer);
   const written = await write(begun.model, out, args);
-  for (const line of describeReport(report)) console.log(line);
-  if (begun.note) console.log(begun.note);
-  console.log(`wrote ${written.join(', ')}`);
+  for (const line of describeReport(report)) print(line);
+  if (begun.note) print(begun.note);
+  print(`wrote ${written.join(', ')}`);
 }
 
 /** Saves the step, or its halves and their first state in a folder. Returns the files. */

@@ -3,7 +3,7 @@ import { selectionOptions } from '../options.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
-import { painter } from '../ui/terminal.js';
+import { painter, print, printJson, printPainted } from '../ui/terminal.js';
 
 export const builder = (args: Argv) =>
   selectionOptions(
@@ -33,26 +33,24 @@ export async function handler({ model: path, output, json, train, freeze, color 
   const { inspect, loadModel, modelFile } = await import('../../src/index.js');
   const found = await inspect(await loadModel(await modelFile(path)), { output, train, freeze });
   if (json) {
-    console.log(JSON.stringify(found, undefined, 2));
+    printJson(found);
     return;
   }
   const paint = painter(process.stdout, color);
   const opsets = Object.entries(found.opsets).map(([domain, version]) => `${domain} ${version}`);
   const lines = (values: { name: string; type: string }[]) =>
     values.map(v => `${v.name} ${v.type}`).join(', ') || 'none';
-  console.log(`${paint('bold', path)}  ${found.kind} model`);
-  console.log(
-    `  opset ${opsets.join(', ')}; IR ${found.irVersion}; ${found.producer || 'producer not named'}`,
-  );
-  console.log(`  inputs   ${lines(found.inputs)}`);
+  printPainted(`${paint('bold', path)}  ${found.kind} model`);
+  print(`  opset ${opsets.join(', ')}; IR ${found.irVersion}; ${found.producer || 'producer not named'}`);
+  print(`  inputs   ${lines(found.inputs)}`);
   const { training } = found;
   const own = training && new Set([...training.outputs, training.loss.name]);
-  console.log(`  outputs  ${lines(found.outputs.filter(({ name }) => own?.has(name) ?? true))}`);
-  if (found.functions.length) console.log(`  functions  ${found.functions.join(', ')}`);
+  print(`  outputs  ${lines(found.outputs.filter(({ name }) => own?.has(name) ?? true))}`);
+  if (found.functions.length) print(`  functions  ${found.functions.join(', ')}`);
   if (found.parameters.length) {
     const trained = found.parameters.filter(p => p.trains);
     const sum = (key: 'elements' | 'bytes') => trained.reduce((n, p) => n + p[key], 0);
-    console.log(`\n${paint('bold', 'Parameters')}`);
+    printPainted(`\n${paint('bold', 'Parameters')}`);
     const rows = found.parameters.map(p => [
       p.name,
       p.type,
@@ -62,20 +60,18 @@ export async function handler({ model: path, output, json, train, freeze, color 
       p.why,
     ]);
     const foot = [`${trained.length} train`, '', sum('elements'), formatBytes(sum('bytes')), '', ''];
-    console.log(
+    printPainted(
       renderTable({ head: ['name', 'type', 'elements', 'size', 'trains', 'why'], rows, foot }, paint),
     );
   }
   if (training) {
-    console.log(`\n${paint('bold', 'Training step')}`);
-    for (const line of describeStep(training)) console.log(`  ${line}`);
-    console.log(
-      `  state    ${formatCount(found.outputs.length - own!.size, 'tensor')}, each with its next value`,
-    );
+    printPainted(`\n${paint('bold', 'Training step')}`);
+    for (const line of describeStep(training)) print(`  ${line}`);
+    print(`  state    ${formatCount(found.outputs.length - own!.size, 'tensor')}, each with its next value`);
   }
-  console.log(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);
+  printPainted(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);
   const rows = found.operators.map(o => [o.operator, o.count, o.gradient, o.onPath ? 'yes' : 'no']);
-  console.log(renderTable({ head: ['operator', 'count', 'gradient', 'on the path'], rows }, paint));
-  console.log(`\n${paint('bold', 'inject needs')}`);
-  for (const need of found.needs) console.log(`  ${need}`);
+  printPainted(renderTable({ head: ['operator', 'count', 'gradient', 'on the path'], rows }, paint));
+  printPainted(`\n${paint('bold', 'inject needs')}`);
+  for (const need of found.needs) print(`  ${need}`);
 }

@@ -11,7 +11,7 @@ import { renderReport, type Section } from '../ui/report.js';
 import type { Interval } from '../ui/scale.js';
 import { lineChart } from '../ui/svg.js';
 import { renderTable, type Table } from '../ui/table.js';
-import { painter } from '../ui/terminal.js';
+import { painter, printPainted } from '../ui/terminal.js';
 import { CHART, trajectoryChart } from '../ui/trajectories.js';
 import { commandLine } from './train.js';
 
@@ -79,7 +79,7 @@ export async function handler({ optimizers, lr, steps, seed, out, color }: Args)
     sections.push({ title: name, blocks: [{ kind: 'charts', svgs: Object.values(charts) }] });
   }
   const table = { head, rows };
-  console.log(renderTable(table, painter(process.stdout, color)));
+  printPainted(renderTable(table, painter(process.stdout, color)));
   files['report.html'] = page(sections, table, steps);
   await writeTexts(out, files);
 }

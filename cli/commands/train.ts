@@ -19,6 +19,7 @@ import { RunRecord } from '../run-record.js';
 import { stepOptions } from '../step-options.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
+import { print } from '../ui/terminal.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
@@ -111,7 +112,7 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
     code: commandLine(process.argv.slice(2)),
   });
   await writeFileAtomic(path, [Buffer.from(page)]);
-  console.log(`wrote ${path}`);
+  print(`wrote ${path}`);
 }
 
 /**
@@ -125,7 +126,7 @@ export async function runWithProgress(
 ): Promise<void> {
   const { trainInWorker } = await import('../../src/index.js');
   let progress: Progress | undefined;
-  const say = (line: string) => (progress ? progress.note(line) : console.log(line));
+  const say = (line: string) => (progress ? progress.note(line) : print(line));
   const abort = new AbortController();
   const stop = (signal: NodeJS.Signals) => {
     if (abort.signal.aborted) {

@@ -1,3 +1,4 @@
+import { printable } from '../../src/constants.js';
 import { formatLoss, formatMetric, formatSeconds } from './format.js';
 import { fraction, movingLine, plainLines, type Status } from './progress-display.js';
 import { type Paint, painter } from './terminal.js';
@@ -79,7 +80,7 @@ export function createProgress(options: ProgressOptions): Progress {
       epochStepsBefore = 0;
       display.print(epochLine(report, `${unit} ${fraction(report.epoch, epochs)}`, paint));
     },
-    note: display.print,
+    note: line => display.print(printable(line)),
     done: display.done,
   };
 }
@@ -93,7 +94,7 @@ function epochLine(report: EpochReport, place: string, paint: Paint): string {
   };
   return [
     paint('bold', place),
-    ...(name === undefined ? [] : [name]),
+    ...(name === undefined ? [] : [printable(name)]),
     ...Object.entries(values).map(([name, value]) => `${paint('dim', name)} ${value}`),
     paint('dim', formatSeconds(seconds)),
   ].join('  ');

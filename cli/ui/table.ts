@@ -1,5 +1,6 @@
+import { printable } from '../../src/constants.js';
 import { formatFixed, formatNumber } from './format.js';
-import { type Paint, printable } from './terminal.js';
+import type { Paint } from './terminal.js';
 
 export type Cell = string | number;
 

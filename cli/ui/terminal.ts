@@ -1,18 +1,33 @@
 import { styleText } from 'node:util';
+import { printable } from '../../src/constants.js';
 
-/** Colours a text, or leaves it as it is. */
+/** Colours a text, or leaves it as it is; characters in it that would steer the terminal are replaced. */
 export type Paint = (style: Parameters<typeof styleText>[0], text: string) => string;
 
 /** Colours for `stream`: off where it is no terminal, under NO_COLOR and TERM=dumb, or as `color` (--no-color) says. */
 export function painter(stream: NodeJS.WriteStream, color?: boolean): Paint {
   const on = color ?? (stream.isTTY === true && stream.hasColors());
   // Whether to colour is decided above, for this stream; styleText would ask standard output.
-  return (style, text) => (on ? styleText(style, text, { validateStream: false }) : text);
+  return (style, text) => {
+    const safe = printable(text);
+    return on ? styleText(style, safe, { validateStream: false }) : safe;
+  };
 }
 
-/** Text that cannot steer a terminal: control characters, as a file's names may hold them, become `\ufffd`. */
-export function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, '\ufffd');
+/** Prints a line. Names in it may come from a file: characters that would steer the terminal are replaced. */
+export function print(line: string): void {
+  console.log(printable(line));
+}
+
+/** Prints text that is made of painted parts, tables and our own words only. */
+export function printPainted(text: string): void {
+  console.log(text);
+}
+
+/** Prints a value as JSON; control characters that JSON lets through are escaped. */
+export function printJson(value: unknown): void {
+  const escaped = (c: string) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  console.log(JSON.stringify(value, undefined, 2).replace(/[\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g, escaped));
 }
 
 /** Hides the cursor until the returned function is called, the process exits, or SIGINT or SIGTERM comes. */

@@ -34,6 +34,24 @@ export class AgdError extends Error {
     options?: ErrorOptions,
   ) {
     // Names that are quoted may be anything.
-    super(message.replace(/\s*[\r\n]\s*/g, ' '), options);
+    super(oneLine(message), options);
   }
+}
+
+/** Controls, separators of lines, and what reverses the order of letters. */
+const STEERING = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
+
+/** Text that cannot steer a terminal: control characters, as a file's names may hold them, become `\ufffd`. */
+export function printable(text: string): string {
+  return text.replace(STEERING, '\ufffd');
+}
+
+/** Longer messages lose their middle: a name in a file has no limit. */
+const LONGEST = 2000;
+
+/** Text as one printable line of bounded length; line breaks become spaces. */
+export function oneLine(text: string): string {
+  const lines = text.split(/[\r\n]+/).map(line => line.trim());
+  const line = printable(lines.join(' ').trim());
+  return line.length > LONGEST ? `${line.slice(0, LONGEST - 500)} [...] ${line.slice(-490)}` : line;
 }

@@ -80,7 +80,12 @@ export async function decodeCheckpoint(bytes: Uint8Array, path: string): Promise
       })),
       properties: named(readProperties(root.table(3))),
     };
-    if (checkpoint.optimizers.some(group => !group.name || group.step < 0)) throw damaged;
+    if (
+      checkpoint.optimizers.some(
+        group => !group.name || !(group.step >= 0 && Number.isSafeInteger(group.step)),
+      )
+    )
+      throw damaged;
     if (!parametersOf(checkpoint).size) throw bad('the checkpoint has no parameters');
     return checkpoint;
   });
@@ -90,13 +95,14 @@ export async function decodeCheckpoint(bytes: Uint8Array, path: string): Promise
 function readTensor(table: FlatTable, data: Uint8Array | undefined, damaged: AgdError): [string, Tensor] {
   const dtype = dtypeOf(table.int32(3));
   const dims = table.int64s(2);
+  if (dtype === 'string' || !dims.every(d => Number.isSafeInteger(d) && d >= 0)) throw damaged;
   const size = byteLength(
     dtype,
     dims.reduce((n, d) => n * d, 1),
   );
   const offset = Number(table.int64(6, -1n));
   const bytes = offset < 0 ? table.bytes(4) : data?.subarray(offset, offset + size);
-  if ((bytes?.length ?? 0) !== size || dims.some(d => d < 0)) throw damaged;
+  if ((bytes?.length ?? 0) !== size) throw damaged;
   return [table.string(0), new Tensor(dtype, dims, aligned(bytes ?? new Uint8Array(), 8))];
 }
 

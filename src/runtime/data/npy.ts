@@ -4,21 +4,27 @@ import { Tensor } from '../../graph/tensor.js';
 import { aligned } from './bytes.js';
 
 /** numpy's type strings without the byte order. */
-const DTYPES: Record<string, DType> = {
-  b1: 'bool',
-  i1: 'int8',
-  i2: 'int16',
-  i4: 'int32',
-  i8: 'int64',
-  u1: 'uint8',
-  u2: 'uint16',
-  u4: 'uint32',
-  u8: 'uint64',
-  f2: 'float16',
-  f4: 'float32',
-  f8: 'float64',
-};
-const TYPE_STRINGS = new Map(Object.entries(DTYPES).map(([string, dtype]) => [dtype, string]));
+const DTYPES = new Map<string, DType>(
+  Object.entries({
+    b1: 'bool',
+    i1: 'int8',
+    i2: 'int16',
+    i4: 'int32',
+    i8: 'int64',
+    u1: 'uint8',
+    u2: 'uint16',
+    u4: 'uint32',
+    u8: 'uint64',
+    f2: 'float16',
+    f4: 'float32',
+    f8: 'float64',
+  } as const),
+);
+const TYPE_STRINGS = new Map([...DTYPES].map(([string, dtype]) => [dtype, string]));
+
+/** numpy's own bounds: of a header that it reads without being told to trust it, and of a number of axes. */
+const MAX_HEADER = 10_000;
+const MAX_AXES = 64;
 
 const MAGIC = '\x93NUMPY';
 
@@ -42,22 +48,23 @@ export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
   if (bytes.length < start) throw fail('the .npy header is truncated');
   const end = start + (version === 1 ? view.getUint16(8, true) : view.getUint32(8, true));
   if (bytes.length < end) throw fail('the .npy header is truncated');
+  if (end - start > MAX_HEADER)
+    throw fail(`the .npy header takes ${end - start} bytes; at most ${MAX_HEADER} can be read`);
 
-  const header = new TextDecoder(version === 3 ? 'utf-8' : 'latin1').decode(bytes.subarray(start, end));
-  const type = /'descr': *('[^']*'|\[)/.exec(header)?.[1];
-  const order = /'fortran_order': *(True|False)/.exec(header)?.[1];
-  const shape = /'shape': *\(((?: *\d+L? *,?)*)\)/.exec(header)?.[1];
-  if (type === undefined || order === undefined || shape === undefined)
-    throw fail('the .npy header cannot be read');
-  const [, byteOrder, code] = /^'([<>|=])(\w\d+)'$/.exec(type) ?? [];
-  const dtype = DTYPES[code ?? ''];
+  const decoder = new TextDecoder(version === 3 ? 'utf-8' : 'latin1');
+  const header = parseHeader(decoder.decode(bytes.subarray(start, end)));
+  if (!header) throw fail('the .npy header cannot be read');
+  const { descr, fortranOrder, shape: dims } = header;
+  const [, byteOrder, code] = /^'([<>|=])(\w\d+)'$/.exec(descr) ?? [];
+  const dtype = DTYPES.get(code ?? '');
   if (!dtype)
     throw fail(
-      `elements of type ${type === '[' ? 'struct' : type} cannot be read; use integers, floats or booleans`,
+      `elements of type ${descr[0] === '[' ? 'struct' : descr} cannot be read; use integers, floats or booleans`,
     );
 
-  const dims = (shape.match(/\d+/g) ?? []).map(Number);
   const size = dims.reduce((n, d) => n * d, 1);
+  if (dims.length > MAX_AXES || !dims.every(Number.isSafeInteger) || !Number.isSafeInteger(8 * size))
+    throw fail(`[${dims.slice(0, MAX_AXES)}] is not a possible shape`);
   if (bytes.length - end !== byteLength(dtype, size))
     throw fail(
       `${dtype} of shape [${dims}] takes ${byteLength(dtype, size)} bytes, but ${bytes.length - end} are there`,
@@ -65,7 +72,52 @@ export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
   const width = byteLength(dtype, 1);
   let elements = aligned(bytes.subarray(end), width);
   if (byteOrder === '>') elements = reverseEach(elements, width);
-  return new Tensor(dtype, dims, order === 'True' ? fromFortran(elements, dims, width) : elements);
+  return new Tensor(dtype, dims, fortranOrder && size ? fromFortran(elements, dims, width) : elements);
+}
+
+type Header = { descr: string; fortranOrder: boolean; shape: number[] };
+
+/** What a header's text is made of; the list of a struct's fields is one piece, to its last bracket. */
+const PIECE = /\s*('[^'\\]*'|\[.*\]|\d+|L|True|False|[{}():,]|$)/sy;
+
+/** The header: a Python dictionary of exactly the three keys; undefined where it is something else. */
+function parseHeader(text: string): Header | undefined {
+  PIECE.lastIndex = 0;
+  const pieces: string[] = [];
+  for (let piece = PIECE.exec(text); piece?.[1]; piece = PIECE.exec(text)) pieces.push(piece[1]);
+  let at = 0;
+  const take = (piece: string) => pieces[at] === piece && ++at > 0;
+  const found = new Map<string, string | boolean | number[]>();
+  const value = (key: string) => {
+    const next = pieces[at++];
+    if (key === "'descr'") return /^['[]/.test(next ?? '') ? next : undefined;
+    if (key === "'fortran_order'") return next === 'True' || (next === 'False' ? false : undefined);
+    if (key !== "'shape'" || next !== '(') return undefined;
+    const dims: number[] = [];
+    for (let more = true; more && /^(0|[1-9]\d*)$/.test(pieces[at] ?? ''); ) {
+      dims.push(Number(pieces[at++]));
+      // Python 2 marked long integers.
+      take('L');
+      more = take(',');
+      // What has no comma is a number in brackets, not a tuple.
+      if (!more && dims.length === 1) return undefined;
+    }
+    return take(')') ? dims : undefined;
+  };
+  if (!take('{')) return undefined;
+  while (!take('}')) {
+    const key = pieces[at++] ?? '';
+    const content = take(':') && !found.has(key) ? value(key) : undefined;
+    if (content === undefined) return undefined;
+    found.set(key, content);
+    if (!take(',') && pieces[at] !== '}') return undefined;
+  }
+  if (at < pieces.length || PIECE.lastIndex < text.length || found.size < 3) return undefined;
+  return {
+    descr: found.get("'descr'") as string,
+    fortranOrder: found.get("'fortran_order'") as boolean,
+    shape: found.get("'shape'") as number[],
+  };
 }
 
 /** A tensor as a .npy array, version 1, C order, little-endian. Throws `unsupported-type` for types numpy lacks. */

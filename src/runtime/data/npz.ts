@@ -19,6 +19,7 @@ export function decodeNpz(bytes: Uint8Array, file: string): Map<string, Tensor> 
   for (const [member, content] of zipMembers(bytes, file)) {
     if (!member.endsWith('.npy')) continue;
     const name = member.slice(0, -'.npy'.length);
+    if (arrays.has(name)) throw new AgdError('bad-data', `${file}: the archive has array '${name}' twice.`);
     arrays.set(name, decodeNpy(content, `${file}: array '${name}'`));
   }
   if (arrays.size === 0) throw new AgdError('bad-data', `${file}: the archive has no .npy arrays.`);

@@ -99,6 +99,7 @@ function parseHeader(bytes: Uint8Array, file: string): [Record<string, unknown>,
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
   if (length > MAX_HEADER || 8 + length > bytes.length)
     throw fail(`it has ${bytes.length} bytes, but claims a header of ${length}`);
+  if (bytes[8] !== 0x7b) throw fail('its header is not a JSON object');
   try {
     const header: unknown = JSON.parse(
       new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(8, 8 + length)),
@@ -113,8 +114,8 @@ function parseHeader(bytes: Uint8Array, file: string): [Record<string, unknown>,
 function parseEntry(entry: unknown, where: string): { dtype: DType; dims: number[]; span: Span } {
   const fail = (what: string) => new AgdError('bad-data', `${where}: ${what}.`);
   if (!isRecord(entry)) throw fail('its header entry is not an object');
-  const dtype = DTYPES.get(String(entry.dtype));
-  if (!dtype) throw fail(`element type '${entry.dtype}' is unknown`);
+  const dtype = typeof entry.dtype === 'string' ? DTYPES.get(entry.dtype) : undefined;
+  if (!dtype) throw fail(`element type ${JSON.stringify(entry.dtype)?.replaceAll('"', "'")} is unknown`);
   const { shape: dims, data_offsets: span } = entry;
   if (!isCounts(dims) || !isCounts(span) || span.length !== 2)
     throw fail('its shape or offsets are no lists of counts');

@@ -12,15 +12,21 @@ type Entry = {
   at: number;
 };
 
+/** Its bytes, without the name. */
+const LOCAL_HEADER = 30;
 const STORED = 0;
 const DEFLATED = 8;
 /** Deflate's best case, 258 bytes for 2 bits: what claims more would only make us allocate. */
 const MAX_RATIO = 1032;
+/** An archive that unpacks to more than this is taken for a bomb where that is over a hundred times its own size. */
+const LARGE = 2 ** 28;
+const SUSPICIOUS_RATIO = 100;
 
 /**
  * The members of a zip archive by name, unpacked one at a time and checked against size and CRC-32
  * (PKWARE's APPNOTE 6.3: stored and deflated members, zip64). `file` is for messages.
- * Throws `bad-data` where the archive is damaged, truncated, encrypted or lies about sizes.
+ * Throws `bad-data` where the archive is damaged, truncated, encrypted or lies about sizes, and for one whose
+ * members overlap or unpack to far more than it holds.
  */
 export function* zipMembers(bytes: Uint8Array, file: string): Generator<[name: string, bytes: Uint8Array]> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -34,7 +40,32 @@ export function* zipMembers(bytes: Uint8Array, file: string): Generator<[name: s
       { cause },
     );
   }
+  checkSizes(entries, bytes.length, file);
   for (const entry of entries) yield [entry.name, unpack(view, entry, file)];
+}
+
+/** No member claims more than it can hold, and each byte of the archive belongs to one member at most, so that its size bounds the work of unpacking it. */
+function checkSizes(entries: readonly Entry[], length: number, file: string): void {
+  let end = 0;
+  for (const { name, at, method, packed, size } of [...entries].sort((a, b) => a.at - b.at)) {
+    if (method === STORED ? size !== packed : size > packed * MAX_RATIO)
+      throw new AgdError(
+        'bad-data',
+        `${file}: member '${name}' claims ${size} bytes, which its ${packed} stored bytes cannot hold.`,
+      );
+    if (at < end)
+      throw new AgdError(
+        'bad-data',
+        `${file}: member '${name}' overlaps another one: the archive is damaged.`,
+      );
+    end = at + LOCAL_HEADER + packed;
+  }
+  const total = entries.reduce((n, { size }) => n + size, 0);
+  if (total > LARGE && total > SUSPICIOUS_RATIO * length)
+    throw new AgdError(
+      'bad-data',
+      `${file}: the archive has ${length} bytes and would unpack to ${total}; save it without compression, as numpy.savez does.`,
+    );
 }
 
 function directory(view: DataView): Entry[] {
@@ -94,12 +125,13 @@ function unpack(view: DataView, entry: Entry, file: string): Uint8Array {
   if (entry.encrypted) throw fail('is encrypted');
   if (entry.method !== STORED && entry.method !== DEFLATED)
     throw fail(`is compressed by method ${entry.method}; only stored and deflated members can be read`);
-  if (entry.method === STORED ? entry.size !== entry.packed : entry.size > entry.packed * MAX_RATIO)
-    throw fail(`claims ${entry.size} bytes, which its ${entry.packed} stored bytes cannot hold`);
   let bytes: Uint8Array;
   try {
     expectSignature(view, entry.at, 0x04034b50);
-    const start = entry.at + 30 + view.getUint16(entry.at + 26, true) + view.getUint16(entry.at + 28, true);
+    const nameLength = view.getUint16(entry.at + 26, true);
+    if (new TextDecoder().decode(slice(view, entry.at + LOCAL_HEADER, nameLength)) !== entry.name)
+      throw new RangeError('two names');
+    const start = entry.at + LOCAL_HEADER + nameLength + view.getUint16(entry.at + 28, true);
     const packed = slice(view, start, entry.packed);
     bytes = entry.method === STORED ? packed : inflateSync(packed, { out: new Uint8Array(entry.size) });
   } catch (cause) {

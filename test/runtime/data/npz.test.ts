@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { zipSync } from 'fflate';
 import { describe, expect, test } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { encodeNpy } from '../../../src/runtime/data/npy.js';
@@ -116,6 +117,30 @@ describe('refused, in a line that names file and array', () => {
       'an offset past the end',
       () => edit(stored(), v => v.setUint32(directoryAt(v) + 42, 1e9, true)),
       /'x.npy' is damaged or truncated/,
+    ],
+    [
+      'a member twice',
+      () =>
+        edit(bytesOf(fixtures.deflatedNpz), v => {
+          const first = directoryAt(v);
+          const second = first + 46 + v.getUint16(first + 28, true) + v.getUint16(first + 30, true);
+          v.setUint32(second + 42, v.getUint32(first + 42, true), true);
+        }),
+      /overlaps another one/,
+    ],
+    [
+      'two names of a member',
+      () => edit(stored(), (_, b) => b.set([0x79], 30)),
+      /'x.npy' is damaged or truncated/,
+    ],
+    [
+      'far more than it holds',
+      () =>
+        edit(zipSync({ 'x.npy': new Uint8Array(280_000) }, { level: 0 }), v => {
+          v.setUint16(directoryAt(v) + 10, 8, true);
+          v.setUint32(directoryAt(v) + 24, 2 ** 28 + 1, true);
+        }),
+      /would unpack to 268435457/,
     ],
     ['strings', () => bytesOf(fixtures.stringNpz), /array 'names': elements of type '<U2'/],
     ['structs', () => bytesOf(fixtures.structNpy), /elements of type struct/],

@@ -108,6 +108,7 @@ describe('refused, in a line that names file and tensor', () => {
       file({ a: u8([1], [0, 1], 'constructor') }, 1),
       /element type 'constructor'/,
     ],
+    ['an object for a type', file({ a: u8([1], [0, 1], { toString: 1 }) }, 1), /element type {'toString':1}/],
     ['a negative extent', file({ a: u8([-1], [0, 1]) }, 1), /lists of counts/],
     ['a fractional offset', file({ a: u8([1], [0.5, 1.5]) }, 2), /lists of counts/],
     ['offsets backwards', file({ a: u8([1], [1, 0]) }, 1), /takes 1 bytes/],

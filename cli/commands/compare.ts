@@ -107,6 +107,7 @@ async function runAll(
   let start = performance.now();
   try {
     for await (const event of events) {
+      if (event.type === 'note') console.log(event.text);
       if (event.type === 'begin') {
         const { runs: epochs, stepsPerRun: stepsPerEpoch, batchSize: samplesPerStep } = event;
         progress = createProgress({

@@ -155,6 +155,10 @@ export async function runWithProgress(
         return progress?.step(event);
       case 'epoch': {
         const { epoch, trainLoss, validation, seconds } = event;
+        if (validation?.leftOut)
+          say(
+            `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
+          );
         const metrics =
           validation?.accuracy === undefined ? undefined : { 'val accuracy': validation.accuracy };
         return progress?.epoch({ epoch, trainLoss, valLoss: validation?.loss, metrics, seconds });

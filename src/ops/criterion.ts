@@ -9,7 +9,7 @@ import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
 import { range } from './core/rule.js';
 
-export const LOSSES = ['cross-entropy', 'nll', 'bce-with-logits', 'mse', 'l1', 'huber'] as const;
+export const LOSSES = ['cross-entropy', 'nll', 'bce-with-logits', 'bce', 'mse', 'l1', 'huber'] as const;
 export type LossKind = (typeof LOSSES)[number];
 
 export type LossOptions = {
@@ -50,15 +50,27 @@ export function targetRange(
   shape: Shape | undefined,
   options: LossOptions,
 ): TargetRange | undefined {
-  if (kind === 'bce-with-logits') return { least: 0, most: 1 };
+  if (kind === 'bce-with-logits' || kind === 'bce') return { least: 0, most: 1 };
   if (!takesClasses(kind)) return undefined;
   const classes = shape?.[classAxisOf(shape.length, options)];
   const most = typeof classes === 'number' ? classes - 1 : Infinity;
   return { least: 0, most, ignored: options.ignoreIndex };
 }
 
+/**
+ * A loss before its mean: at each position, and what the position weighs in the mean, 1 where undefined. The mean is the
+ * sum of the losses over the sum of the weights; the losses have the weights in them.
+ */
+export type LossTerms = { loss: Expr; weight?: Expr };
+
 /** The loss as a scalar of the output's element type. Throws `bad-option`. */
 export function criterion(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): Expr {
+  const { loss, weight } = lossTerms(kind, output, target, options);
+  return weight ? loss.sum().div(weight.sum()) : loss.mean();
+}
+
+/** The same, position by position. Throws `bad-option`. */
+export function lossTerms(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): LossTerms {
   checkOptions(options);
   switch (kind) {
     case 'cross-entropy': {
@@ -69,18 +81,38 @@ export function criterion(kind: LossKind, output: Expr, target: Expr, options: L
       return nll(output, target, classAxis(output, options), options);
     // log(1 + exp(x)) - x t, which is finite for every x.
     case 'bce-with-logits':
-      return output.op('Softplus').sub(output.mul(target)).mean();
+      return { loss: output.op('Softplus').sub(output.mul(target)) };
+    case 'bce':
+      return { loss: bce(output, target) };
     case 'mse':
-      return output.sub(target).square().mean();
+      return { loss: output.sub(target).square() };
     case 'l1':
-      return output.sub(target).abs().mean();
+      return { loss: output.sub(target).abs() };
     // e^2 / 2 up to |e| = 1, |e| - 1/2 beyond.
     case 'huber': {
       const e = output.sub(target).abs();
       const near = e.op('Clip', [undefined, e.g.scalar(1, e.dtype)]);
-      return near.mul(e.sub(near.mul(0.5))).mean();
+      return { loss: near.mul(e.sub(near.mul(0.5))) };
     }
   }
+}
+
+/** -t log(p) - (1 - t) log(1 - p), in float32 where the output has 16 bits. */
+function bce(output: Expr, target: Expr): Expr {
+  const dtype = output.dtype === 'float64' ? 'float64' : 'float32';
+  const [p, t] = [output.cast(dtype), target.cast(dtype)];
+  const loss = t.mul(boundedLog(p)).add(t.rsub(1).mul(boundedLog(p.rsub(1))));
+  return loss.neg().cast(output.dtype);
+}
+
+/**
+ * log(p), at least -100, as in PyTorch's BCELoss. At p = 0, where the logarithm has no slope, it is PyTorch's, 1 / 1e-12;
+ * a p below 0, which is no probability, gives NaN.
+ */
+function boundedLog(p: Expr): Expr {
+  const isZero = p.equal(0);
+  const log = isZero.where(1, p).log().op('Clip', [-100]);
+  return isZero.where(p.mul(1e12).sub(100), log);
 }
 
 function checkOptions({ labelSmoothing = 0, ignoreIndex = 0 }: LossOptions): void {
@@ -106,10 +138,10 @@ function classAxis(output: Expr, options: LossOptions): number {
 }
 
 /**
- * -sum(w[t] logp[t]) / sum(w[t]) over the positions whose target is not ignored. With smoothing e over C
+ * -w[t] logp[t], and w[t] as the weight, so that the mean is -sum(w[t] logp[t]) / sum(w[t]) over the positions whose target is not ignored. With smoothing e over C
  * classes: (1 - e) times that, plus e / C times -sum_c(w[c] logp[c]), over the same sum of weights.
  */
-function nll(logp: Expr, target: Expr, axis: number, options: LossOptions): Expr {
+function nll(logp: Expr, target: Expr, axis: number, options: LossOptions): LossTerms {
   const { ignoreIndex, classWeights, labelSmoothing = 0 } = options;
   const kept = ignoreIndex === undefined ? undefined : target.equal(ignoreIndex).not();
   const classes = kept ? kept.where(target, 0) : target;
@@ -118,17 +150,15 @@ function nll(logp: Expr, target: Expr, axis: number, options: LossOptions): Expr
     .squeeze([axis])
     .neg();
   const weights = classWeights && weightVector(classWeights, logp, axis);
-  let each = weights ? weights.gather(classes) : undefined;
-  if (kept) each = each ? each.mul(kept.indicator(logp)) : kept.indicator(logp);
-  const mean = (loss: Expr) => (each ? loss.sum().div(each.sum()) : loss.mean());
-  const hard = mean(each ? picked.mul(each) : picked);
-  if (labelSmoothing === 0) return hard;
+  let weight = weights ? weights.gather(classes) : undefined;
+  if (kept) weight = weight ? weight.mul(kept.indicator(logp)) : kept.indicator(logp);
+  const hard = weight ? picked.mul(weight) : picked;
+  if (labelSmoothing === 0) return { loss: hard, weight };
   const shape = range(0, logp.rank).map(i => (i === axis ? -1 : 1));
   const spread = (weights ? logp.mul(weights.reshape(shape)) : logp).sum([axis]).neg();
-  const soft = mean(kept ? spread.mul(kept.indicator(logp)) : spread);
-  return hard
-    .mul(1 - labelSmoothing)
-    .add(soft.mul(soft.g.scalar(labelSmoothing, soft.dtype)).div(logp.count(logp.dtype, [axis])));
+  const soft = kept ? spread.mul(kept.indicator(logp)) : spread;
+  const share = soft.g.scalar(labelSmoothing, soft.dtype).div(logp.count(logp.dtype, [axis]));
+  return { loss: hard.mul(1 - labelSmoothing).add(soft.mul(share)), weight };
 }
 
 function weightVector(weights: readonly number[], logp: Expr, axis: number): Expr {

@@ -3,10 +3,12 @@ import { AgdError } from '../graph/errors.js';
 import type { Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
+import { range } from '../ops/core/rule.js';
 import {
   criterion,
   type LossKind,
   type LossOptions,
+  lossTerms,
   type TargetRange,
   takesClasses,
   targetRange,
@@ -18,7 +20,10 @@ export type LossSpec =
   | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
   | { kind: 'output'; output: string; target?: string };
 
-export type AttachedLoss = { loss: Value; output?: Value; target?: Value };
+/** `exposed` is an inner value that the loss reads, which became an output of the graph. */
+export type AttachedLoss = { loss: Value; output?: Value; target?: Value; exposed?: Value };
+
+type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 
 /**
  * Adds the loss to `g.graph` as an output, with the target as a new input where the kind takes one. Throws
@@ -27,11 +32,6 @@ export type AttachedLoss = { loss: Value; output?: Value; target?: Value };
  */
 export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   const output = pick(g, spec);
-  if (!isFloat(output.value.dtype))
-    throw new AgdError(
-      'bad-dtype',
-      `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
-    );
   if (spec.kind === 'output') {
     const target = g.graph.inputs.find(v => v.name === spec.target);
     if (spec.target !== undefined && !target)
@@ -41,6 +41,34 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
       );
     return { loss: addOutput(g, scalar(output)), output: output.value, target };
   }
+  const exposed = expose(g, output);
+  const target = addTarget(g, spec, output);
+  const loss = criterion(spec.kind, output, target, spec);
+  return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed };
+}
+
+/** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
+export type AttachedSampleLosses = { losses: Value; weights?: Value };
+
+/**
+ * The same for evaluation: not the mean, but sums over each sample [batch], in float32 at least, from which the mean over
+ * any choice of samples is exact.
+ */
+export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleLosses {
+  const output = pick(g, spec);
+  expose(g, output);
+  const { loss, weight } = lossTerms(spec.kind, output, addTarget(g, spec, output), spec);
+  const perSample = (x: Expr) => {
+    const wide = x.cast(x.dtype === 'float64' ? 'float64' : 'float32');
+    return x.rank ? wide.sum(range(1, x.rank)) : wide.reshape([1]);
+  };
+  return {
+    losses: addOutput(g, perSample(loss), 'sample_losses'),
+    weights: weight && addOutput(g, perSample(weight), 'sample_weights'),
+  };
+}
+
+function addTarget(g: Builder, spec: Criterion, output: Expr): Expr {
   const name = spec.target ?? 'target';
   if (g.graph.inputs.some(v => v.name === name))
     throw new AgdError(
@@ -49,19 +77,36 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
     );
   const target = g.newValue(name, { kind: 'tensor', ...targetType(spec.kind, output, spec) });
   g.graph.inputs.push(target);
-  const loss = criterion(spec.kind, output, g.of(target), spec);
-  return { loss: addOutput(g, loss), output: output.value, target };
+  return g.of(target);
 }
 
+/** Makes an inner value an output, so that its shape is known to who reads the file. */
+function expose(g: Builder, { value }: Expr): Value | undefined {
+  if (g.graph.outputs.includes(value)) return undefined;
+  g.graph.outputs.push(value);
+  return value;
+}
+
+/** The output that the loss reads, or the inner value. */
 function pick(g: Builder, spec: LossSpec): Expr {
-  const { outputs } = g.graph;
+  const output = choose(g, spec);
+  if (isFloat(output.value.dtype)) return output;
+  throw new AgdError(
+    'bad-dtype',
+    `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
+  );
+}
+
+function choose(g: Builder, spec: LossSpec): Expr {
+  const { outputs, nodes } = g.graph;
   const names = outputs.map(v => `'${v.name}'`).join(', ');
   if (spec.output !== undefined) {
-    const named = outputs.find(v => v.name === spec.output);
+    const inner = nodes.flatMap(node => node.outputs);
+    const named = [...outputs, ...inner].find(v => v?.name === spec.output);
     if (!named)
       throw new AgdError(
         'no-such-value',
-        `The model has no output '${spec.output}'; its outputs are ${names}.`,
+        `The model has no output or inner value '${spec.output}'; its outputs are ${names}.`,
       );
     return g.of(named);
   }
@@ -91,10 +136,10 @@ function scalar(x: Expr): Expr {
   return x.rank === 0 ? x : x.reshape([]);
 }
 
-/** Makes the loss an output named 'loss', as far as that name is free. */
-function addOutput(g: Builder, loss: Expr): Value {
+/** Makes the loss an output of this name, as far as it is free. */
+function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
   if (g.graph.outputs.includes(loss.value)) return loss.value;
-  const out = g.newValue('loss', loss.type);
+  const out = g.newValue(name, loss.type);
   g.identity(loss.value, out);
   g.graph.outputs.push(out);
   return out;

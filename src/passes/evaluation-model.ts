@@ -1,7 +1,8 @@
 import type { Model } from '../graph/ir.js';
+import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from './attach-loss.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import type { ShapeOracle } from './infer-shapes.js';
-import { prepare } from './inject.js';
+import { normalize } from './inject.js';
 import { readOriginal } from './original.js';
 import { partOfModel } from './part-of-model.js';
 import { trainBatchNorm } from './train-batch-norm.js';
@@ -9,17 +10,22 @@ import { trainDropout } from './train-dropout.js';
 import { readDescription } from './training-description.js';
 import { withAlgorithm } from './training-info.js';
 
+/** `samples` are the outputs with the loss of each sample; a model that computes its loss itself has only the mean. */
+export type EvaluationModel = { model: Model; samples?: AttachedSampleLosses };
+
 /**
- * The original model in inference form with the loss of an injected one, under the same names; parameters and
- * running statistics are inputs. For validation.
+ * The original model in inference form with the loss of an injected one, under the same names, but sample by sample;
+ * parameters and running statistics are inputs. For validation.
  */
-export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<Model> {
+export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
   const { loss, outputs, parameters, statistics } = readDescription(injected);
   const original = readOriginal(injected);
   // Where the model computes its loss, and gradients or an update after it, nobody asks for these here.
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
-  const { work, g } = await prepare(source, loss, oracle);
+  const { work, g } = await normalize(source, oracle);
+  const samples = loss.kind === 'output' ? undefined : attachSampleLosses(g, loss);
+  if (loss.kind === 'output') attachLoss(g, loss);
   const fed = new Set([...parameters.map(p => p.name), ...statistics]);
   const values = [...work.graph.initializers.keys()].filter(v => fed.has(v.name));
   g.forget(values);
@@ -32,5 +38,5 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
   }
-  return work;
+  return { model: work, samples };
 }

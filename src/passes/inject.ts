@@ -265,7 +265,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
   return {
     ...{ work, g, spec, loss },
     parameters: selectParameters(work.graph, [loss.loss], options),
-    inference: work.graph.outputs.filter(v => v !== loss.loss).map(v => v.name),
+    inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: moved ? withPlaces(model) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
       const statistics = trainBatchNorm(g, batchNorm);
@@ -315,7 +315,7 @@ function placeParameters(model: Model): boolean {
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
-export async function prepare(
+async function prepare(
   model: Model,
   spec: LossSpec,
   oracle: ShapeOracle,

@@ -43,6 +43,7 @@ export type ComparedRun = {
 };
 
 export type ComparisonEvent =
+  | { type: 'note'; text: string }
   | { type: 'begin'; runs: number; stepsPerRun: number; batchSize: number }
   | { type: 'step'; run: number; step: number; loss: number }
   | { type: 'run'; run: number; result: ComparedRun };
@@ -73,6 +74,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       const validation = held && bind(comparison, held, trainer.inputs, target);
       const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
       const stepsPerRun = epochs * train.batchCount(loop);
+      if (run === 0) for (const text of train.notes) yield { type: 'note', text };
       if (run === 0)
         yield { type: 'begin', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
       const result: ComparedRun = {

@@ -2,14 +2,14 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
-import { checkRange } from './data/bind.js';
+import { checkCounted, checkRange } from './data/targets.js';
 import { firstNonFinite } from './finite.js';
-import { type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
 export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
 
 /**
- * Loss and gradients of one batch. `feeds` holds the model's inputs, the target where the loss takes one, and
+ * Loss and gradients of one batch. `given` holds the model's inputs, the target where the loss takes one, and
  * for a vector-Jacobian product the cotangent of each output of `options.cotangents` as `<output>_cotangent`.
  * Gradients have their values' shapes and element types; where none arrives they are zeros. Throws `missing-data`,
  * `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for targets that the loss does not take and for a
@@ -18,16 +18,21 @@ export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
 export async function gradients(
   model: Model,
   options: GradientOptions,
-  feeds: Feeds,
+  given: Feeds,
   session: SessionOptions = {},
 ): Promise<Gradients> {
+  const feeds = asFeeds(given);
   const arrays = Object.values(feeds).filter(t => t.dims.length);
   if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))
     throw new AgdError('bad-data', 'The data has no samples.');
   const values = Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t]));
   const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
   const { target } = made;
-  if (target && feeds[target.name]) checkRange(target, feeds[target.name]!);
+  const labels = target && feeds[target.name];
+  if (labels) {
+    checkRange(target, labels);
+    checkCounted(target, labels, target.name);
+  }
   const runner = await Session.create(made.model, session);
   try {
     const results = await runner.run(select(runner, feeds));

@@ -3,14 +3,15 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
-import { isClassification, rangeOfTarget } from '../passes/attach-loss.js';
-import { evaluationModel } from '../passes/evaluation-model.js';
+import { isClassification, type LossSpec, rangeOfTarget } from '../passes/attach-loss.js';
+import { type EvaluationModel, evaluationModel } from '../passes/evaluation-model.js';
 import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
-import { checkRange, type InputSpec } from './data/bind.js';
+import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
+import { checkRange } from './data/targets.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
@@ -22,6 +23,8 @@ export type Metrics = {
   /** Share of targets whose class has the largest output; only for losses that take classes. */
   accuracy?: number;
   samples: number;
+  /** Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count. */
+  leftOut?: number;
 };
 
 /** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
@@ -36,7 +39,7 @@ export type TelemetryRow = { parameter: string; values: Record<string, number> }
  */
 export class Trainer {
   #state: Feeds = {};
-  #evaluator: Session | undefined;
+  #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
   #telemetry: TelemetryRow[][] = [];
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
@@ -197,37 +200,62 @@ export class Trainer {
     return losses;
   }
 
-  /** Mean loss (and accuracy) over the batches, in inference form: no dropout, running statistics. */
+  /**
+   * Mean loss (and accuracy) over the samples, in inference form: no dropout, running statistics. Where targets are
+   * ignored or weigh differently, it is the mean over all of them, as if they were one batch. Throws as `steps` does, and
+   * `bad-data` where nothing counts.
+   */
   evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
     return this.#inTurn(() => this.#evaluate(batches));
   }
 
   async #evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    this.#evaluator ??= await Session.create(
-      await layOut(await evaluationModel(this.model, sessionShapes), this.options),
-      this.options,
-    );
+    this.#evaluator ??= await this.#createEvaluator();
+    const { session, samples: outputs } = this.#evaluator;
     const { loss: spec, parameters, statistics } = this.description;
-    const classes = isClassification(spec);
-    const weights = Object.fromEntries(
-      [...parameters.map(p => p.name), ...statistics].map(n => [n, this.#state[n]!]),
-    );
-    const names = new Set(this.#evaluator.inputs);
-    const feeds = Object.fromEntries(Object.entries(weights).filter(([name]) => names.has(name)));
-    let [samples, total, hits, targets] = [0, 0, 0, 0];
-    for await (const { inputs: given, size } of batches) {
+    const names = new Set(session.inputs);
+    const weights = [...parameters.map(p => p.name), ...statistics].filter(name => names.has(name));
+    const feeds = Object.fromEntries(weights.map(name => [name, this.#state[name]!]));
+    const shown = isClassification(spec) ? [spec.output] : [];
+    const wanted = outputs
+      ? [outputs.losses.name, ...(outputs.weights ? [outputs.weights.name] : []), ...shown]
+      : [spec.name];
+    let [samples, leftOut, loss, weight, hits, targets] = [0, 0, 0, 0, 0, 0];
+    for await (const { inputs: given, size, padding = 0 } of batches) {
       const inputs = this.#checked(given);
-      const wanted = classes ? [spec.name, spec.output] : [spec.name];
-      const results = await this.#evaluator.run({ ...feeds, ...inputs }, wanted);
-      total += results[spec.name]!.numbers()[0]! * size;
+      const results = await session.run({ ...feeds, ...inputs }, wanted);
+      const losses = outputs && results[outputs.losses.name]!.numbers();
+      if (padding && losses?.length !== size + padding) {
+        leftOut += size;
+        continue;
+      }
       samples += size;
-      if (!classes) continue;
+      if (!losses) {
+        loss += results[spec.name]!.numbers()[0]! * size;
+        weight += size;
+        continue;
+      }
       const target = inputs[spec.target!]!;
-      const counts = countHits(results[spec.output]!, target, spec as LossOptions);
+      const count = losses.length - padding;
+      const perSample = target.size / losses.length;
+      loss += sum(losses, count);
+      weight += outputs.weights ? sum(results[outputs.weights.name]!.numbers(), count) : perSample * count;
+      if (!shown.length) continue;
+      const counts = countHits(results[spec.output]!, target, perSample * count, spec as LossOptions);
       hits += counts.hits;
       targets += counts.targets;
     }
-    return { loss: total / samples, samples, ...(classes ? { accuracy: hits / targets } : {}) };
+    if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);
+    return {
+      ...{ loss: loss / weight, samples },
+      ...(leftOut ? { leftOut } : {}),
+      ...(shown.length ? { accuracy: hits / targets } : {}),
+    };
+  }
+
+  async #createEvaluator() {
+    const { model, samples } = await evaluationModel(this.model, sessionShapes);
+    return { session: await Session.create(await layOut(model, this.options), this.options), samples };
   }
 
   /** Frees the runtime's memory, after the steps under way; the trainer cannot be used after it. */
@@ -236,7 +264,7 @@ export class Trainer {
     await this.#inTurn(async () => {
       this.#isReleased = true;
       await this.session.release();
-      await this.#evaluator?.release();
+      await this.#evaluator?.session.release();
     });
   }
 
@@ -330,6 +358,14 @@ export class Trainer {
     const at = `is ${loss} at step ${this.stepCount + 1}`;
     const input = firstNonFinite(batch);
     if (input) return nonFinite(`Loss ${at}: the data for '${input}' are not finite`);
+    const { loss: spec } = this.description;
+    const ignored = 'ignoreIndex' in spec ? spec.ignoreIndex : undefined;
+    if (ignored !== undefined && batch[spec.target!]!.numbers().every(label => label === ignored))
+      return new AgdError(
+        'non-finite',
+        `Loss ${at}: all targets of the batch are ${ignored}, which is ignored. Use larger batches, or leave out such ` +
+          'batches with --on-nonfinite skip.',
+      );
     const state = firstNonFinite(this.#deciding(this.#state));
     if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
     return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
@@ -373,15 +409,36 @@ export function inputSpec(value: Value): InputSpec {
   return { name: value.name, dtype: value.type.dtype, shape: value.type.shape };
 }
 
-/** How many targets have the largest score among the classes, and how many count: those not ignored. */
-function countHits(scores: Tensor, target: Tensor, options: LossOptions): { hits: number; targets: number } {
+const sum = (values: readonly number[], count: number) =>
+  values.slice(0, count).reduce((total, value) => total + value, 0);
+
+/** Why there is no mean of the loss. */
+function nothingCounts(spec: LossSpec, leftOut: number, samples: number): AgdError {
+  const ignored = 'ignoreIndex' in spec && spec.ignoreIndex !== undefined;
+  const what = leftOut
+    ? `the ${leftOut} samples do not fill a batch, and the loss that the model computes does not tell samples apart`
+    : !samples
+      ? 'there are no batches'
+      : ignored
+        ? `all targets are ${spec.ignoreIndex}, which is ignored`
+        : 'the classes of all targets weigh nothing';
+  return new AgdError('bad-data', `There is nothing to evaluate: ${what}.`);
+}
+
+/** How many of the first `count` targets have the largest score among the classes, and how many are not ignored. */
+function countHits(
+  scores: Tensor,
+  target: Tensor,
+  count: number,
+  options: LossOptions,
+): { hits: number; targets: number } {
   const axis = classAxisOf(scores.dims.length, options);
   const classes = scores.dims[axis]!;
   const inner = scores.dims.slice(axis + 1).reduce((n, d) => n * d, 1);
   const values = scores.floats();
   let [hits, targets] = [0, 0];
   target.numbers().forEach((label, i) => {
-    if (label === options.ignoreIndex) return;
+    if (i >= count || label === options.ignoreIndex) return;
     const start = Math.floor(i / inner) * classes * inner + (i % inner);
     let [best, most] = [-1, Number.NEGATIVE_INFINITY];
     for (let c = 0; c < classes; c++) {

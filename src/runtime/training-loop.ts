@@ -45,6 +45,12 @@ export async function* trainingLoop(
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
+  const perUpdate = trainer.description.accumulation?.batches ?? 1;
+  if (epochs * steps < perUpdate)
+    throw new AgdError(
+      'bad-option',
+      `An update takes ${perUpdate} batches, but the run has only ${epochs * steps}: nothing would be trained.`,
+    );
   let done = trainer.batchCount;
   const chunk = new ChunkSize();
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
@@ -67,7 +73,7 @@ export async function* trainingLoop(
       for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };
     }
     const trainSeconds = (performance.now() - begin) / 1000;
-    const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize })));
+    const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize, pad: true })));
     const seconds = (performance.now() - begin) / 1000;
     yield {
       type: 'epoch',

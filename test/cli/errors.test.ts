@@ -78,7 +78,7 @@ it('an opset that is too new', async () => {
 
 it('no such output', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '--output', 'scores')).toMatch(
-    /no output 'scores'; its outputs are 'logits'/,
+    /no output or inner value 'scores'; its outputs are 'logits'/,
   );
 });
 
@@ -154,7 +154,9 @@ it('targets that the loss does not take', async () => {
   expect(fails('grad', 'model.onnx', ...LOSS, '--inputs', 'beyond.npz')).toMatch(/'target' holds 3/);
   // A Gather would count it from the end.
   await writeData(folder, 'below.npz', { target: labels(0, -1) });
-  expect(train('--data', 'below.npz')).toMatch(/holds -1, .*; --ignore-index -1 leaves such targets out/);
+  expect(train('--data', 'below.npz')).toMatch(
+    /holds -1, .*; if -1 marks targets without a class, --ignore-index -1 leaves them out/,
+  );
   const ignored = agdOnnx(
     folder,
     'train',

@@ -106,3 +106,28 @@ it('nll takes log-probabilities', async () => {
   const logp = floatsOf([-1, -2, -3, -0.5, -1.5, -2.5], [2, 3]);
   expect((await run({ kind: 'nll' }, logp, ints([1, 0]))).loss).toBeCloseTo(1.25, 6);
 });
+
+it('bce takes probabilities, 0 and 1 too, and has the gradients of PyTorch', async () => {
+  const p = floatsOf([0, 1, 0, 1, 0.3, 0.8, 1e-10, 0.5, 0.25], [3, 3]);
+  const t = floatsOf([1, 0, 0, 1, 0.2, 1, 1, 0.5, 0], [3, 3]);
+  const { loss, dx } = await run({ kind: 'bce' }, p, t);
+  // By torch.nn.functional.binary_cross_entropy; at 0 and 1, where p = t, its slope is 0 by rounding, and 1 / n in truth.
+  const want = [
+    -111111110656,
+    111111110656,
+    1 / 9,
+    -1 / 9,
+    0.052910055965185165,
+    -0.1388888955116272,
+    -1111111168,
+    0,
+    0.14814814925193787,
+  ];
+  expect(loss).toBeCloseTo(24.972885131835938, 4);
+  for (const [i, d] of want.entries()) expect(Math.abs(dx[i]! - d)).toBeLessThanOrEqual(1e-6 * Math.abs(d));
+});
+
+it('bce of what is no probability is no number', async () => {
+  const wrong = run({ kind: 'bce' }, floatsOf([-0.5, 0.5], [1, 2]), floatsOf([0, 1], [1, 2]));
+  await expect(wrong).rejects.toThrow("Loss 'loss' is NaN");
+});

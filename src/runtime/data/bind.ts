@@ -1,10 +1,11 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { firstMisfit, firstOutside, isInteger, isNumeric } from './convert.js';
+import { firstMisfit, isInteger, isNumeric } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
 import { fitInput, type InputSpec, matchNames, showShape } from './match.js';
+import { checkCounted, checkRange } from './targets.js';
 
 export type { InputSpec };
 
@@ -48,6 +49,7 @@ export function bindData(
     checkType(input, arrayName, array);
     const scale = scaleOf(input, arrayName, array, options, notes);
     checkRange(input, array, arrayName, scale);
+    checkCounted(input, array, arrayName);
     return { input: input.name, array, arrayName, dtype: input.dtype, dims: shape.dims, scale };
   });
   if (typeof options.scale === 'number' && options.scale !== 1 && columns.every(c => c.scale === 1))
@@ -84,26 +86,6 @@ function checkType(input: InputSpec, arrayName: string, array: Tensor): void {
     throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.`);
 }
 
-/** Throws `bad-data` where the array holds what the loss is not defined for. */
-export function checkRange(
-  { name, range }: Pick<InputSpec, 'name' | 'range'>,
-  array: Tensor,
-  arrayName = name,
-  scale = 1,
-): void {
-  const outside = range && firstOutside(array, range, scale);
-  if (outside === undefined) return;
-  const advice =
-    'ignored' in range!
-      ? `--ignore-index ${outside} leaves such targets out`
-      : `--scale ${name}=FACTOR scales its elements`;
-  const { least, most } = range!;
-  throw new AgdError(
-    'bad-data',
-    `Array '${arrayName}' holds ${outside}, but the loss takes targets ${most < Infinity ? `from ${least} to ${most}` : `from ${least} on`}; ${advice}.`,
-  );
-}
-
 function scaleOf(
   input: InputSpec,
   arrayName: string,
@@ -138,7 +120,7 @@ function fixedBatch(
   const size = first?.shape?.[0];
   if (typeof size !== 'number') return undefined;
   const rest = columns[0]!.array.dims[0]! % size;
-  const left = rest > 0 ? `, so that ${rest} samples are left out of each pass` : '';
+  const left = rest > 0 ? `, so that ${rest} samples are left out of each pass of training` : '';
   notes.push(`Input '${first?.name}' fixes the batch size at ${size}${left}.`);
   return size;
 }

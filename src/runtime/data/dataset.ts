@@ -14,11 +14,14 @@ export type Column = {
   scale: number;
 };
 
-/** What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. */
-export type Batch = { inputs: Record<string, Tensor>; size: number };
+/**
+ * What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. After the samples
+ * come `padding` others, that only fill the batch and are not to be counted.
+ */
+export type Batch = { inputs: Record<string, Tensor>; size: number; padding?: number };
 
-/** Batches along a leading axis of steps, and the number of samples in each. */
-export type Chunk = { inputs: Record<string, Tensor>; sizes: number[] };
+/** Batches along a leading axis of steps, and the number of samples in each; `padding` as in a batch. */
+export type Chunk = { inputs: Record<string, Tensor>; sizes: number[]; padding?: number };
 
 export type BatchOptions = {
   /** Samples a batch; a model with a fixed batch axis sets it. */
@@ -29,6 +32,10 @@ export type BatchOptions = {
   epoch?: number;
   /** Leave out a last batch that is smaller. Always so where the model's batch axis is fixed. */
   dropLast?: boolean;
+  /** Fill such a last batch up, where the model's batch axis is fixed: for evaluation, which can tell samples from padding. */
+  pad?: boolean;
+  /** Fewest samples that a batch may have: a last one of fewer is left out. */
+  least?: number;
   /** Batches of the pass to leave out at its begin, by a run that goes on in its middle. */
   skip?: number;
 };
@@ -74,21 +81,34 @@ export class Dataset {
     return size;
   }
 
-  /** Number of batches in a whole pass. Throws `bad-option`. */
+  /** Number of batches in a whole pass. Throws `bad-option`, also where not one batch can be filled. */
   batchCount(options: BatchOptions = {}): number {
     const size = this.batchSize(options);
-    const dropLast = options.dropLast || this.fixedBatch !== undefined;
-    return dropLast ? Math.floor(this.length / size) : Math.ceil(this.length / size);
+    const count = (this.length - this.leftOut(options)) / size;
+    if (count > 0) return Math.ceil(count);
+    const why = this.fixedBatch === undefined ? '' : ' that the model takes';
+    throw new AgdError(
+      'bad-option',
+      `The data has ${this.length} samples, fewer than one batch of ${size}${why}.`,
+    );
   }
 
-  /** The batches of a pass over the data. Throws `bad-option`, also where not one batch can be filled. */
+  /** Samples that no batch of a pass has. Throws `bad-option`. */
+  leftOut(options: BatchOptions = {}): number {
+    const { dropLast, pad, least = 1 } = options;
+    const rest = this.length % this.batchSize(options);
+    const isFixed = this.fixedBatch !== undefined;
+    return dropLast || (isFixed && !pad) || rest < least ? rest : 0;
+  }
+
+  /** The batches of a pass over the data. Throws as `batchCount` does. */
   *batches(options: BatchOptions = {}): Generator<Batch> {
-    for (const { inputs, sizes } of this.chunks(options, () => 1)) {
+    for (const { inputs, sizes, padding } of this.chunks(options, () => 1)) {
       const one = Object.entries(inputs).map(([name, t]) => [
         name,
         new Tensor(t.dtype, t.dims.slice(1), t.bytes),
       ]);
-      yield { inputs: Object.fromEntries(one), size: sizes[0]! };
+      yield { inputs: Object.fromEntries(one), size: sizes[0]!, padding };
     }
   }
 
@@ -99,19 +119,16 @@ export class Dataset {
   *chunks(options: BatchOptions, steps: () => number): Generator<Chunk> {
     const size = this.batchSize(options);
     const count = this.batchCount(options);
-    if (count === 0)
-      throw new AgdError(
-        'bad-option',
-        `The data has ${this.length} samples, fewer than one batch of ${size}.`,
-      );
     const order = this.#order(options);
     const full = Math.floor(this.length / size);
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
       k = i < full ? Math.max(1, Math.min(steps(), full - i)) : 1;
       const rows = order.subarray(i * size, (i + k) * size);
       const each = rows.length / k;
-      const { inputs } = this.take(rows, [k, each]);
-      yield { inputs, sizes: Array(k).fill(each) };
+      const padding = this.fixedBatch === undefined ? 0 : size - each;
+      const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
+      const { inputs } = this.take(filled, [k, each + padding]);
+      yield { inputs, sizes: Array(k).fill(each), ...(padding ? { padding } : {}) };
     }
   }
 

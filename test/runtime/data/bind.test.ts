@@ -125,7 +125,7 @@ describe('shape and type', () => {
     const fixed = bind({ x: images }, [{ ...x, shape: [4, 1, 4, 4] }]);
     expect(fixed.fixedBatch).toBe(4);
     expect(fixed.notes).toContain(
-      "Input 'x' fixes the batch size at 4, so that 2 samples are left out of each pass.",
+      "Input 'x' fixes the batch size at 4, so that 2 samples are left out of each pass of training.",
     );
     expect(bind({ x: images }, [x]).fixedBatch).toBeUndefined();
     expect(() =>

@@ -13,7 +13,7 @@ import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { type SelectOptions, selectParameters } from './select-parameters.js';
-import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
+import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 
 export type GradientOptions = SelectOptions & {
@@ -33,6 +33,8 @@ export type GradientModel = {
   loss?: string;
   /** The input that takes the loss's target, and what its elements may be. */
   target?: { name: string; range?: TargetRange };
+  /** Where batch normalization needs more than one sample. */
+  leastBatch?: LeastBatch;
   /** Name of the graph input that takes an output's cotangent, by output. */
   cotangents: Map<string, string>;
   /** Name of the graph output that holds a value's gradient, by value; null where the gradient is zero. */
@@ -51,6 +53,7 @@ export async function gradientModel(
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const wrt = chooseWrt(g, options, loss);
   g.forget(wrt);
+  const least = loss && options.batchNorm === 'train' ? leastBatchOf(g) : undefined;
   if (loss) {
     trainBatchNorm(g, options.batchNorm ?? 'eval');
     trainDropout(g, options.dropout ?? 'eval');
@@ -68,6 +71,7 @@ export async function gradientModel(
     model: work,
     loss: loss?.name,
     target: target && { name: target.name, range: rangeOfTarget(options.loss!, read!) },
+    leastBatch: least,
     cotangents: loss ? new Map() : cotangents,
     gradients,
   };

@@ -36,7 +36,7 @@ import { type ParameterChoice, type SelectOptions, selectParameters } from './se
 import { splitMergedInitializers } from './split-merged-initializers.js';
 import { tellExtents } from './tell-extents.js';
 import { tieTransposedInitializers } from './tie-transposed-initializers.js';
-import { lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
+import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { adoptStep, hasOwnStep, withoutOptimizer } from './training-info.js';
@@ -64,7 +64,7 @@ export type InjectOptions = SelectOptions &
     /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
     checkpointActivations?: boolean | number;
     /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */
-    updates?: (inputs: readonly Value[]) => number;
+    updates?: (inputs: readonly Value[], leastBatch?: LeastBatch) => number;
     /** Seeds the dropout masks and the signs of AdaHessian. */
     seed?: number;
     /** Kept in the description. */
@@ -165,8 +165,8 @@ async function injectStep(
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
-  const { grads, statistics, lookups, drawn } = source.differentiate(trained);
-  const planned = { ...options, schedule: withTotal(options, work) };
+  const { grads, statistics, lookups, drawn, leastBatch } = source.differentiate(trained);
+  const planned = { ...options, schedule: withTotal(options, work, leastBatch) };
   const attached = attachOptimizer(
     g,
     optimizer,
@@ -194,7 +194,7 @@ async function injectStep(
     },
   ];
   const chosen = { name, options: settings };
-  const parts = { source, trained, grads, groups, attached, statistics, lookups };
+  const parts = { source, trained, grads, groups, attached, statistics, lookups, leastBatch };
   const description = describe(planned, chosen, parts);
   writeDescription(work, description);
   embedOriginal(work, source.original);
@@ -225,9 +225,19 @@ function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; d
 }
 
 /** The schedule; where it does not say when it ends, it ends with the run. */
-function withTotal({ schedule, updates }: InjectOptions, { graph }: Model): Schedule | undefined {
+function withTotal(
+  { schedule, updates }: InjectOptions,
+  { graph }: Model,
+  leastBatch: LeastBatch | undefined,
+): Schedule | undefined {
   if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
-  return { ...schedule, total: updates(graph.inputs.filter(v => !graph.initializers.has(v))) };
+  return {
+    ...schedule,
+    total: updates(
+      graph.inputs.filter(v => !graph.initializers.has(v)),
+      leastBatch,
+    ),
+  };
 }
 
 /** A model that is ready to be trained, as far as its gradients. */
@@ -247,6 +257,7 @@ export type Trainable = {
   differentiate(trained: readonly Value[]): {
     grads: Expr[];
     statistics: StateUpdate[];
+    leastBatch?: LeastBatch;
     lookups?: Map<Value, Lookup & { last: Value }>;
     /** What random numbers are drawn by, for `numberBatches`. */
     drawn?: Value;
@@ -268,6 +279,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: moved ? withPlaces(model) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
+      const leastBatch = batchNorm === 'train' ? leastBatchOf(g) : undefined;
       const statistics = trainBatchNorm(g, batchNorm);
       trainDropout(g, dropout);
       const { checkpointActivations: segments, lazyRows = [] } = options;
@@ -281,7 +293,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       const results = [loss.loss, ...work.graph.outputs, ...statistics.map(s => s.value), ...kept];
       if (segments !== undefined && segments !== false)
         checkpointActivations(g, results, named, segments === true ? undefined : segments);
-      return { ...withSums(g, trained, named, found), statistics, drawn };
+      return { ...withSums(g, trained, named, found), statistics, leastBatch, drawn };
     },
   };
 }
@@ -357,9 +369,10 @@ function describe(
     attached: AttachedOptimizer;
     statistics: readonly StateUpdate[];
     lookups?: ReadonlyMap<Value, Lookup>;
+    leastBatch?: LeastBatch;
   },
 ): TrainingDescription {
-  const { source, attached, statistics, trained, grads, groups, lookups } = parts;
+  const { source, attached, statistics, trained, grads, groups, lookups, leastBatch } = parts;
   const { spec, loss } = source;
   const { schedule, clipGradNorm, clipGradValue, accumulate = 1, ema } = options;
   return {
@@ -398,6 +411,7 @@ function describe(
       ema: attached.averages?.[i]?.name,
     })),
     statistics: statistics.map(s => s.state.name),
+    leastBatch,
     checkpoint: options.checkpoint,
   };
 }

@@ -35,6 +35,37 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
   return [...next].map(([state, e]) => ({ state, value: e.value }));
 }
 
+/** The fewest samples, along the batch axis of this name, that batch normalization can be trained on, and which it is. */
+export type LeastBatch = { axis: string; samples: number; node: string };
+
+/**
+ * What a batch must have for the statistics of batch normalization in training mode: two values a channel, as PyTorch
+ * demands; of one, every channel becomes its bias. Undefined where one sample is enough, or where only the run can tell.
+ * Throws `bad-shape` where the graph itself says that there is but one.
+ */
+export function leastBatchOf({ graph }: Builder): LeastBatch | undefined {
+  const data = dependentValues(graph.nodes, graph.inputs);
+  const batchAxes = new Set(graph.inputs.map(v => v.shape?.[0]));
+  const flat = graph.nodes.filter(node => {
+    const [x] = node.inputs;
+    return isBatchNorm(node) && data.has(x!) && x!.shape?.slice(2).every(d => d === 1);
+  });
+  const single = flat.find(node => node.inputs[0]!.shape![0] === 1);
+  if (single) throw singleValue(single.label);
+  for (const { label, inputs } of flat) {
+    const axis = inputs[0]!.shape![0];
+    if (typeof axis === 'string' && batchAxes.has(axis)) return { axis, samples: 2, node: label };
+  }
+  return undefined;
+}
+
+export function singleValue(node: string): AgdError {
+  return new AgdError(
+    'bad-shape',
+    `Cannot train ${node} on the statistics of a batch with one value per channel: use larger batches, or --batch-norm eval.`,
+  );
+}
+
 /** Inference mode, which has a single output. */
 function infer(node: Node): void {
   node.attrs.set('training_mode', { type: 'int', value: 0 });
@@ -118,9 +149,8 @@ function updateStatistics(node: NodeView<Operands>, next: Map<Value, Expr>): voi
   const [x, , , mean, variance] = node.inputs;
   const batch = statistics(node);
   const count = x.count(x.dtype, [0, ...range(2, x.rank)]);
-  // The variance of a single element is 0, not 0 / 0.
-  const freedom = count.sub(1).op('Clip', [count.g.scalar(1, x.dtype)]);
-  const unbiased = batch.variance.reshape([-1]).mul(count.div(freedom));
+  // A single value has no variance: 0 / 0, which is no number, stops the run.
+  const unbiased = batch.variance.reshape([-1]).mul(count.div(count.sub(1)));
   const momentum = node.attrs.float('momentum', 0.9);
   const update = ({ value, g }: Expr, s: Expr) => {
     if (g.graph.initializers.has(value)) next.set(value, blend(next.get(value) ?? g.of(value), s, momentum));

@@ -2,6 +2,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import type { Schedule } from '../ops/schedules.js';
 import type { LossSpec } from './attach-loss.js';
+import type { LeastBatch } from './train-batch-norm.js';
 
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
 export type TrainingDescription = {
@@ -48,6 +49,8 @@ export type TrainingDescription = {
   }[];
   /** Running statistics that a step updates. */
   statistics: string[];
+  /** Where batch normalization needs more than one sample. */
+  leastBatch?: LeastBatch;
   /** What the checkpoint of ONNX Runtime's training had that the parameters come from. */
   checkpoint?: { trainable: string[]; frozen: string[]; properties: Record<string, StoredProperty> };
 };

@@ -62,7 +62,15 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       ...source.options,
       optimizer: { ...contender.optimizer, lr },
       seed,
-      updates: inputs => updatesOf(comparison, bind(comparison, arrays, inputs.map(inputSpec))),
+      updates: (inputs, leastBatch) =>
+        updatesOf(
+          comparison,
+          bind(
+            comparison,
+            arrays,
+            inputs.map(v => inputSpec(v, leastBatch)),
+          ),
+        ),
     };
     const trainer = await Trainer.create(
       (await inject(source.model, options, sessionShapes)).model,
@@ -74,7 +82,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       const validation = held && bind(comparison, held, trainer.inputs, target);
       const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
       const stepsPerRun = epochs * train.batchCount(loop);
-      if (run === 0) for (const text of train.notes) yield { type: 'note', text };
+      if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };
       if (run === 0)
         yield { type: 'begin', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
       const result: ComparedRun = {

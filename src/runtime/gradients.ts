@@ -2,6 +2,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
+import { singleValue } from '../passes/train-batch-norm.js';
 import { checkCounted, checkRange } from './data/targets.js';
 import { firstNonFinite } from './finite.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
@@ -33,6 +34,9 @@ export async function gradients(
     checkRange(target, labels);
     checkCounted(target, labels, target.name);
   }
+  const { axis, samples = 1, node = '' } = made.leastBatch ?? {};
+  const batched = made.model.graph.inputs.filter(v => v.shape?.[0] === axis && feeds[v.name]);
+  if (axis !== undefined && batched.some(v => feeds[v.name]!.dims[0]! < samples)) throw singleValue(node);
   const runner = await Session.create(made.model, session);
   try {
     const results = await runner.run(select(runner, feeds));

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
 import { checkWritable, saveModel } from '../graph/files.js';
-import type { Model, Value } from '../graph/ir.js';
+import type { Model } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
@@ -83,7 +83,7 @@ export async function runTrainJob(
     if (job.resumePytorch !== undefined) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
     const train = bind(job, arrays, trainer.inputs, target);
-    for (const text of train.notes) emit({ type: 'note', text });
+    for (const text of train.notesOn(job)) emit({ type: 'note', text });
     const { validation: path } = job;
     const validation =
       path === undefined
@@ -161,7 +161,15 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
       'bad-option',
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,
     );
-  const updates = (inputs: readonly Value[]) => updatesOf(job, bind(job, arrays, inputs.map(inputSpec)));
+  const updates: InjectOptions['updates'] = (inputs, leastBatch) =>
+    updatesOf(
+      job,
+      bind(
+        job,
+        arrays,
+        inputs.map(v => inputSpec(v, leastBatch)),
+      ),
+    );
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
   const { model: injected, report } = await inject(model, { ...options, updates, tile }, sessionShapes);

@@ -7,6 +7,7 @@ import { isClassification, type LossSpec, rangeOfTarget } from '../passes/attach
 import { type EvaluationModel, evaluationModel } from '../passes/evaluation-model.js';
 import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
+import { type LeastBatch, singleValue } from '../passes/train-batch-norm.js';
 import { readDescription, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
@@ -76,10 +77,10 @@ export class Trainer {
 
   /** What a batch has to hold: the model's inputs and the target. */
   get inputs(): InputSpec[] {
-    const { loss } = this.description;
+    const { loss, leastBatch } = this.description;
     const output = this.model.graph.outputs.find(v => v.name === loss.output);
     const range = output && rangeOfTarget(loss, output);
-    const inputs = dataInputs(this.model, this.description).map(inputSpec);
+    const inputs = dataInputs(this.model, this.description).map(v => inputSpec(v, leastBatch));
     return inputs.map(input => (range && input.name === loss.target ? { ...input, range } : input));
   }
 
@@ -159,6 +160,8 @@ export class Trainer {
   async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
     const feeds = this.#checked(batches);
     const missing = this.inputs.find(({ name }) => !feeds[name]);
+    const few = this.inputs.find(({ name, least = 1 }) => feeds[name] && feeds[name].dims[1]! < least);
+    if (few) throw singleValue(this.description.leastBatch!.node);
     if (missing) {
       const given = Object.keys(feeds).map(name => `'${name}'`);
       throw new AgdError(
@@ -189,6 +192,12 @@ export class Trainer {
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const broken = firstNonFinite(this.#deciding(next));
     if (broken) {
+      if (
+        losses.length === 1 &&
+        description.statistics.includes(broken) &&
+        next[broken]!.numbers().every(Number.isNaN)
+      )
+        throw singleValue(`the batch normalization of '${broken}'`);
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
       throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
     }
@@ -400,13 +409,15 @@ function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
 }
 
 /** What an array has to be to feed a graph's input. Throws `unsupported-type`. */
-export function inputSpec(value: Value): InputSpec {
+export function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
   if (value.type?.kind !== 'tensor')
     throw new AgdError(
       'unsupported-type',
       `Input '${value.name}' is not a tensor; it cannot be fed from arrays.`,
     );
-  return { name: value.name, dtype: value.type.dtype, shape: value.type.shape };
+  const { dtype, shape } = value.type;
+  const isBatched = leastBatch !== undefined && shape?.[0] === leastBatch.axis;
+  return { name: value.name, dtype, shape, ...(isBatched ? { least: leastBatch.samples } : {}) };
 }
 
 const sum = (values: readonly number[], count: number) =>

@@ -3,9 +3,11 @@ import { Graph, type Model, Node, Value } from '../../src/graph/ir.js';
 import type { Tensor } from '../../src/graph/tensor.js';
 import { toAttrs } from '../../src/ops/core/builder.js';
 import { inject } from '../../src/passes/inject.js';
+import { bindData } from '../../src/runtime/data/bind.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
+import { trainingLoop } from '../../src/runtime/training-loop.js';
 import { floatsOf } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 
@@ -162,9 +164,54 @@ it('updates the statistics of a layer that is used twice by both uses', async ()
   close(found.get('bias'), [0.8, -1.6]);
 });
 
-it('keeps the running variance finite where a batch is a single element', async () => {
-  const state = await stateAfter(sharedLayer(), floatsOf([1, 2], [1, 2]));
-  close(state.get('variance'), [0.8 * 0.81, 1.2 * 0.81]);
+it('refuses a batch of one value a channel, as PyTorch does', async () => {
+  const one = floatsOf([1, 2], [1, 2]);
+  const message =
+    'on the statistics of a batch with one value per channel: use larger batches, or --batch-norm eval';
+  await expect(stateAfter(sharedLayer(), one)).rejects.toThrow(message);
+  const options = { loss, wrt: ['scale'], batchNorm: 'train' } as const;
+  await expect(gradients(sharedLayer(), options, { x: one })).rejects.toThrow(message);
+  await gradients(sharedLayer(), { ...options, batchNorm: 'eval' }, { x: one });
+  const fixed = sharedLayer();
+  fixed.graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: [1, 2] };
+  await expect(inject(fixed, { loss }, sessionShapes)).rejects.toThrow(message);
+  // Three values a channel are enough.
+  await gradients(
+    model(),
+    { loss, wrt: ['x'], batchNorm: 'train' },
+    {
+      x: floatsOf(X.slice(0, 6), [1, 2, 3]),
+      dy: floatsOf(DY.slice(0, 6), [1, 2, 3]),
+    },
+  );
+});
+
+it('refuses it where only the run tells, and leaves the state as it was', async () => {
+  const m = sharedLayer();
+  m.graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: [null, null] };
+  const { model: injected, report } = await inject(m, { loss }, sessionShapes);
+  expect(report.description.leastBatch).toBeUndefined();
+  const t = await Trainer.create(injected);
+  const before = t.state;
+  await expect(t.step({ x: floatsOf([1, 2], [1, 2]) })).rejects.toThrow('one value per channel');
+  expect(t.state).toEqual(before);
+  await t.release();
+});
+
+it('leaves out a last batch of one sample in training, and not in evaluation', async () => {
+  const { model: injected } = await inject(sharedLayer(), { loss }, sessionShapes);
+  const t = await Trainer.create(injected);
+  const data = bindData(new Map([['x', floatsOf(X.slice(0, 10), [5, 2])]]), t.inputs);
+  const steps: number[] = [];
+  for await (const event of trainingLoop(t, data, { epochs: 2, batchSize: 4, validation: data }))
+    if (event.type === 'step') steps.push(event.step);
+    else if (event.type === 'epoch') expect(event.validation!.samples).toBe(5);
+  expect(steps).toEqual([1, 1]);
+  expect(data.notesOn({ batchSize: 4 })).toEqual([
+    'The last batch of each epoch would have 1 sample, on which batch normalization cannot train: it is left out.',
+  ]);
+  expect(data.leftOut({ batchSize: 3 })).toBe(0);
+  await t.release();
 });
 
 it('has nothing to update where the statistics are computed', async () => {

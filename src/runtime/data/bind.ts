@@ -57,7 +57,8 @@ export function bindData(
       'bad-option',
       `A scale of ${options.scale} was given, but no integer array feeds a float input; name the input, as in --scale ${inputs[0]?.name}=${options.scale}.`,
     );
-  return new Dataset(columns, fixedBatch(inputs, columns, notes), notes);
+  const least = Math.max(...inputs.map(input => input.least ?? 1));
+  return new Dataset(columns, fixedBatch(inputs, columns, notes), notes, least);
 }
 
 function checkShape(

@@ -30,12 +30,13 @@ export type BatchOptions = {
   shuffle?: number;
   /** Which of a seed's orders: 0, 1, 2 ... */
   epoch?: number;
-  /** Leave out a last batch that is smaller. Always so where the model's batch axis is fixed. */
+  /** Leave out a last batch that is smaller. Always so where the model's batch axis is fixed, unless `pad` is set. */
   dropLast?: boolean;
-  /** Fill such a last batch up, where the model's batch axis is fixed: for evaluation, which can tell samples from padding. */
+  /**
+   * Leave out nothing: for evaluation. Where the model's batch axis is fixed, such a last batch is filled up with samples
+   * that do not count.
+   */
   pad?: boolean;
-  /** Fewest samples that a batch may have: a last one of fewer is left out. */
-  least?: number;
   /** Batches of the pass to leave out at its begin, by a run that goes on in its middle. */
   skip?: number;
 };
@@ -49,12 +50,13 @@ export class Dataset {
 
   /**
    * `fixedBatch` is the batch size where the model has a fixed one; `notes` are lines for the user on what
-   * was assumed. Throws `bad-shape` where the arrays differ in length, `bad-data` where they are empty.
+   * was assumed; `least` is the fewest samples that a batch may have, so that a last one of fewer is left out. Throws `bad-shape` where the arrays differ in length, `bad-data` where they are empty.
    */
   constructor(
     readonly columns: readonly Column[],
     readonly fixedBatch?: number,
     readonly notes: readonly string[] = [],
+    readonly least = 1,
   ) {
     const rows = (column: Column | undefined) => column?.array.dims[0] ?? 0;
     const [first] = columns;
@@ -95,10 +97,17 @@ export class Dataset {
 
   /** Samples that no batch of a pass has. Throws `bad-option`. */
   leftOut(options: BatchOptions = {}): number {
-    const { dropLast, pad, least = 1 } = options;
     const rest = this.length % this.batchSize(options);
-    const isFixed = this.fixedBatch !== undefined;
-    return dropLast || (isFixed && !pad) || rest < least ? rest : 0;
+    if (options.pad) return 0;
+    return options.dropLast || this.fixedBatch !== undefined || rest < this.least ? rest : 0;
+  }
+
+  /** Lines for the user on what was assumed, and on what such batches leave out. Throws `bad-option`. */
+  notesOn(options: BatchOptions = {}): string[] {
+    const rest = this.fixedBatch === undefined ? this.leftOut(options) : 0;
+    const short = `${rest} sample${rest === 1 ? '' : 's'}`;
+    const why = `The last batch of each epoch would have ${short}, on which batch normalization cannot train`;
+    return [...this.notes, ...(rest ? [`${why}: it is left out.`] : [])];
   }
 
   /** The batches of a pass over the data. Throws as `batchCount` does. */

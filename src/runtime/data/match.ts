@@ -6,8 +6,11 @@ import type { TargetRange } from '../../ops/criterion.js';
 import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
 
-/** A model input that the data is to feed; the first axis of `shape` is the batch. No shape, or no range: any. */
-export type InputSpec = { name: string; dtype: DType; shape?: Shape; range?: TargetRange };
+/**
+ * A model input that the data is to feed; the first axis of `shape` is the batch. No shape, or no range: any. `least` is
+ * the fewest samples that a batch to train on may have, 1 where not given.
+ */
+export type InputSpec = { name: string; dtype: DType; shape?: Shape; range?: TargetRange; least?: number };
 
 /**
  * The name of the array that feeds each input, by the input's name: what `map` says, else the same name, else

@@ -1,7 +1,7 @@
-/** ONNX Runtime's own products with quantized weights: gradients for what the weights are multiplied with, and for scales. */
+/** ONNX Runtime's own operators with quantized weights: gradients for what the weights are multiplied with, and for scales. */
 import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
-import { expansion } from './core/rule.js';
+import { expansion, normalizeAxis } from './core/rule.js';
 
 type NBits = readonly [
   a: Expr,
@@ -32,6 +32,42 @@ export const MatMulNBits = expansion<NBits>(node => {
   const w = levels.sub(zero).mul(scales.reshape([n, blocks, 1]));
   const y = a.matmul(w.reshape([n, -1]).slice([0], [k], [1]).mT);
   return [bias ? y.add(bias) : y];
+});
+
+/**
+ * y = (data[indices] - zero) * scale along `gather_axis`; data holds whole numbers in blocks along `quantize_axis`, two in
+ * a byte where they are of four bits in uint8.
+ */
+export const GatherBlockQuantized = expansion<
+  readonly [data: Expr, indices: Expr, scales: Expr, zeros?: Expr]
+>(node => {
+  const [data, indices, scales, zeros] = node.inputs;
+  const { attrs, g } = node;
+  const bits = attrs.int('bits', 4);
+  const gatherAxis = normalizeAxis(attrs.int('gather_axis', 0), data);
+  const axis = normalizeAxis(attrs.int('quantize_axis', 1), data);
+  if (axis === gatherAxis) node.unsupported("'quantize_axis' that is 'gather_axis'");
+  const isPacked = data.dtype === 'uint8' && bits < 8;
+  const picked = (e: Expr) => {
+    const rows = (e.dtype === 'int4' ? e.cast('int8') : e.dtype === 'uint4' ? e.cast('uint8') : e).gather(
+      indices,
+      gatherAxis,
+    );
+    if (!isPacked || e.dtype !== 'uint8') return rows;
+    const parts = unpacked(rows, bits);
+    return parts.reshape(g.vector([rows.dims(0, rows.rank - 1), -1]));
+  };
+  const at = axis > gatherAxis ? axis + indices.rank - 1 : axis;
+  const levels = picked(data).cast(scales.dtype);
+  const block = levels
+    .dims(at, at + 1)
+    .iota()
+    .div(attrs.int('block_size', 128));
+  const spread = (e: Expr) => e.gather(block, at);
+  const zero = zeros
+    ? spread(picked(zeros).cast(scales.dtype))
+    : g.scalar(data.dtype === 'uint8' ? 2 ** (bits - 1) : 0, scales.dtype);
+  return [levels.sub(zero).mul(spread(scales.gather(indices, gatherAxis)))];
 });
 
 type Four = [number, number, number, number];

@@ -1,4 +1,5 @@
 /** Elementwise arithmetic, with broadcasting. */
+import { isFloat } from '../graph/dtype.js';
 import type { Expr } from './core/expr.js';
 import { type Binary, type Rule, type Unary, zeroGradient } from './core/rule.js';
 
@@ -151,8 +152,8 @@ export const Where: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy], 
   () => c.where(0, dy).sumTo(b),
 ];
 
-/** y = x in another element type  =>  dx = dy in that of x. */
-export const Cast: Unary = ([dy], { inputs: [x] }) => [() => dy.cast(x.dtype)];
+/** y = x in another element type  =>  dx = dy in that of x; the cotangent of integers is that of their numbers. */
+export const Cast: Unary = ([dy], { inputs: [x] }) => [() => (isFloat(x.dtype) ? dy.cast(x.dtype) : dy)];
 export const CastLike: Binary = ([dy], { inputs: [x] }) => [() => dy.cast(x.dtype), null];
 
 // ---- constant almost everywhere ----

@@ -4,6 +4,7 @@ import * as attention from './attention.js';
 import * as contrib from './contrib.js';
 import * as contribAttention from './contrib-attention.js';
 import * as contribExperts from './contrib-experts.js';
+import * as contribIntegers from './contrib-integers.js';
 import * as contribQuantized from './contrib-quantized.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
@@ -51,7 +52,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     signal,
   ],
   'ai.onnx.preview.training': [previewTraining],
-  'com.microsoft': [contrib, contribAttention, contribExperts, contribQuantized],
+  'com.microsoft': [contrib, contribAttention, contribExperts, contribIntegers, contribQuantized],
 };
 
 /** By domain and operator. */

@@ -35,10 +35,6 @@ export const BitwiseNot = integer;
 export const BitwiseOr = integer;
 export const BitwiseXor = integer;
 export const BitCast = noGradient('bits of another type');
-export const ConvInteger = integer;
-export const MatMulInteger = integer;
-export const QLinearConv = integer;
-export const QLinearMatMul = integer;
 
 // ---- shapes and constants ----
 

@@ -3,21 +3,24 @@
  * the number before rounding, in a floating-point type.
  */
 import type { DType } from '../graph/dtype.js';
+import type { Node } from '../graph/ir.js';
 import type { Expr } from './core/expr.js';
+import { centred, dequantized, quantized, type Zeros } from './core/levels.js';
 import { expansion, type NodeView, normalizeAxis, type Rule, range, zeroGradient } from './core/rule.js';
+import { onIntegers } from './core/surrogate.js';
 
 type Operands = readonly [Expr, Expr, Expr?];
 
 /** y = (x - zero) * scale  =>  dx = dy * scale, dscale = dy * (x - zero), summed over what shares a scale. */
 export const DequantizeLinear: Rule<Operands, readonly [Expr]> = ([dy], node) => {
   const [x, scale, zero] = node.inputs;
-  const centred = () => {
+  const distance = () => {
     const level = x.cast(dy.dtype);
     return zero ? level.sub(spread(zero.cast(dy.dtype), node)) : level;
   };
   return [
     () => dy.mul(spread(scale.cast(dy.dtype), node)),
-    () => gather(dy.mul(centred()).cast(scale.dtype), node),
+    () => gather(dy.mul(distance()).cast(scale.dtype), node),
     null,
   ];
 };
@@ -57,13 +60,64 @@ const RANGES: Partial<Record<DType, readonly [number, number]>> = {
   int16: [-32768, 32767],
 };
 
-/** scale = (max(x, 0) - min(x, 0)) / 255, zero = -min(x, 0) / scale, y = x quantized with these. */
-export const DynamicQuantizeLinear = expansion<readonly [Expr]>(({ inputs: [x] }) => {
-  const low = x.min().minimum(0);
-  const scale = x.max().maximum(0).sub(low).div(255);
-  const zero = low.div(scale).neg().op('Round').cast('uint8');
-  return [x.op('QuantizeLinear', [scale, zero]), scale, zero];
+/**
+ * scale = (max(x, 0) - min(x, 0)) / 255, zero = -min(x, 0) / scale, y = x quantized with these. Straight through, scale
+ * and zero are measures of x, not functions of it: dx = dy / scale, so that (y - zero) * scale has the gradient of x.
+ */
+export const DynamicQuantizeLinear = expansion<readonly [Expr]>(
+  ({ inputs: [x] }) => {
+    const low = x.min().minimum(0);
+    const scale = x.max().maximum(0).sub(low).div(255);
+    const zero = low.div(scale).neg().op('Round').cast('uint8');
+    return [x.op('QuantizeLinear', [scale, zero]), scale, zero];
+  },
+  (([dy], node) => [dy ? () => dy.div(node.output(1, node.inputs[0].type)) : null]) satisfies Rule<
+    readonly [Expr],
+    readonly [Expr?, Expr?, Expr?]
+  > as Rule<never, never>,
+);
+
+// ---- arithmetic on levels ----
+
+/** y = (a - zeroA) @ (b - zeroB); a zero point is one number, one per row of a, or one per column of b. */
+export const MatMulInteger = onIntegers<readonly [a: Expr, b: Expr, zeroA: Zeros, zeroB: Zeros]>(
+  ({ inputs: [a, b, zeroA, zeroB] }, dtype) => [
+    centred(a, zeroA, a.rank - 2, dtype).matmul(centred(b, zeroB, b.rank - 1, dtype)),
+  ],
+);
+
+/** y = Conv(x - zeroX, w - zeroW). */
+export const ConvInteger = onIntegers<readonly [x: Expr, w: Expr, zeroX: Zeros, zeroW: Zeros]>(
+  (node, dtype) => {
+    const [x, w, zeroX, zeroW] = node.inputs;
+    return [convolved(node, centred(x, zeroX, 1, dtype), centred(w, zeroW, 0, dtype), undefined)];
+  },
+);
+
+type QuantizedProduct = readonly [
+  ...[a: Expr, scaleA: Expr, zeroA: Zeros, b: Expr, scaleB: Expr, zeroB: Zeros],
+  ...[scaleY: Expr, zeroY: Zeros],
+];
+
+/** y = (a @ b) quantized, of the numbers that a and b stand for. */
+export const QLinearMatMul = onIntegers<QuantizedProduct>(({ inputs }) => {
+  const [a, scaleA, zeroA, b, scaleB, zeroB, scaleY, zeroY] = inputs;
+  const y = dequantized(a, scaleA, zeroA, a.rank - 2).matmul(dequantized(b, scaleB, zeroB, b.rank - 1));
+  return [quantized(y, scaleY, zeroY, y.rank - 2)];
 });
+
+/** y = Conv(x, w, bias) quantized, of the numbers that x and w stand for; the bias is in steps of scaleX * scaleW. */
+export const QLinearConv = onIntegers<readonly [...QuantizedProduct, bias?: Expr]>(node => {
+  const [x, scaleX, zeroX, w, scaleW, zeroW, scaleY, zeroY, bias] = node.inputs;
+  const b = bias?.cast(scaleX.dtype).mul(scaleX.mul(scaleW));
+  const y = convolved(node, dequantized(x, scaleX, zeroX), dequantized(w, scaleW, zeroW, 0), b);
+  return [quantized(y, scaleY, zeroY)];
+});
+
+function convolved({ node }: { node: Node }, x: Expr, w: Expr, bias: Expr | undefined): Expr {
+  const types = [{ kind: 'tensor' as const, dtype: x.dtype, shape: node.outputs[0]!.shape }];
+  return x.op('Conv', [w, bias], Object.fromEntries(node.attrs), { types });
+}
 
 /** Repeats a scale or zero point, which is one number, one per index of `axis`, or one per block, to fit x. */
 function spread(s: Expr, node: NodeView<Operands>): Expr {

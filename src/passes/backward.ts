@@ -30,7 +30,7 @@ export function backward(
   // What a gradient is taken for is about to change: no rule may take its value of now for a constant.
   g.forget(wrt);
   const before = activeValues(g.graph.nodes, wrt, options);
-  const active = expandNodes(g, before) ? activeValues(g.graph.nodes, wrt, options) : before;
+  const active = expandNodes(g, before, options) ? activeValues(g.graph.nodes, wrt, options) : before;
   const nodes = [...g.graph.nodes];
   const sums = new Map<Value, Expr[]>();
   const push = (value: Value, cotangent: Expr) => {
@@ -95,15 +95,22 @@ export function activeValues(
   const active = new Set<Value>(wrt);
   for (const node of nodes) {
     if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
-    for (const output of node.outputs) if (output && mayCarryGradient(output, options)) active.add(output);
+    for (const output of node.outputs)
+      if (output && mayCarryGradient(node, output, options)) active.add(output);
   }
   return active;
 }
 
-/** With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for. */
-function mayCarryGradient({ type }: Value, options: BackwardOptions): boolean {
+/**
+ * With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for; so have
+ * sums of its products, which are int32, but not what is made an int32 to count or to point at something.
+ */
+function mayCarryGradient({ opType, inputs }: Node, { type }: Value, options: BackwardOptions): boolean {
   if (type?.kind !== 'tensor') return !type || isDifferentiable(type);
-  return isFloat(type.dtype) || (!!options.straightThrough && isQuantized(type.dtype));
+  if (isFloat(type.dtype)) return true;
+  if (!options.straightThrough) return false;
+  const isSum = type.dtype === 'int32' && !(opType === 'Cast' && isFloat(inputs[0]?.dtype));
+  return isSum || isQuantized(type.dtype);
 }
 
 /** The rule to use; null where gradients stop, undefined where the operator is not known. */
@@ -111,6 +118,8 @@ function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, n
   switch (def?.kind) {
     case 'rule':
       return def.rule;
+    case 'expansion':
+      return options.straightThrough ? def.straightThrough : undefined;
     case 'none':
       return null;
     case 'zero':

@@ -6,16 +6,21 @@ import { opDef } from '../ops/index.js';
 
 /**
  * Replaces the nodes that are differentiable as other operators (those with an expansion in the table) by
- * these, where the gradient passes through them; repeated until none is left. Names and order of the other
+ * these, where the gradient passes through them and they have no rule (of straight-through gradients); repeated until none is left. Names and order of the other
  * nodes stay. Returns whether anything changed.
  */
-export function expandNodes(g: Builder, active: ReadonlySet<Value>): boolean {
+export function expandNodes(
+  g: Builder,
+  active: ReadonlySet<Value>,
+  { straightThrough = false } = {},
+): boolean {
   const { graph } = g;
   const expanded: Node[] = [];
   let changed = false;
   const visit = (node: Node): void => {
     const def = opDef(node);
-    if (def?.kind !== 'expansion' || !node.inputs.some(v => v && active.has(v))) {
+    const hasRule = straightThrough && def?.kind === 'expansion' && def.straightThrough;
+    if (def?.kind !== 'expansion' || hasRule || !node.inputs.some(v => v && active.has(v))) {
       expanded.push(node);
       return;
     }

@@ -527,6 +527,16 @@ const MICROSOFT = [
     symbolic: [0],
     without: { g_idx: 'another order of the columns is not supported' },
   }),
+  microsoft(
+    'GatherBlockQuantized',
+    [nibbles(3 * 10, [3, 10]), ints([2, 0, 2]), [3, 2], bytes([0x79, 0x86, 0x57], [3, 1])],
+    {
+      attrs: { block_size: 16, bits: 4, gather_axis: 0, quantize_axis: 1 },
+      range: [0.1, 0.4],
+      constants: [0, 1, 3],
+      symbolic: [],
+    },
+  ),
   microsoft('MatMulBnb4', [[2, 16], nibbles(24, [24]), [3]], {
     attrs: { N: 3, K: 16, block_size: 16, quant_type: 1 },
     constants: [1],
@@ -550,11 +560,49 @@ const MICROSOFT = [
   microsoft('RotaryEmbedding', [[2, 3, 8], ints([0, 1, 2, 4, 2, 3], [2, 3]), [5, 2], [5, 2]]),
 ];
 
+/** Levels of uint8 around 128, and what they are steps of. */
+const levels = (dims: readonly number[]) => {
+  const count = dims.reduce((n, d) => n * d, 1);
+  return bytes(
+    Array.from({ length: count }, (_, i) => 108 + ((37 * i + 11) % 40)),
+    dims,
+  );
+};
+const zero = bytes([128], []);
+const step = floatsOf([0.25], []);
+
 /** What passes the gradient on only where a user asks for that: the case is of straight-through gradients. */
 export const STRAIGHT_THROUGH: readonly Example[] = [
   ...unary('Sign Floor Ceil Round Hardmax'),
   row('QuantizeLinear', [[2, 3], floatsOf([0.5], []), bytes([128], [])]),
   microsoft('QuantizeLinear', [[2, 3], floatsOf([0.5], []), bytes([128], [])]),
+  row('MatMulInteger', [levels([2, 4]), levels([4, 3]), zero, zero]),
+  row('ConvInteger', [levels([1, 2, 4, 3]), levels([3, 2, 2, 2]), zero, zero]),
+  row('QLinearMatMul', [levels([2, 4]), step, zero, levels([4, 3]), step, zero, step, zero]),
+  row('QLinearConv', [
+    ...[levels([1, 2, 4, 3]), step, zero, levels([3, 2, 2, 2]), step, zero, step, zero],
+    int32([5, -3, 2]),
+  ]),
+  microsoft('DynamicQuantizeMatMul', [[2, 4], levels([4, 3]), step, zero, [3]]),
+  microsoft('MatMulIntegerToFloat', [levels([2, 4]), levels([4, 3]), step, step, zero, zero, [3]]),
+  microsoft('QGemm', [levels([2, 4]), step, zero, levels([4, 3]), step, zero, int32([5, -3, 2]), step, zero]),
+  ...['QLinearAdd', 'QLinearMul'].map(op =>
+    microsoft(op, [levels([2, 4]), step, zero, levels([4]), step, zero, step, zero]),
+  ),
+  ...['QLinearSigmoid', 'QLinearLeakyRelu'].map(op =>
+    microsoft(op, [levels([2, 4]), step, zero, step, zero]),
+  ),
+  microsoft('QLinearSoftmax', [levels([2, 4]), step, zero, step, zero], { attrs: { axis: -1, opset: 13 } }),
+  microsoft('QLinearGlobalAveragePool', [levels([1, 2, 4, 3]), step, zero, step, zero]),
+  microsoft('QLinearAveragePool', [levels([1, 2, 4, 3]), step, zero, step, zero], {
+    attrs: { kernel_shape: [2, 2] },
+  }),
+  microsoft('QLinearConcat', [step, zero, levels([2, 4]), step, zero, levels([1, 4]), step, zero], {
+    attrs: { axis: 0 },
+  }),
+  microsoft('QLinearWhere', [
+    ...[bools([1, 0, 0, 1]), levels([2, 4]), step, zero, levels([4]), step, zero, step, zero],
+  ]),
 ];
 
 export const EXAMPLES: readonly Example[] = [

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isFloat } from '../../src/graph/dtype.js';
+import { isFloat, isQuantized } from '../../src/graph/dtype.js';
 import { allGraphs, type Graph, type Node, type Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
 import { Builder } from '../../src/ops/core/builder.js';
@@ -100,7 +100,9 @@ export async function trace(
   const smooth = operands.filter(
     ([name, { type }]) =>
       (only ?? name) === name &&
-      (type?.kind === 'tensor' ? isFloat(type.dtype) : !type || isDifferentiable(type)),
+      (type?.kind === 'tensor'
+        ? isFloat(type.dtype) || (straightThrough && isQuantized(type.dtype) && !/zero/.test(name))
+        : !type || isDifferentiable(type)),
   );
   const written = new Map(
     graph.nodes.flatMap(n => n.outputs.flatMap(v => (v ? [[v.name, v] as const] : []))),

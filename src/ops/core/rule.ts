@@ -34,15 +34,20 @@ export type Expansion<I extends Operands = readonly Expr[]> = (
 /** What is known of one operator. Which it is follows from its shape: see the constructors below. */
 export type OpDef =
   | { kind: 'rule'; rule: Rule<never, never> }
-  | { kind: 'expansion'; expand: Expansion<never> }
+  | { kind: 'expansion'; expand: Expansion<never>; straightThrough?: Rule<never, never> }
   /** Its outputs are integers, booleans or shapes, or do not depend on any input's values. */
   | { kind: 'none'; why: string }
   /** Constant almost everywhere: the gradient is zero, or passes straight through where a user asks for it. */
   | { kind: 'zero'; why: string; straightThrough: Rule<never, never> };
 
-export const expansion = <I extends Operands>(expand: Expansion<I>): OpDef => ({
+/** With `straightThrough`, another gradient where a user asks for those. */
+export const expansion = <I extends Operands>(
+  expand: Expansion<I>,
+  straightThrough?: Rule<never, never>,
+): OpDef => ({
   kind: 'expansion',
   expand: expand as never,
+  straightThrough,
 });
 export const noGradient = (why: string): OpDef => ({ kind: 'none', why });
 export const zeroGradient = (

@@ -1,0 +1,29 @@
+/** The integers that quantization writes, and the numbers that they stand for. */
+import type { FloatDType } from '../../graph/dtype.js';
+import type { Expr } from './expr.js';
+import { range } from './rule.js';
+
+/** A zero point, where there is one. */
+export type Zeros = Expr | undefined;
+
+/** x - zero in a floating-point type; a zero point is one number, one per index of `axis`, or shaped to broadcast. */
+export function centred(x: Expr, zero: Zeros, axis: number, dtype: FloatDType): Expr {
+  return zero ? x.cast(dtype).sub(along(zero.cast(dtype), x, axis)) : x.cast(dtype);
+}
+
+/** The numbers that levels stand for: (x - zero) * scale, as `centred`. */
+export function dequantized(x: Expr, scale: Expr, zero: Zeros, axis = 1): Expr {
+  return centred(x, zero, axis, scale.dtype as FloatDType).mul(along(scale, x, axis));
+}
+
+/** The levels of numbers. */
+export function quantized(y: Expr, scale: Expr, zero: Zeros, axis = 1): Expr {
+  const dtype = zero?.dtype ?? 'uint8';
+  const types = [{ kind: 'tensor' as const, dtype, shape: y.shape }];
+  return y.cast(scale.dtype).op('QuantizeLinear', [scale, zero], { axis }, { types });
+}
+
+function along(e: Expr, x: Expr, axis: number): Expr {
+  const isOfAxis = e.rank === 1 && e.extent(0) !== 1;
+  return isOfAxis ? e.unsqueeze(range(1, x.rank - axis)) : e;
+}

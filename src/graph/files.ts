@@ -1,12 +1,25 @@
 /** Model files on disk, external data beside them; every write is atomic. The only file access of this layer. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
-import { access, type FileHandle, open, readFile, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import {
+  access,
+  type FileHandle,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  stat,
+  unlink,
+} from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
 import { byteCount, checkSize, decodeModel, encodeChunks, inline, type Placement } from './proto.js';
+import { locateTensors } from './proto-locate.js';
+import { MESSAGES } from './proto-schema.js';
 import type { ExternalData, Tensor } from './tensor.js';
+import { fieldAt } from './wire.js';
 
 /** Above this, a model's bytes go into a file beside it: protobuf ends at 2 GiB, and readers need some room. */
 const INLINE_LIMIT = 1.5e9;
@@ -47,19 +60,21 @@ export function naming<T>(path: string, action: () => T): T {
 }
 
 export type SaveOptions = {
-  /** `auto`: beside the model (`<path>.data`) when over 1.5 GB or when some tensor was external already. */
+  /** `auto`: in a file beside the model when over 1.5 GB or when some tensor was external already. */
   externalData?: 'auto' | 'always' | 'never';
 };
 
 /**
- * Writes the model. Tensors that already lie in files of the target's folder are referred to, not copied;
- * zeros are written as holes. Throws `io`, or `external-data` where a tensor's file is missing or too short.
+ * Writes the model; its larger tensors where asked into a data file of its own, `<path>.data`, or with a number in it
+ * where that is another model's. Zeros are written as holes. Throws `io`, or `external-data` where a tensor's file is
+ * missing or too short.
  */
 export async function saveModel(
   model: Model,
   path: string,
   { externalData = 'auto' }: SaveOptions = {},
 ): Promise<void> {
+  await checkModelTarget(path);
   const tensors = storedTensors(model);
   const isLarge = [...tensors.keys()].reduce((n, t) => n + t.byteLength, 0) > INLINE_LIMIT;
   const isExternal = [...tensors.keys()].some(t => t.external);
@@ -72,8 +87,12 @@ export async function saveModel(
     path,
     tensor => placed.get(tensor) ?? (kept.has(tensor) ? tensor.external : undefined),
   );
-  const data = { path: `${path}.data`, write: (file: FileHandle) => writeTensors(file, placed, tensors) };
-  await replaceFiles([...(placed.size ? [data] : []), { path, write: file => writeAll(file, chunks) }]);
+  const [place] = placed.values();
+  const data = place && {
+    path: join(place.folder, place.location),
+    write: (file: FileHandle) => writeTensors(file, placed, tensors),
+  };
+  await replaceFiles([...(data ? [data] : []), { path, write: file => writeAll(file, chunks) }]);
   // What was read from a file that is no more is now read from its successor.
   for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
 }
@@ -97,28 +116,96 @@ function storedTensors(model: Model): Map<Tensor, string> {
   return tensors;
 }
 
-/** Which tensors stay in the files they are in, and where in `<path>.data` the others go. */
+/** Which tensors stay in the model's data file, and where in it the others go. */
 async function layOut(tensors: readonly Tensor[], path: string) {
   const folder = await writing(path, () => realpath(dirname(path)));
-  const location = `${basename(path)}.data`;
+  const location = await dataFileName(path);
   const folders = new Map<string, string>();
   for (const { external } of tensors)
     if (external) folders.set(external.folder, await writing(path, () => realpath(external.folder)));
-  const isHere = (t: Tensor) => t.external !== undefined && folders.get(t.external.folder) === folder;
-
-  const fresh = tensors.filter(t => !isHere(t) && t.byteLength >= SMALL);
-  // Only a data file that is written again has to take along what it held.
-  const kept = new Set(
-    tensors.filter(t => isHere(t) && !(fresh.length && normalize(t.external!.location) === location)),
-  );
-  const moved = tensors.filter(t => isHere(t) && !kept.has(t));
+  const isOwn = ({ external }: Tensor) =>
+    external !== undefined &&
+    folders.get(external.folder) === folder &&
+    normalize(external.location) === location;
   const placed = new Map<Tensor, ExternalData>();
+  // A data file that is written again has to take along what it held.
+  if (tensors.every(t => isOwn(t) || (!t.external && t.byteLength < SMALL)))
+    return { placed, kept: new Set(tensors.filter(isOwn)) };
   let offset = 0;
-  for (const tensor of [...moved, ...fresh]) {
+  for (const tensor of tensors) {
+    if (!isOwn(tensor) && tensor.byteLength < SMALL) continue;
     placed.set(tensor, { location, offset, length: tensor.byteLength, folder: dirname(path) });
     offset += Math.ceil(tensor.byteLength / PAGE) * PAGE;
   }
-  return { placed, kept };
+  return { placed, kept: new Set<Tensor>() };
+}
+
+/** Larger models than this are not looked into for the names of their data files, which they hardly need. */
+const MODEL_LIMIT = 64 * 2 ** 20;
+
+/**
+ * The name of a file for the data of the model `path`, in its folder: `<name>.data`, but none that is there and that
+ * another model refers to, or nobody knows of.
+ */
+export async function dataFileName(path: string): Promise<string> {
+  const [folder, base] = [dirname(path), basename(path)];
+  for (let n = 1; ; n++) {
+    const name = n === 1 ? `${base}.data` : `${base}.${n}.data`;
+    const users = existsSync(join(folder, name)) ? await usersOf(folder, name, base) : [base];
+    if (users.length === 1 && users[0] === base) return name;
+  }
+}
+
+/** The models of a folder that have data in the file `name` of it. */
+async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
+  const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
+  const users: string[] = [];
+  for (const model of models) {
+    const path = join(folder, model);
+    const info = await stat(path).catch(() => undefined);
+    if (!info?.isFile() || (info.size > MODEL_LIMIT && model !== own)) continue;
+    const used = await readModelBytes(path)
+      .then(bytes => [...locateTensors(bytes).values()].map(t => normalize(t.external?.location ?? '')))
+      .catch((): string[] => []);
+    if (used.includes(name)) users.push(model);
+  }
+  return users;
+}
+
+/**
+ * Throws `io` where what is in `path` is no model but may be what somebody still needs, such as another model's data:
+ * nothing that is not a model is replaced by one.
+ */
+export async function checkModelTarget(path: string): Promise<void> {
+  const info = await stat(path).catch(() => undefined);
+  if (!info?.isFile() || info.size === 0) return;
+  const file = await open(path);
+  try {
+    if (await startsAsModel(file, info.size)) return;
+  } finally {
+    await file.close();
+  }
+  const users = await usersOf(dirname(path), basename(path));
+  const what = users.length ? `the data of ${users.join(', ')}` : 'not an ONNX model';
+  throw new AgdError('io', `Cannot write '${path}': the file there is ${what}. Choose another name.`);
+}
+
+const MODEL_FIELDS = new Set(Object.values(MESSAGES.ModelProto!).map(([, id]) => id));
+const GRAPH_FIELD = MESSAGES.ModelProto!.graph![1];
+
+/** Whether a file's outermost fields are those of a model; what they hold is not read. */
+async function startsAsModel(file: FileHandle, size: number): Promise<boolean> {
+  const head = new Uint8Array(20);
+  const found = new Set<number>();
+  for (let at = 0; at < size; ) {
+    const { bytesRead } = await file.read(head, 0, head.length, at);
+    const field = fieldAt(head.subarray(0, bytesRead));
+    if (!field || !MODEL_FIELDS.has(field.id)) return false;
+    found.add(field.id);
+    at += field.length;
+    if (at > size) return false;
+  }
+  return found.has(GRAPH_FIELD);
 }
 
 async function writeTensors(
@@ -126,12 +213,21 @@ async function writeTensors(
   placed: ReadonlyMap<Tensor, ExternalData>,
   names: ReadonlyMap<Tensor, string>,
 ): Promise<void> {
-  for (const [tensor, { offset, length }] of placed) {
-    await file.truncate(offset + length);
-    if (tensor.isZero) continue;
-    if (tensor.external) await copyExternal(tensor.external, names.get(tensor)!, file, offset);
-    else await writeSparse(file, tensor.bytes, offset);
-  }
+  for (const [tensor, { offset }] of placed) await writeTensor(file, tensor, offset, names.get(tensor)!);
+}
+
+/** Writes a tensor's bytes at `offset` of a file that has none there; `name` is for messages. */
+export async function writeTensor(
+  file: FileHandle,
+  tensor: Tensor,
+  offset: number,
+  name: string,
+): Promise<void> {
+  const end = offset + tensor.byteLength;
+  if ((await file.stat()).size < end) await file.truncate(end);
+  if (tensor.isZero) return;
+  if (tensor.external) await copyExternal(tensor.external, name, file, offset);
+  else await writeSparse(file, tensor.bytes, offset);
 }
 
 /** Copies a tensor's bytes from the file they are in, a block at a time. */
@@ -199,7 +295,7 @@ async function* batches(chunks: Chunks): AsyncGenerator<Uint8Array> {
   yield Buffer.concat(small);
 }
 
-async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
+export async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
   for await (const batch of batches(chunks)) await file.writeFile(batch);
 }
 
@@ -211,23 +307,32 @@ export function writeFileAtomic(path: string, chunks: Chunks): Promise<void> {
 /** A file to be written: `write` gets an empty one. */
 export type Replacement = { path: string; write: (file: FileHandle) => Promise<void> };
 
-/** Writes several files, all of which take their places only when all are complete. Throws `io`. */
-export async function replaceFiles(replacements: readonly Replacement[]): Promise<void> {
+/**
+ * Writes several files, all of which take their places only when all are complete, with the access rights of those that
+ * they replace, and `check`, which gets the names that they have until then, does not throw. Throws `io`.
+ */
+export async function replaceFiles(
+  replacements: readonly Replacement[],
+  check?: (written: ReadonlyMap<string, string>) => Promise<void>,
+): Promise<void> {
   const ready: { path: string; from: string; to: string }[] = [];
   try {
     for (const { path, write } of replacements)
       await writing(path, async () => {
         const { to, mode } = await targetOf(path);
         const from = join(dirname(to), `.${randomBytes(6).toString('hex')}.tmp`);
-        const file = await open(from, 'wx', mode);
+        const file = await open(from, 'wx');
         ready.push({ path, from, to });
         try {
+          // Those given to open() are less what the process masks.
+          if (mode !== undefined) await file.chmod(mode & 0o7777);
           await write(file);
           await file.sync();
         } finally {
           await file.close();
         }
       });
+    await check?.(new Map(ready.map(({ path, from }) => [path, from])));
     for (const { path, from, to } of ready) await writing(path, () => rename(from, to));
   } catch (error) {
     await Promise.allSettled(ready.map(({ from }) => unlink(from)));
@@ -267,7 +372,11 @@ async function targetOf(path: string): Promise<{ to: string; mode?: number }> {
 
 /** Reads the bytes of a tensor that lies in a file of the model's folder. */
 export function readExternal(data: ExternalData, name: string): Uint8Array {
-  const path = externalPath(data, name);
+  return readRange(externalPath(data, name), data, name);
+}
+
+/** The same from a file by any name. */
+export function readRange(path: string, data: ExternalData, name: string): Uint8Array {
   let file: number | undefined;
   try {
     file = openSync(path, 'r');

@@ -1,32 +1,31 @@
-/** New values for tensors of a model on disk, in the model file and in the files of its external data. */
-import { existsSync } from 'node:fs';
-import { type FileHandle, mkdir, open, realpath } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+/** New values for tensors of a model on disk, in the model file and in a data file of its own. */
+import type { FileHandle } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { AgdError } from './errors.js';
 import {
-  copyRange,
-  externalPath,
+  checkModelTarget,
+  dataFileName,
   loadModel,
   naming,
-  type Replacement,
   readModelBytes,
+  readRange,
   replaceFiles,
-  saveModel,
-  writeBytes,
-  writing,
+  writeAll,
+  writeTensor,
 } from './files.js';
-import { allGraphs, type Model } from './ir.js';
-import { findStored, patchModel } from './patch.js';
-import { inherit } from './proto.js';
-import { locateTensors, type StoredTensor } from './proto-locate.js';
+import { findStored, type Move, patchModel } from './patch.js';
+import { type Place, showPlace, tensorsOf } from './places.js';
+import { decodeModel } from './proto.js';
+import { locateTensors } from './proto-locate.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
-type Patch = { tensor: Tensor; place: ExternalData };
+/** Tensors in a file of several start on pages, so that runtimes can map them into memory. */
+const PAGE = 4096;
 
 /**
- * Writes the model `source` to `target` with new values for the named tensors; every other byte, of its
- * external data too, stays as it is. Only where a data file in the target's folder is in the way, one that
- * other models use (the source itself, when it lies there), the model is saved anew instead, with the same
- * content. Throws as `patchModel` does, or `io`.
+ * Writes the model `source` to `target` with new values for the named tensors of its main graph; every other byte stays
+ * as it is, apart from the name of its data file: `target` gets its own. Throws as `writePatched` does.
  */
 export async function patchModelFile(
   source: string,
@@ -34,86 +33,107 @@ export async function patchModelFile(
   values: ReadonlyMap<string, Tensor>,
 ): Promise<void> {
   const bytes = await readModelBytes(source);
-  const located = naming(source, () => locateTensors(bytes, dirname(source)));
-  const inside = new Map(values);
-  const outside: Patch[] = [];
+  const located = naming(source, () => locateTensors(bytes));
+  const tensors = new Map<Place, Tensor>();
+  for (const { place, tensor } of tensorsOf(await loadModel(source)))
+    if (tensor.external) tensors.set(place, tensor);
+  const placeOf = new Map([...located].map(([place, { name }]) => [name, place]));
+  const changed = new Set<Place>();
   for (const [name, tensor] of values) {
-    const { external } = naming(source, () => findStored(located, name, tensor));
-    if (external && inside.delete(name)) outside.push({ tensor, place: external });
+    const place = placeOf.get(name);
+    if (place === undefined)
+      throw new AgdError('no-such-value', `${source}: The model file has no tensor '${name}'.`);
+    naming(source, () => findStored(located, place, tensor));
+    tensors.set(place, tensor);
+    changed.add(place);
   }
-  const patched = naming(source, () => patchModel(bytes, inside));
-
-  const isHere = (await realFolder(source)) === (await realFolder(target));
-  const files = isHere ? new Set(outside.map(({ place }) => place.location)) : dataFiles(located);
-  if (await areInTheWay(files, source, target, isHere))
-    return saveModel(replaceTensors(await loadModel(source), values), target);
-  const copies = await Promise.all([...files].map(location => copyOf(location, source, target, outside)));
-  return replaceFiles([...copies, { path: target, write: file => file.writeFile(patched) }]);
+  await writePatched(bytes, target, tensors, changed);
 }
 
-function realFolder(path: string): Promise<string> {
-  return writing(path, () => realpath(dirname(path)));
-}
-
-function dataFiles(located: ReadonlyMap<string, StoredTensor>): Set<string> {
-  return new Set([...located.values()].flatMap(({ external }) => external?.location ?? []));
-}
-
-/** Whether the target's folder has some of these data files, and they are not the target's own. */
-async function areInTheWay(
-  files: ReadonlySet<string>,
-  source: string,
+/**
+ * Writes the model file that these bytes are to `target` with these tensors in their places; all that it has in other
+ * files has to be among them, and goes into a data file beside `target` that no other model has. Reads both again before
+ * they take their places. Throws `io`, as `patchModel` does, and `invalid-model` where a tensor of `changed` is not in
+ * what was written.
+ */
+export async function writePatched(
+  bytes: Uint8Array,
   target: string,
-  isHere: boolean,
-): Promise<boolean> {
-  const present = [...files].filter(location => existsSync(join(dirname(target), location)));
-  if (!present.length) return false;
-  if (isHere) return (await realpath(source)) !== (await realpath(target).catch(() => target));
-  const own = await readModelBytes(target)
-    .then(locateTensors)
-    .then(dataFiles)
-    .catch(() => new Set());
-  return present.some(location => !own.has(location));
-}
-
-async function copyOf(
-  location: string,
-  source: string,
-  target: string,
-  patches: readonly Patch[],
-): Promise<Replacement> {
-  const from = externalPath({ location, folder: dirname(source) }, location);
-  const path = join(dirname(target), location);
-  await writing(path, () => mkdir(dirname(path), { recursive: true }));
-  const here = patches.filter(({ place }) => place.location === location);
-  return { path, write: file => copyPatched(from, file, here) };
-}
-
-async function copyPatched(from: string, target: FileHandle, patches: readonly Patch[]): Promise<void> {
-  const source = await open(from);
-  try {
-    const { size } = await source.stat();
-    await target.truncate(size);
-    await copyRange(source, 0, size, target, 0);
-  } finally {
-    await source.close();
+  tensors: ReadonlyMap<Place, Tensor>,
+  changed: ReadonlySet<Place>,
+): Promise<void> {
+  await checkModelTarget(target);
+  const located = locateTensors(bytes);
+  const outside = new Map(
+    [...located].flatMap(([place, { external }]) => (external ? [[place, external]] : [])),
+  );
+  for (const place of outside.keys())
+    if (!tensors.has(place))
+      throw new AgdError('external-data', `Tensor ${showPlace(place)} lies in a file that is not there.`);
+  for (const [place, tensor] of tensors) findStored(located, place, tensor);
+  const location = outside.size ? await dataFileName(target) : '';
+  const moves = layOut(outside, location);
+  const inside = new Map([...tensors].filter(([place]) => !outside.has(place)));
+  const chunks = patchModel(bytes, inside, moves, located);
+  const data = {
+    path: join(dirname(target), location),
+    write: async (file: FileHandle) => {
+      for (const [place, { offset }] of moves) {
+        const at = offset ?? outside.get(place)!.offset;
+        await writeTensor(file, tensors.get(place)!, at, (JSON.parse(place) as string[]).at(-1)!);
+      }
+    },
+  };
+  const model = { path: target, write: (file: FileHandle) => writeAll(file, chunks) };
+  await replaceFiles([...(outside.size ? [data] : []), model], written =>
+    checkWritten(written.get(target)!, written.get(data.path), tensors, changed),
+  );
+  // What was read from a file that is no more is now read from its successor.
+  for (const [place, { offset = outside.get(place)!.offset }] of moves) {
+    const tensor = tensors.get(place)!;
+    const { external, byteLength: length } = tensor;
+    if (external && resolve(external.folder, external.location) === resolve(data.path))
+      tensor.external = { location, offset, length, folder: dirname(target) };
   }
-  for (const { tensor, place } of patches) await writeBytes(target, tensor.bytes, place.offset);
 }
 
-/** The model with these tensors in the places of its initializers and Constants of the same names. */
-function replaceTensors(model: Model, values: ReadonlyMap<string, Tensor>): Model {
-  for (const graph of allGraphs(model.graph)) {
-    for (const [value, before] of graph.initializers) {
-      const tensor = values.get(value.name);
-      if (tensor) graph.initializers.set(value, inherit(tensor, before));
-    }
-    for (const node of graph.nodes) {
-      const attr = node.opType === 'Constant' ? node.attrs.get('value') : undefined;
-      const tensor = values.get(node.outputs[0]?.name ?? '');
-      if (tensor && attr?.type === 'tensor')
-        node.attrs.set('value', { ...attr, value: inherit(tensor, attr.value) });
-    }
-  }
-  return model;
+/** Where what lies outside goes: to the same offsets, where it all comes from one file and nothing overlaps. */
+function layOut(outside: ReadonlyMap<Place, ExternalData>, location: string): Map<Place, Move> {
+  const sorted = [...outside].sort(([, a], [, b]) =>
+    a.location < b.location ? -1 : a.location > b.location ? 1 : a.offset - b.offset,
+  );
+  const isOne = sorted.every(([, { location: own, offset }], i) => {
+    const before = sorted[i - 1]?.[1];
+    return !before || (own === before.location && offset >= before.offset + before.length);
+  });
+  let offset = 0;
+  return new Map(
+    sorted.map(([place, { length }]) => {
+      if (isOne) return [place, { location }];
+      const move = { location, offset, length };
+      offset += Math.ceil(length / PAGE) * PAGE;
+      return [place, move];
+    }),
+  );
+}
+
+/** Throws where what was written, read again, does not hold these tensors. */
+async function checkWritten(
+  model: string,
+  data: string | undefined,
+  tensors: ReadonlyMap<Place, Tensor>,
+  changed: ReadonlySet<Place>,
+): Promise<void> {
+  const read = decodeModel(await readFile(model), dirname(model), (range, name) =>
+    readRange(data!, range, name),
+  );
+  const found = new Set<Place>();
+  for (const { place, tensor } of tensorsOf(read))
+    if (changed.has(place) && Buffer.compare(tensor.bytes, tensors.get(place)!.bytes) === 0) found.add(place);
+  const lost = [...changed].find(place => !found.has(place));
+  if (lost !== undefined)
+    throw new AgdError(
+      'invalid-model',
+      `Of ${changed.size} trained tensors only ${found.size} were found in the file as written; ${showPlace(lost)} is not among them. Nothing was replaced.`,
+    );
 }

@@ -1,73 +1,163 @@
 /** New values for tensors of a model file, every other byte of which stays as it is. */
 import { AgdError } from './errors.js';
+import { type Place, showPlace } from './places.js';
 import { locateTensors, type Range, type StoredTensor } from './proto-locate.js';
-import { concat } from './proto-tensor.js';
-import type { Tensor } from './tensor.js';
+import { readEntries, writeEntries } from './proto-message.js';
+import { MESSAGES, parse, serialize } from './proto-schema.js';
+import { concat, elementField, encodeVarints, FIELD } from './proto-tensor.js';
+import type { ExternalData, Tensor } from './tensor.js';
+import {
+  BYTES,
+  bytesField,
+  type Edit,
+  editMessage,
+  VARINT,
+  varint,
+  type WireField,
+  wireFields,
+} from './wire.js';
 
-/** A tensor's bytes that were cut out of a model file. */
+/** A tensor's bytes that were cut out of a model file; `name` is that of its value. */
 export type Hole = Range & { name: string };
 
+/** Where data lie now; what is left out stays as the file says. */
+export type Move = Pick<ExternalData, 'location'> & Partial<Pick<ExternalData, 'offset' | 'length'>>;
+
+export type Located = ReadonlyMap<Place, StoredTensor>;
+
 /**
- * A copy of the model file in which the named tensors (initializers, or Constants by their output's name)
- * have new values, of the same dtype and shape. Throws `no-such-value`, `bad-dtype`, `bad-shape`,
- * `external-data` for one outside the file, and `invalid-model` for one not stored as plain bytes.
+ * The model file with new values, of the same dtype and shape, for the tensors at some places, in the form in which it
+ * stores them; and with tensors that lie in other files said to lie where `moved` tells, which is for the caller to see to.
+ * Returned in pieces. Throws `no-such-value`, `bad-dtype`, `bad-shape`, and `external-data` for a value of one that is not
+ * in the model file.
  */
-export function patchModel(bytes: Uint8Array, values: ReadonlyMap<string, Tensor>): Uint8Array {
-  const located = locateTensors(bytes);
-  const patched = new Uint8Array(bytes);
-  for (const [name, tensor] of values) {
-    const stored = findStored(located, name, tensor);
+export function patchModel(
+  bytes: Uint8Array,
+  values: ReadonlyMap<Place, Tensor>,
+  moved: ReadonlyMap<Place, Move> = new Map(),
+  located: Located = locateTensors(bytes),
+): Uint8Array[] {
+  const edits: Edit[] = [];
+  for (const [place, tensor] of values) {
+    const stored = findStored(located, place, tensor);
     if (stored.external)
       throw new AgdError(
         'external-data',
-        `Tensor '${name}' is not in the model file but in '${stored.external.location}'.`,
+        `Tensor ${showPlace(place)} is not in the model file but in '${stored.external.location}'.`,
       );
-    let done = 0;
-    for (const { offset, length } of stored.ranges!) {
-      patched.set(tensor.bytes.subarray(done, done + length), offset);
-      done += length;
-    }
+    edits.push(
+      ...(stored.ranges ? overwritten(bytes, stored.ranges, tensor) : [encoded(bytes, stored, tensor)]),
+    );
   }
-  return patched;
+  for (const [place, data] of moved) {
+    const { message } = located.get(place)!;
+    const from = bytes.subarray(message!.offset, message!.offset + message!.length);
+    const now = pointed(from, data);
+    if (Buffer.compare(from, now)) edits.push({ ...message!, bytes: now });
+  }
+  return editMessage(bytes, edits);
 }
 
-/** The stored tensor that `tensor` can replace byte by byte. */
-export function findStored(
-  located: ReadonlyMap<string, StoredTensor>,
-  name: string,
-  tensor: Tensor,
-): StoredTensor {
-  const stored = located.get(name);
-  if (!stored) throw new AgdError('no-such-value', `The model file has no tensor '${name}'.`);
+/** The elements put where they are: those in several pieces at once, with what is between them. */
+function overwritten(bytes: Uint8Array, ranges: readonly Range[], tensor: Tensor): Edit[] {
+  const [first, last] = [ranges[0], ranges.at(-1)];
+  if (!first || !last) return [];
+  if (first === last) return [{ ...first, bytes: tensor.bytes }];
+  const start = first.offset;
+  const region = bytes.slice(start, last.offset + last.length);
+  let done = 0;
+  for (const { offset, length } of ranges) {
+    region.set(tensor.bytes.subarray(done, done + length), offset - start);
+    done += length;
+  }
+  return [{ offset: start, length: region.length, bytes: region }];
+}
+
+/** The message with other elements, packed if they were. */
+function encoded(bytes: Uint8Array, { dtype, message }: StoredTensor, tensor: Tensor): Edit {
+  const id = FIELD[elementField(dtype)];
+  const content = bytes.subarray(message!.offset, message!.offset + message!.length);
+  const isElement = (field: WireField) => field.id === id && (field.type === BYTES || field.type === VARINT);
+  const isPacked = [...wireFields(content)].some(f => f.id === id && f.type === BYTES);
+  const numbers = encodeVarints(tensor);
+  const fields = isPacked
+    ? bytesField(id, concat(numbers))
+    : numbers.flatMap(n => [varint(id * 8 + VARINT), n]);
+  return { ...message!, bytes: withFields(content, isElement, fields) };
+}
+
+const [, EXTERNAL] = MESSAGES.TensorProto!.externalData!;
+
+/** A TensorProto that says that its data lie there. A checksum would be that of the file it was in. */
+function pointed(content: Uint8Array, move: Move): Uint8Array {
+  const isEntry = (field: WireField) => field.id === EXTERNAL;
+  const before = [...wireFields(content)]
+    .filter(isEntry)
+    .map(f => parse('StringStringEntryProto', content.subarray(f.from, f.end)));
+  const entries = readEntries(before);
+  const now = new Map([...entries].filter(([key]) => key !== 'checksum'));
+  for (const [key, value] of Object.entries(move)) now.set(key, `${value}`);
+  return withFields(
+    content,
+    isEntry,
+    writeEntries(now, before).flatMap(e => bytesField(EXTERNAL, serialize('StringStringEntryProto', e))),
+  );
+}
+
+/** A message with these fields where it had others. */
+function withFields(
+  content: Uint8Array,
+  isOld: (field: WireField) => boolean,
+  fields: readonly Uint8Array[],
+): Uint8Array {
+  const pieces: Uint8Array[] = [];
+  let isDone = false;
+  for (const field of wireFields(content)) {
+    if (!isOld(field)) pieces.push(content.subarray(field.start, field.end));
+    else if (!isDone) {
+      pieces.push(...fields);
+      isDone = true;
+    }
+  }
+  return concat(isDone ? pieces : [...pieces, ...fields]);
+}
+
+/** The stored tensor that `tensor` can replace. */
+export function findStored(located: Located, place: Place, tensor: Tensor): StoredTensor {
+  const stored = located.get(place);
+  if (!stored) throw new AgdError('no-such-value', `The model file has no tensor ${showPlace(place)}.`);
   if (stored.dtype !== tensor.dtype)
     throw new AgdError(
       'bad-dtype',
-      `Tensor '${name}' is ${stored.dtype} in the file, but its new value is ${tensor.dtype}.`,
+      `Tensor ${showPlace(place)} is ${stored.dtype} in the file, but its new value is ${tensor.dtype}.`,
     );
   if (`${stored.dims}` !== `${tensor.dims}`)
     throw new AgdError(
       'bad-shape',
-      `Tensor '${name}' has shape [${stored.dims}] in the file, but its new value has [${tensor.dims}].`,
+      `Tensor ${showPlace(place)} has shape [${stored.dims}] in the file, but its new value has [${tensor.dims}].`,
     );
-  if (!stored.external && sum(stored.ranges) !== tensor.byteLength)
+  if (!stored.external && stored.ranges && sum(stored.ranges) !== tensor.byteLength)
     throw new AgdError(
       'invalid-model',
-      `Tensor '${name}' is not stored as plain bytes, so it cannot be replaced in place; save the model anew instead.`,
+      `Tensor ${showPlace(place)} takes another number of bytes than its shape says.`,
     );
   return stored;
 }
 
-const sum = (ranges: readonly Range[] | undefined) => ranges?.reduce((n, { length }) => n + length, 0);
+const sum = (ranges: readonly Range[]) => ranges.reduce((n, { length }) => n + length, 0);
 
 /**
  * The model file without the bytes of the named tensors, and where these were. A tensor that is not in one
  * piece in the file stays in it: `fillTensors` undoes the cut, `patchModel` then sets such a one.
  */
-export function cutTensors(bytes: Uint8Array, names: Iterable<string>): { rest: Uint8Array; holes: Hole[] } {
-  const located = locateTensors(bytes);
-  const holes = [...new Set(names)]
-    .flatMap(name => {
-      const ranges = located.get(name)?.ranges;
+export function cutTensors(
+  bytes: Uint8Array,
+  names: ReadonlyMap<Place, string>,
+  located: Located = locateTensors(bytes),
+): { rest: Uint8Array; holes: Hole[] } {
+  const holes = [...names]
+    .flatMap(([place, name]) => {
+      const ranges = located.get(place)?.ranges;
       return ranges?.length === 1 ? [{ name, ...ranges[0]! }] : [];
     })
     .sort((a, b) => a.offset - b.offset);

@@ -1,10 +1,13 @@
 /** Where the bytes of a model file's tensors lie. */
 import type { DType } from './dtype.js';
 import { byteLength } from './dtype.js';
-import { parseModel } from './proto.js';
-import type { GraphProto, NodeProto, TensorProto } from './proto-schema.js';
-import { elementViews, readDims, readDtype, readExternal } from './proto-tensor.js';
+import { functionKey, type Place, placeOf } from './places.js';
+import { checkSize } from './proto.js';
+import { readDomain } from './proto-read.js';
+import { MESSAGES, parse } from './proto-schema.js';
+import { elementField, FIELD, isPlain, readDims, readDtype, readExternal } from './proto-tensor.js';
 import type { ExternalData } from './tensor.js';
+import { type WireField, wireFields } from './wire.js';
 
 export type Range = { offset: number; length: number };
 
@@ -13,46 +16,177 @@ export type Range = { offset: number; length: number };
  * `external` says where else they are. Undefined where the file has no such bytes, but variable-length numbers.
  */
 export type StoredTensor = {
+  /** The value of the main graph that is this tensor, if one is. */
+  name: string | undefined;
   dtype: DType;
   dims: number[];
   ranges: Range[] | undefined;
   external: ExternalData | undefined;
+  /** The content of the TensorProto; undefined for numbers that are an attribute. */
+  message: Range | undefined;
 };
 
 /**
- * The initializers of a model file by name, and the values of its Constant nodes by the name of their output;
- * those of subgraphs too, where no outer one has that name. External data is taken to lie in `folder`.
+ * The tensors of a model file by their places: initializers, sparse ones too, attributes, and the numbers of Constant
+ * nodes. External data is taken to lie in `folder`. Throws `not-onnx`, and as reading a model does.
  */
-export function locateTensors(bytes: Uint8Array, folder = '.'): Map<string, StoredTensor> {
-  const found = new Map<string, StoredTensor>();
-  const add = (name: string | null | undefined, proto: TensorProto) => {
-    if (name && !found.has(name)) found.set(name, locate(proto, bytes, folder));
-  };
-  const visit = (graph: GraphProto): void => {
-    for (const tensor of graph.initializer ?? []) add(tensor.name, tensor);
-    for (const node of graph.node ?? []) if (constant(node)) add(node.output?.[0], constant(node)!);
-    for (const { attribute = [] } of graph.node ?? [])
-      for (const { g, graphs = [] } of attribute) for (const sub of g ? [g, ...graphs] : graphs) visit(sub);
-  };
-  visit(parseModel(bytes).graph!);
-  return found;
+export function locateTensors(bytes: Uint8Array, folder = '.'): Map<Place, StoredTensor> {
+  checkSize(bytes.length);
+  const found = new Locator(bytes, folder);
+  found.model();
+  return found.tensors;
 }
 
-function constant(node: NodeProto): TensorProto | undefined {
-  if (node.opType !== 'Constant') return undefined;
-  return node.attribute?.find(attr => attr.name === 'value')?.t ?? undefined;
+const idOf = (message: string, field: string) => MESSAGES[message]![field]![1];
+const MODEL = { graph: idOf('ModelProto', 'graph'), functions: idOf('ModelProto', 'functions') };
+const GRAPH = {
+  node: idOf('GraphProto', 'node'),
+  initializer: idOf('GraphProto', 'initializer'),
+  sparse: idOf('GraphProto', 'sparseInitializer'),
+};
+const NODE = {
+  output: idOf('NodeProto', 'output'),
+  opType: idOf('NodeProto', 'opType'),
+  domain: idOf('NodeProto', 'domain'),
+  attribute: idOf('NodeProto', 'attribute'),
+};
+const ATTRIBUTE = {
+  name: idOf('AttributeProto', 'name'),
+  f: idOf('AttributeProto', 'f'),
+  t: idOf('AttributeProto', 't'),
+  g: idOf('AttributeProto', 'g'),
+  floats: idOf('AttributeProto', 'floats'),
+  tensors: idOf('AttributeProto', 'tensors'),
+  graphs: idOf('AttributeProto', 'graphs'),
+  sparse: idOf('AttributeProto', 'sparseTensor'),
+};
+const FUNCTION = {
+  name: idOf('FunctionProto', 'name'),
+  domain: idOf('FunctionProto', 'domain'),
+  overload: idOf('FunctionProto', 'overload'),
+  node: idOf('FunctionProto', 'node'),
+  attribute: idOf('FunctionProto', 'attributeProto'),
+};
+const TENSOR = { name: idOf('TensorProto', 'name'), rawData: idOf('TensorProto', 'rawData') };
+const SPARSE_VALUES = idOf('SparseTensorProto', 'values');
+
+const utf8 = new TextDecoder();
+
+class Locator {
+  readonly tensors = new Map<Place, StoredTensor>();
+
+  constructor(
+    private readonly bytes: Uint8Array,
+    private readonly folder: string,
+  ) {}
+
+  model(): void {
+    for (const field of this.#fields())
+      if (field.id === MODEL.graph) this.#graph(field, ['']);
+      else if (field.id === MODEL.functions) this.#function(field);
+  }
+
+  #fields(within?: WireField): WireField[] {
+    return [...wireFields(this.bytes, within?.from, within?.end)];
+  }
+
+  #text(fields: readonly WireField[], id: number): string {
+    const field = fields.findLast(f => f.id === id);
+    return field ? utf8.decode(this.bytes.subarray(field.from, field.end)) : '';
+  }
+
+  #function(message: WireField): void {
+    const fields = this.#fields(message);
+    const [name, domain, overload] = [FUNCTION.name, FUNCTION.domain, FUNCTION.overload].map(id =>
+      this.#text(fields, id),
+    );
+    const scope = [functionKey({ domain: readDomain(domain), name: name!, overload: overload! })];
+    for (const field of fields)
+      if (field.id === FUNCTION.node) this.#node(field, scope);
+      else if (field.id === FUNCTION.attribute) this.#attribute(field, [...scope, ''], false);
+  }
+
+  #graph(message: WireField, scope: readonly string[]): void {
+    for (const field of this.#fields(message))
+      if (field.id === GRAPH.node) this.#node(field, scope);
+      else if (field.id === GRAPH.initializer) {
+        const name = this.#text(this.#fields(field), TENSOR.name);
+        this.#tensor(field, [...scope, name], name);
+      } else if (field.id === GRAPH.sparse) this.#sparse(field, scope);
+  }
+
+  #sparse(message: WireField, path: readonly string[], isAttribute = false): void {
+    const values = this.#fields(message).findLast(f => f.id === SPARSE_VALUES);
+    if (!values) return;
+    const name = isAttribute ? [] : [this.#text(this.#fields(values), TENSOR.name)];
+    this.#tensor(values, [...path, ...name, 'values']);
+  }
+
+  #node(message: WireField, scope: readonly string[]): void {
+    const fields = this.#fields(message);
+    const outputs = fields.filter(f => f.id === NODE.output).map(f => this.#text([f], NODE.output));
+    const output = outputs.find(name => name) ?? '';
+    const isConstant =
+      this.#text(fields, NODE.opType) === 'Constant' && !readDomain(this.#text(fields, NODE.domain));
+    for (const field of fields)
+      if (field.id === NODE.attribute) this.#attribute(field, [...scope, output], isConstant);
+  }
+
+  #attribute(message: WireField, owner: readonly string[], isConstant: boolean): void {
+    const fields = this.#fields(message);
+    const path = [...owner, this.#text(fields, ATTRIBUTE.name)];
+    const name = isConstant ? owner.at(-1) : undefined;
+    let [tensors, graphs] = [0, 0];
+    for (const field of fields) {
+      if (field.id === ATTRIBUTE.t) this.#tensor(field, path, name);
+      else if (field.id === ATTRIBUTE.g) this.#graph(field, path);
+      else if (field.id === ATTRIBUTE.tensors) this.#tensor(field, [...path, `${tensors++}`]);
+      else if (field.id === ATTRIBUTE.graphs) this.#graph(field, [...path, `${graphs++}`]);
+      else if (field.id === ATTRIBUTE.sparse) this.#sparse(field, path, true);
+    }
+    if (isConstant && /^value_floats?$/.test(path.at(-1)!)) this.#numbers(fields, path);
+  }
+
+  /** The numbers of an attribute. */
+  #numbers(fields: readonly WireField[], path: readonly string[]): void {
+    const isList = path.at(-1) === 'value_floats';
+    const own = fields.filter(f => f.id === (isList ? ATTRIBUTE.floats : ATTRIBUTE.f));
+    const ranges = own.map(({ from, end }) => ({ offset: from, length: end - from }));
+    const size = ranges.reduce((n, { length }) => n + length, 0) / 4;
+    this.#add(path, path.at(-2), {
+      ...{ dtype: 'float32', dims: isList ? [size] : [], ranges },
+      ...{ external: undefined, message: undefined },
+    });
+  }
+
+  #tensor(message: WireField, path: readonly string[], name?: string): void {
+    const { from, end } = message;
+    const proto = parse('TensorProto', this.bytes.subarray(from, end));
+    const dtype = readDtype(proto);
+    const dims = readDims(proto);
+    const length = byteLength(
+      dtype,
+      dims.reduce((n, d) => n * d, 1),
+    );
+    const external = proto.dataLocation ? readExternal(proto, length, this.folder) : undefined;
+    const ranges = external ? [] : this.#elements(this.#fields(message), dtype);
+    this.#add(path, name, { dtype, dims, ranges, external, message: { offset: from, length: end - from } });
+  }
+
+  #elements(fields: readonly WireField[], dtype: DType): Range[] | undefined {
+    const raw = fields.filter(f => f.id === TENSOR.rawData && f.end > f.from).slice(-1);
+    const own = raw.length ? raw : fields.filter(f => f.id === FIELD[elementField(dtype)]);
+    if (!raw.length && !isPlain(dtype) && own.length) return undefined;
+    return own.map(({ from, end }) => ({ offset: from, length: end - from }));
+  }
+
+  #add(path: readonly string[], name: string | undefined, stored: Omit<StoredTensor, 'name'>): void {
+    const place = placeOf(path);
+    if (!this.tensors.has(place)) this.tensors.set(place, { name: nameInMain(path, name), ...stored });
+  }
 }
 
-function locate(proto: TensorProto, bytes: Uint8Array, folder: string): StoredTensor {
-  const dtype = readDtype(proto);
-  const dims = readDims(proto);
-  const length = byteLength(
-    dtype,
-    dims.reduce((n, d) => n * d, 1),
-  );
-  const external = proto.dataLocation ? readExternal(proto, length, folder) : undefined;
-  const views = external ? [] : elementViews(proto, dtype);
-  // Decoding does not copy: where a view starts is where the file has it.
-  const ranges = views?.map(view => ({ offset: view.byteOffset - bytes.byteOffset, length: view.length }));
-  return { dtype, dims, ranges, external };
+/** Subgraphs' paths are longer than those of the main graph's initializers and Constants. */
+function nameInMain(path: readonly string[], name: string | undefined): string | undefined {
+  return path[0] === '' && path.length <= 3 ? name : undefined;
 }

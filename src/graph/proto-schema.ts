@@ -340,6 +340,7 @@ interface Messages {
   ModelProto: ModelProto;
   GraphProto: GraphProto;
   TensorProto: TensorProto;
+  StringStringEntryProto: Entry;
 }
 
 function build(): protobuf.Root {

@@ -121,7 +121,8 @@ export function readExternal(proto: TensorProto, byteLength: number, folder: str
   const entries = readEntries(proto.externalData);
   const location = entries.get('location') ?? '';
   const offset = Number(entries.get('offset') ?? 0);
-  const length = Number(entries.get('length') ?? byteLength);
+  // 0 is how some writers leave it out; ONNX Runtime goes by the shape then.
+  const length = Number(entries.get('length') || 0) || byteLength;
   const refuse = (what: string) => new AgdError('external-data', `${label(proto.name)} ${what}`);
   if (leavesFolder(location))
     throw refuse(`refers to the file '${location}', which is not in the model's folder; move it there.`);
@@ -138,36 +139,41 @@ function leavesFolder(location: string): boolean {
 }
 
 /** Numbers of the fields that hold a tensor's elements one by one. */
-const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64Data: 11 } as const;
+export const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64Data: 11 } as const;
 
 const ELEMENT_FIELDS: ReadonlySet<number> = new Set(Object.values(FIELD));
 
 /** The field that holds elements of this type where `raw_data` does not. */
-function elementField(dtype: DType): keyof typeof FIELD {
+export function elementField(dtype: DType): keyof typeof FIELD {
   if (dtype === 'float32' || dtype === 'complex64') return 'floatData';
   if (dtype === 'float64' || dtype === 'complex128') return 'doubleData';
   if (dtype === 'int64') return 'int64Data';
   return dtype === 'uint64' || dtype === 'uint32' ? 'uint64Data' : 'int32Data';
 }
 
+/** Whether that field holds the elements' own bytes, not variable-length numbers. */
+export const isPlain = (dtype: DType) => /^(float|double)Data$/.test(elementField(dtype));
+
 /** Number of an unknown field, whose bytes start with its one-byte tag. */
 const fieldNumber = (field: Uint8Array) => field[0]! >>> 3;
 
-/** The little-endian bytes of a tensor as the file has them, in pieces; undefined where it has varints. */
-export function elementViews(proto: TensorProto, dtype: DType): Uint8Array[] | undefined {
-  if (proto.rawData?.length) return [proto.rawData];
-  const field = elementField(dtype);
-  return field === 'floatData' || field === 'doubleData' ? storedElements(proto, field) : undefined;
-}
-
 /** Elements kept one by one: packed, or (an unknown field each, with the same bytes) not. */
-function storedElements(proto: TensorProto, field: keyof typeof FIELD): Uint8Array[] {
-  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1));
-  return [...(proto[field] ?? []), ...(loose ?? [])];
+function storedElements(proto: TensorProto, field: keyof typeof FIELD): Uint8Array {
+  const packed = proto[field] ?? [];
+  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1)) ?? [];
+  // A message that is decoded no longer tells which came first.
+  if (packed.length && loose.length)
+    throw new AgdError('invalid-model', `${label(proto.name)} has elements both packed and one by one.`);
+  return concat([...packed, ...loose]);
 }
 
 function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8Array {
-  const bytes = concat(elementViews(proto, dtype) ?? [decodedElements(proto, dtype)]);
+  const { rawData } = proto;
+  const bytes = rawData?.length
+    ? rawData
+    : isPlain(dtype)
+      ? storedElements(proto, elementField(dtype))
+      : decodedElements(proto, dtype);
   if (bytes.length !== expected)
     throw new AgdError(
       'invalid-model',
@@ -178,8 +184,9 @@ function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8A
 
 function decodedElements(proto: TensorProto, dtype: DType): Uint8Array {
   try {
-    return decodeVarints(concat(storedElements(proto, elementField(dtype))), byteLength(dtype, 1));
+    return decodeVarints(storedElements(proto, elementField(dtype)), byteLength(dtype, 1));
   } catch (error) {
+    if (error instanceof AgdError) throw error;
     throw new AgdError(
       'invalid-model',
       `${label(proto.name)} has malformed data: ${(error as Error).message}.`,
@@ -202,6 +209,24 @@ function decodeVarints(bytes: Uint8Array, width: number): Uint8Array {
     else decoded.setInt8(at, reader.int32());
   }
   return new Uint8Array(decoded.buffer);
+}
+
+/** The tensor's elements as varints, each of them; the inverse of how they are read. */
+export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
+  const width = byteLength(dtype, 1);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const isSigned = /^int/.test(dtype);
+  return Array.from({ length: bytes.length / width }, (_, i) => {
+    const writer = new protobuf.Writer();
+    const at = i * width;
+    if (width === 8)
+      writer.uint64({ low: view.getInt32(at, true), high: view.getInt32(at + 4, true) } as never);
+    else if (width === 4 && elementField(dtype) === 'uint64Data') writer.uint32(view.getUint32(at, true));
+    else if (width === 4) writer.int32(view.getInt32(at, true));
+    else if (width === 2) writer.int32(isSigned ? view.getInt16(at, true) : view.getUint16(at, true));
+    else writer.int32(isSigned ? view.getInt8(at) : view.getUint8(at));
+    return writer.finish();
+  });
 }
 
 /** One array of several; a single one is returned as it is. */

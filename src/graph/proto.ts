@@ -15,7 +15,7 @@ import {
 import { concat, type ExternalReader, inPlace, noFiles, type Placement } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
 
-export { type ExternalReader, inherit, inline, inPlace, type Placement } from './proto-tensor.js';
+export { type ExternalReader, inherit, inline, inPlace, noFiles, type Placement } from './proto-tensor.js';
 
 /** What this version reads. */
 const IR_VERSIONS = [3, 13] as const;

@@ -22,6 +22,7 @@ import { type BackwardOptions, backward } from './backward.js';
 import { checkpointActivations } from './checkpoint-activations.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { expandSparse } from './expand-sparse.js';
 import { foldShapes } from './fold-shapes.js';
 import { type GroupOptions, groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
@@ -197,7 +198,8 @@ async function injectStep(
   const parts = { source, trained, grads, groups, attached, statistics, lookups, leastBatch };
   const description = describe(planned, chosen, parts);
   writeDescription(work, description);
-  embedOriginal(work, source.original);
+  const learned = [...trained, ...statistics.map(s => s.state)].map(v => v.name);
+  embedOriginal(work, source.original, source.model, learned);
   const sizes = (values: readonly Value[]) =>
     values.reduce((n, v) => n + work.graph.initializers.get(v)!.byteLength, 0);
   const size = { parameters: sizes(trained), state: sizes(updates.map(u => u.state)) };
@@ -251,7 +253,8 @@ export type Trainable = {
   inference: string[];
   /** Where the model to write is a part of the original: the outputs that it computes. */
   exports?: string[];
-  /** The file that trained values go back into. */
+  /** The model that trained values go back into, and its file. */
+  model: Model;
   original: Uint8Array;
   /** The gradient of each of these parameters, and the next running statistics; of tables, what `sumRows` makes. */
   differentiate(trained: readonly Value[]): {
@@ -272,12 +275,12 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       'bad-option',
       `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
     );
-  const { work, g, loss, moved } = await prepare(model, spec, oracle);
+  const { work, g, loss, placed } = await prepare(model, spec, oracle);
   return {
-    ...{ work, g, spec, loss },
+    ...{ work, g, spec, loss, model: placed ?? model },
     parameters: selectParameters(work.graph, [loss.loss], options),
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
-    original: moved ? withPlaces(model) : (options.original ?? encodeModel(model)),
+    original: placed ? encodeModel(placed) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
       const leastBatch = batchNorm === 'train' ? leastBatchOf(g) : undefined;
       const statistics = trainBatchNorm(g, batchNorm);
@@ -312,18 +315,18 @@ function withSums(g: Builder, trained: readonly Value[], named: readonly Value[]
   return { grads, lookups };
 }
 
-/** The file that trained values go back into, with a place for each of the parameters that it had merged. */
-function withPlaces(model: Model): Uint8Array {
-  const placed = cloneModel(model);
-  placeParameters(placed);
-  return encodeModel(placed);
+/** Gives each parameter an initializer of its own, and but one. Returns whether that changed which there are in the file. */
+function placeParameters(model: Model): boolean {
+  liftSubgraphInitializers(model);
+  const split = splitMergedInitializers(model);
+  return tieTransposedInitializers(model) || split;
 }
 
-/** Gives each parameter a place of its own among the initializers, and but one. Returns whether that changed anything. */
-function placeParameters(model: Model): boolean {
-  const lifted = liftSubgraphInitializers(model);
-  const split = splitMergedInitializers(model);
-  return tieTransposedInitializers(model) || split || lifted;
+/** The model with a place for each of the parameters that it had merged, and but one; `work` is that with all else done too. */
+function withPlaces(model: Model, work: Model): Model {
+  const placed = cloneModel(model.functions.length ? work : model);
+  if (!model.functions.length) placeParameters(placed);
+  return placed;
 }
 
 /** A copy of the model that is ready to be differentiated, its values typed and its loss attached. */
@@ -331,31 +334,33 @@ async function prepare(
   model: Model,
   spec: LossSpec,
   oracle: ShapeOracle,
-): Promise<{ work: Model; g: Builder; moved: boolean; loss: AttachedLoss }> {
+): Promise<{ work: Model; g: Builder; placed?: Model; loss: AttachedLoss }> {
   const normal = await normalize(model, oracle);
   return { ...normal, loss: attachLoss(normal.g, spec) };
 }
 
 /**
- * The same before any loss: for vector-Jacobian products of the model's own outputs. `moved` tells whether
- * parameters have places now that the file did not give them; with `own` off, each stays where the file has it.
+ * The same before any loss: for vector-Jacobian products of the model's own outputs. Where parameters have places now
+ * that the file did not give them, `placed` is the model that does; with `own` off, each stays where the file has it.
  */
 export async function normalize(
   model: Model,
   oracle: ShapeOracle,
   { own = true } = {},
-): Promise<{ work: Model; g: Builder; moved: boolean }> {
+): Promise<{ work: Model; g: Builder; placed?: Model }> {
   const work = cloneModel(model);
   spellDefaultDomain(work);
   upgradeOpset(work);
+  expandSparse(work);
   inlineFunctions(work);
   lowerOpset(work);
-  const moved = own ? placeParameters(work) : liftSubgraphInitializers(work);
+  if (!own) liftSubgraphInitializers(work);
+  const placed = own && placeParameters(work) ? withPlaces(model, work) : undefined;
   liftConstants(work);
   do await inferShapes(work, oracle);
   while (foldShapes(work));
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
-  return { work, g, moved };
+  return { work, g, placed };
 }
 
 function describe(

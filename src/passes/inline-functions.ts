@@ -1,34 +1,40 @@
 import { cloneNodes } from '../graph/clone.js';
+import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { type FunctionDef, type Model, Node, type Value } from '../graph/ir.js';
+import { allGraphs, type FunctionDef, type Model, Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { functionKey } from '../graph/places.js';
+import type { Tensor } from '../graph/tensor.js';
+import { weightOf } from './lift-constants.js';
 
 /**
  * Replaces every call of a model-local function by the function's nodes, calls within functions and within
- * subgraphs included, so that the gradient can pass through them. Throws `invalid-model` for a function that
+ * subgraphs included, so that the gradient can pass through them. A weight that a function holds becomes one initializer,
+ * which all of its calls read: it is one tensor, as a module's that is called several times. Throws `invalid-model` for a function that
  * calls itself or imports another version of the default operator set. Returns whether there was any call.
  */
 export function inlineFunctions(model: Model): boolean {
   if (!model.functions.length) return false;
-  const table = new Map(model.functions.map(f => [key(f), f]));
+  const table = new Map(model.functions.map(f => [functionKey(f), f]));
   const names = Names.of(model);
+  const lifted = new Set<FunctionDef>();
   let changed = false;
   const expand = (nodes: readonly Node[], open: readonly FunctionDef[]): Node[] =>
     nodes.flatMap(node => {
       for (const sub of node.subgraphs()) sub.nodes = expand(sub.nodes, open);
-      const def = table.get(key({ domain: node.domain, name: node.opType, overload: node.overload }));
+      const def = table.get(functionKey({ domain: node.domain, name: node.opType, overload: node.overload }));
       if (!def) return [node];
       if (open.includes(def)) throw new AgdError('invalid-model', `Function '${def.name}' calls itself.`);
       checkImports(model, def);
+      if (!lifted.has(def)) liftWeights(model, def, `${node.name || node.opType}/`, names);
+      lifted.add(def);
       changed = true;
-      return expand(callBody(node, def, names), [...open, def]);
+      return expand(callBody(node, def, names, model.graph.initializers), [...open, def]);
     });
   model.graph.nodes = expand(model.graph.nodes, []);
   model.functions = [];
   return changed;
 }
-
-const key = (f: { domain: string; name: string; overload: string }) => `${f.domain}:${f.name}:${f.overload}`;
 
 function checkImports(model: Model, def: FunctionDef): void {
   for (const [domain, version] of def.opsetImports) {
@@ -42,8 +48,38 @@ function checkImports(model: Model, def: FunctionDef): void {
   }
 }
 
+/** Makes initializers of the main graph of a function's weights, those in its subgraphs too. */
+function liftWeights({ graph }: Model, { body }: FunctionDef, prefix: string, names: Names): void {
+  const lift = (value: Value, tensor: Tensor) => {
+    value.name = names.fresh(`${prefix}${value.name}`);
+    value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+    graph.initializers.set(value, tensor);
+  };
+  for (const inner of allGraphs(body)) {
+    // A subgraph must not return an outer value.
+    const stays = (value: Value) => inner !== body && inner.outputs.includes(value);
+    for (const [value, tensor] of inner.initializers) {
+      if (!isFloat(tensor.dtype) || stays(value)) continue;
+      lift(value, tensor);
+      inner.initializers.delete(value);
+    }
+    inner.nodes = inner.nodes.filter(node => {
+      const tensor = weightOf(node);
+      const value = node.outputs[0]!;
+      if (!tensor || stays(value)) return true;
+      lift(value, tensor);
+      return false;
+    });
+  }
+}
+
 /** The function's nodes, reading the call's inputs and writing its outputs. */
-function callBody(call: Node, def: FunctionDef, names: Names): Node[] {
+function callBody(
+  call: Node,
+  def: FunctionDef,
+  names: Names,
+  weights: { has(value: Value): boolean },
+): Node[] {
   const values = new Map<Value, Value>();
   const omitted = new Set<Value>();
   def.body.inputs.forEach((formal, i) => {
@@ -63,7 +99,7 @@ function callBody(call: Node, def: FunctionDef, names: Names): Node[] {
   const copies: Node[] = [];
   def.body.outputs.forEach((formal, i) => {
     const actual = call.outputs[i];
-    const made = values.get(formal);
+    const made = values.get(formal) ?? (weights.has(formal) ? formal : undefined);
     if (!actual || !made) return;
     // An output that is an input, or is given twice, has no node that could write it under the caller's name.
     if (written.has(made) && !results.has(made)) results.set(made, actual);

@@ -1,3 +1,4 @@
+import { constantOf } from '../graph/constants.js';
 import { isFloat } from '../graph/dtype.js';
 import type { Model, Node } from '../graph/ir.js';
 import { refill } from '../graph/refill.js';
@@ -23,6 +24,6 @@ export function liftConstants({ graph }: Model): boolean {
 
 /** The tensor of a Constant node that may be a weight. */
 export function weightOf(node: Node): Tensor | undefined {
-  const attr = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
-  return attr?.type === 'tensor' && isFloat(attr.value.dtype) && attr.value.size > 1 ? attr.value : undefined;
+  const tensor = constantOf(node)?.tensor;
+  return tensor && isFloat(tensor.dtype) && tensor.size > 1 ? tensor : undefined;
 }

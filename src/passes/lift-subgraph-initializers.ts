@@ -10,7 +10,8 @@ import { weightOf } from './lift-constants.js';
  */
 export function liftSubgraphInitializers(model: Model): boolean {
   const { graph } = model;
-  const taken = new Set([...graph.initializers.keys(), ...graph.inputs].map(v => v.name));
+  const written = graph.nodes.flatMap(n => n.outputs);
+  const taken = new Set([...graph.initializers.keys(), ...graph.inputs, ...written].map(v => v?.name));
   let names: Names | undefined;
   let changed = false;
   const lift = (value: Value, tensor: Tensor) => {

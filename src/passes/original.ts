@@ -1,24 +1,73 @@
 import { AgdError } from '../graph/errors.js';
-import type { Model } from '../graph/ir.js';
-import { cutTensors, fillTensors, type Hole } from '../graph/patch.js';
-import { decodeModel } from '../graph/proto.js';
+import { type Model, Value } from '../graph/ir.js';
+import { Names } from '../graph/names.js';
+import { cutTensors, fillTensors, type Hole, patchModel } from '../graph/patch.js';
+import { type Place, tensorsOf } from '../graph/places.js';
+import { decodeModel, noFiles } from '../graph/proto.js';
+import { locateTensors } from '../graph/proto-locate.js';
+import type { Tensor } from '../graph/tensor.js';
 
 const BYTES = 'agd.original';
 const HOLES = 'agd.original.holes';
+const PLACES = 'agd.original.places';
 
 /**
- * Keeps the original file in the injected model's metadata, less the tensors that the injected model holds
- * itself under the same name: from the injected file alone, the trained values can go back into it.
+ * Keeps the original file in the injected model's metadata, less the tensors that the injected model holds itself, and
+ * where in it these belong: from the injected file alone, the trained values can go back into it. `source` is the model
+ * that the injected one was made from. What the original has in other files, and the injected model has no use for, it
+ * holds from now on all the same. Throws `invalid-model` where one of `trained` has no place in the file, or two have one.
  */
-export function embedOriginal(injected: Model, original: Uint8Array): void {
-  const held = new Set([...injected.graph.initializers.keys()].map(v => v.name));
-  const { rest, holes } = cutTensors(original, held);
+export function embedOriginal(
+  injected: Model,
+  original: Uint8Array,
+  source: Model,
+  trained: readonly string[],
+): void {
+  const located = locateTensors(original);
+  const { initializers } = injected.graph;
+  const byName = new Map(
+    [...located].flatMap(([place, { name }]) => (name === undefined ? [] : [[name, place]])),
+  );
+  const sources = [...tensorsOf(source)];
+  const byTensor = new Map(sources.map(({ place, tensor }) => [tensor, place]));
+  const places = new Map<Place, string>();
+  const placeOf = new Map<string, Place>();
+  for (const [{ name }, tensor] of initializers) {
+    const place = byName.get(name) ?? byTensor.get(tensor);
+    const stored = place === undefined ? undefined : located.get(place);
+    if (place === undefined || stored?.dtype !== tensor.dtype || `${stored.dims}` !== `${tensor.dims}`)
+      continue;
+    placeOf.set(name, place);
+    // Of several names for one place that of a trained tensor counts.
+    if (!places.has(place) || trained.includes(name)) places.set(place, name);
+  }
+  for (const name of trained)
+    if (places.get(placeOf.get(name) ?? '') !== name)
+      throw new AgdError(
+        'invalid-model',
+        `There is no place of its own in the file for what '${name}' learns: leave it out with --freeze.`,
+      );
+  const names = Names.of(injected);
+  for (const { place, tensor } of sources) {
+    if (!located.get(place)?.external || places.has(place)) continue;
+    const value = new Value(names.fresh((JSON.parse(place) as string[]).slice(1).join('/')));
+    initializers.set(value, tensor);
+    places.set(place, value.name);
+  }
+  const { rest, holes } = cutTensors(original, places, located);
   injected.metadata.set(BYTES, Buffer.from(rest).toString('base64'));
   injected.metadata.set(HOLES, JSON.stringify(holes));
+  injected.metadata.set(PLACES, JSON.stringify([...places]));
 }
 
-/** The original file, with the values that the injected model holds now; all other bytes are as they were. */
-export function originalBytes(injected: Model): Uint8Array {
+/** The original file, and the injected model's tensors by their places in it. */
+export type TrainedFile = { bytes: Uint8Array; tensors: Map<Place, Tensor>; placeOf: Map<string, Place> };
+
+/**
+ * The original file with the values of the injected model that are in the file itself; all other bytes are as they were.
+ * What it has in other files is among the `tensors`.
+ */
+export function trainedFile(injected: Model): TrainedFile {
   const bytes = injected.metadata.get(BYTES);
   const holes = injected.metadata.get(HOLES);
   if (bytes === undefined || holes === undefined)
@@ -27,16 +76,47 @@ export function originalBytes(injected: Model): Uint8Array {
       'The model does not hold the one it was made from: it was not injected by agd-onnx.',
     );
   const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-  return fillTensors(Buffer.from(bytes, 'base64'), JSON.parse(holes) as Hole[], values);
+  const filled = fillTensors(Buffer.from(bytes, 'base64'), JSON.parse(holes) as Hole[], values);
+  const located = locateTensors(filled);
+  const tensors = new Map<Place, Tensor>();
+  const placeOf = new Map<string, Place>();
+  for (const [place, name] of placesIn(injected, located)) {
+    const tensor = values.get(name);
+    if (!tensor) throw new AgdError('invalid-model', `The model has lost the tensor '${name}'.`);
+    tensors.set(place, tensor);
+    placeOf.set(name, place);
+  }
+  const cut = new Set((JSON.parse(holes) as Hole[]).map(hole => hole.name));
+  const others = new Map(
+    [...placeOf].filter(([name, place]) => !cut.has(name) && !located.get(place)?.external),
+  );
+  const rest = new Map([...others].map(([name, place]) => [place, values.get(name)!]));
+  const chunks = rest.size ? patchModel(filled, rest, undefined, located) : [filled];
+  return { bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), tensors, placeOf };
+}
+
+/** Where the tensors of an injected model belong. Files of earlier versions do not say; names were all that counted. */
+function placesIn(injected: Model, located: ReturnType<typeof locateTensors>): [Place, string][] {
+  const text = injected.metadata.get(PLACES);
+  if (text !== undefined) return JSON.parse(text) as [Place, string][];
+  const held = new Set([...injected.graph.initializers.keys()].map(v => v.name));
+  return [...located].flatMap(([place, { name }]): [Place, string][] =>
+    name !== undefined && held.has(name) ? [[place, name]] : [],
+  );
+}
+
+/** The original file with the values that the injected model holds now, but for those that it has in other files. */
+export function originalBytes(injected: Model): Uint8Array {
+  return trainedFile(injected).bytes;
 }
 
 /** The original model, with the values that the injected model holds now, those in external files included. */
 export function readOriginal(injected: Model): Model {
-  const model = decodeModel(originalBytes(injected));
-  const held = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-  for (const value of model.graph.initializers.keys()) {
-    const tensor = held.get(value.name);
-    if (tensor) model.graph.initializers.set(value, tensor);
+  const { bytes, tensors } = trainedFile(injected);
+  const model = decodeModel(bytes, '.', noFiles);
+  for (const { place, replace } of [...tensorsOf(model)]) {
+    const tensor = tensors.get(place);
+    if (tensor) replace?.(tensor);
   }
   return model;
 }

@@ -25,7 +25,7 @@ export function splitMergedInitializers(model: Model): boolean {
 /** Larger tensors than the scale of a wide layer are weights, which nobody fills with one number. */
 const MOST = 65_536;
 
-const isFresh = (t: Tensor) => t.size > 0 && t.size <= MOST && !t.external && t.isUniform;
+const isFresh = (t: Tensor) => t.size > 0 && t.size <= MOST && t.isUniform;
 
 function splitRenamed(graph: Graph, merged: Set<Value>): boolean {
   const kept = graph.nodes.filter(node => {

@@ -185,7 +185,8 @@ export async function adoptStep(
     statistics: floats.filter(v => !isParameter(v)).map(v => v.name),
   };
   writeDescription(work, description);
-  embedOriginal(work, options.original ?? encodeModel(model));
+  const learned = floats.map(v => v.name);
+  embedOriginal(work, options.original ?? encodeModel(model), model, learned);
   const bytes = (list: readonly Value[]) =>
     list.reduce((n, v) => n + graph.initializers.get(v)!.byteLength, 0);
   const parameters = floats.filter(isParameter);

@@ -51,7 +51,7 @@ export async function useGradients(
   const { exports = inference } = options;
   const own = new Set(options.values?.keys() ?? [...model.graph.initializers.keys()].map(v => v.name));
   return {
-    ...{ work, g, spec, loss, inference },
+    ...{ work, g, spec, loss, inference, model },
     exports: exports.length ? [...exports] : undefined,
     parameters: choose(graph, found, own, options),
     original: original ?? encodeModel(model),

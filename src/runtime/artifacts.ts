@@ -2,7 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
-import { loadModel, saveModel } from '../graph/files.js';
+import { loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { patchModelFile } from '../graph/patch-file.js';
 import { decodeModel } from '../graph/proto.js';
@@ -15,7 +15,7 @@ import { partOfModel } from '../passes/part-of-model.js';
 import { isInjected } from '../passes/training-description.js';
 import { readBytes } from './data/bytes.js';
 import { loadArrays } from './data/load.js';
-import { exportFile, withParameters } from './export.js';
+import { exportFile, saveTrained, withParameters } from './export.js';
 import { initialValues } from './initialize.js';
 import {
   decodeCheckpoint,
@@ -137,7 +137,8 @@ export async function exportFrom(
   const { original, exports } = options;
   if (original) {
     const forward = decodeModel(original);
-    return saveModel(exports ? partOfModel(forward, exports) : forward, target);
+    const { values = new Map() } = options;
+    return saveTrained(exports ? partOfModel(forward, exports) : forward, target, values);
   }
   if (!values)
     throw new AgdError(
@@ -146,7 +147,7 @@ export async function exportFrom(
     );
   const { inputs, initializers } = model.graph;
   if (inputs.some(v => values.has(v.name) && !initializers.has(v)))
-    return saveModel(await inferenceModel(model, values, sessionShapes), target);
+    return saveTrained(await inferenceModel(model, values, sessionShapes), target, values);
   const names = new Set([...initializers.keys()].map(v => v.name));
   const known = [...values].filter(([name]) => names.has(name));
   if (!known.length) throw new AgdError('no-such-value', `None of the parameters given is one of ${source}.`);

@@ -1,10 +1,11 @@
 import { withInitializers } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import { saveModel, writeFileAtomic } from '../graph/files.js';
+import { loadModel, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
+import { writePatched } from '../graph/patch-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import { averagedModel } from '../passes/average-weights.js';
-import { originalBytes, readOriginal } from '../passes/original.js';
+import { readOriginal, trainedFile } from '../passes/original.js';
 import { partOfModel } from '../passes/part-of-model.js';
 import { readDescription } from '../passes/training-description.js';
 import { writeSafetensors } from './data/safetensors.js';
@@ -12,18 +13,43 @@ import { toPytorch } from './pytorch-state.js';
 
 /**
  * Writes the original model with the injected model's current values to `path`: byte for byte the original file
- * but for the trained numbers. Where the original kept its tensors in files of their own, so does this. Of a model that
- * computed its gradients itself, only the part for its other outputs is written, if it has any. With `ema`,
- * the moving averages of the weights take their place; throws `bad-option` where the model keeps none.
+ * but for the trained numbers. Where the original kept its tensors in files of their own, they go into one beside `path`,
+ * whose name the model then has. Of a model that computed its gradients itself, only the part for its other outputs is
+ * written, if it has any. With `ema`, the moving averages of the weights take their place; throws `bad-option` where the
+ * model keeps none. Throws `invalid-model` where a trained tensor is not found in the file as written.
  */
 export async function exportFile(injected: Model, path: string, { ema = false } = {}): Promise<void> {
   const trained = ema ? averagedModel(injected) : injected;
-  const model = readOriginal(trained);
-  const { exports } = readDescription(injected);
-  if (exports?.length) return saveModel(partOfModel(model, exports), path);
-  const external = [...model.graph.initializers.values()].some(tensor => tensor.external);
-  if (external) await saveModel(model, path);
-  else await writeFileAtomic(path, [originalBytes(trained)]);
+  const { exports, parameters, statistics } = readDescription(injected);
+  const names = [...parameters.map(p => p.name), ...statistics];
+  if (exports?.length) {
+    const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+    const learned = new Map(names.map(name => [name, values.get(name)!]));
+    return saveTrained(partOfModel(readOriginal(trained), exports), path, learned);
+  }
+  const { bytes, tensors, placeOf } = trainedFile(trained);
+  const lost = names.find(name => !placeOf.has(name));
+  if (lost !== undefined)
+    throw new AgdError(
+      'invalid-model',
+      `There is no place in the original file for what '${lost}' learned: inject the original model again.`,
+    );
+  await writePatched(bytes, path, tensors, new Set(names.map(name => placeOf.get(name)!)));
+}
+
+/** Saves a model that has these values. Throws `invalid-model` where one of them is not in the file as written. */
+export async function saveTrained(
+  model: Model,
+  path: string,
+  values: ReadonlyMap<string, Tensor>,
+): Promise<void> {
+  const wanted = [...model.graph.initializers.keys()].filter(v => values.has(v.name)).map(v => v.name);
+  await saveModel(model, path);
+  const { initializers } = (await loadModel(path)).graph;
+  const found = new Map([...initializers].map(([value, tensor]) => [value.name, tensor]));
+  for (const name of wanted)
+    if (Buffer.compare(found.get(name)?.bytes ?? Buffer.of(), values.get(name)!.bytes))
+      throw new AgdError('invalid-model', `${path} does not hold what '${name}' learned.`);
 }
 
 /**

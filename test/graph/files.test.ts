@@ -5,6 +5,7 @@ import {
   mkdtemp,
   readdir,
   readFile,
+  rename,
   rm,
   stat,
   symlink,
@@ -85,16 +86,49 @@ describe('a saved model', () => {
     expect(ends(await loadModel(at('copy', 'one.onnx')))).toEqual(ENDS);
   });
 
-  it('refers to the files that lie in its folder already', async () => {
+  it('has data of its own, though those it was read from lie in its folder', async () => {
     await saveModel(sample(), at('m.onnx'), { externalData: 'always' });
     const model = await loadModel(at('m.onnx'));
     model.graph.initializers.set(new Value('c'), ones(5));
     await saveModel(model, at('n.onnx'));
-    expect(tensor(await loadModel(at('n.onnx')), 'a').external!.location).toBe('m.onnx.data');
-    expect((await stat(at('n.onnx.data'))).size).toBe(4000);
+    expect(tensor(await loadModel(at('n.onnx')), 'a').external!.location).toBe('n.onnx.data');
+    await rm(at('m.onnx.data'));
     expect(ends(await loadModel(at('n.onnx')))).toEqual([...ENDS, [5, 5]]);
-    await saveModel(await loadModel(at('m.onnx')), at('o.onnx'));
-    expect(await readdir(folder)).not.toContain('o.onnx.data');
+  });
+
+  it('leaves a data file alone that another model has under the name of its own', async () => {
+    await saveModel(sample(), at('n.onnx'), { externalData: 'always' });
+    await rename(at('n.onnx'), at('other.onnx'));
+    const before = await readFile(at('n.onnx.data'));
+    for (const _ of [1, 2]) await saveModel(sample(), at('n.onnx'), { externalData: 'always' });
+    expect(await readFile(at('n.onnx.data'))).toEqual(before);
+    expect(tensor(await loadModel(at('n.onnx')), 'a').external!.location).toBe('n.onnx.2.data');
+    expect((await readdir(folder)).sort()).toEqual(['n.onnx', 'n.onnx.2.data', 'n.onnx.data', 'other.onnx']);
+  });
+
+  it('does not take the place of what is not a model', async () => {
+    await saveModel(sample(), at('m.onnx'), { externalData: 'always' });
+    const before = await readFile(at('m.onnx.data'));
+    await expect(saveModel(sample(), at('m.onnx.data'))).rejects.toMatchObject({
+      code: 'io',
+      message: expect.stringMatching(/the data of m\.onnx/),
+    });
+    expect(await readFile(at('m.onnx.data'))).toEqual(before);
+    await writeFile(at('text'), 'a text');
+    await expect(saveModel(sample(), at('text'))).rejects.toMatchObject({ code: 'io' });
+    await writeFile(at('empty'), '');
+    await saveModel(sample(), at('empty'));
+    await saveModel(sample(), at('empty'));
+    expect(ends(await loadModel(at('empty')))).toEqual(ENDS);
+  });
+
+  it('keeps the access rights of the file that it replaces, whatever the process masks', async () => {
+    await saveModel(sample(), at('m.onnx'));
+    for (const mode of [0o666, 0o640, 0o600]) {
+      await chmod(at('m.onnx'), mode);
+      await saveModel(sample(), at('m.onnx'));
+      expect((await stat(at('m.onnx'))).mode & 0o777).toBe(mode);
+    }
   });
 
   it('may take the place of the one it came from, and still be read', async () => {

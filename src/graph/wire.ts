@@ -1,0 +1,125 @@
+/** Protobuf's wire format: fields by their numbers, for what has to be found or changed in a file as it is. */
+import { AgdError } from './errors.js';
+
+/** A field: its tag begins at `start`, its content (of a message or bytes without the length) is `from` to `end`. */
+export type WireField = { id: number; type: number; start: number; from: number; end: number };
+
+export const VARINT = 0;
+export const FIXED64 = 1;
+export const BYTES = 2;
+export const FIXED32 = 5;
+
+/** The field that begins `head`, and how long it is with all its content, which need not be there. */
+export function fieldAt(head: Uint8Array): { id: number; length: number } | undefined {
+  try {
+    const tag = readVarint(head, 0, head.length);
+    const [id, type] = [Math.floor(tag.value / 8), tag.value % 8];
+    if (type === FIXED64 || type === FIXED32) return { id, length: tag.next + (type === FIXED64 ? 8 : 4) };
+    if (type !== VARINT && type !== BYTES) return undefined;
+    const { value, next } = readVarint(head, tag.next, head.length);
+    return { id, length: type === VARINT ? next : next + value };
+  } catch {
+    return undefined;
+  }
+}
+
+/** The fields of the message at `from` to `end`, in order. Throws `not-onnx` where it is none. */
+export function* wireFields(bytes: Uint8Array, from = 0, end = bytes.length): Generator<WireField> {
+  let at = from;
+  while (at < end) {
+    const start = at;
+    const tag = readVarint(bytes, at, end);
+    const [id, type] = [Math.floor(tag.value / 8), tag.value % 8];
+    let from = tag.next;
+    if (type === VARINT) at = readVarint(bytes, from, end).next;
+    else if (type === FIXED64) at = from + 8;
+    else if (type === FIXED32) at = from + 4;
+    else if (type === BYTES) {
+      const length = readVarint(bytes, from, end);
+      from = length.next;
+      at = from + length.value;
+    } else throw damaged();
+    if (at > end) throw damaged();
+    yield { id, type, start, from, end: at };
+  }
+}
+
+function readVarint(bytes: Uint8Array, from: number, end: number): { value: number; next: number } {
+  let value = 0;
+  let factor = 1;
+  for (let at = from; at < end && at < from + 10; at++) {
+    const byte = bytes[at]!;
+    value += (byte & 0x7f) * factor;
+    if (byte < 0x80) return { value, next: at + 1 };
+    factor *= 128;
+  }
+  throw damaged();
+}
+
+const damaged = () => new AgdError('not-onnx', 'Not an ONNX file, or damaged: a field has no end.');
+
+export function varint(value: number): Uint8Array {
+  const bytes: number[] = [];
+  let rest = value;
+  for (; rest >= 0x80; rest = Math.floor(rest / 128)) bytes.push((rest % 128) | 0x80);
+  bytes.push(rest);
+  return Uint8Array.from(bytes);
+}
+
+/** A field of a message or of bytes. */
+export function bytesField(id: number, content: Uint8Array): Uint8Array[] {
+  return [varint(id * 8 + BYTES), varint(content.length), content];
+}
+
+/** Other bytes for `length` bytes at `offset`: of another length only where these are all that a field holds. */
+export type Edit = { offset: number; length: number; bytes: Uint8Array };
+
+/** The file with these edits, none of which overlap, in pieces; messages around them get their new lengths. */
+export function editMessage(bytes: Uint8Array, edits: readonly Edit[]): Uint8Array[] {
+  const sorted = [...edits].sort((a, b) => a.offset - b.offset);
+  return [...edited(bytes, sorted, 0, bytes.length)];
+}
+
+function* edited(
+  bytes: Uint8Array,
+  edits: readonly Edit[],
+  from: number,
+  end: number,
+): Generator<Uint8Array> {
+  if (edits.every(e => e.bytes.length === e.length)) {
+    yield* replaced(bytes, edits, from, end);
+    return;
+  }
+  let next = 0;
+  for (const field of wireFields(bytes, from, end)) {
+    const first = next;
+    while (next < edits.length && edits[next]!.offset < field.end) next++;
+    const within = edits.slice(first, next);
+    if (within.every(e => e.bytes.length === e.length)) {
+      yield* replaced(bytes, within, field.start, field.end);
+      continue;
+    }
+    const [only] = within;
+    const isWhole = only!.offset === field.from && only!.length === field.end - field.from;
+    const content = isWhole ? [only!.bytes] : [...edited(bytes, within, field.from, field.end)];
+    yield varint(field.id * 8 + BYTES);
+    yield varint(content.reduce((n, c) => n + c.length, 0));
+    yield* content;
+  }
+}
+
+/** The same where no length changes. */
+function* replaced(
+  bytes: Uint8Array,
+  edits: readonly Edit[],
+  from: number,
+  end: number,
+): Generator<Uint8Array> {
+  let at = from;
+  for (const edit of edits) {
+    yield bytes.subarray(at, edit.offset);
+    yield edit.bytes;
+    at = edit.offset + edit.length;
+  }
+  yield bytes.subarray(at, end);
+}

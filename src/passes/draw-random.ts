@@ -1,5 +1,6 @@
 import { type DType, dtypeOf } from '../graph/dtype.js';
 import type { Graph, Node, Value } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import { refill } from '../graph/refill.js';
 import { Builder, RANDOM } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -137,7 +138,7 @@ function uniform({ attrs }: NodeView, x: Expr): Expr {
 }
 
 /** What the operators draw: `generator` asked for as many numbers as they give. */
-const SAMPLERS: Record<string, Sampler> = {
+const SAMPLERS = record<Sampler>({
   RandomNormal(node, generator, key) {
     const { shape, count } = shapeOf(node);
     return [normal(node, generator.normal(key, count)).cast(ofAttribute(node)).reshape(shape)];
@@ -199,4 +200,4 @@ const SAMPLERS: Record<string, Sampler> = {
         : 1 / Math.max(1 - share, 1e-6);
     return [x.mul(kept.cast(x.dtype).mul(scale)), kept];
   },
-};
+});

@@ -8,7 +8,7 @@ import { normalize } from './inject.js';
 import { notLowered } from './lower-ort-gradients.js';
 import { isOrtTraining } from './ort-training.js';
 import { type ParameterChoice, selectParameters } from './select-parameters.js';
-import { isInjected, readDescription, type TrainingDescription } from './training-description.js';
+import { isInjected, readStep, type TrainingDescription } from './training-description.js';
 
 export type InspectOptions = { output?: string; train?: readonly string[]; freeze?: readonly string[] };
 
@@ -69,7 +69,7 @@ export async function inspect(
   if (kind !== 'forward')
     return {
       ...base,
-      ...(kind === 'injected' ? { training: readDescription(model) } : {}),
+      ...(kind === 'injected' ? { training: readStep(model) } : {}),
       parameters: [],
       operators: countOperators(nodes, new Set()),
       needs: [...notLowered(model.graph).map(n => `standard operators for ${n.label}`), KIND_NEEDS[kind]],

@@ -4,6 +4,7 @@ import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { Graph, type Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { record } from '../graph/record.js';
 import { topologicalOrder } from '../graph/topological-order.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -26,7 +27,7 @@ export type TrainingOperators = {
 };
 
 /** How many tensors an optimizer takes for each parameter: itself, its gradient, its state. */
-const KINDS: Record<string, number> = { Adagrad: 3, Adam: 4, Momentum: 3 };
+const KINDS = record<number>({ Adagrad: 3, Adam: 4, Momentum: 3 });
 
 /**
  * Writes ONNX's training operators as standard ones: a Gradient as the backward pass it stands for, at the values it is

@@ -76,7 +76,9 @@ export function trainedFile(injected: Model): TrainedFile {
       'The model does not hold the one it was made from: it was not injected by agd-onnx.',
     );
   const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-  const filled = fillTensors(Buffer.from(bytes, 'base64'), JSON.parse(holes) as Hole[], values);
+  const left = Buffer.from(bytes, 'base64');
+  const cutOut = readHoles(holes, left.length);
+  const filled = fillTensors(left, cutOut, values);
   const located = locateTensors(filled);
   const tensors = new Map<Place, Tensor>();
   const placeOf = new Map<string, Place>();
@@ -86,7 +88,7 @@ export function trainedFile(injected: Model): TrainedFile {
     tensors.set(place, tensor);
     placeOf.set(name, place);
   }
-  const cut = new Set((JSON.parse(holes) as Hole[]).map(hole => hole.name));
+  const cut = new Set(cutOut.map(hole => hole.name));
   const others = new Map(
     [...placeOf].filter(([name, place]) => !cut.has(name) && !located.get(place)?.external),
   );
@@ -98,11 +100,55 @@ export function trainedFile(injected: Model): TrainedFile {
 /** Where the tensors of an injected model belong. Files of earlier versions do not say; names were all that counted. */
 function placesIn(injected: Model, located: ReturnType<typeof locateTensors>): [Place, string][] {
   const text = injected.metadata.get(PLACES);
-  if (text !== undefined) return JSON.parse(text) as [Place, string][];
+  if (text !== undefined) return readPlaces(text, located);
   const held = new Set([...injected.graph.initializers.keys()].map(v => v.name));
   return [...located].flatMap(([place, { name }]): [Place, string][] =>
     name !== undefined && held.has(name) ? [[place, name]] : [],
   );
+}
+
+function damaged(entry: string, what: string): AgdError {
+  return new AgdError(
+    'invalid-model',
+    `The metadata entry '${entry}' is damaged: ${what}. Inject the original again.`,
+  );
+}
+
+function readJson(entry: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw damaged(entry, 'it is not JSON');
+  }
+}
+
+/** Throws `invalid-model` where they are not places in the order of a file of which `length` bytes are left. */
+function readHoles(text: string, length: number): Hole[] {
+  const holes = readJson(HOLES, text);
+  const isCount = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
+  const isHole = (x: Partial<Hole> | null) =>
+    typeof x?.name === 'string' && isCount(x.offset) && isCount(x.length);
+  if (!Array.isArray(holes) || !holes.every(isHole)) throw damaged(HOLES, 'it is no list of places');
+  let [filled, end] = [0, 0];
+  for (const hole of holes as Hole[]) {
+    if (hole.offset < end || hole.offset - filled > length)
+      throw damaged(HOLES, `tensor '${hole.name}' has no place at byte ${hole.offset}`);
+    filled += hole.length;
+    end = hole.offset + hole.length;
+  }
+  return holes;
+}
+
+/** Throws `invalid-model` where they are not pairs of a place that the file has and a name. */
+function readPlaces(text: string, located: ReadonlyMap<Place, unknown>): [Place, string][] {
+  const places = readJson(PLACES, text);
+  const isPair = (x: unknown) =>
+    Array.isArray(x) && x.length === 2 && x.every(part => typeof part === 'string');
+  if (!Array.isArray(places) || !places.every(isPair))
+    throw damaged(PLACES, 'it is no list of places and names');
+  const lost = (places as [Place, string][]).find(([place]) => !located.has(place));
+  if (lost) throw damaged(PLACES, `the original has no place for '${lost[1]}'`);
+  return places;
 }
 
 /** The original file with the values that the injected model holds now, but for those that it has in other files. */

@@ -1,6 +1,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { type Graph, type Model, type Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { record } from '../graph/record.js';
 import { refill } from '../graph/refill.js';
 import type { Tensor } from '../graph/tensor.js';
 
@@ -49,7 +50,7 @@ function areCopies(a: Value, b: Value): boolean {
 }
 
 /** Inputs that hold one number per channel, and belong to their node. */
-const OWN: Record<string, readonly number[]> = {
+const OWN = record<readonly number[]>({
   BatchNormalization: [1, 2, 3, 4],
   InstanceNormalization: [1, 2],
   LayerNormalization: [1, 2],
@@ -60,7 +61,7 @@ const OWN: Record<string, readonly number[]> = {
   Gemm: [2],
   Add: [0, 1],
   Mul: [0, 1],
-};
+});
 const COMMUTES = new Set(['Add', 'Mul']);
 
 /** Gives each layer its own. A layer that is used several times is one, as its weight is. */

@@ -1,5 +1,7 @@
 /** Which constants of a model are weights: told from the operators that read them, and from what they hold. */
+
 import type { Graph, Node, Value } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import type { Tensor } from '../graph/tensor.js';
 
 type Candidate = readonly [Value, Tensor];
@@ -48,7 +50,7 @@ export function notAWeight(
 }
 
 /** Inputs that set an operator up rather than take part in learning. */
-const SETTINGS: Record<string, readonly number[]> = {
+const SETTINGS = record<readonly number[]>({
   BatchNormalization: [3, 4],
   Clip: [1, 2],
   Dropout: [1],
@@ -60,13 +62,13 @@ const SETTINGS: Record<string, readonly number[]> = {
   Range: [0, 1, 2],
   Resize: [1, 2],
   STFT: [2],
-};
+});
 
 /** Floating-point inputs that no gradient goes through, even where they are computed. */
-export const NEVER_DIFFERENTIATED: Record<string, readonly number[]> = { Resize: [2], Upsample: [1] };
+export const NEVER_DIFFERENTIATED = record<readonly number[]>({ Resize: [2], Upsample: [1] });
 
 /** Inputs that hold one number per channel: a single element there is a weight of a single channel. */
-const PER_CHANNEL: Record<string, readonly number[]> = {
+const PER_CHANNEL = record<readonly number[]>({
   Conv: [1, 2],
   ConvTranspose: [1, 2],
   Gemm: [0, 1, 2],
@@ -81,7 +83,7 @@ const PER_CHANNEL: Record<string, readonly number[]> = {
   LSTM: [1, 2, 3, 7],
   GRU: [1, 2, 3],
   RNN: [1, 2, 3],
-};
+});
 
 function isSingleChannel({ node, input }: Reader, value: Value): boolean {
   if (PER_CHANNEL[node.opType]?.includes(input)) return true;
@@ -109,7 +111,7 @@ function looksLikeMask(tensor: Tensor): boolean {
 }
 
 /** Inputs that start something: states, and what is scattered into. */
-const STARTS: Record<string, readonly number[]> = {
+const STARTS = record<readonly number[]>({
   LSTM: [5, 6],
   GRU: [5],
   RNN: [5],
@@ -117,7 +119,7 @@ const STARTS: Record<string, readonly number[]> = {
   MatMul: [0],
   ScatterElements: [0],
   ScatterND: [0],
-};
+});
 
 function takesFilled({ node, input }: Reader, { shape }: Value, tensor: Tensor): boolean {
   if (STARTS[node.opType]?.includes(input)) return true;

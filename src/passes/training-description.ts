@@ -2,6 +2,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import type { Schedule } from '../ops/schedules.js';
 import type { LossSpec } from './attach-loss.js';
+import { checkAgainst, checkDescription } from './check-description.js';
 import type { LeastBatch } from './train-batch-norm.js';
 
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
@@ -63,7 +64,7 @@ export function isInjected(model: Model): boolean {
   return model.metadata.has(KEY);
 }
 
-/** Throws `invalid-model` for a file that was not injected, or by a version that writes another form. */
+/** Throws `invalid-model` for a file that was not injected or is damaged, `unsupported-version` for one of another form. */
 export function readDescription(model: Model): TrainingDescription {
   const text = model.metadata.get(KEY);
   if (text === undefined)
@@ -71,17 +72,26 @@ export function readDescription(model: Model): TrainingDescription {
       'invalid-model',
       'The model holds no training step: run `agd-onnx inject` on it first.',
     );
-  let description: TrainingDescription;
+  let description: unknown;
   try {
     description = JSON.parse(text);
   } catch {
     throw new AgdError('invalid-model', `The metadata entry '${KEY}' is not JSON: the file is damaged.`);
   }
-  if (description.version !== 1)
+  const { version } = (description ?? {}) as Partial<Record<'version', unknown>>;
+  if (typeof version === 'number' && version !== 1)
     throw new AgdError(
       'unsupported-version',
-      `The training step is of form ${description.version}; this version of agd-onnx reads form 1. Inject the original model again.`,
+      `The training step is of form ${version}; this version of agd-onnx reads form 1. Inject the original model again.`,
     );
+  checkDescription(description);
+  return description;
+}
+
+/** The same for a model as `inject` writes it, whose graph and bindings have what the description names. */
+export function readStep(model: Model): TrainingDescription {
+  const description = readDescription(model);
+  checkAgainst(model, description);
   return description;
 }
 

@@ -1,12 +1,13 @@
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
 import { eliminateDeadNodes } from '../passes/eliminate-dead-nodes.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { normalize } from '../passes/inject.js';
 import type { Gradients } from './gradients.js';
-import { type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
 /** How a tensor's gradient compares with finite differences. */
 export type CheckedGradient = {
@@ -44,12 +45,13 @@ type Objective = (feeds: Feeds) => Promise<{ value: number; size: number }>;
 export async function checkGradients(
   model: Model,
   options: GradientOptions,
-  feeds: Feeds,
+  given: Feeds,
   { gradients }: Gradients,
   session: SessionOptions = {},
 ): Promise<CheckedGradient[]> {
   if (options.dropout === 'train')
     throw new AgdError('bad-option', 'Finite differences need runs that are alike: leave dropout off.');
+  const feeds = asFeeds(given);
   const work = await objectiveModel(model, options);
   const values = freeParameters(work, [...gradients.keys()], feeds);
   const runner = await Session.create(work, session);
@@ -113,7 +115,9 @@ async function objectiveModel(model: Model, options: GradientOptions): Promise<M
 
 /** The values of what is differentiated; initializers among them become plain inputs. */
 function freeParameters({ graph }: Model, names: readonly string[], feeds: Feeds): Feeds {
-  const values = Object.fromEntries(names.flatMap(name => (feeds[name] ? [[name, feeds[name]]] : [])));
+  const values = record(
+    Object.fromEntries(names.flatMap(name => (feeds[name] ? [[name, feeds[name]]] : []))),
+  );
   for (const [value, tensor] of graph.initializers) {
     if (!names.includes(value.name)) continue;
     values[value.name] = tensor;

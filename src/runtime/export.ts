@@ -5,9 +5,9 @@ import type { Model } from '../graph/ir.js';
 import { writePatched } from '../graph/patch-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import { averagedModel } from '../passes/average-weights.js';
-import { readOriginal, trainedFile } from '../passes/original.js';
+import { readOriginal, type TrainedFile, trainedFile } from '../passes/original.js';
 import { partOfModel } from '../passes/part-of-model.js';
-import { readDescription } from '../passes/training-description.js';
+import { readStep } from '../passes/training-description.js';
 import { writeSafetensors } from './data/safetensors.js';
 import { toPytorch } from './pytorch-state.js';
 
@@ -20,21 +20,33 @@ import { toPytorch } from './pytorch-state.js';
  */
 export async function exportFile(injected: Model, path: string, { ema = false } = {}): Promise<void> {
   const trained = ema ? averagedModel(injected) : injected;
-  const { exports, parameters, statistics } = readDescription(injected);
+  const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
   if (exports?.length) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
     const learned = new Map(names.map(name => [name, values.get(name)!]));
     return saveTrained(partOfModel(readOriginal(trained), exports), path, learned);
   }
-  const { bytes, tensors, placeOf } = trainedFile(trained);
-  const lost = names.find(name => !placeOf.has(name));
-  if (lost !== undefined)
-    throw new AgdError(
-      'invalid-model',
-      `There is no place in the original file for what '${lost}' learned: inject the original model again.`,
-    );
+  const { bytes, tensors, placeOf } = placesFor(names, trained);
   await writePatched(bytes, path, tensors, new Set(names.map(name => placeOf.get(name)!)));
+}
+
+/** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */
+function placesFor(names: readonly string[], trained: Model): TrainedFile {
+  const file = trainedFile(trained);
+  const lost = names.find(name => !file.placeOf.has(name));
+  if (lost === undefined) return file;
+  throw new AgdError(
+    'invalid-model',
+    `There is no place in the original file for what '${lost}' learned: inject the original model again.`,
+  );
+}
+
+/** Throws `invalid-model` where `exportFile` would: better before a run than after it. */
+export function checkExport(injected: Model): void {
+  const { exports, parameters, statistics } = readStep(injected);
+  if (exports?.length) partOfModel(readOriginal(injected), exports);
+  else placesFor([...parameters.map(p => p.name), ...statistics], injected);
 }
 
 /** Saves a model that has these values. Throws `invalid-model` where one of them is not in the file as written. */
@@ -57,7 +69,7 @@ export async function saveTrained(
  * `no-such-value` where a parameter is missing, `bad-shape` or `bad-dtype` where one is of another type.
  */
 export function withParameters(injected: Model, values: ReadonlyMap<string, Tensor>): Model {
-  const names = readDescription(injected).parameters.map(p => p.name);
+  const names = readStep(injected).parameters.map(p => p.name);
   const missing = names.find(name => !values.has(name));
   if (missing !== undefined)
     throw new AgdError(
@@ -77,5 +89,5 @@ export function withParameters(injected: Model, values: ReadonlyMap<string, Tens
 /** Writes an injected model's state as .safetensors in PyTorch's terms; see `pytorch-state.ts` for the names. */
 export async function exportPytorchState(injected: Model, path: string): Promise<void> {
   const state = new Map([...injected.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
-  await writeSafetensors(path, toPytorch(readDescription(injected), state));
+  await writeSafetensors(path, toPytorch(readStep(injected), state));
 }

@@ -1,5 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { singleValue } from '../passes/train-batch-norm.js';
@@ -26,7 +27,7 @@ export async function gradients(
   const arrays = Object.values(feeds).filter(t => t.dims.length);
   if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))
     throw new AgdError('bad-data', 'The data has no samples.');
-  const values = Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t]));
+  const values = record(Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t])));
   const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
   const { target } = made;
   const labels = target && feeds[target.name];
@@ -56,7 +57,7 @@ export async function gradients(
 
 /** Throws where loss or a gradient is not finite, with the first of data, parameters and gradients that is not. */
 function checkFinite({ loss, gradients }: Gradients, name: string | undefined, feeds: Feeds, values: Feeds) {
-  const found = Object.fromEntries(gradients);
+  const found = record(Object.fromEntries(gradients));
   const gradient = firstNonFinite(found);
   const isLoss = loss !== undefined && !Number.isFinite(loss);
   if (!isLoss && gradient === undefined) return;

@@ -6,7 +6,7 @@ import { withInitializers } from '../graph/clone.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { readOriginal } from '../passes/original.js';
-import { readDescription, type StoredProperty } from '../passes/training-description.js';
+import { readStep, type StoredProperty } from '../passes/training-description.js';
 import {
   type OptimizerGroup,
   type OrtCheckpoint,
@@ -35,7 +35,7 @@ export function goOnFrom(
   group: OptimizerGroup | undefined,
 ): { model: Model; note?: string } {
   if (!group?.step) return { model: injected };
-  const description = readDescription(injected);
+  const description = readStep(injected);
   const updates = `${group.step} update${group.step === 1 ? '' : 's'}`;
   if (!ADAMS.includes(description.optimizer.name))
     return {
@@ -61,7 +61,7 @@ export function goOnFrom(
 
 /** An injected model's state as a checkpoint. Momentums are those of Adam and AdamW; other optimizers' are not kept. */
 export function toOrtCheckpoint(injected: Model): OrtCheckpoint {
-  const description = readDescription(injected);
+  const description = readStep(injected);
   const { parameters, optimizer, lr, step } = description;
   const names = parameters.map(p => p.name);
   const { trainable = names, frozen = [], properties = {} } = description.checkpoint ?? {};

@@ -3,6 +3,7 @@ import { type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto.js';
+import { record } from '../graph/record.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
 import { type Symbols, settle } from './data/fit.js';
@@ -102,11 +103,15 @@ export class Session {
    * Runs the graph; `fetch` names the outputs wanted, all where not given. Throws `bad-dtype` or `bad-shape` for feeds
    * that do not fit their inputs, else `runtime` with the runtime's own words.
    */
-  async run(feeds: Feeds, fetch?: readonly string[]): Promise<Feeds> {
-    const inputs = Object.fromEntries(Object.entries(asFeeds(feeds)).map(([name, t]) => [name, toOrt(t)]));
+  async run(given: Feeds, fetch: readonly string[] = this.outputs): Promise<Feeds> {
+    const feeds = asFeeds(given);
+    checkNames([...this.inputs, ...fetch]);
+    // Where an output has the name of a property that objects inherit, the runtime takes it for asked for.
+    const asked = this.outputs.some(name => name in {}) ? this.outputs : fetch;
+    const inputs = record(mapValues(feeds, toOrt));
     try {
-      const results = await (fetch ? this.session.run(inputs, [...fetch]) : this.session.run(inputs));
-      return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
+      const results = await this.session.run(inputs, [...asked]);
+      return record(Object.fromEntries(fetch.map(name => [name, fromOrt(results[name]!)])));
     } catch (error) {
       throw (
         misfit(tensorTypes(this.session.inputMetadata), feeds) ??
@@ -118,6 +123,15 @@ export class Session {
   async release(): Promise<void> {
     await this.session.release();
   }
+}
+
+/** The runtime's interface keeps tensors as properties of objects, where one name has no place. */
+function checkNames(names: readonly string[]): void {
+  if (names.includes('__proto__'))
+    throw new AgdError(
+      'invalid-model',
+      "ONNX Runtime cannot be fed an input, or asked for an output, of the name '__proto__': rename it.",
+    );
 }
 
 /** Types by name, of those that are tensors; extents the runtime cannot tell are null. */
@@ -165,8 +179,11 @@ function toOrt(t: Tensor): ort.Tensor {
  * for anything else.
  */
 export function asFeeds(feeds: Readonly<Record<string, unknown>>): Feeds {
-  if (Object.values(feeds).every(t => t instanceof Tensor)) return feeds as Feeds;
-  return Object.fromEntries(Object.entries(feeds).map(([name, t]) => [name, asTensor(name, t)]));
+  return record(mapValues(feeds, (t, name) => asTensor(name, t)));
+}
+
+function mapValues<A, B>(map: Readonly<Record<string, A>>, change: (value: A, name: string) => B) {
+  return Object.fromEntries(Object.entries(map).map(([name, value]) => [name, change(value, name)]));
 }
 
 function asTensor(name: string, given: unknown): Tensor {
@@ -201,7 +218,7 @@ function runtimeError(what: string, cause: unknown, device: Device, source?: Sou
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */
 function missingKernel(cause: unknown, device: Device, source?: Source): AgdError | undefined {
-  const line = String(cause);
+  const line = textOf(cause);
   const loading = /implementation for (\w+)\((\d+)\) node with name '(.*?)'/.exec(line);
   const running = /running (\w+) node\. Name:'(.*?)'.* does not support double/.exec(line);
   if (!loading && !running) return undefined;
@@ -238,10 +255,15 @@ function elementType(model: Model, isNode: (node: Node) => boolean): DType | und
   return undefined;
 }
 
+/** Longer texts quote a name that has no end; patterns take a time that grows with the square of it. */
+const LONGEST = 4000;
+
+const textOf = (cause: unknown) =>
+  (cause instanceof Error ? cause.message : String(cause)).slice(0, LONGEST).split('\n')[0]!;
+
 /** Of the operators that the error passed through, the innermost; without the places in the runtime's own source. */
 function firstLine(cause: unknown): string {
-  const text = (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!;
-  return text
+  return textOf(cause)
     .replace(
       /^.*Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: /,
       "$1 '$2': ",
@@ -265,7 +287,8 @@ export const sessionShapes: ShapeOracle = async model => {
  * The same, and where inference leaves the number of axes open, that of a run on `feeds`, where these are all that the
  * model takes.
  */
-export const shapesIn = (feeds: Feeds): ShapeOracle => {
+export const shapesIn = (given: Feeds): ShapeOracle => {
+  const feeds = record(given);
   const oracle = async (model: Model) => {
     const session = await Session.create(model, { optimize: false });
     try {

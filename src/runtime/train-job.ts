@@ -13,7 +13,7 @@ import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
-import { exportFile } from './export.js';
+import { checkExport, exportFile } from './export.js';
 import { goOnFrom } from './ort-state.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { inputSpec, Trainer } from './trainer.js';
@@ -154,6 +154,7 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
         'bad-option',
         `${job.model} holds a training step already: its loss and options were decided when it was injected.`,
       );
+    checkExport(model);
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))

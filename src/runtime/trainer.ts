@@ -1,6 +1,7 @@
 import { withInitializers } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification, type LossSpec, rangeOfTarget } from '../passes/attach-loss.js';
@@ -8,7 +9,7 @@ import { type EvaluationModel, evaluationModel } from '../passes/evaluation-mode
 import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { type LeastBatch, singleValue } from '../passes/train-batch-norm.js';
-import { readDescription, type TrainingDescription } from '../passes/training-description.js';
+import { readStep, type TrainingDescription } from '../passes/training-description.js';
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
@@ -64,7 +65,7 @@ export class Trainer {
    * `device` where the execution provider is not there.
    */
   static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
-    const description = readDescription(model);
+    const description = readStep(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const { model: steps, ...run } = dataInputs(model, description).length
@@ -188,7 +189,7 @@ export class Trainer {
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
-    const given = Object.fromEntries(updates.map(u => [u.state, results[u.value]!]));
+    const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const broken = firstNonFinite(this.#deciding(next));
     if (broken) {
@@ -320,7 +321,7 @@ export class Trainer {
       const { dtype, dims, bytes } = state[name]!;
       return [name, new Tensor(dtype, dims, bytes.slice())] as const;
     });
-    return { ...state, ...Object.fromEntries(own) };
+    return record({ ...state, ...Object.fromEntries(own) });
   }
 
   /** A table that did not change since the step before shows nothing new. */
@@ -387,7 +388,7 @@ function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | u
     const other = dims(name);
     return [name, other ? new Tensor(t.dtype, other, t.bytes) : t];
   });
-  return Object.fromEntries(entries);
+  return record(Object.fromEntries(entries));
 }
 
 /** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */
@@ -396,7 +397,7 @@ function slice(batches: Feeds, from: number, to: number): Feeds {
     const size = bytes.length / dims[0]!;
     return [name, new Tensor(dtype, [to - from, ...dims.slice(1)], bytes.subarray(from * size, to * size))];
   });
-  return Object.fromEntries(cut);
+  return record(Object.fromEntries(cut));
 }
 
 function nonFinite(what: string): AgdError {

@@ -1,10 +1,12 @@
 /** What onnxruntime's WebGPU provider has to be told to compute a training step right. */
+
 import type { InferenceSession } from 'onnxruntime-node';
 import { allGraphs, type Model, type Node } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import { record } from '../graph/record.js';
 
 /** Nodes that the provider takes, and then stops at or computes wrong (onnxruntime 1.30). */
-const FOR_CPU: Record<string, (node: Node) => boolean> = {
+const FOR_CPU = record<(node: Node) => boolean>({
   MaxPool: ({ outputs: [, indices] }) => Boolean(indices),
   // In NCHW it takes the last axis for that of the channels unless there are four.
   BatchNormalization: ({ inputs: [x] }) => x?.shape?.length !== 4,
@@ -13,7 +15,7 @@ const FOR_CPU: Record<string, (node: Node) => boolean> = {
     const antialias = attrs.get('antialias');
     return antialias?.type === 'int' && Number(antialias.value) === 1;
   },
-};
+});
 
 /** Gives a name to nodes without one that are to run on the CPU, as they are told apart by it. */
 export function webgpuProvider(model: Model): InferenceSession.WebGpuExecutionProviderOption {

@@ -1,5 +1,6 @@
 import { type DType, dtypeOf } from '../../graph/dtype.js';
 import type { Dim, Node, Shape, ValueType } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
 import type { Expr } from './expr.js';
 import { join } from './types.js';
 
@@ -34,7 +35,7 @@ const shapeInput =
   (at: number): Infer =>
   inputs => [dimsOf(inputs[at])];
 
-const SHAPES: Record<string, Infer> = {
+const SHAPES = record<Infer>({
   ...Object.fromEntries(
     (
       'Neg Abs Sign Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Erf Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh ' +
@@ -157,10 +158,10 @@ const SHAPES: Record<string, Infer> = {
       x?.shape?.map((d, i) => (known?.[i] === 1 ? d : known && typeof d === 'number' ? d * known[i]! : null)),
     ];
   },
-};
+});
 
 /** The same for operators of which an input or the output is a sequence or an optional value. */
-const CONTAINERS: Record<string, (types: (ValueType | undefined)[], attr: Attrs) => ValueType | undefined> = {
+const CONTAINERS = record<(types: (ValueType | undefined)[], attr: Attrs) => ValueType | undefined>({
   SequenceEmpty: (_, attr) => ({
     kind: 'sequence',
     elem: { kind: 'tensor', dtype: dtypeOf(attr.int('dtype', 1)) },
@@ -178,7 +179,7 @@ const CONTAINERS: Record<string, (types: (ValueType | undefined)[], attr: Attrs)
   },
   Optional: ([x]) => x && { kind: 'optional', elem: x },
   OptionalGetElement: ([x]) => (x?.kind === 'optional' ? x.elem : x),
-};
+});
 
 const sequenceOf = (elem: ValueType | undefined): ValueType | undefined => elem && { kind: 'sequence', elem };
 const contents = (type: ValueType | undefined) => (type?.kind === 'sequence' ? type.elem : undefined);

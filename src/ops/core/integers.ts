@@ -1,5 +1,7 @@
 /** The arithmetic on shapes, as far as its results are known before a run. */
+
 import type { Dim, Node, Value } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
 
 /** A scalar or a vector of integers or booleans (0, 1); the name of an extent, or null, where one is not known. */
@@ -48,7 +50,7 @@ const reshape: Evaluate = ([x], { outputs }) => {
   return x && rank !== undefined && rank < 2 ? { scalar: rank === 0, data: x.data } : undefined;
 };
 
-const EVALUATE: Record<string, Evaluate> = {
+const EVALUATE = record<Evaluate>({
   Shape: ([x], node) => {
     const [value] = node.inputs;
     const shape = value?.shape ?? (x && (x.scalar ? [] : [x.data.length]));
@@ -112,7 +114,7 @@ const EVALUATE: Record<string, Evaluate> = {
   Or: elementwise((a, b) => Math.max(a, b)),
   Not: elementwise(a => 1 - a),
   Where: elementwise((c, a, b) => (c ? a : b)),
-};
+});
 
 /** The first output of a node, given what is known of its inputs. */
 export function evaluate(node: Node, known: ReadonlyMap<Value, Integers>): Integers | undefined {

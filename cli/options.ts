@@ -15,7 +15,7 @@ const TRAINING = 'Training:';
 export const lossOptions = <T>(args: Argv<T>) =>
   args.options({
     loss: { choices: LOSSES, describe: 'Loss of an output and a target', group: LOSS },
-    output: { type: 'string', describe: 'Output that the loss reads, where there are several', group: LOSS },
+    output: { type: 'string', describe: 'Output or inner value that the loss reads', group: LOSS },
     target: { type: 'string', describe: 'Name of the target input [target]', group: LOSS },
     'loss-output': { type: 'string', describe: 'Output that is a loss already', group: LOSS },
     'label-smoothing': {

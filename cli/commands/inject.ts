@@ -78,10 +78,11 @@ async function write(model: Model, out: string, { split, format }: Args): Promis
 }
 
 /** What an injection did, a line each. */
-export function describeReport({ parameters, nodes, bytes, description }: InjectReport): string[] {
+export function describeReport({ parameters, warnings, nodes, bytes, description }: InjectReport): string[] {
   const trained = parameters.filter(p => p.trains);
   const frozen = parameters.filter(p => !p.trains);
   return [
+    ...warnings.map(text => `warning: ${text}`),
     `trains   ${formatCount(trained.length, 'tensor')}, ${formatBytes(bytes.parameters)}: ${names(trained)}`,
     `frozen   ${formatCount(frozen.length, 'tensor')}${frozen.length ? `: ${reasons(frozen)}` : ''}`,
     ...describeStep(description),

@@ -8,6 +8,7 @@ import type { TargetRange } from '../ops/criterion.js';
 import { attachLoss, type LossSpec, rangeOfTarget } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
 import { backward } from './backward.js';
+import { checkLoss } from './check-loss.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
@@ -33,6 +34,8 @@ export type GradientModel = {
   loss?: string;
   /** The input that takes the loss's target, and what its elements may be. */
   target?: { name: string; range?: TargetRange };
+  /** What is likely not meant as it was asked for, a line each. */
+  warnings: string[];
   /** Where batch normalization needs more than one sample. */
   leastBatch?: LeastBatch;
   /** Name of the graph input that takes an output's cotangent, by output. */
@@ -51,6 +54,7 @@ export async function gradientModel(
   const attached = options.loss && attachLoss(g, options.loss);
   const { loss, target, output: read } = attached ?? {};
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
+  const warnings = options.loss && read ? checkLoss(g.graph, options.loss, read) : [];
   const wrt = chooseWrt(g, options, loss);
   g.forget(wrt);
   const least = loss && options.batchNorm === 'train' ? leastBatchOf(g) : undefined;
@@ -72,6 +76,7 @@ export async function gradientModel(
     loss: loss?.name,
     target: target && { name: target.name, range: rangeOfTarget(options.loss!, read!) },
     leastBatch: least,
+    warnings,
     cotangents: loss ? new Map() : cotangents,
     gradients,
   };

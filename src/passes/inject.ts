@@ -19,6 +19,7 @@ import {
   type StepOptions,
 } from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
+import { checkLoss } from './check-loss.js';
 import { checkpointActivations } from './checkpoint-activations.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
@@ -110,6 +111,8 @@ const OPTIONS: Record<keyof InjectOptions, true> = {
 
 export type InjectReport = {
   parameters: ParameterChoice[];
+  /** What is likely not meant as it was asked for, a line each. */
+  warnings: string[];
   nodes: { before: number; after: number };
   /** Bytes of parameters and of optimizer state with running statistics and counter. */
   bytes: { parameters: number; state: number };
@@ -207,6 +210,7 @@ async function injectStep(
     model: work,
     report: {
       parameters,
+      warnings: source.warnings ?? [],
       nodes: { before, after: countNodes(work) },
       bytes: { parameters: size.parameters, state: size.state - size.parameters },
       description,
@@ -249,6 +253,7 @@ export type Trainable = {
   spec: LossSpec;
   loss: AttachedLoss;
   parameters: ParameterChoice[];
+  warnings?: string[];
   /** The outputs that the model had besides the loss and gradients. */
   inference: string[];
   /** Where the model to write is a part of the original: the outputs that it computes. */
@@ -278,6 +283,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
   const { work, g, loss, placed } = await prepare(model, spec, oracle);
   return {
     ...{ work, g, spec, loss, model: placed ?? model },
+    warnings: checkLoss(work.graph, spec, loss.output!),
     parameters: selectParameters(work.graph, [loss.loss], options),
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: placed ? encodeModel(placed) : (options.original ?? encodeModel(model)),

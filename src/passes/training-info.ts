@@ -194,6 +194,7 @@ export async function adoptStep(
     model: work,
     report: {
       parameters: parameters.map(value => ({ value, trains: true, why: 'the training step updates it' })),
+      warnings: [],
       nodes: { before, after: countNodes(work) },
       bytes: { parameters: bytes(parameters), state: bytes(states) - bytes(parameters) },
       description,

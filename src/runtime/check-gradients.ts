@@ -46,7 +46,7 @@ export async function checkGradients(
   model: Model,
   options: GradientOptions,
   given: Feeds,
-  { gradients }: Gradients,
+  { gradients }: Pick<Gradients, 'gradients'>,
   session: SessionOptions = {},
 ): Promise<CheckedGradient[]> {
   if (options.dropout === 'train')

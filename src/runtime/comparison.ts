@@ -72,10 +72,9 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
           ),
         ),
     };
-    const trainer = await Trainer.create(
-      (await inject(source.model, options, sessionShapes)).model,
-      comparison,
-    );
+    const { model, report } = await inject(source.model, options, sessionShapes);
+    if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
+    const trainer = await Trainer.create(model, comparison);
     try {
       const { target } = trainer.description.loss;
       const train = bind(comparison, arrays, trainer.inputs, target);

@@ -8,7 +8,8 @@ import { checkCounted, checkRange } from './data/targets.js';
 import { firstNonFinite } from './finite.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
-export type Gradients = { loss?: number; gradients: Map<string, Tensor> };
+/** `warnings`: what is likely not meant as it was asked for, a line each. */
+export type Gradients = { loss?: number; gradients: Map<string, Tensor>; warnings: string[] };
 
 /**
  * Loss and gradients of one batch. `given` holds the model's inputs, the target where the loss takes one, and
@@ -47,7 +48,7 @@ export async function gradients(
       return [name, Tensor.zeros(like.dtype, like.dims)];
     });
     const loss = made.loss ? results[made.loss]!.numbers()[0]! : undefined;
-    const result = { loss, gradients: new Map(found) };
+    const result = { loss, gradients: new Map(found), warnings: made.warnings };
     checkFinite(result, made.loss, feeds, values);
     return result;
   } finally {

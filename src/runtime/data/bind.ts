@@ -5,7 +5,7 @@ import { firstMisfit, isInteger, isNumeric } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
 import { fitInput, type InputSpec, matchNames, showShape } from './match.js';
-import { checkCounted, checkRange } from './targets.js';
+import { checkCounted, checkRange, isOneHot } from './targets.js';
 
 export type { InputSpec };
 
@@ -50,6 +50,10 @@ export function bindData(
     const scale = scaleOf(input, arrayName, array, options, notes);
     checkRange(input, array, arrayName, scale);
     checkCounted(input, array, arrayName);
+    if (options.labels?.includes(input.name) && isFloat(input.dtype) && !input.range && isOneHot(array))
+      notes.push(
+        `Array '${arrayName}' holds one-hot classes, which the loss takes for numbers; --loss cross-entropy learns classes, from their numbers.`,
+      );
     return { input: input.name, array, arrayName, dtype: input.dtype, dims: shape.dims, scale };
   });
   if (typeof options.scale === 'number' && options.scale !== 1 && columns.every(c => c.scale === 1))

@@ -30,6 +30,20 @@ export function checkCounted({ range }: Pick<InputSpec, 'range'>, array: Tensor,
   throw new AgdError('bad-data', `Array '${arrayName}' holds nothing but ${ignored}, which is ignored.`);
 }
 
+/** Whether each row of [samples, classes], or more axes, holds one 1 and zeros: classes, written as numbers. */
+export function isOneHot(array: Tensor): boolean {
+  const classes = array.dims.at(-1)!;
+  if (array.dims.length < 2 || classes < 2) return false;
+  let ones = 0;
+  for (const [i, x] of array.numbers().entries()) {
+    if (x !== 0 && x !== 1) return false;
+    ones += x;
+    if (i % classes === classes - 1 && ones !== 1) return false;
+    if (i % classes === classes - 1) ones = 0;
+  }
+  return true;
+}
+
 /** What the elements are, the ignored ones apart; `values` are the first few different ones, `strays` those outside. */
 type Summary = { low: number; high: number; isWhole: boolean; values: Set<number>; strays: Set<number> };
 

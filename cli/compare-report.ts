@@ -2,7 +2,7 @@ import { cpus } from 'node:os';
 import type { ComparedRun, Metric, Standing } from '../src/index.js';
 import { formatCount, formatLoss, formatNumber, formatPercent } from './ui/format.js';
 import { renderReport } from './ui/report.js';
-import { spread } from './ui/series.js';
+import { spread, trend } from './ui/series.js';
 import { type Chart, lineChart, type Series } from './ui/svg.js';
 import type { Table } from './ui/table.js';
 
@@ -42,9 +42,9 @@ export function comparisonCharts(results: Results): Record<string, string> {
   const runsOf = ({ contender, lr }: Standing) =>
     results.runs.filter(r => r.contender === contender && r.lr === lr && r.diverged === undefined);
   const name = ({ contender, lr }: Standing) => `${contender} at ${formatNumber(lr)}`;
-  const over = (s: Standing, values: (run: ComparedRun) => number[], smooth?: number): Series => {
+  const over = (s: Standing, values: (run: ComparedRun) => number[]): Series => {
     const { y, low, high } = spread(runsOf(s).map(values));
-    return { name: name(s), y, ...(results.runs.length > standings.length ? { low, high } : {}), smooth };
+    return { name: name(s), y, ...(results.runs.length > standings.length ? { low, high } : {}) };
   };
   const rates = [...new Set(standings.map(s => s.contender))].map((contender): Series => {
     const all = standings
@@ -55,10 +55,10 @@ export function comparisonCharts(results: Results): Record<string, string> {
   const isPositive = results.runs.every(run => run.losses.every(loss => !(loss <= 0)));
   const charts: Record<string, Chart> = {
     loss: {
-      title: 'Loss of each step',
+      title: 'Loss by step (trend)',
       x: { label: 'step' },
       y: { label: 'loss', scale: isPositive ? 'log' : 'linear' },
-      series: best.map(s => over(s, run => smoothed(run.losses))),
+      series: best.map(s => over(s, run => trend(run.losses, { log: isPositive }))),
     },
     metric: {
       title: `${capital(metric.name)} after each epoch`,
@@ -145,13 +145,3 @@ const axisOf = ({ name }: Metric) =>
   name === 'accuracy' ? { label: name, format: (v: number) => formatPercent(v) } : { label: name };
 
 const capital = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`;
-
-/** The mean over the last twentieth of the steps or so: single batches differ more than optimizers do. */
-function smoothed(losses: readonly number[]): number[] {
-  const window = Math.max(1, Math.ceil(losses.length / 20));
-  let sum = 0;
-  return losses.map((loss, i) => {
-    sum += loss - (losses[i - window] ?? 0);
-    return sum / Math.min(i + 1, window);
-  });
-}

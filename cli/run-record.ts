@@ -6,6 +6,8 @@ type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 export class RunRecord {
   readonly losses: number[] = [];
   readonly epochs: Event<'epoch'>[] = [];
+  /** The number of losses at the end of each epoch. */
+  readonly epochEnds: number[] = [];
   /** A table for each update that was shown, a row for each parameter. */
   readonly telemetry: (readonly TelemetryRow[])[] = [];
   begin?: Event<'begin'>;
@@ -17,7 +19,10 @@ export class RunRecord {
 
   watch(event: TrainEvent): void {
     if (event.type === 'injected') this.injected = event;
-    if (event.type === 'epoch') this.epochs.push(event);
+    if (event.type === 'epoch') {
+      this.epochs.push(event);
+      this.epochEnds.push(this.losses.length);
+    }
     if (event.type === 'telemetry') this.telemetry.push(event.rows);
     if (event.type === 'step') this.losses.push(event.loss);
     if (event.type === 'begin') {

@@ -81,13 +81,18 @@ type ValueType = InjectReport['parameters'][number]['value']['type'];
 const elements = (type: ValueType) =>
   type?.kind === 'tensor' ? (type.shape as number[]).reduce((n, d) => n * d, 1) : 0;
 
-function charts({ losses, epochs, accuracy }: RunRecord): Chart[] {
-  const isPositive = losses.every(loss => !(loss <= 0));
+function charts({ losses, epochs, epochEnds, accuracy }: RunRecord): Chart[] {
+  const validated = epochs.map(e => e.validation?.loss ?? Number.NaN);
+  const isPositive = [...losses, ...validated].every(loss => !(loss <= 0));
+  const validation = { name: 'validation', x: epochEnds, y: validated };
   const steps: Chart = {
     title: 'Loss of each step',
     x: { label: 'step' },
     y: { label: 'loss', scale: isPositive ? 'log' : 'linear' },
-    series: [{ name: 'training', y: losses, smooth: 0.95 }],
+    series: [
+      { name: 'training, with its trend', y: losses, smooth: true },
+      ...(validated.some(Number.isFinite) ? [validation] : []),
+    ],
   };
   if (!epochs.length) return [steps];
   const x = epochs.map(e => e.epoch);

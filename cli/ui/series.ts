@@ -43,15 +43,42 @@ export function bucketMeans(values: ArrayLike<number>, limit: number): number[] 
   });
 }
 
-/** Exponential moving average with the start's bias taken out; `weight` in [0, 1) is the past's share. */
-export function smooth(values: ArrayLike<number>, weight: number): number[] {
-  let sum = 0;
-  let norm = 0;
-  return Array.from(values, value => {
-    if (!Number.isFinite(value)) return Number.NaN;
-    sum = weight * sum + (1 - weight) * value;
-    norm = weight * norm + (1 - weight);
-    return sum / norm;
+/**
+ * The trend of a noisy series: at each point the line that fits the points around it best (local regression; Cleveland,
+ * JASA 74, 1979, without weights), which neither lags behind a slope nor anticipates it, as an average of the past does. The
+ * window is 8 % of the series, at least 11 points; near the first one it is as narrow as its distance, as losses fall
+ * steeply there. `log` fits logarithms, for an axis that shows them.
+ */
+export function trend(values: ArrayLike<number>, { log = false } = {}): number[] {
+  const [into, back] = log ? [Math.log, Math.exp] : [Number, Number];
+  const n = values.length;
+  const half = Math.max(5, Math.round(n / 25));
+  // Sums over all points before, so that each window costs the same.
+  const sums = Array.from({ length: 5 }, () => new Float64Array(n + 1));
+  const [count, sx, sxx, sy, sxy] = sums as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  for (let i = 0; i < n; i++) {
+    const y = into(values[i]!);
+    const holds = Number.isFinite(y) ? 1 : 0;
+    const terms = [holds, holds * i, holds * i * i, holds && y, holds && y * i];
+    sums.forEach((sum, j) => {
+      sum[i + 1] = sum[i]! + terms[j]!;
+    });
+  }
+  return Array.from({ length: n }, (_, i) => {
+    if (!Number.isFinite(into(values[i]!))) return Number.NaN;
+    const [from, to] = [i - Math.min(half, i), Math.min(n, i + Math.min(half, i) + 1)];
+    const within = (sum: Float64Array) => sum[to]! - sum[from]!;
+    const m = within(count);
+    const [x, y] = [within(sx) / m, within(sy) / m];
+    const spreadOfX = within(sxx) - m * x * x;
+    const slope = spreadOfX > 1e-6 ? (within(sxy) - m * x * y) / spreadOfX : 0;
+    return back(y + slope * (i - x));
   });
 }
 

@@ -3,7 +3,7 @@ import { drawFrame, type Frame, type LegendEntry, type PlotArea, plotArea, round
 import { formatNumber } from './format.js';
 import { h, type Markup } from './markup.js';
 import { extent, type Interval, linearScale, logScale, type Scale } from './scale.js';
-import { bucketMeans, keepExtremes, smooth } from './series.js';
+import { bucketMeans, keepExtremes, trend } from './series.js';
 import { SERIES_COLORS, sequentialColor } from './theme.js';
 
 export type Axis = {
@@ -26,8 +26,8 @@ export type Series = {
   /** The band's edges, as long as `y` (`spread` makes all three of several runs). */
   low?: ArrayLike<number>;
   high?: ArrayLike<number>;
-  /** Weight of the past in [0, 1): draws the moving average, with the values themselves faint behind it. */
-  smooth?: number;
+  /** Draws the trend, in the terms of the axis, with the values themselves faint behind it. */
+  smooth?: boolean;
 };
 
 export type Chart = {
@@ -48,7 +48,7 @@ const DOTS = 33;
 const AREA_POINTS = 200;
 const PIXELS_PER_TICK = { x: 80, y: 36 };
 
-/** A line for each series, with bands and moving averages where they ask for them. */
+/** A line for each series, with bands and trends where they ask for them. */
 export function lineChart(chart: Chart): string {
   const { series } = chart;
   const yDomain = domain(
@@ -81,6 +81,9 @@ export function areaChart(chart: Chart): string {
   );
 }
 
+/** Says so where equal distances are equal ratios. */
+const axisLabel = ({ label, scale }: Axis) => (scale === 'log' ? `${label} (log scale)` : label);
+
 type Marks = (x: Scale, y: Scale, area: PlotArea) => Markup[];
 
 function draw(chart: Chart, keys: LegendEntry[], yDomain: Interval, marks: Marks): string {
@@ -88,8 +91,8 @@ function draw(chart: Chart, keys: LegendEntry[], yDomain: Interval, marks: Marks
     title: chart.title,
     description: chart.description ?? describe(chart),
     size: { width: chart.width ?? 500, height: chart.height ?? 310 },
-    xLabel: chart.x.label,
-    yLabel: chart.y.label,
+    xLabel: axisLabel(chart.x),
+    yLabel: axisLabel(chart.y),
     legend: keys.length > 1 ? keys : [],
   };
   const { top, bottom } = plotArea(frame, []);
@@ -138,10 +141,9 @@ function drawSeries(series: Series, chart: Chart, x: Scale, y: Scale, area: Plot
   }
   const line = (values: ArrayLike<number>, name: string) =>
     h('path', { class: name, d: linePath(keepExtremes(values, limit), px, edgeAt(values, y)) });
-  if (series.smooth === undefined) marks.push(line(series.y, 'line'));
-  else marks.push(line(series.y, 'raw'), line(smooth(series.y, series.smooth), 'line'));
-  if (series.y.length < DOTS && series.smooth === undefined)
-    marks.push(...dots(series, chart, px, edgeAt(series.y, y)));
+  if (!series.smooth) marks.push(line(series.y, 'line'));
+  else marks.push(line(series.y, 'raw'), line(trend(series.y, { log: chart.y.scale === 'log' }), 'line'));
+  if (series.y.length < DOTS && !series.smooth) marks.push(...dots(series, chart, px, edgeAt(series.y, y)));
   return marks;
 }
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { bucketMeans, keepExtremes, smooth, spread } from '../../../cli/ui/series.js';
+import { bucketMeans, keepExtremes, spread, trend } from '../../../cli/ui/series.js';
 
 test('a long series keeps its ends, spikes and gaps', () => {
   const values = Array.from({ length: 10_000 }, (_, i) => Math.sin(i / 50));
@@ -22,15 +22,27 @@ test('means of stretches', () => {
   expect(bucketMeans([1, 3], 2)).toEqual([1, 3]);
 });
 
-test('a moving average starts without bias and steps over gaps', () => {
-  expect(smooth([4, 4, Number.NaN, 4], 0.9)).toEqual([
-    expect.closeTo(4, 12),
-    expect.closeTo(4, 12),
-    Number.NaN,
-    expect.closeTo(4, 12),
-  ]);
-  // (0.5 * 0.5 * 1 + 0.5 * 4) / (0.25 + 0.5)
-  expect(smooth([1, 4], 0.5)).toEqual([1, 3]);
+test('a trend neither lags behind a fall nor anticipates it', () => {
+  const falling = Array.from({ length: 400 }, (_, i) => 10 ** (-i / 50));
+  trend(falling, { log: true }).forEach((value, i) => {
+    expect(value / falling[i]!).toBeCloseTo(1, 6);
+  });
+  const line = Array.from({ length: 100 }, (_, i) => 3 - i / 10);
+  trend(line).forEach((value, i) => {
+    expect(value).toBeCloseTo(line[i]!, 9);
+  });
+});
+
+test('a trend takes the noise out, up to the ends, and steps over gaps', () => {
+  const noisy = Array.from({ length: 400 }, (_, i) => 1 + (i % 2 ? 0.5 : -0.5) - i / 1000);
+  trend(noisy)
+    .slice(20)
+    .forEach((value, i) => {
+      expect(Math.abs(value - (1 - (i + 20) / 1000))).toBeLessThan(0.15);
+    });
+  expect(trend([4, 4, Number.NaN, 4])).toEqual([4, 4, Number.NaN, 4]);
+  expect(trend([4, 0, 4], { log: true })).toEqual([expect.closeTo(4), Number.NaN, expect.closeTo(4)]);
+  expect(trend([])).toEqual([]);
 });
 
 test('the spread of runs ends with the shortest', () => {

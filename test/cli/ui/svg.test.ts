@@ -57,10 +57,15 @@ describe('line charts', () => {
   });
 
   test('a smoothed series is drawn over its faint self', () => {
-    const svg = lineChart({ ...base, series: [{ name: 'a', y: [1, 3, 1, 3], smooth: 0.5 }] });
+    const svg = lineChart({ ...base, series: [{ name: 'a', y: [1, 3, 1, 3], smooth: true }] });
     expect(paths(svg, 'raw')).toHaveLength(1);
     expect(paths(svg, 'line')).toHaveLength(1);
     expect(paths(svg, 'line')).not.toEqual(paths(svg, 'raw'));
+  });
+
+  test('a logarithmic axis says that it is one', () => {
+    expect(lineChart({ ...base, y: { label: 'loss', scale: 'log' } })).toContain('↑ loss (log scale)');
+    expect(lineChart(base)).toContain('↑ loss<');
   });
 
   test('a band closes around its line', () => {

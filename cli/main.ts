@@ -1,4 +1,7 @@
 import { keptHelp } from './kept-help.js';
+import { surviveOutput } from './output.js';
+
+surviveOutput();
 
 const args = process.argv.slice(2);
 const help = keptHelp(args, process.stdout.columns);

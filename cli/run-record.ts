@@ -2,7 +2,7 @@ import type { TelemetryRow, TrainEvent } from '../src/index.js';
 
 type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 
-/** What a run has shown of itself so far. */
+/** What a run has shown of itself so far, before it was resumed too. */
 export class RunRecord {
   readonly losses: number[] = [];
   readonly epochs: Event<'epoch'>[] = [];
@@ -14,6 +14,8 @@ export class RunRecord {
   injected?: Event<'injected'>;
   #start = 0;
   #last = 0;
+  /** Of the epochs before a resumed run. */
+  #before = 0;
 
   constructor(private readonly now: () => number = () => performance.now()) {}
 
@@ -27,14 +29,19 @@ export class RunRecord {
     if (event.type === 'step') this.losses.push(event.loss);
     if (event.type === 'begin') {
       this.begin = event;
+      const { losses = [], epochs = [], telemetry = [] } = event.history ?? {};
+      for (const loss of losses) this.losses.push(loss);
+      for (const epoch of epochs) this.epochs.push(epoch);
+      for (const rows of telemetry) this.telemetry.push(rows);
+      this.#before = epochs.reduce((sum, { seconds }) => sum + seconds, 0);
       this.#start = this.now();
     }
     this.#last = this.now();
   }
 
-  /** From the first step on, evaluation included. */
+  /** From the first step on, evaluation included; of the epochs before a resumed run, those of the ones completed. */
   get seconds(): number {
-    return (this.#last - this.#start) / 1000;
+    return this.#before + (this.#last - this.#start) / 1000;
   }
 
   get accuracy(): number | undefined {

@@ -1,7 +1,5 @@
-import { writeFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
 import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
 import {
@@ -15,11 +13,12 @@ import {
   trainingOptions,
   withOriginal,
 } from '../options.js';
+import { runLog } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
 import { stepOptions } from '../step-options.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
-import { print } from '../ui/terminal.js';
+import { print, warn } from '../ui/terminal.js';
 import { describeReport } from './inject.js';
 
 export const builder = (args: Argv) =>
@@ -40,11 +39,11 @@ export const builder = (args: Argv) =>
       out: { alias: 'o', type: 'string', describe: 'Trained model to write [MODEL.trained.onnx]' },
       state: {
         type: 'string',
-        describe: 'Where to keep the training state after each epoch; train goes on from it',
+        describe: 'Save the training state here after each epoch; where it exists, the run is resumed',
       },
       'resume-pytorch': {
         type: 'string',
-        describe: 'Go on from parameters and optimizer state of PyTorch (.safetensors)',
+        describe: 'Resume from parameters and optimizer state of PyTorch (.safetensors)',
       },
       'export-ema': { type: 'boolean', describe: 'Write the moving average of the weights, not the weights' },
       report: { type: 'string', describe: 'Write an HTML page with the curves to this file' },
@@ -115,9 +114,12 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
   print(`wrote ${path}`);
 }
 
+/** The signals that stop a run, with the exit codes of programs that end by them. */
+const EXIT_CODES: Partial<Record<NodeJS.Signals, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
 /**
- * Runs the job with its progress on the terminal. Ctrl-C stops it after the step under way, with exit code 130; a second
- * one ends the program at once.
+ * Runs the job with its progress on the terminal. Ctrl-C, SIGTERM, and SIGHUP where there is a terminal to lose, stop it
+ * after the step under way, with the signal's exit code; a second one ends the program at once.
  */
 export async function runWithProgress(
   job: TrainJob,
@@ -128,18 +130,23 @@ export async function runWithProgress(
   let progress: Progress | undefined;
   const say = (line: string) => (progress ? progress.note(line) : print(line));
   const abort = new AbortController();
+  const signals = Object.keys(EXIT_CODES) as NodeJS.Signals[];
+  const attached = [process.stdin, process.stdout, process.stderr].some(stream => stream.isTTY);
   const stop = (signal: NodeJS.Signals) => {
+    // What runs in the background, by nohup or a scheduler, is to outlive the terminal.
+    if (signal === 'SIGHUP' && !attached) return;
     if (abort.signal.aborted) {
       // By the signal's own effect: to exit would break off the runtime's thread, which it reports as a crash.
-      process.off('SIGINT', stop).off('SIGTERM', stop).kill(process.pid, signal);
+      for (const other of signals) process.off(other, stop);
+      process.kill(process.pid, signal);
       return;
     }
     abort.abort();
-    process.exitCode = 130;
+    process.exitCode = EXIT_CODES[signal];
     say('stops after the step under way; Ctrl-C again ends at once');
   };
-  process.on('SIGINT', stop).on('SIGTERM', stop);
-  const writeLog = logTo(log);
+  for (const signal of signals) process.on(signal, stop);
+  const writeLog = log === undefined ? () => {} : runLog(log, warn);
   const show = (event: TrainEvent) => {
     switch (event.type) {
       case 'note':
@@ -165,8 +172,8 @@ export async function runWithProgress(
       }
       case 'saved':
         if (event.what === 'model') return say(`wrote ${event.path}`);
-        say(`kept the state in ${event.path}`);
-        return abort.signal.aborted ? say(`go on with: ${resumeCommand(job, event.path)}`) : undefined;
+        say(`saved state to ${event.path}`);
+        return abort.signal.aborted ? say(`resume with: ${resumeCommand(job, event.path, log)}`) : undefined;
       case 'end':
         if (event.skipped)
           say(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
@@ -185,26 +192,12 @@ export async function runWithProgress(
     );
   } finally {
     progress?.done();
-    process.off('SIGINT', stop).off('SIGTERM', stop);
+    for (const signal of signals) process.off(signal, stop);
   }
 }
 
-/** Writes events to a file, a line each. Throws `io`. */
-function logTo(path: string | undefined): (event: TrainEvent) => void {
-  if (path === undefined) return () => {};
-  const write = (text: string, flag: 'a' | 'w') => {
-    try {
-      writeFileSync(path, text, { flag });
-    } catch (error) {
-      throw new AgdError('io', `Cannot write '${path}': ${(error as Error).message}.`);
-    }
-  };
-  write('', 'w');
-  return event => write(`${JSON.stringify(event)}\n`, 'a');
-}
-
-/** The command that goes on from a state as if the job had not been stopped. */
-function resumeCommand(job: TrainJob, state: string): string {
+/** The command that resumes a job from a state as if it had not been stopped. */
+function resumeCommand(job: TrainJob, state: string, log?: string): string {
   const { bind: { map = {}, scale } = {} } = job;
   const given = {
     data: job.data,
@@ -216,8 +209,11 @@ function resumeCommand(job: TrainJob, state: string): string {
     map: Object.entries(map).map(pair => pair.join('=')),
     scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
     'export-ema': job.exportEma,
-    state: job.state,
+    state: job.state ?? state,
     out: job.output,
+    log,
+    device: job.device === 'cpu' ? undefined : job.device,
+    threads: job.threads,
   };
   const flags = Object.entries(given).flatMap(([name, value]) =>
     [value ?? []].flat().flatMap(v => (v === true ? [`--${name}`] : [`--${name}`, String(v)])),

@@ -19,6 +19,11 @@ export function print(line: string): void {
   console.log(printable(line));
 }
 
+/** Prints a line of warning to standard error. */
+export function warn(line: string): void {
+  process.stderr.write(`agd-onnx: ${printable(line)}\n`);
+}
+
 /** Prints text that is made of painted parts, tables and our own words only. */
 export function printPainted(text: string): void {
   console.log(text);

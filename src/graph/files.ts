@@ -7,12 +7,13 @@ import {
   open,
   readdir,
   readFile,
+  readlink,
   realpath,
   rename,
   stat,
   unlink,
 } from 'node:fs/promises';
-import { basename, dirname, isAbsolute, join, normalize, relative } from 'node:path';
+import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
 import { byteCount, checkSize, decodeModel, encodeChunks, inline, type Placement } from './proto.js';
@@ -22,13 +23,13 @@ import type { ExternalData, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
 /** Above this, a model's bytes go into a file beside it: protobuf ends at 2 GiB, and readers need some room. */
-const INLINE_LIMIT = 1.5e9;
+export const INLINE_LIMIT = 1.5e9;
 
 /** Tensors below this stay in the model file, where shape inference can see them. */
-const SMALL = 1024;
+export const SMALL = 1024;
 
 /** External tensors start on pages, so that runtimes can map them into memory. */
-const PAGE = 4096;
+export const PAGE = 4096;
 
 /** How much is copied from file to file at once. */
 const BLOCK = 4 * 2 ** 20;
@@ -97,14 +98,14 @@ export async function saveModel(
   for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
 }
 
-function modelChunks(model: Model, path: string, place: Placement): Uint8Array[] {
+export function modelChunks(model: Model, path: string, place: Placement): Uint8Array[] {
   const chunks = encodeChunks(model, place);
   naming(path, () => checkSize(byteCount(chunks)));
   return chunks;
 }
 
 /** The tensors that can be outside the model file, with their names: initializers, and what is outside now. */
-function storedTensors(model: Model): Map<Tensor, string> {
+export function storedTensors(model: Model): Map<Tensor, string> {
   const tensors = new Map<Tensor, string>();
   for (const graph of allGraphs(model.graph)) {
     for (const [value, tensor] of graph.initializers) if (!tensor.strings) tensors.set(tensor, value.name);
@@ -208,7 +209,7 @@ async function startsAsModel(file: FileHandle, size: number): Promise<boolean> {
   return found.has(GRAPH_FIELD);
 }
 
-async function writeTensors(
+export async function writeTensors(
   file: FileHandle,
   placed: ReadonlyMap<Tensor, ExternalData>,
   names: ReadonlyMap<Tensor, string>,
@@ -320,7 +321,7 @@ export async function replaceFiles(
     for (const { path, write } of replacements)
       await writing(path, async () => {
         const { to, mode } = await targetOf(path);
-        const from = join(dirname(to), `.${randomBytes(6).toString('hex')}.tmp`);
+        const from = await temporaryName(to);
         const file = await open(from, 'wx');
         ready.push({ path, from, to });
         try {
@@ -334,10 +335,49 @@ export async function replaceFiles(
       });
     await check?.(new Map(ready.map(({ path, from }) => [path, from])));
     for (const { path, from, to } of ready) await writing(path, () => rename(from, to));
+    for (const folder of new Set(ready.map(({ to }) => dirname(to)))) await syncFolder(folder);
   } catch (error) {
     await Promise.allSettled(ready.map(({ from }) => unlink(from)));
     throw error;
+  } finally {
+    for (const { from } of ready) unfinished.delete(from);
   }
+}
+
+/** Temporary files that this thread is writing. */
+const unfinished = new Set<string>();
+
+/** A name for what is to become the file `to`, beside it. What processes that have ended left under such names is removed. */
+async function temporaryName(to: string): Promise<string> {
+  const folder = dirname(to);
+  // Whatever is appended has to fit into the 255 bytes of a name.
+  const prefix = `.${basename(to).slice(0, 60)}.`;
+  for (const name of await readdir(folder)) {
+    const [, pid] =
+      (name.startsWith(prefix) && /^(\d+)-[0-9a-f]{12}\.tmp$/.exec(name.slice(prefix.length))) || [];
+    const path = join(folder, name);
+    if (pid && (Number(pid) === process.pid ? !unfinished.has(path) : !isRunning(Number(pid))))
+      await unlink(path).catch(() => {});
+  }
+  const path = join(folder, `${prefix}${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+  unfinished.add(path);
+  return path;
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
+}
+
+/** A rename lasts through a loss of power once the folder is on disk; some systems have no call for that. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path).catch(() => undefined);
+  await folder?.sync().catch(() => {});
+  await folder?.close();
 }
 
 /** Throws `io` where a file could not be written to `path`, before the work that would be lost; writes nothing. */
@@ -357,18 +397,21 @@ export async function writing<T>(path: string, action: () => Promise<T>): Promis
   }
 }
 
-/** The file that `path` names, through links, and its access rights where it exists. */
-async function targetOf(path: string): Promise<{ to: string; mode?: number }> {
-  try {
-    const to = await realpath(path);
-    const info = await stat(to);
-    if (!info.isFile()) throw new AgdError('io', `Cannot write '${path}': it is not a file.`);
-    return { to, mode: info.mode };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { to: path };
-    throw error;
-  }
+/** The file that `path` names, through links, and its access rights where it exists. Throws `io` for devices and pipes. */
+export async function targetOf(path: string): Promise<{ to: string; mode?: number }> {
+  const info = await stat(path).catch(absent);
+  if (info && !info.isFile()) throw notAFile(path);
+  if (info) return { to: await realpath(path).catch(() => Promise.reject(notAFile(path))), mode: info.mode };
+  const link = await readlink(path).catch(() => undefined);
+  return link === undefined ? { to: path } : targetOf(resolve(dirname(path), link));
 }
+
+function absent(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
+}
+
+const notAFile = (path: string) =>
+  new AgdError('io', `Cannot write '${path}': it is not a file. Choose a file to write to.`);
 
 /** Reads the bytes of a tensor that lies in a file of the model's folder. */
 export function readExternal(data: ExternalData, name: string): Uint8Array {

@@ -26,8 +26,8 @@ type Settings = Record<Setting, number>;
 type Kind = {
   /** What it takes besides warm-up, with the default; undefined where it has to be given. */
   takes: (given: Partial<Settings>) => Partial<Record<Setting, number | undefined>>;
-  /** The factor `k` updates after the warm-up. */
-  factor: (k: Expr, settings: Settings) => Expr;
+  /** The factor `k` updates after the warm-up; `total` gives the setting of that name in the type of `k`. */
+  factor: (k: Expr, settings: Settings, total: () => Expr) => Expr;
 };
 
 const KINDS = {
@@ -35,15 +35,19 @@ const KINDS = {
 
   linear: {
     takes: () => ({ total: undefined, final: 0 }),
-    factor: (k, s) => line(1, s.final, progress(k, s)),
+    factor: (k, s, total) => line(1, s.final, progress(k, s, total())),
   },
 
   /** Either once over `total` or, with `period`, again and again, each time `multiply` times as long: SGDR, ICLR 2017. */
   cosine: {
     takes: ({ period }) =>
       period === undefined ? { total: undefined, final: 0 } : { period, multiply: 1, final: 0 },
-    factor: (k, s) =>
-      wave(1, s.final, s.period === undefined ? progress(k, s) : sinceRestart(k, s.period, s.multiply)),
+    factor: (k, s, total) =>
+      wave(
+        1,
+        s.final,
+        s.period === undefined ? progress(k, s, total()) : sinceRestart(k, s.period, s.multiply),
+      ),
   },
 
   step: {
@@ -64,9 +68,9 @@ const KINDS = {
   /** Up from `start` to 1 in the share `peak` of `total`, down to `final`, both along cosines: super-convergence, 2017. */
   'one-cycle': {
     takes: ({ start = 1 / 25 }) => ({ total: undefined, peak: 0.3, start, final: start / 1e4 }),
-    factor: (k, { total, peak, start, final }) => {
-      const top = peak * total - 1;
-      const down = k.sub(top).div(total - 1 - top);
+    factor: (k, { peak, start, final }, total) => {
+      const top = total().mul(peak).sub(1);
+      const down = k.sub(top).div(total().sub(1).sub(top));
       return k.less(top).where(wave(start, 1, k.div(top)), wave(1, final, down.minimum(1)));
     },
   },
@@ -75,14 +79,18 @@ const KINDS = {
 export type ScheduleKind = keyof typeof KINDS;
 export const SCHEDULES = Object.keys(KINDS) as ScheduleKind[];
 
-/** The factor on the learning rate of the update after `done` updates, both scalars of one type; as PyTorch's schedulers. */
-export function scheduleFactor(schedule: Schedule, done: Expr): Expr {
+/**
+ * The factor on the learning rate of the update after `done` updates, both scalars of one type; as PyTorch's schedulers.
+ * `total`, of that type too, takes the place of the schedule's own where it is given.
+ */
+export function scheduleFactor(schedule: Schedule, done: Expr, total?: Expr): Expr {
   const settings = resolveSchedule(schedule);
   const kind: Kind = KINDS[schedule.kind];
   const { warmup, start } = settings;
-  if (!warmup) return kind.factor(done, settings);
+  const end = () => total ?? done.g.scalar(settings.total, done.dtype);
+  if (!warmup) return kind.factor(done, settings, end);
   const rising = line(start, 1, done.div(warmup));
-  return done.less(warmup).where(rising, kind.factor(done.sub(warmup).maximum(0), settings));
+  return done.less(warmup).where(rising, kind.factor(done.sub(warmup).maximum(0), settings, end));
 }
 
 /** Whether a schedule ends with the run, and does not say when that is. */
@@ -157,7 +165,7 @@ const RANGES: Record<Setting, { ok: (x: number) => boolean; what: string }> = {
 };
 
 /** How much of the way from the warm-up's end to `total` is done, at most 1. */
-const progress = (k: Expr, { total, warmup }: Settings) => k.div(total - warmup).minimum(1);
+const progress = (k: Expr, { warmup }: Settings, total: Expr) => k.div(total.sub(warmup)).minimum(1);
 
 const line = (from: number, to: number, x: Expr) => x.mul(to - from).add(from);
 

@@ -11,6 +11,7 @@ import { observeUpdates, type Telemetry } from './observe-updates.js';
 import { skipNonFinite } from './skip-non-finite.js';
 import type { Transition } from './transition.js';
 import {
+  type PlannedUpdate,
   type TrainedParameter,
   type UpdateOptions,
   type UpdateRule,
@@ -61,7 +62,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: StepOptions & { seed?: number } = {},
+  options: StepOptions & PlannedUpdate & { seed?: number } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   validateStep(options);

@@ -79,6 +79,7 @@ const DESCRIPTION = shaped({
   lr: text,
   step: text,
   schedule: optional(x => shaped({ kind: text })(x) ?? each(setting)(x)),
+  scheduleTotal: optional(text),
   clipGradNorm: optional(number),
   clipGradValue: optional(number),
   accumulation: optional(shaped({ batches: count, counter: text })),
@@ -141,7 +142,8 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     demand(fits, `it updates '${state}' with '${value}', which is of another type`);
     updated.add(state);
   }
-  const { loss, lr, step, accumulation, skipped, telemetry, parameters, statistics } = description;
+  const { loss, lr, step, accumulation, skipped, telemetry, parameters, statistics, scheduleTotal } =
+    description;
   demand(outputs.has(loss.name), `its loss '${loss.name}' is no output`);
   const isScalar = (name: string, dtype: string) => {
     const tensor = stored.get(name)?.tensor;
@@ -153,6 +155,11 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
       counter === undefined || isScalar(counter, 'int64'),
       `its counter '${counter}' is no int64 scalar`,
     );
+  const total = scheduleTotal === undefined ? undefined : stored.get(scheduleTotal)?.tensor;
+  demand(
+    scheduleTotal === undefined || (total?.size === 1 && /^float(32|64)$/.test(total.dtype)),
+    `the end of its schedule '${scheduleTotal}' is no number`,
+  );
   const states = parameters.flatMap(p => [
     ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),
     ...Object.values(p.state),

@@ -170,7 +170,8 @@ async function injectStep(
   g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics, lookups, drawn, leastBatch } = source.differentiate(trained);
-  const planned = { ...options, schedule: withTotal(options, work, leastBatch) };
+  const schedule = withTotal(options, work, leastBatch);
+  const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
   const attached = attachOptimizer(
     g,
     optimizer,
@@ -400,6 +401,7 @@ function describe(
     lr: attached.lr.name,
     step: attached.step.name,
     schedule,
+    scheduleTotal: attached.total?.name,
     clipGradNorm,
     clipGradValue,
     accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },

@@ -20,6 +20,8 @@ export type TrainingDescription = {
   step: string;
   /** The factor on the learning rate, by the number of updates done. */
   schedule?: Schedule;
+  /** Where the schedule ends with the run: the initializer that says when. */
+  scheduleTotal?: string;
   clipGradNorm?: number;
   clipGradValue?: number;
   /** One update takes this many batches; the int64 scalar counts those since the last update. */

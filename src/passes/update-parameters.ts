@@ -27,6 +27,8 @@ export type UpdateRule = {
   scalars: ScalarType;
   /** With `compensate`: what rounding has left each parameter short of. */
   carries: (Value | undefined)[];
+  /** The initializer with the schedule's total, where that is the run's. */
+  total?: Value;
 };
 
 export type UpdateOptions = {
@@ -44,6 +46,9 @@ export type UpdateOptions = {
   tile?: boolean;
 };
 
+/** With `endsWithRun`, the schedule's total is an initializer: a resumed run may have another. */
+export type PlannedUpdate = UpdateOptions & { endsWithRun?: boolean };
+
 /**
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
  * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
@@ -54,7 +59,13 @@ export function updateParameters<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   parameters: readonly TrainedParameter<O>[],
   lr: number,
-  { schedule, scalars: scalarType = 'float64', compensate, tile: tileLarge = true }: UpdateOptions = {},
+  {
+    schedule,
+    endsWithRun,
+    scalars: scalarType = 'float64',
+    compensate,
+    tile: tileLarge = true,
+  }: PlannedUpdate = {},
 ): UpdateRule {
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
@@ -65,11 +76,17 @@ export function updateParameters<O extends OptimizerOptions>(
       ? stateInput(g, `${param.name}_carry`, zerosLike(g, param))
       : undefined,
   );
+  const total =
+    schedule?.total !== undefined && endsWithRun
+      ? initializer(g, 'schedule_total', Tensor.filled(scalarType, [], schedule.total))
+      : undefined;
   const transition: Transition = (b, terms) => {
     const done = b.of(step).add(1);
     const t = done.cast(scalarType);
     const base = b.of(rate).cast(scalarType);
-    const scheduled = schedule ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType))) : base;
+    const scheduled = schedule
+      ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType), total && b.of(total)))
+      : base;
     // ONNX Runtime takes a cast there and back out of the graph, but not out of what a subgraph reads.
     const typed = (e: Expr, dtype: DType) =>
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
@@ -122,10 +139,16 @@ export function updateParameters<O extends OptimizerOptions>(
     }
     return updates;
   };
-  return { transition, lr: rate, step, slots, scalars: scalarType, carries };
+  return { transition, lr: rate, step, slots, scalars: scalarType, carries, total };
 }
 
 type Tensors = Record<string, Expr>;
+
+function initializer(g: Builder, hint: string, tensor: Tensor): Value {
+  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
+  g.graph.initializers.set(value, tensor);
+  return value;
+}
 
 const isHalf = (dtype: DType | undefined) => dtype === 'float16' || dtype === 'bfloat16';
 

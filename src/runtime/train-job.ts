@@ -1,10 +1,13 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
-import { checkWritable, saveModel } from '../graph/files.js';
+import { checkWritable, loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
+import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
+import { extendSchedule } from '../passes/extend-schedule.js';
 import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
 import { hasOwnStep } from '../passes/training-info.js';
@@ -15,6 +18,19 @@ import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { checkExport, exportFile } from './export.js';
 import { goOnFrom } from './ort-state.js';
+import {
+  changes,
+  emptyHistory,
+  fitHistory,
+  follow,
+  type Run,
+  type RunHistory,
+  type RunSettings,
+  readRun,
+  settingsOf,
+  sourceOf,
+  withRun,
+} from './run-state.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { inputSpec, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
@@ -56,6 +72,8 @@ export type TrainEvent =
       stepsBefore: number;
       batchSize: number;
       samples: number;
+      /** How the run went so far, where it is resumed. */
+      history?: RunHistory;
     }
   | { type: 'saved'; path: string; what: 'model' | 'state' }
   /** `steps` are updates; `skipped` are batches whose gradients were not finite. */
@@ -72,15 +90,17 @@ export async function runTrainJob(
 ): Promise<void> {
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   const arrays = await loadArrays(job.data);
-  const model = await trainable(job, arrays, emit);
+  const resumed = await resumable(job);
+  if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}` });
+  const model = resumed ?? (await trainable(job, arrays, emit));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
       'bad-option',
       'The model keeps no average of its weights: inject it with --ema DECAY.',
     );
-  const trainer = await Trainer.create(model, job);
+  let trainer = await Trainer.create(model, job);
   try {
-    if (job.resumePytorch !== undefined) await resume(trainer, job.resumePytorch, emit);
+    if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
     const train = bind(job, arrays, trainer.inputs, target);
     for (const text of train.notesOn(job)) emit({ type: 'note', text });
@@ -91,27 +111,32 @@ export async function runTrainJob(
         : bind({ ...job, data: path }, await loadArrays(path), trainer.inputs, target);
     const { epochs, batchSize, seed, lr } = job;
     const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
-    emit({ type: 'begin', epochs, samples: train.length, stepsBefore: trainer.batchCount, ...size });
+    trainer = await withSchedule(trainer, job, train, emit);
+    const run = await beginRun(job, trainer, model, await settingsOf(job, arrays, size.batchSize), emit);
+    const { history } = run;
+    const stepsBefore = trainer.batchCount;
+    const before = stepsBefore ? { history: structuredClone(history) } : {};
+    emit({ type: 'begin', epochs, samples: train.length, stepsBefore, ...size, ...before });
+    const save = (to: string) => {
+      fitHistory(history, trainer.batchCount);
+      return saveState(to, trainer, run, emit);
+    };
     try {
       for await (const event of trainingLoop(trainer, train, {
-        epochs,
-        batchSize,
-        seed,
-        lr,
-        validation,
-        signal,
+        ...{ epochs, batchSize, seed, lr, validation, signal },
+        before: history.losses,
       })) {
+        follow(history, event);
         emit(event);
-        if (event.type === 'epoch' && job.state && event.epoch < epochs)
-          await saveState(job.state, trainer, emit);
+        if (event.type === 'epoch' && job.state && event.epoch < epochs) await save(job.state);
       }
-      if (job.state || signal.aborted) await saveState(stateFile(job), trainer, emit);
+      if (job.state || signal.aborted) await save(stateFile(job));
       await exportFile(trainer.snapshot(), job.output, { ema: job.exportEma });
       emit({ type: 'saved', path: job.output, what: 'model' });
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
-      if (error.code === 'non-finite') await saveState(stateFile(job), trainer, emit);
-      throw error.code === 'io' ? await rescued(trainer, job, error) : error;
+      if (error.code === 'non-finite') await save(stateFile(job));
+      throw error.code === 'io' ? await rescued(trainer, job, run, error) : error;
     }
     emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount, skipped: trainer.skippedCount });
   } finally {
@@ -119,14 +144,97 @@ export async function runTrainJob(
   }
 }
 
+/**
+ * The state that a job is to be resumed from: the one that it would write, where it is there already, as of a job that is
+ * started again. Throws `bad-option` where that file is not the state of a run, or is that of another.
+ */
+async function resumable(job: TrainJob): Promise<Model | undefined> {
+  const { state } = job;
+  if (state === undefined || !existsSync(state) || (await isSameFile(state, job.model))) return undefined;
+  const restart = `to start anew, remove it first: rm ${state}`;
+  const model = await loadModel(state);
+  if (!isInjected(model))
+    throw new AgdError(
+      'bad-option',
+      `${state} is there already and holds no training state: choose another file, or ${restart}.`,
+    );
+  const run = readRun(model);
+  const source = await sourceOf(job);
+  const other =
+    run?.settings.sha256 !== source.sha256
+      ? `another model than ${job.model}`
+      : run?.settings.inject !== source.inject
+        ? 'other options'
+        : undefined;
+  if (other)
+    throw new AgdError(
+      'bad-option',
+      `${state} is there already, the state of a run with ${other}. To continue that run: agd-onnx train ${state} --data ${job.data} --state ${state}; ${restart}.`,
+    );
+  checkExport(model);
+  await checkState(model, state);
+  return model;
+}
+
+async function isSameFile(a: string, b: string): Promise<boolean> {
+  const [one, other] = await Promise.all([a, b].map(path => realpath(path).catch(() => path)));
+  return one === other;
+}
+
+/** The run that a job begins or goes on with, whose history ends where the state does. Says what is other than it was. */
+async function beginRun(
+  job: TrainJob,
+  trainer: Trainer,
+  model: Model,
+  settings: RunSettings,
+  emit: (event: TrainEvent) => void,
+): Promise<Run> {
+  const before = readRun(model);
+  if (!before) return { settings, history: fitHistory(emptyHistory(), trainer.batchCount) };
+  const note = (text: string) => emit({ type: 'note', text });
+  if (job.state === undefined) note(`${job.model} stays as it is: --state ${job.model} updates it`);
+  const differences = trainer.batchCount ? changes(before.settings, settings) : [];
+  if (differences.length)
+    note(`resumed with ${differences.join(', ')}: not what one run would have computed`);
+  const { sha256, inject } = before.settings;
+  return {
+    settings: { ...settings, sha256, inject },
+    history: fitHistory(before.history, trainer.batchCount),
+  };
+}
+
+/** A trainer whose schedule ends with the run, where it is to. */
+async function withSchedule(
+  trainer: Trainer,
+  job: TrainJob,
+  train: Dataset,
+  emit: (event: TrainEvent) => void,
+): Promise<Trainer> {
+  const { schedule, scheduleTotal, accumulation } = trainer.description;
+  const before = schedule?.total;
+  if (before === undefined) return trainer;
+  const updates = updatesOf({ ...job, inject: { accumulate: accumulation?.batches } }, train);
+  const note = (text: string) => emit({ type: 'note', text });
+  if (scheduleTotal === undefined) {
+    if (updates > before)
+      note(`the schedule ends after ${before} updates: the last ${updates - before} have its final rate`);
+    return trainer;
+  }
+  if (updates === before) return trainer;
+  const model = extendSchedule(trainer.snapshot(), updates);
+  await trainer.release();
+  note(`the schedule ends with the run, after ${updates} updates instead of ${before}`);
+  return Trainer.create(model, job);
+}
+
 const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
 
 /** Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files. */
-async function rescued(trainer: Trainer, job: TrainJob, error: AgdError): Promise<AgdError> {
+async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdError): Promise<AgdError> {
   const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-'));
   const path = join(folder, basename(stateFile(job)));
   try {
-    await saveModel(trainer.snapshot(), path);
+    await saveSnapshot(withRun(trainer.snapshot(), run), path);
   } catch {
     await rm(folder, { recursive: true });
     return error;
@@ -135,14 +243,19 @@ async function rescued(trainer: Trainer, job: TrainJob, error: AgdError): Promis
   return new AgdError('io', text, { cause: error });
 }
 
-async function saveState(path: string, trainer: Trainer, emit: (event: TrainEvent) => void): Promise<void> {
-  await saveModel(trainer.snapshot(), path);
+async function saveState(
+  path: string,
+  trainer: Trainer,
+  run: Run,
+  emit: (event: TrainEvent) => void,
+): Promise<void> {
+  await saveSnapshot(withRun(trainer.snapshot(), run), path);
   emit({ type: 'saved', path, what: 'state' });
 }
 
 async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) => void): Promise<void> {
   const unused = trainer.restore((await readSafetensors(path)).tensors);
-  emit({ type: 'note', text: `goes on from ${path}, after ${trainer.stepCount} updates` });
+  emit({ type: 'note', text: `resumes from ${path}, after ${trainer.stepCount} updates` });
   if (unused.length) emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}` });
 }
 
@@ -155,6 +268,7 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
         `${job.model} holds a training step already: its loss and options were decided when it was injected.`,
       );
     checkExport(model);
+    await checkState(model, job.model);
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))

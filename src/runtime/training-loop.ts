@@ -12,6 +12,8 @@ export type LoopOptions = {
   /** Evaluated after every epoch. */
   validation?: Dataset;
   lr?: number;
+  /** The losses of the steps that a resumed run has behind it: those of the epoch under way count in its mean. */
+  before?: readonly number[];
   /** Checked before every step; a step under way is finished. */
   signal?: { readonly aborted: boolean };
 };
@@ -41,6 +43,7 @@ export async function* trainingLoop(
   options: LoopOptions,
 ): AsyncGenerator<LoopEvent> {
   const { epochs, seed = 0, batchSize, validation, lr, signal } = options;
+  const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
   const order: BatchOptions = { batchSize, shuffle: seed };
@@ -56,6 +59,15 @@ export async function* trainingLoop(
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     const begin = performance.now();
     let [sum, samples] = [0, 0];
+    // Only a batch that was skipped has a loss that is not finite.
+    const add = (loss: number, size: number) => {
+      if (Number.isFinite(loss)) {
+        sum += loss * size;
+        samples += size;
+      }
+    };
+    if (before.length === done)
+      for (const loss of before.slice(epoch * steps, done)) add(loss, train.batchSize(order));
     const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => chunk.steps);
     for (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
@@ -63,11 +75,7 @@ export async function* trainingLoop(
       const losses = await trainer.steps(inputs, { lr });
       chunk.learn(inputs, losses.length, performance.now() - start);
       for (const [i, loss] of losses.entries()) {
-        // Only a batch that was skipped has a loss that is not finite.
-        if (Number.isFinite(loss)) {
-          sum += loss * sizes[i]!;
-          samples += sizes[i]!;
-        }
+        add(loss, sizes[i]!);
         yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
       }
       for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };

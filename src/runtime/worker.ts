@@ -9,7 +9,8 @@ type Input = { job: TrainJob; stop: Int32Array };
 
 /**
  * Runs a training job in a thread of its own. `signal` stops it after the step under way; the promise then
- * resolves when the state is written. Rejects as `runTrainJob` does, and with what `emit` throws.
+ * resolves when the state is written. Rejects as `runTrainJob` does, and with what `emit` throws, which stops the job in
+ * the same way.
  */
 export async function trainInWorker(
   job: TrainJob,
@@ -23,18 +24,25 @@ export async function trainInWorker(
   const worker = new Worker(new URL(import.meta.url), { workerData: { job, stop } satisfies Input });
   try {
     await new Promise<void>((resolve, reject) => {
+      let failure: { cause: unknown } | undefined;
       worker.on('message', (message: Message) => {
+        if ('error' in message) {
+          failure ??= { cause: new AgdError(message.error.code, message.error.message) };
+          return;
+        }
         try {
-          if ('error' in message) throw new AgdError(message.error.code, message.error.message);
-          emit(message.event);
-        } catch (error) {
-          reject(error);
+          if (!failure) emit(message.event);
+        } catch (cause) {
+          failure = { cause };
+          ask();
         }
       });
       worker.on('error', reject);
-      worker.on('exit', code =>
-        code === 0 ? resolve() : reject(new Error(`The training thread ended with code ${code}.`)),
-      );
+      worker.on('exit', code => {
+        if (failure) reject(failure.cause);
+        else if (code === 0) resolve();
+        else reject(new Error(`The training thread ended with code ${code}.`));
+      });
     });
   } finally {
     signal?.removeEventListener('abort', ask);

@@ -327,9 +327,9 @@ describe('train', () => {
     });
     const code = await new Promise(resolve => child.on('close', resolve));
     expect(code).toBe(130);
-    expect(out).toContain('kept the state in c.agd.onnx');
+    expect(out).toContain('saved state to c.agd.onnx');
     expect(out).toContain(
-      'go on with: agd-onnx train c.agd.onnx --data train.npz --epochs 2000 --batch-size 4 ',
+      'resume with: agd-onnx train c.agd.onnx --data train.npz --epochs 2000 --batch-size 4 ',
     );
     expect(out).toMatch(/stopped after [\d,]+ steps/);
     decodeModel(readFileSync(file('c.onnx')));

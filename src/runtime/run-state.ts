@@ -1,0 +1,128 @@
+/** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { crc32 } from 'node:zlib';
+import { Model } from '../graph/ir.js';
+import type { Tensor } from '../graph/tensor.js';
+import type { InjectOptions } from '../passes/inject.js';
+import type { TrainJob } from './train-job.js';
+import type { TelemetryRow } from './trainer.js';
+import type { LoopEvent } from './training-loop.js';
+
+type EpochEvent = Extract<LoopEvent, { type: 'epoch' }>;
+
+/** The loss of each step, the result of each epoch, and a table for each update that telemetry shows. */
+export type RunHistory = {
+  losses: number[];
+  epochs: EpochEvent[];
+  telemetry: (readonly TelemetryRow[])[];
+};
+
+export type RunSettings = {
+  /** Of the model file, in hex; undefined for what is no file. */
+  sha256?: string;
+  /** The options of injection as JSON. */
+  inject?: string;
+  /** CRC-32 of the training data. */
+  data: number;
+  batchSize: number;
+  seed: number;
+  lr?: number;
+  bind?: string;
+};
+
+export type Run = { settings: RunSettings; history: RunHistory };
+
+const KEY = 'agd.run';
+
+/** The model with the run in its metadata; graph and tensors are shared. */
+export function withRun(model: Model, { settings, history }: Run): Model {
+  const exact = history.losses.every(loss => Object.is(Math.fround(loss), loss));
+  const losses = exact ? Float32Array.from(history.losses) : Float64Array.from(history.losses);
+  const text = JSON.stringify({
+    settings,
+    ...{ epochs: history.epochs, telemetry: history.telemetry },
+    losses: { bytes: losses.BYTES_PER_ELEMENT, base64: Buffer.from(losses.buffer).toString('base64') },
+  });
+  const metadata = new Map(model.metadata).set(KEY, text);
+  return Object.assign(new Model(model.graph), model, { metadata });
+}
+
+/** The run that a state belongs to; undefined for a model that was only injected, and where it cannot be read. */
+export function readRun({ metadata }: Model): Run | undefined {
+  try {
+    const { settings, epochs, telemetry, losses } = JSON.parse(metadata.get(KEY) ?? 'null');
+    const bytes = Uint8Array.from(Buffer.from(losses.base64, 'base64'));
+    const values = losses.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer);
+    if (!epochs.every(isEpoch) || !telemetry.every(isTable) || typeof settings.data !== 'number')
+      return undefined;
+    return { settings, history: { losses: Array.from(values), epochs, telemetry } };
+  } catch {
+    return undefined;
+  }
+}
+
+/** JSON has null for what is not finite. */
+const isNumber = (x: unknown) => typeof x === 'number' || x === null;
+const isEpoch = (x: EpochEvent) =>
+  x.type === 'epoch' && Number.isSafeInteger(x.epoch) && isNumber(x.trainLoss) && isNumber(x.seconds);
+const isTable = (rows: readonly TelemetryRow[]) =>
+  rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
+
+export const emptyHistory = (): RunHistory => ({ losses: [], epochs: [], telemetry: [] });
+
+/** Lets a history end after `steps` steps; losses that nobody saw are not a number. */
+export function fitHistory(history: RunHistory, steps: number): RunHistory {
+  history.losses.length = Math.min(history.losses.length, steps);
+  while (history.losses.length < steps) history.losses.push(Number.NaN);
+  return history;
+}
+
+export function follow(history: RunHistory, event: LoopEvent): void {
+  if (event.type === 'step') history.losses.push(event.loss);
+  if (event.type === 'epoch') history.epochs.push(event);
+  if (event.type === 'telemetry') history.telemetry.push(event.rows);
+}
+
+/** How a job is asked for. */
+export async function settingsOf(
+  job: TrainJob,
+  arrays: ReadonlyMap<string, Tensor>,
+  batchSize: number,
+): Promise<RunSettings> {
+  const { seed = 0, lr, bind } = job;
+  let data = 0;
+  for (const [name, tensor] of [...arrays].sort(([a], [b]) => (a < b ? -1 : 1)))
+    data = crc32(tensor.strings ? '' : tensor.bytes, crc32(`${name} ${tensor.dtype} ${tensor.dims}`, data));
+  return { ...(await sourceOf(job)), data, batchSize, seed, lr, bind: JSON.stringify(bind) };
+}
+
+/** The model that a job trains, and how it is injected. */
+export async function sourceOf({ model, inject }: TrainJob): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
+  const bytes = inject?.original ?? (await readFile(model).catch(() => undefined));
+  return {
+    sha256: bytes && createHash('sha256').update(bytes).digest('hex'),
+    inject: inject && optionsText(inject),
+  };
+}
+
+/** Less what is not an option, and the seed, which a resumed run tells apart by itself. */
+function optionsText({ values, updates, original, checkpoint, seed, ...options }: InjectOptions): string {
+  return JSON.stringify(Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))));
+}
+
+/** The settings in which a resumed run differs from what it was, as a user calls them. */
+export function changes(before: RunSettings, now: RunSettings): string[] {
+  const numbers = (['batchSize', 'seed', 'lr'] as const).map(name => {
+    const flag = name === 'batchSize' ? 'batch-size' : name;
+    const [was, is] = [before[name], now[name]];
+    return was === is
+      ? undefined
+      : `--${flag} ${is ?? "of the model's own"} (was ${was ?? "the model's own"})`;
+  });
+  const others = [
+    before.data !== now.data && 'other data',
+    before.bind !== now.bind && 'other --map or --scale',
+  ];
+  return [...numbers, ...others].flatMap(text => text || []);
+}

@@ -19,6 +19,7 @@ import {
   type StepOptions,
 } from './attach-optimizer.js';
 import { type BackwardOptions, backward } from './backward.js';
+import { checkStored } from './check-attributes.js';
 import { checkLoss } from './check-loss.js';
 import { checkpointActivations } from './checkpoint-activations.js';
 import { drawRandom, numberBatches } from './draw-random.js';
@@ -355,6 +356,7 @@ export async function normalize(
   oracle: ShapeOracle,
   { own = true } = {},
 ): Promise<{ work: Model; g: Builder; placed?: Model }> {
+  checkStored(model.graph);
   const work = cloneModel(model);
   spellDefaultDomain(work);
   upgradeOpset(work);

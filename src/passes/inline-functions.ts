@@ -1,7 +1,7 @@
 import { cloneNodes } from '../graph/clone.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { allGraphs, type FunctionDef, type Model, Node, type Value } from '../graph/ir.js';
+import { allGraphs, type FunctionDef, type Graph, type Model, Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { functionKey } from '../graph/places.js';
 import type { Tensor } from '../graph/tensor.js';
@@ -16,24 +16,60 @@ import { weightOf } from './lift-constants.js';
 export function inlineFunctions(model: Model): boolean {
   if (!model.functions.length) return false;
   const table = new Map(model.functions.map(f => [functionKey(f), f]));
+  checkSize(model, table);
   const names = Names.of(model);
   const lifted = new Set<FunctionDef>();
   let changed = false;
-  const expand = (nodes: readonly Node[], open: readonly FunctionDef[]): Node[] =>
+  const expand = (nodes: readonly Node[]): Node[] =>
     nodes.flatMap(node => {
-      for (const sub of node.subgraphs()) sub.nodes = expand(sub.nodes, open);
+      for (const sub of node.subgraphs()) sub.nodes = expand(sub.nodes);
       const def = table.get(functionKey({ domain: node.domain, name: node.opType, overload: node.overload }));
       if (!def) return [node];
-      if (open.includes(def)) throw new AgdError('invalid-model', `Function '${def.name}' calls itself.`);
       checkImports(model, def);
       if (!lifted.has(def)) liftWeights(model, def, `${node.name || node.opType}/`, names);
       lifted.add(def);
       changed = true;
-      return expand(callBody(node, def, names, model.graph.initializers), [...open, def]);
+      return expand(callBody(node, def, names, model.graph.initializers));
     });
-  model.graph.nodes = expand(model.graph.nodes, []);
+  model.graph.nodes = expand(model.graph.nodes);
   model.functions = [];
   return changed;
+}
+
+/** The most nodes that a model may have: functions that call others twice double them at each level. */
+const MOST_NODES = 200_000;
+
+/** Throws `invalid-model` where a function calls itself, or its calls would become too many nodes. */
+function checkSize({ graph }: Model, table: ReadonlyMap<string, FunctionDef>): void {
+  const sizes = new Map<FunctionDef, number>();
+  const open = new Set<FunctionDef>();
+  const sizeOf = (body: Graph): number => {
+    let size = 0;
+    for (const { nodes } of allGraphs(body))
+      for (const node of nodes) {
+        const def = table.get(
+          functionKey({ domain: node.domain, name: node.opType, overload: node.overload }),
+        );
+        size += def ? sizeOfCall(def) : 1;
+      }
+    return size;
+  };
+  const sizeOfCall = (def: FunctionDef): number => {
+    const known = sizes.get(def);
+    if (known !== undefined) return known;
+    if (open.has(def)) throw new AgdError('invalid-model', `Function '${def.name}' calls itself.`);
+    open.add(def);
+    const size = sizeOf(def.body);
+    open.delete(def);
+    sizes.set(def, size);
+    return size;
+  };
+  const size = sizeOf(graph);
+  if (size > MOST_NODES)
+    throw new AgdError(
+      'invalid-model',
+      `The model's functions stand for ${size} nodes; at most ${MOST_NODES} can be handled.`,
+    );
 }
 
 function checkImports(model: Model, def: FunctionDef): void {

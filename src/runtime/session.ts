@@ -5,6 +5,7 @@ import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto.js';
 import { record } from '../graph/record.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
+import { checkAttributes } from '../passes/check-attributes.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
 import { type Symbols, settle } from './data/fit.js';
 import { showShape } from './data/match.js';
@@ -66,6 +67,7 @@ export class Session {
       ...denormals,
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
+    if (source instanceof Model) checkAttributes(source.graph);
     // A session made from bytes has no folder to look for external data in.
     const model = source instanceof Model ? encodeModel(source, inline) : source;
     try {

@@ -61,3 +61,21 @@ it('gives the same results without functions', async () => {
 it('refuses a function that calls itself', () => {
   expect(() => inlineFunctions(model(true))).toThrow("Function 'Leaky' calls itself");
 });
+
+it('refuses functions that double each other, before it writes any node', () => {
+  const double = (name: string, inner: string) => {
+    const fn = new FunctionDef('local', name);
+    const [a, b, c] = ['a', 'b', 'c'].map(v => new Value(v));
+    fn.body.inputs = [a!];
+    fn.body.outputs = [c!];
+    fn.body.nodes = [new Node(inner, [a!], [b!]), new Node(inner, [b!], [c!])];
+    for (const node of fn.body.nodes) if (inner.startsWith('F')) node.domain = 'local';
+    return fn;
+  };
+  const s = new Sketch();
+  const y = s.add('F39', [s.input('x', [2])], 'y');
+  s.graph.nodes[0]!.domain = 'local';
+  const bomb = s.model([y]);
+  bomb.functions = Array.from({ length: 40 }, (_, i) => double(`F${i}`, i ? `F${i - 1}` : 'Tanh'));
+  expect(() => inlineFunctions(bomb)).toThrow(`stand for ${2 ** 40} nodes`);
+});

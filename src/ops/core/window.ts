@@ -16,6 +16,9 @@ export type Window = {
   surplus: number | undefined;
 };
 
+/** Of a kernel: some gradients have a node for each element, others a filter of all elements for each. */
+const MOST_ELEMENTS = 8192;
+
 /**
  * The windows of `node`, one per spatial axis, over `x`, the side that is padded; `y` is the side with one
  * element per window. The kernel's extents are those of the attribute, where it is there, or those given.
@@ -24,6 +27,8 @@ export function windowsOf(node: NodeView<Operands>, x: Expr, y?: Expr, kernelSha
   const { attrs } = node;
   const kernel = attrs.ints('kernel_shape') ?? kernelShape;
   const n = kernel.length;
+  const size = kernel.reduce<number>((product, k) => product * (typeof k === 'number' ? k : 1), 1);
+  if (size > MOST_ELEMENTS) throw node.unsupported(`a kernel of ${size} elements`);
   const pads = attrs.ints('pads') ?? Array(2 * n).fill(0);
   const autoPad = attrs.string('auto_pad', 'NOTSET');
   return kernel.map((k, i) => {

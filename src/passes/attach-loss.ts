@@ -20,8 +20,17 @@ export type LossSpec =
   | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
   | { kind: 'output'; output: string; target?: string };
 
-/** `exposed` is an inner value that the loss reads, which became an output of the graph. */
-export type AttachedLoss = { loss: Value; output?: Value; target?: Value; exposed?: Value };
+/**
+ * `exposed` is an inner value that the loss reads, which became an output of the graph; `constants` are the loss's own
+ * initializers, such as class weights, which are none of the model.
+ */
+export type AttachedLoss = {
+  loss: Value;
+  output?: Value;
+  target?: Value;
+  exposed?: Value;
+  constants?: ReadonlySet<Value>;
+};
 
 type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 
@@ -43,8 +52,10 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   }
   const exposed = expose(g, output);
   const target = addTarget(g, spec, output);
+  const before = new Set(g.graph.initializers.keys());
   const loss = criterion(spec.kind, output, target, spec);
-  return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed };
+  const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
+  return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed, constants };
 }
 
 /** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */

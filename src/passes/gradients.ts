@@ -55,7 +55,7 @@ export async function gradientModel(
   const { loss, target, output: read } = attached ?? {};
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const warnings = options.loss && read ? checkLoss(g.graph, options.loss, read) : [];
-  const wrt = chooseWrt(g, options, loss);
+  const wrt = chooseWrt(g, options, loss, attached?.constants);
   g.forget(wrt);
   const least = loss && options.batchNorm === 'train' ? leastBatchOf(g) : undefined;
   if (loss) {
@@ -104,14 +104,19 @@ function cotangentInputs(g: Builder, names: readonly string[]): Map<Value, Expr>
   );
 }
 
-function chooseWrt(g: Builder, options: GradientOptions, loss: Value | undefined): Value[] {
+function chooseWrt(
+  g: Builder,
+  options: GradientOptions,
+  loss: Value | undefined,
+  constants: ReadonlySet<Value> = new Set(),
+): Value[] {
   const { graph } = g;
-  const floating = [...new Set([...graph.inputs, ...graph.initializers.keys()])].filter(v =>
-    isFloat(v.dtype),
+  const floating = [...new Set([...graph.inputs, ...graph.initializers.keys()])].filter(
+    v => isFloat(v.dtype) && !constants.has(v),
   );
   if (!options.wrt) {
     if (!loss) throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
-    return selectParameters(graph, [loss], options).flatMap(p => (p.trains ? [p.value] : []));
+    return selectParameters(graph, [loss], options, constants).flatMap(p => (p.trains ? [p.value] : []));
   }
   return options.wrt.flatMap(glob => {
     const matches = picomatch(glob, { bash: true, dot: true });

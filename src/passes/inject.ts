@@ -286,7 +286,7 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
   return {
     ...{ work, g, spec, loss, model: placed ?? model },
     warnings: checkLoss(work.graph, spec, loss.output!),
-    parameters: selectParameters(work.graph, [loss.loss], options),
+    parameters: selectParameters(work.graph, [loss.loss], options, loss.constants),
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: placed ? encodeModel(placed) : (options.original ?? encodeModel(model)),
     differentiate(trained) {

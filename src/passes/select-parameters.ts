@@ -24,16 +24,18 @@ export const FROZEN = 'frozen in the checkpoint';
  * Decides which floating-point initializers train. One is a weight, and trains, if a target (the loss) depends on it
  * through differentiable operators, unless `notAWeight` says why not.
  *
- * Weights in Constant nodes must have been lifted to initializers. Throws `no-such-value` for a glob that
+ * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
+ * model's. Throws `no-such-value` for a glob that
  * matches nothing and `nothing-to-train` where nothing is left.
  */
 export function selectParameters(
   graph: Graph,
   targets: readonly Value[],
   options: SelectOptions = {},
+  constants: ReadonlySet<Value> = new Set(),
 ): ParameterChoice[] {
   const candidates = [...graph.initializers].filter(
-    ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name,
+    ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
   );
   const names = candidates.map(([value]) => value.name);
   const forced = matcher('--train', options.train, names);

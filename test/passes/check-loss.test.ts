@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { LossKind } from '../../src/ops/criterion.js';
+import type { LossSpec } from '../../src/passes/attach-loss.js';
 import { inject } from '../../src/passes/inject.js';
 import { bindData } from '../../src/runtime/data/bind.js';
 import { gradients } from '../../src/runtime/gradients.js';
@@ -89,6 +90,21 @@ it('trains on an inner value, and evaluates on it, as the model without its end'
   const plain = await run(ending());
   expect(inner).toEqual({ ...plain, outputs: ['softmax'] });
   expect(inner.range).toMatchObject({ least: 0, most: 2 });
+});
+
+it('trains nothing of the loss itself: neither class weights nor bounds', async () => {
+  const specs: LossSpec[] = [
+    { kind: 'cross-entropy', classWeights: [1, 2, 0.5], labelSmoothing: 0.1, ignoreIndex: 2 },
+    { kind: 'bce' },
+  ];
+  for (const loss of specs) {
+    const model = ending('Softmax');
+    const { report } = await inject(model, { loss }, sessionShapes);
+    expect(report.parameters.map(p => p.value.name)).toEqual(['w']);
+    const target = loss.kind === 'bce' ? Tensor.filled('float32', [4, 3], 0) : mlpData(4).get('target')!;
+    const found = await gradients(model, { loss }, { x: mlpData(4).get('x')!, target });
+    expect([...found.gradients.keys()]).toEqual(['w']);
+  }
 });
 
 it('notes targets that are one-hot classes', () => {

@@ -6,6 +6,7 @@ import { loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { patchModelFile } from '../graph/patch-file.js';
 import { decodeModel } from '../graph/proto.js';
+import { checkState } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/inject.js';
 import { inferenceModel, liftArtifacts } from '../passes/lift-artifacts.js';
@@ -51,6 +52,7 @@ export async function openForInjection(
 ): Promise<Opened> {
   const file = await modelFile(path);
   const training = await loadModel(file);
+  await checkState(training, file);
   const given: Stored | undefined = initialize
     ? { values: await initialValues(training, options.seed) }
     : params === undefined

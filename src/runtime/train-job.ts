@@ -268,7 +268,6 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
         `${job.model} holds a training step already: its loss and options were decided when it was injected.`,
       );
     checkExport(model);
-    await checkState(model, job.model);
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))

@@ -19,7 +19,7 @@ import { sharedStepOptions } from '../step-options.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
-import { painter, printPainted } from '../ui/terminal.js';
+import { painter, print, printPainted } from '../ui/terminal.js';
 import { commandLine } from './train.js';
 
 export const builder = (args: Argv) =>
@@ -107,7 +107,7 @@ async function runAll(
   let start = performance.now();
   try {
     for await (const event of events) {
-      if (event.type === 'note') console.log(event.text);
+      if (event.type === 'note') print(event.text);
       if (event.type === 'begin') {
         const { runs: epochs, stepsPerRun: stepsPerEpoch, batchSize: samplesPerStep } = event;
         progress = createProgress({

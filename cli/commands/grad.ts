@@ -76,6 +76,7 @@ export async function handler(args: Args): Promise<void> {
   };
   const found = await gradients(model, options, feeds, { device, threads });
   const { loss } = found;
+  for (const text of found.warnings) print(`warning: ${text}`);
   const scalar = loss === undefined ? [] : [['loss', Tensor.filled('float32', [], loss)] as const];
   await writeSafetensors(out, new Map([...scalar, ...found.gradients]));
   if (loss !== undefined) print(`loss ${formatNumber(loss)}`);

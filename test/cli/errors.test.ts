@@ -76,6 +76,35 @@ it('an opset that is too new', async () => {
   expect(fails('inject', 'new.onnx', ...LOSS)).toMatch(/opset 99.*26/);
 });
 
+it('warns of a loss that misreads its output, in every command that takes one', () => {
+  // Scores are no logarithms of probabilities.
+  const loss = ['--loss', 'nll'];
+  for (const args of [
+    ['inject', '-o', 'misread.agd.onnx'],
+    ['grad', '--inputs', 'train.npz', '-o', 'misread.safetensors'],
+    ['train', '--data', 'train.npz', '-o', 'misread.onnx'],
+    [
+      'compare',
+      '--data',
+      'train.npz',
+      '--seeds',
+      '1',
+      '--optimizers',
+      'sgd',
+      '--lr',
+      '1e-6',
+      '-o',
+      'misread',
+    ],
+  ]) {
+    const { code, out } = agdOnnx(folder, args[0]!, 'model.onnx', ...loss, ...args.slice(1));
+    expect([code, out]).toEqual([
+      0,
+      expect.stringContaining("warning: Output 'logits' is made by Gemm, and nll takes"),
+    ]);
+  }
+});
+
 it('no such output', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '--output', 'scores')).toMatch(
     /no output or inner value 'scores'; its outputs are 'logits'/,

@@ -10,6 +10,11 @@ export const dataOptions = <T>(args: Argv<T>) =>
     'batch-size': { type: 'number', describe: 'Samples a step [32]' },
     map: { type: 'string', array: true, describe: 'INPUT=ARRAY, where the names differ' },
     scale: { type: 'string', array: true, describe: 'Factor for integer arrays, 1/255 or INPUT=1/255' },
+    whole: {
+      type: 'string',
+      array: true,
+      describe: 'Input that is not split into samples: its whole array is fed at every step',
+    },
   } as const);
 
 export type ParsedData = {
@@ -18,11 +23,12 @@ export type ParsedData = {
   batchSize?: number;
   map?: string[];
   scale?: string[];
+  whole?: string[];
 };
 
 /** The part of a job that the flags say. Throws `bad-option`. */
-export function dataOf({ data, val, batchSize, map, scale }: ParsedData) {
-  const bind: TrainJob['bind'] = { map: pairs('--map', map), scale: scales(scale) };
+export function dataOf({ data, val, batchSize, map, scale, whole }: ParsedData) {
+  const bind: TrainJob['bind'] = { map: pairs('--map', map), scale: scales(scale), whole };
   return { data, validation: val, batchSize, bind };
 }
 

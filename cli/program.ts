@@ -48,7 +48,19 @@ const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
 ];
 
 /** The options that may be given several times. */
-const REPEATABLE = ['_', 'train', 'freeze', 'grad', 'group', 'wrt', 'map', 'scale', 'lazyRows', 'lazy-rows'];
+const REPEATABLE = [
+  '_',
+  'train',
+  'freeze',
+  'grad',
+  'group',
+  'wrt',
+  'map',
+  'scale',
+  'whole',
+  'lazyRows',
+  'lazy-rows',
+];
 
 function eachOnceWithItsValue(args: Record<string, unknown>): true {
   for (const [name, value] of Object.entries(args)) {

@@ -198,7 +198,7 @@ export async function runWithProgress(
 
 /** The command that resumes a job from a state as if it had not been stopped. */
 function resumeCommand(job: TrainJob, state: string, log?: string): string {
-  const { bind: { map = {}, scale } = {} } = job;
+  const { bind: { map = {}, scale, whole } = {} } = job;
   const given = {
     data: job.data,
     val: job.validation,
@@ -208,6 +208,7 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     lr: job.lr,
     map: Object.entries(map).map(pair => pair.join('=')),
     scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
+    whole,
     'export-ema': job.exportEma,
     state: job.state ?? state,
     out: job.output,

@@ -20,3 +20,20 @@ export function prune(graph: Graph): Set<Value> {
   refill(graph.nodes, kept.reverse());
   return live;
 }
+
+/** The values of the graph and around it that these depend on, themselves among them. */
+export function dependencies(graph: Graph, values: readonly Value[]): Set<Value> {
+  const needed = new Set<Value>(values);
+  for (const node of [...graph.nodes].reverse()) {
+    if (!node.outputs.some(o => o && needed.has(o))) continue;
+    for (const v of [...node.inputs, ...node.subgraphs().flatMap(sub => sub.captures())])
+      if (v) needed.add(v);
+  }
+  return needed;
+}
+
+/** The inputs that a caller has to feed for these values: those without a default that they depend on. */
+export function neededInputs(graph: Graph, values: readonly Value[]): Value[] {
+  const needed = dependencies(graph, values);
+  return graph.inputs.filter(v => needed.has(v) && !graph.initializers.has(v));
+}

@@ -1,5 +1,5 @@
 import type { Graph, Model } from '../graph/ir.js';
-import { prune } from '../graph/prune.js';
+import { neededInputs, prune } from '../graph/prune.js';
 
 /**
  * Removes the nodes, those of subgraphs too, and the initializers of the main graph that no graph output depends on.
@@ -14,6 +14,15 @@ export function eliminateDeadNodes(model: Model): boolean {
   for (const value of [...graph.initializers.keys()])
     if (!live.has(value) && !inputs.has(value)) graph.initializers.delete(value);
   return size() < before;
+}
+
+/** Removes the inputs without a default that no graph output depends on. Returns whether there were any. */
+export function dropUnreadInputs({ graph }: Model): boolean {
+  const needed = new Set(neededInputs(graph, graph.outputs));
+  const kept = graph.inputs.filter(v => needed.has(v) || graph.initializers.has(v));
+  const changed = kept.length < graph.inputs.length;
+  graph.inputs = kept;
+  return changed;
 }
 
 /** Number of nodes, subgraphs included. */

@@ -1,6 +1,7 @@
 import type { Model } from '../graph/ir.js';
 import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from './attach-loss.js';
 import { drawRandom, numberBatches } from './draw-random.js';
+import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { readOriginal } from './original.js';
@@ -38,5 +39,9 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
     work.graph.initializers.delete(value);
     if (!work.graph.inputs.includes(value)) work.graph.inputs.push(value);
   }
+  const results = [loss.name, loss.output, samples?.losses.name, samples?.weights?.name];
+  work.graph.outputs = work.graph.outputs.filter(v => results.includes(v.name));
+  eliminateDeadNodes(work);
+  dropUnreadInputs(work);
   return { model: work, samples };
 }

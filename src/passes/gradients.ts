@@ -10,7 +10,7 @@ import { output } from './attach-optimizer.js';
 import { backward } from './backward.js';
 import { checkLoss } from './check-loss.js';
 import { drawRandom, numberBatches } from './draw-random.js';
-import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { type SelectOptions, selectParameters } from './select-parameters.js';
@@ -70,6 +70,7 @@ export async function gradientModel(
     wrt.map((value, i) => [value.name, results[i] ? output(g, results[i], `${value.name}_grad`).name : null]),
   );
   eliminateDeadNodes(work);
+  dropUnreadInputs(work);
   const cotangents = new Map([...seeds].map(([value, e]) => [value.name, e.value.name]));
   return {
     model: work,

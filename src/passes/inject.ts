@@ -1,9 +1,10 @@
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import type { Model, Value } from '../graph/ir.js';
+import type { Graph, Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { spellDefaultDomain } from '../graph/proto-read.js';
+import { neededInputs } from '../graph/prune.js';
 import type { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -23,7 +24,7 @@ import { checkStored } from './check-attributes.js';
 import { checkLoss } from './check-loss.js';
 import { checkpointActivations } from './checkpoint-activations.js';
 import { drawRandom, numberBatches } from './draw-random.js';
-import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { expandSparse } from './expand-sparse.js';
 import { foldShapes } from './fold-shapes.js';
 import { type GroupOptions, groupParameters } from './group-parameters.js';
@@ -66,8 +67,8 @@ export type InjectOptions = SelectOptions &
     dropout?: 'train' | 'eval';
     /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
     checkpointActivations?: boolean | number;
-    /** The number of updates of the run, from the inputs that data feed: the total of a schedule that lacks one. */
-    updates?: (inputs: readonly Value[], leastBatch?: LeastBatch) => number;
+    /** The number of updates of the run, from what data feed: the total of a schedule that lacks one. */
+    updates?: (fed: Fed) => number;
     /** Seeds the dropout masks and the signs of AdaHessian. */
     seed?: number;
     /** Kept in the description. */
@@ -75,6 +76,9 @@ export type InjectOptions = SelectOptions &
     /** The file that the trained values shall go back into: the one that the model was read from, less `values`. */
     original?: Uint8Array;
   };
+
+/** The inputs that data feed, in their graph, the name of the one that takes the target, and how small a batch may be. */
+export type Fed = { graph: Graph; inputs: readonly Value[]; target?: string; leastBatch?: LeastBatch };
 
 /** All of them by name: one that is misspelt would be ignored in silence. */
 const OPTIONS: Record<keyof InjectOptions, true> = {
@@ -171,7 +175,7 @@ async function injectStep(
   g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics, lookups, drawn, leastBatch } = source.differentiate(trained);
-  const schedule = withTotal(options, work, leastBatch);
+  const schedule = withTotal(options, source, grads, leastBatch);
   const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
   const attached = attachOptimizer(
     g,
@@ -190,6 +194,7 @@ async function injectStep(
     return [counter, skipped].reduce((n, more) => (more ? n.add(g.of(more)) : n), updated);
   });
   eliminateDeadNodes(work);
+  dropUnreadInputs(work);
   tellExtents(work);
   work.irVersion = Math.max(work.irVersion, 8);
   work.trainingInfo = [
@@ -235,17 +240,14 @@ function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; d
 /** The schedule; where it does not say when it ends, it ends with the run. */
 function withTotal(
   { schedule, updates }: InjectOptions,
-  { graph }: Model,
+  { work, loss }: Trainable,
+  grads: readonly Expr[],
   leastBatch: LeastBatch | undefined,
 ): Schedule | undefined {
   if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
-  return {
-    ...schedule,
-    total: updates(
-      graph.inputs.filter(v => !graph.initializers.has(v)),
-      leastBatch,
-    ),
-  };
+  const { graph } = work;
+  const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]);
+  return { ...schedule, total: updates({ graph, inputs, target: loss.target?.name, leastBatch }) };
 }
 
 /** A model that is ready to be trained, as far as its gradients. */

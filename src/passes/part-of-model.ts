@@ -1,7 +1,8 @@
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import type { Model, Value } from '../graph/ir.js';
-import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import type { Model } from '../graph/ir.js';
+import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { readDescription } from './training-description.js';
 
 /**
  * The part of a model that computes these values, which may be inner ones: they are its outputs. Inputs that it does
@@ -20,9 +21,20 @@ export function partOfModel(model: Model, outputs: readonly string[]): Model {
   graph.inputs = graph.inputs.filter(v => !graph.initializers.has(v));
   part.trainingInfo = [];
   eliminateDeadNodes(part);
-  const read = new Set<Value | null>(graph.outputs);
-  for (const node of graph.nodes)
-    for (const v of [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())]) read.add(v);
-  graph.inputs = graph.inputs.filter(v => read.has(v));
+  dropUnreadInputs(part);
+  return part;
+}
+
+/**
+ * The part of an injected model that trains it: the loss and the next values of its state are the outputs, and inputs
+ * that only others need are gone.
+ */
+export function trainingPart(injected: Model): Model {
+  const part = cloneModel(injected);
+  const { loss } = readDescription(injected);
+  const kept = new Set([loss.name, ...part.trainingInfo.flatMap(info => info.updates.map(u => u.value))]);
+  part.graph.outputs = part.graph.outputs.filter(v => kept.has(v.name));
+  eliminateDeadNodes(part);
+  dropUnreadInputs(part);
   return part;
 }

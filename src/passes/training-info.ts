@@ -7,13 +7,14 @@ import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { spellDefaultDomain } from '../graph/proto-read.js';
 import { hasAlgorithm, trainingGraph } from '../graph/proto-training.js';
+import { dependencies } from '../graph/prune.js';
 import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
 import { drawRandom, numberBatches } from './draw-random.js';
-import { countNodes, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import type { InjectOptions, InjectReport } from './inject.js';
 import { lowerTrainingOperators, type TrainingOperators } from './lower-training-operators.js';
@@ -109,7 +110,8 @@ export async function withoutOptimizer(
   const params = new Set(pairs.map(([p]) => p.name));
   const next = new Set(updates.map(u => u.value));
   graph.outputs = graph.outputs.filter(v => !next.has(v.name));
-  const needed = namesRead(graph, [...graph.outputs, ...pairs.map(([, grad]) => grad)]);
+  const kin = dependencies(graph, [...graph.outputs, ...pairs.map(([, grad]) => grad)]);
+  const needed = new Set([...kin].map(v => v.name));
   const kept = updates.filter(u => states.has(u.state) && !params.has(u.state) && needed.has(u.state));
   work.trainingInfo = [{ updates: kept, initializations: [], extra: undefined }];
   return {
@@ -123,16 +125,6 @@ export async function withoutOptimizer(
       original: options.original ?? encodeModel(model),
     },
   };
-}
-
-/** The names of all values that these depend on. */
-function namesRead(graph: Graph, targets: readonly Value[]): Set<string> {
-  const needed = new Set<Value>(targets);
-  for (const node of [...graph.nodes].reverse()) {
-    if (!node.outputs.some(o => o && needed.has(o))) continue;
-    for (const v of [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())]) if (v) needed.add(v);
-  }
-  return new Set([...needed].map(v => v.name));
 }
 
 /** The step with its own optimizer, in standard operators, as `inject` writes steps: state goes in and comes out. */
@@ -168,6 +160,7 @@ export async function adoptStep(
   const step = countInput(g, operators, states, all);
   numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.of(step));
   eliminateDeadNodes(work);
+  dropUnreadInputs(work);
   work.irVersion = Math.max(work.irVersion, 8);
   work.trainingInfo = [{ updates: all, initializations: [], extra: undefined }];
   const inference = new Set([...model.graph.initializers.keys()].map(v => v.name));

@@ -7,7 +7,7 @@ import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';
 import { type SessionOptions, sessionShapes } from './session.js';
 import { bind, updatesOf } from './train-job.js';
-import { inputSpec, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
+import { inputSpecs, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
 /** An optimizer with its options, and the learning rates that it is tried at. */
@@ -62,15 +62,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       ...source.options,
       optimizer: { ...contender.optimizer, lr },
       seed,
-      updates: (inputs, leastBatch) =>
-        updatesOf(
-          comparison,
-          bind(
-            comparison,
-            arrays,
-            inputs.map(v => inputSpec(v, leastBatch)),
-          ),
-        ),
+      updates: fed => updatesOf(comparison, bind(comparison, arrays, inputSpecs(fed), fed.target)),
     };
     const { model, report } = await inject(source.model, options, sessionShapes);
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };

@@ -8,7 +8,7 @@ import type { Model } from '../graph/ir.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import { extendSchedule } from '../passes/extend-schedule.js';
-import { type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
+import { type Fed, type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
 import { hasOwnStep } from '../passes/training-info.js';
 import { type Beginning, openForInjection } from './artifacts.js';
@@ -32,7 +32,7 @@ import {
   withRun,
 } from './run-state.js';
 import { type SessionOptions, sessionShapes } from './session.js';
-import { inputSpec, Trainer } from './trainer.js';
+import { inputSpecs, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
 
 type Arrays = ReadonlyMap<string, Tensor>;
@@ -275,15 +275,7 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
       'bad-option',
       `${job.model} holds no training step yet: say with --loss what it shall learn.`,
     );
-  const updates: InjectOptions['updates'] = (inputs, leastBatch) =>
-    updatesOf(
-      job,
-      bind(
-        job,
-        arrays,
-        inputs.map(v => inputSpec(v, leastBatch)),
-      ),
-    );
+  const updates = (fed: Fed) => updatesOf(job, bind(job, arrays, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
   const { model: injected, report } = await inject(model, { ...options, updates, tile }, sessionShapes);

@@ -6,6 +6,9 @@ import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import { isClassification, type LossSpec, rangeOfTarget } from '../passes/attach-loss.js';
 import { type EvaluationModel, evaluationModel } from '../passes/evaluation-model.js';
+import type { Fed } from '../passes/inject.js';
+import { trainingPart } from '../passes/part-of-model.js';
+import { rowNumbers } from '../passes/row-numbers.js';
 import { type ScannedRows, scanRows } from '../passes/scan-rows.js';
 import { stateInputs } from '../passes/state-inputs.js';
 import { type LeastBatch, singleValue } from '../passes/train-batch-norm.js';
@@ -51,6 +54,7 @@ export class Trainer {
     private readonly model: Model,
     readonly description: TrainingDescription,
     private readonly session: Session,
+    private readonly fed: readonly InputSpec[],
     private readonly updates: readonly { state: string; value: string }[],
     private readonly options: SessionOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
@@ -68,21 +72,23 @@ export class Trainer {
     const description = readStep(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const { model: steps, ...run } = dataInputs(model, description).length
-      ? scanRows(model)
-      : { model, tables: [], hoisted: new Map() };
-    const ready = steps === model ? model : await layOut(steps, options);
+    const part = trainingPart(model);
+    const data = dataInputs(part, description);
+    const { model: steps, ...run } = data.length
+      ? scanRows(part)
+      : { model: part, tables: [], hoisted: new Map() };
+    const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
-    return new Trainer(model, description, session, updates, options, run);
+    const fed = inputSpecs({ graph: part.graph, inputs: data, leastBatch: description.leastBatch });
+    return new Trainer(model, description, session, fed, updates, options, run);
   }
 
-  /** What a batch has to hold: the model's inputs and the target. */
+  /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
   get inputs(): InputSpec[] {
-    const { loss, leastBatch } = this.description;
+    const { loss } = this.description;
     const output = this.model.graph.outputs.find(v => v.name === loss.output);
     const range = output && rangeOfTarget(loss, output);
-    const inputs = dataInputs(this.model, this.description).map(v => inputSpec(v, leastBatch));
-    return inputs.map(input => (range && input.name === loss.target ? { ...input, range } : input));
+    return this.fed.map(input => (range && input.name === loss.target ? { ...input, range } : input));
   }
 
   /** Updates of the parameters so far, those before a restart included. */
@@ -409,8 +415,16 @@ function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
   return graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
 }
 
-/** What an array has to be to feed a graph's input. Throws `unsupported-type`. */
-export function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
+/** What arrays have to be to feed these inputs of a graph. Throws `unsupported-type`. */
+export function inputSpecs({ graph, inputs, leastBatch }: Fed): InputSpec[] {
+  const rows = rowNumbers(graph, inputs);
+  return inputs.map(value => {
+    const spec = inputSpec(value, leastBatch);
+    return rows.has(value) ? { ...spec, numbersRows: true } : spec;
+  });
+}
+
+function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
   if (value.type?.kind !== 'tensor')
     throw new AgdError(
       'unsupported-type',

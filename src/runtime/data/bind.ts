@@ -1,10 +1,11 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { firstMisfit, isInteger, isNumeric } from './convert.js';
+import { withBatchAxes } from './batch-axis.js';
+import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
-import { fitInput, type InputSpec, matchNames, showShape } from './match.js';
+import { type Fit, fitInput, type InputSpec, matchNames, showShape } from './match.js';
 import { checkCounted, checkRange, isOneHot } from './targets.js';
 
 export type { InputSpec };
@@ -18,7 +19,12 @@ export type BindOptions = {
    * arrays whose samples have two or more axes and feed a float input that takes no labels; else 1.
    */
   scale?: number | Readonly<Record<string, number>>;
-  /** Inputs that take labels: never scaled unless by name. */
+  /**
+   * Inputs whose arrays have no axis of samples and are fed whole at every step, as the edges of a graph. Scalars
+   * always are. Where one of them numbers the rows of other inputs, all are.
+   */
+  whole?: readonly string[];
+  /** Inputs that take labels: never scaled unless by name. The first says which axis of the others has the samples. */
   labels?: readonly string[];
   /** Where the arrays are from, for messages. */
   source?: string;
@@ -35,17 +41,32 @@ export function bindData(
   inputs: readonly InputSpec[],
   options: BindOptions = {},
 ): Dataset {
-  const { source = 'the data' } = options;
+  const { source = 'the data', labels = [], map = {}, whole = [] } = options;
   const notes: string[] = [];
   checkOptions(arrays, inputs, options, source);
-  const names = matchNames(arrays, inputs, options.map ?? {}, source, notes);
+  const inner = inputs.find(input => input.numbersRows && whole.includes(input.name));
+  const apart = inner && inputs.find(({ name, shape }) => shape?.length !== 0 && !whole.includes(name));
+  if (apart)
+    notes.push(
+      `Input '${inner.name}' numbers rows of other inputs: all arrays are fed whole, as one sample, at every step.`,
+    );
+  const specs = withBatchAxes(
+    inputs.map(input => ({ ...input, alias: aliasOf(input.name, inputs, labels) })),
+    labels[0],
+    inner ? inputs.map(input => input.name) : whole,
+  );
+  const names = matchNames(arrays, specs, map, source, notes);
+  const sampled = specs.filter(({ batchAxis }) => batchAxis === 0);
+  const [counted] = [...sampled.filter(({ name }) => name === labels[0]), ...sampled];
+  const count = counted && arrays.get(names.get(counted.name)!)!.dims[0];
 
   let symbols: Symbols = new Map();
-  const columns = inputs.map(input => {
+  const columns = specs.map((input): Column => {
     const arrayName = names.get(input.name)!;
-    const array = arrays.get(arrayName)!;
-    const shape = checkShape(input, arrayName, array, symbols);
-    symbols = shape.symbols;
+    const given = arrays.get(arrayName)!;
+    const fit = checkShape(input, arrayName, given, symbols, count);
+    symbols = fit.symbols;
+    const array = fit.axis ? moveAxis(given, fit.axis, 0) : given;
     checkType(input, arrayName, array);
     const scale = scaleOf(input, arrayName, array, options, notes);
     checkRange(input, array, arrayName, scale);
@@ -54,7 +75,14 @@ export function bindData(
       notes.push(
         `Array '${arrayName}' holds one-hot classes, which the loss takes for numbers; --loss cross-entropy learns classes, from their numbers.`,
       );
-    return { input: input.name, array, arrayName, dtype: input.dtype, dims: shape.dims, scale };
+    const { name, dtype, batchAxis } = input;
+    if (batchAxis) {
+      const layout = fit.axis ? 'lie there in' : 'are the rows of';
+      notes.push(
+        `Input '${name}' has its samples on axis ${batchAxis} of ${showShape(input.shape)}; they ${layout} array '${arrayName}' ${showShape(given.dims)}.`,
+      );
+    }
+    return { input: name, array, arrayName, dtype, dims: fit.dims, scale, batchAxis };
   });
   if (typeof options.scale === 'number' && options.scale !== 1 && columns.every(c => c.scale === 1))
     throw new AgdError(
@@ -62,7 +90,17 @@ export function bindData(
       `A scale of ${options.scale} was given, but no integer array feeds a float input; name the input, as in --scale ${inputs[0]?.name}=${options.scale}.`,
     );
   const least = Math.max(...inputs.map(input => input.least ?? 1));
-  return new Dataset(columns, fixedBatch(inputs, columns, notes), notes, least);
+  return new Dataset(columns, fixedBatch(specs, columns, notes), notes, least);
+}
+
+/** The name that the target was to have, where a value of the model has it and so the input has another. */
+export function aliasOf(
+  name: string,
+  inputs: readonly { name: string }[],
+  labels: readonly string[],
+): string | undefined {
+  const asked = name.replace(/_\d+$/, '');
+  return labels.includes(name) && !inputs.some(input => input.name === asked) ? asked : undefined;
 }
 
 function checkShape(
@@ -70,16 +108,28 @@ function checkShape(
   arrayName: string,
   array: Tensor,
   symbols: Symbols,
-): NonNullable<ReturnType<typeof fitInput>> {
-  const shape = fitInput(input, array, symbols);
-  if (shape) return shape;
-  const known = (input.shape ?? []).slice(1).filter(d => typeof d === 'string' && symbols.has(d));
+  count: number | undefined,
+): Fit {
+  const fit = fitInput(input, array, symbols, count);
+  if (fit) return fit;
+  const { batchAxis = 0, shape } = input;
+  const inner = (shape ?? []).filter((_, i) => i !== batchAxis);
+  const known = inner.filter(d => typeof d === 'string' && symbols.has(d));
   const where = known.map(d => `, ${d} = ${symbols.get(d as string)}`).join('');
-  throw new AgdError(
-    'bad-shape',
-    `Input '${input.name}' takes ${showShape(input.shape)}${where}, but array '${arrayName}' is ${showShape(array.dims)}; ` +
-      'samples lie along the first axis, and only axes of length 1 are added or dropped.',
-  );
+  const what = `Input '${input.name}' takes ${showShape(shape)}${where}, but array '${arrayName}' is ${showShape(array.dims)}`;
+  throw new AgdError('bad-shape', `${what}; ${adviceOnShape(input, array, count)}`);
+}
+
+function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: Tensor, count?: number): string {
+  const adapted = 'only axes of length 1 are added or dropped.';
+  if (shape?.length === 0) return 'a scalar is one number for all samples of a batch.';
+  if (batchAxis === null) return `it is fed whole, and ${adapted}`;
+  const samples = count === undefined ? 'samples' : `the ${count} samples`;
+  if (batchAxis > 0)
+    return `${samples} lie along its axis ${batchAxis}, and along that or the first one of the array.`;
+  const whole = fitInput({ name, shape, dtype: 'float32', batchAxis: null }, array, new Map());
+  const advice = whole ? ` An array without samples is fed whole with --whole ${name}.` : '';
+  return `samples lie along the first axis, and ${adapted}${advice}`;
 }
 
 function checkType(input: InputSpec, arrayName: string, array: Tensor): void {
@@ -114,17 +164,18 @@ function fixedBatch(
   columns: readonly Column[],
   notes: string[],
 ): number | undefined {
-  const fixed = inputs.filter(({ shape }) => typeof shape?.[0] === 'number');
+  const extentOf = ({ shape, batchAxis = 0 }: InputSpec) => (batchAxis === null ? null : shape?.[batchAxis]);
+  const fixed = inputs.filter(input => typeof extentOf(input) === 'number');
   const [first] = fixed;
-  const other = fixed.find(({ shape }) => shape?.[0] !== first?.shape?.[0]);
+  const other = fixed.find(input => extentOf(input) !== extentOf(first!));
   if (first && other)
     throw new AgdError(
       'bad-shape',
-      `The batch, the first axis, is ${first.shape?.[0]} in input '${first.name}' but ${other.shape?.[0]} in '${other.name}'.`,
+      `The batch is ${extentOf(first)} in input '${first.name}' but ${extentOf(other)} in '${other.name}'; an input without an axis of samples is fed whole with --whole, as --whole ${other.name}.`,
     );
-  const size = first?.shape?.[0];
+  const size = first && extentOf(first);
   if (typeof size !== 'number') return undefined;
-  const rest = columns[0]!.array.dims[0]! % size;
+  const rest = columns.find(c => c.batchAxis !== null)!.array.dims[0]! % size;
   const left = rest > 0 ? `, so that ${rest} samples are left out of each pass of training` : '';
   notes.push(`Input '${first?.name}' fixes the batch size at ${size}${left}.`);
   return size;
@@ -133,11 +184,14 @@ function fixedBatch(
 function checkOptions(
   arrays: ReadonlyMap<string, Tensor>,
   inputs: readonly InputSpec[],
-  { map = {}, scale = {} }: BindOptions,
+  { map = {}, scale = {}, whole = [] }: BindOptions,
   source: string,
 ): void {
   const known = new Map(inputs.map(input => [input.name, input]));
   const takes = `the data feeds ${[...known.keys()].map(name => `'${name}'`).join(', ')}`;
+  const stranger = whole.find(input => !known.has(input));
+  if (stranger !== undefined)
+    throw new AgdError('bad-option', `--whole ${stranger}: no input '${stranger}'; ${takes}.`);
   for (const [input, array] of Object.entries(map)) {
     if (!known.has(input))
       throw new AgdError('bad-option', `--map ${input}=${array}: no input '${input}'; ${takes}.`);

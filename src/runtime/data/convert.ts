@@ -84,6 +84,31 @@ export function takeRows(
   return out;
 }
 
+/** The same elements with the axis `from` in the place `to`. */
+export function moveAxis(array: Tensor, from: number, to: number): Tensor {
+  if (from === to) return array;
+  const dims = array.dims.filter((_, i) => i !== from);
+  dims.splice(to, 0, array.dims[from]!);
+  const size = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);
+  const [low, high] = [Math.min(from, to), Math.max(from, to)];
+  const block = byteLength(array.dtype, size(array.dims.slice(high + 1)));
+  const outer = size(array.dims.slice(0, low));
+  // The axes between the two places, and the one that moves past them.
+  const count = array.dims[from]!;
+  const passed = size(array.dims.slice(low, high + 1)) / count;
+  const [rows, columns] = from < to ? [count, passed] : [passed, count];
+  const out = new Uint8Array(array.byteLength);
+  const { bytes } = array;
+  let at = 0;
+  for (let o = 0; o < outer; o++)
+    for (let c = 0; c < columns; c++)
+      for (let r = 0; r < rows; r++, at += block) {
+        const start = ((o * rows + r) * columns + c) * block;
+        out.set(bytes.subarray(start, start + block), at);
+      }
+  return new Tensor(array.dtype, dims, out);
+}
+
 function copyRows(from: Uint8Array, rows: Uint32Array, to: Uint8Array): void {
   const width = to.length / rows.length;
   rows.forEach((row, i) => {

@@ -1,10 +1,13 @@
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
-import { takeRows } from './convert.js';
+import { convert, moveAxis, takeRows } from './convert.js';
 import { permutation, random } from './random.js';
 
-/** An array and how it feeds a model's input: as `dtype`, each sample in shape `dims`, each element times `scale`. */
+/**
+ * An array and how it feeds a model's input: as `dtype`, each sample (row of the array) in shape `dims`, each element times
+ * `scale`, the samples along the input's axis `batchAxis`, the first if not given. Null: the array is fed whole, in shape `dims`.
+ */
 export type Column = {
   input: string;
   array: Tensor;
@@ -12,6 +15,7 @@ export type Column = {
   dtype: DType;
   dims: readonly number[];
   scale: number;
+  batchAxis?: number | null;
 };
 
 /**
@@ -43,7 +47,10 @@ export type BatchOptions = {
 
 const DEFAULT_BATCH_SIZE = 32;
 
-/** Samples for a model: row i of every column is sample i. Conversion is done batch by batch. */
+/**
+ * Samples for a model: row i of every column is sample i. Where all columns are fed whole, they are one sample. Conversion
+ * is done batch by batch.
+ */
 export class Dataset {
   /** Number of samples. */
   readonly length: number;
@@ -58,15 +65,12 @@ export class Dataset {
     readonly notes: readonly string[] = [],
     readonly least = 1,
   ) {
-    const rows = (column: Column | undefined) => column?.array.dims[0] ?? 0;
-    const [first] = columns;
-    this.length = rows(first);
-    const other = columns.find(c => rows(c) !== this.length);
-    if (first && other)
-      throw new AgdError(
-        'bad-shape',
-        `Array '${first.arrayName}' has ${this.length} rows, but '${other.arrayName}' has ${rows(other)}; each row is a sample.`,
-      );
+    const rows = ({ array }: Column) => array.dims[0] ?? 0;
+    const sampled = columns.filter(c => c.batchAxis !== null);
+    const [first] = sampled;
+    this.length = first ? rows(first) : Math.min(1, columns.length);
+    const other = sampled.find(c => rows(c) !== this.length);
+    if (first && other) throw unequal(sampled, rows);
     if (this.length === 0) throw new AgdError('bad-data', 'The data has no samples.');
   }
 
@@ -143,10 +147,12 @@ export class Dataset {
 
   /** The samples with these numbers; `lead` shapes them otherwise than as one batch. */
   take(rows: Uint32Array, lead: readonly number[] = [rows.length]): Batch {
-    const inputs = this.columns.map(({ input, array, dtype, dims, scale }) => [
-      input,
-      takeRows(array, rows, dtype, [...lead, ...dims], scale),
-    ]);
+    const steps = lead.slice(0, -1);
+    const inputs = this.columns.map(({ input, array, dtype, dims, scale, batchAxis = 0 }) => {
+      if (batchAxis === null) return [input, repeat(convert(array, dtype, scale), steps, dims)];
+      const taken = takeRows(array, rows, dtype, [...lead, ...dims], scale);
+      return [input, moveAxis(taken, steps.length, steps.length + batchAxis)];
+    });
     return { inputs: Object.fromEntries(inputs), size: rows.length };
   }
 
@@ -156,4 +162,27 @@ export class Dataset {
       throw new AgdError('bad-option', `A seed of ${shuffle} is not a whole number.`);
     return permutation(this.length, random(shuffle, epoch));
   }
+}
+
+/** The array of shape `dims`, once for each of the steps. */
+function repeat({ dtype, bytes }: Tensor, steps: readonly number[], dims: readonly number[]): Tensor {
+  const count = steps.reduce((n, d) => n * d, 1);
+  const all = new Uint8Array(count * bytes.length);
+  for (let i = 0; i < count; i++) all.set(bytes, i * bytes.length);
+  return new Tensor(dtype, [...steps, ...dims], all);
+}
+
+/** Names those that disagree with most, which may have no samples. */
+function unequal(columns: readonly Column[], rows: (column: Column) => number): AgdError {
+  const having = (count: number) => columns.filter(c => rows(c) === count);
+  const counts = [...new Set(columns.map(rows))].sort((a, b) => having(b).length - having(a).length);
+  const [usual] = having(counts[0]!);
+  const others = columns.filter(c => rows(c) !== counts[0]);
+  const [other] = others;
+  const flags = others.map(c => `--whole ${c.input}`).join(' ');
+  return new AgdError(
+    'bad-shape',
+    `Array '${usual!.arrayName}' has ${rows(usual!)} rows, but '${other!.arrayName}' has ${rows(other!)}; each row is a sample. ` +
+      `What has no samples is fed whole at every step with ${flags}.`,
+  );
 }

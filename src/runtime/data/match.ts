@@ -7,10 +7,22 @@ import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
 
 /**
- * A model input that the data is to feed; the first axis of `shape` is the batch. No shape, or no range: any. `least` is
- * the fewest samples that a batch to train on may have, 1 where not given.
+ * A model input that the data is to feed. No shape, or no range: any. `least` is the fewest samples that a batch to train
+ * on may have, 1 where not given.
  */
-export type InputSpec = { name: string; dtype: DType; shape?: Shape; range?: TargetRange; least?: number };
+export type InputSpec = {
+  name: string;
+  dtype: DType;
+  shape?: Shape;
+  range?: TargetRange;
+  least?: number;
+  /** The axis of the samples, the first if not given; null where the array is fed whole at every step. */
+  batchAxis?: number | null;
+  /** Whether its elements are numbers of rows of another input, as the edges of a graph are of its nodes. */
+  numbersRows?: boolean;
+  /** Another name that its array may have. */
+  alias?: string;
+};
 
 /**
  * The name of the array that feeds each input, by the input's name: what `map` says, else the same name, else
@@ -24,8 +36,9 @@ export function matchNames(
   notes: string[],
 ): Map<string, string> {
   const names = new Map<string, string>();
-  for (const { name } of inputs) {
-    const arrayName = Object.hasOwn(map, name) ? map[name] : arrays.has(name) ? name : undefined;
+  for (const { name, alias } of inputs) {
+    const own = [name, alias].find(known => known !== undefined && arrays.has(known));
+    const arrayName = Object.hasOwn(map, name) ? map[name] : own;
     if (arrayName !== undefined) names.set(name, arrayName);
   }
   const used = new Set(names.values());
@@ -75,11 +88,33 @@ function fits(input: InputSpec, array: Tensor): boolean {
   return kind && fitInput(input, array, new Map()) !== undefined;
 }
 
-/** How an array's samples meet the input's shape; undefined where they do not, or where there is no batch axis. */
-export function fitInput({ shape }: InputSpec, array: Tensor, symbols: Symbols): ReturnType<typeof fitShape> {
-  if (array.dims.length === 0 || shape?.length === 0) return undefined;
-  const sample = array.dims.slice(1);
-  return shape ? fitShape(sample, shape.slice(1), symbols) : { dims: sample, symbols };
+/** How an array feeds an input: the axis of its samples, null where it is fed whole, and the shape of one, or of it all. */
+export type Fit = { axis: number | null; dims: readonly number[]; symbols: Symbols };
+
+/**
+ * How an array's samples, `count` where that is known, meet the input's shape; undefined where they do not. They lie
+ * along the array's first axis, or along the one that the input has them on.
+ */
+export function fitInput(
+  { shape, batchAxis = 0 }: InputSpec,
+  array: Tensor,
+  symbols: Symbols,
+  count?: number,
+): Fit | undefined {
+  if (batchAxis === null) {
+    const fit = shape ? fitShape(array.dims, shape, symbols) : { dims: array.dims, symbols };
+    return fit && { axis: null, ...fit };
+  }
+  for (const axis of new Set([0, batchAxis])) {
+    const { dims } = array;
+    if (axis >= dims.length || (batchAxis > 0 && count !== undefined && dims[axis] !== count)) continue;
+    const sample = dims.filter((_, i) => i !== axis);
+    if (!shape) return { axis, dims: sample, symbols };
+    const wanted = shape.filter((_, i) => i !== batchAxis);
+    const fit = fitShape(sample, wanted, symbols);
+    if (fit) return { axis, ...fit };
+  }
+  return undefined;
 }
 
 function describe(dtype: DType, shape: Shape | undefined): string {

@@ -34,7 +34,7 @@ export function isNpy(bytes: Uint8Array): boolean {
 
 /**
  * One array of numpy's .npy format, versions 1 to 3, either byte order, C or Fortran order (made C order);
- * integers, floats and booleans. `where` is for messages. Throws `bad-data`.
+ * integers, floats and booleans; of text only the shape. `where` is for messages. Throws `bad-data`.
  * Format: numpy.lib.format.
  */
 export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
@@ -57,7 +57,8 @@ export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
   const { descr, fortranOrder, shape: dims } = header;
   const [, byteOrder, code] = /^'([<>|=])(\w\d+)'$/.exec(descr) ?? [];
   const dtype = DTYPES.get(code ?? '');
-  if (!dtype)
+  const isText = /^[US]\d+$/.test(code ?? '');
+  if (!dtype && !isText)
     throw fail(
       `elements of type ${descr[0] === '[' ? 'struct' : descr} cannot be read; use integers, floats or booleans`,
     );
@@ -65,6 +66,11 @@ export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
   const size = dims.reduce((n, d) => n * d, 1);
   if (dims.length > MAX_AXES || !dims.every(Number.isSafeInteger) || !Number.isSafeInteger(8 * size))
     throw fail(`[${dims.slice(0, MAX_AXES)}] is not a possible shape`);
+  // A file may hold names of its classes beside what is trained on; only asking for them fails.
+  if (!dtype)
+    return new Tensor('string', dims, () => {
+      throw fail('text cannot be read as numbers');
+    });
   if (bytes.length - end !== byteLength(dtype, size))
     throw fail(
       `${dtype} of shape [${dims}] takes ${byteLength(dtype, size)} bytes, but ${bytes.length - end} are there`,

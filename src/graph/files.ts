@@ -158,7 +158,7 @@ export async function dataFileName(path: string): Promise<string> {
 }
 
 /** The models of a folder that have data in the file `name` of it. */
-async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
+export async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
   const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
   const users: string[] = [];
   for (const model of models) {

@@ -20,6 +20,7 @@ import {
   storedTensors,
   syncFolder,
   targetOf,
+  usersOf,
   writeAll,
   writeFileAtomic,
   writeTensors,
@@ -120,12 +121,17 @@ async function checksum(path: string): Promise<Omit<Stamp, 'location'>> {
   return { length, crc32: sum };
 }
 
-/** Removes the data files that belong to other versions of `path`, those that were never finished included. */
+/**
+ * Removes the data files that belong to other versions of `path`, those that were never finished included; not one that
+ * a copy of such a version refers to.
+ */
 async function removeOthers(path: string, stamp: string | undefined): Promise<void> {
   const own = stamp && (JSON.parse(stamp) as Stamp).location;
   const prefix = `${basename(path)}.`;
   const folder = dirname(path);
-  for (const name of await readdir(folder))
-    if (name !== own && name.startsWith(prefix) && /^[0-9a-f]{12}\.data$/.test(name.slice(prefix.length)))
-      await unlink(join(folder, name)).catch(() => {});
+  for (const name of await readdir(folder)) {
+    const isOther = name !== own && name.startsWith(prefix);
+    if (!isOther || !/^[0-9a-f]{12}\.data$/.test(name.slice(prefix.length))) continue;
+    if (!(await usersOf(folder, name)).length) await unlink(join(folder, name)).catch(() => {});
+  }
 }

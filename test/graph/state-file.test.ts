@@ -46,6 +46,16 @@ describe('a state with a data file', () => {
     expect(more).toEqual([]);
     expect(values(await loadModel(file('s.onnx')))).toEqual(new Set([2]));
   });
+  it('keeps the data that a copy of an earlier version refers to', async () => {
+    await saveState(versioned(1), file('s.onnx'), 0);
+    writeFileSync(file('best.onnx'), readFileSync(file('s.onnx')));
+    await saveState(versioned(2), file('s.onnx'), 0);
+    const best = await loadModel(file('best.onnx'));
+    await checkState(best, file('best.onnx'));
+    expect(values(best)).toEqual(new Set([1]));
+    await saveState(versioned(3), file('s.onnx'), 0);
+    expect(dataFiles()).toHaveLength(2);
+  });
   it('stays whole where only the data of the next version came to be', async () => {
     await saveState(versioned(1), file('s.onnx'), 0);
     writeFileSync(file('s.onnx.0123456789ab.data'), 'of a run that was killed');

@@ -6,7 +6,7 @@ import { Tensor } from '../graph/tensor.js';
 import { eliminateDeadNodes } from '../passes/eliminate-dead-nodes.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { normalize } from '../passes/inject.js';
-import type { Gradients } from './gradients.js';
+import { type Gradients, withTarget } from './gradients.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
 
 /** How a tensor's gradient compares with finite differences. */
@@ -51,8 +51,8 @@ export async function checkGradients(
 ): Promise<CheckedGradient[]> {
   if (options.dropout === 'train')
     throw new AgdError('bad-option', 'Finite differences need runs that are alike: leave dropout off.');
-  const feeds = asFeeds(given);
   const work = await objectiveModel(model, options);
+  const feeds = withTarget(asFeeds(given), options, work);
   const values = freeParameters(work, [...gradients.keys()], feeds);
   const runner = await Session.create(work, session);
   try {

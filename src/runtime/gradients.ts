@@ -24,12 +24,13 @@ export async function gradients(
   given: Feeds,
   session: SessionOptions = {},
 ): Promise<Gradients> {
-  const feeds = asFeeds(given);
+  let feeds = asFeeds(given);
   const arrays = Object.values(feeds).filter(t => t.dims.length);
   if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))
     throw new AgdError('bad-data', 'The data has no samples.');
   const values = record(Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t])));
   const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
+  feeds = withTarget(feeds, options, made.model);
   const { target } = made;
   const labels = target && feeds[target.name];
   if (labels) {
@@ -54,6 +55,20 @@ export async function gradients(
   } finally {
     await runner.release();
   }
+}
+
+/**
+ * The feeds with the target under the name of its input, which has another than was asked for where a value of the model
+ * has that; in training the array is found too.
+ */
+export function withTarget(feeds: Feeds, { loss }: GradientOptions, { graph }: Model): Feeds {
+  const asked = loss?.target ?? 'target';
+  const isTarget = (name: string) =>
+    name.startsWith(`${asked}_`) && /^\d+$/.test(name.slice(asked.length + 1));
+  const names = graph.inputs.map(v => v.name);
+  const input = names.find(name => isTarget(name) && !feeds[name]);
+  const array = feeds[asked];
+  return input && array && !names.includes(asked) ? Object.assign(feeds, { [input]: array }) : feeds;
 }
 
 /** Throws where loss or a gradient is not finite, with the first of data, parameters and gradients that is not. */

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
+import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { convert } from '../../src/runtime/data/convert.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Body, float32, model } from '../ops/body.js';
@@ -49,6 +50,16 @@ it('names the input that is not fed', () =>
     code: 'missing-data',
     message: "Input 'target' needs an array of that name; given: 'x'.",
   }));
+
+it('takes the target under the name asked for, where the model has a value of that name', async () => {
+  const model = mlp();
+  model.graph.outputs[0]!.name = 'target';
+  const feeds = Object.fromEntries(mlpData(8));
+  const found = await gradients(model, { loss: LOSS }, feeds);
+  expect(found.loss).toBeCloseTo((await gradients(mlp(), { loss: LOSS }, feeds)).loss!, 6);
+  const checks = await checkGradients(model, { loss: LOSS }, feeds, found);
+  expect(checks.every(c => c.passed)).toBe(true);
+});
 
 describe('names what is not finite', () => {
   const refuses = (found: Promise<unknown>, message: string) =>

@@ -187,6 +187,8 @@ export async function checkModelTarget(path: string): Promise<void> {
     await file.close();
   }
   const users = await usersOf(dirname(path), basename(path));
+  // One that was damaged may be replaced.
+  if (!users.length && path.endsWith('.onnx')) return;
   const what = users.length ? `the data of ${users.join(', ')}` : 'not an ONNX model';
   throw new AgdError('io', `Cannot write '${path}': the file there is ${what}. Choose another name.`);
 }

@@ -286,12 +286,18 @@ export class Trainer {
 
   /** One thing at a time: each step begins from the state that the one before it left. */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const run = this.#last.then(() => {
-      if (this.#isReleased) throw new AgdError('bad-state', 'The trainer was released: create another one.');
-      return work();
+    const run = this.#last.then(async () => {
+      try {
+        if (this.#isReleased)
+          throw new AgdError('bad-state', 'The trainer was released: create another one.');
+        return await work();
+      } finally {
+        // Before the caller's await returns, which may ask for the state at once.
+        this.#pending--;
+      }
     });
     this.#pending++;
-    this.#last = run.catch(() => {}).finally(() => this.#pending--);
+    this.#last = run.catch(() => {});
     return run;
   }
 

@@ -57,11 +57,12 @@ export async function handler({ model: path, output, json, train, freeze, color 
       p.elements,
       formatBytes(p.bytes),
       p.trains ? 'yes' : 'no',
+      p.by,
       p.why,
     ]);
-    const foot = [`${trained.length} train`, '', sum('elements'), formatBytes(sum('bytes')), '', ''];
+    const foot = [`${trained.length} train`, '', sum('elements'), formatBytes(sum('bytes')), '', '', ''];
     printPainted(
-      renderTable({ head: ['name', 'type', 'elements', 'size', 'trains', 'why'], rows, foot }, paint),
+      renderTable({ head: ['name', 'type', 'elements', 'size', 'trains', 'by', 'why'], rows, foot }, paint),
     );
   }
   if (training) {

@@ -281,7 +281,7 @@ export interface TypeProto
   sequenceType?: ElementTypeProto;
   optionalType?: ElementTypeProto;
 }
-export type ValueInfoProto = Extend<onnx.IValueInfoProto, { type?: TypeProto }>;
+export type ValueInfoProto = Extend<onnx.IValueInfoProto, { type?: TypeProto; metadataProps?: Entry[] }>;
 export type AttributeProto = Extend<
   onnx.IAttributeProto,
   {
@@ -294,7 +294,10 @@ export type AttributeProto = Extend<
     graphs?: GraphProto[];
   }
 >;
-export type NodeProto = Extend<onnx.INodeProto, { attribute?: AttributeProto[]; overload?: string }>;
+export type NodeProto = Extend<
+  onnx.INodeProto,
+  { attribute?: AttributeProto[]; overload?: string; metadataProps?: Entry[] }
+>;
 export interface GraphProto
   extends Omit<
       onnx.IGraphProto,
@@ -307,6 +310,7 @@ export interface GraphProto
   output?: ValueInfoProto[];
   valueInfo?: ValueInfoProto[];
   sparseInitializer?: SparseTensorProto[];
+  metadataProps?: Entry[];
 }
 export type OperatorSetIdProto = Extend<onnx.IOperatorSetIdProto, { version?: Int64 }>;
 export type FunctionProto = Extend<

@@ -27,6 +27,12 @@ export function isDeclared(value: Value, place: Place): boolean {
   return Boolean((value.extra as Declarations | undefined)?.[place]);
 }
 
+/** What the file says of a value, at each place where it does. */
+export function declarationsOf(value: Value): ValueInfoProto[] {
+  const { input, inner, output } = (value.extra ?? {}) as Partial<Declarations>;
+  return [input, inner, output].flatMap(info => info ?? []);
+}
+
 export function writeInfo(value: Value, place: Place): ValueInfoProto {
   const known = value.extra as Declarations | undefined;
   const info = known?.[place];

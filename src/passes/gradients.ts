@@ -14,6 +14,7 @@ import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js'
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { type SelectOptions, selectParameters } from './select-parameters.js';
+import type { Origins } from './tell-origins.js';
 import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 
@@ -50,12 +51,12 @@ export async function gradientModel(
   options: GradientOptions,
   oracle: ShapeOracle,
 ): Promise<GradientModel> {
-  const { work, g } = await normalize(model, oracle);
+  const { work, g, origins } = await normalize(model, oracle);
   const attached = options.loss && attachLoss(g, options.loss);
   const { loss, target, output: read } = attached ?? {};
   const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
   const warnings = options.loss && read ? checkLoss(g.graph, options.loss, read) : [];
-  const wrt = chooseWrt(g, options, loss, attached?.constants);
+  const wrt = chooseWrt(g, options, loss, origins, attached?.constants);
   g.forget(wrt);
   const least = loss && options.batchNorm === 'train' ? leastBatchOf(g) : undefined;
   if (loss) {
@@ -109,6 +110,7 @@ function chooseWrt(
   g: Builder,
   options: GradientOptions,
   loss: Value | undefined,
+  origins: Origins,
   constants: ReadonlySet<Value> = new Set(),
 ): Value[] {
   const { graph } = g;
@@ -117,7 +119,9 @@ function chooseWrt(
   );
   if (!options.wrt) {
     if (!loss) throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
-    return selectParameters(graph, [loss], options, constants).flatMap(p => (p.trains ? [p.value] : []));
+    return selectParameters(graph, [loss], origins, options, constants).flatMap(p =>
+      p.trains ? [p.value] : [],
+    );
   }
   return options.wrt.flatMap(glob => {
     const matches = picomatch(glob, { bash: true, dot: true });

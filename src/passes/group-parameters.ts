@@ -5,8 +5,8 @@ import {
   type OptimizerOptions,
   resolveOptions,
 } from '../ops/optimizers/optimizer.js';
+import { readersOf } from './readers.js';
 import { matcher } from './select-parameters.js';
-import { readersOf } from './tell-weights.js';
 
 /** Options for the parameters whose name matches one of the globs; those not named here stay as they are. */
 export type ParameterGroup<O> = { match: string | readonly string[]; options: Partial<O> };

@@ -39,6 +39,7 @@ import { embedOriginal } from './original.js';
 import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
 import { tellExtents } from './tell-extents.js';
+import { type Origins, tellOrigins } from './tell-origins.js';
 import { tieTransposedInitializers } from './tie-transposed-initializers.js';
 import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
@@ -284,11 +285,11 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       'bad-option',
       `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
     );
-  const { work, g, loss, placed } = await prepare(model, spec, oracle);
+  const { work, g, loss, placed, origins } = await prepare(model, spec, oracle);
   return {
     ...{ work, g, spec, loss, model: placed ?? model },
     warnings: checkLoss(work.graph, spec, loss.output!),
-    parameters: selectParameters(work.graph, [loss.loss], options, loss.constants),
+    parameters: selectParameters(work.graph, [loss.loss], origins, options, loss.constants),
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: placed ? encodeModel(placed) : (options.original ?? encodeModel(model)),
     differentiate(trained) {
@@ -326,9 +327,9 @@ function withSums(g: Builder, trained: readonly Value[], named: readonly Value[]
 }
 
 /** Gives each parameter an initializer of its own, and but one. Returns whether that changed which there are in the file. */
-function placeParameters(model: Model): boolean {
+function placeParameters(model: Model, origins = tellOrigins(model)): boolean {
   liftSubgraphInitializers(model);
-  const split = splitMergedInitializers(model);
+  const split = splitMergedInitializers(model, origins);
   return tieTransposedInitializers(model) || split;
 }
 
@@ -344,20 +345,22 @@ async function prepare(
   model: Model,
   spec: LossSpec,
   oracle: ShapeOracle,
-): Promise<{ work: Model; g: Builder; placed?: Model; loss: AttachedLoss }> {
+): Promise<Normal & { loss: AttachedLoss }> {
   const normal = await normalize(model, oracle);
   return { ...normal, loss: attachLoss(normal.g, spec) };
 }
 
 /**
- * The same before any loss: for vector-Jacobian products of the model's own outputs. Where parameters have places now
- * that the file did not give them, `placed` is the model that does; with `own` off, each stays where the file has it.
+ * A model whose values are typed. Where parameters have places now that the file did not give them, `placed` is the
+ * model that does; `origins` is what the file says of its constants.
  */
-export async function normalize(
-  model: Model,
-  oracle: ShapeOracle,
-  { own = true } = {},
-): Promise<{ work: Model; g: Builder; placed?: Model }> {
+type Normal = { work: Model; g: Builder; placed?: Model; origins: Origins };
+
+/**
+ * The same before any loss: for vector-Jacobian products of the model's own outputs. With `own` off, each parameter
+ * stays where the file has it.
+ */
+export async function normalize(model: Model, oracle: ShapeOracle, { own = true } = {}): Promise<Normal> {
   checkStored(model.graph);
   const work = cloneModel(model);
   spellDefaultDomain(work);
@@ -365,13 +368,14 @@ export async function normalize(
   expandSparse(work);
   inlineFunctions(work);
   lowerOpset(work);
+  const origins = tellOrigins(work);
   if (!own) liftSubgraphInitializers(work);
-  const placed = own && placeParameters(work) ? withPlaces(model, work) : undefined;
+  const placed = own && placeParameters(work, origins) ? withPlaces(model, work) : undefined;
   liftConstants(work);
   do await inferShapes(work, oracle);
   while (foldShapes(work));
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });
-  return { work, g, placed };
+  return { work, g, placed, origins };
 }
 
 function describe(

@@ -75,14 +75,14 @@ export async function inspect(
       needs: [...notLowered(model.graph).map(n => `standard operators for ${n.label}`), KIND_NEEDS[kind]],
     };
   try {
-    const { work } = await normalize(model, oracle);
+    const { work, origins } = await normalize(model, oracle);
     const { graph } = work;
     const targets = graph.outputs.filter(
       v => isFloat(v.dtype) && (options.output === undefined || v.name === options.output),
     );
     if (options.output !== undefined && !targets.length)
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
-    const parameters = targets.length ? selectParameters(graph, targets, options) : [];
+    const parameters = targets.length ? selectParameters(graph, targets, origins, options) : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
     const path = between(graph.nodes, trained, targets);
     const operators = countOperators(graph.nodes, path);
@@ -158,10 +158,10 @@ function statusOf(node: Node): GradientStatus {
   return kind === undefined ? 'missing' : kind === 'none' || kind === 'zero' ? kind : 'yes';
 }
 
-function showParameter({ value, trains, why }: ParameterChoice) {
+function showParameter({ value, trains, why, by }: ParameterChoice) {
   const elements = (value.shape as number[]).reduce((n, d) => n * d, 1);
   const bytes = elements * (value.dtype === 'float64' ? 8 : value.dtype === 'float32' ? 4 : 2);
-  return { name: value.name, type: showType(value.type), elements, bytes, trains, why };
+  return { name: value.name, type: showType(value.type), elements, bytes, trains, why, by };
 }
 
 /** As in float32[batch,3,32,32]; an unknown extent is a question mark. */

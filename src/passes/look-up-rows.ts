@@ -5,8 +5,8 @@ import { topologicalOrder } from '../graph/topological-order.js';
 import { type Builder, RANDOM } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { positions } from '../ops/core/scatter.js';
+import { readersOf } from './readers.js';
 import { matcher } from './select-parameters.js';
-import { readersOf } from './tell-weights.js';
 
 /** A table of which a step changes only the rows that it looks up. */
 export type Lookup = {

@@ -3,10 +3,15 @@ import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Value } from '../graph/ir.js';
 import { activeValues, type BackwardOptions } from './backward.js';
+import { isCount } from './tell-contents.js';
+import type { Origins } from './tell-origins.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './tell-weights.js';
 
-/** What becomes of a floating-point constant of the model, and why. */
-export type ParameterChoice = { value: Value; trains: boolean; why: string };
+/** What decided: the user, what the file says of its tensors, or (where it says nothing) a rule. */
+export type DecidedBy = 'option' | 'file' | 'rule';
+
+/** What becomes of a floating-point constant of the model, why, and who says so. */
+export type ParameterChoice = { value: Value; trains: boolean; why: string; by: DecidedBy };
 
 export type SelectOptions = BackwardOptions & {
   /** Globs over names: what matches trains, even where the rule says otherwise. */
@@ -21,8 +26,9 @@ export type SelectOptions = BackwardOptions & {
 export const FROZEN = 'frozen in the checkpoint';
 
 /**
- * Decides which floating-point initializers train. One is a weight, and trains, if a target (the loss) depends on it
- * through differentiable operators, unless `notAWeight` says why not.
+ * Decides which floating-point initializers train: those that a target (the loss) depends on through differentiable
+ * operators and that the file says are parameters; where it says nothing, those of which `notAWeight` does not say why
+ * not.
  *
  * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
  * model's. Throws `no-such-value` for a glob that
@@ -31,6 +37,7 @@ export const FROZEN = 'frozen in the checkpoint';
 export function selectParameters(
   graph: Graph,
   targets: readonly Value[],
+  origins: Origins,
   options: SelectOptions = {},
   constants: ReadonlySet<Value> = new Set(),
 ): ParameterChoice[] {
@@ -41,15 +48,20 @@ export function selectParameters(
   const forced = matcher('--train', options.train, names);
   const frozen = matcher('--freeze', options.freeze, names);
   const reached = reach(graph, targets, options);
-  const why = notAWeight(graph, candidates);
+  const why = notAWeight(graph, candidates, origins);
   const choices = candidates.map(([value, tensor]): ParameterChoice => {
-    const no = (why: string) => ({ value, trains: false, why });
-    if (frozen?.(value.name)) return no('frozen by --freeze');
-    if (options.frozen?.includes(value.name)) return no(FROZEN);
-    if (!reached.has(value)) return no('the loss does not depend on it through differentiable operators');
-    if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train' };
+    const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
+    if (frozen?.(value.name)) return no('frozen by --freeze', 'option');
+    if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
+    if (!reached.has(value))
+      return no('the loss does not depend on it through differentiable operators', 'rule');
+    if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    const origin = origins.get(value);
+    // No file says which parameters do not require gradients; nobody trains 0, 1, 2 ...
+    const isTold = origin && origin.kind !== 'named' && !(origin.kind === 'parameter' && isCount(tensor));
+    if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
     const reason = why(value, tensor);
-    return reason ? no(reason) : { value, trains: true, why: 'a weight' };
+    return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };
   });
   if (!choices.some(c => c.trains))
     throw new AgdError(

@@ -3,48 +3,89 @@
 import type { Graph, Node, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import type { Tensor } from '../graph/tensor.js';
+import { type Reader, type Readers, readersOf, type Use, usesIn } from './readers.js';
+import {
+  arePixels,
+  areStrides,
+  areWaves,
+  isCount,
+  isGrid,
+  isPowerBasis,
+  isSinusoid,
+  isSpacing,
+  isTriangular,
+  isWaveBasis,
+  maskOf,
+  partnersAmong,
+} from './tell-contents.js';
+import { frozenNormalization, inputNormalization } from './tell-normalization.js';
+import type { Origins } from './tell-origins.js';
 
 type Candidate = readonly [Value, Tensor];
-type Reader = { node: Node; input: number };
 
 /**
- * Tells why a floating-point constant of `candidates` is no weight (undefined where it is one):
+ * Tells why a floating-point constant of `candidates` is no weight (undefined where it is one). What counts is where a
+ * constant comes to by way of operators that only move elements (Expand, Slice, Transpose ...):
  *
  * 1. every operator that reads it takes it as a setting (running statistics, bounds of a clip, an exponent,
- *    a dropout ratio, resize scales ...);
+ *    a dropout ratio, resize scales ...), or multiplies it by zero;
  * 2. it has a single element that is broadcast over the other operand: an epsilon, a scale, a temperature;
  * 3. it looks like a mask: some element is infinite or of magnitude 10,000 and above, or there are zeros and one
- *    other number, which is 1 or -10 and below;
+ *    other number, which is 1, for a factor, or -10 and below, or a factor is triangular;
  * 4. it was filled in the forward pass, as zeros to start from: one repeated number, and every operator that reads it
  *    takes it where fresh weights, which are broadcast over the batch, do not go (an initial state, what is scattered
- *    into, an operand as large as the result);
+ *    into, padding, an operand as large as the result);
  * 5. it fills the place of a scale of ones or a bias of zeros in a normalization that has none: the exporter made up
  *    its name, or it belongs to a normalization over groups, whose own scale comes after it;
- * 6. it holds sines and cosines, of positions, or frequencies of which nothing but sines and cosines is taken.
+ * 6. it holds sines and cosines, of positions or of a basis, or frequencies of which nothing but sines and cosines is
+ *    taken;
+ * 7. it holds coordinates, or what belongs to them: evenly spaced numbers, their powers, strides;
+ * 8. it is subtracted from an input of the model that is then divided, or it is that divisor;
+ * 9. it belongs to a batch normalization that was frozen: its running statistics, or its scale, are arithmetic.
+ *
+ * Of what `origins` knows as a module's state, 2 and 4 do not hold, nor do exponents count as settings: numbers of the
+ * program have other names in that file.
  */
 export function notAWeight(
   graph: Graph,
   candidates: readonly Candidate[],
+  origins: Origins = new Map(),
 ): (value: Value, tensor: Tensor) => string | undefined {
   const readers = readersOf(graph);
+  const follow = usesIn(graph, readers);
   const tables = candidates.filter(([v]) => (readers.get(v) ?? []).every(r => POSITIONAL.has(r.node.opType)));
   const positional = new Set(tables.map(([v]) => v));
   const partners = partnersAmong(tables.map(([, tensor]) => tensor));
   const isWave = (value: Value, tensor: Tensor) =>
-    positional.has(value) && (isSinusoid(tensor) || partners(tensor).some(other => areWaves(tensor, other)));
+    positional.has(value) &&
+    (isSinusoid(tensor) || isWaveBasis(tensor) || partners(tensor).some(other => areWaves(tensor, other)));
+  const producers = new Map(
+    graph.nodes.flatMap(n => n.outputs.flatMap(out => (out ? [[out, n] as const] : []))),
+  );
+  const normalizing = inputNormalization(graph, readers);
+  const frozen = frozenNormalization(graph, readers);
   return (value, tensor) => {
-    const own = readers.get(value) ?? [];
-    if (own.every(r => SETTINGS[r.node.opType]?.includes(r.input)))
-      return `a setting of ${own[0]!.node.opType}`;
-    if (tensor.size === 1 && !own.some(r => isSingleChannel(r, value))) return 'a constant of the arithmetic';
-    if (own.every(r => MASKING.has(r.node.opType)) && looksLikeMask(tensor)) return 'a mask';
-    if (own.every(r => takesFilled(r, value, tensor)) && tensor.isUniform) {
+    if (!readers.get(value)?.length) return 'no operator reads it';
+    const uses = follow(value);
+    if (!uses.length) return undefined;
+    const isState = origins.get(value)?.kind === 'named';
+    if (uses.every(r => SETTINGS[r.node.opType]?.includes(r.input) && !(isState && r.node.opType === 'Pow')))
+      return `a setting of ${uses[0]!.node.opType}`;
+    if (uses.every(isUnused)) return `multiplied by zero in ${uses[0]!.node.opType}`;
+    if (tensor.size === 1 && !isState && !uses.some(isSingleChannel)) return 'a constant of the arithmetic';
+    if (uses.every(r => ELEMENTWISE.has(r.node.opType)) && isMask(uses, tensor)) return 'a mask';
+    if (!isState && uses.every(r => takesFilled(r, tensor)) && tensor.isUniform) {
       // The first factor of a product of weights may be a fresh one, of low rank.
-      if (own.some(r => r.node.opType !== 'MatMul')) return 'filled in the forward pass';
+      if (uses.some(r => r.node.opType !== 'MatMul' || r.value !== value))
+        return 'filled in the forward pass';
     }
-    if (own.every(r => isFiller(r, value, tensor, readers))) return `fills a place of ${own[0]!.node.opType}`;
+    if (uses.every(r => isFiller(r, value, tensor, readers)))
+      return `fills a place of ${uses[0]!.node.opType}`;
     if (isWave(value, tensor) || areFrequencies(value, readers))
       return 'sines and cosines, or their frequencies';
+    if (areCoordinates(uses, tensor, producers)) return 'coordinates';
+    if (normalizing.has(value)) return 'normalizes an input';
+    if (frozen.has(value)) return 'a frozen batch normalization';
     return undefined;
   };
 }
@@ -85,29 +126,29 @@ const PER_CHANNEL = record<readonly number[]>({
   RNN: [1, 2, 3],
 });
 
-function isSingleChannel({ node, input }: Reader, value: Value): boolean {
+function isSingleChannel({ node, input, value }: Use): boolean {
+  const isChannel = (v: Value | null | undefined) => v?.shape?.at(-1) === 1;
+  if (node.opType === 'Gemm' && input === 2) return value.shape?.length !== 0 && isChannel(node.outputs[0]);
   if (PER_CHANNEL[node.opType]?.includes(input)) return true;
   if (node.opType !== 'Add' || value.shape?.length === 0) return false;
-  return node.inputs[1 - input]?.shape?.at(-1) === 1;
+  return isChannel(node.inputs[1 - input]);
+}
+
+/** The addend of a matrix product whose factor is zero. */
+function isUnused({ node, input }: Use): boolean {
+  const beta = node.attrs.get('beta');
+  return node.opType === 'Gemm' && input === 2 && beta?.type === 'float' && beta.value === 0;
 }
 
 const setOf = (operators: string) => new Set(operators.split(' '));
 const ELEMENTWISE = setOf('Add Sub Mul Div Where Max Min');
-const MASKING = setOf('Add Sub Mul Div Where Max Min Unsqueeze Slice Expand Cast');
 
-function looksLikeMask(tensor: Tensor): boolean {
-  let other: number | undefined;
-  let [zeros, others] = [0, 0];
-  for (const x of tensor.floats()) {
-    if (!(Math.abs(x) < 1e4)) return true;
-    if (x === 0) zeros++;
-    else {
-      other ??= x;
-      if (x === other) others++;
-    }
-  }
-  const isMasking = other === 1 || (other !== undefined && other <= -10);
-  return isMasking && zeros > 0 && zeros + others === tensor.size;
+function isMask(uses: readonly Use[], tensor: Tensor): boolean {
+  const mask = maskOf(tensor);
+  if (mask === 'hides') return true;
+  if (uses.some(r => r.node.opType === 'Add')) return false;
+  if (mask === 'keeps') return true;
+  return uses.every(r => r.node.opType === 'Mul') && isTriangular(tensor);
 }
 
 /** Inputs that start something: states, and what is scattered into. */
@@ -121,13 +162,13 @@ const STARTS = record<readonly number[]>({
   ScatterND: [0],
 });
 
-function takesFilled({ node, input }: Reader, { shape }: Value, tensor: Tensor): boolean {
-  if (STARTS[node.opType]?.includes(input)) return true;
-  const { dims } = tensor;
+function takesFilled({ node, input, value: { shape } }: Use, tensor: Tensor): boolean {
+  if (STARTS[node.opType]?.includes(input) || node.opType === 'Concat') return true;
+  if (node.opType === 'Loop' && input > 1) return true;
   const result = node.outputs[0]?.shape;
   if (!ELEMENTWISE.has(node.opType) || !shape || !result) return false;
-  if (dims.length > 1 && dims.length === result.length && dims[0]! > 1) return true;
-  return node.opType === 'Mul' && `${dims}` === `${result}` && tensor.at(0) === 0;
+  if (shape.length > 1 && shape.length === result.length && shape[0] !== 1) return true;
+  return node.opType === 'Mul' && `${shape}` === `${result}` && tensor.at(0) === 0;
 }
 
 /** Names that PyTorch's exporters give to constants that are no parameters or buffers; maybe with a number after. */
@@ -146,54 +187,33 @@ function isOverGroups(node: Node, readers: Readers): boolean {
   return after.length > 0 && after.every(r => r.node.opType === 'Reshape');
 }
 
-/** Operators through which a table of positions comes to where it is used. */
+/** Operators through which a table of positions comes to where it is used, or that read a basis. */
 const POSITIONAL = setOf(
   'Add Sub Mul Gather GatherND Slice Unsqueeze Squeeze Reshape Transpose Expand Concat Cast RotaryEmbedding ' +
-    'GroupQueryAttention',
+    'GroupQueryAttention MatMul Gemm Conv Einsum',
 );
-const CLOSE = 1e-3;
-const onCircle = (x: number, y: number) => Math.abs(x * x + y * y - 1) < CLOSE;
 
-/** Rows of sines and cosines, in turn or one half after the other. */
-function isSinusoid(tensor: Tensor): boolean {
-  const width = tensor.dims.at(-1) ?? 0;
-  if (tensor.dims.length < 2 || width % 2 || tensor.size < 8) return false;
-  const partners = [(c: number) => c ^ 1, (c: number) => (c + width / 2) % width].filter(partner =>
-    onCircle(tensor.at(0), tensor.at(partner(0))),
-  );
-  if (!partners.length) return false;
-  const x = tensor.floats();
-  return partners.some(partner => x.every((v, i) => onCircle(v, x[i - (i % width) + partner(i % width)]!)));
+const PRODUCTS = setOf('MatMul Gemm Conv');
+
+/** Evenly spaced numbers where points are made of them, bases of polynomials, strides that scale points. */
+function areCoordinates(uses: readonly Use[], tensor: Tensor, producers: ReadonlyMap<Value, Node>): boolean {
+  if (uses.every(r => PRODUCTS.has(r.node.opType))) return isCount(tensor) || isPowerBasis(tensor);
+  if (!uses.every(r => ELEMENTWISE.has(r.node.opType) || r.node.opType === 'Concat')) return false;
+  const isFactor = uses.every(r => r.node.opType === 'Mul' || r.node.opType === 'Div');
+  if (isFactor && (areStrides(tensor) || arePixels(tensor))) return true;
+  if (uses.every(r => r.node.opType === 'Div' && r.input === 1) && isSpacing(tensor)) return true;
+  return isGrid(tensor) && !uses.every(r => isBias(r, producers)) && !(isFactor && isRamp(tensor));
 }
 
-/**
- * Finds the tensors of equal extents whose last element may be the cosine of what a tensor's is the sine of: to compare
- * all elements of all pairs would take quadratic time.
- */
-function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[] {
-  const last = (tensor: Tensor) => tensor.at(tensor.size - 1);
-  const key = ({ dims }: Tensor, square: number) => `${dims}:${square}`;
-  const bySquare = new Map<string, Tensor[]>();
-  for (const tensor of tensors) {
-    if (tensor.size < 4 || tensor.isUniform) continue;
-    const at = key(tensor, Math.round(last(tensor) ** 2 / CLOSE));
-    const same = bySquare.get(at);
-    if (same) same.push(tensor);
-    else bySquare.set(at, [tensor]);
-  }
-  return tensor => {
-    if (tensor.size < 4) return [];
-    const square = Math.round((1 - last(tensor) ** 2) / CLOSE);
-    return [-1, 0, 1].flatMap(near => bySquare.get(key(tensor, square + near)) ?? []);
-  };
+/** An addend of one number per channel to a product. */
+function isBias({ node, input, value }: Use, producers: ReadonlyMap<Value, Node>): boolean {
+  const other = node.inputs[1 - input];
+  const before = other && producers.get(other)?.opType;
+  return node.opType === 'Add' && value.shape?.length === 1 && PRODUCTS.has(before ?? '');
 }
 
-/** Whether one tensor holds the sines of what the other holds the cosines of; ones and zeros are fresh weights. */
-function areWaves(a: Tensor, b: Tensor): boolean {
-  if (a === b || a.isUniform) return false;
-  const [x, y] = [a.floats(), b.floats()];
-  return x.every((v, i) => onCircle(v, y[i]!));
-}
+/** 0, 1/n, 2/n ... of n numbers: how much of each channel some recurrent networks mix at first. */
+const isRamp = (tensor: Tensor) => tensor.at(0) === 0 && Math.abs(tensor.at(1) * tensor.size - 1) < 1e-4;
 
 const LINEAR = setOf(
   'Mul Div MatMul Einsum Gather Slice Unsqueeze Squeeze Reshape Transpose Expand Concat Cast',
@@ -216,24 +236,4 @@ function areFrequencies(value: Value, readers: Readers): boolean {
     return true;
   };
   return visit(value) && found.size === 2;
-}
-
-type Readers = ReadonlyMap<Value, Reader[]>;
-
-/** The nodes that read a value, those in subgraphs included, and at which input. */
-export function readersOf(graph: Graph): Map<Value, Reader[]> {
-  const readers = new Map<Value, Reader[]>();
-  const visit = (nodes: readonly Node[]) => {
-    for (const node of nodes) {
-      node.inputs.forEach((value, input) => {
-        if (!value) return;
-        const known = readers.get(value);
-        if (known) known.push({ node, input });
-        else readers.set(value, [{ node, input }]);
-      });
-      for (const sub of node.subgraphs()) visit(sub.nodes);
-    }
-  };
-  visit(graph.nodes);
-  return readers;
 }

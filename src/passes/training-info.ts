@@ -186,7 +186,12 @@ export async function adoptStep(
   return {
     model: work,
     report: {
-      parameters: parameters.map(value => ({ value, trains: true, why: 'the training step updates it' })),
+      parameters: parameters.map(value => ({
+        value,
+        trains: true,
+        why: 'the training step updates it',
+        by: 'file' as const,
+      })),
       warnings: [],
       nodes: { before, after: countNodes(work) },
       bytes: { parameters: bytes(parameters), state: bytes(states) - bytes(parameters) },

@@ -186,12 +186,12 @@ function choose(
   const frozen = matcher('--freeze', freeze, names);
   const choices = candidates.map((value): ParameterChoice => {
     const grad = found.get(value);
-    if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze' };
-    if (kept?.includes(value.name)) return { value, trains: false, why: FROZEN };
-    if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'` };
+    if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze', by: 'option' };
+    if (kept?.includes(value.name)) return { value, trains: false, why: FROZEN, by: 'option' };
+    if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'`, by: 'file' };
     if (forced?.(value.name))
       throw new AgdError('no-such-value', `Cannot train '${value.name}': the graph has no gradient of it.`);
-    return { value, trains: false, why: 'the graph has no gradient of it' };
+    return { value, trains: false, why: 'the graph has no gradient of it', by: 'file' };
   });
   if (choices.some(c => c.trains)) return choices;
   throw new AgdError('nothing-to-train', 'Nothing to train: all parameters are frozen.');

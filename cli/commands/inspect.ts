@@ -17,6 +17,10 @@ export const builder = (args: Argv) =>
         type: 'string',
         describe: 'Output that a loss would read, where there are several',
       })
+      .option('straight-through', {
+        type: 'boolean',
+        describe: 'As where gradients pass rounding unchanged',
+      })
       .option('json', { type: 'boolean', describe: 'Print JSON' }),
   ).example('$0 inspect model.onnx', 'parameters, operators, and what inject needs');
 
@@ -26,12 +30,15 @@ type Args = ArgumentsCamelCase<{
   json?: boolean;
   train?: string[];
   freeze?: string[];
+  straightThrough?: boolean;
   color?: boolean;
 }>;
 
-export async function handler({ model: path, output, json, train, freeze, color }: Args): Promise<void> {
+export async function handler({ model: path, json, color, ...args }: Args): Promise<void> {
   const { inspect, loadModel, modelFile } = await import('../../src/index.js');
-  const found = await inspect(await loadModel(await modelFile(path)), { output, train, freeze });
+  const { output, train, freeze, straightThrough } = args;
+  const options = { output, train, freeze, straightThrough };
+  const found = await inspect(await loadModel(await modelFile(path)), options);
   if (json) {
     printJson(found);
     return;

@@ -15,6 +15,7 @@ import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { type SelectOptions, selectParameters } from './select-parameters.js';
 import type { Origins } from './tell-origins.js';
+import { refuseRounded } from './tell-quantized.js';
 import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 
@@ -119,9 +120,9 @@ function chooseWrt(
   );
   if (!options.wrt) {
     if (!loss) throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
-    return selectParameters(graph, [loss], origins, options, constants).flatMap(p =>
-      p.trains ? [p.value] : [],
-    );
+    const choices = selectParameters(graph, [loss], origins, options, constants);
+    refuseRounded(graph, choices, options);
+    return choices.flatMap(p => (p.trains ? [p.value] : []));
   }
   return options.wrt.flatMap(glob => {
     const matches = picomatch(glob, { bash: true, dot: true });

@@ -40,6 +40,7 @@ import { type ParameterChoice, type SelectOptions, selectParameters } from './se
 import { splitMergedInitializers } from './split-merged-initializers.js';
 import { tellExtents } from './tell-extents.js';
 import { type Origins, tellOrigins } from './tell-origins.js';
+import { refuseRounded } from './tell-quantized.js';
 import { tieTransposedInitializers } from './tie-transposed-initializers.js';
 import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
@@ -286,10 +287,12 @@ async function differentiable(model: Model, options: InjectOptions, oracle: Shap
       `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
     );
   const { work, g, loss, placed, origins } = await prepare(model, spec, oracle);
+  const parameters = selectParameters(work.graph, [loss.loss], origins, options, loss.constants);
+  refuseRounded(work.graph, parameters, options);
   return {
     ...{ work, g, spec, loss, model: placed ?? model },
     warnings: checkLoss(work.graph, spec, loss.output!),
-    parameters: selectParameters(work.graph, [loss.loss], origins, options, loss.constants),
+    parameters,
     inference: work.graph.outputs.filter(v => v !== loss.loss && v !== loss.exposed).map(v => v.name),
     original: placed ? encodeModel(placed) : (options.original ?? encodeModel(model)),
     differentiate(trained) {

@@ -1,4 +1,4 @@
-import { isFloat } from '../graph/dtype.js';
+import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import { opDef } from '../ops/index.js';
@@ -8,9 +8,16 @@ import { normalize } from './inject.js';
 import { notLowered } from './lower-ort-gradients.js';
 import { isOrtTraining } from './ort-training.js';
 import { type ParameterChoice, selectParameters } from './select-parameters.js';
+import { explain, ROUNDED } from './tell-quantized.js';
 import { isInjected, readStep, type TrainingDescription } from './training-description.js';
 
-export type InspectOptions = { output?: string; train?: readonly string[]; freeze?: readonly string[] };
+export type InspectOptions = {
+  output?: string;
+  train?: readonly string[];
+  freeze?: readonly string[];
+  /** As `inject` would be told. */
+  straightThrough?: boolean;
+};
 
 /** `none`: gradients stop here by nature; `missing`: no rule, so that nothing before it can train. */
 export type GradientStatus = 'yes' | 'zero' | 'none' | 'missing';
@@ -84,7 +91,16 @@ export async function inspect(
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
     const parameters = targets.length ? selectParameters(graph, targets, origins, options) : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
-    const path = between(graph.nodes, trained, targets);
+    const path = between(graph.nodes, trained, targets, options);
+    const lost = parameters.filter(p => p.why === ROUNDED);
+    if (lost.length)
+      needs.push(
+        explain(
+          graph,
+          lost,
+          parameters.filter(p => p.trains),
+        ),
+      );
     const operators = countOperators(graph.nodes, path);
     if (!targets.length) needs.push('no floating-point output: there is nothing to compute a loss from');
     if (targets.length > 1)
@@ -127,8 +143,13 @@ function kindOf(model: Model): Inspection['kind'] {
 }
 
 /** The nodes on a differentiable way from `sources` to `targets`. */
-function between(nodes: readonly Node[], sources: readonly Value[], targets: readonly Value[]): Set<Node> {
-  const active = activeValues(nodes, sources);
+function between(
+  nodes: readonly Node[],
+  sources: readonly Value[],
+  targets: readonly Value[],
+  options: InspectOptions,
+): Set<Node> {
+  const active = activeValues(nodes, sources, options);
   const wanted = new Set(targets);
   const path = new Set<Node>();
   for (const node of [...nodes].reverse()) {
@@ -160,7 +181,7 @@ function statusOf(node: Node): GradientStatus {
 
 function showParameter({ value, trains, why, by }: ParameterChoice) {
   const elements = (value.shape as number[]).reduce((n, d) => n * d, 1);
-  const bytes = elements * (value.dtype === 'float64' ? 8 : value.dtype === 'float32' ? 4 : 2);
+  const bytes = byteLength(value.dtype!, elements);
   return { name: value.name, type: showType(value.type), elements, bytes, trains, why, by };
 }
 

@@ -2,9 +2,11 @@ import picomatch from 'picomatch';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Value } from '../graph/ir.js';
+import type { Tensor } from '../graph/tensor.js';
 import { activeValues, type BackwardOptions } from './backward.js';
 import { isCount } from './tell-contents.js';
 import type { Origins } from './tell-origins.js';
+import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './tell-quantized.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './tell-weights.js';
 
 /** What decided: the user, what the file says of its tensors, or (where it says nothing) a rule. */
@@ -28,7 +30,8 @@ export const FROZEN = 'frozen in the checkpoint';
 /**
  * Decides which floating-point initializers train: those that a target (the loss) depends on through differentiable
  * operators and that the file says are parameters; where it says nothing, those of which `notAWeight` does not say why
- * not.
+ * not. One whose gradient would have to pass rounding on any way does not train without straight-through gradients: part
+ * of a gradient is none. Weights stored as integers are listed after these.
  *
  * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
  * model's. Throws `no-such-value` for a glob that
@@ -48,28 +51,49 @@ export function selectParameters(
   const forced = matcher('--train', options.train, names);
   const frozen = matcher('--freeze', options.freeze, names);
   const reached = reach(graph, targets, options);
+  const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
+  const scales = quantizationScales(graph);
   const why = notAWeight(graph, candidates, origins);
-  const choices = candidates.map(([value, tensor]): ParameterChoice => {
+  const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
     if (frozen?.(value.name)) return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
-    if (!reached.has(value))
+    if (!reached.has(value) && !rounded.has(value))
       return no('the loss does not depend on it through differentiable operators', 'rule');
     if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
     // No file says which parameters do not require gradients; nobody trains 0, 1, 2 ...
     const isTold = origin && origin.kind !== 'named' && !(origin.kind === 'parameter' && isCount(tensor));
     if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
     const reason = why(value, tensor);
     return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };
+  };
+  const choices = candidates.map((candidate): ParameterChoice => {
+    const choice = choose(candidate);
+    if (!choice.trains || !rounded.has(choice.value)) return choice;
+    return { value: choice.value, trains: false, why: ROUNDED, by: 'rule' };
   });
-  if (!choices.some(c => c.trains))
+  const integers = integerWeights(graph);
+  if (!choices.some(c => c.trains || c.why === ROUNDED))
     throw new AgdError(
       'nothing-to-train',
       `Nothing to train: of ${candidates.length} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on. ` +
+        (integers.length
+          ? `${integers.length} of the weights, such as '${integers[0]!.value.name}', are stored as ${integers[0]!.why}: those do not train. `
+          : '') +
         'Choose with --train GLOB; `agd-onnx inspect` lists them.',
     );
-  return choices;
+  return [...choices, ...integers];
+}
+
+/** The values that a node which rounds reads, and those before them, on ways to the targets. */
+function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
+  const options = { straightThrough: true };
+  const nodes = roundingNodes(graph, reach(graph, targets, options));
+  if (!nodes.length) return new Set();
+  const read = nodes.flatMap(n => [...n.inputs, ...n.subgraphs().flatMap(body => body.captures())]);
+  return reach(graph, [...new Set(read.flatMap(v => v ?? []))], options);
 }
 
 /** The values that `targets` depend on through differentiable operators, from them back. */

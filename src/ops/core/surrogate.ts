@@ -3,6 +3,9 @@ import type { Value } from '../../graph/ir.js';
 import type { Expr } from './expr.js';
 import { NodeView, type OpDef, type Operands, type Rule, zeroGradient } from './rule.js';
 
+/** Why operators on integers have no gradient of their own. */
+export const ON_INTEGERS = 'computes on integers';
+
 /** Writes an operator as what it does on the numbers that its integers stand for, computed in `dtype`. */
 type Surrogate<I extends Operands> = (node: NodeView<I>, dtype: FloatDType) => readonly Expr[];
 
@@ -11,7 +14,7 @@ type Surrogate<I extends Operands> = (node: NodeView<I>, dtype: FloatDType) => r
  * the operator itself stays in the graph.
  */
 export const onIntegers = <I extends Operands>(write: Surrogate<I>): OpDef =>
-  zeroGradient('computes on integers', straightThrough(write as Surrogate<never>));
+  zeroGradient(ON_INTEGERS, straightThrough(write as Surrogate<never>));
 
 function straightThrough(write: Surrogate<never>): Rule<never, never> {
   const rule: Rule<Operands, Operands> = (dys, { node, g, opset, needs, vjp }) => {

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import type { ArgumentsCamelCase, Argv } from 'yargs';
 import { checkOutputs } from '../options.js';
 import { print } from '../ui/terminal.js';
@@ -49,11 +50,16 @@ export async function handler(args: Args): Promise<void> {
   const out =
     pytorchState ?? ortCheckpoint ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
   checkOutputs([out], [model, args.params]);
+  const isReplaced = existsSync(out);
   if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
   else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
-    await exportFrom(model, out, { values, ema: args.ema });
+    const { isUntrained } = await exportFrom(model, out, { values, ema: args.ema });
+    if (isUntrained)
+      print(
+        `${model} is at step 0: ${out} holds the weights as they were before training${isReplaced ? ', in place of the file that was there' : ''}`,
+      );
   }
   print(`wrote ${out}`);
 }

@@ -13,7 +13,7 @@ import { inferenceModel, liftArtifacts } from '../passes/lift-artifacts.js';
 import { checkOperators } from '../passes/lower-ort-gradients.js';
 import { isOrtTraining } from '../passes/ort-training.js';
 import { partOfModel } from '../passes/part-of-model.js';
-import { isInjected } from '../passes/training-description.js';
+import { isInjected, readDescription } from '../passes/training-description.js';
 import { readBytes } from './data/bytes.js';
 import { loadArrays } from './data/load.js';
 import { exportFile, saveTrained, withParameters } from './export.js';
@@ -125,22 +125,27 @@ function besides(training: string, names: readonly string[]) {
 /**
  * Writes the trained model that is in `source`: an injected model's; the inference model of training artifacts, with
  * the checkpoint's parameters or `values`; or a model with `values` in the places of its own. Throws `bad-option` where
- * there is nothing to take values from, and as `exportFile` does.
+ * there is nothing to take values from, and as `exportFile` does. Tells whether these are values that no step has changed.
  */
 export async function exportFrom(
   source: string,
   target: string,
   { values, ema }: { values?: ReadonlyMap<string, Tensor>; ema?: boolean } = {},
-): Promise<void> {
+): Promise<{ isUntrained: boolean }> {
   const { model, options } = await openForInjection(source, { values });
-  if (isInjected(model)) return exportFile(values ? withParameters(model, values) : model, target, { ema });
+  const done = { isUntrained: false };
+  if (isInjected(model)) {
+    await exportFile(values ? withParameters(model, values) : model, target, { ema });
+    return { isUntrained: !values && stepOf(model) === 0 };
+  }
   if (ema)
     throw new AgdError('bad-option', `${source} keeps no average of its weights: only a training step does.`);
   const { original, exports } = options;
   if (original) {
     const forward = decodeModel(original);
     const { values = new Map() } = options;
-    return saveTrained(exports ? partOfModel(forward, exports) : forward, target, values);
+    await saveTrained(exports ? partOfModel(forward, exports) : forward, target, values);
+    return done;
   }
   if (!values)
     throw new AgdError(
@@ -148,12 +153,22 @@ export async function exportFrom(
       `${source} holds no training step: run agd-onnx inject on it first, or give trained parameters with --params.`,
     );
   const { inputs, initializers } = model.graph;
-  if (inputs.some(v => values.has(v.name) && !initializers.has(v)))
-    return saveTrained(await inferenceModel(model, values, sessionShapes), target, values);
+  if (inputs.some(v => values.has(v.name) && !initializers.has(v))) {
+    await saveTrained(await inferenceModel(model, values, sessionShapes), target, values);
+    return done;
+  }
   const names = new Set([...initializers.keys()].map(v => v.name));
   const known = [...values].filter(([name]) => names.has(name));
   if (!known.length) throw new AgdError('no-such-value', `None of the parameters given is one of ${source}.`);
-  return patchModelFile(source, target, new Map(known));
+  await patchModelFile(source, target, new Map(known));
+  return done;
+}
+
+/** How many updates an injected model has seen. */
+function stepOf(model: Model): number {
+  const { step } = readDescription(model);
+  const [, tensor] = [...model.graph.initializers].find(([{ name }]) => name === step) ?? [];
+  return tensor?.numbers()[0] ?? 0;
 }
 
 /** Whether a path is, by its name, one of training artifacts: a folder, or a training model. */

@@ -2,6 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { byteLength, dtypeOf, isFloat } from '../../src/graph/dtype.js';
+import { readInt } from '../../src/graph/proto-message.js';
 import {
   ATTRIBUTE_TYPE,
   type AttributeProto,
@@ -46,7 +47,9 @@ export async function writeAs(form: Form, bytes: Uint8Array, path: string): Prom
   const files = new Map<string, Uint8Array[]>();
   const graph = model.graph!;
   const inputs = new Set(graph.input?.map(v => v.name));
-  const isMoved = (t: TensorProto) => isWeight(t) && !inputs.has(t.name);
+  // A Constant of one element is taken for a number of the arithmetic, not for a weight.
+  const isMoved = (t: TensorProto) =>
+    isWeight(t) && !inputs.has(t.name) && (t.dims ?? []).some(d => Number(readInt(d)) > 1);
   switch (form) {
     case 'raw':
       break;

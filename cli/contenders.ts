@@ -1,8 +1,14 @@
 /** Who takes part in a comparison, and at which learning rates. */
-import { AgdError, OPTIMIZERS, type Optimizer, resolveOptions } from '../src/constants.js';
+import {
+  AgdError,
+  OPTIMIZERS,
+  type Optimizer,
+  parseAssignments,
+  parseNumbers,
+  resolveOptions,
+  unknownName,
+} from '../src/constants.js';
 import type { Contender, OptimizerSpec } from '../src/index.js';
-import { numbers } from './optimizer-options.js';
-import { parseOptions } from './step-options.js';
 
 /**
  * What --optimizers and --lr say; rates are `usual` for whom nothing is said. Throws `bad-option` for who is not known,
@@ -20,20 +26,17 @@ export function contendersOf(
     const unknown = name !== '' && !entries.some(entry => entry === name || nameOf(entry) === name);
     if (unknown)
       throw new AgdError('bad-option', `--lr ${list}: '${name}' is not among --optimizers ${text}.`);
-    tried.set(name, numbers('--lr', values)!);
+    tried.set(name, parseNumbers(values!, '--lr'));
   }
   return entries.map(entry => {
     const [, name = '', options] = /^([\w-]+)(?:\((.+)\))?$/s.exec(entry) ?? [];
     const known = new Map(Object.entries(OPTIMIZERS)).get(name);
-    if (!known)
-      throw new AgdError(
-        'bad-option',
-        `--optimizers: there is no '${entry}'; there are ${Object.keys(OPTIMIZERS).join(', ')}.`,
-      );
-    const given = options ? parseOptions(options) : {};
+    if (!known) throw unknownName('optimizer', name || entry, Object.keys(OPTIMIZERS));
+    const given = options ? parseAssignments(options) : {};
     resolveOptions(known as Optimizer, given);
     const optimizer = { name, ...given } as OptimizerSpec;
-    const found = tried.get(entry) ?? tried.get(name) ?? tried.get('') ?? usual(known.defaults.lr);
+    const found =
+      tried.get(entry) ?? tried.get(name) ?? tried.get('') ?? usual(known.options.lr.default as number);
     return { name: entry, optimizer, rates: found };
   });
 }

@@ -1,10 +1,10 @@
-import { keptHelp } from './kept-help.js';
+import { cachedHelp } from './cached-help.js';
 import { surviveOutput } from './output.js';
 
 surviveOutput();
 
 const args = process.argv.slice(2);
-const help = keptHelp(args, process.stdout.columns);
+const help = cachedHelp(args, process.stdout.columns);
 if (help !== undefined) process.stdout.write(help);
 else {
   const { run } = await import('./program.js');

@@ -1,7 +1,10 @@
 import { readFileSync } from 'node:fs';
 import yargs, { type Argv } from 'yargs';
+import { type Command as Name, unknownName } from '../src/constants.js';
+import { readArguments } from './arguments.js';
+import { HELP_WIDTH } from './cached-help.js';
 import { UsageError } from './failure.js';
-import { HELP_WIDTH } from './kept-help.js';
+import { addFlags, type Options, type Values } from './flags.js';
 
 /** Read rather than imported: the file's place differs between sources and build. */
 function version(): string {
@@ -13,85 +16,70 @@ function version(): string {
   return 'unknown';
 }
 
-type Command = { builder(args: Argv): Argv<unknown>; handler(args: never): Promise<void> };
+/** What the module of a command exports. */
+type Command = {
+  /** What its argument is; it takes none if not given. */
+  model?: string;
+  /** Options beside those of the registry that are for this command, or in their place. */
+  options: Options;
+  /** Command lines, less the program's name, with what they do. */
+  examples: readonly (readonly [command: string, does: string])[];
+  handler(args: never): Promise<void>;
+};
 
 // Each command's module is loaded when it is called.
-const COMMANDS: readonly [string, string, () => Promise<Command>][] = [
-  [
-    'inspect <model>',
-    'Show what a model is made of and whether it can be trained',
+const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Command>]> = {
+  train: ['Train a model, plain or injected, and write it back', () => import('./commands/train.js')],
+  inspect: [
+    'Show what a model consists of and whether it can be trained',
     () => import('./commands/inspect.js'),
   ],
-  [
-    'inject <model>',
-    'Write loss, backward pass and optimizer into a model',
-    () => import('./commands/inject.js'),
-  ],
-  [
-    'train <model>',
-    'Train a model, plain or injected, and write it back',
-    () => import('./commands/train.js'),
-  ],
-  [
-    'compare <model>',
-    'Train by several optimizers at several learning rates',
-    () => import('./commands/compare.js'),
-  ],
-  ['export <model>', 'Take the trained model out of an injected one', () => import('./commands/export.js')],
-  ['grad <model>', 'Loss and gradients of one batch', () => import('./commands/grad.js')],
-  [
-    'landscapes',
-    'Draw the ways of optimizers over functions of two numbers',
-    () => import('./commands/landscapes.js'),
-  ],
-  ['demo', 'Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
-];
+  inject: ['Write loss, backward pass and optimizer into a model', () => import('./commands/inject.js')],
+  export: ['Extract the trained model from an injected one', () => import('./commands/export.js')],
+  grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
+  compare: ['Train with several optimizers at several learning rates', () => import('./commands/compare.js')],
+  landscapes: ['Plot optimizer trajectories on 2-D test functions', () => import('./commands/landscapes.js')],
+  demo: ['Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
+};
 
-/** The options that may be given several times. */
-const REPEATABLE = [
-  '_',
-  'train',
-  'freeze',
-  'grad',
-  'group',
-  'wrt',
-  'map',
-  'scale',
-  'whole',
-  'lazyRows',
-  'lazy-rows',
-];
+const WITHOUT_MODEL: readonly string[] = ['landscapes', 'demo'];
 
-function eachOnceWithItsValue(args: Record<string, unknown>): true {
-  for (const [name, value] of Object.entries(args)) {
-    const flag = `${name.length > 1 ? '--' : '-'}${name}`;
-    if (Array.isArray(value) && !REPEATABLE.includes(name))
-      throw new UsageError(`${flag} is given more than once.`);
-    if (value === undefined || value === '') throw new UsageError(`${flag} needs a value.`);
-    if (Number.isNaN(value)) throw new UsageError(`${flag} takes a number.`);
-  }
-  return true;
-}
-
-export const COMMAND_NAMES = COMMANDS.map(([command]) => command.split(' ')[0]!);
+export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
 
 /** The command that was asked for. Thrown, as yargs lays out the help text when a handler has been called. */
 class Chosen {
-  constructor(readonly run: () => Promise<void>) {}
+  constructor(
+    readonly name: Name,
+    readonly args: Readonly<Record<string, unknown>>,
+  ) {}
 }
 
 /** Does what the arguments say. Throws `UsageError` where they say nothing that can be done. */
 export async function run(args: readonly string[]): Promise<void> {
+  const chosen = await parse(args);
+  if (!chosen) return;
+  const { handler } = await COMMANDS[chosen.name][1]();
+  await handler(chosen.values as never);
+}
+
+/** The command with its values; undefined where the arguments ask for help or the version, which is printed. */
+export async function parse(args: readonly string[]): Promise<{ name: Name; values: Values } | undefined> {
+  const all = args.includes('--help-all');
   try {
-    await program().parseAsync(args);
+    await program(all).parseAsync(all ? [...args.filter(arg => arg !== '--help-all'), '--help'] : args);
+    return undefined;
   } catch (thrown) {
     if (!(thrown instanceof Chosen)) throw thrown;
-    await thrown.run();
+    const { name, args: parsed } = thrown;
+    const [, ...rest] = parsed._ as unknown[];
+    if (rest.length) throw new UsageError(`Unexpected argument '${rest[0]}'.`);
+    const { options } = await COMMANDS[name][1]();
+    return { name, values: await readArguments(parsed, name, options) };
   }
 }
 
 /** The command line as yargs takes it, for a terminal of so many columns. */
-function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
+function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): Argv {
   const cli = yargs()
     .scriptName('agd-onnx')
     .usage('$0 <command>\n\nMakes any ONNX model trainable in stock ONNX Runtime.')
@@ -101,34 +89,58 @@ function program(columns = process.stdout.columns ?? HELP_WIDTH): Argv {
     .alias({ h: 'help', v: 'version' })
     .option('color', {
       type: 'boolean',
-      describe: 'Colours, as NO_COLOR and the terminal say if not given',
+      describe: 'Colored output [NO_COLOR and the terminal decide]',
       global: true,
     })
-    .parserConfiguration({ 'duplicate-arguments-array': true, 'greedy-arrays': false })
+    .option('help-all', { type: 'boolean', describe: 'Show expert options too', global: true })
+    .parserConfiguration({
+      'duplicate-arguments-array': true,
+      'greedy-arrays': false,
+      'camel-case-expansion': false,
+      'parse-numbers': false,
+    })
     .wrap(Math.min(HELP_WIDTH, columns))
-    .strict()
-    .check(eachOnceWithItsValue, true)
     .demandCommand(1, 'Name a command.')
     .fail((message, error) => {
       throw error ?? new UsageError(message);
     });
-  for (const [command, describe, load] of COMMANDS)
+  // Its types do not have it yet.
+  (cli as unknown as { usageConfiguration(how: object): void }).usageConfiguration({ 'hide-types': true });
+  // Its types do not have it yet.
+  (cli as unknown as { usageConfiguration(how: object): void }).usageConfiguration({ 'hide-types': true });
+  for (const name of COMMAND_NAMES) {
+    const [describe, load] = COMMANDS[name];
     cli.command({
-      command,
+      command: WITHOUT_MODEL.includes(name) ? name : `${name} <model>`,
       describe,
-      builder: async (args: Argv) => (await load()).builder(args as Argv) as Argv,
+      builder: async (args: Argv) => {
+        const { model, options, examples } = await load();
+        if (model) args.positional('model', { type: 'string', demandOption: true, describe: model });
+        addFlags(args, name, options, all);
+        for (const [command, does] of examples) args.example(`$0 ${command}`, does);
+        return args;
+      },
       handler: args => {
-        throw new Chosen(async () => (await load()).handler(args as never));
+        throw new Chosen(name, args);
       },
     });
-  return cli;
+  }
+  return cli.command({
+    command: '$0',
+    describe: false,
+    handler: ({ _: [name] }) => {
+      throw name === undefined
+        ? new UsageError('Name a command.')
+        : new UsageError(unknownName('command', String(name), COMMAND_NAMES).message);
+    },
+  });
 }
 
 /** The help of a command, or of the program where it is ''. */
-export async function helpOf(command: string): Promise<string> {
+export async function helpOf(command: string, all = false): Promise<string> {
   let text = '';
   const args = command ? [command, '--help'] : ['--help'];
-  await program(HELP_WIDTH).parseAsync(args, {}, (_error, _args, output) => {
+  await program(all, HELP_WIDTH).parseAsync(args, {}, (_error, _args, output) => {
     text = `${output}\n`;
   });
   return text;

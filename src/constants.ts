@@ -1,8 +1,23 @@
 /** What a command line has to know before it does anything: small modules, so that help is instant. */
 export { AgdError, oneLine, printable } from './graph/errors.js';
-export { LOSSES } from './ops/criterion.js';
-export { OPTIMIZERS } from './ops/optimizers/index.js';
+export * as types from './ops/core/option-type.js';
+export { checkOption, type OptionType, unknownName } from './ops/core/option-type.js';
+export { LOSSES, takesClasses } from './ops/criterion.js';
+export { type AnyOptions, OPTIMIZERS } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
-export { parseSchedule, SCHEDULES } from './ops/schedules.js';
-export { parseScale } from './runtime/data/scale.js';
-export { DEVICES } from './runtime/devices.js';
+export {
+  type Command,
+  decidedByInjection,
+  type FileOptions,
+  GROUPS,
+  type InjectOptions,
+  injectOptionsOf,
+  type LossSpec,
+  noLoss,
+  OPTIONS,
+  type Option,
+  optimizerFlags,
+  parseAssignments,
+  parseNumbers,
+  type RunOptions,
+} from './passes/options.js';

@@ -1,7 +1,8 @@
 /** agd-onnx as a library: what the command line does, as typed functions. */
 import type { Model } from './graph/ir.js';
-import { type InjectOptions, type InjectReport, inject as injectPass } from './passes/inject.js';
+import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
+import type { InjectOptions } from './passes/options.js';
 import { type SplitStep, splitStep as splitStepPass } from './passes/split-step.js';
 import { sessionShapes } from './runtime/session.js';
 
@@ -18,10 +19,10 @@ export {
   type OptimizerSpec,
 } from './ops/optimizers/index.js';
 export { parseSchedule, SCHEDULES, type Schedule } from './ops/schedules.js';
-export type { LossSpec } from './passes/attach-loss.js';
-export type { StepOptions } from './passes/attach-optimizer.js';
 export type { GradientOptions } from './passes/gradients.js';
-export type { GroupOptions, ParameterGroup } from './passes/group-parameters.js';
+export type { GroupOptions } from './passes/group-parameters.js';
+export type { LossSpec, ParameterGroup, StepOptions } from './passes/options.js';
+export { DEVICES, type Device, parseScale } from './passes/options.js';
 export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
 export type { ParameterChoice } from './passes/select-parameters.js';
 export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
@@ -51,8 +52,6 @@ export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
-export { parseScale } from './runtime/data/scale.js';
-export { DEVICES, type Device } from './runtime/devices.js';
 export { exportFile, exportPytorchState, withParameters } from './runtime/export.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export {

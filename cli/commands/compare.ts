@@ -1,84 +1,71 @@
 import { basename } from 'node:path';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError } from '../../src/constants.js';
-import type { ComparedRun, Comparison } from '../../src/index.js';
+import { injectOptionsOf, types } from '../../src/constants.js';
+import type { ComparedRun } from '../../src/index.js';
+import type { Arguments } from '../arguments.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
 import { contendersOf } from '../contenders.js';
-import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
-import {
-  injectOptions,
-  lossOptions,
-  makeFolder,
-  type Parsed,
-  sessionOptions,
-  trainingOptions,
-  withOriginal,
-  writeTexts,
-} from '../options.js';
-import { sharedStepOptions } from '../step-options.js';
+import { makeFolder, withOriginal, writeTexts } from '../files.js';
+import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
 import { painter, print, printPainted } from '../ui/terminal.js';
 import { commandLine } from './train.js';
 
-export const builder = (args: Argv) =>
-  sessionOptions(sharedStepOptions(dataOptions(trainingOptions(lossOptions(args)))))
-    .positional('model', { type: 'string', demandOption: true, describe: 'Plain ONNX file' })
-    .options({
-      epochs: { type: 'number', default: 1, describe: 'Passes over the data' },
-      optimizers: {
-        type: 'string',
-        default: 'agd,adamw,sgd',
-        describe: 'Whom to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8)',
-      },
-      lr: {
-        type: 'string',
-        describe: "Rates to try, as '3e-4,1e-3; sgd=0.03,0.1' [0.1, 1 and 10 times the default]",
-      },
-      seeds: { type: 'number', default: 3, describe: 'Runs of each, of different order' },
-      'by-loss': { type: 'boolean', describe: 'Judge by the loss where there is an accuracy too' },
-      reach: { type: 'number', describe: 'Count the steps until this accuracy or loss' },
-      out: { alias: 'o', type: 'string', describe: 'Folder to write to [MODEL.compare]' },
-    } as const)
-    .example(
-      '$0 compare model.onnx --loss cross-entropy --data train.npz --val test.npz --epochs 3 --optimizers agd,adamw,sgd --lr "3e-4,1e-3,3e-3; sgd=0.03,0.1,0.3"',
-      '',
-    );
+export const model = 'Plain ONNX file';
 
-type Args = ArgumentsCamelCase<
-  Omit<Parsed, 'lr'> &
-    ParsedData & {
-      model: string;
-      epochs: number;
-      optimizers: string;
-      lr?: string;
-      seeds: number;
-      byLoss?: boolean;
-      reach?: number;
-      out?: string;
-      device?: Comparison['device'];
-      threads?: number;
-      color?: boolean;
-    }
->;
+const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
+
+export const options = {
+  optimizers: {
+    ...RUN,
+    ...{ type: types.text, group: 'Optimizer', shown: 'agd,adamw,sgd' },
+    help: 'Optimizers to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8)',
+  },
+  lr: {
+    ...RUN,
+    ...{ type: types.text, group: 'Optimizer', shown: '0.1, 1 and 10 times the default' },
+    help: "Learning rates to try, as '3e-4,1e-3; sgd=0.03,0.1'",
+  },
+  seeds: { ...RUN, type: types.count, help: 'Repeats with different shuffles', shown: '3' },
+  byLoss: { ...RUN, type: types.flag, help: 'Rank by loss even where there is an accuracy' },
+  reach: { ...RUN, type: types.finite, help: 'Count the steps until this accuracy or loss' },
+  out: {
+    ...RUN,
+    type: types.text,
+    group: 'Output',
+    alias: 'o',
+    help: 'Folder to write to',
+    shown: 'MODEL.compare',
+  },
+} satisfies Options;
+
+export const examples = [
+  [
+    "compare model.onnx --loss cross-entropy --data train.npz --val test.npz --epochs 3 --lr '3e-4,1e-3,3e-3; sgd=0.03,0.1,0.3'",
+    '',
+  ],
+] as const;
+
+type Args = Arguments & {
+  data: string;
+  optimizers?: string;
+  lr?: string;
+  seeds?: number;
+  byLoss?: boolean;
+  reach?: number;
+  out?: string;
+};
 
 export async function handler(args: Args): Promise<void> {
-  const { model, epochs, seeds, device, threads, reach } = args;
-  if (!Number.isSafeInteger(seeds) || seeds < 1)
-    throw new AgdError('bad-option', `${seeds} seeds are not a whole number above 0.`);
+  const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
   const { compare, metricCurve, metricOf, standings } = await import('../../src/index.js');
-  const { lr, ...shared } = args;
-  const inject = await withOriginal(injectOptions(shared), model);
-  if (Object.keys(inject.optimizer ?? {}).length)
-    throw new AgdError(
-      'bad-option',
-      'compare takes optimizers and their options from --optimizers and --lr.',
-    );
-  const contenders = contendersOf(args.optimizers, lr, usualRates);
+  const inject = await withOriginal(injectOptionsOf(args), model);
+  const contenders = contendersOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
-  const comparison = { model, inject, ...dataOf(args), contenders, seeds, epochs, device, threads };
+  const source = { data, validation, batchSize, bind };
+  const comparison = { model, inject, ...source, contenders, seeds, epochs, device, threads };
   const runs = await runAll(compare(comparison), args.color);
   if (!runs.length) return;
   const metric = metricOf(runs, args);
@@ -149,7 +136,7 @@ async function runAll(
   return done;
 }
 
-async function write(out: string, results: Results, { model, data, epochs }: Args): Promise<void> {
+async function write(out: string, results: Results, { model, data, epochs = 1 }: Args): Promise<void> {
   const charts = comparisonCharts(results);
   const { runs, standings } = results;
   const page = renderComparison(results, charts, {

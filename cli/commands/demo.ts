@@ -1,8 +1,9 @@
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
+import { types } from '../../src/constants.js';
 import type { TrainJob } from '../../src/index.js';
-import { makeFolder, withOriginal } from '../options.js';
+import { makeFolder, withOriginal } from '../files.js';
+import type { Options } from '../flags.js';
 import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
 import type { LabelledImage } from '../ui/report.js';
@@ -15,15 +16,19 @@ const MODELS = fileURLToPath(new URL('../../../models/', import.meta.url));
 const BATCH = 64;
 const LR = 1e-3;
 
-export const builder = (args: Argv) =>
-  args
-    .option('out', { alias: 'o', type: 'string', default: 'demo', describe: 'Folder to write to' })
-    .option('epochs', { type: 'number', default: 5, describe: 'Passes over the 9,000 digits' })
-    .option('seed', { type: 'number', default: 0, describe: 'Order of the digits' });
+const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 
-type Args = ArgumentsCamelCase<{ out: string; epochs: number; seed: number; color?: boolean }>;
+export const options = {
+  out: { ...RUN, type: types.text, group: 'Output', alias: 'o', help: 'Folder to write to', shown: 'demo' },
+  epochs: { ...RUN, type: types.count, help: 'Passes over the 9,000 digits', shown: '5' },
+  seed: { ...RUN, type: types.countFromZero, help: 'Seed of the order of the digits', shown: '0' },
+} satisfies Options;
 
-export async function handler({ out, epochs, seed, color }: Args): Promise<void> {
+export const examples = [] as const;
+
+type Args = { out?: string; epochs?: number; seed?: number; color?: boolean };
+
+export async function handler({ out = 'demo', epochs = 5, seed = 0, color }: Args): Promise<void> {
   await makeFolder(out);
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {

@@ -1,46 +1,47 @@
 import { existsSync } from 'node:fs';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { checkOutputs } from '../options.js';
+import { types } from '../../src/constants.js';
+import type { Arguments } from '../arguments.js';
+import { checkOutputs } from '../files.js';
+import type { Options } from '../flags.js';
 import { print } from '../ui/terminal.js';
 
-export const builder = (args: Argv) =>
-  args
-    .positional('model', {
-      type: 'string',
-      demandOption: true,
-      describe:
-        'Injected ONNX file, as train --state keeps it; a folder of training artifacts; or any with --params',
-    })
-    .options({
-      out: { alias: 'o', type: 'string', describe: 'Model to write [MODEL.trained.onnx]' },
-      params: {
-        type: 'string',
-        describe: 'Take parameters from this file: .safetensors, .npz, checkpoint',
-      },
-      ema: { type: 'boolean', describe: 'Take the moving average of the weights' },
-      'pytorch-state': {
-        type: 'string',
-        describe: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
-      },
-      'ort-checkpoint': {
-        type: 'string',
-        describe: "Write parameters and AdamW's state as a checkpoint of ONNX Runtime's training instead",
-      },
-    } as const)
-    .conflicts({
-      'pytorch-state': ['out', 'params', 'ema', 'ort-checkpoint'],
-      'ort-checkpoint': ['out', 'params', 'ema'],
-    })
-    .example('$0 export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers');
+export const model =
+  'Injected ONNX file, as train --state saves it; a folder of training artifacts; or any model with --params';
 
-type Args = ArgumentsCamelCase<{
-  model: string;
+const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
+
+export const options = {
+  out: { ...OUTPUT, type: types.text, alias: 'o', help: 'Model to write', shown: 'MODEL.trained.onnx' },
+  params: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'Take parameters from this file: .safetensors, .npz, checkpoint',
+  },
+  ema: { ...OUTPUT, type: types.flag, help: 'Take the moving average of the weights' },
+  pytorchState: {
+    ...OUTPUT,
+    type: types.text,
+    help: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
+    conflicts: ['out', 'params', 'ema', 'ortCheckpoint'],
+  },
+  ortCheckpoint: {
+    ...OUTPUT,
+    type: types.text,
+    help: "Write parameters and AdamW's state as a checkpoint of ONNX Runtime's training instead",
+    conflicts: ['out', 'params', 'ema'],
+  },
+} satisfies Options;
+
+export const examples = [
+  ['export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers'],
+] as const;
+
+type Args = Pick<Arguments, 'model' | 'params'> & {
   out?: string;
-  params?: string;
   ema?: boolean;
   pytorchState?: string;
   ortCheckpoint?: string;
-}>;
+};
 
 export async function handler(args: Args): Promise<void> {
   const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = await import(

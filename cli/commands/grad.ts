@@ -1,59 +1,56 @@
-import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError } from '../../src/constants.js';
-import {
-  checkOutputs,
-  lossOptions,
-  lossSpec,
-  type Parsed,
-  sessionOptions,
-  trainingOptions,
-} from '../options.js';
+import { AgdError, noLoss, types } from '../../src/constants.js';
+import type { Arguments } from '../arguments.js';
+import { checkOutputs } from '../files.js';
+import type { Options } from '../flags.js';
 import { formatNumber } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
 import { print, printPainted } from '../ui/terminal.js';
 
-/** Vector-Jacobian products are of the model as it is in inference. */
-const LOSS_ONLY = [
-  ...['loss', 'loss-output', 'output', 'target', 'label-smoothing', 'ignore-index', 'class-weights'],
-  ...['class-axis', 'batch-norm', 'dropout'],
-];
+export const model = 'ONNX file';
 
-export const builder = (args: Argv) =>
-  sessionOptions(trainingOptions(lossOptions(args)))
-    .positional('model', { type: 'string', demandOption: true, describe: 'ONNX file' })
-    .options({
-      inputs: {
-        type: 'string',
-        demandOption: true,
-        describe: 'One batch, arrays named as the inputs and the target',
-      },
-      cotangents: {
-        type: 'string',
-        describe: 'Arrays named as outputs: the vector-Jacobian product with these',
-      },
-      wrt: {
-        type: 'string',
-        array: true,
-        describe: 'Inputs and initializers to differentiate by [what trains]',
-      },
-      check: { type: 'boolean', describe: 'Compare with finite differences' },
-      out: { alias: 'o', type: 'string', describe: 'safetensors file to write [MODEL.grad.safetensors]' },
-    } as const)
-    .conflicts({ cotangents: LOSS_ONLY, wrt: ['train', 'freeze'] })
-    .example('$0 grad model.onnx --loss cross-entropy --inputs batch.safetensors -o grads.safetensors', '');
+const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 
-type Args = ArgumentsCamelCase<
-  Parsed & {
-    model: string;
-    inputs: string;
-    cotangents?: string;
-    wrt?: string[];
-    check?: boolean;
-    out?: string;
-    device?: 'cpu';
-    threads?: number;
-  }
->;
+export const options = {
+  inputs: {
+    ...RUN,
+    ...{ type: types.text, group: 'Data', required: true },
+    help: 'One batch: arrays named as the inputs and the target',
+  },
+  cotangents: {
+    ...RUN,
+    ...{ type: types.text, group: 'Data' },
+    help: 'Arrays named as outputs: the vector-Jacobian product with these, in inference mode',
+    conflicts: [
+      ...['loss', 'lossOutput', 'output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights'],
+      ...['classAxis', 'batchNorm', 'dropout'],
+    ],
+  },
+  wrt: {
+    ...RUN,
+    type: types.texts,
+    help: 'Inputs and initializers to differentiate by',
+    shown: 'what trains',
+    conflicts: ['train', 'freeze'],
+  },
+  check: { ...RUN, type: types.flag, help: 'Compare with finite differences' },
+  out: {
+    ...RUN,
+    ...{ type: types.text, group: 'Output', alias: 'o', shown: 'MODEL.grad.safetensors' },
+    help: 'Safetensors file to write',
+  },
+} satisfies Options;
+
+export const examples = [
+  ['grad model.onnx --loss cross-entropy --inputs batch.safetensors -o grads.safetensors', ''],
+] as const;
+
+type Args = Arguments & {
+  inputs: string;
+  cotangents?: string;
+  wrt?: string[];
+  check?: boolean;
+  out?: string;
+};
 
 export async function handler(args: Args): Promise<void> {
   const { checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } = await import(
@@ -63,15 +60,16 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out], [args.model, args.inputs, args.cotangents]);
   if (args.check && args.dropout === 'train')
     throw new AgdError('bad-option', '--check compares runs that are alike: leave out --dropout train.');
+  if (!args.cotangents && !args.loss) throw noLoss();
   const model = await loadModel(args.model);
   const feeds = Object.fromEntries(await loadArrays(args.inputs));
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
   const { train, freeze, wrt, straightThrough, seed, device, threads } = args;
   const options = {
-    ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: lossSpec(args) }),
-    batchNorm: args.batchNorm as 'train' | undefined,
-    dropout: args.dropout as 'train' | undefined,
+    ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: args.loss }),
+    batchNorm: args.batchNorm,
+    dropout: args.dropout,
     ...{ train, freeze, wrt, straightThrough, seed },
   };
   const found = await gradients(model, options, feeds, { device, threads });

@@ -1,49 +1,43 @@
 import { join } from 'node:path';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
+import { injectOptionsOf, types } from '../../src/constants.js';
 import type { InjectReport, Model } from '../../src/index.js';
-import {
-  checkOutputs,
-  checkpointOptions,
-  gradientOptions,
-  injectOptions,
-  lossOptions,
-  makeFolder,
-  type Parsed,
-  trainingOptions,
-  withOriginal,
-} from '../options.js';
-import { stepOptions } from '../step-options.js';
+import type { Arguments } from '../arguments.js';
+import { checkOutputs, makeFolder, withOriginal } from '../files.js';
+import type { Options } from '../flags.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 import { print } from '../ui/terminal.js';
 
-export const builder = (args: Argv) =>
-  stepOptions(gradientOptions(checkpointOptions(trainingOptions(lossOptions(args)))))
-    .positional('model', {
-      type: 'string',
-      demandOption: true,
-      describe: "ONNX file, or the folder of ONNX Runtime's training artifacts",
-    })
-    .options({
-      out: {
-        alias: 'o',
-        type: 'string',
-        describe: 'File to write [MODEL.agd.onnx], with --split the folder [MODEL.agd]',
-      },
-      split: {
-        type: 'boolean',
-        describe: 'Write two halves, grad.onnx and update.onnx, and state.onnx to begin with',
-      },
-      format: {
-        choices: ['step', 'training-info'],
-        describe:
-          "The step as the graph itself, or as ONNX's training_info beside the inference graph [step]",
-      },
-    } as const)
-    .conflicts('split', 'format')
-    .example('$0 inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself');
+export const model = "ONNX file, or the folder of ONNX Runtime's training artifacts";
 
-type Args = ArgumentsCamelCase<Parsed & { model: string; out?: string; split?: boolean; format?: string }>;
+const OUTPUT = { group: 'Output', commands: [], stage: 'inject' } as const;
+
+export const options = {
+  out: {
+    ...OUTPUT,
+    ...{ type: types.text, alias: 'o', shown: 'MODEL.agd.onnx' },
+    help: 'File to write; with --split, the folder',
+  },
+  split: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Write gradients and update separately: grad.onnx, update.onnx and the initial state.onnx',
+    conflicts: ['format'],
+  },
+  format: {
+    ...OUTPUT,
+    type: types.choice(['step', 'training-info']),
+    help: "The step as the graph itself, or as ONNX's training_info beside the inference graph",
+    shown: 'step',
+    expert: true,
+  },
+} satisfies Options;
+
+export const examples = [
+  ['inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself'],
+] as const;
+
+type Args = Arguments & { out?: string; split?: boolean; format?: string };
 
 export async function handler(args: Args): Promise<void> {
   const { goOnFrom, inject, openForInjection } = await import('../../src/index.js');
@@ -52,7 +46,7 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out], [args.model, args.params, args.config]);
   const source = await openForInjection(
     args.model,
-    await withOriginal(injectOptions(args), args.model),
+    await withOriginal(injectOptionsOf(args), args.model),
     args,
   );
   const { model, report } = await inject(source.model, source.options);

@@ -1,43 +1,29 @@
-import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { selectionOptions } from '../options.js';
+import { types } from '../../src/constants.js';
+import type { Arguments } from '../arguments.js';
+import type { Options } from '../flags.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
 import { painter, print, printJson, printPainted } from '../ui/terminal.js';
 
-export const builder = (args: Argv) =>
-  selectionOptions(
-    args
-      .positional('model', {
-        type: 'string',
-        demandOption: true,
-        describe: 'ONNX file, or a folder of training artifacts',
-      })
-      .option('output', {
-        type: 'string',
-        describe: 'Output that a loss would read, where there are several',
-      })
-      .option('straight-through', {
-        type: 'boolean',
-        describe: 'As where gradients pass rounding unchanged',
-      })
-      .option('json', { type: 'boolean', describe: 'Print JSON' }),
-  ).example('$0 inspect model.onnx', 'parameters, operators, and what inject needs');
+export const model = 'ONNX file, or a folder of training artifacts';
 
-type Args = ArgumentsCamelCase<{
-  model: string;
-  output?: string;
+export const options = {
+  json: { type: types.flag, group: 'Output', commands: [], stage: 'run', help: 'Print JSON' },
+} satisfies Options;
+
+export const examples = [['inspect model.onnx', 'parameters, operators, and what inject needs']] as const;
+
+type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
+  loss?: { output?: string };
   json?: boolean;
-  train?: string[];
-  freeze?: string[];
   straightThrough?: boolean;
-  color?: boolean;
-}>;
+};
 
-export async function handler({ model: path, json, color, ...args }: Args): Promise<void> {
+export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
   const { inspect, loadModel, modelFile } = await import('../../src/index.js');
-  const { output, train, freeze, straightThrough } = args;
-  const options = { output, train, freeze, straightThrough };
+  const { train, freeze, straightThrough } = args;
+  const options = { output: loss?.output, train, freeze, straightThrough };
   const found = await inspect(await loadModel(await modelFile(path)), options);
   if (json) {
     printJson(found);

@@ -1,11 +1,11 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
-import { AgdError, OPTIMIZERS } from '../../src/constants.js';
+import { AgdError, OPTIMIZERS, types } from '../../src/constants.js';
 import type { Contender, Model } from '../../src/index.js';
 import { contendersOf } from '../contenders.js';
-import { makeFolder, writeTexts } from '../options.js';
+import { makeFolder, writeTexts } from '../files.js';
+import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { renderReport, type Section } from '../ui/report.js';
 import type { Interval } from '../ui/scale.js';
@@ -21,30 +21,41 @@ const RATES = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1];
 /** Points of the grid along each axis. */
 const GRID = 120;
 
-export const builder = (args: Argv) =>
-  args.options({
-    optimizers: {
-      type: 'string',
-      default: Object.keys(OPTIMIZERS).join(),
-      describe: 'Whom to follow, as agd,sgd(momentum=0.9)',
-    },
-    lr: {
-      type: 'string',
-      describe: `Rates to try, as '0.1,1; sgd=1e-3,1e-2' [${RATES.map(formatNumber)}]`,
-    },
-    steps: { type: 'number', default: 500, describe: 'Steps of each' },
-    seed: { type: 'number', default: 0, describe: 'Random signs of adahessian' },
-    out: { alias: 'o', type: 'string', default: 'landscapes', describe: 'Folder to write to' },
-  } as const);
+const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 
-type Args = ArgumentsCamelCase<{
-  optimizers: string;
+export const options = {
+  optimizers: {
+    ...RUN,
+    ...{ type: types.text, group: 'Optimizer', shown: 'all' },
+    help: 'Optimizers to plot, as agd,sgd(momentum=0.9)',
+  },
+  lr: {
+    ...RUN,
+    ...{ type: types.text, group: 'Optimizer', shown: RATES.map(formatNumber).join() },
+    help: "Learning rates to try, as '0.1,1; sgd=1e-3,1e-2'",
+  },
+  steps: { ...RUN, type: types.count, help: 'Steps of each', shown: '500' },
+  seed: { ...RUN, type: types.countFromZero, help: 'Seed of the random signs of adahessian', shown: '0' },
+  out: {
+    ...RUN,
+    type: types.text,
+    group: 'Output',
+    alias: 'o',
+    help: 'Folder to write to',
+    shown: 'landscapes',
+  },
+} satisfies Options;
+
+export const examples = [["landscapes --optimizers 'agd,sgd(momentum=0.9)' -o landscapes", '']] as const;
+
+type Args = {
+  optimizers?: string;
   lr?: string;
-  steps: number;
-  seed: number;
-  out: string;
+  steps?: number;
+  seed?: number;
+  out?: string;
   color?: boolean;
-}>;
+};
 
 /** What the model's file says of the function, as models/landscapes/make.mjs writes it. */
 type Landscape = { formula: string; minimum: [number, number]; x: Interval; y: Interval };
@@ -52,9 +63,9 @@ type Landscape = { formula: string; minimum: [number, number]; x: Interval; y: I
 /** Where an optimizer was before each step, and the values there. */
 type Way = { contender: string; lr: number; points: number[][]; values: number[] };
 
-export async function handler({ optimizers, lr, steps, seed, out, color }: Args): Promise<void> {
-  if (!Number.isSafeInteger(steps) || steps < 1)
-    throw new AgdError('bad-option', `${steps} steps are not a whole number above 0.`);
+export async function handler(args: Args): Promise<void> {
+  const { optimizers = Object.keys(OPTIMIZERS).join(), lr, steps = 500, seed = 0 } = args;
+  const { out = 'landscapes', color } = args;
   const contenders = contendersOf(optimizers, lr, () => RATES);
   const { loadModel } = await import('../../src/index.js');
   await makeFolder(out);

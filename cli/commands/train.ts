@@ -1,73 +1,54 @@
 import { basename, resolve } from 'node:path';
-import type { ArgumentsCamelCase, Argv } from 'yargs';
+import { types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/index.js';
-import { dataOf, dataOptions, type ParsedData } from '../data-options.js';
-import {
-  checkOutputs,
-  checkpointOptions,
-  gradientOptions,
-  injectOptionsIfTask,
-  lossOptions,
-  type Parsed,
-  sessionOptions,
-  trainingOptions,
-  withOriginal,
-} from '../options.js';
+import { type Arguments, injectOptionsIfTask } from '../arguments.js';
+import { checkOutputs, withOriginal } from '../files.js';
+import type { Options } from '../flags.js';
 import { runLog } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
-import { stepOptions } from '../step-options.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { print, warn } from '../ui/terminal.js';
 import { describeReport } from './inject.js';
 
-export const builder = (args: Argv) =>
-  sessionOptions(
-    stepOptions(gradientOptions(dataOptions(checkpointOptions(trainingOptions(lossOptions(args)))))),
-  )
-    .positional('model', {
-      type: 'string',
-      demandOption: true,
-      describe: 'ONNX file, plain or injected, or a folder of training artifacts',
-    })
-    .options({
-      epochs: {
-        type: 'number',
-        default: 1,
-        describe: 'Passes over the data, those of a resumed state included',
-      },
-      out: { alias: 'o', type: 'string', describe: 'Trained model to write [MODEL.trained.onnx]' },
-      state: {
-        type: 'string',
-        describe: 'Save the training state here after each epoch; where it exists, the run is resumed',
-      },
-      'resume-pytorch': {
-        type: 'string',
-        describe: 'Resume from parameters and optimizer state of PyTorch (.safetensors)',
-      },
-      'export-ema': { type: 'boolean', describe: 'Write the moving average of the weights, not the weights' },
-      report: { type: 'string', describe: 'Write an HTML page with the curves to this file' },
-      log: { type: 'string', describe: 'Write every event to this file, a JSON object a line' },
-    } as const)
-    .example('$0 train model.agd.onnx --data train.npz --val test.npz --epochs 5 --batch-size 64', '')
-    .example('$0 train model.onnx --loss cross-entropy --data train.npz', 'injects in memory');
+export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
 
-export type TrainArgs = ArgumentsCamelCase<
-  Parsed &
-    ParsedData & {
-      model: string;
-      epochs: number;
-      out?: string;
-      state?: string;
-      resumePytorch?: string;
-      exportEma?: boolean;
-      report?: string;
-      log?: string;
-      device?: TrainJob['device'];
-      threads?: number;
-      color?: boolean;
-    }
->;
+const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
+
+export const options = {
+  out: {
+    ...OUTPUT,
+    type: types.text,
+    alias: 'o',
+    help: 'Trained model to write',
+    shown: 'MODEL.trained.onnx',
+  },
+  state: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'Save the training state here after each epoch; where it exists, the run is resumed',
+  },
+  report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
+  log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
+  exportEma: { ...OUTPUT, type: types.flag, help: 'Write the moving average of the weights', expert: true },
+  resumePytorch: {
+    ...OUTPUT,
+    ...{ type: types.text, group: 'Run', expert: true },
+    help: 'Resume from parameters and optimizer state of PyTorch (.safetensors)',
+  },
+} satisfies Options;
+
+export const examples = [
+  [
+    'train model.onnx --loss cross-entropy --data train.npz --val test.npz --epochs 5 -o model.trained.onnx',
+    '',
+  ],
+  ['train model.agd.onnx --data train.npz --state model.agd.onnx', 'resume, or train an injected model'],
+] as const;
+
+export type TrainArgs = Arguments & { data: string } & {
+  [K in 'out' | 'state' | 'report' | 'log' | 'resumePytorch']?: string;
+} & { exportEma?: boolean };
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
@@ -76,7 +57,7 @@ export async function handler(args: TrainArgs): Promise<void> {
   // A state may be written over the one that training goes on from, but not over a model that has none.
   checkOutputs(
     [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.report],
-    [args.model, args.data, args.val, args.params, args.config, args.resumePytorch],
+    [args.model, args.data, args.validation, args.params, args.config, args.resumePytorch],
   );
   for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
   const job: TrainJob = {
@@ -84,14 +65,17 @@ export async function handler(args: TrainArgs): Promise<void> {
     inject: inject && (await withOriginal(inject, args.model)),
     params: args.params,
     initialize: args.initialize,
-    ...dataOf(args),
+    data: args.data,
+    validation: args.validation,
+    batchSize: args.batchSize,
+    bind: args.bind,
     output,
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
-    epochs: args.epochs,
+    epochs: args.epochs ?? 1,
     seed: args.seed,
-    lr: args.lr,
+    lr: args.optimizer?.lr,
     device: args.device,
     threads: args.threads,
   };

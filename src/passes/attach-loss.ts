@@ -6,19 +6,13 @@ import type { Expr } from '../ops/core/expr.js';
 import { range } from '../ops/core/rule.js';
 import {
   criterion,
-  type LossKind,
-  type LossOptions,
   lossTerms,
   type TargetRange,
   takesClasses,
   targetRange,
   targetType,
 } from '../ops/criterion.js';
-
-/** Where the loss comes from: computed from an output and a target, or by the model itself, which may have a target. */
-export type LossSpec =
-  | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
-  | { kind: 'output'; output: string; target?: string };
+import type { LossSpec } from './options.js';
 
 /**
  * `exposed` is an inner value that the loss reads, which became an output of the graph; `constants` are the loss's own

@@ -1,8 +1,10 @@
 /** What a training description and the bindings beside it must be, so that nothing that reads them can fail on them. */
+import * as v from 'valibot';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { type AnyOptions, optimizerNamed } from '../ops/optimizers/index.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
+import { RECORDED } from './options.js';
 import type { TrainingDescription } from './training-description.js';
 
 /** What a value must be: the path of the first part that is not so, from the value on. */
@@ -48,6 +50,10 @@ const first = (found: readonly [string, string | undefined][]) => {
 /** Numbers, or lists of them as betas are. */
 const options = each(x => (Array.isArray(x) ? list(number)(x) : setting(x)));
 
+const RECORDED_CHECKS = Object.fromEntries(
+  Object.entries(RECORDED).map(([name, type]) => [name, optional(when(x => v.is(type, x)))]),
+) as Record<keyof typeof RECORDED, Check>;
+
 const PARAMETER = {
   name: text,
   grad: text,
@@ -78,12 +84,8 @@ const DESCRIPTION = shaped({
   optimizer: shaped({ name: text, options }),
   lr: text,
   step: text,
-  schedule: optional(x => shaped({ kind: text })(x) ?? each(setting)(x)),
   scheduleTotal: optional(text),
-  clipGradNorm: optional(number),
-  clipGradValue: optional(number),
   accumulation: optional(shaped({ batches: count, counter: text })),
-  ema: optional(number),
   skipped: optional(text),
   leastBatch: optional(shaped({ axis: text, samples: count, node: text })),
   telemetry: optional(shaped({ name: text, columns: list(text) })),
@@ -104,6 +106,7 @@ const DESCRIPTION = shaped({
       ),
     }),
   ),
+  ...RECORDED_CHECKS,
 } satisfies Record<keyof TrainingDescription, Check>);
 
 /** Throws `invalid-model` where a field of a description, as read from JSON, is missing or of another type. */

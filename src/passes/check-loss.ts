@@ -1,6 +1,6 @@
 import type { Graph, Node, Value } from '../graph/ir.js';
 import type { LossKind } from '../ops/criterion.js';
-import type { LossSpec } from './attach-loss.js';
+import type { LossSpec } from './options.js';
 
 /** What an output is, by the operator that makes it. */
 type Nature = 'probabilities' | 'independent probabilities' | 'logarithms' | 'scores';

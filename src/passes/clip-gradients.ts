@@ -1,25 +1,14 @@
 import type { Expr } from '../ops/core/expr.js';
 import { sumOfSquares } from '../ops/core/norm.js';
-
-export type ClipOptions = {
-  /** Bounds every element of the gradients. */
-  clipGradValue?: number;
-  /** Bounds the 2-norm of all gradients together; elements are bounded before. */
-  clipGradNorm?: number;
-  /** Type of the norm. Default: float64. */
-  scalars?: ScalarType;
-};
-
-/** What a step computes its scalars in; float32 is for runtimes that have no float64. */
-export type ScalarType = 'float64' | 'float32';
+import type { ScalarType, StepOptions } from './options.js';
 
 /** As PyTorch's clip_grad_norm_ does, so that a norm of 0 divides nothing by 0. */
 const EPSILON = 1e-6;
 
-/** The gradients within bounds, as PyTorch's clip_grad_value_ and clip_grad_norm_ make them. */
+/** The gradients within bounds, elements before the norm, as PyTorch's clip_grad_value_ and clip_grad_norm_ make them. */
 export function clipGradients(
   grads: readonly Expr[],
-  { clipGradValue: bound, clipGradNorm: largest, scalars }: ClipOptions,
+  { clipGradValue: bound, clipGradNorm: largest, scalars }: StepOptions,
 ): readonly Expr[] {
   const bounded =
     bound === undefined

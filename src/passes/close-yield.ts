@@ -3,8 +3,9 @@ import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { Attributes } from '../ops/core/rule.js';
 import { demand } from '../ops/optimizers/optimizer.js';
-import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
+import { type AttachedLoss, attachLoss } from './attach-loss.js';
 import { backward } from './backward.js';
+import type { LossSpec } from './options.js';
 
 /** Where ORTModule's graphs hand the outputs of a model to PyTorch, and take their gradients from there. */
 export const isYield = (node: Node): boolean => node.domain === 'com.microsoft' && node.opType === 'YieldOp';

@@ -5,17 +5,15 @@ import {
   type OptimizerOptions,
   resolveOptions,
 } from '../ops/optimizers/optimizer.js';
+import type { ParameterGroup } from './options.js';
 import { readersOf } from './readers.js';
 import { matcher } from './select-parameters.js';
-
-/** Options for the parameters whose name matches one of the globs; those not named here stay as they are. */
-export type ParameterGroup<O> = { match: string | readonly string[]; options: Partial<O> };
 
 export type GroupOptions<O> = {
   /** Applied in order: where several groups match and set the same option, the last one counts. */
   groups?: readonly ParameterGroup<O>[];
-  /** No weight decay on vectors (biases) and on scales and biases of normalizations; groups may say otherwise. */
-  noDecayBiasNorm?: boolean;
+  /** Off: no weight decay on vectors (biases) and on scales and biases of normalizations; groups may say otherwise. */
+  decayBiasNorm?: boolean;
 };
 
 /**
@@ -27,10 +25,10 @@ export function groupParameters<O extends OptimizerOptions>(
   params: readonly Value[],
   optimizer: Optimizer<O>,
   base: O,
-  { groups = [], noDecayBiasNorm = false }: GroupOptions<O>,
+  { groups = [], decayBiasNorm = true }: GroupOptions<O>,
 ): Partial<O>[] {
   const names = params.map(p => p.name);
-  const exempt = noDecayBiasNorm ? withoutDecay(graph, params) : new Set<Value>();
+  const exempt = decayBiasNorm ? new Set<Value>() : withoutDecay(graph, params);
   const layers = groups.map(({ match, options }) => {
     demand(
       options.lr === undefined || base.lr > 0,

@@ -1,25 +1,18 @@
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import type { Graph, Model, Value } from '../graph/ir.js';
+import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { spellDefaultDomain } from '../graph/proto-read.js';
 import { neededInputs } from '../graph/prune.js';
-import type { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
-import { LOSSES } from '../ops/criterion.js';
-import { type AnyOptions, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
+import { type AnyOptions, optimizerNamed } from '../ops/optimizers/index.js';
 import { demand, resolveOptions } from '../ops/optimizers/optimizer.js';
 import { lacksTotal, type Schedule } from '../ops/schedules.js';
-import { type AttachedLoss, attachLoss, type LossSpec } from './attach-loss.js';
-import {
-  type AttachedOptimizer,
-  attachOptimizer,
-  type StateUpdate,
-  type StepOptions,
-} from './attach-optimizer.js';
-import { type BackwardOptions, backward } from './backward.js';
+import { type AttachedLoss, attachLoss } from './attach-loss.js';
+import { type AttachedOptimizer, attachOptimizer, type StateUpdate } from './attach-optimizer.js';
+import { backward } from './backward.js';
 import { checkStored } from './check-attributes.js';
 import { checkLoss } from './check-loss.js';
 import { checkpointActivations } from './checkpoint-activations.js';
@@ -27,7 +20,7 @@ import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { expandSparse } from './expand-sparse.js';
 import { foldShapes } from './fold-shapes.js';
-import { type GroupOptions, groupParameters } from './group-parameters.js';
+import { groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { liftConstants } from './lift-constants.js';
@@ -35,8 +28,9 @@ import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
 import { type Lookup, lastPlaces, lookUpRows, sumRows } from './look-up-rows.js';
 import { lowerOpset } from './lower-opset.js';
 import { isTrainingOperator, lowerTrainingOperators } from './lower-training-operators.js';
+import { checkInjectOptions, type InjectOptions, type LossSpec, noLoss, recordedOptions } from './options.js';
 import { embedOriginal } from './original.js';
-import { type ParameterChoice, type SelectOptions, selectParameters } from './select-parameters.js';
+import { type ParameterChoice, selectParameters } from './select-parameters.js';
 import { splitMergedInitializers } from './split-merged-initializers.js';
 import { tellExtents } from './tell-extents.js';
 import { type Origins, tellOrigins } from './tell-origins.js';
@@ -47,74 +41,8 @@ import { trainDropout } from './train-dropout.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { adoptStep, hasOwnStep, withoutOptimizer } from './training-info.js';
 import { upgradeOpset } from './upgrade-opset.js';
-import { type GivenGradients, useGradients } from './use-gradients.js';
+import { useGradients } from './use-gradients.js';
 import { withValues } from './with-values.js';
-
-export type InjectOptions = SelectOptions &
-  BackwardOptions &
-  GroupOptions<AnyOptions> &
-  StepOptions &
-  GivenGradients & {
-    /** Values of inputs and initializers, by name: parameters that the model came without, or others. */
-    values?: ReadonlyMap<string, Tensor>;
-    /** What to minimize. Where the graph has gradients already, its output of one element if not given. */
-    loss?: LossSpec;
-    /** Puts `optimizer` in the place of that of a model that has a training step in `training_info`. */
-    replaceOptimizer?: boolean;
-    /** AGD if not given; options that are left out take the optimizer's defaults. */
-    optimizer?: OptimizerSpec;
-    /** `train`: batch statistics, running ones updated as state; `eval`: running ones, unchanged. */
-    batchNorm?: 'train' | 'eval';
-    /** `train`: dropout drops; `eval`: it does nothing. */
-    dropout?: 'train' | 'eval';
-    /** Compute activations again in the backward pass, in segments: as many as given, else about the nodes' square root. */
-    checkpointActivations?: boolean | number;
-    /** The number of updates of the run, from what data feed: the total of a schedule that lacks one. */
-    updates?: (fed: Fed) => number;
-    /** Seeds the dropout masks and the signs of AdaHessian. */
-    seed?: number;
-    /** Kept in the description. */
-    checkpoint?: TrainingDescription['checkpoint'];
-    /** The file that the trained values shall go back into: the one that the model was read from, less `values`. */
-    original?: Uint8Array;
-  };
-
-/** The inputs that data feed, in their graph, the name of the one that takes the target, and how small a batch may be. */
-export type Fed = { graph: Graph; inputs: readonly Value[]; target?: string; leastBatch?: LeastBatch };
-
-/** All of them by name: one that is misspelt would be ignored in silence. */
-const OPTIONS: Record<keyof InjectOptions, true> = {
-  straightThrough: true,
-  train: true,
-  freeze: true,
-  frozen: true,
-  groups: true,
-  noDecayBiasNorm: true,
-  clipGradValue: true,
-  clipGradNorm: true,
-  scalars: true,
-  schedule: true,
-  compensate: true,
-  tile: true,
-  accumulate: true,
-  ema: true,
-  onNonfinite: true,
-  telemetry: true,
-  gradients: true,
-  exports: true,
-  values: true,
-  loss: true,
-  replaceOptimizer: true,
-  optimizer: true,
-  batchNorm: true,
-  dropout: true,
-  checkpointActivations: true,
-  updates: true,
-  seed: true,
-  checkpoint: true,
-  original: true,
-  lazyRows: true,
-};
 
 export type InjectReport = {
   parameters: ParameterChoice[];
@@ -136,11 +64,7 @@ export async function inject(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
   const { loss, gradients, replaceOptimizer, values } = options;
-  for (const name of Object.keys(options))
-    demand(
-      Object.hasOwn(OPTIONS, name),
-      `There is no option '${name}'; there are ${Object.keys(OPTIONS).join(', ')}.`,
-    );
+  checkInjectOptions(options);
   const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');
   const model = values && !own ? withValues(source, values) : source;
   if (own) {
@@ -281,11 +205,7 @@ export type Trainable = {
 /** Gradients by a backward pass from a loss. */
 async function differentiable(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Trainable> {
   const { loss: spec, batchNorm = 'train', dropout = 'train', seed = 0 } = options;
-  if (!spec)
-    throw new AgdError(
-      'bad-option',
-      `Say what to minimize: --loss ${LOSSES.join(' | ')}, or --loss-output NAME.`,
-    );
+  if (!spec) throw noLoss();
   const { work, g, loss, placed, origins } = await prepare(model, spec, oracle);
   const parameters = selectParameters(work.graph, [loss.loss], origins, options, loss.constants);
   refuseRounded(work.graph, parameters, options);
@@ -397,7 +317,7 @@ function describe(
 ): TrainingDescription {
   const { source, attached, statistics, trained, grads, groups, lookups, leastBatch } = parts;
   const { spec, loss } = source;
-  const { schedule, clipGradNorm, clipGradValue, accumulate = 1, ema } = options;
+  const { accumulate = 1 } = options;
   return {
     version: 1,
     loss: {
@@ -411,12 +331,9 @@ function describe(
     optimizer,
     lr: attached.lr.name,
     step: attached.step.name,
-    schedule,
     scheduleTotal: attached.total?.name,
-    clipGradNorm,
-    clipGradValue,
+    ...recordedOptions(options),
     accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
-    ema,
     skipped: attached.skipped?.name,
     telemetry: attached.telemetry && {
       name: attached.telemetry.state.name,

@@ -5,10 +5,9 @@ import { encodeModel } from '../graph/proto.js';
 import type { Tensor } from '../graph/tensor.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
-import type { InjectOptions } from './inject.js';
 import { lowerOrtGradients } from './lower-ort-gradients.js';
+import type { InjectOptions, StoredProperty } from './options.js';
 import { partOfModel } from './part-of-model.js';
-import type { StoredProperty } from './training-description.js';
 
 /** What `onnxruntime.training.artifacts` writes, less its optimizer. */
 export type Artifacts = {

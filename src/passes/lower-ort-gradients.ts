@@ -7,9 +7,9 @@ import type { Expr } from '../ops/core/expr.js';
 import { GradientNode, type Surroundings } from '../ops/core/gradient-node.js';
 import { inferTypes } from '../ops/core/infer.js';
 import { ortLowering } from '../ops/ort-training/index.js';
-import type { LossSpec } from './attach-loss.js';
 import { type Closed, closeYield, isYield } from './close-yield.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
+import type { LossSpec } from './options.js';
 import { isOrtTraining } from './ort-training.js';
 import { upgradeOpset } from './upgrade-opset.js';
 

@@ -4,6 +4,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Graph, Value } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { activeValues, type BackwardOptions } from './backward.js';
+import type { SelectOptions } from './options.js';
 import { isCount } from './tell-contents.js';
 import type { Origins } from './tell-origins.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './tell-quantized.js';
@@ -14,15 +15,6 @@ export type DecidedBy = 'option' | 'file' | 'rule';
 
 /** What becomes of a floating-point constant of the model, why, and who says so. */
 export type ParameterChoice = { value: Value; trains: boolean; why: string; by: DecidedBy };
-
-export type SelectOptions = BackwardOptions & {
-  /** Globs over names: what matches trains, even where the rule says otherwise. */
-  train?: readonly string[];
-  /** Globs over names: what matches does not train; stronger than `train`. */
-  freeze?: readonly string[];
-  /** Names of what does not train in a checkpoint either. */
-  frozen?: readonly string[];
-};
 
 /** Why a parameter does not train that the checkpoint has frozen. */
 export const FROZEN = 'frozen in the checkpoint';

@@ -4,7 +4,8 @@ import { allGraphs, type Graph, type Node, type Value } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { ON_INTEGERS } from '../ops/core/surrogate.js';
 import { opDef } from '../ops/index.js';
-import type { ParameterChoice, SelectOptions } from './select-parameters.js';
+import type { SelectOptions } from './options.js';
+import type { ParameterChoice } from './select-parameters.js';
 
 /** Why a weight does not train whose gradient would have to pass rounding. */
 export const ROUNDED = 'its gradient stops where the model rounds: --straight-through trains it';

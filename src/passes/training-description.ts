@@ -1,12 +1,11 @@
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
-import type { Schedule } from '../ops/schedules.js';
-import type { LossSpec } from './attach-loss.js';
 import { checkAgainst, checkDescription } from './check-description.js';
+import type { LossSpec, RecordedOptions, StoredCheckpoint } from './options.js';
 import type { LeastBatch } from './train-batch-norm.js';
 
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
-export type TrainingDescription = {
+export type TrainingDescription = RecordedOptions & {
   version: 1;
   /** The loss as asked for, with the names of the graph's loss output, model output and target input. */
   loss: LossSpec & { name: string; output: string; target?: string };
@@ -18,16 +17,10 @@ export type TrainingDescription = {
   /** Names of the inputs for learning rate (float32 scalar) and number of updates done (int64 scalar). */
   lr: string;
   step: string;
-  /** The factor on the learning rate, by the number of updates done. */
-  schedule?: Schedule;
   /** Where the schedule ends with the run: the initializer that says when. */
   scheduleTotal?: string;
-  clipGradNorm?: number;
-  clipGradValue?: number;
   /** One update takes this many batches; the int64 scalar counts those since the last update. */
   accumulation?: { batches: number; counter: string };
-  /** Decay of the moving average of the weights. */
-  ema?: number;
   /** Where steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
   /** What every so many updates did: the name of the state, and what the columns of its rows, the parameters', are. */
@@ -55,10 +48,8 @@ export type TrainingDescription = {
   /** Where batch normalization needs more than one sample. */
   leastBatch?: LeastBatch;
   /** What the checkpoint of ONNX Runtime's training had that the parameters come from. */
-  checkpoint?: { trainable: string[]; frozen: string[]; properties: Record<string, StoredProperty> };
+  checkpoint?: StoredCheckpoint;
 };
-
-export type StoredProperty = [kind: 'int' | 'float' | 'string', value: string];
 
 const KEY = 'agd.training';
 

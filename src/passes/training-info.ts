@@ -16,8 +16,9 @@ import { output } from './attach-optimizer.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
-import type { InjectOptions, InjectReport } from './inject.js';
+import type { InjectReport } from './inject.js';
 import { lowerTrainingOperators, type TrainingOperators } from './lower-training-operators.js';
+import { decidedByOwnStep, type InjectOptions } from './options.js';
 import { embedOriginal } from './original.js';
 import { type TrainingDescription, writeDescription } from './training-description.js';
 import { stateInput } from './transition.js';
@@ -200,51 +201,11 @@ export async function adoptStep(
   };
 }
 
-/** Whether an option means anything beside a step that the model brings: all by name, so that none is ignored in silence. */
-const ALLOWED: Record<keyof InjectOptions, boolean> = {
-  values: true,
-  loss: true,
-  gradients: true,
-  replaceOptimizer: true,
-  updates: true,
-  seed: true,
-  checkpoint: true,
-  original: true,
-  // What it contains is looked at.
-  optimizer: true,
-  train: false,
-  freeze: false,
-  frozen: false,
-  exports: false,
-  batchNorm: false,
-  dropout: false,
-  straightThrough: false,
-  checkpointActivations: false,
-  groups: false,
-  noDecayBiasNorm: false,
-  schedule: false,
-  clipGradNorm: false,
-  clipGradValue: false,
-  accumulate: false,
-  ema: false,
-  onNonfinite: false,
-  telemetry: false,
-  compensate: false,
-  tile: false,
-  scalars: false,
-  lazyRows: false,
-};
-
 function checkOptions(options: InjectOptions): void {
-  const isGiven = (value: unknown) => value !== undefined && !(Array.isArray(value) && !value.length);
-  const own = Object.entries(options.optimizer ?? {}).find(([, value]) => isGiven(value))?.[0];
-  const other = Object.entries(options).find(
-    ([name, value]) => !ALLOWED[name as keyof InjectOptions] && isGiven(value),
-  );
-  const given = own ?? other?.[0];
+  const given = decidedByOwnStep(options);
   demand(
     given === undefined,
-    `'${given}' cannot be combined with the training step that the model has already: leave it out, or put another optimizer in the step with --replace-optimizer.`,
+    `'${given}' cannot be combined with the training step that the model already has: leave it out, or replace the optimizer of the step with --replace-optimizer.`,
   );
 }
 

@@ -4,10 +4,10 @@ import { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import type { Optimizer, OptimizerOptions, Scalars } from '../ops/optimizers/optimizer.js';
-import { type Schedule, scheduleFactor } from '../ops/schedules.js';
-import type { ScalarType } from './clip-gradients.js';
+import { scheduleFactor } from '../ops/schedules.js';
 import { groupSmall, join, part } from './join-small.js';
 import { anyRows, type Lookup } from './look-up-rows.js';
+import type { ScalarType, StepOptions } from './options.js';
 import { tiled, tileOf } from './tile-large.js';
 import { stateInput, type Transition, type Updates } from './transition.js';
 
@@ -31,23 +31,8 @@ export type UpdateRule = {
   total?: Value;
 };
 
-export type UpdateOptions = {
-  /** A factor on the learning rate, by the number of updates done. */
-  schedule?: Schedule;
-  /** In which type the scalars of a step are computed; float32 for runtimes that have no float64. */
-  scalars?: ScalarType;
-  /**
-   * Keeps what rounding leaves of each step and adds it to the next (Kahan's summation), in the states
-   * `<param>_carry`: for weights that are large against their steps. Default: for those of 16 bits, which do not move
-   * where a step is less than a thousandth of them.
-   */
-  compensate?: boolean;
-  /** Updates large tensors in tiles, for a processor's cache; off for what has none to gain, as GPUs. Default: on. */
-  tile?: boolean;
-};
-
 /** With `endsWithRun`, the schedule's total is an initializer: a resumed run may have another. */
-export type PlannedUpdate = UpdateOptions & { endsWithRun?: boolean };
+export type PlannedUpdate = StepOptions & { endsWithRun?: boolean };
 
 /**
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given

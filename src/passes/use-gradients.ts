@@ -3,23 +3,14 @@ import { AgdError } from '../graph/errors.js';
 import type { Graph, Model, Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto.js';
 import { demand } from '../ops/optimizers/optimizer.js';
-import { attachLoss, type LossSpec } from './attach-loss.js';
+import { attachLoss } from './attach-loss.js';
 import type { StateUpdate } from './attach-optimizer.js';
 import { drawRandom } from './draw-random.js';
 import type { ShapeOracle } from './infer-shapes.js';
-import { type InjectOptions, normalize, type Trainable } from './inject.js';
+import { normalize, type Trainable } from './inject.js';
+import type { InjectOptions, LossSpec } from './options.js';
 import { FROZEN, matcher, type ParameterChoice } from './select-parameters.js';
 import { checkType } from './with-values.js';
-
-export type GivenGradients = {
-  /**
-   * Where the graph computes gradients already: which value is whose. `W1=dW1` says it of one parameter, a pattern
-   * such as `{param}_grad` or `model.{param}=d_{param}` of all whose gradient is there.
-   */
-  gradients?: readonly string[];
-  /** The outputs of the trained model to write; those besides loss and gradients if not given. */
-  exports?: readonly string[];
-};
 
 /**
  * The parameters of a graph that computes their gradients itself: its loss and gradients are outputs, or inner values.

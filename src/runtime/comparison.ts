@@ -1,7 +1,8 @@
 import { AgdError } from '../graph/errors.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { OptimizerSpec } from '../ops/optimizers/index.js';
-import { type InjectOptions, inject } from '../passes/inject.js';
+import { inject } from '../passes/inject.js';
+import type { InjectOptions } from '../passes/options.js';
 import { openForInjection } from './artifacts.js';
 import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';

@@ -5,8 +5,9 @@
 import { withInitializers } from '../graph/clone.js';
 import type { Model } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
+import type { StoredProperty } from '../passes/options.js';
 import { readOriginal } from '../passes/original.js';
-import { readStep, type StoredProperty } from '../passes/training-description.js';
+import { readStep } from '../passes/training-description.js';
 import {
   type OptimizerGroup,
   type OrtCheckpoint,

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
 import { Model } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
-import type { InjectOptions } from '../passes/inject.js';
+import type { InjectOptions } from '../passes/options.js';
 import type { TrainJob } from './train-job.js';
 import type { TelemetryRow } from './trainer.js';
 import type { LoopEvent } from './training-loop.js';
@@ -122,7 +122,7 @@ export function changes(before: RunSettings, now: RunSettings): string[] {
   });
   const others = [
     before.data !== now.data && 'other data',
-    before.bind !== now.bind && 'other --map or --scale',
+    before.bind !== now.bind && 'other --map, --scale or --whole',
   ];
   return [...numbers, ...others].flatMap(text => text || []);
 }

@@ -7,9 +7,9 @@ import { record } from '../graph/record.js';
 import { Tensor, type TypedArray } from '../graph/tensor.js';
 import { checkAttributes } from '../passes/check-attributes.js';
 import type { ShapeOracle } from '../passes/infer-shapes.js';
+import type { Device } from '../passes/options.js';
 import { type Symbols, settle } from './data/fit.js';
 import { showShape } from './data/match.js';
-import type { Device } from './devices.js';
 import { webgpuProvider } from './webgpu.js';
 
 // Errors are thrown; what the runtime would print beside that is noise.

@@ -8,7 +8,8 @@ import type { Model } from '../graph/ir.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import { extendSchedule } from '../passes/extend-schedule.js';
-import { type Fed, type InjectOptions, type InjectReport, inject } from '../passes/inject.js';
+import { type InjectReport, inject } from '../passes/inject.js';
+import type { Fed, InjectOptions } from '../passes/options.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
 import { hasOwnStep } from '../passes/training-info.js';
 import { type Beginning, openForInjection } from './artifacts.js';
@@ -271,10 +272,7 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))
-    throw new AgdError(
-      'bad-option',
-      `${job.model} holds no training step yet: say with --loss what it shall learn.`,
-    );
+    throw new AgdError('bad-option', `${job.model} holds no training step yet: choose a loss with --loss.`);
   const updates = (fed: Fed) => updatesOf(job, bind(job, arrays, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');

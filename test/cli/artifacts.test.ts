@@ -59,13 +59,15 @@ it('tells what inject needs of the folder', () => {
 
 it('says in one line what is wrong', async () => {
   expect(fails('inject', '.', '--loss', 'mse')).toMatch(/leave out --loss/);
-  expect(fails('inject', '.', '--target', 'y')).toMatch(/--target says more of a loss/);
+  expect(fails('inject', '.', '--target', 'y')).toMatch(/--target needs --loss/);
   expect(fails('inject', '.', '--dropout', 'eval')).toMatch(/cannot be chosen/);
   expect(fails('inject', '.', '--initialize')).toMatch(/no initialization graph/);
   expect(fails('train', '.', '--data', 'data.safetensors', '--initialize')).toMatch(
     /no initialization graph/,
   );
-  expect(fails('inject', '.', '--initialize', '--params', 'checkpoint')).toMatch(/mutually exclusive/);
+  expect(fails('inject', '.', '--initialize', '--params', 'checkpoint')).toMatch(
+    /--initialize cannot be combined with --params/,
+  );
   const other = join(folder, 'other');
   await mkdir(other);
   expect(fails('inject', 'other')).toMatch(/Cannot read 'other.training_model.onnx': no such file/);

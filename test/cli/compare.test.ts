@@ -64,11 +64,11 @@ it('judges by the loss, and shows the switch, where that is asked for', () => {
 });
 
 it('says in one line what is wrong', () => {
-  expect(fails('--optimizers', 'agd,newton')).toMatch(/no 'newton'; there are agd, sgd/);
-  expect(fails('--optimizers', 'sgd(delta=1)')).toMatch(/sgd has no option 'delta'/);
+  expect(fails('--optimizers', 'agd,newton')).toMatch(/Unknown optimizer 'newton'; expected one of agd, sgd/);
+  expect(fails('--optimizers', 'sgd(delta=1)')).toMatch(/Unknown option of sgd 'delta'/);
   expect(fails('--lr', 'adam=0.1')).toMatch(/'adam' is not among --optimizers/);
-  expect(fails('--lr', 'much')).toMatch(/--lr takes numbers/);
-  expect(fails('--seeds', '0')).toMatch(/0 seeds/);
+  expect(fails('--lr', 'much')).toMatch(/--lr: expected comma-separated numbers/);
+  expect(fails('--seeds', '0')).toMatch(/--seeds must be a whole number of at least 1, not 0/);
   expect(fails('--delta', '1')).toMatch(/delta/);
   expect(existsSync(join(folder, 'model.compare'))).toBe(false);
 });

@@ -63,9 +63,9 @@ it('draws other signs with another seed', () => {
 
 it('says in one line what is wrong', () => {
   for (const [args, what] of [
-    [['--steps', '0'], /0 steps are not a whole number/],
-    [['--optimizers', 'newton'], /there is no 'newton'/],
-    [['--lr', 'adam=x'], /--lr takes numbers/],
+    [['--steps', '0'], /--steps must be a whole number of at least 1, not 0/],
+    [['--optimizers', 'newton'], /Unknown optimizer 'newton'/],
+    [['--lr', 'adam=x'], /--lr: expected comma-separated numbers/],
     [['--epochs', '3'], /epochs/],
   ] as const) {
     const { code, err } = landscapes(...args, '-o', 'none');

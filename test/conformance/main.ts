@@ -8,7 +8,7 @@ import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { env } from 'onnxruntime-node';
 import { AgdError } from '../../src/graph/errors.js';
-import type { Device } from '../../src/runtime/devices.js';
+import type { Device } from '../../src/passes/options.js';
 import { type Backward, type Check, loadCase } from './case.js';
 import { checkTraining } from './training.js';
 import { checkVjp } from './vjp.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
-import type { LossSpec } from '../../src/passes/attach-loss.js';
+import type { LossSpec } from '../../src/passes/options.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Sketch } from '../sample.js';
 import { floatsOf, ints } from './vjp.js';

@@ -3,7 +3,7 @@ import { Value } from '../../src/graph/ir.js';
 import { type AgdOptions, agd } from '../../src/ops/optimizers/agd.js';
 import { OPTIMIZERS, type OptimizerName } from '../../src/ops/optimizers/index.js';
 import type { Optimizer } from '../../src/ops/optimizers/optimizer.js';
-import type { StepOptions } from '../../src/passes/attach-optimizer.js';
+import { checkInjectOptions, type StepOptions } from '../../src/passes/options.js';
 import { tileOf } from '../../src/passes/tile-large.js';
 import { type Numbers, OptimizerRun } from '../ops/optimizers/run.js';
 
@@ -174,7 +174,11 @@ it.each([
   ['onNonfinite', { onNonfinite: 'ignore' as never }],
   ['schedule', { schedule: { kind: 'cosine' } }],
 ] as [string, StepOptions][])('refuses %s out of its range', async (name, step) => {
-  await expect(create(step)).rejects.toThrow(new RegExp(name, 'i'));
+  const refused = async () => {
+    checkInjectOptions(step);
+    await create(step);
+  };
+  await expect(refused()).rejects.toThrow(new RegExp(name, 'i'));
 });
 
 it('shows what every so many updates did', async () => {

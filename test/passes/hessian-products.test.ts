@@ -3,7 +3,8 @@ import { Graph, Model, Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Builder } from '../../src/ops/core/builder.js';
-import { adahessian } from '../../src/ops/optimizers/adahessian.js';
+import { type AdahessianOptions, adahessian } from '../../src/ops/optimizers/adahessian.js';
+import { defaultsOf } from '../../src/ops/optimizers/optimizer.js';
 import { coins } from '../../src/ops/rademacher.js';
 import { output } from '../../src/passes/attach-optimizer.js';
 import { backward } from '../../src/passes/backward.js';
@@ -183,7 +184,7 @@ it('averages the diagonal over the kernel of a convolution, unless told not to',
   const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
   const kernel = g.tensor(Tensor.from('float32', [1, 2, 1, 2], Float32Array.of(1, -3, -5, 6)));
   const matrix = kernel.reshape([2, 2]);
-  const { defaults } = adahessian;
+  const defaults = defaultsOf<AdahessianOptions>(adahessian);
   output(g, adahessian.diagonal!(kernel, defaults), 'mean');
   output(g, adahessian.diagonal!(kernel, { ...defaults, averageConvKernel: false }), 'own');
   output(g, adahessian.diagonal!(matrix, defaults), 'matrix');

@@ -2,7 +2,8 @@ import { expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import type { Tensor } from '../../src/graph/tensor.js';
-import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { inject } from '../../src/passes/inject.js';
+import type { InjectOptions } from '../../src/passes/options.js';
 import { splitStep } from '../../src/passes/split-step.js';
 import { stateInputs } from '../../src/passes/state-inputs.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
@@ -74,7 +75,7 @@ it.each<[string, Model, InjectOptions]>([
     {
       schedule: { kind: 'cosine', total: 5, warmup: 1 },
       groups: [{ match: ['fc2.*'], options: { lr: 0.1, weightDecay: 0.1 } }],
-      ...{ noDecayBiasNorm: true, telemetry: 2, compensate: true },
+      ...{ decayBiasNorm: false, telemetry: 2, compensate: true },
     },
   ],
   ['with scalars in float32, and tiles', mlp(), { scalars: 'float32', tile: true, batchNorm: 'eval' }],

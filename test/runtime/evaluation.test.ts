@@ -2,8 +2,8 @@
 import { expect, it } from 'vitest';
 import type { Model, Shape } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import type { LossSpec } from '../../src/passes/attach-loss.js';
 import { inject } from '../../src/passes/inject.js';
+import type { LossSpec } from '../../src/passes/options.js';
 import { bindData } from '../../src/runtime/data/bind.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { sessionShapes } from '../../src/runtime/session.js';

@@ -5,7 +5,8 @@ import { expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import type { Tensor } from '../../src/graph/tensor.js';
-import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { inject } from '../../src/passes/inject.js';
+import type { InjectOptions } from '../../src/passes/options.js';
 import { openForInjection } from '../../src/runtime/artifacts.js';
 import {
   type OrtCheckpoint,

@@ -4,7 +4,8 @@ import { Value } from '../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { averagedModel } from '../../src/passes/average-weights.js';
-import { type InjectOptions, inject } from '../../src/passes/inject.js';
+import { inject } from '../../src/passes/inject.js';
+import type { InjectOptions } from '../../src/passes/options.js';
 import { originalBytes } from '../../src/passes/original.js';
 import { bindData } from '../../src/runtime/data/bind.js';
 import { convert } from '../../src/runtime/data/convert.js';
@@ -17,7 +18,7 @@ import { mlp, mlpData, Sketch } from '../sample.js';
 const EVERYTHING: Partial<InjectOptions> = {
   optimizer: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
   groups: [{ match: 'fc2.*', options: { win: true, lr: 2e-3 } }],
-  noDecayBiasNorm: true,
+  decayBiasNorm: false,
   schedule: { kind: 'cosine', total: 6, warmup: 2 },
   clipGradNorm: 0.5,
   clipGradValue: 0.3,

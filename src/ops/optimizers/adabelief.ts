@@ -2,35 +2,39 @@
  * AdaBelief. Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan: «AdaBelief Optimizer: Adapting Stepsizes by
  * the Belief in Observed Gradients», NeurIPS 2020. The options and their names are those of the authors' implementation.
  */
+import { flag } from '../core/option-type.js';
 import {
+  betasOption,
   correction,
+  decoupledOption,
   demand,
+  epsOption,
+  fixedDecayOption,
+  largestOption,
+  lrOption,
   movingAverage,
   type Optimizer,
-  type OptimizerOptions,
+  type OptionsOf,
+  option,
   type Scalars,
-  validateBetas,
-  validateCommon,
-  validateEps,
+  weightDecayOption,
   withDecay,
 } from './optimizer.js';
 import { rectification } from './radam.js';
 
-export type AdabeliefOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of its squared distance from that, in [0, 1). */
-  betas: readonly [number, number];
-  eps: number;
-  /** Decay multiplies the weights; off, it is added to the gradient. */
-  weightDecouple: boolean;
-  /** Decoupled decay does not follow the learning rate. */
-  fixedDecay: boolean;
-  /** Divides by the largest variance so far; the rectified step has no such form. */
-  amsgrad: boolean;
-  /** Rectifies the step as RAdam does. */
-  rectify: boolean;
-  /** What the rectified step does before it is adaptive: a step of SGD with momentum, or none. */
-  degeneratedToSgd: boolean;
+const options = {
+  lr: lrOption(1e-3),
+  betas: betasOption,
+  eps: epsOption(1e-16),
+  weightDecay: weightDecayOption(),
+  weightDecouple: decoupledOption(true),
+  fixedDecay: fixedDecayOption,
+  amsgrad: largestOption,
+  rectify: option(flag, true, 'Rectify the step as RAdam does'),
+  degeneratedToSgd: option(flag, true, 'Take SGD steps until the rectified ones start'),
 };
+
+export type AdabeliefOptions = OptionsOf<typeof options>;
 
 /**
  * With m the moving average of g, and v that of (g - m)^2, to which eps is added in every step:
@@ -42,17 +46,7 @@ export type AdabeliefOptions = OptimizerOptions & {
  */
 export const adabelief: Optimizer<AdabeliefOptions> = {
   name: 'adabelief',
-  defaults: {
-    lr: 1e-3,
-    betas: [0.9, 0.999],
-    eps: 1e-16,
-    weightDecay: 0,
-    weightDecouple: true,
-    fixedDecay: false,
-    amsgrad: false,
-    rectify: true,
-    degeneratedToSgd: true,
-  },
+  options,
 
   states: ({ amsgrad }) => ['exp_avg', 'exp_avg_var', ...(amsgrad ? ['max_exp_avg_var'] : [])],
 
@@ -87,11 +81,7 @@ export const adabelief: Optimizer<AdabeliefOptions> = {
     };
   },
 
-  validate(options) {
-    const { betas, eps, weightDecouple, fixedDecay, amsgrad, rectify } = options;
-    validateCommon(options);
-    validateBetas(betas);
-    validateEps(eps);
+  validate({ weightDecouple, fixedDecay, amsgrad, rectify }) {
     demand(
       weightDecouple || !fixedDecay,
       'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',

@@ -1,26 +1,30 @@
 /** AdaBound. Luo, Xiong, Liu, Sun: «Adaptive Gradient Methods with Dynamic Bound of Learning Rate», ICLR 2019. */
+import { betweenZeroAndOne, nonNegative } from '../core/option-type.js';
 import {
+  betasOption,
   correction,
   demand,
+  epsOption,
+  largestOption,
+  lrOption,
   movingAverage,
   type Optimizer,
-  type OptimizerOptions,
-  validateBetas,
-  validateCommon,
-  validateEps,
+  type OptionsOf,
+  option,
+  weightDecayOption,
 } from './optimizer.js';
 
-export type AdaboundOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of its square, in [0, 1). */
-  betas: readonly [number, number];
-  /** The rate, of SGD, towards which the bounds close; it follows schedules of `lr`. */
-  finalLr: number;
-  /** How fast the bounds close, in (0, 1). */
-  gamma: number;
-  eps: number;
-  /** Divides by the largest average so far. */
-  amsbound: boolean;
+const options = {
+  lr: lrOption(1e-3),
+  betas: betasOption,
+  finalLr: option(nonNegative, 0.1, 'Learning rate (of SGD) that the bounds converge to'),
+  gamma: option(betweenZeroAndOne, 1e-3, 'How fast the bounds converge'),
+  eps: epsOption(1e-8),
+  weightDecay: weightDecayOption(),
+  amsbound: largestOption,
 };
+
+export type AdaboundOptions = OptionsOf<typeof options>;
 
 /**
  * Adam, whose rate of each coordinate is bounded:
@@ -32,15 +36,7 @@ export type AdaboundOptions = OptimizerOptions & {
  */
 export const adabound: Optimizer<AdaboundOptions> = {
   name: 'adabound',
-  defaults: {
-    lr: 1e-3,
-    betas: [0.9, 0.999],
-    finalLr: 0.1,
-    gamma: 1e-3,
-    eps: 1e-8,
-    weightDecay: 0,
-    amsbound: false,
-  },
+  options,
 
   states: ({ amsbound }) => ['exp_avg', 'exp_avg_sq', ...(amsbound ? ['max_exp_avg_sq'] : [])],
 
@@ -67,13 +63,7 @@ export const adabound: Optimizer<AdaboundOptions> = {
     };
   },
 
-  validate(options) {
-    const { lr, betas, finalLr, gamma, eps } = options;
-    validateCommon(options);
-    validateBetas(betas);
-    validateEps(eps);
+  validate({ lr }) {
     demand(lr > 0, 'The bounds of adabound follow lr, which must be above 0.');
-    demand(finalLr >= 0 && Number.isFinite(finalLr), `final_lr must be a number from 0 up, not ${finalLr}.`);
-    demand(gamma > 0 && gamma < 1, `gamma must be between 0 and 1, not ${gamma}.`);
   },
 };

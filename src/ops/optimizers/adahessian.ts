@@ -3,27 +3,30 @@
  * Machine Learning», AAAI 2021. The options and their names are those of the authors' implementation.
  */
 import type { Expr } from '../core/expr.js';
+import { flag, fraction } from '../core/option-type.js';
 import {
+  betasOption,
   correction,
-  demand,
+  epsOption,
+  lrOption,
   movingAverage,
   type Optimizer,
-  type OptimizerOptions,
-  validateBetas,
-  validateCommon,
-  validateEps,
+  type OptionsOf,
+  option,
+  weightDecayOption,
   withDecay,
 } from './optimizer.js';
 
-export type AdahessianOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of the squared diagonal of the Hessian, in [0, 1). */
-  betas: readonly [number, number];
-  eps: number;
-  /** From 0, a step of SGD with momentum, to 1. */
-  hessianPower: number;
-  /** Kernels of convolutions share the mean of the diagonal over their spatial axes. */
-  averageConvKernel: boolean;
+const options = {
+  lr: lrOption(0.15),
+  betas: betasOption,
+  eps: epsOption(1e-4),
+  hessianPower: option(fraction, 1, 'Power of the Hessian diagonal'),
+  averageConvKernel: option(flag, true, 'Average the Hessian diagonal over each convolution kernel'),
+  weightDecay: weightDecayOption(),
 };
+
+export type AdahessianOptions = OptionsOf<typeof options>;
 
 /**
  * With m the moving average of g, v that of D^2, where D = |H z| is Hutchinson's estimate |z * H z| of the Hessian's
@@ -35,14 +38,7 @@ export type AdahessianOptions = OptimizerOptions & {
  */
 export const adahessian: Optimizer<AdahessianOptions> = {
   name: 'adahessian',
-  defaults: {
-    lr: 0.15,
-    betas: [0.9, 0.999],
-    eps: 1e-4,
-    hessianPower: 1,
-    averageConvKernel: true,
-    weightDecay: 0,
-  },
+  options,
 
   states: () => ['exp_avg', 'exp_hessian_diag_sq'],
 
@@ -70,14 +66,6 @@ export const adahessian: Optimizer<AdahessianOptions> = {
       step: withDecay(step, w, decay),
       state: { exp_avg: m, exp_hessian_diag_sq: v },
     };
-  },
-
-  validate(options) {
-    const { betas, eps, hessianPower } = options;
-    validateCommon(options);
-    validateBetas(betas);
-    validateEps(eps);
-    demand(hessianPower >= 0 && hessianPower <= 1, `hessian_power must be from 0 to 1, not ${hessianPower}.`);
   },
 };
 

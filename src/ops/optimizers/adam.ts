@@ -1,22 +1,26 @@
 /** Adam. Kingma, Ba: «Adam: A Method for Stochastic Optimization», ICLR 2015; options as PyTorch's. */
 import type { Expr } from '../core/expr.js';
 import {
+  betasOption,
   correction,
+  epsOption,
+  largestOption,
+  lrOption,
   movingAverage,
   type Optimizer,
-  type OptimizerOptions,
-  validateBetas,
-  validateCommon,
-  validateEps,
+  type OptionsOf,
+  weightDecayOption,
 } from './optimizer.js';
 
-export type AdamOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of its square, in [0, 1). */
-  betas: readonly [number, number];
-  eps: number;
-  /** Divides by the largest average so far. */
-  amsgrad: boolean;
+const options = {
+  lr: lrOption(1e-3),
+  betas: betasOption,
+  eps: epsOption(1e-8),
+  weightDecay: weightDecayOption(),
+  amsgrad: largestOption,
 };
+
+export type AdamOptions = OptionsOf<typeof options>;
 
 /**
  * With m and v the moving averages of g and g^2:
@@ -28,7 +32,7 @@ export type AdamOptions = OptimizerOptions & {
  */
 export const adam: Optimizer<AdamOptions> = {
   name: 'adam',
-  defaults: { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false },
+  options,
 
   states: ({ amsgrad }) => ['exp_avg', 'exp_avg_sq', ...(amsgrad ? ['max_exp_avg_sq'] : [])],
 
@@ -40,12 +44,6 @@ export const adam: Optimizer<AdamOptions> = {
   update(w, grad, state, scalars, options) {
     const g = options.weightDecay ? grad.add(w.mul(options.weightDecay)) : grad;
     return adamStep(g, state, scalars, options);
-  },
-
-  validate(options) {
-    validateCommon(options);
-    validateBetas(options.betas);
-    validateEps(options.eps);
   },
 };
 

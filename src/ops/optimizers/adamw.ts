@@ -1,12 +1,12 @@
 /** AdamW. Loshchilov, Hutter: «Decoupled Weight Decay Regularization», ICLR 2019; options as PyTorch's. */
 import { type AdamOptions, adam, adamStep } from './adam.js';
-import { type Optimizer, withDecay } from './optimizer.js';
+import { type Optimizer, weightDecayOption, withDecay } from './optimizer.js';
 
 /** Adam, whose weight decay goes beside the gradient: w -= lr weight_decay w. */
 export const adamw: Optimizer<AdamOptions> = {
   ...adam,
   name: 'adamw',
-  defaults: { ...adam.defaults, weightDecay: 1e-2 },
+  options: { ...adam.options, weightDecay: weightDecayOption(1e-2) },
 
   scalars: (step, lr, options) => ({
     ...adam.scalars(step, lr, options),

@@ -2,35 +2,37 @@
  * AGD. Yue, Ye, Jiang, Liu, Zhang: «AGD: an Auto-switchable Optimizer using Stepwise Gradient Difference for
  * Preconditioning Matrix», NeurIPS 2023. The options and their names are those of the authors' implementation.
  */
-import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
 import { norm } from '../core/norm.js';
+import { flag, positive } from '../core/option-type.js';
 import {
+  betasOption,
   correction,
+  decoupledOption,
   demand,
+  fixedDecayOption,
+  largestOption,
+  lrOption,
   type Optimizer,
-  type OptimizerOptions,
-  validateBetas,
-  validateCommon,
+  type OptionsOf,
+  option,
+  weightDecayOption,
   withDecay,
 } from './optimizer.js';
 
-export type AgdOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of the squared gradient difference, in [0, 1). */
-  betas: readonly [number, number];
-  /** The auto-switch: coordinates whose averaged difference is below it take a step of SGD with momentum. */
-  delta: number;
-  /** Decay multiplies the weights; off, it is added to the gradient. */
-  weightDecouple: boolean;
-  /** Decoupled decay does not follow the learning rate. */
-  fixedDecay: boolean;
-  /** Divides by the largest averaged difference so far. */
-  amsgrad: boolean;
-  /** The Nesterov-like variant with a second sequence z; it has a weight decay of its own. */
-  win: boolean;
-  /** Bounds m / max(...) elementwise. */
-  clip?: number;
+const options = {
+  lr: lrOption(1e-3),
+  betas: betasOption,
+  delta: option(positive, 1e-5, 'Switch threshold: SGD step below, adaptive above'),
+  weightDecay: weightDecayOption(),
+  weightDecouple: decoupledOption(true),
+  fixedDecay: fixedDecayOption,
+  amsgrad: largestOption,
+  win: option(flag, false, 'Win acceleration (has its own form of weight decay)'),
+  clip: option(positive, undefined, 'Bound on the elements of m / max(...)'),
 };
+
+export type AgdOptions = OptionsOf<typeof options>;
 
 /**
  * The paper, with m the moving average of the gradient g, s the difference of successive bias-corrected m, and
@@ -52,17 +54,7 @@ export type AgdOptions = OptimizerOptions & {
  */
 export const agd: Optimizer<AgdOptions> = {
   name: 'agd',
-  defaults: {
-    lr: 1e-3,
-    betas: [0.9, 0.999],
-    delta: 1e-5,
-    weightDecay: 0,
-    weightDecouple: true,
-    fixedDecay: false,
-    amsgrad: false,
-    win: false,
-    clip: undefined,
-  },
+  options,
 
   states: ({ amsgrad, win }) => [
     'exp_avg_corrected',
@@ -125,24 +117,15 @@ export const agd: Optimizer<AgdOptions> = {
     },
   },
 
-  validate(options) {
-    const { betas, delta, weightDecouple, fixedDecay, win, clip } = options;
-    validateCommon(options);
-    validateBetas(betas);
-    demand(delta > 0 && Number.isFinite(delta), `delta must be above 0, not ${delta}.`);
-    demand(
-      clip === undefined || (typeof clip === 'number' && clip > 0),
-      `clip must be above 0, not ${clip}.`,
-    );
+  validate({ weightDecouple, fixedDecay, win }) {
     demand(
       weightDecouple || !fixedDecay,
       'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',
     );
-    if (win && (!weightDecouple || fixedDecay))
-      throw new AgdError(
-        'bad-option',
-        'win has a weight decay of its own: leave weight_decouple on and fixed_decay off.',
-      );
+    demand(
+      !win || (weightDecouple && !fixedDecay),
+      'win has its own form of weight decay: leave weight_decouple on and fixed_decay off.',
+    );
   },
 };
 

@@ -1,15 +1,47 @@
+import type * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
+import { betas, checkOption, flag, nonNegative, type OptionType, unknownName } from '../core/option-type.js';
 
 /** Scalars of a step, in float64 (or float32) where `scalars` makes them and in a parameter's type where `update` reads them. */
 export type Scalars = Record<string, Expr>;
 export type State = Record<string, Expr>;
 
-export type OptimizerOptions = {
-  /** Learning rate; the default of the graph's `lr` input. */
-  lr: number;
-  weightDecay: number;
+/** An option of an optimizer: its type with its range, its default (undefined: off), and what help says of it. */
+export type OptimizerOption<S extends OptionType = OptionType> = {
+  readonly type: S;
+  readonly default: v.InferOutput<S> | undefined;
+  readonly help: string;
 };
+
+type Value<E> =
+  E extends OptimizerOption<infer S>
+    ? v.InferOutput<S> | (undefined extends E['default'] ? undefined : never)
+    : never;
+
+/** The values of a table of options; those without a default may be left out. */
+export type OptionsOf<T> = {
+  -readonly [K in keyof T as undefined extends Value<T[K]> ? never : K]: Value<T[K]>;
+} & { -readonly [K in keyof T as undefined extends Value<T[K]> ? K : never]?: Value<T[K]> };
+
+export const option = <S extends OptionType, D extends v.InferOutput<S> | undefined>(
+  type: S,
+  value: D,
+  help: string,
+) => ({ type, default: value, help }) as const;
+
+/** Learning rate; the default of the graph's `lr` input. */
+export const lrOption = (value: number) => option(nonNegative, value, 'Learning rate');
+export const weightDecayOption = (value = 0) => option(nonNegative, value, 'Weight decay');
+export const betasOption = option(betas, [0.9, 0.999] as const, 'Decay rates of the two moving averages');
+export const epsOption = (value: number) => option(nonNegative, value, 'Added to the denominator');
+export const decoupledOption = (value: boolean) =>
+  option(flag, value, 'Apply weight decay to the weights, not to the gradient');
+export const fixedDecayOption = option(flag, false, 'Weight decay independent of the learning rate');
+export const largestOption = option(flag, false, 'Divide by the largest average so far');
+
+/** The options that every optimizer has. */
+export type OptimizerOptions = { lr: number; weightDecay: number };
 
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of
@@ -18,7 +50,7 @@ export type OptimizerOptions = {
  */
 export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly name: string;
-  readonly defaults: O;
+  readonly options: { readonly [K in keyof O]-?: OptimizerOption };
   /** Names of the tensors kept per parameter, each of its shape and zero before the first step. */
   states(options: O): readonly string[];
   /** `step` counts from 1; both are scalars of one type, float64 or float32. */
@@ -48,25 +80,27 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     names: readonly string[];
     observe(before: State, after: State, scalars: Scalars, options: O): readonly Expr[];
   };
-  /** Throws `bad-option` where an option is out of its range. */
-  validate(options: O): void;
+  /** Throws `bad-option` for options that contradict each other. */
+  validate?(options: O): void;
+}
+
+/** The values of options that nobody sets. */
+export function defaultsOf<O extends OptimizerOptions>({ options }: Pick<Optimizer<O>, 'options'>): O {
+  const entries = Object.entries<OptimizerOption>(options);
+  return Object.fromEntries(entries.map(([name, { default: value }]) => [name, value])) as O;
 }
 
 /** The options given, and the defaults of the others. Throws `bad-option` where one is unknown or out of its range. */
 export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<O>, given: Partial<O>): O {
-  const { name, defaults } = optimizer;
-  for (const [option, value] of Object.entries(given)) {
-    const names = Object.keys(defaults).map(snake).join(', ');
-    demand(Object.hasOwn(defaults, option), `${name} has no option '${snake(option)}'; it has ${names}.`);
-    const type = typeof (defaults as Record<string, unknown>)[option];
-    demand(
-      type === 'undefined' || value === undefined || (typeof value === type && value !== null),
-      `${snake(option)} must be a ${type}, not ${JSON.stringify(value)}.`,
-    );
+  const known = new Map<string, OptimizerOption>(Object.entries(optimizer.options));
+  const chosen = Object.entries(given).filter(([, value]) => value !== undefined);
+  for (const [name, value] of chosen) {
+    const found = known.get(name);
+    if (!found) throw unknownName(`option of ${optimizer.name}`, snake(name), [...known.keys()].map(snake));
+    checkOption(snake(name), found.type, value);
   }
-  const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-  const options = { ...defaults, ...chosen };
-  optimizer.validate(options);
+  const options = { ...defaultsOf(optimizer), ...Object.fromEntries(chosen) };
+  optimizer.validate?.(options);
   return options;
 }
 
@@ -76,25 +110,6 @@ const snake = (name: string) => name.replace(/[A-Z]/g, letter => `_${letter.toLo
 /** Throws `bad-option` unless `ok`. */
 export function demand(ok: boolean, message: string): void {
   if (!ok) throw new AgdError('bad-option', message);
-}
-
-export function validateCommon({ lr, weightDecay }: OptimizerOptions): void {
-  demand(lr >= 0 && Number.isFinite(lr), `lr must be a number from 0 up, not ${lr}.`);
-  demand(
-    weightDecay >= 0 && Number.isFinite(weightDecay),
-    `weight_decay must be a number from 0 up, not ${weightDecay}.`,
-  );
-}
-
-/** Throws `bad-option` unless they are two numbers in [0, 1). */
-export function validateBetas(betas: readonly number[]): void {
-  demand(betas.length === 2, `betas are two numbers, not ${betas.length}.`);
-  for (const [i, beta] of betas.entries())
-    demand(beta >= 0 && beta < 1, `betas[${i}] must be in [0, 1), not ${beta}.`);
-}
-
-export function validateEps(eps: number): void {
-  demand(eps >= 0 && Number.isFinite(eps), `eps must be a number from 0 up, not ${eps}.`);
 }
 
 /**

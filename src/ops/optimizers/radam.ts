@@ -1,23 +1,27 @@
 /** RAdam. Liu, Jiang, He, Chen, Liu, Gao, Han: «On the Variance of the Adaptive Learning Rate and Beyond», ICLR 2020. */
 import type { Expr } from '../core/expr.js';
 import {
+  betasOption,
   correction,
+  decoupledOption,
+  epsOption,
+  lrOption,
   movingAverage,
   type Optimizer,
-  type OptimizerOptions,
-  validateBetas,
-  validateCommon,
-  validateEps,
+  type OptionsOf,
+  weightDecayOption,
   withDecay,
 } from './optimizer.js';
 
-export type RadamOptions = OptimizerOptions & {
-  /** Decay rates of the moving averages of the gradient and of its square, in [0, 1). */
-  betas: readonly [number, number];
-  eps: number;
-  /** Decay multiplies the weights; off, it is added to the gradient. */
-  decoupledWeightDecay: boolean;
+const options = {
+  lr: lrOption(1e-3),
+  betas: betasOption,
+  eps: epsOption(1e-8),
+  weightDecay: weightDecayOption(),
+  decoupledWeightDecay: decoupledOption(false),
 };
+
+export type RadamOptions = OptionsOf<typeof options>;
 
 /**
  * With m and v the moving averages of g and g^2, and r the rectification, in the form of PyTorch's RAdam:
@@ -28,7 +32,7 @@ export type RadamOptions = OptimizerOptions & {
  */
 export const radam: Optimizer<RadamOptions> = {
   name: 'radam',
-  defaults: { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, decoupledWeightDecay: false },
+  options,
 
   states: () => ['exp_avg', 'exp_avg_sq'],
 
@@ -49,12 +53,6 @@ export const radam: Optimizer<RadamOptions> = {
       step: withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_sq: v },
     };
-  },
-
-  validate(options) {
-    validateCommon(options);
-    validateBetas(options.betas);
-    validateEps(options.eps);
   },
 };
 

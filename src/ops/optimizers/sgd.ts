@@ -2,15 +2,18 @@
  * SGD with momentum. Sutskever, Martens, Dahl, Hinton: «On the importance of initialization and momentum in deep
  * learning», ICML 2013; in the form of PyTorch's SGD, whose options these are.
  */
-import { demand, type Optimizer, type OptimizerOptions, validateCommon } from './optimizer.js';
+import { finite, flag, nonNegative } from '../core/option-type.js';
+import { demand, lrOption, type Optimizer, type OptionsOf, option, weightDecayOption } from './optimizer.js';
 
-export type SgdOptions = OptimizerOptions & {
-  momentum: number;
-  /** What the buffer takes less of each gradient but the first. */
-  dampening: number;
-  /** Looks a step of the buffer ahead. */
-  nesterov: boolean;
+const options = {
+  lr: lrOption(1e-3),
+  momentum: option(nonNegative, 0, 'Momentum'),
+  dampening: option(finite, 0, 'Momentum dampening'),
+  nesterov: option(flag, false, 'Nesterov momentum'),
+  weightDecay: weightDecayOption(),
 };
+
+export type SgdOptions = OptionsOf<typeof options>;
 
 /**
  * With u the buffer, which the first gradient starts:
@@ -21,7 +24,7 @@ export type SgdOptions = OptimizerOptions & {
  */
 export const sgd: Optimizer<SgdOptions> = {
   name: 'sgd',
-  defaults: { lr: 1e-3, momentum: 0, dampening: 0, nesterov: false, weightDecay: 0 },
+  options,
 
   uncounted: true,
 
@@ -39,14 +42,7 @@ export const sgd: Optimizer<SgdOptions> = {
     return { step: step.mul(rate!), state: { momentum_buffer: buffer } };
   },
 
-  validate(options) {
-    const { momentum, dampening, nesterov } = options;
-    validateCommon(options);
-    demand(
-      momentum >= 0 && Number.isFinite(momentum),
-      `momentum must be a number from 0 up, not ${momentum}.`,
-    );
-    demand(Number.isFinite(dampening), `dampening must be a number, not ${dampening}.`);
+  validate({ momentum, dampening, nesterov }) {
     demand(!nesterov || (momentum > 0 && dampening === 0), 'nesterov needs a momentum, and no dampening.');
   },
 };

@@ -134,11 +134,11 @@ it.each([
   ['fixed_decay', { fixedDecay: true, weightDecouple: false }],
   ['win', { win: true, weightDecouple: false }],
   ['win', { win: true, fixedDecay: true }],
-  ["no option 'beta'", { beta: 1 } as never],
+  ["Unknown option of agd 'beta'; did you mean 'betas'?", { beta: 1 } as never],
   ['clip', { clip: true as never }],
   ['betas must be', { betas: null as never }],
-  ["no option 'to_string'", { toString: 1 } as never],
-  ['amsgrad must be a boolean', { amsgrad: 'no' as never }],
+  ["Unknown option of agd 'to_string'", { toString: 1 } as never],
+  ['amsgrad must be true or false', { amsgrad: 'no' as never }],
 ] as [string, Partial<AgdOptions>][])('refuses an option out of its range: %s %j', (message, options) => {
   expect(() => resolveOptions(agd, options)).toThrow(message);
 });

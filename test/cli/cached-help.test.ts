@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { keptHelp } from '../../cli/kept-help.js';
+import { cachedHelp } from '../../cli/cached-help.js';
 import { COMMAND_NAMES, helpOf } from '../../cli/program.js';
 import { agdOnnx } from './run.js';
 
@@ -12,11 +12,11 @@ describe('kept help', () => {
   });
 
   it('is left to yargs where it is to be laid out for a narrow terminal, or is not kept', () => {
-    expect(keptHelp(['train', '--help'], 80)).toBeUndefined();
-    expect(keptHelp(['../help', '--help'])).toBeUndefined();
-    expect(keptHelp(['unknown', '--help'])).toBeUndefined();
-    expect(keptHelp(['train', '--help', '--data', 'x'])).toBeUndefined();
-    expect(keptHelp(['train'])).toBeUndefined();
+    expect(cachedHelp(['train', '--help'], 80)).toBeUndefined();
+    expect(cachedHelp(['../help', '--help'])).toBeUndefined();
+    expect(cachedHelp(['unknown', '--help'])).toBeUndefined();
+    expect(cachedHelp(['train', '--help', '--data', 'x'])).toBeUndefined();
+    expect(cachedHelp(['train'])).toBeUndefined();
     const { code, out } = agdOnnx('.', 'train', '--help', '--no-color');
     expect(code).toBe(0);
     expect(out).toContain('agd-onnx train <model>');

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseScale } from '../../../src/runtime/data/scale.js';
+import { parseScale } from '../../src/passes/options.js';
 
 test.each([
   ['1/255', 1 / 255],

@@ -1,0 +1,88 @@
+/** What a command was told: flags over a configuration file, as the library takes it. */
+import {
+  AgdError,
+  type Command,
+  decidedByInjection,
+  type FileOptions,
+  type InjectOptions,
+  injectOptionsOf,
+  type LossSpec,
+  type RunOptions,
+  takesClasses,
+} from '../src/constants.js';
+import { UsageError } from './failure.js';
+import { flagOf, type Options, optionsOf, readFlags, type Values } from './flags.js';
+
+/** Own options of a command are beside these. */
+export type Arguments = RunOptions & InjectOptions & FileOptions & { model: string; color?: boolean };
+
+/** Throws `UsageError`, `bad-option` and `io`. */
+export async function readArguments(
+  args: Readonly<Record<string, unknown>>,
+  command: Command,
+  own: Options,
+): Promise<Values> {
+  if (Array.isArray(args.color)) throw new UsageError('--color is given more than once.');
+  const flags = readFlags(args, command, own);
+  const { readConfig, merge } = await import('./config.js');
+  const values =
+    typeof flags.config === 'string' ? merge(await readConfig(flags.config, command, own), flags) : flags;
+  for (const [name, option] of optionsOf(command, own))
+    if (option.required && values[name] === undefined)
+      throw new UsageError(`--${flagOf(name, option)} is missing.`);
+  const { loss, ...others } = values;
+  return {
+    ...others,
+    loss: command === 'inspect' ? loss : lossSpec(loss as GivenLoss | undefined),
+    model: args.model,
+    color: args.color,
+  };
+}
+
+type GivenLoss = { kind?: LossSpec['kind']; lossOutput?: string; output?: string; target?: string };
+
+/** Throws `bad-option` for what says more of a loss that there is not, or that another kind of loss has. */
+function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
+  if (!loss) return undefined;
+  const { kind, lossOutput, ...details } = loss;
+  const given = Object.keys(details);
+  if (lossOutput !== undefined) {
+    const lost = kind ? 'kind' : given.find(name => name !== 'target');
+    if (lost)
+      throw new AgdError(
+        'bad-option',
+        `${flagAt(`loss.${lost}`)} cannot be combined with --loss-output, which names a loss that the model computes.`,
+      );
+    return { kind: 'output', output: lossOutput, target: details.target };
+  }
+  if (!kind) throw new AgdError('bad-option', `${flagAt(`loss.${given[0]}`)} needs --loss.`);
+  const ofClasses = given.find(name => name !== 'output' && name !== 'target');
+  if (ofClasses && (kind === 'output' || !takesClasses(kind)))
+    throw new AgdError(
+      'bad-option',
+      `${flagAt(`loss.${ofClasses}`)} applies to losses over classes, not to ${kind}.`,
+    );
+  return { kind, ...details } as LossSpec;
+}
+
+/** The flag of what lies at this path. */
+export function flagAt(path: string): string {
+  const [name, option] = optionsOf('train', {}).find(([name, o]) => (o.path ?? name) === path) ?? [];
+  return option ? `--${flagOf(name!, option)}` : path;
+}
+
+/**
+ * The options of injection, or undefined where nothing says what the model is to learn: neither a loss nor gradients,
+ * nor (`isTask`) the model itself. Throws `bad-option` where other options of injection are given without it.
+ */
+export function injectOptionsIfTask(args: Arguments, isTask = false): InjectOptions | undefined {
+  const { loss, gradients, replaceOptimizer } = args;
+  if (isTask || loss || gradients || replaceOptimizer) return injectOptionsOf(args);
+  const lost = decidedByInjection(args);
+  if (lost)
+    throw new AgdError(
+      'bad-option',
+      `${flagAt(lost)} is decided when a model is injected: give --loss too, or use agd-onnx inject.`,
+    );
+  return undefined;
+}

@@ -1,0 +1,82 @@
+/** Configuration files: the options of a command under the library's names, in JSON, YAML, TypeScript or JavaScript. */
+import { readFile } from 'node:fs/promises';
+import { extname, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { AgdError, type Command, checkOption, OPTIMIZERS, unknownName } from '../src/constants.js';
+import { type Options, optionsOf, type Values } from './flags.js';
+
+/** Objects that the library nests options in; text in their place is what they begin with. */
+const NESTED: Record<string, string | undefined> = { loss: 'kind', optimizer: 'name', bind: undefined };
+
+/** Throws `io` where the file cannot be read, `bad-option` for what it must not say. */
+export async function readConfig(path: string, command: Command, own: Options): Promise<Values> {
+  const config = await load(path);
+  if (!isObject(config)) throw new AgdError('bad-option', `${path} must hold an object of options.`);
+  const known = new Map(optionsOf(command, own).map(([name, option]) => [option.path ?? name, option]));
+  const values: Values = {};
+  for (const [name, given] of Object.entries(config)) {
+    const first = new Map(Object.entries(NESTED)).get(name);
+    const value = typeof given === 'string' && first ? { [first]: given } : given;
+    if (name === 'optimizer' && isObject(value)) checkOptimizer(path, value);
+    const parts = name in NESTED && isObject(value) ? Object.entries(value) : undefined;
+    if (parts)
+      values[name] = Object.fromEntries(
+        parts.map(([part, v]) => [part, read(path, `${name}.${part}`, v, known)]),
+      );
+    else values[name] = read(path, name, value, known);
+  }
+  return values;
+}
+
+type Known = ReadonlyMap<string, import('../src/constants.js').Option>;
+
+/** One value, which may be written as the flag has it. */
+function read(path: string, name: string, value: unknown, known: Known): unknown {
+  if (name === 'loss.kind' && value === 'output') return value;
+  const option = known.get(name);
+  if (!option || name === 'config')
+    throw new AgdError('bad-option', `${path}: ${unknownName('option', name, [...known.keys()]).message}`);
+  const parsed = typeof value === 'string' && option.parse ? option.parse(value) : value;
+  checkOption(`${path}: ${name}`, option.type, parsed);
+  return parsed;
+}
+
+function checkOptimizer(path: string, { name = 'agd' }: Values): void {
+  if (!Object.hasOwn(OPTIMIZERS, String(name)))
+    throw new AgdError(
+      'bad-option',
+      `${path}: ${unknownName('optimizer', String(name), Object.keys(OPTIMIZERS)).message}`,
+    );
+}
+
+async function load(path: string): Promise<unknown> {
+  const ending = extname(path).toLowerCase();
+  try {
+    if (/^\.[cm]?[jt]s$/.test(ending)) {
+      const { createJiti } = await import('jiti');
+      return await createJiti(import.meta.url).import(pathToFileURL(resolve(path)).href, { default: true });
+    }
+    const text = await readFile(path, 'utf8');
+    if (ending === '.yaml' || ending === '.yml') return (await import('yaml')).parse(text);
+    return JSON.parse(text);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'EACCES' || code === 'EISDIR')
+      throw new AgdError('io', `Cannot read ${path}: ${message}.`, { cause: error });
+    const [line] = message.split('\n');
+    throw new AgdError('bad-option', `${path} cannot be parsed: ${line}.`, { cause: error });
+  }
+}
+
+/** What the flags say goes before the file; groups of the file come first, so that later ones count. */
+export function merge(file: Values, flags: Values): Values {
+  const merged: Values = { ...file, ...flags };
+  for (const name of Object.keys(NESTED))
+    if (file[name] && flags[name]) merged[name] = { ...(file[name] as Values), ...(flags[name] as Values) };
+  if (file.groups && flags.groups) merged.groups = [...(file.groups as []), ...(flags.groups as [])];
+  return merged;
+}
+
+function isObject(value: unknown): value is Values {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,173 @@
+/** The flags of a command, made from the registry of options and the command's own table, and what they say. */
+import type { Argv } from 'yargs';
+import {
+  type Command,
+  checkOption,
+  GROUPS,
+  OPTIONS,
+  type Option,
+  optimizerFlags,
+  parseNumbers,
+  type types,
+  unknownName,
+} from '../src/constants.js';
+import { UsageError } from './failure.js';
+
+export type Options = Readonly<Record<string, Option>>;
+
+/** Options as the library nests them: `loss`, `optimizer` and `bind` are objects. */
+export type Values = Record<string, unknown>;
+
+export const kebab = (name: string) => name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`);
+
+export const flagOf = (name: string, { flag }: Option) => flag ?? kebab(name);
+
+/** All options that a command has a flag for, in the order in which help shows them; `own` are its own. */
+export function optionsOf(command: Command, own: Options): [name: string, option: Option][] {
+  const shared: [string, Option][] = Object.entries<Option>(OPTIONS);
+  const all = [...shared.filter(([name]) => !Object.hasOwn(own, name)), ...optimizerOptions()]
+    .filter(([, { commands }]) => commands.includes(command))
+    .concat(Object.entries(own));
+  return GROUPS.flatMap(group => all.filter(([, option]) => option.group === group));
+}
+
+/** Those of all optimizers; only the learning rate may be given to a run, too. */
+export function optimizerOptions(): [name: string, option: Option][] {
+  return optimizerFlags().map(({ name, type, help, owners }) => [
+    name,
+    {
+      ...{ type, help, shown: shownDefaults(owners), group: 'Optimizer', path: `optimizer.${name}` },
+      ...{ commands: ['inject', 'train'], stage: name === 'lr' ? 'both' : 'inject' },
+      ...(name === 'lr' || name === 'weightDecay' ? {} : { expert: true }),
+      ...(kindOf(type) === 'list' ? { parse: parseNumbers } : {}),
+    },
+  ]);
+}
+
+/** Which optimizers have it, by its default; that of most stands without names where all have it. */
+function shownDefaults(owners: readonly { optimizer: string; value: unknown }[]): string {
+  const byDefault = new Map<string, string[]>();
+  for (const { optimizer, value } of owners) {
+    const shown = value === true ? 'on' : value === false || value === undefined ? 'off' : String(value);
+    byDefault.set(shown, [...(byDefault.get(shown) ?? []), optimizer]);
+  }
+  const groups = [...byDefault].sort(([, a], [, b]) => b.length - a.length);
+  const everywhere =
+    owners.length === new Set(optimizerFlags().flatMap(f => f.owners.map(o => o.optimizer))).size;
+  return groups
+    .map(([value, names], i) => (everywhere && i === 0 ? value : `${names.join(', ')}: ${value}`))
+    .join('; ');
+}
+
+type Kind = 'number' | 'boolean' | 'string' | 'list' | 'other';
+
+/** What the text of a flag of this type is. */
+function kindOf(type: types.OptionType): Kind {
+  switch (type.type) {
+    case 'number':
+    case 'boolean':
+    case 'string':
+      return type.type;
+    case 'array':
+    case 'tuple':
+      return 'list';
+    case 'picklist':
+      return 'string';
+    default:
+      return 'other';
+  }
+}
+
+const isRepeatable = ({ type, parse, parseAll }: Option) =>
+  parseAll !== undefined || (parse === undefined && kindOf(type) === 'list');
+
+const isSwitch = ({ type, parse, parseAll }: Option) =>
+  !parse && !parseAll && (kindOf(type) === 'boolean' || type.type === 'union');
+
+/** Adds the flags to a command, expert ones hidden unless `all`. */
+export function addFlags(args: Argv, command: Command, own: Options, all: boolean): Argv {
+  for (const [name, option] of optionsOf(command, own)) {
+    const { group, alias, expert } = option;
+    args.option(flagOf(name, option), {
+      type: isSwitch(option) ? 'boolean' : isRepeatable(option) ? 'array' : 'string',
+      ...(isRepeatable(option) ? { string: true } : {}),
+      describe: describe(option),
+      group: `${group}:`,
+      ...(alias === undefined ? {} : { alias }),
+      ...(option.type.type === 'picklist' ? { choices: choicesOf(option) } : {}),
+      hidden: expert && !all,
+    });
+  }
+  return args;
+}
+
+/** Its help, what it may be where that is a choice, and its default. */
+function describe(option: Option): string {
+  const { type, help, shown, required } = option;
+  const choices = type.type === 'picklist' ? `: ${choicesOf(option).join(', ')}` : '';
+  return `${help}${choices}${shown || required ? ` [${shown ?? 'required'}]` : ''}`;
+}
+
+const choicesOf = ({ type }: Option) => (type as unknown as { options: readonly string[] }).options;
+
+/** What the command line says, nested as the library has it. Throws `UsageError` and `bad-option`. */
+export function readFlags(args: Readonly<Record<string, unknown>>, command: Command, own: Options): Values {
+  const options = optionsOf(command, own);
+  const known = new Map(options.map(([name, option]) => [flagOf(name, option), { name, option }]));
+  const aliases = new Set(options.flatMap(([, { alias }]) => alias ?? []));
+  const values: Values = {};
+  for (const [flag, value] of Object.entries(args)) {
+    if (RESERVED.has(flag) || aliases.has(flag) || value === undefined) continue;
+    const found = known.get(flag);
+    if (!found)
+      throw new UsageError(
+        unknownName(
+          'option',
+          `--${flag}`,
+          [...known.keys()].map(f => `--${f}`),
+        ).message,
+      );
+    const read = readFlag(`--${flag}`, value, found.option);
+    checkOption(`--${flag}`, found.option.type, read);
+    place(values, found.option.path ?? found.name, read);
+  }
+  for (const [name, option] of options)
+    for (const other of option.conflicts ?? []) {
+      const [flag, rival] = [name, other].map(n => flagOf(n, options.find(([o]) => o === n)?.[1] ?? option));
+      if (args[flag!] !== undefined && args[rival!] !== undefined)
+        throw new UsageError(`--${flag} cannot be combined with --${rival}.`);
+    }
+  return values;
+}
+
+/** What yargs adds, and the program's own. */
+const RESERVED = new Set(['_', '$0', 'model', 'help', 'h', 'help-all', 'version', 'v', 'color']);
+
+function readFlag(flag: string, value: unknown, option: Option): unknown {
+  const { parse, parseAll, type } = option;
+  const repeatable = isRepeatable(option);
+  if (Array.isArray(value) && !repeatable) throw new UsageError(`${flag} is given more than once.`);
+  const texts = [value].flat();
+  if (texts.some(text => text === '')) throw new UsageError(`${flag} needs a value.`);
+  if (isSwitch(option)) return value;
+  if (value === false) throw new UsageError(`${flag} has no --no- form.`);
+  try {
+    if (parseAll) return parseAll(texts.map(String));
+    if (parse) return parse(String(value));
+  } catch (error) {
+    if ((error as { code?: string }).code === 'bad-option')
+      (error as Error).message = `${flag}: ${(error as Error).message}`;
+    throw error;
+  }
+  if (repeatable) return texts.map(String);
+  if (kindOf(type) !== 'number') return value;
+  const number = Number(value);
+  return Number.isNaN(number) ? value : number;
+}
+
+/** Sets a value at `name` or `object.name`. */
+function place(values: Values, path: string, value: unknown): void {
+  const [first, second] = path.split('.') as [string, string?];
+  if (second === undefined) values[first] = value;
+  else values[first] = { ...(values[first] as object | undefined), [second]: value };
+}

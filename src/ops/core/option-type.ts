@@ -1,0 +1,72 @@
+/** Types of options with their ranges. The words of a range are what errors, help texts and the JSON schema say. */
+import { closestMatch } from 'leven';
+import * as v from 'valibot';
+import { AgdError } from '../../graph/errors.js';
+
+export type OptionType<T = unknown> = v.GenericSchema<T>;
+
+type NumberCheck = v.PipeItem<number, number, v.BaseIssue<number>>;
+
+const number = (what: string, ...checks: ((what: string) => NumberCheck)[]) => {
+  const [first = v.finite, second = v.finite, third = v.finite] = checks;
+  return v.pipe(v.number(what), first(what), second(what), third(what), v.description(what));
+};
+
+const from = (least: number) => (what: string) => v.minValue<number, number, string>(least, what);
+const above = (bound: number) => (what: string) => v.gtValue<number, number, string>(bound, what);
+const below = (bound: number) => (what: string) => v.ltValue<number, number, string>(bound, what);
+
+export const finite = number('a number');
+export const positive = number('a number above 0', above(0));
+export const nonNegative = number('a number of at least 0', from(0));
+export const fraction = number('a number from 0 to 1', from(0), what => v.maxValue(1, what));
+/** As decay rates are. */
+export const belowOne = number('a number in [0, 1)', from(0), below(1));
+export const betweenZeroAndOne = number('a number between 0 and 1, exclusive', above(0), below(1));
+export const integer = number('a whole number', v.safeInteger);
+export const count = number('a whole number of at least 1', v.safeInteger, from(1));
+export const countFromZero = number('a whole number of at least 0', v.safeInteger, from(0));
+
+export const flag = v.pipe(v.boolean('true or false'), v.description('true or false'));
+export const text = v.pipe(v.string('a text'), v.minLength(1, 'a text'), v.description('a text'));
+export const texts = v.pipe(v.array(text, 'a list of texts'), v.readonly(), v.description('a list of texts'));
+export const numbers = v.pipe(
+  v.array(finite, 'a list of numbers'),
+  v.minLength(1, 'a list of numbers'),
+  v.readonly(),
+  v.description('a list of numbers'),
+);
+/** Decay rates of two moving averages. */
+export const betas = v.pipe(
+  v.tuple([belowOne, belowOne], 'two numbers in [0, 1)'),
+  v.readonly(),
+  v.description('two numbers in [0, 1)'),
+);
+
+export function choice<const T extends readonly string[]>(names: T) {
+  const what = `one of ${names.join(', ')}`;
+  return v.pipe(v.picklist(names, what), v.description(what));
+}
+
+/** What only a program can give: no flag, no place in a configuration file. */
+export const given = <T>(what: string, ok: (value: unknown) => boolean) =>
+  v.pipe(v.custom<T>(ok, what), v.description(what));
+
+/** Throws `bad-option`, naming the option as the user gave it. */
+export function checkOption(name: string, type: OptionType, value: unknown): void {
+  const { success, issues } = v.safeParse(type, value, { abortEarly: true });
+  if (success) return;
+  const [{ message, path, input }] = issues;
+  const place = path?.map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('') ?? '';
+  throw new AgdError('bad-option', `${name}${place} must be ${message}, not ${shown(input)}.`);
+}
+
+/** Numbers that JSON does not have, too. */
+const shown = (value: unknown) => (typeof value === 'number' ? String(value) : JSON.stringify(value));
+
+/** The error for a name that is not among the known ones, with the closest of them where one is close. */
+export function unknownName(what: string, name: string, known: readonly string[]): AgdError {
+  const near = closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
+  const hint = near === undefined ? `expected one of ${known.join(', ')}.` : `did you mean '${near}'?`;
+  return new AgdError('bad-option', `Unknown ${what} '${name}'; ${hint}`);
+}

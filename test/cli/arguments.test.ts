@@ -1,0 +1,202 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { type Arguments, injectOptionsIfTask } from '../../cli/arguments.js';
+import { parse } from '../../cli/program.js';
+import { type Command, injectOptionsOf } from '../../src/passes/options.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'agd-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function config(content: unknown): string {
+  const path = join(folder, 'config.json');
+  writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content));
+  return path;
+}
+
+/** What a command is told by these flags. */
+async function told(command: Command, ...flags: string[]): Promise<Arguments> {
+  return (await parse([command, 'model.onnx', ...flags]))!.values as Arguments;
+}
+
+/** What inject gets of it, without the loss. */
+async function options(...flags: string[]) {
+  const { loss: _, ...rest } = injectOptionsOf(await told('inject', '--loss', 'mse', ...flags));
+  return rest;
+}
+
+it('reads every option of AGD', async () => {
+  const flags =
+    '--lr 0.1 --betas 0.5,0.75 --delta 1e-3 --weight-decay 0.2 --no-weight-decouple --fixed-decay';
+  expect((await options(...flags.split(' '), '--amsgrad', '--win', '--clip', '2')).optimizer).toEqual({
+    lr: 0.1,
+    betas: [0.5, 0.75],
+    delta: 1e-3,
+    weightDecay: 0.2,
+    weightDecouple: false,
+    fixedDecay: true,
+    amsgrad: true,
+    win: true,
+    clip: 2,
+  });
+});
+
+it('reads the optimizer and its options', async () => {
+  const flags = '--optimizer sgd --momentum 0.9 --dampening 0.1 --no-nesterov'.split(' ');
+  expect((await options(...flags)).optimizer).toEqual({
+    name: 'sgd',
+    momentum: 0.9,
+    dampening: 0.1,
+    nesterov: false,
+  });
+  const path = config({ optimizer: { name: 'adam', eps: 1e-6, lr: 0.5 } });
+  expect((await options('--config', path, '--lr', '0.25')).optimizer).toEqual({
+    name: 'adam',
+    eps: 1e-6,
+    lr: 0.25,
+  });
+});
+
+it('reads what a step does besides', async () => {
+  const flags =
+    '--no-decay-bias-norm --schedule cosine:total=9,warmup=2 --clip-grad-norm 1 --clip-grad-value 2';
+  expect(
+    await options(
+      ...flags.split(' '),
+      ...'--accumulate 4 --ema 0.9 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
+        ' ',
+      ),
+    ),
+  ).toEqual({
+    decayBiasNorm: false,
+    schedule: { kind: 'cosine', total: 9, warmup: 2 },
+    clipGradNorm: 1,
+    clipGradValue: 2,
+    accumulate: 4,
+    ema: 0.9,
+    onNonfinite: 'skip',
+    compensate: true,
+    scalars: 'float32',
+    telemetry: 10,
+    tile: false,
+    lazyRows: ['e.*', 'f'],
+  });
+});
+
+it('reads groups, whose globs and values may have commas', async () => {
+  const { groups } = await options(
+    '--group',
+    '*.bias, {a,b}.norm*: weight_decay=0, betas=0.9,0.99,amsgrad=true',
+    '--group',
+    'onnx::MatMul_*: weight-decay=0.1',
+  );
+  expect(groups).toEqual([
+    { match: ['*.bias', '{a,b}.norm*'], options: { weightDecay: 0, betas: [0.9, 0.99], amsgrad: true } },
+    { match: ['onnx::MatMul_*'], options: { weightDecay: 0.1 } },
+  ]);
+  for (const text of ['*.bias', '*.bias: ', ': lr=1', '*.bias: lr'])
+    await expect(options('--group', text)).rejects.toThrow('expected GLOBS: name=value');
+});
+
+it('puts flags before what the file says, and its groups after', async () => {
+  const path = config({
+    optimizer: { lr: 0.5, amsgrad: true },
+    groups: [{ match: '*', options: { lr: 0.25 } }],
+    schedule: 'step:every=5',
+    ema: 0.5,
+    decayBiasNorm: false,
+  });
+  const flags = ['--config', path, '--lr', '0.125', '--no-amsgrad', '--ema', '0.75', '--decay-bias-norm'];
+  expect(await options(...flags, '--group', 'a: lr=1')).toEqual({
+    optimizer: { lr: 0.125, amsgrad: false },
+    groups: [
+      { match: '*', options: { lr: 0.25 } },
+      { match: ['a'], options: { lr: 1 } },
+    ],
+    schedule: { kind: 'step', every: 5 },
+    ema: 0.75,
+    decayBiasNorm: true,
+  });
+});
+
+it.each([
+  ['{', 'cannot be parsed'],
+  [[], 'must hold an object of options'],
+  [{ emma: 0.9 }, "Unknown option 'emma'; did you mean 'ema'?"],
+  [{ ema: '0.9' }, 'ema must be a number in [0, 1), not "0.9"'],
+  [{ ema: 1 }, 'ema must be a number in [0, 1), not 1'],
+  [{ groups: [{ match: '*' }] }, 'groups[0].options must be'],
+  [{ lazyRows: '*' }, 'lazyRows must be a list of texts, not "*"'],
+  [{ schedule: 'cosine:every=3' }, "takes warmup, start, total, final, not 'every'"],
+  [{ optimizer: 'agdd' }, "Unknown optimizer 'agdd'; did you mean 'agd'?"],
+  [{ optimizer: { name: 'sgd', momentun: 0.9 } }, "did you mean 'optimizer.momentum'?"],
+  [{ loss: 'msee' }, 'loss.kind must be one of'],
+  [{ data: 'train.npz' }, "Unknown option 'data'"],
+])('refuses a file with %j', async (content, message) => {
+  await expect(options('--config', config(content))).rejects.toThrow(message);
+});
+
+it('refuses a file that is not there', async () => {
+  await expect(options('--config', join(folder, 'none.json'))).rejects.toThrow('Cannot read');
+});
+
+it.each([
+  ['yaml', 'loss: huber\noptimizer:\n  name: adamw\n  betas: [0.5, 0.75]\nbatchSize: 8\ndata: train.npz\n'],
+  [
+    'ts',
+    "const size: number = 8;\nexport default { loss: 'huber', optimizer: { name: 'adamw', betas: [0.5, 0.75] }, batchSize: size, data: 'train.npz' };",
+  ],
+  [
+    'json',
+    '{"loss": "huber", "optimizer": {"name": "adamw", "betas": [0.5, 0.75]}, "batchSize": 8, "data": "train.npz"}',
+  ],
+])('reads a whole run from %s', async (ending, content) => {
+  const path = join(folder, `run.${ending}`);
+  writeFileSync(path, content);
+  expect(await told('train', '--config', path, '--batch-size', '4')).toMatchObject({
+    loss: { kind: 'huber' },
+    optimizer: { name: 'adamw', betas: [0.5, 0.75] },
+    batchSize: 4,
+    data: 'train.npz',
+  });
+});
+
+it.each([
+  [[], undefined],
+  [['--checkpoint-activations'], true],
+  [['--checkpoint-segments', '7'], 7],
+  [['--checkpoint-activations', '--checkpoint-segments', '7'], 7],
+])('recomputes activations with %j', async (flags, want) => {
+  expect((await options(...flags)).checkpointActivations).toBe(want);
+});
+
+it('refuses options of injection where nothing is injected', async () => {
+  const run = async (...flags: string[]) =>
+    injectOptionsIfTask(await told('train', '--data', 'train.npz', ...flags));
+  expect(await run('--lr', '0.1', '--seed', '3')).toBeUndefined();
+  await expect(run('--no-decay-bias-norm')).rejects.toThrow('--decay-bias-norm is decided when');
+  await expect(run('--checkpoint-activations')).rejects.toThrow('--checkpoint-activations is');
+  await expect(run('--momentum', '0.9')).rejects.toThrow('--momentum is decided when');
+  await expect(run('--target', 'label')).rejects.toThrow('--target needs --loss');
+});
+
+it('says which flag is meant, or what was wrong with it', async () => {
+  const wrong: [string[], string][] = [
+    [['--epoch', '3'], "Unknown option '--epoch'; did you mean '--epochs'?"],
+    [['--epochs', 'ten'], '--epochs must be a whole number of at least 1, not "ten"'],
+    [['--epochs', '0'], '--epochs must be a whole number of at least 1, not 0'],
+    [['--epochs', '2', '--epochs', '3'], '--epochs is given more than once'],
+    [['--epochs'], '--epochs needs a value'],
+    [['--map', 'x'], "--map: expected INPUT=VALUE, not 'x'"],
+    [['--scale', 'x=0'], '--scale: expected a number other than 0'],
+    [['extra'], "Unexpected argument 'extra'"],
+    [['--params', 'a.npz', '--initialize'], '--initialize cannot be combined with --params'],
+  ];
+  for (const [flags, message] of wrong)
+    await expect(told('train', '--data', 'train.npz', ...flags)).rejects.toThrow(message);
+  await expect(told('train')).rejects.toThrow('--data is missing');
+  await expect(parse(['trian', 'model.onnx'])).rejects.toThrow(
+    "Unknown command 'trian'; did you mean 'train'?",
+  );
+});

@@ -67,6 +67,8 @@ export async function writeAs(form: Form, bytes: Uint8Array, path: string): Prom
       graph.initializer = graph.initializer?.filter(t => !isMoved(t));
       const constants = moved.map((t, i) => constant(t, i, form, files));
       graph.node = [...constants, ...(graph.node ?? [])];
+      // Of exporters that keep parameters in initializers alone, a Constant is known to be none.
+      model.producerName = 'forms';
       if (form === 'function') intoFunction(model);
     }
   }

@@ -28,18 +28,18 @@ export function chain(nodes, plain = 0, width = 8) {
     const [product, sum, active, y] = ['product', 'sum', 'active', 'y'].map(
       name => new Value(`layers.${i}.${name}`),
     );
-    graph.nodes.push(new Node('MatMul', [x, weight], [product]));
-    graph.nodes.push(new Node('Add', [product, bias], [sum]));
-    graph.nodes.push(new Node('Tanh', [sum], [active]));
-    graph.nodes.push(new Node('Add', [active, x], [y]));
+    graph.append(new Node('MatMul', [x, weight], [product]));
+    graph.append(new Node('Add', [product, bias], [sum]));
+    graph.append(new Node('Tanh', [sum], [active]));
+    graph.append(new Node('Add', [active, x], [y]));
     x = y;
     for (let k = 0; k < plain; k++) {
       const next = new Value(`layers.${i}.plain.${k}`);
-      graph.nodes.push(new Node(k % 2 ? 'Softsign' : 'Sigmoid', [x], [next]));
+      graph.append(new Node(k % 2 ? 'Softsign' : 'Sigmoid', [x], [next]));
       x = next;
     }
   }
-  graph.outputs.push(x);
+  graph.addOutputs(x);
   return modelOf(graph);
 }
 
@@ -54,10 +54,10 @@ export function wide(megabytes) {
     const weight = new Value(`layers.${i}.weight`);
     const y = new Value(`layers.${i}.y`);
     graph.initializers.set(weight, weights);
-    graph.nodes.push(new Node('MatMul', [x, weight], [y]));
+    graph.append(new Node('MatMul', [x, weight], [y]));
     x = y;
   }
-  graph.outputs.push(x);
+  graph.addOutputs(x);
   return modelOf(graph);
 }
 
@@ -67,15 +67,15 @@ export function updateOnly(shapes) {
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [] });
   const loss = new Value('loss');
   graph.inputs.push(x);
-  graph.nodes.push(new Node('Identity', [x], [loss]));
-  graph.outputs.push(loss);
+  graph.append(new Node('Identity', [x], [loss]));
+  graph.addOutputs(loss);
   for (const [name, dims] of Object.entries(shapes)) {
     const size = dims.reduce((n, d) => n * d, 1);
     const [constant, grad] = [new Value(`c_${name}`), new Value(`d_${name}`)];
     graph.initializers.set(new Value(name), Tensor.zeros('float32', dims));
     graph.initializers.set(constant, Tensor.from('float32', dims, cosines(size)));
-    graph.nodes.push(new Node('Identity', [constant], [grad]));
-    graph.outputs.push(grad);
+    graph.append(new Node('Identity', [constant], [grad]));
+    graph.addOutputs(grad);
   }
   return modelOf(graph);
 }
@@ -88,8 +88,8 @@ export function productOf(size) {
   );
   const [product, mean] = [new Value('product'), new Value('mean')];
   graph.inputs.push(a, b);
-  graph.nodes.push(new Node('MatMul', [a, b], [product]), new Node('ReduceMean', [product], [mean]));
-  graph.outputs.push(mean);
+  graph.append(new Node('MatMul', [a, b], [product]), new Node('ReduceMean', [product], [mean]));
+  graph.addOutputs(mean);
   return modelOf(graph);
 }
 

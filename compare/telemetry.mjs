@@ -26,11 +26,11 @@ function mlp(...widths) {
     const [weight, bias, sum] = ['weight', 'bias', 'sum'].map(name => new Value(`fc${i}.${name}`));
     graph.initializers.set(weight, random([widths[i], width], widths[i] ** -0.5));
     graph.initializers.set(bias, random([width], widths[i] ** -0.5));
-    graph.nodes.push(new Node('Gemm', [x, weight, bias], [sum]));
+    graph.append(new Node('Gemm', [x, weight, bias], [sum]));
     x = sum;
     if (i + 2 === widths.length) break;
     x = new Value(`fc${i}.relu`);
-    graph.nodes.push(new Node('Relu', [sum], [x]));
+    graph.append(new Node('Relu', [sum], [x]));
   }
   graph.outputs = [x];
   const model = new Model(graph);

@@ -75,7 +75,7 @@ class Builder {
     const output = new Value(`${name}_output`);
     const node = new Node(opType, [this.last, ...parameters], [output], attrs);
     node.name = name;
-    this.graph.nodes.push(node);
+    this.graph.append(node);
     this.last = output;
     return this;
   }

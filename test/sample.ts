@@ -27,7 +27,7 @@ export class Sketch {
     const value = new Value(output);
     const node = new Node(opType, [...inputs], [value], toAttrs(attrs));
     node.name = `${output}_node`;
-    this.graph.nodes.push(node);
+    this.graph.append(node);
     return value;
   }
 

@@ -23,10 +23,10 @@ export function cloneModel(model: Model): Model {
   return copy;
 }
 
-/** The same model with other initializers, where `replace` has one for the name; everything else is shared. */
+/** The same model with other initializers, where `replace` has one for the name; everything else is shared: its graph is a view. */
 export function withInitializers(model: Model, replace: (name: string) => Tensor | undefined): Model {
-  const graph = Object.assign(new Graph(model.graph.name), model.graph);
-  graph.initializers = new Map([...model.graph.initializers].map(([v, t]) => [v, replace(v.name) ?? t]));
+  const initializers = new Map([...model.graph.initializers].map(([v, t]) => [v, replace(v.name) ?? t]));
+  const graph = Graph.view(model.graph, { initializers });
   return Object.assign(new Model(graph), model, { graph });
 }
 

@@ -1,10 +1,25 @@
 /**
- * The graph in memory: plain data, linked by reference. Names matter only at the file's edge.
+ * The graph in memory, linked by reference in both directions. Names matter only at the file's edge.
+ *
+ * Who writes a value and who reads it is kept by the graph itself, under these rules:
+ *
+ * 1. A node is in one graph or in none. It is linked while it is in one: its outputs then have it as their
+ *    `producer`, and its inputs have it among their `readers`. A node that is in no graph is invisible to both.
+ * 2. Each value has at most one producer; a second node that writes it is refused.
+ * 3. The nodes of a subgraph are readers of the outer values that they capture. They are linked while the node that
+ *    owns the subgraph is; a subgraph that no node owns yet is linked as a main graph is.
+ * 4. Graph outputs are no nodes, and are told apart: `outputOf` lists the graphs that return a value.
+ * 5. The lists (`inputs` and `outputs` of a node, `nodes` and `outputs` of a graph) and `attrs` are read-only. They
+ *    change by assignment of a new list, or by methods (`setInput`, `append`, `remove`, `setAttr` ...), which keep the links.
+ * 6. A view (`Graph.view`) holds nodes of another graph without taking them: changes of its lists touch no link.
+ *
+ * `checkGraph` verifies all of it.
  *
  * Everything a file holds that this model of it has no field for (doc strings, metadata, value_info,
  * fields of newer schemas ...) stays in the opaque `extra` of its owner, which only `proto.ts` reads.
  */
 import type { DType } from './dtype.js';
+import { type Few, items, withItem, withoutItem } from './few.js';
 import type { Tensor } from './tensor.js';
 
 /** A known extent, a symbolic one (two equal names are equal extents), or an unknown one. */
@@ -21,15 +36,52 @@ export type ValueType =
   | { kind: 'optional'; elem: ValueType }
   | { kind: 'other'; extra: unknown };
 
+/** A place where a node reads a value. */
+export type Use = { node: Node; index: number };
+
+// What only this file may do to the links.
+let setProducer: (value: Value, node: Node | undefined) => void;
+let addReader: (value: Value, node: Node) => void;
+let dropReader: (value: Value, node: Node) => void;
+let addReturning: (value: Value, graph: Graph) => void;
+let dropReturning: (value: Value, graph: Graph) => void;
+let setGraph: (node: Node, graph: Graph | undefined) => void;
+let link: (node: Node) => void;
+let unlink: (node: Node) => void;
+let own: (graph: Graph, owner: Node) => void;
+let disown: (graph: Graph, owner: Node) => void;
+let isLive: (graph: Graph) => boolean;
+
 /** One tensor (or sequence ...) of the graph: a graph input, an initializer, or what a node writes. */
 export class Value {
   /** As decoded, so that an untouched input or output is written back as it was. */
   extra: unknown;
+  #producer: Node | undefined;
+  #readers: Few<Node>;
+  #returning: Few<Graph>;
 
   constructor(
     public name: string,
     public type?: ValueType,
   ) {}
+
+  static {
+    setProducer = (value, node) => {
+      value.#producer = node;
+    };
+    addReader = (value, node) => {
+      value.#readers = withItem(value.#readers, node);
+    };
+    dropReader = (value, node) => {
+      value.#readers = withoutItem(value.#readers, node);
+    };
+    addReturning = (value, graph) => {
+      value.#returning = withItem(value.#returning, graph);
+    };
+    dropReturning = (value, graph) => {
+      value.#returning = withoutItem(value.#returning, graph);
+    };
+  }
 
   get dtype(): DType | undefined {
     return this.type?.kind === 'tensor' ? this.type.dtype : undefined;
@@ -37,6 +89,41 @@ export class Value {
 
   get shape(): Shape | undefined {
     return this.type?.kind === 'tensor' ? this.type.shape : undefined;
+  }
+
+  /** The node that writes it; undefined for graph inputs, initializers, and values that nothing writes. */
+  get producer(): Node | undefined {
+    return this.#producer;
+  }
+
+  /** The nodes that read it, those of subgraphs included, each once, in the order in which they were linked. */
+  get readers(): readonly Node[] {
+    return items(this.#readers);
+  }
+
+  /** The places where nodes read it: one for each input, by reader. */
+  get uses(): readonly Use[] {
+    return this.readers.flatMap(node =>
+      node.inputs.flatMap((v, index) => (v === this ? [{ node, index }] : [])),
+    );
+  }
+
+  /** The graphs that return it: its own, or subgraphs that hand an outer value on. */
+  get outputOf(): readonly Graph[] {
+    return items(this.#returning);
+  }
+
+  /** Whether some node reads it or some graph returns it. */
+  get isUsed(): boolean {
+    return this.#readers !== undefined || this.#returning !== undefined;
+  }
+
+  /** Lets all that read this value read `by` instead; graphs that return it too, unless `outputs` is false. */
+  replaceAllUses(by: Value, { outputs = true } = {}): void {
+    if (by === this) return;
+    const replaced = (v: Value | null) => (v === this ? by : v);
+    for (const node of this.readers) node.inputs = node.inputs.map(replaced);
+    if (outputs) for (const graph of this.outputOf) graph.outputs = graph.outputs.map(v => replaced(v)!);
   }
 }
 
@@ -72,13 +159,100 @@ export class Node {
   domain = '';
   overload = '';
   extra: unknown;
+  #inputs: readonly (Value | null)[];
+  #outputs: readonly (Value | null)[];
+  #attrs: ReadonlyMap<string, Attr>;
+  #graph: Graph | undefined;
 
   constructor(
     public opType: string,
-    public inputs: (Value | null)[] = [],
-    public outputs: (Value | null)[] = [],
-    public attrs: Map<string, Attr> = new Map(),
-  ) {}
+    inputs: readonly (Value | null)[] = [],
+    outputs: readonly (Value | null)[] = [],
+    attrs: ReadonlyMap<string, Attr> = new Map(),
+  ) {
+    this.#inputs = Object.freeze([...inputs]);
+    this.#outputs = Object.freeze([...outputs]);
+    this.#attrs = attrs;
+  }
+
+  static {
+    setGraph = (node, graph) => {
+      node.#graph = graph;
+    };
+    link = node => {
+      node.#linkOutputs();
+      node.#linkInputs();
+      if (node.#attrs.size) for (const sub of node.subgraphs()) own(sub, node);
+    };
+    unlink = node => {
+      node.#unlinkOutputs();
+      node.#unlinkInputs();
+      if (node.#attrs.size) for (const sub of node.subgraphs()) disown(sub, node);
+    };
+  }
+
+  /** The graph that it is in. */
+  get graph(): Graph | undefined {
+    return this.#graph;
+  }
+
+  get #isLinked(): boolean {
+    return this.#graph !== undefined && isLive(this.#graph);
+  }
+
+  get inputs(): readonly (Value | null)[] {
+    return this.#inputs;
+  }
+
+  set inputs(values: readonly (Value | null)[]) {
+    const linked = this.#isLinked;
+    if (linked) this.#unlinkInputs();
+    this.#inputs = Object.freeze([...values]);
+    if (linked) this.#linkInputs();
+  }
+
+  get outputs(): readonly (Value | null)[] {
+    return this.#outputs;
+  }
+
+  set outputs(values: readonly (Value | null)[]) {
+    const linked = this.#isLinked;
+    if (linked) this.#unlinkOutputs();
+    this.#outputs = Object.freeze([...values]);
+    if (linked) this.#linkOutputs();
+  }
+
+  get attrs(): ReadonlyMap<string, Attr> {
+    return this.#attrs;
+  }
+
+  set attrs(attrs: ReadonlyMap<string, Attr>) {
+    const linked = this.#isLinked;
+    if (linked) for (const sub of this.subgraphs()) disown(sub, this);
+    this.#attrs = attrs;
+    if (linked) for (const sub of this.subgraphs()) own(sub, this);
+  }
+
+  /** Puts a value in the place of one input; inputs that are missing before it are null. */
+  setInput(index: number, value: Value | null): void {
+    this.inputs = replacedAt(this.#inputs, index, value);
+  }
+
+  /** The same for an output. */
+  setOutput(index: number, value: Value | null): void {
+    this.outputs = replacedAt(this.#outputs, index, value);
+  }
+
+  setAttr(name: string, attr: Attr): void {
+    this.attrs = new Map(this.#attrs).set(name, attr);
+  }
+
+  deleteAttr(name: string): void {
+    if (!this.#attrs.has(name)) return;
+    const attrs = new Map(this.#attrs);
+    attrs.delete(name);
+    this.attrs = attrs;
+  }
 
   /** How messages speak of it. */
   get label(): string {
@@ -89,14 +263,42 @@ export class Node {
 
   /** Subgraphs among the attributes: the branches of If, the body of Loop and Scan. */
   subgraphs(): readonly Graph[] {
-    if (this.attrs.size === 0) return NO_GRAPHS;
+    if (this.#attrs.size === 0) return NO_GRAPHS;
     const graphs: Graph[] = [];
-    for (const attr of this.attrs.values()) {
+    for (const attr of this.#attrs.values()) {
       if (attr.type === 'graph') graphs.push(attr.value);
       else if (attr.type === 'graphs') graphs.push(...attr.value);
     }
     return graphs;
   }
+
+  #linkInputs(): void {
+    for (const v of this.#inputs) if (v) addReader(v, this);
+  }
+
+  #unlinkInputs(): void {
+    for (const v of this.#inputs) if (v) dropReader(v, this);
+  }
+
+  #linkOutputs(): void {
+    for (const v of this.#outputs) {
+      if (!v) continue;
+      if (v.producer)
+        throw new Error(`${this.label} cannot write '${v.name}': ${v.producer.label} already does.`);
+      setProducer(v, this);
+    }
+  }
+
+  #unlinkOutputs(): void {
+    for (const v of this.#outputs) if (v?.producer === this) setProducer(v, undefined);
+  }
+}
+
+function replacedAt(values: readonly (Value | null)[], index: number, value: Value | null): (Value | null)[] {
+  const list = [...values];
+  while (list.length < index) list.push(null);
+  list[index] = value;
+  return list;
 }
 
 /**
@@ -105,12 +307,116 @@ export class Node {
  */
 export class Graph {
   inputs: Value[] = [];
-  outputs: Value[] = [];
   initializers: Map<Value, Tensor> = new Map();
-  nodes: Node[] = [];
   extra: unknown;
+  #outputs: Value[] = [];
+  #nodes: Node[] = [];
+  #owner: Node | undefined;
+  #isView = false;
+  /** False for a view, and for the subgraph of a node that is not linked itself. */
+  #isLive = true;
 
   constructor(public name: string) {}
+
+  static {
+    isLive = graph => graph.#isLive;
+    own = (graph, owner) => {
+      graph.#owner = owner;
+      if (!graph.#isView) graph.#setLive(true);
+    };
+    disown = (graph, owner) => {
+      if (graph.#owner !== owner) return;
+      graph.#owner = undefined;
+      graph.#setLive(false);
+    };
+  }
+
+  /**
+   * A graph of nodes that stay another's: it reads like any graph (to encode, to copy, to ask the types of), and
+   * changes to its lists concern nobody else. Whatever its nodes are changed in is changed for both.
+   */
+  static view(
+    of: Graph,
+    change: Partial<Pick<Graph, 'inputs' | 'outputs' | 'initializers'>> & { nodes?: readonly Node[] } = {},
+  ): Graph {
+    const view = new Graph(of.name);
+    view.#isView = true;
+    view.#isLive = false;
+    view.inputs = change.inputs ?? [...of.inputs];
+    view.initializers = change.initializers ?? of.initializers;
+    view.extra = of.extra;
+    view.#nodes = [...(change.nodes ?? of.#nodes)];
+    view.#outputs = [...(change.outputs ?? of.#outputs)];
+    return view;
+  }
+
+  /** The node that this is a subgraph of, while that is linked; undefined for a main graph. */
+  get owner(): Node | undefined {
+    return this.#owner;
+  }
+
+  get isView(): boolean {
+    return this.#isView;
+  }
+
+  get nodes(): readonly Node[] {
+    return this.#nodes;
+  }
+
+  /** Nodes that are not in the new list leave the graph, new ones join it. */
+  set nodes(nodes: readonly Node[]) {
+    const list = [...nodes];
+    if (!this.#isView) {
+      const kept = new Set(list);
+      if (kept.size < list.length) throw new Error(`Graph '${this.name}' cannot hold a node twice.`);
+      for (const node of this.#nodes) if (!kept.has(node)) this.#leave(node);
+      for (const node of list) if (node.graph !== this) this.#join(node);
+    }
+    this.#nodes = list;
+  }
+
+  get outputs(): readonly Value[] {
+    return this.#outputs;
+  }
+
+  set outputs(values: readonly Value[]) {
+    if (this.#isLive) for (const v of this.#outputs) dropReturning(v, this);
+    this.#outputs = [...values];
+    if (this.#isLive) for (const v of this.#outputs) addReturning(v, this);
+  }
+
+  addOutputs(...values: readonly Value[]): void {
+    for (const v of values) {
+      this.#outputs.push(v);
+      if (this.#isLive) addReturning(v, this);
+    }
+  }
+
+  append(...nodes: readonly Node[]): void {
+    for (const node of nodes) {
+      if (!this.#isView) this.#join(node);
+      this.#nodes.push(node);
+    }
+  }
+
+  prepend(...nodes: readonly Node[]): void {
+    if (!this.#isView) for (const node of nodes) this.#join(node);
+    this.#nodes.unshift(...nodes);
+  }
+
+  /** Puts nodes before one that is in the graph. */
+  insertBefore(place: Node, ...nodes: readonly Node[]): void {
+    const at = this.#nodes.indexOf(place);
+    if (at < 0) throw new Error(`${place.label} is not in graph '${this.name}'.`);
+    if (!this.#isView) for (const node of nodes) this.#join(node);
+    this.#nodes.splice(at, 0, ...nodes);
+  }
+
+  /** Takes nodes out; what they wrote has no producer then. Others may still read it: see `Value.replaceAllUses`. */
+  remove(nodes: Iterable<Node>): void {
+    const gone = new Set(nodes);
+    if (gone.size) this.nodes = this.#nodes.filter(node => !gone.has(node));
+  }
 
   /** Outer values that this subgraph's nodes or outputs read, in order of first use, nested ones included. */
   captures(): Value[] {
@@ -126,6 +432,27 @@ export class Graph {
     }
     this.outputs.forEach(use);
     return [...seen];
+  }
+
+  #join(node: Node): void {
+    if (node.graph)
+      throw new Error(
+        `${node.label} is in graph '${node.graph.name}' and cannot join '${this.name}': take it out first, or clone it.`,
+      );
+    setGraph(node, this);
+    if (this.#isLive) link(node);
+  }
+
+  #leave(node: Node): void {
+    if (this.#isLive) unlink(node);
+    setGraph(node, undefined);
+  }
+
+  #setLive(live: boolean): void {
+    if (live === this.#isLive) return;
+    this.#isLive = live;
+    for (const node of this.#nodes) (live ? link : unlink)(node);
+    for (const v of this.#outputs) (live ? addReturning : dropReturning)(v, this);
   }
 }
 

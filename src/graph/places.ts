@@ -61,7 +61,7 @@ function* inNode(node: Node, key: string, attr: Attr, scope: readonly string[]):
   const sparse = sparseConstant(node);
   if (sparse && key === 'sparse_value') yield { place: placeOf([...path, 'values']), tensor: sparse.values };
   const name = constant?.key === key ? output : undefined;
-  yield* inAttr(attr, path, name, next => node.attrs.set(key, next));
+  yield* inAttr(attr, path, name, next => node.setAttr(key, next));
 }
 
 function* inAttr(

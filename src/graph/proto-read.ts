@@ -211,11 +211,13 @@ class Reader {
 
   #fill(node: Node, proto: NodeProto): void {
     node.inputs = (proto.input ?? []).map(name => (name ? this.#resolve(name, node.label) : null));
+    const attrs = new Map<string, Attr>();
     for (const attr of proto.attribute ?? []) {
       const name = attr.name ?? '';
-      if (node.attrs.has(name)) throw new AgdError('invalid-model', `${node.label} has '${name}' twice.`);
-      node.attrs.set(name, this.attr(attr));
+      if (attrs.has(name)) throw new AgdError('invalid-model', `${node.label} has '${name}' twice.`);
+      attrs.set(name, this.attr(attr));
     }
+    node.attrs = attrs;
   }
 
   #list(info: ValueInfoProto): string | ValueInfoProto {

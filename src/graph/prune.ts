@@ -1,5 +1,4 @@
 import type { Graph, Node, Value } from './ir.js';
-import { refill } from './refill.js';
 
 /**
  * Removes the nodes that none of the graph's outputs depends on, those of subgraphs too. Returns the values that some
@@ -17,7 +16,7 @@ export function prune(graph: Graph): Set<Value> {
       for (const v of sub.captures()) live.add(v);
     }
   }
-  refill(graph.nodes, kept.reverse());
+  if (kept.length < graph.nodes.length) graph.nodes = kept.reverse();
   return live;
 }
 

@@ -295,14 +295,14 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
   });
   for (const [name, value] of more) {
     const longer: Attr = { type: 'ints', value: [...value, ...inputs.map(() => 0)] };
-    node.attrs.set(name, longer);
+    node.setAttr(name, longer);
   }
   return inputs.map(input => {
     const inner = g.newValue(`${input.name}_begin`, input.type);
-    g.copy(input, inner, body.nodes);
-    body.outputs.push(inner);
+    body.append(new Node('Identity', [input], [inner]));
+    body.addOutputs(inner);
     const stack = g.newValue(`${input.name}_stack`, stackType(input.type));
-    node.outputs.push(stack);
+    node.setOutput(node.outputs.length, stack);
     return g.of(stack);
   });
 }
@@ -319,11 +319,11 @@ function carrySequence(
   const [none, kept] = ['none', 'kept'].map(hint => g.newValue(hint, type)) as [Value, Value];
   const attrs = toAttrs({ dtype: elem.kind === 'tensor' ? dtypeCode(elem.dtype) : undefined });
   const start = new Node('SequenceEmpty', [], [none], attrs);
-  g.graph.nodes.splice(g.graph.nodes.indexOf(node), 0, start);
+  g.graph.insertBefore(node, start);
   const b = new Builder(body, g.scope, g);
-  body.outputs.splice(1 + carried, 0, grow(b, b.input('kept', type)).typed(type).value);
-  node.inputs.push(none);
-  node.outputs.splice(carried, 0, kept);
+  body.outputs = body.outputs.toSpliced(1 + carried, 0, grow(b, b.input('kept', type)).typed(type).value);
+  node.inputs = [...node.inputs, none];
+  node.outputs = node.outputs.toSpliced(carried, 0, kept);
   return g.of(kept);
 }
 

@@ -20,7 +20,7 @@ function toInput(node: Node, c: UpgradeContext, name: string, index: number, dty
   if (!attr) return [];
   const hint = `${node.name || node.opType.toLowerCase()}_${name}`;
   const made = c.node('Constant', [], contents(attr, dtype), [c.value(hint)]);
-  node.attrs.delete(name);
+  node.deleteAttr(name);
   setInput(node, index, made.outputs[0]!);
   return [made];
 }
@@ -35,8 +35,7 @@ function contents(attr: Attr, dtype: DType = 'float32'): AttrInit {
 }
 
 function setInput(node: Node, index: number, value: Value): void {
-  while (node.inputs.length < index) node.inputs.push(null);
-  node.inputs[index] = value;
+  node.setInput(index, value);
 }
 
 const moved =
@@ -76,7 +75,7 @@ export const Split: Steps = [
   [
     18,
     node => {
-      if (!node.inputs[1]) node.attrs.set('num_outputs', { type: 'int', value: node.outputs.length });
+      if (!node.inputs[1]) node.setAttr('num_outputs', { type: 'int', value: node.outputs.length });
       return [node];
     },
   ],
@@ -94,7 +93,7 @@ export const TopK: Steps = [
   [
     10,
     (node, c) => {
-      node.attrs.set('k', { type: 'ints', value: [new Attributes(node).int('k', 1)] });
+      node.setAttr('k', { type: 'ints', value: [new Attributes(node).int('k', 1)] });
       return [...toInput(node, c, 'k', 1), node];
     },
   ],
@@ -108,7 +107,7 @@ export const Dropout: Steps = [
     12,
     (node, c) => {
       if (c.isRead(node.outputs[1])) throw c.refusal(node, 'its mask is read, but it dropped nothing');
-      node.outputs.length = 1;
+      node.outputs = node.outputs.slice(0, 1);
       return [...toInput(node, c, 'ratio', 1), node];
     },
   ],
@@ -121,7 +120,7 @@ export const BatchNormalization: Steps = [
     (node, c) => {
       if (new Attributes(node).int('spatial', 1) !== 1)
         throw c.refusal(node, 'statistics of single elements (spatial = 0)');
-      node.attrs.delete('spatial');
+      node.deleteAttr('spatial');
       return [node];
     },
   ],
@@ -131,8 +130,8 @@ export const BatchNormalization: Steps = [
       if (node.outputs.length === 1) return [node];
       if (node.outputs.slice(3).some(v => c.isRead(v)))
         throw c.refusal(node, 'its saved statistics are read');
-      node.outputs.length = 3;
-      node.attrs.set('training_mode', { type: 'int', value: 1 });
+      node.outputs = node.outputs.slice(0, 3);
+      node.setAttr('training_mode', { type: 'int', value: 1 });
       return [node];
     },
   ],
@@ -147,7 +146,7 @@ const flattened: Steps = [
     (node, c) => {
       const [x] = node.inputs;
       const axis = new Attributes(node).int('axis', 1);
-      node.attrs.set('axis', { type: 'int', value: -1 });
+      node.setAttr('axis', { type: 'int', value: -1 });
       if (axis === -1 || axis + 1 === x!.shape?.length) return [node];
       const shape = c.node('Shape', [x!]);
       const flat = c.node('Flatten', [x!], { axis });
@@ -167,7 +166,7 @@ export const RoiAlign: Steps = [
   [
     16,
     node => {
-      node.attrs.set('coordinate_transformation_mode', { type: 'string', value: 'output_half_pixel' });
+      node.setAttr('coordinate_transformation_mode', { type: 'string', value: 'output_half_pixel' });
       return [node];
     },
   ],
@@ -228,11 +227,10 @@ export const Resize: Steps = [
   [
     13,
     node => {
-      const { inputs } = node;
       const mode = new Attributes(node).string('coordinate_transformation_mode', 'half_pixel');
       // What is not used had to be there, empty, before it could be left out.
-      if (mode !== 'tf_crop_and_resize') inputs[1] = null;
-      if (inputs[3]) inputs[2] = null;
+      if (mode !== 'tf_crop_and_resize') node.setInput(1, null);
+      if (node.inputs[3]) node.setInput(2, null);
       return [node];
     },
   ],

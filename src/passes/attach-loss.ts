@@ -88,7 +88,7 @@ function addTarget(g: Builder, spec: Criterion, output: Expr): Expr {
 /** Makes an inner value an output, so that its shape is known to who reads the file. */
 function expose(g: Builder, { value }: Expr): Value | undefined {
   if (g.graph.outputs.includes(value)) return undefined;
-  g.graph.outputs.push(value);
+  g.graph.addOutputs(value);
   return value;
 }
 
@@ -146,7 +146,7 @@ function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
   if (g.graph.outputs.includes(loss.value)) return loss.value;
   const out = g.newValue(name, loss.type);
   g.identity(loss.value, out);
-  g.graph.outputs.push(out);
+  g.graph.addOutputs(out);
   return out;
 }
 

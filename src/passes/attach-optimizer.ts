@@ -84,6 +84,6 @@ export function attachOptimizer<O extends OptimizerOptions>(
 /** A graph output of its own, under a name that tells what it is. */
 export function output(g: Builder, e: Expr, hint: string): Value {
   const value = g.rename(e, hint);
-  g.graph.outputs.push(value);
+  g.graph.addOutputs(value);
   return value;
 }

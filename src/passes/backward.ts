@@ -54,7 +54,7 @@ export function backward(
     if (dys.every(dy => !dy)) continue;
     const rule = ruleOf(opDef(node), options);
     if (rule === null) continue;
-    if (!rule) throw noRule(node, nodes, active, wrt, cotangents);
+    if (!rule) throw noRule(node, g, active, wrt, cotangents);
     const needs = (i: number) => !!operands[i] && active.has(operands[i]);
     const view = new NodeView(node, g, g.opset(node.domain), captures(node), needs, (sub, dy, x) =>
       backward(sub, dy, x, options),
@@ -74,7 +74,7 @@ export function backward(
 }
 
 /** What a node reads: its inputs, then the outer values that its subgraphs read. */
-function operandsOf(node: Node): (Value | null)[] {
+function operandsOf(node: Node): readonly (Value | null)[] {
   const captured = captures(node);
   return captured.length ? [...node.inputs, ...captured] : node.inputs;
 }
@@ -151,12 +151,12 @@ export function compatible(a: Shape | undefined, b: Shape | undefined): boolean 
 
 function noRule(
   node: Node,
-  reversed: readonly Node[],
+  g: Builder,
   active: ReadonlySet<Value>,
   wrt: readonly Value[],
   cotangents: ReadonlyMap<Value, Expr>,
 ): AgdError {
-  const parameter = sourceOf(node, reversed, active, wrt);
+  const parameter = sourceOf(node, g, active, wrt);
   const target = [...cotangents.keys()].map(v => `'${v.name}'`).join(', ');
   const way = parameter.path.length ? ` (by way of ${parameter.path.map(n => n.label).join(', ')})` : '';
   const advice =
@@ -170,14 +170,12 @@ function noRule(
 }
 
 /** One value of `wrt` that `node` depends on, with the nodes in between. */
-function sourceOf(node: Node, reversed: readonly Node[], active: ReadonlySet<Value>, wrt: readonly Value[]) {
-  const producers = new Map<Value, Node>();
-  for (const n of reversed) for (const o of n.outputs) if (o) producers.set(o, n);
+function sourceOf(node: Node, g: Builder, active: ReadonlySet<Value>, wrt: readonly Value[]) {
   const path: Node[] = [];
   let at = node;
   for (;;) {
     const next = operandsOf(at).find(v => v && active.has(v))!;
-    const producer = producers.get(next);
+    const producer = g.writer(next);
     if (wrt.includes(next) || !producer) return { value: next, path };
     path.unshift(producer);
     at = producer;

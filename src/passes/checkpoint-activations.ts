@@ -46,7 +46,7 @@ export function checkpointActivations(
     for (const node of readers) node.inputs = node.inputs.map(v => v && (late.get(v) ?? v));
     changed = true;
   }
-  nodes.splice(0, nodes.length, ...topologicalOrder(nodes));
+  g.graph.nodes = topologicalOrder(g.graph.nodes);
   return changed;
 }
 

@@ -29,17 +29,17 @@ export function closeYield(
   );
   const outputs = node.inputs.flatMap(v => v ?? []);
   const others = graph.outputs.filter(v => !outputs.includes(v));
-  const begin = g.sink.length;
-  graph.outputs = [...outputs];
-  const loss = attachLoss(g, spec!);
+  const part: Node[] = [];
+  graph.outputs = outputs;
+  const loss = g.into(part, () => attachLoss(g, spec!));
   graph.outputs = [...new Set([loss.loss, ...outputs, ...others])];
 
   const fixed = new Attributes(node).ints('non_differentiable_outputs') ?? [];
   const wanted = outputs.filter((_, i) => !fixed.includes(i));
-  const view = Object.assign(new Graph(graph.name), graph, { nodes: g.sink.splice(begin) });
+  const view = Graph.view(graph, { nodes: part });
   const v = new Builder(view, g.scope, g);
   const found = backward(v, new Map([[loss.loss, v.of(loss.loss).ones()]]), wanted);
   const gradients = wanted.map((value, i) => found[i] ?? v.of(value).zeros());
-  g.sink.push(...view.nodes);
+  g.adopt(view.nodes);
   return { closed: { ...loss, outputs }, gradients };
 }

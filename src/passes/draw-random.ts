@@ -1,7 +1,6 @@
 import { type DType, dtypeOf } from '../graph/dtype.js';
 import type { Graph, Node, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
-import { refill } from '../graph/refill.js';
 import { Builder, RANDOM } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { NodeView } from '../ops/core/rule.js';
@@ -15,27 +14,19 @@ import { Generator, keyOfBatch, keyOfIteration } from '../ops/random.js';
  */
 export function drawRandom(g: Builder, seed: number): Value | undefined {
   if (!drawsAny(g.graph, g)) return undefined;
-  const { nodes } = g.graph;
-  const before = g.sink;
   const shared: Node[] = [];
-  g.sink = shared;
   const key = g.newValue('batch_key', { kind: 'tensor', dtype: 'int64', shape: [] });
-  const generator = new Generator(g.of(key), seed);
-  replaceDraws(g, generator, g.of(key));
-  g.sink = before;
-  nodes.unshift(...shared);
+  g.into(shared, () => replaceDraws(g, new Generator(g.of(key), seed), g.of(key)));
+  g.graph.prepend(...shared);
   return key;
 }
 
 /** Computes `key`, where something is drawn, from the number of batches before this one: an int64 scalar. */
 export function numberBatches(g: Builder, key: Value | undefined, batch: () => Expr): void {
   if (!key) return;
-  const before = g.sink;
   const nodes: Node[] = [];
-  g.sink = nodes;
-  writeTo(g, keyOfBatch(batch()), key);
-  g.sink = before;
-  g.graph.nodes.unshift(...nodes);
+  g.into(nodes, () => writeTo(g, keyOfBatch(batch()), key, nodes));
+  g.graph.prepend(...nodes);
 }
 
 const draws = ({ opType, domain, inputs }: Node, g: Builder): boolean =>
@@ -48,11 +39,8 @@ const drawsAny = (graph: Graph, g: Builder): boolean =>
 
 /** Replaces the random nodes of the graph of `g`, at any depth, and leaves the sink as it was. */
 function replaceDraws(g: Builder, generator: Generator, key: Expr): void {
-  const { nodes } = g.graph;
-  const before = g.sink;
   const result: Node[] = [];
-  g.sink = result;
-  for (const node of nodes) {
+  for (const node of g.graph.nodes) {
     for (const body of node.subgraphs()) {
       if (!drawsAny(body, g) || node.opType === 'SequenceMap') continue;
       const b = new Builder(body, g.scope, g);
@@ -60,11 +48,12 @@ function replaceDraws(g: Builder, generator: Generator, key: Expr): void {
       replaceDraws(b, generator, within);
     }
     if (draws(node, g))
-      write(g, node, SAMPLERS[node.opType]!(new NodeView(node, g, g.opset()), generator, key));
+      g.into(result, () =>
+        write(g, node, SAMPLERS[node.opType]!(new NodeView(node, g, g.opset()), generator, key), result),
+      );
     else result.push(node);
   }
-  g.sink = before;
-  refill(nodes, result);
+  g.graph.nodes = result;
 }
 
 /** The key of what a subgraph draws: in a loop, that of the iteration. A Scan gets a count of its iterations as state. */
@@ -77,35 +66,32 @@ function keyWithin(node: Node, body: Graph, b: Builder, key: Expr): Expr {
   const iteration = b.newValue('iteration', type);
   const next = inFront(b, body, () => b.of(iteration).add(1));
   body.inputs.unshift(iteration);
-  body.outputs.unshift(next.value);
-  node.inputs.unshift(g.scalar(0, 'int64').value);
-  node.outputs.unshift(g.newValue('iterations', type));
+  body.outputs = [next.value, ...body.outputs];
+  node.inputs = [g.scalar(0, 'int64').value, ...node.inputs];
+  node.outputs = [g.newValue('iterations', type), ...node.outputs];
   return inFront(b, body, () => keyOfIteration(own, b.of(iteration)));
 }
 
-function inFront(b: Builder, { nodes }: Graph, make: () => Expr): Expr {
-  const before = b.sink;
+function inFront(b: Builder, body: Graph, make: () => Expr): Expr {
   const made: Node[] = [];
-  b.sink = made;
-  const result = make();
-  b.sink = before;
-  nodes.unshift(...made);
+  const result = b.into(made, make);
+  body.prepend(...made);
   return result;
 }
 
 /** Lets the outputs of `node` be these. */
-function write(g: Builder, node: Node, results: readonly Expr[]): void {
+function write(g: Builder, node: Node, results: readonly Expr[], nodes: readonly Node[]): void {
   results.forEach((e, i) => {
     const output = node.outputs[i];
-    if (output) writeTo(g, e, output);
+    if (output) writeTo(g, e, output, nodes);
   });
 }
 
-/** `to` is written by the node that computes `e`, or where that is read elsewhere, by a copy. */
-function writeTo(g: Builder, e: Expr, to: Value): void {
+/** `to` is written by the node that computes `e`, the last of those collected, or where that is read elsewhere, by a copy. */
+function writeTo(g: Builder, e: Expr, to: Value, nodes: readonly Node[]): void {
   to.type ??= e.type;
-  const writer = g.sink.at(-1);
-  if (writer?.outputs.length === 1 && writer.outputs[0] === e.value) writer.outputs[0] = to;
+  const writer = nodes.at(-1);
+  if (writer?.outputs.length === 1 && writer.outputs[0] === e.value) writer.setOutput(0, to);
   else g.identity(e.value, to);
 }
 

@@ -1,5 +1,4 @@
 import type { Node, Value } from '../graph/ir.js';
-import { refill } from '../graph/refill.js';
 import type { Builder } from '../ops/core/builder.js';
 import { NodeView } from '../ops/core/rule.js';
 import { opDef } from '../ops/index.js';
@@ -26,11 +25,8 @@ export function expandNodes(
     }
     changed = true;
     const inner: Node[] = [];
-    const before = g.sink;
-    g.sink = inner;
     const view = new NodeView(node, g, g.opset(node.domain));
-    const outputs = def.expand(view as never);
-    g.sink = before;
+    const outputs = g.into(inner, () => def.expand(view as never));
     rename(
       view,
       outputs.map(e => e?.value),
@@ -41,7 +37,7 @@ export function expandNodes(
   };
   const nodes = [...graph.nodes];
   nodes.forEach(visit);
-  if (changed) refill(graph.nodes, expanded);
+  if (changed) graph.nodes = expanded;
   return changed;
 }
 
@@ -53,9 +49,6 @@ function rename(view: NodeView, results: (Value | undefined)[], inner: Node[], g
     if (!result) throw view.unsupported(`its output '${output.name}'`);
     // The runtime's shape of the replaced output says more than inference did.
     if (!result.shape) result.type = output.type ?? result.type;
-    const before = g.sink;
-    g.sink = inner;
-    g.identity(result, output);
-    g.sink = before;
+    g.into(inner, () => g.identity(result, output));
   });
 }

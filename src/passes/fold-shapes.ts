@@ -1,7 +1,6 @@
 import { cloneNodes } from '../graph/clone.js';
 import { type Graph, type Model, Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
-import { refill } from '../graph/refill.js';
 import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import { evaluate, type Integers, integersOf, isKnown, type Known } from '../ops/core/integers.js';
@@ -36,7 +35,7 @@ export function foldShapes(model: Model): boolean {
     changed ||= folded !== undefined;
     return folded ?? [node];
   });
-  if (changed) refill(graph.nodes, nodes);
+  if (changed) graph.nodes = nodes;
   return changed;
 }
 
@@ -79,8 +78,9 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   const shape = node.opType === 'Reshape' || node.opType === 'Expand' ? node.inputs[1] : undefined;
   const extents = isOpenReshape(graph, node) && known.has(shape!) && reshapedTo(node, known.get(shape!)!);
   if (extents) {
-    node.inputs[1] = new Value(names.fresh(`${shape!.name}_extents`));
-    graph.initializers.set(node.inputs[1], Tensor.ints(extents));
+    const constant = new Value(names.fresh(`${shape!.name}_extents`));
+    graph.initializers.set(constant, Tensor.ints(extents));
+    node.setInput(1, constant);
     return [node];
   }
   const length = shape ? known.get(shape)?.data.length : undefined;
@@ -89,7 +89,7 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
     hint => new Value(names.fresh(`${shape.name}_${hint}`)),
   );
   graph.initializers.set(extent!, Tensor.ints([length]));
-  node.inputs[1] = settled!;
+  node.setInput(1, settled!);
   return [new Node('Reshape', [shape, extent!], [settled!]), node];
 }
 

@@ -36,15 +36,15 @@ export function hoistReshapes(
     const type = reshaped(state, graph.initializers.get(enter.inputs[1]!)!.numbers());
     if (!type) continue;
     body.inputs[i] = worked;
-    body.outputs[i] = leave.inputs[0]!;
+    body.outputs = body.outputs.with(i, leave.inputs[0]!);
     worked.type = type;
     body.outputs[i]!.type = type;
     const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
     body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
-    if (others.has(state)) body.nodes.unshift(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
+    if (others.has(state)) body.prepend(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
     scan.outputs[i]!.type = type;
     const [start, fed] = [scan.inputs[i]!, new Value(scan.inputs[i]!.name, type)];
-    scan.inputs[i] = fed;
+    scan.setInput(i, fed);
     graph.inputs = graph.inputs.map(v => (v === start ? fed : v));
     graph.initializers.delete(start);
     hoisted.set(start.name, type.shape);

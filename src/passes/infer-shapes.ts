@@ -50,7 +50,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
  * Types what follows from the inputs without a doubt, and returns it with the nodes that are left. A session takes time for
  * each of its nodes; it is asked about the graph's outputs in any case, so that a runtime sees the model.
  */
-function tellCertain(g: Builder): { certain: Set<Value>; open: Node[] } {
+function tellCertain(g: Builder): { certain: Set<Value>; open: readonly Node[] } {
   const { inputs, initializers, nodes, outputs } = g.graph;
   const known = new Set<Value | null>([...inputs, ...initializers.keys()]);
   const asked = new Set<Value | null>(outputs);
@@ -74,8 +74,7 @@ async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOrac
   sub.inputs.forEach((value, i) => {
     value.type = types[i] ?? value.type;
   });
-  const body = new Graph(sub.name);
-  body.nodes = sub.nodes;
+  const body = Graph.view(sub, { inputs: [], initializers: new Map() });
   const outer = new Map(
     [...model.graph.initializers].filter(([, tensor]) => !isFloat(tensor.dtype) || tensor.size <= SMALL),
   );
@@ -147,10 +146,14 @@ function inferenceOpset(model: Model, nodes: readonly Node[]): number {
 }
 
 /** These nodes, with `outputs` as graph outputs, what they read of `known` as inputs, and without the weight of the weights. */
-function probe(model: Model, nodes: Node[], outputs: readonly Value[], known: ReadonlySet<Value>): Model {
+function probe(
+  model: Model,
+  nodes: readonly Node[],
+  outputs: readonly Value[],
+  known: ReadonlySet<Value>,
+): Model {
   const { graph } = model;
-  const copy = new Graph(graph.name);
-  copy.nodes = nodes;
+  const copy = Graph.view(graph, { nodes, inputs: [], outputs: [], initializers: new Map() });
   const read = new Set(copy.captures());
   copy.inputs = [...graph.inputs, ...[...read].filter(v => known.has(v))];
   for (const [value, tensor] of graph.initializers) {

@@ -1,7 +1,6 @@
 import { constantOf } from '../graph/constants.js';
 import { isFloat } from '../graph/dtype.js';
 import type { Model, Node } from '../graph/ir.js';
-import { refill } from '../graph/refill.js';
 import type { Tensor } from '../graph/tensor.js';
 
 /**
@@ -18,7 +17,7 @@ export function liftConstants({ graph }: Model): boolean {
     return false;
   });
   const changed = kept.length < graph.nodes.length;
-  if (changed) refill(graph.nodes, kept);
+  if (changed) graph.nodes = kept;
   return changed;
 }
 

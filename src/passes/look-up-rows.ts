@@ -1,6 +1,5 @@
 import { dependentValues } from '../graph/dependents.js';
 import type { Graph, Node, Value, ValueType } from '../graph/ir.js';
-import { refill } from '../graph/refill.js';
 import { topologicalOrder } from '../graph/topological-order.js';
 import { type Builder, RANDOM } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -36,7 +35,7 @@ export function lookUpRows(
   const found = new Map<Value, Lookup>();
   for (const [table, gathers] of tables)
     if (chosen?.(table.name)) found.set(table, lookUpOnce(g, table, gathers));
-  refill(g.graph.nodes, topologicalOrder(g.graph.nodes));
+  g.graph.nodes = topologicalOrder(g.graph.nodes);
   return found;
 }
 
@@ -87,10 +86,7 @@ function lookUpOnce(g: Builder, table: Value, gathers: readonly Node[]): Lookup 
     gathers[i]!.outputs = [];
     g.identity(own.value, y);
   });
-  refill(
-    g.graph.nodes,
-    g.graph.nodes.filter(node => !gathers.includes(node)),
-  );
+  g.graph.remove(gathers);
   return { rows, looked: looked.value };
 }
 

@@ -123,7 +123,7 @@ function valuesOf({ inputs, initializers, nodes }: Graph): Value[] {
 /** The nodes that stock builds can run: what ONNX Runtime tells the types of. */
 function runnablePart(model: Model): Model {
   const missing = new Set<Value | null>();
-  const part = Object.assign(new Graph(model.graph.name), model.graph);
+  const part = Graph.view(model.graph);
   part.nodes = model.graph.nodes.filter(node => {
     const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
     const runs = !isLowered(node) && !reads.some(v => missing.has(v));
@@ -147,7 +147,6 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
   const { lost, values } = surroundings;
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
   const nodes: Node[] = [];
-  g.sink = nodes;
   const replaced = new Map<Value, Value>();
   const current = (v: Value) => replaced.get(v) ?? v;
   let changed = false;
@@ -162,14 +161,14 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
       continue;
     }
     changed = true;
-    const outputs = lowered(node, g, surroundings);
+    const outputs = g.into(nodes, () => lowered(node, g, surroundings));
     node.outputs.forEach((old, i) => {
       const made = outputs[i];
       if (old && !made) lost.add(old);
       if (!old || !made) return;
       if (!made.shape) made.typed(typeByName(old, surroundings));
       old.type = made.type;
-      const now = g.replace(old, made);
+      const now = g.into(nodes, () => g.replace(old, made));
       replaced.set(old, now);
       values.set(now.name, now);
     });

@@ -49,7 +49,7 @@ export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle):
   for (const node of pending) {
     node.inputs = node.inputs.map(v => v && (replaced.get(v) ?? v));
     if (!isTrainingOperator(node)) {
-      graph.nodes.push(node);
+      graph.append(node);
       continue;
     }
     if (graph.nodes.length) await inferShapes(model, oracle);
@@ -127,7 +127,7 @@ function addGradient(node: Node, g: Builder, put: (old: Value | null, e: Expr) =
     );
 
   const inner = new Set(dependents(graph.nodes, given, new Set(given)));
-  const view = Object.assign(new Graph(graph.name), graph, { nodes: [...inner] });
+  const view = Graph.view(graph, { nodes: [...inner] });
   const v = new Builder(view, g.scope, g);
   const wrt = given.slice(0, xs.length);
   const grads = backward(v, new Map([[target, v.of(target).ones()]]), wrt);

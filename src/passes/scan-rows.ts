@@ -55,7 +55,7 @@ export function scanRows(model: Model): ScannedRows {
   const main = outer.nodes.find(node => node.opType === 'Scan')!;
   const names = Names.of(scanned.model);
   const before: Node[] = [];
-  const g = new Builder(outer, { names, opsets: step.opsetImports }, undefined, before);
+  const g = new Builder(outer, { names, opsets: step.opsetImports });
   const fed = (name: string) => named(outer.inputs, name);
   const numbers = lookups.map(l => fed(l.rows));
   const scan = new Node(
@@ -64,23 +64,25 @@ export function scanRows(model: Model): ScannedRows {
     numbers,
   );
   const body = cloneGraph(indexing, { name: name => names.fresh(`${name}_step`) });
-  scan.attrs.set('body', { type: 'graph', value: body });
-  scan.attrs.set('num_scan_inputs', { type: 'int', value: scan.inputs.length });
+  scan.setAttr('body', { type: 'graph', value: body });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: scan.inputs.length });
 
   const within = new Map<Value, Value>();
-  const tables = lookups.map(({ rows, states }, i): RunTable => {
-    const values = states.map(fed);
-    for (const v of values) v.type = types.get(v.name);
-    const count = values[0]!.shape![0] as number;
-    const all = g.of(numbers[i]!).reshape([-1]).op('Mod', [count]);
-    const last = lastPlaces(all, g.ints([count]));
-    const isOwn = last.equal(positions(all).cast('int32'));
-    const place = isOwn.cast('int64').op('CumSum', [0]).sub(1).gather(last);
-    const own = all.op('Compress', [isOwn], { axis: 0 });
-    within.set(numbers[i]!, place.reshapeLike(g.of(numbers[i]!)).value);
-    for (const v of values) within.set(v, g.of(v).gather(own).value);
-    return { states, rows: output(g, own.cast('int32'), `${rows}_of_run`).name };
-  });
+  const tables = g.into(before, () =>
+    lookups.map(({ rows, states }, i): RunTable => {
+      const values = states.map(fed);
+      for (const v of values) v.type = types.get(v.name);
+      const count = values[0]!.shape![0] as number;
+      const all = g.of(numbers[i]!).reshape([-1]).op('Mod', [count]);
+      const last = lastPlaces(all, g.ints([count]));
+      const isOwn = last.equal(positions(all).cast('int32'));
+      const place = isOwn.cast('int64').op('CumSum', [0]).sub(1).gather(last);
+      const own = all.op('Compress', [isOwn], { axis: 0 });
+      within.set(numbers[i]!, place.reshapeLike(g.of(numbers[i]!)).value);
+      for (const v of values) within.set(v, g.of(v).gather(own).value);
+      return { states, rows: output(g, own.cast('int32'), `${rows}_of_run`).name };
+    }),
+  );
   main.inputs = main.inputs.map(v => v && (within.get(v) ?? v));
   outer.inputs = outer.inputs.filter(v => !numbers.includes(v));
   outer.nodes = [scan, ...before, ...outer.nodes];
@@ -90,9 +92,11 @@ export function scanRows(model: Model): ScannedRows {
 /** What computes the numbers of the rows that a step looks up. */
 function indexingGraph(graph: Graph, data: readonly Value[], rows: readonly string[]): Graph {
   const written = graph.nodes.flatMap(node => node.outputs.flatMap(v => v ?? []));
-  const indexing = new Graph('rows');
-  indexing.nodes = [...graph.nodes];
-  indexing.outputs = rows.map(name => named(written, name));
+  const indexing = Graph.view(graph, {
+    outputs: rows.map(name => named(written, name)),
+    initializers: new Map(),
+  });
+  indexing.name = 'rows';
   for (const v of indexing.outputs) v.type = { kind: 'tensor', dtype: 'int64', shape: [null] };
   const live = prune(indexing);
   const read = data.filter(v => live.has(v));

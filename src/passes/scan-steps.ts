@@ -32,17 +32,15 @@ export function scanSteps(model: Model): ScannedSteps {
   const names = Names.of(model);
   const boundary = new Set([...states, ...data].map(v => v.name));
   for (const output of source.outputs) boundary.add(output.name);
-  const step = new Graph(names.fresh('step'));
-  step.inputs = [...states, ...data];
-  step.nodes = [...source.nodes];
-  step.extra = source.extra;
+  const step = Graph.view(source, { inputs: [...states, ...data], initializers: new Map() });
+  step.name = names.fresh('step');
   const kept = [find(source.outputs, loss.name)];
   const shown = updates.find(u => u.state === telemetry?.name);
   if (shown) {
     const now = find(source.outputs, shown.value);
     // A body may not give one value twice.
     kept.push(new Value(names.fresh(`${shown.state}_steps`), now.type));
-    step.nodes.push(new Node('Identity', [now], [kept[1]!]));
+    step.append(new Node('Identity', [now], [kept[1]!]));
   }
   for (const output of kept) boundary.add(output.name);
   step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
@@ -59,8 +57,8 @@ export function scanSteps(model: Model): ScannedSteps {
   ];
   const scan = new Node('Scan', [...states, ...batches], [...outer.outputs]);
   scan.name = names.fresh('steps');
-  scan.attrs.set('body', { type: 'graph', value: body });
-  scan.attrs.set('num_scan_inputs', { type: 'int', value: batches.length });
+  scan.setAttr('body', { type: 'graph', value: body });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: batches.length });
   outer.nodes = [scan];
   const hoisted = hoistReshapes(outer, scan, body, states.length);
 

@@ -2,7 +2,6 @@ import { isFloat } from '../graph/dtype.js';
 import { type Graph, type Model, type Node, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { record } from '../graph/record.js';
-import { refill } from '../graph/refill.js';
 import type { Tensor } from '../graph/tensor.js';
 import { type Origins, readByCall, signatureOf, sourcesOf } from './tell-origins.js';
 
@@ -49,7 +48,7 @@ function splitRenamed(graph: Graph, merged: Set<Value>, origins: Origins): boole
     return false;
   });
   const changed = kept.length < graph.nodes.length;
-  if (changed) refill(graph.nodes, kept);
+  if (changed) graph.nodes = kept;
   return changed;
 }
 
@@ -80,7 +79,7 @@ function splitByCalls(graph: Graph, merged: ReadonlySet<Value>, names: Names, or
       const why = `the file says: a ${kind ?? 'constant of the program'}`;
       origins.set(own, { kind: kind === 'parameter' ? kind : 'constant', why });
     }
-    node.inputs[input] = own;
+    node.setInput(input, own);
   };
   for (const node of graph.nodes) {
     const read = readByCall(node, signature);
@@ -171,7 +170,7 @@ function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names, ori
         owned.set(layer, own);
         taken.add(value);
       }
-      node.inputs[input] = own;
+      node.setInput(input, own);
     }
   }
   return owned.size > taken.size;

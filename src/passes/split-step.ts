@@ -84,10 +84,11 @@ function frontier(graph: Graph, outputs: readonly Value[], stops: (v: Value) => 
 /** The part of the step that gives `outputs`, with `cut` as inputs, and those of `fed` that it reads. */
 function part(model: Model, outputs: Value[], cut: readonly Value[], fed: ReadonlySet<string>): Model {
   const { graph, trainingInfo } = model;
-  const half = new Graph(graph.name);
-  half.outputs = outputs;
-  half.nodes = graph.nodes.filter(n => !n.outputs.some(o => o && cut.includes(o)));
-  half.initializers = new Map([...graph.initializers].filter(([v]) => !fed.has(v.name)));
+  const half = Graph.view(graph, {
+    outputs,
+    nodes: graph.nodes.filter(n => !n.outputs.some(o => o && cut.includes(o))),
+    initializers: new Map([...graph.initializers].filter(([v]) => !fed.has(v.name))),
+  });
   const result = like(model, half);
   eliminateDeadNodes(result);
   const read = new Set([...outputs, ...half.nodes.flatMap(reads)]);
@@ -105,8 +106,9 @@ function constants(model: Model, names: ReadonlySet<string>): Model {
     if (!names.has(value.name)) continue;
     const stored = new Value(`${value.name}_first`, value.type);
     graph.initializers.set(stored, tensor);
-    graph.outputs.push(value);
-    graph.nodes.push(new Node('Identity', [stored], [value]));
+    const first = new Value(value.name, value.type);
+    graph.addOutputs(first);
+    graph.append(new Node('Identity', [stored], [first]));
   }
   return like(model, graph);
 }

@@ -8,11 +8,10 @@ import { readDescription } from './training-description.js';
  */
 export function stateInputs(model: Model, updates: readonly Binding[]): Model {
   const fed = new Set([...updates.map(u => u.state), readDescription(model).lr]);
-  const graph = new Graph(model.graph.name);
-  graph.inputs = model.graph.inputs;
-  graph.outputs = model.graph.outputs;
-  graph.nodes = model.graph.nodes;
-  graph.initializers = new Map([...model.graph.initializers].filter(([value]) => !fed.has(value.name)));
+  const graph = Graph.view(model.graph, {
+    initializers: new Map([...model.graph.initializers].filter(([value]) => !fed.has(value.name))),
+  });
+  graph.extra = undefined;
   const result = new Model(graph);
   result.irVersion = model.irVersion;
   result.opsetImports = model.opsetImports;

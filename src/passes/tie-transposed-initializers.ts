@@ -32,7 +32,7 @@ export function tieTransposedInitializers({ graph }: Model): boolean {
     else firsts.set(key, [matrix]);
   }
   for (const value of ties.keys()) graph.initializers.delete(value);
-  graph.nodes.unshift(...ties.values());
+  graph.prepend(...ties.values());
   return ties.size > 0;
 }
 

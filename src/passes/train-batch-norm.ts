@@ -1,7 +1,6 @@
 import { dependentValues } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Node, Value } from '../graph/ir.js';
-import { refill } from '../graph/refill.js';
 import { topologicalOrder } from '../graph/topological-order.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
@@ -29,7 +28,7 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
   rewrite(g, node => {
     if (!data.has(node.inputs[0]!)) return;
     if (mode === 'eval') return keepStatistics(g, node);
-    node.attrs.set('training_mode', { type: 'int', value: 1 });
+    node.setAttr('training_mode', { type: 'int', value: 1 });
     updateStatistics(new NodeView<Operands>(node, g, g.opset()), next);
   });
   return [...next].map(([state, e]) => ({ state, value: e.value }));
@@ -68,8 +67,8 @@ export function singleValue(node: string): AgdError {
 
 /** Inference mode, which has a single output. */
 function infer(node: Node): void {
-  node.attrs.set('training_mode', { type: 'int', value: 0 });
-  node.outputs.length = 1;
+  node.setAttr('training_mode', { type: 'int', value: 0 });
+  node.outputs = node.outputs.slice(0, 1);
 }
 
 /** Inference mode, in which the running statistics are the next ones too. */
@@ -110,12 +109,12 @@ export function lowerBatchNorm(g: Builder): void {
     flat.forEach((batch, i) => {
       const running = node.outputs[1 + i];
       if (running) g.identity(blend(view.inputs[3 + i]!, batch, momentum).value, running);
-      node.inputs[3 + i] = batch.value;
+      node.setInput(3 + i, batch.value);
     });
     infer(node);
   });
   // The backward pass may have the statistics already, after the node.
-  refill(nodes, topologicalOrder(nodes));
+  g.graph.nodes = topologicalOrder(g.graph.nodes);
 }
 
 /** Runs `change` on every BatchNormalization; nodes that it emits come before it. */
@@ -123,14 +122,11 @@ function rewrite(g: Builder, change: (node: Node) => void): void {
   const { nodes } = g.graph;
   if (!nodes.some(isBatchNorm)) return;
   const result: Node[] = [];
-  const before = g.sink;
-  g.sink = result;
   for (const node of nodes) {
-    if (isBatchNorm(node)) change(node);
+    if (isBatchNorm(node)) g.into(result, () => change(node));
     result.push(node);
   }
-  g.sink = before;
-  refill(nodes, result);
+  g.graph.nodes = result;
 }
 
 const isBatchNorm = (node: Node) => node.opType === 'BatchNormalization' && node.domain === '';

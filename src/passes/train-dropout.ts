@@ -26,6 +26,5 @@ function ratioOf(node: Node, g: Builder): number | undefined {
 }
 
 function setTraining(node: Node, on: boolean, g: Builder): void {
-  while (node.inputs.length < 3) node.inputs.push(null);
-  node.inputs[2] = g.tensor(new Tensor('bool', [], Uint8Array.of(on ? 1 : 0)), on ? 'true' : 'false').value;
+  node.setInput(2, g.tensor(new Tensor('bool', [], Uint8Array.of(on ? 1 : 0)), on ? 'true' : 'false').value);
 }

@@ -37,9 +37,10 @@ export function trainingInfoForm(injected: Model): Model {
   const names = Names.of(model);
   const values = new Map<Value, Value>();
   const given = new Set(outputs);
-  const step = Object.assign(new Graph(names.fresh('training_step')), injected.graph, {
+  const step = Graph.view(injected.graph, {
     outputs: injected.graph.outputs.filter(v => !given.has(v.name)),
   });
+  step.name = names.fresh('training_step');
   const algorithm = cloneGraph(step, {
     values,
     name: name => (shared.has(name) ? name : names.fresh(name)),

@@ -150,7 +150,7 @@ export async function adoptStep(
     let next = values.get(value)!;
     if (bound.has(next) || !writtenBy(graph).includes(next))
       next = output(g, g.of(next).op('Identity'), `${state}_new`);
-    else if (!graph.outputs.includes(next)) graph.outputs.push(next);
+    else if (!graph.outputs.includes(next)) graph.addOutputs(next);
     bound.add(next);
     next.type = states[i]!.type;
     return { state, value: next.name };
@@ -224,18 +224,15 @@ function rateInput(g: Builder, { optimizers }: TrainingOperators): Value {
   const scalar = stateInput(g, 'lr', Tensor.filled('float32', [], tensor.numbers()[0]!));
   graph.initializers.delete(rate);
   graph.inputs = graph.inputs.filter(v => v !== rate);
-  graph.nodes.unshift(...moved(g, scalar, rate));
+  graph.prepend(...moved(g, scalar, rate));
   return scalar;
 }
 
 /** The nodes that write a one-element tensor of rank 1 from a scalar. */
 function moved(g: Builder, scalar: Value, to: Value): Node[] {
-  const sink: Node[] = [];
-  const before = g.sink;
-  g.sink = sink;
-  g.identity(g.of(scalar).unsqueeze([0]).value, to);
-  g.sink = before;
-  return sink;
+  const nodes: Node[] = [];
+  g.into(nodes, () => g.identity(g.of(scalar).unsqueeze([0]).value, to));
+  return nodes;
 }
 
 /** The operators' count of updates, where the step counts it up; else a count of our own. */

@@ -24,7 +24,7 @@ export async function initialValues(model: Model, seed = 0): Promise<Map<string,
     if (!info.initializations.length) continue;
     graph.nodes.forEach((node, i) => {
       if (RANDOM.has(node.opType) && !node.attrs.has('seed'))
-        node.attrs.set('seed', { type: 'float', value: seed + i });
+        node.setAttr('seed', { type: 'float', value: seed + i });
     });
     const { irVersion, opsetImports } = model;
     const session = await Session.create(Object.assign(new Model(graph), { irVersion, opsetImports }));

@@ -164,9 +164,9 @@ describe('attributes', () => {
       f: { type: 'strings', value: ['s', Uint8Array.of(0xfe)] },
       g: { type: 'ref', value: 'alpha', of: 'floats' },
     } as const;
-    for (const [name, attr] of Object.entries(attrs)) made.attrs.set(name, { ...attr } as never);
-    made.attrs.set('t', { type: 'tensor', value: Tensor.ints([4, 5]) });
-    model.graph.nodes.push(made);
+    for (const [name, attr] of Object.entries(attrs)) made.setAttr(name, { ...attr } as never);
+    made.setAttr('t', { type: 'tensor', value: Tensor.ints([4, 5]) });
+    model.graph.append(made);
     const back = decodeModel(encodeModel(model)).graph.nodes[1]!.attrs;
     for (const [name, attr] of Object.entries(attrs)) expect(back.get(name)).toMatchObject(attr);
     const tensor = back.get('t');
@@ -402,7 +402,7 @@ describe('a changed model', () => {
 
   it('forgets what was said of values that are gone', () => {
     const model = decodeModel(bytes);
-    model.graph.nodes.shift();
+    model.graph.nodes = model.graph.nodes.slice(1);
     expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toEqual([]);
   });
 
@@ -422,7 +422,7 @@ describe('a changed model', () => {
     const stale = { name: 'pow', type: { tensorType: { elemType: 1 } } };
     const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 'x' }], valueInfo: [stale] }));
     expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toHaveLength(1);
-    model.graph.nodes.push(new Node('Pow', [model.graph.inputs[0]!], [new Value('pow')]));
+    model.graph.append(new Node('Pow', [model.graph.inputs[0]!], [new Value('pow')]));
     expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toEqual([]);
   });
 

@@ -19,7 +19,7 @@ export class Body {
   }
   add(op: string, inputs: readonly Value[], name: string, attrs: AttrInit = {}): Value {
     const value = new Value(name);
-    this.graph.nodes.push(new Node(op, [...inputs], [value], toAttrs(attrs)));
+    this.graph.append(new Node(op, [...inputs], [value], toAttrs(attrs)));
     return value;
   }
   constant(name: string, tensor: Tensor): Value {
@@ -49,6 +49,6 @@ export function control(
   attrs: AttrInit,
 ): Value[] {
   const outputs = names.map(n => new Value(n));
-  main.graph.nodes.push(new Node(op, [...inputs], outputs, toAttrs(attrs)));
+  main.graph.append(new Node(op, [...inputs], outputs, toAttrs(attrs)));
   return outputs;
 }

@@ -33,7 +33,7 @@ function modelOf(inputs: Record<string, readonly number[]>, steps: readonly Step
     const ins = read.map(r => (r instanceof Tensor ? constant(r) : values.get(r.name)!));
     const node = new Node(op.slice(dot + 1), ins, made, toAttrs(attrs));
     node.domain = op.slice(0, Math.max(dot, 0));
-    graph.nodes.push(node);
+    graph.append(node);
   }
   graph.outputs = [new Value('y')];
   const model = new Model(graph);

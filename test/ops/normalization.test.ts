@@ -130,7 +130,7 @@ async function dropout(x: ReturnType<typeof spread>) {
   });
   const model = s.model([y]);
   const made = await gradientModel(model, { cotangents: ['y'], wrt: ['x'] }, sessionShapes);
-  made.model.graph.outputs.push(made.model.graph.nodes.find(n => n.opType === 'Dropout')!.outputs[0]!);
+  made.model.graph.addOutputs(made.model.graph.nodes.find(n => n.opType === 'Dropout')!.outputs[0]!);
   const session = await Session.create(encodeModel(made.model));
   const dy = spread(x.dims, [-1, 1], 9);
   const results = await session.run({ x, y_cotangent: dy });

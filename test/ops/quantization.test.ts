@@ -91,11 +91,9 @@ async function fakeQuantization(
   const [x, ...rest] = graph.inputs as [Value, ...Value[]];
   const [q, p] = [new Value('q'), new Value('p')];
   const { output_dtype: _, ...shared } = attrs;
-  graph.nodes.push(new Node('QuantizeLinear', [x, ...rest], [q], toAttrs(attrs)));
-  if (between) graph.nodes.push(new Node(between, [q], [p]));
-  graph.nodes.push(
-    new Node('DequantizeLinear', [between ? p : q, ...rest], [new Value('y')], toAttrs(shared)),
-  );
+  graph.append(new Node('QuantizeLinear', [x, ...rest], [q], toAttrs(attrs)));
+  if (between) graph.append(new Node(between, [q], [p]));
+  graph.append(new Node('DequantizeLinear', [between ? p : q, ...rest], [new Value('y')], toAttrs(shared)));
   graph.outputs = [new Value('y')];
   const model = new Model(graph);
   model.irVersion = 10;

@@ -155,7 +155,7 @@ export function singleNode(opType: string, tensors: readonly (Tensor | null)[], 
   const node = new Node(opType, ins, written, toAttrs(c.attrs ?? {}));
   node.domain = c.domain ?? '';
   node.name = 'node';
-  graph.nodes.push(node);
+  graph.append(node);
   graph.outputs = written.flatMap(o => (o ? [new Value(o.name)] : []));
   const model = new Model(graph);
   model.irVersion = 10;
@@ -196,7 +196,7 @@ export async function gradients(
     if (!e) throw new Error(`No gradient arrives at '${wrt[i]!.name}'.`);
     const out = new Value(`gradient_${i}`);
     g.identity(e.value, out);
-    graph.outputs.push(out);
+    graph.addOutputs(out);
     return out.name;
   });
   const session = await Session.create(encodeModel(model));

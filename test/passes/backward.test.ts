@@ -10,7 +10,7 @@ function errorFor(op: string, domain: string): string {
   const graph = new Graph('test');
   const node = new Node(op, [w!], [y!]);
   node.domain = domain;
-  graph.nodes.push(node);
+  graph.append(node);
   const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
   try {
     backward(g, new Map([[y!, g.of(y!).ones()]]), [w!]);
@@ -42,7 +42,7 @@ it('names what lies between the parameter and the operator, in order', () => {
   nodes.forEach((node, i) => {
     node.name = `node${i}`;
   });
-  graph.nodes.push(...nodes);
+  graph.append(...nodes);
   const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
   expect(() => backward(g, new Map([[loss!, g.of(loss!).ones()]]), [w!])).toThrow(
     "No gradient rule for op 'Unheard' (node 'node2'), on the path from 'w' to 'loss' " +
@@ -57,7 +57,7 @@ it('says of an output that an expansion does not give which one it is', () => {
   const graph = new Graph('test');
   const node = new Node('FusedMatMul', [a!, b!], [y!, more!]);
   node.domain = 'com.microsoft';
-  graph.nodes.push(node);
+  graph.append(node);
   const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
   expect(() => backward(g, new Map([[y!, g.of(y!).ones()]]), [a!])).toThrow(
     "No gradient for 'com.microsoft.FusedMatMul' (node 'y') with its output 'more'.",

@@ -9,7 +9,7 @@ import { Sketch } from '../sample.js';
 function model(opType: string, attrs: Record<string, number | bigint | number[]>, outputs = 1): Model {
   const s = new Sketch();
   const y = s.add(opType, [s.input('x', [1, 8, 4, 4])], 'y', attrs);
-  for (let i = 1; i < outputs; i++) s.graph.nodes[0]!.outputs.push(null);
+  for (let i = 1; i < outputs; i++) s.graph.nodes[0]!.setOutput(i, null);
   return s.model([y]);
 }
 

@@ -151,23 +151,23 @@ function looped(opType: 'Loop' | 'Scan', steps: number): Model {
   const body = new Graph('body');
   const drawn = new Value('drawn');
   const stacked = new Value('y');
-  body.nodes.push(new Node('RandomUniform', [], [drawn], toAttrs({ shape: [4] })));
+  body.append(new Node('RandomUniform', [], [drawn], toAttrs({ shape: [4] })));
   const typed = (name: string, dtype: 'int64' | 'bool' | 'float32', shape: Shape = []) =>
     new Value(name, { kind: 'tensor', dtype, shape });
   if (opType === 'Loop') {
     const on = typed('on', 'bool');
     body.inputs = [typed('i', 'int64'), on];
     const still = new Value('still');
-    body.nodes.push(new Node('Identity', [on], [still]));
+    body.append(new Node('Identity', [on], [still]));
     body.outputs = [still, drawn];
     const count = s.weight('count', Tensor.from('int64', [], BigInt64Array.of(BigInt(steps))));
     const truth = s.weight('truth', new Tensor('bool', [], Uint8Array.of(1)));
-    s.graph.nodes.push(new Node('Loop', [count, truth], [stacked], toAttrs({ body })));
+    s.graph.append(new Node('Loop', [count, truth], [stacked], toAttrs({ body })));
   } else {
     body.inputs = [typed('slice', 'float32')];
     body.outputs = [drawn];
     const slices = s.weight('slices', floatsOf(Array(steps).fill(0), [steps]));
-    s.graph.nodes.push(new Node('Scan', [slices], [stacked], toAttrs({ body, num_scan_inputs: 1 })));
+    s.graph.append(new Node('Scan', [slices], [stacked], toAttrs({ body, num_scan_inputs: 1 })));
   }
   return s.model([stacked], 17);
 }

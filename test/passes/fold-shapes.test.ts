@@ -52,7 +52,9 @@ it.each([1, 3])('takes the branch that the extents decide, of %i columns', async
     ),
     else_branch: no.outputs(no.add('Identity', [x], 'kept')),
   });
-  s.graph.nodes.push(...main.graph.nodes);
+  const { nodes } = main.graph;
+  main.graph.nodes = [];
+  s.graph.append(...nodes);
   const target = columns === 1 ? floatsOf([1, 2]) : spread([2, 3]);
   const found = await gradients(s.model([y!]), { loss }, { x: spread([2, 4]), target });
   expect(found.gradients.get('w')!.dims).toEqual([4, columns]);
@@ -75,7 +77,9 @@ it('lets a Range have vectors of one element where its number of axes comes to b
     ),
     else_branch: no.outputs(no.add('Identity', [s.weight('scalar', ints([3], []))], 'none')),
   });
-  s.graph.nodes.push(...main.graph.nodes);
+  const { nodes } = main.graph;
+  main.graph.nodes = [];
+  s.graph.append(...nodes);
   const range = s.add(
     'Range',
     [s.weight('zero', ints([0], [])), end!, s.weight('by', ints([1], []))],

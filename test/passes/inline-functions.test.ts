@@ -25,7 +25,7 @@ function model(recursive = false) {
     ),
   ];
   if (recursive)
-    f.body.nodes.push(Object.assign(new Node('Leaky', [a!, b!], [new Value('more')]), { domain: 'local' }));
+    f.body.append(Object.assign(new Node('Leaky', [a!, b!], [new Value('more')]), { domain: 'local' }));
   f.opsetImports = new Map([
     ['', 18],
     ['local', 1],

@@ -49,7 +49,7 @@ async function injected(options: InjectOptions = {}) {
 it('computes the loss and the gradients that ONNX Runtime computed', async () => {
   const { model, options } = await lifted();
   const written = new Map(model.graph.nodes.flatMap(n => n.outputs).map(v => [v?.name, v]));
-  for (const rule of options.gradients!) model.graph.outputs.push(written.get(rule.split('=')[1])!);
+  for (const rule of options.gradients!) model.graph.addOutputs(written.get(rule.split('=')[1])!);
   const session = await Session.create(model);
   const results = await session.run({ ...BATCH, ...Object.fromEntries(options.values!) });
   await session.release();
@@ -123,11 +123,10 @@ function yielding(): Model {
   const extra = new Node('ReduceMax', [logits], [new Value('largest')]);
   const handed = new Node('YieldOp', [extra.outputs[0]!, logits], [dlogits]);
   handed.domain = 'com.microsoft';
-  handed.attrs.set('non_differentiable_outputs', { type: 'ints', value: [0] });
-  handed.attrs.set('full_shape_outputs', { type: 'ints', value: [] });
+  handed.setAttr('non_differentiable_outputs', { type: 'ints', value: [0] });
+  handed.setAttr('full_shape_outputs', { type: 'ints', value: [] });
   const at = graph.nodes.findIndex(ofLoss);
-  graph.nodes = graph.nodes.filter(n => !ofLoss(n));
-  graph.nodes.splice(at, 0, extra, handed);
+  graph.nodes = graph.nodes.filter(n => !ofLoss(n)).toSpliced(at, 0, extra, handed);
   graph.inputs = graph.inputs.filter(v => !/labels|buffer|lazy/.test(v.name));
   graph.outputs = Object.keys(GRADIENTS).map(name => find(`${name}_grad`));
   expect(graph.outputs.some(v => gone.has(v))).toBe(false);
@@ -171,7 +170,7 @@ it('names an operator that has no standard form', async () => {
   const { training, values } = artifacts();
   const odd = new Node('PythonOpGrad', [training.graph.inputs[0]!], [new Value('odd')]);
   odd.domain = 'com.microsoft';
-  training.graph.nodes.push(odd);
+  training.graph.append(odd);
   expect((await inspect(training, {}, sessionShapes)).needs[0]).toContain('PythonOpGrad');
   await expect(liftArtifacts({ training, values }, {}, sessionShapes)).rejects.toMatchObject({
     code: 'unsupported-op',

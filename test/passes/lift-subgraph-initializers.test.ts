@@ -11,7 +11,7 @@ it('makes weights of subgraphs weights of the main graph, which get their gradie
   const [yes, no] = [new Body('yes'), new Body('no')];
   const own = yes.constant('w', floatsOf([1, 2]));
   const hidden = new Value('hidden');
-  yes.graph.nodes.push(new Node('Constant', [], [hidden], toAttrs({ value: floatsOf([5, 6]) })));
+  yes.graph.append(new Node('Constant', [], [hidden], toAttrs({ value: floatsOf([5, 6]) })));
   const mixed = yes.add('Mul', [yes.add('Sin', [own], 'sin'), yes.add('Mul', [x, hidden], 'xh')], 'mixed');
   const [y] = control(main, 'If', [main.constant('cond', bools([1], []))], ['y'], {
     then_branch: yes.outputs(yes.add('Add', [mixed, w], 'yes_y')),

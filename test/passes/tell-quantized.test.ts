@@ -18,7 +18,7 @@ const zero = new Tensor('int8', [], Uint8Array.of(0));
 function product(s: Sketch, x: Value, name: string, dims: readonly number[]): Value {
   const q = s.add('DynamicQuantizeLinear', [x], `${name}_q`);
   const [scale, from] = [new Value(`${name}_s`), new Value(`${name}_z`)];
-  s.graph.nodes.at(-1)!.outputs.push(scale, from);
+  s.graph.nodes.at(-1)!.outputs = [q, scale, from];
   const w = s.weight(`${name}_quantized`, int8(dims));
   const sums = s.add('MatMulInteger', [q, w, from, s.weight(`${name}_zero`, zero)], `${name}_sums`);
   const steps = s.add(

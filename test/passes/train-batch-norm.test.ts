@@ -91,10 +91,10 @@ it('leaves the running statistics alone in eval mode', async () => {
 it('infers and evaluates in eval mode where the file was exported in training mode', async () => {
   const m = model();
   const [norm] = m.graph.nodes as [Node];
-  norm.attrs.set('training_mode', { type: 'int', value: 1 });
+  norm.setAttr('training_mode', { type: 'int', value: 1 });
   const next = ['next_mean', 'next_variance'].map(name => new Value(name));
-  norm.outputs.push(...next);
-  m.graph.outputs.push(...next);
+  norm.outputs = [...norm.outputs, ...next];
+  m.graph.addOutputs(...next);
   const want = (await gradients(model(), { loss, batchNorm: 'eval' }, feeds)).loss!;
   expect((await gradients(m, { loss, batchNorm: 'eval' }, feeds)).loss).toBeCloseTo(want, 4);
   const { model: injected } = await inject(m, { loss, batchNorm: 'eval' }, sessionShapes);
@@ -113,7 +113,8 @@ it.each(['train', 'eval'] as const)('leaves the normalization of weights alone, 
   const w = s.weight('w', floatsOf([1, 3, 2, 6], [1, 2, 2]));
   const [one, zero] = [s.weight('one', floatsOf([1, 1])), s.weight('zero', floatsOf([0, 0]))];
   const norm = s.add('BatchNormalization', [w, one, zero, zero, one], 'standard', { training_mode: 1 });
-  s.graph.nodes[0]!.outputs.push(new Value('m'), new Value('v'));
+  s.graph.nodes[0]!.setOutput(1, new Value('m'));
+  s.graph.nodes[0]!.setOutput(2, new Value('v'));
   const y = s.add('Mul', [s.input('x', ['batch', 2, 2]), norm], 'y');
   const m = s.model([s.add('ReduceSum', [y], 'loss_value', { keepdims: 0 })]);
   const x = floatsOf([1, 2, 3, 5], [1, 2, 2]);
@@ -218,9 +219,9 @@ it('has nothing to update where the statistics are computed', async () => {
   const m = sharedLayer();
   const { nodes } = m.graph;
   const half = new Value('half', nodes[0]!.inputs[4]!.type);
-  for (const node of nodes.filter(n => n.opType === 'BatchNormalization')) node.inputs[4] = half;
+  for (const node of nodes.filter(n => n.opType === 'BatchNormalization')) node.setInput(4, half);
   const variance = [...m.graph.initializers.keys()].find(v => v.name === 'variance')!;
-  nodes.unshift(new Node('Add', [variance, variance], [half]));
+  m.graph.nodes = [new Node('Add', [variance, variance], [half]), ...nodes];
   const { report } = await inject(m, { loss, freeze: ['variance'] }, sessionShapes);
   expect(report.description.statistics).toEqual(['mean']);
 });
@@ -232,13 +233,13 @@ it('refuses to train on the statistics of a batch in a branch, which `eval` allo
   const branch = (name: string) => {
     const body = new Graph(name);
     body.outputs = [new Value(`${name}_y`)];
-    body.nodes.push(new Node(norm.opType, [...norm.inputs], [...body.outputs]));
+    body.append(new Node(norm.opType, [...norm.inputs], [...body.outputs]));
     return body;
   };
   const branches = toAttrs({ then_branch: branch('then'), else_branch: branch('else') });
   const condition = new Value('condition', { kind: 'tensor', dtype: 'bool', shape: [] });
   graph.inputs.push(condition);
-  graph.nodes[0] = new Node('If', [condition], [...norm.outputs], branches);
+  graph.nodes = graph.nodes.with(0, new Node('If', [condition], norm.outputs, branches));
   await expect(inject(m, { loss }, sessionShapes)).rejects.toThrow(/in a branch or loop.*--batch-norm eval/);
   await inject(m, { loss, batchNorm: 'eval' }, sessionShapes);
 });

@@ -77,23 +77,23 @@ function within(opType: 'If' | 'Scan', value = 0.5): Model {
   const body = (name: string, v: Value) => {
     const graph = new Graph(name);
     graph.outputs = [new Value(`${name}_y`)];
-    graph.nodes.push(new Node('Dropout', [v, rate], [...graph.outputs]));
+    graph.append(new Node('Dropout', [v, rate], [...graph.outputs]));
     return graph;
   };
   if (opType === 'If') {
     const condition = s.weight('condition', bools([1], []));
     const branches = { then_branch: body('then', w), else_branch: body('else', w) };
-    s.graph.nodes.push(new Node('If', [condition], [dropped], toAttrs(branches)));
+    s.graph.append(new Node('If', [condition], [dropped], toAttrs(branches)));
   } else {
     const state = new Value('state', w.type);
     const step = body('step', state);
     const slice = new Value('slice', { kind: 'tensor', dtype: 'float32', shape: [SIZE] });
     step.inputs = [state, slice];
     const next = new Value('next');
-    step.nodes.push(new Node('Mul', [step.outputs[0]!, slice], [next]));
+    step.append(new Node('Mul', [step.outputs[0]!, slice], [next]));
     step.outputs = [next];
     const steps = s.input('steps', [1, SIZE]);
-    s.graph.nodes.push(new Node('Scan', [w, steps], [dropped], toAttrs({ body: step, num_scan_inputs: 1 })));
+    s.graph.append(new Node('Scan', [w, steps], [dropped], toAttrs({ body: step, num_scan_inputs: 1 })));
   }
   const product = s.add('Mul', [s.input('x', [SIZE]), dropped], 'product');
   return s.model([s.add('ReduceSum', [product], 'loss_value', { keepdims: 0 })]);

@@ -109,7 +109,7 @@ function regression(other = false): Model {
     a.add(opType, inputs, outputs[0]!, attrs);
     const node = a.graph.nodes.at(-1)!;
     node.domain = 'ai.onnx.preview.training';
-    node.outputs.push(...outputs.slice(1).map(name => new Value(name)));
+    node.outputs = [...node.outputs, ...outputs.slice(1).map(name => new Value(name))];
     return node.outputs as Value[];
   };
   const xs: Attr = { type: 'strings', value: ['w'] };
@@ -123,7 +123,7 @@ function regression(other = false): Model {
   training('Momentum', [rate, count, w, grad!, velocity], ['w_next', 'v_next'], attrs);
   a.add('Add', [count, a.weight('one', Tensor.filled('int64', [], 1))], 'count_next');
   a.graph.outputs = [loss, ...a.graph.nodes.slice(-2).flatMap(n => n.outputs as Value[])];
-  if (other) a.graph.outputs.push(a.add('Sqrt', [loss], 'rmse'));
+  if (other) a.graph.addOutputs(a.add('Sqrt', [loss], 'rmse'));
   const updates = ['w', 'v', 'count'].map(state => ({ state, value: `${state}_next` }));
   model.trainingInfo = [algorithmInfo(a.graph, updates)];
   return decodeModel(encodeModel(model));

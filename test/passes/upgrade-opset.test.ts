@@ -24,11 +24,11 @@ function single(opType: string, opset: number, tensors: readonly (Tensor | null)
   if (c.untyped) {
     // An Identity before the node hides its input's type from whoever does not infer types.
     const hidden = new Value('hidden');
-    graph.nodes.push(new Node('Identity', [inputs[0]!], [hidden]));
+    graph.append(new Node('Identity', [inputs[0]!], [hidden]));
     inputs[0] = hidden;
   }
   const outputs = Array.from({ length: c.outputs ?? 1 }, (_, i) => new Value(`y${i}`));
-  graph.nodes.push(new Node(opType, inputs, outputs, toAttrs(c.attrs ?? {})));
+  graph.append(new Node(opType, inputs, outputs, toAttrs(c.attrs ?? {})));
   graph.outputs = [...outputs];
   const model = new Model(graph);
   model.opsetImports.set('', opset);
@@ -81,7 +81,7 @@ describe('attributes that became inputs', () => {
     const total = new FunctionDef('local', 'Total');
     const [x, y] = [new Value('x'), new Value('y')];
     const sum = new Node('ReduceSum', [x], [y]);
-    sum.attrs.set('axes', { type: 'ref', value: 'over', of: 'ints' });
+    sum.setAttr('axes', { type: 'ref', value: 'over', of: 'ints' });
     total.attributeNames = ['over'];
     total.body.inputs = [x];
     total.body.outputs = [y];
@@ -149,7 +149,7 @@ describe('training', () => {
   it('Dropout', async () => {
     await check('Dropout', 7, [spread([4])], { attrs: { ratio: float(0.3) } });
     const { model } = single('Dropout', 10, [spread([4])], { attrs: { ratio: float(0.25) }, outputs: 2 });
-    model.graph.outputs.pop();
+    model.graph.outputs = model.graph.outputs.slice(0, -1);
     upgradeOpset(model);
     const [ratio, dropout] = model.graph.nodes;
     expect(dropout!.inputs[1]).toBe(ratio!.outputs[0]);
@@ -168,7 +168,7 @@ describe('training', () => {
       outputs: 5,
       attrs: { momentum: float(0.7) },
     });
-    model.graph.outputs.length = 3;
+    model.graph.outputs = model.graph.outputs.slice(0, 3);
     await expectSame(model, feeds);
   });
 });

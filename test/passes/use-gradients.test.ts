@@ -22,7 +22,7 @@ const LOSS = { kind: 'cross-entropy' } as const;
 async function joint(): Promise<Model> {
   const { model } = await gradientModel(mlp(), { loss: LOSS }, sessionShapes);
   const logits = model.graph.nodes.flatMap(n => n.outputs).find(v => v?.name === 'logits')!;
-  model.graph.outputs.push(logits);
+  model.graph.addOutputs(logits);
   return model;
 }
 
@@ -122,10 +122,10 @@ it.each<[string, string[], (model: Model) => void, RegExp, InjectOptions?]>([
     ['fc1.bias=half'],
     m => {
       const half = new Value('half');
-      m.graph.nodes.push(
+      m.graph.append(
         new Node('Cast', [grad(m, 'fc1.bias_grad')], [half], new Map([['to', { type: 'int', value: 11 }]])),
       );
-      m.graph.outputs.push(half);
+      m.graph.addOutputs(half);
     },
     /gradient 'half' of 'fc1.bias' is float64, not float32/,
   ],
@@ -178,8 +178,8 @@ it('asks for the one value that is missing, where a pattern says that it is a pa
 it('asks which of several outputs is the loss', async () => {
   const model = await joint();
   const other = new Value('other');
-  model.graph.nodes.push(new Node('Identity', [grad(model, 'loss')], [other]));
-  model.graph.outputs.push(other);
+  model.graph.append(new Node('Identity', [grad(model, 'loss')], [other]));
+  model.graph.addOutputs(other);
   await expect(inject(model, { gradients: ['{param}_grad'] }, sessionShapes)).rejects.toThrow(
     /Besides gradients the model has 'loss', 'logits', 'other'/,
   );

@@ -66,7 +66,7 @@ it.skipIf(process.arch !== 'x64')(
       const [x] = model.graph.inputs;
       const type = { kind: 'tensor', dtype: 'float32', shape: [2, 5, 6, channels] } as const;
       const last = new Value('last', type);
-      model.graph.nodes.push(new Node('Transpose', [x!], [last], toAttrs({ perm: [0, 2, 3, 1] })));
+      model.graph.append(new Node('Transpose', [x!], [last], toAttrs({ perm: [0, 2, 3, 1] })));
       // 'run' gives y.
       model.graph.outputs = [
         Object.assign(last, { name: 'y' }),

@@ -124,8 +124,10 @@ describe('inputs that the loss does not need', () => {
     const sine = s.add('Sin', [other], 'sine');
     model.graph.nodes.at(-1)!.outputs[0]!.name = 'y';
     model.graph.inputs.push(ids, text, other);
-    model.graph.nodes.push(...s.graph.nodes);
-    model.graph.outputs.push(sine);
+    const { nodes } = s.graph;
+    s.graph.nodes = [];
+    model.graph.append(...nodes);
+    model.graph.addOutputs(sine);
     return model;
   }
 

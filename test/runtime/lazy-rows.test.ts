@@ -346,7 +346,7 @@ describe('refused', () => {
     await expect(injected({ lazyRows: ['w'] })).rejects.toThrow("--lazy-rows 'w' matches no lookup table");
     const model = tables();
     const item = [...model.graph.initializers.keys()].find(v => v.name === 'item')!;
-    model.graph.outputs.push(item);
+    model.graph.addOutputs(item);
     await expect(injected({ lazyRows: ['item'] }, model)).rejects.toThrow('matches no lookup table');
   });
 

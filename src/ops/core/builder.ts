@@ -52,12 +52,13 @@ export class Builder {
   readonly #known: Map<Value, Tensor>;
   readonly #root: Builder;
 
-  /** Nodes are appended to `sink`, which is the graph's own list unless a pass rewrites in the middle. */
+  /** Where nodes go while a pass collects them: see `into`. */
+  #sink: Node[] | undefined;
+
   constructor(
     readonly graph: Graph,
     readonly scope: Scope,
     readonly parent?: Builder,
-    public sink: Node[] = graph.nodes,
   ) {
     this.#root = parent ? parent.#root : this;
     this.#constants = parent ? this.#root.#constants : new Map();
@@ -93,9 +94,27 @@ export class Builder {
     return this.#known.get(value) ?? this.parent?.constant(value);
   }
 
-  /** The node of this graph that writes a value; those that were added last are found first. */
+  /** The node that writes a value: of this graph, or among those that are being collected. */
   writer(value: Value): Node | undefined {
-    return this.sink.findLast(node => node.outputs.includes(value));
+    if (value.producer?.graph === this.graph) return value.producer;
+    const unlinked = this.#sink ?? (this.graph.isView ? this.graph.nodes : undefined);
+    return unlinked?.findLast(node => node.outputs.includes(value));
+  }
+
+  /** Runs `emit`; the nodes that it adds go to the end of `nodes`, for a pass to put them into the graph. */
+  into<T>(nodes: Node[], emit: () => T): T {
+    const before = this.#sink;
+    this.#sink = nodes;
+    try {
+      return emit();
+    } finally {
+      this.#sink = before;
+    }
+  }
+
+  #add(node: Node): void {
+    if (this.#sink) this.#sink.push(node);
+    else this.graph.append(node);
   }
 
   /** Values that change between runs (parameters, state) are no constants, whatever their initializers hold. */
@@ -111,12 +130,7 @@ export class Builder {
 
   /** Gives a value that exists a second name: `to` is written by an Identity of `from`. */
   identity(from: Value, to: Value): void {
-    this.copy(from, to, this.sink);
-  }
-
-  /** The same in another graph's list of nodes. */
-  copy(from: Value, to: Value, nodes: Node[]): void {
-    nodes.push(new Node('Identity', [from], [to]));
+    this.#add(new Node('Identity', [from], [to]));
   }
 
   /** Names a value after what it is, where this graph's own nodes write it and nobody named it before; else a copy of it. */
@@ -147,7 +161,7 @@ export class Builder {
   /** Adds nodes that were made elsewhere: copies of another graph's. */
   adopt(nodes: readonly Node[]): void {
     for (const node of nodes) {
-      this.sink.push(node);
+      this.#add(node);
       this.#learn(node);
     }
   }
@@ -217,13 +231,13 @@ export class Builder {
     attrs: AttrInit = {},
     options: EmitOptions = {},
   ): Expr[] {
+    const last = inputs.findLastIndex(e => e);
     const node = new Node(
       opType,
-      inputs.map(e => e?.value ?? null),
+      inputs.slice(0, last + 1).map(e => e?.value ?? null),
       [],
       Object.keys(attrs).length ? toAttrs(attrs) : NO_ATTRS,
     );
-    while (node.inputs.at(-1) === null) node.inputs.pop();
     node.domain = options.domain ?? '';
     const count = options.outputs ?? 1;
     const shared = isShareable(node);
@@ -231,15 +245,15 @@ export class Builder {
     const known = shared ? this.#emitted.get(place) : undefined;
     if (known) return known.outputs.map(v => this.of(v!));
     const types = options.types ?? inferTypes(node, inputs);
-    for (let i = 0; i < count; i++) {
-      const hint = options.hint ?? opType.toLowerCase();
-      node.outputs.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
-    }
-    for (const v of node.outputs) this.#unnamed.add(v!);
-    this.sink.push(node);
+    const hint = options.hint ?? opType.toLowerCase();
+    const made: Value[] = [];
+    for (let i = 0; i < count; i++) made.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
+    node.outputs = made;
+    for (const v of made) this.#unnamed.add(v);
+    this.#add(node);
     this.#learn(node);
     if (shared) this.#emitted.set(place, node);
-    return node.outputs.map(v => this.of(v!));
+    return made.map(v => this.of(v));
   }
 
   #learn(node: Node): void {
@@ -295,13 +309,7 @@ function areEqual(a: Node, b: Node): boolean {
 const contentOf = (attr: Attr) => ('value' in attr ? attr.value : undefined);
 
 /** What nodes without attributes share; most nodes have none. */
-const NO_ATTRS: Map<string, Attr> = Object.freeze(
-  Object.assign(new Map<string, Attr>(), {
-    set(): never {
-      throw new Error('A node that was emitted without attributes has none to change.');
-    },
-  }),
-);
+const NO_ATTRS: ReadonlyMap<string, Attr> = new Map();
 
 export function toAttrs(init: AttrInit): Map<string, Attr> {
   const attrs = new Map<string, Attr>();

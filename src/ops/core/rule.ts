@@ -92,9 +92,11 @@ export class NodeView<I extends Operands = readonly Expr[]> {
   /** The first output, or the output at `index`, which is added to the node where it was omitted. */
   output(index = 0, type = this.node.outputs[0]?.type): Expr {
     const { outputs } = this.node;
-    while (outputs.length <= index) outputs.push(null);
-    if (!outputs[index]) outputs[index] = this.g.newValue(`${outputs[0]?.name ?? 'output'}_${index}`, type);
-    return this.g.of(outputs[index]);
+    const known = outputs[index];
+    if (known) return this.g.of(known);
+    const added = this.g.newValue(`${outputs[0]?.name ?? 'output'}_${index}`, type);
+    this.node.setOutput(index, added);
+    return this.g.of(added);
   }
 
   get outputs(): readonly Expr[] {

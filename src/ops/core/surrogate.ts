@@ -25,7 +25,9 @@ function straightThrough(write: Surrogate<never>): Rule<never, never> {
     // A value that is read twice has one gradient, the sum of both.
     const wrt = [...new Set(node.inputs)].filter((v): v is Value => !!v && needs(node.inputs.indexOf(v)));
     const grads = vjp(inner, seeds as Map<Value, Expr>, wrt);
-    g.adopt(inner.graph.nodes);
+    const { nodes } = inner.graph;
+    inner.graph.nodes = [];
+    g.adopt(nodes);
     return node.inputs.map((v, i) => {
       const grad = v && node.inputs.indexOf(v) === i ? grads[wrt.indexOf(v)] : undefined;
       return grad ? () => g.of(grad.value) : null;

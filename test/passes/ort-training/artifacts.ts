@@ -57,7 +57,7 @@ class Artifact {
     const values = (names: string) => names.split(' ').map(name => (name === '-' ? null : this.value(name)));
     const node = new Node(opType, values(inputs), values(outputs), toAttrs(attrs));
     node.domain = domain;
-    this.graph.nodes.push(node);
+    this.graph.append(node);
   }
 
   model(outputs: readonly [name: string, dtype: 'float32' | 'bool', shape: Shape][]): Model {

@@ -13,14 +13,13 @@ export function hoistReshapes(
   body: Graph,
   count: number,
 ): Map<string, readonly number[]> {
-  const writers = new Map(body.nodes.flatMap(node => node.outputs.map(out => [out, node] as const)));
   const isReshape = (node: Node | undefined): node is Node =>
     node?.opType === 'Reshape' && node.domain === '' && graph.initializers.has(node.inputs[1]!);
   // The nearest: where a gradient is computed, the state may be reshaped otherwise.
   const entrance = (state: Value, result: Value) => {
     const found = new Set([result]);
     for (const value of found) {
-      const node = writers.get(value);
+      const node = value.producer;
       if (isReshape(node) && node.inputs[0] === state) return node;
       for (const read of node ? reads(node) : []) found.add(read);
     }
@@ -29,7 +28,7 @@ export function hoistReshapes(
   const hoisted = new Map<string, readonly number[]>();
   for (let i = 0; i < count; i++) {
     const [state, next] = [body.inputs[i]!, body.outputs[i]!];
-    const leave = writers.get(next);
+    const leave = next.producer;
     const enter = isReshape(leave) ? entrance(state, leave.inputs[0]!) : undefined;
     if (!enter || !isReshape(leave)) continue;
     const worked = enter.outputs[0]!;

@@ -42,7 +42,7 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
   const isLate = (v: Value) => next.has(v.name) && (after.has(v) || !batch.has(v));
   const late = graph.outputs.filter(isLate);
   const early = graph.outputs.filter(v => !isLate(v));
-  const cut = frontier(graph, late, v => grads.includes(v) || (batch.has(v) && !after.has(v)));
+  const cut = frontier(late, v => grads.includes(v) || (batch.has(v) && !after.has(v)));
   const fed = new Set([...updates.map(u => u.state), lr]);
   return {
     gradients: part(model, [...new Set([...early, ...cut])], [], fed),
@@ -60,15 +60,14 @@ async function withTypes(model: Model, oracle: ShapeOracle): Promise<Model> {
 }
 
 /** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */
-function frontier(graph: Graph, outputs: readonly Value[], stops: (v: Value) => boolean): Value[] {
-  const writers = new Map(graph.nodes.flatMap(n => n.outputs.map(o => [o, n] as const)));
+function frontier(outputs: readonly Value[], stops: (v: Value) => boolean): Value[] {
   const seen = new Set<Value>();
   const cut: Value[] = [];
   const pending = [...outputs];
   for (let v = pending.pop(); v; v = pending.pop()) {
     if (seen.has(v)) continue;
     seen.add(v);
-    const writer = writers.get(v);
+    const writer = v.producer;
     if (stops(v)) {
       if (!writer)
         throw new AgdError(

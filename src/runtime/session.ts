@@ -243,12 +243,11 @@ function missingKernel(cause: unknown, device: Device, source?: Source): AgdErro
 /** The floating-point type of what the node reads, or of what that is computed from: types may not be known yet. */
 function elementType(model: Model, isNode: (node: Node) => boolean): DType | undefined {
   const nodes = [...allGraphs(model.graph)].flatMap(graph => graph.nodes);
-  const writers = new Map(nodes.flatMap(n => n.outputs.flatMap(v => (v ? [[v, n] as const] : []))));
   const pending = nodes.filter(isNode).slice(0, 1);
   for (const node of pending) {
     for (const v of node.inputs) {
       if (v?.dtype && isFloat(v.dtype)) return v.dtype;
-      const writer = v && !v.dtype && writers.get(v);
+      const writer = v && !v.dtype ? v.producer : undefined;
       const to = writer && writer.opType === 'Cast' ? writer.attrs.get('to') : undefined;
       if (to?.type === 'int') return dtypeOf(Number(to.value));
       if (writer && !pending.includes(writer)) pending.push(writer);

@@ -1,6 +1,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
+import type { Tensor } from '../graph/tensor.js';
 import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../ops/core/bodies.js';
 import { Builder } from '../ops/core/builder.js';
 import { followsInputs, isCertain } from '../ops/core/follows.js';
@@ -9,9 +10,22 @@ import { inferTypes } from '../ops/core/infer.js';
 /** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
 export type ShapeOracle = {
   (model: Model): Promise<Map<string, ValueType>>;
-  /** Whether it runs the model, and so has to have all that its inputs decide. */
-  runs?: boolean;
+  /** Where there are data to run the model on: they tell the numbers of axes that nothing else does. */
+  observed?: Observed;
 };
+
+export type Observed = {
+  /** The number of axes of what feeds this input. */
+  rank(input: string): number | undefined;
+  /**
+   * Types of the graph outputs, their ranks as in a run on the data and on `values` by input name. Empty where these are
+   * not all that the model takes.
+   */
+  run(model: Model, values: ReadonlyMap<string, Tensor>): Promise<Map<string, ValueType>>;
+};
+
+/** Of whose operators `inferTypes` knows the shapes. */
+const DOMAINS = new Set(['', 'ai.onnx.ml']);
 
 /** Floating-point initializers above this size are handed to the oracle as inputs: their values tell no shape. */
 const SMALL = 64;
@@ -19,31 +33,74 @@ const SMALL = 64;
 /**
  * Sets the type of every value of the main graph that a node writes, as the runtime sees it: the values are
  * made untyped outputs of a copy of the graph, and the oracle is asked. What it leaves open is filled in from
- * the node's inputs where that is possible. Returns whether any type was added.
+ * what the file declares, then from the node's inputs, then from a run on data. Returns whether any type was added.
  */
 export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<boolean> {
   const { graph } = model;
   for (const [value, tensor] of graph.initializers)
     value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+  if (oracle.observed) setInputRanks(graph, oracle.observed);
   const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
+  const declared = new Map(written.map(v => [v, v.type]));
   // A session with fewer outputs is made faster, and these follow from what the others are.
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
   for (const value of following) if (value) value.type = undefined;
   // It adds no nodes: nothing is named.
   const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
-  const { certain, open } = oracle.runs ? { certain: new Set<Value>(), open: graph.nodes } : tellCertain(g);
+  const { certain, open } = tellCertain(g);
   const asked = written.filter(v => !following.has(v) && !certain.has(v));
   // A branch may have no nodes, only an initializer that it returns.
   const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();
   for (const value of written) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, open, asked, certain, oracle);
-  for (const node of graph.nodes) {
+  const isFree = graph.inputs.some(v => v.shape?.some(d => typeof d !== 'number'));
+  for (const value of asked) value.type = withDeclared(value.type, declared.get(value), isFree);
+  await fillInAll(model, g, oracle);
+  if (oracle.observed && (await observe(model, written, oracle.observed))) await fillInAll(model, g, oracle);
+  return types.size + certain.size > 0;
+}
+
+/** An input that the file gives no shape has as many axes as its data. */
+function setInputRanks({ inputs }: Graph, observed: Observed): void {
+  for (const value of inputs) {
+    const rank = value.type?.kind === 'tensor' && !value.shape ? observed.rank(value.name) : undefined;
+    if (rank !== undefined)
+      value.type = { kind: 'tensor', dtype: value.dtype!, shape: Array(rank).fill(null) };
+  }
+}
+
+/**
+ * What the file declares of a value of which the runtime knows less: where it has no inference for the operator. Where
+ * batches are of any size, a number as the first extent is but that of the batch that the file was made with.
+ */
+function withDeclared(
+  told: ValueType | undefined,
+  declared: ValueType | undefined,
+  isFree: boolean,
+): ValueType | undefined {
+  if (!told) return declared;
+  if (told.kind !== 'tensor' || told.shape || declared?.kind !== 'tensor' || !declared.shape) return told;
+  const shape = declared.shape.map((d, i) => (i === 0 && isFree && typeof d === 'number' ? null : d));
+  return { ...told, shape };
+}
+
+async function fillInAll(model: Model, g: Builder, oracle: ShapeOracle): Promise<void> {
+  for (const node of model.graph.nodes) {
     for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
     if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
     else fillIn(g, node);
   }
-  return types.size + certain.size > 0;
+}
+
+/** Takes the number of axes that is still open from a run. Returns whether it told any. */
+async function observe(model: Model, written: readonly Value[], observed: Observed): Promise<boolean> {
+  const open = written.filter(v => v.type?.kind === 'tensor' && !v.shape);
+  if (!open.length) return false;
+  const values = new Map([...model.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+  const types = await observed.run(probe(model, model.graph.nodes, open, new Set()), values);
+  for (const value of open) value.type = types.get(value.name) ?? value.type;
+  return types.size > 0;
 }
 
 /**
@@ -114,7 +171,7 @@ async function forgetUnknownRanks(
 
 /** Extents and ranks that follow from a node's inputs, and the types of sequences, which the runtime does not tell. */
 export function fillIn(g: Builder, node: Node): void {
-  if (node.domain !== '' || !node.outputs.some(v => v && isOpen(v.type))) return;
+  if (!DOMAINS.has(node.domain) || !node.outputs.some(v => v && isOpen(v.type))) return;
   const types = inferTypes(
     node,
     node.inputs.map(v => (v ? g.of(v) : undefined)),

@@ -7,7 +7,7 @@ import { eliminateDeadNodes } from '../passes/eliminate-dead-nodes.js';
 import { type GradientOptions, gradientModel } from '../passes/gradients.js';
 import { normalize } from '../passes/inject.js';
 import { type Gradients, withTarget } from './gradients.js';
-import { asFeeds, type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
 /** How a tensor's gradient compares with finite differences. */
 export type CheckedGradient = {
@@ -51,7 +51,7 @@ export async function checkGradients(
 ): Promise<CheckedGradient[]> {
   if (options.dropout === 'train')
     throw new AgdError('bad-option', 'Finite differences need runs that are alike: leave dropout off.');
-  const work = await objectiveModel(model, options);
+  const work = await objectiveModel(model, options, asFeeds(given));
   const feeds = withTarget(asFeeds(given), options, work);
   const values = freeParameters(work, [...gradients.keys()], feeds);
   const runner = await Session.create(work, session);
@@ -103,10 +103,11 @@ async function checkTensor(
 }
 
 /** The model as far as its loss, or as the outputs that have cotangents. */
-async function objectiveModel(model: Model, options: GradientOptions): Promise<Model> {
+async function objectiveModel(model: Model, options: GradientOptions, feeds: Feeds): Promise<Model> {
+  const oracle = shapesIn(() => feeds);
   const { model: work, loss } = options.loss
-    ? await gradientModel(model, options, sessionShapes)
-    : { model: (await normalize(model, sessionShapes)).work, loss: undefined };
+    ? await gradientModel(model, options, oracle)
+    : { model: (await normalize(model, oracle)).work, loss: undefined };
   const wanted = loss === undefined ? (options.cotangents ?? []) : [loss];
   work.graph.outputs = work.graph.outputs.filter(v => wanted.includes(v.name));
   eliminateDeadNodes(work);

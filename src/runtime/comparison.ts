@@ -6,8 +6,8 @@ import type { InjectOptions } from '../passes/options.js';
 import { openForInjection } from './artifacts.js';
 import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';
-import { type SessionOptions, sessionShapes } from './session.js';
-import { bind, updatesOf } from './train-job.js';
+import type { SessionOptions } from './session.js';
+import { bind, shapesOf, updatesOf } from './train-job.js';
 import { inputSpecs, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
@@ -65,7 +65,8 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       seed,
       updates: fed => updatesOf(comparison, bind(comparison, arrays, inputSpecs(fed), fed.target)),
     };
-    const { model, report } = await inject(source.model, options, sessionShapes);
+    const oracle = shapesOf(comparison, arrays, source.model, options);
+    const { model, report } = await inject(source.model, options, oracle);
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
     const trainer = await Trainer.create(model, comparison);
     try {

@@ -29,7 +29,11 @@ export async function gradients(
   if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))
     throw new AgdError('bad-data', 'The data has no samples.');
   const values = record(Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t])));
-  const made = await gradientModel(model, options, shapesIn({ ...values, ...feeds }));
+  const made = await gradientModel(
+    model,
+    options,
+    shapesIn(() => feeds),
+  );
   feeds = withTarget(feeds, options, made.model);
   const { target } = made;
   const labels = target && feeds[target.name];

@@ -284,30 +284,26 @@ export const sessionShapes: ShapeOracle = async model => {
   }
 };
 
-/**
- * The same, and where inference leaves the number of axes open, that of a run on `feeds`, where these are all that the
- * model takes.
- */
-export const shapesIn = (given: Feeds): ShapeOracle => {
-  const feeds = record(given);
-  const oracle = async (model: Model) => {
+/** The same, with data that tell what inference leaves open: those of one batch, asked for where they are needed. */
+export const shapesIn = (data: () => Feeds): ShapeOracle => {
+  let batch: Feeds | undefined;
+  const feeds = () => {
+    batch ??= record(data());
+    return batch;
+  };
+  const rank = (input: string) => feeds()[input]?.dims.length;
+  const run = async (model: Model, values: ReadonlyMap<string, Tensor>) => {
     const session = await Session.create(model, { optimize: false });
     try {
       const types = session.outputTypes();
-      // A runtime may describe an unknown rank as that of a scalar.
-      const open = [...types].filter(([, type]) => type.kind === 'tensor' && !type.shape?.length);
-      const inputs = session.inputs.map(name => [name, feeds[name]] as const);
-      if (!open.length || inputs.some(([, tensor]) => !tensor)) return types;
-      const seen = await session.run(
-        Object.fromEntries(inputs) as Feeds,
-        open.map(([name]) => name),
-      );
-      for (const [name, type] of open)
-        if (type.kind === 'tensor') types.set(name, { ...type, shape: seen[name]!.dims.map(() => null) });
+      const inputs = session.inputs.map(name => [name, feeds()[name] ?? values.get(name)] as const);
+      if (inputs.some(([, tensor]) => !tensor)) return new Map<string, TensorType>();
+      const seen = await session.run(Object.fromEntries(inputs) as Feeds);
+      for (const [name, type] of types) type.shape = seen[name]!.dims.map(() => null);
       return types;
     } finally {
       await session.release();
     }
   };
-  return Object.assign(oracle, { runs: true });
+  return Object.assign((model: Model) => sessionShapes(model), { observed: { rank, run } });
 };

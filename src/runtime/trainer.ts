@@ -20,7 +20,7 @@ import { checkRange } from './data/targets.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { fromPytorch, toPytorch } from './pytorch-state.js';
-import { asFeeds, type Feeds, Session, type SessionOptions, sessionShapes } from './session.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
 export type Metrics = {
   /** Mean loss over the samples. */
@@ -226,19 +226,19 @@ export class Trainer {
   }
 
   async #evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    this.#evaluator ??= await this.#createEvaluator();
-    const { session, samples: outputs } = this.#evaluator;
     const { loss: spec, parameters, statistics } = this.description;
-    const names = new Set(session.inputs);
-    const weights = [...parameters.map(p => p.name), ...statistics].filter(name => names.has(name));
-    const feeds = Object.fromEntries(weights.map(name => [name, this.#state[name]!]));
+    const learned = [...parameters.map(p => p.name), ...statistics];
     const shown = isClassification(spec) ? [spec.output] : [];
-    const wanted = outputs
-      ? [outputs.losses.name, ...(outputs.weights ? [outputs.weights.name] : []), ...shown]
-      : [spec.name];
     let [samples, leftOut, loss, weight, hits, targets] = [0, 0, 0, 0, 0, 0];
     for await (const { inputs: given, size, padding = 0 } of batches) {
       const inputs = this.#checked(given);
+      this.#evaluator ??= await this.#createEvaluator(inputs);
+      const { session, samples: outputs } = this.#evaluator;
+      const weights = learned.filter(name => session.inputs.includes(name));
+      const feeds = Object.fromEntries(weights.map(name => [name, this.#state[name]!]));
+      const wanted = outputs
+        ? [outputs.losses.name, ...(outputs.weights ? [outputs.weights.name] : []), ...shown]
+        : [spec.name];
       const results = await session.run({ ...feeds, ...inputs }, wanted);
       const losses = outputs && results[outputs.losses.name]!.numbers();
       if (padding && losses?.length !== size + padding) {
@@ -269,8 +269,9 @@ export class Trainer {
     };
   }
 
-  async #createEvaluator() {
-    const { model, samples } = await evaluationModel(this.model, sessionShapes);
+  async #createEvaluator(batch: Feeds) {
+    const oracle = shapesIn(() => batch);
+    const { model, samples } = await evaluationModel(this.model, oracle);
     return { session: await Session.create(await layOut(model, this.options), this.options), samples };
   }
 

@@ -20,7 +20,11 @@ export async function checkVjp(
   const feeds: Feeds = Object.fromEntries(
     [...inputs].map(([name, tensor]) => [name, asScalar(tensor, shapes.get(name))]),
   );
-  const made = await gradientModel(model, { cotangents: [...cotangents.keys()], wrt }, shapesIn(feeds));
+  const made = await gradientModel(
+    model,
+    { cotangents: [...cotangents.keys()], wrt },
+    shapesIn(() => feeds),
+  );
   for (const [output, input] of made.cotangents) feeds[input] = cotangents.get(output)!;
   // A model of which no gradient is defined has no outputs, and no session.
   const results = made.model.graph.outputs.length ? await run(made.model, feeds, device) : {};

@@ -1,6 +1,7 @@
 import { type DType, dtypeCode } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Dim, Shape, Value, ValueType } from '../../graph/ir.js';
+import type { Dim, Graph, Shape, Value, ValueType } from '../../graph/ir.js';
+import { dependencies } from '../../graph/prune.js';
 import type { AttrInit, Builder, EmitOptions } from './builder.js';
 
 /** What an operand may be: an expression, or a number that takes the other operand's element type. */
@@ -33,8 +34,7 @@ export class Expr {
   get rank(): number {
     const shape = this.shape;
     if (shape) return shape.length;
-    const { name } = this.value;
-    throw new AgdError('no-gradient', `No gradient through '${name}': its number of axes is not fixed.`);
+    throw unknownRank(this.g.graph, this.value);
   }
   /** The shape, where every extent is a known number. */
   get staticShape(): number[] | undefined {
@@ -390,4 +390,19 @@ function broadcastAxes(shape: Shape | undefined, from: Shape | undefined): numbe
   const open = from.some((d, i) => typeof d !== 'number' && (d === null || d !== shape[lead + i]));
   if (open) return undefined;
   return shape.flatMap((d, i) => (i < lead || (from[i - lead] === 1 && d !== 1) ? [i] : []));
+}
+
+/** Names the input without a shape that a value's number of axes hangs on, or else the first value that has none. */
+function unknownRank(graph: Graph, value: Value): AgdError {
+  const needed = dependencies(graph, [value]);
+  const isOpen = (v: Value | null) => v !== null && needed.has(v) && !v.shape;
+  const input = graph.inputs.find(v => isOpen(v) && v.type?.kind === 'tensor');
+  const first = graph.nodes.flatMap(node => node.outputs).find(isOpen) ?? value;
+  const what = input
+    ? `Input '${input.name}' has no shape in the file, and the gradient depends on its number of axes`
+    : `No gradient through '${first.name}': its number of axes is not known before the model runs`;
+  return new AgdError(
+    'no-gradient',
+    `${what}. \`train\` and \`grad\` take it from the data; for \`inject\`, export the model with ${input ? "the input's shape" : 'its shape in value_info'}.`,
+  );
 }

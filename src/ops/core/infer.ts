@@ -42,7 +42,9 @@ const SHAPES = record<Infer>({
       'Floor Ceil Round Not Cast CastLike Identity Softmax LogSoftmax CumSum CumProd Trilu Clip Softplus Softsign Elu Selu Celu LeakyRelu ' +
       'HardSigmoid HardSwish ThresholdedRelu Gelu Mish IsNaN IsInf ScatterElements ScatterND ReverseSequence Dropout ' +
       'LayerNormalization BatchNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization LRN Shrink ' +
-      'RandomNormalLike RandomUniformLike Bernoulli EyeLike'
+      'RandomNormalLike RandomUniformLike Bernoulli EyeLike ' +
+      // Of ai.onnx.ml, which the runtime does not infer.
+      'Binarizer CategoryMapper Imputer LabelEncoder Normalizer Scaler'
     )
       .split(' ')
       .map(op => [op, same]),

@@ -129,6 +129,12 @@ function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, n
   }
 }
 
+/** Whether the gradient passes a node straight through where that is asked for: its slopes are not what it computes. */
+export function passesStraight(node: Node): boolean {
+  const def = opDef(node);
+  return def?.kind === 'zero' || (def?.kind === 'expansion' && def.straightThrough !== undefined);
+}
+
 /** A cotangent has its primal's type: a rule that breaks this is a bug, named where it happens. */
 function check(dx: Expr, x: Value, node: Node, input: number): void {
   const where = `Gradient of ${node.label} for input ${input} ('${x.name}')`;

@@ -1,17 +1,18 @@
 import type { Graph, Node, Value } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import type { LossKind } from '../ops/criterion.js';
 import type { LossSpec } from './options.js';
 
 /** What an output is, by the operator that makes it. */
 type Nature = 'probabilities' | 'independent probabilities' | 'logarithms' | 'scores';
 
-const NATURES: Record<string, Nature> = {
+const NATURES = record<Nature>({
   Softmax: 'probabilities',
   Sigmoid: 'independent probabilities',
   HardSigmoid: 'independent probabilities',
   LogSoftmax: 'logarithms',
   ...Object.fromEntries(['Gemm', 'MatMul', 'Conv', 'Add'].map(op => [op, 'scores' as const])),
-};
+});
 
 /** What changes an element's place or type, not its value. */
 const MOVES = new Set(['Identity', 'Cast', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Transpose']);

@@ -1,7 +1,11 @@
 import type { Model } from '../graph/ir.js';
+import { neededInputs } from '../graph/prune.js';
 import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from './attach-loss.js';
+import { activeValues } from './backward.js';
+import { computeInFloat } from './compute-in-float.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { expandNodes } from './expand-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import { readOriginal } from './original.js';
@@ -30,6 +34,7 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
   const fed = new Set([...parameters.map(p => p.name), ...statistics]);
   const values = [...work.graph.initializers.keys()].filter(v => fed.has(v.name));
   g.forget(values);
+  computeInFloat(work.graph, values);
   // The file may have been exported in training mode.
   trainBatchNorm(g, 'eval');
   trainDropout(g, 'eval');
@@ -41,6 +46,10 @@ export async function evaluationModel(injected: Model, oracle: ShapeOracle): Pro
   }
   const results = [loss.name, loss.output, samples?.losses.name, samples?.weights?.name];
   work.graph.outputs = work.graph.outputs.filter(v => results.includes(v.name));
+  // A kernel may read what its gradient does not, such as the lengths of sequences: no step is fed that.
+  const known = new Set([...fed, ...injected.graph.inputs.map(v => v.name)]);
+  if (neededInputs(work.graph, work.graph.outputs).some(v => !known.has(v.name)))
+    expandNodes(g, activeValues(work.graph.nodes, values));
   eliminateDeadNodes(work);
   dropUnreadInputs(work);
   return { model: work, samples };

@@ -1,22 +1,26 @@
 import picomatch from 'picomatch';
+import { reads } from '../graph/dependents.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import type { Model, Value } from '../graph/ir.js';
+import type { Model, Node, Value } from '../graph/ir.js';
+import { neededInputs } from '../graph/prune.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import type { TargetRange } from '../ops/criterion.js';
-import { attachLoss, rangeOfTarget } from './attach-loss.js';
+import { type AttachedLoss, attachLoss, rangeOfTarget } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
-import { backward } from './backward.js';
+import { activeValues, backward, passesStraight } from './backward.js';
 import { checkLoss } from './check-loss.js';
+import { computeInFloat } from './compute-in-float.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { expandNodes } from './expand-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
 import { normalize } from './inject.js';
 import type { LossSpec, SelectOptions } from './options.js';
 import { selectParameters } from './select-parameters.js';
 import type { Origins } from './tell-origins.js';
-import { refuseRounded } from './tell-quantized.js';
+import { refuseRounded, rounds } from './tell-quantized.js';
 import { type LeastBatch, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 
@@ -27,6 +31,7 @@ export type GradientOptions = SelectOptions & {
   cotangents?: readonly string[];
   /** Globs over inputs and initializers; the parameters that would train where not given. */
   wrt?: readonly string[];
+  /** Of a loss, as `inject` takes it; vector-Jacobian products are of the model in the mode that its file is in. */
   batchNorm?: 'train' | 'eval';
   dropout?: 'train' | 'eval';
   seed?: number;
@@ -53,19 +58,8 @@ export async function gradientModel(
   options: GradientOptions,
   oracle: ShapeOracle,
 ): Promise<GradientModel> {
-  const { work, g, origins } = await normalize(model, oracle);
-  const attached = options.loss && attachLoss(g, options.loss);
+  const { work, g, attached, seeds, wrt, leastBatch, warnings } = await prepare(model, options, oracle);
   const { loss, target, output: read } = attached ?? {};
-  const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
-  const warnings = options.loss && read ? checkLoss(g.graph, options.loss, read) : [];
-  const wrt = chooseWrt(g, options, loss, origins, attached?.constants);
-  g.forget(wrt);
-  const least = loss && options.batchNorm === 'train' ? leastBatchOf(g) : undefined;
-  if (loss) {
-    trainBatchNorm(g, options.batchNorm ?? 'eval');
-    trainDropout(g, options.dropout ?? 'eval');
-  }
-  numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.scalar(0, 'int64'));
   const results = backward(g, seeds, wrt, options);
   lowerBatchNorm(g);
   g.graph.outputs = loss ? [loss] : [];
@@ -79,11 +73,72 @@ export async function gradientModel(
     model: work,
     loss: loss?.name,
     target: target && { name: target.name, range: rangeOfTarget(options.loss!, read!) },
-    leastBatch: least,
+    leastBatch,
     warnings,
     cotangents: loss ? new Map() : cotangents,
     gradients,
   };
+}
+
+/**
+ * What `gradientModel` differentiates, in the model's own operators: the outputs are the loss, or those that have
+ * cotangents; what random nodes draw is the same. `rounded` names what is differentiated by through rounding, which the
+ * gradient passes as if it were not there, or stops at. Of the inputs, only those in `given` are read.
+ */
+export async function objectiveModel(
+  model: Model,
+  options: GradientOptions,
+  given: ReadonlySet<string>,
+  oracle: ShapeOracle,
+): Promise<{ model: Model; rounded: Set<string> }> {
+  const { work, g, attached, seeds, wrt } = await prepare(model, options, oracle);
+  lowerBatchNorm(g);
+  g.graph.outputs = [...seeds.keys()];
+  // A kernel may read what its gradient does not, such as the lengths of sequences.
+  const needed = neededInputs(g.graph, g.graph.outputs).filter(v => v !== attached?.target);
+  if (needed.some(v => !given.has(v.name))) expandNodes(g, activeValues(g.graph.nodes, wrt));
+  eliminateDeadNodes(work);
+  dropUnreadInputs(work);
+  const stops = options.straightThrough ? passesStraight : rounds;
+  const { nodes } = g.graph;
+  const rounded = wrt.filter(value => {
+    const active = activeValues(nodes, [value], { straightThrough: true });
+    return nodes.some(node => holds(node, stops) && reads(node).some(v => active.has(v)));
+  });
+  return { model: work, rounded: new Set(rounded.map(v => v.name)) };
+}
+
+const holds = (node: Node, is: (node: Node) => boolean): boolean =>
+  is(node) || node.subgraphs().some(body => body.nodes.some(inner => holds(inner, is)));
+
+type Prepared = {
+  work: Model;
+  g: Builder;
+  attached?: AttachedLoss;
+  seeds: ReadonlyMap<Value, Expr>;
+  wrt: Value[];
+  leastBatch?: LeastBatch;
+  warnings: string[];
+};
+
+/** The model with its loss, in the mode asked for, and what is to be differentiated by what. */
+async function prepare(model: Model, options: GradientOptions, oracle: ShapeOracle): Promise<Prepared> {
+  const { work, g, origins } = await normalize(model, oracle);
+  const { batchNorm = 'train', dropout = 'train', seed = 0 } = options;
+  const attached = options.loss && attachLoss(g, options.loss);
+  const { loss, output: read } = attached ?? {};
+  const seeds = loss ? new Map([[loss, g.of(loss).ones()]]) : cotangentInputs(g, options.cotangents ?? []);
+  const warnings = options.loss && read ? checkLoss(g.graph, options.loss, read) : [];
+  const wrt = chooseWrt(g, options, loss, origins, attached?.constants);
+  g.forget(wrt);
+  const leastBatch = loss && batchNorm === 'train' ? leastBatchOf(g) : undefined;
+  if (loss) {
+    trainBatchNorm(g, batchNorm);
+    trainDropout(g, dropout);
+  }
+  numberBatches(g, drawRandom(g, seed), () => g.scalar(0, 'int64'));
+  computeInFloat(g.graph, wrt);
+  return { work, g, attached, seeds, wrt, leastBatch, warnings };
 }
 
 function cotangentInputs(g: Builder, names: readonly string[]): Map<Value, Expr> {

@@ -16,6 +16,7 @@ import { backward } from './backward.js';
 import { checkStored } from './check-attributes.js';
 import { checkLoss } from './check-loss.js';
 import { checkpointActivations } from './checkpoint-activations.js';
+import { computeInFloat } from './compute-in-float.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { expandSparse } from './expand-sparse.js';
@@ -101,6 +102,7 @@ async function injectStep(
   g.forget(trained);
   const groups = groupParameters(work.graph, trained, optimizer, settings, options);
   const { grads, statistics, lookups, drawn, leastBatch } = source.differentiate(trained);
+  computeInFloat(work.graph, trained);
   const schedule = withTotal(options, source, grads, leastBatch);
   const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
   const attached = attachOptimizer(

@@ -1,6 +1,7 @@
 import { isQuantized } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Graph, type Node, type Value } from '../graph/ir.js';
+import { record } from '../graph/record.js';
 import type { Tensor } from '../graph/tensor.js';
 import { ON_INTEGERS } from '../ops/core/surrogate.js';
 import { opDef } from '../ops/index.js';
@@ -41,7 +42,7 @@ export function quantizationScales(graph: Graph): Set<Value> {
 }
 
 /** The inputs of operators on integers that hold scales of more than one number. */
-const SCALES: Record<string, readonly number[]> = {
+const SCALES = record<readonly number[]>({
   QLinearConv: [1, 4, 6],
   QLinearMatMul: [1, 4, 6],
   QLinearAdd: [1, 4, 6],
@@ -49,7 +50,7 @@ const SCALES: Record<string, readonly number[]> = {
   QGemm: [1, 4, 7],
   DynamicQuantizeMatMul: [2],
   MatMulIntegerToFloat: [2, 3],
-};
+});
 
 /** Weights that are stored as integers, and why they do not train. */
 export function integerWeights(graph: Graph): ParameterChoice[] {

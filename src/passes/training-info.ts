@@ -13,6 +13,7 @@ import { Builder } from '../ops/core/builder.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss } from './attach-loss.js';
 import { output } from './attach-optimizer.js';
+import { computeInFloat } from './compute-in-float.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
@@ -142,6 +143,7 @@ export async function adoptStep(
   const stored = new Map([...graph.initializers.keys()].map(v => [v.name, v]));
   const states = updates.map(u => stored.get(u.state)!);
   for (const state of states) if (!graph.inputs.includes(state)) graph.inputs.push(state);
+  computeInFloat(graph, states);
   const values = new Map(
     [...graph.inputs, ...graph.initializers.keys(), ...writtenBy(graph)].map(v => [v.name, v]),
   );

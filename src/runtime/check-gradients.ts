@@ -3,9 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
-import { eliminateDeadNodes } from '../passes/eliminate-dead-nodes.js';
-import { type GradientOptions, gradientModel } from '../passes/gradients.js';
-import { normalize } from '../passes/inject.js';
+import { type GradientOptions, objectiveModel } from '../passes/gradients.js';
 import { type Gradients, withTarget } from './gradients.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
@@ -17,6 +15,11 @@ export type CheckedGradient = {
   /** Largest distance from the slopes on the two sides and what is between, relative to the tensor's largest gradient. */
   error: number;
   passed: boolean;
+  /**
+   * Why finite differences do not tell: the gradient passes rounding as if it were not there, or stops at it. The model's
+   * own outputs change in steps then.
+   */
+  unchecked?: 'straight-through' | 'rounded';
 };
 
 const LARGEST = 8;
@@ -40,7 +43,8 @@ type Objective = (feeds: Feeds) => Promise<{ value: number; size: number }>;
  * sides, at a kink (of Relu, MaxPool ...) too, where their mean would be off. The step of a tensor is the smallest
  * whose difference stands out of the objective's rounding by 1 / TOLERANCE: larger ones meet curvature, smaller ones
  * noise. Where even the largest step does not stand out, the rounding is added to what passes.
- * Throws `bad-option` where dropout is on, as no two runs are then alike, and `bad-dtype` for other than float32.
+ * Random nodes and dropout draw the same in all runs. What passes rounding has no slopes to compare with: such gradients
+ * are named as unchecked. Throws `bad-dtype` for other than float32.
  */
 export async function checkGradients(
   model: Model,
@@ -49,10 +53,10 @@ export async function checkGradients(
   { gradients }: Pick<Gradients, 'gradients'>,
   session: SessionOptions = {},
 ): Promise<CheckedGradient[]> {
-  if (options.dropout === 'train')
-    throw new AgdError('bad-option', 'Finite differences need runs that are alike: leave dropout off.');
-  const work = await objectiveModel(model, options, asFeeds(given));
-  const feeds = withTarget(asFeeds(given), options, work);
+  const arrays = asFeeds(given);
+  const shapes = shapesIn(() => arrays);
+  const { model: work, rounded } = await objectiveModel(model, options, new Set(Object.keys(arrays)), shapes);
+  const feeds = withTarget(arrays, options, work);
   const values = freeParameters(work, [...gradients.keys()], feeds);
   const runner = await Session.create(work, session);
   try {
@@ -61,9 +65,14 @@ export async function checkGradients(
     const { value, size } = await objective(fed);
     const point = { objective, fed, value, rounding: ROUNDING * size };
     const overall = Math.max(...[...gradients.values()].map(t => largest(t.numbers())));
+    const unchecked = options.straightThrough ? 'straight-through' : 'rounded';
     const results: CheckedGradient[] = [];
     for (const [name, gradient] of gradients)
-      results.push(await checkTensor(point, name, gradient.numbers(), NOISE * overall));
+      results.push(
+        rounded.has(name)
+          ? { name, checked: 0, error: 0, passed: true, unchecked }
+          : await checkTensor(point, name, gradient.numbers(), NOISE * overall),
+      );
     return results;
   } finally {
     await runner.release();
@@ -100,18 +109,6 @@ async function checkTensor(
     worst = Math.max(worst, error);
   }
   return { name, checked: at.length, error: scale && worst / scale, passed: worst <= allowed };
-}
-
-/** The model as far as its loss, or as the outputs that have cotangents. */
-async function objectiveModel(model: Model, options: GradientOptions, feeds: Feeds): Promise<Model> {
-  const oracle = shapesIn(() => feeds);
-  const { model: work, loss } = options.loss
-    ? await gradientModel(model, options, oracle)
-    : { model: (await normalize(model, oracle)).work, loss: undefined };
-  const wanted = loss === undefined ? (options.cotangents ?? []) : [loss];
-  work.graph.outputs = work.graph.outputs.filter(v => wanted.includes(v.name));
-  eliminateDeadNodes(work);
-  return work;
 }
 
 /** The values of what is differentiated; initializers among them become plain inputs. */

@@ -15,7 +15,13 @@ import { webgpuProvider } from './webgpu.js';
 // Errors are thrown; what the runtime would print beside that is noise.
 ort.env.logLevel = 'fatal';
 
-let denormals: Pick<ort.InferenceSession.SessionOptions, 'extra'> = {};
+/**
+ * Products of what DequantizeLinear gives run in one kernel, which by default rounds activations to 8 bits that the model
+ * does not round; a loss would then be another than what gradients are of.
+ */
+const IN_FLOAT = { qdq_matmulnbits_accuracy_level: '1' };
+
+let denormals: Record<string, string> = {};
 
 /**
  * Makes zero of numbers too small to be normal (float32: below 1.2e-38), on which processors are many times slower, in all
@@ -23,7 +29,7 @@ let denormals: Pick<ort.InferenceSession.SessionOptions, 'extra'> = {};
  * zero. Where this process has made no session before, the calling thread computes so too, JavaScript with it.
  */
 export function flushDenormals(): void {
-  denormals = { extra: { session: { set_denormal_as_zero: '1' } } };
+  denormals = { set_denormal_as_zero: '1' };
 }
 
 /** Tensors by the name of the graph input or output they belong to. */
@@ -64,7 +70,7 @@ export class Session {
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
       enableMemPattern: false,
-      ...denormals,
+      extra: { session: { ...IN_FLOAT, ...denormals } },
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
     if (source instanceof Model) checkAttributes(source.graph);

@@ -1,10 +1,12 @@
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { GradientOptions } from '../../src/passes/gradients.js';
+import { inject } from '../../src/passes/inject.js';
 import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
-import type { Feeds } from '../../src/runtime/session.js';
+import { type Feeds, sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
 import { spread } from '../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 
@@ -79,7 +81,53 @@ it('expects no gradient of what is not read', async () => {
   expect(check!.passed).toBe(false);
 });
 
-it('refuses dropout', async () => {
-  const random = { ...options, dropout: 'train' } as const;
-  await expect(checkGradients(mlp(), random, feeds, { gradients: new Map() })).rejects.toThrow('dropout off');
+describe('random nodes', () => {
+  /** Noise in the middle, and dropout. */
+  const noisy = () => {
+    const s = new Sketch();
+    const x = s.input('x', ['batch', 4]);
+    const mu = s.add('MatMul', [x, s.weight('w', [4, 6])], 'mu');
+    const noise = s.add('Mul', [s.add('RandomNormalLike', [mu], 'e'), s.weight('s', [6])], 'noise');
+    const z = s.add('Add', [mu, noise], 'z');
+    const ratio = s.weight('ratio', Tensor.filled('float32', [], 0.4));
+    const on = s.weight('training', Tensor.filled('bool', [], 1));
+    const dropped = s.add('Dropout', [z, ratio, on], 'dropped');
+    return s.model([s.add('MatMul', [dropped, s.weight('u', [6, 3])], 'logits')]);
+  };
+  const all = { freeze: ['ratio'], seed: 7 };
+  it.each(['train', 'eval'] as const)('draw the same in all runs, dropout: %s', async dropout => {
+    const wanted = { ...options, ...all, dropout };
+    expect(await failing(noisy(), wanted, feeds)).toEqual([]);
+    expect(await failing(noisy(), wanted, feeds, 's', -1)).toEqual(['s']);
+  });
+  it('draw the same for vector-Jacobian products', async () => {
+    const fed = { x: feeds.x!, logits_cotangent: spread([8, 3]) };
+    const product = { cotangents: ['logits'], wrt: ['x', 'w', 's', 'u'], seed: 7 };
+    expect(await failing(noisy(), product, fed)).toEqual([]);
+    expect(await failing(noisy(), product, fed, 'w', 1.1)).toEqual(['w']);
+  });
+  it('have gradients of the same mode as in training', async () => {
+    const { loss } = await gradients(noisy(), options, feeds);
+    const inMode = async (dropout: 'train' | 'eval') =>
+      (await gradients(noisy(), { ...options, dropout }, feeds)).loss;
+    expect(loss).toBe(await inMode('train'));
+    expect(loss).not.toBe(await inMode('eval'));
+  });
+});
+
+it('takes batch normalization in the mode of training', async () => {
+  const s = new Sketch();
+  const h = s.add('MatMul', [s.input('x', ['batch', 4]), s.weight('w', [4, 3])], 'h');
+  const statistics = [s.weight('mean', [3]), s.weight('var', Tensor.filled('float32', [3], 4))];
+  const inputs = [h, s.weight('scale', [3]), s.weight('bias', [3]), ...statistics];
+  const model = s.model([s.add('BatchNormalization', inputs, 'logits')]);
+  const inMode = async (batchNorm?: 'train' | 'eval') =>
+    (await gradients(model, { ...options, batchNorm }, feeds)).loss;
+  expect(await inMode()).toBe(await inMode('train'));
+  expect(await inMode()).not.toBe(await inMode('eval'));
+  expect(await failing(model, options, feeds)).toEqual([]);
+  const { model: step } = await inject(model, options, sessionShapes);
+  const trainer = await Trainer.create(step);
+  expect((await trainer.step(feeds)).loss).toBeCloseTo((await inMode())!, 6);
+  await trainer.release();
 });

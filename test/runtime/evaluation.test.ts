@@ -1,6 +1,6 @@
 /** What validation tells: means over all samples and targets, whatever the batches. */
 import { expect, it } from 'vitest';
-import type { Model, Shape } from '../../src/graph/ir.js';
+import { type Model, type Shape, Value } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
 import type { LossSpec } from '../../src/passes/options.js';
@@ -110,4 +110,42 @@ it('refuses a run without a single step', async () => {
   await expect(loop(accumulating, 65)).rejects.toThrow('An update takes 4 batches, but the run has only 2');
   await loop(accumulating, 65, 2);
   await accumulating.release();
+});
+
+it('takes no input that a step does not take: lengths that the kernel of attention reads, but not its gradient', async () => {
+  const s = new Sketch();
+  const mask = s.input('mask', ['batch', 'time'], 'int64');
+  const lengths = s.add('Cast', [s.add('ReduceSum', [mask, axis(1)], 'counts', { keepdims: 0 })], 'whole', {
+    to: 6,
+  });
+  const last = s.add(
+    'Sub',
+    [lengths, s.weight('one', new Tensor('int32', [], Uint8Array.of(1, 0, 0, 0)))],
+    'l',
+  );
+  const total = s.add('Cast', [s.add('Gather', [s.add('Shape', [mask], 'dims'), at(1)], 'time')], 'total', {
+    to: 6,
+  });
+  const x = s.input('x', ['batch', 'time', 8]);
+  const [q, k, v] = ['q', 'k', 'v'].map(name => s.add('MatMul', [x, s.weight(`w${name}`, [8, 16])], name));
+  const attended = s.add('GroupQueryAttention', [q!, k!, v!, null, null, last, total], 'attended', {
+    ...{ num_heads: 2, kv_num_heads: 2 },
+  });
+  const node = s.graph.nodes.at(-1)!;
+  node.domain = 'com.microsoft';
+  node.outputs = [...node.outputs, new Value('present_k'), new Value('present_v')];
+  const model = s.model([s.add('MatMul', [attended, s.weight('u', [16, 3])], 'y')]);
+  model.opsetImports.set('com.microsoft', 1);
+  const t = await made(model, { kind: 'mse' });
+  expect(t.inputs.map(i => i.name)).toEqual(['x', 'target']);
+  const inputs = { x: spread([2, 5, 8]), target: spread([2, 5, 3]) };
+  const { loss } = await t.step(inputs, { lr: 0 });
+  expect((await t.evaluate([{ inputs, size: 2 }])).loss).toBeCloseTo(loss, 5);
+  await t.release();
+  function axis(i: number) {
+    return s.weight(`axis${i}`, Tensor.ints([i]));
+  }
+  function at(i: number) {
+    return s.weight(`at${i}`, Tensor.from('int64', [], BigInt64Array.of(BigInt(i))));
+  }
 });

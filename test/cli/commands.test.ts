@@ -5,10 +5,11 @@ import { RunRecord } from '../../cli/run-record.js';
 import { renderRun } from '../../cli/run-report.js';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { readDescription } from '../../src/passes/training-description.js';
 import { decodeSafetensors, encodeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { spread } from '../ops/vjp.js';
-import { mlp, mlpData } from '../sample.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
 import { agdOnnx, start, workplace } from './run.js';
 
 let folder: string;
@@ -419,6 +420,25 @@ describe('grad', () => {
     expect([...tensors.keys()].sort()).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'loss']);
     expect(tensors.get('fc1.weight')!.dims).toEqual([4, 8]);
   });
+  it('compares with dropout too, and says what it cannot compare', () => {
+    writeFileSync(file('rounding.onnx'), encodeModel(rounding()));
+    writeFileSync(file('batch.safetensors'), encodeSafetensors(mlpData(8)));
+    const given = [
+      '--loss',
+      'cross-entropy',
+      '--inputs',
+      'batch.safetensors',
+      '-o',
+      'r.safetensors',
+      '--check',
+    ];
+    const out = ok('grad', 'rounding.onnx', ...given, '--straight-through', '--dropout', 'train');
+    expect(out).toMatch(/w\s+-\s+-\s+not checkable \(straight-through\)/);
+    expect(out).toMatch(/b\s+3\s+[\d.e+-]+\s+ok/);
+    expect(out).toContain(
+      '1 of 2 gradients were not checked: the model rounds what depends on these tensors',
+    );
+  });
   it('writes vector-Jacobian products', () => {
     writeFileSync(file('x.safetensors'), encodeSafetensors(new Map([['x', spread([3, 4])]])));
     writeFileSync(file('dy.safetensors'), encodeSafetensors(new Map([['logits', spread([3, 3])]])));
@@ -446,3 +466,13 @@ it('reads and writes what a round trip must keep', async () => {
   const model = await loadModel(file('model.onnx'));
   expect(Buffer.from(encodeModel(model)).equals(readFileSync(file('model.onnx')))).toBe(true);
 });
+
+/** x[batch,4] -> dropout(x) @ rounded(w) + b. */
+function rounding() {
+  const s = new Sketch();
+  const scale = s.weight('scale', Tensor.filled('float32', [], 0.07));
+  const q = s.add('QuantizeLinear', [s.weight('w', [4, 3]), scale], 'q');
+  const w = s.add('DequantizeLinear', [q, scale], 'w_rounded');
+  const x = s.add('Dropout', [s.input('x', ['batch', 4])], 'dropped');
+  return s.model([s.add('Add', [s.add('MatMul', [x, w], 'p'), s.weight('b', [3])], 'logits')]);
+}

@@ -78,7 +78,12 @@ async function compareAll(folder, params) {
   const ours = await half.run(Object.fromEntries(half.inputs.map(name => [name, given[name]])));
   const forward = withValues(await loadModel(evaluation), values);
   const loss = forward.graph.outputs[0].name;
-  const own = await gradients(forward, { loss: { kind: 'output', output: loss }, wrt: names }, batch);
+  const asItIs = { batchNorm: 'eval', dropout: 'eval' };
+  const own = await gradients(
+    forward,
+    { loss: { kind: 'output', output: loss }, wrt: names, ...asItIs },
+    batch,
+  );
   const rows = [
     ['loss of the training model', relative(ours[opened.options.loss.output].numbers(), [theirs.loss])],
     ['loss of the evaluation model', relative([own.loss], [theirs.loss])],

@@ -30,7 +30,12 @@ export async function checkCase(folder) {
     const path = join(folder, 'model.onnx');
     const feeds = Object.fromEntries(await agd.loadArrays(join(folder, 'batch.safetensors')));
     const batchNorm = info.training ? 'train' : 'eval';
-    const options = { loss: info.loss, batchNorm, train: info.scalars.length ? info.scalars : undefined };
+    const options = {
+      loss: info.loss,
+      batchNorm,
+      dropout: 'eval',
+      train: info.scalars.length ? info.scalars : undefined,
+    };
     await compare(path, folder, feeds, options, result);
     await train(path, folder, feeds, options, result);
   } catch (error) {

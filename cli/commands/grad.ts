@@ -88,7 +88,7 @@ export async function handler(args: Args): Promise<void> {
   const unchecked = checks.filter(c => c.unchecked).length;
   if (unchecked)
     print(
-      `${unchecked} of ${checks.length} gradients were not checked: the model rounds what depends on these tensors, and changes in steps there.`,
+      `${unchecked} of ${checks.length} gradients were not checked: the model rounds values computed from these tensors, so its outputs change in steps.`,
     );
   const wrong = checks.filter(c => !c.passed);
   if (wrong.length)

@@ -2,10 +2,10 @@ import { dependents } from '../graph/dependents.js';
 import { allGraphs, type Graph, type Value } from '../graph/ir.js';
 
 /**
- * Lets MatMulNBits compute in floating point where what it reads depends on `changing`: values that are fed, or that a
- * run changes. Its kernel for activations of 8 bits (`accuracy_level` 4) packs the weights when a session is made, with
- * scales and zero points that are constants then; of others the result is zero, without a word. Gradients are those of the
- * computation in floating point, so that what lies between trained values and the loss is computed in it too.
+ * Makes MatMulNBits compute in floating point where its inputs depend on `changing`: values that are fed, or that a run
+ * changes. At `accuracy_level` 4 its kernel rounds activations to 8 bits and prepacks weights with their scales and zero
+ * points when the session is created; if those are not constants, the result is silently zero. Gradients are those of the
+ * floating-point computation, so everything between trained values and the loss uses it as well.
  */
 export function computeInFloat({ nodes }: Graph, changing: readonly Value[]): void {
   for (const node of dependents(nodes, changing)) {

@@ -16,8 +16,8 @@ export type CheckedGradient = {
   error: number;
   passed: boolean;
   /**
-   * Why finite differences do not tell: the gradient passes rounding as if it were not there, or stops at it. The model's
-   * own outputs change in steps then.
+   * Why finite differences do not apply: the gradient passes rounding straight through, or stops there, while the model's
+   * outputs change in steps.
    */
   unchecked?: 'straight-through' | 'rounded';
 };
@@ -43,8 +43,8 @@ type Objective = (feeds: Feeds) => Promise<{ value: number; size: number }>;
  * sides, at a kink (of Relu, MaxPool ...) too, where their mean would be off. The step of a tensor is the smallest
  * whose difference stands out of the objective's rounding by 1 / TOLERANCE: larger ones meet curvature, smaller ones
  * noise. Where even the largest step does not stand out, the rounding is added to what passes.
- * Random nodes and dropout draw the same in all runs. What passes rounding has no slopes to compare with: such gradients
- * are named as unchecked. Throws `bad-dtype` for other than float32.
+ * Random nodes and dropout draw the same numbers in all runs. Gradients that pass rounding have no slopes to be compared
+ * with and are returned as `unchecked`. Throws `bad-dtype` for other than float32.
  */
 export async function checkGradients(
   model: Model,

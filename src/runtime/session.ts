@@ -16,8 +16,8 @@ import { webgpuProvider } from './webgpu.js';
 ort.env.logLevel = 'fatal';
 
 /**
- * Products of what DequantizeLinear gives run in one kernel, which by default rounds activations to 8 bits that the model
- * does not round; a loss would then be another than what gradients are of.
+ * The runtime fuses DequantizeLinear and MatMul into a kernel that by default rounds activations to 8 bits, which the model
+ * does not: the loss would not be the one that the gradients belong to.
  */
 const IN_FLOAT = { qdq_matmulnbits_accuracy_level: '1' };
 

@@ -436,7 +436,7 @@ describe('grad', () => {
     expect(out).toMatch(/w\s+-\s+-\s+not checkable \(straight-through\)/);
     expect(out).toMatch(/b\s+3\s+[\d.e+-]+\s+ok/);
     expect(out).toContain(
-      '1 of 2 gradients were not checked: the model rounds what depends on these tensors',
+      '1 of 2 gradients were not checked: the model rounds values computed from these tensors',
     );
   });
   it('writes vector-Jacobian products', () => {

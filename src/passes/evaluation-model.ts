@@ -23,12 +23,12 @@ export type EvaluationModel = { model: Model; samples?: AttachedSampleLosses };
  * parameters and running statistics are inputs. For validation.
  */
 export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
-  const { loss, outputs, parameters, statistics } = readDescription(injected);
+  const { loss, outputs, parameters, statistics, freeBatch } = readDescription(injected);
   const original = readOriginal(injected);
   // Where the model computes its loss, and gradients or an update after it, nobody asks for these here.
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
-  const { work, g } = await normalize(source, oracle);
+  const { work, g } = await normalize(source, oracle, { freeBatch });
   const samples = loss.kind === 'output' ? undefined : attachSampleLosses(g, loss);
   if (loss.kind === 'output') attachLoss(g, loss);
   const fed = new Set([...parameters.map(p => p.name), ...statistics]);

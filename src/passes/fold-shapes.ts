@@ -12,11 +12,12 @@ import { fillIn } from './infer-shapes.js';
  * runtime's shape inference does not follow all of it. Integers that are known become initializers, and so do those of a
  * Reshape where all but extents that stay in their place are; a vector of unknown extents whose length is known says so,
  * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns
- * that anything changed.
+ * that anything changed. With `all`, also where nothing is open.
  */
-export function foldShapes(model: Model): boolean {
+export function foldShapes(model: Model, { all = false } = {}): boolean {
   const { graph } = model;
-  if (graph.nodes.every(node => node.outputs.every(hasRank) && !isOpenReshape(graph, node))) return false;
+  if (!all && graph.nodes.every(node => node.outputs.every(hasRank) && !isOpenReshape(graph, node)))
+    return false;
   const names = Names.of(model);
   const known = new Map<Value, Integers>();
   for (const [value, tensor] of graph.initializers) {

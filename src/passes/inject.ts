@@ -21,6 +21,7 @@ import { drawRandom, numberBatches } from './draw-random.js';
 import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { expandSparse } from './expand-sparse.js';
 import { foldShapes } from './fold-shapes.js';
+import { freeBatch } from './free-batch.js';
 import { groupParameters } from './group-parameters.js';
 import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
@@ -208,7 +209,7 @@ export type Trainable = {
 async function differentiable(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Trainable> {
   const { loss: spec, batchNorm = 'train', dropout = 'train', seed = 0 } = options;
   if (!spec) throw noLoss();
-  const { work, g, loss, placed, origins } = await prepare(model, spec, oracle);
+  const { work, g, loss, placed, origins } = await prepare(model, spec, oracle, options);
   const parameters = selectParameters(work.graph, [loss.loss], origins, options, loss.constants);
   refuseRounded(work.graph, parameters, options);
   return {
@@ -270,8 +271,9 @@ async function prepare(
   model: Model,
   spec: LossSpec,
   oracle: ShapeOracle,
+  { freeBatch }: InjectOptions,
 ): Promise<Normal & { loss: AttachedLoss }> {
-  const normal = await normalize(model, oracle);
+  const normal = await normalize(model, oracle, { freeBatch });
   return { ...normal, loss: attachLoss(normal.g, spec) };
 }
 
@@ -285,7 +287,11 @@ type Normal = { work: Model; g: Builder; placed?: Model; origins: Origins };
  * The same before any loss: for vector-Jacobian products of the model's own outputs. With `own` off, each parameter
  * stays where the file has it.
  */
-export async function normalize(model: Model, oracle: ShapeOracle, { own = true } = {}): Promise<Normal> {
+export async function normalize(
+  model: Model,
+  oracle: ShapeOracle,
+  { own = true, freeBatch: free }: { own?: boolean; freeBatch?: readonly string[] } = {},
+): Promise<Normal> {
   checkStored(model.graph);
   const work = cloneModel(model);
   spellDefaultDomain(work);
@@ -297,6 +303,7 @@ export async function normalize(model: Model, oracle: ShapeOracle, { own = true 
   if (!own) liftSubgraphInitializers(work);
   const placed = own && placeParameters(work, origins) ? withPlaces(model, work) : undefined;
   liftConstants(work);
+  if (free?.length) await freeBatch(work, free, oracle);
   do await inferShapes(work, oracle);
   while (foldShapes(work));
   const g = new Builder(work.graph, { names: Names.of(work), opsets: work.opsetImports });

@@ -301,6 +301,11 @@ export const OPTIONS = {
     help: 'Straight-through gradients of rounding and quantization',
     recorded: true,
   }),
+  /** The inputs may be fed batches of any size, where the file fixes it at that of the export. */
+  freeBatch: option(texts, {
+    ...{ group: 'Model', commands: ['inject'], stage: 'inject', recorded: true, expert: true },
+    help: 'Inputs whose fixed batch size becomes free (train does so by itself)',
+  }),
   checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
     ...{ group: 'Model', commands: ['inject', 'train'], stage: 'inject' },
     help: 'Recompute activations in the backward pass: less memory, more time',

@@ -6,8 +6,9 @@ import type { InjectOptions } from '../passes/options.js';
 import { openForInjection } from './artifacts.js';
 import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';
+import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
-import { bind, shapesOf, updatesOf } from './train-job.js';
+import { bind, updatesOf } from './train-job.js';
 import { inputSpecs, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
@@ -55,18 +56,21 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
   const arrays = await loadArrays(comparison.data);
   const held = comparison.validation === undefined ? undefined : await loadArrays(comparison.validation);
   const source = await openForInjection(comparison.model, comparison.inject);
+  const plain = { ...source, job: comparison, arrays };
+  const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
+  if (note) yield { type: 'note', text: note };
   const plans = contenders.flatMap(contender =>
     contender.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ contender, lr, seed }))),
   );
   for (const [run, { contender, lr, seed }] of plans.entries()) {
     const options: InjectOptions = {
       ...source.options,
+      freeBatch,
       optimizer: { ...contender.optimizer, lr },
       seed,
       updates: fed => updatesOf(comparison, bind(comparison, arrays, inputSpecs(fed), fed.target)),
     };
-    const oracle = shapesOf(comparison, arrays, source.model, options);
-    const { model, report } = await inject(source.model, options, oracle);
+    const { model, report } = await inject(source.model, options, shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
     const trainer = await Trainer.create(model, comparison);
     try {

@@ -5,11 +5,9 @@ import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
 import { checkWritable, loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
-import { neededInputs } from '../graph/prune.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
 import { extendSchedule } from '../passes/extend-schedule.js';
-import type { ShapeOracle } from '../passes/infer-shapes.js';
 import { type InjectReport, inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
 import { isInjected, readDescription } from '../passes/training-description.js';
@@ -20,6 +18,7 @@ import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { checkExport, exportFile } from './export.js';
+import { batchToFree, shapesOf } from './model-data.js';
 import { goOnFrom } from './ort-state.js';
 import {
   changes,
@@ -34,7 +33,7 @@ import {
   sourceOf,
   withRun,
 } from './run-state.js';
-import { type SessionOptions, shapesIn } from './session.js';
+import type { SessionOptions } from './session.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
 
@@ -278,11 +277,11 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
   const updates = (fed: Fed) => updatesOf(job, bind(job, arrays, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
-  const { model: injected, report } = await inject(
-    model,
-    { ...options, updates, tile },
-    shapesOf(job, arrays, model, options),
-  );
+  const source = { job, arrays, model, options };
+  const { freeBatch = options.freeBatch, note } = await batchToFree(source);
+  if (note) emit({ type: 'note', text: note });
+  const given = { ...options, updates, tile, freeBatch };
+  const { model: injected, report } = await inject(model, given, shapesOf(source));
   emit({ type: 'injected', report });
   const begun = goOnFrom(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note });
@@ -292,36 +291,6 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
 /** The updates of the whole run, at least 1. */
 export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
   return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
-}
-
-/** Shapes, of which those that nothing tells before a run are those of the first batch. */
-export function shapesOf(
-  job: Pick<TrainJob, 'bind' | 'data' | 'batchSize'>,
-  arrays: Arrays,
-  { graph }: Model,
-  { loss }: InjectOptions,
-): ShapeOracle {
-  return shapesIn(() => {
-    const output = graph.nodes.flatMap(node => node.outputs).find(v => v && v.name === loss?.output);
-    const needed = neededInputs(graph, output ? [output] : graph.outputs);
-    const names = new Set(needed.map(v => v.name));
-    const known = <T>(given: Readonly<Record<string, T>> = {}) =>
-      Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
-    const { map, scale, whole = [] } = job.bind ?? {};
-    try {
-      const own = {
-        map: known(map),
-        scale: typeof scale === 'object' ? known(scale) : undefined,
-        whole: whole.filter(name => names.has(name)),
-      };
-      const data = bind({ ...job, bind: own }, arrays, inputSpecs({ graph, inputs: needed }));
-      return data.batches(job).next().value?.inputs ?? {};
-    } catch (error) {
-      // What the data lack is told when the step is there, which may not need it.
-      if (error instanceof AgdError) return {};
-      throw error;
-    }
-  });
 }
 
 /** What `job.data` feeds the inputs, of which `target` takes labels. */

@@ -318,26 +318,30 @@ describe('train', () => {
       '-o',
       'c.onnx',
       '--state',
-      'c.agd.onnx',
+      'stopped.agd.onnx',
     );
     let out = '';
+    let err = '';
+    child.stderr.on('data', text => {
+      err += text;
+    });
     let asked = false;
     child.stdout.on('data', text => {
       out += text;
       if (/epoch\s+1\//.test(out) && !asked) asked = child.kill('SIGINT');
     });
     const code = await new Promise(resolve => child.on('close', resolve));
-    expect(code).toBe(130);
-    expect(out).toContain('saved state to c.agd.onnx');
+    expect({ code, err }).toEqual({ code: 130, err: '' });
+    expect(out).toContain('saved state to stopped.agd.onnx');
     expect(out).toContain(
-      'resume with: agd-onnx train c.agd.onnx --data train.npz --epochs 2000 --batch-size 4 ',
+      'resume with: agd-onnx train stopped.agd.onnx --data train.npz --epochs 2000 --batch-size 4 ',
     );
     expect(out).toMatch(/stopped after [\d,]+ steps/);
     decodeModel(readFileSync(file('c.onnx')));
     const done = Number(/stopped after ([\d,]+) steps/.exec(out)![1]!.replace(',', ''));
     const more = ok(
       'train',
-      'c.agd.onnx',
+      'stopped.agd.onnx',
       '--data',
       'train.npz',
       '--batch-size',

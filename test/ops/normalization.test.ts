@@ -107,37 +107,37 @@ describe('Dropout', () => {
     await checkVjp('Dropout', [[3, 4], floatsOf([0.4], []), bools([0], [])], { wrt: [0] });
     await checkVjp('Dropout', [[3, 4], floatsOf([0.4], []), bools([0], [])], { wrt: [0], constants: [1, 2] });
   });
-  it('drops by its own mask in training', async () => {
-    // With a seed, each session draws the same mask in its first run: the gradient is dy where y is not 0.
-    const x = spread([6, 8], [1, 2]);
-    const { gradient, y, dy } = await dropout(x);
-    gradient.forEach((g, i) => {
-      expect(g).toBeCloseTo(y[i] === 0 ? 0 : dy[i]! / 0.6, 5);
-    });
-    expect(new Set(y.map(v => v === 0)).size).toBe(2);
+  it('drops the same places forward and backward', async () => {
+    // y is linear in x: with one mask, sum(k y) = sum(x dx) to the last digits, and with two it is not.
+    const [x, k] = [spread([6, 8], [1, 2]), spread([6, 8], [-1, 1], 9)];
+    const { loss, gradient } = await dropout(x, k);
+    const factors = gradient.map((g, i) => (g / k.numbers()[i]!) * 0.6);
+    for (const factor of factors) expect([0, 1]).toContain(Number(factor.toFixed(5)));
+    expect(new Set(factors.map(Math.round)).size).toBe(2);
+    expect(loss).toBeCloseTo(
+      x.numbers().reduce((sum, v, i) => sum + v * gradient[i]!, 0),
+      4,
+    );
   });
 });
 
-async function dropout(x: ReturnType<typeof spread>) {
+async function dropout(x: ReturnType<typeof spread>, k: ReturnType<typeof spread>) {
   const { Sketch } = await import('../sample.js');
   const { gradientModel } = await import('../../src/passes/gradients.js');
   const { Session, sessionShapes } = await import('../../src/runtime/session.js');
   const { encodeModel } = await import('../../src/graph/proto.js');
   const s = new Sketch();
   const ratio = s.weight('ratio', floatsOf([0.4], []));
-  const y = s.add('Dropout', [s.input('x', ['n', 8]), ratio, s.weight('on', bools([1], []))], 'y', {
-    seed: 7,
-  });
-  const model = s.model([y]);
-  const made = await gradientModel(model, { cotangents: ['y'], wrt: ['x'] }, sessionShapes);
-  made.model.graph.addOutputs(made.model.graph.nodes.find(n => n.opType === 'Dropout')!.outputs[0]!);
+  const on = s.weight('on', bools([1], []));
+  const y = s.add('Dropout', [s.input('x', ['n', 8]), ratio, on], 'y', { seed: 7 });
+  const sum = s.add('ReduceSum', [s.add('Mul', [y, s.weight('k', k)], 'ky')], 'sum', { keepdims: 0 });
+  const loss = { kind: 'output', output: 'sum' } as const;
+  const made = await gradientModel(s.model([sum]), { loss, wrt: ['x'] }, sessionShapes);
   const session = await Session.create(encodeModel(made.model));
-  const dy = spread(x.dims, [-1, 1], 9);
-  const results = await session.run({ x, y_cotangent: dy });
+  const results = await session.run({ x });
   await session.release();
   return {
+    loss: results[made.loss!]!.numbers()[0]!,
     gradient: results[made.gradients.get('x')!]!.numbers(),
-    y: results.y!.numbers(),
-    dy: dy.numbers(),
   };
 }

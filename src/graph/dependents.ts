@@ -7,7 +7,10 @@ export function reads(node: Node): Value[] {
   return subgraphs.length ? [...own, ...subgraphs.flatMap(s => s.captures())] : own;
 }
 
-/** The nodes that depend on `sources`, in their order, but for those that write one of `except`. */
+/**
+ * The nodes that depend on `sources`, in their order, but for those that write one of `except`. One walk over the
+ * nodes, not along `readers`: a list may be part of a graph, and the order of links is not that of the graph.
+ */
 export function dependents(
   nodes: readonly Node[],
   sources: readonly Value[],

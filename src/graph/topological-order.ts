@@ -8,6 +8,7 @@ import type { Node, Value } from './ir.js';
  */
 export function topologicalOrder(nodes: readonly Node[]): Node[] {
   if (isOrdered(nodes)) return [...nodes];
+  // Told from the list: its nodes may be in no graph yet.
   const producers = new Map<Value, Node>();
   for (const node of nodes) for (const output of node.outputs) if (output) producers.set(output, node);
   const done = new Set<Node>();

@@ -23,8 +23,7 @@ const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK
 /** Of a loss that misreads its output, as far as operators tell: what is wrong, and what to ask for. A line each. */
 export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
   if (kind === 'output') return [];
-  const writers = new Map(graph.nodes.flatMap(node => node.outputs.flatMap(v => (v ? [[v, node]] : []))));
-  const made = maker(output, writers);
+  const made = maker(output);
   if (!made) return [];
   const { nature, node, before } = made;
   const it = `Output '${output.name}'`;
@@ -76,15 +75,15 @@ const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.
 /** As a shell takes it. */
 const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);
 
-function maker(output: Value, writers: ReadonlyMap<Value, Node>) {
-  let node = writers.get(output);
-  while (node && node.domain === '' && MOVES.has(node.opType)) node = writers.get(node.inputs[0]!);
+function maker(output: Value) {
+  let node = output.producer;
+  while (node && node.domain === '' && MOVES.has(node.opType)) node = node.inputs[0]?.producer;
   if (node?.domain !== '') return undefined;
   const [top, bottom] = node.inputs;
-  const exponent = top && writers.get(top);
+  const exponent = top?.producer;
   // e^x / sum(e^x)
   if (node.opType === 'Div' && exponent?.opType === 'Exp' && bottom) {
-    const total = writers.get(bottom);
+    const total = bottom.producer;
     if (total?.opType !== 'ReduceSum' || total.inputs[0] !== top) return undefined;
     return { nature: 'probabilities' as const, node, before: exponent.inputs[0] };
   }

@@ -1,4 +1,4 @@
-import type { Graph, Value } from '../graph/ir.js';
+import type { Value } from '../graph/ir.js';
 import {
   demand,
   type Optimizer,
@@ -6,7 +6,6 @@ import {
   resolveOptions,
 } from '../ops/optimizers/optimizer.js';
 import type { ParameterGroup } from './options.js';
-import { readersOf } from './readers.js';
 import { matcher } from './select-parameters.js';
 
 export type GroupOptions<O> = {
@@ -21,14 +20,13 @@ export type GroupOptions<O> = {
  * `bad-option` for options that the optimizer refuses.
  */
 export function groupParameters<O extends OptimizerOptions>(
-  graph: Graph,
   params: readonly Value[],
   optimizer: Optimizer<O>,
   base: O,
   { groups = [], decayBiasNorm = true }: GroupOptions<O>,
 ): Partial<O>[] {
   const names = params.map(p => p.name);
-  const exempt = decayBiasNorm ? new Set<Value>() : withoutDecay(graph, params);
+  const exempt = decayBiasNorm ? new Set<Value>() : withoutDecay(params);
   const layers = groups.map(({ match, options }) => {
     demand(
       options.lr === undefined || base.lr > 0,
@@ -46,13 +44,12 @@ export function groupParameters<O extends OptimizerOptions>(
   });
 }
 
-function withoutDecay(graph: Graph, params: readonly Value[]): Set<Value> {
-  const readers = readersOf(graph);
+function withoutDecay(params: readonly Value[]): Set<Value> {
   return new Set(
     params.filter(
       p =>
         (p.shape?.length ?? 0) <= 1 ||
-        readers.get(p)?.some(({ node, input }) => node.opType.endsWith('Normalization') && input > 0),
+        p.uses.some(({ node, index }) => node.opType.endsWith('Normalization') && index > 0),
     ),
   );
 }

@@ -101,7 +101,7 @@ async function injectStep(
   const { work, g, parameters } = source;
   const trained = parameters.filter(p => p.trains).map(p => p.value);
   g.forget(trained);
-  const groups = groupParameters(work.graph, trained, optimizer, settings, options);
+  const groups = groupParameters(trained, optimizer, settings, options);
   const { grads, statistics, lookups, drawn, leastBatch } = source.differentiate(trained);
   computeInFloat(work.graph, trained);
   const schedule = withTotal(options, source, grads, leastBatch);

@@ -4,7 +4,6 @@ import { topologicalOrder } from '../graph/topological-order.js';
 import { type Builder, RANDOM } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { positions } from '../ops/core/scatter.js';
-import { readersOf } from './readers.js';
 import { matcher } from './select-parameters.js';
 
 /** A table of which a step changes only the rows that it looks up. */
@@ -41,16 +40,16 @@ export function lookUpRows(
 
 /** The tables, each with what looks it up. */
 function lookupTables(graph: Graph, params: readonly Value[]): Map<Value, Node[]> {
-  const readers = readersOf(graph);
   const drawn = graph.nodes.filter(node => RANDOM.has(node.opType) || node.opType === 'BatchNormalization');
   const sources = [...params, ...drawn.flatMap(node => node.outputs.flatMap(v => v ?? []))];
   const varying = dependentValues(graph.nodes, sources);
-  const nodes = new Set(graph.nodes);
+  // Gradients are joined in the order of the graph, which the order of links need not be.
+  const place = new Map(graph.nodes.map((node, i) => [node, i]));
   const outputs = new Set(graph.outputs);
   /** Undefined where anything else reads it. */
   const gathersOf = (value: Value): Node[] | undefined => {
-    const own = (readers.get(value) ?? []).map(({ node, input }) => {
-      if (node.domain !== '' || input > 0 || !nodes.has(node)) return undefined;
+    const own = value.uses.map(({ node, index }) => {
+      if (node.domain !== '' || index > 0 || node.graph !== graph) return undefined;
       if (node.opType === 'Identity') return gathersOf(node.outputs[0]!);
       return isLookup(node) && !varying.has(node.inputs[1]!) ? [node] : undefined;
     });
@@ -59,7 +58,7 @@ function lookupTables(graph: Graph, params: readonly Value[]): Map<Value, Node[]
   return new Map(
     params.flatMap(param => {
       const gathers = gathersOf(param);
-      return gathers?.length ? [[param, gathers]] : [];
+      return gathers?.length ? [[param, gathers.sort((a, b) => place.get(a)! - place.get(b)!)]] : [];
     }),
   );
 }

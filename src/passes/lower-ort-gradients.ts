@@ -33,6 +33,7 @@ export async function lowerOrtGradients(
   bindStatistics(model);
   const surroundings: Progress = {
     loss,
+    // As they came: nodes that are lowered leave the graph, and gradients still ask for those of the forward pass.
     writers: new Map(graph.nodes.flatMap(n => n.outputs.flatMap(o => (o ? [[o, n] as const] : [])))),
     values: new Map(valuesOf(graph).map(v => [v.name, v])),
     lost: new Set(),
@@ -147,12 +148,8 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
   const { lost, values } = surroundings;
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
   const nodes: Node[] = [];
-  const replaced = new Map<Value, Value>();
-  const current = (v: Value) => replaced.get(v) ?? v;
   let changed = false;
   for (const node of graph.nodes) {
-    node.inputs = node.inputs.map(v => v && current(v));
-    for (const sub of node.subgraphs()) follow(sub, current);
     const ready = node.inputs.every(v => !v || v.shape || lost.has(v));
     if (!ready || !isLowered(node)) {
       checkKept(node, lost);
@@ -169,12 +166,11 @@ function lowerReady(model: Model, surroundings: Progress): boolean {
       if (!made.shape) made.typed(typeByName(old, surroundings));
       old.type = made.type;
       const now = g.into(nodes, () => g.replace(old, made));
-      replaced.set(old, now);
+      old.replaceAllUses(now);
       values.set(now.name, now);
     });
   }
   graph.nodes = nodes;
-  graph.outputs = graph.outputs.map(current);
   return changed;
 }
 
@@ -204,15 +200,6 @@ function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {
       'unsupported-op',
       `${node.label} reads '${value.name}', which no standard operator computes: only a gradient can.`,
     );
-}
-
-/** Lets a subgraph read what its outer values were replaced by. */
-function follow(sub: Graph, current: (v: Value) => Value): void {
-  for (const node of sub.nodes) {
-    node.inputs = node.inputs.map(v => v && current(v));
-    for (const inner of node.subgraphs()) follow(inner, current);
-  }
-  sub.outputs = sub.outputs.map(current);
 }
 
 /** Types of what a standard node after the first lowered one writes. */

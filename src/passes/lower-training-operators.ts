@@ -45,6 +45,7 @@ export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle):
   const pending = graph.nodes;
   graph.nodes = [];
   const found: TrainingOperators = { gradients: new Map(), optimizers: [] };
+  // A map, not `replaceAllUses`: nodes that wait are in no graph, so that types are inferred of those before them.
   const replaced = new Map<Value, Value>();
   for (const node of pending) {
     node.inputs = node.inputs.map(v => v && (replaced.get(v) ?? v));

@@ -1,28 +1,8 @@
 /** Who reads a value, directly or after its elements were moved. */
-import type { Graph, Node, Value } from '../graph/ir.js';
+import type { Graph, Use, Value } from '../graph/ir.js';
 
-export type Reader = { node: Node; input: number };
-export type Readers = ReadonlyMap<Value, readonly Reader[]>;
-/** A reader, and what it reads there: a value, or what movement operators made of one. */
-export type Use = Reader & { value: Value };
-
-/** The nodes that read a value, those in subgraphs included, and at which input. */
-export function readersOf(graph: Graph): Map<Value, Reader[]> {
-  const readers = new Map<Value, Reader[]>();
-  const visit = (nodes: readonly Node[]) => {
-    for (const node of nodes) {
-      node.inputs.forEach((value, input) => {
-        if (!value) return;
-        const known = readers.get(value);
-        if (known) known.push({ node, input });
-        else readers.set(value, [{ node, input }]);
-      });
-      for (const sub of node.subgraphs()) visit(sub.nodes);
-    }
-  };
-  visit(graph.nodes);
-  return readers;
-}
+/** A place where a node reads a value, and what it reads there: a value, or what movement operators made of one. */
+export type ValueUse = Use & { value: Value };
 
 /** Initializers and what Constant nodes hold. */
 export function constantsOf(graph: Graph): Set<Value> {
@@ -37,26 +17,26 @@ const MOVES = new Set(
 );
 
 /** Whether what a node writes is elements of what it reads there, laid out anew; constants may be joined. */
-export function isMove({ node, input }: Reader, constants: ReadonlySet<Value>): boolean {
-  if (MOVES.has(node.opType)) return input === 0;
-  if (node.opType === 'Gather') return input === 0 && constants.has(node.inputs[1]!);
+export function isMove({ node, index }: Use, constants: ReadonlySet<Value>): boolean {
+  if (MOVES.has(node.opType)) return index === 0;
+  if (node.opType === 'Gather') return index === 0 && constants.has(node.inputs[1]!);
   return node.opType === 'Concat' && node.inputs.every(v => v && constants.has(v));
 }
 
 /** Where a constant comes to by way of operators that only move its elements. */
-export function usesIn(graph: Graph, readers: Readers): (value: Value) => Use[] {
+export function usesIn(graph: Graph): (value: Value) => ValueUse[] {
   const constants = constantsOf(graph);
   const outputs = new Set(graph.outputs);
   return start => {
-    const uses: Use[] = [];
+    const uses: ValueUse[] = [];
     const seen = new Set<Value>();
     const visit = (value: Value) => {
       if (seen.has(value)) return;
       seen.add(value);
-      for (const reader of readers.get(value) ?? []) {
-        const next = isMove(reader, constants) ? reader.node.outputs.flatMap(v => v ?? []) : [];
+      for (const use of value.uses) {
+        const next = isMove(use, constants) ? use.node.outputs.flatMap(v => v ?? []) : [];
         // What leaves the graph is read by nobody, but used.
-        if (!next.length || next.some(v => outputs.has(v))) uses.push({ ...reader, value });
+        if (!next.length || next.some(v => outputs.has(v))) uses.push({ ...use, value });
         next.forEach(visit);
       }
     };

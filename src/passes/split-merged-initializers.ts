@@ -181,7 +181,6 @@ function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names, ori
  * count: models begin with the same one in several places.
  */
 function nearestWeights(graph: Graph, merged: ReadonlySet<Value>): (node: Node) => Value | undefined {
-  const producers = new Map(graph.nodes.flatMap(n => n.outputs.map(out => [out, n] as const)));
   const isWeight = (v: Value | null) => {
     const tensor = v && !merged.has(v) ? graph.initializers.get(v) : undefined;
     return tensor !== undefined && isFloat(tensor.dtype) && tensor.dims.length > 1 && tensor.size > 1;
@@ -192,7 +191,7 @@ function nearestWeights(graph: Graph, merged: ReadonlySet<Value>): (node: Node) 
       const weight = node.inputs.find(isWeight);
       if (weight) return weight;
       const data: (Value | null)[] = node.inputs.filter(v => v && !graph.initializers.has(v));
-      node = data.length === 1 ? producers.get(data[0]!) : undefined;
+      node = data.length === 1 ? data[0]!.producer : undefined;
     }
     return undefined;
   };

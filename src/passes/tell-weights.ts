@@ -1,9 +1,9 @@
 /** Which constants of a model are weights: told from the operators that read them, and from what they hold. */
 
-import type { Graph, Node, Value } from '../graph/ir.js';
+import type { Graph, Node, Use, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import type { Tensor } from '../graph/tensor.js';
-import { type Reader, type Readers, readersOf, type Use, usesIn } from './readers.js';
+import { usesIn, type ValueUse } from './readers.js';
 import {
   arePixels,
   areStrides,
@@ -51,25 +51,21 @@ export function notAWeight(
   candidates: readonly Candidate[],
   origins: Origins = new Map(),
 ): (value: Value, tensor: Tensor) => string | undefined {
-  const readers = readersOf(graph);
-  const follow = usesIn(graph, readers);
-  const tables = candidates.filter(([v]) => (readers.get(v) ?? []).every(r => POSITIONAL.has(r.node.opType)));
+  const follow = usesIn(graph);
+  const tables = candidates.filter(([v]) => v.readers.every(node => POSITIONAL.has(node.opType)));
   const positional = new Set(tables.map(([v]) => v));
   const partners = partnersAmong(tables.map(([, tensor]) => tensor));
   const isWave = (value: Value, tensor: Tensor) =>
     positional.has(value) &&
     (isSinusoid(tensor) || isWaveBasis(tensor) || partners(tensor).some(other => areWaves(tensor, other)));
-  const producers = new Map(
-    graph.nodes.flatMap(n => n.outputs.flatMap(out => (out ? [[out, n] as const] : []))),
-  );
-  const normalizing = inputNormalization(graph, readers);
-  const frozen = frozenNormalization(graph, readers);
+  const normalizing = inputNormalization(graph);
+  const frozen = frozenNormalization(graph);
   return (value, tensor) => {
-    if (!readers.get(value)?.length) return 'no operator reads it';
+    if (!value.readers.length) return 'no operator reads it';
     const uses = follow(value);
     if (!uses.length) return undefined;
     const isState = origins.get(value)?.kind === 'named';
-    if (uses.every(r => SETTINGS[r.node.opType]?.includes(r.input) && !(isState && r.node.opType === 'Pow')))
+    if (uses.every(r => SETTINGS[r.node.opType]?.includes(r.index) && !(isState && r.node.opType === 'Pow')))
       return `a setting of ${uses[0]!.node.opType}`;
     if (uses.every(isUnused)) return `multiplied by zero in ${uses[0]!.node.opType}`;
     if (tensor.size === 1 && !isState && !uses.some(isSingleChannel)) return 'a constant of the arithmetic';
@@ -79,11 +75,9 @@ export function notAWeight(
       if (uses.some(r => r.node.opType !== 'MatMul' || r.value !== value))
         return 'filled in the forward pass';
     }
-    if (uses.every(r => isFiller(r, value, tensor, readers)))
-      return `fills a place of ${uses[0]!.node.opType}`;
-    if (isWave(value, tensor) || areFrequencies(value, readers))
-      return 'sines and cosines, or their frequencies';
-    if (areCoordinates(uses, tensor, producers)) return 'coordinates';
+    if (uses.every(r => isFiller(r, value, tensor))) return `fills a place of ${uses[0]!.node.opType}`;
+    if (isWave(value, tensor) || areFrequencies(value)) return 'sines and cosines, or their frequencies';
+    if (areCoordinates(uses, tensor)) return 'coordinates';
     if (normalizing.has(value)) return 'normalizes an input';
     if (frozen.has(value)) return 'a frozen batch normalization';
     return undefined;
@@ -126,24 +120,24 @@ const PER_CHANNEL = record<readonly number[]>({
   RNN: [1, 2, 3],
 });
 
-function isSingleChannel({ node, input, value }: Use): boolean {
+function isSingleChannel({ node, index, value }: ValueUse): boolean {
   const isChannel = (v: Value | null | undefined) => v?.shape?.at(-1) === 1;
-  if (node.opType === 'Gemm' && input === 2) return value.shape?.length !== 0 && isChannel(node.outputs[0]);
-  if (PER_CHANNEL[node.opType]?.includes(input)) return true;
+  if (node.opType === 'Gemm' && index === 2) return value.shape?.length !== 0 && isChannel(node.outputs[0]);
+  if (PER_CHANNEL[node.opType]?.includes(index)) return true;
   if (node.opType !== 'Add' || value.shape?.length === 0) return false;
-  return isChannel(node.inputs[1 - input]);
+  return isChannel(node.inputs[1 - index]);
 }
 
 /** The addend of a matrix product whose factor is zero. */
-function isUnused({ node, input }: Use): boolean {
+function isUnused({ node, index }: Use): boolean {
   const beta = node.attrs.get('beta');
-  return node.opType === 'Gemm' && input === 2 && beta?.type === 'float' && beta.value === 0;
+  return node.opType === 'Gemm' && index === 2 && beta?.type === 'float' && beta.value === 0;
 }
 
 const setOf = (operators: string) => new Set(operators.split(' '));
 const ELEMENTWISE = setOf('Add Sub Mul Div Where Max Min');
 
-function isMask(uses: readonly Use[], tensor: Tensor): boolean {
+function isMask(uses: readonly ValueUse[], tensor: Tensor): boolean {
   const mask = maskOf(tensor);
   if (mask === 'hides') return true;
   if (uses.some(r => r.node.opType === 'Add')) return false;
@@ -162,9 +156,9 @@ const STARTS = record<readonly number[]>({
   ScatterND: [0],
 });
 
-function takesFilled({ node, input, value: { shape } }: Use, tensor: Tensor): boolean {
-  if (STARTS[node.opType]?.includes(input) || node.opType === 'Concat') return true;
-  if (node.opType === 'Loop' && input > 1) return true;
+function takesFilled({ node, index, value: { shape } }: ValueUse, tensor: Tensor): boolean {
+  if (STARTS[node.opType]?.includes(index) || node.opType === 'Concat') return true;
+  if (node.opType === 'Loop' && index > 1) return true;
   const result = node.outputs[0]?.shape;
   if (!ELEMENTWISE.has(node.opType) || !shape || !result) return false;
   if (shape.length > 1 && shape.length === result.length && shape[0] !== 1) return true;
@@ -174,17 +168,17 @@ function takesFilled({ node, input, value: { shape } }: Use, tensor: Tensor): bo
 /** Names that PyTorch's exporters give to constants that are no parameters or buffers; maybe with a number after. */
 const MADE_UP = /^(val|ones|zeros|full|fill)(_\d+)*$|^onnx::|Constant(_\d+)?_output_0(_\d+)?$/;
 
-function isFiller({ node, input }: Reader, { name }: Value, tensor: Tensor, readers: Readers): boolean {
-  if (!/^(Batch|Instance|Layer|Group)Normalization$/.test(node.opType) || input < 1 || input > 2)
+function isFiller({ node, index }: Use, { name }: Value, tensor: Tensor): boolean {
+  if (!/^(Batch|Instance|Layer|Group)Normalization$/.test(node.opType) || index < 1 || index > 2)
     return false;
-  if (tensor.at(0) !== 2 - input || !tensor.isUniform) return false;
-  return MADE_UP.test(name) || (node.opType === 'InstanceNormalization' && isOverGroups(node, readers));
+  if (tensor.at(0) !== 2 - index || !tensor.isUniform) return false;
+  return MADE_UP.test(name) || (node.opType === 'InstanceNormalization' && isOverGroups(node));
 }
 
 /** GroupNormalization as exporters write it: the groups become channels, and channels again. */
-function isOverGroups(node: Node, readers: Readers): boolean {
-  const after = readers.get(node.outputs[0]!) ?? [];
-  return after.length > 0 && after.every(r => r.node.opType === 'Reshape');
+function isOverGroups(node: Node): boolean {
+  const after = node.outputs[0]!.readers;
+  return after.length > 0 && after.every(reader => reader.opType === 'Reshape');
 }
 
 /** Operators through which a table of positions comes to where it is used, or that read a basis. */
@@ -196,19 +190,18 @@ const POSITIONAL = setOf(
 const PRODUCTS = setOf('MatMul Gemm Conv');
 
 /** Evenly spaced numbers where points are made of them, bases of polynomials, strides that scale points. */
-function areCoordinates(uses: readonly Use[], tensor: Tensor, producers: ReadonlyMap<Value, Node>): boolean {
+function areCoordinates(uses: readonly ValueUse[], tensor: Tensor): boolean {
   if (uses.every(r => PRODUCTS.has(r.node.opType))) return isCount(tensor) || isPowerBasis(tensor);
   if (!uses.every(r => ELEMENTWISE.has(r.node.opType) || r.node.opType === 'Concat')) return false;
   const isFactor = uses.every(r => r.node.opType === 'Mul' || r.node.opType === 'Div');
   if (isFactor && (areStrides(tensor) || arePixels(tensor))) return true;
-  if (uses.every(r => r.node.opType === 'Div' && r.input === 1) && isSpacing(tensor)) return true;
-  return isGrid(tensor) && !uses.every(r => isBias(r, producers)) && !(isFactor && isRamp(tensor));
+  if (uses.every(r => r.node.opType === 'Div' && r.index === 1) && isSpacing(tensor)) return true;
+  return isGrid(tensor) && !uses.every(isBias) && !(isFactor && isRamp(tensor));
 }
 
 /** An addend of one number per channel to a product. */
-function isBias({ node, input, value }: Use, producers: ReadonlyMap<Value, Node>): boolean {
-  const other = node.inputs[1 - input];
-  const before = other && producers.get(other)?.opType;
+function isBias({ node, index, value }: ValueUse): boolean {
+  const before = node.inputs[1 - index]?.producer?.opType;
   return node.opType === 'Add' && value.shape?.length === 1 && PRODUCTS.has(before ?? '');
 }
 
@@ -220,14 +213,13 @@ const LINEAR = setOf(
 );
 
 /** Whether all that becomes of a value is a sine or a cosine, and both do. */
-function areFrequencies(value: Value, readers: Readers): boolean {
+function areFrequencies(value: Value): boolean {
   const found = new Set<string>();
   const seen = new Set<Value>();
   const visit = (v: Value): boolean => {
     if (seen.has(v)) return true;
     seen.add(v);
-    const next = readers.get(v) ?? [];
-    return next.length > 0 && next.every(({ node }) => follow(node));
+    return v.readers.length > 0 && v.readers.every(follow);
   };
   const follow = (node: Node): boolean => {
     if (node.opType !== 'Sin' && node.opType !== 'Cos')

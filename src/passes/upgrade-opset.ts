@@ -50,11 +50,9 @@ function upgradeNode(node: Node, from: number, target: number, c: UpgradeContext
 }
 
 function survey(model: Model, opset: number): OldModel {
-  const read = new Set<Value>();
   const constants = new Map<Value, Tensor>();
   const types = new Set(model.graph.inputs.map(v => v.dtype));
-  for (const { inputs, nodes, outputs, initializers } of allGraphs(model.graph)) {
-    for (const v of [...outputs, ...nodes.flatMap(n => n.inputs)]) if (v) read.add(v);
+  for (const { inputs, nodes, initializers } of allGraphs(model.graph)) {
     for (const [v, tensor] of initializers) if (!inputs.includes(v)) constants.set(v, tensor);
     for (const node of nodes) {
       const value = node.opType === 'Constant' ? node.attrs.get('value') : undefined;
@@ -68,7 +66,6 @@ function survey(model: Model, opset: number): OldModel {
   return {
     names: Names.of(model),
     opset,
-    read,
     constants,
     float: floats.length === 1 ? floats[0] : undefined,
   };

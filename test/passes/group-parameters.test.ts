@@ -22,7 +22,7 @@ function groupsOf(options: GroupOptions<AgdOptions>, base: Partial<AgdOptions> =
   const head = weight('head.weight', [6, 1]);
   s.add('MatMul', [n, head], 'y');
   const params = [kernel, bias, scale, shift, head];
-  const groups = groupParameters(s.graph, params, agd, { ...defaultsOf(agd), ...base }, options);
+  const groups = groupParameters(params, agd, { ...defaultsOf(agd), ...base }, options);
   return Object.fromEntries(params.map((p, i) => [p.name, groups[i]]));
 }
 

@@ -16,8 +16,6 @@ export type OldModel = {
   names: Names;
   /** Version of the operator set that it came with. */
   opset: number;
-  /** Values that some node or graph output reads. */
-  read: ReadonlySet<Value>;
   /** Initializers and what Constant nodes write. */
   constants: Map<Value, Tensor>;
   /** The floating-point type, where there is only one in the model. */
@@ -44,7 +42,7 @@ export class UpgradeContext {
   }
 
   isRead(value: Value | null | undefined): boolean {
-    return !!value && this.model.read.has(value);
+    return !!value && value.isUsed;
   }
 
   constant(value: Value): readonly number[] | undefined {

@@ -1,4 +1,5 @@
 import { AgdError, noLoss, types } from '../../src/constants.js';
+import type { Tensor } from '../../src/index.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
@@ -52,6 +53,22 @@ type Args = Arguments & {
   out?: string;
 };
 
+/** The arrays of the batch under the names of what they feed. Throws `missing-data` for one that is not there. */
+async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>> {
+  const { loadArrays } = await import('../../src/index.js');
+  const arrays = await loadArrays(inputs);
+  const mapped = Object.entries(bind?.map ?? {}).map(([input, name]): [string, Tensor] => {
+    const array = arrays.get(name);
+    if (array) return [input, array];
+    const known = [...arrays.keys()].map(other => `'${other}'`).join(', ');
+    throw new AgdError(
+      'missing-data',
+      `--map ${input}=${name}: ${inputs} has no array '${name}', only ${known}.`,
+    );
+  });
+  return Object.fromEntries([...arrays, ...mapped]);
+}
+
 export async function handler(args: Args): Promise<void> {
   const { checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } = await import(
     '../../src/index.js'
@@ -60,7 +77,7 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out], [args.model, args.inputs, args.cotangents]);
   if (!args.cotangents && !args.loss) throw noLoss();
   const model = await loadModel(args.model);
-  const feeds = Object.fromEntries(await loadArrays(args.inputs));
+  const feeds = await readFeeds(args);
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
   const { train, freeze, wrt, straightThrough, seed, device, threads } = args;

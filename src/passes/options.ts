@@ -331,7 +331,7 @@ export const OPTIONS = {
     shown: '32',
   }),
   map: option(v.record(text, text, 'pairs INPUT=ARRAY'), {
-    ...{ group: 'Data', commands: RUNS, stage: 'run', path: 'bind.map' },
+    ...{ group: 'Data', commands: [...RUNS, 'grad'], stage: 'run', path: 'bind.map' },
     help: 'INPUT=ARRAY, where the names differ',
     parseAll: (list: readonly string[]) => Object.fromEntries(list.map(parsePair)),
   }),

@@ -19,13 +19,14 @@ export {
   type OptimizerSpec,
 } from './ops/optimizers/index.js';
 export { parseSchedule, SCHEDULES, type Schedule } from './ops/schedules.js';
+export type { TrainingDescription } from './passes/description.js';
 export type { GradientOptions } from './passes/gradients.js';
 export type { GroupOptions } from './passes/group-parameters.js';
 export type { LossSpec, ParameterGroup, StepOptions } from './passes/options.js';
 export { DEVICES, type Device, parseScale } from './passes/options.js';
 export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
-export type { ParameterChoice } from './passes/select-parameters.js';
-export { isInjected, readDescription, type TrainingDescription } from './passes/training-description.js';
+export type { ParameterChoice } from './passes/parameter-choice.js';
+export { isInjected, readDescription } from './passes/training-description.js';
 export { trainingInfoForm } from './passes/training-info-form.js';
 export {
   exportFrom,

@@ -13,7 +13,10 @@ function sources(folder: string): string[] {
 }
 
 function imports(file: string): string[] {
-  const text = readFileSync(join(ROOT, file), 'utf8');
+  return importsIn(readFileSync(join(ROOT, file), 'utf8'), file);
+}
+
+function importsIn(text: string, file: string): string[] {
   return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map(([, target]) =>
     target!.startsWith('.') ? relative(ROOT, join(ROOT, dirname(file), target!)) : target!,
   );
@@ -38,6 +41,50 @@ describe('imports', () => {
   const files = [...LAYERS, 'cli'].flatMap(sources);
   it.each(files)('of %s point the right way', file => {
     expect(forbidden(file, imports(file))).toEqual([]);
+  });
+});
+
+/** Files that import each other, directly or through others: each group once. */
+function circles(graph: ReadonlyMap<string, readonly string[]>): string[][] {
+  const reached = new Map(
+    [...graph.keys()].map(start => {
+      const seen = new Set<string>();
+      const visit = (file: string) => {
+        for (const next of graph.get(file) ?? [])
+          if (!seen.has(next)) {
+            seen.add(next);
+            visit(next);
+          }
+      };
+      visit(start);
+      return [start, seen] as const;
+    }),
+  );
+  const groups = [...reached].flatMap(([file, seen]) =>
+    seen.has(file) ? [[...seen].filter(other => reached.get(other)?.has(file)).sort()] : [],
+  );
+  return [...new Map(groups.map(group => [group.join(), group])).values()];
+}
+
+describe('circles of imports', () => {
+  const files = sources('src').map(file => ({ file, text: readFileSync(join(ROOT, file), 'utf8') }));
+  const graphOf = (change: (text: string) => string) =>
+    new Map(
+      files.map(({ file, text }) => [
+        file,
+        importsIn(change(text), file).map(target => target.replace(/\.js$/, '.ts')),
+      ]),
+    );
+  it('are found', () => {
+    const graph = { a: ['b'], b: ['c'], c: ['b'], d: ['d', 'a'] };
+    expect(circles(new Map(Object.entries(graph)))).toEqual([['b', 'c'], ['d']]);
+  });
+  it('there are none, types aside', () => {
+    expect(circles(graphOf(text => text.replace(/^(import|export) type [^;]*;/gm, '')))).toEqual([]);
+  });
+  it('there are none with types in graph and passes', () => {
+    const inner = (file: string) => /^src\/(graph|passes)\//.test(file);
+    expect(circles(graphOf(text => text)).filter(group => group.some(inner))).toEqual([]);
   });
 });
 

@@ -80,12 +80,12 @@ export async function handler(args: Args): Promise<void> {
   const feeds = await readFeeds(args);
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
-  const { train, freeze, wrt, straightThrough, seed, device, threads } = args;
+  const { train, freeze, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
   const options = {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: args.loss }),
     batchNorm: args.batchNorm,
     dropout: args.dropout,
-    ...{ train, freeze, wrt, straightThrough, seed },
+    ...{ train, freeze, wrt, straightThrough, seed, dumpPasses },
   };
   const found = await gradients(model, options, feeds, { device, threads });
   const { loss } = found;

@@ -10,16 +10,13 @@ import { hessianProducts } from './hessian-products.js';
 import { observeUpdates, type Telemetry } from './observe-updates.js';
 import type { StepOptions } from './options.js';
 import { skipNonFinite } from './skip-non-finite.js';
-import type { Transition } from './transition.js';
+import { output, type StateUpdate, type Transition } from './transition.js';
 import {
   type PlannedUpdate,
   type TrainedParameter,
   type UpdateRule,
   updateParameters,
 } from './update-parameters.js';
-
-/** A tensor that a training step changes: `state` is fed, `value` replaces it. */
-export type StateUpdate = { state: Value; value: Value };
 
 export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   averages?: Value[];
@@ -79,11 +76,4 @@ export function attachOptimizer<O extends OptimizerOptions>(
   }));
   const { transition: _, ...attached } = { ...observed, ...averaged, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
-}
-
-/** A graph output of its own, under a name that tells what it is. */
-export function output(g: Builder, e: Expr, hint: string): Value {
-  const value = g.rename(e, hint);
-  g.graph.addOutputs(value);
-  return value;
 }

@@ -4,8 +4,8 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { type AnyOptions, optimizerNamed } from '../ops/optimizers/index.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
+import type { TrainingDescription } from './description.js';
 import { RECORDED } from './options.js';
-import type { TrainingDescription } from './training-description.js';
 
 /** What a value must be: the path of the first part that is not so, from the value on. */
 type Check = (x: unknown) => string | undefined;

@@ -1,5 +1,6 @@
 import type { Model } from '../graph/ir.js';
 import { neededInputs } from '../graph/prune.js';
+import { withAlgorithm } from './adopt-step.js';
 import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from './attach-loss.js';
 import { activeValues } from './backward.js';
 import { computeInFloat } from './compute-in-float.js';
@@ -7,13 +8,12 @@ import { drawRandom, numberBatches } from './draw-random.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { expandNodes } from './expand-nodes.js';
 import type { ShapeOracle } from './infer-shapes.js';
-import { normalize } from './inject.js';
 import { readOriginal } from './original.js';
 import { partOfModel } from './part-of-model.js';
+import { normalize } from './pipeline.js';
 import { trainBatchNorm } from './train-batch-norm.js';
 import { trainDropout } from './train-dropout.js';
 import { readDescription } from './training-description.js';
-import { withAlgorithm } from './training-info.js';
 
 /** `samples` are the outputs with the loss of each sample; a model that computes its loss itself has only the mean. */
 export type EvaluationModel = { model: Model; samples?: AttachedSampleLosses };

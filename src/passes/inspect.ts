@@ -3,13 +3,15 @@ import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import { opDef } from '../ops/index.js';
 import { activeValues } from './backward.js';
+import type { TrainingDescription } from './description.js';
 import type { ShapeOracle } from './infer-shapes.js';
-import { normalize } from './inject.js';
 import { notLowered } from './lower-ort-gradients.js';
 import { isOrtTraining } from './ort-training.js';
-import { type ParameterChoice, selectParameters } from './select-parameters.js';
+import type { ParameterChoice } from './parameter-choice.js';
+import { normalize } from './pipeline.js';
+import { selectParameters } from './select-parameters.js';
 import { explain, ROUNDED } from './tell-quantized.js';
-import { isInjected, readStep, type TrainingDescription } from './training-description.js';
+import { isInjected, readStep } from './training-description.js';
 
 export type InspectOptions = {
   output?: string;

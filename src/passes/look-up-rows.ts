@@ -101,6 +101,25 @@ export function sumRows(dy: Expr, last: Expr): Expr {
   return dy.zeros().scatterElements(column.expandLike(dy), dy, 0, 'add');
 }
 
+/** Of the tables, the sums of the gradients of equal rows, and where each row stands last. */
+export function sumLookups(
+  g: Builder,
+  trained: readonly Value[],
+  named: readonly Value[],
+  found: ReadonlyMap<Value, Lookup>,
+): { grads: Expr[]; lastRows: Map<Value, Value> } {
+  const lastRows = new Map<Value, Value>();
+  const grads = trained.map((param, i) => {
+    const lookup = found.get(param);
+    if (!lookup) return g.of(named[i]!);
+    const count = g.of(param).op('Shape', [], { end: 1 });
+    const last = lastPlaces(g.of(lookup.rows), count);
+    lastRows.set(param, last.value);
+    return sumRows(g.of(named[i]!), last);
+  });
+  return { grads, lastRows };
+}
+
 /** A tensor's type with any number of rows: that of the rows of a table. */
 export function anyRows(type: ValueType | undefined): ValueType | undefined {
   return type?.kind === 'tensor' ? { ...type, shape: [null, ...type.shape!.slice(1)] } : type;

@@ -27,7 +27,9 @@ import { LOSSES, type LossKind, type LossOptions } from '../ops/criterion.js';
 import { type AnyOptions, OPTIMIZER_NAMES, OPTIMIZERS, type OptimizerSpec } from '../ops/optimizers/index.js';
 import type { OptimizerOption } from '../ops/optimizers/optimizer.js';
 import { parseSchedule, SCHEDULES, type Schedule } from '../ops/schedules.js';
-import type { LeastBatch } from './train-batch-norm.js';
+
+/** The fewest samples, along the batch axis of this name, that batch normalization can be trained on, and which it is. */
+export type LeastBatch = { axis: string; samples: number; node: string };
 
 /** The inputs that data feed, in their graph, the name of the one that takes the target, and how small a batch may be. */
 export type Fed = { graph: Graph; inputs: readonly Value[]; target?: string; leastBatch?: LeastBatch };
@@ -367,6 +369,17 @@ export const OPTIONS = {
   config: option(text, {
     ...{ group: 'Run', commands: [...LEARNS], stage: 'both', ownStep: true },
     help: 'JSON, YAML, TypeScript or JavaScript file of options; flags take precedence',
+  }),
+
+  dumpPasses: option(text, {
+    ...{
+      group: 'Model',
+      commands: ['inject', 'train', 'grad'],
+      stage: 'inject',
+      ownStep: true,
+      expert: true,
+    },
+    help: 'Write the model after each pass that changes it, as NN-PASS.onnx, to this folder',
   }),
 
   frozen: option(texts, library('Names of parameters that stay as they are')),

@@ -4,11 +4,11 @@ import { Names } from '../graph/names.js';
 import { prune } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import { positions } from '../ops/core/scatter.js';
-import { output } from './attach-optimizer.js';
 import { eliminateDeadNodes } from './eliminate-dead-nodes.js';
 import { anyRows, lastPlaces } from './look-up-rows.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';
 import { readDescription } from './training-description.js';
+import { output } from './transition.js';
 
 /** A table of which a run gives only the rows that it looked up. */
 export type RunTable = {

@@ -5,16 +5,11 @@ import type { Graph, Value } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { activeValues, type BackwardOptions } from './backward.js';
 import type { SelectOptions } from './options.js';
+import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
 import { isCount } from './tell-contents.js';
 import type { Origins } from './tell-origins.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './tell-quantized.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './tell-weights.js';
-
-/** What decided: the user, what the file says of its tensors, or (where it says nothing) a rule. */
-export type DecidedBy = 'option' | 'file' | 'rule';
-
-/** What becomes of a floating-point constant of the model, why, and who says so. */
-export type ParameterChoice = { value: Value; trains: boolean; why: string; by: DecidedBy };
 
 /** Why a parameter does not train that the checkpoint has frozen. */
 export const FROZEN = 'frozen in the checkpoint';

@@ -6,7 +6,7 @@ import type { Tensor } from '../graph/tensor.js';
 import { ON_INTEGERS } from '../ops/core/surrogate.js';
 import { opDef } from '../ops/index.js';
 import type { SelectOptions } from './options.js';
-import type { ParameterChoice } from './select-parameters.js';
+import type { ParameterChoice } from './parameter-choice.js';
 
 /** Why a weight does not train whose gradient would have to pass rounding. */
 export const ROUNDED = 'its gradient stops where the model rounds: --straight-through trains it';

@@ -6,7 +6,8 @@ import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { moments } from '../ops/core/moments.js';
 import { NodeView, range } from '../ops/core/rule.js';
-import type { StateUpdate } from './attach-optimizer.js';
+import type { LeastBatch } from './options.js';
+import type { StateUpdate } from './transition.js';
 
 type Operands = readonly [x: Expr, scale: Expr, bias: Expr, mean: Expr, variance: Expr];
 
@@ -33,9 +34,6 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
   });
   return [...next].map(([state, e]) => ({ state, value: e.value }));
 }
-
-/** The fewest samples, along the batch axis of this name, that batch normalization can be trained on, and which it is. */
-export type LeastBatch = { axis: string; samples: number; node: string };
 
 /**
  * What a batch must have for the statistics of batch normalization in training mode: two values a channel, as PyTorch
@@ -78,6 +76,10 @@ function keepStatistics(g: Builder, node: Node): void {
   });
   infer(node);
 }
+
+/** Whether there are batch normalizations, at any depth. */
+export const hasBatchNorm = (graph: Graph): boolean =>
+  graph.nodes.some(isBatchNorm) || inBodies(graph).length > 0;
 
 /** The batch normalizations in branches and loops, at any depth. */
 function inBodies(graph: Graph): Node[] {

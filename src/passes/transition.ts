@@ -3,6 +3,9 @@ import type { Tensor } from '../graph/tensor.js';
 import type { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 
+/** A tensor that a training step changes: `state` is fed, `value` replaces it. */
+export type StateUpdate = { state: Value; value: Value };
+
 /** The next value of each state that a step changes. */
 export type Updates = Map<Value, Expr>;
 
@@ -37,4 +40,11 @@ export function when(
   const attrs = { then_branch: branches[0].graph, else_branch: branches[1].graph };
   const chosen = g.emit('If', [condition], attrs, { outputs: states.length, types });
   return new Map(states.map((s, i) => [s, chosen[i]!]));
+}
+
+/** A graph output of its own, under a name that tells what it is. */
+export function output(g: Builder, e: Expr, hint: string): Value {
+  const value = g.rename(e, hint);
+  g.graph.addOutputs(value);
+  return value;
 }

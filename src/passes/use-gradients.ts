@@ -1,16 +1,21 @@
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Graph, Model, Value } from '../graph/ir.js';
-import { encodeModel } from '../graph/proto.js';
+import type { Builder } from '../ops/core/builder.js';
 import { demand } from '../ops/optimizers/optimizer.js';
 import { attachLoss } from './attach-loss.js';
-import type { StateUpdate } from './attach-optimizer.js';
-import { drawRandom } from './draw-random.js';
-import type { ShapeOracle } from './infer-shapes.js';
-import { normalize, type Trainable } from './inject.js';
+import type { Facts } from './context.js';
 import type { InjectOptions, LossSpec } from './options.js';
-import { FROZEN, matcher, type ParameterChoice } from './select-parameters.js';
+import type { ParameterChoice } from './parameter-choice.js';
+import { FROZEN, matcher } from './select-parameters.js';
+import type { StateUpdate } from './transition.js';
 import { checkType } from './with-values.js';
+
+export type FoundGradients = Pick<
+  Facts,
+  | ('spec' | 'loss' | 'inference' | 'exports' | 'parameters' | 'trained' | 'given')
+  | ('statistics' | 'leastBatch' | 'warnings' | 'model')
+>;
 
 /**
  * The parameters of a graph that computes their gradients itself: its loss and gradients are outputs, or inner values.
@@ -18,38 +23,32 @@ import { checkType } from './with-values.js';
  * Throws `no-such-value` for a gradient that is missing or that belongs to nothing, `bad-shape` or `bad-dtype` for one
  * that is not of its parameter's type, `missing-data` for a parameter without a value.
  */
-export async function useGradients(
-  model: Model,
-  options: InjectOptions,
-  oracle: ShapeOracle,
-): Promise<Trainable> {
-  const { batchNorm, straightThrough, original } = options;
+export function useGradients(g: Builder, work: Model, source: Model, options: InjectOptions): FoundGradients {
+  const { batchNorm, straightThrough } = options;
   demand(
     !(batchNorm || straightThrough || options.dropout),
     'How gradients are computed (batch norm, dropout, straight through) cannot be chosen where the graph has them.',
   );
-  const { work, g } = await normalize(model, oracle, { own: false });
   const { graph } = work;
   const statistics = boundStatistics(work);
   const rules = options.gradients!.map(parseRule);
-  const found = new Map<Value, Value>();
-  for (const rule of rules) for (const [param, grad] of pairsOf(graph, rule)) found.set(param, grad);
-  const inner = new Set([...found.values(), ...statistics.map(s => s.value)]);
+  const given = new Map<Value, Value>();
+  for (const rule of rules) for (const [param, grad] of pairsOf(graph, rule)) given.set(param, grad);
+  const inner = new Set([...given.values(), ...statistics.map(s => s.value)]);
   graph.outputs = graph.outputs.filter(v => !inner.has(v));
   const spec = lossOf(graph, options.loss);
   const loss = attachLoss(g, spec);
   const inference = graph.outputs.filter(v => v !== loss.loss && v.name !== spec.output).map(v => v.name);
   const { exports = inference } = options;
-  const own = new Set(options.values?.keys() ?? [...model.graph.initializers.keys()].map(v => v.name));
+  const own = new Set(options.values?.keys() ?? [...source.graph.initializers.keys()].map(v => v.name));
+  const parameters = choose(graph, given, own, options);
+  const trained = parameters.flatMap(p => (p.trains ? [p.value] : []));
+  g.forget(trained);
   return {
-    ...{ work, g, spec, loss, inference, model },
+    ...{ spec, loss, inference, parameters, trained, given, statistics, model: source },
     exports: exports.length ? [...exports] : undefined,
-    parameters: choose(graph, found, own, options),
-    original: original ?? encodeModel(model),
-    differentiate: trained => {
-      const drawn = drawRandom(g, options.seed ?? 0);
-      return { grads: trained.map(p => g.of(found.get(p)!)), statistics, drawn };
-    },
+    leastBatch: undefined,
+    warnings: [],
   };
 }
 

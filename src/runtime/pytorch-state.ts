@@ -7,7 +7,7 @@ import { AgdError } from '../graph/errors.js';
 import { Tensor } from '../graph/tensor.js';
 import { optimizerNamed } from '../ops/optimizers/index.js';
 import type { OptimizerOptions } from '../ops/optimizers/optimizer.js';
-import type { TrainingDescription } from '../passes/training-description.js';
+import type { TrainingDescription } from '../passes/description.js';
 import { convert } from './data/convert.js';
 
 type State = ReadonlyMap<string, Tensor>;

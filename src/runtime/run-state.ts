@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib';
 import { Model } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/options.js';
-import type { TrainJob } from './train-job.js';
+import type { BindOptions } from './data/bind.js';
 import type { TelemetryRow } from './trainer.js';
 import type { LoopEvent } from './training-loop.js';
 
@@ -84,9 +84,18 @@ export function follow(history: RunHistory, event: LoopEvent): void {
   if (event.type === 'telemetry') history.telemetry.push(event.rows);
 }
 
+/** What tells one job from another. */
+type Job = {
+  model: string;
+  inject?: InjectOptions;
+  seed?: number;
+  lr?: number;
+  bind?: Omit<BindOptions, 'labels' | 'source'>;
+};
+
 /** How a job is asked for. */
 export async function settingsOf(
-  job: TrainJob,
+  job: Job,
   arrays: ReadonlyMap<string, Tensor>,
   batchSize: number,
 ): Promise<RunSettings> {
@@ -98,7 +107,7 @@ export async function settingsOf(
 }
 
 /** The model that a job trains, and how it is injected. */
-export async function sourceOf({ model, inject }: TrainJob): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
+export async function sourceOf({ model, inject }: Job): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
   const bytes = inject?.original ?? (await readFile(model).catch(() => undefined));
   return {
     sha256: bytes && createHash('sha256').update(bytes).digest('hex'),
@@ -106,8 +115,9 @@ export async function sourceOf({ model, inject }: TrainJob): Promise<Pick<RunSet
   };
 }
 
-/** Less what is not an option, and the seed, which a resumed run tells apart by itself. */
-function optionsText({ values, updates, original, checkpoint, seed, ...options }: InjectOptions): string {
+/** Less what does not change the step, and the seed, which a resumed run tells apart by itself. */
+function optionsText(given: InjectOptions): string {
+  const { values, updates, original, checkpoint, dumpPasses, seed, ...options } = given;
   return JSON.stringify(Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))));
 }
 

@@ -3,27 +3,22 @@ import { cloneModel } from '../graph/clone.js';
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../graph/ir.js';
-import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto.js';
 import { spellDefaultDomain } from '../graph/proto-read.js';
 import { hasAlgorithm, trainingGraph } from '../graph/proto-training.js';
 import { dependencies } from '../graph/prune.js';
 import { Tensor } from '../graph/tensor.js';
-import { Builder } from '../ops/core/builder.js';
-import { demand } from '../ops/optimizers/optimizer.js';
+import type { Builder } from '../ops/core/builder.js';
 import { attachLoss } from './attach-loss.js';
-import { output } from './attach-optimizer.js';
-import { computeInFloat } from './compute-in-float.js';
-import { drawRandom, numberBatches } from './draw-random.js';
-import { countNodes, dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
-import { inferShapes, type ShapeOracle } from './infer-shapes.js';
-import type { InjectReport } from './inject.js';
-import { lowerTrainingOperators, type TrainingOperators } from './lower-training-operators.js';
-import { decidedByOwnStep, type InjectOptions } from './options.js';
-import { embedOriginal } from './original.js';
-import { type TrainingDescription, writeDescription } from './training-description.js';
-import { stateInput } from './transition.js';
+import type { Facts, With } from './context.js';
+import type { TrainingDescription } from './description.js';
+import type { TrainingOperators } from './lower-training-operators.js';
+import type { InjectOptions } from './options.js';
+import { writeDescription } from './training-description.js';
+import { output, stateInput } from './transition.js';
 import { withValues } from './with-values.js';
+
+type Found<F extends keyof Facts> = Pick<Facts, F>;
 
 /** Whether the model brings a training step of its own in `training_info`. */
 export function hasOwnStep(model: Model): boolean {
@@ -50,16 +45,18 @@ export function withAlgorithm(model: Model): Model {
   return step;
 }
 
-type Step = { work: Model; operators: TrainingOperators; updates: Binding[]; loss: string };
-
-async function readStep(model: Model, options: InjectOptions, oracle: ShapeOracle): Promise<Step> {
+/**
+ * A copy of the model whose graph is its training step, and what the step updates. Throws `invalid-model` where that is
+ * not in the graph.
+ */
+export function readAlgorithm(model: Model, { values: given }: InjectOptions): Found<'work' | 'bindings'> {
   const step = withAlgorithm(model);
-  const work = options.values ? withValues(step, options.values) : step;
+  const work = given ? withValues(step, given) : step;
   const { graph, trainingInfo } = work;
-  const updates = trainingInfo.flatMap(info => info.updates);
+  const bindings = trainingInfo.flatMap(info => info.updates);
   const stored = new Map([...graph.initializers.keys()].map(v => [v.name, v]));
   const values = new Set([...graph.inputs, ...stored.values(), ...writtenBy(graph)].map(v => v.name));
-  for (const { state, value } of updates) {
+  for (const { state, value } of bindings) {
     if (!stored.has(state))
       throw new AgdError('invalid-model', `training_info updates '${state}', which is no initializer.`);
     if (!values.has(value))
@@ -68,9 +65,7 @@ async function readStep(model: Model, options: InjectOptions, oracle: ShapeOracl
         `training_info updates '${state}' with '${value}', which nothing computes.`,
       );
   }
-  const operators = await lowerTrainingOperators(work, oracle);
-  await inferShapes(work, oracle);
-  return { work, operators, updates, loss: lossName(graph, updates, options) };
+  return { work, bindings };
 }
 
 /** The output that is the loss: the one named, else the only one of one floating-point element that updates nothing. */
@@ -94,13 +89,15 @@ const writtenBy = ({ nodes }: Graph): Value[] => nodes.flatMap(n => n.outputs.fl
  * The step without its optimizer, as a model with gradients: those that the optimizer's operators took, or else all
  * that Gradient was asked for of parameters. What updates other state, and is needed for the loss, stays.
  */
-export async function withoutOptimizer(
-  model: Model,
-  options: InjectOptions,
-  oracle: ShapeOracle,
-): Promise<{ model: Model; options: InjectOptions }> {
-  const { work, operators, updates, loss } = await readStep(model, options, oracle);
+export function withoutOptimizer({
+  source,
+  options,
+  work,
+  operators,
+  bindings: updates,
+}: With<'work' | 'operators' | 'bindings'>): { model: Model; options: InjectOptions } {
   const { graph } = work;
+  const loss = lossName(graph, updates, options);
   const states = new Set(updates.map(u => u.state));
   const taken = operators.optimizers.flatMap(o => o.parameters.map((p, i) => [p, o.gradients[i]!] as const));
   const pairs = (taken.length ? taken : [...operators.gradients]).filter(([p]) => graph.initializers.has(p));
@@ -124,26 +121,21 @@ export async function withoutOptimizer(
       gradients: pairs.map(([p, grad]) => `${p.name}=${grad.name}`),
       exports: [],
       values: undefined,
-      original: options.original ?? encodeModel(model),
+      original: options.original ?? encodeModel(source),
     },
   };
 }
 
 /** The step with its own optimizer, in standard operators, as `inject` writes steps: state goes in and comes out. */
-export async function adoptStep(
-  model: Model,
-  options: InjectOptions,
-  oracle: ShapeOracle,
-): Promise<{ model: Model; report: InjectReport }> {
-  checkOptions(options);
-  const before = countNodes(withAlgorithm(model));
-  const { work, operators, updates, loss } = await readStep(model, options, oracle);
+export function adoptStep(
+  context: With<'work' | 'g' | 'operators' | 'bindings'>,
+): Found<'spec' | 'loss' | 'own' | 'bindings' | 'batchNumber'> {
+  const { options, work, g, operators, bindings: updates } = context;
   const { graph } = work;
-  const g = new Builder(graph, { names: Names.of(work), opsets: work.opsetImports });
+  const loss = lossName(graph, updates, options);
   const stored = new Map([...graph.initializers.keys()].map(v => [v.name, v]));
   const states = updates.map(u => stored.get(u.state)!);
   for (const state of states) if (!graph.inputs.includes(state)) graph.inputs.push(state);
-  computeInFloat(graph, states);
   const values = new Map(
     [...graph.inputs, ...graph.initializers.keys(), ...writtenBy(graph)].map(v => [v.name, v]),
   );
@@ -157,58 +149,48 @@ export async function adoptStep(
     next.type = states[i]!.type;
     return { state, value: next.name };
   });
-  const target = options.loss?.target;
-  const attached = attachLoss(g, { kind: 'output', output: loss, target });
+  const spec = { kind: 'output' as const, output: loss, target: options.loss?.target };
+  const attached = attachLoss(g, spec);
   const rate = rateInput(g, operators);
   const step = countInput(g, operators, states, all);
-  numberBatches(g, drawRandom(g, options.seed ?? 0), () => g.of(step));
-  eliminateDeadNodes(work);
-  dropUnreadInputs(work);
-  work.irVersion = Math.max(work.irVersion, 8);
-  work.trainingInfo = [{ updates: all, initializations: [], extra: undefined }];
-  const inference = new Set([...model.graph.initializers.keys()].map(v => v.name));
-  const floats = states.filter(v => isFloat(v.dtype) && inference.has(v.name));
-  const optimized = new Set(operators.optimizers.flatMap(o => o.parameters));
-  const isParameter = (v: Value) => !optimized.size || optimized.has(v);
-  const description: TrainingDescription = {
-    version: 1,
-    loss: { kind: 'output', output: loss, name: attached.loss.name, target },
-    outputs: model.graph.outputs.map(v => v.name),
-    optimizer: { name: 'own', options: {} },
-    lr: rate.name,
-    step: step.name,
-    parameters: floats.filter(isParameter).map(({ name }) => ({ name, grad: '', state: {} })),
-    statistics: floats.filter(v => !isParameter(v)).map(v => v.name),
-  };
-  writeDescription(work, description);
-  const learned = floats.map(v => v.name);
-  embedOriginal(work, options.original ?? encodeModel(model), model, learned);
-  const bytes = (list: readonly Value[]) =>
-    list.reduce((n, v) => n + graph.initializers.get(v)!.byteLength, 0);
-  const parameters = floats.filter(isParameter);
   return {
-    model: work,
-    report: {
-      parameters: parameters.map(value => ({
-        value,
-        trains: true,
-        why: 'the training step updates it',
-        by: 'file' as const,
-      })),
-      warnings: [],
-      nodes: { before, after: countNodes(work) },
-      bytes: { parameters: bytes(parameters), state: bytes(states) - bytes(parameters) },
-      description,
-    },
+    ...{ spec, loss: attached, own: { states, rate, step }, bindings: all },
+    batchNumber: () => g.of(step),
   };
 }
 
-function checkOptions(options: InjectOptions): void {
-  const given = decidedByOwnStep(options);
-  demand(
-    given === undefined,
-    `'${given}' cannot be combined with the training step that the model already has: leave it out, or replace the optimizer of the step with --replace-optimizer.`,
-  );
+/** Binds each state to its next value, and writes what a reader of the file has to know into its metadata. */
+export function describeOwnStep(
+  context: With<'work' | 'operators' | 'bindings' | 'spec' | 'loss' | 'own'>,
+): Found<'parameters' | 'description'> {
+  const { source, work, operators, bindings, spec, loss, own } = context;
+  work.irVersion = Math.max(work.irVersion, 8);
+  work.trainingInfo = [{ updates: bindings, initializations: [], extra: undefined }];
+  const inference = new Set([...source.graph.initializers.keys()].map(v => v.name));
+  const floats = own.states.filter(v => isFloat(v.dtype) && inference.has(v.name));
+  const optimized = new Set(operators.optimizers.flatMap(o => o.parameters));
+  const isParameter = (v: Value) => !optimized.size || optimized.has(v);
+  const parameters = floats.filter(isParameter);
+  const description: TrainingDescription = {
+    version: 1,
+    loss: { kind: 'output', output: spec.output!, name: loss.loss.name, target: spec.target },
+    outputs: source.graph.outputs.map(v => v.name),
+    optimizer: { name: 'own', options: {} },
+    lr: own.rate.name,
+    step: own.step.name,
+    parameters: parameters.map(({ name }) => ({ name, grad: '', state: {} })),
+    statistics: floats.filter(v => !isParameter(v)).map(v => v.name),
+  };
+  writeDescription(work, description);
+  return {
+    description,
+    parameters: parameters.map(value => ({
+      value,
+      trains: true,
+      why: 'the training step updates it',
+      by: 'file',
+    })),
+  };
 }
 
 /** The learning rate of the operators as a float32 scalar input; an input that nothing reads where there is not one. */

@@ -44,18 +44,26 @@ export function scanSteps(model: Model): ScannedSteps {
   }
   for (const output of kept) boundary.add(output.name);
   step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
-  const body = cloneGraph(step, { name: name => (boundary.has(name) ? names.fresh(`${name}_step`) : name) });
+  // The model keeps its values: a value of two graphs would have the readers of both.
+  const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
+  const outside = [...fed, ...source.initializers.keys()].filter(v => !states.includes(v));
+  const values = new Map(outside.map(v => [v, copyOf(v)]));
+  const starts = new Map([...values, ...states.map(v => [v, copyOf(v)] as const)]);
+  const own = (v: Value) => starts.get(v)!;
+  const body = cloneGraph(step, {
+    values,
+    name: name => (boundary.has(name) ? names.fresh(`${name}_step`) : name),
+  });
 
   const outer = new Graph(source.name);
   const batches = data.map(v => new Value(v.name, stacked(v.type)));
-  const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
-  outer.initializers = new Map(source.initializers);
-  outer.inputs = [...batches, ...states, ...fed];
+  outer.initializers = new Map([...source.initializers].map(([v, tensor]) => [own(v), tensor]));
+  outer.inputs = [...batches, ...states.map(own), ...fed.map(own)];
   outer.outputs = [
     ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
     ...kept.map(v => new Value(v.name, stacked(v.type))),
   ];
-  const scan = new Node('Scan', [...states, ...batches], [...outer.outputs]);
+  const scan = new Node('Scan', [...states.map(own), ...batches], [...outer.outputs]);
   scan.name = names.fresh('steps');
   scan.setAttr('body', { type: 'graph', value: body });
   scan.setAttr('num_scan_inputs', { type: 'int', value: batches.length });
@@ -64,6 +72,10 @@ export function scanSteps(model: Model): ScannedSteps {
 
   const result = new Model(outer);
   return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name, hoisted };
+}
+
+function copyOf({ name, type, extra }: Value): Value {
+  return Object.assign(new Value(name, type), { extra });
 }
 
 function stacked(type: ValueType | undefined): ValueType | undefined {

@@ -13,8 +13,8 @@ export function withItem<T extends object>(few: Few<T>, item: T): Few<T> {
   if (!Array.isArray(few)) return [few, item];
   if (few.includes(item)) return few;
   if (few.length === MANY) return new Set(few).add(item);
-  few.push(item);
-  return few;
+  // A push would make room for 16 more.
+  return [...few, item];
 }
 
 export function withoutItem<T extends object>(few: Few<T>, item: T): Few<T> {

@@ -170,8 +170,8 @@ export class Node {
     outputs: readonly (Value | null)[] = [],
     attrs: ReadonlyMap<string, Attr> = new Map(),
   ) {
-    this.#inputs = Object.freeze([...inputs]);
-    this.#outputs = Object.freeze([...outputs]);
+    this.#inputs = frozen(inputs);
+    this.#outputs = frozen(outputs);
     this.#attrs = attrs;
   }
 
@@ -207,7 +207,7 @@ export class Node {
   set inputs(values: readonly (Value | null)[]) {
     const linked = this.#isLinked;
     if (linked) this.#unlinkInputs();
-    this.#inputs = Object.freeze([...values]);
+    this.#inputs = frozen(values);
     if (linked) this.#linkInputs();
   }
 
@@ -218,7 +218,7 @@ export class Node {
   set outputs(values: readonly (Value | null)[]) {
     const linked = this.#isLinked;
     if (linked) this.#unlinkOutputs();
-    this.#outputs = Object.freeze([...values]);
+    this.#outputs = frozen(values);
     if (linked) this.#linkOutputs();
   }
 
@@ -293,6 +293,13 @@ export class Node {
     for (const v of this.#outputs) if (v?.producer === this) setProducer(v, undefined);
   }
 }
+
+/** A node that is being built has no outputs yet, and is built often. */
+const NO_VALUES: readonly (Value | null)[] = Object.freeze([]);
+
+/** A copy that nobody changes. */
+const frozen = (values: readonly (Value | null)[]) =>
+  values.length ? Object.freeze([...values]) : NO_VALUES;
 
 function replacedAt(values: readonly (Value | null)[], index: number, value: Value | null): (Value | null)[] {
   const list = [...values];

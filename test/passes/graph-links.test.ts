@@ -5,6 +5,7 @@ import { inject } from '../../src/passes/inject.js';
 import { scanSteps } from '../../src/passes/scan-steps.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Body, control, float32 } from '../ops/body.js';
+import { bools, ints } from '../ops/vjp.js';
 import { mlp, Sketch } from '../sample.js';
 
 /** h = tanh(x w + h), in a Scan that captures the weight w. */
@@ -19,6 +20,21 @@ function recurrent(): Model {
   const attrs = { body: body.outputs(next, body.add('Mul', [next, slice], 'out')), num_scan_inputs: 1 };
   const [last] = control(main, 'Scan', [s.weight('h0', [2, 3]), x], ['last', 'all'], attrs);
   return s.model([last!]);
+}
+
+/** v = sin(v w), four times, in a Loop that captures the weight w. */
+function looping(): Model {
+  const s = new Sketch();
+  const main = Object.assign(new Body('main'), { graph: s.graph });
+  const x = s.input('x', [3]);
+  const [count, goOn] = [main.constant('count', ints([4], [])), main.constant('cond', bools([1], []))];
+  const body = new Body('body');
+  body.input('iteration', { kind: 'tensor', dtype: 'int64', shape: [] });
+  const keep = body.input('keep', { kind: 'tensor', dtype: 'bool', shape: [] });
+  const product = body.add('Mul', [body.input('v', float32([3])), s.weight('w', [3])], 'vw');
+  const next = body.add('Sin', [product], 'next');
+  const attrs = { body: body.outputs(body.add('Identity', [keep], 'go_on'), next) };
+  return s.model(control(main, 'Loop', [count, goOn, x], ['y'], attrs));
 }
 
 /** y = x w where the mean of x is above 0, else tanh(x w). */
@@ -41,7 +57,9 @@ it.each<[string, Model, object]>([
   ['layers', mlp(), {}],
   ['layers, accumulated, clipped and averaged', mlp(), { accumulate: 2, clipGradNorm: 1, ema: 0.9 }],
   ['layers that are computed again', mlp(), { checkpointActivations: true }],
+  ['layers, whose step is skipped where it is not finite', mlp(), { onNonfinite: 'skip' }],
   ['a Scan', recurrent(), {}],
+  ['a Loop', looping(), {}],
   ['an If', branching(), {}],
 ])('links what is injected as its lists say: %s', async (_, source, more) => {
   const before = () => checkGraph(source.graph);

@@ -1,6 +1,5 @@
 /** Models that a benchmark makes for itself. */
-import { Graph, Model, Node, Value } from '../dist/src/graph/ir.js';
-import { Tensor } from '../dist/src/graph/tensor.js';
+import { Graph, Model, Node, Tensor, Value } from '../dist/src/ir.js';
 import { cosines } from './peers/serve.mjs';
 
 const random = (dims, scale) => {

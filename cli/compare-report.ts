@@ -1,5 +1,5 @@
 import { cpus } from 'node:os';
-import type { ComparedRun, Metric, Standing } from '../src/index.js';
+import type { ComparedRun, Metric, Standing } from '../src/internal.js';
 import { formatCount, formatLoss, formatNumber, formatPercent } from './ui/format.js';
 import { renderReport } from './ui/report.js';
 import { spread, trend } from './ui/series.js';

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { extname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { AgdError, type Command, checkOption, OPTIMIZERS, unknownName } from '../src/constants.js';
+import { AgdError, type Command, checkOption, optimizerNamed, unknownName } from '../src/constants.js';
 import { type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */
@@ -42,11 +42,18 @@ function read(path: string, name: string, value: unknown, known: Known): unknown
 }
 
 function checkOptimizer(path: string, { name = 'agd' }: Values): void {
-  if (!Object.hasOwn(OPTIMIZERS, String(name)))
-    throw new AgdError(
-      'bad-option',
-      `${path}: ${unknownName('optimizer', String(name), Object.keys(OPTIMIZERS)).message}`,
-    );
+  try {
+    optimizerNamed(String(name));
+  } catch (error) {
+    throw new AgdError('bad-option', `${path}: ${(error as Error).message}`);
+  }
+}
+
+/** The extensions that a configuration file names, which decide what else it may say. */
+export async function extensionsOf(path: string): Promise<readonly string[]> {
+  const config = await load(path);
+  const extend = isObject(config) ? config.extend : undefined;
+  return Array.isArray(extend) ? extend.filter(file => typeof file === 'string') : [];
 }
 
 async function load(path: string): Promise<unknown> {
@@ -73,7 +80,8 @@ export function merge(file: Values, flags: Values): Values {
   const merged: Values = { ...file, ...flags };
   for (const name of Object.keys(NESTED))
     if (file[name] && flags[name]) merged[name] = { ...(file[name] as Values), ...(flags[name] as Values) };
-  if (file.groups && flags.groups) merged.groups = [...(file.groups as []), ...(flags.groups as [])];
+  for (const name of ['groups', 'extend'])
+    if (file[name] && flags[name]) merged[name] = [...(file[name] as []), ...(flags[name] as [])];
   return merged;
 }
 

@@ -1,14 +1,12 @@
 /** Who takes part in a comparison, and at which learning rates. */
 import {
   AgdError,
-  OPTIMIZERS,
-  type Optimizer,
+  optimizerNamed,
   parseAssignments,
   parseNumbers,
   resolveOptions,
-  unknownName,
 } from '../src/constants.js';
-import type { Contender, OptimizerSpec } from '../src/index.js';
+import type { Contender, OptimizerSpec } from '../src/internal.js';
 
 /**
  * What --optimizers and --lr say; rates are `usual` for whom nothing is said. Throws `bad-option` for who is not known,
@@ -30,10 +28,9 @@ export function contendersOf(
   }
   return entries.map(entry => {
     const [, name = '', options] = /^([\w-]+)(?:\((.+)\))?$/s.exec(entry) ?? [];
-    const known = new Map(Object.entries(OPTIMIZERS)).get(name);
-    if (!known) throw unknownName('optimizer', name || entry, Object.keys(OPTIMIZERS));
+    const known = optimizerNamed(name || entry);
     const given = options ? parseAssignments(options) : {};
-    resolveOptions(known as Optimizer, given);
+    resolveOptions(known, given);
     const optimizer = { name, ...given } as OptimizerSpec;
     const found =
       tried.get(entry) ?? tried.get(name) ?? tried.get('') ?? usual(known.options.lr.default as number);

@@ -1,19 +1,20 @@
-import { oneLine, printable } from '../src/constants.js';
+import { type AgdError, oneLine, printable } from '../src/constants.js';
 
 /** A command line that cannot be understood. */
 export class UsageError extends Error {}
 
 /**
- * Ends the program for this reason: a user's mistake is one line and exit code 1, a bug of ours keeps its stack
- * and exits with 70.
+ * Ends the program for this reason: a user's mistake is one line with its code and exit status 1, a bug of ours keeps
+ * its stack and exits with 70.
  */
 export function report(error: unknown): void {
   process.exitCode = 1;
   if (error instanceof UsageError)
     process.stderr.write(`agd-onnx: ${oneLine(error.message).replace(/\.$/, '')}. See agd-onnx --help.\n`);
-  else if (error instanceof Error && error.name === 'AgdError')
-    process.stderr.write(`agd-onnx: ${oneLine(error.message)}\n`);
-  else {
+  else if (error instanceof Error && error.name === 'AgdError') {
+    const { code, details } = error as AgdError;
+    process.stderr.write(`agd-onnx: ${oneLine(error.message)} [${code}]\n${details ? `${details}\n` : ''}`);
+  } else {
     process.exitCode = 70;
     const stack = (error instanceof Error && error.stack) || String(error);
     process.stderr.write(`agd-onnx: a bug of ours: ${stack.split('\n').map(printable).join('\n')}\n`);

@@ -3,7 +3,7 @@ import { realpathSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { AgdError } from '../src/constants.js';
-import type { InjectOptions } from '../src/index.js';
+import type { InjectOptions } from '../src/internal.js';
 import { print } from './ui/terminal.js';
 
 type Path = string | undefined;
@@ -41,7 +41,7 @@ export async function makeFolder(path: string): Promise<void> {
 
 /** Writes texts by their names into a folder, and says so. Throws `io`. */
 export async function writeTexts(folder: string, texts: Record<string, string>): Promise<void> {
-  const { writeFileAtomic } = await import('../src/index.js');
+  const { writeFileAtomic } = await import('../src/internal.js');
   const paths = Object.keys(texts).map(name => join(folder, name));
   for (const [i, text] of Object.values(texts).entries())
     await writeFileAtomic(paths[i]!, [Buffer.from(text)]);

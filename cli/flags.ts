@@ -1,6 +1,7 @@
 /** The flags of a command, made from the registry of options and the command's own table, and what they say. */
 import type { Argv } from 'yargs';
 import {
+  AgdError,
   type Command,
   checkOption,
   GROUPS,
@@ -28,6 +29,13 @@ export function optionsOf(command: Command, own: Options): [name: string, option
   const all = [...shared.filter(([name]) => !Object.hasOwn(own, name)), ...optimizerOptions()]
     .filter(([, { commands }]) => commands.includes(command))
     .concat(Object.entries(own));
+  const flags = all.map(([name, option]) => flagOf(name, option));
+  const twice = flags.find((flag, i) => flags.indexOf(flag) !== i);
+  if (twice !== undefined)
+    throw new AgdError(
+      'bad-option',
+      `An optimizer of an extension has the option --${twice}, which ${command} has too.`,
+    );
   return GROUPS.flatMap(group => all.filter(([, option]) => option.group === group));
 }
 
@@ -94,7 +102,6 @@ export function addFlags(args: Argv, command: Command, own: Options, all: boolea
       describe: describe(option),
       group: `${group}:`,
       ...(alias === undefined ? {} : { alias }),
-      ...(option.type.type === 'picklist' ? { choices: choicesOf(option) } : {}),
       hidden: expert && !all,
     });
   }

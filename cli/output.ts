@@ -12,7 +12,16 @@ export function surviveOutput(): void {
     told = true;
     process.exitCode ??= 1;
     const reason = error.code === 'ENOSPC' ? 'no space left on device' : error.message;
-    process.stderr.write(`agd-onnx: Cannot write to standard output: ${reason}.\n`);
+    void tell(`Cannot write to standard output: ${reason}.`);
   });
   process.stderr.on('error', () => {});
+}
+
+/** Loaded only here: help is instant. */
+async function tell(message: string): Promise<void> {
+  const [{ report }, { AgdError }] = await Promise.all([
+    import('./failure.js'),
+    import('../src/constants.js'),
+  ]);
+  report(new AgdError('io', message));
 }

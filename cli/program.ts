@@ -65,6 +65,7 @@ export async function run(args: readonly string[]): Promise<void> {
 /** The command with its values; undefined where the arguments ask for help or the version, which is printed. */
 export async function parse(args: readonly string[]): Promise<{ name: Name; values: Values } | undefined> {
   const all = args.includes('--help-all');
+  await extend(args);
   try {
     await program(all).parseAsync(all ? [...args.filter(arg => arg !== '--help-all'), '--help'] : args);
     return undefined;
@@ -76,6 +77,20 @@ export async function parse(args: readonly string[]): Promise<{ name: Name; valu
     const { options } = await COMMANDS[name][1]();
     return { name, values: await readArguments(parsed, name, options) };
   }
+}
+
+/** Loads the extensions that the arguments name, first: they decide which flags there are, and what these may be. */
+async function extend(args: readonly string[]): Promise<void> {
+  const valuesOf = (flag: string) =>
+    args.flatMap((arg, i) =>
+      arg === flag ? (args[i + 1] ?? []) : arg.startsWith(`${flag}=`) ? arg.slice(flag.length + 1) : [],
+    );
+  const paths = valuesOf('--extend');
+  const [config] = valuesOf('--config');
+  if (config !== undefined) paths.unshift(...(await (await import('./config.js')).extensionsOf(config)));
+  if (!paths.length) return;
+  const { loadExtensions } = await import('../src/internal.js');
+  await loadExtensions(paths);
 }
 
 /** The command line as yargs takes it, for a terminal of so many columns. */

@@ -1,6 +1,6 @@
 /** The file of a run's events, a JSON object a line. */
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
-import type { TrainEvent } from '../src/index.js';
+import type { TrainEvent } from '../src/internal.js';
 
 type Begin = Extract<TrainEvent, { type: 'begin' }>;
 

@@ -1,4 +1,4 @@
-import type { TelemetryRow, TrainEvent } from '../src/index.js';
+import type { TelemetryRow, TrainEvent } from '../src/internal.js';
 
 type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 

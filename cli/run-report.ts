@@ -1,5 +1,5 @@
 import { cpus } from 'node:os';
-import type { InjectReport } from '../src/index.js';
+import type { InjectReport } from '../src/internal.js';
 import type { RunRecord } from './run-record.js';
 import { describeOptimizer } from './ui/describe-step.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';

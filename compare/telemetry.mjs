@@ -3,8 +3,8 @@
  * telemetry.mjs [TURNS]. Run after `npm run build`.
  */
 import { fileURLToPath } from 'node:url';
-import { Graph, Model, Node, Value } from '../dist/src/graph/ir.js';
-import { inject, loadModel, Tensor, Trainer } from '../dist/src/index.js';
+import { inject, loadModel, Tensor, Trainer } from 'agd-onnx';
+import { Graph, Model, Node, Value } from 'agd-onnx/ir';
 
 const TURNS = Number(process.argv[2] ?? 60);
 const STEPS = 10;

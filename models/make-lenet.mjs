@@ -3,9 +3,7 @@
  * parameters, untrained. Run after `npm run build`: node models/make-lenet.mjs
  */
 import { writeFileSync } from 'node:fs';
-import { Graph, Model, Node, Value } from '../dist/src/graph/ir.js';
-import { encodeModel } from '../dist/src/graph/proto.js';
-import { Tensor } from '../dist/src/graph/tensor.js';
+import { encodeModel, Graph, Model, Node, Tensor, Value } from 'agd-onnx/ir';
 
 const SEED = 1;
 

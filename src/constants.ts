@@ -2,8 +2,8 @@
 export { AgdError, oneLine, printable } from './graph/errors.js';
 export * as types from './ops/core/option-type.js';
 export { checkOption, type OptionType, unknownName } from './ops/core/option-type.js';
-export { LOSSES, takesClasses } from './ops/criterion.js';
-export { type AnyOptions, OPTIMIZERS } from './ops/optimizers/index.js';
+export { takesClasses } from './ops/criterion.js';
+export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
 export {
   type Command,

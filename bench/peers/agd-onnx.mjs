@@ -6,7 +6,7 @@ import {
   openForInjection,
   Tensor,
   Trainer,
-} from '../../dist/src/index.js';
+} from '../../dist/src/internal.js';
 import { updateOnly } from '../models.mjs';
 import { artifactBatch, serve } from './serve.mjs';
 

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import { injectOptionsOf, types } from '../../src/constants.js';
-import type { ComparedRun } from '../../src/index.js';
+import type { ComparedRun } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
 import { contendersOf } from '../contenders.js';
@@ -59,7 +59,7 @@ type Args = Arguments & {
 
 export async function handler(args: Args): Promise<void> {
   const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
-  const { compare, metricCurve, metricOf, standings } = await import('../../src/index.js');
+  const { compare, metricCurve, metricOf, standings } = await import('../../src/internal.js');
   const inject = await withOriginal(injectOptionsOf(args), model);
   const contenders = contendersOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
@@ -81,7 +81,7 @@ export async function handler(args: Args): Promise<void> {
 
 /** Runs one after the other; Ctrl-C ends them, and what is done counts. */
 async function runAll(
-  events: ReturnType<typeof import('../../src/index.js').compare>,
+  events: ReturnType<typeof import('../../src/internal.js').compare>,
   color: boolean | undefined,
 ): Promise<ComparedRun[]> {
   const done: ComparedRun[] = [];

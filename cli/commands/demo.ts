@@ -1,7 +1,7 @@
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { types } from '../../src/constants.js';
-import type { TrainJob } from '../../src/index.js';
+import type { TrainJob } from '../../src/internal.js';
 import { makeFolder, withOriginal } from '../files.js';
 import type { Options } from '../flags.js';
 import { RunRecord } from '../run-record.js';
@@ -51,7 +51,7 @@ export async function handler({ out = 'demo', epochs = 5, seed = 0, color }: Arg
     `accuracy  ${formatPercent(accuracy)} of 1,000 digits it has not seen, after ${formatSeconds(seconds)}`,
   );
   const page = join(out, 'report.html');
-  const { writeFileAtomic } = await import('../../src/index.js');
+  const { writeFileAtomic } = await import('../../src/internal.js');
   await writeFileAtomic(page, [Buffer.from(await reportPage(job, record))]);
   print(`wrote ${page}`);
 }
@@ -86,7 +86,7 @@ function reproduction({ model, data, validation, epochs, seed }: TrainJob): stri
 
 /** The first digits of the test file with what the trained model says of them. */
 async function samples(job: TrainJob, count = 60): Promise<LabelledImage[]> {
-  const { bindData, loadArrays, loadModel, Session } = await import('../../src/index.js');
+  const { bindData, loadArrays, loadModel, Session } = await import('../../src/internal.js');
   const arrays = await loadArrays(job.validation!);
   const digits = arrays.get('x')!;
   const data = bindData(new Map([['x', digits]]), [

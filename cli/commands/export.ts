@@ -45,7 +45,7 @@ type Args = Pick<Arguments, 'model' | 'params'> & {
 
 export async function handler(args: Args): Promise<void> {
   const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = await import(
-    '../../src/index.js'
+    '../../src/internal.js'
   );
   const { model, pytorchState, ortCheckpoint } = args;
   const out =

@@ -1,5 +1,5 @@
 import { AgdError, noLoss, types } from '../../src/constants.js';
-import type { Tensor } from '../../src/index.js';
+import type { Tensor } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
@@ -55,7 +55,7 @@ type Args = Arguments & {
 
 /** The arrays of the batch under the names of what they feed. Throws `missing-data` for one that is not there. */
 async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>> {
-  const { loadArrays } = await import('../../src/index.js');
+  const { loadArrays } = await import('../../src/internal.js');
   const arrays = await loadArrays(inputs);
   const mapped = Object.entries(bind?.map ?? {}).map(([input, name]): [string, Tensor] => {
     const array = arrays.get(name);
@@ -71,7 +71,7 @@ async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>
 
 export async function handler(args: Args): Promise<void> {
   const { checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } = await import(
-    '../../src/index.js'
+    '../../src/internal.js'
   );
   const out = args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors');
   checkOutputs([out], [args.model, args.inputs, args.cotangents]);

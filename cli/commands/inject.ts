@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { injectOptionsOf, types } from '../../src/constants.js';
-import type { InjectReport, Model } from '../../src/index.js';
+import type { InjectReport, Model } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs, makeFolder, withOriginal } from '../files.js';
 import type { Options } from '../flags.js';
@@ -40,7 +40,7 @@ export const examples = [
 type Args = Arguments & { out?: string; split?: boolean; format?: string };
 
 export async function handler(args: Args): Promise<void> {
-  const { goOnFrom, inject, openForInjection } = await import('../../src/index.js');
+  const { goOnFrom, inject, openForInjection } = await import('../../src/internal.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   checkOutputs([out], [args.model, args.params, args.config]);
@@ -59,7 +59,7 @@ export async function handler(args: Args): Promise<void> {
 
 /** Saves the step, or its halves and their first state in a folder. Returns the files. */
 async function write(model: Model, out: string, { split, format }: Args): Promise<string[]> {
-  const { saveModel, splitStep, trainingInfoForm } = await import('../../src/index.js');
+  const { saveModel, splitStep, trainingInfoForm } = await import('../../src/internal.js');
   if (!split) {
     await saveModel(format === 'training-info' ? trainingInfoForm(model) : model, out);
     return [out];

@@ -21,7 +21,7 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  const { inspect, loadModel, modelFile } = await import('../../src/index.js');
+  const { inspect, loadModel, modelFile } = await import('../../src/internal.js');
   const { train, freeze, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, straightThrough };
   const found = await inspect(await loadModel(await modelFile(path)), options);

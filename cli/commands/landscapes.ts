@@ -1,8 +1,8 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { AgdError, OPTIMIZERS, types } from '../../src/constants.js';
-import type { Contender, Model } from '../../src/index.js';
+import { AgdError, allOptimizerNames, types } from '../../src/constants.js';
+import type { Contender, Model } from '../../src/internal.js';
 import { contendersOf } from '../contenders.js';
 import { makeFolder, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
@@ -64,10 +64,10 @@ type Landscape = { formula: string; minimum: [number, number]; x: Interval; y: I
 type Way = { contender: string; lr: number; points: number[][]; values: number[] };
 
 export async function handler(args: Args): Promise<void> {
-  const { optimizers = Object.keys(OPTIMIZERS).join(), lr, steps = 500, seed = 0 } = args;
+  const { optimizers = allOptimizerNames.join(), lr, steps = 500, seed = 0 } = args;
   const { out = 'landscapes', color } = args;
   const contenders = contendersOf(optimizers, lr, () => RATES);
-  const { loadModel } = await import('../../src/index.js');
+  const { loadModel } = await import('../../src/internal.js');
   await makeFolder(out);
   const files: Record<string, string> = {};
   const sections: Section[] = [];
@@ -119,7 +119,7 @@ async function walk(
   steps: number,
   seed: number,
 ): Promise<Way | undefined> {
-  const { inject, Trainer } = await import('../../src/index.js');
+  const { inject, Trainer } = await import('../../src/internal.js');
   const loss = { kind: 'output', output: 'f' } as const;
   const injected = await inject(model, { loss, optimizer: { ...optimizer, lr }, seed });
   const trainer = await Trainer.create(injected.model, { threads: 1 });
@@ -163,7 +163,7 @@ async function draw(model: Model, ways: readonly Way[]): Promise<Record<string, 
 
 /** The values on a grid: the model's nodes take many points as well as one. */
 async function valuesOn(model: Model, x: Interval, y: Interval): Promise<number[]> {
-  const { Session, Tensor } = await import('../../src/index.js');
+  const { Session, Tensor } = await import('../../src/internal.js');
   const at = ([from, to]: Interval, k: number) => from + ((to - from) * k) / (GRID - 1);
   const points = Array.from({ length: GRID * GRID }, (_, k) => [
     at(x, k % GRID),

@@ -1,6 +1,6 @@
 import { basename, resolve } from 'node:path';
 import { types } from '../../src/constants.js';
-import type { TrainEvent, TrainJob } from '../../src/index.js';
+import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { checkOutputs, withOriginal } from '../files.js';
 import type { Options } from '../flags.js';
@@ -52,7 +52,7 @@ export type TrainArgs = Arguments & { data: string } & {
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  const { checkWritable, isArtifacts } = await import('../../src/index.js');
+  const { checkWritable, isArtifacts } = await import('../../src/internal.js');
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may be written over the one that training goes on from, but not over a model that has none.
   checkOutputs(
@@ -62,6 +62,7 @@ export async function handler(args: TrainArgs): Promise<void> {
   for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
   const job: TrainJob = {
     model: args.model,
+    extend: args.extend,
     inject: inject && (await withOriginal(inject, args.model)),
     params: args.params,
     initialize: args.initialize,
@@ -87,7 +88,7 @@ export async function handler(args: TrainArgs): Promise<void> {
 const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);
 
 async function writeReport(path: string, { model, data }: TrainArgs, record: RunRecord): Promise<void> {
-  const { writeFileAtomic } = await import('../../src/index.js');
+  const { writeFileAtomic } = await import('../../src/internal.js');
   const { renderRun } = await import('../run-report.js');
   const page = renderRun(record, {
     title: basename(model),
@@ -110,7 +111,7 @@ export async function runWithProgress(
   { log, color }: { log?: string; color?: boolean },
   watch: (event: TrainEvent) => void,
 ): Promise<void> {
-  const { trainInWorker } = await import('../../src/index.js');
+  const { trainInWorker } = await import('../../src/internal.js');
   let progress: Progress | undefined;
   const say = (line: string) => (progress ? progress.note(line) : print(line));
   const abort = new AbortController();

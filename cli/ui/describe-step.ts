@@ -1,4 +1,4 @@
-import type { TrainingDescription } from '../../src/index.js';
+import type { TrainingDescription } from '../../src/internal.js';
 import { formatNames } from './format.js';
 
 /** The optimizer and its options. */

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { metricOf, standings } from '../../dist/src/index.js';
+import { metricOf, standings } from 'agd-onnx/internal';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const [dir, ...wanted] = process.argv.slice(2);

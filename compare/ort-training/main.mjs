@@ -12,7 +12,6 @@
 import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Graph, Model, Node, Value } from '../../dist/src/graph/ir.js';
 import {
   encodeModel,
   exportFrom,
@@ -26,8 +25,9 @@ import {
   splitStep,
   Tensor,
   Trainer,
-} from '../../dist/src/index.js';
-import { withValues } from '../../dist/src/passes/with-values.js';
+  withValues,
+} from 'agd-onnx/internal';
+import { Graph, Model, Node, Value } from 'agd-onnx/ir';
 
 const dist = new URL('../../bench/node_modules/onnxruntime-web/dist/', import.meta.url);
 const ort = await import(new URL('ort.training.wasm.min.mjs', dist));

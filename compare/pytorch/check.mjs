@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import * as agd from '../../dist/src/index.js';
+import * as agd from 'agd-onnx/internal';
 
 /** Largest difference that passes, relative to the tensor's largest gradient. */
 const TOLERANCE = 1e-4;

@@ -11,7 +11,7 @@ import {
   loadModel,
   splitStep,
   webgpuProvider,
-} from '../../dist/src/index.js';
+} from '../../dist/src/internal.js';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const models = join(here, '../../models');

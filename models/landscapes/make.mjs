@@ -4,11 +4,7 @@
  * give the values of many points. Run after `npm run build`: node models/landscapes/make.mjs
  */
 import { writeFileSync } from 'node:fs';
-import { Graph, Model, Value } from '../../dist/src/graph/ir.js';
-import { Names } from '../../dist/src/graph/names.js';
-import { encodeModel } from '../../dist/src/graph/proto.js';
-import { Tensor } from '../../dist/src/graph/tensor.js';
-import { Builder } from '../../dist/src/ops/core/builder.js';
+import { Builder, encodeModel, Graph, Model, Names, Tensor, Value } from 'agd-onnx/ir';
 
 /** f of x and y, where to begin, where it is 0, and the part of the plane that is worth seeing. */
 const LANDSCAPES = {

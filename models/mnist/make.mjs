@@ -8,9 +8,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { Tensor } from '../../dist/src/graph/tensor.js';
-import { writeNpz } from '../../dist/src/runtime/data/npz.js';
-import { permutation, random } from '../../dist/src/runtime/data/random.js';
+import { permutation, random, Tensor, writeNpz } from 'agd-onnx/internal';
 
 const SEED = 1998;
 const TEST_PER_DIGIT = 100;

@@ -1,25 +1,79 @@
-/** The stable names of what can go wrong by a user's doing; printed with the message, matched by callers. */
-export type ErrorCode =
-  | 'not-onnx'
-  | 'unsupported-version'
-  | 'unsupported-type'
-  | 'unsupported-op'
-  | 'no-gradient'
-  | 'no-kernel'
-  | 'invalid-model'
-  | 'external-data'
-  | 'no-such-value'
-  | 'nothing-to-train'
-  | 'missing-data'
-  | 'bad-data'
-  | 'bad-shape'
-  | 'bad-dtype'
-  | 'bad-option'
-  | 'bad-state'
-  | 'non-finite'
-  | 'device'
-  | 'runtime'
-  | 'io';
+/**
+ * The stable names of what a user can do wrong, with what each means and what to do: printed with the message, matched by
+ * callers, listed in docs/reference/errors.md.
+ */
+export const ERROR_CODES = {
+  'not-onnx': ['The file is not an ONNX model, or it is damaged.', 'Export or download it again.'],
+  'unsupported-version': [
+    'The file is of a format version that this release does not read.',
+    'Export it again in the version that the message names.',
+  ],
+  'unsupported-type': [
+    'A tensor has a type that the file format or this operation does not support.',
+    'Convert the tensor, or choose the format that the message names.',
+  ],
+  'unsupported-op': [
+    'An operator, or this form of it, cannot be converted.',
+    'Export the model with a newer operator set.',
+  ],
+  'no-gradient': [
+    'An operator between a parameter and the loss has no gradient.',
+    'Freeze what feeds it with `--freeze`, or define its gradient with `--extend`.',
+  ],
+  'no-kernel': [
+    'ONNX Runtime has no kernel for an operator with these types on this device.',
+    'Use `--device cpu`, or another element type.',
+  ],
+  'invalid-model': [
+    'The model contradicts itself, or its training step is damaged.',
+    'Export the model again, or inject the original again.',
+  ],
+  'external-data': [
+    'A file that holds tensors of the model is missing, too short, or outside its folder.',
+    'Put the data file beside the model.',
+  ],
+  'no-such-value': [
+    'A name matches no input, output, parameter or inner value.',
+    'Use one of the names in the message; `agd-onnx inspect` lists them.',
+  ],
+  'nothing-to-train': [
+    'No parameter is left to train.',
+    'Check `--train`, `--freeze` and what the loss reads.',
+  ],
+  'missing-data': [
+    'An input of the model, or a parameter, has no array.',
+    'Name the array with `--map INPUT=ARRAY`, or add it to the file.',
+  ],
+  'bad-data': ['The data cannot be read, or cannot be right.', 'Correct the array that the message names.'],
+  'bad-shape': [
+    'An array does not have the shape that is needed.',
+    'Reshape the array that the message names.',
+  ],
+  'bad-dtype': [
+    'An array does not have the element type that is needed.',
+    'Convert the array that the message names.',
+  ],
+  'bad-option': [
+    'An option is unknown, out of its range, or does not apply here.',
+    'See `agd-onnx COMMAND --help-all`.',
+  ],
+  'bad-state': [
+    'A saved training state does not fit the model, or is damaged.',
+    'Resume from the state of the same model and options.',
+  ],
+  'non-finite': [
+    'A loss, gradient or parameter became NaN or infinite.',
+    'Lower the learning rate, clip gradients, or leave out such batches with `--on-nonfinite skip`.',
+  ],
+  device: ['The execution provider is not available.', 'Use `--device cpu`.'],
+  runtime: [
+    'ONNX Runtime stopped with an error; the message is its own.',
+    'Check the data and the operator that it names.',
+  ],
+  io: ['A file cannot be read or written.', 'Check the path, its permissions and the free space.'],
+} as const satisfies Record<string, readonly [meaning: string, remedy: string]>;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
 
 /**
  * A mistake that the user can mend: the message is one line that says what failed, where, what was found
@@ -28,13 +82,17 @@ export type ErrorCode =
 export class AgdError extends Error {
   override readonly name = 'AgdError';
 
+  /** What to do at length, such as code to write: lines that the command line prints below the message. */
+  declare readonly details?: string;
+
   constructor(
     readonly code: ErrorCode,
     message: string,
-    options?: ErrorOptions,
+    options?: ErrorOptions & { details?: string },
   ) {
     // Names that are quoted may be anything.
     super(oneLine(message), options);
+    if (options?.details !== undefined) this.details = options.details.split('\n').map(printable).join('\n');
   }
 }
 

@@ -16,10 +16,10 @@ import {
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
-import { byteCount, checkSize, decodeModel, encodeChunks, inline, type Placement } from './proto.js';
+import { byteCount, checkSize, decodeModel, encodeChunks, inline } from './proto.js';
 import { locateTensors } from './proto-locate.js';
 import { MESSAGES } from './proto-schema.js';
-import type { ExternalData, Tensor } from './tensor.js';
+import type { ExternalData, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
 /** Above this, a model's bytes go into a file beside it: protobuf ends at 2 GiB, and readers need some room. */

@@ -4,10 +4,7 @@ import { byteLength, type DType, dtypeCode, dtypeOf } from './dtype.js';
 import { AgdError } from './errors.js';
 import { amend, readEntries, readInt, writeEntries } from './proto-message.js';
 import { DATA_LOCATION, type TensorProto } from './proto-schema.js';
-import { type ExternalData, Tensor } from './tensor.js';
-
-/** Reads the bytes of a tensor outside the model file; `name` is for messages. */
-export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
+import { type ExternalData, type ExternalReader, type Placement, Tensor } from './tensor.js';
 
 /** For models that are read without the files beside them. */
 export const noFiles: ExternalReader = ({ location }, name) => {
@@ -26,9 +23,6 @@ export function inherit(tensor: Tensor, before: Tensor): Tensor {
   tensor.extra = origin && ({ ...origin, external: null } satisfies Origin);
   return tensor;
 }
-
-/** Where a tensor's bytes shall be: in another file, or (undefined) in the model's own. */
-export type Placement = (tensor: Tensor) => ExternalData | undefined;
 
 /** Each tensor stays where it is. */
 export const inPlace: Placement = tensor => tensor.external;

@@ -21,8 +21,9 @@ import {
   type TrainingInfoProto,
   type ValueInfoProto,
 } from './proto-schema.js';
-import { type Placement, writeTensor } from './proto-tensor.js';
+import { writeTensor } from './proto-tensor.js';
 import { writeInfo } from './proto-type.js';
+import type { Placement } from './tensor.js';
 
 export function writeModel(model: Model, place: Placement): ModelProto {
   const extra = model.extra as ModelExtra | undefined;

@@ -12,10 +12,11 @@ import {
   serialize,
   type TensorProto,
 } from './proto-schema.js';
-import { concat, type ExternalReader, inPlace, noFiles, type Placement } from './proto-tensor.js';
+import { concat, inPlace, noFiles } from './proto-tensor.js';
 import { writeModel } from './proto-write.js';
+import type { ExternalReader, Placement } from './tensor.js';
 
-export { type ExternalReader, inherit, inline, inPlace, noFiles, type Placement } from './proto-tensor.js';
+export { inherit, inline, inPlace, noFiles } from './proto-tensor.js';
 
 /** What this version reads. */
 const IR_VERSIONS = [3, 13] as const;

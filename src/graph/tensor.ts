@@ -39,6 +39,12 @@ function arrayType(data: unknown): string {
 /** Where a tensor's bytes lie outside the model file: `location` is relative to the model's folder. */
 export type ExternalData = { location: string; offset: number; length: number; folder: string };
 
+/** Reads the bytes of a tensor outside the model file; `name` is for messages. */
+export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
+
+/** Where a tensor's bytes shall be: in another file, or (undefined) in the model's own. */
+export type Placement = (tensor: Tensor) => ExternalData | undefined;
+
 /** A range of a tensor's bytes. */
 export type Part = { offset: number; length: number };
 

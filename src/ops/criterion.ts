@@ -7,10 +7,18 @@ import { AgdError } from '../graph/errors.js';
 import type { Shape } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
+import { checkNewName, unknownName } from './core/option-type.js';
 import { range } from './core/rule.js';
 
-export const LOSSES = ['cross-entropy', 'nll', 'bce-with-logits', 'bce', 'mse', 'l1', 'huber'] as const;
-export type LossKind = (typeof LOSSES)[number];
+/** A loss: what its target holds, and its formula. */
+export type Loss = {
+  /** Class numbers (int64, without the axis of the classes), or values of the output's type and shape. */
+  readonly target: 'classes' | 'values';
+  /** What the target's values may be, where not any. */
+  readonly range?: { readonly least: number; readonly most: number };
+  /** The loss at each position, of the output's type. */
+  terms(output: Expr, target: Expr, options: LossOptions): LossTerms;
+};
 
 export type LossOptions = {
   /** Axis of the classes: the last one, or 1 for outputs of four and more axes (images). */
@@ -35,7 +43,7 @@ export function targetType(
 }
 
 export function takesClasses(kind: LossKind): boolean {
-  return kind === 'cross-entropy' || kind === 'nll';
+  return LOSSES.get(kind)?.target === 'classes';
 }
 
 /** What the elements of a target may be, beside the class that is ignored. */
@@ -50,8 +58,7 @@ export function targetRange(
   shape: Shape | undefined,
   options: LossOptions,
 ): TargetRange | undefined {
-  if (kind === 'bce-with-logits' || kind === 'bce') return { least: 0, most: 1 };
-  if (!takesClasses(kind)) return undefined;
+  if (!takesClasses(kind)) return LOSSES.get(kind)?.range;
   const classes = shape?.[classAxisOf(shape.length, options)];
   const most = typeof classes === 'number' ? classes - 1 : Infinity;
   return { least: 0, most, ignored: options.ignoreIndex };
@@ -72,29 +79,64 @@ export function criterion(kind: LossKind, output: Expr, target: Expr, options: L
 /** The same, position by position. Throws `bad-option`. */
 export function lossTerms(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): LossTerms {
   checkOptions(options);
-  switch (kind) {
-    case 'cross-entropy': {
+  const loss = LOSSES.get(kind);
+  if (!loss) throw unknownName('loss', kind, LOSS_NAMES);
+  return loss.terms(output, target, options);
+}
+
+const BUILT_IN = {
+  'cross-entropy': {
+    target: 'classes',
+    terms(output, target, options) {
       const axis = classAxis(output, options);
       return nll(output.op('LogSoftmax', [], { axis }), target, axis, options);
-    }
-    case 'nll':
-      return nll(output, target, classAxis(output, options), options);
-    // log(1 + exp(x)) - x t, which is finite for every x.
-    case 'bce-with-logits':
-      return { loss: output.op('Softplus').sub(output.mul(target)) };
-    case 'bce':
-      return { loss: bce(output, target) };
-    case 'mse':
-      return { loss: output.sub(target).square() };
-    case 'l1':
-      return { loss: output.sub(target).abs() };
-    // e^2 / 2 up to |e| = 1, |e| - 1/2 beyond.
-    case 'huber': {
+    },
+  },
+  nll: {
+    target: 'classes',
+    terms: (output, target, options) => nll(output, target, classAxis(output, options), options),
+  },
+  /** log(1 + exp(x)) - x t, which is finite for every x. */
+  'bce-with-logits': {
+    target: 'values',
+    range: { least: 0, most: 1 },
+    terms: (output, target) => ({ loss: output.op('Softplus').sub(output.mul(target)) }),
+  },
+  bce: {
+    target: 'values',
+    range: { least: 0, most: 1 },
+    terms: (output, target) => ({ loss: bce(output, target) }),
+  },
+  mse: { target: 'values', terms: (output, target) => ({ loss: output.sub(target).square() }) },
+  l1: { target: 'values', terms: (output, target) => ({ loss: output.sub(target).abs() }) },
+  /** e^2 / 2 up to |e| = 1, |e| - 1/2 beyond. */
+  huber: {
+    target: 'values',
+    terms(output, target) {
       const e = output.sub(target).abs();
       const near = e.op('Clip', [undefined, e.g.scalar(1, e.dtype)]);
       return { loss: near.mul(e.sub(near.mul(0.5))) };
-    }
-  }
+    },
+  },
+} as const satisfies Record<string, Loss>;
+
+export type LossKind = keyof typeof BUILT_IN;
+
+/** By kind; extensions add theirs. */
+const LOSSES = new Map<string, Loss>(Object.entries(BUILT_IN));
+
+const NAMES = Object.keys(BUILT_IN) as LossKind[];
+/** The kinds of all losses, those of extensions too. */
+export const LOSS_NAMES: readonly LossKind[] = NAMES;
+
+export const isBuiltInLoss = (kind: string): kind is LossKind => Object.hasOwn(BUILT_IN, kind);
+export const isKnownLoss = (kind: string) => LOSSES.has(kind);
+
+/** Adds an extension's. Throws `bad-option` where the name is taken or cannot be one. */
+export function addLoss(name: string, loss: Loss): void {
+  checkNewName('Loss', name, [...NAMES, 'output']);
+  LOSSES.set(name, loss);
+  NAMES.push(name as LossKind);
 }
 
 /** -t log(p) - (1 - t) log(1 - p), in float32 where the output has 16 bits. */

@@ -1,3 +1,4 @@
+import { AgdError } from '../graph/errors.js';
 import type { Node } from '../graph/ir.js';
 import * as activation from './activation.js';
 import * as attention from './attention.js';
@@ -71,9 +72,34 @@ for (const [domain, families] of Object.entries(FAMILIES)) {
   }
 }
 
+type Operator = Pick<Node, 'domain' | 'opType'>;
+
+const domainOf = ({ domain }: Operator) => (domain === 'ai.onnx' ? '' : domain);
+
 /** What is known of a node's operator, if anything. */
-export function opDef(node: Pick<Node, 'domain' | 'opType'>): OpDef | undefined {
-  return TABLE.get(node.domain === 'ai.onnx' ? '' : node.domain)?.get(node.opType);
+export function opDef(node: Operator): OpDef | undefined {
+  return TABLE.get(domainOf(node))?.get(node.opType);
+}
+
+const EXTENSIONS = new Set<OpDef>();
+
+/** Adds what an extension knows of an operator. Throws `bad-option` where the operator is known already. */
+export function addOperator(operator: Operator, def: OpDef): void {
+  const domain = domainOf(operator);
+  if (opDef(operator))
+    throw new AgdError(
+      'bad-option',
+      `Operator '${domain || 'ai.onnx'}.${operator.opType}' has a gradient already; an extension cannot replace it.`,
+    );
+  const table = TABLE.get(domain) ?? new Map<string, OpDef>();
+  TABLE.set(domain, table.set(operator.opType, def));
+  EXTENSIONS.add(def);
+}
+
+/** What an extension writes a node's operator as. */
+export function extensionOf(node: Operator): Extract<OpDef, { kind: 'expansion' }> | undefined {
+  const def = opDef(node);
+  return def?.kind === 'expansion' && EXTENSIONS.has(def) ? def : undefined;
 }
 
 /** Every operator of the table, as [domain, opType, definition]. */

@@ -165,14 +165,29 @@ function noRule(
   const parameter = sourceOf(node, g, active, wrt);
   const target = [...cotangents.keys()].map(v => `'${v.name}'`).join(', ');
   const way = parameter.path.length ? ` (by way of ${parameter.path.map(n => n.label).join(', ')})` : '';
-  const advice =
-    node.domain === 'com.microsoft.nchwc'
-      ? 'ONNX Runtime laid the file out for one processor: save it at optimization level "extended" or below.'
-      : `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or add ${node.opType} to src/ops.`;
+  const laidOut = node.domain === 'com.microsoft.nchwc';
+  const advice = laidOut
+    ? 'ONNX Runtime laid the file out for one processor: save it at optimization level "extended" or below.'
+    : `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or define its gradient with --extend.`;
   return new AgdError(
     'no-gradient',
     `No gradient rule for op ${node.label}, on the path from '${parameter.value.name}' to ${target}${way}. ${advice}`,
+    laidOut ? {} : { details: howToDefine(node) },
   );
+}
+
+/** The lines that add a gradient, with the names of this node. */
+function howToDefine({ domain, opType, inputs, outputs }: Node): string {
+  const names = (count: number, prefix: string) =>
+    Array.from({ length: count }, (_, i) => `${prefix}${i}`).join(', ');
+  const pullbacks = inputs.map((_, i) => `() => dy0.mul(x${i})`).join(', ');
+  return `To define it, write the formula into a file such as gradients.mjs, and run again with --extend gradients.mjs:
+
+  import { defineGradient } from 'agd-onnx/extend';
+  defineGradient('${domain ? `${domain}.` : ''}${opType}', ([${names(outputs.length, 'dy')}], node) => {
+    const [${names(inputs.length, 'x')}] = node.inputs;
+    return [${pullbacks}]; // the gradient of each input; null where there is none
+  });`;
 }
 
 /** One value of `wrt` that `node` depends on, with the nodes in between. */

@@ -2,7 +2,7 @@
 import * as v from 'valibot';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
-import { type AnyOptions, optimizerNamed } from '../ops/optimizers/index.js';
+import { type AnyOptions, findOptimizer, optimizerNamed } from '../ops/optimizers/index.js';
 import { resolveOptions } from '../ops/optimizers/optimizer.js';
 import type { TrainingDescription } from './description.js';
 import { RECORDED } from './options.js';
@@ -81,7 +81,7 @@ const DESCRIPTION = shaped({
   }),
   outputs: list(text),
   exports: optional(list(text)),
-  optimizer: shaped({ name: text, options }),
+  optimizer: shaped({ name: text, options, extension: optional(when(x => x === true)) }),
   lr: text,
   step: text,
   scheduleTotal: optional(text),
@@ -183,8 +183,8 @@ const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[
   !shape || (shape.length === dims.length && shape.every((d, i) => typeof d !== 'number' || d === dims[i]));
 
 /** Its options are in their ranges, and each parameter has the states that they ask for. */
-function checkOptimizer({ optimizer: { name, options }, parameters }: TrainingDescription): void {
-  if (name === 'own') return;
+function checkOptimizer({ optimizer: { name, options, extension }, parameters }: TrainingDescription): void {
+  if (name === 'own' || (extension && !findOptimizer(name))) return;
   try {
     const optimizer = optimizerNamed(name);
     for (const { name, state, options: own } of parameters) {

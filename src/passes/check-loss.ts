@@ -1,6 +1,6 @@
 import type { Graph, Node, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
-import type { LossKind } from '../ops/criterion.js';
+import { isBuiltInLoss, type LossKind } from '../ops/criterion.js';
 import type { LossSpec } from './options.js';
 
 /** What an output is, by the operator that makes it. */
@@ -22,7 +22,7 @@ const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK
 
 /** Of a loss that misreads its output, as far as operators tell: what is wrong, and what to ask for. A line each. */
 export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
-  if (kind === 'output') return [];
+  if (kind === 'output' || !isBuiltInLoss(kind)) return [];
   const made = maker(output);
   if (!made) return [];
   const { nature, node, before } = made;

@@ -1,3 +1,4 @@
+import { isExtension } from '../ops/optimizers/index.js';
 import type { With } from './context.js';
 import type { TrainingDescription } from './description.js';
 import { recordedOptions } from './options.js';
@@ -32,7 +33,10 @@ function describe(context: Described): TrainingDescription {
     },
     outputs: context.inference,
     exports: context.exports,
-    optimizer: { name: optimizer.name, options: optimizer.settings },
+    optimizer: {
+      ...{ name: optimizer.name, options: optimizer.settings },
+      extension: isExtension(optimizer.name) || undefined,
+    },
     lr: attached.lr.name,
     step: attached.step.name,
     scheduleTotal: attached.total?.name,

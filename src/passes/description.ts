@@ -9,7 +9,8 @@ export type TrainingDescription = RecordedOptions & {
   outputs: string[];
   /** Where the model to write is only a part of the original: the outputs that it computes. */
   exports?: string[];
-  optimizer: { name: string; options: Record<string, unknown> };
+  /** `extension`: it may be unknown where the file is read; the step is in the graph. */
+  optimizer: { name: string; options: Record<string, unknown>; extension?: boolean };
   /** Names of the inputs for learning rate (float32 scalar) and number of updates done (int64 scalar). */
   lr: string;
   step: string;

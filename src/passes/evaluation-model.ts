@@ -1,5 +1,7 @@
+import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { neededInputs } from '../graph/prune.js';
+import { isKnownLoss } from '../ops/criterion.js';
 import { withAlgorithm } from './adopt-step.js';
 import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from './attach-loss.js';
 import { activeValues } from './backward.js';
@@ -24,6 +26,11 @@ export type EvaluationModel = { model: Model; samples?: AttachedSampleLosses };
  */
 export async function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
   const { loss, outputs, parameters, statistics, freeBatch } = readDescription(injected);
+  if (loss.kind !== 'output' && !isKnownLoss(loss.kind))
+    throw new AgdError(
+      'bad-option',
+      `Loss '${loss.kind}' is defined by an extension, which validation needs: load it with --extend FILE.`,
+    );
   const original = readOriginal(injected);
   // Where the model computes its loss, and gradients or an update after it, nobody asks for these here.
   const source =

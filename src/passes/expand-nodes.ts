@@ -1,6 +1,6 @@
 import type { Node, Value } from '../graph/ir.js';
 import type { Builder } from '../ops/core/builder.js';
-import { NodeView } from '../ops/core/rule.js';
+import { type Expansion, NodeView } from '../ops/core/rule.js';
 import { opDef } from '../ops/index.js';
 
 /**
@@ -24,21 +24,26 @@ export function expandNodes(
       return;
     }
     changed = true;
-    const inner: Node[] = [];
-    const view = new NodeView(node, g, g.opset(node.domain));
-    const outputs = g.into(inner, () => def.expand(view as never));
-    rename(
-      view,
-      outputs.map(e => e?.value),
-      inner,
-      g,
-    );
-    inner.forEach(visit);
+    expandNode(g, node, def).forEach(visit);
   };
   const nodes = [...graph.nodes];
   nodes.forEach(visit);
   if (changed) graph.nodes = expanded;
   return changed;
+}
+
+/** The nodes that compute what this one does, under its outputs' names. */
+export function expandNode(g: Builder, node: Node, { expand }: { expand: Expansion<never> }): Node[] {
+  const inner: Node[] = [];
+  const view = new NodeView(node, g, g.opset(node.domain));
+  const outputs = g.into(inner, () => expand(view as never));
+  rename(
+    view,
+    outputs.map(e => e?.value),
+    inner,
+    g,
+  );
+  return inner;
 }
 
 /** Makes the new nodes write the replaced node's own outputs, so that nothing else need change. */

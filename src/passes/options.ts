@@ -23,8 +23,13 @@ import {
   texts,
   unknownName,
 } from '../ops/core/option-type.js';
-import { LOSSES, type LossKind, type LossOptions } from '../ops/criterion.js';
-import { type AnyOptions, OPTIMIZER_NAMES, OPTIMIZERS, type OptimizerSpec } from '../ops/optimizers/index.js';
+import { LOSS_NAMES, type LossKind, type LossOptions } from '../ops/criterion.js';
+import {
+  type AnyOptions,
+  allOptimizerNames,
+  type OptimizerSpec,
+  optimizerNamed,
+} from '../ops/optimizers/index.js';
 import type { OptimizerOption } from '../ops/optimizers/optimizer.js';
 import { parseSchedule, SCHEDULES, type Schedule } from '../ops/schedules.js';
 
@@ -136,7 +141,7 @@ const groups = v.pipe(
 );
 
 export const OPTIONS = {
-  loss: option(choice(LOSSES), {
+  loss: option(choice(LOSS_NAMES), {
     ...LOSS,
     help: 'Loss between an output and the target',
     path: 'loss.kind',
@@ -212,7 +217,7 @@ export const OPTIONS = {
     help: "Replace the optimizer of the model's own training step",
   }),
 
-  optimizer: option(choice(OPTIMIZER_NAMES), {
+  optimizer: option(choice(allOptimizerNames), {
     ...{ group: 'Optimizer', commands: ['inject', 'train'], stage: 'inject' },
     help: 'Optimizer',
     shown: 'agd',
@@ -366,6 +371,15 @@ export const OPTIONS = {
     help: 'Threads',
     shown: 'number of cores',
   }),
+  extend: option(texts, {
+    ...{
+      group: 'Run',
+      commands: [...LEARNS, 'inspect', 'export', 'landscapes'],
+      stage: 'both',
+      ownStep: true,
+    },
+    help: 'Module that defines gradients, optimizers or losses; may be repeated',
+  }),
   config: option(text, {
     ...{ group: 'Run', commands: [...LEARNS], stage: 'both', ownStep: true },
     help: 'JSON, YAML, TypeScript or JavaScript file of options; flags take precedence',
@@ -417,7 +431,7 @@ type Plain = { [K in OptionName]: (typeof OPTIONS)[K] extends { path: string } ?
 export type InjectOptions = {
   -readonly [K in Plain as Stages<K> extends 'run'
     ? never
-    : K extends 'params' | 'initialize' | 'config'
+    : K extends 'params' | 'initialize' | 'config' | 'extend'
       ? never
       : K]?: ValueOf<K>;
 } & { loss?: LossSpec; optimizer?: OptimizerSpec };
@@ -438,7 +452,9 @@ type Recorded = { [K in OptionName]: (typeof OPTIONS)[K] extends { recorded: tru
 export type RecordedOptions = { -readonly [K in Recorded]?: ValueOf<K> };
 
 /** Options that commands read before they call the library, which takes models and values, not files. */
-export type FileOptions = { [K in 'params' | 'initialize' | 'config']?: ValueOf<K> };
+export type FileOptions = { [K in 'params' | 'initialize' | 'config' | 'extend']?: ValueOf<K> };
+
+export type { OptimizerSpec };
 
 /** The options of a run on data that exist already, under the names of the library. */
 export type RunOptions = {
@@ -446,7 +462,7 @@ export type RunOptions = {
 } & { bind?: { map?: ValueOf<'map'>; scale?: ValueOf<'scale'>; whole?: ValueOf<'whole'> } };
 
 const entries = Object.entries<Option>(OPTIONS);
-const FILES = new Set(['params', 'initialize', 'config']);
+const FILES = new Set(['params', 'initialize', 'config', 'extend']);
 const INJECT_OPTIONS = new Map(
   entries.flatMap(([name, o]) =>
     o.stage === 'run' || o.path || FILES.has(name) ? [] : [[name, o] as const],
@@ -493,7 +509,7 @@ export function decidedByInjection(options: Readonly<Record<string, unknown>>): 
 export const noLoss = () =>
   new AgdError(
     'bad-option',
-    `Choose a loss with --loss (${LOSSES.join(', ')}), or name one that the model computes with --loss-output.`,
+    `Choose a loss with --loss (${LOSS_NAMES.join(', ')}), or name one that the model computes with --loss-output.`,
   );
 
 /** Throws `bad-option` for an option of `inject` that is unknown or out of its range. Those of the optimizer it checks itself. */
@@ -540,8 +556,8 @@ export type OptimizerFlag = OptimizerOption & {
 /** The options of all optimizers, each once. */
 export function optimizerFlags(): OptimizerFlag[] {
   const found = new Map<string, OptimizerFlag>();
-  for (const { name: optimizer, options } of Object.values(OPTIMIZERS))
-    for (const [name, entry] of Object.entries<OptimizerOption>(options)) {
+  for (const optimizer of allOptimizerNames)
+    for (const [name, entry] of Object.entries<OptimizerOption>(optimizerNamed(optimizer).options)) {
       const known = found.get(name) ?? { ...entry, name, owners: [] };
       known.owners.push({ optimizer, value: entry.default });
       found.set(name, known);

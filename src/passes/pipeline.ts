@@ -25,6 +25,7 @@ import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } fr
 import { describeStep } from './describe-step.js';
 import { drawRandom, numberBatches } from './draw-random.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { expandExtensions } from './expand-extensions.js';
 import { expandNodes } from './expand-nodes.js';
 import { expandSparse } from './expand-sparse.js';
 import { foldShapes } from './fold-shapes.js';
@@ -175,6 +176,13 @@ const ALL = [
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => liftConstants(c.work),
+  }),
+  pass({
+    name: 'expand-extensions',
+    does: 'Writes operators that extensions define by standard ones',
+    requires: ['work', 'inlined'],
+    ensures: [],
+    run: c => expandExtensions(c.work, c.oracle),
   }),
   pass({
     name: 'free-batch',
@@ -637,7 +645,12 @@ const STANDARDIZE = list(
 );
 const PLACE = list('split-merged-initializers', 'tie-transposed-initializers', 'place-parameters');
 const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
-const NORMALIZE = [...STANDARDIZE, ...PLACE, ...list('lift-constants', 'free-batch'), ...INFER];
+const NORMALIZE = [
+  ...STANDARDIZE,
+  ...PLACE,
+  ...list('lift-constants', 'expand-extensions', 'free-batch'),
+  ...INFER,
+];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
   ...list('plan-schedule', 'attach-optimizer', 'number-batches'),
@@ -677,7 +690,7 @@ export const PIPELINES = {
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
-    ...list('lift-constants'),
+    ...list('lift-constants', 'expand-extensions'),
     ...INFER,
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,

@@ -5,7 +5,7 @@
  */
 import { AgdError } from '../graph/errors.js';
 import { Tensor } from '../graph/tensor.js';
-import { optimizerNamed } from '../ops/optimizers/index.js';
+import { findOptimizer } from '../ops/optimizers/index.js';
 import type { OptimizerOptions } from '../ops/optimizers/optimizer.js';
 import type { TrainingDescription } from '../passes/description.js';
 import { convert } from './data/convert.js';
@@ -76,9 +76,18 @@ export function fromPytorch(
 
 /** The steps that each parameter has behind it; where none are counted, it is past the first one. */
 function stepsOf({ optimizer, parameters }: TrainingDescription, tensors: State): number[] {
-  const { uncounted } = optimizerNamed(optimizer.name);
+  const { uncounted } = definitionOf(optimizer);
   if (uncounted && !parameters.some(p => tensors.has(stepOf(p)))) return [1];
   return parameters.map(p => find(tensors, stepOf(p)).numbers()[0]!);
+}
+
+function definitionOf({ name }: { name: string }) {
+  const found = findOptimizer(name);
+  if (found) return found;
+  throw new AgdError(
+    'bad-option',
+    `Optimizer '${name}' is defined by an extension, which says what its state is in PyTorch's terms: load it with --extend FILE.`,
+  );
 }
 
 const stepOf = (parameter: { name: string }) => `${parameter.name}.step`;
@@ -86,7 +95,7 @@ const zerosLike = ({ dtype, dims }: Tensor) => Tensor.zeros(dtype, dims);
 
 /** The parameters and what the optimizer keeps for them. */
 function required({ optimizer: { name, options }, parameters }: TrainingDescription, step: number): Entry[] {
-  const optimizer = optimizerNamed(name);
+  const optimizer = definitionOf({ name });
   return parameters.flatMap(parameter => {
     const own = { ...options, ...parameter.options } as OptimizerOptions;
     const kept = optimizer.checkpoint?.(own, step) ?? asKept(optimizer.states(own));

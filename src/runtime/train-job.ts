@@ -18,6 +18,7 @@ import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { checkExport, exportFile } from './export.js';
+import { loadExtensions } from './extensions.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import { goOnFrom } from './ort-state.js';
 import {
@@ -44,6 +45,8 @@ export type TrainJob = SessionOptions &
   Beginning & {
     /** An injected model, or a plain one together with `inject`. */
     model: string;
+    /** Modules that define the gradients, optimizers and losses of extensions, loaded in the thread that trains. */
+    extend?: readonly string[];
     inject?: InjectOptions;
     data: string;
     validation?: string;
@@ -90,6 +93,7 @@ export async function runTrainJob(
   emit: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
+  await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   const arrays = await loadArrays(job.data);
   const resumed = await resumable(job);

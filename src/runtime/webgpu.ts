@@ -1,6 +1,5 @@
 /** What onnxruntime's WebGPU provider has to be told to compute a training step right. */
 
-import type { InferenceSession } from 'onnxruntime-node';
 import { allGraphs, type Model, type Node } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { record } from '../graph/record.js';
@@ -17,8 +16,11 @@ const FOR_CPU = record<(node: Node) => boolean>({
   },
 });
 
+/** As onnxruntime takes an execution provider with its options. */
+export type WebgpuProvider = { name: 'webgpu'; preferredLayout: 'NCHW'; forceCpuNodeNames?: string[] };
+
 /** Gives a name to nodes without one that are to run on the CPU, as they are told apart by it. */
-export function webgpuProvider(model: Model): InferenceSession.WebGpuExecutionProviderOption {
+export function webgpuProvider(model: Model): WebgpuProvider {
   const names = Names.of(model);
   const nodes = [...allGraphs(model.graph)].flatMap(graph => graph.nodes);
   const onCpu = nodes.filter(node => FOR_CPU[node.opType]?.(node));

@@ -4,7 +4,7 @@ import { AgdError, type ErrorCode } from '../graph/errors.js';
 import { flushDenormals } from './session.js';
 import { runTrainJob, type TrainEvent, type TrainJob } from './train-job.js';
 
-type Message = { event: TrainEvent } | { error: { code: ErrorCode; message: string } };
+type Message = { event: TrainEvent } | { error: { code: ErrorCode; message: string; details?: string } };
 type Input = { job: TrainJob; stop: Int32Array };
 
 /**
@@ -27,7 +27,8 @@ export async function trainInWorker(
       let failure: { cause: unknown } | undefined;
       worker.on('message', (message: Message) => {
         if ('error' in message) {
-          failure ??= { cause: new AgdError(message.error.code, message.error.message) };
+          const { code, message: text, details } = message.error;
+          failure ??= { cause: new AgdError(code, text, { details }) };
           return;
         }
         try {
@@ -61,7 +62,7 @@ async function main({ job, stop }: Input, post: (message: Message) => void): Pro
     await runTrainJob(job, event => post({ event }), signal);
   } catch (error) {
     if (!(error instanceof AgdError)) throw error;
-    post({ error: { code: error.code, message: error.message } });
+    post({ error: { code: error.code, message: error.message, details: error.details } });
   }
 }
 

@@ -29,7 +29,7 @@ function fails(...args: string[]): string {
   const before = readdirSync(folder);
   const { code, err } = agdOnnx(folder, ...args);
   expect(err.trimEnd().split('\n')).toHaveLength(1);
-  expect(err).toMatch(/^agd-onnx: /);
+  expect(err).toMatch(/^agd-onnx: .*(?: \[[a-z-]+\]|See agd-onnx --help\.)\n$/);
   expect(err).not.toMatch(/\bat .*\.js:\d+/);
   expect(code).toBe(1);
   expect(readdirSync(folder)).toEqual(before);
@@ -67,7 +67,7 @@ it('several outputs, with the shapes to choose by', async () => {
   const logits = s.add('MatMul', [hidden, s.weight('head', [6, 3])], 'logits');
   await saveModel(s.model([hidden, classes, logits]), file('several.onnx'));
   expect(fails('inject', 'several.onnx', ...LOSS)).toMatch(
-    /--output .* 'hidden' \[batch,6\], 'logits' \[batch,3\]\.$/m,
+    /--output .* 'hidden' \[batch,6\], 'logits' \[batch,3\]\. \[bad-option\]$/m,
   );
 });
 
@@ -289,10 +289,12 @@ it('a loss that is not finite: step and tensor named, the state kept', async () 
 it('gradients of data that are not finite, or of none', async () => {
   const grad = (name: string) => fails('grad', 'model.onnx', ...LOSS, '--inputs', name);
   await writeData(folder, 'inf.npz', { x: Tensor.filled('float32', [64, 4], Number.NaN) });
-  expect(grad('inf.npz')).toBe("agd-onnx: Loss 'loss' is NaN: the data for 'x' are not finite.\n");
+  expect(grad('inf.npz')).toBe(
+    "agd-onnx: Loss 'loss' is NaN: the data for 'x' are not finite. [non-finite]\n",
+  );
   const none = { x: Tensor.zeros('float32', [0, 4]), target: Tensor.zeros('int64', [0]) };
   await writeData(folder, 'none.npz', none);
-  expect(grad('none.npz')).toBe('agd-onnx: The data has no samples.\n');
+  expect(grad('none.npz')).toBe('agd-onnx: The data has no samples. [bad-data]\n');
 });
 
 it('unknown flags and commands', () => {

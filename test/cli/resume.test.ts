@@ -152,7 +152,7 @@ describe('a run that is broken off', () => {
     };
     expect(run(full, '-o', 'f.onnx')).toEqual({
       code: 1,
-      err: 'agd-onnx: Cannot write to standard output: no space left on device.\n',
+      err: 'agd-onnx: Cannot write to standard output: no space left on device. [io]\n',
     });
     closeSync(full);
     expect(readFileSync(file('f.onnx')).length).toBe(readFileSync(file('model.onnx')).length);
@@ -161,7 +161,7 @@ describe('a run that is broken off', () => {
     for (const path of ['/dev/stdout', '/dev/fd/1'])
       expect(train(...LOSS, '-o', path)).toMatchObject({
         code: 1,
-        err: `agd-onnx: Cannot write '${path}': it is not a file. Choose a file to write to.\n`,
+        err: `agd-onnx: Cannot write '${path}': it is not a file. Choose a file to write to. [io]\n`,
       });
   });
 });

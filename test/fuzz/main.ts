@@ -6,7 +6,7 @@
 
 import { decodeModel } from '../../src/graph/proto.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { AgdError, encodeModel, inject } from '../../src/index.js';
+import { AgdError, encodeModel, inject } from '../../src/internal.js';
 import { originalBytes } from '../../src/passes/original.js';
 import { readStep } from '../../src/passes/training-description.js';
 import { decodeNpy, encodeNpy } from '../../src/runtime/data/npy.js';

@@ -47,7 +47,7 @@ it('names what lies between the parameter and the operator, in order', () => {
   expect(() => backward(g, new Map([[loss!, g.of(loss!).ones()]]), [w!])).toThrow(
     "No gradient rule for op 'Unheard' (node 'node2'), on the path from 'w' to 'loss' " +
       "(by way of 'Mul' (node 'node0'), 'Tanh' (node 'node1')). " +
-      "Freeze 'w' and what else feeds it with --freeze, or add Unheard to src/ops.",
+      "Freeze 'w' and what else feeds it with --freeze, or define its gradient with --extend.",
   );
 });
 

@@ -43,9 +43,10 @@ export const betas = v.pipe(
   v.description('two numbers in [0, 1)'),
 );
 
+/** `names` may grow: extensions add theirs. */
 export function choice<const T extends readonly string[]>(names: T) {
-  const what = `one of ${names.join(', ')}`;
-  return v.pipe(v.picklist(names, what), v.description(what));
+  const what = () => `one of ${names.join(', ')}`;
+  return v.pipe(v.picklist(names, what), v.description(what()));
 }
 
 /** What only a program can give: no flag, no place in a configuration file. */
@@ -58,15 +59,38 @@ export function checkOption(name: string, type: OptionType, value: unknown): voi
   if (success) return;
   const [{ message, path, input }] = issues;
   const place = path?.map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('') ?? '';
-  throw new AgdError('bad-option', `${name}${place} must be ${message}, not ${shown(input)}.`);
+  throw new AgdError(
+    'bad-option',
+    `${name}${place} must be ${message}, not ${shown(input)}.${hint(type, input)}`,
+  );
 }
+
+function hint(type: OptionType, input: unknown): string {
+  if (type.type !== 'picklist' || typeof input !== 'string') return '';
+  const near = nearest(input, (type as unknown as { options: readonly string[] }).options);
+  return near === undefined ? '' : ` Did you mean '${near}'?`;
+}
+
+const nearest = (name: string, known: readonly string[]) =>
+  closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
 
 /** Numbers that JSON does not have, too. */
 const shown = (value: unknown) => (typeof value === 'number' ? String(value) : JSON.stringify(value));
 
 /** The error for a name that is not among the known ones, with the closest of them where one is close. */
 export function unknownName(what: string, name: string, known: readonly string[]): AgdError {
-  const near = closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
+  const near = nearest(name, known);
   const hint = near === undefined ? `expected one of ${known.join(', ')}.` : `did you mean '${near}'?`;
   return new AgdError('bad-option', `Unknown ${what} '${name}'; ${hint}`);
+}
+
+/** Throws `bad-option` where an extension gives something a name that is taken, or that a flag could not have. */
+export function checkNewName(what: string, name: string, taken: readonly string[]): void {
+  if (!/^[a-z][a-z0-9]*([-_][a-z0-9]+)*$/.test(name))
+    throw new AgdError(
+      'bad-option',
+      `${what} '${name}': a name consists of lower-case letters, digits and single hyphens.`,
+    );
+  if (taken.includes(name))
+    throw new AgdError('bad-option', `${what} '${name}' exists already: choose another name.`);
 }

@@ -1,4 +1,5 @@
 import { AgdError } from '../../graph/errors.js';
+import { checkNewName, unknownName } from '../core/option-type.js';
 import { type AdabeliefOptions, adabelief } from './adabelief.js';
 import { type AdaboundOptions, adabound } from './adabound.js';
 import { type AdahessianOptions, adahessian } from './adahessian.js';
@@ -54,13 +55,36 @@ export type AnyOptions = Partial<
     AdahessianOptions
 >;
 
-/** Throws `bad-option` for a name that is none of `OPTIMIZERS`. Its options are to be those of its own type. */
-export function optimizerNamed(name: string): Optimizer<OptimizerOptions> {
-  const found = new Map<string, unknown>(Object.entries(OPTIMIZERS)).get(name);
-  if (!found)
-    throw new AgdError(
-      'bad-option',
-      `There is no optimizer '${name}'; there are ${OPTIMIZER_NAMES.join(', ')}.`,
-    );
-  return found as Optimizer<OptimizerOptions>;
+type AnyOptimizer = Optimizer<OptimizerOptions>;
+
+/** By name; extensions add theirs. */
+const ALL = new Map(Object.entries(OPTIMIZERS as unknown as Record<string, AnyOptimizer>));
+
+/** The names of all optimizers, those of extensions too. */
+const NAMES: string[] = [...OPTIMIZER_NAMES];
+export const allOptimizerNames: readonly string[] = NAMES;
+
+/** Options go by the type of their own optimizer. */
+export const findOptimizer = (name: string): AnyOptimizer | undefined => ALL.get(name);
+
+export const isExtension = (name: string) => ALL.has(name) && !Object.hasOwn(OPTIMIZERS, name);
+
+/** Throws `bad-option` for an unknown name. */
+export function optimizerNamed(name: string): AnyOptimizer {
+  const found = findOptimizer(name);
+  if (!found) throw unknownName('optimizer', name, NAMES);
+  return found;
+}
+
+/** Adds an extension's. Throws `bad-option` where the name is taken or cannot be one. */
+export function addOptimizer(optimizer: AnyOptimizer): void {
+  checkNewName('Optimizer', optimizer.name, [...NAMES, 'own']);
+  for (const name of ['lr', 'weightDecay'])
+    if (!Object.hasOwn(optimizer.options, name))
+      throw new AgdError(
+        'bad-option',
+        `Optimizer '${optimizer.name}' lacks the option ${name}, which every one has.`,
+      );
+  ALL.set(optimizer.name, optimizer);
+  NAMES.push(optimizer.name);
 }

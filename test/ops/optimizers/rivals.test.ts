@@ -140,5 +140,5 @@ it.each([
 );
 
 it('refuses a name that is none', () => {
-  expect(() => optimizerNamed('adma')).toThrow("There is no optimizer 'adma'; there are agd, sgd, adam");
+  expect(() => optimizerNamed('adma')).toThrow("Unknown optimizer 'adma'; did you mean 'adam'?");
 });

@@ -1,0 +1,91 @@
+/**
+ * agd-onnx for extensions: gradients of custom operators, optimizers and losses, which work as the built-in ones do in
+ * the library and on the command line (`--extend FILE`). See docs/guide/extend.md.
+ */
+import { AgdError } from './graph/errors.js';
+import type { OpDef, Operands, Rule } from './ops/core/rule.js';
+import { addLoss, type Loss, type LossOptions } from './ops/criterion.js';
+import { addOperator } from './ops/index.js';
+import { addOptimizer, type OptimizerSpec } from './ops/optimizers/index.js';
+import type { Optimizer, OptimizerOptions } from './ops/optimizers/optimizer.js';
+import type { LossSpec } from './passes/options.js';
+
+export { type AttrInit, type Builder, float, floats } from './ops/core/builder.js';
+export type { Expr } from './ops/core/expr.js';
+export * as types from './ops/core/option-type.js';
+export {
+  type Attributes,
+  expansion,
+  type NodeView,
+  noGradient,
+  type OpDef,
+  type Operands,
+  type Pullback,
+  type Rule,
+  zeroGradient,
+} from './ops/core/rule.js';
+export type { Loss, LossOptions, LossTerms } from './ops/criterion.js';
+export {
+  betasOption,
+  correction,
+  epsOption,
+  lrOption,
+  movingAverage,
+  type Optimizer,
+  type OptimizerOption,
+  type OptimizerOptions,
+  type OptionsOf,
+  option,
+  type Scalars,
+  type State,
+  weightDecayOption,
+  withDecay,
+} from './ops/optimizers/optimizer.js';
+export type { LossSpec, OptimizerSpec };
+
+/**
+ * Defines the gradient of an operator, named as `agd-onnx inspect` shows it: `com.example.Swish`. Given is a rule, which
+ * makes one pullback per input from the cotangents of the outputs, or an `expansion`, which writes the operator as others:
+ * that is for operators that ONNX Runtime has no kernel for, too. Throws `bad-option` where the operator has one already.
+ */
+export function defineGradient<I extends Operands = readonly never[], O extends Operands = readonly never[]>(
+  operator: string,
+  gradient: Rule<I, O> | OpDef,
+): void {
+  const dot = operator.lastIndexOf('.');
+  const opType = operator.slice(dot + 1);
+  if (!opType)
+    throw new AgdError(
+      'bad-option',
+      `'${operator}' is not the name of an operator, such as com.example.Swish.`,
+    );
+  addOperator(
+    { domain: operator.slice(0, Math.max(dot, 0)), opType },
+    typeof gradient === 'function'
+      ? { kind: 'rule', rule: gradient as unknown as Rule<never, never> }
+      : gradient,
+  );
+}
+
+/**
+ * Defines an optimizer. Returns what makes the `optimizer` option of it: `inject(model, { optimizer: lion({ lr: 1e-4 }) })`.
+ * Throws `bad-option` where the name is taken.
+ */
+export function defineOptimizer<O extends OptimizerOptions>(
+  optimizer: Optimizer<O>,
+): (options?: Partial<O>) => OptimizerSpec {
+  addOptimizer(optimizer as unknown as Optimizer);
+  return options => ({ ...options, name: optimizer.name }) as OptimizerSpec;
+}
+
+/**
+ * Defines a loss. Returns what makes the `loss` option of it: `inject(model, { loss: logCosh() })`. Throws `bad-option`
+ * where the name is taken.
+ */
+export function defineLoss(
+  name: string,
+  loss: Loss,
+): (options?: { output?: string; target?: string } & LossOptions) => LossSpec {
+  addLoss(name, loss);
+  return options => ({ ...options, kind: name }) as LossSpec;
+}

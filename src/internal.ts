@@ -1,0 +1,41 @@
+/**
+ * agd-onnx for its own command line, benchmarks and comparisons: everything of the main door and what these need
+ * besides. Without promises: any release may change it.
+ */
+export { checkWritable, writeFileAtomic } from './graph/files.js';
+export * from './index.js';
+export { decodeModel, encodeModel } from './ir.js';
+export { parseSchedule, SCHEDULES } from './ops/schedules.js';
+export { DEVICES, parseScale } from './passes/options.js';
+export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
+export { isInjected, readDescription } from './passes/training-description.js';
+export { trainingInfoForm } from './passes/training-info-form.js';
+export { withValues } from './passes/with-values.js';
+export {
+  isArtifacts,
+  loadParameters,
+  modelFile,
+  type Opened,
+  openForInjection,
+} from './runtime/artifacts.js';
+export {
+  type Metric,
+  metricCurve,
+  metricOf,
+  type Standing,
+  standings,
+} from './runtime/comparison.js';
+export { writeNpz } from './runtime/data/npz.js';
+export { permutation, random } from './runtime/data/random.js';
+export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
+export { exportPytorchState, withParameters } from './runtime/export.js';
+export {
+  type OptimizerGroup,
+  type OrtCheckpoint,
+  type Property,
+  readOrtCheckpoint,
+  writeOrtCheckpoint,
+} from './runtime/ort-checkpoint.js';
+export { exportOrtCheckpoint, goOnFrom } from './runtime/ort-state.js';
+export { flushDenormals, sessionShapes } from './runtime/session.js';
+export { webgpuProvider } from './runtime/webgpu.js';

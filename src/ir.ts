@@ -1,0 +1,48 @@
+/** agd-onnx for people who read, build and rewrite models: the graph, its bytes, the builder of nodes, and passes. */
+import type { Model } from './graph/ir.js';
+import { decodeModel as decode, encodeModel as encode } from './graph/proto.js';
+
+export { cloneModel } from './graph/clone.js';
+export type { DType, FloatDType } from './graph/dtype.js';
+export { AgdError, type ErrorCode } from './graph/errors.js';
+export { loadModel, saveModel } from './graph/files.js';
+export {
+  type Attr,
+  allGraphs,
+  type Dim,
+  FunctionDef,
+  Graph,
+  Model,
+  Node,
+  type Shape,
+  type TensorType,
+  Value,
+  type ValueType,
+} from './graph/ir.js';
+export { Names } from './graph/names.js';
+export { Tensor } from './graph/tensor.js';
+export {
+  type AttrInit,
+  Builder,
+  type EmitOptions,
+  float,
+  floats,
+  type Scope,
+  toAttrs,
+} from './ops/core/builder.js';
+export { Expr } from './ops/core/expr.js';
+export { type BackwardOptions, backward } from './passes/backward.js';
+export { dropUnreadInputs, eliminateDeadNodes } from './passes/eliminate-dead-nodes.js';
+export { foldShapes } from './passes/fold-shapes.js';
+export { inferShapes, type ShapeOracle } from './passes/infer-shapes.js';
+export { inlineFunctions } from './passes/inline-functions.js';
+export { upgradeOpset } from './passes/upgrade-opset.js';
+
+/**
+ * The model that these bytes hold; every field is kept. Tensors are views of `bytes`; those outside them are in files of
+ * `folder`. Throws `not-onnx`, `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
+ */
+export const decodeModel = (bytes: Uint8Array, folder?: string): Model => decode(bytes, folder);
+
+/** The model as one file. Throws `external-data` where that would be over 2 GiB. */
+export const encodeModel = (model: Model): Uint8Array => encode(model);

@@ -35,7 +35,7 @@ Options
   --seconds N      how long a turn is [0.7]
   --patience N     after how many seconds a peer that is not ready is left out [40]
   --quick          one round, small sizes
-  --json FILE      write what was measured; bench/table.mjs makes docs/performance.md's tables of it
+  --json FILE      write what was measured; bench/table.mjs makes docs/explain/performance.md's tables of it
   --svg FILE       write it as a chart, the goals marked
   --help
 

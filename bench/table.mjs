@@ -1,11 +1,11 @@
 /**
  * `node bench/table.mjs RESULT.json [PAGE.md]`: puts the tables of a run between the markers of a page,
- * docs/performance.md where none is named; a marker is `<!-- bench: TITLE -->`, and `<!-- end -->` closes it.
+ * docs/explain/performance.md where none is named; a marker is `<!-- bench: TITLE -->`, and `<!-- end -->` closes it.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { describe, tableData } from './tables.mjs';
 
-const [source, page = 'docs/performance.md'] = process.argv.slice(2);
+const [source, page = 'docs/explain/performance.md'] = process.argv.slice(2);
 if (!source) {
   console.error('node bench/table.mjs RESULT.json [PAGE.md]');
   process.exit(1);

@@ -15,6 +15,8 @@ export async function readConfig(path: string, command: Command, own: Options): 
   const known = new Map(optionsOf(command, own).map(([name, option]) => [option.path ?? name, option]));
   const values: Values = {};
   for (const [name, given] of Object.entries(config)) {
+    // For editors.
+    if (name === '$schema') continue;
     const first = new Map(Object.entries(NESTED)).get(name);
     const value = typeof given === 'string' && first ? { [first]: given } : given;
     if (name === 'optimizer' && isObject(value)) checkOptimizer(path, value);

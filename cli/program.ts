@@ -46,6 +46,9 @@ const WITHOUT_MODEL: readonly string[] = ['landscapes', 'demo'];
 
 export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
 
+/** The module of a command: its options, examples and handler. */
+export const loadCommand = (name: Name): Promise<Command> => COMMANDS[name][1]();
+
 /** The command that was asked for. Thrown, as yargs lays out the help text when a handler has been called. */
 class Chosen {
   constructor(
@@ -58,7 +61,7 @@ class Chosen {
 export async function run(args: readonly string[]): Promise<void> {
   const chosen = await parse(args);
   if (!chosen) return;
-  const { handler } = await COMMANDS[chosen.name][1]();
+  const { handler } = await loadCommand(chosen.name);
   await handler(chosen.values as never);
 }
 
@@ -74,7 +77,7 @@ export async function parse(args: readonly string[]): Promise<{ name: Name; valu
     const { name, args: parsed } = thrown;
     const [, ...rest] = parsed._ as unknown[];
     if (rest.length) throw new UsageError(`Unexpected argument '${rest[0]}'.`);
-    const { options } = await COMMANDS[name][1]();
+    const { options } = await loadCommand(name);
     return { name, values: await readArguments(parsed, name, options) };
   }
 }
@@ -119,8 +122,6 @@ function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): 
     .fail((message, error) => {
       throw error ?? new UsageError(message);
     });
-  // Its types do not have it yet.
-  (cli as unknown as { usageConfiguration(how: object): void }).usageConfiguration({ 'hide-types': true });
   // Its types do not have it yet.
   (cli as unknown as { usageConfiguration(how: object): void }).usageConfiguration({ 'hide-types': true });
   for (const name of COMMAND_NAMES) {

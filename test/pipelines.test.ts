@@ -1,4 +1,4 @@
-/** What docs/pipelines.md shows runs as it is. */
+/** What docs/guide/pipelines.md shows runs as it is. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,7 +25,7 @@ it('drives both halves from JavaScript', async () => {
   const data = mlpData(16);
   const [x, target] = [data.get('x')!, data.get('target')!];
   const batch = `{ x: new ort.Tensor('float32', [${x.numbers()}], [${x.dims}]), target: new ort.Tensor('int64', [${target.numbers()}].map(BigInt), [${target.dims}]) }`;
-  const page = readFileSync(join(ROOT, 'docs/pipelines.md'), 'utf8');
+  const page = readFileSync(join(ROOT, 'docs/guide/pipelines.md'), 'utf8');
   const [, code] = /```js\n(.*?)```/s.exec(page)!;
   writeFileSync(
     join(folder, 'loop.mjs'),

@@ -1,5 +1,5 @@
 /**
- * The comparisons of docs/agd.md, each a run of `agd-onnx compare`: main.mjs DIR [NAME ...]. DIR is what prepare.py wrote.
+ * The comparisons of docs/explain/agd.md, each a run of `agd-onnx compare`: main.mjs DIR [NAME ...]. DIR is what prepare.py wrote.
  * Results go to DIR/out; those that are there already are not made again. Ends with each optimizer at its best rate,
  * in Markdown. Run after `npm run build`.
  */

@@ -1,4 +1,4 @@
-"""Writes the models and data of docs/agd.md's comparison, but for LeNet's, which are in models/.
+"""Writes the models and data of docs/explain/agd.md's comparison, but for LeNet's, which are in models/.
 
 prepare.py TINYSHAKESPEARE.txt CRITEO.csv OUT
 """

@@ -1,6 +1,6 @@
 /**
  * The passes, and the order in which each command runs them: the order is important. `requires` and `ensures` say
- * what holds between them; docs/architecture.md is generated from this file.
+ * what holds between them; docs/explain/architecture.md is generated from this file.
  */
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';

@@ -1,6 +1,6 @@
 /**
  * Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--json FILE] [--summary FILE]`.
- * A DIR holds cases, or is one. The summary, by operator, is what docs/operators.md tells of.
+ * A DIR holds cases, or is one. The summary, by operator, is what docs/reference/operators.md tells of.
  */
 import { existsSync } from 'node:fs';
 import { readdir, writeFile } from 'node:fs/promises';

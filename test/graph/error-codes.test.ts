@@ -2,22 +2,19 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { ERROR_CODES } from '../../src/graph/errors.js';
+import { table } from '../docs/pages.js';
 
 const ROOT = join(import.meta.dirname, '../..');
 
 function errorsPage(): string {
-  const rows = Object.entries(ERROR_CODES).map(
-    ([code, [meaning, remedy]]) => `| \`${code}\` | ${meaning} | ${remedy} |`,
-  );
+  const rows = Object.entries(ERROR_CODES).map(([code, said]) => [`\`${code}\``, ...said]);
   return `# Errors
 
 What a user can mend is an \`AgdError\`. The command line prints it as one line, \`agd-onnx: MESSAGE [CODE]\`, and exits
 with status 1; a program finds the code in \`error.code\`. Codes are stable, messages are not. A command line that cannot
 be understood has no code. Any other exception is a bug: it is printed with its stack, and the exit status is 70.
 
-| code | meaning | what to do |
-| --- | --- | --- |
-${rows.join('\n')}
+${table(['code', 'meaning', 'what to do'], rows)}
 `;
 }
 

@@ -1,6 +1,6 @@
 /**
  * One small case for every operator that has a gradient: a row for each. `operators.test.ts` checks all of them
- * against differences, and `docs/operators.md` is made from what comes of them. What an operator can be beside
+ * against differences, and `docs/reference/operators.md` is made from what comes of them. What an operator can be beside
  * that (its attributes, its broadcasts) is the matter of its family's own test.
  */
 import type { Model, Value } from '../../src/graph/ir.js';

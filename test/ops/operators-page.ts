@@ -1,5 +1,5 @@
 /**
- * The text of docs/operators.md: from the table of rules, from what they make of the examples, from the kernels in
+ * The text of docs/reference/operators.md: from the table of rules, from what they make of the examples, from the kernels in
  * operators.json, and from the last run of the conformance cases.
  */
 import { readFileSync } from 'node:fs';
@@ -14,6 +14,7 @@ import { ORT_OPERATORS } from '../../src/ops/ort-training/index.js';
 import { backward } from '../../src/passes/backward.js';
 import { inferShapes } from '../../src/passes/infer-shapes.js';
 import { sessionShapes } from '../../src/runtime/session.js';
+import { table } from '../docs/pages.js';
 import { EXAMPLES, type Example, INTEGER, STRAIGHT_THROUGH } from './examples.js';
 
 type Provider = 'cpu' | 'cuda' | 'webgpu';
@@ -210,20 +211,6 @@ function conformanceOf(domain: string, op: string): string {
 }
 
 /** A table whose columns are as wide as their widest cell, as the formatter writes it. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((_, i) => Math.max(...[head, ...rows].map(cells => cells[i]!.length)));
-  const line = (cells: readonly string[], fill = ' ') =>
-    `| ${cells.map((cell, i) => cell.padEnd(widths[i]!, fill)).join(' | ')} |`;
-  return [
-    line(head),
-    line(
-      head.map(() => ''),
-      '-',
-    ),
-    ...rows.map(cells => line(cells)),
-  ].join('\n');
-}
-
 async function gradientTable(domain: string): Promise<string> {
   const own = EXAMPLES.filter(e => e.domain === domain);
   const rows: string[][] = [];
@@ -254,8 +241,8 @@ function grouped(entries: readonly (readonly [op: string, why: string])[]): stri
 }
 
 export async function operatorsPage(): Promise<string> {
-  const table = [...opTable()];
-  const none = table.flatMap(([domain, op, def]) =>
+  const operators = [...opTable()];
+  const none = operators.flatMap(([domain, op, def]) =>
     def.kind === 'none' && domain === '' ? [[op, def.why] as const] : [],
   );
   const missing = (domain: string) =>
@@ -265,7 +252,7 @@ export async function operatorsPage(): Promise<string> {
   const limits = Object.entries(OPERATORS['ai.onnx']!).flatMap(([op, f]) =>
     Object.entries(f.limits ?? {}).map(([p, what]) => `- ${op}, ${LABELS[p as Provider]}: ${what}.`),
   );
-  const optimizers = table.flatMap(([domain, op]) => (domain === 'ai.onnx.preview.training' ? [op] : []));
+  const optimizers = operators.flatMap(([domain, op]) => (domain === 'ai.onnx.preview.training' ? [op] : []));
   const { runtime, passed, failed } = CONFORMANCE;
   return `# Operators
 
@@ -276,7 +263,7 @@ Which operators have a gradient. Made by \`npm run docs\`; \`test/ops/operators.
   without a gradient are, with the reason.
 - **by**: a rule, or other operators, as which it is written and which have rules.
 - **conformance**: the cases of the ONNX project's own tests that pass, of those that are of this operator alone. In
-  all, ${passed} of ${passed + failed.length} cases pass (${runtime}; [why the others do not](conformance.md)). Whether it has cases or
+  all, ${passed} of ${passed + failed.length} cases pass (${runtime}; [why the others do not](../lab/conformance.md)). Whether it has cases or
   not, each operator is compared with finite differences, with known and with hidden extents.
 - **CPU, float64**, **CUDA**, **WebGPU**: whether a training step through it has kernels, in float64 or in float32:
   of the operator where it stays, and of what its backward pass puts into the graph. What is named after "without" runs

@@ -1,4 +1,4 @@
-/** Every operator is known or has a reason, its example agrees with differences, and docs/operators.md says so. */
+/** Every operator is known or has a reason, its example agrees with differences, and docs/reference/operators.md says so. */
 import { describe, expect, it } from 'vitest';
 import { opDef, opTable } from '../../src/ops/index.js';
 import { ORT_OPERATORS } from '../../src/ops/ort-training/index.js';
@@ -62,6 +62,6 @@ describe('every operator', () => {
   });
 });
 
-it('docs/operators.md is up to date', async () => {
-  await expect(await operatorsPage()).toMatchFileSnapshot('../../docs/operators.md');
+it('docs/reference/operators.md is up to date', async () => {
+  await expect(await operatorsPage()).toMatchFileSnapshot('../../docs/reference/operators.md');
 });

@@ -28,8 +28,8 @@ describe('the pipelines', () => {
     expect([...PASSES.keys()].filter(name => !used.has(name))).toEqual([]);
   });
 
-  it('in docs/architecture.md are up to date', async () => {
-    const file = '../../docs/architecture.md';
+  it('in docs/explain/architecture.md are up to date', async () => {
+    const file = '../../docs/explain/architecture.md';
     const text = await readFile(join(import.meta.dirname, file), 'utf8');
     const rows = [
       ['pass', 'what it does', 'requires', 'ensures'],

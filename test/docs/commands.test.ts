@@ -1,0 +1,156 @@
+/** Every command that README, docs and --help show runs, in the order of its page, on small models and data. */
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { COMMAND_NAMES, loadCommand } from '../../cli/program.js';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import type { Model } from '../../src/graph/ir.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { inject } from '../../src/passes/inject.js';
+import { splitStep } from '../../src/passes/split-step.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
+import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
+import { sessionShapes } from '../../src/runtime/session.js';
+import { agdOnnx, workplace } from '../cli/run.js';
+import { artifactFolder, BATCH } from '../passes/ort-training/artifacts.js';
+import { mlp, mlpData, Sketch } from '../sample.js';
+import { pages, ROOT } from './pages.js';
+
+/** Lines that cannot run here, and why. */
+const LEFT_OUT: readonly (readonly [line: RegExp, why: string])[] = [
+  [/^inject model_training\.onnx /, 'needs a graph that ORTModule of ONNX Runtime saved'],
+  [
+    /^export models\/lenet\.onnx --params lenet\.safetensors /,
+    'needs weights that the page in a browser saved',
+  ],
+];
+
+/** The command lines of a page, less the program's name. */
+function commandsOf(text: string): string[] {
+  const joined = text.replace(/ \\\n\s*/g, ' ');
+  return [...joined.matchAll(/^ {4,}(?:npx )?agd-onnx (.+)$/gm)].map(([, line]) => line!);
+}
+
+/** The words of a line as a shell splits it. */
+function words(line: string): string[] {
+  const found: string[] = [];
+  for (const [word] of line.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"])+/g)) {
+    if (word === '#') break;
+    found.push(word.replace(/'([^']*)'|"([^"]*)"/g, (_, a, b) => a ?? b));
+  }
+  return found;
+}
+
+/** Training artifacts and what a page calls their parts. */
+async function withArtifacts(folder: string): Promise<void> {
+  const from = await artifactFolder();
+  cpSync(from, join(folder, 'artifacts'), { recursive: true });
+  for (const name of ['eval_model.onnx', 'checkpoint']) cpSync(join(from, name), join(folder, name));
+  await writeNpz(join(folder, 'train.npz'), new Map(Object.entries(BATCH)));
+}
+
+/** A graph that computes gradients, and a file of its parameters. */
+async function withJointGraph(folder: string): Promise<void> {
+  const { model } = await inject(mlp(), { loss: { kind: 'cross-entropy' } }, sessionShapes);
+  await saveModel((await splitStep(model, sessionShapes)).gradients, join(folder, 'joint.onnx'));
+  await writeSafetensors(join(folder, 'params.safetensors'), parametersOf(mlp()));
+}
+
+const parametersOf = (model: Model) =>
+  new Map([...model.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+
+/** The small network with its activations rounded to eight bits. */
+function quantized(): Model {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const [scale, zero] = [
+    s.weight('a.scale', Tensor.filled('float32', [], 0.02)),
+    s.weight('a.zero', Tensor.filled('uint8', [], 128)),
+  ];
+  const hidden = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
+  const rounded = s.add('QuantizeLinear', [hidden, scale, zero], 'q');
+  const back = s.add('DequantizeLinear', [rounded, scale, zero], 'd');
+  return s.model([
+    s.add('Gemm', [back, s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])], 'logits'),
+  ]);
+}
+
+/** A folder with everything that the commands of a page read and none of its lines has written. */
+async function folderFor(text: string): Promise<string> {
+  const folder = await workplace();
+  await writeNpz(join(folder, 'batch.npz'), mlpData(16, 3));
+  await writeSafetensors(join(folder, 'batch.safetensors'), mlpData(16, 3));
+  await writeNpz(join(folder, 'trained.npz'), parametersOf(mlp()));
+  await saveModel(quantized(), join(folder, 'quantized.onnx'));
+  const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
+  if (config) writeFileSync(join(folder, 'train.json'), config);
+  if (/ joint\.onnx/.test(text)) await withJointGraph(folder);
+  if (/ artifacts /.test(commandsOf(text).join('\n'))) await withArtifacts(folder);
+  return folder;
+}
+
+function runAll(folder: string, lines: readonly string[]): void {
+  for (const line of lines) {
+    if (LEFT_OUT.some(([pattern]) => pattern.test(line))) continue;
+    const { code, err } = agdOnnx(folder, ...words(line));
+    expect({ line, code, err: code ? err : '' }).toEqual({ line, code: 0, err: '' });
+  }
+}
+
+const MINUTES = 60_000;
+const shown = pages()
+  .map(page => ({ page: relative(ROOT, page), text: readFileSync(page, 'utf8') }))
+  .map(({ page, text }) => ({ page, text, lines: commandsOf(text) }))
+  .filter(({ lines }) => lines.length);
+
+describe('the commands of', () => {
+  it.each(shown)('$page run', async ({ text, lines }) => runAll(await folderFor(text), lines), 5 * MINUTES);
+
+  it.each(COMMAND_NAMES)(
+    '%s --help run',
+    async name => {
+      const folder = await folderFor('');
+      const { model } = await inject(mlp(), { loss: { kind: 'cross-entropy' } }, sessionShapes);
+      await saveModel(model, join(folder, 'model.agd.onnx'));
+      runAll(
+        folder,
+        (await loadCommand(name)).examples.map(([line]) => line),
+      );
+    },
+    MINUTES,
+  );
+
+  it('pages that are left out are still there', () => {
+    const all = shown.flatMap(({ lines }) => lines);
+    expect(LEFT_OUT.filter(([pattern]) => !all.some(line => pattern.test(line)))).toEqual([]);
+  });
+});
+
+describe("README's commands in order", () => {
+  const weights = async (path: string) =>
+    [...(await loadModel(path)).graph.initializers.values()].map(t => t.numbers());
+
+  it(
+    'leave a trained model',
+    async () => {
+      const text = readFileSync(join(ROOT, 'README.md'), 'utf8');
+      const folder = await workplace();
+      const lines = commandsOf(text).filter(line => !/^(grad|compare)/.test(line));
+      expect(lines.at(-1)).toMatch(/^export/);
+      runAll(folder, lines);
+      const trained = await weights(join(folder, 'model.trained.onnx'));
+      expect(trained).not.toEqual(await weights(join(folder, 'model.onnx')));
+      // The step that was only injected is not what was trained, and says so.
+      const again = agdOnnx(folder, 'export', 'model.agd.onnx', '-o', 'model.trained.onnx');
+      expect(again.out).toMatch(/at step 0.*in place of the file/);
+    },
+    2 * MINUTES,
+  );
+});
+
+it('a line is split as a shell splits it', () => {
+  expect(words(`compare m.onnx --lr '1e-3; sgd=0.1' --group "a, b: lr=1"  # note`)).toEqual([
+    ...['compare', 'm.onnx', '--lr', '1e-3; sgd=0.1', '--group', 'a, b: lr=1'],
+  ]);
+  expect(commandsOf('    agd-onnx a \\\n      --b\n')).toEqual(['a --b']);
+});

@@ -14,12 +14,12 @@ export type Results = {
   curve: (run: ComparedRun) => number[];
 };
 
-/** All standings, or of each contender that at its best rate. */
+/** All standings, or of each candidate that at its best rate. */
 export function standingsTable({ standings, metric }: Results, which: 'all' | 'best'): Table {
   const shown = which === 'all' ? standings : bestOf(standings);
   const seeds = Math.max(...standings.map(s => s.seeds));
   const columns: Record<string, (s: Standing) => string> = {
-    optimizer: s => s.contender,
+    optimizer: s => s.candidate,
     lr: s => formatNumber(s.lr),
     [`final ${metric.name}`]: s => formatMetric(metric, s.final.mean),
     '±': s => (seeds > 1 ? formatMetric(metric, s.final.spread) : ''),
@@ -39,18 +39,18 @@ export function standingsTable({ standings, metric }: Results, which: 'all' | 'b
 export function comparisonCharts(results: Results): Record<string, string> {
   const { standings, metric, curve } = results;
   const best = bestOf(standings);
-  const runsOf = ({ contender, lr }: Standing) =>
-    results.runs.filter(r => r.contender === contender && r.lr === lr && r.diverged === undefined);
-  const name = ({ contender, lr }: Standing) => `${contender} at ${formatNumber(lr)}`;
+  const runsOf = ({ candidate, lr }: Standing) =>
+    results.runs.filter(r => r.candidate === candidate && r.lr === lr && r.diverged === undefined);
+  const name = ({ candidate, lr }: Standing) => `${candidate} at ${formatNumber(lr)}`;
   const over = (s: Standing, values: (run: ComparedRun) => number[]): Series => {
     const { y, low, high } = spread(runsOf(s).map(values));
     return { name: name(s), y, ...(results.runs.length > standings.length ? { low, high } : {}) };
   };
-  const rates = [...new Set(standings.map(s => s.contender))].map((contender): Series => {
+  const rates = [...new Set(standings.map(s => s.candidate))].map((candidate): Series => {
     const all = standings
-      .filter(s => s.contender === contender && s.diverged < s.seeds)
+      .filter(s => s.candidate === candidate && s.diverged < s.seeds)
       .sort((a, b) => a.lr - b.lr);
-    return { name: contender, x: all.map(s => s.lr), y: all.map(s => s.final.mean) };
+    return { name: candidate, x: all.map(s => s.lr), y: all.map(s => s.final.mean) };
   });
   const isPositive = results.runs.every(run => run.losses.every(loss => !(loss <= 0)));
   const charts: Record<string, Chart> = {
@@ -126,14 +126,14 @@ export function renderComparison(
   });
 }
 
-/** Standings have the best rate of a contender first. */
+/** Standings have the best rate of a candidate first. */
 function bestOf(standings: readonly Standing[]): Standing[] {
-  return standings.filter((s, i) => s.contender !== standings[i - 1]?.contender);
+  return standings.filter((s, i) => s.candidate !== standings[i - 1]?.candidate);
 }
 
 /** Whether a rate is the first or last of those tried, so that a better one may lie beyond. */
-function edgeOf({ contender, lr }: Standing, standings: readonly Standing[]): string {
-  const rates = standings.filter(s => s.contender === contender).map(s => s.lr);
+function edgeOf({ candidate, lr }: Standing, standings: readonly Standing[]): string {
+  const rates = standings.filter(s => s.candidate === candidate).map(s => s.lr);
   if (rates.length < 2) return '';
   return lr === Math.min(...rates) ? 'the lowest' : lr === Math.max(...rates) ? 'the highest' : '';
 }

@@ -2,7 +2,7 @@
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import type { TrainEvent } from '../src/internal.js';
 
-type Begin = Extract<TrainEvent, { type: 'begin' }>;
+type Start = Extract<TrainEvent, { type: 'start' }>;
 
 /**
  * Writes events to a file. Of a resumed run it holds the whole: what the file has of the steps before is kept, or else
@@ -23,9 +23,9 @@ export function runLog(path: string, warn: (text: string) => void): (event: Trai
   let pending: TrainEvent[] | undefined = [];
   return event => {
     if (pending) pending.push(event);
-    if (pending && event.type !== 'begin') return;
+    if (pending && event.type !== 'start') return;
     const lines = (pending ?? [event]).map(line);
-    if (pending && event.type === 'begin') {
+    if (pending && event.type === 'start') {
       const kept = event.stepsBefore ? (linesBefore(path, event.stepsBefore) ?? historyLines(event)) : [];
       attempt(() => writeFileSync(path, [...kept, ...lines].join('')));
       pending = undefined;
@@ -35,7 +35,7 @@ export function runLog(path: string, warn: (text: string) => void): (event: Trai
 
 /** An event as a line; what came before the run is in the file by itself. */
 function line(event: TrainEvent): string {
-  const { history, ...shown } = event as Begin;
+  const { history, ...shown } = event as Start;
   return `${JSON.stringify(shown)}\n`;
 }
 
@@ -56,7 +56,7 @@ function linesBefore(path: string, steps: number): string[] | undefined {
     } catch {
       break;
     }
-    if (event?.type === 'begin') done = event.stepsBefore ?? 0;
+    if (event?.type === 'start') done = event.stepsBefore ?? 0;
     if (event?.type === 'step' && ++done > steps) break;
     if (done > steps) break;
     kept.push(`${row}\n`);
@@ -65,7 +65,7 @@ function linesBefore(path: string, steps: number): string[] | undefined {
 }
 
 /** The events of the run so far, as far as the state has them. */
-function historyLines({ history, stepsPerEpoch }: Begin): string[] {
+function historyLines({ history, stepsPerEpoch }: Start): string[] {
   if (!history) return [];
   const lines: string[] = [];
   const epochs = new Map(history.epochs.map(event => [event.epoch, event]));

@@ -10,7 +10,7 @@ export class RunRecord {
   readonly epochEnds: number[] = [];
   /** A table for each update that was shown, a row for each parameter. */
   readonly telemetry: (readonly TelemetryRow[])[] = [];
-  begin?: Event<'begin'>;
+  start?: Event<'start'>;
   injected?: Event<'injected'>;
   #start = 0;
   #last = 0;
@@ -27,8 +27,8 @@ export class RunRecord {
     }
     if (event.type === 'telemetry') this.telemetry.push(event.rows);
     if (event.type === 'step') this.losses.push(event.loss);
-    if (event.type === 'begin') {
-      this.begin = event;
+    if (event.type === 'start') {
+      this.start = event;
       const { losses = [], epochs = [], telemetry = [] } = event.history ?? {};
       for (const loss of losses) this.losses.push(loss);
       for (const epoch of epochs) this.epochs.push(epoch);

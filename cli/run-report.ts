@@ -45,7 +45,7 @@ export function renderRun(run: RunRecord, { title, subtitle, code, facts, sectio
 }
 
 function tiles(run: RunRecord): Tile[] {
-  const { losses, seconds, accuracy, injected, begin } = run;
+  const { losses, seconds, accuracy, injected, start } = run;
   const result = run.epochs.at(-1);
   const trained = injected?.report.parameters.filter(p => p.trains) ?? [];
   return [
@@ -55,7 +55,7 @@ function tiles(run: RunRecord): Tile[] {
     {
       label: 'Time',
       value: formatSeconds(seconds),
-      note: `${formatCount(losses.length, 'step')} of ${begin?.batchSize} samples`,
+      note: `${formatCount(losses.length, 'step')} of ${start?.batchSize} samples`,
     },
     { label: 'Steps a second', value: formatCount(losses.length / seconds), note: 'evaluation included' },
     ...(injected

@@ -6,7 +6,7 @@ import type { Model } from './graph/ir.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
-import { type SplitStep, splitStep as splitStepPass } from './passes/split-step.js';
+import { type SplitStep, splitStep as splitStepPass } from './passes/run/split-step.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
@@ -15,18 +15,17 @@ export { Tensor } from './graph/tensor.js';
 export type { LossKind, LossOptions } from './ops/criterion.js';
 export type { AnyOptions, OptimizerName } from './ops/optimizers/index.js';
 export type { Schedule } from './ops/schedules.js';
-export type { TrainingDescription } from './passes/description.js';
-export type { GradientOptions } from './passes/gradients.js';
-export type { GroupOptions } from './passes/group-parameters.js';
+export type { GradientOptions } from './passes/differentiate.js';
+export type { TrainingDescription } from './passes/file/description.js';
 export type { Device, ParameterGroup, StepOptions } from './passes/options.js';
-export type { ParameterChoice } from './passes/parameter-choice.js';
-export { exportFrom } from './runtime/artifacts.js';
+export type { GroupOptions } from './passes/select/group-parameters.js';
+export type { ParameterChoice } from './passes/select/parameter-choice.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
 export {
+  type Candidate,
   type ComparedRun,
   type Comparison,
   type ComparisonEvent,
-  type Contender,
   compare,
 } from './runtime/comparison.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
@@ -34,6 +33,7 @@ export type { Batch, BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
+export { exportFrom } from './runtime/formats/artifacts.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';

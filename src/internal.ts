@@ -6,18 +6,11 @@ export { checkWritable, writeFileAtomic } from './graph/files.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';
 export { parseSchedule, SCHEDULES } from './ops/schedules.js';
+export { originalBytes, readOriginal as exportTrained } from './passes/file/embed-original.js';
+export { isInjected, readDescription } from './passes/file/step-metadata.js';
+export { trainingInfoForm } from './passes/file/write-training-info.js';
+export { withValues } from './passes/normalize/with-values.js';
 export { DEVICES, parseScale } from './passes/options.js';
-export { originalBytes, readOriginal as exportTrained } from './passes/original.js';
-export { isInjected, readDescription } from './passes/training-description.js';
-export { trainingInfoForm } from './passes/training-info-form.js';
-export { withValues } from './passes/with-values.js';
-export {
-  isArtifacts,
-  loadParameters,
-  modelFile,
-  type Opened,
-  openForInjection,
-} from './runtime/artifacts.js';
 export {
   type Metric,
   metricCurve,
@@ -30,12 +23,19 @@ export { permutation, random } from './runtime/data/random.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';
 export {
+  isArtifacts,
+  loadParameters,
+  modelFile,
+  type Opened,
+  openForInjection,
+} from './runtime/formats/artifacts.js';
+export {
   type OptimizerGroup,
   type OrtCheckpoint,
   type Property,
   readOrtCheckpoint,
   writeOrtCheckpoint,
-} from './runtime/ort-checkpoint.js';
-export { exportOrtCheckpoint, goOnFrom } from './runtime/ort-state.js';
+} from './runtime/formats/ort-checkpoint.js';
+export { exportOrtCheckpoint, goOnFrom } from './runtime/formats/ort-state.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { webgpuProvider } from './runtime/webgpu.js';

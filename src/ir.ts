@@ -1,6 +1,6 @@
 /** agd-onnx for people who read, build and rewrite models: the graph, its bytes, the builder of nodes, and passes. */
 import type { Model } from './graph/ir.js';
-import { decodeModel as decode, encodeModel as encode } from './graph/proto.js';
+import { decodeModel as decode, encodeModel as encode } from './graph/proto/codec.js';
 
 export { cloneModel } from './graph/clone.js';
 export type { DType, FloatDType } from './graph/dtype.js';
@@ -31,12 +31,12 @@ export {
   toAttrs,
 } from './ops/core/builder.js';
 export { Expr } from './ops/core/expr.js';
-export { type BackwardOptions, backward } from './passes/backward.js';
-export { dropUnreadInputs, eliminateDeadNodes } from './passes/eliminate-dead-nodes.js';
-export { foldShapes } from './passes/fold-shapes.js';
-export { inferShapes, type ShapeOracle } from './passes/infer-shapes.js';
-export { inlineFunctions } from './passes/inline-functions.js';
-export { upgradeOpset } from './passes/upgrade-opset.js';
+export { dropUnreadInputs, eliminateDeadNodes } from './passes/common/eliminate-dead-nodes.js';
+export { type BackwardOptions, backward } from './passes/differentiate/backward.js';
+export { foldShapes } from './passes/normalize/fold-shapes.js';
+export { inferShapes, type ShapeOracle } from './passes/normalize/infer-shapes.js';
+export { inlineFunctions } from './passes/normalize/inline-functions.js';
+export { upgradeOpset } from './passes/normalize/upgrade-opset.js';
 
 /**
  * The model that these bytes hold; every field is kept. Tensors are views of `bytes`; those outside them are in files of

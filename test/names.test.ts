@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { decodeModel, encodeModel } from '../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../src/graph/proto/codec.js';
 import { Tensor } from '../src/graph/tensor.js';
 import { inject } from '../src/passes/inject.js';
 import { inspect } from '../src/passes/inspect.js';

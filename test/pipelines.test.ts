@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { saveModel } from '../src/graph/files.js';
 import { inject } from '../src/passes/inject.js';
-import { splitStep } from '../src/passes/split-step.js';
+import { splitStep } from '../src/passes/run/split-step.js';
 import { sessionShapes } from '../src/runtime/session.js';
 import { mlp, mlpData } from './sample.js';
 

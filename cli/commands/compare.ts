@@ -2,8 +2,8 @@ import { basename } from 'node:path';
 import { injectOptionsOf, types } from '../../src/constants.js';
 import type { ComparedRun } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
+import { candidatesOf } from '../candidates.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
-import { contendersOf } from '../contenders.js';
 import { makeFolder, withOriginal, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
@@ -61,11 +61,11 @@ export async function handler(args: Args): Promise<void> {
   const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
   const { compare, metricCurve, metricOf, standings } = await import('../../src/internal.js');
   const inject = await withOriginal(injectOptionsOf(args), model);
-  const contenders = contendersOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
+  const candidates = candidatesOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
   const source = { data, validation, batchSize, bind };
-  const comparison = { model, inject, ...source, contenders, seeds, epochs, device, threads };
+  const comparison = { model, inject, ...source, candidates, seeds, epochs, device, threads };
   const runs = await runAll(compare(comparison), args.color);
   if (!runs.length) return;
   const metric = metricOf(runs, args);
@@ -95,7 +95,7 @@ async function runAll(
   try {
     for await (const event of events) {
       if (event.type === 'note') print(event.text);
-      if (event.type === 'begin') {
+      if (event.type === 'start') {
         const { runs: epochs, stepsPerRun: stepsPerEpoch, batchSize: samplesPerStep } = event;
         progress = createProgress({
           ...{ stream: process.stdout, unit: 'run', epochs, stepsPerEpoch, samplesPerStep, color },
@@ -109,7 +109,7 @@ async function runAll(
       if (event.type === 'run') {
         const { result, run } = event;
         done.push(result);
-        const name = `${result.contender} at ${formatNumber(result.lr)}, seed ${result.seed}`;
+        const name = `${result.candidate} at ${formatNumber(result.lr)}, seed ${result.seed}`;
         const last = result.epochs.at(-1);
         const accuracy = last?.validation?.accuracy;
         progress?.epoch({
@@ -140,7 +140,7 @@ async function write(out: string, results: Results, { model, data, epochs = 1 }:
   const charts = comparisonCharts(results);
   const { runs, standings } = results;
   const page = renderComparison(results, charts, {
-    title: `${basename(model)}: ${[...new Set(standings.map(s => s.contender))].join(', ')}`,
+    title: `${basename(model)}: ${[...new Set(standings.map(s => s.candidate))].join(', ')}`,
     subtitle: `The same weights and batches of ${basename(data)} for all; ${formatCount(epochs, 'epoch')}, ${formatCount(standings[0]!.seeds, 'seed')}.`,
     code: commandLine(process.argv.slice(2)),
     facts: {},

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { AgdError, allOptimizerNames, types } from '../../src/constants.js';
-import type { Contender, Model } from '../../src/internal.js';
-import { contendersOf } from '../contenders.js';
+import type { Candidate, Model } from '../../src/internal.js';
+import { candidatesOf } from '../candidates.js';
 import { makeFolder, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
@@ -61,23 +61,23 @@ type Args = {
 type Landscape = { formula: string; minimum: [number, number]; x: Interval; y: Interval };
 
 /** Where an optimizer was before each step, and the values there. */
-type Way = { contender: string; lr: number; points: number[][]; values: number[] };
+type Trajectory = { candidate: string; lr: number; points: number[][]; values: number[] };
 
 export async function handler(args: Args): Promise<void> {
   const { optimizers = allOptimizerNames.join(), lr, steps = 500, seed = 0 } = args;
   const { out = 'landscapes', color } = args;
-  const contenders = contendersOf(optimizers, lr, () => RATES);
+  const candidates = candidatesOf(optimizers, lr, () => RATES);
   const { loadModel } = await import('../../src/internal.js');
   await makeFolder(out);
   const files: Record<string, string> = {};
   const sections: Section[] = [];
-  const rows = contenders.map(({ name }) => [name]);
+  const rows = candidates.map(({ name }) => [name]);
   const head = ['optimizer'];
   for (const file of (await readdir(LANDSCAPES)).filter(name => name.endsWith('.onnx')).sort()) {
     const name = basename(file, '.onnx');
     const model = await loadModel(join(LANDSCAPES, file));
-    const best: (Way | undefined)[] = [];
-    for (const contender of contenders) best.push(await bestWay(model, contender, steps, seed));
+    const best: (Trajectory | undefined)[] = [];
+    for (const candidate of candidates) best.push(await bestWay(model, candidate, steps, seed));
     best.forEach((way, i) => {
       rows[i]!.push(way ? formatNumber(way.values.at(-1)!) : 'diverged', way ? formatNumber(way.lr) : '');
     });
@@ -98,13 +98,13 @@ export async function handler(args: Args): Promise<void> {
 /** The way whose values are lowest on average: one that gets down soon, and straight. Those that diverge do not count. */
 async function bestWay(
   model: Model,
-  contender: Contender,
+  candidate: Candidate,
   steps: number,
   seed: number,
-): Promise<Way | undefined> {
-  let best: Way | undefined;
-  for (const lr of contender.rates) {
-    const way = await walk(model, contender, lr, steps, seed);
+): Promise<Trajectory | undefined> {
+  let best: Trajectory | undefined;
+  for (const lr of candidate.rates) {
+    const way = await walk(model, candidate, lr, steps, seed);
     if (way && !(best && mean(way.values) >= mean(best.values))) best = way;
   }
   return best;
@@ -114,16 +114,16 @@ const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / val
 
 async function walk(
   model: Model,
-  { name: contender, optimizer }: Contender,
+  { name: candidate, optimizer }: Candidate,
   lr: number,
   steps: number,
   seed: number,
-): Promise<Way | undefined> {
+): Promise<Trajectory | undefined> {
   const { inject, Trainer } = await import('../../src/internal.js');
   const loss = { kind: 'output', output: 'f' } as const;
   const injected = await inject(model, { loss, optimizer: { ...optimizer, lr }, seed });
   const trainer = await Trainer.create(injected.model, { threads: 1 });
-  const way: Way = { contender, lr, points: [], values: [] };
+  const way: Trajectory = { candidate, lr, points: [], values: [] };
   try {
     for (let k = 0; k <= steps; k++) {
       way.points.push(trainer.state.get('point')!.numbers());
@@ -139,9 +139,9 @@ async function walk(
 }
 
 /** The ways over the function's contours, and the values along them. */
-async function draw(model: Model, ways: readonly Way[]): Promise<Record<string, string>> {
+async function draw(model: Model, ways: readonly Trajectory[]): Promise<Record<string, string>> {
   const { formula, minimum, x, y } = JSON.parse(model.metadata.get('landscape')!) as Landscape;
-  const named = ways.map(way => ({ ...way, name: `${way.contender} at ${formatNumber(way.lr)}` }));
+  const named = ways.map(way => ({ ...way, name: `${way.candidate} at ${formatNumber(way.lr)}` }));
   const ends = named.map(way => `${way.name} ends at ${formatNumber(way.values.at(-1)!)}`);
   const values = await valuesOn(model, x, y);
   return {

@@ -92,7 +92,7 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
   const { renderRun } = await import('../run-report.js');
   const page = renderRun(record, {
     title: basename(model),
-    subtitle: `Trained on ${formatCount(record.begin!.samples, 'sample')} of ${basename(data)}.`,
+    subtitle: `Trained on ${formatCount(record.start!.samples, 'sample')} of ${basename(data)}.`,
     code: commandLine(process.argv.slice(2)),
   });
   await writeFileAtomic(path, [Buffer.from(page)]);
@@ -138,7 +138,7 @@ export async function runWithProgress(
         return say(event.text);
       case 'injected':
         return describeReport(event.report).forEach(say);
-      case 'begin': {
+      case 'start': {
         const { batchSize: samplesPerStep, ...run } = event;
         progress = createProgress({ stream: process.stdout, ...run, samplesPerStep, color });
         return undefined;

@@ -96,11 +96,11 @@ function markdown({ runs }, byLoss) {
   const metric = metricOf(runs, { byLoss });
   const all = standings(runs, undefined, metric);
   const rows = all
-    .filter((s, i) => s.contender !== all[i - 1]?.contender)
+    .filter((s, i) => s.candidate !== all[i - 1]?.candidate)
     .map(s => {
-      const rates = all.filter(other => other.contender === s.contender).map(other => other.lr);
+      const rates = all.filter(other => other.candidate === s.candidate).map(other => other.lr);
       return {
-        optimizer: `\`${s.contender}\``,
+        optimizer: `\`${s.candidate}\``,
         lr: s.lr,
         tried: rates.sort((a, b) => a - b).join(', '),
         [`final ${metric.name}`]: `${format(metric, s.final.mean)} ± ${format(metric, s.final.spread)}`,

@@ -16,9 +16,9 @@ import {
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
-import { byteCount, checkSize, decodeModel, encodeChunks, inline } from './proto.js';
-import { locateTensors } from './proto-locate.js';
-import { MESSAGES } from './proto-schema.js';
+import { byteCount, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
+import { locateTensors } from './proto/locate.js';
+import { MESSAGES } from './proto/schema.js';
 import type { ExternalData, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 

@@ -16,8 +16,8 @@ import {
 } from './files.js';
 import { findStored, type Move, patchModel } from './patch.js';
 import { type Place, showPlace, tensorsOf } from './places.js';
-import { decodeModel } from './proto.js';
-import { locateTensors } from './proto-locate.js';
+import { decodeModel } from './proto/codec.js';
+import { locateTensors } from './proto/locate.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
 /** Tensors in a file of several start on pages, so that runtimes can map them into memory. */

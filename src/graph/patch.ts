@@ -1,10 +1,10 @@
 /** New values for tensors of a model file, every other byte of which stays as it is. */
 import { AgdError } from './errors.js';
 import { type Place, showPlace } from './places.js';
-import { locateTensors, type Range, type StoredTensor } from './proto-locate.js';
-import { readEntries, writeEntries } from './proto-message.js';
-import { MESSAGES, parse, serialize } from './proto-schema.js';
-import { concat, elementField, encodeVarints, FIELD } from './proto-tensor.js';
+import { locateTensors, type Range, type StoredTensor } from './proto/locate.js';
+import { readEntries, writeEntries } from './proto/message.js';
+import { MESSAGES, parse, serialize } from './proto/schema.js';
+import { concat, elementField, encodeVarints, FIELD } from './proto/tensor.js';
 import type { ExternalData, Tensor } from './tensor.js';
 import {
   BYTES,

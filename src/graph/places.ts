@@ -4,7 +4,7 @@
  */
 import { constantOf } from './constants.js';
 import type { Attr, Graph, Model, Node } from './ir.js';
-import { sparseConstant, sparseInitializers } from './proto-sparse.js';
+import { sparseConstant, sparseInitializers } from './proto/sparse.js';
 import type { Tensor } from './tensor.js';
 
 /**

@@ -27,7 +27,7 @@ import {
   writing,
 } from './files.js';
 import { Model } from './ir.js';
-import { inline } from './proto.js';
+import { inline } from './proto/codec.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
 /** Where the model's metadata keep the name, length and CRC-32 of its data file. */

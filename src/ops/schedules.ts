@@ -1,7 +1,7 @@
 import { AgdError } from '../graph/errors.js';
 import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
-import { demand } from './optimizers/optimizer.js';
+import { ensure } from './optimizers/optimizer.js';
 
 /**
  * A factor on the learning rate that changes with the number of updates done. It begins with a linear warm-up
@@ -102,27 +102,27 @@ export function lacksTotal({ kind, ...given }: Schedule): boolean {
 
 /** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
 export function resolveSchedule({ kind, ...given }: Schedule): Settings {
-  demand(Object.hasOwn(KINDS, kind), `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
+  ensure(Object.hasOwn(KINDS, kind), `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
   const { takes }: Kind = KINDS[kind];
   const warmup = kind === 'one-cycle' ? {} : { warmup: 0, start: given.warmup ? 1 / given.warmup : 1 };
   const defaults = { ...warmup, ...takes(given) };
   for (const name of Object.keys(given))
-    demand(
+    ensure(
       Object.hasOwn(defaults, name),
       `Schedule '${kind}' takes ${Object.keys(defaults).join(', ')}, not '${name}'.`,
     );
   const settings = { ...defaults, ...given } as Settings;
   for (const [name, value] of Object.entries(settings)) {
-    demand(value !== undefined, `Schedule '${kind}' needs ${name}, as in '${kind}:${name}=1000'.`);
+    ensure(value !== undefined, `Schedule '${kind}' needs ${name}, as in '${kind}:${name}=1000'.`);
     const { ok, what } = RANGES[name as Setting];
-    demand(typeof value === 'number' && ok(value), `Schedule '${kind}': ${name} is ${what}, not ${value}.`);
+    ensure(typeof value === 'number' && ok(value), `Schedule '${kind}': ${name} is ${what}, not ${value}.`);
   }
   const { total, peak } = settings;
-  demand(
+  ensure(
     !(total <= settings.warmup),
     `Schedule '${kind}': the warm-up of ${settings.warmup} updates must end before total (${total}).`,
   );
-  demand(
+  ensure(
     peak === undefined || (peak * total > 1 && peak < 1),
     `Schedule '${kind}': peak is the share of total that goes up, between ${1 / total} and 1, not ${peak}.`,
   );

@@ -2,8 +2,8 @@ import { Graph, Model, type Node, type Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { Builder } from '../ops/core/builder.js';
 import { extensionOf } from '../ops/index.js';
-import { expandNode } from './expand-nodes.js';
-import { inferShapes, type ShapeOracle } from './infer-shapes.js';
+import { expandNode } from './differentiate/expand-nodes.js';
+import { inferShapes, type ShapeOracle } from './normalize/infer-shapes.js';
 
 /**
  * Writes the operators that extensions expand as others, before anything runs: the runtime need have no kernel for them.

@@ -1,16 +1,16 @@
 import type { Model, Value } from '../graph/ir.js';
-import { encodeModel } from '../graph/proto.js';
-import { demand } from '../ops/optimizers/optimizer.js';
-import { hasOwnStep, withAlgorithm, withoutOptimizer } from './adopt-step.js';
-import { contextOf, runPasses } from './context.js';
-import type { TrainingDescription } from './description.js';
-import { countNodes } from './eliminate-dead-nodes.js';
-import type { ShapeOracle } from './infer-shapes.js';
-import { isTrainingOperator } from './lower-training-operators.js';
+import { encodeModel } from '../graph/proto/codec.js';
+import { ensure } from '../ops/optimizers/optimizer.js';
+import { contextOf, runPasses } from './common/context.js';
+import { countNodes } from './common/eliminate-dead-nodes.js';
+import type { TrainingDescription } from './file/description.js';
+import { hasOwnStep, withAlgorithm, withoutOptimizer } from './import/adopt-step.js';
+import { isTrainingOperator } from './import/lower-training-operators.js';
+import type { ShapeOracle } from './normalize/infer-shapes.js';
+import { withValues } from './normalize/with-values.js';
 import { checkInjectOptions, decidedByOwnStep, type InjectOptions } from './options.js';
-import type { ParameterChoice } from './parameter-choice.js';
 import { PIPELINES } from './pipeline.js';
-import { withValues } from './with-values.js';
+import type { ParameterChoice } from './select/parameter-choice.js';
 
 export type InjectReport = {
   parameters: ParameterChoice[];
@@ -42,7 +42,7 @@ export async function inject(
     const lifted = withoutOptimizer(await runPasses(PIPELINES.readStep, step, facts));
     return injectStep(lifted.model, lifted.options, oracle);
   }
-  demand(!replaceOptimizer, 'There is no optimizer to replace: the model has no training step of its own.');
+  ensure(!replaceOptimizer, 'There is no optimizer to replace: the model has no training step of its own.');
   if (!model.graph.nodes.some(isTrainingOperator)) return injectStep(model, options, oracle);
   const context = contextOf(model, options, oracle);
   const { work } = await runPasses(PIPELINES.lowerTraining, context, ['work']);
@@ -77,7 +77,7 @@ async function adopt(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
   const given = decidedByOwnStep(options);
-  demand(
+  ensure(
     given === undefined,
     `'${given}' cannot be combined with the training step that the model already has: leave it out, or replace the optimizer of the step with --replace-optimizer.`,
   );

@@ -2,16 +2,16 @@ import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import { opDef } from '../ops/index.js';
-import { activeValues } from './backward.js';
-import type { TrainingDescription } from './description.js';
-import type { ShapeOracle } from './infer-shapes.js';
-import { notLowered } from './lower-ort-gradients.js';
-import { isOrtTraining } from './ort-training.js';
-import type { ParameterChoice } from './parameter-choice.js';
+import { activeValues } from './differentiate/backward.js';
+import type { TrainingDescription } from './file/description.js';
+import { isInjected, readStep } from './file/step-metadata.js';
+import { notLowered } from './import/lower-ort-gradients.js';
+import { isOrtTraining } from './import/ort-operators.js';
+import type { ShapeOracle } from './normalize/infer-shapes.js';
 import { normalize } from './pipeline.js';
-import { selectParameters } from './select-parameters.js';
-import { explain, ROUNDED } from './tell-quantized.js';
-import { isInjected, readStep } from './training-description.js';
+import { explain, ROUNDED } from './select/detect-quantization.js';
+import type { ParameterChoice } from './select/parameter-choice.js';
+import { selectParameters } from './select/select-parameters.js';
 
 export type InspectOptions = {
   output?: string;

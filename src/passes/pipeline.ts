@@ -6,53 +6,58 @@ import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
-import { encodeModel } from '../graph/proto.js';
-import { spellDefaultDomain } from '../graph/proto-read.js';
+import { encodeModel } from '../graph/proto/codec.js';
+import { spellDefaultDomain } from '../graph/proto/read.js';
 import { neededInputs } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
-import { addCotangents } from './add-cotangents.js';
-import { adoptStep, describeOwnStep, readAlgorithm } from './adopt-step.js';
-import { attachLoss } from './attach-loss.js';
-import { attachOptimizer } from './attach-optimizer.js';
-import { activeValues, backward } from './backward.js';
-import { checkStored } from './check-attributes.js';
-import { checkLoss } from './check-loss.js';
-import { checkpointActivations } from './checkpoint-activations.js';
-import { chooseWrt } from './choose-wrt.js';
-import { computeInFloat } from './compute-in-float.js';
-import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './context.js';
-import { describeStep } from './describe-step.js';
-import { drawRandom, numberBatches } from './draw-random.js';
-import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
+import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
+import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
+import { addCotangents } from './differentiate/add-cotangents.js';
+import { attachLoss } from './differentiate/attach-loss.js';
+import { activeValues, backward } from './differentiate/backward.js';
+import { checkLoss } from './differentiate/check-loss.js';
+import { checkpointActivations } from './differentiate/checkpoint-activations.js';
+import { computeInFloat } from './differentiate/compute-in-float.js';
+import { drawRandom, numberBatches } from './differentiate/draw-random.js';
+import { expandNodes } from './differentiate/expand-nodes.js';
+import { lookUpRows, sumLookups } from './differentiate/look-up-rows.js';
+import {
+  hasBatchNorm,
+  leastBatchOf,
+  lowerBatchNorm,
+  trainBatchNorm,
+} from './differentiate/train-batch-norm.js';
+import { trainDropout } from './differentiate/train-dropout.js';
 import { expandExtensions } from './expand-extensions.js';
-import { expandNodes } from './expand-nodes.js';
-import { expandSparse } from './expand-sparse.js';
-import { foldShapes } from './fold-shapes.js';
-import { freeBatch } from './free-batch.js';
-import { groupParameters } from './group-parameters.js';
-import { inferShapes, type ShapeOracle } from './infer-shapes.js';
-import { inlineFunctions } from './inline-functions.js';
-import { liftConstants } from './lift-constants.js';
-import { liftSubgraphInitializers } from './lift-subgraph-initializers.js';
-import { lookUpRows, sumLookups } from './look-up-rows.js';
-import { lowerOpset } from './lower-opset.js';
-import { lowerTrainingOperators } from './lower-training-operators.js';
+import { declareValueTypes } from './file/declare-value-types.js';
+import { describeStep } from './file/describe-step.js';
+import { embedOriginal } from './file/embed-original.js';
+import { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
+import { lowerTrainingOperators } from './import/lower-training-operators.js';
+import { useGradients } from './import/use-gradients.js';
+import { checkStored } from './normalize/check-attributes.js';
+import { expandSparse } from './normalize/expand-sparse.js';
+import { foldShapes } from './normalize/fold-shapes.js';
+import { freeBatch } from './normalize/free-batch.js';
+import { inferShapes, type ShapeOracle } from './normalize/infer-shapes.js';
+import { inlineFunctions } from './normalize/inline-functions.js';
+import { liftConstants } from './normalize/lift-constants.js';
+import { liftSubgraphInitializers } from './normalize/lift-subgraph-initializers.js';
+import { lowerOpset } from './normalize/lower-opset.js';
+import { splitMergedInitializers } from './normalize/split-merged-initializers.js';
+import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
+import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { noLoss } from './options.js';
-import { embedOriginal } from './original.js';
-import { planSchedule } from './plan-schedule.js';
-import { resolveOptimizer } from './resolve-optimizer.js';
-import { selectParameters } from './select-parameters.js';
-import { splitMergedInitializers } from './split-merged-initializers.js';
-import { tellExtents } from './tell-extents.js';
-import { tellOrigins } from './tell-origins.js';
-import { refuseRounded } from './tell-quantized.js';
-import { tieTransposedInitializers } from './tie-transposed-initializers.js';
-import { hasBatchNorm, leastBatchOf, lowerBatchNorm, trainBatchNorm } from './train-batch-norm.js';
-import { trainDropout } from './train-dropout.js';
-import { output } from './transition.js';
-import { upgradeOpset } from './upgrade-opset.js';
-import { useGradients } from './use-gradients.js';
+import { chooseWrt } from './select/choose-wrt.js';
+import { refuseRounded } from './select/detect-quantization.js';
+import { groupParameters } from './select/group-parameters.js';
+import { readOrigins } from './select/read-origins.js';
+import { selectParameters } from './select/select-parameters.js';
+import { attachOptimizer } from './update/attach-optimizer.js';
+import { planSchedule } from './update/plan-schedule.js';
+import { resolveOptimizer } from './update/resolve-optimizer.js';
+import { output } from './update/transition.js';
 
 const ALL = [
   pass({
@@ -123,12 +128,12 @@ const ALL = [
     run: c => lowerOpset(c.work),
   }),
   pass({
-    name: 'tell-origins',
+    name: 'read-origins',
     does: 'Finds what the file says of its constants: parameters, buffers, folded values',
     requires: ['work', 'inlined'],
     ensures: ['origins'],
     run(c) {
-      c.origins = tellOrigins(c.work);
+      c.origins = readOrigins(c.work);
       return false;
     },
   }),
@@ -542,11 +547,11 @@ const ALL = [
     run: c => dropUnreadInputs(c.work),
   }),
   pass({
-    name: 'tell-extents',
+    name: 'declare-value-types',
     does: 'Declares the types of values whose extents no runtime infers',
     requires: ['work', 'typed'],
     ensures: [],
-    run: c => tellExtents(c.work),
+    run: c => declareValueTypes(c.work),
   }),
   pass({
     name: 'describe-step',
@@ -640,7 +645,7 @@ const STANDARDIZE = list(
   'expand-sparse',
   'inline-functions',
   'lower-opset',
-  'tell-origins',
+  'read-origins',
   'lift-subgraph-initializers',
 );
 const PLACE = list('split-merged-initializers', 'tie-transposed-initializers', 'place-parameters');
@@ -655,7 +660,7 @@ const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
   ...list('plan-schedule', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
-  ...list('tell-extents', 'describe-step', 'embed-original'),
+  ...list('declare-value-types', 'describe-step', 'embed-original'),
 ];
 const MODES = list('train-batch-norm', 'train-dropout');
 const DRAW = list('draw-random', 'number-batches', 'compute-in-float');
@@ -733,7 +738,7 @@ function withPlaces(model: Model, work: Model): Model {
   if (model.functions.length) return cloneModel(work);
   const placed = cloneModel(model);
   liftSubgraphInitializers(placed);
-  splitMergedInitializers(placed, tellOrigins(placed));
+  splitMergedInitializers(placed, readOrigins(placed));
   tieTransposedInitializers(placed);
   return placed;
 }

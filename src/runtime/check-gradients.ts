@@ -3,7 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
-import { type GradientOptions, objectiveModel } from '../passes/gradients.js';
+import { type GradientOptions, objectiveModel } from '../passes/differentiate.js';
 import { type Gradients, withTarget } from './gradients.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 

@@ -3,9 +3,9 @@ import type { Tensor } from '../graph/tensor.js';
 import type { OptimizerSpec } from '../ops/optimizers/index.js';
 import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
-import { openForInjection } from './artifacts.js';
 import type { BindOptions } from './data/bind.js';
 import { loadArrays } from './data/load.js';
+import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
 import { bind, updatesOf } from './train-job.js';
@@ -13,16 +13,16 @@ import { inputSpecs, type Metrics, type TelemetryRow, Trainer } from './trainer.
 import { trainingLoop } from './training-loop.js';
 
 /** An optimizer with its options, and the learning rates that it is tried at. */
-export type Contender = { name: string; optimizer: OptimizerSpec; rates: readonly number[] };
+export type Candidate = { name: string; optimizer: OptimizerSpec; rates: readonly number[] };
 
-/** The same model, from the same weights, on the same batches, by each contender at each rate with each seed. */
+/** The same model, from the same weights, on the same batches, by each candidate at each rate with each seed. */
 export type Comparison = SessionOptions & {
   model: string;
-  /** What all share; the optimizer is each contender's own. */
+  /** What all share; the optimizer is each candidate's own. */
   inject: InjectOptions;
   data: string;
   validation?: string;
-  contenders: readonly Contender[];
+  candidates: readonly Candidate[];
   /** Seeds 0, 1, ... of the order of the samples and of what the graph draws. */
   seeds: number;
   epochs: number;
@@ -31,7 +31,7 @@ export type Comparison = SessionOptions & {
 };
 
 export type ComparedRun = {
-  contender: string;
+  candidate: string;
   lr: number;
   seed: number;
   /** The loss of each step. */
@@ -46,27 +46,27 @@ export type ComparedRun = {
 
 export type ComparisonEvent =
   | { type: 'note'; text: string }
-  | { type: 'begin'; runs: number; stepsPerRun: number; batchSize: number }
+  | { type: 'start'; runs: number; stepsPerRun: number; batchSize: number }
   | { type: 'step'; run: number; step: number; loss: number }
   | { type: 'run'; run: number; result: ComparedRun };
 
 /** Yields what happens; each run's result when it is done. Throws as `inject` and `loadArrays` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
-  const { contenders, seeds, epochs } = comparison;
+  const { candidates, seeds, epochs } = comparison;
   const arrays = await loadArrays(comparison.data);
   const held = comparison.validation === undefined ? undefined : await loadArrays(comparison.validation);
   const source = await openForInjection(comparison.model, comparison.inject);
   const plain = { ...source, job: comparison, arrays };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   if (note) yield { type: 'note', text: note };
-  const plans = contenders.flatMap(contender =>
-    contender.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ contender, lr, seed }))),
+  const plans = candidates.flatMap(candidate =>
+    candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),
   );
-  for (const [run, { contender, lr, seed }] of plans.entries()) {
+  for (const [run, { candidate, lr, seed }] of plans.entries()) {
     const options: InjectOptions = {
       ...source.options,
       freeBatch,
-      optimizer: { ...contender.optimizer, lr },
+      optimizer: { ...candidate.optimizer, lr },
       seed,
       updates: fed => updatesOf(comparison, bind(comparison, arrays, inputSpecs(fed), fed.target)),
     };
@@ -81,9 +81,9 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       const stepsPerRun = epochs * train.batchCount(loop);
       if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };
       if (run === 0)
-        yield { type: 'begin', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
+        yield { type: 'start', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
       const result: ComparedRun = {
-        ...{ contender: contender.name, lr, seed },
+        ...{ candidate: candidate.name, lr, seed },
         ...{ losses: [], epochs: [], secondsPerStep: Number.NaN },
       };
       let seconds = 0;
@@ -137,9 +137,9 @@ export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
   );
 }
 
-/** One contender at one rate, over the seeds. Spreads are standard deviations of the sample. */
+/** One candidate at one rate, over the seeds. Spreads are standard deviations of the sample. */
 export type Standing = {
-  contender: string;
+  candidate: string;
   lr: number;
   final: { mean: number; spread: number };
   best: { mean: number; spread: number };
@@ -153,7 +153,7 @@ export type Standing = {
   diverged: number;
 };
 
-/** The standings in the order of the contenders, of each its best rate first: rates at which a seed diverged are last. */
+/** The standings in the order of the candidates, of each its best rate first: rates at which a seed diverged are last. */
 export function standings(
   runs: readonly ComparedRun[],
   target?: number,
@@ -162,22 +162,22 @@ export function standings(
   const sign = metric.better === 'higher' ? 1 : -1;
   const groups = new Map<string, ComparedRun[]>();
   for (const run of runs) {
-    const key = `${run.contender} at ${run.lr}`;
+    const key = `${run.candidate} at ${run.lr}`;
     groups.set(key, [...(groups.get(key) ?? []), run]);
   }
-  const order = [...new Set(runs.map(run => run.contender))];
+  const order = [...new Set(runs.map(run => run.candidate))];
   return [...groups.values()]
     .map(group => standing(group, metric, target))
     .sort(
       (a, b) =>
-        order.indexOf(a.contender) - order.indexOf(b.contender) ||
+        order.indexOf(a.candidate) - order.indexOf(b.candidate) ||
         a.diverged - b.diverged ||
         sign * (b.final.mean - a.final.mean),
     );
 }
 
 function standing(group: readonly ComparedRun[], metric: Metric, target: number | undefined): Standing {
-  const { contender, lr } = group[0]!;
+  const { candidate, lr } = group[0]!;
   const whole = group.filter(run => run.diverged === undefined);
   const curves = whole.map(run => metricCurve(run, metric));
   const best = metric.better === 'higher' ? Math.max : Math.min;
@@ -190,7 +190,7 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
   const met = steps.filter(n => n !== undefined);
   const shares = whole.flatMap(run => run.sgdShare ?? []).map(({ share }) => share);
   return {
-    contender,
+    candidate,
     lr,
     final: summary(curves.map(curve => curve.at(-1)!)),
     best: summary(curves.map(curve => best(...curve))),

@@ -1,7 +1,7 @@
 /** What ONNX Runtime's CPU provider does not do by itself for kernels that change from step to step. */
 import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
-import { BLOCKED, blockChannels } from '../passes/block-channels.js';
+import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
 import { Session, type SessionOptions } from './session.js';
 
 /** Lays the convolutions of a model that is to run on the CPU out for its processor; changes the model's nodes. */

@@ -4,12 +4,12 @@ import { loadModel, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { writePatched } from '../graph/patch-file.js';
 import type { Tensor } from '../graph/tensor.js';
-import { averagedModel } from '../passes/average-weights.js';
-import { readOriginal, type TrainedFile, trainedFile } from '../passes/original.js';
-import { partOfModel } from '../passes/part-of-model.js';
-import { readStep } from '../passes/training-description.js';
+import { partOfModel } from '../passes/common/part-of-model.js';
+import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
+import { readStep } from '../passes/file/step-metadata.js';
+import { averagedModel } from '../passes/update/average-weights.js';
 import { writeSafetensors } from './data/safetensors.js';
-import { toPytorch } from './pytorch-state.js';
+import { toPytorch } from './formats/pytorch-state.js';
 
 /**
  * Writes the original model with the injected model's current values to `path`: byte for byte the original file

@@ -7,20 +7,20 @@ import { checkWritable, loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import type { Tensor } from '../graph/tensor.js';
-import { hasOwnStep } from '../passes/adopt-step.js';
-import { extendSchedule } from '../passes/extend-schedule.js';
+import { extendSchedule } from '../passes/file/extend-schedule.js';
+import { isInjected, readDescription } from '../passes/file/step-metadata.js';
+import { hasOwnStep } from '../passes/import/adopt-step.js';
 import { type InjectReport, inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
-import { isInjected, readDescription } from '../passes/training-description.js';
-import { type Beginning, openForInjection } from './artifacts.js';
 import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { loadArrays } from './data/load.js';
 import { readSafetensors } from './data/safetensors.js';
 import { checkExport, exportFile } from './export.js';
 import { loadExtensions } from './extensions.js';
+import { type Beginning, openForInjection } from './formats/artifacts.js';
+import { goOnFrom } from './formats/ort-state.js';
 import { batchToFree, shapesOf } from './model-data.js';
-import { goOnFrom } from './ort-state.js';
 import {
   changes,
   emptyHistory,
@@ -70,7 +70,7 @@ export type TrainEvent =
   | { type: 'note'; text: string }
   | { type: 'injected'; report: InjectReport }
   | {
-      type: 'begin';
+      type: 'start';
       epochs: number;
       stepsPerEpoch: number;
       /** Steps done already, where a run goes on. */
@@ -122,7 +122,7 @@ export async function runTrainJob(
     const { history } = run;
     const stepsBefore = trainer.batchCount;
     const before = stepsBefore ? { history: structuredClone(history) } : {};
-    emit({ type: 'begin', epochs, samples: train.length, stepsBefore, ...size, ...before });
+    emit({ type: 'start', epochs, samples: train.length, stepsBefore, ...size, ...before });
     const save = (to: string) => {
       fitHistory(history, trainer.batchCount);
       return saveState(to, trainer, run, emit);

@@ -4,10 +4,10 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
-import { readDescription } from '../../src/passes/training-description.js';
+import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
-import { readOrtCheckpoint } from '../../src/runtime/ort-checkpoint.js';
-import { artifactFolder, BATCH } from '../passes/ort-training/artifacts.js';
+import { readOrtCheckpoint } from '../../src/runtime/formats/ort-checkpoint.js';
+import { artifactFolder, BATCH } from '../passes/import/ort-artifacts.js';
 import { agdOnnx } from './run.js';
 
 let folder: string;

@@ -28,7 +28,7 @@ it('writes table, curves, page and results', () => {
   ]);
   const { standings, runs } = JSON.parse(readFileSync(join(folder, 'out/results.json'), 'utf8'));
   expect(runs).toHaveLength(14);
-  expect(standings.map((s: { contender: string }) => s.contender)).toEqual([
+  expect(standings.map((s: { candidate: string }) => s.candidate)).toEqual([
     ...Array(2).fill('agd'),
     ...Array(2).fill('agd(delta=1e-2,betas=0.8,0.9)'),
     ...Array(3).fill('sgd'),
@@ -38,7 +38,7 @@ it('writes table, curves, page and results', () => {
   expect(page).toContain('agd-onnx compare model.onnx');
   // Of each optimizer's best rate the page says where a better one may lie beyond those tried.
   const best = standings.filter(
-    (s: { contender: string }, i: number) => standings[i - 1]?.contender !== s.contender,
+    (s: { candidate: string }, i: number) => standings[i - 1]?.candidate !== s.candidate,
   );
   const lowest = best.filter((s: { lr: number }) => s.lr === 0.01 || s.lr === 0.3).length;
   const highest = best.filter((s: { lr: number }) => s.lr === 0.03 || s.lr === 3).length;

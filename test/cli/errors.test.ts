@@ -13,7 +13,7 @@ import { beforeAll, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Node } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { readDescription } from '../../src/passes/training-description.js';
+import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { floatsOf, spread } from '../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 import { agdOnnx, workplace, writeData } from './run.js';

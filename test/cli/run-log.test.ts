@@ -12,7 +12,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const begin = (stepsBefore: number): TrainEvent => ({
-  ...{ type: 'begin', epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
+  ...{ type: 'start', epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
   ...(stepsBefore && {
     history: { losses: Array(stepsBefore).fill(0.5), epochs: [], telemetry: [] },
   }),

@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { byteLength, dtypeOf, isFloat } from '../../src/graph/dtype.js';
-import { readInt } from '../../src/graph/proto-message.js';
+import { readInt } from '../../src/graph/proto/message.js';
 import {
   ATTRIBUTE_TYPE,
   type AttributeProto,
@@ -12,7 +12,7 @@ import {
   parse,
   serialize,
   type TensorProto,
-} from '../../src/graph/proto-schema.js';
+} from '../../src/graph/proto/schema.js';
 import {
   elementField,
   encodeVarints,
@@ -20,7 +20,7 @@ import {
   isPlain,
   noFiles,
   readTensor,
-} from '../../src/graph/proto-tensor.js';
+} from '../../src/graph/proto/tensor.js';
 import { FIXED32, FIXED64, VARINT, varint } from '../../src/graph/wire.js';
 
 /** How each is called, and what it is. */

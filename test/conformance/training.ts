@@ -6,7 +6,7 @@ import type { Model } from '../../src/graph/ir.js';
 import { tensorsOf } from '../../src/graph/places.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { AgdOptions } from '../../src/ops/optimizers/agd.js';
-import { gradientModel } from '../../src/passes/gradients.js';
+import { gradientModel } from '../../src/passes/differentiate.js';
 import { inject } from '../../src/passes/inject.js';
 import type { Device, LossSpec } from '../../src/passes/options.js';
 import { exportFile } from '../../src/runtime/export.js';

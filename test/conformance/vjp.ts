@@ -1,7 +1,7 @@
 import { isFloat } from '../../src/graph/dtype.js';
 import { allGraphs, type Model, type Shape } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { gradientModel } from '../../src/passes/gradients.js';
+import { gradientModel } from '../../src/passes/differentiate.js';
 import type { Device } from '../../src/passes/options.js';
 import { type Feeds, Session, shapesIn } from '../../src/runtime/session.js';
 import { type Backward, type Case, type Check, largestDifference, reference, section } from './case.js';

@@ -7,12 +7,12 @@ import { loadModel, saveModel } from '../../src/graph/files.js';
 import type { Model } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
-import { splitStep } from '../../src/passes/split-step.js';
+import { splitStep } from '../../src/passes/run/split-step.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { agdOnnx, workplace } from '../cli/run.js';
-import { artifactFolder, BATCH } from '../passes/ort-training/artifacts.js';
+import { artifactFolder, BATCH } from '../passes/import/ort-artifacts.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 import { pages, ROOT } from './pages.js';
 

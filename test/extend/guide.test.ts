@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import type { Model } from '../../src/graph/ir.js';
 import { floats } from '../../src/ops/core/builder.js';
-import { readDescription } from '../../src/passes/training-description.js';
+import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { readNpz } from '../../src/runtime/data/npz.js';
 import { agdOnnx, workplace, writeData } from '../cli/run.js';
 import { spread } from '../ops/vjp.js';

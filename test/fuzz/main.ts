@@ -4,16 +4,16 @@
  * Prints a line per format; anything else, and what takes the processor more than two seconds, is printed with its mutant and exits 1.
  */
 
-import { decodeModel } from '../../src/graph/proto.js';
+import { decodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { AgdError, encodeModel, inject } from '../../src/internal.js';
-import { originalBytes } from '../../src/passes/original.js';
-import { readStep } from '../../src/passes/training-description.js';
+import { originalBytes } from '../../src/passes/file/embed-original.js';
+import { readStep } from '../../src/passes/file/step-metadata.js';
 import { decodeNpy, encodeNpy } from '../../src/runtime/data/npy.js';
 import { decodeNpz, encodeNpz } from '../../src/runtime/data/npz.js';
 import { random } from '../../src/runtime/data/random.js';
 import { decodeSafetensors, encodeSafetensors } from '../../src/runtime/data/safetensors.js';
-import { decodeCheckpoint, encodeCheckpoint } from '../../src/runtime/ort-checkpoint.js';
+import { decodeCheckpoint, encodeCheckpoint } from '../../src/runtime/formats/ort-checkpoint.js';
 import { mlp } from '../sample.js';
 
 const SLOWEST = 2000;

@@ -1,4 +1,4 @@
-import { MESSAGES } from '../../src/graph/proto-schema.js';
+import { MESSAGES } from '../../src/graph/proto/schema.js';
 
 /** A message as a plain tree, the form protobufjs serializes. */
 export type Tree = { [field: string]: unknown; $unknowns?: Uint8Array[] };

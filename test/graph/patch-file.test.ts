@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Graph, Model, Value } from '../../src/graph/ir.js';
 import { patchModelFile } from '../../src/graph/patch-file.js';
-import { encodeModel } from '../../src/graph/proto.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 
 let folder: string;

@@ -2,15 +2,15 @@ import { describe, expect, it } from 'vitest';
 import { dtypeCode } from '../../src/graph/dtype.js';
 import { cutTensors, fillTensors, patchModel as patchPlaces } from '../../src/graph/patch.js';
 import { placeOf, tensorsOf } from '../../src/graph/places.js';
-import { decodeModel } from '../../src/graph/proto.js';
-import { locateTensors } from '../../src/graph/proto-locate.js';
+import { decodeModel } from '../../src/graph/proto/codec.js';
+import { locateTensors } from '../../src/graph/proto/locate.js';
 import {
   ATTRIBUTE_TYPE,
   type GraphProto,
   serialize,
   type TensorProto,
-} from '../../src/graph/proto-schema.js';
-import { concat } from '../../src/graph/proto-tensor.js';
+} from '../../src/graph/proto/schema.js';
+import { concat } from '../../src/graph/proto/tensor.js';
 import { Tensor } from '../../src/graph/tensor.js';
 
 /** Where the tensors below are. */

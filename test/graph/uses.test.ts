@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../src/graph/check-graph.js';
 import { cloneModel } from '../../src/graph/clone.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { toAttrs } from '../../src/ops/core/builder.js';
 
 /** y = If(c) { x + t } else { x }, where t = relu(x): the branches capture x and t, one of them as its output. */

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { decodeModel } from '../../src/graph/proto.js';
+import { decodeModel } from '../../src/graph/proto/codec.js';
 
 const model = decodeModel(readFileSync(new URL('../../models/lenet.onnx', import.meta.url)));
 

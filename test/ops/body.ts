@@ -2,7 +2,7 @@
 import { Graph, Model, Node, type Shape, Value, type ValueType } from '../../src/graph/ir.js';
 import type { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
-import { liftSubgraphInitializers } from '../../src/passes/lift-subgraph-initializers.js';
+import { liftSubgraphInitializers } from '../../src/passes/normalize/lift-subgraph-initializers.js';
 
 export const float32 = (shape?: Shape): ValueType => ({ kind: 'tensor', dtype: 'float32', shape });
 

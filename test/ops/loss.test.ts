@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
-import { gradientModel } from '../../src/passes/gradients.js';
+import { gradientModel } from '../../src/passes/differentiate.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Sketch } from '../sample.js';
 import { checkVjp, type Input, ints, spread, type VjpCase } from './vjp.js';

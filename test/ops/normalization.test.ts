@@ -123,9 +123,9 @@ describe('Dropout', () => {
 
 async function dropout(x: ReturnType<typeof spread>, k: ReturnType<typeof spread>) {
   const { Sketch } = await import('../sample.js');
-  const { gradientModel } = await import('../../src/passes/gradients.js');
+  const { gradientModel } = await import('../../src/passes/differentiate.js');
   const { Session, sessionShapes } = await import('../../src/runtime/session.js');
-  const { encodeModel } = await import('../../src/graph/proto.js');
+  const { encodeModel } = await import('../../src/graph/proto/codec.js');
   const s = new Sketch();
   const ratio = s.weight('ratio', floatsOf([0.4], []));
   const on = s.weight('on', bools([1], []));

@@ -1,7 +1,7 @@
 /** Every operator is known or has a reason, its example agrees with differences, and docs/reference/operators.md says so. */
 import { describe, expect, it } from 'vitest';
 import { opDef, opTable } from '../../src/ops/index.js';
-import { ORT_OPERATORS } from '../../src/ops/ort-training/index.js';
+import { ORT_OPERATORS } from '../../src/ops/ort-gradients/index.js';
 import { EXAMPLES, STRAIGHT_THROUGH } from './examples.js';
 import { OPERATORS, operatorsPage, trace } from './operators-page.js';
 import { checkModel } from './vjp.js';

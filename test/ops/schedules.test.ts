@@ -4,7 +4,7 @@ import { Names } from '../../src/graph/names.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Builder } from '../../src/ops/core/builder.js';
 import { parseSchedule, scheduleFactor } from '../../src/ops/schedules.js';
-import { output } from '../../src/passes/transition.js';
+import { output } from '../../src/passes/update/transition.js';
 import { Session } from '../../src/runtime/session.js';
 
 /** Numbers of torch.optim.lr_scheduler at some update counts; warm-ups by SequentialLR and LinearLR. */

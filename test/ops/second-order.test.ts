@@ -1,11 +1,11 @@
 import { describe, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
-import { encodeModel } from '../../src/graph/proto.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import type { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, Builder, float, toAttrs } from '../../src/ops/core/builder.js';
-import { backward } from '../../src/passes/backward.js';
-import { inferShapes } from '../../src/passes/infer-shapes.js';
+import { backward } from '../../src/passes/differentiate/backward.js';
+import { inferShapes } from '../../src/passes/normalize/infer-shapes.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { checkModel, floatsOf, ints, spread } from './vjp.js';
 

@@ -6,11 +6,11 @@ import { expect } from 'vitest';
 import { type DType, isFloat } from '../../src/graph/dtype.js';
 import { Graph, Model, Node, type Shape, Value } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
-import { encodeModel } from '../../src/graph/proto.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, Builder, toAttrs } from '../../src/ops/core/builder.js';
-import { type BackwardOptions, backward } from '../../src/passes/backward.js';
-import { inferShapes } from '../../src/passes/infer-shapes.js';
+import { type BackwardOptions, backward } from '../../src/passes/differentiate/backward.js';
+import { inferShapes } from '../../src/passes/normalize/infer-shapes.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 
 /** A floating-point input by its shape (filled with well-spread numbers) or contents; null where omitted. */

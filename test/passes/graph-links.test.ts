@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { checkGraph } from '../../src/graph/check-graph.js';
 import type { Model } from '../../src/graph/ir.js';
 import { inject } from '../../src/passes/inject.js';
-import { scanSteps } from '../../src/passes/scan-steps.js';
+import { scanSteps } from '../../src/passes/run/scan-steps.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { Body, control, float32 } from '../ops/body.js';
 import { bools, ints } from '../ops/vjp.js';

@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
-import { encodeModel } from '../../src/graph/proto.js';
-import { contextOf, pass, runPasses } from '../../src/passes/context.js';
-import { gradientModel } from '../../src/passes/gradients.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
+import { contextOf, pass, runPasses } from '../../src/passes/common/context.js';
+import { gradientModel } from '../../src/passes/differentiate.js';
+import { trainingInfoForm } from '../../src/passes/file/write-training-info.js';
 import { inject } from '../../src/passes/inject.js';
 import { PASSES, PIPELINES } from '../../src/passes/pipeline.js';
-import { trainingInfoForm } from '../../src/passes/training-info-form.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { mlp } from '../sample.js';
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import type { GradientOptions } from '../../src/passes/gradients.js';
+import type { GradientOptions } from '../../src/passes/differentiate.js';
 import { inject } from '../../src/passes/inject.js';
 import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';

@@ -5,13 +5,13 @@ import { runTrainJob, type TrainEvent } from '../../src/runtime/train-job.js';
 import { workplace } from '../cli/run.js';
 
 const run = (
-  contender: string,
+  candidate: string,
   lr: number,
   seed: number,
   accuracies: number[],
   diverged?: string,
 ): ComparedRun => ({
-  ...{ contender, lr, seed, diverged, secondsPerStep: 0.5 },
+  ...{ candidate, lr, seed, diverged, secondsPerStep: 0.5 },
   losses: accuracies.flatMap(() => [1, 1]),
   epochs: accuracies.map(accuracy => ({
     trainLoss: 1,
@@ -19,7 +19,7 @@ const run = (
   })),
 });
 
-it('ranks the rates of each contender by the mean over the seeds', () => {
+it('ranks the rates of each candidate by the mean over the seeds', () => {
   const runs = [
     run('a', 0.1, 0, [0.2, 0.5]),
     run('a', 0.1, 1, [0.6, 0.7]),
@@ -32,7 +32,7 @@ it('ranks the rates of each contender by the mean over the seeds', () => {
   ];
   expect(metricOf(runs)).toEqual({ name: 'accuracy', better: 'higher' });
   const ranked = standings(runs, 0.7);
-  expect(ranked.map(s => [s.contender, s.lr])).toEqual([
+  expect(ranked.map(s => [s.candidate, s.lr])).toEqual([
     ['a', 1],
     ['a', 0.1],
     ['b', 1],
@@ -64,11 +64,11 @@ it('shows the share of SGD over all coordinates, where telemetry does', async ()
   const shared = { model: model!, data: data!, epochs: 2, batchSize: 64, seeds: 1 };
   const groups = [{ match: ['fc1.weight'], options: { delta: 1e3 } }];
   const inject = { loss: { kind: 'cross-entropy' }, telemetry: 3, groups } as const;
-  const contenders = [1e-12, 1e3].map(delta => ({
+  const candidates = [1e-12, 1e3].map(delta => ({
     ...({ name: `${delta}`, optimizer: { name: 'agd', delta }, rates: [1e-3] } as const),
   }));
   const runs: ComparedRun[] = [];
-  for await (const event of compare({ ...shared, inject, contenders }))
+  for await (const event of compare({ ...shared, inject, candidates }))
     if (event.type === 'run') runs.push(event.result);
   // 8 updates, of which the third and the sixth are shown; 32 of the 67 coordinates are fc1.weight's.
   const shares = (share: number) => [3, 6].map(update => ({ update, share: expect.closeTo(share, 6) }));
@@ -78,7 +78,7 @@ it('shows the share of SGD over all coordinates, where telemetry does', async ()
 
 it('is about the lowest loss where there is no accuracy', () => {
   const losing = (lr: number, trainLoss: number): ComparedRun => ({
-    ...{ contender: 'a', lr, seed: 0, losses: [trainLoss], secondsPerStep: 1 },
+    ...{ candidate: 'a', lr, seed: 0, losses: [trainLoss], secondsPerStep: 1 },
     epochs: [{ trainLoss }],
   });
   const runs = [losing(0.1, 2), losing(1, 1)];
@@ -91,14 +91,14 @@ it('gives each run what training alone gives, and all the same start', async () 
   const [model, data, validation] = ['model.onnx', 'train.npz', 'test.npz'].map(name => join(folder, name));
   const shared = { model: model!, data: data!, validation, epochs: 2, batchSize: 32 };
   const loss = { kind: 'cross-entropy' } as const;
-  const contenders = [
+  const candidates = [
     { name: 'agd', optimizer: { name: 'agd' }, rates: [0.01, 0.02] },
     { name: 'wild', optimizer: { name: 'sgd' }, rates: [1e38] },
   ] as const;
   const runs: ComparedRun[] = [];
-  for await (const event of compare({ ...shared, inject: { loss }, contenders, seeds: 2 }))
+  for await (const event of compare({ ...shared, inject: { loss }, candidates, seeds: 2 }))
     if (event.type === 'run') runs.push(event.result);
-  expect(runs.map(r => [r.contender, r.lr, r.seed])).toEqual([
+  expect(runs.map(r => [r.candidate, r.lr, r.seed])).toEqual([
     ['agd', 0.01, 0],
     ['agd', 0.01, 1],
     ['agd', 0.02, 0],

@@ -1,7 +1,7 @@
 /** Models of float16 and float64: they train where the runtime has kernels, and where not the error says which. */
 import { describe, expect, it } from 'vitest';
 import type { Model, Value } from '../../src/graph/ir.js';
-import { encodeModel } from '../../src/graph/proto.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
 import { convert } from '../../src/runtime/data/convert.js';

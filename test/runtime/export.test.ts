@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { tensorsOf } from '../../src/graph/places.js';
-import { encodeModel } from '../../src/graph/proto.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import { bindData, exportFile, exportFrom, inject, inspect, Trainer } from '../../src/index.js';
 import { FORMS, type Form, nameAt, writeAs } from '../conformance/forms.js';
 import { mlp, mlpData } from '../sample.js';

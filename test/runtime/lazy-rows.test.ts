@@ -2,12 +2,12 @@
 import { describe, expect, it } from 'vitest';
 import { withInitializers } from '../../src/graph/clone.js';
 import type { Model, Value } from '../../src/graph/ir.js';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
 import type { InjectOptions } from '../../src/passes/options.js';
-import { splitStep } from '../../src/passes/split-step.js';
-import { stateInputs } from '../../src/passes/state-inputs.js';
+import { splitStep } from '../../src/passes/run/split-step.js';
+import { stateInputs } from '../../src/passes/run/state-inputs.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';

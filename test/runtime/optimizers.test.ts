@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { OPTIMIZER_NAMES, type OptimizerSpec } from '../../src/ops/optimizers/index.js';
 import { inject } from '../../src/passes/inject.js';

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import type { Model } from '../../src/graph/ir.js';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { inject } from '../../src/passes/inject.js';
 import type { InjectOptions } from '../../src/passes/options.js';

@@ -1,12 +1,12 @@
 /** What a step does besides the update, in the trainer's hands. */
 import { expect, it } from 'vitest';
 import { Value } from '../../src/graph/ir.js';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { averagedModel } from '../../src/passes/average-weights.js';
+import { originalBytes } from '../../src/passes/file/embed-original.js';
 import { inject } from '../../src/passes/inject.js';
 import type { InjectOptions } from '../../src/passes/options.js';
-import { originalBytes } from '../../src/passes/original.js';
+import { averagedModel } from '../../src/passes/update/average-weights.js';
 import { bindData } from '../../src/runtime/data/bind.js';
 import { convert } from '../../src/runtime/data/convert.js';
 import { sessionShapes } from '../../src/runtime/session.js';

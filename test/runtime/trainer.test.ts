@@ -1,8 +1,8 @@
 import { expect, it } from 'vitest';
-import { decodeModel, encodeModel } from '../../src/graph/proto.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
+import { originalBytes } from '../../src/passes/file/embed-original.js';
 import { inject } from '../../src/passes/inject.js';
-import { originalBytes } from '../../src/passes/original.js';
 import { bindData } from '../../src/runtime/data/bind.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';

@@ -7,7 +7,7 @@ import {
   betasOption,
   correction,
   decoupledOption,
-  demand,
+  ensure,
   epsOption,
   fixedDecayOption,
   largestOption,
@@ -82,10 +82,10 @@ export const adabelief: Optimizer<AdabeliefOptions> = {
   },
 
   validate({ weightDecouple, fixedDecay, amsgrad, rectify }) {
-    demand(
+    ensure(
       weightDecouple || !fixedDecay,
       'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',
     );
-    demand(!amsgrad || !rectify, 'The rectified step has no amsgrad: turn rectify off.');
+    ensure(!amsgrad || !rectify, 'The rectified step has no amsgrad: turn rectify off.');
   },
 };

@@ -3,7 +3,7 @@ import { betweenZeroAndOne, nonNegative } from '../core/option-type.js';
 import {
   betasOption,
   correction,
-  demand,
+  ensure,
   epsOption,
   largestOption,
   lrOption,
@@ -64,6 +64,6 @@ export const adabound: Optimizer<AdaboundOptions> = {
   },
 
   validate({ lr }) {
-    demand(lr > 0, 'The bounds of adabound follow lr, which must be above 0.');
+    ensure(lr > 0, 'The bounds of adabound follow lr, which must be above 0.');
   },
 };

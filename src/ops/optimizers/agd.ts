@@ -9,7 +9,7 @@ import {
   betasOption,
   correction,
   decoupledOption,
-  demand,
+  ensure,
   fixedDecayOption,
   largestOption,
   lrOption,
@@ -118,11 +118,11 @@ export const agd: Optimizer<AgdOptions> = {
   },
 
   validate({ weightDecouple, fixedDecay, win }) {
-    demand(
+    ensure(
       weightDecouple || !fixedDecay,
       'fixed_decay is a form of decoupled weight decay: it needs weight_decouple.',
     );
-    demand(
+    ensure(
       !win || (weightDecouple && !fixedDecay),
       'win has its own form of weight decay: leave weight_decouple on and fixed_decay off.',
     );

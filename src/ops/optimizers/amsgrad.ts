@@ -1,7 +1,7 @@
 /** AMSGrad. Reddi, Kale, Kumar: «On the Convergence of Adam and Beyond», ICLR 2018. */
 import { flag } from '../core/option-type.js';
 import { type AdamOptions, adam } from './adam.js';
-import { demand, type Optimizer, option } from './optimizer.js';
+import { ensure, type Optimizer, option } from './optimizer.js';
 
 /** Adam that divides by the largest average so far, as PyTorch's Adam does with `amsgrad`. */
 export const amsgrad: Optimizer<AdamOptions> = {
@@ -10,6 +10,6 @@ export const amsgrad: Optimizer<AdamOptions> = {
   options: { ...adam.options, amsgrad: option(flag, true, 'Divide by the largest average so far') },
 
   validate({ amsgrad }) {
-    demand(amsgrad, 'amsgrad without amsgrad is adam: choose that.');
+    ensure(amsgrad, 'amsgrad without amsgrad is adam: choose that.');
   },
 };

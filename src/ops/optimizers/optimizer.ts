@@ -108,7 +108,7 @@ export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<
 const snake = (name: string) => name.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`);
 
 /** Throws `bad-option` unless `ok`. */
-export function demand(ok: boolean, message: string): void {
+export function ensure(ok: boolean, message: string): void {
   if (!ok) throw new AgdError('bad-option', message);
 }
 

@@ -3,7 +3,7 @@
  * learning», ICML 2013; in the form of PyTorch's SGD, whose options these are.
  */
 import { finite, flag, nonNegative } from '../core/option-type.js';
-import { demand, lrOption, type Optimizer, type OptionsOf, option, weightDecayOption } from './optimizer.js';
+import { ensure, lrOption, type Optimizer, type OptionsOf, option, weightDecayOption } from './optimizer.js';
 
 const options = {
   lr: lrOption(1e-3),
@@ -43,6 +43,6 @@ export const sgd: Optimizer<SgdOptions> = {
   },
 
   validate({ momentum, dampening, nesterov }) {
-    demand(!nesterov || (momentum > 0 && dampening === 0), 'nesterov needs a momentum, and no dampening.');
+    ensure(!nesterov || (momentum > 0 && dampening === 0), 'nesterov needs a momentum, and no dampening.');
   },
 };

@@ -8,8 +8,8 @@ import {
   type OptimizerOptions,
   resolveOptions,
 } from '../../../src/ops/optimizers/optimizer.js';
-import { attachOptimizer } from '../../../src/passes/attach-optimizer.js';
 import type { StepOptions } from '../../../src/passes/options.js';
+import { attachOptimizer } from '../../../src/passes/update/attach-optimizer.js';
 import { type Feeds, Session } from '../../../src/runtime/session.js';
 
 export type Numbers = Record<string, readonly number[]>;

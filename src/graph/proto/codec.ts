@@ -1,0 +1,142 @@
+/** Bytes <-> Model. With its proto-*.ts parts, the only place that knows protobuf. */
+import protobuf from 'protobufjs/minimal.js';
+import { AgdError } from '../errors.js';
+import type { Graph, Model, Value } from '../ir.js';
+import type { ExternalReader, Placement } from '../tensor.js';
+import { amend, readInt } from './message.js';
+import { type GraphExtra, readModel, readOpsets } from './read.js';
+import { type GraphProto, MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './schema.js';
+import { concat, inPlace, noFiles } from './tensor.js';
+import { writeModel } from './write.js';
+
+export { inherit, inline, inPlace, noFiles } from './tensor.js';
+
+/** What this version reads. */
+const IR_VERSIONS = [3, 13] as const;
+const OPSETS = [7, 26] as const;
+
+/** A protobuf's length is a signed 32-bit integer. */
+const MAX_BYTES = 2 ** 31 - 1;
+
+/** Initializers of at least this many bytes are not copied on their way to a file. */
+const LARGE = 4096;
+
+/** So many messages of a list are serialized at once. */
+const PIECE = 256;
+
+/**
+ * The model that these bytes hold; every field is kept, and written again by `encodeModel`. Tensors are
+ * views of `bytes`; those in files of `folder` are read with `read` when asked for. Throws `not-onnx`,
+ * `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
+ */
+export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReader = noFiles): Model {
+  const proto = parseModel(bytes);
+  checkVersion('IR version', Number(readInt(proto.irVersion)), IR_VERSIONS);
+  checkVersion('ai.onnx opset', readOpsets(proto.opsetImport).get('') ?? 1, OPSETS);
+  return readModel(proto, { folder, read });
+}
+
+/** The message a model file is; its bytes are views of `bytes`. Throws `not-onnx`. */
+export function parseModel(bytes: Uint8Array): ModelProto {
+  checkSize(bytes.length);
+  let proto: ModelProto;
+  try {
+    proto = parse('ModelProto', bytes);
+  } catch (error) {
+    throw new AgdError('not-onnx', `Not an ONNX file, or damaged: ${(error as Error).message}.`);
+  }
+  if (!proto.graph) throw new AgdError('not-onnx', 'Not an ONNX model: it has no graph.');
+  return proto;
+}
+
+/** Throws `external-data` for a model that no protobuf can hold. */
+export function checkSize(bytes: number): void {
+  if (bytes > MAX_BYTES)
+    throw new AgdError(
+      'external-data',
+      `An ONNX file has at most 2 GiB, not ${bytes} bytes; its weights must be external data.`,
+    );
+}
+
+function checkVersion(what: string, found: number, [least, most]: readonly [number, number]): void {
+  if (found < least || found > most)
+    throw new AgdError(
+      'unsupported-version',
+      `The model has ${what} ${found}; versions ${least} to ${most} are supported.`,
+    );
+}
+
+/** From now on the files of `graph` say the types of these inner values. */
+export function listTypes(graph: Graph, values: readonly Value[]): void {
+  const extra = graph.extra as GraphExtra | undefined;
+  const listed = new Set([...(extra?.listed ?? []), ...values.map(v => v.name)]);
+  graph.extra = { rest: extra?.rest, listed: [...listed] } satisfies GraphExtra;
+}
+
+/** The model as one file. Throws `external-data` where that would be over 2 GiB. */
+export function encodeModel(model: Model, place: Placement = inPlace): Uint8Array {
+  const chunks = encodeChunks(model, place);
+  checkSize(byteCount(chunks));
+  return concat(chunks);
+}
+
+/** The bytes of `encodeModel` in order, large initializers as views of what the model holds. */
+export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
+  const proto = writeModel(model, place);
+  const { initializer = [], ...graph } = amend(proto.graph!, {});
+  const content = [...graphChunks(graph), ...initializerChunks(initializer)];
+  const others = serialize('ModelProto', amend(proto, { graph: undefined }));
+  return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
+}
+
+/** Its fields, long lists in pieces: until a message is done, protobufjs holds an object for each number and text of it. */
+function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (const field of Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]) {
+    const content: unknown = graph[field];
+    const count = Array.isArray(content) ? content.length : PIECE;
+    for (let i = 0; i < count; i += PIECE) {
+      const piece = Array.isArray(content) ? content.slice(i, i + PIECE) : content;
+      chunks.push(serialize('GraphProto', { [field]: piece }));
+    }
+  }
+  return [...chunks, serialize('GraphProto', { $unknowns })];
+}
+
+/** In order; small ones that follow each other are together. */
+function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  let small: TensorProto[] = [];
+  const flush = () => {
+    if (small.length) chunks.push(serialize('GraphProto', { initializer: small }));
+    small = [];
+  };
+  for (const proto of protos) {
+    const { rawData } = proto;
+    if (!rawData || rawData.length < LARGE) {
+      if (small.push(proto) === PIECE) flush();
+      continue;
+    }
+    flush();
+    const content = [
+      serialize('TensorProto', amend(proto, { rawData: undefined })),
+      header(MESSAGES.TensorProto!.rawData!, [rawData]),
+      rawData,
+    ];
+    chunks.push(header(MESSAGES.GraphProto!.initializer!, content), ...content);
+  }
+  flush();
+  return chunks;
+}
+
+/** What stands before a message or bytes: the field's number and the length. */
+function header([, id]: [type: string, id: number], content: readonly Uint8Array[]): Uint8Array {
+  return protobuf.Writer.create()
+    .uint32((id << 3) | 2)
+    .uint32(byteCount(content))
+    .finish();
+}
+
+export function byteCount(chunks: readonly Uint8Array[]): number {
+  return chunks.reduce((n, chunk) => n + chunk.length, 0);
+}

@@ -1,0 +1,19 @@
+/** Key-value metadata (`metadata_props`) that a file gives its graphs, nodes and values. */
+import type { Graph, Node, Value } from '../ir.js';
+import { readEntries } from './message.js';
+import type { GraphExtra } from './read.js';
+import type { NodeProto } from './schema.js';
+import { declarationsOf } from './type.js';
+
+export function graphMetadata(graph: Graph): ReadonlyMap<string, string> {
+  return readEntries((graph.extra as GraphExtra | undefined)?.rest?.metadataProps);
+}
+
+export function nodeMetadata(node: Node): ReadonlyMap<string, string> {
+  return readEntries((node.extra as NodeProto | undefined)?.metadataProps);
+}
+
+/** What a value's entries among the graph's inputs, outputs and value_info hold. */
+export function valueMetadata(value: Value): ReadonlyMap<string, string> {
+  return readEntries(declarationsOf(value).flatMap(info => info.metadataProps ?? []));
+}

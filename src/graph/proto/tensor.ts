@@ -1,0 +1,236 @@
+/** Tensor <-> TensorProto. An untouched tensor is written back as the very message it came from. */
+import protobuf from 'protobufjs/minimal.js';
+import { byteLength, type DType, dtypeCode, dtypeOf } from '../dtype.js';
+import { AgdError } from '../errors.js';
+import { type ExternalData, type ExternalReader, type Placement, Tensor } from '../tensor.js';
+import { amend, readEntries, readInt, writeEntries } from './message.js';
+import { DATA_LOCATION, type TensorProto } from './schema.js';
+
+/** For models that are read without the files beside them. */
+export const noFiles: ExternalReader = ({ location }, name) => {
+  throw new AgdError(
+    'external-data',
+    `Tensor '${name}' lies in the file '${location}', which this model was read without.`,
+  );
+};
+
+/** Where the file lies and how others beside it are read. */
+export type Surroundings = { folder: string; read: ExternalReader };
+
+/** Gives `tensor` the documentation and metadata that `before`, whose place it takes, had in its file. */
+export function inherit(tensor: Tensor, before: Tensor): Tensor {
+  const origin = before.extra as Origin | undefined;
+  tensor.extra = origin && ({ ...origin, external: null } satisfies Origin);
+  return tensor;
+}
+
+/** Each tensor stays where it is. */
+export const inPlace: Placement = tensor => tensor.external;
+
+/** All bytes go into the model. */
+export const inline: Placement = () => undefined;
+
+/** The message a tensor comes from. It holds the tensor's data as long as `external` is the tensor's own. */
+type Origin = { proto: TensorProto; external: ExternalData | undefined | null };
+
+/** How messages speak of a tensor. */
+const label = (name: string | null | undefined) => (name ? `Tensor '${name}'` : 'An unnamed tensor');
+
+export function readTensor(proto: TensorProto, surroundings: Surroundings): Tensor {
+  const dtype = readDtype(proto);
+  const dims = readDims(proto);
+  const inFile = new Tensor(dtype, dims, () => storedBytes(proto, dtype, inFile.byteLength));
+  const tensor =
+    proto.dataLocation === DATA_LOCATION.external ? outside(proto, inFile, surroundings) : inFile;
+  if (dtype === 'string') tensor.strings = proto.stringData ?? [];
+  tensor.extra = { proto, external: tensor.external } satisfies Origin;
+  return tensor;
+}
+
+function outside(
+  proto: TensorProto,
+  { dtype, dims, byteLength }: Tensor,
+  { folder, read }: Surroundings,
+): Tensor {
+  const tensor: Tensor = new Tensor(dtype, dims, part => {
+    const data = tensor.external!;
+    const range = part && { offset: data.offset + part.offset, length: part.length };
+    return read({ ...data, ...range }, proto.name ?? '');
+  });
+  tensor.external = readExternal(proto, byteLength, folder);
+  return tensor;
+}
+
+/** A TensorProto; `name` undefined leaves the name as decoded, the form for attributes. */
+export function writeTensor(tensor: Tensor, place: Placement, name?: string): TensorProto {
+  const origin = tensor.extra as Origin | undefined;
+  const external = place(tensor);
+  const named = name === undefined ? {} : { name };
+  if (origin && origin.external === external)
+    return name === undefined || origin.proto.name === name ? origin.proto : amend(origin.proto, named);
+  const { segment, floatData, int32Data, int64Data, doubleData, uint64Data, stringData, rawData, ...kept } =
+    amend(origin?.proto, {
+      $unknowns: origin?.proto.$unknowns?.filter(field => !ELEMENT_FIELDS.has(fieldNumber(field))),
+    });
+  return {
+    ...kept,
+    ...named,
+    dims: [...tensor.dims],
+    dataType: dtypeCode(tensor.dtype),
+    ...contents(tensor, external, origin?.proto),
+  };
+}
+
+function contents(tensor: Tensor, external: ExternalData | undefined, before?: TensorProto): TensorProto {
+  const inFile = { externalData: [], dataLocation: undefined };
+  if (tensor.strings) return { ...inFile, stringData: tensor.strings };
+  if (!external) return { ...inFile, rawData: tensor.bytes };
+  const entries = readEntries(before?.externalData)
+    .set('location', external.location)
+    .set('offset', `${external.offset}`)
+    .set('length', `${external.length}`);
+  return {
+    dataLocation: DATA_LOCATION.external,
+    externalData: writeEntries(entries, before?.externalData),
+  };
+}
+
+export function readDtype(proto: TensorProto): DType {
+  try {
+    return dtypeOf(proto.dataType ?? 0);
+  } catch (error) {
+    throw new AgdError('unsupported-type', `${label(proto.name)}: ${(error as Error).message}`);
+  }
+}
+
+export function readDims(proto: TensorProto): number[] {
+  const dims = (proto.dims ?? []).map(readInt);
+  if (dims.some(d => d < 0) || !Number.isSafeInteger(16 * dims.reduce<number>((n, d) => n * Number(d), 1)))
+    throw new AgdError('invalid-model', `${label(proto.name)} has the impossible shape [${dims}].`);
+  return dims.map(Number);
+}
+
+/** Where the bytes lie; throws `external-data` where that is not a range of a file in the model's folder. */
+export function readExternal(proto: TensorProto, byteLength: number, folder: string): ExternalData {
+  const entries = readEntries(proto.externalData);
+  const location = entries.get('location') ?? '';
+  const offset = Number(entries.get('offset') ?? 0);
+  // 0 is how some writers leave it out; ONNX Runtime goes by the shape then.
+  const length = Number(entries.get('length') || 0) || byteLength;
+  const refuse = (what: string) => new AgdError('external-data', `${label(proto.name)} ${what}`);
+  if (leavesFolder(location))
+    throw refuse(`refers to the file '${location}', which is not in the model's folder; move it there.`);
+  if (!Number.isSafeInteger(offset) || offset < 0 || length !== byteLength)
+    throw refuse(
+      `takes ${byteLength} bytes, but offset ${offset} and length ${length} of '${location}' are given.`,
+    );
+  return { location, offset, length, folder };
+}
+
+function leavesFolder(location: string): boolean {
+  const parts = location.split(/[/\\]/);
+  return parts[0] === '' || /^[a-z]:/i.test(location) || parts.includes('..') || location.includes('\0');
+}
+
+/** Numbers of the fields that hold a tensor's elements one by one. */
+export const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64Data: 11 } as const;
+
+const ELEMENT_FIELDS: ReadonlySet<number> = new Set(Object.values(FIELD));
+
+/** The field that holds elements of this type where `raw_data` does not. */
+export function elementField(dtype: DType): keyof typeof FIELD {
+  if (dtype === 'float32' || dtype === 'complex64') return 'floatData';
+  if (dtype === 'float64' || dtype === 'complex128') return 'doubleData';
+  if (dtype === 'int64') return 'int64Data';
+  return dtype === 'uint64' || dtype === 'uint32' ? 'uint64Data' : 'int32Data';
+}
+
+/** Whether that field holds the elements' own bytes, not variable-length numbers. */
+export const isPlain = (dtype: DType) => /^(float|double)Data$/.test(elementField(dtype));
+
+/** Number of an unknown field, whose bytes start with its one-byte tag. */
+const fieldNumber = (field: Uint8Array) => field[0]! >>> 3;
+
+/** Elements kept one by one: packed, or (an unknown field each, with the same bytes) not. */
+function storedElements(proto: TensorProto, field: keyof typeof FIELD): Uint8Array {
+  const packed = proto[field] ?? [];
+  const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1)) ?? [];
+  // A message that is decoded no longer tells which came first.
+  if (packed.length && loose.length)
+    throw new AgdError('invalid-model', `${label(proto.name)} has elements both packed and one by one.`);
+  return concat([...packed, ...loose]);
+}
+
+function storedBytes(proto: TensorProto, dtype: DType, expected: number): Uint8Array {
+  const { rawData } = proto;
+  const bytes = rawData?.length
+    ? rawData
+    : isPlain(dtype)
+      ? storedElements(proto, elementField(dtype))
+      : decodedElements(proto, dtype);
+  if (bytes.length !== expected)
+    throw new AgdError(
+      'invalid-model',
+      `${label(proto.name)} takes ${expected} bytes (${dtype}, shape [${readDims(proto)}]), but ${bytes.length} are stored.`,
+    );
+  return bytes;
+}
+
+function decodedElements(proto: TensorProto, dtype: DType): Uint8Array {
+  try {
+    return decodeVarints(storedElements(proto, elementField(dtype)), byteLength(dtype, 1));
+  } catch (error) {
+    if (error instanceof AgdError) throw error;
+    throw new AgdError(
+      'invalid-model',
+      `${label(proto.name)} has malformed data: ${(error as Error).message}.`,
+    );
+  }
+}
+
+/** Varints as little-endian integers of `width` bytes. */
+function decodeVarints(bytes: Uint8Array, width: number): Uint8Array {
+  const count = bytes.reduce((n, byte) => n + (byte < 0x80 ? 1 : 0), 0);
+  const decoded = new DataView(new ArrayBuffer(count * width));
+  const reader = new protobuf.Reader(bytes);
+  for (let at = 0; reader.pos < reader.len; at += width) {
+    if (width === 8) {
+      const { low, high } = reader.int64() as { low: number; high: number };
+      decoded.setInt32(at, low, true);
+      decoded.setInt32(at + 4, high, true);
+    } else if (width === 4) decoded.setInt32(at, reader.int32(), true);
+    else if (width === 2) decoded.setInt16(at, reader.int32(), true);
+    else decoded.setInt8(at, reader.int32());
+  }
+  return new Uint8Array(decoded.buffer);
+}
+
+/** The tensor's elements as varints, each of them; the inverse of how they are read. */
+export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
+  const width = byteLength(dtype, 1);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const isSigned = /^int/.test(dtype);
+  return Array.from({ length: bytes.length / width }, (_, i) => {
+    const writer = new protobuf.Writer();
+    const at = i * width;
+    if (width === 8)
+      writer.uint64({ low: view.getInt32(at, true), high: view.getInt32(at + 4, true) } as never);
+    else if (width === 4 && elementField(dtype) === 'uint64Data') writer.uint32(view.getUint32(at, true));
+    else if (width === 4) writer.int32(view.getInt32(at, true));
+    else if (width === 2) writer.int32(isSigned ? view.getInt16(at, true) : view.getUint16(at, true));
+    else writer.int32(isSigned ? view.getInt8(at) : view.getUint8(at));
+    return writer.finish();
+  });
+}
+
+/** One array of several; a single one is returned as it is. */
+export function concat(chunks: readonly Uint8Array[]): Uint8Array {
+  if (chunks.length === 1) return chunks[0]!;
+  const bytes = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
+}

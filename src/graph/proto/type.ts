@@ -1,0 +1,90 @@
+/** ValueType <-> TypeProto, and what a graph says of its values (ValueInfoProto). */
+import { dtypeCode, dtypeOf } from '../dtype.js';
+import type { Dim, TensorType, Value, ValueType } from '../ir.js';
+import { amend, readInt, writeInt } from './message.js';
+import type { Dimension, TensorTypeProto, TypeProto, ValueInfoProto } from './schema.js';
+
+/** The three places where a graph speaks of a value. */
+export type Place = 'input' | 'output' | 'inner';
+
+/** What the file said of a value at each place; it holds as long as the value's type is still `type`. */
+type Declarations = { type: ValueType | undefined } & { [P in Place]?: ValueInfoProto };
+
+/** Gives `value` its type from `info`, and keeps `info` to be written back. */
+export function declare(value: Value, place: Place, info: ValueInfoProto): void {
+  value.extra ??= { type: undefined } satisfies Declarations;
+  (value.extra as Declarations)[place] ??= info;
+  settleType(value, info.type ? readType(info.type) : undefined);
+}
+
+/** Gives `value` its type where it has none. */
+export function settleType(value: Value, type: ValueType | undefined): void {
+  value.type ??= type;
+  if (value.extra) (value.extra as Declarations).type = value.type;
+}
+
+export function isDeclared(value: Value, place: Place): boolean {
+  return Boolean((value.extra as Declarations | undefined)?.[place]);
+}
+
+/** What the file says of a value, at each place where it does. */
+export function declarationsOf(value: Value): ValueInfoProto[] {
+  const { input, inner, output } = (value.extra ?? {}) as Partial<Declarations>;
+  return [input, inner, output].flatMap(info => info ?? []);
+}
+
+export function writeInfo(value: Value, place: Place): ValueInfoProto {
+  const known = value.extra as Declarations | undefined;
+  const info = known?.[place];
+  if (info && known.type === value.type && info.name === value.name) return info;
+  const typed = value.type && (!info || known?.type !== value.type);
+  const type = typed ? writeType(value.type!, info?.type) : info?.type;
+  return amend(info, { name: value.name, ...(type && { type }) });
+}
+
+export function readType(proto: TypeProto): ValueType {
+  if (proto.sequenceType?.elemType) return { kind: 'sequence', elem: readType(proto.sequenceType.elemType) };
+  if (proto.optionalType?.elemType) return { kind: 'optional', elem: readType(proto.optionalType.elemType) };
+  return (proto.tensorType && readTensorType(proto.tensorType)) || { kind: 'other', extra: proto };
+}
+
+/** Undefined where the file does not say the element type, as in a value that only has a name. */
+function readTensorType({ elemType, shape }: TensorTypeProto): TensorType | undefined {
+  if (!elemType) return undefined;
+  const dtype = dtypeOf(elemType);
+  return { kind: 'tensor', dtype, ...(shape && { shape: (shape.dim ?? []).map(readDim) }) };
+}
+
+function readDim(proto: Dimension): Dim {
+  if (proto.dimParam) return proto.dimParam;
+  const extent = Object.hasOwn(proto, 'dimValue') ? Number(readInt(proto.dimValue)) : -1;
+  return extent >= 0 ? extent : null;
+}
+
+/** A TypeProto; denotations of `old` stay. A value that only had a name has null there. */
+function writeType(type: ValueType, old: TypeProto | null | undefined): TypeProto {
+  if (type.kind === 'other') return type.extra as TypeProto;
+  const before = old ?? {};
+  const { tensorType, sequenceType, optionalType, ...kept } = amend(before, {});
+  if (type.kind === 'tensor') return { ...kept, tensorType: writeTensorType(type, tensorType) };
+  const field = type.kind === 'sequence' ? 'sequenceType' : 'optionalType';
+  return {
+    ...kept,
+    [field]: amend(before[field], { elemType: writeType(type.elem, before[field]?.elemType) }),
+  };
+}
+
+function writeTensorType({ dtype, shape }: TensorType, before?: TensorTypeProto): TensorTypeProto {
+  const dims = before?.shape?.dim ?? [];
+  const dim = shape?.map((d, i) => writeDim(d, dims.length === shape.length ? dims[i] : undefined));
+  return amend(before, {
+    elemType: dtypeCode(dtype),
+    shape: dim && amend(before?.shape, { dim }),
+  });
+}
+
+function writeDim(dim: Dim, before?: Dimension): Dimension {
+  const { dimValue, dimParam, ...kept } = amend(before, {});
+  if (dim === null) return kept;
+  return typeof dim === 'string' ? { ...kept, dimParam: dim } : { ...kept, dimValue: writeInt(dim) };
+}

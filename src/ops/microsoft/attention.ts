@@ -1,0 +1,212 @@
+/** ONNX Runtime's own attention, in the forms that its optimizer and its exporters write. */
+import {
+  attend,
+  causalBias,
+  defaultScale,
+  lengthBias,
+  mergeHeads,
+  repeatHeads,
+  splitHeads,
+} from '../core/attend.js';
+import type { Expr } from '../core/expr.js';
+import { rotate } from '../core/rotate.js';
+import { expansion, type NodeView } from '../core/rule.js';
+
+type View = Pick<NodeView, 'attrs' | 'g' | 'unsupported'>;
+
+type Fused = readonly [
+  x: Expr,
+  weights: Expr,
+  bias?: Expr,
+  mask?: Expr,
+  past?: Expr,
+  attentionBias?: Expr,
+  pastLength?: Expr,
+];
+
+/** Attention of x with itself, whose queries, keys and values come from one product. */
+export const Attention = expansion<Fused>(node => {
+  const [x, weights, bias, mask, past, attentionBias, pastLength] = node.inputs;
+  const { attrs, g } = node;
+  if (attrs.int('do_rotary', 0)) node.unsupported("'do_rotary'");
+  if (pastLength) node.unsupported('a past that shares its buffer');
+  const product = x.matmul(weights);
+  const projected = bias ? product.add(bias) : product;
+  const heads = attrs.int('num_heads', 1);
+  const [q, k, v] = thirds(projected, attrs.ints('qkv_hidden_sizes')).map(e => splitHeads(e, heads)) as Three;
+  const at = (i: number) => past?.gather(g.scalar(i, 'int64'));
+  const [key, value] = [after(at(0), k), after(at(1), v)];
+  const y = attention(node, [q, key, value], { mask, attentionBias, past: at(0) });
+  return [y, node.has(1) ? key.unsqueeze([0]).concat([value.unsqueeze([0])], 0) : undefined];
+});
+
+type Three = [Expr, Expr, Expr];
+
+type MultiHead = readonly [
+  q: Expr,
+  k?: Expr,
+  v?: Expr,
+  bias?: Expr,
+  mask?: Expr,
+  attentionBias?: Expr,
+  pastKey?: Expr,
+  pastValue?: Expr,
+  pastLength?: Expr,
+  beams?: Expr,
+];
+
+/** Attention of projected queries, keys and values [B, S, N * H]; those of another sequence may be [B, N, S, H]. */
+export const MultiHeadAttention = expansion<MultiHead>(node => {
+  const [q, k, v, bias, mask, attentionBias, pastKey, pastValue, pastLength, beams] = node.inputs;
+  if (!k || !v || k.rank === 5) return node.unsupported('packed queries, keys and values');
+  if (pastLength) node.unsupported('a past that shares its buffer');
+  if (beams) node.unsupported("'cache_indirection'");
+  const heads = node.attrs.int('num_heads', 1);
+  const biases = bias && biasParts(bias, [q, k, v]);
+  const split = (x: Expr, i: number) =>
+    x.rank === 4 ? x : splitHeads(biases ? x.add(biases[i]!) : x, heads);
+  const [key, value] = [after(pastKey, split(k, 1)), after(pastValue, split(v, 2))];
+  const y = attention(node, [split(q, 0), key, value], { mask, attentionBias, past: pastKey });
+  return [y, key, value];
+});
+
+type Grouped = readonly [
+  q: Expr,
+  k: Expr | undefined,
+  v: Expr | undefined,
+  pastKey: Expr | undefined,
+  pastValue: Expr | undefined,
+  lengths: Expr,
+  total: Expr,
+  cos?: Expr,
+  sin?: Expr,
+  positions?: Expr,
+  attentionBias?: Expr,
+  sink?: Expr,
+  ...others: Expr[],
+];
+
+/** Attention, mostly causal, in which query heads share a key head, after a past of equal length for each sample. */
+export const GroupQueryAttention = expansion<Grouped>(node => {
+  const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink, ...others] = node.inputs;
+  const { attrs } = node;
+  if (sink || attrs.int('smooth_softmax', 0)) node.unsupported('a smooth softmax');
+  if (others.some(e => e)) node.unsupported('a quantized past or normalized heads');
+  if (attrs.int('sliding_window_cache', 0)) node.unsupported("'sliding_window_cache'");
+  const [queries, keys] = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1)];
+  const heads = [queries, keys, keys];
+  const parts = (k && v ? [q, k, v] : packed(q, heads)) as Three;
+  const turned = (x: Expr, i: number) => {
+    if (!cos || !sin || i === 2 || !attrs.int('do_rotary', 0)) return splitHeads(x, heads[i]!);
+    const own = x.dims(1, 2).iota();
+    const places = positions ?? (pastKey ? own.add(pastKey.dims(2, 3)) : own).unsqueeze([0]);
+    const interleaved = attrs.int('rotary_interleaved', 0) === 1;
+    const spread = x.reshape([0, 0, heads[i]!, -1]);
+    return rotate(spread, [cos, sin, places], { width: rotaryWidth(cos, spread), interleaved }).transpose([
+      0, 2, 1, 3,
+    ]);
+  };
+  const [query, key0, value0] = parts.map(turned) as Three;
+  const [key, value] = [after(pastKey, key0), after(pastValue, value0)];
+  const times = queries / keys;
+  const scale = attrs.float('scale', 0);
+  const window = Math.max(0, attrs.int('local_window_size', -1));
+  const isCausal = attrs.int('causal', 1) === 1;
+  if (window && !isCausal) node.unsupported("'local_window_size' where it is not causal");
+  const biases = isCausal ? [causalBias(query, key, pastKey?.dims(2, 3), window)] : [];
+  if (attentionBias) biases.push(attentionBias);
+  const { y } = attend(query, repeatHeads(key, times), repeatHeads(value, times), {
+    scale: scale === 0 ? defaultScale(query) : scale,
+    softcap: attrs.float('softcap', 0),
+    biases,
+    mayMaskAll: false,
+  });
+  return [mergeHeads(y), key, value];
+});
+
+type Rotary = readonly [x: Expr, positions: Expr, cos: Expr, sin: Expr];
+
+/** Features turned by the angles of their positions, of which only the first may be given. */
+export const RotaryEmbedding = expansion<Rotary>(node => {
+  const [x, given, cos, sin] = node.inputs;
+  const { attrs, g } = node;
+  if (attrs.int('is_packed_batching', 0)) node.unsupported("'is_packed_batching'");
+  const merged = x.rank === 3;
+  const heads = attrs.int('num_heads', 0);
+  const shape = heads ? [0, 0, heads, -1] : g.vector([0, 0, -1, cos.dims(-1).mul(2)]);
+  const spread = merged ? x.reshape(shape) : x.transpose([0, 2, 1, 3]);
+  const positions = given.rank === 1 ? spread.dims(1, 2).iota().add(given).unsqueeze([0]) : given;
+  const turned = rotate(spread, [cos, sin, positions], {
+    width: attrs.int('rotary_embedding_dim', 0),
+    interleaved: attrs.int('interleaved', 0) === 1,
+  });
+  return [merged ? turned.reshapeLike(x) : turned.transpose([0, 2, 1, 3])];
+});
+
+/** The features that tables of angles are for; 0 for all of them. */
+function rotaryWidth(cos: Expr, x: Expr): number {
+  const half = cos.extent(-1);
+  return typeof half === 'number' && half * 2 !== x.extent(-1) ? half * 2 : 0;
+}
+
+const after = (past: Expr | undefined, x: Expr) => (past ? past.concat([x], 2) : x);
+
+type Masks = { mask?: Expr; attentionBias?: Expr; past?: Expr };
+
+function attention(node: View, [q, k, v]: Three, { mask, attentionBias, past }: Masks): Expr {
+  const { attrs } = node;
+  const scale = attrs.float('scale', 0);
+  const biases: Expr[] = [];
+  if (mask) biases.push(filterBias(node, mask, q, k));
+  if (attrs.int('unidirectional', 0)) biases.push(causalBias(q, k, past?.dims(2, 3)));
+  if (attentionBias) biases.push(attentionBias);
+  const { y } = attend(q, k, v, { scale: scale === 0 ? defaultScale(q) : scale, biases, mayMaskAll: false });
+  return mergeHeads(y);
+}
+
+/** A large negative number at keys that a mask hides: it counts keys [B], or holds 0 and 1: [B, T] or [B, S, T]. */
+function filterBias(node: View, mask: Expr, q: Expr, k: Expr): Expr {
+  const filter = node.attrs.float('mask_filter_value', -10000);
+  if (mask.rank > 3) node.unsupported(`a mask of ${mask.rank} axes`);
+  if (mask.rank > 1) {
+    const seen = mask.greater(0).unsqueeze(mask.rank === 2 ? [1, 2] : [1]);
+    return seen.where(q.g.scalar(0, q.dtype), filter);
+  }
+  if (typeof mask.extent(0) === 'number' && typeof q.extent(0) === 'number' && mask.extent(0) !== q.extent(0))
+    node.unsupported('a mask of first and last keys');
+  return lengthBias(k, mask, filter);
+}
+
+/** The last axis in three parts: of these sizes, or equal ones. */
+function thirds(x: Expr, sizes: readonly number[] | undefined): Expr[] {
+  const last = x.rank - 1;
+  const attrs = { axis: last, num_outputs: sizes ? undefined : 3 };
+  const lead = x.shape?.slice(0, -1);
+  const size = x.extent(-1);
+  const each = sizes ?? Array(3).fill(typeof size === 'number' ? size / 3 : null);
+  const types = each.map(n => ({ kind: 'tensor', dtype: x.dtype, shape: lead && [...lead, n] }) as const);
+  return x.g.emit('Split', [x, sizes && x.g.ints(sizes)], attrs, { outputs: 3, types });
+}
+
+/** Queries, keys and values that follow one another in each row, by their numbers of heads. */
+function packed(x: Expr, heads: readonly number[]): Expr[] {
+  const total = heads.reduce((a, b) => a + b);
+  const size = x.extent(-1);
+  const byHead = typeof size === 'number' ? x.g.ints(heads.map(n => (n * size) / total)) : undefined;
+  const sizes = byHead ?? x.dims(-1).div(total).mul(x.g.ints(heads));
+  const type = {
+    kind: 'tensor',
+    dtype: x.dtype,
+    shape: x.shape?.map((d, i) => (i === x.rank - 1 ? null : d)),
+  } as const;
+  return x.g.emit('Split', [x, sizes], { axis: x.rank - 1 }, { outputs: 3, types: [type, type, type] });
+}
+
+/** The bias of queries, keys and values: the first two are as wide as the queries. */
+function biasParts(bias: Expr, [q]: readonly Expr[]): Expr[] {
+  const { g } = bias;
+  const [width, twice] = [q!.dims(-1), q!.dims(-1).mul(2)];
+  const end = g.ints([Number.MAX_SAFE_INTEGER]);
+  const cut = (from: Expr, to: Expr) => bias.slice(from, to, [0]);
+  return [cut(g.ints([0]), width), cut(width, twice), cut(twice, end)];
+}

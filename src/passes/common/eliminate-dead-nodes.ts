@@ -1,0 +1,37 @@
+import type { Graph, Model } from '../../graph/ir.js';
+import { neededInputs, prune } from '../../graph/prune.js';
+
+/**
+ * Removes the nodes, those of subgraphs too, and the initializers of the main graph that no graph output depends on.
+ * Graph inputs, and initializers that are their defaults, stay. Returns whether anything was removed.
+ */
+export function eliminateDeadNodes(model: Model): boolean {
+  const { graph } = model;
+  const size = () => countNodes(model) + graph.initializers.size;
+  const before = size();
+  const live = prune(graph);
+  const inputs = new Set(graph.inputs);
+  for (const value of [...graph.initializers.keys()])
+    if (!live.has(value) && !inputs.has(value)) graph.initializers.delete(value);
+  return size() < before;
+}
+
+/** Removes the inputs without a default that no graph output depends on. Returns whether there were any. */
+export function dropUnreadInputs({ graph }: Model): boolean {
+  const needed = new Set(neededInputs(graph, graph.outputs));
+  const kept = graph.inputs.filter(v => needed.has(v) || graph.initializers.has(v));
+  const changed = kept.length < graph.inputs.length;
+  graph.inputs = kept;
+  return changed;
+}
+
+/** Number of nodes, subgraphs included. */
+export function countNodes(model: Model): number {
+  return countIn(model.graph);
+}
+
+function countIn({ nodes }: Graph): number {
+  let count = nodes.length;
+  for (const node of nodes) for (const sub of node.subgraphs()) count += countIn(sub);
+  return count;
+}

@@ -1,0 +1,161 @@
+import { isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Value } from '../../graph/ir.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { range } from '../../ops/core/rule.js';
+import {
+  criterion,
+  lossTerms,
+  type TargetRange,
+  takesClasses,
+  targetRange,
+  targetType,
+} from '../../ops/criterion.js';
+import type { LossSpec } from '../options.js';
+
+/**
+ * `exposed` is an inner value that the loss reads, which became an output of the graph; `constants` are the loss's own
+ * initializers, such as class weights, which are none of the model.
+ */
+export type AttachedLoss = {
+  loss: Value;
+  output?: Value;
+  target?: Value;
+  exposed?: Value;
+  constants?: ReadonlySet<Value>;
+};
+
+type Criterion = Exclude<LossSpec, { kind: 'output' }>;
+
+/**
+ * Adds the loss to `g.graph` as an output, with the target as a new input where the kind takes one. Throws
+ * `no-such-value` for an unknown output, `bad-option` where several outputs leave the choice open,
+ * `bad-dtype` or `bad-shape` where the output cannot carry the loss.
+ */
+export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
+  const output = pick(g, spec);
+  if (spec.kind === 'output') {
+    const target = g.graph.inputs.find(v => v.name === spec.target);
+    if (spec.target !== undefined && !target)
+      throw new AgdError(
+        'no-such-value',
+        `The model has no input '${spec.target}' that could be the target.`,
+      );
+    return { loss: addOutput(g, scalar(output)), output: output.value, target };
+  }
+  const exposed = expose(g, output);
+  const target = addTarget(g, spec, output);
+  const before = new Set(g.graph.initializers.keys());
+  const loss = criterion(spec.kind, output, target, spec);
+  const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
+  return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed, constants };
+}
+
+/** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
+export type AttachedSampleLosses = { losses: Value; weights?: Value };
+
+/**
+ * The same for evaluation: not the mean, but sums over each sample [batch], in float32 at least, from which the mean over
+ * any choice of samples is exact.
+ */
+export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleLosses {
+  const output = pick(g, spec);
+  expose(g, output);
+  const { loss, weight } = lossTerms(spec.kind, output, addTarget(g, spec, output), spec);
+  const perSample = (x: Expr) => {
+    const wide = x.cast(x.dtype === 'float64' ? 'float64' : 'float32');
+    return x.rank ? wide.sum(range(1, x.rank)) : wide.reshape([1]);
+  };
+  return {
+    losses: addOutput(g, perSample(loss), 'sample_losses'),
+    weights: weight && addOutput(g, perSample(weight), 'sample_weights'),
+  };
+}
+
+function addTarget(g: Builder, spec: Criterion, output: Expr): Expr {
+  const name = spec.target ?? 'target';
+  if (g.graph.inputs.some(v => v.name === name))
+    throw new AgdError(
+      'bad-option',
+      `The model already has an input '${name}': give the target another name with --target.`,
+    );
+  const target = g.newValue(name, { kind: 'tensor', ...targetType(spec.kind, output, spec) });
+  g.graph.inputs.push(target);
+  return g.of(target);
+}
+
+/** Makes an inner value an output, so that its shape is known to who reads the file. */
+function expose(g: Builder, { value }: Expr): Value | undefined {
+  if (g.graph.outputs.includes(value)) return undefined;
+  g.graph.addOutputs(value);
+  return value;
+}
+
+/** The output that the loss reads, or the inner value. */
+function pick(g: Builder, spec: LossSpec): Expr {
+  const output = choose(g, spec);
+  if (isFloat(output.value.dtype)) return output;
+  throw new AgdError(
+    'bad-dtype',
+    `Output '${output.value.name}' is ${output.value.dtype ?? 'not a tensor'}; a loss needs floating-point numbers.`,
+  );
+}
+
+function choose(g: Builder, spec: LossSpec): Expr {
+  const { outputs, nodes } = g.graph;
+  const names = outputs.map(v => `'${v.name}'`).join(', ');
+  if (spec.output !== undefined) {
+    const inner = nodes.flatMap(node => node.outputs);
+    const named = [...outputs, ...inner].find(v => v?.name === spec.output);
+    if (!named)
+      throw new AgdError(
+        'no-such-value',
+        `The model has no output or inner value '${spec.output}'; its outputs are ${names}.`,
+      );
+    return g.of(named);
+  }
+  const fitting = outputs.filter(v => isFloat(v.dtype));
+  if (fitting.length === 1) return g.of(fitting[0]!);
+  if (!fitting.length)
+    throw new AgdError(
+      'bad-dtype',
+      `The model has no floating-point output to compute a loss from: ${names}.`,
+    );
+  const choice = fitting.map(v => `'${v.name}' [${v.shape ?? '?'}]`).join(', ');
+  throw new AgdError(
+    'bad-option',
+    `The model has several outputs: choose with --output the one that the loss reads, ${choice}.`,
+  );
+}
+
+function scalar(x: Expr): Expr {
+  const size = x.staticShape?.reduce((n, d) => n * d, 1);
+  if (size !== 1) {
+    const shape = `[${x.shape ?? '?'}]`;
+    throw new AgdError(
+      'bad-shape',
+      `Output '${x.value.name}' of shape ${shape} is no loss: a loss is one number.`,
+    );
+  }
+  return x.rank === 0 ? x : x.reshape([]);
+}
+
+/** Makes the loss an output of this name, as far as it is free. */
+function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
+  if (g.graph.outputs.includes(loss.value)) return loss.value;
+  const out = g.newValue(name, loss.type);
+  g.identity(loss.value, out);
+  g.graph.addOutputs(out);
+  return out;
+}
+
+/** What the elements of the target may be, where the loss reads this output; undefined where that is open. */
+export function rangeOfTarget(spec: LossSpec, output: Value): TargetRange | undefined {
+  return spec.kind === 'output' ? undefined : targetRange(spec.kind, output.shape, spec);
+}
+
+/** Whether targets of this loss are class numbers, for which accuracy means something. */
+export function isClassification(spec: LossSpec): boolean {
+  return spec.kind !== 'output' && takesClasses(spec.kind);
+}

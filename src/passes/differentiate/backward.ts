@@ -1,0 +1,204 @@
+import { isFloat, isQuantized } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Node, Shape, Value } from '../../graph/ir.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { NodeView, type OpDef, type Rule } from '../../ops/core/rule.js';
+import { sumOf } from '../../ops/core/sequence.js';
+import { isDifferentiable } from '../../ops/core/types.js';
+import { opDef } from '../../ops/index.js';
+import { expandNodes } from './expand-nodes.js';
+
+export type BackwardOptions = {
+  /** Rounding operators let the gradient through unchanged instead of stopping it. */
+  straightThrough?: boolean;
+};
+
+/**
+ * Appends to `g.graph` the nodes that compute, from the cotangents of some of its values, the cotangents of
+ * `wrt`: reverse-mode differentiation, pruned to the nodes that lie between the two. Returns one expression
+ * per value of `wrt`, undefined where no gradient arrives.
+ *
+ * Throws `no-gradient` where an operator on the way has no rule.
+ */
+export function backward(
+  g: Builder,
+  cotangents: ReadonlyMap<Value, Expr>,
+  wrt: readonly Value[],
+  options: BackwardOptions = {},
+): (Expr | undefined)[] {
+  // What a gradient is taken for is about to change: no rule may take its value of now for a constant.
+  g.forget(wrt);
+  const before = activeValues(g.graph.nodes, wrt, options);
+  const active = expandNodes(g, before, options) ? activeValues(g.graph.nodes, wrt, options) : before;
+  const nodes = [...g.graph.nodes];
+  const sums = new Map<Value, Expr[]>();
+  const push = (value: Value, cotangent: Expr) => {
+    const list = sums.get(value);
+    if (list) list.push(cotangent);
+    else sums.set(value, [cotangent]);
+  };
+  const total = (value: Value | null): Expr | undefined => {
+    const list = value && sums.get(value);
+    if (!list) return undefined;
+    const sum = list.reduce(sumOf);
+    sums.set(value, [sum]);
+    return sum;
+  };
+  for (const [value, cotangent] of cotangents) push(value, cotangent);
+
+  for (const node of nodes.reverse()) {
+    const operands = operandsOf(node);
+    if (!operands.some(v => v && active.has(v))) continue;
+    const dys = node.outputs.map(v => (v && active.has(v) ? total(v) : undefined));
+    if (dys.every(dy => !dy)) continue;
+    const rule = ruleOf(opDef(node), options);
+    if (rule === null) continue;
+    if (!rule) throw noRule(node, g, active, wrt, cotangents);
+    const needs = (i: number) => !!operands[i] && active.has(operands[i]);
+    const view = new NodeView(node, g, g.opset(node.domain), captures(node), needs, (sub, dy, x) =>
+      backward(sub, dy, x, options),
+    );
+    const pullbacks = rule(dys as never, view as never);
+    operands.forEach((operand, i) => {
+      const pullback = operand && active.has(operand) ? pullbacks[i] : null;
+      if (!pullback) return;
+      const sum = typeof pullback === 'function' ? undefined : total(operand);
+      const dx = typeof pullback === 'function' ? pullback() : pullback.addTo(sum);
+      check(dx, operand!, node, i);
+      if (sum) sums.set(operand!, [dx]);
+      else push(operand!, dx);
+    });
+  }
+  return wrt.map(value => total(value));
+}
+
+/** What a node reads: its inputs, then the outer values that its subgraphs read. */
+function operandsOf(node: Node): readonly (Value | null)[] {
+  const captured = captures(node);
+  return captured.length ? [...node.inputs, ...captured] : node.inputs;
+}
+
+const NOTHING: readonly Value[] = [];
+
+function captures(node: Node): readonly Value[] {
+  if (node.subgraphs().length === 0) return NOTHING;
+  return [...new Set(node.subgraphs().flatMap(sub => sub.captures()))];
+}
+
+/** The values that depend on `wrt` through differentiable operators, `wrt` included. */
+export function activeValues(
+  nodes: readonly Node[],
+  wrt: readonly Value[],
+  options: BackwardOptions = {},
+): Set<Value> {
+  const active = new Set<Value>(wrt);
+  for (const node of nodes) {
+    if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
+    for (const output of node.outputs)
+      if (output && mayCarryGradient(node, output, options)) active.add(output);
+  }
+  return active;
+}
+
+/**
+ * With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for; so have
+ * sums of its products, which are int32, but not what is made an int32 to count or to point at something.
+ */
+function mayCarryGradient({ opType, inputs }: Node, { type }: Value, options: BackwardOptions): boolean {
+  if (type?.kind !== 'tensor') return !type || isDifferentiable(type);
+  if (isFloat(type.dtype)) return true;
+  if (!options.straightThrough) return false;
+  const isSum = type.dtype === 'int32' && !(opType === 'Cast' && isFloat(inputs[0]?.dtype));
+  return isSum || isQuantized(type.dtype);
+}
+
+/** The rule to use; null where gradients stop, undefined where the operator is not known. */
+function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, never> | null | undefined {
+  switch (def?.kind) {
+    case 'rule':
+      return def.rule;
+    case 'expansion':
+      return options.straightThrough ? def.straightThrough : undefined;
+    case 'none':
+      return null;
+    case 'zero':
+      return options.straightThrough ? def.straightThrough : null;
+    default:
+      return undefined;
+  }
+}
+
+/** Whether the gradient passes a node straight through where that is asked for: its slopes are not what it computes. */
+export function passesStraight(node: Node): boolean {
+  const def = opDef(node);
+  return def?.kind === 'zero' || (def?.kind === 'expansion' && def.straightThrough !== undefined);
+}
+
+/** A cotangent has its primal's type: a rule that breaks this is a bug, named where it happens. */
+function check(dx: Expr, x: Value, node: Node, input: number): void {
+  const where = `Gradient of ${node.label} for input ${input} ('${x.name}')`;
+  if (x.type?.kind !== 'tensor') return;
+  if (isFloat(x.dtype) ? dx.value.dtype !== x.dtype : !isFloat(dx.value.dtype))
+    throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
+  if (!compatible(dx.shape, x.shape))
+    throw new Error(`${where} has shape [${dx.shape}], the input [${x.shape}].`);
+  if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };
+}
+
+/** Whether two shapes may be the same: unknown and symbolic extents fit any. */
+export function compatible(a: Shape | undefined, b: Shape | undefined): boolean {
+  if (!a || !b) return true;
+  return (
+    a.length === b.length &&
+    a.every((d, i) => typeof d !== 'number' || typeof b[i] !== 'number' || d === b[i])
+  );
+}
+
+function noRule(
+  node: Node,
+  g: Builder,
+  active: ReadonlySet<Value>,
+  wrt: readonly Value[],
+  cotangents: ReadonlyMap<Value, Expr>,
+): AgdError {
+  const parameter = sourceOf(node, g, active, wrt);
+  const target = [...cotangents.keys()].map(v => `'${v.name}'`).join(', ');
+  const way = parameter.path.length ? ` (by way of ${parameter.path.map(n => n.label).join(', ')})` : '';
+  const laidOut = node.domain === 'com.microsoft.nchwc';
+  const advice = laidOut
+    ? 'ONNX Runtime laid the file out for one processor: save it at optimization level "extended" or below.'
+    : `Freeze '${parameter.value.name}' and what else feeds it with --freeze, or define its gradient with --extend.`;
+  return new AgdError(
+    'no-gradient',
+    `No gradient rule for op ${node.label}, on the path from '${parameter.value.name}' to ${target}${way}. ${advice}`,
+    laidOut ? {} : { details: howToDefine(node) },
+  );
+}
+
+/** The lines that add a gradient, with the names of this node. */
+function howToDefine({ domain, opType, inputs, outputs }: Node): string {
+  const names = (count: number, prefix: string) =>
+    Array.from({ length: count }, (_, i) => `${prefix}${i}`).join(', ');
+  const pullbacks = inputs.map((_, i) => `() => dy0.mul(x${i})`).join(', ');
+  return `To define it, write the formula into a file such as gradients.mjs, and run again with --extend gradients.mjs:
+
+  import { defineGradient } from 'agd-onnx/extend';
+  defineGradient('${domain ? `${domain}.` : ''}${opType}', ([${names(outputs.length, 'dy')}], node) => {
+    const [${names(inputs.length, 'x')}] = node.inputs;
+    return [${pullbacks}]; // the gradient of each input; null where there is none
+  });`;
+}
+
+/** One value of `wrt` that `node` depends on, with the nodes in between. */
+function sourceOf(node: Node, g: Builder, active: ReadonlySet<Value>, wrt: readonly Value[]) {
+  const path: Node[] = [];
+  let at = node;
+  for (;;) {
+    const next = operandsOf(at).find(v => v && active.has(v))!;
+    const producer = g.writer(next);
+    if (wrt.includes(next) || !producer) return { value: next, path };
+    path.unshift(producer);
+    at = producer;
+  }
+}

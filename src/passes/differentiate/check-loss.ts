@@ -1,0 +1,104 @@
+import type { Graph, Node, Value } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
+import { isBuiltInLoss, type LossKind } from '../../ops/criterion.js';
+import type { LossSpec } from '../options.js';
+
+/** What an output is, by the operator that makes it. */
+type Nature = 'probabilities' | 'independent probabilities' | 'logarithms' | 'scores';
+
+const NATURES = record<Nature>({
+  Softmax: 'probabilities',
+  Sigmoid: 'independent probabilities',
+  HardSigmoid: 'independent probabilities',
+  LogSoftmax: 'logarithms',
+  ...Object.fromEntries(['Gemm', 'MatMul', 'Conv', 'Add'].map(op => [op, 'scores' as const])),
+});
+
+/** What changes an element's place or type, not its value. */
+const MOVES = new Set(['Identity', 'Cast', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Transpose']);
+
+/** What takes scores of classes for what they are. */
+const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK', 'Hardmax']);
+
+/** Of a loss that misreads its output, as far as operators tell: what is wrong, and what to ask for. A line each. */
+export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
+  if (kind === 'output' || !isBuiltInLoss(kind)) return [];
+  const made = maker(output);
+  if (!made) return [];
+  const { nature, node, before } = made;
+  const it = `Output '${output.name}'`;
+  const scores = before && sameRank(before, output) ? before.name : undefined;
+  const from = scores === undefined ? '' : ` --output ${flagValue(scores)}`;
+  const fromScores = (loss: LossKind) =>
+    scores === undefined ? '' : `--loss ${loss}${from}, the scores before it`;
+  const either = (...ways: string[]) => ways.filter(Boolean).join(', or ');
+  const op = node.opType === 'Div' ? 'Softmax' : node.opType;
+  switch (kind) {
+    case 'cross-entropy':
+      if (nature === 'probabilities')
+        return [
+          `${it} is a Softmax already, and cross-entropy takes the softmax of what it reads: of probabilities it is nearly flat. ${use(fromScores('cross-entropy'))}`,
+        ];
+      if (nature === 'independent probabilities')
+        return [
+          `${it} is a ${op}, and cross-entropy takes scores of exclusive classes. ${use(either('--loss bce', fromScores('cross-entropy')))}`,
+        ];
+      return [];
+    case 'nll':
+      if (nature === 'logarithms') return [];
+      return [
+        `${it} is made by ${op}, and nll takes logarithms of probabilities. ${use(nature === 'scores' ? '--loss cross-entropy' : fromScores('cross-entropy'))}`,
+      ];
+    case 'bce-with-logits':
+      if (nature === 'scores') return [];
+      return [
+        `${it} is made by ${op}, and bce-with-logits takes the sigmoid of what it reads. ${use(nature === 'logarithms' ? '--loss nll' : either('--loss bce', fromScores(nature === 'probabilities' ? 'cross-entropy' : 'bce-with-logits')))}`,
+      ];
+    case 'bce':
+      if (nature === 'probabilities' || nature === 'independent probabilities') return [];
+      return [
+        `${it} is made by ${op}, and bce takes probabilities. ${use(nature === 'scores' ? '--loss bce-with-logits' : '--loss nll')}`,
+      ];
+    default: {
+      const reader = nature === 'scores' && classifierOf(output, graph);
+      if (!reader && !(nature === 'scores' && /logits?$/i.test(output.name))) return [];
+      const why = reader ? `, of which the model takes ${reader.opType}` : '';
+      return [
+        `${it} holds scores of classes${why}, and ${kind} takes them for the targets' own values. ${use(reader && reader.opType === 'Sigmoid' ? '--loss bce-with-logits' : '--loss cross-entropy')}`,
+      ];
+    }
+  }
+}
+
+const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.');
+
+/** As a shell takes it. */
+const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);
+
+function maker(output: Value) {
+  let node = output.producer;
+  while (node && node.domain === '' && MOVES.has(node.opType)) node = node.inputs[0]?.producer;
+  if (node?.domain !== '') return undefined;
+  const [top, bottom] = node.inputs;
+  const exponent = top?.producer;
+  // e^x / sum(e^x)
+  if (node.opType === 'Div' && exponent?.opType === 'Exp' && bottom) {
+    const total = bottom.producer;
+    if (total?.opType !== 'ReduceSum' || total.inputs[0] !== top) return undefined;
+    return { nature: 'probabilities' as const, node, before: exponent.inputs[0] };
+  }
+  const nature = NATURES[node.opType];
+  return nature && { nature, node, before: nature === 'scores' ? null : top };
+}
+
+const sameRank = (a: Value, b: Value) => !!a.shape && a.shape.length === b.shape?.length;
+
+function classifierOf(value: Value, graph: Graph): Node | undefined {
+  const known = new Set<Value | null>([value]);
+  for (const node of graph.nodes) {
+    if (node.domain !== '' || !known.has(node.inputs[0]!)) continue;
+    if (CLASSIFIERS.has(node.opType)) return node;
+    if (MOVES.has(node.opType)) known.add(node.outputs[0]!);
+  }
+  return undefined;
+}

@@ -1,0 +1,200 @@
+/** What a training description and the bindings beside it must be, so that nothing that reads them can fail on them. */
+import * as v from 'valibot';
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import { type AnyOptions, findOptimizer, optimizerNamed } from '../../ops/optimizers/index.js';
+import { resolveOptions } from '../../ops/optimizers/optimizer.js';
+import { RECORDED } from '../options.js';
+import type { TrainingDescription } from './description.js';
+
+/** What a value must be: the path of the first part that is not so, from the value on. */
+type Check = (x: unknown) => string | undefined;
+
+const when =
+  (ok: (x: unknown) => boolean): Check =>
+  x =>
+    ok(x) ? undefined : '';
+const text = when(x => typeof x === 'string');
+const number = when(x => typeof x === 'number');
+const count = when(x => Number.isSafeInteger(x) && (x as number) > 0);
+/** null is what JSON has for a number that is not finite. */
+const setting = when(x => x === null || ['number', 'string', 'boolean'].includes(typeof x));
+const optional =
+  (check: Check): Check =>
+  x =>
+    x === undefined ? undefined : check(x);
+const list =
+  (check: Check): Check =>
+  x => {
+    if (!Array.isArray(x)) return '';
+    return first(x.map((item, i) => [`[${i}]`, check(item)]));
+  };
+const isObject = (x: unknown): x is Record<string, unknown> =>
+  typeof x === 'object' && x !== null && !Array.isArray(x);
+const each =
+  (check: Check): Check =>
+  x =>
+    isObject(x) ? first(Object.entries(x).map(([key, value]) => [`.${key}`, check(value)])) : '';
+const shaped =
+  (fields: Record<string, Check>): Check =>
+  x => {
+    if (!isObject(x)) return '';
+    const own = (key: string) => (Object.hasOwn(x, key) ? x[key] : undefined);
+    return first(Object.entries(fields).map(([key, check]) => [`.${key}`, check(own(key))]));
+  };
+const first = (found: readonly [string, string | undefined][]) => {
+  const bad = found.find(([, path]) => path !== undefined);
+  return bad && `${bad[0]}${bad[1]}`;
+};
+
+/** Numbers, or lists of them as betas are. */
+const options = each(x => (Array.isArray(x) ? list(number)(x) : setting(x)));
+
+const RECORDED_CHECKS = Object.fromEntries(
+  Object.entries(RECORDED).map(([name, type]) => [name, optional(when(x => v.is(type, x)))]),
+) as Record<keyof typeof RECORDED, Check>;
+
+const PARAMETER = {
+  name: text,
+  grad: text,
+  state: each(text),
+  options: optional(options),
+  carry: optional(text),
+  rows: optional(text),
+  hessianProduct: optional(text),
+  gradSum: optional(text),
+  hessianSum: optional(text),
+  ema: optional(text),
+} satisfies Record<keyof TrainingDescription['parameters'][number], Check>;
+
+const DESCRIPTION = shaped({
+  version: when(x => x === 1),
+  loss: shaped({
+    kind: text,
+    name: text,
+    output: text,
+    target: optional(text),
+    classAxis: optional(when(Number.isSafeInteger)),
+    labelSmoothing: optional(number),
+    ignoreIndex: optional(number),
+    classWeights: optional(list(number)),
+  }),
+  outputs: list(text),
+  exports: optional(list(text)),
+  optimizer: shaped({ name: text, options, extension: optional(when(x => x === true)) }),
+  lr: text,
+  step: text,
+  scheduleTotal: optional(text),
+  accumulation: optional(shaped({ batches: count, counter: text })),
+  skipped: optional(text),
+  leastBatch: optional(shaped({ axis: text, samples: count, node: text })),
+  telemetry: optional(shaped({ name: text, columns: list(text) })),
+  parameters: list(shaped(PARAMETER)),
+  statistics: list(text),
+  checkpoint: optional(
+    shaped({
+      trainable: list(text),
+      frozen: list(text),
+      properties: each(
+        when(
+          x =>
+            Array.isArray(x) &&
+            x.length === 2 &&
+            typeof x[1] === 'string' &&
+            (['float', 'string'].includes(x[0]) || (x[0] === 'int' && /^-?\d{1,19}$/.test(x[1]))),
+        ),
+      ),
+    }),
+  ),
+  ...RECORDED_CHECKS,
+} satisfies Record<keyof TrainingDescription, Check>);
+
+/** Throws `invalid-model` where a field of a description, as read from JSON, is missing or of another type. */
+export function checkDescription(description: unknown): asserts description is TrainingDescription {
+  const path = DESCRIPTION(description);
+  if (path !== undefined)
+    throw damaged(`its field '${path.slice(1) || 'version'}' is missing or not what it should be`);
+}
+
+const damaged = (what: string) =>
+  new AgdError(
+    'invalid-model',
+    `The training step of the model is damaged: ${what}. Inject the original again.`,
+  );
+
+/**
+ * Throws `invalid-model` where description or update bindings name what the model does not have, or not of the type that
+ * they need: a run would fail at it, perhaps only when it is done.
+ */
+export function checkAgainst(model: Model, description: TrainingDescription): void {
+  const { graph, trainingInfo } = model;
+  const stored = new Map([...graph.initializers].map(([value, tensor]) => [value.name, { value, tensor }]));
+  const outputs = new Map(graph.outputs.map(v => [v.name, v]));
+  const ensure = (ok: boolean, what: string) => {
+    if (!ok) throw damaged(what);
+  };
+  const updates = trainingInfo.flatMap(info => info.updates);
+  const updated = new Set<string>();
+  for (const { state, value } of updates) {
+    ensure(stored.has(state), `it updates '${state}', which is no initializer`);
+    ensure(!updated.has(state), `it updates '${state}' twice`);
+    const next = outputs.get(value);
+    ensure(next !== undefined, `it updates '${state}' with '${value}', which is no output`);
+    const { dtype, dims } = stored.get(state)!.tensor;
+    const fits = next!.type === undefined || (next!.dtype === dtype && fitsShape(next!.shape, dims));
+    ensure(fits, `it updates '${state}' with '${value}', which is of another type`);
+    updated.add(state);
+  }
+  const { loss, lr, step, accumulation, skipped, telemetry, parameters, statistics, scheduleTotal } =
+    description;
+  ensure(outputs.has(loss.name), `its loss '${loss.name}' is no output`);
+  const isScalar = (name: string, dtype: string) => {
+    const tensor = stored.get(name)?.tensor;
+    return tensor?.dtype === dtype && tensor.size === 1;
+  };
+  ensure(isScalar(lr, 'float32'), `its learning rate '${lr}' is no float32 scalar`);
+  for (const counter of [step, accumulation?.counter, skipped])
+    ensure(
+      counter === undefined || isScalar(counter, 'int64'),
+      `its counter '${counter}' is no int64 scalar`,
+    );
+  const total = scheduleTotal === undefined ? undefined : stored.get(scheduleTotal)?.tensor;
+  ensure(
+    scheduleTotal === undefined || (total?.size === 1 && /^float(32|64)$/.test(total.dtype)),
+    `the end of its schedule '${scheduleTotal}' is no number`,
+  );
+  const states = parameters.flatMap(p => [
+    ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),
+    ...Object.values(p.state),
+  ]);
+  for (const name of [...states, ...statistics, ...(telemetry ? [telemetry.name] : [])])
+    ensure(updated.has(name), `nothing updates its state '${name}'`);
+  if (telemetry) {
+    const rows = stored.get(telemetry.name)!.tensor.size;
+    ensure(
+      rows === parameters.length * telemetry.columns.length && rows > 0,
+      `its record '${telemetry.name}' has ${rows} numbers for ${parameters.length} parameters`,
+    );
+  }
+  checkOptimizer(description);
+}
+
+const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[]) =>
+  !shape || (shape.length === dims.length && shape.every((d, i) => typeof d !== 'number' || d === dims[i]));
+
+/** Its options are in their ranges, and each parameter has the states that they ask for. */
+function checkOptimizer({ optimizer: { name, options, extension }, parameters }: TrainingDescription): void {
+  if (name === 'own' || (extension && !findOptimizer(name))) return;
+  try {
+    const optimizer = optimizerNamed(name);
+    for (const { name, state, options: own } of parameters) {
+      const all = resolveOptions(optimizer, { ...options, ...own } as AnyOptions);
+      const missing = optimizer.states(all).find(slot => !Object.hasOwn(state, slot));
+      if (missing !== undefined) throw damaged(`parameter '${name}' has no state '${missing}'`);
+    }
+  } catch (error) {
+    if (error instanceof AgdError && error.code === 'bad-option')
+      throw damaged(error.message.replace(/\.$/, ''));
+    throw error;
+  }
+}

@@ -1,0 +1,66 @@
+import { isExtension } from '../../ops/optimizers/index.js';
+import type { With } from '../common/context.js';
+import { recordedOptions } from '../options.js';
+import type { TrainingDescription } from './description.js';
+import { writeDescription } from './step-metadata.js';
+
+type Described = With<
+  | ('work' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
+  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'attached')
+>;
+
+/** Binds each state to its next value, and writes what a reader of the file has to know into its metadata. */
+export function describeStep(context: Described): TrainingDescription {
+  const { work, attached } = context;
+  work.irVersion = Math.max(work.irVersion, 8);
+  const updates = attached.updates.map(u => ({ state: u.state.name, value: u.value.name }));
+  work.trainingInfo = [{ updates, initializations: [], extra: undefined }];
+  const description = describe(context);
+  writeDescription(work, description);
+  return description;
+}
+
+function describe(context: Described): TrainingDescription {
+  const { options, spec, loss, optimizer, attached, trained, grads, groups, lookups } = context;
+  const { accumulate = 1 } = options;
+  return {
+    version: 1,
+    loss: {
+      ...spec,
+      name: loss.loss.name,
+      target: loss.target?.name,
+      output: loss.output?.name ?? loss.loss.name,
+    },
+    outputs: context.inference,
+    exports: context.exports,
+    optimizer: {
+      ...{ name: optimizer.name, options: optimizer.settings },
+      extension: isExtension(optimizer.name) || undefined,
+    },
+    lr: attached.lr.name,
+    step: attached.step.name,
+    scheduleTotal: attached.total?.name,
+    ...recordedOptions({ ...options, schedule: context.schedule }),
+    accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
+    skipped: attached.skipped?.name,
+    telemetry: attached.telemetry && {
+      name: attached.telemetry.state.name,
+      columns: attached.telemetry.columns,
+    },
+    parameters: trained.map((v, i) => ({
+      name: v.name,
+      grad: grads[i]!.value.name,
+      state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
+      options: Object.keys(groups[i]!).length ? groups[i] : undefined,
+      hessianProduct: attached.products[i]?.name,
+      carry: attached.carries[i]?.name,
+      rows: lookups?.get(v)?.rows.name,
+      gradSum: attached.sums?.[i]?.name,
+      hessianSum: attached.sums?.[trained.length + i]?.name,
+      ema: attached.averages?.[i]?.name,
+    })),
+    statistics: context.statistics.map(s => s.state.name),
+    leastBatch: context.leastBatch,
+    checkpoint: options.checkpoint,
+  };
+}

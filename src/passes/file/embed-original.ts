@@ -1,0 +1,168 @@
+import { AgdError } from '../../graph/errors.js';
+import { type Model, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { cutTensors, fillTensors, type Hole, patchModel } from '../../graph/patch.js';
+import { type Place, tensorsOf } from '../../graph/places.js';
+import { decodeModel, noFiles } from '../../graph/proto/codec.js';
+import { locateTensors } from '../../graph/proto/locate.js';
+import type { Tensor } from '../../graph/tensor.js';
+
+const BYTES = 'agd.original';
+const HOLES = 'agd.original.holes';
+const PLACES = 'agd.original.places';
+
+/**
+ * Keeps the original file in the injected model's metadata, less the tensors that the injected model holds itself, and
+ * where in it these belong: from the injected file alone, the trained values can go back into it. `source` is the model
+ * that the injected one was made from. What the original has in other files, and the injected model has no use for, it
+ * holds from now on all the same. Throws `invalid-model` where one of `trained` has no place in the file, or two have one.
+ */
+export function embedOriginal(
+  injected: Model,
+  original: Uint8Array,
+  source: Model,
+  trained: readonly string[],
+): void {
+  const located = locateTensors(original);
+  const { initializers } = injected.graph;
+  const byName = new Map(
+    [...located].flatMap(([place, { name }]) => (name === undefined ? [] : [[name, place]])),
+  );
+  const sources = [...tensorsOf(source)];
+  const byTensor = new Map(sources.map(({ place, tensor }) => [tensor, place]));
+  const places = new Map<Place, string>();
+  const placeOf = new Map<string, Place>();
+  for (const [{ name }, tensor] of initializers) {
+    const place = byName.get(name) ?? byTensor.get(tensor);
+    const stored = place === undefined ? undefined : located.get(place);
+    if (place === undefined || stored?.dtype !== tensor.dtype || `${stored.dims}` !== `${tensor.dims}`)
+      continue;
+    placeOf.set(name, place);
+    // Of several names for one place that of a trained tensor counts.
+    if (!places.has(place) || trained.includes(name)) places.set(place, name);
+  }
+  for (const name of trained)
+    if (places.get(placeOf.get(name) ?? '') !== name)
+      throw new AgdError(
+        'invalid-model',
+        `There is no place of its own in the file for what '${name}' learns: leave it out with --freeze.`,
+      );
+  const names = Names.of(injected);
+  for (const { place, tensor } of sources) {
+    if (!located.get(place)?.external || places.has(place)) continue;
+    const value = new Value(names.fresh((JSON.parse(place) as string[]).slice(1).join('/')));
+    initializers.set(value, tensor);
+    places.set(place, value.name);
+  }
+  const { rest, holes } = cutTensors(original, places, located);
+  injected.metadata.set(BYTES, Buffer.from(rest).toString('base64'));
+  injected.metadata.set(HOLES, JSON.stringify(holes));
+  injected.metadata.set(PLACES, JSON.stringify([...places]));
+}
+
+/** The original file, and the injected model's tensors by their places in it. */
+export type TrainedFile = { bytes: Uint8Array; tensors: Map<Place, Tensor>; placeOf: Map<string, Place> };
+
+/**
+ * The original file with the values of the injected model that are in the file itself; all other bytes are as they were.
+ * What it has in other files is among the `tensors`.
+ */
+export function trainedFile(injected: Model): TrainedFile {
+  const bytes = injected.metadata.get(BYTES);
+  const holes = injected.metadata.get(HOLES);
+  if (bytes === undefined || holes === undefined)
+    throw new AgdError(
+      'invalid-model',
+      'The model does not hold the one it was made from: it was not injected by agd-onnx.',
+    );
+  const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+  const left = Buffer.from(bytes, 'base64');
+  const cutOut = readHoles(holes, left.length);
+  const filled = fillTensors(left, cutOut, values);
+  const located = locateTensors(filled);
+  const tensors = new Map<Place, Tensor>();
+  const placeOf = new Map<string, Place>();
+  for (const [place, name] of placesIn(injected, located)) {
+    const tensor = values.get(name);
+    if (!tensor) throw new AgdError('invalid-model', `The model has lost the tensor '${name}'.`);
+    tensors.set(place, tensor);
+    placeOf.set(name, place);
+  }
+  const cut = new Set(cutOut.map(hole => hole.name));
+  const others = new Map(
+    [...placeOf].filter(([name, place]) => !cut.has(name) && !located.get(place)?.external),
+  );
+  const rest = new Map([...others].map(([name, place]) => [place, values.get(name)!]));
+  const chunks = rest.size ? patchModel(filled, rest, undefined, located) : [filled];
+  return { bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), tensors, placeOf };
+}
+
+/** Where the tensors of an injected model belong. Files of earlier versions do not say; names were all that counted. */
+function placesIn(injected: Model, located: ReturnType<typeof locateTensors>): [Place, string][] {
+  const text = injected.metadata.get(PLACES);
+  if (text !== undefined) return readPlaces(text, located);
+  const held = new Set([...injected.graph.initializers.keys()].map(v => v.name));
+  return [...located].flatMap(([place, { name }]): [Place, string][] =>
+    name !== undefined && held.has(name) ? [[place, name]] : [],
+  );
+}
+
+function damaged(entry: string, what: string): AgdError {
+  return new AgdError(
+    'invalid-model',
+    `The metadata entry '${entry}' is damaged: ${what}. Inject the original again.`,
+  );
+}
+
+function readJson(entry: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw damaged(entry, 'it is not JSON');
+  }
+}
+
+/** Throws `invalid-model` where they are not places in the order of a file of which `length` bytes are left. */
+function readHoles(text: string, length: number): Hole[] {
+  const holes = readJson(HOLES, text);
+  const isCount = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
+  const isHole = (x: Partial<Hole> | null) =>
+    typeof x?.name === 'string' && isCount(x.offset) && isCount(x.length);
+  if (!Array.isArray(holes) || !holes.every(isHole)) throw damaged(HOLES, 'it is no list of places');
+  let [filled, end] = [0, 0];
+  for (const hole of holes as Hole[]) {
+    if (hole.offset < end || hole.offset - filled > length)
+      throw damaged(HOLES, `tensor '${hole.name}' has no place at byte ${hole.offset}`);
+    filled += hole.length;
+    end = hole.offset + hole.length;
+  }
+  return holes;
+}
+
+/** Throws `invalid-model` where they are not pairs of a place that the file has and a name. */
+function readPlaces(text: string, located: ReadonlyMap<Place, unknown>): [Place, string][] {
+  const places = readJson(PLACES, text);
+  const isPair = (x: unknown) =>
+    Array.isArray(x) && x.length === 2 && x.every(part => typeof part === 'string');
+  if (!Array.isArray(places) || !places.every(isPair))
+    throw damaged(PLACES, 'it is no list of places and names');
+  const lost = (places as [Place, string][]).find(([place]) => !located.has(place));
+  if (lost) throw damaged(PLACES, `the original has no place for '${lost[1]}'`);
+  return places;
+}
+
+/** The original file with the values that the injected model holds now, but for those that it has in other files. */
+export function originalBytes(injected: Model): Uint8Array {
+  return trainedFile(injected).bytes;
+}
+
+/** The original model, with the values that the injected model holds now, those in external files included. */
+export function readOriginal(injected: Model): Model {
+  const { bytes, tensors } = trainedFile(injected);
+  const model = decodeModel(bytes, '.', noFiles);
+  for (const { place, replace } of [...tensorsOf(model)]) {
+    const tensor = tensors.get(place);
+    if (tensor) replace?.(tensor);
+  }
+  return model;
+}

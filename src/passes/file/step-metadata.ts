@@ -1,0 +1,45 @@
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import { checkAgainst, checkDescription } from './check-description.js';
+import type { TrainingDescription } from './description.js';
+
+const KEY = 'agd.training';
+
+export function isInjected(model: Model): boolean {
+  return model.metadata.has(KEY);
+}
+
+/** Throws `invalid-model` for a file that was not injected or is damaged, `unsupported-version` for one of another form. */
+export function readDescription(model: Model): TrainingDescription {
+  const text = model.metadata.get(KEY);
+  if (text === undefined)
+    throw new AgdError(
+      'invalid-model',
+      'The model holds no training step: run `agd-onnx inject` on it first.',
+    );
+  let description: unknown;
+  try {
+    description = JSON.parse(text);
+  } catch {
+    throw new AgdError('invalid-model', `The metadata entry '${KEY}' is not JSON: the file is damaged.`);
+  }
+  const { version } = (description ?? {}) as Partial<Record<'version', unknown>>;
+  if (typeof version === 'number' && version !== 1)
+    throw new AgdError(
+      'unsupported-version',
+      `The training step is of form ${version}; this version of agd-onnx reads form 1. Inject the original model again.`,
+    );
+  checkDescription(description);
+  return description;
+}
+
+/** The same for a model as `inject` writes it, whose graph and bindings have what the description names. */
+export function readStep(model: Model): TrainingDescription {
+  const description = readDescription(model);
+  checkAgainst(model, description);
+  return description;
+}
+
+export function writeDescription(model: Model, description: TrainingDescription): void {
+  model.metadata.set(KEY, JSON.stringify(description));
+}

@@ -1,0 +1,45 @@
+import { Graph, type Node, type Value } from '../../graph/ir.js';
+import { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { Attributes } from '../../ops/core/rule.js';
+import { ensure } from '../../ops/optimizers/optimizer.js';
+import { type AttachedLoss, attachLoss } from '../differentiate/attach-loss.js';
+import { backward } from '../differentiate/backward.js';
+import type { LossSpec } from '../options.js';
+
+/** Where ORTModule's graphs hand the outputs of a model to PyTorch, and take their gradients from there. */
+export const isYield = (node: Node): boolean => node.domain === 'com.microsoft' && node.opType === 'YieldOp';
+
+/** A loss in the place of PyTorch, with what is handed over as the outputs of the model. */
+export type Closed = AttachedLoss & { outputs: readonly Value[] };
+
+/**
+ * Appends to `g` a loss of what `node` hands over, and the gradients that it takes: those of all inputs but those that
+ * its attribute names. Throws as `attachLoss` does, and `bad-option` where there is no loss.
+ */
+export function closeYield(
+  node: Node,
+  g: Builder,
+  spec: LossSpec | undefined,
+): { closed: Closed; gradients: Expr[] } {
+  const { graph } = g;
+  ensure(
+    !!spec,
+    `${node.label} takes the gradients of the model's outputs from PyTorch: say with --loss what to minimize, or with --loss-output.`,
+  );
+  const outputs = node.inputs.flatMap(v => v ?? []);
+  const others = graph.outputs.filter(v => !outputs.includes(v));
+  const part: Node[] = [];
+  graph.outputs = outputs;
+  const loss = g.into(part, () => attachLoss(g, spec!));
+  graph.outputs = [...new Set([loss.loss, ...outputs, ...others])];
+
+  const fixed = new Attributes(node).ints('non_differentiable_outputs') ?? [];
+  const wanted = outputs.filter((_, i) => !fixed.includes(i));
+  const view = Graph.view(graph, { nodes: part });
+  const v = new Builder(view, g.scope, g);
+  const found = backward(v, new Map([[loss.loss, v.of(loss.loss).ones()]]), wanted);
+  const gradients = wanted.map((value, i) => found[i] ?? v.of(value).zeros());
+  g.adopt(view.nodes);
+  return { closed: { ...loss, outputs }, gradients };
+}

@@ -1,0 +1,226 @@
+import { AgdError } from '../../graph/errors.js';
+import { allGraphs, Graph, Model, type Node, type Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { spellDefaultDomain } from '../../graph/proto/read.js';
+import { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { GradientNode, type Surroundings } from '../../ops/core/gradient-node.js';
+import { inferTypes } from '../../ops/core/infer.js';
+import { ortLowering } from '../../ops/ort-gradients/index.js';
+import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
+import { upgradeOpset } from '../normalize/upgrade-opset.js';
+import type { LossSpec } from '../options.js';
+import { type Closed, closeYield, isYield } from './close-yield.js';
+import { isOrtTraining } from './ort-operators.js';
+
+/**
+ * Writes a training graph of ONNX Runtime's in standard operators. Its buffers of summed gradients go, and with them
+ * the signal that clears them. Running statistics that it updated in place are bound to outputs in `trainingInfo`.
+ * Where the graph leaves the loss to PyTorch, `loss` is attached. Returns the names of the gradients by those of their
+ * parameters, and that loss.
+ *
+ * Throws `unsupported-op` for an operator that has no such form, `bad-option` where a loss is needed and not given.
+ */
+export async function lowerOrtGradients(
+  model: Model,
+  oracle: ShapeOracle,
+  loss?: LossSpec,
+): Promise<{ gradients: Map<string, string>; closed?: Closed }> {
+  const { graph } = model;
+  checkOperators(graph);
+  const gradients = takeBuffers(graph);
+  upgradeOpset(model);
+  bindStatistics(model);
+  const surroundings: Progress = {
+    loss,
+    // As they came: nodes that are lowered leave the graph, and gradients still ask for those of the forward pass.
+    writers: new Map(graph.nodes.flatMap(n => n.outputs.flatMap(o => (o ? [[o, n] as const] : [])))),
+    values: new Map(valuesOf(graph).map(v => [v.name, v])),
+    lost: new Set(),
+  };
+  for (;;) {
+    const left = graph.nodes.find(isLowered);
+    if (!left) break;
+    const runnable = runnablePart(model);
+    if (runnable.graph.nodes.length) await inferShapes(runnable, oracle);
+    if (!lowerReady(model, surroundings))
+      throw new AgdError('unsupported-op', `Cannot lower ${left.label}: the rank of an input is not known.`);
+  }
+  spellDefaultDomain(model);
+  const domains = new Set([...allGraphs(graph)].flatMap(g => g.nodes.map(n => n.domain)));
+  for (const domain of [...model.opsetImports.keys()])
+    if (domain && !domains.has(domain)) model.opsetImports.delete(domain);
+  if (!gradients.size) for (const pair of gradientsByName(graph)) gradients.set(...pair);
+  return { gradients, closed: surroundings.closed };
+}
+
+const isLowered = (node: Node) => isYield(node) || ortLowering(node) !== undefined;
+
+/** The nodes of ONNX Runtime's training that there are no standard operators for. */
+export function notLowered(graph: Graph): Node[] {
+  const sums = new Set(buffered(graph));
+  return graph.nodes.filter(n => isOrtTraining(n) && !isLowered(n) && !sums.has(n));
+}
+
+/** Throws `unsupported-op` where there are such nodes. */
+export function checkOperators(graph: Graph): void {
+  const [unknown] = notLowered(graph);
+  if (!unknown) return;
+  throw new AgdError(
+    'unsupported-op',
+    `No standard operators do what ${unknown.label} of ONNX Runtime's training does.`,
+  );
+}
+
+/** The nodes that add gradients up in inputs. */
+function buffered({ nodes, inputs }: Graph): Node[] {
+  const given = new Set<Value | null>(inputs);
+  return nodes.filter(n => /^InPlaceAccumulator(V2)?$/.test(n.opType) && given.has(n.inputs[0]!));
+}
+
+const BUFFER = /_grad\.accumulation\.buffer$/;
+
+/** Removes the nodes that add gradients up in buffers. Returns the gradients by the parameters they are for. */
+function takeBuffers(graph: Graph): Map<string, string> {
+  const sums = buffered(graph);
+  const gone = new Set(sums.flatMap(n => [n.inputs[0], n.inputs[2], ...n.outputs]));
+  graph.nodes = graph.nodes.filter(n => !sums.includes(n));
+  for (const node of graph.nodes) for (const v of node.inputs) gone.delete(v);
+  graph.inputs = graph.inputs.filter(v => !gone.has(v));
+  graph.outputs = graph.outputs.filter(v => !gone.has(v));
+  return new Map(
+    sums.map(({ inputs: [buffer, grad] }) => {
+      const name = BUFFER.test(buffer!.name)
+        ? buffer!.name.replace(BUFFER, '')
+        : grad!.name.replace(/_grad$/, '');
+      return [name, grad!.name];
+    }),
+  );
+}
+
+/** Without buffers, the gradients are outputs that are called after their parameters. */
+function gradientsByName({ inputs, initializers, outputs }: Graph): [string, string][] {
+  const given = new Set(outputs.map(v => v.name));
+  return [...inputs, ...initializers.keys()]
+    .map(({ name }): [string, string] => [name, `${name}_grad`])
+    .filter(([, grad]) => given.has(grad));
+}
+
+/** The running statistics of batch normalization, which ONNX Runtime writes where it read them. */
+function bindStatistics(model: Model): void {
+  const { graph } = model;
+  const updates = graph.nodes
+    .filter(n => n.opType === 'BatchNormInternal')
+    .flatMap(n => [1, 2].map(i => ({ state: n.inputs[i + 2]!, value: n.outputs[i] })))
+    .filter(u => u.value && (graph.inputs.includes(u.state) || graph.initializers.has(u.state)))
+    .map(u => ({ state: u.state.name, value: u.value!.name }));
+  model.trainingInfo = updates.length ? [{ updates, initializations: [], extra: undefined }] : [];
+}
+
+function valuesOf({ inputs, initializers, nodes }: Graph): Value[] {
+  return [...inputs, ...initializers.keys(), ...nodes.flatMap(n => n.outputs.flatMap(o => o ?? []))];
+}
+
+/** The nodes that stock builds can run: what ONNX Runtime tells the types of. */
+function runnablePart(model: Model): Model {
+  const missing = new Set<Value | null>();
+  const part = Graph.view(model.graph);
+  part.nodes = model.graph.nodes.filter(node => {
+    const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
+    const runs = !isLowered(node) && !reads.some(v => missing.has(v));
+    if (!runs) for (const o of node.outputs) missing.add(o);
+    return runs;
+  });
+  return Object.assign(new Model(part), model, { graph: part });
+}
+
+/** `lost` are values that only the gradient of the node that wrote them reads, which does without. */
+type Progress = Surroundings & {
+  values: Map<string, Value>;
+  lost: Set<Value>;
+  loss: LossSpec | undefined;
+  closed?: Closed;
+};
+
+/** Lowers the nodes whose inputs' ranks are known. Returns whether there were any. */
+function lowerReady(model: Model, surroundings: Progress): boolean {
+  const { graph } = model;
+  const { lost, values } = surroundings;
+  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  const nodes: Node[] = [];
+  let changed = false;
+  for (const node of graph.nodes) {
+    const ready = node.inputs.every(v => !v || v.shape || lost.has(v));
+    if (!ready || !isLowered(node)) {
+      checkKept(node, lost);
+      nodes.push(node);
+      settle(node, g, surroundings);
+      continue;
+    }
+    changed = true;
+    const outputs = g.into(nodes, () => lowered(node, g, surroundings));
+    node.outputs.forEach((old, i) => {
+      const made = outputs[i];
+      if (old && !made) lost.add(old);
+      if (!old || !made) return;
+      if (!made.shape) made.typed(typeByName(old, surroundings));
+      old.type = made.type;
+      const now = g.into(nodes, () => g.replace(old, made));
+      old.replaceAllUses(now);
+      values.set(now.name, now);
+    });
+  }
+  graph.nodes = nodes;
+  return changed;
+}
+
+function lowered(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
+  if (!isYield(node)) return byLowering(node, g, surroundings);
+  const { closed, gradients } = closeYield(node, g, surroundings.loss);
+  surroundings.closed = closed;
+  return gradients;
+}
+
+/** No schema of these operators is at hand: that a node lacks what it needs shows when it is missed. */
+function byLowering(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
+  try {
+    return ortLowering(node)!(new GradientNode(node, g, surroundings));
+  } catch (cause) {
+    if (!(cause instanceof TypeError)) throw cause;
+    throw new AgdError('invalid-model', `${node.label} has not the inputs that its operator needs.`, {
+      cause,
+    });
+  }
+}
+
+function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {
+  const value = isLowered(node) ? undefined : node.inputs.find(v => lost.has(v));
+  if (value)
+    throw new AgdError(
+      'unsupported-op',
+      `${node.label} reads '${value.name}', which no standard operator computes: only a gradient can.`,
+    );
+}
+
+/** Types of what a standard node after the first lowered one writes. */
+function settle(node: Node, g: Builder, surroundings: Surroundings): void {
+  if (node.outputs.every(o => !o || o.shape)) return;
+  const types =
+    node.domain === ''
+      ? inferTypes(
+          node,
+          node.inputs.map(v => (v ? g.of(v) : undefined)),
+        )
+      : [];
+  node.outputs.forEach((o, i) => {
+    if (!o || o.shape) return;
+    const type = types[i];
+    o.type = (type?.kind === 'tensor' && type.shape ? type : typeByName(o, surroundings)) ?? type ?? o.type;
+  });
+}
+
+/** A gradient is of its primal's type. */
+function typeByName({ name }: Value, { values }: Surroundings) {
+  const base = name.match(/^(.+)_grad(_\w*)?$/)?.[1];
+  return base === undefined ? undefined : values.get(base)?.type;
+}

@@ -1,0 +1,130 @@
+import { cloneNodes } from '../../graph/clone.js';
+import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { Builder } from '../../ops/core/builder.js';
+import { evaluate, type Integers, integersOf, isKnown, type Known } from '../../ops/core/integers.js';
+import { Attributes } from '../../ops/core/rule.js';
+import { fillIn } from './infer-shapes.js';
+
+/**
+ * Evaluates the arithmetic on shapes that exporters leave in a graph, where extents or a number of axes hang on it: the
+ * runtime's shape inference does not follow all of it. Integers that are known become initializers, and so do those of a
+ * Reshape where all but extents that stay in their place are; a vector of unknown extents whose length is known says so,
+ * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns
+ * that anything changed. With `all`, also where nothing is open.
+ */
+export function foldShapes(model: Model, { all = false } = {}): boolean {
+  const { graph } = model;
+  if (!all && graph.nodes.every(node => node.outputs.every(hasRank) && !isOpenReshape(graph, node)))
+    return false;
+  const names = Names.of(model);
+  const known = new Map<Value, Integers>();
+  for (const [value, tensor] of graph.initializers) {
+    const integers = integersOf(tensor);
+    if (integers && !graph.inputs.includes(value)) known.set(value, integers);
+  }
+  const g = new Builder(graph, { names, opsets: model.opsetImports });
+  let changed = false;
+  const nodes = graph.nodes.flatMap(node => {
+    const result = evaluate(node, known);
+    const [output] = node.outputs;
+    if (result && output) known.set(output, result);
+    const folded = fold(graph, node, known, names);
+    // What follows from it is told in the same round: there may be many of them, one after the other.
+    for (const kept of folded ?? [node]) fillIn(g, kept);
+    changed ||= folded !== undefined;
+    return folded ?? [node];
+  });
+  if (changed) graph.nodes = nodes;
+  return changed;
+}
+
+/** A sequence has no rank to know. */
+function hasRank(value: Value | null): boolean {
+  return !value || (value.type?.kind === 'tensor' ? value.shape !== undefined : value.type !== undefined);
+}
+
+/** A Reshape to computed extents, of which the runtime does not know all. */
+function isOpenReshape(graph: Graph, { opType, domain, inputs, outputs }: Node): boolean {
+  const isComputed = opType === 'Reshape' && domain === '' && !graph.initializers.has(inputs[1]!);
+  return isComputed && outputs[0]?.shape?.includes(null) === true;
+}
+
+/** The extents that a Reshape writes, as it takes them: 0 for one that stays in its place. */
+function reshapedTo(node: Node, { data }: Integers): number[] | undefined {
+  if (new Attributes(node).int('allowzero', 0) || data.includes(0)) return undefined;
+  const from = node.inputs[0]?.shape;
+  const extents = data.map((d, i) => (typeof d === 'string' && d === from?.[i] ? 0 : d));
+  return extents.every(d => typeof d === 'number') ? extents : undefined;
+}
+
+/** What takes the place of a node; undefined where it stays. */
+function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Names): Node[] | undefined {
+  const [output] = node.outputs;
+  const result = output && known.get(output);
+  // Scalars tell no rank, but decide branches, of which the runtime then knows more than it accepts. The largest of 64 bits
+  // are bounds of slices, which a number does not hold.
+  const isShape =
+    result && isKnown(result) && !result.scalar && result.data.every(d => Number.isSafeInteger(d));
+  if (isShape && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
+    graph.initializers.set(output, integerTensor(output, result));
+    return [];
+  }
+  const condition = node.opType === 'If' ? known.get(node.inputs[0]!)?.data[0] : undefined;
+  if (typeof condition === 'number')
+    return taken(graph, node, condition ? 'then_branch' : 'else_branch', names);
+  if (node.opType === 'Range' && node.inputs.some(v => v?.shape?.length === 1))
+    return scalarRange(graph, node, names);
+  const shape = node.opType === 'Reshape' || node.opType === 'Expand' ? node.inputs[1] : undefined;
+  const extents = isOpenReshape(graph, node) && known.has(shape!) && reshapedTo(node, known.get(shape!)!);
+  if (extents) {
+    const constant = new Value(names.fresh(`${shape!.name}_extents`));
+    graph.initializers.set(constant, Tensor.ints(extents));
+    node.setInput(1, constant);
+    return [node];
+  }
+  const length = shape ? known.get(shape)?.data.length : undefined;
+  if (!shape || length === undefined || typeof shape.shape?.[0] === 'number') return undefined;
+  const [settled, extent] = ['settled', 'length'].map(
+    hint => new Value(names.fresh(`${shape.name}_${hint}`)),
+  );
+  graph.initializers.set(extent!, Tensor.ints([length]));
+  node.setInput(1, settled!);
+  return [new Node('Reshape', [shape, extent!], [settled!]), node];
+}
+
+/** The runtime takes vectors of one element for a Range's scalars, but not where it knows that they are. */
+function scalarRange(graph: Graph, node: Node, names: Names): Node[] {
+  const shape = new Value(names.fresh('scalar'));
+  graph.initializers.set(shape, Tensor.ints([]));
+  const scalars = node.inputs.map(v => new Value(names.fresh(`${v!.name}_scalar`)));
+  const reshapes = node.inputs.map((v, i) => new Node('Reshape', [v, shape], [scalars[i]!]));
+  node.inputs = scalars;
+  return [...reshapes, node];
+}
+
+function integerTensor({ dtype }: Value, { scalar, data }: Known): Tensor {
+  const dims = scalar ? [] : [data.length];
+  if (dtype === 'bool') return new Tensor('bool', dims, Uint8Array.from(data));
+  if (dtype === 'int32') return Tensor.from('int32', dims, Int32Array.from(data));
+  return Tensor.from('int64', dims, BigInt64Array.from(data, BigInt));
+}
+
+/** The nodes of the branch that is taken. */
+function taken(graph: Graph, node: Node, which: string, names: Names): Node[] | undefined {
+  const attr = node.attrs.get(which);
+  if (attr?.type !== 'graph') return undefined;
+  const { nodes, initializers, outputs } = attr.value;
+  for (const [value, tensor] of initializers) {
+    value.name = names.fresh(value.name);
+    graph.initializers.set(value, tensor);
+  }
+  const values = new Map<Value, Value>();
+  const copies = cloneNodes(nodes, { values, name: name => names.fresh(name) });
+  const results = outputs.map(v => values.get(v) ?? v);
+  return [
+    ...copies,
+    ...node.outputs.flatMap((o, i) => (o ? [new Node('Identity', [results[i]!], [o])] : [])),
+  ];
+}

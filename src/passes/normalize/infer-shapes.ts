@@ -1,0 +1,228 @@
+import { isFloat } from '../../graph/dtype.js';
+import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../../ops/core/bodies.js';
+import { Builder } from '../../ops/core/builder.js';
+import { followsInputs, isCertain } from '../../ops/core/follows.js';
+import { inferTypes } from '../../ops/core/infer.js';
+
+/** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
+export type ShapeOracle = {
+  (model: Model): Promise<Map<string, ValueType>>;
+  /** Where there are data to run the model on: they tell the numbers of axes that nothing else does. */
+  observed?: Observed;
+};
+
+export type Observed = {
+  /** The number of axes of what feeds this input. */
+  rank(input: string): number | undefined;
+  /**
+   * Types of the graph outputs, their ranks as in a run on the data and on `values` by input name. Empty where these are
+   * not all that the model takes.
+   */
+  run(model: Model, values: ReadonlyMap<string, Tensor>): Promise<Map<string, ValueType>>;
+};
+
+/** Of whose operators `inferTypes` knows the shapes. */
+const DOMAINS = new Set(['', 'ai.onnx.ml']);
+
+/** Floating-point initializers above this size are handed to the oracle as inputs: their values tell no shape. */
+const SMALL = 64;
+
+/**
+ * Sets the type of every value of the main graph that a node writes, as the runtime sees it: the values are
+ * made untyped outputs of a copy of the graph, and the oracle is asked. What it leaves open is filled in from
+ * what the file declares, then from the node's inputs, then from a run on data. Returns whether any type was added.
+ */
+export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<boolean> {
+  const { graph } = model;
+  for (const [value, tensor] of graph.initializers)
+    value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+  if (oracle.observed) setInputRanks(graph, oracle.observed);
+  const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
+  const declared = new Map(written.map(v => [v, v.type]));
+  // A session with fewer outputs is made faster, and these follow from what the others are.
+  const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
+  for (const value of graph.outputs) following.delete(value);
+  for (const value of following) if (value) value.type = undefined;
+  // It adds no nodes: nothing is named.
+  const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
+  const { certain, open } = tellCertain(g);
+  const asked = written.filter(v => !following.has(v) && !certain.has(v));
+  // A branch may have no nodes, only an initializer that it returns.
+  const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();
+  for (const value of written) value.type = types.get(value.name) ?? value.type;
+  await forgetUnknownRanks(model, open, asked, certain, oracle);
+  const isFree = graph.inputs.some(v => v.shape?.some(d => typeof d !== 'number'));
+  for (const value of asked) value.type = withDeclared(value.type, declared.get(value), isFree);
+  await fillInAll(model, g, oracle);
+  if (oracle.observed && (await observe(model, written, oracle.observed))) await fillInAll(model, g, oracle);
+  return types.size + certain.size > 0;
+}
+
+/** An input that the file gives no shape has as many axes as its data. */
+function setInputRanks({ inputs }: Graph, observed: Observed): void {
+  for (const value of inputs) {
+    const rank = value.type?.kind === 'tensor' && !value.shape ? observed.rank(value.name) : undefined;
+    if (rank !== undefined)
+      value.type = { kind: 'tensor', dtype: value.dtype!, shape: Array(rank).fill(null) };
+  }
+}
+
+/**
+ * What the file declares of a value of which the runtime knows less: where it has no inference for the operator. Where
+ * batches are of any size, a number as the first extent is but that of the batch that the file was made with.
+ */
+function withDeclared(
+  told: ValueType | undefined,
+  declared: ValueType | undefined,
+  isFree: boolean,
+): ValueType | undefined {
+  if (!told) return declared;
+  if (told.kind !== 'tensor' || told.shape || declared?.kind !== 'tensor' || !declared.shape) return told;
+  const shape = declared.shape.map((d, i) => (i === 0 && isFree && typeof d === 'number' ? null : d));
+  return { ...told, shape };
+}
+
+async function fillInAll(model: Model, g: Builder, oracle: ShapeOracle): Promise<void> {
+  for (const node of model.graph.nodes) {
+    for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
+    if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
+    else fillIn(g, node);
+  }
+}
+
+/** Takes the number of axes that is still open from a run. Returns whether it told any. */
+async function observe(model: Model, written: readonly Value[], observed: Observed): Promise<boolean> {
+  const open = written.filter(v => v.type?.kind === 'tensor' && !v.shape);
+  if (!open.length) return false;
+  const values = new Map([...model.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
+  const types = await observed.run(probe(model, model.graph.nodes, open, new Set()), values);
+  for (const value of open) value.type = types.get(value.name) ?? value.type;
+  return types.size > 0;
+}
+
+/**
+ * Types what follows from the inputs without a doubt, and returns it with the nodes that are left. A session takes time for
+ * each of its nodes; it is asked about the graph's outputs in any case, so that a runtime sees the model.
+ */
+function tellCertain(g: Builder): { certain: Set<Value>; open: readonly Node[] } {
+  const { inputs, initializers, nodes, outputs } = g.graph;
+  const known = new Set<Value | null>([...inputs, ...initializers.keys()]);
+  const asked = new Set<Value | null>(outputs);
+  const certain = new Set<Value>();
+  const open = nodes.filter(node => {
+    const [output] = node.outputs;
+    if (!output || asked.has(output) || !node.inputs.every(v => known.has(v))) return true;
+    const inputs = node.inputs.map(v => g.of(v!));
+    if (!isCertain(node, inputs)) return true;
+    [output.type] = inferTypes(node, inputs);
+    known.add(output);
+    certain.add(output);
+    return false;
+  });
+  return { certain, open };
+}
+
+/** The same for a subgraph, as a model of its own: what it reads from outside is input there. */
+async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOracle): Promise<void> {
+  const types = bodyInputTypes(node);
+  sub.inputs.forEach((value, i) => {
+    value.type = types[i] ?? value.type;
+  });
+  const body = Graph.view(sub, { inputs: [], initializers: new Map() });
+  const outer = new Map(
+    [...model.graph.initializers].filter(([, tensor]) => !isFloat(tensor.dtype) || tensor.size <= SMALL),
+  );
+  for (const value of sub.captures()) {
+    const tensor = outer.get(value);
+    if (tensor) body.initializers.set(value, tensor);
+    else body.inputs.push(value);
+  }
+  body.inputs.push(...sub.inputs);
+  const probed = Object.assign(new Model(body), model, { graph: body });
+  do {
+    if (body.inputs.some(v => !v.type)) return;
+    await inferShapes(probed, oracle);
+  } while (node.opType === 'Loop' && settleLoop(sub));
+}
+
+/** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */
+async function forgetUnknownRanks(
+  model: Model,
+  nodes: readonly Node[],
+  written: readonly Value[],
+  certain: ReadonlySet<Value>,
+  oracle: ShapeOracle,
+): Promise<void> {
+  const scalars = written.filter(v => v.shape?.length === 0);
+  if (scalars.length === 0) return;
+  const names = Names.of(model);
+  const shapes = scalars.map(v => new Node('Shape', [v], [new Value(names.fresh(`${v.name}_shape`))]));
+  const outputs = shapes.map(n => n.outputs[0]!);
+  const types = await oracle(probe(model, [...nodes, ...shapes], outputs, certain));
+  scalars.forEach((value, i) => {
+    const type = types.get(outputs[i]!.name);
+    if (type?.kind === 'tensor' && type.shape?.[0] !== 0)
+      value.type = { kind: 'tensor', dtype: value.dtype! };
+  });
+}
+
+/** Extents and ranks that follow from a node's inputs, and the types of sequences, which the runtime does not tell. */
+export function fillIn(g: Builder, node: Node): void {
+  if (!DOMAINS.has(node.domain) || !node.outputs.some(v => v && isOpen(v.type))) return;
+  const types = inferTypes(
+    node,
+    node.inputs.map(v => (v ? g.of(v) : undefined)),
+  );
+  setTypes(node, types);
+}
+
+function setTypes(node: Node, types: readonly (ValueType | undefined)[]): void {
+  node.outputs.forEach((value, i) => {
+    const [told, own] = [value?.type, types[i]];
+    if (!value || !isOpen(told) || !own) return;
+    value.type = told?.kind === 'tensor' && own.kind === 'tensor' ? merged(told, own) : own;
+  });
+}
+
+function isOpen(type: ValueType | undefined): boolean {
+  return type?.kind !== 'tensor' || !type.shape || type.shape.includes(null);
+}
+
+function merged(told: TensorType, own: TensorType): TensorType {
+  const shape = told.shape?.map((d, i) => d ?? own.shape?.[i] ?? null) ?? own.shape;
+  return { ...told, shape };
+}
+
+/** Below opset 22 the runtime may infer a window more for a pool with `ceil_mode` than its kernel computes. */
+function inferenceOpset(model: Model, nodes: readonly Node[]): number {
+  const rounds = (attr?: Attr) => attr?.type === 'int' && Number(attr.value) === 1;
+  return nodes.some(node => rounds(node.attrs.get('ceil_mode'))) ? Math.max(model.opset, 22) : model.opset;
+}
+
+/** These nodes, with `outputs` as graph outputs, what they read of `known` as inputs, and without the weight of the weights. */
+function probe(
+  model: Model,
+  nodes: readonly Node[],
+  outputs: readonly Value[],
+  known: ReadonlySet<Value>,
+): Model {
+  const { graph } = model;
+  const copy = Graph.view(graph, { nodes, inputs: [], outputs: [], initializers: new Map() });
+  const read = new Set(copy.captures());
+  copy.inputs = [...graph.inputs, ...[...read].filter(v => known.has(v))];
+  for (const [value, tensor] of graph.initializers) {
+    if (!read.has(value)) continue;
+    if (isFloat(tensor.dtype) && tensor.size > SMALL) {
+      if (!graph.inputs.includes(value)) copy.inputs.push(new Value(value.name, value.type));
+    } else copy.initializers.set(value, tensor);
+  }
+  copy.outputs = outputs.map(v => new Value(v.name));
+  const result = new Model(copy);
+  result.irVersion = model.irVersion;
+  result.opsetImports = new Map([...model.opsetImports, ['', inferenceOpset(model, nodes)]]);
+  result.functions = model.functions;
+  return result;
+}

@@ -1,0 +1,108 @@
+import { cloneGraph, cloneModel } from '../../graph/clone.js';
+import { Graph, type Model, Node, type Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { prune } from '../../graph/prune.js';
+import { Builder } from '../../ops/core/builder.js';
+import { positions } from '../../ops/core/scatter.js';
+import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
+import { anyRows, lastPlaces } from '../differentiate/look-up-rows.js';
+import { readDescription } from '../file/step-metadata.js';
+import { output } from '../update/transition.js';
+import { type ScannedSteps, scanSteps } from './scan-steps.js';
+
+/** A table of which a run gives only the rows that it looked up. */
+export type RunTable = {
+  /** The parameter and its optimizer state. */
+  states: string[];
+  /** The output that says which rows: an int32 vector of different numbers. */
+  rows: string;
+};
+
+export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
+
+/**
+ * The steps of a run, as `scanSteps` has them. Of a table of which a step changes only the rows that it looks up, the
+ * Scan's state is the rows that the run looks up: they are taken out of the table before the first step, so that no
+ * step's cost grows with the table. To put them back is the caller's: a graph cannot write into what it is fed.
+ */
+export function scanRows(model: Model): ScannedRows {
+  const { lr, parameters } = readDescription(model);
+  const lookups = parameters.flatMap(({ name, state, carry, rows }) => {
+    const states = [name, ...Object.values(state), ...(carry === undefined ? [] : [carry])];
+    return rows === undefined ? [] : [{ rows, states }];
+  });
+  if (!lookups.length) return { ...scanSteps(model), tables: [] };
+
+  const step = cloneModel(model);
+  const { graph } = step;
+  const data = graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
+  const indexing = indexingGraph(
+    graph,
+    data,
+    lookups.map(l => l.rows),
+  );
+  graph.nodes = graph.nodes.filter(node => !node.outputs.some(v => indexing.outputs.includes(v!)));
+  graph.inputs.push(...indexing.outputs);
+  eliminateDeadNodes(step);
+  const next = new Map(step.trainingInfo.flatMap(info => info.updates.map(u => [u.state, u.value])));
+  const types = new Map(graph.inputs.map(v => [v.name, v.type]));
+  for (const name of lookups.flatMap(l => l.states))
+    for (const v of [named(graph.inputs, name), named(graph.outputs, next.get(name)!)])
+      v.type = anyRows(v.type);
+
+  const scanned = scanSteps(step);
+  const outer = scanned.model.graph;
+  const main = outer.nodes.find(node => node.opType === 'Scan')!;
+  const names = Names.of(scanned.model);
+  const before: Node[] = [];
+  const g = new Builder(outer, { names, opsets: step.opsetImports });
+  const fed = (name: string) => named(outer.inputs, name);
+  const numbers = lookups.map(l => fed(l.rows));
+  const scan = new Node(
+    'Scan',
+    indexing.inputs.map(v => fed(v.name)),
+    numbers,
+  );
+  const body = cloneGraph(indexing, { name: name => names.fresh(`${name}_step`) });
+  scan.setAttr('body', { type: 'graph', value: body });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: scan.inputs.length });
+
+  const within = new Map<Value, Value>();
+  const tables = g.into(before, () =>
+    lookups.map(({ rows, states }, i): RunTable => {
+      const values = states.map(fed);
+      for (const v of values) v.type = types.get(v.name);
+      const count = values[0]!.shape![0] as number;
+      const all = g.of(numbers[i]!).reshape([-1]).op('Mod', [count]);
+      const last = lastPlaces(all, g.ints([count]));
+      const isOwn = last.equal(positions(all).cast('int32'));
+      const place = isOwn.cast('int64').op('CumSum', [0]).sub(1).gather(last);
+      const own = all.op('Compress', [isOwn], { axis: 0 });
+      within.set(numbers[i]!, place.reshapeLike(g.of(numbers[i]!)).value);
+      for (const v of values) within.set(v, g.of(v).gather(own).value);
+      return { states, rows: output(g, own.cast('int32'), `${rows}_of_run`).name };
+    }),
+  );
+  main.inputs = main.inputs.map(v => v && (within.get(v) ?? v));
+  outer.inputs = outer.inputs.filter(v => !numbers.includes(v));
+  outer.nodes = [scan, ...before, ...outer.nodes];
+  return { ...scanned, tables };
+}
+
+/** What computes the numbers of the rows that a step looks up. */
+function indexingGraph(graph: Graph, data: readonly Value[], rows: readonly string[]): Graph {
+  const written = graph.nodes.flatMap(node => node.outputs.flatMap(v => v ?? []));
+  const indexing = Graph.view(graph, {
+    outputs: rows.map(name => named(written, name)),
+    initializers: new Map(),
+  });
+  indexing.name = 'rows';
+  for (const v of indexing.outputs) v.type = { kind: 'tensor', dtype: 'int64', shape: [null] };
+  const live = prune(indexing);
+  const read = data.filter(v => live.has(v));
+  // A Scan needs something to scan.
+  indexing.inputs = read.length ? read : data.slice(0, 1);
+  return indexing;
+}
+
+const named = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;

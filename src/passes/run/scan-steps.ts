@@ -1,0 +1,85 @@
+import { cloneGraph } from '../../graph/clone.js';
+import { Graph, Model, Node, type Shape, Value, type ValueType } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { readDescription } from '../file/step-metadata.js';
+import { hoistReshapes } from './hoist-reshapes.js';
+
+/** Name of the axis of steps that the batches get. */
+const STEPS = 'steps';
+
+export type ScannedSteps = {
+  model: Model;
+  /** The output that has the telemetry of each step. */
+  telemetry?: string;
+  /** Extents of states that are not the model's own. */
+  hoisted: ReadonlyMap<string, readonly number[]>;
+};
+
+/**
+ * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
+ * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
+ * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `telemetry`
+ * names the output that stacks theirs; other outputs of the one-step form are left out. The learning rate is one for the run.
+ */
+export function scanSteps(model: Model): ScannedSteps {
+  const { lr, loss, telemetry } = readDescription(model);
+  const updates = model.trainingInfo.flatMap(info => info.updates);
+  const source = model.graph;
+  const find = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;
+  const states = updates.map(u => find(source.inputs, u.state));
+  const data = source.inputs.filter(v => v.name !== lr && !states.includes(v) && !source.initializers.has(v));
+
+  const names = Names.of(model);
+  const boundary = new Set([...states, ...data].map(v => v.name));
+  for (const output of source.outputs) boundary.add(output.name);
+  const step = Graph.view(source, { inputs: [...states, ...data], initializers: new Map() });
+  step.name = names.fresh('step');
+  const kept = [find(source.outputs, loss.name)];
+  const shown = updates.find(u => u.state === telemetry?.name);
+  if (shown) {
+    const now = find(source.outputs, shown.value);
+    // A body may not give one value twice.
+    kept.push(new Value(names.fresh(`${shown.state}_steps`), now.type));
+    step.append(new Node('Identity', [now], [kept[1]!]));
+  }
+  for (const output of kept) boundary.add(output.name);
+  step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
+  // The model keeps its values: a value of two graphs would have the readers of both.
+  const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
+  const outside = [...fed, ...source.initializers.keys()].filter(v => !states.includes(v));
+  const values = new Map(outside.map(v => [v, copyOf(v)]));
+  const starts = new Map([...values, ...states.map(v => [v, copyOf(v)] as const)]);
+  const own = (v: Value) => starts.get(v)!;
+  const body = cloneGraph(step, {
+    values,
+    name: name => (boundary.has(name) ? names.fresh(`${name}_step`) : name),
+  });
+
+  const outer = new Graph(source.name);
+  const batches = data.map(v => new Value(v.name, stacked(v.type)));
+  outer.initializers = new Map([...source.initializers].map(([v, tensor]) => [own(v), tensor]));
+  outer.inputs = [...batches, ...states.map(own), ...fed.map(own)];
+  outer.outputs = [
+    ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
+    ...kept.map(v => new Value(v.name, stacked(v.type))),
+  ];
+  const scan = new Node('Scan', [...states.map(own), ...batches], [...outer.outputs]);
+  scan.name = names.fresh('steps');
+  scan.setAttr('body', { type: 'graph', value: body });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: batches.length });
+  outer.nodes = [scan];
+  const hoisted = hoistReshapes(outer, scan, body, states.length);
+
+  const result = new Model(outer);
+  return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name, hoisted };
+}
+
+function copyOf({ name, type, extra }: Value): Value {
+  return Object.assign(new Value(name, type), { extra });
+}
+
+function stacked(type: ValueType | undefined): ValueType | undefined {
+  if (type?.kind !== 'tensor') return type;
+  const shape: Shape | undefined = type.shape && [STEPS, ...type.shape];
+  return { ...type, shape };
+}

@@ -1,0 +1,118 @@
+import { cloneModel } from '../../graph/clone.js';
+import { dependentValues, reads } from '../../graph/dependents.js';
+import { AgdError } from '../../graph/errors.js';
+import { Graph, Model, Node, Value } from '../../graph/ir.js';
+import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
+import { readDescription } from '../file/step-metadata.js';
+import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
+
+/** Where the halves keep which output is the next value of which state, as JSON. */
+const UPDATES = 'agd.updates';
+
+export type SplitStep = { gradients: Model; update: Model; state: Model };
+
+/**
+ * An injected model's step in two halves, for what comes between gradient and update: `gradients` takes the batch and
+ * gives loss and gradients, `update` takes these and gives the next state. Run one after the other they do what the
+ * step does. State that follows from the batch alone (running statistics) is the first half's, unless the second
+ * decides about it; it then is handed over, as is all that only the batch can tell.
+ *
+ * State and learning rate are plain inputs, which runtimes in all languages can feed; `state` is a model without
+ * inputs whose outputs are the first values of them. The oracle is asked for what is handed over, where a model that
+ * was read from a file does not tell its type. Throws `invalid-model` where there is no such place to cut.
+ */
+export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<SplitStep> {
+  const model = await withTypes(injected, oracle);
+  const { parameters, lr } = readDescription(model);
+  const { graph } = model;
+  const updates = model.trainingInfo.flatMap(info => info.updates);
+  const names = new Set(parameters.flatMap(p => [p.grad, p.hessianProduct]));
+  const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
+  const grads = written.filter(v => names.has(v.name));
+  if (!grads.length)
+    throw new AgdError(
+      'invalid-model',
+      'The step has an optimizer of its own, and no gradients to split it at.',
+    );
+  const after = dependentValues(graph.nodes, grads);
+  const data = graph.inputs.filter(v => !graph.initializers.has(v));
+  const batch = dependentValues(graph.nodes, data, after);
+
+  const next = new Set(updates.map(u => u.value));
+  const isLate = (v: Value) => next.has(v.name) && (after.has(v) || !batch.has(v));
+  const late = graph.outputs.filter(isLate);
+  const early = graph.outputs.filter(v => !isLate(v));
+  const cut = frontier(late, v => grads.includes(v) || (batch.has(v) && !after.has(v)));
+  const fed = new Set([...updates.map(u => u.state), lr]);
+  return {
+    gradients: part(model, [...new Set([...early, ...cut])], [], fed),
+    update: part(model, late, cut, fed),
+    state: constants(model, fed),
+  };
+}
+
+/** The model, or where values have no type, a copy in which they have. */
+async function withTypes(model: Model, oracle: ShapeOracle): Promise<Model> {
+  if (model.graph.nodes.every(n => n.outputs.every(v => !v || v.type))) return model;
+  const typed = cloneModel(model);
+  await inferShapes(typed, oracle);
+  return typed;
+}
+
+/** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */
+function frontier(outputs: readonly Value[], stops: (v: Value) => boolean): Value[] {
+  const seen = new Set<Value>();
+  const cut: Value[] = [];
+  const pending = [...outputs];
+  for (let v = pending.pop(); v; v = pending.pop()) {
+    if (seen.has(v)) continue;
+    seen.add(v);
+    const writer = v.producer;
+    if (stops(v)) {
+      if (!writer)
+        throw new AgdError(
+          'invalid-model',
+          `The update reads '${v.name}' of the batch itself: it cannot be split off.`,
+        );
+      cut.push(v);
+    } else if (writer) pending.push(...reads(writer));
+  }
+  return cut.reverse();
+}
+
+/** The part of the step that gives `outputs`, with `cut` as inputs, and those of `fed` that it reads. */
+function part(model: Model, outputs: Value[], cut: readonly Value[], fed: ReadonlySet<string>): Model {
+  const { graph, trainingInfo } = model;
+  const half = Graph.view(graph, {
+    outputs,
+    nodes: graph.nodes.filter(n => !n.outputs.some(o => o && cut.includes(o))),
+    initializers: new Map([...graph.initializers].filter(([v]) => !fed.has(v.name))),
+  });
+  const result = like(model, half);
+  eliminateDeadNodes(result);
+  const read = new Set([...outputs, ...half.nodes.flatMap(reads)]);
+  half.inputs = [...cut, ...graph.inputs].filter(v => read.has(v));
+  const given = new Set(outputs.map(v => v.name));
+  const own = trainingInfo.flatMap(info => info.updates).filter(u => given.has(u.value));
+  result.metadata.set(UPDATES, JSON.stringify(Object.fromEntries(own.map(u => [u.state, u.value]))));
+  return result;
+}
+
+/** A model whose outputs are these initializers. */
+function constants(model: Model, names: ReadonlySet<string>): Model {
+  const graph = new Graph('state');
+  for (const [value, tensor] of model.graph.initializers) {
+    if (!names.has(value.name)) continue;
+    const stored = new Value(`${value.name}_first`, value.type);
+    graph.initializers.set(stored, tensor);
+    const first = new Value(value.name, value.type);
+    graph.addOutputs(first);
+    graph.append(new Node('Identity', [stored], [first]));
+  }
+  return like(model, graph);
+}
+
+function like(model: Model, graph: Graph): Model {
+  const { extra, functions, metadata, trainingInfo, ...rest } = model;
+  return Object.assign(new Model(graph), rest, { graph });
+}

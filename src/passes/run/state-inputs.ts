@@ -1,0 +1,20 @@
+import type { Binding } from '../../graph/ir.js';
+import { Graph, Model } from '../../graph/ir.js';
+import { readDescription } from '../file/step-metadata.js';
+
+/**
+ * The same model without the defaults of state and learning rate, which are then plain inputs: some runtimes
+ * do not list inputs that have a default, and silently ignore what is fed to them. Nodes are shared.
+ */
+export function stateInputs(model: Model, updates: readonly Binding[]): Model {
+  const fed = new Set([...updates.map(u => u.state), readDescription(model).lr]);
+  const graph = Graph.view(model.graph, {
+    initializers: new Map([...model.graph.initializers].filter(([value]) => !fed.has(value.name))),
+  });
+  graph.extra = undefined;
+  const result = new Model(graph);
+  result.irVersion = model.irVersion;
+  result.opsetImports = model.opsetImports;
+  result.functions = model.functions;
+  return result;
+}

@@ -1,0 +1,117 @@
+import picomatch from 'picomatch';
+import { isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Graph, Value } from '../../graph/ir.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { activeValues, type BackwardOptions } from '../differentiate/backward.js';
+import type { SelectOptions } from '../options.js';
+import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
+import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
+import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
+import type { Origins } from './read-origins.js';
+import { isCount } from './recognize-contents.js';
+
+/** Why a parameter does not train that the checkpoint has frozen. */
+export const FROZEN = 'frozen in the checkpoint';
+
+/**
+ * Decides which floating-point initializers train: those that a target (the loss) depends on through differentiable
+ * operators and that the file says are parameters; where it says nothing, those of which `notAWeight` does not say why
+ * not. One whose gradient would have to pass rounding on any way does not train without straight-through gradients: part
+ * of a gradient is none. Weights stored as integers are listed after these.
+ *
+ * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
+ * model's. Throws `no-such-value` for a glob that
+ * matches nothing and `nothing-to-train` where nothing is left.
+ */
+export function selectParameters(
+  graph: Graph,
+  targets: readonly Value[],
+  origins: Origins,
+  options: SelectOptions = {},
+  constants: ReadonlySet<Value> = new Set(),
+): ParameterChoice[] {
+  const candidates = [...graph.initializers].filter(
+    ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
+  );
+  const names = candidates.map(([value]) => value.name);
+  const forced = matcher('--train', options.train, names);
+  const frozen = matcher('--freeze', options.freeze, names);
+  const reached = reach(graph, targets, options);
+  const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
+  const scales = quantizationScales(graph);
+  const why = notAWeight(graph, candidates, origins);
+  const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
+    const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
+    if (frozen?.(value.name)) return no('frozen by --freeze', 'option');
+    if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
+    if (!reached.has(value) && !rounded.has(value))
+      return no('the loss does not depend on it through differentiable operators', 'rule');
+    if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    if (scales.has(value)) return no('a scale of quantization', 'rule');
+    const origin = origins.get(value);
+    // No file says which parameters do not require gradients; nobody trains 0, 1, 2 ...
+    const isTold = origin && origin.kind !== 'named' && !(origin.kind === 'parameter' && isCount(tensor));
+    if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
+    const reason = why(value, tensor);
+    return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };
+  };
+  const choices = candidates.map((candidate): ParameterChoice => {
+    const choice = choose(candidate);
+    if (!choice.trains || !rounded.has(choice.value)) return choice;
+    return { value: choice.value, trains: false, why: ROUNDED, by: 'rule' };
+  });
+  const integers = integerWeights(graph);
+  if (!choices.some(c => c.trains || c.why === ROUNDED))
+    throw new AgdError(
+      'nothing-to-train',
+      `Nothing to train: of ${candidates.length} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on. ` +
+        (integers.length
+          ? `${integers.length} of the weights, such as '${integers[0]!.value.name}', are stored as ${integers[0]!.why}: those do not train. `
+          : '') +
+        'Choose with --train GLOB; `agd-onnx inspect` lists them.',
+    );
+  return [...choices, ...integers];
+}
+
+/** The values that a node which rounds reads, and those before them, on ways to the targets. */
+function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
+  const options = { straightThrough: true };
+  const nodes = roundingNodes(graph, reach(graph, targets, options));
+  if (!nodes.length) return new Set();
+  const read = nodes.flatMap(n => [...n.inputs, ...n.subgraphs().flatMap(body => body.captures())]);
+  return reach(graph, [...new Set(read.flatMap(v => v ?? []))], options);
+}
+
+/** The values that `targets` depend on through differentiable operators, from them back. */
+function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions): Set<Value> {
+  const floating = [...graph.initializers.keys()].filter(v => isFloat(v.dtype));
+  const active = activeValues(graph.nodes, floating, options);
+  const reached = new Set<Value>(targets);
+  for (const node of [...graph.nodes].reverse()) {
+    if (!node.outputs.some(o => o && reached.has(o) && active.has(o))) continue;
+    const read = node.inputs.filter((_, i) => !NEVER_DIFFERENTIATED[node.opType]?.includes(i));
+    for (const v of [...read, ...node.subgraphs().flatMap(s => s.captures())])
+      if (v && active.has(v)) reached.add(v);
+  }
+  return reached;
+}
+
+/** Whether a name matches one of the globs; throws `no-such-value` for one that matches no name at all. */
+export function matcher(
+  flag: string,
+  globs: readonly string[] | undefined,
+  names: readonly string[],
+  what = 'floating-point initializer',
+) {
+  if (!globs?.length) return undefined;
+  const tests = globs.map(glob => picomatch(glob, { bash: true, dot: true }));
+  globs.forEach((glob, i) => {
+    if (!names.some(name => tests[i]!(name)))
+      throw new AgdError(
+        'no-such-value',
+        `${flag} '${glob}' matches no ${what}; \`agd-onnx inspect\` lists them.`,
+      );
+  });
+  return (name: string) => tests.some(test => test(name));
+}

@@ -1,0 +1,79 @@
+import type { Value } from '../../graph/ir.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
+import { resolveSchedule } from '../../ops/schedules.js';
+import type { StepOptions } from '../options.js';
+import { accumulateGradients } from './accumulate-gradients.js';
+import { averageWeights } from './average-weights.js';
+import { clipGradients } from './clip-gradients.js';
+import { hessianProducts } from './hessian-products.js';
+import { recordTelemetry, type Telemetry } from './record-telemetry.js';
+import { skipNonFinite } from './skip-non-finite.js';
+import { output, type StateUpdate, type Transition } from './transition.js';
+import {
+  type PlannedUpdate,
+  type TrainedParameter,
+  type UpdateRule,
+  updateParameters,
+} from './update-parameters.js';
+
+export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
+  averages?: Value[];
+  sums?: Value[];
+  counter?: Value;
+  /** For optimizers of second order: each parameter's part of the Hessian's product with random signs. */
+  products: Value[];
+  skipped?: Value;
+  telemetry?: Telemetry;
+  /** Everything a step changes, and the outputs that hold the next values. */
+  updates: StateUpdate[];
+};
+
+/**
+ * Adds the update of parameters and running statistics: the next value of each, and of the optimizer's own state,
+ * becomes an output. State and learning rate become inputs with initializers, so that the file starts from its
+ * defaults. Throws `bad-option`.
+ */
+export function attachOptimizer<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  lr: number,
+  parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
+  options: StepOptions & PlannedUpdate & { seed?: number } = {},
+  statistics: readonly StateUpdate[] = [],
+): AttachedOptimizer {
+  const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
+  if (schedule) resolveSchedule(schedule);
+  const params = parameters.map(p => p.param);
+  const inputs = new Set(g.graph.inputs);
+  for (const state of [...params, ...statistics.map(s => s.state)])
+    if (!inputs.has(state)) g.graph.inputs.push(state);
+
+  const rule = updateParameters(g, optimizer, parameters, lr, options);
+  const grads = parameters.map(p => p.grad);
+  const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
+  const { transition, ...observed } =
+    telemetry === undefined
+      ? rule
+      : { ...rule, ...recordTelemetry(g, optimizer, parameters, rule, telemetry) };
+  const clipped: Transition = (b, terms) =>
+    transition(b, [...clipGradients(terms.slice(0, grads.length), options), ...terms.slice(grads.length)]);
+  const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
+  const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
+  const accumulated =
+    accumulate === 1 ? averaged : accumulateGradients(g, params, kinds, accumulate, averaged.transition);
+  const tracked: Transition = (b, terms) =>
+    new Map([
+      ...accumulated.transition(b, terms),
+      ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
+    ]);
+  const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
+  const next = guarded.transition(g, [...grads, ...products]);
+  const updates = [...next].map(([state, e]) => ({
+    state,
+    value: output(g, e.typed(state.type), `${state.name}_new`),
+  }));
+  const { transition: _, ...attached } = { ...observed, ...averaged, ...accumulated, ...guarded };
+  return { ...attached, products: products.map(e => e.value), updates };
+}

@@ -1,0 +1,32 @@
+import type { Value } from '../../graph/ir.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { coins } from '../../ops/rademacher.js';
+import { backward } from '../differentiate/backward.js';
+
+/**
+ * The product of the loss's Hessian and a vector of random signs z, for each parameter the part of its shape: the
+ * gradient of sum(grads * z). Signs are drawn anew for each `step`, an int64 scalar. Throws `no-gradient` where an
+ * operator of the backward pass has no rule.
+ */
+export function hessianProducts(
+  g: Builder,
+  params: readonly Value[],
+  grads: readonly Expr[],
+  step: Expr,
+  seed: number,
+): Expr[] {
+  const dims = params.map(p => g.graph.initializers.get(p)!.dims);
+  const sizes = dims.map(extents => extents.reduce((n, d) => n * d, 1));
+  const all = coins(
+    step,
+    sizes.reduce((n, d) => n + d, 0),
+    seed,
+  );
+  const parts = g.emit('Split', [all, g.ints(sizes)], { axis: 0 }, { outputs: params.length });
+  const signs = grads.map((grad, i) =>
+    parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!),
+  );
+  const products = backward(g, new Map(grads.map((grad, i) => [grad.value, signs[i]!])), params);
+  return params.map((p, i) => g.of(g.rename(products[i] ?? g.of(p).zeros(), `${p.name}_hessian_product`)));
+}

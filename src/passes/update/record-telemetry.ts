@@ -1,0 +1,65 @@
+import type { Value } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { norm } from '../../ops/core/norm.js';
+import { ensure, type Optimizer, type OptimizerOptions } from '../../ops/optimizers/optimizer.js';
+import { stateInput, type Transition, type Updates, when } from './transition.js';
+import type { TrainedParameter, UpdateRule } from './update-parameters.js';
+
+/** Telemetry: a float32 tensor with a row for each parameter and a column for each name. */
+export type Telemetry = { state: Value; columns: string[] };
+
+/**
+ * Writes what every `every`-th update did into the state `telemetry`: for each parameter the number of the update, the
+ * 2-norms of gradient (after clipping) and update, and what the optimizer shows of itself. In between it stays as it
+ * is, and costs nothing.
+ */
+export function recordTelemetry<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  parameters: readonly TrainedParameter<O>[],
+  rule: UpdateRule,
+  every: number,
+): { transition: Transition; telemetry: Telemetry } {
+  ensure(
+    Number.isSafeInteger(every) && every > 0,
+    `telemetry is every how many updates: a whole number above 0, not ${every}.`,
+  );
+  const columns = ['update', 'grad_norm', 'update_norm', ...(optimizer.observed?.names ?? [])];
+  const zeros = Tensor.zeros('float32', [parameters.length, columns.length]);
+  const state = stateInput(g, 'telemetry', zeros);
+  const rows = (b: Builder, terms: readonly Expr[], updates: Updates): Expr => {
+    const inner = (e: Expr | undefined) => b.of(e!.value);
+    const step = inner(updates.get(rule.step));
+    const t = step.cast(rule.scalars);
+    const table = parameters.map(({ param, options }, i) => {
+      const grad = inner(terms[i]);
+      const slots = Object.entries(rule.slots.get(param)!);
+      const before = Object.fromEntries(slots.map(([name, v]) => [name, b.of(v)]));
+      const after = Object.fromEntries(slots.map(([name, v]) => [name, inner(updates.get(v))]));
+      const scalars = Object.entries(optimizer.scalars(t, b.of(rule.lr).cast(rule.scalars), options));
+      const typed = Object.fromEntries(scalars.map(([name, e]) => [name, e.cast(grad.dtype)]));
+      const moved = inner(updates.get(param)).sub(b.of(param));
+      const own = optimizer.observed?.observe(before, after, typed, options) ?? [];
+      return [step, norm(grad), norm(moved), ...own].map(e => e.cast('float32').reshape([1, 1]));
+    });
+    const [first, ...others] = table.map(([cell, ...row]) => cell!.concat(row, 1));
+    return others.length ? first!.concat(others, 0) : first!;
+  };
+  const transition: Transition = (b, terms) => {
+    const updates = rule.transition(b, terms);
+    const due = updates
+      .get(rule.step)!
+      .op('Mod', [b.scalar(every, 'int64')])
+      .equal(0);
+    const observed = when(
+      b,
+      due,
+      then => new Map([[state, rows(then, terms, updates)]]),
+      () => new Map(),
+    );
+    return new Map([...updates, ...observed]);
+  };
+  return { transition, telemetry: { state, columns } };
+}

@@ -1,0 +1,31 @@
+import { AgdError } from '../../graph/errors.js';
+import { optimizerNamed } from '../../ops/optimizers/index.js';
+import { ensure, resolveOptions } from '../../ops/optimizers/optimizer.js';
+import type { Facts } from '../common/context.js';
+import type { InjectOptions } from '../options.js';
+
+/** The optimizer with its options. Throws `bad-option` where one of them, or of the step's, cannot be. */
+export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
+  const { name = 'agd', ...given } = options.optimizer ?? {};
+  const optimizer = optimizerNamed(name);
+  const settings = resolveOptions(optimizer, given);
+  if (options.gradients && options.checkpointActivations !== undefined)
+    throw new AgdError(
+      'bad-option',
+      'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
+    );
+  checkLazy(options, optimizer);
+  return { name, optimizer, settings };
+}
+
+/** Throws `bad-option` where lazy rows are asked for beside what knows whole tables only. */
+function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
+  if (!options.lazyRows?.length) return;
+  const { gradients, accumulate = 1, ema, telemetry } = options;
+  const whole = { gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, [name]: diagonal };
+  const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];
+  ensure(
+    !other,
+    `lazyRows changes only the rows of a batch, and ${other} takes whole tables: leave out one.`,
+  );
+}

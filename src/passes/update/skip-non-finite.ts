@@ -1,0 +1,30 @@
+import type { Value } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { Builder } from '../../ops/core/builder.js';
+import { globalNorm } from './clip-gradients.js';
+import { stateInput, type Transition, when } from './transition.js';
+
+/**
+ * Leaves every state as it is where the norm of all gradients together is not finite, and counts it in the
+ * state `skipped`.
+ */
+export function skipNonFinite(
+  g: Builder,
+  transition: Transition,
+): { transition: Transition; skipped: Value } {
+  const skipped = stateInput(g, 'skipped', Tensor.filled('int64', [], 0));
+  return {
+    skipped,
+    transition: (b, grads) =>
+      when(
+        b,
+        globalNorm(grads).less(Number.POSITIVE_INFINITY),
+        then =>
+          transition(
+            then,
+            grads.map(e => then.of(e.value)),
+          ),
+        otherwise => new Map([[skipped, otherwise.of(skipped).add(1)]]),
+      ),
+  };
+}

@@ -1,0 +1,50 @@
+import type { Value, ValueType } from '../../graph/ir.js';
+import type { Tensor } from '../../graph/tensor.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+
+/** A tensor that a training step changes: `state` is fed, `value` replaces it. */
+export type StateUpdate = { state: Value; value: Value };
+
+/** The next value of each state that a step changes. */
+export type Updates = Map<Value, Expr>;
+
+/** Writes what becomes of the state, given the parameters' gradients, into the graph of `g`. */
+export type Transition = (g: Builder, grads: readonly Expr[]) => Updates;
+
+/** State: a graph input whose initializer is its value before the first step. */
+export function stateInput(g: Builder, hint: string, tensor: Tensor): Value {
+  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
+  g.graph.inputs.push(value);
+  g.graph.initializers.set(value, tensor);
+  return value;
+}
+
+/**
+ * Does the one or the other, in an If, so that only what is chosen costs time. A state that only one branch
+ * changes stays as it is in the other.
+ */
+export function when(
+  g: Builder,
+  condition: Expr,
+  then: (g: Builder) => Updates,
+  otherwise: (g: Builder) => Updates,
+): Updates {
+  const branches = [g.subgraph('then'), g.subgraph('else')] as const;
+  const updates = [then(branches[0]), otherwise(branches[1])] as const;
+  const states = [...new Set([...updates[0].keys(), ...updates[1].keys()])];
+  branches.forEach((b, i) => {
+    b.graph.outputs = states.map(s => b.rename(updates[i]!.get(s) ?? b.of(s), `${s.name}_${b.graph.name}`));
+  });
+  const types = states.map((s): ValueType | undefined => s.type);
+  const attrs = { then_branch: branches[0].graph, else_branch: branches[1].graph };
+  const chosen = g.emit('If', [condition], attrs, { outputs: states.length, types });
+  return new Map(states.map((s, i) => [s, chosen[i]!]));
+}
+
+/** A graph output of its own, under a name that tells what it is. */
+export function output(g: Builder, e: Expr, hint: string): Value {
+  const value = g.rename(e, hint);
+  g.graph.addOutputs(value);
+  return value;
+}

@@ -1,0 +1,192 @@
+import type { DType } from '../../graph/dtype.js';
+import type { Value } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import type { Optimizer, OptimizerOptions, Scalars } from '../../ops/optimizers/optimizer.js';
+import { scheduleFactor } from '../../ops/schedules.js';
+import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
+import type { ScalarType, StepOptions } from '../options.js';
+import { groupSmall, join, part } from './batch-small-updates.js';
+import { tiled, tileOf } from './tile-large-updates.js';
+import { stateInput, type Transition, type Updates } from './transition.js';
+
+/** With `lookup`, only the rows that a step looks up change, and the gradient is theirs: see `sumRows`. */
+export type TrainedParameter<O> = { param: Value; options: O; lookup?: Lookup & { last: Value } };
+
+/** How parameters change, and the graph inputs that this takes. */
+export type UpdateRule = {
+  /** Takes the gradients, and after them the Hessian's products with random signs where the optimizer wants them. */
+  transition: Transition;
+  lr: Value;
+  /** Number of updates done. */
+  step: Value;
+  /** State of a parameter, by the optimizer's names. */
+  slots: Map<Value, Record<string, Value>>;
+  /** The type of a step's scalars. */
+  scalars: ScalarType;
+  /** With `compensate`: what rounding has left each parameter short of. */
+  carries: (Value | undefined)[];
+  /** The initializer with the schedule's total, where that is the run's. */
+  total?: Value;
+};
+
+/** With `endsWithRun`, the schedule's total is an initializer: a resumed run may have another. */
+export type PlannedUpdate = StepOptions & { endsWithRun?: boolean };
+
+/**
+ * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
+ * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
+ * share the scalars of the step, which are computed in the type given.
+ */
+export function updateParameters<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  parameters: readonly TrainedParameter<O>[],
+  lr: number,
+  {
+    schedule,
+    endsWithRun,
+    scalars: scalarType = 'float64',
+    compensate,
+    tile: tileLarge = true,
+  }: PlannedUpdate = {},
+): UpdateRule {
+  const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
+  const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
+  const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
+  const params = parameters.map(p => p.param);
+  const carries = params.map(param =>
+    (compensate ?? isHalf(param.dtype))
+      ? stateInput(g, `${param.name}_carry`, zerosLike(g, param))
+      : undefined,
+  );
+  const total =
+    schedule?.total !== undefined && endsWithRun
+      ? initializer(g, 'schedule_total', Tensor.filled(scalarType, [], schedule.total))
+      : undefined;
+  const transition: Transition = (b, terms) => {
+    const done = b.of(step).add(1);
+    const t = done.cast(scalarType);
+    const base = b.of(rate).cast(scalarType);
+    const scheduled = schedule
+      ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType), total && b.of(total)))
+      : base;
+    // ONNX Runtime takes a cast there and back out of the graph, but not out of what a subgraph reads.
+    const typed = (e: Expr, dtype: DType) =>
+      e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
+    const shared = new Map<string, Scalars>();
+    const updates: Updates = new Map([[step, done]]);
+    const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
+    const alone = keys.map((key, i) => (parameters[i]!.lookup ? `${i}` : key));
+    for (const members of groupSmall(params, alone)) {
+      const [first] = members;
+      const { options, lookup } = parameters[first!]!;
+      const rows = lookup && b.of(lookup.rows);
+      const state = (v: Value) => (rows ? b.of(v).gather(rows) : b.of(v));
+      const joined = (of: (i: number) => Expr) => join(members.map(of));
+      let scalars = shared.get(keys[first!]!);
+      if (!scalars) {
+        const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
+        const exact = Object.entries(optimizer.scalars(t, own, options));
+        const { dtype } = terms[first!]!;
+        scalars = Object.fromEntries(exact.map(([name, e]) => [name, typed(e, dtype)]));
+        shared.set(keys[first!]!, scalars);
+      }
+      const names = optimizer.states(options);
+      const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
+      const tensors: Tensors = {
+        w: joined(i => state(params[i]!)),
+        grad: lookup ? terms[first!]!.gather(b.of(lookup.last)) : joined(i => terms[i]!),
+        ...Object.fromEntries(names.map(name => [name, joined(i => state(slot(name)(i)))])),
+        ...(carries[first!] ? { carry: joined(i => state(carries[i]!)) } : {}),
+        ...(optimizer.diagonal
+          ? { diagonal: joined(i => optimizer.diagonal!(terms[params.length + i]!, options)) }
+          : {}),
+      };
+      const compute = (own: Scalars, { w, grad, carry, diagonal, ...state }: Tensors): Tensors => {
+        const updated = optimizer.update(w!, grad!, state, own, options, diagonal);
+        const next = names.map(name => [name, updated.state[name]!]);
+        return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
+      };
+      // Within a branch the tensors would be copied to be cut.
+      const whole = tileLarge && b === g && members.length === 1 && !lookup;
+      const tile = whole ? tileOf(params[first!]!) : undefined;
+      const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
+      const set = (name: string, of: (i: number) => Value) => {
+        const values = members.map(of);
+        for (const [i, piece] of part(updated[name]!, values).entries())
+          updates.set(values[i]!, rows ? putRows(b.of(values[i]!), rows, piece) : piece);
+      };
+      for (const name of names) set(name, slot(name));
+      set('w', i => params[i]!);
+      if (carries[first!]) set('carry', i => carries[i]!);
+    }
+    return updates;
+  };
+  return { transition, lr: rate, step, slots, scalars: scalarType, carries, total };
+}
+
+type Tensors = Record<string, Expr>;
+
+function initializer(g: Builder, hint: string, tensor: Tensor): Value {
+  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
+  g.graph.initializers.set(value, tensor);
+  return value;
+}
+
+const isHalf = (dtype: DType | undefined) => dtype === 'float16' || dtype === 'bfloat16';
+
+/** The table with new rows. Equal ones are written more than once, the same each time. */
+function putRows(table: Expr, rows: Expr, values: Expr): Expr {
+  return table.scatterND(rows.unsqueeze([1]), values).typed(anyRows(table.type));
+}
+
+/** The same in tiles; scalars are read from outside. */
+function inTiles(
+  b: Builder,
+  tensors: Tensors,
+  tile: number,
+  scalars: Scalars,
+  compute: (scalars: Scalars, tensors: Tensors) => Tensors,
+): Tensors {
+  const names = Object.keys(tensors);
+  let results: string[] = [];
+  const outputs = tiled(b, Object.values(tensors), tile, (inner, tiles) => {
+    const own = Object.fromEntries(Object.entries(scalars).map(([name, e]) => [name, inner.of(e.value)]));
+    const computed = compute(own, Object.fromEntries(names.map((name, i) => [name, tiles[i]!])));
+    results = Object.keys(computed);
+    return Object.values(computed);
+  });
+  return Object.fromEntries(results.map((name, i) => [name, outputs[i]!]));
+}
+
+/** w - step; what rounding leaves of it is the next `carry`, to be taken off with the next step. */
+function subtract(w: Expr, step: Expr, carry?: Expr): { w: Expr; carry?: Expr } {
+  if (!carry) return { w: w.sub(step) };
+  if (isHalf(w.dtype)) {
+    // A runtime computes with 16 bits in float32, and rounds between two nodes only where the graph says so.
+    const exact = w.cast('float32').sub(step.cast('float32').add(carry.cast('float32')));
+    const next = exact.cast(w.dtype);
+    return { w: next, carry: next.cast('float32').sub(exact).cast(w.dtype) };
+  }
+  const due = step.add(carry);
+  const next = w.sub(due);
+  return { w: next, carry: due.sub(w.sub(next)) };
+}
+
+function slotInputs<O extends OptimizerOptions>(
+  g: Builder,
+  optimizer: Optimizer<O>,
+  { param, options }: TrainedParameter<O>,
+): Record<string, Value> {
+  const zeros = zerosLike(g, param);
+  return Object.fromEntries(
+    optimizer.states(options).map(name => [name, stateInput(g, `${param.name}_${name}`, zeros)]),
+  );
+}
+
+function zerosLike(g: Builder, param: Value): Tensor {
+  const { dtype, dims } = g.graph.initializers.get(param)!;
+  return Tensor.zeros(dtype, dims);
+}

@@ -1,0 +1,62 @@
+import { expect, it } from 'vitest';
+import type { Value } from '../../../src/graph/ir.js';
+import { type AgdOptions, agd } from '../../../src/ops/optimizers/agd.js';
+import { defaultsOf } from '../../../src/ops/optimizers/optimizer.js';
+import { type GroupOptions, groupParameters } from '../../../src/passes/select/group-parameters.js';
+import { spread } from '../../ops/vjp.js';
+import { Sketch } from '../../sample.js';
+
+/** A convolution, a normalization whose scale has two axes, and a product. */
+function groupsOf(options: GroupOptions<AgdOptions>, base: Partial<AgdOptions> = {}) {
+  const s = new Sketch();
+  const weight = (name: string, dims: number[]): Value => {
+    const value = s.weight(name, spread(dims));
+    value.type = { kind: 'tensor', dtype: 'float32', shape: dims };
+    return value;
+  };
+  const x = s.input('x', [1, 2, 8]);
+  const [kernel, bias] = [weight('conv.weight', [4, 2, 3]), weight('conv.bias', [4])];
+  const h = s.add('Conv', [x, kernel, bias], 'h');
+  const [scale, shift] = [weight('norm.weight', [4, 6]), weight('norm.bias', [4, 6])];
+  const n = s.add('LayerNormalization', [h, scale, shift], 'n', { axis: 1 });
+  const head = weight('head.weight', [6, 1]);
+  s.add('MatMul', [n, head], 'y');
+  const params = [kernel, bias, scale, shift, head];
+  const groups = groupParameters(params, agd, { ...defaultsOf(agd), ...base }, options);
+  return Object.fromEntries(params.map((p, i) => [p.name, groups[i]]));
+}
+
+it('takes decay off vectors and off what normalizations read', () => {
+  expect(groupsOf({ decayBiasNorm: false })).toEqual({
+    'conv.weight': {},
+    'conv.bias': { weightDecay: 0 },
+    'norm.weight': { weightDecay: 0 },
+    'norm.bias': { weightDecay: 0 },
+    'head.weight': {},
+  });
+});
+
+it('lets the last group that fits count, option by option', () => {
+  const groups = [
+    { match: '*.weight', options: { lr: 1e-2, delta: 1e-3 } },
+    { match: ['norm.*', 'head*'], options: { lr: 2e-2, weightDecay: 0.5 } },
+  ];
+  expect(groupsOf({ decayBiasNorm: false, groups })).toEqual({
+    'conv.weight': { lr: 1e-2, delta: 1e-3 },
+    'conv.bias': { weightDecay: 0 },
+    'norm.weight': { lr: 2e-2, delta: 1e-3, weightDecay: 0.5 },
+    'norm.bias': { lr: 2e-2, weightDecay: 0.5 },
+    'head.weight': { lr: 2e-2, delta: 1e-3, weightDecay: 0.5 },
+  });
+});
+
+it('refuses what fits nothing, and options that the optimizer refuses', () => {
+  const group = (match: string, options: Partial<AgdOptions>) => ({ groups: [{ match, options }] });
+  expect(() => groupsOf(group('*.wieght', {}))).toThrow("group '*.wieght' matches no trained parameter");
+  expect(() => groupsOf(group('*', { betas: [0.9, 2] }))).toThrow('betas[1] must be a number in [0, 1)');
+  expect(() => groupsOf(group('*', { weightdecay: 0 } as never))).toThrow(
+    "Unknown option of agd 'weightdecay'; did you mean 'weight_decay'?",
+  );
+  expect(() => groupsOf(group('*', { win: true }), { fixedDecay: true })).toThrow('win has its own form');
+  expect(() => groupsOf(group('*', { lr: 1 }), { lr: 0 })).toThrow('a multiple of lr');
+});

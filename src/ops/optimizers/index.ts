@@ -1,59 +1,35 @@
 import { AgdError } from '../../graph/errors.js';
 import { checkNewName, unknownName } from '../core/option-type.js';
-import { type AdabeliefOptions, adabelief } from './adabelief.js';
-import { type AdaboundOptions, adabound } from './adabound.js';
-import { type AdahessianOptions, adahessian } from './adahessian.js';
-import { type AdamOptions, adam } from './adam.js';
+import { adabelief } from './adabelief.js';
+import { adabound } from './adabound.js';
+import { adahessian } from './adahessian.js';
+import { adam } from './adam.js';
 import { adamw } from './adamw.js';
-import { type AgdOptions, agd } from './agd.js';
+import { agd } from './agd.js';
 import { amsgrad } from './amsgrad.js';
 import type { Optimizer, OptimizerOptions } from './optimizer.js';
-import { type RadamOptions, radam } from './radam.js';
-import { type SgdOptions, sgd } from './sgd.js';
+import { radam } from './radam.js';
+import { sgd } from './sgd.js';
+
+/** One entry for each: names, types and flags come from it. */
+export const OPTIMIZERS = { agd, sgd, adam, adamw, amsgrad, radam, adabound, adabelief, adahessian };
+
+export type OptimizerName = keyof typeof OPTIMIZERS;
+export const OPTIMIZER_NAMES = Object.keys(OPTIMIZERS) as OptimizerName[];
 
 /** The options of each optimizer. */
 type Options = {
-  agd: AgdOptions;
-  sgd: SgdOptions;
-  adam: AdamOptions;
-  adamw: AdamOptions;
-  amsgrad: AdamOptions;
-  radam: RadamOptions;
-  adabound: AdaboundOptions;
-  adabelief: AdabeliefOptions;
-  adahessian: AdahessianOptions;
+  [N in OptimizerName]: (typeof OPTIMIZERS)[N] extends Optimizer<infer O> ? O : never;
 };
-
-export const OPTIMIZERS: { readonly [N in OptimizerName]: Optimizer<Options[N]> } = {
-  agd,
-  sgd,
-  adam,
-  adamw,
-  amsgrad,
-  radam,
-  adabound,
-  adabelief,
-  adahessian,
-};
-
-export type OptimizerName = keyof Options;
-export const OPTIMIZER_NAMES = Object.keys(OPTIMIZERS) as OptimizerName[];
 
 /** An optimizer by its name, AGD if there is none, and those of its options that are not to be its defaults. */
 export type OptimizerSpec =
-  | ({ name?: 'agd' } & Partial<AgdOptions>)
+  | ({ name?: 'agd' } & Partial<Options['agd']>)
   | { [N in OptimizerName]: { name: N } & Partial<Options[N]> }[OptimizerName];
 
 /** Options of any optimizer; which of them one has is checked when they are used. */
-export type AnyOptions = Partial<
-  AgdOptions &
-    SgdOptions &
-    AdamOptions &
-    RadamOptions &
-    AdaboundOptions &
-    AdabeliefOptions &
-    AdahessianOptions
->;
+export type AnyOptions = Partial<Intersection<Options[OptimizerName]>>;
+type Intersection<U> = (U extends unknown ? (x: U) => void : never) extends (x: infer I) => void ? I : never;
 
 type AnyOptimizer = Optimizer<OptimizerOptions>;
 

@@ -140,3 +140,51 @@ export class Reference {
       });
   }
 }
+
+/** Every combination of these values of options, and of those left as they are. */
+function combinations(values: Record<string, readonly unknown[]>): AnyOptions[] {
+  let all: AnyOptions[] = [{}];
+  for (const [option, list] of Object.entries(values))
+    all = all.flatMap(options => [options, ...list.map(value => ({ ...options, [option]: value }))]);
+  return all;
+}
+
+const EPS = [1e-3];
+const ADAM = { betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1, 0], amsgrad: [true] };
+/** The combinations of options that each is compared with. */
+export const RIVAL_OPTIONS: Record<Exclude<OptimizerName, 'agd'>, AnyOptions[]> = {
+  sgd: combinations({
+    momentum: [0.9],
+    dampening: [0.25],
+    nesterov: [true],
+    weightDecay: [0.1],
+  }).filter(({ momentum, dampening, nesterov }) => !nesterov || (momentum && !dampening)),
+  adam: combinations(ADAM),
+  adamw: combinations(ADAM),
+  amsgrad: combinations({ ...ADAM, amsgrad: [] }),
+  radam: combinations({
+    ...{
+      betas: [
+        [0.5, 0.9],
+        [0, 0.6],
+      ],
+      eps: EPS,
+      weightDecay: [0.1],
+      decoupledWeightDecay: [true],
+    },
+  }),
+  adabound: combinations({
+    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsbound: [true] },
+    ...{ finalLr: [1e-2], gamma: [0.5] },
+  }),
+  adahessian: combinations({
+    ...{ betas: [[0.5, 0.9]], eps: [1e-8], weightDecay: [0.1], hessianPower: [0.5, 0] },
+  }),
+  adabelief: combinations({
+    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsgrad: [true] },
+    ...{ weightDecouple: [false], fixedDecay: [true], rectify: [false], degeneratedToSgd: [false] },
+  }).filter(
+    ({ amsgrad, rectify = true, weightDecouple = true, fixedDecay }) =>
+      !(amsgrad && rectify) && (weightDecouple || !fixedDecay),
+  ),
+};

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type AnyOptions, optimizerNamed } from '../../../src/ops/optimizers/index.js';
 import { type OptimizerOptions, resolveOptions } from '../../../src/ops/optimizers/optimizer.js';
-import { FORMULAS, Reference } from './formulas.js';
+import { FORMULAS, Reference, RIVAL_OPTIONS } from './formulas.js';
 import { gradientSequences, KIND_NAMES } from './gradient-sequences.js';
 import { OptimizerRun } from './run.js';
 
@@ -10,53 +10,7 @@ const LR = Math.fround(1e-3);
 
 type Rival = keyof typeof FORMULAS;
 
-/** Every combination of these values of options, and of those left as they are. */
-function combinations(values: Record<string, readonly unknown[]>): AnyOptions[] {
-  let all: AnyOptions[] = [{}];
-  for (const [option, list] of Object.entries(values))
-    all = all.flatMap(options => [options, ...list.map(value => ({ ...options, [option]: value }))]);
-  return all;
-}
-
-const EPS = [1e-3];
-const ADAM = { betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1, 0], amsgrad: [true] };
-const OPTIONS: Record<Rival, AnyOptions[]> = {
-  sgd: combinations({
-    momentum: [0.9],
-    dampening: [0.25],
-    nesterov: [true],
-    weightDecay: [0.1],
-  }).filter(({ momentum, dampening, nesterov }) => !nesterov || (momentum && !dampening)),
-  adam: combinations(ADAM),
-  adamw: combinations(ADAM),
-  amsgrad: combinations({ ...ADAM, amsgrad: [] }),
-  radam: combinations({
-    ...{
-      betas: [
-        [0.5, 0.9],
-        [0, 0.6],
-      ],
-      eps: EPS,
-      weightDecay: [0.1],
-      decoupledWeightDecay: [true],
-    },
-  }),
-  adabound: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsbound: [true] },
-    ...{ finalLr: [1e-2], gamma: [0.5] },
-  }),
-  adahessian: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: [1e-8], weightDecay: [0.1], hessianPower: [0.5, 0] },
-  }),
-  adabelief: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsgrad: [true] },
-    ...{ weightDecouple: [false], fixedDecay: [true], rectify: [false], degeneratedToSgd: [false] },
-  }).filter(
-    ({ amsgrad, rectify = true, weightDecouple = true, fixedDecay }) =>
-      !(amsgrad && rectify) && (weightDecouple || !fixedDecay),
-  ),
-};
-const EVERYTHING = Object.entries(OPTIONS).flatMap(([name, all]) =>
+const EVERYTHING = Object.entries(RIVAL_OPTIONS).flatMap(([name, all]) =>
   all.map(options => [name as Rival, JSON.stringify(options), options] as const),
 );
 

@@ -40,6 +40,7 @@ it('package.json has a door for each, with types', () => {
     './ir': at('ir'),
     './extend': at('extend'),
     './internal': at('internal'),
+    './config.schema.json': './docs/reference/config.schema.json',
     './package.json': './package.json',
   });
 });

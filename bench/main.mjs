@@ -53,7 +53,13 @@ function readArguments() {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
       options: {
-        ...{ only: text, peers: text, artifacts: text, json: text, svg: text, quick: flag, help: flag },
+        only: text,
+        peers: text,
+        artifacts: text,
+        json: text,
+        svg: text,
+        quick: flag,
+        help: flag,
         threads: { ...text, default: '1,2' },
         rounds: text,
         seconds: { ...text, default: '0.7' },

@@ -44,8 +44,13 @@ export function optimizerOptions(): [name: string, option: Option][] {
   return optimizerFlags().map(({ name, type, help, owners }) => [
     name,
     {
-      ...{ type, help, shown: shownDefaults(owners), group: 'Optimizer', path: `optimizer.${name}` },
-      ...{ commands: ['inject', 'train'], stage: name === 'lr' ? 'both' : 'inject' },
+      type,
+      help,
+      shown: shownDefaults(owners),
+      group: 'Optimizer',
+      path: `optimizer.${name}`,
+      commands: ['inject', 'train'],
+      stage: name === 'lr' ? 'both' : 'inject',
       ...(name === 'lr' || name === 'weightDecay' ? {} : { expert: true }),
       ...(kindOf(type) === 'list' ? { parse: parseNumbers } : {}),
     },

@@ -37,5 +37,6 @@ export {
   writeOrtCheckpoint,
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, goOnFrom } from './runtime/formats/ort-state.js';
+export { RunLength } from './runtime/run-length.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { webgpuProvider } from './runtime/webgpu.js';

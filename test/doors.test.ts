@@ -51,8 +51,13 @@ it('the types of every door compile where libraries are checked', { timeout: 120
   symlinkSync(ROOT, join(folder, 'node_modules/agd-onnx'), 'dir');
   symlinkSync(join(ROOT, 'node_modules/@types'), join(folder, 'node_modules/@types'), 'dir');
   const compilerOptions = {
-    ...{ target: 'ES2023', lib: ['ES2023'], module: 'NodeNext', types: ['node'] },
-    ...{ strict: true, skipLibCheck: false, noEmit: true },
+    target: 'ES2023',
+    lib: ['ES2023'],
+    module: 'NodeNext',
+    types: ['node'],
+    strict: true,
+    skipLibCheck: false,
+    noEmit: true,
   };
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }));
   writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');

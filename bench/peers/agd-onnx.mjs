@@ -4,16 +4,12 @@ import {
   inject,
   loadModel,
   openForInjection,
+  RunLength,
   Tensor,
   Trainer,
 } from '../../dist/src/internal.js';
 import { updateOnly } from '../models.mjs';
-import { artifactBatch, serve } from './serve.mjs';
-
-// As the training loop has it: a quarter of a second, or 32 steps within two.
-const RUN_MS = 250;
-const LARGE = { steps: 32, ms: 2000 };
-const RUN_BYTES = 64 * 2 ** 20;
+import { artifactBatch, COMPARED, serve } from './serve.mjs';
 
 await serve(async (workload, threads) => {
   // As the thread of `train` does.
@@ -21,23 +17,23 @@ await serve(async (workload, threads) => {
   const options = JSON.parse(process.argv[5] ?? '{}');
   const { model, batch } = await prepared(workload, options);
   const trainer = await Trainer.create(model, { threads });
+  const length = new RunLength();
+  let compared = 0;
   let steps = 1;
   let batches = repeat(batch, steps);
-  const bytes = Object.values(batch).reduce((n, t) => n + t.byteLength, 0);
   return {
     async run(lr) {
       const begin = performance.now();
       const losses = await trainer.steps(batches, workload.artifacts ? {} : { lr });
-      const ms = (performance.now() - begin) / steps;
-      const wanted = Math.floor(
-        Math.min(Math.max(RUN_MS / ms, Math.min(LARGE.steps, LARGE.ms / ms)), RUN_BYTES / bytes, 2 * steps),
-      );
-      // Faster later on, not slower by chance.
-      if (wanted > steps) {
-        steps = wanted;
+      length.learn(batches, steps, performance.now() - begin);
+      compared += steps;
+      const shown = workload.inputs || workload.artifacts;
+      // Where what is compared is a parameter, it is seen after each step. Faster later on, not slower by chance.
+      if (length.steps > steps && (shown || compared >= COMPARED)) {
+        steps = length.steps;
         batches = repeat(batch, steps);
       }
-      return workload.inputs || workload.artifacts ? losses : losses.fill(trainer.state.get('p0').data[0]);
+      return shown ? losses : losses.fill(trainer.state.get('p0').data[0]);
     },
   };
 });

@@ -89,7 +89,10 @@ function dcn(o, p, { x, x1 }) {
 export const MODELS = {
   'mlp-32': mlp,
   'mlp-128': mlp,
-  ...{ lenet, resnet20, lstm, dcn },
+  lenet,
+  resnet20,
+  lstm,
+  dcn,
   transformer: languageModel(false),
   gpt: languageModel(true),
 };

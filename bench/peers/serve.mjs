@@ -4,6 +4,9 @@ import { createInterface } from 'node:readline';
 
 const WARM_UP_MS = 10_000;
 
+/** Steps whose losses are compared. */
+export const COMPARED = 5;
+
 /** After the steps whose losses are compared: a batch that is learnt by heart has gradients too small for fast arithmetic. */
 const SLOW = 1e-7;
 
@@ -42,8 +45,8 @@ export async function serve(open) {
   const { run } = await open(readWorkload(folder, name), Number(threads));
   const losses = [];
   const end = performance.now() + WARM_UP_MS;
-  while (losses.length < 5 && performance.now() < end) losses.push(...(await run()));
-  say({ losses: losses.slice(0, 5) });
+  while (losses.length < COMPARED && performance.now() < end) losses.push(...(await run()));
+  say({ losses: losses.slice(0, COMPARED) });
   for await (const line of createInterface({ input: process.stdin })) {
     const end = performance.now() + 1000 * Number(line);
     const times = [];

@@ -19,12 +19,16 @@ const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 export const options = {
   optimizers: {
     ...RUN,
-    ...{ type: types.text, group: 'Optimizer', shown: 'agd,adamw,sgd' },
+    type: types.text,
+    group: 'Optimizer',
+    shown: 'agd,adamw,sgd',
     help: 'Optimizers to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8)',
   },
   lr: {
     ...RUN,
-    ...{ type: types.text, group: 'Optimizer', shown: '0.1, 1 and 10 times the default' },
+    type: types.text,
+    group: 'Optimizer',
+    shown: '0.1, 1 and 10 times the default',
     help: "Learning rates to try, as '3e-4,1e-3; sgd=0.03,0.1'",
   },
   seeds: { ...RUN, type: types.count, help: 'Repeats with different shuffles', shown: '3' },
@@ -98,7 +102,12 @@ async function runAll(
       if (event.type === 'start') {
         const { runs: epochs, stepsPerRun: stepsPerEpoch, batchSize: samplesPerStep } = event;
         progress = createProgress({
-          ...{ stream: process.stdout, unit: 'run', epochs, stepsPerEpoch, samplesPerStep, color },
+          stream: process.stdout,
+          unit: 'run',
+          epochs,
+          stepsPerEpoch,
+          samplesPerStep,
+          color,
         });
       }
       if (event.type === 'step') {

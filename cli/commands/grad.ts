@@ -14,12 +14,15 @@ const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 export const options = {
   inputs: {
     ...RUN,
-    ...{ type: types.text, group: 'Data', required: true },
+    type: types.text,
+    group: 'Data',
+    required: true,
     help: 'One batch: arrays named as the inputs and the target',
   },
   cotangents: {
     ...RUN,
-    ...{ type: types.text, group: 'Data' },
+    type: types.text,
+    group: 'Data',
     help: 'Arrays named as outputs: the vector-Jacobian product with these, in inference mode',
     conflicts: [
       ...['loss', 'lossOutput', 'output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights'],
@@ -36,7 +39,10 @@ export const options = {
   check: { ...RUN, type: types.flag, help: 'Compare with finite differences' },
   out: {
     ...RUN,
-    ...{ type: types.text, group: 'Output', alias: 'o', shown: 'MODEL.grad.safetensors' },
+    type: types.text,
+    group: 'Output',
+    alias: 'o',
+    shown: 'MODEL.grad.safetensors',
     help: 'Safetensors file to write',
   },
 } satisfies Options;
@@ -85,7 +91,12 @@ export async function handler(args: Args): Promise<void> {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: args.loss }),
     batchNorm: args.batchNorm,
     dropout: args.dropout,
-    ...{ train, freeze, wrt, straightThrough, seed, dumpPasses },
+    train,
+    freeze,
+    wrt,
+    straightThrough,
+    seed,
+    dumpPasses,
   };
   const found = await gradients(model, options, feeds, { device, threads });
   const { loss } = found;

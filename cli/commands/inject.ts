@@ -15,7 +15,9 @@ const OUTPUT = { group: 'Output', commands: [], stage: 'inject' } as const;
 export const options = {
   out: {
     ...OUTPUT,
-    ...{ type: types.text, alias: 'o', shown: 'MODEL.agd.onnx' },
+    type: types.text,
+    alias: 'o',
+    shown: 'MODEL.agd.onnx',
     help: 'File to write; with --split, the folder',
   },
   split: {

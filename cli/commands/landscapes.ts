@@ -26,12 +26,16 @@ const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 export const options = {
   optimizers: {
     ...RUN,
-    ...{ type: types.text, group: 'Optimizer', shown: 'all' },
+    type: types.text,
+    group: 'Optimizer',
+    shown: 'all',
     help: 'Optimizers to plot, as agd,sgd(momentum=0.9)',
   },
   lr: {
     ...RUN,
-    ...{ type: types.text, group: 'Optimizer', shown: RATES.map(formatNumber).join() },
+    type: types.text,
+    group: 'Optimizer',
+    shown: RATES.map(formatNumber).join(),
     help: "Learning rates to try, as '0.1,1; sgd=1e-3,1e-2'",
   },
   steps: { ...RUN, type: types.count, help: 'Steps of each', shown: '500' },
@@ -148,7 +152,10 @@ async function draw(model: Model, ways: readonly Trajectory[]): Promise<Record<s
     ways: trajectoryChart({
       title: formula,
       description: `Contours of the function and the ways of optimizers from one point. ${ends.join(', ')}.`,
-      ...{ x, y, minimum, grid: { columns: GRID, rows: GRID, values } },
+      x,
+      y,
+      minimum,
+      grid: { columns: GRID, rows: GRID, values },
       paths: named,
     }),
     values: lineChart({

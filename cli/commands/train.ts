@@ -33,7 +33,9 @@ export const options = {
   exportEma: { ...OUTPUT, type: types.flag, help: 'Write the moving average of the weights', expert: true },
   resumePytorch: {
     ...OUTPUT,
-    ...{ type: types.text, group: 'Run', expert: true },
+    type: types.text,
+    group: 'Run',
+    expert: true,
     help: 'Resume from parameters and optimizer state of PyTorch (.safetensors)',
   },
 } satisfies Options;

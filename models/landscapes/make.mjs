@@ -11,12 +11,18 @@ const LANDSCAPES = {
   quadratic: {
     formula: '(x + y)² + (x − y)²/10',
     f: (x, y) => x.add(y).square().add(x.sub(y).square().mul(0.1)),
-    ...{ start: [-3, -1], minimum: [0, 0], x: [-3.5, 2.5], y: [-2.5, 3] },
+    start: [-3, -1],
+    minimum: [0, 0],
+    x: [-3.5, 2.5],
+    y: [-2.5, 3],
   },
   absolute: {
     formula: '|x|/10 + |y|',
     f: (x, y) => x.abs().mul(0.1).add(y.abs()),
-    ...{ start: [-3, 2.5], minimum: [0, 0], x: [-3.5, 1.5], y: [-1.5, 3] },
+    start: [-3, 2.5],
+    minimum: [0, 0],
+    x: [-3.5, 1.5],
+    y: [-1.5, 3],
   },
   beale: {
     formula: '(1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)²',
@@ -26,12 +32,18 @@ const LANDSCAPES = {
         .add(term(2.25, y.square()))
         .add(term(2.625, y.square().mul(y)));
     },
-    ...{ start: [1, 1.5], minimum: [3, 0.5], x: [-0.5, 4.5], y: [-1.5, 2] },
+    start: [1, 1.5],
+    minimum: [3, 0.5],
+    x: [-0.5, 4.5],
+    y: [-1.5, 2],
   },
   rosenbrock: {
     formula: '(1 − x)² + 100 (y − x²)²',
     f: (x, y) => x.rsub(1).square().add(y.sub(x.square()).square().mul(100)),
-    ...{ start: [-1.5, 2], minimum: [1, 1], x: [-2, 2], y: [-1, 3] },
+    start: [-1.5, 2],
+    minimum: [1, 1],
+    x: [-2, 2],
+    y: [-1, 3],
   },
 };
 

@@ -44,7 +44,9 @@ export function* tensorsOf(model: Model): Generator<PlacedTensor> {
 function* inGraph(graph: Graph, scope: readonly string[]): Generator<PlacedTensor> {
   for (const [value, tensor] of graph.initializers)
     yield {
-      ...{ place: placeOf([...scope, value.name]), name: value.name, tensor },
+      place: placeOf([...scope, value.name]),
+      name: value.name,
+      tensor,
       replace: next => graph.initializers.set(value, next),
     };
   for (const { name, values } of sparseInitializers(graph))

@@ -62,8 +62,11 @@ export const Scan: Control = (dys, node) => {
   const stacks = stackStates(node, body, body.inputs.slice(0, states));
   const result = reverseIterations(node, body, {
     states: stacks.map((stack, i) => ({
-      ...{ input: body.inputs[i]!, output: outputs[i]!, last: last[i]! },
-      ...{ dLast: dys[i], stack: { x: stack } },
+      input: body.inputs[i]!,
+      output: outputs[i]!,
+      last: last[i]!,
+      dLast: dys[i],
+      stack: { x: stack },
     })),
     scanned: body.inputs.slice(states).map((input, i) => {
       return { input, x: node.inputs[states + i]!, ...along('scan_input', i) };

@@ -41,7 +41,8 @@ export function withRun(model: Model, { settings, history }: Run): Model {
   const losses = exact ? Float32Array.from(history.losses) : Float64Array.from(history.losses);
   const text = JSON.stringify({
     settings,
-    ...{ epochs: history.epochs, telemetry: history.telemetry },
+    epochs: history.epochs,
+    telemetry: history.telemetry,
     losses: { bytes: losses.BYTES_PER_ELEMENT, base64: Buffer.from(losses.buffer).toString('base64') },
   });
   const metadata = new Map(model.metadata).set(KEY, text);

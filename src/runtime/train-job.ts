@@ -129,7 +129,12 @@ export async function runTrainJob(
     };
     try {
       for await (const event of trainingLoop(trainer, train, {
-        ...{ epochs, batchSize, seed, lr, validation, signal },
+        epochs,
+        batchSize,
+        seed,
+        lr,
+        validation,
+        signal,
         before: history.losses,
       })) {
         follow(history, event);

@@ -264,7 +264,8 @@ export class Trainer {
     }
     if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);
     return {
-      ...{ loss: loss / weight, samples },
+      loss: loss / weight,
+      samples,
       ...(leftOut ? { leftOut } : {}),
       ...(shown.length ? { accuracy: hits / targets } : {}),
     };
@@ -322,8 +323,10 @@ export class Trainer {
     const next = new Map(this.updates.map(u => [u.state, u.value]));
     return this.run.tables.flatMap(({ states, rows }) =>
       states.map(name => ({
-        ...{ name, table: this.#state[name]!, values: results[next.get(name)!]! },
-        ...{ rows: results[rows]!.data as Int32Array },
+        name,
+        table: this.#state[name]!,
+        values: results[next.get(name)!]!,
+        rows: results[rows]!.data as Int32Array,
       })),
     );
   }

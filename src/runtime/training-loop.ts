@@ -1,6 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import type { BatchOptions, Dataset } from './data/dataset.js';
-import type { Feeds } from './session.js';
+import { RunLength } from './run-length.js';
 import type { Metrics, TelemetryRow, Trainer } from './trainer.js';
 
 export type LoopOptions = {
@@ -55,7 +55,7 @@ export async function* trainingLoop(
       `An update takes ${perUpdate} batches, but the run has only ${epochs * steps}: nothing would be trained.`,
     );
   let done = trainer.batchCount;
-  const chunk = new ChunkSize();
+  const length = new RunLength();
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     const begin = performance.now();
     let [sum, samples] = [0, 0];
@@ -68,12 +68,12 @@ export async function* trainingLoop(
     };
     if (before.length === done)
       for (const loss of before.slice(epoch * steps, done)) add(loss, train.batchSize(order));
-    const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => chunk.steps);
+    const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => length.steps);
     for (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
       const start = performance.now();
       const losses = await trainer.steps(inputs, { lr });
-      chunk.learn(inputs, losses.length, performance.now() - start);
+      length.learn(inputs, losses.length, performance.now() - start);
       for (const [i, loss] of losses.entries()) {
         add(loss, sizes[i]!);
         yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
@@ -91,25 +91,5 @@ export async function* trainingLoop(
       seconds,
       trainSeconds,
     };
-  }
-}
-
-/** A run of a quarter of a second keeps the progress smooth and makes the cost of starting it small. */
-const RUN_MILLISECONDS = 250;
-/** Large steps go together too, as each run copies the state in and out: so many, in so much time. */
-const LARGE_STEPS = { count: 32, milliseconds: 2000 };
-const CHUNK_BYTES = 64 * 2 ** 20;
-
-/** How many steps to do in one run, from how long one takes and how large its batch is. */
-class ChunkSize {
-  steps = 1;
-
-  learn(inputs: Feeds, steps: number, milliseconds: number): void {
-    const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0) / steps;
-    const step = milliseconds / steps;
-    const large = Math.min(LARGE_STEPS.count, LARGE_STEPS.milliseconds / step);
-    const wanted = Math.min(Math.max(RUN_MILLISECONDS / step, large), CHUNK_BYTES / bytes);
-    // Doubling at most: the first runs are slower than those that follow.
-    this.steps = Math.max(1, Math.min(Math.floor(wanted), 2 * this.steps));
   }
 }

@@ -120,7 +120,8 @@ function constant(t: TensorProto, i: number, form: Form, files: Map<string, Uint
   const attribute: AttributeProto = isNumbers
     ? { name: 'value_floats', type: ATTRIBUTE_TYPE.floats, floats: floatsOf(bytesOf(t)) }
     : {
-        ...{ name: 'value', type: ATTRIBUTE_TYPE.tensor },
+        name: 'value',
+        type: ATTRIBUTE_TYPE.tensor,
         t: form === 'constants outside' ? outside(t, i, form, files) : t,
       };
   return { opType: 'Constant', output: [t.name ?? ''], attribute: [attribute] };
@@ -135,7 +136,11 @@ function intoFunction(model: ModelProto): void {
   const inputs = [...new Set([...(graph.input ?? []), ...(graph.initializer ?? [])].map(v => v.name ?? ''))];
   model.functions = [
     {
-      ...{ name: 'Whole', domain: 'local', input: inputs, output: outputs, node: graph.node },
+      name: 'Whole',
+      domain: 'local',
+      input: inputs,
+      output: outputs,
+      node: graph.node,
       opsetImport: model.opsetImport?.map(o => ({ ...o })),
     },
   ];

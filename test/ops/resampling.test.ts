@@ -64,7 +64,8 @@ describe('Resize', () => {
   ])('a crop, %s along an axis, and a number where it is off the image', async (_, scales, sizes) => {
     const region = floatsOf([0, 0, 0.1, -0.2, 1, 1, 0.7, 1.1]);
     const attrs = {
-      ...{ mode: 'linear', coordinate_transformation_mode: 'tf_crop_and_resize' },
+      mode: 'linear',
+      coordinate_transformation_mode: 'tf_crop_and_resize',
       extrapolation_value: float(2),
     };
     const inputs = [[1, 2, 4, 3], region, scales && floatsOf(scales), sizes && ints(sizes)];
@@ -131,7 +132,9 @@ describe('Resize', () => {
     const attrs = { mode: 'linear', axes: [2, 3], ...crop };
     const check = (region: number[], sizes: number[], c: VjpCase = {}) =>
       checkVjp('Resize', [[2, 2, 5, 4], floatsOf(region), null, ints(sizes)], {
-        ...{ attrs, wrt: [0, 1], step: 1e-3 },
+        attrs,
+        wrt: [0, 1],
+        step: 1e-3,
         ...c,
       });
     it.each([false, true])('between elements (extents hidden: %s)', async hidden => {

@@ -83,7 +83,10 @@ describe('a pass', () => {
 
   it('that breaks the graph is named where AGD_ONNX_CHECK is 1', async () => {
     const broken = pass({
-      ...{ name: 'break-graph', does: '', requires: ['work'], ensures: [] },
+      name: 'break-graph',
+      does: '',
+      requires: ['work'],
+      ensures: [],
       run(c) {
         c.work.graph.nodes = [...c.work.graph.nodes].reverse();
         return true;

@@ -129,7 +129,8 @@ it('takes no input that a step does not take: lengths that the kernel of attenti
   const x = s.input('x', ['batch', 'time', 8]);
   const [q, k, v] = ['q', 'k', 'v'].map(name => s.add('MatMul', [x, s.weight(`w${name}`, [8, 16])], name));
   const attended = s.add('GroupQueryAttention', [q!, k!, v!, null, null, last, total], 'attended', {
-    ...{ num_heads: 2, kv_num_heads: 2 },
+    num_heads: 2,
+    kv_num_heads: 2,
   });
   const node = s.graph.nodes.at(-1)!;
   node.domain = 'com.microsoft';

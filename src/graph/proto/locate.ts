@@ -154,8 +154,11 @@ class Locator {
     const ranges = own.map(({ from, end }) => ({ offset: from, length: end - from }));
     const size = ranges.reduce((n, { length }) => n + length, 0) / 4;
     this.#add(path, path.at(-2), {
-      ...{ dtype: 'float32', dims: isList ? [size] : [], ranges },
-      ...{ external: undefined, message: undefined },
+      dtype: 'float32',
+      dims: isList ? [size] : [],
+      ranges,
+      external: undefined,
+      message: undefined,
     });
   }
 

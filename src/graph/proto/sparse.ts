@@ -20,7 +20,9 @@ function read(proto: SparseTensorProto): SparseTensor {
   const tensor = (t: unknown) => readTensor((t ?? {}) as TensorProto, surroundings);
   const [values, indices] = [tensor(proto.values), tensor(proto.indices)];
   sparse = {
-    ...{ name: proto.values?.name ?? '', values, indices },
+    name: proto.values?.name ?? '',
+    values,
+    indices,
     dims: readDims({ name: proto.values?.name, dims: proto.dims }),
   };
   const { dims } = sparse.indices;

@@ -39,7 +39,9 @@ export const radam: Optimizer<RadamOptions> = {
   scalars(step, lr, { betas: [beta1, beta2], weightDecay, decoupledWeightDecay }) {
     const { factor, low, high } = rectification(step, beta2, 1);
     return {
-      ...{ rate: lr.mul(factor).div(correction(step, beta1)), low, high },
+      rate: lr.mul(factor).div(correction(step, beta1)),
+      low,
+      high,
       ...(weightDecay && decoupledWeightDecay ? { decay: lr.mul(weightDecay) } : {}),
     };
   },

@@ -51,8 +51,11 @@ const FEW = 4;
 
 function summarize(array: Tensor, { least, most, ignored }: TargetRange, scale: number): Summary {
   const seen: Summary = {
-    ...{ low: Infinity, high: -Infinity, isWhole: true },
-    ...{ values: new Set(), strays: new Set() },
+    low: Infinity,
+    high: -Infinity,
+    isWhole: true,
+    values: new Set(),
+    strays: new Set(),
   };
   for (const x of array.numbers()) {
     const value = x * scale;

@@ -70,7 +70,9 @@ export async function openForInjection(
   const { values, checkpoint } = stored;
   const { model, options: lifted } = await liftArtifacts(
     {
-      ...{ training, evaluation, values },
+      training,
+      evaluation,
+      values,
       properties: checkpoint && storeProperties(checkpoint.properties),
     },
     { ...options, frozen: frozenIn(checkpoint) },

@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest';
 import { contours, type Grid } from '../../../cli/ui/contours.js';
 
 const grid = (columns: number, rows: number, f: (column: number, row: number) => number): Grid => ({
-  ...{ columns, rows },
+  columns,
+  rows,
   values: Array.from({ length: columns * rows }, (_, k) => f(k % columns, Math.floor(k / columns))),
 });
 

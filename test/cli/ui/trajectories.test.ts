@@ -2,7 +2,11 @@ import { expect, test } from 'vitest';
 import { type Trajectories, trajectoryChart } from '../../../cli/ui/trajectories.js';
 
 const bowl: Trajectories = {
-  ...{ title: 'x² + y²', description: 'A bowl.', x: [-2, 2], y: [-2, 2], minimum: [0, 0] },
+  title: 'x² + y²',
+  description: 'A bowl.',
+  x: [-2, 2],
+  y: [-2, 2],
+  minimum: [0, 0],
   grid: {
     columns: 41,
     rows: 41,

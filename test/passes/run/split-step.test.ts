@@ -75,7 +75,9 @@ it.each<[string, Model, InjectOptions]>([
     {
       schedule: { kind: 'cosine', total: 5, warmup: 1 },
       groups: [{ match: ['fc2.*'], options: { lr: 0.1, weightDecay: 0.1 } }],
-      ...{ decayBiasNorm: false, telemetry: 2, compensate: true },
+      decayBiasNorm: false,
+      telemetry: 2,
+      compensate: true,
     },
   ],
   ['with scalars in float32, and tiles', mlp(), { scalars: 'float32', tile: true, batchNorm: 'eval' }],
@@ -85,7 +87,10 @@ it.each<[string, Model, InjectOptions]>([
     'of second order, with everything around the update',
     normalized(),
     {
-      ...{ accumulate: 2, onNonfinite: 'skip', ema: 0.9, seed: 3 },
+      accumulate: 2,
+      onNonfinite: 'skip',
+      ema: 0.9,
+      seed: 3,
       optimizer: { name: 'adahessian', weightDecay: 0.1, hessianPower: 0.5 },
     },
   ],

@@ -59,8 +59,12 @@ it('reads what the file says of its tensors before any rule', async () => {
   const copy = say(s.weight('exp', [3]), { [FOLDED]: "['alpha']" });
   const half = s.weight('val_7', floatsOf([0.5, 0.25, 0.5]));
   sign(s, {
-    ...{ alpha: 'PARAMETER', weight: 'PARAMETER', decay: 'PARAMETER' },
-    ...{ mean: 'BUFFER', 'bn.running_var': 'BUFFER', 'bn.weight': 'BUFFER' },
+    alpha: 'PARAMETER',
+    weight: 'PARAMETER',
+    decay: 'PARAMETER',
+    mean: 'BUFFER',
+    'bn.running_var': 'BUFFER',
+    'bn.weight': 'BUFFER',
   });
   const h = s.add('MatMul', [s.add('Mul', [x, alpha], 'ax'), weight], 'h');
   const y = [mean, soft, mask, frozen, copy, half].reduce((a, b, i) => s.add('Mul', [a, b], `h${i}`), h);

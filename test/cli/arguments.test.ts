@@ -2,8 +2,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
+import yargs from 'yargs';
 import { type Arguments, injectOptionsIfTask } from '../../cli/arguments.js';
+import { readConfig } from '../../cli/config.js';
+import { addFlags, type Options, readFlags } from '../../cli/flags.js';
 import { parse } from '../../cli/program.js';
+import { types } from '../../src/constants.js';
 import { type Command, injectOptionsOf } from '../../src/passes/options.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'agd-'));
@@ -199,4 +203,22 @@ it('says which flag is meant, or what was wrong with it', async () => {
   await expect(parse(['trian', 'model.onnx'])).rejects.toThrow(
     "Unknown command 'trian'; did you mean 'train'?",
   );
+});
+
+it('makes flag, help, check and configuration key of one entry of a table', async () => {
+  const own: Options = {
+    minLength: {
+      ...{ type: types.count, group: 'Data', commands: [], stage: 'run' },
+      help: 'Shortest sample to keep',
+      shown: '1',
+    },
+  };
+  const help = await addFlags(yargs(), 'train', own, false).getHelp();
+  expect(help.replace(/\s+/g, ' ')).toContain('--min-length Shortest sample to keep [1]');
+  expect(readFlags({ 'min-length': '3' }, 'train', own)).toEqual({ minLength: 3 });
+  const refused = () => readFlags({ 'min-length': '0' }, 'train', own);
+  expect(refused).toThrow('--min-length must be a whole number of at least 1, not 0');
+  expect(() => readFlags({ 'min-lenght': '3' }, 'train', own)).toThrow("did you mean '--min-length'?");
+  expect(await readConfig(config({ minLength: 3 }), 'train', own)).toEqual({ minLength: 3 });
+  await expect(readConfig(config({ minLength: 1.5 }), 'train', own)).rejects.toThrow('minLength must be');
 });

@@ -1,4 +1,4 @@
-/** Who takes part in a comparison, and at which learning rates. */
+/** The candidates of a comparison and their learning rates. */
 import {
   AgdError,
   optimizerNamed,
@@ -9,8 +9,8 @@ import {
 import type { Candidate, OptimizerSpec } from '../src/internal.js';
 
 /**
- * What --optimizers and --lr say; rates are `usual` for whom nothing is said. Throws `bad-option` for who is not known,
- * and for rates of who does not take part.
+ * Parses --optimizers and --lr; candidates without rates get `usual`. Throws `bad-option` for unknown optimizers, and for
+ * rates of optimizers that are not listed.
  */
 export function candidatesOf(
   text: string,

@@ -56,7 +56,7 @@ export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
   const { checkWritable, isArtifacts } = await import('../../src/internal.js');
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
-  // A state may be written over the one that training goes on from, but not over a model that has none.
+  // A state may overwrite the one that training resumes from, but not a model without state.
   checkOutputs(
     [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.report],
     [args.model, args.data, args.validation, args.params, args.config, args.resumePytorch],

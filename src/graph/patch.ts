@@ -177,7 +177,7 @@ export function fillTensors(
   let end = 0;
   for (const { name, offset, length } of holes) {
     const tensor = values.get(name);
-    if (!tensor) throw new AgdError('no-such-value', `There is no value for tensor '${name}'.`);
+    if (!tensor) throw new AgdError('no-such-value', `No value given for tensor '${name}'.`);
     if (tensor.byteLength !== length)
       throw new AgdError(
         'bad-shape',

@@ -42,7 +42,7 @@ export type ExternalData = { location: string; offset: number; length: number; f
 /** Reads the bytes of a tensor outside the model file; `name` is for messages. */
 export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
 
-/** Where a tensor's bytes shall be: in another file, or (undefined) in the model's own. */
+/** Where a tensor's bytes are to be stored: in another file, or (undefined) in the model file. */
 export type Placement = (tensor: Tensor) => ExternalData | undefined;
 
 /** A range of a tensor's bytes. */

@@ -102,7 +102,7 @@ export function lacksTotal({ kind, ...given }: Schedule): boolean {
 
 /** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
 export function resolveSchedule({ kind, ...given }: Schedule): Settings {
-  ensure(Object.hasOwn(KINDS, kind), `There is no schedule '${kind}'; there are ${SCHEDULES.join(', ')}.`);
+  ensure(Object.hasOwn(KINDS, kind), `Unknown schedule '${kind}'; expected one of ${SCHEDULES.join(', ')}.`);
   const { takes }: Kind = KINDS[kind];
   const warmup = kind === 'one-cycle' ? {} : { warmup: 0, start: given.warmup ? 1 / given.warmup : 1 };
   const defaults = { ...warmup, ...takes(given) };

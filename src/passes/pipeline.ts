@@ -292,7 +292,7 @@ const ALL = [
     run(c) {
       const { g, options, loss } = c;
       if (!options.wrt)
-        throw new AgdError('bad-option', 'Say with --wrt what to differentiate with respect to.');
+        throw new AgdError('bad-option', 'Choose with --wrt what to differentiate with respect to.');
       c.trained = chooseWrt(g.graph, options.wrt, loss?.constants);
       g.forget(c.trained);
       return false;

@@ -206,7 +206,7 @@ async function beginRun(
   if (job.state === undefined) note(`${job.model} stays as it is: --state ${job.model} updates it`);
   const differences = trainer.batchCount ? changes(before.settings, settings) : [];
   if (differences.length)
-    note(`resumed with ${differences.join(', ')}: not what one run would have computed`);
+    note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
   const { sha256, inject } = before.settings;
   return {
     settings: { ...settings, sha256, inject },

@@ -36,7 +36,7 @@ it('injects the folder and the file, accumulating where it is told to', async ()
   expect([a.accumulation, b.accumulation?.batches]).toEqual([undefined, 2]);
 });
 
-it('trains, writes a checkpoint back, and goes on from it', async () => {
+it('trains, writes a checkpoint back, and resumes from it', async () => {
   const args = ['--data', 'data.safetensors', '--optimizer', 'adamw', '--lr', '0.05'];
   ok('train', 'training_model.onnx', ...args, '--epochs', '3', '--state', 'state.onnx', '-o', 'trained.onnx');
   ok('export', 'state.onnx', '--ort-checkpoint', 'after.ckpt');
@@ -44,10 +44,10 @@ it('trains, writes a checkpoint back, and goes on from it', async () => {
   expect([...checkpoint.frozen.keys()]).toEqual(['scale']);
   expect(checkpoint.optimizers[0]).toMatchObject({ name: 'group0', step: 3, lr: Math.fround(0.05) });
   const out = ok('inject', '.', '--params', 'after.ckpt', '--optimizer', 'adamw', '-o', 'next.onnx');
-  expect(out).toContain('goes on from the checkpoint, after 3 updates of AdamW');
+  expect(out).toContain('resumed from the checkpoint, after 3 updates of AdamW');
   // Epochs are counted from the very begin.
   const again = ok('train', '.', '--params', 'after.ckpt', ...args, '--epochs', '4', '-o', 'more.onnx');
-  expect(again).toMatch(/goes on from the checkpoint.*done after 4 steps/s);
+  expect(again).toMatch(/resumed from the checkpoint.*done after 4 steps/s);
   ok('export', '.', '--params', 'after.ckpt', '-o', 'inference.onnx');
   const { graph } = await loadModel(join(folder, 'inference.onnx'));
   expect(graph.outputs.map(v => v.name)).toEqual(['logits']);
@@ -73,7 +73,7 @@ it('says in one line what is wrong', async () => {
   expect(fails('inject', 'other')).toMatch(/Cannot read 'other.training_model.onnx': no such file/);
   await writeFile(join(folder, 'cut.ckpt'), 'cut');
   expect(fails('inject', '.', '--params', 'cut.ckpt')).toMatch(
-    /cut.ckpt: it is no checkpoint of ONNX Runtime/,
+    /cut.ckpt: it is not an ONNX Runtime training checkpoint/,
   );
   expect(fails('export', 'eval_model.onnx', '--ort-checkpoint', 'x')).toMatch(/holds no training step/);
   expect(existsSync(join(folder, 'x'))).toBe(false);

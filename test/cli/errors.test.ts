@@ -126,7 +126,7 @@ it('no loss, two losses, options of another loss', () => {
   expect(fails('inject', 'model.onnx', '--loss-output', 'logits', '--target', 'y')).toMatch(
     /no input 'y' that could be the target/,
   );
-  expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is no loss/);
+  expect(fails('inject', 'model.onnx', '--loss-output', 'logits')).toMatch(/shape \[batch,3\] is not a loss/);
   expect(fails('inject', 'model.onnx', ...LOSS, '--target', 'x')).toMatch(
     /already has an input 'x': give the target another name with --target/,
   );

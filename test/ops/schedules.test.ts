@@ -194,8 +194,8 @@ it('restarts where it should, however late', async () => {
 });
 
 it.each([
-  ['toString', "There is no schedule 'toString'"],
-  ['cosin:total=3', "There is no schedule 'cosin'; there are constant, linear"],
+  ['toString', "Unknown schedule 'toString'"],
+  ['cosin:total=3', "Unknown schedule 'cosin'; expected one of constant, linear"],
   ['cosine:total=10,every=3', "Schedule 'cosine' takes warmup, start, total, final, not 'every'"],
   ['linear:total=10,warmup=10', 'the warm-up of 10 updates must end before total (10)'],
   ['linear:total=2.5', 'total is a whole number above 0, not 2.5'],

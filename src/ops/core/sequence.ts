@@ -43,5 +43,5 @@ export function zerosLike(x: Expr): Expr {
 /** The type of a sequence's elements. */
 export function elementOf({ type, value }: Expr): TensorType {
   if (type?.kind === 'sequence' && type.elem.kind === 'tensor') return type.elem;
-  throw new Error(`Value '${value.name}' is no sequence of tensors.`);
+  throw new Error(`Value '${value.name}' is not a sequence of tensors.`);
 }

@@ -135,7 +135,7 @@ function scalar(x: Expr): Expr {
     const shape = `[${x.shape ?? '?'}]`;
     throw new AgdError(
       'bad-shape',
-      `Output '${x.value.name}' of shape ${shape} is no loss: a loss is one number.`,
+      `Output '${x.value.name}' of shape ${shape} is not a loss: a loss is a single number.`,
     );
   }
   return x.rank === 0 ? x : x.reshape([]);

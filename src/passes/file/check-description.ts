@@ -112,8 +112,7 @@ const DESCRIPTION = shaped({
 /** Throws `invalid-model` where a field of a description, as read from JSON, is missing or of another type. */
 export function checkDescription(description: unknown): asserts description is TrainingDescription {
   const path = DESCRIPTION(description);
-  if (path !== undefined)
-    throw damaged(`its field '${path.slice(1) || 'version'}' is missing or not what it should be`);
+  if (path !== undefined) throw damaged(`its field '${path.slice(1) || 'version'}' is missing or invalid`);
 }
 
 const damaged = (what: string) =>
@@ -136,10 +135,10 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   const updates = trainingInfo.flatMap(info => info.updates);
   const updated = new Set<string>();
   for (const { state, value } of updates) {
-    ensure(stored.has(state), `it updates '${state}', which is no initializer`);
+    ensure(stored.has(state), `it updates '${state}', which is not an initializer`);
     ensure(!updated.has(state), `it updates '${state}' twice`);
     const next = outputs.get(value);
-    ensure(next !== undefined, `it updates '${state}' with '${value}', which is no output`);
+    ensure(next !== undefined, `it updates '${state}' with '${value}', which is not an output`);
     const { dtype, dims } = stored.get(state)!.tensor;
     const fits = next!.type === undefined || (next!.dtype === dtype && fitsShape(next!.shape, dims));
     ensure(fits, `it updates '${state}' with '${value}', which is of another type`);
@@ -147,21 +146,21 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   }
   const { loss, lr, step, accumulation, skipped, telemetry, parameters, statistics, scheduleTotal } =
     description;
-  ensure(outputs.has(loss.name), `its loss '${loss.name}' is no output`);
+  ensure(outputs.has(loss.name), `its loss '${loss.name}' is not an output`);
   const isScalar = (name: string, dtype: string) => {
     const tensor = stored.get(name)?.tensor;
     return tensor?.dtype === dtype && tensor.size === 1;
   };
-  ensure(isScalar(lr, 'float32'), `its learning rate '${lr}' is no float32 scalar`);
+  ensure(isScalar(lr, 'float32'), `its learning rate '${lr}' is not a float32 scalar`);
   for (const counter of [step, accumulation?.counter, skipped])
     ensure(
       counter === undefined || isScalar(counter, 'int64'),
-      `its counter '${counter}' is no int64 scalar`,
+      `its counter '${counter}' is not an int64 scalar`,
     );
   const total = scheduleTotal === undefined ? undefined : stored.get(scheduleTotal)?.tensor;
   ensure(
     scheduleTotal === undefined || (total?.size === 1 && /^float(32|64)$/.test(total.dtype)),
-    `the end of its schedule '${scheduleTotal}' is no number`,
+    `the end of its schedule '${scheduleTotal}' is not a number`,
   );
   const states = parameters.flatMap(p => [
     ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),

@@ -128,7 +128,7 @@ function readHoles(text: string, length: number): Hole[] {
   const isCount = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
   const isHole = (x: Partial<Hole> | null) =>
     typeof x?.name === 'string' && isCount(x.offset) && isCount(x.length);
-  if (!Array.isArray(holes) || !holes.every(isHole)) throw damaged(HOLES, 'it is no list of places');
+  if (!Array.isArray(holes) || !holes.every(isHole)) throw damaged(HOLES, 'it is not a list of places');
   let [filled, end] = [0, 0];
   for (const hole of holes as Hole[]) {
     if (hole.offset < end || hole.offset - filled > length)
@@ -145,7 +145,7 @@ function readPlaces(text: string, located: ReadonlyMap<Place, unknown>): [Place,
   const isPair = (x: unknown) =>
     Array.isArray(x) && x.length === 2 && x.every(part => typeof part === 'string');
   if (!Array.isArray(places) || !places.every(isPair))
-    throw damaged(PLACES, 'it is no list of places and names');
+    throw damaged(PLACES, 'it is not a list of places and names');
   const lost = (places as [Place, string][]).find(([place]) => !located.has(place));
   if (lost) throw damaged(PLACES, `the original has no place for '${lost[1]}'`);
   return places;

@@ -58,7 +58,7 @@ export function readAlgorithm(model: Model, { values: given }: InjectOptions): F
   const values = new Set([...graph.inputs, ...stored.values(), ...writtenBy(graph)].map(v => v.name));
   for (const { state, value } of bindings) {
     if (!stored.has(state))
-      throw new AgdError('invalid-model', `training_info updates '${state}', which is no initializer.`);
+      throw new AgdError('invalid-model', `training_info updates '${state}', which is not an initializer.`);
     if (!values.has(value))
       throw new AgdError(
         'invalid-model',

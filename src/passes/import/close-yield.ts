@@ -14,8 +14,8 @@ export const isYield = (node: Node): boolean => node.domain === 'com.microsoft' 
 export type Closed = AttachedLoss & { outputs: readonly Value[] };
 
 /**
- * Appends to `g` a loss of what `node` hands over, and the gradients that it takes: those of all inputs but those that
- * its attribute names. Throws as `attachLoss` does, and `bad-option` where there is no loss.
+ * Appends to `g` a loss of the outputs that `node` yields, and the gradients that it returns: those of all its inputs
+ * except the ones its attribute excludes. Throws as `attachLoss` does, and `bad-option` without a loss.
  */
 export function closeYield(
   node: Node,
@@ -25,7 +25,7 @@ export function closeYield(
   const { graph } = g;
   ensure(
     !!spec,
-    `${node.label} takes the gradients of the model's outputs from PyTorch: say with --loss what to minimize, or with --loss-output.`,
+    `${node.label} takes the gradients of the model's outputs from PyTorch: choose a loss with --loss or --loss-output.`,
   );
   const outputs = node.inputs.flatMap(v => v ?? []);
   const others = graph.outputs.filter(v => !outputs.includes(v));

@@ -82,10 +82,7 @@ function optimizer(node: Node, g: Builder): readonly (Expr | undefined)[] {
   const def = opDef(node);
   const kinds = KINDS[node.opType];
   if (def?.kind !== 'expansion' || !kinds)
-    throw new AgdError(
-      'unsupported-op',
-      `${node.label} is no operator of ONNX's training that is known here.`,
-    );
+    throw new AgdError('unsupported-op', `${node.label} is not a known ONNX training operator.`);
   if ((node.inputs.length - 2) % kinds || node.inputs.includes(null))
     throw new AgdError('invalid-model', `${node.label} takes ${kinds} tensors for each that it optimizes.`);
   return def.expand(new NodeView(node, g, 1) as never);

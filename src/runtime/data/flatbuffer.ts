@@ -45,7 +45,7 @@ export class FlatTable {
     try {
       return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
     } catch {
-      throw new RangeError('A string is no UTF-8.');
+      throw new RangeError('A string is not valid UTF-8.');
     }
   }
   table(field: number): FlatTable | undefined {

@@ -14,5 +14,5 @@ export async function loadArrays(path: string): Promise<Map<string, Tensor>> {
   const isZip = bytes[0] === 0x50 && bytes[1] === 0x4b;
   if (isZip || isNpy(bytes) || /\.np[yz]$/i.test(path)) return decodeNpz(bytes, path);
   if (bytes[8] === 0x7b || /\.safetensors$/i.test(path)) return decodeSafetensors(bytes, path).tensors;
-  throw new AgdError('bad-data', `${path} is no .npz, .npy or .safetensors file.`);
+  throw new AgdError('bad-data', `${path} is not a .npz, .npy or .safetensors file.`);
 }

@@ -39,7 +39,7 @@ export function isNpy(bytes: Uint8Array): boolean {
  */
 export function decodeNpy(bytes: Uint8Array, where: string): Tensor {
   const fail = (what: string) => new AgdError('bad-data', `${where}: ${what}.`);
-  if (!isNpy(bytes)) throw fail('this is no .npy array');
+  if (!isNpy(bytes)) throw fail('not a .npy array');
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const version = bytes[6] ?? 0;
   if (version < 1 || version > 3)

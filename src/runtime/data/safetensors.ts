@@ -94,7 +94,7 @@ type Span = [begin: number, end: number];
  */
 function parseHeader(bytes: Uint8Array, file: string): [Record<string, unknown>, number] {
   const fail = (what: string, cause?: unknown) =>
-    new AgdError('bad-data', `${file} is no complete .safetensors file: ${what}.`, { cause });
+    new AgdError('bad-data', `${file} is not a complete .safetensors file: ${what}.`, { cause });
   if (bytes.length < 8) throw fail(`${bytes.length} bytes hold no header`);
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
   if (length > MAX_HEADER || 8 + length > bytes.length)
@@ -118,7 +118,7 @@ function parseEntry(entry: unknown, where: string): { dtype: DType; dims: number
   if (!dtype) throw fail(`element type ${JSON.stringify(entry.dtype)?.replaceAll('"', "'")} is unknown`);
   const { shape: dims, data_offsets: span } = entry;
   if (!isCounts(dims) || !isCounts(span) || span.length !== 2)
-    throw fail('its shape or offsets are no lists of counts');
+    throw fail('its shape or offsets are not lists of non-negative integers');
   const need = byteLength(
     dtype,
     dims.reduce((n, d) => n * d, 1),

@@ -36,7 +36,7 @@ export function* zipMembers(bytes: Uint8Array, file: string): Generator<[name: s
   } catch (cause) {
     throw new AgdError(
       'bad-data',
-      `${file} is no complete zip archive: its directory is missing or damaged.`,
+      `${file} is not a complete zip archive: its directory is missing or damaged.`,
       { cause },
     );
   }

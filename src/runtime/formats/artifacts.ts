@@ -118,7 +118,7 @@ function besides(training: string, names: readonly string[]) {
       if (found.length === 1) return found[0]!;
       throw new AgdError(
         'missing-data',
-        `There ${found.length ? `are ${found.length} checkpoints` : 'is no checkpoint'} beside ${training}: give the parameters' values with --params FILE.`,
+        `There ${found.length ? `are ${found.length} checkpoints` : 'is no checkpoint'} in the folder of ${training}: specify the parameter values with --params FILE.`,
       );
     },
   };

@@ -41,7 +41,7 @@ export async function readOrtCheckpoint(path: string): Promise<OrtCheckpoint> {
 /** `readOrtCheckpoint` of bytes that were read from `path`. */
 export async function decodeCheckpoint(bytes: Uint8Array, path: string): Promise<OrtCheckpoint> {
   const bad = (what: string) => new AgdError('bad-state', `${path}: ${what}.`);
-  if (!isCheckpoint(bytes)) throw bad('it is no checkpoint of ONNX Runtime training (identifier ODTC)');
+  if (!isCheckpoint(bytes)) throw bad('it is not an ONNX Runtime training checkpoint (identifier ODTC)');
   const damaged = bad('the checkpoint is damaged or cut off');
   const guarded = <T>(read: () => T): T => {
     try {

@@ -28,8 +28,8 @@ const ADAMS = ['adam', 'adamw'];
 const GROUP = 'group0';
 
 /**
- * The injected model with the momentums and the count of updates of a checkpoint's optimizer, where its own keeps the
- * same; `note` tells which. Throws `bad-state` where a parameter has none.
+ * The injected model with the momentums and the update count of a checkpoint's optimizer, if its own optimizer keeps the
+ * same state; `note` says which. Throws `bad-state` if a parameter has no momentums.
  */
 export function goOnFrom(
   injected: Model,
@@ -41,7 +41,7 @@ export function goOnFrom(
   if (!ADAMS.includes(description.optimizer.name))
     return {
       model: injected,
-      note: `the checkpoint's momentums, of ${updates} of AdamW, are left: --optimizer adamw goes on from them`,
+      note: `the checkpoint's momentums after ${updates} of AdamW are not used: to resume from them, choose --optimizer adamw`,
     };
   const state = initializers(injected);
   const tensors = new Map<string, Tensor>();
@@ -56,7 +56,7 @@ export function goOnFrom(
   const { state: next } = fromPytorch(description, state, tensors);
   return {
     model: withInitializers(injected, name => next.get(name)),
-    note: `goes on from the checkpoint, after ${updates} of AdamW`,
+    note: `resumed from the checkpoint, after ${updates} of AdamW`,
   };
 }
 

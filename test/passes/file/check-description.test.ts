@@ -89,9 +89,12 @@ describe('a training step', () => {
   });
 
   it.each<[string, (model: Model) => void]>([
-    ['which is no initializer', m => m.trainingInfo[0]!.updates.push({ state: 'x', value: 'logits' })],
+    ['which is not an initializer', m => m.trainingInfo[0]!.updates.push({ state: 'x', value: 'logits' })],
     ['twice', m => m.trainingInfo[0]!.updates.push(m.trainingInfo[0]!.updates[0]!)],
-    ['which is no output', m => m.trainingInfo[0]!.updates.splice(0, 1, { state: 'fc1.bias', value: 'x' })],
+    [
+      'which is not an output',
+      m => m.trainingInfo[0]!.updates.splice(0, 1, { state: 'fc1.bias', value: 'x' }),
+    ],
     [
       'of another type',
       m => {
@@ -114,16 +117,16 @@ describe('the places of cut tensors', () => {
   const hole = { name: 'fc1.weight', offset: 10, length: 128 };
   it.each<[unknown, RegExp]>([
     ['{', /not JSON/],
-    [null, /no list/],
-    [3, /no list/],
-    [{}, /no list/],
-    [[null], /no list/],
-    [[{ ...hole, name: 1 }], /no list/],
-    [[{ ...hole, offset: -1 }], /no list/],
-    [[{ ...hole, length: 1.5 }], /no list/],
+    [null, /not a list/],
+    [3, /not a list/],
+    [{}, /not a list/],
+    [[null], /not a list/],
+    [[{ ...hole, name: 1 }], /not a list/],
+    [[{ ...hole, offset: -1 }], /not a list/],
+    [[{ ...hole, length: 1.5 }], /not a list/],
     [[{ ...hole, offset: 1e9 }], /'fc1.weight' has no place at byte 1000000000/],
     [[hole, hole], /'fc1.weight' has no place/],
-    [[{ ...hole, name: 'constructor' }], /no value for tensor 'constructor'/],
+    [[{ ...hole, name: 'constructor' }], /No value given for tensor 'constructor'/],
     [[{ ...hole, length: 4 }], /takes 4 bytes/],
   ])('%j are refused', (holes, message) => {
     const model = cloneModel(injected);
@@ -135,9 +138,9 @@ describe('the places of cut tensors', () => {
 
 it.each<[string, RegExp]>([
   ['{', /not JSON/],
-  ['{}', /no list/],
-  ['[["a"]]', /no list/],
-  ['[["a",1]]', /no list/],
+  ['{}', /not a list/],
+  ['[["a"]]', /not a list/],
+  ['[["a",1]]', /not a list/],
   ['[["a","fc1.weight"]]', /no place for 'fc1.weight'/],
 ])('places %s of tensors in the original are refused', (places, message) => {
   const model = cloneModel(injected);

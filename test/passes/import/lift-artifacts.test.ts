@@ -153,7 +153,7 @@ it('asks what to minimize where a graph leaves that to PyTorch, and for gradient
   const { values } = artifacts();
   const lift = (training: Model, options: InjectOptions) =>
     liftArtifacts({ training, values }, options, sessionShapes);
-  await expect(lift(yielding(), {})).rejects.toThrow(/'com.microsoft.YieldOp' .*say with --loss/);
+  await expect(lift(yielding(), {})).rejects.toThrow(/'com.microsoft.YieldOp' .*choose a loss with --loss/);
   const other = yielding();
   for (const v of other.graph.outputs) v.name = `d_${v.name}`;
   const loss = { kind: 'cross-entropy', output: 'logits' } as const;

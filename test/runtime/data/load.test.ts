@@ -18,8 +18,8 @@ test.each([
 });
 
 test.each([
-  ['data.csv', /is no \.npz, \.npy or \.safetensors file/],
-  ['data.npz', /is no complete zip archive/],
+  ['data.csv', /is not a \.npz, \.npy or \.safetensors file/],
+  ['data.npz', /is not a complete zip archive/],
   ['data.safetensors', /claims a header/],
 ])('text in %s', async (name, message) => {
   const path = join(await mkdtemp(join(tmpdir(), 'load-')), name);

@@ -84,10 +84,10 @@ describe('refused, in a line that names file and array', () => {
     new Uint8Array(Buffer.from(Buffer.from(base64, 'base64').toString('latin1').replace(from, to), 'latin1'));
 
   test.each<[string, () => Uint8Array, RegExp]>([
-    ['no zip', () => new TextEncoder().encode('x,y\n1,2\n'.repeat(9)), /no complete zip archive/],
-    ['empty file', () => new Uint8Array(), /no complete zip archive/],
-    ['truncated', () => stored().subarray(0, 400), /no complete zip archive/],
-    ['truncated in front', () => stored().subarray(40), /no complete zip archive|damaged/],
+    ['not a zip', () => new TextEncoder().encode('x,y\n1,2\n'.repeat(9)), /not a complete zip archive/],
+    ['empty file', () => new Uint8Array(), /not a complete zip archive/],
+    ['truncated', () => stored().subarray(0, 400), /not a complete zip archive/],
+    ['truncated in front', () => stored().subarray(40), /not a complete zip archive|damaged/],
     [
       'flipped bit in the data',
       () =>

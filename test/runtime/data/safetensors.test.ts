@@ -109,8 +109,8 @@ describe('refused, in a line that names file and tensor', () => {
       /element type 'constructor'/,
     ],
     ['an object for a type', file({ a: u8([1], [0, 1], { toString: 1 }) }, 1), /element type {'toString':1}/],
-    ['a negative extent', file({ a: u8([-1], [0, 1]) }, 1), /lists of counts/],
-    ['a fractional offset', file({ a: u8([1], [0.5, 1.5]) }, 2), /lists of counts/],
+    ['a negative extent', file({ a: u8([-1], [0, 1]) }, 1), /not lists of non-negative integers/],
+    ['a fractional offset', file({ a: u8([1], [0.5, 1.5]) }, 2), /not lists of non-negative integers/],
     ['offsets backwards', file({ a: u8([1], [1, 0]) }, 1), /takes 1 bytes/],
     [
       'offsets of the wrong length',

@@ -48,7 +48,7 @@ it('finds what belongs to a training model by what its name begins with', async 
   expect((await openForInjection(join(folder, 'v2_training_model.onnx'), {})).options.values?.size).toBe(5);
   await rename(join(folder, 'v2_checkpoint'), join(folder, 'v2_first.ckpt'));
   await expect(openForInjection(join(folder, 'v2_training_model.onnx'), {})).rejects.toThrow(
-    /There are 2 checkpoints beside v2_training_model.onnx: .*--params/,
+    /There are 2 checkpoints in the folder of v2_training_model.onnx: .*--params/,
   );
 });
 
@@ -88,7 +88,7 @@ it('trains the evaluation model, whose parameters are inputs, from the loss that
 
 it('asks for values where there is no checkpoint, and names those that are missing', async () => {
   await expect(openForInjection(await artifactFolder(['checkpoint']), {})).rejects.toThrow(
-    /is no checkpoint beside training_model.onnx.*--params/,
+    /is no checkpoint in the folder of training_model.onnx.*--params/,
   );
   const values = new Map([['fc.bias', Tensor.zeros('float32', [3])]]);
   await expect(openForInjection(await artifactFolder(), { values })).rejects.toThrow(
@@ -150,7 +150,7 @@ it('takes parameters from the initializers of a model', async () => {
   expect([...(await loadParameters(path)).keys()]).toContain('fc1.weight');
   const text = join(await artifactFolder(), 'checkpoint');
   await writeFile(text, 'nothing');
-  await expect(loadParameters(text)).rejects.toThrow(/it is no checkpoint of ONNX Runtime training/);
+  await expect(loadParameters(text)).rejects.toThrow(/it is not an ONNX Runtime training checkpoint/);
   await writeFile(path, 'nothing');
   await expect(loadParameters(path)).rejects.toThrow();
 });

@@ -176,7 +176,7 @@ it('refuses another version, and files of another kind', async () => {
     message: 'new: a checkpoint of version 3; 2 can be read.',
   });
   await expect(decodeCheckpoint(Buffer.from('no flatbuffer'), 'text')).rejects.toThrow(
-    /text: it is no checkpoint/,
+    /text: it is not an ONNX Runtime training checkpoint/,
   );
 });
 

@@ -3,13 +3,16 @@ import { surviveOutput } from './output.js';
 
 surviveOutput();
 
+/** The commands that run a model in the process that reads the arguments; `train` and `demo` have one for that. */
+const SUPERVISED = new Set(['inspect', 'inject', 'grad']);
+
 const args = process.argv.slice(2);
 const help = cachedHelp(args, process.stdout.columns);
 if (help !== undefined) process.stdout.write(help);
 else {
-  const { run } = await import('./program.js');
   try {
-    await run(args);
+    if (SUPERVISED.has(args[0] ?? '')) await (await import('./supervise.js')).supervise(args);
+    else await (await import('./program.js')).run(args);
   } catch (error) {
     const { report } = await import('./failure.js');
     report(error);

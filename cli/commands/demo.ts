@@ -2,7 +2,7 @@ import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { types } from '../../src/constants.js';
 import type { TrainJob } from '../../src/internal.js';
-import { makeFolder, withOriginal } from '../files.js';
+import { makeFolder } from '../files.js';
 import type { Options } from '../flags.js';
 import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
@@ -33,7 +33,7 @@ export async function handler({ out = 'demo', epochs = 5, seed = 0, color }: Arg
   const model = join(MODELS, 'lenet.onnx');
   const job: TrainJob = {
     model,
-    inject: await withOriginal({ loss: { kind: 'cross-entropy' }, optimizer: { lr: LR } }, model),
+    inject: { loss: { kind: 'cross-entropy' }, optimizer: { lr: LR } },
     data: join(MODELS, 'mnist/train.npz'),
     validation: join(MODELS, 'mnist/test.npz'),
     output: join(out, 'lenet.trained.onnx'),

@@ -2,7 +2,7 @@ import { basename, resolve } from 'node:path';
 import { types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
-import { checkOutputs, withOriginal } from '../files.js';
+import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
 import { runLog } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
@@ -65,7 +65,7 @@ export async function handler(args: TrainArgs): Promise<void> {
   const job: TrainJob = {
     model: args.model,
     extend: args.extend,
-    inject: inject && (await withOriginal(inject, args.model)),
+    inject: inject,
     params: args.params,
     initialize: args.initialize,
     data: args.data,
@@ -117,20 +117,21 @@ export async function runWithProgress(
   let progress: Progress | undefined;
   const say = (line: string) => (progress ? progress.note(line) : print(line));
   const abort = new AbortController();
+  const kill = new AbortController();
   const signals = Object.keys(EXIT_CODES) as NodeJS.Signals[];
   const attached = [process.stdin, process.stdout, process.stderr].some(stream => stream.isTTY);
   const stop = (signal: NodeJS.Signals) => {
     // What runs in the background, by nohup or a scheduler, is to outlive the terminal.
     if (signal === 'SIGHUP' && !attached) return;
     if (abort.signal.aborted) {
-      // By the signal's own effect: to exit would break off the runtime's thread, which it reports as a crash.
+      kill.abort();
       for (const other of signals) process.off(other, stop);
       process.kill(process.pid, signal);
       return;
     }
     abort.abort();
     process.exitCode = EXIT_CODES[signal];
-    say('stops after the step under way; Ctrl-C again ends at once');
+    say(progress ? 'stops after the step under way; Ctrl-C again ends at once' : 'stopped before training');
   };
   for (const signal of signals) process.on(signal, stop);
   const writeLog = log === undefined ? () => {} : runLog(log, warn);
@@ -176,6 +177,7 @@ export async function runWithProgress(
         show(event);
       },
       abort.signal,
+      kill.signal,
     );
   } finally {
     progress?.done();

@@ -1,6 +1,15 @@
 /** Model files on disk, external data beside them; every write is atomic. The only file access of this layer. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from 'node:fs';
 import {
   access,
   type FileHandle,
@@ -40,11 +49,14 @@ export async function loadModel(path: string): Promise<Model> {
   return naming(path, () => decodeModel(bytes, dirname(path), readExternal));
 }
 
-/** The bytes of the model file `path`, which may not be over 2 GiB. */
+/** The bytes of the model file `path`, which may not be over 2 GiB. Throws `io`. */
 export async function readModelBytes(path: string): Promise<Uint8Array> {
   try {
-    const { size } = await stat(path);
-    naming(path, () => checkSize(size));
+    const info = await stat(path);
+    // Pipes are read once, models more often; devices may have no end.
+    if (!info.isFile() && !info.isDirectory())
+      throw new AgdError('io', `Cannot read '${path}': it is not a file. Save the model to a file first.`);
+    naming(path, () => checkSize(info.size));
     return await readFile(path);
   } catch (error) {
     throw ioError(`Cannot read '${path}'`, error);
@@ -439,7 +451,7 @@ export function readRange(path: string, data: ExternalData, name: string): Uint8
   }
 }
 
-/** The file's path, after links; throws `external-data` where it is missing or outside the model's folder. */
+/** The file's path, after links; throws `external-data` where it is missing, no file, or outside the model's folder. */
 export function externalPath(
   { location, folder }: Pick<ExternalData, 'location' | 'folder'>,
   name: string,
@@ -461,6 +473,8 @@ export function externalPath(
       'external-data',
       `Tensor '${name}' lies in '${location}', a link out of the model's folder; put the file itself there.`,
     );
+  if (!statSync(path).isFile())
+    throw new AgdError('external-data', `Tensor '${name}' lies in '${location}', which is not a file.`);
   return path;
 }
 

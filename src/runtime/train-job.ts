@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, realpath, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
@@ -271,7 +271,9 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
 }
 
 async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent) => void): Promise<Model> {
-  const { model, options, optimizer } = await openForInjection(job.model, job.inject ?? {}, job);
+  // Read where it is used: a job may come from another process.
+  const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
+  const { model, options, optimizer } = await openForInjection(job.model, { ...job.inject, original }, job);
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(

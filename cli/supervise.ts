@@ -1,0 +1,25 @@
+/** Runs a command in a process of its own, so that a fault in the runtime's native code is told as any other failure. */
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const STOPS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** Runs a command in a process with this one's streams; this one ends as that does, or with a line where that crashes. */
+export async function supervise(args: readonly string[]): Promise<void> {
+  const child = fork(fileURLToPath(new URL('work.js', import.meta.url)), args, {
+    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+  });
+  const pass = (signal: NodeJS.Signals) => child.kill(signal);
+  for (const signal of STOPS) process.on(signal, pass);
+  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (...how) => resolve(how));
+  });
+  for (const signal of STOPS) process.off(signal, pass);
+  if (signal || code! > 255) {
+    const { crashError, isFault } = await import('../src/constants.js');
+    if (isFault(code, signal)) throw crashError(code, signal);
+  }
+  if (signal) process.kill(process.pid, signal);
+  else process.exitCode = code ?? 1;
+}

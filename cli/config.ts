@@ -66,7 +66,8 @@ async function load(path: string): Promise<unknown> {
       return await createJiti(import.meta.url).import(pathToFileURL(resolve(path)).href, { default: true });
     }
     const text = await readFile(path, 'utf8');
-    if (ending === '.yaml' || ending === '.yml') return (await import('yaml')).parse(text);
+    if (ending === '.yaml' || ending === '.yml')
+      return (await import('yaml')).parse(text, { logLevel: 'error' });
     return JSON.parse(text);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;

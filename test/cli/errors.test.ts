@@ -300,6 +300,12 @@ it('gradients of data that are not finite, or of none', async () => {
   expect(grad('none.npz')).toBe('agd-onnx: The data has no samples. [bad-data]\n');
 });
 
+it('a configuration file that its parser would warn of', () => {
+  writeFileSync(file('odd.yaml'), 'loss: &a: cross-entropy\n');
+  const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', '--config', 'odd.yaml', '-o', 'odd.onnx');
+  expect([code, err]).toEqual([0, '']);
+});
+
 it('unknown flags and commands', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '--learning-rate', '1')).toMatch(/learning-rate/);
   expect(fails('paint', 'model.onnx')).toMatch(/paint/);

@@ -9,7 +9,7 @@ import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
-import { painter, print, printPainted } from '../ui/terminal.js';
+import { jsonText, painter, print, printPainted } from '../ui/terminal.js';
 import { commandLine } from './train.js';
 
 export const model = 'Plain ONNX file';
@@ -156,7 +156,7 @@ async function write(out: string, results: Results, { model, data, epochs = 1 }:
   });
   const files: Record<string, string> = {
     'report.html': page,
-    'results.json': `${JSON.stringify({ standings, runs }, undefined, 1)}\n`,
+    'results.json': `${jsonText({ standings, runs }, 1)}\n`,
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`${name}.svg`, svg])),
   };
   await writeTexts(out, files);

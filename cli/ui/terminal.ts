@@ -29,10 +29,15 @@ export function printPainted(text: string): void {
   console.log(text);
 }
 
-/** Prints a value as JSON; control characters that JSON lets through are escaped. */
-export function printJson(value: unknown): void {
+/** A value as JSON; control characters that JSON lets through are escaped. */
+export function jsonText(value: unknown, indent?: number): string {
   const escaped = (c: string) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`;
-  console.log(JSON.stringify(value, undefined, 2).replace(/[\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g, escaped));
+  return JSON.stringify(value, undefined, indent).replace(/[\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g, escaped);
+}
+
+/** Prints a value as JSON. */
+export function printJson(value: unknown): void {
+  console.log(jsonText(value, 2));
 }
 
 /** Hides the cursor until the returned function is called, the process exits, or SIGINT or SIGTERM comes. */

@@ -43,13 +43,18 @@ export const Tile: WithShape = ([dy], { inputs: [x, repeats] }) => {
 /** y = the inputs one after the other along `axis`  =>  each gets its part of dy. */
 export const Concat: Variadic = ([dy], { g, inputs, attrs }) => {
   const axis = normalizeAxis(attrs.int('axis', 0), dy);
-  const parts = () => {
+  const split = () => {
     const known = inputs.map(x => x.extent(axis));
     const [first, ...rest] = inputs.map(x => x.dims(axis, axis + 1));
     const sizes = known.every(d => typeof d === 'number') ? g.ints(known) : first!.concat(rest, 0);
     return g.emit('Split', [dy, sizes], { axis }, { outputs: inputs.length, types: inputs.map(x => x.type) });
   };
-  return inputs.map((_, i) => () => parts()[i]!);
+  // Once for all inputs: a model may have many thousand.
+  let parts: Expr[] | undefined;
+  return inputs.map((_, i) => () => {
+    parts ??= split();
+    return parts[i]!;
+  });
 };
 
 /** y0, y1 ... = the parts of x along `axis`  =>  dx = dy0, dy1 ... one after the other. */

@@ -17,6 +17,7 @@ export function agdOnnx(folder: string, ...args: string[]): Outcome {
   const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
     cwd: folder,
     encoding: 'utf8',
+    maxBuffer: 2 ** 28,
   });
   return { code: status, out: stdout, err: stderr };
 }

@@ -11,7 +11,7 @@ import {
   takesClasses,
 } from '../src/constants.js';
 import { UsageError } from './failure.js';
-import { flagOf, type Options, optionsOf, readFlags, type Values } from './flags.js';
+import { checkTogether, flagOf, type Options, optionsOf, readFlags, type Values } from './flags.js';
 
 /** Own options of a command are beside these. */
 export type Arguments = RunOptions & InjectOptions & FileOptions & { model: string; color?: boolean };
@@ -27,9 +27,7 @@ export async function readArguments(
   const { readConfig, merge } = await import('./config.js');
   const values =
     typeof flags.config === 'string' ? merge(await readConfig(flags.config, command, own), flags) : flags;
-  for (const [name, option] of optionsOf(command, own))
-    if (option.required && values[name] === undefined)
-      throw new UsageError(`--${flagOf(name, option)} is missing.`);
+  checkTogether(values, optionsOf(command, own));
   const { loss, ...others } = values;
   return {
     ...others,
@@ -46,15 +44,7 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
   if (!loss) return undefined;
   const { kind, lossOutput, ...details } = loss;
   const given = Object.keys(details);
-  if (lossOutput !== undefined) {
-    const lost = kind ? 'kind' : given.find(name => name !== 'target');
-    if (lost)
-      throw new AgdError(
-        'bad-option',
-        `${flagAt(`loss.${lost}`)} cannot be combined with --loss-output, which names a loss that the model computes.`,
-      );
-    return { kind: 'output', output: lossOutput, target: details.target };
-  }
+  if (lossOutput !== undefined) return { kind: 'output', output: lossOutput, target: details.target };
   if (!kind) throw new AgdError('bad-option', `${flagAt(`loss.${given[0]}`)} needs --loss.`);
   const ofClasses = given.find(name => name !== 'output' && name !== 'target');
   if (ofClasses && (kind === 'output' || !takesClasses(kind)))

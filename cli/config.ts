@@ -3,10 +3,14 @@ import { readFile } from 'node:fs/promises';
 import { extname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { AgdError, type Command, checkOption, optimizerNamed, unknownName } from '../src/constants.js';
-import { type Options, optionsOf, type Values } from './flags.js';
+import { named, type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */
-const NESTED: Record<string, string | undefined> = { loss: 'kind', optimizer: 'name', bind: undefined };
+const NESTED: ReadonlyMap<string, string | undefined> = new Map([
+  ['loss', 'kind'],
+  ['optimizer', 'name'],
+  ['bind', undefined],
+]);
 
 /** Throws `io` where the file cannot be read, `bad-option` for what it must not say. */
 export async function readConfig(path: string, command: Command, own: Options): Promise<Values> {
@@ -17,10 +21,10 @@ export async function readConfig(path: string, command: Command, own: Options): 
   for (const [name, given] of Object.entries(config)) {
     // For editors.
     if (name === '$schema') continue;
-    const first = new Map(Object.entries(NESTED)).get(name);
+    const first = NESTED.get(name);
     const value = typeof given === 'string' && first ? { [first]: given } : given;
     if (name === 'optimizer' && isObject(value)) checkOptimizer(path, value);
-    const parts = name in NESTED && isObject(value) ? Object.entries(value) : undefined;
+    const parts = NESTED.has(name) && isObject(value) ? Object.entries(value) : undefined;
     if (parts)
       values[name] = Object.fromEntries(
         parts.map(([part, v]) => [part, read(path, `${name}.${part}`, v, known)]),
@@ -38,17 +42,15 @@ function read(path: string, name: string, value: unknown, known: Known): unknown
   const option = known.get(name);
   if (!option || name === 'config')
     throw new AgdError('bad-option', `${path}: ${unknownName('option', name, [...known.keys()]).message}`);
-  const parsed = typeof value === 'string' && option.parse ? option.parse(value) : value;
-  checkOption(`${path}: ${name}`, option.type, parsed);
+  const { parse, type } = option;
+  const place = `${path}: ${name}`;
+  const parsed = typeof value === 'string' && parse ? named(place, () => parse(value)) : value;
+  checkOption(place, type, parsed);
   return parsed;
 }
 
 function checkOptimizer(path: string, { name = 'agd' }: Values): void {
-  try {
-    optimizerNamed(String(name));
-  } catch (error) {
-    throw new AgdError('bad-option', `${path}: ${(error as Error).message}`);
-  }
+  named(path, () => optimizerNamed(String(name)));
 }
 
 /** The extensions that a configuration file names, which decide what else it may say. */
@@ -81,7 +83,7 @@ async function load(path: string): Promise<unknown> {
 /** What the flags say goes before the file; groups of the file come first, so that later ones count. */
 export function merge(file: Values, flags: Values): Values {
   const merged: Values = { ...file, ...flags };
-  for (const name of Object.keys(NESTED))
+  for (const name of NESTED.keys())
     if (file[name] && flags[name]) merged[name] = { ...(file[name] as Values), ...(flags[name] as Values) };
   for (const name of ['groups', 'extend'])
     if (file[name] && flags[name]) merged[name] = [...(file[name] as []), ...(flags[name] as [])];

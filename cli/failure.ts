@@ -10,7 +10,9 @@ export class UsageError extends Error {}
 export function report(error: unknown): void {
   process.exitCode = 1;
   if (error instanceof UsageError)
-    process.stderr.write(`agd-onnx: ${oneLine(error.message).replace(/\.$/, '')}. See agd-onnx --help.\n`);
+    process.stderr.write(
+      `agd-onnx: ${oneLine(error.message).replace(/(?<![.?])$/, '.')} See agd-onnx --help.\n`,
+    );
   else if (error instanceof Error && error.name === 'AgdError') {
     const { code, details } = error as AgdError;
     process.stderr.write(`agd-onnx: ${oneLine(error.message)} [${code}]\n${details ? `${details}\n` : ''}`);

@@ -143,13 +143,27 @@ export function readFlags(args: Readonly<Record<string, unknown>>, command: Comm
     checkOption(`--${flag}`, found.option.type, read);
     place(values, found.option.path ?? found.name, read);
   }
-  for (const [name, option] of options)
-    for (const other of option.conflicts ?? []) {
-      const [flag, rival] = [name, other].map(n => flagOf(n, options.find(([o]) => o === n)?.[1] ?? option));
-      if (args[flag!] !== undefined && args[rival!] !== undefined)
-        throw new UsageError(`--${flag} cannot be combined with --${rival}.`);
-    }
   return values;
+}
+
+/** Throws `UsageError` for options that are required and missing, or that cannot be combined, wherever they were given. */
+export function checkTogether(values: Values, options: readonly [name: string, option: Option][]): void {
+  const named = new Map(options);
+  const isGiven = (name: string, { path = name }: Option) => {
+    const [first, second] = path.split('.') as [string, string?];
+    const value = values[first];
+    return (second === undefined ? value : (value as Values | undefined)?.[second]) !== undefined;
+  };
+  for (const [name, option] of options) {
+    const flag = flagOf(name, option);
+    if (!isGiven(name, option)) {
+      if (option.required) throw new UsageError(`--${flag} is missing.`);
+      continue;
+    }
+    const rival = option.conflicts?.find(other => named.has(other) && isGiven(other, named.get(other)!));
+    if (rival)
+      throw new UsageError(`--${flag} cannot be combined with --${flagOf(rival, named.get(rival)!)}.`);
+  }
 }
 
 /** What yargs adds, and the program's own. */
@@ -163,18 +177,22 @@ function readFlag(flag: string, value: unknown, option: Option): unknown {
   if (texts.some(text => text === '')) throw new UsageError(`${flag} needs a value.`);
   if (isSwitch(option)) return value;
   if (value === false) throw new UsageError(`${flag} has no --no- form.`);
-  try {
-    if (parseAll) return parseAll(texts.map(String));
-    if (parse) return parse(String(value));
-  } catch (error) {
-    if ((error as { code?: string }).code === 'bad-option')
-      (error as Error).message = `${flag}: ${(error as Error).message}`;
-    throw error;
-  }
+  if (parseAll) return named(flag, () => parseAll(texts.map(String)));
+  if (parse) return named(flag, () => parse(String(value)));
   if (repeatable) return texts.map(String);
   if (kindOf(type) !== 'number') return value;
   const number = Number(value);
   return Number.isNaN(number) ? value : number;
+}
+
+/** What `parse` returns; a `bad-option` that it throws says where the text is from. */
+export function named<T>(place: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'bad-option') throw error;
+    throw new AgdError('bad-option', `${place}: ${(error as Error).message}`);
+  }
 }
 
 /** Sets a value at `name` or `object.name`. */

@@ -132,7 +132,12 @@ it.each([
   [{ ema: 1 }, 'ema must be a number in [0, 1), not 1'],
   [{ groups: [{ match: '*' }] }, 'groups[0].options must be'],
   [{ lazyRows: '*' }, 'lazyRows must be a list of texts, not "*"'],
-  [{ schedule: 'cosine:every=3' }, "takes warmup, start, total, final, not 'every'"],
+  [
+    { schedule: 'cosine:every=3' },
+    ".json: schedule: Schedule 'cosine' takes warmup, start, total, final, not 'every'",
+  ],
+  [{ params: 'a.npz', initialize: true }, '--initialize cannot be combined with --params'],
+  [{ loss: { lossOutput: 'l', classAxis: 1 } }, '--loss-output cannot be combined with'],
   [{ optimizer: 'agdd' }, "Unknown optimizer 'agdd'; did you mean 'agd'?"],
   [{ optimizer: { name: 'sgd', momentun: 0.9 } }, "did you mean 'optimizer.momentum'?"],
   [{ loss: 'msee' }, 'loss.kind must be one of'],
@@ -208,7 +213,10 @@ it('says which flag is meant, or what was wrong with it', async () => {
 it('makes flag, help, check and configuration key of one entry of a table', async () => {
   const own: Options = {
     minLength: {
-      ...{ type: types.count, group: 'Data', commands: [], stage: 'run' },
+      type: types.count,
+      group: 'Data',
+      commands: [],
+      stage: 'run',
       help: 'Shortest sample to keep',
       shown: '1',
     },

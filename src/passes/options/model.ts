@@ -1,0 +1,54 @@
+import * as v from 'valibot';
+import { choice, count, flag, text, texts } from '../../ops/core/option-type.js';
+import { LEARNS, type Option, option } from './option.js';
+
+const MODEL = { group: 'Model', commands: LEARNS, stage: 'inject' } as const;
+
+export const MODEL_OPTIONS = {
+  batchNorm: option(choice(['train', 'eval']), {
+    ...MODEL,
+    help: 'Use batch statistics and update the running ones, or use the running ones',
+    shown: 'train',
+    recorded: true,
+  }),
+  dropout: option(choice(['train', 'eval']), {
+    ...MODEL,
+    help: 'Dropout active, or off as in inference',
+    shown: 'train',
+    recorded: true,
+  }),
+  straightThrough: option(flag, {
+    ...MODEL,
+    commands: [...LEARNS, 'inspect'],
+    help: 'Straight-through gradients of rounding and quantization',
+    recorded: true,
+  }),
+  /** The inputs may be fed batches of any size, where the file fixes it at that of the export. */
+  freeBatch: option(texts, {
+    ...MODEL,
+    commands: ['inject'],
+    recorded: true,
+    expert: true,
+    help: 'Inputs whose fixed batch size becomes free (train does so by itself)',
+  }),
+  checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
+    ...MODEL,
+    commands: ['inject', 'train'],
+    help: 'Recompute activations in the backward pass: less memory, more time',
+  }),
+  checkpointSegments: option(count, {
+    ...MODEL,
+    commands: ['inject', 'train'],
+    expert: true,
+    help: 'Recompute activations in this many segments',
+    shown: 'square root of the nodes',
+    path: 'checkpointActivations',
+  }),
+  dumpPasses: option(text, {
+    ...MODEL,
+    commands: ['inject', 'train', 'grad'],
+    ownStep: true,
+    expert: true,
+    help: 'Write the model after each pass that changes it, as NN-PASS.onnx, to this folder',
+  }),
+} satisfies Record<string, Option>;

@@ -1,0 +1,69 @@
+/** Reads the text of flags that are more than a number or a word. */
+import { AgdError } from '../../graph/errors.js';
+import type { AnyOptions } from '../../ops/optimizers/index.js';
+
+/** Options of the parameters whose name matches one of the globs; those not named here stay as they are. */
+export type ParameterGroup<O> = { match: string | readonly string[]; options: Partial<O> };
+
+/** `GLOB,GLOB: name=value, name=value`, with PyTorch's or this project's names of the options. */
+export function parseGroup(text: string): ParameterGroup<AnyOptions> {
+  const [, globs, list] = /^(.*?):\s*(\w[\w-]*\s*=.*)$/s.exec(text) ?? [];
+  if (!globs?.trim() || list === undefined)
+    throw new AgdError('bad-option', `expected GLOBS: name=value, ..., not '${text}'.`);
+  // Commas in {a,b} belong to a glob, those in betas=0.9,0.99 to a value.
+  const match = globs.split(/,(?![^{]*\})/).map(glob => glob.trim());
+  return { match, options: parseAssignments(list) };
+}
+
+/** `name=value, name=value`, in which commas may belong to a value. */
+export function parseAssignments(list: string): AnyOptions {
+  const items = list.split(/,(?=\s*[a-z][\w-]*\s*=)/i).map(item => {
+    const at = item.indexOf('=');
+    return [camel(item.slice(0, at).trim()), parseValue(item.slice(at + 1).trim())];
+  });
+  return Object.fromEntries(items);
+}
+
+const camel = (name: string) => name.replace(/[-_](.)/g, (_, letter: string) => letter.toUpperCase());
+
+function parseValue(text: string): number | number[] | boolean | string {
+  if (text === 'true' || text === 'false') return text === 'true';
+  const values = text.split(',').map(Number);
+  if (text === '' || !values.every(Number.isFinite)) return text;
+  return values.length === 1 ? values[0]! : values;
+}
+
+/** Throws `bad-option` for what is not numbers. */
+export function parseNumbers(text: string, flag = ''): number[] {
+  const values = text.split(',').map(Number);
+  if (text.trim() === '' || !values.every(Number.isFinite))
+    throw new AgdError(
+      'bad-option',
+      `${flag && `${flag}: `}expected comma-separated numbers, not '${text}'.`,
+    );
+  return values;
+}
+
+export function parsePair(text: string): [string, string] {
+  const at = text.indexOf('=');
+  if (at < 1 || at === text.length - 1)
+    throw new AgdError('bad-option', `expected INPUT=VALUE, not '${text}'.`);
+  return [text.slice(0, at), text.slice(at + 1)];
+}
+
+export function parseScales(list: readonly string[]): number | Record<string, number> {
+  if (list.length === 1 && !list[0]!.includes('=')) return parseScale(list[0]!);
+  return Object.fromEntries(list.map(parsePair).map(([input, factor]) => [input, parseScale(factor)]));
+}
+
+/** A factor as users write it: a number or a quotient of two, `0.5` or `1/255`. Throws `bad-option`. */
+export function parseScale(text: string): number {
+  const [numerator, denominator = '1', ...rest] = text.split('/');
+  const scale = Number(numerator) / Number(denominator);
+  if (rest.length > 0 || !Number.isFinite(scale) || scale === 0)
+    throw new AgdError(
+      'bad-option',
+      `expected a number other than 0 or a quotient such as 1/255, not '${text}'.`,
+    );
+  return scale;
+}

@@ -1,0 +1,103 @@
+import * as v from 'valibot';
+import { belowOne, choice, count, flag, positive, text, texts } from '../../ops/core/option-type.js';
+import type { AnyOptions } from '../../ops/optimizers/index.js';
+import { parseSchedule, SCHEDULES, type Schedule } from '../../ops/schedules.js';
+import { INJECTS, isObject, type Option, option } from './option.js';
+import { type ParameterGroup, parseGroup } from './text.js';
+
+const STEP = { group: 'Update', commands: INJECTS, stage: 'inject' } as const;
+
+const schedule = v.pipe(
+  v.custom<Schedule>(
+    x =>
+      isObject(x) &&
+      Object.entries(x).every(([name, value]) => typeof value === (name === 'kind' ? 'string' : 'number')),
+    'a schedule',
+  ),
+  v.description('a schedule'),
+);
+const groups = v.pipe(
+  v.array(
+    v.strictObject(
+      {
+        match: v.union([text, texts], 'a glob or a list of globs'),
+        options: v.record(v.string(), v.unknown(), 'an object of optimizer options'),
+      },
+      'an object of match and options',
+    ),
+    'a list of groups',
+  ),
+  v.readonly(),
+  v.transform(list => list as readonly ParameterGroup<AnyOptions>[]),
+  v.description('a list of groups: globs to match, and options'),
+);
+
+/** What a step does besides the optimizer's own formulas. */
+export const UPDATE_OPTIONS = {
+  /** Applied in order: where several groups match and set the same option, the last one counts. */
+  groups: option(groups, {
+    ...STEP,
+    help: "Optimizer options of some parameters, as '*.bias,*norm*: weight_decay=0'; the last match counts",
+    flag: 'group',
+    parseAll: (list: readonly string[]) => list.map(parseGroup),
+  }),
+  decayBiasNorm: option(flag, {
+    ...STEP,
+    help: 'Apply weight decay to biases and normalization parameters',
+    shown: 'on',
+    recorded: true,
+  }),
+  schedule: option(schedule, {
+    ...STEP,
+    help: `Learning-rate schedule, as cosine:total=1000,warmup=100; one of ${SCHEDULES.join(', ')}`,
+    parse: parseSchedule,
+    recorded: true,
+  }),
+  clipGradNorm: option(positive, { ...STEP, help: 'Clip global gradient norm', recorded: true }),
+  clipGradValue: option(positive, { ...STEP, help: 'Clip gradients elementwise', recorded: true }),
+  accumulate: option(count, { ...STEP, help: 'Batches to average for one update', shown: '1' }),
+  ema: option(belowOne, {
+    ...STEP,
+    help: 'Keep an exponential moving average of the weights with this decay',
+    recorded: true,
+  }),
+  /**
+   * Lookup tables (parameters that nothing but Gather along axis 0 reads, by indices that the batch alone decides) of
+   * which a step changes only the rows that it looks up; of the others neither weights nor optimizer state change, by
+   * weight decay or averaging either, as with PyTorch's SparseAdam.
+   */
+  lazyRows: option(texts, { ...STEP, help: 'Embeddings to update sparsely (glob)', expert: true }),
+  /** With `skip`, the graph itself leaves everything as it was, and counts. */
+  onNonfinite: option(choice(['stop', 'skip']), {
+    ...STEP,
+    help: 'On NaN/Inf gradients stop, or skip the update',
+    shown: 'stop',
+  }),
+  /**
+   * Keeps what rounding leaves of each step and adds it to the next, in the states `<param>_carry`: 16-bit weights do
+   * not move where a step is less than a thousandth of them.
+   */
+  compensate: option(flag, {
+    ...STEP,
+    help: 'Compensate rounding of the weights (Kahan summation)',
+    shown: 'on for 16-bit weights',
+    expert: true,
+  }),
+  telemetry: option(count, {
+    ...STEP,
+    help: 'Record norms, and the share of SGD steps, every N updates',
+    expert: true,
+  }),
+  tile: option(flag, {
+    ...STEP,
+    help: 'Update large tensors in tiles that fit the processor cache',
+    shown: 'on, off on GPUs',
+    expert: true,
+  }),
+  scalars: option(choice(['float64', 'float32']), {
+    ...STEP,
+    help: 'Type of the scalars of a step (float32 for runtimes without float64)',
+    shown: 'float64',
+    expert: true,
+  }),
+} satisfies Record<string, Option>;

@@ -120,7 +120,7 @@ function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): 
     .wrap(Math.min(HELP_WIDTH, columns))
     .demandCommand(1, 'Name a command.')
     .fail((message, error) => {
-      throw error ?? new UsageError(message);
+      throw error ?? new UsageError(/^Not enough/.test(message) ? 'Name a model file.' : message);
     });
   // Its types do not have it yet.
   (cli as unknown as { usageConfiguration(how: object): void }).usageConfiguration({ 'hide-types': true });

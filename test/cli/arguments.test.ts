@@ -205,6 +205,7 @@ it('says which flag is meant, or what was wrong with it', async () => {
   for (const [flags, message] of wrong)
     await expect(told('train', '--data', 'train.npz', ...flags)).rejects.toThrow(message);
   await expect(told('train')).rejects.toThrow('--data is missing');
+  await expect(parse(['train'])).rejects.toThrow('Name a model file.');
   await expect(parse(['trian', 'model.onnx'])).rejects.toThrow(
     "Unknown command 'trian'; did you mean 'train'?",
   );

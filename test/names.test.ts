@@ -41,7 +41,8 @@ describe('names that objects inherit', () => {
       const trainer = await Trainer.create(decodeModel(encodeModel(injected)));
       const data = bindData(arrays(names[0]!), trainer.inputs);
       const losses: number[] = [];
-      for (const { inputs } of data.batches({ batchSize: 2 })) losses.push((await trainer.step(inputs)).loss);
+      for await (const { inputs } of data.batches({ batchSize: 2 }))
+        losses.push((await trainer.step(inputs)).loss);
       const { loss } = await trainer.evaluate(data.batches());
       await trainer.release();
       const found = await gradients(model(names), options, Object.fromEntries(arrays(names[0]!)));

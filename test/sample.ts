@@ -63,3 +63,10 @@ export function mlpData(count: number, seed = 1): Map<string, Tensor> {
     ['target', Tensor.from('int64', [count], BigInt64Array.from(labels, BigInt))],
   ]);
 }
+
+/** All that comes, in its order. */
+export async function collect<T>(from: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of from) all.push(item);
+  return all;
+}

@@ -93,7 +93,8 @@ async function samples(job: TrainJob, count = 60): Promise<LabelledImage[]> {
     { name: 'input', dtype: 'float32', shape: [null, 1, 28, 28] },
   ]);
   const session = await Session.create(await loadModel(job.output));
-  const { logits } = await session.run(data.take(Uint32Array.from({ length: count }, (_, i) => i)).inputs);
+  const { inputs } = await data.take(Uint32Array.from({ length: count }, (_, i) => i));
+  const { logits } = await session.run(inputs);
   await session.release();
   const scores = logits!.numbers();
   const labels = arrays.get('y')!.numbers();

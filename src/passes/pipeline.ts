@@ -484,8 +484,8 @@ const ALL = [
     does: 'Lets a schedule that does not say when it ends end with the run',
     requires: ['g', 'loss', 'grads', 'leastBatch'],
     ensures: ['schedule'],
-    run(c) {
-      c.schedule = planSchedule(c.g.graph, c.options, c.loss, c.grads, c.leastBatch);
+    async run(c) {
+      c.schedule = await planSchedule(c.g.graph, c.options, c.loss, c.grads, c.leastBatch);
       return false;
     },
   }),

@@ -4,7 +4,7 @@ import type { OptimizerSpec } from '../ops/optimizers/index.js';
 import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
-import { loadArrays } from './data/load.js';
+import { openData } from './data/open.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
@@ -50,13 +50,13 @@ export type ComparisonEvent =
   | { type: 'step'; run: number; step: number; loss: number }
   | { type: 'run'; run: number; result: ComparedRun };
 
-/** Yields what happens; each run's result when it is done. Throws as `inject` and `loadArrays` do. */
+/** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
   const { candidates, seeds, epochs } = comparison;
-  const arrays = await loadArrays(comparison.data);
-  const held = comparison.validation === undefined ? undefined : await loadArrays(comparison.validation);
+  const data = await openData(comparison.data);
+  const held = comparison.validation === undefined ? undefined : await openData(comparison.validation);
   const source = await openForInjection(comparison.model, comparison.inject);
-  const plain = { ...source, job: comparison, arrays };
+  const plain = { ...source, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   if (note) yield { type: 'note', text: note };
   const plans = candidates.flatMap(candidate =>
@@ -68,15 +68,15 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       freeBatch,
       optimizer: { ...candidate.optimizer, lr },
       seed,
-      updates: fed => updatesOf(comparison, bind(comparison, arrays, inputSpecs(fed), fed.target)),
+      updates: async fed => updatesOf(comparison, await bind(comparison, data, inputSpecs(fed), fed.target)),
     };
-    const { model, report } = await inject(source.model, options, shapesOf(plain));
+    const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
     const trainer = await Trainer.create(model, comparison);
     try {
       const { target } = trainer.description.loss;
-      const train = bind(comparison, arrays, trainer.inputs, target);
-      const validation = held && bind(comparison, held, trainer.inputs, target);
+      const train = await bind(comparison, data, trainer.inputs, target);
+      const validation = held && (await bind(comparison, held, trainer.inputs, target));
       const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
       const stepsPerRun = epochs * train.batchCount(loop);
       if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };

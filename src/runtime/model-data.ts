@@ -3,21 +3,21 @@ import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { neededInputs } from '../graph/prune.js';
-import type { Tensor } from '../graph/tensor.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../passes/common/eliminate-dead-nodes.js';
 import { hasOwnStep } from '../passes/import/adopt-step.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../passes/options.js';
 import { normalize } from '../passes/pipeline.js';
-import { bindData } from './data/bind.js';
-import type { Dataset } from './data/dataset.js';
+import { type Dataset, DEFAULT_BATCH_SIZE } from './data/dataset.js';
+import type { Data } from './data/open.js';
+import { fileOrder } from './data/order.js';
 import { type Feeds, Session, shapesIn } from './session.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs } from './trainer.js';
 
 type Source = {
-  job: Pick<TrainJob, 'bind' | 'data' | 'batchSize'>;
-  arrays: ReadonlyMap<string, Tensor>;
+  job: Pick<TrainJob, 'bind' | 'batchSize'>;
+  data: Data;
   model: Model;
   options: InjectOptions;
 };
@@ -27,8 +27,11 @@ const TOLERANCE = 1e-3;
 /** Samples on which a free batch axis is verified, in batches of the fixed size: two at least. */
 const VERIFIED = 4;
 
-/** The samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
-function modelData({ job, arrays, model: { graph }, options: { loss } }: Source): Dataset | undefined {
+/** The first samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
+async function modelData(source: Source): Promise<Dataset | undefined> {
+  const { job, data, model, options } = source;
+  const { graph } = model;
+  const { loss } = options;
   const output = graph.nodes.flatMap(node => node.outputs).find(v => v && v.name === loss?.output);
   const needed = neededInputs(graph, output ? [output] : graph.outputs);
   const names = new Set(needed.map(v => v.name));
@@ -36,11 +39,10 @@ function modelData({ job, arrays, model: { graph }, options: { loss } }: Source)
     Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
   const { map, scale, whole = [] } = job.bind ?? {};
   try {
-    return bindData(arrays, inputSpecs({ graph, inputs: needed }), {
+    return await data.preview(inputSpecs({ graph, inputs: needed }), {
       map: known(map),
       scale: typeof scale === 'object' ? known(scale) : undefined,
       whole: whole.filter(name => names.has(name)),
-      source: job.data,
     });
   } catch (error) {
     // What the data lack is told when the step is there, which may not need it.
@@ -50,12 +52,11 @@ function modelData({ job, arrays, model: { graph }, options: { loss } }: Source)
 }
 
 /** Shapes, of which those that nothing tells before a run are those of the first batch. */
-export function shapesOf(source: Source): ShapeOracle {
-  return shapesIn(() => {
-    const data = modelData(source);
-    const size = data?.fixedBatch ?? source.job.batchSize;
-    return data?.batches({ batchSize: size }).next().value?.inputs ?? {};
-  });
+export async function shapesOf(source: Source): Promise<ShapeOracle> {
+  const data = await modelData(source);
+  const size = Math.min(data?.fixedBatch ?? source.job.batchSize ?? DEFAULT_BATCH_SIZE, data?.length ?? 0);
+  const first = data && (await data.take(fileOrder(0, size)));
+  return shapesIn(() => first?.inputs ?? {});
 }
 
 /**
@@ -66,7 +67,7 @@ export function shapesOf(source: Source): ShapeOracle {
 export async function batchToFree(source: Source): Promise<{ freeBatch?: string[]; note?: string }> {
   const { job, model, options } = source;
   if (options.freeBatch || options.gradients || hasOwnStep(model)) return {};
-  const data = modelData(source);
+  const data = await modelData(source);
   const size = data?.fixedBatch;
   if (size === undefined || job.batchSize === size || (size > 1 && job.batchSize === undefined)) return {};
   const sampled = data!.columns.filter(c => c.batchAxis !== null);
@@ -94,14 +95,13 @@ async function whyNotFree(
   names: readonly string[],
 ): Promise<string | undefined> {
   const size = data.fixedBatch!;
-  const rows = (from: number, count: number) =>
-    data.take(Uint32Array.from({ length: count }, (_, i) => from + i)).inputs;
+  const rows = async (from: number, count: number) => (await data.take(fileOrder(from, from + count))).inputs;
   const batches = Math.min(Math.max(2, Math.ceil(VERIFIED / size)), Math.floor(data.length / size));
   try {
-    const [all] = await outputsOf(await inference(source, names), [rows(0, batches * size)]);
+    const [all] = await outputsOf(await inference(source, names), [await rows(0, batches * size)]);
     const each = await outputsOf(
       await inference(source),
-      Array.from({ length: batches }, (_, i) => rows(i * size, size)),
+      await Promise.all(Array.from({ length: batches }, (_, i) => rows(i * size, size))),
     );
     const compared = Object.entries(all!).filter(
       ([name, { dtype, dims }]) =>
@@ -123,7 +123,7 @@ async function whyNotFree(
 
 /** The model as far as what the loss may read. */
 async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
-  const { work } = await normalize(source.model, shapesOf(source), { freeBatch });
+  const { work } = await normalize(source.model, await shapesOf(source), { freeBatch });
   const { graph } = work;
   const output = source.options.loss?.output;
   const inner = graph.nodes.flatMap(n => n.outputs).find(v => v?.name === output);

@@ -1,11 +1,10 @@
 /** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { crc32 } from 'node:zlib';
 import { Model } from '../graph/ir.js';
-import type { Tensor } from '../graph/tensor.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
+import type { Data } from './data/open.js';
 import type { TelemetryRow } from './trainer.js';
 import type { LoopEvent } from './training-loop.js';
 
@@ -23,7 +22,7 @@ export type RunSettings = {
   sha256?: string;
   /** The options of injection as JSON. */
   inject?: string;
-  /** CRC-32 of the training data. */
+  /** The fingerprint of the training data. */
   data: number;
   batchSize: number;
   seed: number;
@@ -95,16 +94,13 @@ type Job = {
 };
 
 /** How a job is asked for. */
-export async function settingsOf(
-  job: Job,
-  arrays: ReadonlyMap<string, Tensor>,
-  batchSize: number,
-): Promise<RunSettings> {
+export async function settingsOf(job: Job, data: Data, batchSize: number): Promise<RunSettings> {
   const { seed = 0, lr, bind } = job;
-  let data = 0;
-  for (const [name, tensor] of [...arrays].sort(([a], [b]) => (a < b ? -1 : 1)))
-    data = crc32(tensor.strings ? '' : tensor.bytes, crc32(`${name} ${tensor.dtype} ${tensor.dims}`, data));
-  return { ...(await sourceOf(job)), data, batchSize, seed, lr, bind: JSON.stringify(bind) };
+  return {
+    ...(await sourceOf(job)),
+    data: await data.fingerprint(),
+    ...{ batchSize, seed, lr, bind: JSON.stringify(bind) },
+  };
 }
 
 /** The model that a job trains, and how it is injected. */

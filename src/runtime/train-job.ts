@@ -6,15 +6,14 @@ import { AgdError } from '../graph/errors.js';
 import { checkWritable, loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
-import type { Tensor } from '../graph/tensor.js';
 import { extendSchedule } from '../passes/file/extend-schedule.js';
 import { isInjected, readDescription } from '../passes/file/step-metadata.js';
 import { hasOwnStep } from '../passes/import/adopt-step.js';
 import { type InjectReport, inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
-import { type BindOptions, bindData, type InputSpec } from './data/bind.js';
+import type { BindOptions, InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
-import { loadArrays } from './data/load.js';
+import { type Data, openData } from './data/open.js';
 import { readSafetensors } from './data/safetensors.js';
 import { checkExport, exportFile } from './export.js';
 import { loadExtensions } from './extensions.js';
@@ -37,8 +36,6 @@ import {
 import type { SessionOptions } from './session.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { type LoopEvent, trainingLoop } from './training-loop.js';
-
-type Arrays = ReadonlyMap<string, Tensor>;
 
 /** A training run from files to files. */
 export type TrainJob = SessionOptions &
@@ -95,10 +92,10 @@ export async function runTrainJob(
 ): Promise<void> {
   await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
-  const arrays = await loadArrays(job.data);
+  const data = await openData(job.data);
   const resumed = await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}` });
-  const model = resumed ?? (await trainable(job, arrays, emit));
+  const model = resumed ?? (await trainable(job, data, emit));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
       'bad-option',
@@ -108,17 +105,15 @@ export async function runTrainJob(
   try {
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
-    const train = bind(job, arrays, trainer.inputs, target);
+    const train = await bind(job, data, trainer.inputs, target);
     for (const text of train.notesOn(job)) emit({ type: 'note', text });
     const { validation: path } = job;
     const validation =
-      path === undefined
-        ? undefined
-        : bind({ ...job, data: path }, await loadArrays(path), trainer.inputs, target);
+      path === undefined ? undefined : await bind(job, await openData(path), trainer.inputs, target);
     const { epochs, batchSize, seed, lr } = job;
     const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
     trainer = await withSchedule(trainer, job, train, emit);
-    const run = await beginRun(job, trainer, model, await settingsOf(job, arrays, size.batchSize), emit);
+    const run = await beginRun(job, trainer, model, await settingsOf(job, data, size.batchSize), emit);
     const { history } = run;
     const stepsBefore = trainer.batchCount;
     const before = stepsBefore ? { history: structuredClone(history) } : {};
@@ -270,7 +265,7 @@ async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) 
   if (unused.length) emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}` });
 }
 
-async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent) => void): Promise<Model> {
+async function trainable(job: TrainJob, data: Data, emit: (event: TrainEvent) => void): Promise<Model> {
   // Read where it is used: a job may come from another process.
   const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
   const { model, options, optimizer } = await openForInjection(job.model, { ...job.inject, original }, job);
@@ -285,14 +280,14 @@ async function trainable(job: TrainJob, arrays: Arrays, emit: (event: TrainEvent
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))
     throw new AgdError('bad-option', `${job.model} holds no training step yet: choose a loss with --loss.`);
-  const updates = (fed: Fed) => updatesOf(job, bind(job, arrays, inputSpecs(fed), fed.target));
+  const updates = async (fed: Fed) => updatesOf(job, await bind(job, data, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
-  const source = { job, arrays, model, options };
+  const source = { job, data, model, options };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
   if (note) emit({ type: 'note', text: note });
   const given = { ...options, updates, tile, freeBatch };
-  const { model: injected, report } = await inject(model, given, shapesOf(source));
+  const { model: injected, report } = await inject(model, given, await shapesOf(source));
   emit({ type: 'injected', report });
   const begun = goOnFrom(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note });
@@ -304,13 +299,12 @@ export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>
   return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
 }
 
-/** What `job.data` feeds the inputs, of which `target` takes labels. */
+/** What the data feed the inputs, of which `target` takes labels. */
 export function bind(
-  job: Pick<TrainJob, 'bind' | 'data'>,
-  arrays: Arrays,
+  job: Pick<TrainJob, 'bind'>,
+  data: Data,
   inputs: readonly InputSpec[],
   target?: string,
-): Dataset {
-  const labels = target === undefined ? [] : [target];
-  return bindData(arrays, inputs, { ...job.bind, labels, source: job.data });
+): Promise<Dataset> {
+  return data.bind(inputs, { ...job.bind, labels: target === undefined ? [] : [target] });
 }

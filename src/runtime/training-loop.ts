@@ -69,7 +69,7 @@ export async function* trainingLoop(
     if (before.length === done)
       for (const loss of before.slice(epoch * steps, done)) add(loss, train.batchSize(order));
     const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => length.steps);
-    for (const { inputs, sizes } of chunks) {
+    for await (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
       const start = performance.now();
       const losses = await trainer.steps(inputs, { lr });

@@ -13,7 +13,7 @@ import { sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { trainingLoop } from '../../src/runtime/training-loop.js';
 import { floatsOf, spread } from '../ops/vjp.js';
-import { mlp, mlpData, Sketch } from '../sample.js';
+import { collect, mlp, mlpData, Sketch } from '../sample.js';
 
 const EVERYTHING: Partial<InjectOptions> = {
   optimizer: { lr: 1e-2, weightDecay: 0.1, amsgrad: true },
@@ -51,7 +51,8 @@ it('does the same in many steps of one run as in runs of one step', async () => 
     [many, 5],
   ] as const) {
     const all: number[] = [];
-    for (const { inputs } of data.chunks({ batchSize: 8 }, () => size)) all.push(...(await t.steps(inputs)));
+    for await (const { inputs } of data.chunks({ batchSize: 8 }, () => size))
+      all.push(...(await t.steps(inputs)));
     losses.push(all);
   }
   expect(bits(many)).toEqual(bits(one));
@@ -68,7 +69,7 @@ it('goes on from a snapshot, in the middle of an accumulation, as if it had not 
   const options = { epochs: 2, batchSize: 8, seed: 3 };
   const events = [];
   for await (const event of trainingLoop(whole, data, options)) events.push(event);
-  const [chunk] = data.chunks({ batchSize: 8, shuffle: 3, epoch: 0 }, () => 5);
+  const [chunk] = await collect(data.chunks({ batchSize: 8, shuffle: 3, epoch: 0 }, () => 5));
   await first.steps(chunk!.inputs);
   expect(first.state.get('micro_step')!.numbers()).not.toEqual([0]);
   const second = await Trainer.create(decodeModel(encodeModel(first.snapshot())));
@@ -82,7 +83,7 @@ it('goes on from a snapshot, in the middle of an accumulation, as if it had not 
 
 it('puts averages into the original model in place of the weights', async () => {
   const t = await trainer({ ema: 0.5 });
-  const { inputs } = [...bindData(mlpData(8), t.inputs).batches({ batchSize: 8 })][0]!;
+  const { inputs } = (await collect(bindData(mlpData(8), t.inputs).batches({ batchSize: 8 })))[0]!;
   for (let k = 0; k < 3; k++) await t.step(inputs);
   const exported = decodeModel(originalBytes(averagedModel(t.snapshot())));
   for (const [{ name }, tensor] of exported.graph.initializers) {
@@ -145,7 +146,7 @@ it.each([
       [1, 5].map(async size => {
         const t = await trainer({ optimizer: { name }, accumulate: 2, onNonfinite: 'skip', telemetry: 1 });
         const tables = [];
-        for (const { inputs } of poisoned(t).chunks({ batchSize: 8 }, () => size)) {
+        for await (const { inputs } of poisoned(t).chunks({ batchSize: 8 }, () => size)) {
           await t.steps(inputs);
           tables.push(...t.telemetry);
         }

@@ -8,7 +8,7 @@ import { Session, sessionShapes } from '../../src/runtime/session.js';
 import { Trainer } from '../../src/runtime/trainer.js';
 import { trainingLoop } from '../../src/runtime/training-loop.js';
 import { floatsOf } from '../ops/vjp.js';
-import { mlp, mlpData, Sketch } from '../sample.js';
+import { collect, mlp, mlpData, Sketch } from '../sample.js';
 
 const trainer = async (lr = 1e-2) =>
   Trainer.create(
@@ -35,8 +35,8 @@ it('learns', async () => {
 it('gives the same bits however many steps are done in one run', async () => {
   const [one, many] = [await trainer(), await trainer()];
   const data = dataset(one);
-  for (const { inputs } of data.chunks({ batchSize: 8 }, () => 1)) await one.steps(inputs);
-  for (const { inputs } of data.chunks({ batchSize: 8 }, () => 5)) await many.steps(inputs);
+  for await (const { inputs } of data.chunks({ batchSize: 8 }, () => 1)) await one.steps(inputs);
+  for await (const { inputs } of data.chunks({ batchSize: 8 }, () => 5)) await many.steps(inputs);
   expect(bits(many)).toEqual(bits(one));
   expect(one.stepCount).toBe(8);
   await one.release();
@@ -60,7 +60,7 @@ it('goes on from a snapshot as if it had not stopped', async () => {
 
 it('stops at a loss that is not finite, with the state of the last good step', async () => {
   const [good, bad] = [await trainer(), await trainer()];
-  const { inputs } = [...dataset(good).chunks({ batchSize: 8 }, () => 4)][0]!;
+  const { inputs } = (await collect(dataset(good).chunks({ batchSize: 8 }, () => 4)))[0]!;
   await good.steps(Object.fromEntries(Object.entries(inputs).map(([n, t]) => [n, firstSteps(t, 2)])));
   const x = Float32Array.from(inputs.x!.numbers());
   x[2 * 8 * 4 + 5] = Number.NaN;
@@ -74,7 +74,7 @@ it('stops at a loss that is not finite, with the state of the last good step', a
 
 it('undoes an update that made a parameter non-finite, and names it', async () => {
   const t = await trainer();
-  const { inputs } = [...dataset(t).chunks({ batchSize: 8 }, () => 3)][0]!;
+  const { inputs } = (await collect(dataset(t).chunks({ batchSize: 8 }, () => 3)))[0]!;
   const [start, ...rest] = [firstSteps(inputs.x!, 1), firstSteps(inputs.target!, 1)];
   await t.steps({ x: start, target: rest[0]! });
   const before = bits(t);
@@ -115,7 +115,7 @@ it('puts the trained values back into the original file and nothing else', async
   const t = await Trainer.create(model);
   const data = dataset(t);
   expect(originalBytes(t.snapshot())).toEqual(original);
-  for (const { inputs } of data.batches({ batchSize: 8 })) await t.step(inputs);
+  for await (const { inputs } of data.batches({ batchSize: 8 })) await t.step(inputs);
   const trained = originalBytes(t.snapshot());
   expect(trained.length).toBe(original.length);
   const values = new Map(

@@ -6,14 +6,14 @@ import type { AttachedLoss } from '../differentiate/attach-loss.js';
 import type { InjectOptions, LeastBatch } from '../options.js';
 
 /** The schedule; where it does not say when it ends, it ends with the run. */
-export function planSchedule(
+export async function planSchedule(
   graph: Graph,
   { schedule, updates }: Pick<InjectOptions, 'schedule' | 'updates'>,
   loss: AttachedLoss,
   grads: readonly Expr[],
   leastBatch: LeastBatch | undefined,
-): Schedule | undefined {
+): Promise<Schedule | undefined> {
   if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
   const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]);
-  return { ...schedule, total: updates({ graph, inputs, target: loss.target?.name, leastBatch }) };
+  return { ...schedule, total: await updates({ graph, inputs, target: loss.target?.name, leastBatch }) };
 }

@@ -1,11 +1,12 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Tensor } from '../../graph/tensor.js';
+import { Tensor } from '../../graph/tensor.js';
 import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
 import { type Fit, fitInput, type InputSpec, matchNames, showShape } from './match.js';
+import type { ArrayType, Samples } from './samples.js';
 import { checkCounted, checkRange, isOneHot } from './targets.js';
 
 export type { InputSpec };
@@ -37,10 +38,12 @@ export type BindOptions = {
  * Throws `missing-data`, `bad-shape`, `bad-dtype`, `bad-option`, and `bad-data` for targets that the loss does not take.
  */
 export function bindData(
-  arrays: ReadonlyMap<string, Tensor>,
+  data: ReadonlyMap<string, Tensor> | Samples,
   inputs: readonly InputSpec[],
   options: BindOptions = {},
 ): Dataset {
+  const samples = 'take' in data ? data : undefined;
+  const arrays: ReadonlyMap<string, Tensor | ArrayType> = 'take' in data ? described(data) : data;
   const { source = 'the data', labels = [], map = {}, whole = [] } = options;
   const notes: string[] = [];
   checkOptions(arrays, inputs, options, source);
@@ -66,23 +69,30 @@ export function bindData(
     const given = arrays.get(arrayName)!;
     const fit = checkShape(input, arrayName, given, symbols, count);
     symbols = fit.symbols;
-    const array = fit.axis ? moveAxis(given, fit.axis, 0) : given;
+    const { name, dtype, batchAxis } = input;
+    if (samples && fit.axis !== 0) throw notWhole(name, source);
+    const array = fit.axis ? moveAxis(given as Tensor, fit.axis, 0) : given;
     checkType(input, arrayName, array);
     const scale = scaleOf(input, arrayName, array, options, notes);
-    checkRange(input, array, arrayName, scale);
+    const check = (rows: Tensor) => {
+      checkValues(input, arrayName, rows);
+      checkRange(input, rows, arrayName, scale);
+    };
+    const column = { input: name, array, arrayName, dtype, dims: fit.dims, scale, batchAxis };
+    if (!(array instanceof Tensor)) return { ...column, check };
+    check(array);
     checkCounted(input, array, arrayName);
     if (options.labels?.includes(input.name) && isFloat(input.dtype) && !input.range && isOneHot(array))
       notes.push(
         `Array '${arrayName}' holds one-hot classes, which the loss takes for numbers; --loss cross-entropy learns classes, from their numbers.`,
       );
-    const { name, dtype, batchAxis } = input;
     if (batchAxis) {
       const layout = fit.axis ? 'lie there in' : 'are the rows of';
       notes.push(
         `Input '${name}' has its samples on axis ${batchAxis} of ${showShape(input.shape)}; they ${layout} array '${arrayName}' ${showShape(given.dims)}.`,
       );
     }
-    return { input: name, array, arrayName, dtype, dims: fit.dims, scale, batchAxis };
+    return column;
   });
   if (typeof options.scale === 'number' && options.scale !== 1 && columns.every(c => c.scale === 1))
     throw new AgdError(
@@ -90,7 +100,19 @@ export function bindData(
       `A scale of ${options.scale} was given, but no integer array feeds a float input; name the input, as in --scale ${inputs[0]?.name}=${options.scale}.`,
     );
   const least = Math.max(...inputs.map(input => input.least ?? 1));
-  return new Dataset(columns, fixedBatch(specs, columns, notes), notes, least);
+  return new Dataset(columns, { fixedBatch: fixedBatch(specs, columns, notes), notes, least, samples });
+}
+
+/** The arrays of samples that are not in memory. */
+function described({ length, arrays }: Samples): Map<string, ArrayType> {
+  return new Map([...arrays].map(([name, { dtype, dims }]) => [name, { dtype, dims: [length, ...dims] }]));
+}
+
+function notWhole(name: string, source: string): AgdError {
+  return new AgdError(
+    'bad-option',
+    `Input '${name}' is fed whole or has its samples on another axis than the first, which takes arrays that fit in memory; ${source} is read in parts.`,
+  );
 }
 
 /** The name that the target was to have, where a value of the model has it and so the input has another. */
@@ -106,7 +128,7 @@ export function aliasOf(
 function checkShape(
   input: InputSpec,
   arrayName: string,
-  array: Tensor,
+  array: ArrayType,
   symbols: Symbols,
   count: number | undefined,
 ): Fit {
@@ -120,7 +142,7 @@ function checkShape(
   throw new AgdError('bad-shape', `${what}; ${adviceOnShape(input, array, count)}`);
 }
 
-function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: Tensor, count?: number): string {
+function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: ArrayType, count?: number): string {
   const adapted = 'only axes of length 1 are added or dropped.';
   if (shape?.length === 0) return 'a scalar is one number for all samples of a batch.';
   if (batchAxis === null) return `it is fed whole, and ${adapted}`;
@@ -132,19 +154,25 @@ function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: Tensor,
   return `samples lie along the first axis, and ${adapted}${advice}`;
 }
 
-function checkType(input: InputSpec, arrayName: string, array: Tensor): void {
-  const what = `Input '${input.name}' takes ${input.dtype}, but array '${arrayName}' is ${array.dtype}`;
-  if (!isNumeric(array.dtype) || !isNumeric(input.dtype))
-    throw new AgdError('bad-dtype', `${what}, which is not converted.`);
+const typesOf = (input: InputSpec, arrayName: string, array: ArrayType) =>
+  `Input '${input.name}' takes ${input.dtype}, but array '${arrayName}' is ${array.dtype}`;
+
+function checkType(input: InputSpec, arrayName: string, array: ArrayType): void {
+  if (isNumeric(array.dtype) && isNumeric(input.dtype)) return;
+  throw new AgdError('bad-dtype', `${typesOf(input, arrayName, array)}, which is not converted.`);
+}
+
+function checkValues(input: InputSpec, arrayName: string, array: Tensor): void {
   const misfit = firstMisfit(array, input.dtype);
-  if (misfit !== undefined)
-    throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.`);
+  if (misfit === undefined) return;
+  const what = typesOf(input, arrayName, array);
+  throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.`);
 }
 
 function scaleOf(
   input: InputSpec,
   arrayName: string,
-  array: Tensor,
+  array: ArrayType,
   { scale, labels = [] }: BindOptions,
   notes: string[],
 ): number {
@@ -182,7 +210,7 @@ function fixedBatch(
 }
 
 function checkOptions(
-  arrays: ReadonlyMap<string, Tensor>,
+  arrays: ReadonlyMap<string, ArrayType>,
   inputs: readonly InputSpec[],
   { map = {}, scale = {}, whole = [] }: BindOptions,
   source: string,

@@ -1,23 +1,44 @@
-import type { DType } from '../../graph/dtype.js';
+import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { convert, moveAxis, takeRows } from './convert.js';
-import { permutation, random } from './random.js';
+import { blockwise, fileOrder, type Order, offsets, partOf, shuffled, weighted } from './order.js';
+import type { ArrayType, Pass, Samples } from './samples.js';
 
 /**
  * An array and how it feeds a model's input: as `dtype`, each sample (row of the array) in shape `dims`, each element times
  * `scale`, the samples along the input's axis `batchAxis`, the first if not given. Null: the array is fed whole, in shape `dims`.
+ * An array of samples that are not in memory is only described; `check` throws for rows that cannot feed the input.
  */
 export type Column = {
   input: string;
-  array: Tensor;
+  array: Tensor | ArrayType;
   arrayName: string;
   dtype: DType;
   dims: readonly number[];
   scale: number;
   batchAxis?: number | null;
+  check?: (rows: Tensor) => void;
 };
 
+/** `samples` are those of the columns that are only described. */
+export type DatasetOptions = {
+  /** The batch size where the model has a fixed one. */
+  fixedBatch?: number;
+  /** Lines for the user on what was assumed. */
+  notes?: readonly string[];
+  /** The fewest samples that a batch may have, so that a last one of fewer is left out. */
+  least?: number;
+  samples?: Samples;
+  /** The rows of the columns that are samples, in their order; all if not given. */
+  rows?: Uint32Array;
+  /** The weight of each sample: an epoch with a seed draws in proportion to them, with replacement. */
+  weights?: Float64Array;
+  /** Most samples that are shuffled at a time where they are read in blocks. */
+  shuffleBuffer?: number;
+  /** Changes what a run is fed, batch by batch. */
+  mapped?: (batch: Batch) => Batch | Promise<Batch>;
+};
 /**
  * What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. After the samples
  * come `padding` others, that only fill the batch and are not to be counted.
@@ -45,7 +66,12 @@ export type BatchOptions = {
   skip?: number;
 };
 
-const DEFAULT_BATCH_SIZE = 32;
+export const DEFAULT_BATCH_SIZE = 32;
+
+/** Memory for the samples that are shuffled at a time, where they are read in blocks and no number is given. */
+const SHUFFLE_BYTES = 64 * 2 ** 20;
+/** Chunks that are prepared before they are asked for: so many, with so many bytes together. */
+const AHEAD = { chunks: 4, bytes: 64 * 2 ** 20 };
 
 /**
  * Samples for a model: row i of every column is sample i. Where all columns are fed whole, they are one sample. Conversion
@@ -54,23 +80,24 @@ const DEFAULT_BATCH_SIZE = 32;
 export class Dataset {
   /** Number of samples. */
   readonly length: number;
+  /** The batch size where the model has a fixed one. */
+  readonly fixedBatch: number | undefined;
+  readonly #least: number;
 
-  /**
-   * `fixedBatch` is the batch size where the model has a fixed one; `notes` are lines for the user on what
-   * was assumed; `least` is the fewest samples that a batch may have, so that a last one of fewer is left out. Throws `bad-shape` where the arrays differ in length, `bad-data` where they are empty.
-   */
+  /** Throws `bad-shape` where the arrays differ in length, `bad-data` where they are empty. */
   constructor(
     readonly columns: readonly Column[],
-    readonly fixedBatch?: number,
-    readonly notes: readonly string[] = [],
-    readonly least = 1,
+    private readonly options: DatasetOptions = {},
   ) {
     const rows = ({ array }: Column) => array.dims[0] ?? 0;
     const sampled = columns.filter(c => c.batchAxis !== null);
     const [first] = sampled;
-    this.length = first ? rows(first) : Math.min(1, columns.length);
-    const other = sampled.find(c => rows(c) !== this.length);
+    const length = first ? rows(first) : Math.min(1, columns.length);
+    const other = sampled.find(c => rows(c) !== length);
     if (first && other) throw unequal(sampled, rows);
+    this.length = options.rows?.length ?? length;
+    this.fixedBatch = options.fixedBatch;
+    this.#least = options.least ?? 1;
     if (this.length === 0) throw new AgdError('bad-data', 'The data has no samples.');
   }
 
@@ -103,7 +130,12 @@ export class Dataset {
   leftOut(options: BatchOptions = {}): number {
     const rest = this.length % this.batchSize(options);
     if (options.pad) return 0;
-    return options.dropLast || this.fixedBatch !== undefined || rest < this.least ? rest : 0;
+    return options.dropLast || this.fixedBatch !== undefined || rest < this.#least ? rest : 0;
+  }
+
+  /** Lines for the user on what was assumed. */
+  get notes(): readonly string[] {
+    return this.options.notes ?? [];
   }
 
   /** Lines for the user on what was assumed, and on what such batches leave out. Throws `bad-option`. */
@@ -115,8 +147,8 @@ export class Dataset {
   }
 
   /** The batches of a pass over the data. Throws as `batchCount` does. */
-  *batches(options: BatchOptions = {}): Generator<Batch> {
-    for (const { inputs, sizes, padding } of this.chunks(options, () => 1)) {
+  async *batches(options: BatchOptions = {}): AsyncGenerator<Batch> {
+    for await (const { inputs, sizes, padding } of this.chunks(options, () => 1)) {
       const one = Object.entries(inputs).map(([name, t]) => [
         name,
         new Tensor(t.dtype, t.dims.slice(1), t.bytes),
@@ -127,41 +159,118 @@ export class Dataset {
 
   /**
    * The same batches, several at a time: `steps` is asked before each chunk how many it may hold. All batches
-   * of a chunk are of one size.
+   * of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
    */
-  *chunks(options: BatchOptions, steps: () => number): Generator<Chunk> {
+  async *chunks(options: BatchOptions, steps: () => number): AsyncGenerator<Chunk> {
+    const parts = this.#parts(options, steps);
+    const { shuffle, epoch = 0 } = options;
+    const pass = shuffle === undefined ? undefined : { seed: shuffle, epoch };
+    const make = async ({ rows, lead, padding }: Part): Promise<Chunk> => {
+      const { inputs } = await this.take(rows, lead, pass);
+      const [k, each] = lead as [number, number];
+      return { inputs, sizes: Array(k).fill(each - padding), ...(padding ? { padding } : {}) };
+    };
+    const ahead: Promise<Chunk>[] = [];
+    let most = this.options.samples ? 1 : 0;
+    for (;;) {
+      while (ahead.length <= most) {
+        const { value, done } = parts.next();
+        if (done) break;
+        const chunk = make(value);
+        // Where it fails, whoever awaits it is told.
+        chunk.catch(() => {});
+        ahead.push(chunk);
+      }
+      const chunk = await ahead.shift();
+      if (!chunk) return;
+      if (this.options.samples) most = chunksAhead(chunk);
+      yield chunk;
+    }
+  }
+
+  *#parts(options: BatchOptions, steps: () => number): Generator<Part> {
     const size = this.batchSize(options);
     const count = this.batchCount(options);
     const order = this.#order(options);
     const full = Math.floor(this.length / size);
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
       k = i < full ? Math.max(1, Math.min(steps(), full - i)) : 1;
-      const rows = order.subarray(i * size, (i + k) * size);
+      const rows = order(i * size, Math.min((i + k) * size, this.length));
       const each = rows.length / k;
       const padding = this.fixedBatch === undefined ? 0 : size - each;
       const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
-      const { inputs } = this.take(filled, [k, each + padding]);
-      yield { inputs, sizes: Array(k).fill(each), ...(padding ? { padding } : {}) };
+      yield { rows: filled, lead: [k, each + padding], padding };
     }
   }
 
   /** The samples with these numbers; `lead` shapes them otherwise than as one batch. */
-  take(rows: Uint32Array, lead: readonly number[] = [rows.length]): Batch {
+  async take(rows: Uint32Array, lead: readonly number[] = [rows.length], pass?: Pass): Promise<Batch> {
+    const { samples, rows: chosen, mapped } = this.options;
+    const stored = chosen ? rows.map(row => chosen[row]!) : rows;
+    const taken = await samples?.take(stored, pass);
     const steps = lead.slice(0, -1);
-    const inputs = this.columns.map(({ input, array, dtype, dims, scale, batchAxis = 0 }) => {
-      if (batchAxis === null) return [input, repeat(convert(array, dtype, scale), steps, dims)];
-      const taken = takeRows(array, rows, dtype, [...lead, ...dims], scale);
-      return [input, moveAxis(taken, steps.length, steps.length + batchAxis)];
-    });
-    return { inputs: Object.fromEntries(inputs), size: rows.length };
+    const inputs = this.columns.map(
+      ({ input, array, arrayName, dtype, dims, scale, batchAxis = 0, check }) => {
+        if (batchAxis === null) return [input, repeat(convert(array as Tensor, dtype, scale), steps, dims)];
+        const read = array instanceof Tensor ? undefined : taken!.get(arrayName)!;
+        if (read) check?.(read);
+        const out = read
+          ? fromRows(read, dtype, [...lead, ...dims], scale)
+          : takeRows(array as Tensor, stored, dtype, [...lead, ...dims], scale);
+        return [input, moveAxis(out, steps.length, steps.length + batchAxis)];
+      },
+    );
+    const batch = { inputs: Object.fromEntries(inputs), size: rows.length };
+    return mapped ? mapped(batch) : batch;
   }
 
-  #order({ shuffle, epoch = 0 }: BatchOptions): Uint32Array {
-    if (shuffle === undefined) return Uint32Array.from({ length: this.length }, (_, i) => i);
+  #order({ shuffle, epoch = 0 }: BatchOptions): Order {
+    const { samples, weights, rows } = this.options;
+    if (shuffle === undefined) return fileOrder;
     if (!Number.isSafeInteger(shuffle))
       throw new AgdError('bad-option', `A seed of ${shuffle} is not a whole number.`);
-    return permutation(this.length, random(shuffle, epoch));
+    if (weights) return weighted(weights, shuffle, epoch);
+    if (!samples?.blocks) return shuffled(this.length, shuffle, epoch);
+    const blocks = rows ? countIn(samples.blocks, rows) : samples.blocks;
+    return blockwise(blocks, this.#shuffleBuffer(), shuffle, epoch);
   }
+
+  /** Samples that are shuffled at a time. */
+  #shuffleBuffer(): number {
+    const { shuffleBuffer, samples } = this.options;
+    if (shuffleBuffer !== undefined) return shuffleBuffer;
+    const row = [...samples!.arrays.values()].reduce((n, { dtype, dims }) => {
+      return (
+        n +
+        byteLength(
+          dtype,
+          dims.reduce((size, d) => size * d, 1),
+        )
+      );
+    }, 0);
+    return Math.max(1, Math.floor(SHUFFLE_BYTES / Math.max(1, row)));
+  }
+}
+
+type Part = { rows: Uint32Array; lead: readonly number[]; padding: number };
+
+function chunksAhead({ inputs }: Chunk): number {
+  const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0);
+  return Math.max(1, Math.min(AHEAD.chunks, Math.floor(AHEAD.bytes / Math.max(1, bytes))));
+}
+
+/** Fresh rows as the input takes them. */
+function fromRows(rows: Tensor, dtype: DType, dims: readonly number[], scale: number): Tensor {
+  if (rows.dtype === dtype && scale === 1) return new Tensor(dtype, dims, rows.bytes);
+  return new Tensor(dtype, dims, convert(rows, dtype, scale).bytes);
+}
+
+/** How many of the rows, which ascend, each block has. */
+function countIn(blocks: readonly number[], rows: Uint32Array): number[] {
+  const starts = offsets(blocks);
+  const counts = blocks.map(() => 0);
+  for (const row of rows) counts[partOf(starts, row)]!++;
+  return counts;
 }
 
 /** The array of shape `dims`, once for each of the steps. */

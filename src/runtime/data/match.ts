@@ -1,10 +1,10 @@
 import { type DType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Shape } from '../../graph/ir.js';
-import type { Tensor } from '../../graph/tensor.js';
 import type { TargetRange } from '../../ops/criterion.js';
 import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
+import type { ArrayType } from './samples.js';
 
 /**
  * A model input that the data is to feed. No shape, or no range: any. `least` is the fewest samples that a batch to train
@@ -29,7 +29,7 @@ export type InputSpec = {
  * the one array that fits where it fits no other input (then noted). Throws `missing-data`.
  */
 export function matchNames(
-  arrays: ReadonlyMap<string, Tensor>,
+  arrays: ReadonlyMap<string, ArrayType>,
   inputs: readonly InputSpec[],
   map: Readonly<Record<string, string>>,
   source: string,
@@ -59,7 +59,7 @@ export function matchNames(
 
 /** What is missing, what there is, and the options that would name it. */
 function missingData(
-  arrays: ReadonlyMap<string, Tensor>,
+  arrays: ReadonlyMap<string, ArrayType>,
   inputs: readonly InputSpec[],
   fitting: (input: InputSpec) => string[],
   source: string,
@@ -81,7 +81,7 @@ function missingData(
 }
 
 /** Whether the array is of a kind that the input may take without being told: no fractions into integers. */
-function fits(input: InputSpec, array: Tensor): boolean {
+function fits(input: InputSpec, array: ArrayType): boolean {
   const kind = isFloat(input.dtype)
     ? isNumeric(array.dtype)
     : isInteger(input.dtype) && isInteger(array.dtype);
@@ -97,7 +97,7 @@ export type Fit = { axis: number | null; dims: readonly number[]; symbols: Symbo
  */
 export function fitInput(
   { shape, batchAxis = 0 }: InputSpec,
-  array: Tensor,
+  array: ArrayType,
   symbols: Symbols,
   count?: number,
 ): Fit | undefined {

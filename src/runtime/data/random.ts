@@ -52,7 +52,7 @@ export function permutation(n: number, draw: Random): Uint32Array {
 }
 
 /** A uniform integer of [0, n): draws again where the remainder would favour small ones. */
-function below(n: number, draw: Random): number {
+export function below(n: number, draw: Random): number {
   const limit = 2 ** 32 - (2 ** 32 % n);
   let x = draw();
   while (x >= limit) x = draw();

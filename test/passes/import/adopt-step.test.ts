@@ -23,7 +23,7 @@ const written = async (options: Partial<InjectOptions> = {}) => {
 async function trained(model: Parameters<typeof Trainer.create>[0]) {
   const trainer = await Trainer.create(model);
   const losses: number[] = [];
-  for (const { inputs } of bindData(mlpData(64), trainer.inputs).chunks({ batchSize: 16 }, () => 2))
+  for await (const { inputs } of bindData(mlpData(64), trainer.inputs).chunks({ batchSize: 16 }, () => 2))
     losses.push(...(await trainer.steps(inputs)));
   const bits = (name: string) => Buffer.from(trainer.state.get(name)!.bytes).toString('hex');
   const parameters = ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias'].map(bits);

@@ -32,7 +32,7 @@ const injected = async (model: Model, options: InjectOptions) =>
 async function trained(model: Model): Promise<Trainer> {
   const trainer = await Trainer.create(model);
   const data = bindData(mlpData(64), trainer.inputs);
-  for (const { inputs } of data.batches({ batchSize: 16 })) await trainer.step(inputs);
+  for await (const { inputs } of data.batches({ batchSize: 16 })) await trainer.step(inputs);
   return trainer;
 }
 

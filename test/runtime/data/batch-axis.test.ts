@@ -4,6 +4,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { withBatchAxes } from '../../../src/runtime/data/batch-axis.js';
 import { type BindOptions, bindData, type InputSpec } from '../../../src/runtime/data/bind.js';
 import { moveAxis } from '../../../src/runtime/data/convert.js';
+import { collect } from '../../sample.js';
 
 const floats = (dims: number[]) => {
   const size = dims.reduce((n, d) => n * d, 1);
@@ -79,12 +80,12 @@ describe('samples along another axis than the first', () => {
   test.each([
     ['from the rows of an array', rows],
     ['from an array in that layout', moveAxis(rows, 0, 1)],
-  ])('are taken %s', (_, array) => {
+  ])('are taken %s', async (_, array) => {
     const data = bind({ x: array, target: labels(4) }, inputs);
-    const [batch] = data.batches({ batchSize: 2 });
+    const [batch] = await collect(data.batches({ batchSize: 2 }));
     expect(batch!.inputs.x!.dims).toEqual([3, 2, 2]);
     expect(batch!.inputs.x!.numbers()).toEqual([0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]);
-    const [chunk] = data.chunks({ batchSize: 2 }, () => 2);
+    const [chunk] = await collect(data.chunks({ batchSize: 2 }, () => 2));
     expect(chunk!.inputs.x!.dims).toEqual([2, 3, 2, 2]);
     expect(chunk!.inputs.x!.numbers().slice(12)).toEqual([2, 2, 3, 3, 2, 2, 3, 3, 2, 2, 3, 3]);
     expect(data.notes.join()).toContain("Input 'x' has its samples on axis 1");
@@ -96,10 +97,10 @@ describe('samples along another axis than the first', () => {
     );
   });
 
-  test('fix the batch where the axis is a number', () => {
+  test('fix the batch where the axis is a number', async () => {
     const data = bind({ x: rows, target: labels(4) }, [spec('x', [3, 2, 2]), spec('target', [2], 'int64')]);
     expect(data.fixedBatch).toBe(2);
-    expect([...data.batches()].map(b => b.inputs.x!.dims)).toEqual([
+    expect((await collect(data.batches())).map(b => b.inputs.x!.dims)).toEqual([
       [3, 2, 2],
       [3, 2, 2],
     ]);
@@ -110,8 +111,10 @@ describe('arrays without samples', () => {
   const inputs = [spec('x', ['N', 2]), spec('mask', [3, 'T'], 'int64'), target('N')];
   const arrays = { x: floats([4, 2]), mask: Tensor.filled('int32', [3, 5], 7), target: floats([4]) };
 
-  test('are fed whole at every step where the caller says so', () => {
-    const [chunk] = bind(arrays, inputs, { whole: ['mask'] }).chunks({ batchSize: 2 }, () => 2);
+  test('are fed whole at every step where the caller says so', async () => {
+    const [chunk] = await collect(
+      bind(arrays, inputs, { whole: ['mask'] }).chunks({ batchSize: 2 }, () => 2),
+    );
     expect(chunk!.inputs.x!.dims).toEqual([2, 2, 2]);
     expect(chunk!.inputs.mask!.dims).toEqual([2, 3, 5]);
     expect(new Set(chunk!.inputs.mask!.numbers())).toEqual(new Set([7]));
@@ -126,20 +129,20 @@ describe('arrays without samples', () => {
     );
   });
 
-  test('are scalars without being told', () => {
+  test('are scalars without being told', async () => {
     const scalar = [spec('x', ['N', 2]), spec('t', []), target('N')];
     const data = bind({ ...arrays, t: Tensor.filled('float32', [1], 3) }, scalar);
-    const [batch] = data.batches({ batchSize: 2 });
+    const [batch] = await collect(data.batches({ batchSize: 2 }));
     expect([batch!.inputs.t!.dims, batch!.inputs.t!.numbers()]).toEqual([[], [3]]);
     expect(() => bind({ ...arrays, t: floats([4]) }, scalar)).toThrow(/a scalar is one number for all/);
   });
 
-  test('that number the rows of others take these along, in their order', () => {
+  test('that number the rows of others take these along, in their order', async () => {
     const edges: InputSpec = { ...spec('edges', [2, 'E'], 'int64'), numbersRows: true };
     const graph = { ...arrays, edges: Tensor.filled('int64', [2, 9], 0) };
     const data = bind(graph, [inputs[0]!, edges, target('N')], { whole: ['edges'] });
     expect(data.length).toBe(1);
-    const [batch] = data.batches({ shuffle: 1 });
+    const [batch] = await collect(data.batches({ shuffle: 1 }));
     expect(batch!.inputs.x!.numbers()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
     expect(batch!.inputs.edges!.dims).toEqual([2, 9]);
     expect(data.notes.join()).toContain("Input 'edges' numbers rows of other inputs");

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { DType } from '../../../src/graph/dtype.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { type BindOptions, bindData, type InputSpec } from '../../../src/runtime/data/bind.js';
+import { collect } from '../../sample.js';
 
 const zeros = (dtype: DType, ...dims: number[]) => Tensor.filled(dtype, dims, 0);
 const images = Tensor.filled('uint8', [6, 4, 4], 255);
@@ -14,8 +15,13 @@ function bind(arrays: Record<string, Tensor>, inputs: InputSpec[], options?: Bin
 }
 
 /** The first sample of input `name`. */
-function sample(arrays: Record<string, Tensor>, inputs: InputSpec[], name: string, options?: BindOptions) {
-  return [...bind(arrays, inputs, options).batches({ batchSize: 1 })][0]!.inputs[name]!;
+async function sample(
+  arrays: Record<string, Tensor>,
+  inputs: InputSpec[],
+  name: string,
+  options?: BindOptions,
+) {
+  return (await collect(bind(arrays, inputs, options).batches({ batchSize: 1 })))[0]!.inputs[name]!;
 }
 
 describe('which array feeds which input', () => {
@@ -69,16 +75,16 @@ describe('which array feeds which input', () => {
 });
 
 describe('shape and type', () => {
-  test('of a sample are those of the input', () => {
-    expect(sample({ x: images, target: labels }, [x, target], 'x').dims).toEqual([1, 1, 4, 4]);
+  test('of a sample are those of the input', async () => {
+    expect((await sample({ x: images, target: labels }, [x, target], 'x')).dims).toEqual([1, 1, 4, 4]);
     const column = Tensor.from('int32', [2, 1], Int32Array.of(3, 4));
-    const labelled = sample({ target: column }, [target], 'target');
+    const labelled = await sample({ target: column }, [target], 'target');
     expect([labelled.dtype, labelled.dims, labelled.numbers()]).toEqual(['int64', [1], [3]]);
   });
 
-  test('any shape is taken where the model names none', () => {
+  test('any shape is taken where the model names none', async () => {
     const any: InputSpec = { name: 'x', dtype: 'float32' };
-    expect(sample({ x: zeros('float64', 6, 2, 3) }, [any], 'x').dims).toEqual([1, 2, 3]);
+    expect((await sample({ x: zeros('float64', 6, 2, 3) }, [any], 'x')).dims).toEqual([1, 2, 3]);
   });
 
   test.each<[string, Tensor, InputSpec, string, RegExp]>([
@@ -121,7 +127,7 @@ describe('shape and type', () => {
     expect(bind({ ...arrays, next: arrays.ids }, [ids, next]).length).toBe(6);
   });
 
-  test('a fixed batch axis fixes the batch size, which is noted', () => {
+  test('a fixed batch axis fixes the batch size, which is noted', async () => {
     const fixed = bind({ x: images }, [{ ...x, shape: [4, 1, 4, 4] }]);
     expect(fixed.fixedBatch).toBe(4);
     expect(fixed.notes).toContain(
@@ -140,41 +146,45 @@ describe('shape and type', () => {
 describe('scale', () => {
   const flat: InputSpec = { name: 'x', dtype: 'float32', shape: ['N', 'D'] };
   const mask: InputSpec = { name: 'mask', dtype: 'float32', shape: ['N', 4, 4] };
-  const first = (arrays: Record<string, Tensor>, inputs: InputSpec[], name: string, options?: BindOptions) =>
-    sample(arrays, inputs, name, options).numbers()[0];
+  const first = async (
+    arrays: Record<string, Tensor>,
+    inputs: InputSpec[],
+    name: string,
+    options?: BindOptions,
+  ) => (await sample(arrays, inputs, name, options)).numbers()[0];
   const table = { x: Tensor.filled('uint8', [6, 3], 255) };
 
-  test('of 8-bit images is 1/255 unless it is given, which is noted', () => {
-    expect(first({ x: images }, [x], 'x')).toBe(1);
+  test('of 8-bit images is 1/255 unless it is given, which is noted', async () => {
+    expect(await first({ x: images }, [x], 'x')).toBe(1);
     expect(bind({ x: images }, [x]).notes).toEqual([
       "Array 'x' is taken for 8-bit images and multiplied by 1/255; --scale 1 leaves it as it is.",
     ]);
-    expect(first({ x: images }, [x], 'x', { scale: 1 })).toBe(255);
-    expect(first({ x: images }, [x], 'x', { scale: 2 })).toBe(510);
+    expect(await first({ x: images }, [x], 'x', { scale: 1 })).toBe(255);
+    expect(await first({ x: images }, [x], 'x', { scale: 2 })).toBe(510);
     expect(bind({ x: images }, [x], { scale: 2 }).notes).toEqual([]);
   });
 
-  test('of tables, wider integers, floats and integer inputs is 1', () => {
-    expect(first(table, [flat], 'x')).toBe(255);
-    expect(first({ x: Tensor.filled('int32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
-    expect(first({ x: Tensor.filled('float32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
-    expect(first({ x: images }, [{ ...x, dtype: 'int64' }], 'x')).toBe(255);
+  test('of tables, wider integers, floats and integer inputs is 1', async () => {
+    expect(await first(table, [flat], 'x')).toBe(255);
+    expect(await first({ x: Tensor.filled('int32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
+    expect(await first({ x: Tensor.filled('float32', [6, 4, 4], 255) }, [x], 'x')).toBe(255);
+    expect(await first({ x: images }, [{ ...x, dtype: 'int64' }], 'x')).toBe(255);
   });
 
-  test('given as a number is for integers, tables too, but not for labels', () => {
+  test('given as a number is for integers, tables too, but not for labels', async () => {
     const arrays = { x: images, mask: Tensor.filled('uint8', [6, 4, 4], 1), t: table.x };
     const t: InputSpec = { ...flat, name: 't' };
     const options = { scale: 1 / 255, labels: ['mask'] };
-    expect(first(arrays, [x, mask, t], 'x', options)).toBe(1);
-    expect(first(arrays, [x, mask, t], 't', options)).toBe(1);
-    expect(first(arrays, [x, mask, t], 'mask', options)).toBe(1);
-    expect(first(arrays, [x, mask, t], 'mask', { labels: ['mask'] })).toBe(1);
+    expect(await first(arrays, [x, mask, t], 'x', options)).toBe(1);
+    expect(await first(arrays, [x, mask, t], 't', options)).toBe(1);
+    expect(await first(arrays, [x, mask, t], 'mask', options)).toBe(1);
+    expect(await first(arrays, [x, mask, t], 'mask', { labels: ['mask'] })).toBe(1);
   });
 
-  test('given by name is for that input, floats too', () => {
+  test('given by name is for that input, floats too', async () => {
     const arrays = { x: Tensor.filled('float32', [6, 4, 4], 8), mask: images };
-    expect(first(arrays, [x, mask], 'x', { scale: { x: 0.5 } })).toBe(4);
-    expect(first(arrays, [x, mask], 'mask', { scale: { x: 0.5 } })).toBe(1);
+    expect(await first(arrays, [x, mask], 'x', { scale: { x: 0.5 } })).toBe(4);
+    expect(await first(arrays, [x, mask], 'mask', { scale: { x: 0.5 } })).toBe(1);
   });
 
   test('that nothing takes is refused', () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { type BatchOptions, type Column, Dataset } from '../../../src/runtime/data/dataset.js';
+import { collect } from '../../sample.js';
 
 /** Column `x`: row i holds i and 100 + i. */
 function column(rows: number, name = 'x'): Column {
@@ -9,14 +10,14 @@ function column(rows: number, name = 'x'): Column {
   return { input: name, arrayName: `${name}s`, array, dtype: 'float32', dims: [2, 1], scale: 1 };
 }
 
-const firsts = (dataset: Dataset, options: BatchOptions) =>
-  [...dataset.batches(options)].map(b => b.inputs.x!.numbers().filter(v => v < 100));
+const firsts = async (dataset: Dataset, options: BatchOptions) =>
+  (await collect(dataset.batches(options))).map(b => b.inputs.x!.numbers().filter(v => v < 100));
 
 describe('batches', () => {
-  test('in the order of the file, the last one smaller', () => {
+  test('in the order of the file, the last one smaller', async () => {
     const dataset = new Dataset([column(5)]);
-    expect(firsts(dataset, { batchSize: 2 })).toEqual([[0, 1], [2, 3], [4]]);
-    expect(firsts(dataset, { batchSize: 2, dropLast: true })).toEqual([
+    expect(await firsts(dataset, { batchSize: 2 })).toEqual([[0, 1], [2, 3], [4]]);
+    expect(await firsts(dataset, { batchSize: 2, dropLast: true })).toEqual([
       [0, 1],
       [2, 3],
     ]);
@@ -26,45 +27,46 @@ describe('batches', () => {
     ]).toEqual([3, 2]);
   });
 
-  test('carry every input, with the batch in front, and their size', () => {
-    const [first] = new Dataset([column(3), column(3, 'y')]).batches({ batchSize: 2 });
+  test('carry every input, with the batch in front, and their size', async () => {
+    const [first] = await collect(new Dataset([column(3), column(3, 'y')]).batches({ batchSize: 2 }));
     expect(Object.keys(first!.inputs)).toEqual(['x', 'y']);
     expect([first!.size, first!.inputs.y!.dtype, first!.inputs.y!.dims]).toEqual([2, 'float32', [2, 2, 1]]);
     expect(first!.inputs.y!.data).toEqual(Float32Array.of(0, 100, 1, 101));
   });
 
-  test('shuffled by seed and epoch, all inputs alike, each sample once', () => {
+  test('shuffled by seed and epoch, all inputs alike, each sample once', async () => {
     const dataset = new Dataset([column(8), column(8, 'y')]);
-    const order = (shuffle: number, epoch?: number) =>
-      firsts(dataset, { batchSize: 3, shuffle, epoch }).flat();
-    expect(order(42)).toEqual([4, 2, 5, 0, 6, 7, 1, 3]);
-    expect(order(42, 1)).toEqual([7, 2, 1, 3, 5, 6, 4, 0]);
-    expect(order(42)).toEqual(order(42, 0));
-    expect(order(42).toSorted()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
-    for (const { inputs } of dataset.batches({ shuffle: 42 })) expect(inputs.x!.data).toEqual(inputs.y!.data);
+    const order = async (shuffle: number, epoch?: number) =>
+      (await firsts(dataset, { batchSize: 3, shuffle, epoch })).flat();
+    expect(await order(42)).toEqual([4, 2, 5, 0, 6, 7, 1, 3]);
+    expect(await order(42, 1)).toEqual([7, 2, 1, 3, 5, 6, 4, 0]);
+    expect(await order(42)).toEqual(await order(42, 0));
+    expect((await order(42)).toSorted()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    for await (const { inputs } of dataset.batches({ shuffle: 42 }))
+      expect(inputs.x!.data).toEqual(inputs.y!.data);
   });
 
-  test('go on in the middle of a pass as they would have', () => {
+  test('go on in the middle of a pass as they would have', async () => {
     const dataset = new Dataset([column(8)]);
     const options = { batchSize: 3, shuffle: 1 };
-    expect(firsts(dataset, { ...options, skip: 2 })).toEqual(firsts(dataset, options).slice(2));
+    expect(await firsts(dataset, { ...options, skip: 2 })).toEqual((await firsts(dataset, options)).slice(2));
     expect(dataset.batchCount({ ...options, skip: 2 })).toBe(3);
   });
 
-  test('of a fixed size are all of that size', () => {
-    const dataset = new Dataset([column(5)], 2);
-    expect(firsts(dataset, {})).toEqual([
+  test('of a fixed size are all of that size', async () => {
+    const dataset = new Dataset([column(5)], { fixedBatch: 2 });
+    expect(await firsts(dataset, {})).toEqual([
       [0, 1],
       [2, 3],
     ]);
     expect([dataset.batchSize(), dataset.batchCount()]).toEqual([2, 2]);
   });
 
-  test('are fresh memory', () => {
+  test('are fresh memory', async () => {
     const dataset = new Dataset([{ ...column(2), dtype: 'int32' }]);
-    const [first] = dataset.batches();
+    const [first] = await collect(dataset.batches());
     first!.inputs.x!.data.fill(9 as never);
-    expect(firsts(dataset, {})).toEqual([[0, 1]]);
+    expect(await firsts(dataset, {})).toEqual([[0, 1]]);
   });
 
   test.each<[string, Dataset, BatchOptions, RegExp]>([
@@ -73,13 +75,18 @@ describe('batches', () => {
     ['a fractional seed', new Dataset([column(5)]), { shuffle: 0.5 }, /seed of 0.5/],
     [
       'a size the model does not take',
-      new Dataset([column(5)], 2),
+      new Dataset([column(5)], { fixedBatch: 2 }),
       { batchSize: 3 },
       /exactly 2 samples, not 3/,
     ],
-    ['no full batch', new Dataset([column(5)], 8), {}, /5 samples, fewer than one batch of 8/],
-  ])('%s is refused', (_, dataset, options, message) => {
-    expect(() => [...dataset.batches(options)]).toThrow(
+    [
+      'no full batch',
+      new Dataset([column(5)], { fixedBatch: 8 }),
+      {},
+      /5 samples, fewer than one batch of 8/,
+    ],
+  ])('%s is refused', async (_, dataset, options, message) => {
+    await expect(collect(dataset.batches(options))).rejects.toThrow(
       expect.objectContaining({ code: 'bad-option', message: expect.stringMatching(message) }),
     );
   });

@@ -1,0 +1,110 @@
+/** In which order an epoch takes the samples. The same seed and epoch give the same order on every machine. */
+import { below, permutation, type Random, random } from './random.js';
+
+/** The numbers of the samples at the positions `from` up to, not including, `to`. */
+export type Order = (from: number, to: number) => Uint32Array;
+
+/** The order in which the samples are stored. */
+export const fileOrder: Order = (from, to) => Uint32Array.from({ length: to - from }, (_, i) => from + i);
+
+/** All samples in random order. */
+export function shuffled(length: number, seed: number, epoch: number): Order {
+  const order = permutation(length, random(seed, epoch));
+  return (from, to) => order.subarray(from, to);
+}
+
+/**
+ * As many samples as there are, drawn with replacement in proportion to their weights: each is found in the cumulative
+ * sums by bisection. Throws nothing; the weights are checked where they are read.
+ */
+export function weighted(weights: Float64Array, seed: number, epoch: number): Order {
+  const sums = weights.slice();
+  for (let i = 1; i < sums.length; i++) sums[i]! += sums[i - 1]!;
+  const draw = random(seed, epoch);
+  const total = sums.at(-1)!;
+  const order = Uint32Array.from(sums, () => firstAbove(sums, unit(draw) * total));
+  return (from, to) => order.subarray(from, to);
+}
+
+/** A double of [0, 1) with 53 random bits. */
+export function unit(draw: Random): number {
+  return ((draw() >>> 5) * 2 ** 26 + (draw() >>> 6)) / 2 ** 53;
+}
+
+function firstAbove(sums: Float64Array, x: number): number {
+  let [low, high] = [0, sums.length - 1];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sums[middle]! > x) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+/**
+ * Random order for samples that are read in blocks: the blocks in random order, as many of them at a time as have at most
+ * `buffer` samples together (one at least), and the samples of these in random order. A part of the order is computed
+ * without what comes before it.
+ */
+export function blockwise(blocks: readonly number[], buffer: number, seed: number, epoch: number): Order {
+  const starts = offsets(blocks);
+  const windows: { start: number; length: number; blocks: number[] }[] = [];
+  let at = 0;
+  for (const block of permutation(blocks.length, random(seed, epoch))) {
+    const rows = blocks[block]!;
+    const last = windows.at(-1);
+    if (last && last.length + rows <= buffer) {
+      last.blocks.push(block);
+      last.length += rows;
+    } else windows.push({ start: at, length: rows, blocks: [block] });
+    at += rows;
+  }
+  let cached: { index: number; rows: Uint32Array } | undefined;
+  const rowsOf = (index: number): Uint32Array => {
+    if (cached?.index === index) return cached.rows;
+    const { blocks: members, length } = windows[index]!;
+    const rows = new Uint32Array(length);
+    let to = 0;
+    for (const block of members) for (let i = 0; i < blocks[block]!; i++) rows[to++] = starts[block]! + i;
+    // Streams of the epochs' own orders are below 2^32.
+    const order = permutation(length, random(seed, (epoch + 1) * 2 ** 32 + index));
+    cached = { index, rows: order.map(i => rows[i]!) };
+    return cached.rows;
+  };
+  return (from, to) => {
+    const out = new Uint32Array(to - from);
+    let index = windows.findLastIndex(({ start }) => start <= from);
+    for (let filled = 0; filled < out.length; index++) {
+      const { start } = windows[index]!;
+      const part = rowsOf(index).subarray(from + filled - start, to - start);
+      out.set(part, filled);
+      filled += part.length;
+    }
+    return out;
+  };
+}
+
+/** Where each part begins, and after the last one the end of all. */
+export function offsets(lengths: readonly number[]): number[] {
+  const starts = [0];
+  for (const length of lengths) starts.push(starts.at(-1)! + length);
+  return starts;
+}
+
+/** The part, of those that begin at `starts`, that has this position. */
+export function partOf(starts: readonly number[], position: number): number {
+  let [low, high] = [0, starts.length - 2];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (starts[middle]! <= position) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+/** A random part of `count` of all: which ones, in ascending order (Knuth, TAOCP 2, algorithm S). */
+export function choose(all: number, count: number, draw: Random): Uint32Array {
+  const out = new Uint32Array(count);
+  for (let i = 0, found = 0; found < count; i++) if (below(all - i, draw) < count - found) out[found++] = i;
+  return out;
+}

@@ -1,0 +1,24 @@
+import type { DType } from '../../graph/dtype.js';
+import type { Tensor } from '../../graph/tensor.js';
+
+/** What is known of an array before it is read: `dims` with the rows first. */
+export type ArrayType = Pick<Tensor, 'dtype' | 'dims'>;
+
+/** Which pass over the data a sample is taken for: random augmentation follows from these and the row alone. */
+export type Pass = { seed: number; epoch: number };
+
+/** Rows of named arrays that are not all in memory: they are read, decoded or computed when they are taken. */
+export interface Samples {
+  readonly length: number;
+  /** Element type, and shape of one row. */
+  readonly arrays: ReadonlyMap<string, { dtype: DType; dims: readonly number[] }>;
+  /** Rows of the parts that are read together, where rows are not read one by one. */
+  readonly blocks?: readonly number[];
+  /**
+   * The rows with these numbers, as fresh arrays with the rows along the first axis. `pass` is given in training only:
+   * without it nothing is augmented.
+   */
+  take(rows: Uint32Array, pass?: Pass): Promise<ReadonlyMap<string, Tensor>>;
+  /** Announces rows that will be taken soon. */
+  prepare?(rows: Uint32Array): void;
+}

@@ -1,8 +1,9 @@
 import type { Node, Value } from './ir.js';
 
 /** Inputs of a node, those that its subgraphs read from outside included. */
-export function reads(node: Node): Value[] {
-  const own = node.inputs.filter(v => v !== null);
+export function reads(node: Node): readonly Value[] {
+  const { inputs } = node;
+  const own = inputs.includes(null) ? inputs.filter(v => v !== null) : (inputs as readonly Value[]);
   const subgraphs = node.subgraphs();
   return subgraphs.length ? [...own, ...subgraphs.flatMap(s => s.captures())] : own;
 }

@@ -162,6 +162,8 @@ export class Node {
   #inputs: readonly (Value | null)[];
   #outputs: readonly (Value | null)[];
   #attrs: ReadonlyMap<string, Attr>;
+  /** The graphs in `#attrs`, once asked for. */
+  #subgraphs: readonly Graph[] | undefined;
   #graph: Graph | undefined;
 
   constructor(
@@ -230,6 +232,7 @@ export class Node {
     const linked = this.#isLinked;
     if (linked) for (const sub of this.subgraphs()) disown(sub, this);
     this.#attrs = attrs;
+    this.#subgraphs = undefined;
     if (linked) for (const sub of this.subgraphs()) own(sub, this);
   }
 
@@ -263,13 +266,8 @@ export class Node {
 
   /** Subgraphs among the attributes: the branches of If, the body of Loop and Scan. */
   subgraphs(): readonly Graph[] {
-    if (this.#attrs.size === 0) return NO_GRAPHS;
-    const graphs: Graph[] = [];
-    for (const attr of this.#attrs.values()) {
-      if (attr.type === 'graph') graphs.push(attr.value);
-      else if (attr.type === 'graphs') graphs.push(...attr.value);
-    }
-    return graphs;
+    this.#subgraphs ??= graphsIn(this.#attrs);
+    return this.#subgraphs;
   }
 
   #linkInputs(): void {
@@ -292,6 +290,15 @@ export class Node {
   #unlinkOutputs(): void {
     for (const v of this.#outputs) if (v?.producer === this) setProducer(v, undefined);
   }
+}
+
+function graphsIn(attrs: ReadonlyMap<string, Attr>): readonly Graph[] {
+  let graphs: Graph[] | undefined;
+  for (const attr of attrs.values()) {
+    if (attr.type === 'graph') graphs = [...(graphs ?? []), attr.value];
+    else if (attr.type === 'graphs') graphs = [...(graphs ?? []), ...attr.value];
+  }
+  return graphs ?? NO_GRAPHS;
 }
 
 /** A node that is being built has no outputs yet, and is built often. */

@@ -8,8 +8,9 @@ export class Names {
   static of(model: Model): Names {
     const names = new Names();
     for (const graph of allGraphs(model.graph)) {
-      for (const v of [...graph.inputs, ...graph.outputs, ...graph.initializers.keys()])
-        names.#taken.add(v.name);
+      for (const v of graph.inputs) names.#taken.add(v.name);
+      for (const v of graph.outputs) names.#taken.add(v.name);
+      for (const v of graph.initializers.keys()) names.#taken.add(v.name);
       for (const node of graph.nodes) {
         if (node.name) names.#taken.add(node.name);
         for (const v of node.outputs) if (v) names.#taken.add(v.name);

@@ -1,3 +1,4 @@
+import { reads } from './dependents.js';
 import type { Graph, Node, Value } from './ir.js';
 
 /**
@@ -25,8 +26,7 @@ export function dependencies(graph: Graph, values: readonly Value[]): Set<Value>
   const needed = new Set<Value>(values);
   for (const node of [...graph.nodes].reverse()) {
     if (!node.outputs.some(o => o && needed.has(o))) continue;
-    for (const v of [...node.inputs, ...node.subgraphs().flatMap(sub => sub.captures())])
-      if (v) needed.add(v);
+    for (const v of reads(node)) needed.add(v);
   }
   return needed;
 }

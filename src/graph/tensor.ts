@@ -161,9 +161,12 @@ export class Tensor {
   at(index: number): number {
     const length = byteLength(this.dtype, 1);
     const offset = index * length;
+    if (this.isZero) return 0;
     const bytes = this.external
       ? (this.source as (part: Part) => Uint8Array)({ offset, length })
-      : this.bytes.slice(offset, offset + length);
+      : this.bytes.subarray(offset, offset + length);
+    // Called several times for each initializer of a model: the most frequent type takes no array.
+    if (this.dtype === 'float32') return new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true);
     return new Tensor(this.dtype, [], bytes).numbers()[0]!;
   }
 

@@ -98,8 +98,10 @@ export function writeGraph(graph: Graph, place: Placement): GraphProto {
 }
 
 function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto[] {
-  const values = [...graph.inputs, ...graph.initializers.keys(), ...graph.nodes.flatMap(n => n.outputs)];
-  const alive = new Map(values.flatMap(value => (value ? [[value.name, value]] : [])));
+  const alive = new Map<string, Value>();
+  for (const value of graph.inputs) alive.set(value.name, value);
+  for (const value of graph.initializers.keys()) alive.set(value.name, value);
+  for (const { outputs } of graph.nodes) for (const value of outputs) if (value) alive.set(value.name, value);
   return listed.flatMap(entry => listedInfo(entry, alive));
 }
 

@@ -47,9 +47,9 @@ export function embedOriginal(
         'invalid-model',
         `There is no place of its own in the file for what '${name}' learns: leave it out with --freeze.`,
       );
-  const names = Names.of(injected);
-  for (const { place, tensor } of sources) {
-    if (!located.get(place)?.external || places.has(place)) continue;
+  const others = sources.filter(({ place }) => located.get(place)?.external && !places.has(place));
+  const names = others.length ? Names.of(injected) : new Names();
+  for (const { place, tensor } of others) {
     const value = new Value(names.fresh((JSON.parse(place) as string[]).slice(1).join('/')));
     initializers.set(value, tensor);
     places.set(place, value.name);

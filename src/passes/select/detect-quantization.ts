@@ -16,14 +16,15 @@ export const ROUNDED = 'its gradient stops where the model rounds: --straight-th
  * a gradient of the scale alone says nothing of the product that it belongs to.
  */
 export function rounds(node: Node): boolean {
+  if (node.opType === 'QuantizeLinear' || node.opType === 'DynamicQuantizeLinear') return true;
   const def = opDef(node);
-  return /^(Dynamic)?QuantizeLinear$/.test(node.opType) || (def?.kind === 'zero' && def.why === ON_INTEGERS);
+  return def?.kind === 'zero' && def.why === ON_INTEGERS;
 }
 
-/** The nodes that round, on a way to a target: `reached` are the values on ways that straight-through gradients take. */
-export function roundingNodes(graph: Graph, reached: ReadonlySet<Value>): Node[] {
+/** The nodes of the graph that round, or that have a subgraph with such a node. */
+export function roundingNodes(graph: Graph): Node[] {
   const any = (node: Node): boolean => rounds(node) || node.subgraphs().some(body => body.nodes.some(any));
-  return graph.nodes.filter(node => any(node) && node.outputs.some(o => o && reached.has(o)));
+  return graph.nodes.filter(any);
 }
 
 /** Scales that quantization made of weights, which stay with the integers that they belong to. */

@@ -1,4 +1,5 @@
 import picomatch from 'picomatch';
+import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Value } from '../../graph/ir.js';
@@ -74,11 +75,13 @@ export function selectParameters(
   return [...choices, ...integers];
 }
 
-/** The values that a node which rounds reads, and those before them, on ways to the targets. */
+/** The values that the targets depend on through a node that rounds. */
 function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
+  const rounding = roundingNodes(graph);
+  if (!rounding.length) return new Set();
   const options = { straightThrough: true };
-  const nodes = roundingNodes(graph, reach(graph, targets, options));
-  if (!nodes.length) return new Set();
+  const reached = reach(graph, targets, options);
+  const nodes = rounding.filter(node => node.outputs.some(o => o && reached.has(o)));
   const read = nodes.flatMap(n => [...n.inputs, ...n.subgraphs().flatMap(body => body.captures())]);
   return reach(graph, [...new Set(read.flatMap(v => v ?? []))], options);
 }
@@ -90,9 +93,9 @@ function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions
   const reached = new Set<Value>(targets);
   for (const node of [...graph.nodes].reverse()) {
     if (!node.outputs.some(o => o && reached.has(o) && active.has(o))) continue;
-    const read = node.inputs.filter((_, i) => !NEVER_DIFFERENTIATED[node.opType]?.includes(i));
-    for (const v of [...read, ...node.subgraphs().flatMap(s => s.captures())])
-      if (v && active.has(v)) reached.add(v);
+    const never = NEVER_DIFFERENTIATED[node.opType];
+    const read = never ? node.inputs.filter((_, i) => !never.includes(i)) : reads(node);
+    for (const v of read) if (v && active.has(v)) reached.add(v);
   }
   return reached;
 }

@@ -72,10 +72,10 @@ function historyLines({ history, stepsPerEpoch }: Start): string[] {
   const epochs = new Map(history.epochs.map(event => [event.epoch, event]));
   history.losses.forEach((loss, i) => {
     const [epoch, step] = [Math.floor(i / stepsPerEpoch) + 1, (i % stepsPerEpoch) + 1];
-    lines.push(line({ type: 'step', epoch, step, loss }));
+    lines.push(line({ type: 'step', time: Number.NaN, epoch, step, loss }));
     const result = step === stepsPerEpoch ? epochs.get(epoch) : undefined;
     if (result) lines.push(line(result));
   });
-  for (const rows of history.telemetry) lines.push(line({ type: 'telemetry', rows }));
+  for (const rows of history.telemetry) lines.push(line({ type: 'telemetry', time: Number.NaN, rows }));
   return lines;
 }

@@ -1,5 +1,4 @@
 import { cpus } from 'node:os';
-import type { InjectReport } from '../src/internal.js';
 import type { RunRecord } from './run-record.js';
 import { describeOptimizer } from './ui/describe-step.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
@@ -47,7 +46,7 @@ export function renderRun(run: RunRecord, { title, subtitle, code, facts, sectio
 function tiles(run: RunRecord): Tile[] {
   const { losses, seconds, accuracy, injected, start } = run;
   const result = run.epochs.at(-1);
-  const trained = injected?.report.parameters.filter(p => p.trains) ?? [];
+  const trained = injected?.parameters.filter(p => p.trains) ?? [];
   return [
     accuracy === undefined
       ? { label: 'Loss', value: formatLoss(result?.validation?.loss ?? result?.trainLoss ?? losses.at(-1)!) }
@@ -62,24 +61,21 @@ function tiles(run: RunRecord): Tile[] {
       ? [
           {
             label: 'Parameters',
-            value: formatCount(trained.reduce((n, { value }) => n + elements(value.type), 0)),
+            value: formatCount(trained.reduce((n, { shape }) => n + elements(shape), 0)),
             note: formatCount(trained.length, 'tensor'),
           },
           {
             label: 'Graph',
-            value: formatCount(injected.report.nodes.after, 'node'),
-            note: `from ${formatCount(injected.report.nodes.before)}`,
+            value: formatCount(injected.nodes.after, 'node'),
+            note: `from ${formatCount(injected.nodes.before)}`,
           },
         ]
       : []),
   ];
 }
 
-type ValueType = InjectReport['parameters'][number]['value']['type'];
-
-/** Of a value's type, as getters do not come out of the training thread. */
-const elements = (type: ValueType) =>
-  type?.kind === 'tensor' ? (type.shape as number[]).reduce((n, d) => n * d, 1) : 0;
+/** The extents of a parameter are numbers. */
+const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);
 
 function charts({ losses, epochs, epochEnds, accuracy }: RunRecord): Chart[] {
   const validated = epochs.map(e => e.validation?.loss ?? Number.NaN);
@@ -143,7 +139,7 @@ const SHOWN: Record<string, { title: string; y: Axis }> = {
 
 /** A chart for each column, a line for each parameter: those of most dimensions first, as many as there are colours. */
 function telemetrySection({ telemetry, injected }: RunRecord): Section {
-  const size = new Map(injected?.report.parameters.map(p => [p.value.name, elements(p.value.type)]));
+  const size = new Map(injected?.parameters.map(p => [p.name, elements(p.shape)]));
   const places = [...telemetry[0]!.keys()]
     .sort((a, b) => sizeAt(b) - sizeAt(a))
     .slice(0, SERIES_COLORS)
@@ -191,7 +187,7 @@ function epochTable({ epochs }: RunRecord): Block {
 
 function environment({ injected }: RunRecord): Record<string, string> {
   return {
-    ...(injected ? { Optimizer: describeOptimizer(injected.report.description) } : {}),
+    ...(injected ? { Optimizer: describeOptimizer(injected.description) } : {}),
     Node: process.version,
     Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
   };

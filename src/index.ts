@@ -31,14 +31,15 @@ export {
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export type { Batch, BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';
+export type { JudgedSample, LoopEvent, Metrics, TelemetryRow, TrainEvent } from './runtime/events.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
 export { exportFrom } from './runtime/formats/artifacts.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
-export { runTrainJob, type TrainEvent, type TrainJob } from './runtime/train-job.js';
-export { type Metrics, type TelemetryRow, Trainer } from './runtime/trainer.js';
-export { type LoopEvent, type LoopOptions, trainingLoop } from './runtime/training-loop.js';
+export { runTrainJob, type TrainJob } from './runtime/train-job.js';
+export { Trainer } from './runtime/trainer.js';
+export { type LoopOptions, trainingLoop } from './runtime/training-loop.js';
 export { trainInWorker } from './runtime/worker.js';
 export type {
   InjectOptions,

@@ -21,6 +21,7 @@ export {
 export { writeNpz } from './runtime/data/npz.js';
 export { permutation, random } from './runtime/data/random.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
+export { EVENT_SCHEMAS, injectedEvent } from './runtime/events.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';
 export {
   isArtifacts,

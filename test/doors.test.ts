@@ -41,6 +41,7 @@ it('package.json has a door for each, with types', () => {
     './extend': at('extend'),
     './internal': at('internal'),
     './config.schema.json': './docs/reference/config.schema.json',
+    './events.schema.json': './docs/reference/events.schema.json',
     './package.json': './package.json',
   });
 });

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { injectOptionsOf, types } from '../../src/constants.js';
-import type { InjectReport, Model } from '../../src/internal.js';
+import type { Model, TrainEvent } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs, makeFolder, withOriginal } from '../files.js';
 import type { Options } from '../flags.js';
@@ -39,10 +39,12 @@ export const examples = [
   ['inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself'],
 ] as const;
 
+type Injected = Omit<Extract<TrainEvent, { type: 'injected' }>, 'time'>;
+
 type Args = Arguments & { out?: string; split?: boolean; format?: string };
 
 export async function handler(args: Args): Promise<void> {
-  const { goOnFrom, inject, openForInjection } = await import('../../src/internal.js');
+  const { goOnFrom, inject, injectedEvent, openForInjection } = await import('../../src/internal.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   checkOutputs([out], [args.model, args.params, args.config]);
@@ -54,7 +56,7 @@ export async function handler(args: Args): Promise<void> {
   const { model, report } = await inject(source.model, source.options);
   const begun = goOnFrom(model, source.optimizer);
   const written = await write(begun.model, out, args);
-  for (const line of describeReport(report)) print(line);
+  for (const line of describeInjection(injectedEvent(report))) print(line);
   if (begun.note) print(begun.note);
   print(`wrote ${written.join(', ')}`);
 }
@@ -74,7 +76,7 @@ async function write(model: Model, out: string, { split, format }: Args): Promis
 }
 
 /** What an injection did, a line each. */
-export function describeReport({ parameters, warnings, nodes, bytes, description }: InjectReport): string[] {
+export function describeInjection({ parameters, warnings, nodes, bytes, description }: Injected): string[] {
   const trained = parameters.filter(p => p.trains);
   const frozen = parameters.filter(p => !p.trains);
   return [
@@ -87,10 +89,10 @@ export function describeReport({ parameters, warnings, nodes, bytes, description
   ];
 }
 
-const names = (choices: InjectReport['parameters']) => formatNames(choices.map(c => c.value.name));
+const names = (choices: Injected['parameters']) => formatNames(choices.map(c => c.name));
 
-function reasons(choices: InjectReport['parameters']): string {
-  const groups = new Map<string, InjectReport['parameters']>();
+function reasons(choices: Injected['parameters']): string {
+  const groups = new Map<string, Injected['parameters']>();
   for (const choice of choices) groups.set(choice.why, [...(groups.get(choice.why) ?? []), choice]);
   return [...groups].map(([why, group]) => `${names(group)} (${why})`).join('; ');
 }

@@ -9,7 +9,7 @@ import { RunRecord } from '../run-record.js';
 import { formatCount } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { print, warn } from '../ui/terminal.js';
-import { describeReport } from './inject.js';
+import { describeInjection } from './inject.js';
 
 export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
 
@@ -140,7 +140,7 @@ export async function runWithProgress(
       case 'note':
         return say(event.text);
       case 'injected':
-        return describeReport(event.report).forEach(say);
+        return describeInjection(event).forEach(say);
       case 'start': {
         const { batchSize: samplesPerStep, ...run } = event;
         progress = createProgress({ stream: process.stdout, ...run, samplesPerStep, color });

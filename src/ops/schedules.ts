@@ -192,6 +192,6 @@ function sinceRestart(k: Expr, period: number, multiply: number): Expr {
         ? Tensor.from(k.dtype, [values.length], Float64Array.from(values))
         : Tensor.from('float32', [values.length], Float32Array.from(values)),
     );
-  const at = k.greaterOrEqual(table(starts!)).cast('int64').sum([0]).sub(1);
+  const at = k.unsqueeze([-1]).greaterOrEqual(table(starts!)).cast('int64').sum([-1]).sub(1);
   return k.sub(table(starts!).gather(at)).div(table(lengths!).gather(at));
 }

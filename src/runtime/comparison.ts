@@ -5,11 +5,12 @@ import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
 import { openData } from './data/open.js';
+import type { Metrics, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
 import { bind, updatesOf } from './train-job.js';
-import { inputSpecs, type Metrics, type TelemetryRow, Trainer } from './trainer.js';
+import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
 /** An optimizer with its options, and the learning rates that it is tried at. */

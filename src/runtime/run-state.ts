@@ -5,8 +5,7 @@ import { Model } from '../graph/ir.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
 import type { Data } from './data/open.js';
-import type { TelemetryRow } from './trainer.js';
-import type { LoopEvent } from './training-loop.js';
+import type { LoopEvent, TelemetryRow } from './events.js';
 
 type EpochEvent = Extract<LoopEvent, { type: 'epoch' }>;
 

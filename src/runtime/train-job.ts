@@ -9,12 +9,13 @@ import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
 import { extendSchedule } from '../passes/file/extend-schedule.js';
 import { isInjected, readDescription } from '../passes/file/step-metadata.js';
 import { hasOwnStep } from '../passes/import/adopt-step.js';
-import { type InjectReport, inject } from '../passes/inject.js';
+import { inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
 import type { BindOptions, InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { type Data, openData } from './data/open.js';
 import { readSafetensors } from './data/safetensors.js';
+import { injectedEvent, type NewEvent, type TrainEvent } from './events.js';
 import { checkExport, exportFile } from './export.js';
 import { loadExtensions } from './extensions.js';
 import { type Beginning, openForInjection } from './formats/artifacts.js';
@@ -26,7 +27,6 @@ import {
   fitHistory,
   follow,
   type Run,
-  type RunHistory,
   type RunSettings,
   readRun,
   settingsOf,
@@ -35,7 +35,7 @@ import {
 } from './run-state.js';
 import type { SessionOptions } from './session.js';
 import { inputSpecs, Trainer } from './trainer.js';
-import { type LoopEvent, trainingLoop } from './training-loop.js';
+import { trainingLoop } from './training-loop.js';
 
 /** A training run from files to files. */
 export type TrainJob = SessionOptions &
@@ -62,24 +62,8 @@ export type TrainJob = SessionOptions &
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   };
 
-export type TrainEvent =
-  | LoopEvent
-  | { type: 'note'; text: string }
-  | { type: 'injected'; report: InjectReport }
-  | {
-      type: 'start';
-      epochs: number;
-      stepsPerEpoch: number;
-      /** Steps done already, where a run goes on. */
-      stepsBefore: number;
-      batchSize: number;
-      samples: number;
-      /** How the run went so far, where it is resumed. */
-      history?: RunHistory;
-    }
-  | { type: 'saved'; path: string; what: 'model' | 'state' }
-  /** `steps` are updates; `skipped` are batches whose gradients were not finite. */
-  | { type: 'end'; stopped: boolean; steps: number; skipped: number };
+/** Reports an event, as of now. */
+type Emit = (event: NewEvent) => void;
 
 /**
  * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
@@ -87,14 +71,15 @@ export type TrainEvent =
  */
 export async function runTrainJob(
   job: TrainJob,
-  emit: (event: TrainEvent) => void,
+  report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
+  const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   const data = await openData(job.data);
   const resumed = await resumable(job);
-  if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}` });
+  if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
   const model = resumed ?? (await trainable(job, data, emit));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
@@ -106,7 +91,7 @@ export async function runTrainJob(
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
     const train = await bind(job, data, trainer.inputs, target);
-    for (const text of train.notesOn(job)) emit({ type: 'note', text });
+    for (const text of train.notesOn(job)) emit({ type: 'note', text, level: 'warning' });
     const { validation: path } = job;
     const validation =
       path === undefined ? undefined : await bind(job, await openData(path), trainer.inputs, target);
@@ -193,11 +178,11 @@ async function beginRun(
   trainer: Trainer,
   model: Model,
   settings: RunSettings,
-  emit: (event: TrainEvent) => void,
+  emit: Emit,
 ): Promise<Run> {
   const before = readRun(model);
   if (!before) return { settings, history: fitHistory(emptyHistory(), trainer.batchCount) };
-  const note = (text: string) => emit({ type: 'note', text });
+  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
   if (job.state === undefined) note(`${job.model} stays as it is: --state ${job.model} updates it`);
   const differences = trainer.batchCount ? changes(before.settings, settings) : [];
   if (differences.length)
@@ -210,17 +195,12 @@ async function beginRun(
 }
 
 /** A trainer whose schedule ends with the run, where it is to. */
-async function withSchedule(
-  trainer: Trainer,
-  job: TrainJob,
-  train: Dataset,
-  emit: (event: TrainEvent) => void,
-): Promise<Trainer> {
+async function withSchedule(trainer: Trainer, job: TrainJob, train: Dataset, emit: Emit): Promise<Trainer> {
   const { schedule, scheduleTotal, accumulation } = trainer.description;
   const before = schedule?.total;
   if (before === undefined) return trainer;
   const updates = updatesOf({ ...job, inject: { accumulate: accumulation?.batches } }, train);
-  const note = (text: string) => emit({ type: 'note', text });
+  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
   if (scheduleTotal === undefined) {
     if (updates > before)
       note(`the schedule ends after ${before} updates: the last ${updates - before} have its final rate`);
@@ -249,23 +229,19 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
   return new AgdError('io', text, { cause: error });
 }
 
-async function saveState(
-  path: string,
-  trainer: Trainer,
-  run: Run,
-  emit: (event: TrainEvent) => void,
-): Promise<void> {
+async function saveState(path: string, trainer: Trainer, run: Run, emit: Emit): Promise<void> {
   await saveSnapshot(withRun(trainer.snapshot(), run), path);
   emit({ type: 'saved', path, what: 'state' });
 }
 
-async function resume(trainer: Trainer, path: string, emit: (event: TrainEvent) => void): Promise<void> {
+async function resume(trainer: Trainer, path: string, emit: Emit): Promise<void> {
   const unused = trainer.restore((await readSafetensors(path)).tensors);
-  emit({ type: 'note', text: `resumes from ${path}, after ${trainer.stepCount} updates` });
-  if (unused.length) emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}` });
+  emit({ type: 'note', text: `resumes from ${path}, after ${trainer.stepCount} updates`, level: 'warning' });
+  if (unused.length)
+    emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}`, level: 'warning' });
 }
 
-async function trainable(job: TrainJob, data: Data, emit: (event: TrainEvent) => void): Promise<Model> {
+async function trainable(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
   // Read where it is used: a job may come from another process.
   const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
   const { model, options, optimizer } = await openForInjection(job.model, { ...job.inject, original }, job);
@@ -288,9 +264,9 @@ async function trainable(job: TrainJob, data: Data, emit: (event: TrainEvent) =>
   if (note) emit({ type: 'note', text: note });
   const given = { ...options, updates, tile, freeBatch };
   const { model: injected, report } = await inject(model, given, await shapesOf(source));
-  emit({ type: 'injected', report });
+  emit(injectedEvent(report));
   const begun = goOnFrom(injected, optimizer);
-  if (begun.note) emit({ type: 'note', text: begun.note });
+  if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
   return begun.model;
 }
 

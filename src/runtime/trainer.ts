@@ -4,6 +4,7 @@ import type { Model, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
 import { classAxisOf, type LossOptions } from '../ops/criterion.js';
+import type { Schedule } from '../ops/schedules.js';
 import { trainingPart } from '../passes/common/part-of-model.js';
 import { isClassification, rangeOfTarget } from '../passes/differentiate/attach-loss.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
@@ -13,28 +14,20 @@ import type { Fed, LeastBatch, LossSpec } from '../passes/options.js';
 import { type EvaluationModel, evaluationModel } from '../passes/run/evaluation-model.js';
 import { rowNumbers } from '../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../passes/run/scan-rows.js';
+import { scheduleFactors } from '../passes/run/schedule-factors.js';
 import { stateInputs } from '../passes/run/state-inputs.js';
 import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
 import { checkRange } from './data/targets.js';
+import type { Metrics, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { fromPytorch, toPytorch } from './formats/pytorch-state.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
-export type Metrics = {
-  /** Mean loss over the samples. */
-  loss: number;
-  /** Share of targets whose class has the largest output; only for losses that take classes. */
-  accuracy?: number;
-  samples: number;
-  /** Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count. */
-  leftOut?: number;
-};
-
-/** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
-export type TelemetryRow = { parameter: string; values: Record<string, number> };
+/** `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells. */
+export type StepInfo = { lr: number; gradNorm?: number };
 
 /**
  * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
@@ -47,6 +40,8 @@ export class Trainer {
   #state: Feeds = {};
   #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
   #telemetry: TelemetryRow[][] = [];
+  #lastSteps: StepInfo[] = [];
+  #schedule: Session | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #isReleased = false;
@@ -77,7 +72,7 @@ export class Trainer {
     const data = dataInputs(part, description);
     const { model: steps, ...run } = data.length
       ? scanRows(part)
-      : { model: part, tables: [], hoisted: new Map() };
+      : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
     const fed = inputSpecs({ graph: part.graph, inputs: data, leastBatch: description.leastBatch });
@@ -117,6 +112,11 @@ export class Trainer {
   /** What the updates of the last run did, those that telemetry was asked for: rows by parameter. */
   get telemetry(): readonly (readonly TelemetryRow[])[] {
     return this.#telemetry;
+  }
+
+  /** Of each step of the last run: the learning rate of its update, and the norm of its gradients where the model tells it. */
+  get lastSteps(): readonly StepInfo[] {
+    return this.#lastSteps;
   }
 
   /** The injected model with the current state as its defaults: a run can go on from it. */
@@ -188,7 +188,7 @@ export class Trainer {
       ...inExtents(this.#state, n => this.run.hoisted.get(n)),
       [description.lr]: rate,
     };
-    const shown = this.run.telemetry === undefined ? [] : [this.run.telemetry];
+    const shown = this.run.stacked.values();
     const rows = this.run.tables.map(table => table.rows);
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
     const results = await this.session.run(feeds, wanted);
@@ -212,9 +212,59 @@ export class Trainer {
     const changed = this.#rowsOf(results);
     for (const { name, table } of changed) next[name] = table;
     changed.forEach(putRows);
+    const before = this.#counts();
     this.#state = next;
     this.#telemetry = this.#readTelemetry(feeds, results);
+    this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
     return losses;
+  }
+
+  #counts(): { updates: number; batches: number } {
+    const { accumulation, step } = this.description;
+    return { updates: this.#counter(step), batches: this.#counter(accumulation?.counter) };
+  }
+
+  /** What is known of steps that began `before`. Where losses are not finite their batches were skipped. */
+  async #describeSteps(
+    losses: readonly number[],
+    before: { updates: number; batches: number },
+    lr: number,
+    results: Feeds,
+  ): Promise<StepInfo[]> {
+    const { accumulation, schedule, gradNorm } = this.description;
+    const perUpdate = accumulation?.batches ?? 1;
+    let batches = before.batches;
+    const updates = losses.map(loss => {
+      const update = before.updates + Math.floor(batches / perUpdate);
+      if (Number.isFinite(loss)) batches++;
+      return { update, isDone: Number.isFinite(loss) && batches % perUpdate === 0 };
+    });
+    const factors =
+      schedule &&
+      (await this.#factors(
+        schedule,
+        updates.map(u => u.update),
+      ));
+    const seen = this.run.stacked.get(gradNorm ?? '') ?? '';
+    const clipped =
+      gradNorm === undefined ? undefined : (results[seen]?.numbers() ?? this.#state[gradNorm]!.numbers());
+    const observed = new Map(
+      this.#telemetry.map(rows => [rows[0]!.values.update, rows.map(r => r.values.grad_norm!)]),
+    );
+    return updates.map(({ update, isDone }, i) => {
+      const norms = observed.get(update + 1);
+      const norm = isDone ? (clipped?.[i] ?? (norms && Math.hypot(...norms))) : undefined;
+      return { lr: lr * (factors?.[i] ?? 1), ...(norm === undefined ? {} : { gradNorm: norm }) };
+    });
+  }
+
+  /** The schedule's factors on the learning rate, after so many updates each. */
+  async #factors(schedule: Schedule, done: readonly number[]): Promise<number[]> {
+    this.#schedule ??= await Session.create(scheduleFactors(schedule), { threads: 1 });
+    const { factor } = await this.#schedule.run({
+      done: Tensor.from('float64', [done.length], Float64Array.from(done)),
+    });
+    return factor!.numbers();
   }
 
   /**
@@ -284,6 +334,7 @@ export class Trainer {
       this.#isReleased = true;
       await this.session.release();
       await this.#evaluator?.session.release();
+      await this.#schedule?.release();
     });
   }
 
@@ -346,7 +397,7 @@ export class Trainer {
     const { telemetry, parameters } = this.description;
     if (!telemetry) return [];
     const { name, columns } = telemetry;
-    const after = this.run.telemetry === undefined ? this.#state[name]! : results[this.run.telemetry]!;
+    const after = results[this.run.stacked.get(name) ?? ''] ?? this.#state[name]!;
     const values = after.numbers();
     const size = parameters.length * columns.length;
     let [last] = feeds[name]!.numbers();
@@ -374,10 +425,10 @@ export class Trainer {
     throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
   }
 
-  /** All that the next step depends on: telemetry only shows, and may be more than its element type holds. */
+  /** All that the next step depends on: what only shows may be more than its element type holds. */
   #deciding(state: Feeds): Feeds {
-    const shown = this.description.telemetry?.name;
-    return Object.fromEntries(Object.entries(state).filter(([name]) => name !== shown));
+    const shown = [this.description.telemetry?.name, this.description.gradNorm];
+    return Object.fromEntries(Object.entries(state).filter(([name]) => !shown.includes(name)));
   }
 
   /** The cause of a loss that is not finite: the data, what the run began with, or the step's own arithmetic. */

@@ -1,7 +1,8 @@
 import { AgdError } from '../graph/errors.js';
-import type { BatchOptions, Dataset } from './data/dataset.js';
+import type { Batch, BatchOptions, Dataset } from './data/dataset.js';
+import type { LoopEvent, Metrics } from './events.js';
 import { RunLength } from './run-length.js';
-import type { Metrics, TelemetryRow, Trainer } from './trainer.js';
+import type { Trainer } from './trainer.js';
 
 export type LoopOptions = {
   /** Passes over the data in all, those that the trainer's state already has behind it included. */
@@ -17,20 +18,6 @@ export type LoopOptions = {
   /** Checked before every step; a step under way is finished. */
   signal?: { readonly aborted: boolean };
 };
-
-/** Epochs and steps count from 1. `loss` is that of the batch before the update. */
-export type LoopEvent =
-  | { type: 'step'; epoch: number; step: number; loss: number }
-  | { type: 'telemetry'; rows: readonly TelemetryRow[] }
-  /** `trainSeconds` are those of `seconds` in which steps were done. */
-  | {
-      type: 'epoch';
-      epoch: number;
-      trainLoss: number;
-      validation?: Metrics;
-      seconds: number;
-      trainSeconds: number;
-    };
 
 /**
  * Trains epoch by epoch and reports each step. The state's own count of batches says where to begin, in the middle of
@@ -74,17 +61,25 @@ export async function* trainingLoop(
       const start = performance.now();
       const losses = await trainer.steps(inputs, { lr });
       length.learn(inputs, losses.length, performance.now() - start);
+      const end = performance.now();
+      // The steps of one run of the runtime are told when all are done: their times are spread over it.
+      const timeOf = (i: number) =>
+        Math.round(Date.now() - ((end - start) * (losses.length - 1 - i)) / losses.length);
+      const times = losses.map((_, i) => timeOf(i));
       for (const [i, loss] of losses.entries()) {
         add(loss, sizes[i]!);
-        yield { type: 'step', epoch: epoch + 1, step: ++done - epoch * steps, loss };
+        const at = { time: times[i]!, epoch: epoch + 1, step: ++done - epoch * steps };
+        yield { type: 'step', ...at, loss, ...trainer.lastSteps[i] };
       }
-      for (const rows of trainer.telemetry) yield { type: 'telemetry', rows };
+      for (const rows of trainer.telemetry) yield { type: 'telemetry', time: Date.now(), rows };
     }
     const trainSeconds = (performance.now() - begin) / 1000;
-    const metrics = validation && (await trainer.evaluate(validation.batches({ batchSize, pad: true })));
+    let metrics: Metrics | undefined;
+    if (validation) metrics = yield* evaluated(trainer, validation, { batchSize, pad: true }, epoch + 1);
     const seconds = (performance.now() - begin) / 1000;
     yield {
       type: 'epoch',
+      time: Date.now(),
       epoch: epoch + 1,
       trainLoss: sum / samples,
       validation: metrics,
@@ -92,4 +87,44 @@ export async function* trainingLoop(
       trainSeconds,
     };
   }
+}
+
+/** Milliseconds between two reports of where a validation pass stands. */
+const VALIDATION_MS = 250;
+
+/** The result of a validation pass, which is reported while it is under way. */
+async function* evaluated(
+  trainer: Trainer,
+  validation: Dataset,
+  options: BatchOptions,
+  epoch: number,
+): AsyncGenerator<LoopEvent, Metrics> {
+  const batches = validation.batchCount(options);
+  let [batch, told] = [0, performance.now()];
+  let tell = () => {};
+  async function* counted(): AsyncGenerator<Batch> {
+    for await (const one of validation.batches(options)) {
+      yield one;
+      batch++;
+      if (performance.now() - told < VALIDATION_MS) continue;
+      told = performance.now();
+      tell();
+      // So that who is told comes before the next batch.
+      await new Promise(setImmediate);
+    }
+  }
+  let result: { metrics: Metrics } | undefined;
+  const done = trainer.evaluate(counted()).then(metrics => {
+    result = { metrics };
+  });
+  // A failure is thrown where it is awaited.
+  done.catch(() => {});
+  while (!result) {
+    const progress = new Promise<void>(resolve => {
+      tell = resolve;
+    });
+    await Promise.race([done, progress]);
+    if (!result) yield { type: 'validation', time: Date.now(), epoch, batch, batches };
+  }
+  return result.metrics;
 }

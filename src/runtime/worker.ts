@@ -3,7 +3,8 @@ import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { crashError } from '../graph/crash.js';
 import { AgdError, type ErrorCode } from '../graph/errors.js';
-import type { TrainEvent, TrainJob } from './train-job.js';
+import type { TrainEvent } from './events.js';
+import type { TrainJob } from './train-job.js';
 
 /** What the process is sent. */
 export type Order = { job: TrainJob } | 'stop';

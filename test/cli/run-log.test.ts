@@ -12,13 +12,13 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const begin = (stepsBefore: number): TrainEvent => ({
-  ...{ type: 'start', epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
+  ...{ type: 'start', time: 0, epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
   ...(stepsBefore && {
     history: { losses: Array(stepsBefore).fill(0.5), epochs: [], telemetry: [] },
   }),
 });
 const step = (epoch: number, number: number, loss: number): TrainEvent => ({
-  ...{ type: 'step', epoch, step: number, loss },
+  ...{ type: 'step', time: 0, epoch, step: number, loss },
 });
 const losses = (path: string) =>
   readFileSync(path, 'utf8')
@@ -39,7 +39,7 @@ describe('the log of a resumed run', () => {
     const path = join(folder, 'log.jsonl');
     write(path, [begin(0), step(1, 1, 1), step(1, 2, 2), step(2, 1, 3)]);
     writeFileSync(path, `${readFileSync(path, 'utf8')}{"type":"st`);
-    write(path, [{ type: 'note', text: 'n' }, begin(2), step(2, 1, 3), step(2, 2, 4)]);
+    write(path, [{ type: 'note', time: 0, text: 'n' }, begin(2), step(2, 1, 3), step(2, 2, 4)]);
     expect(losses(path)).toEqual([1, 2, 3, 4]);
     write(path, [begin(3), step(2, 2, 5)]);
     expect(losses(path)).toEqual([1, 2, 3, 5]);

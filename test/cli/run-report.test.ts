@@ -8,10 +8,11 @@ function record(validated: boolean): RunRecord {
   const loss = (t: number) => 10 ** (-t / 25);
   for (let t = 1; t <= 100; t++) {
     const [epoch, step] = [Math.ceil(t / 50), ((t - 1) % 50) + 1];
-    run.watch({ type: 'step', epoch, step, loss: loss(t) });
+    run.watch({ type: 'step', time: t, epoch, step, loss: loss(t) });
     if (step < 50) continue;
     const validation = validated ? { loss: 2 * loss(t), accuracy: 0.9, samples: 10 } : undefined;
-    run.watch({ type: 'epoch', epoch, trainLoss: 1, validation, seconds: 1, trainSeconds: 1 });
+    const result = { trainLoss: 1, ...(validation && { validation }), seconds: 1, trainSeconds: 1 };
+    run.watch({ type: 'epoch', time: t, epoch, ...result });
   }
   return run;
 }

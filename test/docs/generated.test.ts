@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { apiPage } from './api-page.js';
+import { eventSchema, eventsPage } from './event-pages.js';
 import { configSchema, optimizerTables, optionsPage } from './option-pages.js';
 import { ROOT } from './pages.js';
 
@@ -11,6 +12,9 @@ const REFERENCE = '../../docs/reference';
 it('options.md is up to date', () => expect(optionsPage()).toMatchFileSnapshot(`${REFERENCE}/options.md`));
 it('config.schema.json is up to date', () =>
   expect(configSchema()).toMatchFileSnapshot(`${REFERENCE}/config.schema.json`));
+it('events.md is up to date', () => expect(eventsPage()).toMatchFileSnapshot(`${REFERENCE}/events.md`));
+it('events.schema.json is up to date', () =>
+  expect(eventSchema()).toMatchFileSnapshot(`${REFERENCE}/events.schema.json`));
 it('api.md is up to date', () => expect(apiPage()).toMatchFileSnapshot(`${REFERENCE}/api.md`));
 it("optimizers.md's tables are up to date", () => {
   const path = join(ROOT, 'docs/reference/optimizers.md');

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { type ComparedRun, compare, metricOf, standings } from '../../src/runtime/comparison.js';
-import { runTrainJob, type TrainEvent } from '../../src/runtime/train-job.js';
+import type { TrainEvent } from '../../src/runtime/events.js';
+import { runTrainJob } from '../../src/runtime/train-job.js';
 import { workplace } from '../cli/run.js';
 
 const run = (

@@ -87,6 +87,7 @@ const DESCRIPTION = shaped({
   scheduleTotal: optional(text),
   accumulation: optional(shaped({ batches: count, counter: text })),
   skipped: optional(text),
+  gradNorm: optional(text),
   leastBatch: optional(shaped({ axis: text, samples: count, node: text })),
   telemetry: optional(shaped({ name: text, columns: list(text) })),
   parameters: list(shaped(PARAMETER)),
@@ -144,8 +145,18 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     ensure(fits, `it updates '${state}' with '${value}', which is of another type`);
     updated.add(state);
   }
-  const { loss, lr, step, accumulation, skipped, telemetry, parameters, statistics, scheduleTotal } =
-    description;
+  const {
+    loss,
+    lr,
+    step,
+    accumulation,
+    skipped,
+    gradNorm,
+    telemetry,
+    parameters,
+    statistics,
+    scheduleTotal,
+  } = description;
   ensure(outputs.has(loss.name), `its loss '${loss.name}' is not an output`);
   const isScalar = (name: string, dtype: string) => {
     const tensor = stored.get(name)?.tensor;
@@ -166,8 +177,12 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),
     ...Object.values(p.state),
   ]);
-  for (const name of [...states, ...statistics, ...(telemetry ? [telemetry.name] : [])])
+  for (const name of [...states, ...statistics, ...[telemetry?.name, gradNorm].flatMap(n => n ?? [])])
     ensure(updated.has(name), `nothing updates its state '${name}'`);
+  ensure(
+    gradNorm === undefined || isScalar(gradNorm, 'float32'),
+    `its norm of gradients '${gradNorm}' is not a float32 scalar`,
+  );
   if (telemetry) {
     const rows = stored.get(telemetry.name)!.tensor.size;
     ensure(

@@ -47,6 +47,7 @@ function describe(context: Described): TrainingDescription {
       name: attached.telemetry.state.name,
       columns: attached.telemetry.columns,
     },
+    gradNorm: attached.gradNorm?.name,
     parameters: trained.map((v, i) => ({
       name: v.name,
       grad: grads[i]!.value.name,

@@ -22,6 +22,8 @@ export type TrainingDescription = RecordedOptions & {
   skipped?: string;
   /** What every so many updates did: the name of the state, and what the columns of its rows, the parameters', are. */
   telemetry?: { name: string; columns: string[] };
+  /** Where the norm of the gradients is clipped: the state that has the norm of the last update's, before clipping. */
+  gradNorm?: string;
   /**
    * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name
    * in the graph), the options in which they differ from the others, and the names of their sum of gradients, of

@@ -9,8 +9,8 @@ const STEPS = 'steps';
 
 export type ScannedSteps = {
   model: Model;
-  /** The output that has the telemetry of each step. */
-  telemetry?: string;
+  /** Of states that only show what a step did: the outputs that have them of each step. */
+  stacked: ReadonlyMap<string, string>;
   /** Extents of states that are not the model's own. */
   hoisted: ReadonlyMap<string, readonly number[]>;
 };
@@ -18,11 +18,11 @@ export type ScannedSteps = {
 /**
  * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
  * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
- * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `telemetry`
- * names the output that stacks theirs; other outputs of the one-step form are left out. The learning rate is one for the run.
+ * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `stacked`
+ * names the outputs with telemetry and norms of each step; other outputs of the one-step form are left out. The learning rate is one for the run.
  */
 export function scanSteps(model: Model): ScannedSteps {
-  const { lr, loss, telemetry } = readDescription(model);
+  const { lr, loss, telemetry, gradNorm } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const source = model.graph;
   const find = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;
@@ -35,12 +35,14 @@ export function scanSteps(model: Model): ScannedSteps {
   const step = Graph.view(source, { inputs: [...states, ...data], initializers: new Map() });
   step.name = names.fresh('step');
   const kept = [find(source.outputs, loss.name)];
-  const shown = updates.find(u => u.state === telemetry?.name);
-  if (shown) {
+  const shows = new Map<string, string>();
+  for (const shown of updates.filter(u => u.state === telemetry?.name || u.state === gradNorm)) {
     const now = find(source.outputs, shown.value);
     // A body may not give one value twice.
-    kept.push(new Value(names.fresh(`${shown.state}_steps`), now.type));
-    step.append(new Node('Identity', [now], [kept[1]!]));
+    const again = new Value(names.fresh(`${shown.state}_steps`), now.type);
+    kept.push(again);
+    step.append(new Node('Identity', [now], [again]));
+    shows.set(shown.state, again.name);
   }
   for (const output of kept) boundary.add(output.name);
   step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
@@ -71,7 +73,7 @@ export function scanSteps(model: Model): ScannedSteps {
   const hoisted = hoistReshapes(outer, scan, body, states.length);
 
   const result = new Model(outer);
-  return { model: Object.assign(result, model, { graph: outer }), telemetry: kept[1]?.name, hoisted };
+  return { model: Object.assign(result, model, { graph: outer }), stacked: shows, hoisted };
 }
 
 function copyOf({ name, type, extra }: Value): Value {

@@ -25,6 +25,7 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   /** For optimizers of second order: each parameter's part of the Hessian's product with random signs. */
   products: Value[];
   skipped?: Value;
+  gradNorm?: Value;
   telemetry?: Telemetry;
   /** Everything a step changes, and the outputs that hold the next values. */
   updates: StateUpdate[];
@@ -57,9 +58,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
     telemetry === undefined
       ? rule
       : { ...rule, ...recordTelemetry(g, optimizer, parameters, rule, telemetry) };
-  const clipped: Transition = (b, terms) =>
-    transition(b, [...clipGradients(terms.slice(0, grads.length), options), ...terms.slice(grads.length)]);
-  const averaged = ema === undefined ? { transition: clipped } : averageWeights(g, params, ema, clipped);
+  const clipped = clipGradients(g, grads.length, options, transition);
+  const averaged = ema === undefined ? clipped : averageWeights(g, params, ema, clipped.transition);
   const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
     accumulate === 1 ? averaged : accumulateGradients(g, params, kinds, accumulate, averaged.transition);
@@ -74,6 +74,6 @@ export function attachOptimizer<O extends OptimizerOptions>(
     state,
     value: output(g, e.typed(state.type), `${state.name}_new`),
   }));
-  const { transition: _, ...attached } = { ...observed, ...averaged, ...accumulated, ...guarded };
+  const { transition: _, ...attached } = { ...observed, ...clipped, ...averaged, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
 }

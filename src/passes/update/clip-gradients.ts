@@ -1,22 +1,40 @@
+import type { Value } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { sumOfSquares } from '../../ops/core/norm.js';
 import type { ScalarType, StepOptions } from '../options.js';
+import { stateInput, type Transition } from './transition.js';
 
 /** As PyTorch's clip_grad_norm_ does, so that a norm of 0 divides nothing by 0. */
 const EPSILON = 1e-6;
 
-/** The gradients within bounds, elements before the norm, as PyTorch's clip_grad_value_ and clip_grad_norm_ make them. */
+/**
+ * Keeps the first `count` terms, the gradients, within bounds, elements before the norm, as PyTorch's clip_grad_value_ and
+ * clip_grad_norm_ do. The norm of an update's gradients before it is clipped goes into the state `grad_norm`, for those
+ * who watch the run.
+ */
 export function clipGradients(
-  grads: readonly Expr[],
+  g: Builder,
+  count: number,
   { clipGradValue: bound, clipGradNorm: largest, scalars }: StepOptions,
-): readonly Expr[] {
-  const bounded =
-    bound === undefined
-      ? grads
-      : grads.map(x => x.op('Clip', [x.g.scalar(-bound, x.dtype), x.g.scalar(bound, x.dtype)]));
-  if (largest === undefined) return bounded;
-  const factor = globalNorm(bounded, scalars).add(EPSILON).rdiv(largest).minimum(1);
-  return bounded.map(x => x.mul(factor.cast(x.dtype)));
+  transition: Transition,
+): { transition: Transition; gradNorm?: Value } {
+  const limited = (x: Expr) =>
+    bound === undefined ? x : x.op('Clip', [x.g.scalar(-bound, x.dtype), x.g.scalar(bound, x.dtype)]);
+  const split = (terms: readonly Expr[]) => [terms.slice(0, count).map(limited), terms.slice(count)] as const;
+  if (largest === undefined) return { transition: (b, terms) => transition(b, split(terms).flat()) };
+  const gradNorm = stateInput(g, 'grad_norm', Tensor.zeros('float32', []));
+  return {
+    gradNorm,
+    transition: (b, terms) => {
+      const [grads, others] = split(terms);
+      const norm = globalNorm(grads, scalars);
+      const factor = norm.add(EPSILON).rdiv(largest).minimum(1);
+      const clipped = grads.map(x => x.mul(factor.cast(x.dtype)));
+      return new Map([...transition(b, [...clipped, ...others]), [gradNorm, norm.cast('float32')]]);
+    },
+  };
 }
 
 /** The 2-norm of all tensors together, a scalar. */

@@ -1,0 +1,204 @@
+/**
+ * What a training run reports: the schema from which the types, docs/reference/events.md and events.schema.json are made.
+ * An event is plain data, the same in the library, in `--log` and on standard output with `--json`.
+ */
+import * as v from 'valibot';
+import type { TrainingDescription } from '../passes/file/description.js';
+import type { InjectReport } from '../passes/inject.js';
+import type { RunHistory } from './run-state.js';
+
+type Schema = v.GenericSchema;
+
+const said = <S extends Schema>(what: string, type: S) => v.pipe(type, v.description(what));
+const optional = <S extends Schema>(what: string, type: S) => v.exactOptional(said(what, type));
+const isNumber = (x: unknown) => typeof x === 'number' || x === null;
+
+/** A number, which may be NaN or infinite; as JSON has neither, a line of JSON has null for it. */
+const real = v.custom<number>(isNumber, 'a number');
+const whole = v.custom<number>(x => Number.isSafeInteger(x) || x === null, 'a whole number');
+const reals = v.record(v.string(), real);
+
+const event = <const T extends string, E extends v.ObjectEntries>(type: T, what: string, fields: E) =>
+  v.pipe(
+    v.strictObject({
+      type: v.literal(type),
+      time: said('When it happened, in milliseconds since 1970', real),
+      ...fields,
+    }),
+    v.description(what),
+  );
+
+/** The result of evaluating a model. */
+export const metricsSchema = v.strictObject({
+  loss: said('Mean loss over the samples', real),
+  accuracy: optional('Share of targets whose class has the largest output', real),
+  samples: said('Samples that count', whole),
+  leftOut: optional(
+    'Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count',
+    whole,
+  ),
+  metrics: optional('Other metrics by name', reals),
+  confusion: optional(
+    'Confusion matrix of a classification',
+    v.strictObject({
+      classes: optional('Names of the classes, in the order of rows and columns', v.array(v.string())),
+      matrix: said(
+        'Counts: a row for each true class, a column for each predicted one',
+        v.array(v.array(real)),
+      ),
+    }),
+  ),
+});
+
+const sampleSchema = v.strictObject({
+  row: said('Number of the sample in its data, from 0', whole),
+  loss: said('Its loss', real),
+  target: optional('What it is', v.string()),
+  prediction: optional('What the model takes it for', v.string()),
+  text: optional('The sample, where it is text', v.string()),
+  image: optional(
+    'The sample, where it is an image',
+    v.strictObject({
+      width: whole,
+      height: whole,
+      channels: said('1 (grey) or 3 (red, green, blue)', v.picklist([1, 3])),
+      pixels: said('Rows of 8-bit samples in base64', v.string()),
+    }),
+  ),
+});
+
+const telemetryRow = v.strictObject({
+  parameter: said('Name of the parameter', v.string()),
+  values: said("Values by name: the number of the update, norms, and the optimizer's own", reals),
+});
+
+const stepSchema = event('step', 'A training step is done.', {
+  epoch: said('From 1', whole),
+  step: said('Within the epoch, from 1', whole),
+  loss: said('Of the batch, before the update', real),
+  lr: optional("Learning rate that the step's update was made with, schedule included", real),
+  gradNorm: optional(
+    '2-norm of all gradients together, before clipping; known with --clip-grad-norm, and after clipping with --telemetry',
+    real,
+  ),
+});
+
+const telemetrySchema = event('telemetry', 'What an update did, every N updates with --telemetry N.', {
+  rows: said('A row for each parameter', v.pipe(v.array(telemetryRow), v.readonly())),
+});
+
+const validationSchema = event(
+  'validation',
+  'A validation pass is under way; a few times a second at most.',
+  {
+    epoch: said('The epoch that has just been trained', whole),
+    batch: said('Batches done', whole),
+    batches: said('Batches of the pass', whole),
+  },
+);
+
+const epochSchema = event('epoch', 'An epoch is done.', {
+  epoch: said('From 1', whole),
+  trainLoss: said("Mean of the steps' losses over the samples", real),
+  validation: optional('Result on the validation data', metricsSchema),
+  seconds: said('Duration, validation included', real),
+  trainSeconds: said('Seconds of these in which steps were done', real),
+});
+
+const noteSchema = event('note', 'A message to the user.', {
+  text: said('One line', v.string()),
+  level: optional('Given where it may well be a mistake, or is not expected', v.literal('warning')),
+});
+
+const injectedSchema = event('injected', 'A plain model was made trainable.', {
+  parameters: said(
+    'The tensors that training may change',
+    v.array(
+      v.strictObject({
+        name: v.string(),
+        dtype: optional('Element type', v.string()),
+        shape: optional('Extents', v.array(v.nullable(v.union([v.number(), v.string()])))),
+        trains: said('Whether it does', v.boolean()),
+        why: said('Why', v.string()),
+      }),
+    ),
+  ),
+  warnings: said('What is likely not meant as it was asked for', v.array(v.string())),
+  nodes: said('Nodes of the graph', v.strictObject({ before: whole, after: whole })),
+  bytes: said(
+    'Bytes of parameters, and of the optimizer state and running statistics beside them',
+    v.strictObject({ parameters: whole, state: whole }),
+  ),
+  description: said(
+    'How a step trains, as `agd.training` in the metadata of an injected file has it',
+    v.custom<TrainingDescription>(x => typeof x === 'object', 'an object'),
+  ),
+});
+
+const startSchema = event('start', 'Training begins.', {
+  epochs: said('Passes over the data in all', whole),
+  stepsPerEpoch: said('Steps of each', whole),
+  stepsBefore: said('Steps done already, where a run is resumed', whole),
+  batchSize: said('Samples a step', whole),
+  samples: said('Samples of the training data', whole),
+  history: optional(
+    'How the run went so far, where it is resumed; not in lines of JSON',
+    v.custom<RunHistory>(x => typeof x === 'object', 'an object'),
+  ),
+});
+
+const savedSchema = event('saved', 'A file was written.', {
+  path: said('The file', v.string()),
+  what: said('What it holds', v.picklist(['model', 'state'])),
+});
+
+const endSchema = event('end', 'Training is over, and its files are written.', {
+  stopped: said('Whether it was interrupted', v.boolean()),
+  steps: said('Updates done', whole),
+  skipped: said('Batches whose gradients were not finite, and which changed nothing', whole),
+  worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
+});
+
+export const loopSchemas = [stepSchema, telemetrySchema, validationSchema, epochSchema] as const;
+
+/** By the order in which a run has them. */
+export const EVENT_SCHEMAS = [
+  noteSchema,
+  injectedSchema,
+  startSchema,
+  ...loopSchemas,
+  savedSchema,
+  endSchema,
+] as const;
+
+export type Metrics = v.InferOutput<typeof metricsSchema>;
+
+/** A sample of the validation data with what the model makes of it. */
+export type JudgedSample = v.InferOutput<typeof sampleSchema>;
+
+/** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
+export type TelemetryRow = v.InferOutput<typeof telemetryRow>;
+
+/** What a training loop reports. Epochs and steps count from 1. */
+export type LoopEvent = v.InferOutput<(typeof loopSchemas)[number]>;
+
+/** What a training job reports; docs/reference/events.md describes each. */
+export type TrainEvent = v.InferOutput<(typeof EVENT_SCHEMAS)[number]>;
+
+/** An event whose time is that at which it is reported. */
+export type NewEvent = TrainEvent extends infer E ? (E extends unknown ? Omit<E, 'time'> : never) : never;
+
+/** What an injection did, as plain data. */
+export function injectedEvent({
+  parameters,
+  ...report
+}: InjectReport): Omit<v.InferOutput<typeof injectedSchema>, 'time'> {
+  const plain = parameters.map(({ value: { name, dtype, shape }, trains, why }) => ({
+    name,
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(shape === undefined ? {} : { shape: [...shape] }),
+    trains,
+    why,
+  }));
+  return { type: 'injected', parameters: plain, ...report };
+}

@@ -1,5 +1,5 @@
 /**
- * agd-onnx for extensions: gradients of custom operators, optimizers and losses, which work as the built-in ones do in
+ * agd-onnx for extensions: gradients of custom operators, optimizers, losses and metrics, which work as the built-in ones do in
  * the library and on the command line (`--extend FILE`). See docs/guide/extend.md.
  */
 import { AgdError } from './graph/errors.js';
@@ -9,6 +9,7 @@ import { addOperator } from './ops/index.js';
 import { addOptimizer, type OptimizerSpec } from './ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from './ops/optimizers/optimizer.js';
 import type { LossSpec } from './passes/options.js';
+import { addMetric, type MetricDefinition } from './runtime/metrics/index.js';
 
 export { type AttrInit, type Builder, float, floats } from './ops/core/builder.js';
 export type { Expr } from './ops/core/expr.js';
@@ -41,7 +42,9 @@ export {
   weightDecayOption,
   withDecay,
 } from './ops/optimizers/optimizer.js';
-export type { LossSpec, OptimizerSpec };
+export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
+export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
+export type { LossSpec, MetricDefinition, OptimizerSpec };
 
 /**
  * Defines the gradient of an operator, named as `agd-onnx inspect` shows it: `com.example.Swish`. Given is a rule, which
@@ -88,4 +91,13 @@ export function defineLoss(
 ): (options?: { output?: string; target?: string } & LossOptions) => LossSpec {
   addLoss(name, loss);
   return options => ({ ...options, kind: name }) as LossSpec;
+}
+
+/**
+ * Defines a metric, for `--metric NAME` and the `metrics` of a run or an evaluation. Returns the definition. Throws
+ * `bad-option` where the name is taken.
+ */
+export function defineMetric(metric: MetricDefinition): MetricDefinition {
+  addMetric(metric);
+  return metric;
 }

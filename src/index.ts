@@ -31,11 +31,15 @@ export {
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export type { Batch, BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';
-export type { JudgedSample, LoopEvent, Metrics, TelemetryRow, TrainEvent } from './runtime/events.js';
+export type { EvaluateOptions } from './runtime/evaluation.js';
+export type { Evaluation, JudgedSample, LoopEvent, TelemetryRow, TrainEvent } from './runtime/events.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
 export { exportFrom } from './runtime/formats/artifacts.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
+export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
+export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
+export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainJob } from './runtime/train-job.js';
 export { Trainer } from './runtime/trainer.js';

@@ -16,9 +16,15 @@ export type Loss = {
   readonly target: 'classes' | 'values';
   /** What the target's values may be, where not any. */
   readonly range?: { readonly least: number; readonly most: number };
+  /** What makes probabilities of the output, or of a loss of values what it predicts: softmax for classes and `none` for values, if not given. */
+  readonly activation?: Activation;
   /** The loss at each position, of the output's type. */
   terms(output: Expr, target: Expr, options: LossOptions): LossTerms;
 };
+
+/** `exp` is for logarithms of probabilities. */
+export const ACTIVATIONS = ['softmax', 'sigmoid', 'exp', 'none'] as const;
+export type Activation = (typeof ACTIVATIONS)[number];
 
 export type LossOptions = {
   /** Axis of the classes: the last one, or 1 for outputs of four and more axes (images). */
@@ -44,6 +50,17 @@ export function targetType(
 
 export function takesClasses(kind: LossKind): boolean {
   return LOSSES.get(kind)?.target === 'classes';
+}
+
+/** What makes probabilities of an output that this loss reads. */
+export function activationOf(kind: LossKind): Activation {
+  return LOSSES.get(kind)?.activation ?? (takesClasses(kind) ? 'softmax' : 'none');
+}
+
+/** Whether the loss takes probabilities as targets, those of a yes. */
+export function takesProbabilities(kind: LossKind): boolean {
+  const range = LOSSES.get(kind)?.range;
+  return range?.least === 0 && range.most === 1;
 }
 
 /** What the elements of a target may be, beside the class that is ignored. */
@@ -94,12 +111,14 @@ const BUILT_IN = {
   },
   nll: {
     target: 'classes',
+    activation: 'exp',
     terms: (output, target, options) => nll(output, target, classAxis(output, options), options),
   },
   /** log(1 + exp(x)) - x t, which is finite for every x. */
   'bce-with-logits': {
     target: 'values',
     range: { least: 0, most: 1 },
+    activation: 'sigmoid',
     terms: (output, target) => ({ loss: output.op('Softplus').sub(output.mul(target)) }),
   },
   bce: {

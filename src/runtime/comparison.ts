@@ -5,7 +5,7 @@ import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
 import { openData } from './data/open.js';
-import type { Metrics, TelemetryRow } from './events.js';
+import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
@@ -37,7 +37,7 @@ export type ComparedRun = {
   seed: number;
   /** The loss of each step. */
   losses: number[];
-  epochs: { trainLoss: number; validation?: Metrics }[];
+  epochs: { trainLoss: number; validation?: Evaluation }[];
   secondsPerStep: number;
   /** Where telemetry shows it: the share of all coordinates that took a step of SGD, by update. */
   sgdShare?: { update: number; share: number }[];

@@ -29,25 +29,29 @@ const event = <const T extends string, E extends v.ObjectEntries>(type: T, what:
   );
 
 /** The result of evaluating a model. */
-export const metricsSchema = v.strictObject({
+export const evaluationSchema = v.strictObject({
   loss: said('Mean loss over the samples', real),
-  accuracy: optional('Share of targets whose class has the largest output', real),
+  metrics: said(
+    'Metrics by name, NAME/PART where one has several numbers; null where one is not defined',
+    reals,
+  ),
+  accuracy: optional('The accuracy again, where it is among them', real),
   samples: said('Samples that count', whole),
   leftOut: optional(
     'Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count',
     whole,
   ),
-  metrics: optional('Other metrics by name', reals),
   confusion: optional(
     'Confusion matrix of a classification',
     v.strictObject({
       classes: optional('Names of the classes, in the order of rows and columns', v.array(v.string())),
       matrix: said(
         'Counts: a row for each true class, a column for each predicted one',
-        v.array(v.array(real)),
+        v.pipe(v.array(v.pipe(v.array(real), v.readonly())), v.readonly()),
       ),
     }),
   ),
+  notes: optional('What the user should know about the numbers', v.array(v.string())),
 });
 
 const sampleSchema = v.strictObject({
@@ -100,7 +104,8 @@ const validationSchema = event(
 const epochSchema = event('epoch', 'An epoch is done.', {
   epoch: said('From 1', whole),
   trainLoss: said("Mean of the steps' losses over the samples", real),
-  validation: optional('Result on the validation data', metricsSchema),
+  validation: optional('Result on the validation data', evaluationSchema),
+  training: optional('Result on training data, in inference form, with --train-metrics', evaluationSchema),
   seconds: said('Duration, validation included', real),
   trainSeconds: said('Seconds of these in which steps were done', real),
 });
@@ -171,7 +176,7 @@ export const EVENT_SCHEMAS = [
   endSchema,
 ] as const;
 
-export type Metrics = v.InferOutput<typeof metricsSchema>;
+export type Evaluation = v.InferOutput<typeof evaluationSchema>;
 
 /** A sample of the validation data with what the model makes of it. */
 export type JudgedSample = v.InferOutput<typeof sampleSchema>;

@@ -5,7 +5,7 @@ import { AgdError } from '../graph/errors.js';
 const LOADED = new Map<string, Promise<void>>();
 
 /**
- * Loads modules of `defineGradient`, `defineOptimizer` and `defineLoss`: JavaScript or TypeScript files, each once. What
+ * Loads modules of `defineGradient`, `defineOptimizer`, `defineLoss` and `defineMetric`: JavaScript or TypeScript files, each once. What
  * they import from agd-onnx is this instance of it, wherever they lie. Throws `io` for a file that cannot be read,
  * `bad-option` for one that fails or defines what exists already.
  */

@@ -3,14 +3,13 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
-import { classAxisOf, type LossOptions } from '../ops/criterion.js';
 import type { Schedule } from '../ops/schedules.js';
 import { trainingPart } from '../passes/common/part-of-model.js';
-import { isClassification, rangeOfTarget } from '../passes/differentiate/attach-loss.js';
+import { rangeOfTarget } from '../passes/differentiate/attach-loss.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../passes/file/description.js';
 import { readStep } from '../passes/file/step-metadata.js';
-import type { Fed, LeastBatch, LossSpec } from '../passes/options.js';
+import type { Fed, LeastBatch } from '../passes/options.js';
 import { type EvaluationModel, evaluationModel } from '../passes/run/evaluation-model.js';
 import { rowNumbers } from '../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../passes/run/scan-rows.js';
@@ -20,7 +19,8 @@ import { layOut } from './cpu.js';
 import type { InputSpec } from './data/bind.js';
 import type { Batch } from './data/dataset.js';
 import { checkRange } from './data/targets.js';
-import type { Metrics, TelemetryRow } from './events.js';
+import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
+import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { fromPytorch, toPytorch } from './formats/pytorch-state.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
@@ -268,56 +268,32 @@ export class Trainer {
   }
 
   /**
-   * Mean loss (and accuracy) over the samples, in inference form: no dropout, running statistics. Where targets are
-   * ignored or weigh differently, it is the mean over all of them, as if they were one batch. Throws as `steps` does, and
-   * `bad-data` where nothing counts.
+   * Mean loss and metrics over the samples, in inference form: no dropout, running statistics. Where targets are
+   * ignored or weigh differently, the loss is the mean over all of them, as if they were one batch. Throws as `steps` does,
+   * `bad-data` where nothing counts, and `bad-option` for metrics that are unknown or do not apply to the loss.
    */
-  evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    return this.#inTurn(() => this.#evaluate(batches));
+  evaluate(
+    batches: Iterable<Batch> | AsyncIterable<Batch>,
+    options: EvaluateOptions = {},
+  ): Promise<Evaluation> {
+    return this.#inTurn(() =>
+      evaluateBatches(batches, this.description.loss, options, given => this.#evaluatorFor(given)),
+    );
   }
 
-  async #evaluate(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<Metrics> {
-    const { loss: spec, parameters, statistics } = this.description;
-    const learned = [...parameters.map(p => p.name), ...statistics];
-    const shown = isClassification(spec) ? [spec.output] : [];
-    let [samples, leftOut, loss, weight, hits, targets] = [0, 0, 0, 0, 0, 0];
-    for await (const { inputs: given, size, padding = 0 } of batches) {
-      const inputs = this.#checked(given);
-      this.#evaluator ??= await this.#createEvaluator(inputs);
-      const { session, samples: outputs } = this.#evaluator;
-      const weights = learned.filter(name => session.inputs.includes(name));
-      const feeds = Object.fromEntries(weights.map(name => [name, this.#state[name]!]));
-      const wanted = outputs
-        ? [outputs.losses.name, ...(outputs.weights ? [outputs.weights.name] : []), ...shown]
-        : [spec.name];
-      const results = await session.run({ ...feeds, ...inputs }, wanted);
-      const losses = outputs && results[outputs.losses.name]!.numbers();
-      if (padding && losses?.length !== size + padding) {
-        leftOut += size;
-        continue;
-      }
-      samples += size;
-      if (!losses) {
-        loss += results[spec.name]!.numbers()[0]! * size;
-        weight += size;
-        continue;
-      }
-      const target = inputs[spec.target!]!;
-      const count = losses.length - padding;
-      const perSample = target.size / losses.length;
-      loss += sum(losses, count);
-      weight += outputs.weights ? sum(results[outputs.weights.name]!.numbers(), count) : perSample * count;
-      if (!shown.length) continue;
-      const counts = countHits(results[spec.output]!, target, perSample * count, spec as LossOptions);
-      hits += counts.hits;
-      targets += counts.targets;
-    }
-    if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);
+  async #evaluatorFor(given: Feeds) {
+    const inputs = this.#checked(given);
+    this.#evaluator ??= await this.#createEvaluator(inputs);
+    const { session, samples } = this.#evaluator;
+    const { parameters, statistics } = this.description;
+    const learned = [...parameters.map(p => p.name), ...statistics].filter(name =>
+      session.inputs.includes(name),
+    );
+    const state = Object.fromEntries(learned.map(name => [name, this.#state[name]!]));
     return {
-      loss: loss / weight,
       samples,
-      ...(leftOut ? { leftOut } : {}),
-      ...(shown.length ? { accuracy: hits / targets } : {}),
+      inputs,
+      run: (fetch: readonly string[]) => session.run({ ...state, ...inputs }, fetch),
     };
   }
 
@@ -495,46 +471,4 @@ function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
   const { dtype, shape } = value.type;
   const isBatched = leastBatch !== undefined && shape?.[0] === leastBatch.axis;
   return { name: value.name, dtype, shape, ...(isBatched ? { least: leastBatch.samples } : {}) };
-}
-
-const sum = (values: readonly number[], count: number) =>
-  values.slice(0, count).reduce((total, value) => total + value, 0);
-
-/** Why there is no mean of the loss. */
-function nothingCounts(spec: LossSpec, leftOut: number, samples: number): AgdError {
-  const ignored = 'ignoreIndex' in spec && spec.ignoreIndex !== undefined;
-  const what = leftOut
-    ? `the ${leftOut} samples do not fill a batch, and the loss that the model computes does not tell samples apart`
-    : !samples
-      ? 'there are no batches'
-      : ignored
-        ? `all targets are ${spec.ignoreIndex}, which is ignored`
-        : 'the classes of all targets weigh nothing';
-  return new AgdError('bad-data', `There is nothing to evaluate: ${what}.`);
-}
-
-/** How many of the first `count` targets have the largest score among the classes, and how many are not ignored. */
-function countHits(
-  scores: Tensor,
-  target: Tensor,
-  count: number,
-  options: LossOptions,
-): { hits: number; targets: number } {
-  const axis = classAxisOf(scores.dims.length, options);
-  const classes = scores.dims[axis]!;
-  const inner = scores.dims.slice(axis + 1).reduce((n, d) => n * d, 1);
-  const values = scores.floats();
-  let [hits, targets] = [0, 0];
-  target.numbers().forEach((label, i) => {
-    if (i >= count || label === options.ignoreIndex) return;
-    const start = Math.floor(i / inner) * classes * inner + (i % inner);
-    let [best, most] = [-1, Number.NEGATIVE_INFINITY];
-    for (let c = 0; c < classes; c++) {
-      const score = values[start + c * inner]!;
-      if (score > most) [best, most] = [c, score];
-    }
-    targets++;
-    if (best === label) hits++;
-  });
-  return { hits, targets };
 }

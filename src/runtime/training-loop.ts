@@ -1,10 +1,12 @@
 import { AgdError } from '../graph/errors.js';
 import type { Batch, BatchOptions, Dataset } from './data/dataset.js';
-import type { LoopEvent, Metrics } from './events.js';
+import type { EvaluateOptions } from './evaluation.js';
+import type { Evaluation, LoopEvent } from './events.js';
+import { checkMetrics } from './metrics/index.js';
 import { RunLength } from './run-length.js';
 import type { Trainer } from './trainer.js';
 
-export type LoopOptions = {
+export type LoopOptions = EvaluateOptions & {
   /** Passes over the data in all, those that the trainer's state already has behind it included. */
   epochs: number;
   batchSize?: number;
@@ -12,6 +14,11 @@ export type LoopOptions = {
   seed?: number;
   /** Evaluated after every epoch. */
   validation?: Dataset;
+  /**
+   * Also evaluate, after every epoch, this many samples of the training data: the same ones each time, chosen at random by
+   * the seed. `true`: at most 10,000.
+   */
+  trainMetrics?: boolean | number;
   lr?: number;
   /** The losses of the steps that a resumed run has behind it: those of the epoch under way count in its mean. */
   before?: readonly number[];
@@ -29,7 +36,8 @@ export async function* trainingLoop(
   train: Dataset,
   options: LoopOptions,
 ): AsyncGenerator<LoopEvent> {
-  const { epochs, seed = 0, batchSize, validation, lr, signal } = options;
+  const { epochs, seed = 0, batchSize, validation, trainMetrics = false, lr, signal, metrics } = options;
+  checkMetrics(trainer.description.loss, metrics);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
@@ -74,15 +82,19 @@ export async function* trainingLoop(
       for (const rows of trainer.telemetry) yield { type: 'telemetry', time: Date.now(), rows };
     }
     const trainSeconds = (performance.now() - begin) / 1000;
-    let metrics: Metrics | undefined;
-    if (validation) metrics = yield* evaluated(trainer, validation, { batchSize, pad: true }, epoch + 1);
+    let result: Evaluation | undefined;
+    const pass = { batchSize, pad: true };
+    if (validation) result = yield* evaluated(trainer, validation, pass, epoch + 1, metrics);
+    const count = trainMetrics === true ? TRAIN_SAMPLES : trainMetrics;
+    const training = count && (await trainer.evaluate(sampled(train, order, count), { metrics }));
     const seconds = (performance.now() - begin) / 1000;
     yield {
       type: 'epoch',
       time: Date.now(),
       epoch: epoch + 1,
       trainLoss: sum / samples,
-      validation: metrics,
+      ...(result ? { validation: result } : {}),
+      ...(training ? { training } : {}),
       seconds,
       trainSeconds,
     };
@@ -98,7 +110,8 @@ async function* evaluated(
   validation: Dataset,
   options: BatchOptions,
   epoch: number,
-): AsyncGenerator<LoopEvent, Metrics> {
+  metrics: LoopOptions['metrics'],
+): AsyncGenerator<LoopEvent, Evaluation> {
   const batches = validation.batchCount(options);
   let [batch, told] = [0, performance.now()];
   let tell = () => {};
@@ -113,9 +126,9 @@ async function* evaluated(
       await new Promise(setImmediate);
     }
   }
-  let result: { metrics: Metrics } | undefined;
-  const done = trainer.evaluate(counted()).then(metrics => {
-    result = { metrics };
+  let result: Evaluation | undefined;
+  const done = trainer.evaluate(counted(), { metrics }).then(evaluation => {
+    result = evaluation;
   });
   // A failure is thrown where it is awaited.
   done.catch(() => {});
@@ -126,5 +139,18 @@ async function* evaluated(
     await Promise.race([done, progress]);
     if (!result) yield { type: 'validation', time: Date.now(), epoch, batch, batches };
   }
-  return result.metrics;
+  return result;
+}
+
+/** Samples of the training data that are evaluated after an epoch. */
+const TRAIN_SAMPLES = 10_000;
+
+/** Batches of the same samples in each epoch, about `count` of them: the last batch is not cut. */
+async function* sampled(train: Dataset, order: BatchOptions, count: number): AsyncGenerator<Batch> {
+  let seen = 0;
+  for await (const batch of train.batches({ ...order, epoch: 0, pad: true })) {
+    yield batch;
+    seen += batch.size;
+    if (seen >= count) return;
+  }
 }

@@ -10,7 +10,9 @@ function record(validated: boolean): RunRecord {
     const [epoch, step] = [Math.ceil(t / 50), ((t - 1) % 50) + 1];
     run.watch({ type: 'step', time: t, epoch, step, loss: loss(t) });
     if (step < 50) continue;
-    const validation = validated ? { loss: 2 * loss(t), accuracy: 0.9, samples: 10 } : undefined;
+    const validation = validated
+      ? { loss: 2 * loss(t), accuracy: 0.9, metrics: { accuracy: 0.9 }, samples: 10 }
+      : undefined;
     const result = { trainLoss: 1, ...(validation && { validation }), seconds: 1, trainSeconds: 1 };
     run.watch({ type: 'epoch', time: t, epoch, ...result });
   }

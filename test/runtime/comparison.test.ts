@@ -16,7 +16,7 @@ const run = (
   losses: accuracies.flatMap(() => [1, 1]),
   epochs: accuracies.map(accuracy => ({
     trainLoss: 1,
-    validation: { loss: 1 - accuracy, accuracy, samples: 10 },
+    validation: { loss: 1 - accuracy, accuracy, metrics: { accuracy }, samples: 10 },
   })),
 });
 

@@ -51,7 +51,15 @@ it.each<LossSpec>([{ kind: 'mse' }, { kind: 'l1' }, { kind: 'huber' }, { kind: '
   async spec => {
     const data = arrays(10).set('target', spread([10, 3], [0, 1], 5));
     const { loss, metrics } = await both(spec, data, 4);
-    expect(metrics).toEqual({ samples: 10, loss: expect.closeTo(loss, 6) });
+    const { metrics: free } = await both(spec, data);
+    const names = spec.kind === 'bce-with-logits' ? ['mae'] : ['mae', 'rmse', 'r2'];
+    expect(Object.keys(metrics.metrics)).toEqual(names);
+    const close = Object.entries(free.metrics).map(([name, x]) => [name, expect.closeTo(x, 6)]);
+    expect(metrics).toEqual({
+      samples: 10,
+      loss: expect.closeTo(loss, 6),
+      metrics: Object.fromEntries(close),
+    });
   },
 );
 

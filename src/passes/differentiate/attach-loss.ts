@@ -4,14 +4,7 @@ import type { Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
-import {
-  criterion,
-  lossTerms,
-  type TargetRange,
-  takesClasses,
-  targetRange,
-  targetType,
-} from '../../ops/criterion.js';
+import { criterion, lossTerms, type TargetRange, targetRange, targetType } from '../../ops/criterion.js';
 import type { LossSpec } from '../options.js';
 
 /**
@@ -153,9 +146,4 @@ function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
 /** What the elements of the target may be, where the loss reads this output; undefined where that is open. */
 export function rangeOfTarget(spec: LossSpec, output: Value): TargetRange | undefined {
   return spec.kind === 'output' ? undefined : targetRange(spec.kind, output.shape, spec);
-}
-
-/** Whether targets of this loss are class numbers, for which accuracy means something. */
-export function isClassification(spec: LossSpec): boolean {
-  return spec.kind !== 'output' && takesClasses(spec.kind);
 }

@@ -1,0 +1,138 @@
+/** What a recipe must be when it is read from a file, so that nothing that applies it can fail on its form. */
+import * as v from 'valibot';
+import { dtypeCode } from '../../graph/dtype.js';
+import { COLUMN_KINDS, DATE_PARTS } from './names.js';
+
+const text = v.string();
+const finite = v.pipe(v.number(), v.finite());
+const whole = v.pipe(v.number(), v.safeInteger());
+/** Extents and widths: more than this many numbers per row are not data of a model. */
+const extent = v.pipe(whole, v.minValue(0), v.maxValue(2 ** 31));
+const count = v.pipe(extent, v.minValue(1));
+const table = v.array(text);
+const otherwise = v.picklist(['zeros', 'column', 'error']);
+const maybe = v.nullable(whole);
+const length = v.nullable(count);
+
+const step = v.variant('step', [
+  v.strictObject({ step: v.literal('none') }),
+  v.strictObject({ step: v.literal('log1p') }),
+  v.strictObject({
+    step: v.literal('standardize'),
+    mean: finite,
+    std: v.pipe(finite, v.gtValue(0)),
+  }),
+  v.strictObject({ step: v.literal('min-max'), min: finite, max: finite }),
+  v.strictObject({ step: v.literal('fill'), with: finite, indicator: v.optional(v.boolean()) }),
+  v.strictObject({ step: v.literal('fill-text'), with: text }),
+  v.strictObject({ step: v.literal('one-hot'), table, unknown: otherwise, missing: otherwise }),
+  v.strictObject({ step: v.literal('id'), table, start: whole, unknown: maybe, missing: maybe }),
+  v.strictObject({ step: v.literal('hash'), buckets: count }),
+  v.strictObject({
+    step: v.literal('date'),
+    parts: v.pipe(v.array(v.picklist(DATE_PARTS)), v.minLength(1)),
+    cyclic: v.boolean(),
+  }),
+  v.strictObject({ step: v.literal('class'), names: v.pipe(table, v.minLength(1)) }),
+  v.strictObject({
+    step: v.literal('tokens'),
+    tokenizer: text,
+    length,
+    pad: whole,
+    output: v.picklist(['ids', 'mask', 'types']),
+  }),
+  v.strictObject({ step: v.literal('characters'), table, length, unknown: whole, pad: whole }),
+  v.strictObject({ step: v.literal('bytes'), length, pad: whole }),
+  v.strictObject({ step: v.literal('multi-hot'), table }),
+  v.strictObject({
+    step: v.literal('list'),
+    table: v.nullable(table),
+    length: count,
+    unknown: whole,
+    pad: finite,
+  }),
+  v.strictObject({
+    step: v.literal('image'),
+    options: v.record(text, v.union([text, finite, v.boolean()])),
+  }),
+  v.strictObject({ step: v.literal('tensor') }),
+]);
+
+const NUMBER_STEPS = new Set(['none', 'log1p', 'standardize', 'min-max', 'fill']);
+
+const column = v.strictObject({
+  column: text,
+  kind: v.picklist(COLUMN_KINDS),
+  width: extent,
+  steps: v.pipe(
+    v.array(step),
+    v.minLength(1),
+    v.check(
+      steps => steps.slice(0, -1).every(s => isBeforeLast(s)) && steps.at(-1)!.step !== 'fill-text',
+      'a step that ends a column is not its last',
+    ),
+  ),
+});
+
+/** A single part of a date is a number, which further steps may take. */
+function isBeforeLast(s: v.InferOutput<typeof step>): boolean {
+  if (s.step === 'date') return s.parts.length === 1 && (!s.cyclic || /year|epoch/.test(s.parts[0]!));
+  return NUMBER_STEPS.has(s.step) || s.step === 'fill-text';
+}
+
+const isDType = (name: string) => {
+  try {
+    return dtypeCode(name as 'float32') > 0;
+  } catch {
+    return false;
+  }
+};
+
+const input = v.pipe(
+  v.strictObject({
+    input: text,
+    dtype: v.pipe(text, v.check(isDType, 'an unknown element type')),
+    dims: v.array(extent),
+    columns: v.pipe(v.array(column), v.minLength(1)),
+    windows: v.optional(v.strictObject({ length: count, stride: count, shift: v.picklist([0, 1]) })),
+  }),
+  v.check(
+    ({ dims, columns }) => dims.reduce((n, d) => n * d, 1) === columns.reduce((n, { width }) => n + width, 0),
+    'the widths of the columns do not add up to the dims',
+  ),
+);
+
+const RECIPE = v.pipe(
+  v.strictObject({
+    version: v.literal(1),
+    inputs: v.pipe(v.array(input), v.minLength(1)),
+    target: v.optional(text),
+    tokenizers: v.optional(v.record(text, v.unknown())),
+  }),
+  v.check(
+    ({ target, inputs }) => target === undefined || inputs.some(i => i.input === target),
+    'its target is not among the inputs',
+  ),
+  v.check(
+    ({ inputs }) => new Set(inputs.map(i => i.input)).size === inputs.length,
+    'an input is there twice',
+  ),
+  v.check(
+    ({ inputs, tokenizers = {} }) =>
+      inputs.every(i =>
+        i.columns.every(c =>
+          c.steps.every(s => s.step !== 'tokens' || Object.hasOwn(tokenizers, s.tokenizer)),
+        ),
+      ),
+    'it does not hold a tokenizer that it names',
+  ),
+);
+
+/** What is wrong with it, and where, if anything is. */
+export function checkRecipe(recipe: unknown): string | undefined {
+  const { success, issues } = v.safeParse(RECIPE, recipe, { abortEarly: true });
+  if (success) return undefined;
+  const [{ message, path }] = issues;
+  const place = path?.map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('') ?? '';
+  return place ? `at '${place.slice(1)}': ${message}` : message;
+}

@@ -1,0 +1,383 @@
+/** Which columns feed which input, with which transforms: as the user says, else where only one thing can be meant. */
+import { isFloat } from '../../../graph/dtype.js';
+import { AgdError } from '../../../graph/errors.js';
+import {
+  type ColumnSpec,
+  quotedColumn,
+  readColumns,
+  showTransform,
+  type Transform,
+} from '../../../passes/recipe/columns.js';
+import type { InputRecipe } from '../../../passes/recipe/recipe.js';
+import { isInteger } from '../convert.js';
+import { type InputSpec, showShape } from '../match.js';
+import type { Field, Source } from '../source.js';
+import type { Chain, LabelRule } from './chain.js';
+import type { RecipeSpec } from './fit-recipe.js';
+
+/** An input of a model; `isTarget` for the one that takes labels. */
+export type RecipeInput = InputSpec & { isTarget?: boolean };
+
+export type PlannedColumn = { field: Field; transforms: Transform[] };
+export type PlannedInput = {
+  spec: RecipeInput;
+  columns: PlannedColumn[];
+  windows?: InputRecipe['windows'];
+  /** Set for the target. */
+  label?: LabelRule;
+  /** Whether the user named the columns, and all transforms. */
+  isSaid: boolean;
+};
+export type Plan = { inputs: PlannedInput[]; unused: string[] };
+
+/** Columns of labels by the names that they usually have. */
+const LABELS = ['label', 'labels', 'target', 'class', 'y'];
+
+const transform = (name: Transform['name'], options: Record<string, string> = {}): Transform => ({
+  name,
+  options,
+  list: [],
+});
+
+/** Throws `missing-data` and `bad-option`. */
+export function planColumns(source: Source, spec: RecipeSpec, inputs: readonly RecipeInput[]): Plan {
+  const fields = new Map(source.fields.map(field => [field.name, field]));
+  const said = saidBy(spec, inputs, fields, source);
+  const target = inputs.find(input => input.isTarget);
+  const label = target && !said.has(target.name) ? labelField(target, spec, inputs, fields) : undefined;
+  const planned = new Map<string, PlannedInput>();
+  const isOthers = (name: string) => name === target?.name || !inputs.some(input => input.name === name);
+  const labels = new Set([
+    ...[label?.name, spec.label].filter(name => name !== undefined),
+    ...[...said].flatMap(([name, columns]) => (isOthers(name) ? columns.map(c => c.column) : [])),
+  ]);
+  for (const input of inputs) {
+    const rule = input.isTarget ? ruleOf(input) : undefined;
+    const own = said.get(input.name);
+    if (own) planned.set(input.name, planSaid(input, own, fields, source, labels, rule));
+    else if (input.isTarget && label)
+      planned.set(
+        input.name,
+        part(input, [{ field: label, transforms: [transform('class')] }], rule, spec.label !== undefined),
+      );
+    else {
+      const field =
+        fields.get(input.name) ?? (input.alias === undefined ? undefined : fields.get(input.alias));
+      if (field) planned.set(input.name, part(input, [{ field, transforms: asItIs(field, input) }], rule));
+    }
+  }
+  derive(planned, inputs, source);
+  const missing = inputs.filter(input => !planned.has(input.name));
+  const used = new Set([...planned.values()].flatMap(p => p.columns.map(c => c.field.name)));
+  const rest = [...fields.values()].filter(
+    ({ name }) => !used.has(name) && !labels.has(name) && !(target === undefined && isUsualLabel(name, spec)),
+  );
+  const [only, ...more] = missing;
+  if (only && !more.length && !only.isTarget && rest.length) {
+    const unclear = rest.find(field => !usual(field, only));
+    if (unclear) throw unclearColumn(unclear, only);
+    planned.set(
+      only.name,
+      part(
+        only,
+        rest.map(field => ({ field, transforms: usual(field, only)! })),
+      ),
+    );
+    rest.length = 0;
+  } else if (only) throw noColumn(only, missing, [...fields.values()], source);
+  return { inputs: inputs.map(({ name }) => planned.get(name)!), unused: rest.map(({ name }) => name) };
+}
+
+const part = (
+  spec: RecipeInput,
+  columns: PlannedColumn[],
+  label?: LabelRule,
+  isSaid = false,
+): PlannedInput => ({
+  spec,
+  columns,
+  isSaid,
+  ...(label ? { label } : {}),
+});
+
+function saidBy(
+  { columns = {}, label }: RecipeSpec,
+  inputs: readonly RecipeInput[],
+  fields: ReadonlyMap<string, Field>,
+  source: Source,
+): Map<string, ColumnSpec[]> {
+  const said = readColumns(columns);
+  const target = inputs.find(input => input.isTarget);
+  // While the step is not there yet, its target is not among the inputs.
+  if (target) {
+    for (const name of said.keys())
+      if (!inputs.some(input => input.name === name))
+        throw new AgdError(
+          'bad-option',
+          `--columns ${name}=…: no input '${name}'; the data feeds ${inputs.map(i => `'${i.name}'`).join(', ')}.`,
+        );
+    if (label !== undefined && said.has(target.name))
+      throw new AgdError(
+        'bad-option',
+        `--label cannot be combined with --columns ${target.name}=…, which says the same.`,
+      );
+  }
+  if (label !== undefined && !fields.has(label)) throw noSuchColumn('--label', label, fields, source);
+  return said;
+}
+
+function planSaid(
+  input: RecipeInput,
+  said: readonly ColumnSpec[],
+  fields: ReadonlyMap<string, Field>,
+  source: Source,
+  labels: ReadonlySet<string>,
+  label?: LabelRule,
+): PlannedInput {
+  let windows: InputRecipe['windows'];
+  const columns = said.flatMap(({ column, transforms }) =>
+    matching(column, fields, label ? new Set() : labels).map(field => {
+      if (!field) throw noSuchColumn(`--columns ${input.name}=`, column, fields, source);
+      const given = transforms && [...transforms];
+      if (given?.at(-1)?.name === 'windows') windows = windowsOf(given.pop()!, input);
+      const chosen = given ?? (label ? [transform('class')] : usual(field, input));
+      if (!chosen) throw unclearColumn(field, input);
+      return { field, transforms: chosen };
+    }),
+  );
+  if (windows && columns.length > 1)
+    throw new AgdError('bad-option', `--columns ${input.name}=…: windows are made of one column alone.`);
+  return {
+    ...part(
+      input,
+      columns,
+      label,
+      said.every(c => c.transforms),
+    ),
+    ...(windows ? { windows } : {}),
+  };
+}
+
+/** The field of this name, or those that a pattern with * matches, less the label. */
+function matching(
+  column: string,
+  fields: ReadonlyMap<string, Field>,
+  labels: ReadonlySet<string>,
+): (Field | undefined)[] {
+  if (fields.has(column) || !column.includes('*')) return [fields.get(column)];
+  const pattern = new RegExp(`^${column.split('*').map(escaped).join('.*')}$`, 's');
+  const found = [...fields.values()].filter(({ name }) => pattern.test(name) && !labels.has(name));
+  return found.length ? found : [undefined];
+}
+
+const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+
+function windowsOf({ options }: Transform, input: RecipeInput): NonNullable<InputRecipe['windows']> {
+  const [length, stride] = [options.length, options.stride ?? options.length].map(Number);
+  for (const n of [length, stride])
+    if (!Number.isSafeInteger(n) || n! < 1)
+      throw new AgdError(
+        'bad-option',
+        `--columns ${input.name}=…: windows needs a length, and a stride if it is another, as in windows(64,stride=32).`,
+      );
+  return { length: length!, stride: stride!, shift: 0 };
+}
+
+/** Inputs that follow from others: masks of a tokenizer, and the next tokens of windows. */
+function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput[], source: Source): void {
+  for (const { spec, columns, windows } of [...planned.values()]) {
+    for (const { field, transforms } of columns)
+      for (const { name, options } of transforms)
+        for (const output of ['mask', 'types'] as const) {
+          const to = name === 'tokenizer' ? options[output] : undefined;
+          if (to === undefined) continue;
+          const input = inputNamed(to, inputs, `tokenizer(${output}=${to})`);
+          const { mask, types, ...rest } = options;
+          const own: Transform = { name: 'tokenizer', options: { ...rest, output }, list: [] };
+          planned.set(to, part(input, [{ field, transforms: [own] }], undefined, true));
+        }
+    if (!windows || spec.isTarget) continue;
+    const target = inputs.find(input => input.isTarget);
+    if (target && !planned.has(target.name))
+      planned.set(target.name, {
+        ...part(target, columns, ruleOf(target), true),
+        windows: { ...windows, shift: 1 },
+      });
+  }
+  const list = [...planned.values()];
+  const plain = list.find(p => !p.windows);
+  const cut = list.find(p => p.windows);
+  if (plain && cut)
+    throw new AgdError(
+      'bad-option',
+      `Input '${cut.spec.name}' takes windows over the text of ${source.name}, but '${plain.spec.name}' takes its rows: give windows to both.`,
+    );
+}
+
+function inputNamed(name: string, inputs: readonly RecipeInput[], where: string): RecipeInput {
+  const found = inputs.find(input => input.name === name);
+  if (found) return found;
+  throw new AgdError(
+    'bad-option',
+    `${where}: no input '${name}'; the data feeds ${inputs.map(i => `'${i.name}'`).join(', ')}.`,
+  );
+}
+
+function labelField(
+  target: RecipeInput,
+  { label }: RecipeSpec,
+  inputs: readonly RecipeInput[],
+  fields: ReadonlyMap<string, Field>,
+): Field | undefined {
+  if (label !== undefined) return fields.get(label);
+  const own = fields.get(target.name) ?? (target.alias === undefined ? undefined : fields.get(target.alias));
+  if (own) return own;
+  const isInput = (name: string) => inputs.some(input => input.name === name);
+  const usualNames = [...fields.values()].filter(
+    f => LABELS.includes(f.name.toLowerCase()) && !isInput(f.name),
+  );
+  return usualNames.length === 1 ? usualNames[0] : undefined;
+}
+
+/** Before the step is there, the label is left out of what feeds the inputs. */
+const isUsualLabel = (name: string, { label }: RecipeSpec) =>
+  label === undefined ? LABELS.includes(name.toLowerCase()) : name === label;
+
+function ruleOf({ name, dtype, range }: RecipeInput): LabelRule {
+  const takesClasses = isInteger(dtype);
+  return {
+    input: name,
+    takesClasses,
+    isUnit: range?.most === 1 && !takesClasses,
+    ...(takesClasses && range && Number.isFinite(range.most) ? { classes: range.most + 1 } : {}),
+    ...(range?.ignored === undefined ? {} : { ignored: range.ignored }),
+  };
+}
+
+/** What a column named as its input is: numbers stay as they are. */
+function asItIs(field: Field, input: RecipeInput): Transform[] {
+  if (input.isTarget) return [transform('class')];
+  const isNumber = ['number', 'integer', 'bool', 'tensor'].includes(field.kind);
+  return isNumber ? [transform('none')] : (usual(field, input) ?? [transform('none')]);
+}
+
+/** What is usually made of a column for an input of this type, if there is such a thing. */
+function usual(field: Field, { dtype, isTarget }: RecipeInput): Transform[] | undefined {
+  if (isTarget) return [transform('class')];
+  const toFloat = isFloat(dtype);
+  switch (field.kind) {
+    case 'number':
+      return toFloat ? [transform('fill', { with: 'mean' }), transform('standardize')] : undefined;
+    case 'integer':
+      return toFloat ? [transform('fill', { with: 'mean' }), transform('standardize')] : [transform('none')];
+    case 'bool':
+      return [transform('fill', { with: 'most-frequent' })];
+    case 'text':
+      return toFloat ? [transform('one-hot')] : [transform('id')];
+    case 'list':
+      return toFloat ? [transform('multi-hot')] : undefined;
+    case 'image':
+      return [transform('image')];
+    case 'tensor':
+      return [transform('none')];
+    default:
+      return undefined;
+  }
+}
+
+function noSuchColumn(
+  where: string,
+  column: string,
+  fields: ReadonlyMap<string, Field>,
+  source: Source,
+): AgdError {
+  const names = [...fields.keys()];
+  const lower = column.toLowerCase();
+  const near = names.find(name => name.toLowerCase() === lower);
+  const hint = near === undefined ? `it has ${listed(names)}` : `did you mean '${near}'?`;
+  return new AgdError(
+    'missing-data',
+    `${where}${where.endsWith('=') ? '' : ' '}${column}: ${source.name} has no such column; ${hint}${hint.endsWith('?') ? '' : '.'}`,
+  );
+}
+
+function unclearColumn({ name, kind }: Field, { name: input, dtype }: RecipeInput): AgdError {
+  const advice =
+    kind === 'date'
+      ? `say which parts of it, as ${quotedColumn(name)}:date(month,weekday)`
+      : kind === 'number'
+        ? `${dtype} holds whole numbers`
+        : `say how, as ${quotedColumn(name)}:list(16)`;
+  return new AgdError(
+    'bad-option',
+    `Column '${name}' has values of kind ${kind}, and input '${input}' takes ${dtype}: ${advice}, or leave the column out, with --columns '${input}=…'.`,
+  );
+}
+
+function noColumn(
+  input: RecipeInput,
+  missing: readonly RecipeInput[],
+  fields: readonly Field[],
+  source: Source,
+): AgdError {
+  const columns = listed(fields.map(({ name, kind }) => `${name} (${kind})`));
+  if (input.isTarget || missing.some(i => i.isTarget))
+    return new AgdError(
+      'missing-data',
+      `${source.name} has no column '${(missing.find(i => i.isTarget) ?? input).name}' for the target; name the one with the labels: --label COLUMN. It has ${columns}.`,
+    );
+  const what = missing
+    .map(({ name, dtype, shape }) => `'${name}' (${dtype} ${showShape(shape)})`)
+    .join(' and ');
+  const example = missing.map(({ name }) => `--columns '${name}=COLUMN,…'`).join(' ');
+  return new AgdError(
+    'missing-data',
+    `No column of ${source.name} is named as ${missing.length > 1 ? 'the inputs' : 'input'} ${what}; say which feed ${missing.length > 1 ? 'each' : 'it'}: ${example}. It has ${columns}.`,
+  );
+}
+
+/** Names, of many only the first. */
+const listed = (names: readonly string[]) =>
+  names.slice(0, 12).join(', ') + (names.length > 12 ? ` and ${names.length - 12} more` : '');
+
+/** More columns than this are not told one by one. */
+const FEW = 12;
+
+/** One note on what was decided, with the options that say it; none where all was said, or fed as it is. */
+export function showPlan(
+  { inputs, unused }: Plan,
+  chains: ReadonlyMap<PlannedInput, readonly Chain[]>,
+): string[] {
+  const decided = inputs.filter(p => !p.isSaid && chains.has(p) && !isPlain(p));
+  if (!decided.length) return [];
+  const options = inputs
+    .filter(p => !isPlain(p))
+    .map(p => {
+      const { spec, columns, label, windows } = p;
+      const [only] = columns;
+      if (label && columns.length === 1 && only!.transforms[0]?.name === 'class')
+        return `--label ${quotedColumn(only!.field.name)}`;
+      const parts = columns
+        .slice(0, FEW)
+        .map(
+          ({ field, transforms }) => `${quotedColumn(field.name)}:${transforms.map(showTransform).join('+')}`,
+        );
+      const rest = columns.length > FEW ? ',…' : '';
+      const cut = windows ? `+windows(${windows.length},stride=${windows.stride})` : '';
+      return `--columns '${spec.name}=${parts.join(',')}${cut}${rest}'`;
+    });
+  const told = decided.map(p => {
+    const names = listed(p.columns.map(c => c.field.name));
+    return `${p.label ? 'target' : `input '${p.spec.name}'`} from ${p.columns.length > 1 ? `${p.columns.length} columns` : 'column'} ${names}`;
+  });
+  const left = unused.length ? `; not used: ${listed(unused)}` : '';
+  return [`Columns: ${told.join('; ')}${left}. Explicitly: ${options.join(' ')}`];
+}
+
+/** A column of the input's own name, as it is. */
+function isPlain({ spec, columns, label }: PlannedInput): boolean {
+  const [only, ...more] = columns;
+  if (more.length || !only) return false;
+  const isNamed = only.field.name === spec.name || only.field.name === spec.alias;
+  return isNamed && (label !== undefined || only.transforms.every(t => t.name === 'none'));
+}

@@ -1,0 +1,88 @@
+/** The shape that an input's columns give, and whether it is the input's. */
+import { AgdError } from '../../../graph/errors.js';
+import type { ColumnRecipe, InputRecipe } from '../../../passes/recipe/recipe.js';
+import { showShape } from '../match.js';
+import type { Chain } from './chain.js';
+import type { PlannedInput } from './plan.js';
+
+/** The recipe of an input whose columns are fitted. Throws `bad-shape`. */
+export function settleDims(
+  { spec, windows }: PlannedInput,
+  chains: readonly Chain[],
+  source: string,
+): InputRecipe {
+  const { name, dtype, shape, batchAxis = 0 } = spec;
+  const sample = shape?.filter((_, i) => i !== (batchAxis ?? 0));
+  const known = sample?.filter(d => typeof d === 'number');
+  const isKnown = sample !== undefined && known!.length === sample.length;
+  const product = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);
+  const widths = chains.map(chain =>
+    widthIn(chain, windows, isKnown && chains.length === 1 ? product(known!) : undefined),
+  );
+  const total = widths.reduce((n, w) => n + w, 0);
+  const columns = chains.map(
+    ({ column, field, fitted }, i): ColumnRecipe => ({
+      column,
+      kind: field.kind,
+      width: widths[i]!,
+      steps: fitted,
+    }),
+  );
+  const dims = dimsOf(sample, total, chains);
+  if (!dims) throw misfit(spec, columns, total, source);
+  return { input: name, dtype, dims, columns, ...(windows ? { windows } : {}) };
+}
+
+/** Texts without a length, and images, take the input's. */
+function widthIn(chain: Chain, windows: InputRecipe['windows'], wanted: number | undefined): number {
+  const last = chain.fitted.at(-1)!;
+  if (windows) return windows.length;
+  const isOpen =
+    last.step === 'image' ||
+    ((last.step === 'tokens' || last.step === 'characters' || last.step === 'bytes') && last.length === null);
+  if (!isOpen) return chain.width;
+  if (wanted !== undefined) return wanted;
+  throw new AgdError(
+    'bad-option',
+    `--columns ${chain.input}=${chain.column}: ${last.step} needs a ${last.step === 'image' ? 'size, as in image(size=224)' : `length, as in ${last.step === 'tokens' ? 'tokenizer(FILE,length=128)' : `${last.step}(length=128)`}`}.`,
+  );
+}
+
+/** The shape of a sample of `total` numbers; one extent that is open follows from the others. */
+function dimsOf(
+  sample: readonly (number | string | null)[] | undefined,
+  total: number,
+  [first]: readonly Chain[],
+): number[] | undefined {
+  const own = first?.field.kind === 'tensor' ? first.field.dims : undefined;
+  if (!sample) return own ? [...own] : total === 1 ? [] : [total];
+  const open = sample.filter(d => typeof d !== 'number').length;
+  const known = sample.reduce<number>((n, d) => (typeof d === 'number' ? n * d : n), 1);
+  if (open === 0) return known === total ? (sample as number[]) : undefined;
+  if (open === 1 && known > 0 && total % known === 0)
+    return sample.map(d => (typeof d === 'number' ? d : total / known));
+  return own && own.length === sample.length ? [...own] : undefined;
+}
+
+/** More columns than this are not told one by one. */
+const FEW = 16;
+
+function misfit(
+  { name, shape, isTarget }: PlannedInput['spec'],
+  columns: readonly ColumnRecipe[],
+  total: number,
+  source: string,
+): AgdError {
+  const gives = columns
+    .slice(0, FEW)
+    .map(
+      ({ column, width, steps }) =>
+        `${column} ${width}${steps.at(-1)!.step === 'one-hot' ? ' (one-hot)' : ''}`,
+    );
+  const more = columns.length > FEW ? ` and ${columns.length - FEW} more columns` : '';
+  const sample = showShape(shape?.slice(1));
+  return new AgdError(
+    'bad-shape',
+    `${isTarget ? 'Target' : 'Input'} '${name}' takes ${sample} per sample, but the columns of ${source} give ${total}: ${gives.join(', ')}${more}. Choose columns and transforms with --columns '${name}=COLUMN:TRANSFORM,…'.`,
+  );
+}

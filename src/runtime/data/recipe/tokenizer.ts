@@ -1,0 +1,65 @@
+/** Tokens of a Hugging Face tokenizer, cut and padded as its own library does. */
+import { AgdError } from '../../../graph/errors.js';
+
+/** Ids of a text, at most `length` of them; what the tokenizer adds at the begin and the end stays. */
+export type Encode = (text: string, length: number | null) => number[];
+
+/** The models that the library has; it takes others for one of these. */
+const MODELS = ['BPE', 'WordPiece', 'Unigram'];
+
+/** Throws `bad-data` where the contents are not a tokenizer. */
+export async function makeTokenizer(contents: unknown, name: string): Promise<Encode> {
+  const type = (contents as { model?: { type?: unknown } } | null)?.model?.type;
+  // Files of early versions have none.
+  if (type !== undefined && !MODELS.includes(type as string))
+    throw new AgdError(
+      'bad-data',
+      `${name}: a model of type '${type}' is not supported, only ${MODELS.join(', ')}.`,
+    );
+  const { Tokenizer } = await import('@huggingface/tokenizers');
+  let tokenizer: InstanceType<typeof Tokenizer>;
+  try {
+    tokenizer = new Tokenizer(contents as object, {});
+  } catch (error) {
+    throw new AgdError(
+      'bad-data',
+      `${name} is not a tokenizer that can be read: ${(error as Error).message}.`,
+    );
+  }
+  const encode = (text: string, special: boolean) =>
+    tokenizer.encode(text, { add_special_tokens: special }).ids as number[];
+  return (text, length) => {
+    const ids = encode(text, true);
+    if (length === null || ids.length <= length) return ids;
+    const content = encode(text, false);
+    const added = ids.length - content.length;
+    if (added <= 0 || added > length) return ids.slice(0, length);
+    let before = 0;
+    while (before < added && content.some((id, i) => ids[before + i] !== id)) before++;
+    return [
+      ...ids.slice(0, before),
+      ...content.slice(0, length - added),
+      ...ids.slice(before + content.length),
+    ];
+  };
+}
+
+/** The id that fills up, as the contents of a tokenizer.json say, else that of a token with a usual name, else 0. */
+export function padOf(contents: unknown): number {
+  const { padding, model, added_tokens } = (contents ?? {}) as {
+    padding?: { pad_id?: unknown } | null;
+    model?: { vocab?: Record<string, unknown> };
+    added_tokens?: { id?: unknown; content?: unknown }[];
+  };
+  const vocab = model?.vocab ?? {};
+  const names = ['[PAD]', '<pad>', '<|endoftext|>'];
+  const added = Array.isArray(added_tokens) ? added_tokens : [];
+  const candidates = [
+    padding?.pad_id,
+    ...names.flatMap(name => [
+      added.find(token => token.content === name)?.id,
+      Object.hasOwn(vocab, name) ? vocab[name] : undefined,
+    ]),
+  ];
+  return (candidates.find(id => Number.isSafeInteger(id)) as number | undefined) ?? 0;
+}

@@ -23,11 +23,14 @@ export function cloneModel(model: Model): Model {
   return copy;
 }
 
-/** The same model with other initializers, where `replace` has one for the name; everything else is shared: its graph is a view. */
+/** The same model with another graph; everything else is shared. */
+export const withGraph = (model: Model, graph: Graph): Model =>
+  Object.assign(new Model(graph), model, { graph });
+
+/** The same model, its graph a view, with the tensors of `replace` as initializers of these names; all else is shared. */
 export function withInitializers(model: Model, replace: (name: string) => Tensor | undefined): Model {
   const initializers = new Map([...model.graph.initializers].map(([v, t]) => [v, replace(v.name) ?? t]));
-  const graph = Graph.view(model.graph, { initializers });
-  return Object.assign(new Model(graph), model, { graph });
+  return withGraph(model, Graph.view(model.graph, { initializers }));
 }
 
 /** How a copied value is made; the default keeps names. */

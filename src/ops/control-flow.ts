@@ -2,6 +2,7 @@
  * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
  * each iteration, and differentiates it.
  */
+import { reads } from '../graph/dependents.js';
 import { dtypeCode } from '../graph/dtype.js';
 import { type Attr, type Graph, Node, type Value, type ValueType } from '../graph/ir.js';
 import { copyInto, randomNodes, scanAxis, stackType } from './core/bodies.js';
@@ -277,8 +278,7 @@ function insertions(body: Graph, { input, output }: Carried): Node[] | undefined
 
 function isReadBeside(body: Graph, input: Value, chain: readonly Node[]): boolean {
   const forms = new Set([input, ...chain.flatMap(n => n.outputs)]);
-  const operands = (n: Node) => [...n.inputs, ...n.subgraphs().flatMap(sub => sub.captures())];
-  return body.nodes.some(n => !chain.includes(n) && operands(n).some(v => v && forms.has(v)));
+  return body.nodes.some(n => !chain.includes(n) && reads(n).some(v => forms.has(v)));
 }
 
 /** What a loop's outputs are at its end; those that were omitted are added. */

@@ -1,3 +1,4 @@
+import { reads } from '../graph/dependents.js';
 import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
@@ -157,8 +158,7 @@ function between(
   for (const node of [...nodes].reverse()) {
     if (!node.outputs.some(o => o && wanted.has(o) && active.has(o))) continue;
     path.add(node);
-    for (const v of [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())])
-      if (v && active.has(v)) wanted.add(v);
+    for (const v of reads(node)) if (active.has(v)) wanted.add(v);
   }
   return path;
 }

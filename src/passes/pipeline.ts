@@ -29,7 +29,6 @@ import {
   trainBatchNorm,
 } from './differentiate/train-batch-norm.js';
 import { trainDropout } from './differentiate/train-dropout.js';
-import { expandExtensions } from './expand-extensions.js';
 import { declareValueTypes } from './file/declare-value-types.js';
 import { describeStep } from './file/describe-step.js';
 import { embedOriginal } from './file/embed-original.js';
@@ -37,6 +36,7 @@ import { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.j
 import { lowerTrainingOperators } from './import/lower-training-operators.js';
 import { useGradients } from './import/use-gradients.js';
 import { checkStored } from './normalize/check-attributes.js';
+import { expandExtensions } from './normalize/expand-extensions.js';
 import { expandSparse } from './normalize/expand-sparse.js';
 import { foldShapes } from './normalize/fold-shapes.js';
 import { freeBatch } from './normalize/free-batch.js';

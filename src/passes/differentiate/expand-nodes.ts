@@ -1,12 +1,12 @@
 import type { Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
-import { type Expansion, NodeView } from '../../ops/core/rule.js';
 import { opDef } from '../../ops/index.js';
+import { expandNode } from '../common/expand-node.js';
 
 /**
- * Replaces the nodes that are differentiable as other operators (those with an expansion in the table) by
- * these, where the gradient passes through them and they have no rule (of straight-through gradients); repeated until none is left. Names and order of the other
- * nodes stay. Returns whether anything changed.
+ * Replaces the nodes with an expansion that a gradient passes through, except where straight-through gradients have a
+ * rule for the operator; repeats until none is left. Other nodes keep their names and order. Returns whether anything
+ * changed.
  */
 export function expandNodes(
   g: Builder,
@@ -30,30 +30,4 @@ export function expandNodes(
   nodes.forEach(visit);
   if (changed) graph.nodes = expanded;
   return changed;
-}
-
-/** The nodes that compute what this one does, under its outputs' names. */
-export function expandNode(g: Builder, node: Node, { expand }: { expand: Expansion<never> }): Node[] {
-  const inner: Node[] = [];
-  const view = new NodeView(node, g, g.opset(node.domain));
-  const outputs = g.into(inner, () => expand(view as never));
-  rename(
-    view,
-    outputs.map(e => e?.value),
-    inner,
-    g,
-  );
-  return inner;
-}
-
-/** Makes the new nodes write the replaced node's own outputs, so that nothing else need change. */
-function rename(view: NodeView, results: (Value | undefined)[], inner: Node[], g: Builder): void {
-  view.node.outputs.forEach((output, i) => {
-    if (!output) return;
-    const result = results[i];
-    if (!result) throw view.unsupported(`its output '${output.name}'`);
-    // The runtime's shape of the replaced output says more than inference did.
-    if (!result.shape) result.type = output.type ?? result.type;
-    g.into(inner, () => g.identity(result, output));
-  });
 }

@@ -1,5 +1,7 @@
+import { withGraph } from '../../graph/clone.js';
+import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
-import { allGraphs, Graph, Model, type Node, type Value } from '../../graph/ir.js';
+import { allGraphs, Graph, type Model, type Node, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { spellDefaultDomain } from '../../graph/proto/read.js';
 import { Builder } from '../../ops/core/builder.js';
@@ -126,12 +128,11 @@ function runnablePart(model: Model): Model {
   const missing = new Set<Value | null>();
   const part = Graph.view(model.graph);
   part.nodes = model.graph.nodes.filter(node => {
-    const reads = [...node.inputs, ...node.subgraphs().flatMap(s => s.captures())];
-    const runs = !isLowered(node) && !reads.some(v => missing.has(v));
+    const runs = !isLowered(node) && !reads(node).some(v => missing.has(v));
     if (!runs) for (const o of node.outputs) missing.add(o);
     return runs;
   });
-  return Object.assign(new Model(part), model, { graph: part });
+  return withGraph(model, part);
 }
 
 /** `lost` are values that only the gradient of the node that wrote them reads, which does without. */

@@ -1,3 +1,4 @@
+import { withGraph } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
@@ -131,21 +132,26 @@ async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOrac
   sub.inputs.forEach((value, i) => {
     value.type = types[i] ?? value.type;
   });
+  const probed = bodyModel(model, sub);
+  do {
+    if (probed.graph.inputs.some(v => !v.type)) return;
+    await inferShapes(probed, oracle);
+  } while (node.opType === 'Loop' && settleLoop(sub));
+}
+
+/**
+ * A subgraph as a model of its own, whose graph is a view: outer values that it reads are inputs, or initializers where
+ * their contents may decide shapes.
+ */
+export function bodyModel(model: Model, sub: Graph): Model {
   const body = Graph.view(sub, { inputs: [], initializers: new Map() });
-  const outer = new Map(
-    [...model.graph.initializers].filter(([, tensor]) => !isFloat(tensor.dtype) || tensor.size <= SMALL),
-  );
   for (const value of sub.captures()) {
-    const tensor = outer.get(value);
-    if (tensor) body.initializers.set(value, tensor);
+    const tensor = model.graph.initializers.get(value);
+    if (tensor && (!isFloat(tensor.dtype) || tensor.size <= SMALL)) body.initializers.set(value, tensor);
     else body.inputs.push(value);
   }
   body.inputs.push(...sub.inputs);
-  const probed = Object.assign(new Model(body), model, { graph: body });
-  do {
-    if (body.inputs.some(v => !v.type)) return;
-    await inferShapes(probed, oracle);
-  } while (node.opType === 'Loop' && settleLoop(sub));
+  return withGraph(model, body);
 }
 
 /** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */

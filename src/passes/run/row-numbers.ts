@@ -1,3 +1,4 @@
+import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 
@@ -22,8 +23,7 @@ export function rowNumbers({ nodes }: Graph, inputs: readonly Value[]): Set<Valu
       for (const v of of(node.inputs[1]))
         if (!isFloat(v.dtype) && [...data].some(other => other !== v)) found.add(v);
     }
-    const read = [...node.inputs, ...node.subgraphs().flatMap(sub => sub.captures())];
-    const union = new Set(read.flatMap(v => [...of(v)]));
+    const union = new Set(reads(node).flatMap(v => [...of(v)]));
     if (union.size) for (const output of node.outputs) if (output) sources.set(output, union);
   }
   return found;

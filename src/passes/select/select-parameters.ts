@@ -82,8 +82,7 @@ function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
   const options = { straightThrough: true };
   const reached = reach(graph, targets, options);
   const nodes = rounding.filter(node => node.outputs.some(o => o && reached.has(o)));
-  const read = nodes.flatMap(n => [...n.inputs, ...n.subgraphs().flatMap(body => body.captures())]);
-  return reach(graph, [...new Set(read.flatMap(v => v ?? []))], options);
+  return reach(graph, [...new Set(nodes.flatMap(reads))], options);
 }
 
 /** The values that `targets` depend on through differentiable operators, from them back. */

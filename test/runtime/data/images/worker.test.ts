@@ -1,0 +1,95 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
+import { maskSpec } from '../../../../src/runtime/data/images/mask.js';
+import { loadSharp } from '../../../../src/runtime/data/images/sharp.js';
+import { imageSpec } from '../../../../src/runtime/data/images/spec.js';
+import { loadImages } from '../../../../src/runtime/data/images/worker.js';
+import { pattern } from './pixels.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'agd-worker-'));
+const files = Array.from({ length: 9 }, (_, i) => join(folder, `${i}.png`));
+beforeAll(async () => {
+  for (const [i, file] of files.entries()) {
+    const { data, width, height } = pattern(20 + i, 24);
+    await sharp(data, { raw: { width, height, channels: 3 } })
+      .png()
+      .toFile(file);
+  }
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const spec = imageSpec({ name: 'x', dtype: 'float32', shape: ['N', 3, 16, 16] });
+const all = parseAugmentations(
+  'crop:scale=0.3,flip,crop:padding=2,rotate,color:brightness=0.2+contrast=0.2+saturation=0.2+hue=0.1,erase,mixup',
+);
+const rows = [5, 0, 3, 8, 8, 1];
+const load = (these: number[], more = {}) =>
+  loadImages({
+    images: these.map(row => files[row]!),
+    rows: these,
+    spec,
+    augment: all,
+    pass: { seed: 7, epoch: 2 },
+    ...more,
+  });
+
+describe('samples with images', () => {
+  it('are the same however they are divided among threads and batches', async () => {
+    const { images } = await load(rows);
+    const size = 3 * 16 * 16;
+    expect(images).toHaveLength(rows.length * size);
+    for (const [i, row] of rows.entries())
+      expect((await load([row])).images).toEqual(images.slice(i * size, (i + 1) * size));
+    expect((await load([...rows].reverse())).images.slice(0, size)).toEqual(images.slice(-size));
+  });
+
+  it('are other ones in each epoch, and of each seed', async () => {
+    const { images } = await load(rows);
+    expect((await load(rows, { pass: { seed: 7, epoch: 3 } })).images).not.toEqual(images);
+    expect((await load(rows, { pass: { seed: 8, epoch: 2 } })).images).not.toEqual(images);
+  });
+
+  it('are not augmented without a pass: in validation', async () => {
+    const plain = await load(rows, { augment: undefined });
+    expect((await load(rows, { pass: undefined })).images).toEqual(plain.images);
+    expect((await load(rows)).images).not.toEqual(plain.images);
+  });
+
+  it('have masks that move with them', async () => {
+    const mask = maskSpec({ name: 'target', shape: ['N', 'H', 'W'] }, spec);
+    const grey = files.map(file => file.replace('.png', '.grey.png'));
+    for (const [i, file] of files.entries()) await sharp(file).extractChannel(0).png().toFile(grey[i]!);
+    const nearest = { ...spec, filter: 'nearest', mean: [0, 0, 0], std: [1 / 255, 1 / 255, 1 / 255] };
+    const { images, masks } = await load(rows, {
+      spec: nearest,
+      mask,
+      masks: rows.map(row => grey[row]!),
+      augment: parseAugmentations('crop:scale=0.3,flip:vertical=0.5,crop:padding=3'),
+    });
+    const red = rows.flatMap((_, i) => [...images.subarray(i * 768, i * 768 + 256)]);
+    expect([...masks!]).toEqual(red.map(Math.round));
+  });
+
+  it('name the image that is damaged', async () => {
+    await expect(load([0], { images: [Buffer.from('no image')] })).rejects.toThrow(/cannot be decoded/);
+  });
+});
+
+describe('sharp', () => {
+  it('is asked for where it is not installed', async () => {
+    const missing = () => Promise.reject(new Error("Cannot find package 'sharp'\nrequire stack"));
+    const { loadSharp: fresh } = await import('../../../../src/runtime/data/images/sharp.js?fresh' as string);
+    await expect((fresh as typeof loadSharp)(missing)).rejects.toThrow(
+      expect.objectContaining({
+        code: 'bad-option',
+        message:
+          "Images are decoded by the package sharp, which cannot be loaded here (Cannot find package 'sharp'). Install it: npm install sharp.",
+      }),
+    );
+    expect(await (fresh as typeof loadSharp)()).toBe(await loadSharp());
+  });
+});

@@ -101,6 +101,13 @@ export function withRecipe(model: Model, recipe: Recipe | undefined): Model {
   return Object.assign(new Model(model.graph), model, { metadata });
 }
 
+/** The model without a recipe: it takes raw columns itself, or is not trained yet. */
+export function withoutRecipe(model: Model): Model {
+  const metadata = new Map(model.metadata);
+  metadata.delete(KEY);
+  return Object.assign(new Model(model.graph), model, { metadata });
+}
+
 /** Throws an error of this code where the text is not a recipe; `what` begins its sentence. */
 export function parseRecipe(
   text: string,

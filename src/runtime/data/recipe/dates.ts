@@ -1,16 +1,8 @@
 /** Parts of a date as numbers, in UTC. */
-import type { DatePart } from '../../../passes/recipe/names.js';
+import { CYCLES, type DatePart } from '../../../passes/recipe/names.js';
 
 /** Milliseconds of a day. */
 export const DAY = 86_400_000;
-
-/** Length of the cycle, and where it begins. */
-export const CYCLES: Partial<Record<DatePart, readonly [length: number, first: number]>> = {
-  month: [12, 1],
-  day: [31, 1],
-  weekday: [7, 0],
-  hour: [24, 0],
-};
 
 /** A part of the date that is `ms` milliseconds after 1970: months and days from 1, Monday is 0. */
 export function datePart(ms: number, part: DatePart): number {

@@ -3,7 +3,7 @@ export { crashError, isFault } from './graph/crash.js';
 export { AgdError, oneLine, printable } from './graph/errors.js';
 export * as types from './ops/core/option-type.js';
 export { checkOption, type OptionType, unknownName } from './ops/core/option-type.js';
-export { takesClasses } from './ops/criterion.js';
+export { takesClasses } from './ops/losses/index.js';
 export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
 export {

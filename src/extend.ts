@@ -4,8 +4,9 @@
  */
 import { AgdError } from './graph/errors.js';
 import type { OpDef, Operands, Rule } from './ops/core/rule.js';
-import { addLoss, type Loss, type LossOptions } from './ops/criterion.js';
 import { addOperator } from './ops/index.js';
+import { addLoss } from './ops/losses/index.js';
+import type { Loss, LossOptions } from './ops/losses/loss.js';
 import { addOptimizer, type OptimizerSpec } from './ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from './ops/optimizers/optimizer.js';
 import type { LossSpec } from './passes/options.js';
@@ -25,7 +26,7 @@ export {
   type Rule,
   zeroGradient,
 } from './ops/core/rule.js';
-export type { Loss, LossOptions, LossTerms } from './ops/criterion.js';
+export type { Loss, LossOptions, LossTerms } from './ops/losses/loss.js';
 export {
   betasOption,
   correction,

@@ -9,7 +9,7 @@ import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
 import * as indexing from './indexing.js';
 import * as linalg from './linalg.js';
-import * as loss from './loss.js';
+import * as lossOperators from './loss-operators.js';
 import * as contribAttention from './microsoft/attention.js';
 import * as contribExperts from './microsoft/experts.js';
 import * as contrib from './microsoft/fused.js';
@@ -40,7 +40,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     indexing,
     linalg,
     movement,
-    loss,
+    lossOperators,
     normalization,
     nondifferentiable,
     pooling,

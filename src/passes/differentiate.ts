@@ -1,6 +1,6 @@
 import { reads } from '../graph/dependents.js';
 import type { Model, Node } from '../graph/ir.js';
-import type { TargetRange } from '../ops/criterion.js';
+import type { TargetRange } from '../ops/losses/index.js';
 import { contextOf, runPasses } from './common/context.js';
 import { rangeOfTarget } from './differentiate/attach-loss.js';
 import { activeValues, passesStraight } from './differentiate/backward.js';

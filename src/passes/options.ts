@@ -6,7 +6,8 @@
 import type * as v from 'valibot';
 import { AgdError } from '../graph/errors.js';
 import { checkOption, type OptionType, unknownName } from '../ops/core/option-type.js';
-import { LOSS_NAMES, type LossKind, type LossOptions } from '../ops/criterion.js';
+import { LOSS_NAMES, type LossKind } from '../ops/losses/index.js';
+import type { LossOptions } from '../ops/losses/loss.js';
 import { allOptimizerNames, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
 import type { OptimizerOption } from '../ops/optimizers/optimizer.js';
 import { DATA_OPTIONS } from './options/data.js';

@@ -4,7 +4,7 @@ import type { Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
-import { criterion, lossTerms, type TargetRange, targetRange, targetType } from '../../ops/criterion.js';
+import { lossTerms, meanLoss, type TargetRange, targetRange, targetType } from '../../ops/losses/index.js';
 import type { LossSpec } from '../options.js';
 
 /**
@@ -40,7 +40,7 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   const exposed = expose(g, output);
   const target = addTarget(g, spec, output);
   const before = new Set(g.graph.initializers.keys());
-  const loss = criterion(spec.kind, output, target, spec);
+  const loss = meanLoss(spec.kind, output, target, spec);
   const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
   return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed, constants };
 }

@@ -1,6 +1,6 @@
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
-import { isBuiltInLoss, type LossKind } from '../../ops/criterion.js';
+import { isBuiltInLoss, type LossKind } from '../../ops/losses/index.js';
 import type { LossSpec } from '../options.js';
 
 /** What an output is, by the operator that makes it. */

@@ -1,5 +1,5 @@
 import { belowOne, choice, integer, numbers, text } from '../../ops/core/option-type.js';
-import { LOSS_NAMES } from '../../ops/criterion.js';
+import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
 

@@ -1,7 +1,7 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
-import { isKnownLoss } from '../../ops/criterion.js';
+import { isKnownLoss } from '../../ops/losses/index.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { partOfModel } from '../common/part-of-model.js';
 import { type AttachedSampleLosses, attachLoss, attachSampleLosses } from '../differentiate/attach-loss.js';

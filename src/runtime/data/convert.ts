@@ -1,6 +1,6 @@
 import { byteLength, type DType, isFloat } from '../../graph/dtype.js';
 import { bfloatToNumber, halfToNumber, numberToBfloat, numberToHalf, Tensor } from '../../graph/tensor.js';
-import type { TargetRange } from '../../ops/criterion.js';
+import type { TargetRange } from '../../ops/losses/index.js';
 
 /** Smallest and largest value of the integer types, to which bool is counted. */
 const RANGES: Partial<Record<DType, readonly [lowest: bigint, highest: bigint]>> = {

@@ -1,7 +1,7 @@
 import { type DType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Shape } from '../../graph/ir.js';
-import type { TargetRange } from '../../ops/criterion.js';
+import type { TargetRange } from '../../ops/losses/index.js';
 import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
 import type { ArrayType } from './samples.js';

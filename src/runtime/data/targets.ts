@@ -1,6 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import type { TargetRange } from '../../ops/criterion.js';
+import type { TargetRange } from '../../ops/losses/index.js';
 import { firstOutside } from './convert.js';
 import type { InputSpec } from './match.js';
 

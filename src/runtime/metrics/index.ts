@@ -2,7 +2,8 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { checkNewName, unknownName } from '../../ops/core/option-type.js';
-import { activationOf, classAxisOf, takesClasses, takesProbabilities } from '../../ops/criterion.js';
+import { activationOf, takesClasses, takesProbabilities } from '../../ops/losses/index.js';
+import { classAxisOf } from '../../ops/losses/loss.js';
 import type { LossSpec } from '../../passes/options.js';
 import { CALIBRATION } from './calibration.js';
 import { CONFUSION, COUNTS } from './counts.js';

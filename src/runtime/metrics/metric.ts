@@ -1,5 +1,5 @@
 /** What a metric is, and what it may need to know. */
-import type { Activation } from '../../ops/criterion.js';
+import type { Activation } from '../../ops/losses/loss.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 /**

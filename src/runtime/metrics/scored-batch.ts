@@ -1,6 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { classAxisOf } from '../../ops/criterion.js';
+import { classAxisOf } from '../../ops/losses/loss.js';
 import type { TaskSpec } from './metric.js';
 
 type Numbers = ArrayLike<number>;

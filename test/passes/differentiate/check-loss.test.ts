@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import type { LossKind } from '../../../src/ops/criterion.js';
+import type { LossKind } from '../../../src/ops/losses/index.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LossSpec } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';

@@ -67,17 +67,17 @@ const cases: [string, LossSpec, Tensor, number][] = [
 ];
 
 describe.each(cases)('%s', (_, spec, target, want) => {
-  it('is what PyTorch computes', async () => {
+  it('matches PyTorch', async () => {
     expect((await run(spec, x, target)).loss).toBeCloseTo(want, 5);
   });
-  it('has its gradient', async () => {
+  it('has the gradient of finite differences', async () => {
     const { dx } = await run(spec, x, target);
     const reference = await differences(spec, x, target);
     for (const [i, d] of reference.entries()) expect(Math.abs(dx[i]! - d)).toBeLessThan(2e-3);
   });
 });
 
-it('takes the second axis of images as that of the classes, and the last one of sequences', async () => {
+it('cross-entropy takes the second axis as the class axis for images, the last axis for sequences', async () => {
   const image = [
     0.3255015, -0.4791449, 1.3790083, 2.5285573, 0.4107417, -0.9880071, -0.9080734, 0.5422737, 0.1102549,
     -2.2590096, 0.6066996, -0.1383097,
@@ -107,7 +107,7 @@ it('nll takes log-probabilities', async () => {
   expect((await run({ kind: 'nll' }, logp, ints([1, 0]))).loss).toBeCloseTo(1.25, 6);
 });
 
-it('bce takes probabilities, 0 and 1 too, and has the gradients of PyTorch', async () => {
+it('bce takes probabilities including 0 and 1, with the gradients of PyTorch', async () => {
   const p = floatsOf([0, 1, 0, 1, 0.3, 0.8, 1e-10, 0.5, 0.25], [3, 3]);
   const t = floatsOf([1, 0, 0, 1, 0.2, 1, 1, 0.5, 0], [3, 3]);
   const { loss, dx } = await run({ kind: 'bce' }, p, t);
@@ -127,7 +127,7 @@ it('bce takes probabilities, 0 and 1 too, and has the gradients of PyTorch', asy
   for (const [i, d] of want.entries()) expect(Math.abs(dx[i]! - d)).toBeLessThanOrEqual(1e-6 * Math.abs(d));
 });
 
-it('bce of what is no probability is no number', async () => {
+it('bce of a negative probability is NaN', async () => {
   const wrong = run({ kind: 'bce' }, floatsOf([-0.5, 0.5], [1, 2]), floatsOf([0, 1], [1, 2]));
   await expect(wrong).rejects.toThrow("Loss 'loss' is NaN");
 });

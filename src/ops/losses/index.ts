@@ -1,0 +1,107 @@
+/** The losses, by name: means over all positions, as PyTorch's functions of the same names define them. */
+import type { DType } from '../../graph/dtype.js';
+import type { Shape } from '../../graph/ir.js';
+import type { Expr } from '../core/expr.js';
+import { checkNewName, unknownName } from '../core/option-type.js';
+import { bce, bceWithLogits } from './bce.js';
+import { crossEntropy, nll } from './cross-entropy.js';
+import { huber } from './huber.js';
+import { l1 } from './l1.js';
+import {
+  type Activation,
+  checkLossOptions,
+  classAxisIn,
+  classAxisOf,
+  type Loss,
+  type LossOptions,
+  type LossTerms,
+} from './loss.js';
+import { mse } from './mse.js';
+
+/** One entry for each loss: names, types and flags are derived from it. */
+const BUILT_IN = {
+  'cross-entropy': crossEntropy,
+  nll,
+  'bce-with-logits': bceWithLogits,
+  bce,
+  mse,
+  l1,
+  huber,
+} as const satisfies Record<string, Loss>;
+
+export type LossKind = keyof typeof BUILT_IN;
+
+/** By kind, with those that extensions add. */
+const LOSSES = new Map<string, Loss>(Object.entries(BUILT_IN));
+
+const NAMES = Object.keys(BUILT_IN) as LossKind[];
+/** The kinds of all losses, with those that extensions add. */
+export const LOSS_NAMES: readonly LossKind[] = NAMES;
+
+export const isBuiltInLoss = (kind: string): kind is LossKind => Object.hasOwn(BUILT_IN, kind);
+export const isKnownLoss = (kind: string) => LOSSES.has(kind);
+
+/** Adds the loss of an extension. Throws `bad-option` if the name is taken or not a valid name. */
+export function addLoss(name: string, loss: Loss): void {
+  checkNewName('Loss', name, [...NAMES, 'output']);
+  LOSSES.set(name, loss);
+  NAMES.push(name as LossKind);
+}
+
+/** The loss as a scalar of the output's element type. Throws `bad-option`. */
+export function meanLoss(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): Expr {
+  const { loss, weight } = lossTerms(kind, output, target, options);
+  return weight ? loss.sum().div(weight.sum()) : loss.mean();
+}
+
+/** The same, position by position. Throws `bad-option`. */
+export function lossTerms(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): LossTerms {
+  checkLossOptions(options);
+  const loss = LOSSES.get(kind);
+  if (!loss) throw unknownName('loss', kind, LOSS_NAMES);
+  return loss.terms(output, target, options);
+}
+
+/** Element type and shape of the target for an output: int64 classes, or values like the output's. */
+export function targetType(
+  kind: LossKind,
+  output: Expr,
+  options: LossOptions,
+): { dtype: DType; shape: Shape } {
+  if (!takesClasses(kind)) return { dtype: output.dtype, shape: output.shape! };
+  const axis = classAxisIn(output, options);
+  return { dtype: 'int64', shape: output.shape!.filter((_, i) => i !== axis) };
+}
+
+/** The values that a target may have, apart from the ignored class. */
+export type TargetRange = { least: number; most: number; ignored?: number };
+
+/**
+ * The targets that a loss is defined for, given the shape of the output: its class numbers, or probabilities.
+ * Undefined if any number is valid.
+ */
+export function targetRange(
+  kind: LossKind,
+  shape: Shape | undefined,
+  options: LossOptions,
+): TargetRange | undefined {
+  if (!takesClasses(kind)) return LOSSES.get(kind)?.range;
+  const classes = shape?.[classAxisOf(shape.length, options)];
+  const most = typeof classes === 'number' ? classes - 1 : Infinity;
+  return { least: 0, most, ignored: options.ignoreIndex };
+}
+
+export function takesClasses(kind: LossKind): boolean {
+  return LOSSES.get(kind)?.target === 'classes';
+}
+
+/** Whether the target holds the probability of the positive class. */
+export function takesProbabilities(kind: LossKind): boolean {
+  const range = LOSSES.get(kind)?.range;
+  return range?.least === 0 && range.most === 1;
+}
+
+/** The function that turns the output that this loss reads into probabilities. */
+export function activationOf(kind: LossKind): Activation {
+  return LOSSES.get(kind)?.activation ?? (takesClasses(kind) ? 'softmax' : 'none');
+}

@@ -1,0 +1,62 @@
+/** What a loss is, and the options that losses share. */
+import { AgdError } from '../../graph/errors.js';
+import type { Expr } from '../core/expr.js';
+
+/** A loss: what its target holds, and its formula. */
+export type Loss = {
+  /** Class numbers (int64, without the class axis), or values of the output's type and shape. */
+  readonly target: 'classes' | 'values';
+  /** The range of the target's values; any number if not given. */
+  readonly range?: { readonly least: number; readonly most: number };
+  /**
+   * The function that turns the output into probabilities, or into the predictions of a loss of values: softmax for
+   * classes and `none` for values, if not given.
+   */
+  readonly activation?: Activation;
+  /** The loss at each position, of the output's type. */
+  terms(output: Expr, target: Expr, options: LossOptions): LossTerms;
+};
+
+/** `exp` is for logarithms of probabilities. */
+export type Activation = 'softmax' | 'sigmoid' | 'exp' | 'none';
+
+export type LossOptions = {
+  /** Class axis: the last one, or 1 for outputs of four and more axes (images). */
+  classAxis?: number;
+  /** Share of the target's probability spread over all classes, in [0, 1). Cross-entropy only. */
+  labelSmoothing?: number;
+  /** Targets with this class are left out. Cross-entropy and nll. */
+  ignoreIndex?: number;
+  /** One weight per class. Cross-entropy and nll. */
+  classWeights?: readonly number[];
+};
+
+/**
+ * A loss before its mean: the loss at each position, multiplied by the position's weight, and that weight, 1 if
+ * undefined. The mean is the sum of the losses over the sum of the weights.
+ */
+export type LossTerms = { loss: Expr; weight?: Expr };
+
+/** Throws `bad-option` for a value out of range. */
+export function checkLossOptions({ labelSmoothing = 0, ignoreIndex = 0 }: LossOptions): void {
+  if (!(labelSmoothing >= 0 && labelSmoothing < 1))
+    throw new AgdError('bad-option', `Label smoothing must be in [0, 1), not ${labelSmoothing}.`);
+  if (!Number.isSafeInteger(ignoreIndex))
+    throw new AgdError('bad-option', `The class to ignore must be a whole number, not ${ignoreIndex}.`);
+}
+
+/** The class axis of an output of `rank` axes, not negative. */
+export function classAxisOf(rank: number, { classAxis = rank >= 4 ? 1 : -1 }: LossOptions): number {
+  return classAxis < 0 ? classAxis + rank : classAxis;
+}
+
+/** The class axis of an output. Throws `bad-shape` if the output has no such axis. */
+export function classAxisIn(output: Expr, options: LossOptions): number {
+  const axis = classAxisOf(output.rank, options);
+  if (axis >= 0 && axis < output.rank) return axis;
+  const shape = `[${output.shape}]`;
+  throw new AgdError(
+    'bad-shape',
+    `Output '${output.value.name}' of shape ${shape} has no axis ${axis} of classes.`,
+  );
+}

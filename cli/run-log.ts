@@ -1,7 +1,7 @@
 /** The file of a run's events, a JSON object a line. */
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import type { TrainEvent } from '../src/internal.js';
-import { jsonText } from './ui/terminal.js';
+import { eventLine } from './run-display.js';
 
 type Start = Extract<TrainEvent, { type: 'start' }>;
 
@@ -34,11 +34,7 @@ export function runLog(path: string, warn: (text: string) => void): (event: Trai
   };
 }
 
-/** An event as a line; what came before the run is in the file by itself. */
-function line(event: TrainEvent): string {
-  const { history, ...shown } = event as Start;
-  return `${jsonText(shown)}\n`;
-}
+const line = (event: TrainEvent) => `${eventLine(event)}\n`;
 
 /** The lines of a log up to the last of the first `steps` steps and what belongs to it; undefined where they are not there. */
 function linesBefore(path: string, steps: number): string[] | undefined {

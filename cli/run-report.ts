@@ -1,4 +1,5 @@
 import { cpus } from 'node:os';
+import { elements } from './run-display.js';
 import type { RunRecord } from './run-record.js';
 import { describeOptimizer } from './ui/describe-step.js';
 import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
@@ -73,9 +74,6 @@ function tiles(run: RunRecord): Tile[] {
       : []),
   ];
 }
-
-/** The extents of a parameter are numbers. */
-const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);
 
 function charts({ losses, epochs, epochEnds, accuracy }: RunRecord): Chart[] {
   const validated = epochs.map(e => e.validation?.loss ?? Number.NaN);

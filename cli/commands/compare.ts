@@ -6,11 +6,11 @@ import { candidatesOf } from '../candidates.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
 import { makeFolder, withOriginal, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
+import { commandLine } from '../run-display.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { createProgress, type Progress } from '../ui/progress.js';
 import { renderTable } from '../ui/table.js';
 import { jsonText, painter, print, printPainted } from '../ui/terminal.js';
-import { commandLine } from './train.js';
 
 export const model = 'Plain ONNX file';
 

@@ -4,12 +4,13 @@ import { types } from '../../src/constants.js';
 import type { TrainJob } from '../../src/internal.js';
 import { makeFolder } from '../files.js';
 import type { Options } from '../flags.js';
+import { commandLine, createDisplay } from '../run-display.js';
 import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
 import type { LabelledImage } from '../ui/report.js';
 import { sparkline } from '../ui/sparkline.js';
 import { print } from '../ui/terminal.js';
-import { commandLine, runWithProgress } from './train.js';
+import { runWithProgress } from './train.js';
 
 /** The package's root, from dist/cli/commands. */
 const MODELS = fileURLToPath(new URL('../../../models/', import.meta.url));
@@ -43,7 +44,7 @@ export async function handler({ out = 'demo', epochs = 5, seed = 0, color }: Arg
   };
   print('LeNet learns to read handwritten digits: 9,000 to learn from, 1,000 to be tested on.');
   const record = new RunRecord();
-  await runWithProgress(job, { color }, event => record.watch(event));
+  await runWithProgress(job, createDisplay(job, { color }), event => record.watch(event));
   const { losses, accuracy, seconds } = record;
   if (accuracy === undefined) return;
   print(`loss      ${sparkline(losses.map(Math.log))} ${formatLoss(record.epochs.at(-1)!.trainLoss)}`);

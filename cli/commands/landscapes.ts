@@ -6,6 +6,7 @@ import type { Candidate, Model } from '../../src/internal.js';
 import { candidatesOf } from '../candidates.js';
 import { makeFolder, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
+import { commandLine } from '../run-display.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { renderReport, type Section } from '../ui/report.js';
 import type { Interval } from '../ui/scale.js';
@@ -13,7 +14,6 @@ import { lineChart } from '../ui/svg.js';
 import { renderTable, type Table } from '../ui/table.js';
 import { painter, printPainted } from '../ui/terminal.js';
 import { CHART, trajectoryChart } from '../ui/trajectories.js';
-import { commandLine } from './train.js';
 
 /** From dist/cli/commands. */
 const LANDSCAPES = fileURLToPath(new URL('../../../models/landscapes/', import.meta.url));

@@ -4,12 +4,11 @@ import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
+import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
 import { runLog } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
 import { formatCount } from '../ui/format.js';
-import { createProgress, type Progress } from '../ui/progress.js';
-import { print, warn } from '../ui/terminal.js';
-import { describeInjection } from './inject.js';
+import { warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
 
@@ -30,6 +29,19 @@ export const options = {
   },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
+  verbose: { ...OUTPUT, type: types.flag, help: 'Print what the injection did, and all notes' },
+  quiet: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Print nothing but the files written, and problems',
+    conflicts: ['verbose', 'json'],
+  },
+  json: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Print every event as a line of JSON and nothing else',
+    conflicts: ['verbose'],
+  },
   exportEma: { ...OUTPUT, type: types.flag, help: 'Write the moving average of the weights', expert: true },
   resumePytorch: {
     ...OUTPUT,
@@ -50,7 +62,7 @@ export const examples = [
 
 export type TrainArgs = Arguments & { data: string } & {
   [K in 'out' | 'state' | 'report' | 'log' | 'resumePytorch']?: string;
-} & { exportEma?: boolean };
+} & Detail & { exportEma?: boolean };
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
@@ -83,8 +95,15 @@ export async function handler(args: TrainArgs): Promise<void> {
     threads: args.threads,
   };
   const record = new RunRecord();
-  await runWithProgress(job, args, event => record.watch(event));
-  if (args.report !== undefined && record.losses.length) await writeReport(args.report, args, record);
+  const display = createDisplay(job, args, args.log);
+  const writeLog = args.log === undefined ? () => {} : runLog(args.log, warn);
+  await runWithProgress(job, display, event => {
+    writeLog(event);
+    record.watch(event);
+  });
+  if (args.report === undefined || !record.losses.length) return;
+  await writeReport(args.report, args, record);
+  display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
 }
 
 const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);
@@ -98,24 +117,21 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
     code: commandLine(process.argv.slice(2)),
   });
   await writeFileAtomic(path, [Buffer.from(page)]);
-  print(`wrote ${path}`);
 }
 
 /** The signals that stop a run, with the exit codes of programs that end by them. */
 const EXIT_CODES: Partial<Record<NodeJS.Signals, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
 /**
- * Runs the job with its progress on the terminal. Ctrl-C, SIGTERM, and SIGHUP where there is a terminal to lose, stop it
- * after the step under way, with the signal's exit code; a second one ends the program at once.
+ * Runs the job and shows what happens. Ctrl-C, SIGTERM, and SIGHUP where there is a terminal to lose, stop it after the
+ * step under way, with the signal's exit code; a second one ends the program at once.
  */
 export async function runWithProgress(
   job: TrainJob,
-  { log, color }: { log?: string; color?: boolean },
+  display: Display,
   watch: (event: TrainEvent) => void,
 ): Promise<void> {
   const { trainInWorker } = await import('../../src/internal.js');
-  let progress: Progress | undefined;
-  const say = (line: string) => (progress ? progress.note(line) : print(line));
   const abort = new AbortController();
   const kill = new AbortController();
   const signals = Object.keys(EXIT_CODES) as NodeJS.Signals[];
@@ -131,88 +147,21 @@ export async function runWithProgress(
     }
     abort.abort();
     process.exitCode = EXIT_CODES[signal];
-    say(progress ? 'stops after the step under way; Ctrl-C again ends at once' : 'stopped before training');
+    display.stopping();
   };
   for (const signal of signals) process.on(signal, stop);
-  const writeLog = log === undefined ? () => {} : runLog(log, warn);
-  const show = (event: TrainEvent) => {
-    switch (event.type) {
-      case 'note':
-        return say(event.text);
-      case 'injected':
-        return describeInjection(event).forEach(say);
-      case 'start': {
-        const { batchSize: samplesPerStep, ...run } = event;
-        progress = createProgress({ stream: process.stdout, ...run, samplesPerStep, color });
-        return undefined;
-      }
-      case 'step':
-        return progress?.step(event);
-      case 'epoch': {
-        const { epoch, trainLoss, validation, seconds } = event;
-        if (validation?.leftOut)
-          say(
-            `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
-          );
-        const metrics =
-          validation?.accuracy === undefined ? undefined : { 'val accuracy': validation.accuracy };
-        return progress?.epoch({ epoch, trainLoss, valLoss: validation?.loss, metrics, seconds });
-      }
-      case 'saved':
-        if (event.what === 'model') return say(`wrote ${event.path}`);
-        say(`saved state to ${event.path}`);
-        return abort.signal.aborted ? say(`resume with: ${resumeCommand(job, event.path, log)}`) : undefined;
-      case 'end':
-        if (event.skipped)
-          say(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
-        return say(`${event.stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
-    }
-  };
   try {
     await trainInWorker(
       job,
       event => {
-        writeLog(event);
         watch(event);
-        show(event);
+        display.watch(event);
       },
       abort.signal,
       kill.signal,
     );
   } finally {
-    progress?.done();
+    display.done();
     for (const signal of signals) process.off(signal, stop);
   }
-}
-
-/** The command that resumes a job from a state as if it had not been stopped. */
-function resumeCommand(job: TrainJob, state: string, log?: string): string {
-  const { bind: { map = {}, scale, whole } = {} } = job;
-  const given = {
-    data: job.data,
-    val: job.validation,
-    epochs: job.epochs,
-    'batch-size': job.batchSize,
-    seed: job.seed || undefined,
-    lr: job.lr,
-    map: Object.entries(map).map(pair => pair.join('=')),
-    scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
-    whole,
-    'export-ema': job.exportEma,
-    state: job.state ?? state,
-    out: job.output,
-    log,
-    device: job.device === 'cpu' ? undefined : job.device,
-    threads: job.threads,
-  };
-  const flags = Object.entries(given).flatMap(([name, value]) =>
-    [value ?? []].flat().flatMap(v => (v === true ? [`--${name}`] : [`--${name}`, String(v)])),
-  );
-  return commandLine(['train', state, ...flags]);
-}
-
-/** As a shell takes it. */
-export function commandLine(args: readonly string[]): string {
-  const quote = (arg: string) => (/^[\w./:=,+-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", `'\\''`)}'`);
-  return ['agd-onnx', ...args].map(quote).join(' ');
 }

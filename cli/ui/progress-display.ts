@@ -3,7 +3,7 @@ import { formatClock, formatCount, formatLoss, formatNumber, formatPercent } fro
 import { hideCursor, type Paint } from './terminal.js';
 
 /** Epochs count from 1; `step` is the number of steps of this epoch that are done. */
-export type Status = {
+export type StepStatus = {
   epoch: number;
   step: number;
   loss: number;
@@ -12,6 +12,11 @@ export type Status = {
   samplesPerSecond: number;
   secondsLeft: number;
 };
+
+/** A validation pass after the steps of an epoch. */
+export type PassStatus = { epoch: number; batch: number; batches: number; secondsLeft: number };
+
+export type Status = StepStatus | PassStatus;
 
 export type Display = {
   show(status: Status): void;
@@ -42,17 +47,29 @@ export function plainLines({ stream, unit, epochs, stepsPerEpoch, now }: Display
     lastTime = now();
   };
   return {
-    show({ epoch, step, smoothedLoss, samplesPerSecond, secondsLeft }) {
+    show(status) {
+      const { epoch, secondsLeft } = status;
+      const place = `${unit} ${fraction(epoch, epochs)}`;
+      const left = `${formatClock(secondsLeft)} left`;
+      if ('batches' in status) {
+        const { batch, batches } = status;
+        if (now() - lastTime < LINE_MS.most) return;
+        print(
+          `${place}  validation ${fraction(batch, batches)} (${formatPercent(batch / batches, 0)})  ${left}`,
+        );
+        return;
+      }
+      const { step, smoothedLoss, samplesPerSecond } = status;
       const tenth = Math.floor((10 * ((epoch - 1) * stepsPerEpoch + step)) / stepsPerEpoch);
       const waited = now() - lastTime;
       if (waited < LINE_MS.least || (tenth === lastTenth && waited < LINE_MS.most)) return;
       lastTenth = tenth;
       const fields = [
-        `${unit} ${fraction(epoch, epochs)}`,
+        place,
         `${fraction(step, stepsPerEpoch)} (${formatPercent(step / stepsPerEpoch, 0)})`,
         `loss ${formatLoss(smoothedLoss)}`,
         `${formatCount(samplesPerSecond)} samples/s`,
-        `${formatClock(secondsLeft)} left`,
+        left,
       ];
       print(fields.join('  '));
     },
@@ -101,13 +118,26 @@ function fields(
   { unit, epochs, stepsPerEpoch }: DisplayOptions,
   columns: number,
 ): Segment[][] {
-  const { epoch, step, loss, smoothedLoss, lr, samplesPerSecond, secondsLeft } = status;
+  const place: Segment[] = [[`${unit} ${fraction(status.epoch, epochs)}`, 'bold']];
+  const left: Segment[] = [[`${formatClock(status.secondsLeft)} left`]];
+  const width = Math.min(BAR_WIDTH, Math.floor(columns / 4));
+  if ('batches' in status) {
+    const { batch, batches } = status;
+    return [
+      place,
+      [['validation', 'dim']],
+      bar(batch / batches, width),
+      [[fraction(batch, batches), 'dim']],
+      left,
+    ];
+  }
+  const { step, loss, smoothedLoss, lr, samplesPerSecond } = status;
   return [
-    [[`${unit} ${fraction(epoch, epochs)}`, 'bold']],
-    bar(step / stepsPerEpoch, Math.min(BAR_WIDTH, Math.floor(columns / 4))),
+    place,
+    bar(step / stepsPerEpoch, width),
     [[fraction(step, stepsPerEpoch), 'dim']],
     [['loss ', 'dim'], [formatLoss(smoothedLoss)]],
-    [[`${formatClock(secondsLeft)} left`]],
+    left,
     [[`${formatCount(samplesPerSecond)} samples/s`, 'dim']],
     [[`last loss ${formatLoss(loss)}`, 'dim']],
     ...(lr === undefined ? [] : [[[`lr ${formatNumber(lr)}`, 'dim'] as const]]),
@@ -116,7 +146,7 @@ function fields(
 
 /** A bar in half-character steps. */
 function bar(share: number, width: number): Segment[] {
-  const halves = Math.round(2 * width * share);
+  const halves = Math.round(2 * width * Math.min(1, share));
   const filled = '━'.repeat(halves >> 1) + (halves % 2 ? '╸' : '');
   return [
     [filled, 'cyan'],

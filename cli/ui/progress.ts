@@ -1,9 +1,12 @@
 import { printable } from '../../src/constants.js';
 import { formatLoss, formatMetric, formatSeconds } from './format.js';
-import { fraction, movingLine, plainLines, type Status } from './progress-display.js';
+import { fraction, movingLine, plainLines, type StepStatus } from './progress-display.js';
 import { type Paint, painter } from './terminal.js';
 
-export type StepReport = Pick<Status, 'epoch' | 'step' | 'loss' | 'lr'>;
+export type StepReport = Pick<StepStatus, 'epoch' | 'step' | 'loss' | 'lr'>;
+
+/** `batch` of `batches` are done. */
+export type ValidationReport = { epoch: number; batch: number; batches: number };
 
 export type EpochReport = {
   epoch: number;
@@ -32,6 +35,8 @@ export type ProgressOptions = {
 
 export type Progress = {
   step(report: StepReport): void;
+  /** Where the validation pass after an epoch's steps stands. */
+  validation(report: ValidationReport): void;
   /** Prints an epoch's result. */
   epoch(report: EpochReport): void;
   /** Prints any line, above the one that moves. */
@@ -56,6 +61,12 @@ export function createProgress(options: ProgressOptions): Progress {
   let epochStepsBefore = stepsBefore % stepsPerEpoch;
   let sum = 0;
   let weight = 0;
+  // What follows the steps of an epoch, validation above all, is not part of their pace: it comes once an epoch.
+  let lastStep = begin;
+  let passes = { count: 0, ms: 0 };
+  let msPerStep = Number.NaN;
+  const secondsLeft = (steps: number, passesLeft: number, msOfPass: number) =>
+    (msPerStep * steps + msOfPass * passesLeft) / 1000;
 
   return {
     step(report) {
@@ -65,17 +76,31 @@ export function createProgress(options: ProgressOptions): Progress {
         weight = SMOOTHING * weight + (1 - SMOOTHING);
       }
       const stepsDone = (epoch - 1) * stepsPerEpoch + step;
-      const secondsPerStep = (now() - begin) / 1000 / (stepsDone - stepsBefore);
+      lastStep = now();
+      msPerStep = (lastStep - begin - passes.ms) / (stepsDone - stepsBefore);
       display.show({
         ...report,
         smoothedLoss: sum / weight,
         samplesPerSecond: (1000 * (step - epochStepsBefore) * samplesPerStep) / (now() - epochBegin),
-        secondsLeft: secondsPerStep * (epochs * stepsPerEpoch - stepsDone),
+        secondsLeft: secondsLeft(
+          epochs * stepsPerEpoch - stepsDone,
+          epochs - epoch + 1,
+          passes.count ? passes.ms / passes.count : 0,
+        ),
       });
+    },
+    validation({ epoch, batch, batches }) {
+      const spent = now() - lastStep;
+      const msOfPass = (spent * batches) / batch;
+      // The pace is not known where a resumed run begins with it.
+      const steps = (epochs - epoch) * stepsPerEpoch;
+      const others = steps ? secondsLeft(steps, epochs - epoch, msOfPass) : 0;
+      display.show({ epoch, batch, batches, secondsLeft: (msOfPass - spent) / 1000 + others });
     },
     epoch(report) {
       // What has a name of its own was a run: the next one begins anew.
       if (report.name !== undefined) sum = weight = 0;
+      else passes = { count: passes.count + 1, ms: passes.ms + now() - lastStep };
       epochBegin = now();
       epochStepsBefore = 0;
       display.print(epochLine(report, `${unit} ${fraction(report.epoch, epochs)}`, paint));

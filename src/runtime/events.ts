@@ -154,7 +154,7 @@ const startSchema = event('start', 'Training begins.', {
 
 const savedSchema = event('saved', 'A file was written.', {
   path: said('The file', v.string()),
-  what: said('What it holds', v.picklist(['model', 'state'])),
+  what: said('What it holds', v.picklist(['model', 'state', 'report'])),
 });
 
 const endSchema = event('end', 'Training is over, and its files are written.', {

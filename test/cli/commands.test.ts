@@ -124,7 +124,17 @@ describe('inject', () => {
     const { graph, trainingInfo } = await loadModel(file('info.onnx'));
     expect(graph.outputs.map(v => v.name)).toEqual(['logits']);
     expect(trainingInfo[0]!.updates.length).toBeGreaterThan(4);
-    const out = ok('train', 'info.onnx', '--data', 'train.npz', '--val', 'test.npz', '-o', 'info.t.onnx');
+    const out = ok(
+      'train',
+      'info.onnx',
+      '--data',
+      'train.npz',
+      '--verbose',
+      '--val',
+      'test.npz',
+      '-o',
+      'info.t.onnx',
+    );
     expect(out).toContain('update   as the model brings it');
     // Its gradients are no Gradient's: there is nothing to put another optimizer behind.
     const { code, err } = run('train', 'info.onnx', '--data', 'train.npz', '--replace-optimizer');
@@ -219,12 +229,11 @@ describe('train', () => {
     record.telemetry.push(parameters.map(row));
     record.losses.push(1);
     const types = parameters.map(({ name, size }) => {
-      const value = { name, type: { kind: 'tensor', dtype: 'float32', shape: [size] } };
-      return { value, trains: true, why: '' };
+      return { name, dtype: 'float32', shape: [size], trains: true, why: '' };
     });
     const description = readDescription(decodeModel(readFileSync(file('a.agd.onnx'))));
-    const report = { parameters: types, nodes: { before: 1, after: 2 }, description };
-    record.injected = { type: 'injected', report } as unknown as RunRecord['injected'];
+    const counts = { nodes: { before: 1, after: 2 }, bytes: { parameters: 1, state: 1 } };
+    record.injected = { type: 'injected', time: 0, parameters: types, warnings: [], ...counts, description };
     const page = renderRun(record, { title: 't', subtitle: 's', code: 'c' });
     expect(page).toContain('The 8 largest of 10 tensors; --log writes all.');
     for (const [i, { name }] of parameters.entries())
@@ -259,7 +268,8 @@ describe('train', () => {
     expect(losses('--checkpoint-segments', '2')).toEqual(plain);
   });
   it('ends a schedule with the run, where it does not say when it ends', () => {
-    const learning = (...more: string[]) => /learning rate .*/.exec(train('c.onnx', 5, ...more))?.[0];
+    const learning = (...more: string[]) =>
+      /learning rate .*/.exec(train('c.onnx', 5, '--verbose', ...more))?.[0];
     expect(learning('--schedule', 'cosine:warmup=2')).toBe('learning rate cosine warmup=2 total=24');
     expect(learning('--schedule', 'one-cycle', '--accumulate', '4')).toMatch('one-cycle total=6;');
     expect(learning('--schedule', 'linear:total=50')).toBe('learning rate linear total=50');

@@ -94,6 +94,29 @@ describe('on a terminal', () => {
     expect(s.written[3]).toBe(`\r\x1b[K${line}\n${s.written[2]!.slice(1, -'\x1b[K'.length)}`);
   });
 
+  test('a validation pass has its own bar, and its time counts once an epoch', () => {
+    const s = tty();
+    const progress = start(s);
+    progress.wait(10_000);
+    progress.step({ epoch: 1, step: 100, loss: 1 });
+    progress.wait(1000);
+    progress.validation({ epoch: 1, batch: 2, batches: 8 });
+    // 3 s are left of this pass, then come 100 steps of 0.1 s and a pass of 4 s.
+    expect(s.written.at(-1)).toContain('epoch 1/2  validation  ━━━━━━━╸');
+    expect(s.written.at(-1)).toContain(' 2/8  00:00:17 left');
+    progress.wait(3000);
+    progress.epoch({ epoch: 1, trainLoss: 1, valLoss: 1, seconds: 14 });
+    progress.wait(5000);
+    progress.step({ epoch: 2, step: 50, loss: 1 });
+    expect(s.written.at(-1)).toContain('00:00:09 left');
+    progress.wait(5000);
+    progress.step({ epoch: 2, step: 100, loss: 1 });
+    progress.wait(1000);
+    progress.validation({ epoch: 2, batch: 4, batches: 8 });
+    expect(s.written.at(-1)).toContain('4/8  00:00:01 left');
+    progress.done();
+  });
+
   test('colours come with color: true and leave the text alone', () => {
     const s = tty();
     const progress = start(s, { color: true });
@@ -164,6 +187,18 @@ describe('elsewhere', () => {
     progress.wait(10_000);
     progress.step({ epoch: 2, step: 60, loss: Number.NaN });
     expect(s.written).toEqual(['epoch 2/2   60/100 (60 %)  loss NaN  160 samples/s  00:00:08 left\n']);
+  });
+
+  test('a long validation pass is told now and then', () => {
+    const s = screen({ isTTY: false });
+    const progress = start(s);
+    progress.wait(10_000);
+    progress.step({ epoch: 2, step: 100, loss: 1 });
+    for (let batch = 1; batch <= 100; batch++) {
+      progress.wait(500);
+      progress.validation({ epoch: 2, batch, batches: 100 });
+    }
+    expect(s.written.slice(1)).toEqual(['epoch 2/2  validation  60/100 (60 %)  00:00:20 left\n']);
   });
 
   test('a dumb terminal is no terminal', () => {

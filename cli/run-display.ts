@@ -1,0 +1,152 @@
+/** What a training run prints: progress for people, nothing but files, or events for programs. */
+import { basename } from 'node:path';
+import type { TrainEvent, TrainJob } from '../src/internal.js';
+import { describeInjection } from './commands/inject.js';
+import { formatCount } from './ui/format.js';
+import { createProgress, type Progress } from './ui/progress.js';
+import { jsonText, print, printPainted, warn } from './ui/terminal.js';
+
+export type Detail = { verbose?: boolean; quiet?: boolean; json?: boolean; color?: boolean };
+
+export type Display = {
+  watch(event: TrainEvent): void;
+  /** The run was asked to stop. */
+  stopping(): void;
+  /** Ends it, in a `finally`. */
+  done(): void;
+};
+
+type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
+
+/**
+ * The display of a job. Without options: a line on the job, warnings, progress and results. `verbose` adds the report of
+ * the injection and all notes, `quiet` leaves the files written. With `json` the events are lines of standard output.
+ * Under the last two, what is wrong or a person has to decide goes to standard error. `log` is told to who resumes.
+ */
+export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: Detail, log?: string): Display {
+  const talks = !quiet && !json;
+  let progress: Progress | undefined;
+  let injected: Event<'injected'> | undefined;
+  let stops = false;
+  const say = (line: string) => (progress ? progress.note(line) : print(line));
+  const tell = (line: string) => (talks ? say(line) : warn(line));
+  const inform = (line: string) => {
+    if (talks) say(line);
+  };
+  const detail = (line: string) => {
+    if (talks && verbose) say(line);
+  };
+  const show = (event: TrainEvent) => {
+    switch (event.type) {
+      case 'note':
+        return event.level === 'warning' ? tell(event.text) : detail(event.text);
+      case 'injected':
+        injected = event;
+        if (talks && verbose) for (const line of describeInjection(event)) say(line);
+        else for (const text of event.warnings) tell(`warning: ${text}`);
+        return undefined;
+      case 'start': {
+        inform(describeStart(job, event, injected));
+        const { batchSize: samplesPerStep, ...run } = event;
+        if (talks) progress = createProgress({ stream: process.stdout, ...run, samplesPerStep, color });
+        return undefined;
+      }
+      case 'step':
+        return progress?.step(event);
+      case 'validation':
+        return progress?.validation(event);
+      case 'epoch': {
+        const { epoch, trainLoss, validation, seconds } = event;
+        if (validation?.leftOut)
+          tell(
+            `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
+          );
+        const { loss: valLoss, accuracy } = validation ?? {};
+        const metrics = accuracy === undefined ? undefined : { 'val accuracy': accuracy };
+        return progress?.epoch({ epoch, trainLoss, valLoss, metrics, seconds });
+      }
+      case 'saved':
+        if (event.what === 'state') {
+          if (talks || stops) tell(`saved state to ${event.path}`);
+          if (stops) tell(`resume with: ${resumeCommand(job, event.path, log)}`);
+        } else if (!json) say(`wrote ${event.path}`);
+        return undefined;
+      case 'end':
+        if (event.skipped)
+          tell(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
+        return inform(`${event.stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
+    }
+  };
+  return {
+    watch(event) {
+      if (json) printPainted(eventLine(event));
+      show(event);
+    },
+    stopping() {
+      stops = true;
+      tell(
+        progress || !talks
+          ? 'stops after the step under way; Ctrl-C again ends at once'
+          : 'stopped before training',
+      );
+    },
+    done: () => progress?.done(),
+  };
+}
+
+/** An event as a line of JSON, without line break. What came before a resumed run is not its own. */
+export function eventLine(event: TrainEvent): string {
+  const { history, ...shown } = event as Event<'start'>;
+  return jsonText(shown);
+}
+
+/** What is trained on what, in a line. */
+function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'injected'>): string {
+  const { samples, stepsPerEpoch, batchSize, stepsBefore } = start;
+  const trained = injected?.parameters.filter(p => p.trains) ?? [];
+  const numbers = trained.reduce((n, { shape }) => n + elements(shape), 0);
+  return [
+    `${basename(job.model)}: `,
+    injected ? `trains ${formatCount(numbers, 'parameter')} by ${nameOf(injected)} on ` : '',
+    `${formatCount(samples, 'sample')}, ${formatCount(stepsPerEpoch, 'step')} of ${batchSize} an epoch`,
+    stepsBefore ? `; ${formatCount(stepsBefore, 'step')} are done already` : '',
+  ].join('');
+}
+
+const nameOf = ({ description: { optimizer } }: Event<'injected'>) =>
+  optimizer.name === 'own' ? 'its own step' : optimizer.name;
+
+/** The elements of a tensor of these extents, those of a parameter, which are numbers. */
+export const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);
+
+/** The command that resumes a job from a state as if it had not been stopped. */
+function resumeCommand(job: TrainJob, state: string, log?: string): string {
+  const { bind: { map = {}, scale, whole } = {} } = job;
+  const given = {
+    data: job.data,
+    val: job.validation,
+    epochs: job.epochs,
+    'batch-size': job.batchSize,
+    seed: job.seed || undefined,
+    lr: job.lr,
+    map: Object.entries(map).map(pair => pair.join('=')),
+    scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
+    whole,
+    'export-ema': job.exportEma,
+    state: job.state ?? state,
+    out: job.output,
+    log,
+    device: job.device === 'cpu' ? undefined : job.device,
+    threads: job.threads,
+  };
+  const flags = Object.entries(given).flatMap(([name, value]) =>
+    [value ?? []].flat().flatMap(v => (v === true ? [`--${name}`] : [`--${name}`, String(v)])),
+  );
+  return commandLine(['train', state, ...flags]);
+}
+
+/** As a shell takes it. */
+export function commandLine(args: readonly string[]): string {
+  const quote = (arg: string) => (/^[\w./:=,+-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", `'\\''`)}'`);
+  return ['agd-onnx', ...args].map(quote).join(' ');
+}

@@ -78,6 +78,8 @@ const DESCRIPTION = shaped({
     labelSmoothing: optional(number),
     ignoreIndex: optional(number),
     classWeights: optional(list(number)),
+    mixTargets: optional(when(x => typeof x === 'boolean')),
+    mix: optional(shaped({ target: text, share: text })),
   }),
   outputs: list(text),
   exports: optional(list(text)),

@@ -29,6 +29,7 @@ function describe(context: Described): TrainingDescription {
       ...spec,
       name: loss.loss.name,
       target: loss.target?.name,
+      mix: loss.mix && { target: loss.mix.target.name, share: loss.mix.share.name },
       output: loss.output?.name ?? loss.loss.name,
     },
     outputs: context.inference,

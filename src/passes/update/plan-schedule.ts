@@ -14,6 +14,8 @@ export async function planSchedule(
   leastBatch: LeastBatch | undefined,
 ): Promise<Schedule | undefined> {
   if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
-  const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]);
+  // A second target is made of the first one.
+  const made = [loss.mix?.target, loss.mix?.share];
+  const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]).filter(v => !made.includes(v));
   return { ...schedule, total: await updates({ graph, inputs, target: loss.target?.name, leastBatch }) };
 }

@@ -60,7 +60,7 @@ describe('samples with images', () => {
   });
 
   it('have masks that move with them', async () => {
-    const mask = maskSpec({ name: 'target', shape: ['N', 'H', 'W'] }, spec);
+    const mask = maskSpec({ name: 'target', shape: ['N', 'H', 'W'] }, 16, 16, spec);
     const grey = files.map(file => file.replace('.png', '.grey.png'));
     for (const [i, file] of files.entries()) await sharp(file).extractChannel(0).png().toFile(grey[i]!);
     const nearest = { ...spec, filter: 'nearest', mean: [0, 0, 0], std: [1 / 255, 1 / 255, 1 / 255] };

@@ -3,10 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Recipe } from '../../../../src/passes/recipe/recipe.js';
 import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
-import { openImageSamples } from '../../../../src/runtime/data/images/samples.js';
-import { type ImageTask, loadImages } from '../../../../src/runtime/data/images/worker.js';
+import { encodeImages } from '../../../../src/runtime/data/images/encode.js';
+import { applyRecipe } from '../../../../src/runtime/data/recipe/apply-recipe.js';
 import { fitRecipe, type RecipeInput } from '../../../../src/runtime/data/recipe/fit-recipe.js';
+import type { Source, Values } from '../../../../src/runtime/data/source.js';
 import { openImageFolder } from '../../../../src/runtime/data/sources/images.js';
 
 const base = mkdtempSync(join(tmpdir(), 'agd-samples-'));
@@ -34,6 +36,19 @@ beforeAll(async () => {
   }
 });
 
+/** What the rows of a source become, as batches are made. */
+async function take(source: Source, recipe: Recipe, numbers: number[], options = {}) {
+  const { values } = await source.read(0);
+  const rows = Uint32Array.from(numbers);
+  const chosen = [...values].map(
+    ([name, list]) => [name, numbers.map(row => (list as readonly string[])[row]!)] as const,
+  );
+  const block = { rows: rows.length, values: new Map<string, Values>(chosen) };
+  const images = await encodeImages(recipe, block, undefined, { rows, ...options });
+  const inputs = recipe.inputs.map(({ input }) => input).filter(input => !images.has(input));
+  return new Map([...images, ...(await applyRecipe(recipe, block, { inputs }))]);
+}
+
 const x = { name: 'x', dtype: 'float32', shape: ['N', 3, 6, 6] } as const satisfies RecipeInput;
 const target = {
   name: 'target',
@@ -48,10 +63,8 @@ describe('a folder of images', () => {
     const source = await openImageFolder(join(base, 'pets'));
     const { recipe, notes } = await fitRecipe(source, {}, [x, target]);
     expect(notes.join()).toContain("--columns 'x=image:image' --label label");
-    const samples = await openImageSamples(source, recipe);
-    expect(samples.length).toBe(20);
-    expect(samples.arrays.get('x')).toEqual({ dtype: 'float32', dims: [3, 6, 6] });
-    const taken = await samples.take(Uint32Array.of(15, 2));
+    expect(recipe.inputs[0]).toMatchObject({ input: 'x', dtype: 'float32', dims: [3, 6, 6] });
+    const taken = await take(source, recipe, [15, 2]);
     expect(taken.get('target')!.numbers()).toEqual([1, 0]);
     const pixels = taken.get('x')!;
     expect(pixels.dims).toEqual([2, 3, 6, 6]);
@@ -65,9 +78,7 @@ describe('a folder of images', () => {
     const columns = { x: 'image:image(size=4,normalize=-1..1)' };
     const { recipe } = await fitRecipe(source, { columns }, [open, target]);
     const stored = JSON.parse(JSON.stringify(recipe));
-    const samples = await openImageSamples(source, stored, { inputs: ['x'] });
-    expect([...samples.arrays.keys()]).toEqual(['x']);
-    const pixels = (await samples.take(Uint32Array.of(0))).get('x')!;
+    const pixels = (await take(source, stored, [0])).get('x')!;
     expect(pixels.dims).toEqual([1, 3, 4, 4]);
     expect(new Set(pixels.numbers())).toEqual(new Set([1, -1]));
     await expect(fitRecipe(source, {}, [open, target])).rejects.toThrow(
@@ -76,27 +87,6 @@ describe('a folder of images', () => {
     await expect(
       fitRecipe(source, { columns: { x: 'image:image(size=4,sharp=1)' } }, [open, target]),
     ).rejects.toThrow(/sharp/);
-  });
-
-  it('is divided among threads with the same result', async () => {
-    const source = await openImageFolder(join(base, 'pets'));
-    const { recipe } = await fitRecipe(source, {}, [x, target]);
-    const augment = parseAugmentations('flip,crop:padding=2,color:brightness=0.3');
-    const tasks: ImageTask[] = [];
-    const load = async (task: ImageTask) => {
-      tasks.push(task);
-      // Later tasks are done first.
-      await new Promise(done => setTimeout(done, 20 - tasks.length));
-      return loadImages(structuredClone(task));
-    };
-    const rows = Uint32Array.from({ length: 20 }, (_, i) => (i * 7) % 20);
-    const pass = { seed: 1, epoch: 4 };
-    const shared = await openImageSamples(source, recipe, { augment, load });
-    const alone = await openImageSamples(source, recipe, { augment });
-    const a = (await shared.take(rows, pass)).get('x')!;
-    expect(a.bytes).toEqual((await alone.take(rows, pass)).get('x')!.bytes);
-    expect(tasks.map(({ rows }) => rows.length)).toEqual([8, 8, 4]);
-    expect((await alone.take(rows)).get('x')!.bytes).not.toEqual(a.bytes);
   });
 });
 
@@ -111,12 +101,10 @@ describe('images with masks', () => {
       classes,
     ]);
     const augment = parseAugmentations('flip,crop:padding=1');
-    const samples = await openImageSamples(source, recipe, { augment });
-    const rows = Uint32Array.of(0, 1, 2);
-    const plain = await samples.take(rows);
+    const plain = await take(source, recipe, [0, 1, 2], { augment });
     expect(plain.get('target')!.dims).toEqual([3, 2, 4]);
     expect(plain.get('target')!.numbers().slice(0, 8)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
-    const moved = await samples.take(rows, { seed: 3, epoch: 0 });
+    const moved = await take(source, recipe, [0, 1, 2], { augment, pass: { seed: 3, epoch: 0 } });
     const shades = [0, 40, 80, 120, 160, 200, 240, 250];
     const pixels = moved.get('x')!.numbers();
     moved
@@ -132,7 +120,8 @@ describe('images with masks', () => {
   it('are found by themselves where the target has its size', async () => {
     const source = await openImageFolder(join(base, 'scenes'));
     const { recipe } = await fitRecipe(source, {}, [input, { ...classes, shape: ['N', 2, 4] }]);
-    const samples = await openImageSamples(source, recipe);
-    expect(samples.arrays.get('target')).toEqual({ dtype: 'uint8', dims: [2, 4] });
+    const mask = (await take(source, recipe, [1])).get('target')!;
+    expect(mask).toMatchObject({ dtype: 'int64', dims: [1, 2, 4] });
+    expect(mask.numbers()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
   });
 });

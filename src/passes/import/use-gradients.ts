@@ -4,11 +4,12 @@ import type { Graph, Model, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { ensure } from '../../ops/optimizers/optimizer.js';
 import type { Facts } from '../common/context.js';
+import { matcher } from '../common/match-names.js';
 import { attachLoss } from '../differentiate/attach-loss.js';
 import { checkType } from '../normalize/with-values.js';
 import type { InjectOptions, LossSpec } from '../options.js';
 import type { ParameterChoice } from '../select/parameter-choice.js';
-import { FROZEN, matcher } from '../select/select-parameters.js';
+import { FROZEN } from '../select/select-parameters.js';
 import type { StateUpdate } from '../update/transition.js';
 
 export type FoundGradients = Pick<

@@ -5,8 +5,8 @@ import {
   type OptimizerOptions,
   resolveOptions,
 } from '../../ops/optimizers/optimizer.js';
+import { matcher } from '../common/match-names.js';
 import type { ParameterGroup } from '../options.js';
-import { matcher } from './select-parameters.js';
 
 export type GroupOptions<O> = {
   /** Applied in order: where several groups match and set the same option, the last one counts. */

@@ -1,9 +1,9 @@
-import picomatch from 'picomatch';
 import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { matcher } from '../common/match-names.js';
 import { activeValues, type BackwardOptions } from '../differentiate/backward.js';
 import type { SelectOptions } from '../options.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
@@ -97,23 +97,4 @@ function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions
     for (const v of read) if (v && active.has(v)) reached.add(v);
   }
   return reached;
-}
-
-/** Whether a name matches one of the globs; throws `no-such-value` for one that matches no name at all. */
-export function matcher(
-  flag: string,
-  globs: readonly string[] | undefined,
-  names: readonly string[],
-  what = 'floating-point initializer',
-) {
-  if (!globs?.length) return undefined;
-  const tests = globs.map(glob => picomatch(glob, { bash: true, dot: true }));
-  globs.forEach((glob, i) => {
-    if (!names.some(name => tests[i]!(name)))
-      throw new AgdError(
-        'no-such-value',
-        `${flag} '${glob}' matches no ${what}; \`agd-onnx inspect\` lists them.`,
-      );
-  });
-  return (name: string) => tests.some(test => test(name));
 }

@@ -33,7 +33,19 @@ export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.
 export type { Batch, BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { loadArrays } from './runtime/data/load.js';
 export type { EvaluateOptions } from './runtime/evaluation.js';
-export type { Evaluation, JudgedSample, LoopEvent, TelemetryRow, TrainEvent } from './runtime/events.js';
+export type {
+  BestEpoch,
+  EndEvent,
+  EpochEvent,
+  Evaluation,
+  JudgedSample,
+  LoopEvent,
+  SavedEvent,
+  StartEvent,
+  StepEvent,
+  TelemetryRow,
+  TrainEvent,
+} from './runtime/events.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
 export { exportFrom } from './runtime/formats/artifacts.js';

@@ -8,8 +8,8 @@ import { openData } from './data/open.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
+import { bind, updatesOf } from './prepare.js';
 import type { SessionOptions } from './session.js';
-import { bind, updatesOf } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 

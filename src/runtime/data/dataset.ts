@@ -158,10 +158,10 @@ export class Dataset {
   }
 
   /**
-   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold. All batches
-   * of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
+   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold, given the number
+   * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
    */
-  async *chunks(options: BatchOptions, steps: () => number): AsyncGenerator<Chunk> {
+  async *chunks(options: BatchOptions, steps: (first: number) => number): AsyncGenerator<Chunk> {
     const parts = this.#parts(options, steps);
     const { shuffle, epoch = 0 } = options;
     const pass = shuffle === undefined ? undefined : { seed: shuffle, epoch };
@@ -188,13 +188,13 @@ export class Dataset {
     }
   }
 
-  *#parts(options: BatchOptions, steps: () => number): Generator<Part> {
+  *#parts(options: BatchOptions, steps: (first: number) => number): Generator<Part> {
     const size = this.batchSize(options);
     const count = this.batchCount(options);
     const order = this.#order(options);
     const full = Math.floor(this.length / size);
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
-      k = i < full ? Math.max(1, Math.min(steps(), full - i)) : 1;
+      k = i < full ? Math.max(1, Math.min(steps(i), full - i)) : 1;
       const rows = order(i * size, Math.min((i + k) * size, this.length));
       const each = rows.length / k;
       const padding = this.fixedBatch === undefined ? 0 : size - each;

@@ -136,7 +136,9 @@ describe('inject', () => {
       'info.t.onnx',
     );
     expect(out).toContain('update   as the model brings it');
-    // Its gradients are no Gradient's: there is nothing to put another optimizer behind.
+    const other = run('train', 'info.onnx', '--data', 'train.npz', '--optimizer', 'adam');
+    expect([other.code, other.err]).toEqual([1, expect.stringContaining('or --replace-optimizer')]);
+    // The gradients come from no Gradient operator, so that no other optimizer can follow them.
     const { code, err } = run('train', 'info.onnx', '--data', 'train.npz', '--replace-optimizer');
     expect([code, err]).toEqual([1, expect.stringContaining('no Gradient and no optimizer operator')]);
   });

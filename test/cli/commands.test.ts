@@ -217,7 +217,7 @@ describe('train', () => {
     ])
       expect(page).toContain(title);
     expect(page).toContain('Trained on 256 samples of train.npz.');
-    expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
+    expect(page.replace(/<.?span>/g, '')).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
     expect(page).not.toMatch(/(src|href)="http/);
     expect(page).not.toContain('largest of');
   });

@@ -51,11 +51,13 @@ import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { noLoss } from './options.js';
 import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
+import { headParameters } from './select/find-head.js';
+import { distancesFromHead } from './select/group-layers.js';
 import { groupParameters } from './select/group-parameters.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
 import { attachOptimizer } from './update/attach-optimizer.js';
-import { planSchedule } from './update/plan-schedule.js';
+import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
 import { output } from './update/transition.js';
 
@@ -297,11 +299,14 @@ const ALL = [
   pass({
     name: 'select-parameters',
     does: 'Decides which initializers train: by options, then by the file, then by rules',
-    requires: ['g', 'origins', 'loss'],
+    requires: ['work', 'g', 'origins', 'loss'],
     ensures: ['parameters', 'trained'],
     run(c) {
       const { graph } = c.g;
-      c.parameters = selectParameters(graph, [c.loss.loss], c.origins, c.options, c.loss.constants);
+      const { loss, output, constants } = c.loss;
+      const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
+      const head = () => headParameters(c.work, ends);
+      c.parameters = selectParameters(graph, [loss], c.origins, c.options, constants, head);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);
@@ -335,11 +340,14 @@ const ALL = [
   pass({
     name: 'group-parameters',
     does: 'Resolves the optimizer options that differ by parameter',
-    requires: ['trained', 'optimizer'],
-    ensures: ['groups'],
+    requires: ['g', 'trained', 'optimizer'],
+    ensures: ['groups', 'distances'],
     run(c) {
       const { optimizer, settings } = c.optimizer;
-      c.groups = groupParameters(c.trained, optimizer, settings, c.options);
+      const { layerDecay, unfreezeEvery } = c.options;
+      const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
+      c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
+      c.groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
       return false;
     },
   }),
@@ -538,11 +546,21 @@ const ALL = [
     },
   }),
   pass({
+    name: 'plan-unfreezing',
+    does: 'Finds the update in which each layer begins to train, where they begin one after the other',
+    requires: ['g', 'loss', 'grads', 'leastBatch', 'distances'],
+    ensures: ['begins'],
+    async run(c) {
+      c.begins = await planUnfreezing(c.g.graph, c.options, c.distances, c.loss, c.grads, c.leastBatch);
+      return false;
+    },
+  }),
+  pass({
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
       ...(['g', 'optimizer', 'trained', 'grads', 'groups'] as const),
-      ...(['lookups', 'lastRows', 'statistics', 'schedule'] as const),
+      ...(['lookups', 'lastRows', 'statistics', 'schedule', 'begins'] as const),
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -554,6 +572,7 @@ const ALL = [
         return {
           ...{ param, grad: grads[i]!, options: { ...settings, ...groups[i] } },
           lookup: lookup && last && { ...lookup, last },
+          begins: c.begins[i],
         };
       });
       const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
@@ -606,7 +625,7 @@ const ALL = [
     does: 'Binds states to their next values, and describes the step in the metadata',
     requires: [
       ...(['work', 'optimizer', 'spec', 'loss', 'inference', 'exports', 'trained', 'groups'] as const),
-      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'attached'] as const),
+      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'begins', 'attached'] as const),
     ],
     ensures: ['description'],
     run(c) {
@@ -725,7 +744,7 @@ const NORMALIZE = [
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
-  ...list('plan-schedule', 'attach-optimizer', 'number-batches'),
+  ...list('plan-schedule', 'plan-unfreezing', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
   ...list('declare-value-types', 'describe-step', 'embed-original'),
 ];

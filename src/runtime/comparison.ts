@@ -69,7 +69,8 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       freeBatch,
       optimizer: { ...candidate.optimizer, lr },
       seed,
-      updates: async fed => updatesOf(comparison, await bind(comparison, data, inputSpecs(fed), fed.target)),
+      updates: async (fed, epochs = comparison.epochs) =>
+        updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target)),
     };
     const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };

@@ -54,7 +54,8 @@ export async function trainable(
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))
     throw new AgdError('bad-option', `${name} holds no training step yet: choose a loss with --loss.`);
-  const updates = async (fed: Fed) => updatesOf(job, await bind(job, data, inputSpecs(fed), fed.target));
+  const updates = async (fed: Fed, epochs = job.epochs) =>
+    updatesOf({ ...job, epochs }, await bind(job, data, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
   const source = { job, data, model, options };

@@ -69,6 +69,10 @@ export type Facts = {
   given: Map<Value, Value>;
   /** Optimizer options in which a trained parameter differs. */
   groups: AnyOptions[];
+  /** How many layers lie between that of each trained parameter and the last one; empty where no option asks for it. */
+  distances: number[];
+  /** The number of updates after which each begins to train; undefined for those that train from the first on. */
+  begins: (number | undefined)[];
   /** The next running statistics. */
   statistics: StateUpdate[];
   /** Where batch normalization needs more than one sample. */

@@ -41,6 +41,8 @@ export type TrainingDescription = RecordedOptions & {
     gradSum?: string;
     hessianSum?: string;
     ema?: string;
+    /** The number of updates after which it begins to train, where that is not the first. */
+    begins?: number;
   }[];
   /** Running statistics that a step updates. */
   statistics: string[];

@@ -20,6 +20,7 @@ export {
 } from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { permutation, random } from './runtime/data/random.js';
+export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
 export { EVENT_SCHEMAS, injectedEvent } from './runtime/events.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';

@@ -18,6 +18,20 @@ export const options = {
     help: 'Take parameters from this file: .safetensors, .npz, checkpoint',
   },
   ema: { ...OUTPUT, type: types.flag, help: 'Take the moving average of the weights' },
+  bakePreprocessing: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Write the preprocessing of the columns into the graph: the model takes raw columns',
+    conflicts: ['pytorchState', 'ortCheckpoint'],
+  },
+  recipe: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'Recipe of the columns (.json, or a model that has one)',
+    shown: "the model's own",
+    conflicts: ['pytorchState', 'ortCheckpoint'],
+  },
+  recipeOut: { ...OUTPUT, type: types.text, help: 'Also write the recipe of the columns as JSON' },
   pytorchState: {
     ...OUTPUT,
     type: types.text,
@@ -39,28 +53,39 @@ export const examples = [
 type Args = Pick<Arguments, 'model' | 'params'> & {
   out?: string;
   ema?: boolean;
+  bakePreprocessing?: boolean;
+  recipe?: string;
+  recipeOut?: string;
   pytorchState?: string;
   ortCheckpoint?: string;
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = await import(
-    '../../src/internal.js'
-  );
-  const { model, pytorchState, ortCheckpoint } = args;
+  const library = await import('../../src/internal.js');
+  const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = library;
+  const { model, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut } = args;
   const out =
     pytorchState ?? ortCheckpoint ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  checkOutputs([out], [model, args.params]);
+  checkOutputs([out, recipeOut], [model, args.params, args.recipe]);
+  const recipe = args.recipe === undefined ? undefined : await library.loadRecipe(args.recipe);
   const isReplaced = existsSync(out);
   if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
   else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
-    const { isUntrained } = await exportFrom(model, out, { values, ema: args.ema });
+    const { isUntrained } = await exportFrom(model, out, {
+      values,
+      ema: args.ema,
+      recipe,
+      bakePreprocessing,
+    });
     if (isUntrained)
       print(
         `${model} is at step 0: ${out} holds the weights as they were before training${isReplaced ? ', in place of the file that was there' : ''}`,
       );
   }
   print(`wrote ${out}`);
+  if (recipeOut === undefined) return;
+  await library.saveRecipe(recipeOut, recipe ?? (await library.loadRecipe(model)));
+  print(`wrote ${recipeOut}`);
 }

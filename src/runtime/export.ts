@@ -3,32 +3,85 @@ import { AgdError } from '../graph/errors.js';
 import { loadModel, saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { writePatched } from '../graph/patch-file.js';
+import { withEntry } from '../graph/patch-metadata.js';
 import type { Tensor } from '../graph/tensor.js';
+import { takesClasses } from '../ops/losses/index.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
 import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
-import { readStep } from '../passes/file/step-metadata.js';
+import { readDescription, readStep } from '../passes/file/step-metadata.js';
+import { bakePreprocessing } from '../passes/recipe/bake-preprocessing.js';
+import { RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
 import { averagedModel } from '../passes/update/average-weights.js';
 import { writeSafetensors } from './data/safetensors.js';
 import { toPytorch } from './formats/pytorch-state.js';
 
+/** What is written beside the trained numbers. */
+export type ExportOptions = {
+  /** The moving averages of the weights in their place. */
+  ema?: boolean;
+  /** How raw data become inputs; that of the injected model where not given. */
+  recipe?: Recipe;
+  /** The recipe becomes a part of the graph, which then takes raw columns: see `bakePreprocessing`. */
+  bakePreprocessing?: boolean;
+};
+
 /**
  * Writes the original model with the injected model's current values to `path`: byte for byte the original file
- * but for the trained numbers. Where the original kept its tensors in files of their own, they go into one beside `path`,
+ * but for the trained numbers, and the recipe in its metadata, if there is one. Where the original kept its tensors in files of their own, they go into one beside `path`,
  * whose name the model then has. Of a model that computed its gradients itself, only the part for its other outputs is
  * written, if it has any. With `ema`, the moving averages of the weights take their place; throws `bad-option` where the
  * model keeps none. Throws `invalid-model` where a trained tensor is not found in the file as written.
  */
-export async function exportFile(injected: Model, path: string, { ema = false } = {}): Promise<void> {
+export async function exportFile(injected: Model, path: string, options: ExportOptions = {}): Promise<void> {
+  const { ema = false } = options;
+  const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
   const trained = ema ? averagedModel(injected) : injected;
   const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
-  if (exports?.length) {
+  if (exports?.length || options.bakePreprocessing) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
     const learned = new Map(names.map(name => [name, values.get(name)!]));
-    return saveTrained(partOfModel(readOriginal(trained), exports), path, learned);
+    const original = readOriginal(trained);
+    const part = exports?.length ? partOfModel(original, exports) : original;
+    const model = options.bakePreprocessing
+      ? bakePreprocessing(part, neededRecipe(recipe))
+      : withRecipe(part, recipe);
+    return saveTrained(model, path, learned);
   }
-  const { bytes, tensors, placeOf } = placesFor(names, trained);
+  const { bytes: original, tensors, placeOf } = placesFor(names, trained);
+  const bytes = recipe ? withEntry(original, RECIPE_KEY, JSON.stringify(recipe)) : original;
   await writePatched(bytes, path, tensors, new Set(names.map(name => placeOf.get(name)!)));
+}
+
+/** Writes a model with a recipe: in its metadata, or in its graph. Throws `bad-option` where there is no recipe. */
+export async function exportPlain(
+  model: Model,
+  path: string,
+  recipe: Recipe | undefined,
+  isBaked = false,
+): Promise<void> {
+  const known = neededRecipe(recipe);
+  await saveModel(isBaked ? bakePreprocessing(model, known) : withRecipe(model, known), path);
+}
+
+/** Throws `bad-option` where there is no recipe. */
+function neededRecipe(recipe: Recipe | undefined): Recipe {
+  if (recipe) return recipe;
+  throw new AgdError(
+    'bad-option',
+    'There is no preprocessing to write into the graph: the model was not trained on columns of a table. --recipe FILE gives a recipe.',
+  );
+}
+
+/** The recipe that says, too, where the trained model has the scores of the target's classes. */
+function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undefined {
+  const spec = readDescription(injected).loss;
+  const { kind: loss, output } = spec;
+  const isBinary = loss === 'bce' || loss === 'bce-with-logits';
+  if (!recipe || spec.kind === 'output' || !(isBinary || takesClasses(spec.kind))) return recipe;
+  if (isBinary) return { ...recipe, scores: { output, loss, threshold: loss === 'bce' ? 0.5 : 0 } };
+  const rank = injected.graph.outputs.find(v => v.name === output)?.shape?.length ?? 2;
+  return { ...recipe, scores: { output, loss, classAxis: spec.classAxis ?? (rank >= 4 ? 1 : -1) } };
 }
 
 /** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */

@@ -17,16 +17,11 @@ import {
   type InputRecipe,
   isNumberStep,
   type Recipe,
+  type Scores,
   type Step,
   targetColumn,
   withoutRecipe,
 } from './recipe.js';
-
-/**
- * Where the scores of the classes are: the value that the loss reads, the axis of its classes, and, for one score that says
- * yes or no, the number above which it says yes.
- */
-export type Scores = { output: string; classAxis?: number; threshold?: number };
 
 /** The oldest operator set of which all operators have the form that is written here. */
 const OPSET = 13;
@@ -43,7 +38,7 @@ const isText = ({ kind }: ColumnRecipe) => kind === 'text';
  * Inputs that are fed as the column of their name has it stay. Throws `unsupported-op` for steps that ONNX has no operators
  * for, by column.
  */
-export function bakePreprocessing(model: Model, recipe: Recipe, scores?: Scores): Model {
+export function bakePreprocessing(model: Model, recipe: Recipe, scores = recipe.scores): Model {
   const baked = cloneModel(model);
   if (baked.opset < OPSET) upgradeOpset(baked);
   const { graph } = baked;

@@ -107,6 +107,14 @@ const RECIPE = v.pipe(
     version: v.literal(1),
     inputs: v.pipe(v.array(input), v.minLength(1)),
     target: v.optional(text),
+    scores: v.optional(
+      v.strictObject({
+        output: text,
+        loss: v.optional(text),
+        classAxis: v.optional(whole),
+        threshold: v.optional(finite),
+      }),
+    ),
     tokenizers: v.optional(v.record(text, v.unknown())),
   }),
   v.check(

@@ -74,9 +74,17 @@ export type InputRecipe = {
   windows?: { length: number; stride: number; shift: 0 | 1 };
 };
 
+/**
+ * Where the scores of the target's classes are: the value that the loss reads, the axis of its classes, the last one if not
+ * given, and, for one score that says yes or no, the number above which it says yes.
+ */
+export type Scores = { output: string; loss?: string; classAxis?: number; threshold?: number };
+
 export type Recipe = {
   version: 1;
   inputs: InputRecipe[];
+  /** Of a trained model. */
+  scores?: Scores;
   /** The input that takes the target, if the recipe feeds it. */
   target?: string;
   /** Contents of tokenizer.json files, by name. */
@@ -86,25 +94,28 @@ export type Recipe = {
 export const isNumberStep = (step: Step): step is NumberStep =>
   ['none', 'log1p', 'standardize', 'min-max', 'fill'].includes(step.step);
 
-const KEY = 'agd.recipe';
+/** The entry of a model's metadata that holds its recipe as JSON. */
+export const RECIPE_KEY = 'agd.recipe';
 
 /** The recipe that a model carries. Throws `invalid-model` where it is damaged. */
 export function readRecipe({ metadata }: Model): Recipe | undefined {
-  const text = metadata.get(KEY);
-  return text === undefined ? undefined : parseRecipe(text, `The metadata entry '${KEY}'`, 'invalid-model');
+  const text = metadata.get(RECIPE_KEY);
+  return text === undefined
+    ? undefined
+    : parseRecipe(text, `The metadata entry '${RECIPE_KEY}'`, 'invalid-model');
 }
 
 /** The model with a recipe in its metadata; graph and tensors are shared. */
 export function withRecipe(model: Model, recipe: Recipe | undefined): Model {
   if (!recipe) return model;
-  const metadata = new Map(model.metadata).set(KEY, JSON.stringify(recipe));
+  const metadata = new Map(model.metadata).set(RECIPE_KEY, JSON.stringify(recipe));
   return Object.assign(new Model(model.graph), model, { metadata });
 }
 
-/** The model without a recipe: it takes raw columns itself, or is not trained yet. */
+/** The model without a recipe: it takes raw columns itself. */
 export function withoutRecipe(model: Model): Model {
   const metadata = new Map(model.metadata);
-  metadata.delete(KEY);
+  metadata.delete(RECIPE_KEY);
   return Object.assign(new Model(model.graph), model, { metadata });
 }
 

@@ -14,9 +14,10 @@ import { inferenceModel, liftArtifacts } from '../../passes/import/lift-artifact
 import { checkOperators } from '../../passes/import/lower-ort-gradients.js';
 import { isOrtTraining } from '../../passes/import/ort-operators.js';
 import type { InjectOptions } from '../../passes/options.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
 import { readBytes } from '../data/bytes.js';
 import { loadArrays } from '../data/load.js';
-import { exportFile, saveTrained, withParameters } from '../export.js';
+import { type ExportOptions, exportFile, exportPlain, saveTrained, withParameters } from '../export.js';
 import { sessionShapes } from '../session.js';
 import { initialValues } from './initialize.js';
 import {
@@ -132,17 +133,27 @@ function besides(training: string, names: readonly string[]) {
 export async function exportFrom(
   source: string,
   target: string,
-  { values, ema }: { values?: ReadonlyMap<string, Tensor>; ema?: boolean } = {},
+  { values, ...exporting }: ExportOptions & { values?: ReadonlyMap<string, Tensor> } = {},
 ): Promise<{ isUntrained: boolean }> {
+  const { ema, recipe, bakePreprocessing } = exporting;
   const { model, options } = await openForInjection(source, { values });
   const done = { isUntrained: false };
   if (isInjected(model)) {
-    await exportFile(values ? withParameters(model, values) : model, target, { ema });
+    await exportFile(values ? withParameters(model, values) : model, target, exporting);
     return { isUntrained: !values && stepOf(model) === 0 };
   }
   if (ema)
     throw new AgdError('bad-option', `${source} keeps no average of its weights: only a training step does.`);
   const { original, exports } = options;
+  if (recipe || bakePreprocessing) {
+    if (original || values)
+      throw new AgdError(
+        'bad-option',
+        `${source}: a recipe goes into a model with its own weights; write the trained model first, then export that one.`,
+      );
+    await exportPlain(model, target, recipe ?? readRecipe(model), bakePreprocessing);
+    return done;
+  }
   if (original) {
     const forward = decodeModel(original);
     const { values = new Map() } = options;

@@ -6,9 +6,15 @@ import type { DType } from '../../../src/graph/dtype.js';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel, inline } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import { bakePreprocessing, type Scores } from '../../../src/passes/recipe/bake-preprocessing.js';
+import { bakePreprocessing } from '../../../src/passes/recipe/bake-preprocessing.js';
 import { parseColumns } from '../../../src/passes/recipe/columns.js';
-import { classNames, type Recipe, readRecipe, withRecipe } from '../../../src/passes/recipe/recipe.js';
+import {
+  classNames,
+  type Recipe,
+  readRecipe,
+  type Scores,
+  withRecipe,
+} from '../../../src/passes/recipe/recipe.js';
 import { applyRecipe } from '../../../src/runtime/data/recipe/apply-recipe.js';
 import { fitRecipe, type RecipeInput } from '../../../src/runtime/data/recipe/fit-recipe.js';
 import type { Source } from '../../../src/runtime/data/source.js';

@@ -1,0 +1,39 @@
+/** An entry of the metadata of a model file, whose other bytes stay as they are. */
+import { BYTES, wireFields } from './wire.js';
+
+/** ModelProto.metadata_props; StringStringEntryProto.key and .value. */
+const METADATA = 14;
+const KEY = 1;
+const VALUE = 2;
+
+/** The model file with this entry, in place of one of the same key; without one where there is no value. */
+export function withEntry(bytes: Uint8Array, key: string, value: string | undefined): Uint8Array {
+  const kept: Uint8Array[] = [];
+  let from = 0;
+  for (const field of wireFields(bytes)) {
+    if (field.id !== METADATA || field.type !== BYTES || keyOf(bytes, field) !== key) continue;
+    kept.push(bytes.subarray(from, field.start));
+    from = field.end;
+  }
+  kept.push(bytes.subarray(from));
+  if (value === undefined) return kept.length === 1 ? bytes : Buffer.concat(kept);
+  const entry = Buffer.concat([field(KEY, Buffer.from(key)), field(VALUE, Buffer.from(value))]);
+  return Buffer.concat([...kept, field(METADATA, entry)]);
+}
+
+function keyOf(bytes: Uint8Array, { from, end }: { from: number; end: number }): string | undefined {
+  let key: string | undefined;
+  for (const { id, from: start, end: stop } of wireFields(bytes, from, end))
+    if (id === KEY) key = Buffer.from(bytes.subarray(start, stop)).toString();
+  return key;
+}
+
+function field(id: number, content: Uint8Array): Buffer {
+  return Buffer.concat([varint(id * 8 + BYTES), varint(content.length), content]);
+}
+
+function varint(value: number): Buffer {
+  const out: number[] = [];
+  for (; value >= 0x80; value = Math.floor(value / 0x80)) out.push((value % 0x80) | 0x80);
+  return Buffer.from([...out, value]);
+}

@@ -21,6 +21,10 @@ export function checkOutputs(outputs: readonly Path[], inputs: readonly Path[]):
   }
 }
 
+/** The paths of options that take one or several. */
+export const pathsOf = (...options: readonly (string | readonly string[] | undefined)[]): string[] =>
+  options.flatMap(paths => paths ?? []);
+
 /** Two paths of one file, through links too, have one name. */
 function sameFile(path: string): string {
   try {

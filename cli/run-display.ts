@@ -1,8 +1,9 @@
 /** What a training run prints: progress for people, nothing but files, or events for programs. */
 import { basename } from 'node:path';
+import { quotedColumn } from '../src/constants.js';
 import type { TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
-import { formatCount, formatNumber } from './ui/format.js';
+import { formatCount } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
 import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
@@ -63,20 +64,23 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
           );
         const { loss: valLoss, accuracy } = validation ?? {};
         const metrics = accuracy === undefined ? undefined : { 'val accuracy': accuracy };
+        const { trainSeconds, waitSeconds = 0 } = event;
+        const share = waitSeconds / trainSeconds;
+        // In the first second nearly all is preparation.
+        if (share > WAIT_SHARE && trainSeconds > 1)
+          tell(`waited for data ${Math.round(100 * share)} % of the time of epoch ${epoch}`);
         return progress?.epoch({ epoch, trainLoss, valLoss, metrics, seconds });
       }
       case 'saved':
         if (event.what === 'state') {
           if (talks || stops) tell(`saved state to ${event.path}`);
           if (stops) tell(`resume with: ${resumeCommand(job, event.path, log)}`);
-        } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
-        else if (!json) say(`wrote ${event.path}${describeBest(event)}`);
+        } else if (!json) say(`wrote ${event.path}`);
         return undefined;
       case 'end':
         if (event.skipped)
           tell(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
-        if (event.checkpoints) inform(describeKept(event.checkpoints));
-        return inform(`${ENDINGS[event.reason](job)} after ${formatCount(event.steps, 'step')}`);
+        return inform(`${event.stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
     }
   };
   return {
@@ -121,27 +125,24 @@ const nameOf = ({ description: { optimizer } }: Event<'injected'>) =>
 /** The elements of a tensor of these extents, those of a parameter, which are numbers. */
 export const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);
 
-const ENDINGS: Record<Event<'end'>['reason'], (job: TrainJob) => string> = {
-  epochs: () => 'done',
-  signal: () => 'stopped',
-  callback: () => 'stopped by a callback',
-  patience: ({ patience, monitor = 'loss' }) =>
-    `stopped early (val ${monitor} did not improve for ${formatCount(patience!, 'epoch')})`,
-};
+/** A run that waits longer than this share of its time for data is told so. */
+const WAIT_SHARE = 0.05;
 
-function describeKept({ folder, kept }: NonNullable<Event<'end'>['checkpoints']>): string {
-  const files = kept.map(({ file, epoch, value }) =>
-    value === undefined ? file : `${file} (epoch ${epoch}: ${formatNumber(value)})`,
-  );
-  return `kept in ${folder}: ${files.join(', ')}`;
+/** The columns of each input as `--columns` takes them. */
+function columnFlags(columns: TrainJob['columns'] = {}): string[] {
+  return Object.entries(columns).map(([input, given]) => {
+    const list = [given].flat() as readonly ColumnText[];
+    const texts = list.map(one =>
+      typeof one === 'string' ? one : [quotedColumn(one.column), ...transformsOf(one)].join(':'),
+    );
+    return `${quotedColumn(input)}=${texts.join(',')}`;
+  });
 }
 
-/** Which weights an exported model has. */
-function describeBest({ best }: Event<'saved'>): string {
-  if (!best) return '';
-  const { epoch, metric, value } = best;
-  return ` (best epoch: ${epoch}, val ${metric} ${formatNumber(value)}; --export last for the last one)`;
-}
+type ColumnText = string | { column: string; transforms?: string | readonly string[] };
+
+const transformsOf = ({ transforms = [] }: Exclude<ColumnText, string>) =>
+  transforms.length ? [[transforms].flat().join('+')] : [];
 
 /** The command that resumes a job from a state as if it had not been stopped. */
 function resumeCommand(job: TrainJob, state: string, log?: string): string {
@@ -149,6 +150,12 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
   const given = {
     data: job.data,
     val: job.validation,
+    columns: columnFlags(job.columns),
+    label: job.label,
+    'val-split': job.valSplit,
+    sampler: job.sampler,
+    'sample-weights': job.sampleWeights,
+    'shuffle-buffer': job.shuffleBuffer,
     epochs: job.epochs,
     'batch-size': job.batchSize,
     seed: job.seed || undefined,
@@ -157,13 +164,6 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
     whole,
     'export-ema': job.exportEma,
-    'save-every': job.saveEvery,
-    'keep-best': job.keepBest,
-    'keep-last': job.keepLast,
-    export: job.export,
-    monitor: job.monitor,
-    patience: job.patience,
-    'min-delta': job.minDelta,
     state: job.state ?? state,
     out: job.output,
     log,

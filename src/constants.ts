@@ -6,7 +6,6 @@ export { checkOption, type OptionType, unknownName } from './ops/core/option-typ
 export { takesClasses } from './ops/losses/index.js';
 export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
-export { ADAPT_OPTIONS, type AdaptOptions } from './passes/options/adapt.js';
 export {
   type Command,
   decidedByInjection,
@@ -23,3 +22,4 @@ export {
   parseNumbers,
   type RunOptions,
 } from './passes/options.js';
+export { quotedColumn } from './passes/recipe/columns.js';

@@ -19,6 +19,7 @@ export {
   standings,
 } from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
+export { dataOptionsOf } from './runtime/data/open.js';
 export { permutation, random } from './runtime/data/random.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';

@@ -4,7 +4,7 @@ import type { ComparedRun } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { candidatesOf } from '../candidates.js';
 import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
-import { makeFolder, withOriginal, writeTexts } from '../files.js';
+import { makeFolder, pathsOf, withOriginal, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
 import { commandLine } from '../run-display.js';
 import { formatCount, formatNumber } from '../ui/format.js';
@@ -52,7 +52,7 @@ export const examples = [
 ] as const;
 
 type Args = Arguments & {
-  data: string;
+  data: string | readonly string[];
   optimizers?: string;
   lr?: string;
   seeds?: number;
@@ -63,12 +63,12 @@ type Args = Arguments & {
 
 export async function handler(args: Args): Promise<void> {
   const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
-  const { compare, metricCurve, metricOf, standings } = await import('../../src/internal.js');
+  const { compare, dataOptionsOf, metricCurve, metricOf, standings } = await import('../../src/internal.js');
   const inject = await withOriginal(injectOptionsOf(args), model);
   const candidates = candidatesOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
-  const source = { data, validation, batchSize, bind };
+  const source = { data, validation, batchSize, bind, ...dataOptionsOf(args) };
   const comparison = { model, inject, ...source, candidates, seeds, epochs, device, threads };
   const runs = await runAll(compare(comparison), args.color);
   if (!runs.length) return;
@@ -150,7 +150,9 @@ async function write(out: string, results: Results, { model, data, epochs = 1 }:
   const { runs, standings } = results;
   const page = renderComparison(results, charts, {
     title: `${basename(model)}: ${[...new Set(standings.map(s => s.candidate))].join(', ')}`,
-    subtitle: `The same weights and batches of ${basename(data)} for all; ${formatCount(epochs, 'epoch')}, ${formatCount(standings[0]!.seeds, 'seed')}.`,
+    subtitle: `The same weights and batches of ${pathsOf(data)
+      .map(path => basename(path))
+      .join(', ')} for all; ${formatCount(epochs, 'epoch')}, ${formatCount(standings[0]!.seeds, 'seed')}.`,
     code: commandLine(process.argv.slice(2)),
     facts: {},
   });

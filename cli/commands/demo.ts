@@ -2,7 +2,7 @@ import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { types } from '../../src/constants.js';
 import type { TrainJob } from '../../src/internal.js';
-import { makeFolder } from '../files.js';
+import { makeFolder, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
 import { commandLine, createDisplay } from '../run-display.js';
 import { RunRecord } from '../run-record.js';
@@ -75,7 +75,7 @@ async function reportPage(job: TrainJob, record: RunRecord): Promise<string> {
 
 /** What the demo did, one command after the other. */
 function reproduction({ model, data, validation, epochs, seed }: TrainJob): string[][] {
-  const [plain, train, test] = [model, data, validation!].map(path => relative('.', path));
+  const [plain, train, test] = [model, ...pathsOf(data, validation)].map(path => relative('.', path));
   const [injected, trained] = ['lenet.agd.onnx', 'lenet.trained.onnx'];
   const size = ['--epochs', `${epochs}`, '--batch-size', `${BATCH}`, '--seed', `${seed}`];
   return [
@@ -88,7 +88,7 @@ function reproduction({ model, data, validation, epochs, seed }: TrainJob): stri
 /** The first digits of the test file with what the trained model says of them. */
 async function samples(job: TrainJob, count = 60): Promise<LabelledImage[]> {
   const { bindData, loadArrays, loadModel, Session } = await import('../../src/internal.js');
-  const arrays = await loadArrays(job.validation!);
+  const arrays = await loadArrays(pathsOf(job.validation)[0]!);
   const digits = arrays.get('x')!;
   const data = bindData(new Map([['x', digits]]), [
     { name: 'input', dtype: 'float32', shape: [null, 1, 28, 28] },

@@ -18,13 +18,12 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
   loss?: { output?: string };
   json?: boolean;
   straightThrough?: boolean;
-  unfreezeLast?: number;
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
   const { inspect, loadModel, modelFile } = await import('../../src/internal.js');
-  const { train, freeze, unfreezeLast, straightThrough } = args;
-  const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
+  const { train, freeze, straightThrough } = args;
+  const options = { output: loss?.output, train, freeze, straightThrough };
   const found = await inspect(await loadModel(await modelFile(path)), options);
   if (json) {
     printJson(found);

@@ -2,7 +2,7 @@ import { basename, resolve } from 'node:path';
 import { types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
-import { checkOutputs } from '../files.js';
+import { checkOutputs, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
 import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
 import { runLog } from '../run-log.js';
@@ -12,7 +12,6 @@ import { warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
 
-const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
 export const options = {
@@ -27,43 +26,6 @@ export const options = {
     ...OUTPUT,
     type: types.text,
     help: 'Save the training state here after each epoch; where it exists, the run is resumed',
-  },
-  saveEvery: {
-    ...OUTPUT,
-    type: types.text,
-    help: 'When to save the state: 500steps, 10min or 2epochs',
-    shown: '1epoch',
-  },
-  keepBest: {
-    ...OUTPUT,
-    type: types.count,
-    help: 'Keep the best N epochs by the monitored value in STATE.checkpoints/',
-    shown: '1 with --val',
-  },
-  keepLast: { ...OUTPUT, type: types.count, help: 'Keep the last N saved states in STATE.checkpoints/' },
-  export: {
-    ...OUTPUT,
-    type: types.choice(['best', 'last']),
-    help: 'Weights to write: those of the best epoch or the last ones',
-    shown: 'best with --val, else last',
-  },
-  monitor: {
-    ...RUN,
-    type: types.text,
-    help: 'Validation value that decides which epoch is best: loss or a metric',
-    shown: 'loss',
-  },
-  patience: {
-    ...RUN,
-    type: types.count,
-    help: 'Stop after N epochs in which the monitored value did not improve',
-  },
-  minDelta: {
-    ...RUN,
-    type: types.nonNegative,
-    help: 'Smallest change that --patience counts as an improvement',
-    shown: '0',
-    expert: true,
   },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
@@ -98,26 +60,18 @@ export const examples = [
   ['train model.agd.onnx --data train.npz --state model.agd.onnx', 'resume, or train an injected model'],
 ] as const;
 
-export type TrainArgs = Arguments & { data: string } & {
+export type TrainArgs = Arguments & { data: string | readonly string[] } & {
   [K in 'out' | 'state' | 'report' | 'log' | 'resumePytorch']?: string;
-} & Detail & { exportEma?: boolean } & Choosing;
-
-/** How a run is stopped, and which of its versions are kept. */
-type Choosing = Pick<
-  TrainJob,
-  'saveEvery' | 'keepBest' | 'keepLast' | 'export' | 'monitor' | 'patience' | 'minDelta'
->;
-const choosing = ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }: Choosing) =>
-  ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }) satisfies Choosing;
+} & Detail & { exportEma?: boolean };
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  const { checkWritable, isArtifacts } = await import('../../src/internal.js');
+  const { checkWritable, dataOptionsOf, isArtifacts } = await import('../../src/internal.js');
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may overwrite the one that training resumes from, but not a model without state.
   checkOutputs(
     [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.report],
-    [args.model, args.data, args.validation, args.params, args.config, args.resumePytorch],
+    [args.model, ...pathsOf(args.data, args.validation), args.params, args.config, args.resumePytorch],
   );
   for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
   const job: TrainJob = {
@@ -128,13 +82,13 @@ export async function handler(args: TrainArgs): Promise<void> {
     initialize: args.initialize,
     data: args.data,
     validation: args.validation,
+    ...dataOptionsOf(args),
     batchSize: args.batchSize,
     bind: args.bind,
     output,
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
-    ...choosing(args),
     epochs: args.epochs ?? 1,
     seed: args.seed,
     lr: args.optimizer?.lr,
@@ -160,7 +114,9 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
   const { renderRun } = await import('../run-report.js');
   const page = renderRun(record, {
     title: basename(model),
-    subtitle: `Trained on ${formatCount(record.start!.samples, 'sample')} of ${basename(data)}.`,
+    subtitle: `Trained on ${formatCount(record.start!.samples, 'sample')} of ${pathsOf(data)
+      .map(path => basename(path))
+      .join(', ')}.`,
     code: commandLine(process.argv.slice(2)),
   });
   await writeFileAtomic(path, [Buffer.from(page)]);

@@ -63,10 +63,7 @@ export type StepOptions = Pick<
 >;
 export type ScalarType = NonNullable<InjectOptions['scalars']>;
 /** Which parameters train. */
-export type SelectOptions = Pick<
-  InjectOptions,
-  'train' | 'freeze' | 'unfreezeLast' | 'frozen' | 'straightThrough'
->;
+export type SelectOptions = Pick<InjectOptions, 'train' | 'freeze' | 'frozen' | 'straightThrough'>;
 
 type Recorded = { [K in OptionName]: (typeof OPTIONS)[K] extends { recorded: true } ? K : never }[OptionName];
 

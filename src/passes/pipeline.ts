@@ -1,6 +1,6 @@
 /**
- * The passes, and the order in which each command runs them. The order is important; `requires` and `ensures` state
- * what each pass relies on. The tables in docs/explain/architecture.md are generated from this file.
+ * The passes, and the order in which each command runs them: the order is important. `requires` and `ensures` say
+ * what holds between them; docs/explain/architecture.md is generated from this file.
  */
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
@@ -14,7 +14,7 @@ import type { Expr } from '../ops/core/expr.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
-import { attachLoss, attachSampleLosses } from './differentiate/attach-loss.js';
+import { attachLoss } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
 import { checkpointActivations } from './differentiate/checkpoint-activations.js';
@@ -51,20 +51,18 @@ import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { noLoss } from './options.js';
 import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
-import { headParameters } from './select/find-head.js';
-import { distancesFromHead } from './select/group-layers.js';
 import { groupParameters } from './select/group-parameters.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
 import { attachOptimizer } from './update/attach-optimizer.js';
-import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
+import { planSchedule } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
 import { output } from './update/transition.js';
 
 const ALL = [
   pass({
     name: 'resolve-optimizer',
-    does: "Checks the optimizer's options, and options that cannot be combined",
+    does: 'Checks the options of the optimizer and those that cannot be combined',
     requires: [],
     ensures: ['optimizer'],
     run(c) {
@@ -76,7 +74,7 @@ const ALL = [
   // Normalize
   pass({
     name: 'check-attributes',
-    does: 'Rejects nodes with attributes that no kernel accepts',
+    does: 'Refuses nodes whose stored attributes no kernel can take',
     requires: [],
     ensures: [],
     run(c) {
@@ -86,7 +84,7 @@ const ALL = [
   }),
   pass({
     name: 'copy-model',
-    does: 'Copies the model, so that later passes leave the source unchanged',
+    does: 'Copies the model: all that follow change the copy',
     requires: [],
     ensures: ['work'],
     run(c) {
@@ -97,7 +95,7 @@ const ALL = [
   }),
   pass({
     name: 'upgrade-opset',
-    does: 'Converts operators of older operator sets to opset 18',
+    does: 'Writes operators of older operator sets as those of opset 18',
     requires: ['work'],
     ensures: ['upgraded'],
     run(c) {
@@ -107,14 +105,14 @@ const ALL = [
   }),
   pass({
     name: 'expand-sparse',
-    does: 'Converts sparse initializers to dense ones',
+    does: 'Writes sparse initializers as dense ones',
     requires: ['work'],
     ensures: [],
     run: c => expandSparse(c.work),
   }),
   pass({
     name: 'inline-functions',
-    does: "Inlines the calls of the model's functions",
+    does: "Replaces calls of the model's functions by their bodies",
     requires: ['work', 'upgraded'],
     ensures: ['inlined'],
     run(c) {
@@ -124,14 +122,14 @@ const ALL = [
   }),
   pass({
     name: 'lower-opset',
-    does: 'Declares an older operator set if the runtime lacks a kernel of the newer one',
+    does: 'Declares an older operator set where the runtime has no kernel of the newer one',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => lowerOpset(c.work),
   }),
   pass({
     name: 'read-origins',
-    does: 'Reads what the file records about its constants: parameters, buffers, folded values',
+    does: 'Finds what the file says of its constants: parameters, buffers, folded values',
     requires: ['work', 'inlined'],
     ensures: ['origins'],
     run(c) {
@@ -141,7 +139,7 @@ const ALL = [
   }),
   pass({
     name: 'lift-subgraph-initializers',
-    does: 'Moves initializers of subgraphs to the main graph, where they can train',
+    does: 'Moves the initializers of branches and loops to the main graph, where they can train',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => liftSubgraphInitializers(c.work),
@@ -158,7 +156,7 @@ const ALL = [
   }),
   pass({
     name: 'tie-transposed-initializers',
-    does: 'Ties weights of which an exporter stored a transposed copy',
+    does: 'Ties weights that an exporter stored a second time, transposed',
     requires: ['work', 'moved'],
     ensures: [],
     run(c) {
@@ -169,31 +167,31 @@ const ALL = [
   }),
   pass({
     name: 'place-parameters',
-    does: 'Gives the model that trained values are written back to the same parameters',
+    does: 'Gives the model that trained values go back into the same parameters',
     requires: ['work', 'moved'],
     ensures: ['model'],
-    async run(c) {
-      c.model = c.moved ? await withPlaces(c) : c.source;
+    run(c) {
+      c.model = c.moved ? withPlaces(c.source, c.work) : c.source;
       return false;
     },
   }),
   pass({
     name: 'lift-constants',
-    does: 'Converts Constant nodes that hold weights to initializers',
+    does: 'Makes weights in Constant nodes initializers',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => liftConstants(c.work),
   }),
   pass({
     name: 'expand-extensions',
-    does: 'Expands operators that extensions define in standard operators',
+    does: 'Writes operators that extensions define by standard ones',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => expandExtensions(c.work, c.oracle),
   }),
   pass({
     name: 'free-batch',
-    does: 'Makes a batch size that the exporter fixed variable, for the inputs that are named',
+    does: 'Frees the batch size that the exporter fixed, where that is asked for',
     requires: ['work', 'inlined'],
     ensures: [],
     async run(c) {
@@ -205,7 +203,7 @@ const ALL = [
   }),
   pass({
     name: 'infer-shapes',
-    does: 'Infers element types and shapes of all values with ONNX Runtime',
+    does: 'Sets element type and shape of each value, as ONNX Runtime sees them',
     requires: ['work'],
     ensures: ['typed'],
     async run(c) {
@@ -215,7 +213,7 @@ const ALL = [
   }),
   pass({
     name: 'fold-shapes',
-    does: 'Evaluates the shape arithmetic that exporters leave in a graph',
+    does: 'Evaluates the arithmetic on shapes that exporters leave in a graph',
     requires: ['work', 'typed'],
     ensures: [],
     repeatFrom: 'infer-shapes',
@@ -223,7 +221,7 @@ const ALL = [
   }),
   pass({
     name: 'open-graph',
-    does: 'Creates the builder that adds nodes to the typed graph',
+    does: 'Opens the typed graph for new nodes',
     requires: ['work', 'typed'],
     ensures: ['g'],
     run(c) {
@@ -235,7 +233,7 @@ const ALL = [
   // Loss and parameters
   pass({
     name: 'attach-loss',
-    does: 'Adds the loss as an output and the target as an input',
+    does: 'Adds the loss as an output, with the target as an input',
     requires: ['work', 'g'],
     ensures: ['spec', 'loss', 'inference', 'exports'],
     run(c) {
@@ -250,32 +248,8 @@ const ALL = [
     },
   }),
   pass({
-    name: 'attach-sample-losses',
-    does: 'Adds the loss of each sample as an output, or the mean if the model computes its loss itself',
-    requires: ['g'],
-    ensures: ['samples'],
-    run(c) {
-      const { g, options } = c;
-      if (!options.loss) throw noLoss();
-      if (options.loss.kind === 'output') c.loss = attachLoss(g, options.loss);
-      c.samples = options.loss.kind === 'output' ? undefined : attachSampleLosses(g, options.loss);
-      return true;
-    },
-  }),
-  pass({
-    name: 'choose-state',
-    does: 'Selects the parameters and running statistics that are fed in evaluation',
-    requires: ['work', 'g'],
-    ensures: ['trained'],
-    run(c) {
-      c.trained = [...c.work.graph.initializers.keys()].filter(v => c.options.state?.has(v.name));
-      c.g.forget(c.trained);
-      return false;
-    },
-  }),
-  pass({
     name: 'add-cotangents',
-    does: 'Adds a cotangent input for each output to differentiate',
+    does: 'Adds an input for the cotangent of each output that is differentiated',
     requires: ['g'],
     ensures: ['seeds'],
     run(c) {
@@ -298,15 +272,12 @@ const ALL = [
   }),
   pass({
     name: 'select-parameters',
-    does: 'Decides which initializers train: by options, then by the file, then by rules',
-    requires: ['work', 'g', 'origins', 'loss'],
+    does: 'Decides which initializers train, from options, the file and rules, in this order',
+    requires: ['g', 'origins', 'loss'],
     ensures: ['parameters', 'trained'],
     run(c) {
       const { graph } = c.g;
-      const { loss, output, constants } = c.loss;
-      const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
-      const head = () => headParameters(c.work, ends);
-      c.parameters = selectParameters(graph, [loss], c.origins, c.options, constants, head);
+      c.parameters = selectParameters(graph, [c.loss.loss], c.origins, c.options, c.loss.constants);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);
@@ -315,7 +286,7 @@ const ALL = [
   }),
   pass({
     name: 'choose-wrt',
-    does: 'Selects the inputs and initializers to differentiate with respect to',
+    does: 'Finds the inputs and initializers to differentiate by',
     requires: ['g'],
     ensures: ['trained'],
     run(c) {
@@ -329,7 +300,7 @@ const ALL = [
   }),
   pass({
     name: 'check-loss',
-    does: 'Warns if the loss does not seem to fit the output that it reads',
+    does: 'Warns of a loss that is likely not meant for the output it reads',
     requires: ['g', 'spec', 'loss'],
     ensures: ['warnings'],
     run(c) {
@@ -339,15 +310,12 @@ const ALL = [
   }),
   pass({
     name: 'group-parameters',
-    does: 'Resolves the optimizer options that differ by parameter',
-    requires: ['g', 'trained', 'optimizer'],
-    ensures: ['groups', 'distances'],
+    does: 'Finds the optimizer options in which each parameter differs',
+    requires: ['trained', 'optimizer'],
+    ensures: ['groups'],
     run(c) {
       const { optimizer, settings } = c.optimizer;
-      const { layerDecay, unfreezeEvery } = c.options;
-      const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
-      c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
-      c.groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
+      c.groups = groupParameters(c.trained, optimizer, settings, c.options);
       return false;
     },
   }),
@@ -355,7 +323,7 @@ const ALL = [
   // Differentiate
   pass({
     name: 'train-batch-norm',
-    does: 'Sets batch normalization to training or inference mode',
+    does: 'Puts batch normalization into the mode asked for',
     requires: ['g'],
     ensures: ['statistics', 'leastBatch'],
     run(c) {
@@ -369,14 +337,14 @@ const ALL = [
   }),
   pass({
     name: 'train-dropout',
-    does: 'Sets dropout to training or inference mode',
+    does: 'Lets dropout drop, or do nothing',
     requires: ['g'],
     ensures: [],
     run: c => trainDropout(c.g, c.options.dropout ?? 'train'),
   }),
   pass({
     name: 'look-up-rows',
-    does: 'Merges the lookups of each table with sparse updates into one',
+    does: 'Lets each table with sparse updates be looked up once',
     requires: ['g', 'trained'],
     ensures: ['lookups'],
     run(c) {
@@ -387,7 +355,7 @@ const ALL = [
   }),
   pass({
     name: 'draw-random',
-    does: 'Replaces random operators by a counter-based generator, so that runs can be resumed',
+    does: 'Draws random numbers by a counter, so that a run can be resumed',
     requires: ['g'],
     ensures: ['drawn'],
     run(c) {
@@ -410,7 +378,7 @@ const ALL = [
   }),
   pass({
     name: 'lower-batch-norm',
-    does: 'Expands training-mode batch normalization into operators that all execution providers support',
+    does: 'Writes batch normalization in training mode as operators that all providers have',
     requires: ['g'],
     ensures: [],
     run(c) {
@@ -421,7 +389,7 @@ const ALL = [
   }),
   pass({
     name: 'name-gradients',
-    does: 'Names gradients after their parameters; parameters without a gradient get zeros',
+    does: 'Gives gradients the names of their parameters, and zeros to parameters without one',
     requires: ['g', 'trained', 'cotangents'],
     ensures: ['grads'],
     run(c) {
@@ -435,7 +403,7 @@ const ALL = [
   }),
   pass({
     name: 'checkpoint-activations',
-    does: 'Recomputes activations in the backward pass instead of keeping them',
+    does: 'Lets the backward pass compute activations again instead of keeping them',
     requires: ['g', 'loss', 'statistics', 'lookups', 'grads'],
     ensures: [],
     run(c) {
@@ -449,7 +417,7 @@ const ALL = [
   }),
   pass({
     name: 'sum-rows',
-    does: 'Sums the gradients of equal rows of a table',
+    does: 'Adds up the gradients of equal rows of a table',
     requires: ['g', 'trained', 'lookups', 'grads'],
     ensures: ['lastRows'],
     run(c) {
@@ -460,7 +428,7 @@ const ALL = [
   }),
   pass({
     name: 'take-gradients',
-    does: 'Uses the gradients that the graph computes',
+    does: 'Takes the gradients that the graph has',
     requires: ['g', 'trained', 'given'],
     ensures: ['grads', 'lookups', 'lastRows'],
     run(c) {
@@ -472,53 +440,29 @@ const ALL = [
   }),
   pass({
     name: 'compute-in-float',
-    does: 'Makes quantized products that depend on trained values compute in floating point',
+    does: 'Lets quantized products that depend on trained values compute in floating point',
     requires: ['work', 'trained'],
     ensures: [],
     run: c => computeInFloat(c.work.graph, c.trained),
   }),
   pass({
     name: 'return-objective',
-    does: 'Makes the values to differentiate the graph outputs, as functions of the inputs that are fed',
+    does: 'Makes what is differentiated the outputs of the graph, of inputs that are fed',
     requires: ['g', 'trained'],
     ensures: [],
     run(c) {
-      const { g, loss, seeds = new Map<Value, Expr>() } = c;
+      const { g, loss, seeds = new Map<Value, Expr>(), options } = c;
       g.graph.outputs = loss ? [loss.loss] : [...seeds.keys()];
-      expandUnfed(c, g.graph.outputs, loss?.target);
-      return true;
-    },
-  }),
-  pass({
-    name: 'feed-state',
-    does: 'Turns parameters and running statistics into inputs without a default',
-    requires: ['work', 'trained'],
-    ensures: [],
-    run(c) {
-      const { graph } = c.work;
-      for (const value of c.trained) {
-        graph.initializers.delete(value);
-        if (!graph.inputs.includes(value)) graph.inputs.push(value);
-      }
-      return c.trained.length > 0;
-    },
-  }),
-  pass({
-    name: 'return-losses',
-    does: 'Makes the losses and the output that they read the graph outputs',
-    requires: ['g', 'samples', 'trained'],
-    ensures: [],
-    run(c) {
-      const { g, samples, loss, options } = c;
-      const results = [loss?.loss.name, options.loss?.output, samples?.losses.name, samples?.weights?.name];
-      g.graph.outputs = g.graph.outputs.filter(v => results.includes(v.name));
-      expandUnfed(c, g.graph.outputs);
+      // A kernel may read what its gradient does not, such as the lengths of sequences.
+      const needed = neededInputs(g.graph, g.graph.outputs).filter(v => v !== loss?.target);
+      const isFed = (v: Value) => options.fed?.has(v.name) ?? true;
+      if (!needed.every(isFed)) expandNodes(g, activeValues(g.graph.nodes, c.trained));
       return true;
     },
   }),
   pass({
     name: 'return-gradients',
-    does: 'Makes loss and gradients the graph outputs',
+    does: 'Makes loss and gradients the outputs of the graph',
     requires: ['g', 'trained', 'cotangents'],
     ensures: ['gradients'],
     run(c) {
@@ -537,7 +481,7 @@ const ALL = [
   // Update
   pass({
     name: 'plan-schedule',
-    does: 'Ends a schedule without a length at the end of the run',
+    does: 'Lets a schedule that does not say when it ends end with the run',
     requires: ['g', 'loss', 'grads', 'leastBatch'],
     ensures: ['schedule'],
     async run(c) {
@@ -546,21 +490,11 @@ const ALL = [
     },
   }),
   pass({
-    name: 'plan-unfreezing',
-    does: 'Finds the update in which each layer begins to train, where they begin one after the other',
-    requires: ['g', 'loss', 'grads', 'leastBatch', 'distances'],
-    ensures: ['begins'],
-    async run(c) {
-      c.begins = await planUnfreezing(c.g.graph, c.options, c.distances, c.loss, c.grads, c.leastBatch);
-      return false;
-    },
-  }),
-  pass({
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
       ...(['g', 'optimizer', 'trained', 'grads', 'groups'] as const),
-      ...(['lookups', 'lastRows', 'statistics', 'schedule', 'begins'] as const),
+      ...(['lookups', 'lastRows', 'statistics', 'schedule'] as const),
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -572,7 +506,6 @@ const ALL = [
         return {
           ...{ param, grad: grads[i]!, options: { ...settings, ...groups[i] } },
           lookup: lookup && last && { ...lookup, last },
-          begins: c.begins[i],
         };
       });
       const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
@@ -587,7 +520,7 @@ const ALL = [
   }),
   pass({
     name: 'number-batches',
-    does: 'Computes the key of the random numbers from the number of batches so far',
+    does: 'Computes what random numbers are drawn by from the count of batches',
     requires: ['g', 'drawn'],
     ensures: ['numbered'],
     run(c) {
@@ -615,7 +548,7 @@ const ALL = [
   }),
   pass({
     name: 'declare-value-types',
-    does: 'Declares the types of values whose shapes no runtime infers',
+    does: 'Declares the types of values whose extents no runtime infers',
     requires: ['work', 'typed'],
     ensures: [],
     run: c => declareValueTypes(c.work),
@@ -625,7 +558,7 @@ const ALL = [
     does: 'Binds states to their next values, and describes the step in the metadata',
     requires: [
       ...(['work', 'optimizer', 'spec', 'loss', 'inference', 'exports', 'trained', 'groups'] as const),
-      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'begins', 'attached'] as const),
+      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'attached'] as const),
     ],
     ensures: ['description'],
     run(c) {
@@ -635,7 +568,7 @@ const ALL = [
   }),
   pass({
     name: 'embed-original',
-    does: 'Stores the original file in the metadata, without the tensors that the graph holds',
+    does: 'Keeps the original file in the metadata, less the tensors that the graph holds',
     requires: ['work', 'model', 'description'],
     ensures: [],
     run(c) {
@@ -647,10 +580,10 @@ const ALL = [
     },
   }),
 
-  // The model's own training step
+  // A training step that the model brings
   pass({
     name: 'read-algorithm',
-    does: "Makes the model's own training step the main graph",
+    does: "Makes the graph of the model's own training step the main graph",
     requires: [],
     ensures: ['work', 'bindings'],
     run(c) {
@@ -660,7 +593,7 @@ const ALL = [
   }),
   pass({
     name: 'lower-training-operators',
-    does: "Expands ONNX's Gradient and optimizer operators into standard ones",
+    does: "Writes ONNX's Gradient and optimizer operators as standard ones",
     requires: ['work'],
     ensures: ['operators', 'inlined'],
     async run(c) {
@@ -671,7 +604,7 @@ const ALL = [
   }),
   pass({
     name: 'adopt-step',
-    does: "Turns state, learning rate and update count of the model's own step into inputs and outputs",
+    does: 'Lets state, learning rate and count of updates go in and come out',
     requires: ['work', 'g', 'operators', 'bindings'],
     ensures: ['spec', 'loss', 'own', 'batchNumber', 'model', 'trained'],
     run(c) {
@@ -694,26 +627,13 @@ const ALL = [
   }),
 ] as const satisfies readonly Pass[];
 
-/**
- * Expands operators if their kernels read inputs that are not fed: a gradient, and so a training step, may not depend on
- * all that a kernel reads, such as the lengths of sequences.
- */
-function expandUnfed(
-  { g, options, trained }: With<'g' | 'trained'>,
-  outputs: readonly Value[],
-  target?: Value,
-) {
-  const isFed = (v: Value) => v === target || (options.fed?.has(v.name) ?? true);
-  if (!neededInputs(g.graph, outputs).every(isFed)) expandNodes(g, activeValues(g.graph.nodes, trained));
-}
-
-/** Every pass by name. Each can run alone, on a context with the facts that it requires. */
+/** Every pass, by name: each can be run alone, on a context that has what it requires. */
 export const PASSES: ReadonlyMap<string, Pass> = new Map(ALL.map(p => [p.name, p]));
 
 function list(...names: string[]): Pass[] {
   return names.map(name => {
     const found = PASSES.get(name);
-    if (!found) throw new Error(`Unknown pass '${name}'.`);
+    if (!found) throw new Error(`There is no pass ${name}.`);
     return found;
   });
 }
@@ -729,12 +649,6 @@ const STANDARDIZE = list(
   'lift-subgraph-initializers',
 );
 const PLACE = list('split-merged-initializers', 'tie-transposed-initializers', 'place-parameters');
-const PLACE_IN_SOURCE = list(
-  'lift-subgraph-initializers',
-  'read-origins',
-  'split-merged-initializers',
-  'tie-transposed-initializers',
-);
 const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
 const NORMALIZE = [
   ...STANDARDIZE,
@@ -744,14 +658,14 @@ const NORMALIZE = [
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
-  ...list('plan-schedule', 'plan-unfreezing', 'attach-optimizer', 'number-batches'),
+  ...list('plan-schedule', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
   ...list('declare-value-types', 'describe-step', 'embed-original'),
 ];
 const MODES = list('train-batch-norm', 'train-dropout');
 const DRAW = list('draw-random', 'number-batches', 'compute-in-float');
 
-/** What is differentiated, and with respect to what: a loss by the trained parameters or by `wrt`, or outputs by `wrt`. */
+/** A loss by the parameters that would train, the same by what `wrt` names, and outputs by it. */
 const OF_PARAMETERS = [
   ...NORMALIZE,
   ...list('attach-loss', 'check-loss', 'select-parameters'),
@@ -765,9 +679,9 @@ const OBJECTIVE = [...list('lower-batch-norm', 'return-objective'), ...CLEAN];
 
 /** The passes of each use, in order. */
 export const PIPELINES = {
-  /** A typed copy, ready to be differentiated, with an initializer for each parameter. */
+  /** A copy whose values are typed, ready to be differentiated; each parameter has an initializer of its own. */
   normalize: NORMALIZE,
-  /** A training step from a loss. */
+  /** A training step, from a loss. */
   inject: [
     ...list('resolve-optimizer'),
     ...NORMALIZE,
@@ -777,7 +691,7 @@ export const PIPELINES = {
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],
-  /** A training step from gradients that the graph computes. */
+  /** A training step, from gradients that the graph has. */
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
@@ -786,29 +700,21 @@ export const PIPELINES = {
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,
   ],
-  /** Loss and gradients with respect to the parameters that would train. */
+  /** Loss and gradients, by the parameters that would train. */
   gradients: [...OF_PARAMETERS, ...GRADIENTS],
-  /** The same with respect to `wrt`. */
+  /** The same by what `wrt` names. */
   gradientsByName: [...OF_WRT, ...GRADIENTS],
   /** Vector-Jacobian products. */
   pullback: [...OF_OUTPUTS, ...GRADIENTS],
-  /** The functions that these three differentiate, for finite differences. */
+  /** What each of these three differentiates, for finite differences. */
   objective: [...OF_PARAMETERS, ...OBJECTIVE],
   objectiveByName: [...OF_WRT, ...OBJECTIVE],
   objectiveOfPullback: [...OF_OUTPUTS, ...OBJECTIVE],
-  /** The losses of samples, for validation. */
-  evaluate: [
-    ...NORMALIZE,
-    ...list('attach-sample-losses', 'choose-state', 'compute-in-float'),
-    ...MODES,
-    ...list('draw-random', 'number-batches', 'feed-state', 'return-losses'),
-    ...CLEAN,
-  ],
-  /** Expands ONNX's training operators in the main graph, before any other pipeline. */
+  /** ONNX's training operators in the graph of a model: standard ones before anything else. */
   lowerTraining: list('copy-model', 'lower-training-operators'),
-  /** Reads the training step that a model contains, without rewriting its state. */
+  /** The training step that a model brings, as far as its meaning is known. */
   readStep: list('read-algorithm', 'lower-training-operators', 'infer-shapes'),
-  /** Turns that step into one that the trainer can run. */
+  /** The same step, as one of ours. */
   adopt: [
     ...list('read-algorithm', 'lower-training-operators', 'infer-shapes', 'open-graph', 'adopt-step'),
     ...DRAW,
@@ -827,15 +733,12 @@ export function normalize(
   return runPasses(PIPELINES.normalize, contextOf(model, options, oracle), facts);
 }
 
-/**
- * The source with an initializer for each parameter, and no other change. The body of a function cannot hold one for each
- * of its calls: with functions, it is a copy of the model at work.
- */
-async function withPlaces({ source, work, oracle }: With<'work'>): Promise<Model> {
-  if (source.functions.length) return cloneModel(work);
-  const context = Object.assign(contextOf(source, {}, oracle), {
-    work: cloneModel(source),
-    inlined: true as const,
-  });
-  return (await runPasses(PLACE_IN_SOURCE, context, ['work'])).work;
+/** The model with a place for each of the parameters that it had merged, and but one; `work` is that with all else done too. */
+function withPlaces(model: Model, work: Model): Model {
+  if (model.functions.length) return cloneModel(work);
+  const placed = cloneModel(model);
+  liftSubgraphInitializers(placed);
+  splitMergedInitializers(placed, readOrigins(placed));
+  tieTransposedInitializers(placed);
+  return placed;
 }

@@ -4,12 +4,12 @@ import type { OptimizerSpec } from '../ops/optimizers/index.js';
 import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
-import { openData } from './data/open.js';
+import { type Data, type DataOptions, dataOptionsOf, openData } from './data/open.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
-import { bind, updatesOf } from './prepare.js';
 import type { SessionOptions } from './session.js';
+import { bind, bindingOf, openHeld, updatesOf } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
@@ -21,15 +21,15 @@ export type Comparison = SessionOptions & {
   model: string;
   /** What all share; the optimizer is each candidate's own. */
   inject: InjectOptions;
-  data: string;
-  validation?: string;
+  data: string | readonly string[];
+  validation?: string | readonly string[];
   candidates: readonly Candidate[];
   /** Seeds 0, 1, ... of the order of the samples and of what the graph draws. */
   seeds: number;
   epochs: number;
   batchSize?: number;
   bind?: Omit<BindOptions, 'labels' | 'source'>;
-};
+} & Omit<DataOptions, 'recipe' | 'seed'>;
 
 export type ComparedRun = {
   candidate: string;
@@ -54,8 +54,9 @@ export type ComparisonEvent =
 /** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
   const { candidates, seeds, epochs } = comparison;
-  const data = await openData(comparison.data);
-  const held = comparison.validation === undefined ? undefined : await openData(comparison.validation);
+  const data = await openData(comparison.data, dataOptionsOf(comparison));
+  const { validation: path } = comparison;
+  let held: Data | undefined;
   const source = await openForInjection(comparison.model, comparison.inject);
   const plain = { ...source, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
@@ -69,8 +70,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       freeBatch,
       optimizer: { ...candidate.optimizer, lr },
       seed,
-      updates: async (fed, epochs = comparison.epochs) =>
-        updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target)),
+      updates: async fed => updatesOf(comparison, await bind(comparison, data, inputSpecs(fed), fed.target)),
     };
     const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
@@ -78,7 +78,10 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
     try {
       const { target } = trainer.description.loss;
       const train = await bind(comparison, data, trainer.inputs, target);
-      const validation = held && (await bind(comparison, held, trainer.inputs, target));
+      if (path !== undefined) held ??= await openHeld(path, comparison, data);
+      const validation = held
+        ? await bind(comparison, held, trainer.inputs, target)
+        : await data.validation(trainer.inputs, bindingOf(comparison, target));
       const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
       const stepsPerRun = epochs * train.batchCount(loop);
       if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };

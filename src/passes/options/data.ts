@@ -1,20 +1,57 @@
 import * as v from 'valibot';
-import { count, positive, text, texts } from '../../ops/core/option-type.js';
+import { betweenZeroAndOne, choice, count, positive, text, texts } from '../../ops/core/option-type.js';
+import { columnsType, parseColumns } from '../recipe/columns.js';
 import { type Option, option, RUNS } from './option.js';
 import { parsePair, parseScales } from './text.js';
 
 const DATA = { group: 'Data', commands: RUNS, stage: 'run' } as const;
 
+const paths = v.union([text, texts], 'a path or a list of paths');
+const onePath = (list: readonly string[]) => (list.length === 1 ? list[0] : list);
+
 export const DATA_OPTIONS = {
-  data: option(text, {
+  data: option(paths, {
     ...DATA,
     required: true,
-    help: 'Training data: .npz, .npy or .safetensors',
+    help: 'Training data: arrays (.npz, .npy, .safetensors), tables (.csv, .tsv, .parquet, .arrow, .jsonl, .json), text, or a folder of images; several, or a glob, are read one after the other',
+    parseAll: onePath,
   }),
-  validation: option(text, {
+  validation: option(paths, {
     ...DATA,
     flag: 'val',
     help: 'Validation data, evaluated after each epoch',
+    parseAll: onePath,
+  }),
+  columns: option(columnsType, {
+    ...DATA,
+    help: 'INPUT=COLUMN,COLUMN:TRANSFORM+TRANSFORM: which columns of a table feed an input, and how',
+    parseAll: parseColumns,
+  }),
+  label: option(text, {
+    ...DATA,
+    help: 'Column of a table that is the target',
+  }),
+  valSplit: option(betweenZeroAndOne, {
+    ...DATA,
+    conflicts: ['validation'],
+    help: 'Share of the training data to keep for validation, of each class where the target is classes',
+  }),
+  sampler: option(choice(['shuffle', 'weighted']), {
+    ...DATA,
+    expert: true,
+    help: 'How an epoch draws samples; weighted: each class is equally likely, or by --sample-weights',
+    shown: 'shuffle',
+  }),
+  sampleWeights: option(text, {
+    ...DATA,
+    expert: true,
+    help: 'Column or array with the weight of each sample: an epoch draws in proportion, with replacement',
+  }),
+  shuffleBuffer: option(count, {
+    ...DATA,
+    expert: true,
+    help: 'Most samples to shuffle at a time where a table is larger; it is then read in blocks',
+    shown: 'all in 256 MB, else as many as fit in 64 MB',
   }),
   batchSize: option(count, {
     ...DATA,

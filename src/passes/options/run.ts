@@ -12,7 +12,7 @@ export const RUN_OPTIONS = {
   }),
   seed: option(countFromZero, {
     ...RUN,
-    commands: [...LEARNS, 'adapt'],
+    commands: LEARNS,
     stage: 'both',
     ownStep: true,
     help: 'Random seed: order of the samples, dropout, initial values',

@@ -2,8 +2,9 @@ import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { convert, moveAxis, takeRows } from './convert.js';
-import { blockwise, fileOrder, type Order, offsets, partOf, shuffled, weighted } from './order.js';
+import { blockwise, fileOrder, inBlocks, type Order, offsets, partOf, shuffled, weighted } from './order.js';
 import type { ArrayType, Pass, Samples } from './samples.js';
+import { foldRows, splitRows } from './split.js';
 
 /**
  * An array and how it feeds a model's input: as `dtype`, each sample (row of the array) in shape `dims`, each element times
@@ -37,8 +38,12 @@ export type DatasetOptions = {
   /** Most samples that are shuffled at a time where they are read in blocks. */
   shuffleBuffer?: number;
   /** Changes what a run is fed, batch by batch. */
-  mapped?: (batch: Batch) => Batch | Promise<Batch>;
+  mapped?: Mapping;
 };
+
+/** `rows` are the numbers of the samples in the data, `pass` is the pass over them in training. */
+export type Mapping = (batch: Batch, about: { rows: Uint32Array; pass?: Pass }) => Batch | Promise<Batch>;
+
 /**
  * What one run is fed, by input name, and how many samples that is. The tensors are the receiver's own. After the samples
  * come `padding` others, that only fill the batch and are not to be counted.
@@ -69,7 +74,7 @@ export type BatchOptions = {
 export const DEFAULT_BATCH_SIZE = 32;
 
 /** Memory for the samples that are shuffled at a time, where they are read in blocks and no number is given. */
-const SHUFFLE_BYTES = 64 * 2 ** 20;
+export const SHUFFLE_BYTES = 64 * 2 ** 20;
 /** Chunks that are prepared before they are asked for: so many, with so many bytes together. */
 const AHEAD = { chunks: 4, bytes: 64 * 2 ** 20 };
 
@@ -158,8 +163,8 @@ export class Dataset {
   }
 
   /**
-   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold, given the number
-   * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
+   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold. All batches
+   * of a chunk are of one size. `first` is the number of the batch that it begins with, in its pass. Where samples are not in memory, the next chunks are read before they are asked for.
    */
   async *chunks(options: BatchOptions, steps: (first: number) => number): AsyncGenerator<Chunk> {
     const parts = this.#parts(options, steps);
@@ -195,7 +200,9 @@ export class Dataset {
     const full = Math.floor(this.length / size);
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
       k = i < full ? Math.max(1, Math.min(steps(i), full - i)) : 1;
-      const rows = order(i * size, Math.min((i + k) * size, this.length));
+      const end = Math.min((i + k) * size, this.length);
+      const rows = order.rows(i * size, end);
+      if (order.blocks) this.options.samples!.prepare?.(order.blocks(end));
       const each = rows.length / k;
       const padding = this.fixedBatch === undefined ? 0 : size - each;
       const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
@@ -221,12 +228,85 @@ export class Dataset {
       },
     );
     const batch = { inputs: Object.fromEntries(inputs), size: rows.length };
-    return mapped ? mapped(batch) : batch;
+    return mapped ? mapped(batch, { rows: stored, pass }) : batch;
+  }
+
+  /** The rows of the columns that are samples, in their order; undefined for all. */
+  get rows(): Uint32Array | undefined {
+    return this.options.rows;
+  }
+
+  /** The same samples, other options. */
+  with(options: DatasetOptions): Dataset {
+    const notes = [...(options.notes ?? []), ...this.notes];
+    return new Dataset(this.columns, { ...this.options, ...options, notes });
+  }
+
+  /**
+   * The samples with these numbers, in this order; ascending where samples are read in blocks. Nothing is copied.
+   * Throws `bad-option` for a number that is not one of a sample.
+   */
+  subset(rows: Iterable<number>): Dataset {
+    const chosen = Uint32Array.from(rows);
+    const stray = chosen.find(row => row >= this.length);
+    if (stray !== undefined)
+      throw new AgdError('bad-option', `Sample ${stray} is not one of the ${this.length} samples.`);
+    const { rows: own, weights, samples } = this.options;
+    if (samples?.blocks) chosen.sort();
+    return new Dataset(this.columns, {
+      ...this.options,
+      rows: own ? chosen.map(row => own[row]!) : chosen,
+      ...(weights ? { weights: Float64Array.from(chosen, row => weights[row]!) } : {}),
+    });
+  }
+
+  /**
+   * Two parts, the second with this share of the samples, chosen at random by the seed: with `classes`, the class of each
+   * sample, that share of each class. Throws `bad-option` where a part would be empty.
+   */
+  split(
+    share: number,
+    { seed = 0, classes }: { seed?: number; classes?: ArrayLike<number> } = {},
+  ): [train: Dataset, validation: Dataset] {
+    const { train, validation } = splitRows(this.length, share, seed, classes && Int32Array.from(classes));
+    return [this.subset(train), this.subset(validation)];
+  }
+
+  /** For each of k folds all other samples, and those of the fold. With `classes`, each fold has its share of each class. */
+  folds(
+    k: number,
+    { seed = 0, classes }: { seed?: number; classes?: ArrayLike<number> } = {},
+  ): { train: Dataset; validation: Dataset }[] {
+    const folds = foldRows(this.length, k, seed, classes && Int32Array.from(classes));
+    return folds.map((rows, i) => {
+      const others = folds.filter((_, j) => j !== i).flatMap(fold => Array.from(fold));
+      return { train: this.subset(others.sort((a, b) => a - b)), validation: this.subset(rows) };
+    });
+  }
+
+  /** What `change` makes of each batch before it is fed. */
+  map(change: Mapping): Dataset {
+    const { mapped } = this.options;
+    const both: Mapping = async (batch, about) => change(await mapped!(batch, about), about);
+    return new Dataset(this.columns, { ...this.options, mapped: mapped ? both : change });
+  }
+
+  /** With a seed, epochs draw samples with replacement, in proportion to these weights. Throws `bad-option`. */
+  weighted(weights: Float64Array): Dataset {
+    if (weights.length !== this.length)
+      throw new AgdError('bad-option', `${weights.length} weights were given for ${this.length} samples.`);
+    if (this.options.samples?.blocks)
+      throw new AgdError(
+        'bad-option',
+        'Samples that are read in blocks cannot be drawn by weight: raise --shuffle-buffer to their number, if they fit in memory.',
+      );
+    return new Dataset(this.columns, { ...this.options, weights });
   }
 
   #order({ shuffle, epoch = 0 }: BatchOptions): Order {
     const { samples, weights, rows } = this.options;
-    if (shuffle === undefined) return fileOrder;
+    const starts = samples?.blocks;
+    if (shuffle === undefined) return starts && !rows ? inBlocks(starts) : { rows: fileOrder };
     if (!Number.isSafeInteger(shuffle))
       throw new AgdError('bad-option', `A seed of ${shuffle} is not a whole number.`);
     if (weights) return weighted(weights, shuffle, epoch);

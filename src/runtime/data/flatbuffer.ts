@@ -36,6 +36,10 @@ export class FlatTable {
     const at = this.#place(field, 1);
     return at ? this.view.getUint8(at) !== 0 : false;
   }
+  byte(field: number): number {
+    const at = this.#place(field, 1);
+    return at ? this.view.getUint8(at) : 0;
+  }
   string(field: number): string {
     const bytes = this.bytes(field);
     if (!bytes) return '';

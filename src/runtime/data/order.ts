@@ -1,16 +1,33 @@
 /** In which order an epoch takes the samples. The same seed and epoch give the same order on every machine. */
 import { below, permutation, type Random, random } from './random.js';
 
-/** The numbers of the samples at the positions `from` up to, not including, `to`. */
-export type Order = (from: number, to: number) => Uint32Array;
+export type Order = {
+  /** The numbers of the samples at the positions `from` up to, not including, `to`. */
+  rows(from: number, to: number): Uint32Array;
+  /** The blocks that are read for the samples from this position on, as far as is worth reading ahead. */
+  blocks?(position: number): readonly number[];
+};
 
-/** The order in which the samples are stored. */
-export const fileOrder: Order = (from, to) => Uint32Array.from({ length: to - from }, (_, i) => from + i);
+/** The samples as they are stored. */
+export const fileOrder = (from: number, to: number) =>
+  Uint32Array.from({ length: to - from }, (_, i) => from + i);
+
+/** As they are stored, in blocks. */
+export function inBlocks(blocks: readonly number[]): Order {
+  const starts = offsets(blocks);
+  return {
+    rows: fileOrder,
+    blocks(position) {
+      const first = partOf(starts, position);
+      return [first, first + 1, first + 2].filter(block => block < blocks.length);
+    },
+  };
+}
 
 /** All samples in random order. */
 export function shuffled(length: number, seed: number, epoch: number): Order {
   const order = permutation(length, random(seed, epoch));
-  return (from, to) => order.subarray(from, to);
+  return { rows: (from, to) => order.subarray(from, to) };
 }
 
 /**
@@ -23,7 +40,7 @@ export function weighted(weights: Float64Array, seed: number, epoch: number): Or
   const draw = random(seed, epoch);
   const total = sums.at(-1)!;
   const order = Uint32Array.from(sums, () => firstAbove(sums, unit(draw) * total));
-  return (from, to) => order.subarray(from, to);
+  return { rows: (from, to) => order.subarray(from, to) };
 }
 
 /** A double of [0, 1) with 53 random bits. */
@@ -52,6 +69,7 @@ export function blockwise(blocks: readonly number[], buffer: number, seed: numbe
   let at = 0;
   for (const block of permutation(blocks.length, random(seed, epoch))) {
     const rows = blocks[block]!;
+    if (rows === 0) continue;
     const last = windows.at(-1);
     if (last && last.length + rows <= buffer) {
       last.blocks.push(block);
@@ -71,16 +89,23 @@ export function blockwise(blocks: readonly number[], buffer: number, seed: numbe
     cached = { index, rows: order.map(i => rows[i]!) };
     return cached.rows;
   };
-  return (from, to) => {
-    const out = new Uint32Array(to - from);
-    let index = windows.findLastIndex(({ start }) => start <= from);
-    for (let filled = 0; filled < out.length; index++) {
-      const { start } = windows[index]!;
-      const part = rowsOf(index).subarray(from + filled - start, to - start);
-      out.set(part, filled);
-      filled += part.length;
-    }
-    return out;
+  const windowAt = (position: number) => windows.findLastIndex(({ start }) => start <= position);
+  return {
+    rows(from, to) {
+      const out = new Uint32Array(to - from);
+      let index = windowAt(from);
+      for (let filled = 0; filled < out.length; index++) {
+        const { start } = windows[index]!;
+        const part = rowsOf(index).subarray(from + filled - start, to - start);
+        out.set(part, filled);
+        filled += part.length;
+      }
+      return out;
+    },
+    blocks(position) {
+      const index = windowAt(position);
+      return windows.slice(index, index + 2).flatMap(window => window.blocks);
+    },
   };
 }
 

@@ -19,6 +19,6 @@ export interface Samples {
    * without it nothing is augmented.
    */
   take(rows: Uint32Array, pass?: Pass): Promise<ReadonlyMap<string, Tensor>>;
-  /** Announces rows that will be taken soon. */
-  prepare?(rows: Uint32Array): void;
+  /** Announces blocks of which rows will be taken soon. */
+  prepare?(blocks: readonly number[]): void;
 }

@@ -72,7 +72,7 @@ export function injectOptionsIfTask(args: Arguments, isTask = false): InjectOpti
   if (lost)
     throw new AgdError(
       'bad-option',
-      `${flagAt(lost)} is decided when a model is injected: give --loss too, or use agd-onnx inject.`,
+      `${flagAt(lost)} takes effect when a model is injected: add --loss, or --replace-optimizer if the model has a training step of its own, or use agd-onnx inject.`,
     );
   return undefined;
 }

@@ -36,6 +36,7 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   ],
   inject: ['Write loss, backward pass and optimizer into a model', () => import('./commands/inject.js')],
   export: ['Extract the trained model from an injected one', () => import('./commands/export.js')],
+  adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
   grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
   compare: ['Train with several optimizers at several learning rates', () => import('./commands/compare.js')],
   landscapes: ['Plot optimizer trajectories on 2-D test functions', () => import('./commands/landscapes.js')],

@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { quotedColumn } from '../src/constants.js';
 import type { TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
-import { formatCount } from './ui/format.js';
+import { formatCount, formatNumber } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
 import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
@@ -75,12 +75,14 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
         if (event.what === 'state') {
           if (talks || stops) tell(`saved state to ${event.path}`);
           if (stops) tell(`resume with: ${resumeCommand(job, event.path, log)}`);
-        } else if (!json) say(`wrote ${event.path}`);
+        } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
+        else if (!json) say(`wrote ${event.path}${describeBest(event)}`);
         return undefined;
       case 'end':
         if (event.skipped)
           tell(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
-        return inform(`${event.stopped ? 'stopped' : 'done'} after ${formatCount(event.steps, 'step')}`);
+        if (event.checkpoints) inform(describeKept(event.checkpoints));
+        return inform(`${ENDINGS[event.reason](job)} after ${formatCount(event.steps, 'step')}`);
     }
   };
   return {
@@ -125,6 +127,28 @@ const nameOf = ({ description: { optimizer } }: Event<'injected'>) =>
 /** The elements of a tensor of these extents, those of a parameter, which are numbers. */
 export const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);
 
+const ENDINGS: Record<Event<'end'>['reason'], (job: TrainJob) => string> = {
+  epochs: () => 'done',
+  signal: () => 'stopped',
+  callback: () => 'stopped by a callback',
+  patience: ({ patience, monitor = 'loss' }) =>
+    `stopped early (val ${monitor} did not improve for ${formatCount(patience!, 'epoch')})`,
+};
+
+function describeKept({ folder, kept }: NonNullable<Event<'end'>['checkpoints']>): string {
+  const files = kept.map(({ file, epoch, value }) =>
+    value === undefined ? file : `${file} (epoch ${epoch}: ${formatNumber(value)})`,
+  );
+  return `kept in ${folder}: ${files.join(', ')}`;
+}
+
+/** Which weights an exported model has. */
+function describeBest({ best }: Event<'saved'>): string {
+  if (!best) return '';
+  const { epoch, metric, value } = best;
+  return ` (best epoch: ${epoch}, val ${metric} ${formatNumber(value)}; --export last for the last one)`;
+}
+
 /** A run that waits longer than this share of its time for data is told so. */
 const WAIT_SHARE = 0.05;
 
@@ -164,6 +188,13 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
     whole,
     'export-ema': job.exportEma,
+    'save-every': job.saveEvery,
+    'keep-best': job.keepBest,
+    'keep-last': job.keepLast,
+    export: job.export,
+    monitor: job.monitor,
+    patience: job.patience,
+    'min-delta': job.minDelta,
     state: job.state ?? state,
     out: job.output,
     log,

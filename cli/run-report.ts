@@ -2,9 +2,16 @@ import { cpus } from 'node:os';
 import { elements } from './run-display.js';
 import type { RunRecord } from './run-record.js';
 import { describeOptimizer } from './ui/describe-step.js';
-import { formatCount, formatLoss, formatPercent, formatSeconds } from './ui/format.js';
+import {
+  formatCount,
+  formatLoss,
+  formatMetric,
+  formatNumber,
+  formatPercent,
+  formatSeconds,
+} from './ui/format.js';
 import { type Block, renderReport, type Section, type Tile } from './ui/report.js';
-import { type Axis, type Chart, lineChart, type Series } from './ui/svg.js';
+import { type Axis, bothSizes, type Chart, type Series } from './ui/svg.js';
 import { SERIES_COLORS } from './ui/theme.js';
 
 export type RunPage = {
@@ -18,21 +25,14 @@ export type RunPage = {
 };
 
 /** The page on a training run: what came out, how it went, how to do it again. */
-export function renderRun(run: RunRecord, { title, subtitle, code, facts, sections = [] }: RunPage): string {
+export function renderRun(run: RunRecord, page: RunPage): string {
+  const { title, subtitle, code, facts } = page;
   return renderReport({
     title,
     subtitle,
     tiles: tiles(run),
     sections: [
-      {
-        title: 'Training',
-        blocks: [
-          { kind: 'charts', svgs: charts(run).map(lineChart) },
-          ...(run.epochs.length ? [epochTable(run)] : []),
-        ],
-      },
-      ...(run.telemetry.length ? [telemetrySection(run)] : []),
-      ...sections,
+      ...runSections(run, page.sections),
       {
         title: 'How to do it again',
         blocks: [
@@ -44,26 +44,47 @@ export function renderRun(run: RunRecord, { title, subtitle, code, facts, sectio
   });
 }
 
-function tiles(run: RunRecord): Tile[] {
-  const { losses, seconds, accuracy, injected, start } = run;
-  const result = run.epochs.at(-1);
-  const trained = injected?.parameters.filter(p => p.trains) ?? [];
+/** How a run went so far; the page on a run that is under way shows the same. */
+export function runSections(run: RunRecord, more: readonly Section[] = []): Section[] {
+  const { telemetry, worst, epochs } = run;
   return [
-    accuracy === undefined
-      ? { label: 'Loss', value: formatLoss(result?.validation?.loss ?? result?.trainLoss ?? losses.at(-1)!) }
-      : { label: 'Accuracy', value: formatPercent(accuracy), note: 'on data not seen in training' },
+    { title: 'Training', blocks: [{ kind: 'charts', svgs: charts(run).map(bothSizes) }] },
+    ...confusionSection(run),
+    ...(worst.length ? [worstSection(run)] : []),
+    ...more,
+    ...(telemetry.length ? [telemetrySection(run)] : []),
+    ...(epochs.length ? [{ title: 'Epochs', blocks: epochTables(run) }] : []),
+  ];
+}
+
+/** Key figures; those of the best epoch where there is one. */
+export function tiles(run: RunRecord): Tile[] {
+  const { losses, seconds, injected, start, epochs, best } = run;
+  const result = best ?? epochs.at(-1);
+  const trained = injected?.parameters.filter(p => p.trains) ?? [];
+  const { loss, accuracy } = result?.validation ?? {};
+  const where =
+    best && epochs.length > 1 ? `of the best epoch, ${best.epoch} of ${epochs.length}` : undefined;
+  const unseen = 'on data not seen in training';
+  return [
+    ...(accuracy === undefined
+      ? []
+      : [{ label: 'Accuracy', value: formatPercent(accuracy), note: where ?? unseen }]),
+    loss === undefined
+      ? { label: 'Training loss', value: formatLoss(result?.trainLoss ?? losses.at(-1) ?? Number.NaN) }
+      : { label: 'Validation loss', value: formatLoss(loss), note: where ?? unseen },
     {
       label: 'Time',
       value: formatSeconds(seconds),
-      note: `${formatCount(losses.length, 'step')} of ${start?.batchSize} samples`,
+      note: `${formatCount(losses.length, 'step')} of ${formatCount(start?.batchSize ?? 1, 'sample')}`,
     },
-    { label: 'Steps a second', value: formatCount(losses.length / seconds), note: 'evaluation included' },
+    { label: 'Steps a second', value: formatRate(losses.length / seconds), note: 'evaluation included' },
     ...(injected
       ? [
           {
             label: 'Parameters',
             value: formatCount(trained.reduce((n, { shape }) => n + elements(shape), 0)),
-            note: formatCount(trained.length, 'tensor'),
+            note: `in ${formatCount(trained.length, 'tensor')}`,
           },
           {
             label: 'Graph',
@@ -75,53 +96,135 @@ function tiles(run: RunRecord): Tile[] {
   ];
 }
 
-function charts({ losses, epochs, epochEnds, accuracy }: RunRecord): Chart[] {
+const formatRate = (rate: number) =>
+  Number.isFinite(rate) ? (rate < 10 ? rate.toPrecision(2) : formatCount(rate)) : '–';
+
+/** Curves of steps have the step as x, those of epochs the epoch; the best epoch is marked in both. */
+function charts(run: RunRecord): Chart[] {
+  const { losses, rates, norms, epochs, epochEnds, best } = run;
   const validated = epochs.map(e => e.validation?.loss ?? Number.NaN);
-  const isPositive = [...losses, ...validated].every(loss => !(loss <= 0));
-  const validation = { name: 'validation', x: epochEnds, y: validated };
+  const isPositive = [losses, validated].every(list => list.every(loss => !(loss <= 0)));
+  const bestAt = best ? epochs.indexOf(best) : -1;
+  const bestStep =
+    best && epochs.length > 1 ? [{ x: epochEnds[bestAt]!, label: `best epoch ${best.epoch}` }] : [];
+  const bestMark = best && epochs.length > 1 ? [{ x: best.epoch, label: 'best' }] : [];
   const steps: Chart = {
     title: 'Loss of each step',
     x: { label: 'step' },
     y: { label: 'loss', scale: isPositive ? 'log' : 'linear' },
     series: [
       { name: 'training, with its trend', y: losses, smooth: true },
-      ...(validated.some(Number.isFinite) ? [validation] : []),
+      ...(validated.some(Number.isFinite) ? [{ name: 'validation', x: epochEnds, y: validated }] : []),
     ],
+    marks: bestStep,
   };
-  if (!epochs.length) return [steps];
   const x = epochs.map(e => e.epoch);
   const series = (name: string, y: number[]): Series[] => (y.some(Number.isFinite) ? [{ name, x, y }] : []);
-  if (accuracy === undefined)
-    return [
-      steps,
-      {
-        title: 'Loss of each epoch',
+  const byEpoch: Chart = {
+    title: 'Loss of each epoch',
+    x: { label: 'epoch' },
+    y: { label: 'loss' },
+    series: [
+      ...series(
+        'training',
+        epochs.map(e => e.trainLoss),
+      ),
+      ...series('validation', validated),
+    ],
+    marks: bestMark,
+  };
+  return [
+    steps,
+    ...(epochs.length > 1 ? [byEpoch] : []),
+    ...metricNames(run).map(
+      (name): Chart => ({
+        title: `${capital(name)} after each epoch`,
         x: { label: 'epoch' },
-        y: { label: 'loss' },
+        y: { label: name, format: v => formatMetric(name, v) },
         series: [
           ...series(
             'training',
-            epochs.map(e => e.trainLoss),
+            epochs.map(e => e.training?.metrics[name] ?? Number.NaN),
           ),
           ...series(
             'validation',
-            epochs.map(e => e.validation?.loss ?? Number.NaN),
+            epochs.map(e => e.validation?.metrics[name] ?? Number.NaN),
           ),
         ],
-      },
-    ];
+        marks: bestMark,
+      }),
+    ),
+    ...ofSteps(rates, { title: 'Learning rate', label: 'learning rate', varies: true }),
+    ...ofSteps(norms, { title: 'Norm of the gradients before clipping', label: '2-norm', smooth: true }),
+  ];
+}
+
+/** Metrics that are one number, as many as a page has room for. */
+function metricNames({ epochs }: RunRecord, most = 6): string[] {
+  const names = epochs.flatMap(e => Object.keys(e.validation?.metrics ?? {}));
+  return [...new Set(names)].filter(name => !name.includes('/') && name !== 'loss').slice(0, most);
+}
+
+type StepCurve = { title: string; label: string; varies?: boolean; smooth?: boolean };
+
+/** A chart of a number that steps have, where they do and, with `varies`, it is not always the same. */
+function ofSteps(values: readonly number[], { title, label, varies, smooth }: StepCurve): Chart[] {
+  const known = [...values.entries()].filter(([, value]) => Number.isFinite(value));
+  const different = known.some(([, value]) => value !== known[0]![1]);
+  if (known.length < 2 || (varies && !different)) return [];
+  const isPositive = known.every(([, value]) => value > 0);
   return [
-    steps,
     {
-      title: 'Accuracy after each epoch',
-      x: { label: 'epoch' },
-      y: { label: 'accuracy', format: v => formatPercent(v) },
-      series: series(
-        'validation',
-        epochs.map(e => e.validation!.accuracy!),
-      ),
+      title,
+      x: { label: 'step' },
+      y: { label, scale: smooth && isPositive ? 'log' : 'linear' },
+      series: [{ name: label, x: known.map(([i]) => i + 1), y: known.map(([, value]) => value), smooth }],
     },
   ];
+}
+
+/** More classes than this do not fit a table. */
+const MATRIX_CLASSES = 24;
+
+function confusionSection({ epochs, best }: RunRecord): Section[] {
+  const epoch = best?.validation?.confusion ? best : epochs.findLast(e => e.validation?.confusion);
+  const confusion = epoch?.validation?.confusion;
+  if (!confusion) return [];
+  const { matrix, classes = matrix.map((_, i) => String(i)) } = confusion;
+  const title = 'Confusion matrix';
+  const when = epochs.length > 1 ? `, after epoch ${epoch.epoch}` : '';
+  if (classes.length <= MATRIX_CLASSES)
+    return [
+      { title, blocks: [{ kind: 'confusion', caption: `Validation samples${when}`, classes, matrix }] },
+    ];
+  const mistakes = matrix
+    .flatMap((row, i) => row.map((count, j) => ({ count, i, j })))
+    .filter(({ count, i, j }) => i !== j && count > 0)
+    .sort((a, b) => b.count - a.count)
+    .slice(0, 20);
+  const rows = mistakes.map(({ count, i, j }) => [classes[i]!, classes[j]!, formatCount(count)]);
+  const caption = `The most frequent mistakes on validation samples${when}`;
+  return [{ title, blocks: [{ kind: 'table', caption, head: ['class', 'taken for', 'samples'], rows }] }];
+}
+
+function worstSection({ worst }: RunRecord): Section {
+  const images = worst.flatMap(({ image, target, prediction, loss, row }) =>
+    image
+      ? {
+          ...{ width: image.width, height: image.height, channels: image.channels },
+          pixels: new Uint8Array(Buffer.from(image.pixels, 'base64')),
+          ...{ label: target ?? `row ${row}`, prediction, note: `loss ${formatLoss(loss)}` },
+        }
+      : [],
+  );
+  const others = worst.filter(sample => !sample.image);
+  return {
+    title: 'Samples with the largest loss',
+    blocks: [
+      ...(images.length ? [{ kind: 'images', images } as const] : []),
+      ...(others.length ? [{ kind: 'samples', samples: others } as const] : []),
+    ],
+  };
 }
 
 /** What the columns of telemetry are called here; `update` is their x. */
@@ -148,7 +251,7 @@ function telemetrySection({ telemetry, injected }: RunRecord): Section {
   const x = telemetry.map(rows => rows[0]!.values.update!);
   const columns = Object.keys(SHOWN).filter(name => name in telemetry[0]![0]!.values);
   const charts = columns.map(name =>
-    lineChart({
+    bothSizes({
       title: SHOWN[name]!.title,
       x: { label: 'update' },
       y: SHOWN[name]!.y,
@@ -170,23 +273,54 @@ function telemetrySection({ telemetry, injected }: RunRecord): Section {
   };
 }
 
-function epochTable({ epochs }: RunRecord): Block {
-  const columns: Record<string, (result: (typeof epochs)[number]) => string> = {
-    epoch: e => formatCount(e.epoch),
+/** With more epochs than this, the best and the last ones are shown, and all on request. */
+const EPOCHS_SHOWN = { all: 20, last: 5 };
+
+function epochTables(run: RunRecord): Block[] {
+  const { epochs, best } = run;
+  type Result = (typeof epochs)[number];
+  const columns: Record<string, (result: Result) => string> = {
+    epoch: e => `${formatCount(e.epoch)}`,
     'train loss': e => formatLoss(e.trainLoss),
     'val loss': e => (e.validation ? formatLoss(e.validation.loss) : ''),
-    'val accuracy': e => (e.validation?.accuracy === undefined ? '' : formatPercent(e.validation.accuracy)),
+    ...Object.fromEntries(
+      metricNames(run).map(name => [
+        `val ${name}`,
+        (e: Result) => {
+          const value = e.validation?.metrics[name];
+          return value === undefined ? '' : formatMetric(name, value);
+        },
+      ]),
+    ),
     time: e => formatSeconds(e.seconds),
+    '': e => (e === best && epochs.length > 1 ? '★ best' : ''),
   };
   const filled = Object.entries(columns).filter(([, text]) => epochs.some(e => text(e)));
-  const rows = epochs.map(e => filled.map(([, text]) => text(e)));
-  return { kind: 'table', head: filled.map(([name]) => name), rows };
+  const table = (shown: readonly Result[]) => ({
+    head: filled.map(([name]) => name),
+    rows: shown.map(e => filled.map(([, text]) => text(e))),
+  });
+  if (epochs.length <= EPOCHS_SHOWN.all) return [{ kind: 'table', ...table(epochs) }];
+  const few = epochs.filter((e, i) => e === best || i >= epochs.length - EPOCHS_SHOWN.last);
+  return [
+    {
+      kind: 'table',
+      caption: `${best ? 'The best epoch and the last ones' : 'The last epochs'}`,
+      ...table(few),
+    },
+    { kind: 'table', folded: `All ${formatCount(epochs.length, 'epoch')}`, ...table(epochs) },
+  ];
 }
 
-function environment({ injected }: RunRecord): Record<string, string> {
+function environment({ injected, rates }: RunRecord): Record<string, string> {
+  const known = rates.filter(Number.isFinite);
+  const isConstant = known.length > 0 && known.every(rate => rate === known[0]);
   return {
     ...(injected ? { Optimizer: describeOptimizer(injected.description) } : {}),
+    ...(isConstant ? { 'Learning rate': formatNumber(known[0]!) } : {}),
     Node: process.version,
     Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
   };
 }
+
+const capital = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`;

@@ -6,6 +6,7 @@ export { checkOption, type OptionType, unknownName } from './ops/core/option-typ
 export { takesClasses } from './ops/losses/index.js';
 export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
+export { ADAPT_OPTIONS, type AdaptOptions } from './passes/options/adapt.js';
 export {
   type Command,
   decidedByInjection,

@@ -3,10 +3,13 @@
  * `agd-onnx/extend`.
  */
 import type { Model } from './graph/ir.js';
+import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
+import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
 import { type SplitStep, splitStep as splitStepPass } from './passes/run/split-step.js';
+import { random } from './runtime/data/random.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
@@ -36,7 +39,19 @@ export { type Data, type DataOptions, openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';
 export type { Block, Field, FieldKind, Source, Values } from './runtime/data/source.js';
 export type { EvaluateOptions } from './runtime/evaluation.js';
-export type { Evaluation, JudgedSample, LoopEvent, TelemetryRow, TrainEvent } from './runtime/events.js';
+export type {
+  BestEpoch,
+  EndEvent,
+  EpochEvent,
+  Evaluation,
+  JudgedSample,
+  LoopEvent,
+  SavedEvent,
+  StartEvent,
+  StepEvent,
+  TelemetryRow,
+  TrainEvent,
+} from './runtime/events.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
 export { exportFrom } from './runtime/formats/artifacts.js';
@@ -50,6 +65,8 @@ export { Trainer } from './runtime/trainer.js';
 export { type LoopOptions, trainingLoop } from './runtime/training-loop.js';
 export { trainInWorker } from './runtime/worker.js';
 export type {
+  AdaptOptions,
+  AdaptReport,
   InjectOptions,
   InjectReport,
   Inspection,
@@ -66,6 +83,11 @@ export function inject(
   options: InjectOptions,
 ): Promise<{ model: Model; report: InjectReport }> {
   return injectPass(model, options, sessionShapes);
+}
+
+/** A copy of the model with a new head for other classes, or a longer vocabulary; see `AdaptOptions`. */
+export function adapt(model: Model, options: AdaptOptions): Promise<{ model: Model; report: AdaptReport }> {
+  return adaptPass(model, options, sessionShapes, random);
 }
 
 /** What a model is made of, and what training it would take. */

@@ -34,7 +34,7 @@ export const options = {
     type: types.texts,
     help: 'Inputs and initializers to differentiate by',
     shown: 'what trains',
-    conflicts: ['train', 'freeze'],
+    conflicts: ['train', 'freeze', 'unfreezeLast'],
   },
   check: { ...RUN, type: types.flag, help: 'Compare with finite differences' },
   out: {
@@ -86,13 +86,14 @@ export async function handler(args: Args): Promise<void> {
   const feeds = await readFeeds(args);
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
-  const { train, freeze, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
+  const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
   const options = {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: args.loss }),
     batchNorm: args.batchNorm,
     dropout: args.dropout,
     train,
     freeze,
+    unfreezeLast,
     wrt,
     straightThrough,
     seed,

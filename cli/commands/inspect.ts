@@ -18,12 +18,13 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
   loss?: { output?: string };
   json?: boolean;
   straightThrough?: boolean;
+  unfreezeLast?: number;
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
   const { inspect, loadModel, modelFile } = await import('../../src/internal.js');
-  const { train, freeze, straightThrough } = args;
-  const options = { output: loss?.output, train, freeze, straightThrough };
+  const { train, freeze, unfreezeLast, straightThrough } = args;
+  const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
   const found = await inspect(await loadModel(await modelFile(path)), options);
   if (json) {
     printJson(found);

@@ -82,13 +82,16 @@ export async function handler(args: Args): Promise<void> {
     const model = await loadModel(join(LANDSCAPES, file));
     const best: (Trajectory | undefined)[] = [];
     for (const candidate of candidates) best.push(await bestWay(model, candidate, steps, seed));
-    best.forEach((way, i) => {
-      rows[i]!.push(way ? formatNumber(way.values.at(-1)!) : 'diverged', way ? formatNumber(way.lr) : '');
+    best.forEach((trajectory, i) => {
+      rows[i]!.push(
+        trajectory ? formatNumber(trajectory.values.at(-1)!) : 'diverged',
+        trajectory ? formatNumber(trajectory.lr) : '',
+      );
     });
     head.push(name, 'lr');
     const charts = await draw(
       model,
-      best.filter(way => way !== undefined),
+      best.filter(trajectory => trajectory !== undefined),
     );
     for (const [what, svg] of Object.entries(charts)) files[`${name}-${what}.svg`] = svg;
     sections.push({ title: name, blocks: [{ kind: 'charts', svgs: Object.values(charts) }] });
@@ -99,7 +102,7 @@ export async function handler(args: Args): Promise<void> {
   await writeTexts(out, files);
 }
 
-/** The way whose values are lowest on average: one that gets down soon, and straight. Those that diverge do not count. */
+/** The trajectory with the lowest mean value, which favours a fast and direct descent; diverging ones are left out. */
 async function bestWay(
   model: Model,
   candidate: Candidate,
@@ -108,8 +111,8 @@ async function bestWay(
 ): Promise<Trajectory | undefined> {
   let best: Trajectory | undefined;
   for (const lr of candidate.rates) {
-    const way = await walk(model, candidate, lr, steps, seed);
-    if (way && !(best && mean(way.values) >= mean(best.values))) best = way;
+    const trajectory = await walk(model, candidate, lr, steps, seed);
+    if (trajectory && !(best && mean(trajectory.values) >= mean(best.values))) best = trajectory;
   }
   return best;
 }
@@ -127,13 +130,13 @@ async function walk(
   const loss = { kind: 'output', output: 'f' } as const;
   const injected = await inject(model, { loss, optimizer: { ...optimizer, lr }, seed });
   const trainer = await Trainer.create(injected.model, { threads: 1 });
-  const way: Trajectory = { candidate, lr, points: [], values: [] };
+  const trajectory: Trajectory = { candidate, lr, points: [], values: [] };
   try {
     for (let k = 0; k <= steps; k++) {
-      way.points.push(trainer.state.get('point')!.numbers());
-      way.values.push((await trainer.step({})).loss);
+      trajectory.points.push(trainer.state.get('point')!.numbers());
+      trajectory.values.push((await trainer.step({})).loss);
     }
-    return way;
+    return trajectory;
   } catch (error) {
     if (error instanceof AgdError && error.code === 'non-finite') return undefined;
     throw error;
@@ -142,16 +145,21 @@ async function walk(
   }
 }
 
-/** The ways over the function's contours, and the values along them. */
-async function draw(model: Model, ways: readonly Trajectory[]): Promise<Record<string, string>> {
+/** Charts of the trajectories over the function's contours, and of the values along them. */
+async function draw(model: Model, trajectories: readonly Trajectory[]): Promise<Record<string, string>> {
   const { formula, minimum, x, y } = JSON.parse(model.metadata.get('landscape')!) as Landscape;
-  const named = ways.map(way => ({ ...way, name: `${way.candidate} at ${formatNumber(way.lr)}` }));
-  const ends = named.map(way => `${way.name} ends at ${formatNumber(way.values.at(-1)!)}`);
+  const named = trajectories.map(trajectory => ({
+    ...trajectory,
+    name: `${trajectory.candidate} at ${formatNumber(trajectory.lr)}`,
+  }));
+  const ends = named.map(
+    trajectory => `${trajectory.name} ends at ${formatNumber(trajectory.values.at(-1)!)}`,
+  );
   const values = await valuesOn(model, x, y);
   return {
-    ways: trajectoryChart({
+    trajectories: trajectoryChart({
       title: formula,
-      description: `Contours of the function and the ways of optimizers from one point. ${ends.join(', ')}.`,
+      description: `Contours of the function and the trajectories of optimizers from one point. ${ends.join(', ')}.`,
       x,
       y,
       minimum,
@@ -163,7 +171,7 @@ async function draw(model: Model, ways: readonly Trajectory[]): Promise<Record<s
       height: CHART.height,
       x: { label: 'step' },
       y: { label: 'f', scale: 'log', min: 1e-8 },
-      series: named.map(way => ({ name: way.name, y: way.values })),
+      series: named.map(trajectory => ({ name: trajectory.name, y: trajectory.values })),
     }),
   };
 }
@@ -190,7 +198,7 @@ async function valuesOn(model: Model, x: Interval, y: Interval): Promise<number[
 function page(sections: readonly Section[], table: Table, steps: number): string {
   return renderReport({
     title: 'Optimizers on functions of two numbers',
-    subtitle: `All from one point, ${formatCount(steps, 'step')}, each at that rate of those tried at which its values are lowest on average. Dots are ends of ways, rings minima.`,
+    subtitle: `All from one point, ${formatCount(steps, 'step')}, each at the learning rate, of those tried, with the lowest mean value. Dots mark final points, rings mark minima.`,
     sections: [
       ...sections,
       { title: 'Values at the end', blocks: [{ kind: 'table', ...table }] },

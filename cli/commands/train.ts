@@ -12,6 +12,7 @@ import { warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
 
+const RUN = { group: 'Run', commands: [], stage: 'run' } as const;
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
 export const options = {
@@ -26,6 +27,43 @@ export const options = {
     ...OUTPUT,
     type: types.text,
     help: 'Save the training state here after each epoch; where it exists, the run is resumed',
+  },
+  saveEvery: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'When to save the state: 500steps, 10min or 2epochs',
+    shown: '1epoch',
+  },
+  keepBest: {
+    ...OUTPUT,
+    type: types.count,
+    help: 'Keep the best N epochs by the monitored value in STATE.checkpoints/',
+    shown: '1 with --val',
+  },
+  keepLast: { ...OUTPUT, type: types.count, help: 'Keep the last N saved states in STATE.checkpoints/' },
+  export: {
+    ...OUTPUT,
+    type: types.choice(['best', 'last']),
+    help: 'Weights to write: those of the best epoch or the last ones',
+    shown: 'best with --val, else last',
+  },
+  monitor: {
+    ...RUN,
+    type: types.text,
+    help: 'Validation value that decides which epoch is best: loss or a metric',
+    shown: 'loss',
+  },
+  patience: {
+    ...RUN,
+    type: types.count,
+    help: 'Stop after N epochs in which the monitored value did not improve',
+  },
+  minDelta: {
+    ...RUN,
+    type: types.nonNegative,
+    help: 'Smallest change that --patience counts as an improvement',
+    shown: '0',
+    expert: true,
   },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
@@ -62,7 +100,15 @@ export const examples = [
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
   [K in 'out' | 'state' | 'report' | 'log' | 'resumePytorch']?: string;
-} & Detail & { exportEma?: boolean };
+} & Detail & { exportEma?: boolean } & Choosing;
+
+/** How a run is stopped, and which of its versions are kept. */
+type Choosing = Pick<
+  TrainJob,
+  'saveEvery' | 'keepBest' | 'keepLast' | 'export' | 'monitor' | 'patience' | 'minDelta'
+>;
+const choosing = ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }: Choosing) =>
+  ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }) satisfies Choosing;
 
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
@@ -89,6 +135,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
+    ...choosing(args),
     epochs: args.epochs ?? 1,
     seed: args.seed,
     lr: args.optimizer?.lr,

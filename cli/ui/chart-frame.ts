@@ -168,7 +168,9 @@ const CSS = [
   '.agd-chart path.fill{stroke:var(--surface);stroke-width:.75}',
   '.agd-chart circle{fill:currentColor;stroke:var(--surface);stroke-width:1.5}',
   '.agd-chart .contour{stroke:currentColor;opacity:.6}',
-  '.agd-chart .way{stroke-width:1.6}',
+  '.agd-chart .trajectory{stroke-width:1.6}',
   '.agd-chart .goal{fill:none;stroke:var(--ink)}',
+  '.agd-chart .mark path{stroke:var(--muted);stroke-dasharray:3 4}',
+  '.agd-chart .mark .key{fill:var(--muted);paint-order:stroke;stroke:var(--surface);stroke-width:3px}',
   ...seriesCss,
 ].join('');

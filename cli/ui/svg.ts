@@ -37,10 +37,22 @@ export type Chart = {
   x: Axis;
   y: Axis;
   series: readonly Series[];
+  /** Places on the x axis to point out, by a line with a label. */
+  marks?: readonly { x: number; label: string }[];
   /** In pixels, 500 by 310 where not given. A legend's rows beyond the first add to the height. */
   width?: number;
   height?: number;
 };
+
+/** A chart for wide and for narrow screens; texts have the same size in both. */
+export type BothSizes = { wide: string; narrow: string };
+
+export const bothSizes = (chart: Chart): BothSizes => ({
+  wide: lineChart(chart),
+  narrow: lineChart({ ...chart, width: NARROW.width, height: NARROW.height }),
+});
+
+const NARROW = { width: 316, height: 270 };
 
 /** Fewer points than this get a dot each, with its values as a tooltip. */
 const DOTS = 33;
@@ -105,7 +117,22 @@ function draw(chart: Chart, keys: LegendEntry[], yDomain: Interval, marks: Marks
     count: (area.right - area.left) / PIXELS_PER_TICK.x,
     integer: chart.series.every(s => Array.from(xOf(s)).every(Number.isInteger)),
   });
-  return drawFrame(frame, area, x, y, marks(x, y, area));
+  return drawFrame(frame, area, x, y, [drawMarks(chart, x, area), marks(x, y, area)]);
+}
+
+/** Under the curves, with labels above the plot, on the side that has more room. */
+function drawMarks({ marks = [] }: Chart, x: Scale, { left, right, top, bottom }: PlotArea): Markup[] {
+  return marks.map(({ x: place, label }) => {
+    const at = round(x.at(place));
+    const isLeft = at > (left + right) / 2;
+    const text = {
+      class: 'key',
+      x: at + (isLeft ? 4 : -4),
+      y: top - 5,
+      'text-anchor': isLeft ? 'end' : 'start',
+    };
+    return h('g', { class: 'mark' }, h('path', { d: `M${at},${top}V${bottom}` }), h('text', text, label));
+  });
 }
 
 function xDomain({ x, series }: Chart): Interval {

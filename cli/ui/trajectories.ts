@@ -56,16 +56,16 @@ export function trajectoryChart({ title, description, x, y, grid, minimum, paths
       h('title', {}, formatNumber(Math.exp(level))),
     );
   });
-  const ways = paths.map(({ name, points }, i) => {
+  const trajectories = paths.map(({ name, points }, i) => {
     const [cx, cy] = place(points.at(-1)!);
     return h(
       'g',
       style(i),
-      h('path', { class: 'line way', d: line(points) }),
+      h('path', { class: 'line trajectory', d: line(points) }),
       h('circle', { cx, cy, r: 4 }, h('title', {}, name)),
     );
   });
   const [cx, cy] = place(minimum);
   const goal = h('circle', { class: 'goal', cx, cy, r: 7 }, h('title', {}, 'minimum'));
-  return drawFrame(frame, area, xs, ys, [hills, ways.toReversed(), goal]);
+  return drawFrame(frame, area, xs, ys, [hills, trajectories.toReversed(), goal]);
 }

@@ -1,4 +1,4 @@
-import { byteLength, type DType } from './dtype.js';
+import { byteLength, type DType, type FloatDType } from './dtype.js';
 import { AgdError } from './errors.js';
 import { smallNumbers } from './small-types.js';
 
@@ -99,6 +99,16 @@ export class Tensor {
       data.fill(
         dtype === 'float16' ? numberToHalf(value) : dtype === 'bfloat16' ? numberToBfloat(value) : value,
       );
+    return Tensor.from(dtype, dims, data);
+  }
+
+  /** Numbers in any of the floating-point types of 16 bits and more, rounded to it. */
+  static ofNumbers(dtype: FloatDType, dims: readonly number[], numbers: ArrayLike<number>): Tensor {
+    const round = { float16: numberToHalf, bfloat16: numberToBfloat, float32: Number, float64: Number }[
+      dtype
+    ];
+    const data = new ARRAYS[dtype]!(new ArrayBuffer(byteLength(dtype, numbers.length)), 0, numbers.length);
+    for (let i = 0; i < numbers.length; i++) data[i] = round(numbers[i]!);
     return Tensor.from(dtype, dims, data);
   }
 

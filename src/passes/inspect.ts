@@ -11,6 +11,7 @@ import { isOrtTraining } from './import/ort-operators.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
 import { normalize } from './pipeline.js';
 import { explain, ROUNDED } from './select/detect-quantization.js';
+import { headParameters } from './select/find-head.js';
 import type { ParameterChoice } from './select/parameter-choice.js';
 import { selectParameters } from './select/select-parameters.js';
 
@@ -18,6 +19,7 @@ export type InspectOptions = {
   output?: string;
   train?: readonly string[];
   freeze?: readonly string[];
+  unfreezeLast?: number;
   /** As `inject` would be told. */
   straightThrough?: boolean;
 };
@@ -92,7 +94,10 @@ export async function inspect(
     );
     if (options.output !== undefined && !targets.length)
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
-    const parameters = targets.length ? selectParameters(graph, targets, origins, options) : [];
+    const head = () => headParameters(work, targets);
+    const parameters = targets.length
+      ? selectParameters(graph, targets, origins, options, undefined, head)
+      : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
     const path = between(graph.nodes, trained, targets, options);
     const lost = parameters.filter(p => p.why === ROUNDED);

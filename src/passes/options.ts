@@ -63,7 +63,10 @@ export type StepOptions = Pick<
 >;
 export type ScalarType = NonNullable<InjectOptions['scalars']>;
 /** Which parameters train. */
-export type SelectOptions = Pick<InjectOptions, 'train' | 'freeze' | 'frozen' | 'straightThrough'>;
+export type SelectOptions = Pick<
+  InjectOptions,
+  'train' | 'freeze' | 'unfreezeLast' | 'frozen' | 'straightThrough'
+>;
 
 type Recorded = { [K in OptionName]: (typeof OPTIONS)[K] extends { recorded: true } ? K : never }[OptionName];
 

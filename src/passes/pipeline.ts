@@ -1,6 +1,6 @@
 /**
- * The passes, and the order in which each command runs them: the order is important. `requires` and `ensures` say
- * what holds between them; docs/explain/architecture.md is generated from this file.
+ * The passes, and the order in which each command runs them. The order is important; `requires` and `ensures` state
+ * what each pass relies on. The tables in docs/explain/architecture.md are generated from this file.
  */
 import { cloneModel } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
@@ -14,7 +14,7 @@ import type { Expr } from '../ops/core/expr.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
-import { attachLoss } from './differentiate/attach-loss.js';
+import { attachLoss, attachSampleLosses } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
 import { checkpointActivations } from './differentiate/checkpoint-activations.js';
@@ -51,18 +51,20 @@ import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { noLoss } from './options.js';
 import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
+import { headParameters } from './select/find-head.js';
+import { distancesFromHead } from './select/group-layers.js';
 import { groupParameters } from './select/group-parameters.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
 import { attachOptimizer } from './update/attach-optimizer.js';
-import { planSchedule } from './update/plan-schedule.js';
+import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
 import { output } from './update/transition.js';
 
 const ALL = [
   pass({
     name: 'resolve-optimizer',
-    does: 'Checks the options of the optimizer and those that cannot be combined',
+    does: "Checks the optimizer's options, and options that cannot be combined",
     requires: [],
     ensures: ['optimizer'],
     run(c) {
@@ -74,7 +76,7 @@ const ALL = [
   // Normalize
   pass({
     name: 'check-attributes',
-    does: 'Refuses nodes whose stored attributes no kernel can take',
+    does: 'Rejects nodes with attributes that no kernel accepts',
     requires: [],
     ensures: [],
     run(c) {
@@ -84,7 +86,7 @@ const ALL = [
   }),
   pass({
     name: 'copy-model',
-    does: 'Copies the model: all that follow change the copy',
+    does: 'Copies the model, so that later passes leave the source unchanged',
     requires: [],
     ensures: ['work'],
     run(c) {
@@ -95,7 +97,7 @@ const ALL = [
   }),
   pass({
     name: 'upgrade-opset',
-    does: 'Writes operators of older operator sets as those of opset 18',
+    does: 'Converts operators of older operator sets to opset 18',
     requires: ['work'],
     ensures: ['upgraded'],
     run(c) {
@@ -105,14 +107,14 @@ const ALL = [
   }),
   pass({
     name: 'expand-sparse',
-    does: 'Writes sparse initializers as dense ones',
+    does: 'Converts sparse initializers to dense ones',
     requires: ['work'],
     ensures: [],
     run: c => expandSparse(c.work),
   }),
   pass({
     name: 'inline-functions',
-    does: "Replaces calls of the model's functions by their bodies",
+    does: "Inlines the calls of the model's functions",
     requires: ['work', 'upgraded'],
     ensures: ['inlined'],
     run(c) {
@@ -122,14 +124,14 @@ const ALL = [
   }),
   pass({
     name: 'lower-opset',
-    does: 'Declares an older operator set where the runtime has no kernel of the newer one',
+    does: 'Declares an older operator set if the runtime lacks a kernel of the newer one',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => lowerOpset(c.work),
   }),
   pass({
     name: 'read-origins',
-    does: 'Finds what the file says of its constants: parameters, buffers, folded values',
+    does: 'Reads what the file records about its constants: parameters, buffers, folded values',
     requires: ['work', 'inlined'],
     ensures: ['origins'],
     run(c) {
@@ -139,7 +141,7 @@ const ALL = [
   }),
   pass({
     name: 'lift-subgraph-initializers',
-    does: 'Moves the initializers of branches and loops to the main graph, where they can train',
+    does: 'Moves initializers of subgraphs to the main graph, where they can train',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => liftSubgraphInitializers(c.work),
@@ -156,7 +158,7 @@ const ALL = [
   }),
   pass({
     name: 'tie-transposed-initializers',
-    does: 'Ties weights that an exporter stored a second time, transposed',
+    does: 'Ties weights of which an exporter stored a transposed copy',
     requires: ['work', 'moved'],
     ensures: [],
     run(c) {
@@ -167,31 +169,31 @@ const ALL = [
   }),
   pass({
     name: 'place-parameters',
-    does: 'Gives the model that trained values go back into the same parameters',
+    does: 'Gives the model that trained values are written back to the same parameters',
     requires: ['work', 'moved'],
     ensures: ['model'],
-    run(c) {
-      c.model = c.moved ? withPlaces(c.source, c.work) : c.source;
+    async run(c) {
+      c.model = c.moved ? await withPlaces(c) : c.source;
       return false;
     },
   }),
   pass({
     name: 'lift-constants',
-    does: 'Makes weights in Constant nodes initializers',
+    does: 'Converts Constant nodes that hold weights to initializers',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => liftConstants(c.work),
   }),
   pass({
     name: 'expand-extensions',
-    does: 'Writes operators that extensions define by standard ones',
+    does: 'Expands operators that extensions define in standard operators',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => expandExtensions(c.work, c.oracle),
   }),
   pass({
     name: 'free-batch',
-    does: 'Frees the batch size that the exporter fixed, where that is asked for',
+    does: 'Makes a batch size that the exporter fixed variable, for the inputs that are named',
     requires: ['work', 'inlined'],
     ensures: [],
     async run(c) {
@@ -203,7 +205,7 @@ const ALL = [
   }),
   pass({
     name: 'infer-shapes',
-    does: 'Sets element type and shape of each value, as ONNX Runtime sees them',
+    does: 'Infers element types and shapes of all values with ONNX Runtime',
     requires: ['work'],
     ensures: ['typed'],
     async run(c) {
@@ -213,7 +215,7 @@ const ALL = [
   }),
   pass({
     name: 'fold-shapes',
-    does: 'Evaluates the arithmetic on shapes that exporters leave in a graph',
+    does: 'Evaluates the shape arithmetic that exporters leave in a graph',
     requires: ['work', 'typed'],
     ensures: [],
     repeatFrom: 'infer-shapes',
@@ -221,7 +223,7 @@ const ALL = [
   }),
   pass({
     name: 'open-graph',
-    does: 'Opens the typed graph for new nodes',
+    does: 'Creates the builder that adds nodes to the typed graph',
     requires: ['work', 'typed'],
     ensures: ['g'],
     run(c) {
@@ -233,7 +235,7 @@ const ALL = [
   // Loss and parameters
   pass({
     name: 'attach-loss',
-    does: 'Adds the loss as an output, with the target as an input',
+    does: 'Adds the loss as an output and the target as an input',
     requires: ['work', 'g'],
     ensures: ['spec', 'loss', 'inference', 'exports'],
     run(c) {
@@ -248,8 +250,32 @@ const ALL = [
     },
   }),
   pass({
+    name: 'attach-sample-losses',
+    does: 'Adds the loss of each sample as an output, or the mean if the model computes its loss itself',
+    requires: ['g'],
+    ensures: ['samples'],
+    run(c) {
+      const { g, options } = c;
+      if (!options.loss) throw noLoss();
+      if (options.loss.kind === 'output') c.loss = attachLoss(g, options.loss);
+      c.samples = options.loss.kind === 'output' ? undefined : attachSampleLosses(g, options.loss);
+      return true;
+    },
+  }),
+  pass({
+    name: 'choose-state',
+    does: 'Selects the parameters and running statistics that are fed in evaluation',
+    requires: ['work', 'g'],
+    ensures: ['trained'],
+    run(c) {
+      c.trained = [...c.work.graph.initializers.keys()].filter(v => c.options.state?.has(v.name));
+      c.g.forget(c.trained);
+      return false;
+    },
+  }),
+  pass({
     name: 'add-cotangents',
-    does: 'Adds an input for the cotangent of each output that is differentiated',
+    does: 'Adds a cotangent input for each output to differentiate',
     requires: ['g'],
     ensures: ['seeds'],
     run(c) {
@@ -272,12 +298,15 @@ const ALL = [
   }),
   pass({
     name: 'select-parameters',
-    does: 'Decides which initializers train, from options, the file and rules, in this order',
-    requires: ['g', 'origins', 'loss'],
+    does: 'Decides which initializers train: by options, then by the file, then by rules',
+    requires: ['work', 'g', 'origins', 'loss'],
     ensures: ['parameters', 'trained'],
     run(c) {
       const { graph } = c.g;
-      c.parameters = selectParameters(graph, [c.loss.loss], c.origins, c.options, c.loss.constants);
+      const { loss, output, constants } = c.loss;
+      const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
+      const head = () => headParameters(c.work, ends);
+      c.parameters = selectParameters(graph, [loss], c.origins, c.options, constants, head);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);
@@ -286,7 +315,7 @@ const ALL = [
   }),
   pass({
     name: 'choose-wrt',
-    does: 'Finds the inputs and initializers to differentiate by',
+    does: 'Selects the inputs and initializers to differentiate with respect to',
     requires: ['g'],
     ensures: ['trained'],
     run(c) {
@@ -300,7 +329,7 @@ const ALL = [
   }),
   pass({
     name: 'check-loss',
-    does: 'Warns of a loss that is likely not meant for the output it reads',
+    does: 'Warns if the loss does not seem to fit the output that it reads',
     requires: ['g', 'spec', 'loss'],
     ensures: ['warnings'],
     run(c) {
@@ -310,12 +339,15 @@ const ALL = [
   }),
   pass({
     name: 'group-parameters',
-    does: 'Finds the optimizer options in which each parameter differs',
-    requires: ['trained', 'optimizer'],
-    ensures: ['groups'],
+    does: 'Resolves the optimizer options that differ by parameter',
+    requires: ['g', 'trained', 'optimizer'],
+    ensures: ['groups', 'distances'],
     run(c) {
       const { optimizer, settings } = c.optimizer;
-      c.groups = groupParameters(c.trained, optimizer, settings, c.options);
+      const { layerDecay, unfreezeEvery } = c.options;
+      const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
+      c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
+      c.groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
       return false;
     },
   }),
@@ -323,7 +355,7 @@ const ALL = [
   // Differentiate
   pass({
     name: 'train-batch-norm',
-    does: 'Puts batch normalization into the mode asked for',
+    does: 'Sets batch normalization to training or inference mode',
     requires: ['g'],
     ensures: ['statistics', 'leastBatch'],
     run(c) {
@@ -337,14 +369,14 @@ const ALL = [
   }),
   pass({
     name: 'train-dropout',
-    does: 'Lets dropout drop, or do nothing',
+    does: 'Sets dropout to training or inference mode',
     requires: ['g'],
     ensures: [],
     run: c => trainDropout(c.g, c.options.dropout ?? 'train'),
   }),
   pass({
     name: 'look-up-rows',
-    does: 'Lets each table with sparse updates be looked up once',
+    does: 'Merges the lookups of each table with sparse updates into one',
     requires: ['g', 'trained'],
     ensures: ['lookups'],
     run(c) {
@@ -355,7 +387,7 @@ const ALL = [
   }),
   pass({
     name: 'draw-random',
-    does: 'Draws random numbers by a counter, so that a run can be resumed',
+    does: 'Replaces random operators by a counter-based generator, so that runs can be resumed',
     requires: ['g'],
     ensures: ['drawn'],
     run(c) {
@@ -378,7 +410,7 @@ const ALL = [
   }),
   pass({
     name: 'lower-batch-norm',
-    does: 'Writes batch normalization in training mode as operators that all providers have',
+    does: 'Expands training-mode batch normalization into operators that all execution providers support',
     requires: ['g'],
     ensures: [],
     run(c) {
@@ -389,7 +421,7 @@ const ALL = [
   }),
   pass({
     name: 'name-gradients',
-    does: 'Gives gradients the names of their parameters, and zeros to parameters without one',
+    does: 'Names gradients after their parameters; parameters without a gradient get zeros',
     requires: ['g', 'trained', 'cotangents'],
     ensures: ['grads'],
     run(c) {
@@ -403,7 +435,7 @@ const ALL = [
   }),
   pass({
     name: 'checkpoint-activations',
-    does: 'Lets the backward pass compute activations again instead of keeping them',
+    does: 'Recomputes activations in the backward pass instead of keeping them',
     requires: ['g', 'loss', 'statistics', 'lookups', 'grads'],
     ensures: [],
     run(c) {
@@ -417,7 +449,7 @@ const ALL = [
   }),
   pass({
     name: 'sum-rows',
-    does: 'Adds up the gradients of equal rows of a table',
+    does: 'Sums the gradients of equal rows of a table',
     requires: ['g', 'trained', 'lookups', 'grads'],
     ensures: ['lastRows'],
     run(c) {
@@ -428,7 +460,7 @@ const ALL = [
   }),
   pass({
     name: 'take-gradients',
-    does: 'Takes the gradients that the graph has',
+    does: 'Uses the gradients that the graph computes',
     requires: ['g', 'trained', 'given'],
     ensures: ['grads', 'lookups', 'lastRows'],
     run(c) {
@@ -440,29 +472,53 @@ const ALL = [
   }),
   pass({
     name: 'compute-in-float',
-    does: 'Lets quantized products that depend on trained values compute in floating point',
+    does: 'Makes quantized products that depend on trained values compute in floating point',
     requires: ['work', 'trained'],
     ensures: [],
     run: c => computeInFloat(c.work.graph, c.trained),
   }),
   pass({
     name: 'return-objective',
-    does: 'Makes what is differentiated the outputs of the graph, of inputs that are fed',
+    does: 'Makes the values to differentiate the graph outputs, as functions of the inputs that are fed',
     requires: ['g', 'trained'],
     ensures: [],
     run(c) {
-      const { g, loss, seeds = new Map<Value, Expr>(), options } = c;
+      const { g, loss, seeds = new Map<Value, Expr>() } = c;
       g.graph.outputs = loss ? [loss.loss] : [...seeds.keys()];
-      // A kernel may read what its gradient does not, such as the lengths of sequences.
-      const needed = neededInputs(g.graph, g.graph.outputs).filter(v => v !== loss?.target);
-      const isFed = (v: Value) => options.fed?.has(v.name) ?? true;
-      if (!needed.every(isFed)) expandNodes(g, activeValues(g.graph.nodes, c.trained));
+      expandUnfed(c, g.graph.outputs, loss?.target);
+      return true;
+    },
+  }),
+  pass({
+    name: 'feed-state',
+    does: 'Turns parameters and running statistics into inputs without a default',
+    requires: ['work', 'trained'],
+    ensures: [],
+    run(c) {
+      const { graph } = c.work;
+      for (const value of c.trained) {
+        graph.initializers.delete(value);
+        if (!graph.inputs.includes(value)) graph.inputs.push(value);
+      }
+      return c.trained.length > 0;
+    },
+  }),
+  pass({
+    name: 'return-losses',
+    does: 'Makes the losses and the output that they read the graph outputs',
+    requires: ['g', 'samples', 'trained'],
+    ensures: [],
+    run(c) {
+      const { g, samples, loss, options } = c;
+      const results = [loss?.loss.name, options.loss?.output, samples?.losses.name, samples?.weights?.name];
+      g.graph.outputs = g.graph.outputs.filter(v => results.includes(v.name));
+      expandUnfed(c, g.graph.outputs);
       return true;
     },
   }),
   pass({
     name: 'return-gradients',
-    does: 'Makes loss and gradients the outputs of the graph',
+    does: 'Makes loss and gradients the graph outputs',
     requires: ['g', 'trained', 'cotangents'],
     ensures: ['gradients'],
     run(c) {
@@ -481,7 +537,7 @@ const ALL = [
   // Update
   pass({
     name: 'plan-schedule',
-    does: 'Lets a schedule that does not say when it ends end with the run',
+    does: 'Ends a schedule without a length at the end of the run',
     requires: ['g', 'loss', 'grads', 'leastBatch'],
     ensures: ['schedule'],
     async run(c) {
@@ -490,11 +546,21 @@ const ALL = [
     },
   }),
   pass({
+    name: 'plan-unfreezing',
+    does: 'Finds the update in which each layer begins to train, where they begin one after the other',
+    requires: ['g', 'loss', 'grads', 'leastBatch', 'distances'],
+    ensures: ['begins'],
+    async run(c) {
+      c.begins = await planUnfreezing(c.g.graph, c.options, c.distances, c.loss, c.grads, c.leastBatch);
+      return false;
+    },
+  }),
+  pass({
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
       ...(['g', 'optimizer', 'trained', 'grads', 'groups'] as const),
-      ...(['lookups', 'lastRows', 'statistics', 'schedule'] as const),
+      ...(['lookups', 'lastRows', 'statistics', 'schedule', 'begins'] as const),
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -506,6 +572,7 @@ const ALL = [
         return {
           ...{ param, grad: grads[i]!, options: { ...settings, ...groups[i] } },
           lookup: lookup && last && { ...lookup, last },
+          begins: c.begins[i],
         };
       });
       const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
@@ -520,7 +587,7 @@ const ALL = [
   }),
   pass({
     name: 'number-batches',
-    does: 'Computes what random numbers are drawn by from the count of batches',
+    does: 'Computes the key of the random numbers from the number of batches so far',
     requires: ['g', 'drawn'],
     ensures: ['numbered'],
     run(c) {
@@ -548,7 +615,7 @@ const ALL = [
   }),
   pass({
     name: 'declare-value-types',
-    does: 'Declares the types of values whose extents no runtime infers',
+    does: 'Declares the types of values whose shapes no runtime infers',
     requires: ['work', 'typed'],
     ensures: [],
     run: c => declareValueTypes(c.work),
@@ -558,7 +625,7 @@ const ALL = [
     does: 'Binds states to their next values, and describes the step in the metadata',
     requires: [
       ...(['work', 'optimizer', 'spec', 'loss', 'inference', 'exports', 'trained', 'groups'] as const),
-      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'attached'] as const),
+      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'begins', 'attached'] as const),
     ],
     ensures: ['description'],
     run(c) {
@@ -568,7 +635,7 @@ const ALL = [
   }),
   pass({
     name: 'embed-original',
-    does: 'Keeps the original file in the metadata, less the tensors that the graph holds',
+    does: 'Stores the original file in the metadata, without the tensors that the graph holds',
     requires: ['work', 'model', 'description'],
     ensures: [],
     run(c) {
@@ -580,10 +647,10 @@ const ALL = [
     },
   }),
 
-  // A training step that the model brings
+  // The model's own training step
   pass({
     name: 'read-algorithm',
-    does: "Makes the graph of the model's own training step the main graph",
+    does: "Makes the model's own training step the main graph",
     requires: [],
     ensures: ['work', 'bindings'],
     run(c) {
@@ -593,7 +660,7 @@ const ALL = [
   }),
   pass({
     name: 'lower-training-operators',
-    does: "Writes ONNX's Gradient and optimizer operators as standard ones",
+    does: "Expands ONNX's Gradient and optimizer operators into standard ones",
     requires: ['work'],
     ensures: ['operators', 'inlined'],
     async run(c) {
@@ -604,7 +671,7 @@ const ALL = [
   }),
   pass({
     name: 'adopt-step',
-    does: 'Lets state, learning rate and count of updates go in and come out',
+    does: "Turns state, learning rate and update count of the model's own step into inputs and outputs",
     requires: ['work', 'g', 'operators', 'bindings'],
     ensures: ['spec', 'loss', 'own', 'batchNumber', 'model', 'trained'],
     run(c) {
@@ -627,13 +694,26 @@ const ALL = [
   }),
 ] as const satisfies readonly Pass[];
 
-/** Every pass, by name: each can be run alone, on a context that has what it requires. */
+/**
+ * Expands operators if their kernels read inputs that are not fed: a gradient, and so a training step, may not depend on
+ * all that a kernel reads, such as the lengths of sequences.
+ */
+function expandUnfed(
+  { g, options, trained }: With<'g' | 'trained'>,
+  outputs: readonly Value[],
+  target?: Value,
+) {
+  const isFed = (v: Value) => v === target || (options.fed?.has(v.name) ?? true);
+  if (!neededInputs(g.graph, outputs).every(isFed)) expandNodes(g, activeValues(g.graph.nodes, trained));
+}
+
+/** Every pass by name. Each can run alone, on a context with the facts that it requires. */
 export const PASSES: ReadonlyMap<string, Pass> = new Map(ALL.map(p => [p.name, p]));
 
 function list(...names: string[]): Pass[] {
   return names.map(name => {
     const found = PASSES.get(name);
-    if (!found) throw new Error(`There is no pass ${name}.`);
+    if (!found) throw new Error(`Unknown pass '${name}'.`);
     return found;
   });
 }
@@ -649,6 +729,12 @@ const STANDARDIZE = list(
   'lift-subgraph-initializers',
 );
 const PLACE = list('split-merged-initializers', 'tie-transposed-initializers', 'place-parameters');
+const PLACE_IN_SOURCE = list(
+  'lift-subgraph-initializers',
+  'read-origins',
+  'split-merged-initializers',
+  'tie-transposed-initializers',
+);
 const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
 const NORMALIZE = [
   ...STANDARDIZE,
@@ -658,14 +744,14 @@ const NORMALIZE = [
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
-  ...list('plan-schedule', 'attach-optimizer', 'number-batches'),
+  ...list('plan-schedule', 'plan-unfreezing', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
   ...list('declare-value-types', 'describe-step', 'embed-original'),
 ];
 const MODES = list('train-batch-norm', 'train-dropout');
 const DRAW = list('draw-random', 'number-batches', 'compute-in-float');
 
-/** A loss by the parameters that would train, the same by what `wrt` names, and outputs by it. */
+/** What is differentiated, and with respect to what: a loss by the trained parameters or by `wrt`, or outputs by `wrt`. */
 const OF_PARAMETERS = [
   ...NORMALIZE,
   ...list('attach-loss', 'check-loss', 'select-parameters'),
@@ -679,9 +765,9 @@ const OBJECTIVE = [...list('lower-batch-norm', 'return-objective'), ...CLEAN];
 
 /** The passes of each use, in order. */
 export const PIPELINES = {
-  /** A copy whose values are typed, ready to be differentiated; each parameter has an initializer of its own. */
+  /** A typed copy, ready to be differentiated, with an initializer for each parameter. */
   normalize: NORMALIZE,
-  /** A training step, from a loss. */
+  /** A training step from a loss. */
   inject: [
     ...list('resolve-optimizer'),
     ...NORMALIZE,
@@ -691,7 +777,7 @@ export const PIPELINES = {
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],
-  /** A training step, from gradients that the graph has. */
+  /** A training step from gradients that the graph computes. */
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
@@ -700,21 +786,29 @@ export const PIPELINES = {
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,
   ],
-  /** Loss and gradients, by the parameters that would train. */
+  /** Loss and gradients with respect to the parameters that would train. */
   gradients: [...OF_PARAMETERS, ...GRADIENTS],
-  /** The same by what `wrt` names. */
+  /** The same with respect to `wrt`. */
   gradientsByName: [...OF_WRT, ...GRADIENTS],
   /** Vector-Jacobian products. */
   pullback: [...OF_OUTPUTS, ...GRADIENTS],
-  /** What each of these three differentiates, for finite differences. */
+  /** The functions that these three differentiate, for finite differences. */
   objective: [...OF_PARAMETERS, ...OBJECTIVE],
   objectiveByName: [...OF_WRT, ...OBJECTIVE],
   objectiveOfPullback: [...OF_OUTPUTS, ...OBJECTIVE],
-  /** ONNX's training operators in the graph of a model: standard ones before anything else. */
+  /** The losses of samples, for validation. */
+  evaluate: [
+    ...NORMALIZE,
+    ...list('attach-sample-losses', 'choose-state', 'compute-in-float'),
+    ...MODES,
+    ...list('draw-random', 'number-batches', 'feed-state', 'return-losses'),
+    ...CLEAN,
+  ],
+  /** Expands ONNX's training operators in the main graph, before any other pipeline. */
   lowerTraining: list('copy-model', 'lower-training-operators'),
-  /** The training step that a model brings, as far as its meaning is known. */
+  /** Reads the training step that a model contains, without rewriting its state. */
   readStep: list('read-algorithm', 'lower-training-operators', 'infer-shapes'),
-  /** The same step, as one of ours. */
+  /** Turns that step into one that the trainer can run. */
   adopt: [
     ...list('read-algorithm', 'lower-training-operators', 'infer-shapes', 'open-graph', 'adopt-step'),
     ...DRAW,
@@ -733,12 +827,15 @@ export function normalize(
   return runPasses(PIPELINES.normalize, contextOf(model, options, oracle), facts);
 }
 
-/** The model with a place for each of the parameters that it had merged, and but one; `work` is that with all else done too. */
-function withPlaces(model: Model, work: Model): Model {
-  if (model.functions.length) return cloneModel(work);
-  const placed = cloneModel(model);
-  liftSubgraphInitializers(placed);
-  splitMergedInitializers(placed, readOrigins(placed));
-  tieTransposedInitializers(placed);
-  return placed;
+/**
+ * The source with an initializer for each parameter, and no other change. The body of a function cannot hold one for each
+ * of its calls: with functions, it is a copy of the model at work.
+ */
+async function withPlaces({ source, work, oracle }: With<'work'>): Promise<Model> {
+  if (source.functions.length) return cloneModel(work);
+  const context = Object.assign(contextOf(source, {}, oracle), {
+    work: cloneModel(source),
+    inlined: true as const,
+  });
+  return (await runPasses(PLACE_IN_SOURCE, context, ['work'])).work;
 }

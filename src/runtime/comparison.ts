@@ -8,8 +8,8 @@ import { type Data, type DataOptions, dataOptionsOf, openData } from './data/ope
 import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
+import { bind, bindingOf, openHeld, updatesOf } from './prepare.js';
 import type { SessionOptions } from './session.js';
-import { bind, bindingOf, openHeld, updatesOf } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
@@ -70,7 +70,8 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
       freeBatch,
       optimizer: { ...candidate.optimizer, lr },
       seed,
-      updates: async fed => updatesOf(comparison, await bind(comparison, data, inputSpecs(fed), fed.target)),
+      updates: async (fed, epochs = comparison.epochs) =>
+        updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target)),
     };
     const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };

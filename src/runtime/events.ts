@@ -106,6 +106,7 @@ const epochSchema = event('epoch', 'An epoch is done.', {
   trainLoss: said("Mean of the steps' losses over the samples", real),
   validation: optional('Result on the validation data', evaluationSchema),
   training: optional('Result on training data, in inference form, with --train-metrics', evaluationSchema),
+  best: optional('Whether the monitored value is the best so far', v.literal(true)),
   seconds: said('Duration, validation included', real),
   trainSeconds: said('Seconds of these in which steps were done', real),
   waitSeconds: optional('Seconds of these in which the next batches were waited for', real),
@@ -153,13 +154,42 @@ const startSchema = event('start', 'Training begins.', {
   ),
 });
 
+const bestSchema = v.strictObject({
+  epoch: said('The epoch with the best monitored value', whole),
+  metric: said('What is monitored: loss or a metric', v.string()),
+  value: said('Its value on the validation data', real),
+});
+
 const savedSchema = event('saved', 'A file was written.', {
   path: said('The file', v.string()),
-  what: said('What it holds', v.picklist(['model', 'state', 'report'])),
+  what: said(
+    'What it holds; a checkpoint is a version of the state that is kept',
+    v.picklist(['model', 'state', 'checkpoint', 'report']),
+  ),
+  best: optional('The epoch whose weights the model has, where they are not the last ones', bestSchema),
 });
 
 const endSchema = event('end', 'Training is over, and its files are written.', {
   stopped: said('Whether it was interrupted', v.boolean()),
+  reason: said(
+    'Why it ended: all epochs are done, a signal, no improvement for --patience epochs, or a callback',
+    v.picklist(['epochs', 'signal', 'patience', 'callback']),
+  ),
+  best: optional('The best epoch, where the run was validated', bestSchema),
+  checkpoints: optional(
+    'The versions of the state that are kept',
+    v.strictObject({
+      folder: v.string(),
+      kept: v.array(
+        v.strictObject({
+          file: v.string(),
+          step: said('Steps done', whole),
+          epoch: optional('The epoch, of one that is kept for its monitored value', whole),
+          value: optional('That value', real),
+        }),
+      ),
+    }),
+  ),
   steps: said('Updates done', whole),
   skipped: said('Batches whose gradients were not finite, and which changed nothing', whole),
   worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
@@ -184,6 +214,13 @@ export type JudgedSample = v.InferOutput<typeof sampleSchema>;
 
 /** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
 export type TelemetryRow = v.InferOutput<typeof telemetryRow>;
+
+export type BestEpoch = v.InferOutput<typeof bestSchema>;
+export type StepEvent = v.InferOutput<typeof stepSchema>;
+export type EpochEvent = v.InferOutput<typeof epochSchema>;
+export type StartEvent = v.InferOutput<typeof startSchema>;
+export type SavedEvent = v.InferOutput<typeof savedSchema>;
+export type EndEvent = v.InferOutput<typeof endSchema>;
 
 /** What a training loop reports. Epochs and steps count from 1. */
 export type LoopEvent = v.InferOutput<(typeof loopSchemas)[number]>;

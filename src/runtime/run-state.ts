@@ -5,9 +5,7 @@ import { Model } from '../graph/ir.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
 import type { Data } from './data/open.js';
-import type { LoopEvent, TelemetryRow } from './events.js';
-
-type EpochEvent = Extract<LoopEvent, { type: 'epoch' }>;
+import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
 
 /** The loss of each step, the result of each epoch, and a table for each update that telemetry shows. */
 export type RunHistory = {
@@ -29,18 +27,31 @@ export type RunSettings = {
   bind?: string;
 };
 
-export type Run = { settings: RunSettings; history: RunHistory };
+/** A version of the state that is kept in the folder of checkpoints, after `step` steps. */
+export type KeptCheckpoint = {
+  file: string;
+  step: number;
+  /** Of one that is kept for its monitored value: that value, and the epoch that it is of. */
+  epoch?: number;
+  value?: number;
+  /** One of those that were saved at regular times. */
+  isLast?: true;
+};
+
+/** `checkpoints` are those that belong to this version of the state; see `Checkpoints`. */
+export type Run = { settings: RunSettings; history: RunHistory; checkpoints?: readonly KeptCheckpoint[] };
 
 const KEY = 'agd.run';
 
 /** The model with the run in its metadata; graph and tensors are shared. */
-export function withRun(model: Model, { settings, history }: Run): Model {
+export function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Model {
   const exact = history.losses.every(loss => Object.is(Math.fround(loss), loss));
   const losses = exact ? Float32Array.from(history.losses) : Float64Array.from(history.losses);
   const text = JSON.stringify({
     settings,
     epochs: history.epochs,
     telemetry: history.telemetry,
+    ...(checkpoints.length ? { checkpoints } : {}),
     losses: { bytes: losses.BYTES_PER_ELEMENT, base64: Buffer.from(losses.buffer).toString('base64') },
   });
   const metadata = new Map(model.metadata).set(KEY, text);
@@ -50,12 +61,13 @@ export function withRun(model: Model, { settings, history }: Run): Model {
 /** The run that a state belongs to; undefined for a model that was only injected, and where it cannot be read. */
 export function readRun({ metadata }: Model): Run | undefined {
   try {
-    const { settings, epochs, telemetry, losses } = JSON.parse(metadata.get(KEY) ?? 'null');
+    const { settings, epochs, telemetry, losses, checkpoints = [] } = JSON.parse(metadata.get(KEY) ?? 'null');
     const bytes = Uint8Array.from(Buffer.from(losses.base64, 'base64'));
     const values = losses.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer);
     if (!epochs.every(isEpoch) || !telemetry.every(isTable) || typeof settings.data !== 'number')
       return undefined;
-    return { settings, history: { losses: Array.from(values), epochs, telemetry } };
+    if (!checkpoints.every(isCheckpoint)) return undefined;
+    return { settings, history: { losses: Array.from(values), epochs, telemetry }, checkpoints };
   } catch {
     return undefined;
   }
@@ -65,6 +77,12 @@ export function readRun({ metadata }: Model): Run | undefined {
 const isNumber = (x: unknown) => typeof x === 'number' || x === null;
 const isEpoch = (x: EpochEvent) =>
   x.type === 'epoch' && Number.isSafeInteger(x.epoch) && isNumber(x.trainLoss) && isNumber(x.seconds);
+/** Metadata may come from anywhere: a name must not lead out of the folder. */
+const isCheckpoint = ({ file, step, value }: KeptCheckpoint) =>
+  typeof file === 'string' &&
+  /^step-\d+\.agd\.onnx$/.test(file) &&
+  Number.isSafeInteger(step) &&
+  (value === undefined || typeof value === 'number');
 const isTable = (rows: readonly TelemetryRow[]) =>
   rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
 

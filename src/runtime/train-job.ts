@@ -1,32 +1,28 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, realpath, rm } from 'node:fs/promises';
+import { mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { AgdError } from '../graph/errors.js';
 import { checkWritable, loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { checkState, saveState as saveSnapshot } from '../graph/state-file.js';
-import { extendSchedule } from '../passes/file/extend-schedule.js';
 import { isInjected, readDescription } from '../passes/file/step-metadata.js';
-import { hasOwnStep } from '../passes/import/adopt-step.js';
-import { inject } from '../passes/inject.js';
-import type { Fed, InjectOptions } from '../passes/options.js';
+import type { InjectOptions } from '../passes/options.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
-import type { BindOptions, InputSpec } from './data/bind.js';
-import type { Dataset } from './data/dataset.js';
-import { type Data, type DataBinding, type DataOptions, dataOptionsOf, openData } from './data/open.js';
+import { Checkpoints, checkpointFolder } from './checkpoints.js';
+import type { BindOptions } from './data/bind.js';
+import { type DataOptions, dataOptionsOf, openData } from './data/open.js';
 import { readSafetensors } from './data/safetensors.js';
-import { injectedEvent, type NewEvent, type TrainEvent } from './events.js';
+import type { TrainEvent } from './events.js';
 import { checkExport, exportFile } from './export.js';
 import { loadExtensions } from './extensions.js';
-import { type Beginning, openForInjection } from './formats/artifacts.js';
-import { goOnFrom } from './formats/ort-state.js';
-import { batchToFree, shapesOf } from './model-data.js';
+import type { Beginning } from './formats/artifacts.js';
+import { directionOf, type MonitorOptions } from './monitor.js';
+import { bind, bindingOf, type Emit, openHeld, trainableFile, withSchedule } from './prepare.js';
 import {
   changes,
   emptyHistory,
   fitHistory,
-  follow,
   type Run,
   type RunSettings,
   readRun,
@@ -35,12 +31,13 @@ import {
   withRun,
 } from './run-state.js';
 import type { SessionOptions } from './session.js';
-import { inputSpecs, Trainer } from './trainer.js';
-import { trainingLoop } from './training-loop.js';
+import { Trainer } from './trainer.js';
+import { parseInterval, trainRun } from './training-run.js';
 
 /** A training run from files to files. */
 export type TrainJob = SessionOptions &
-  Beginning & {
+  Beginning &
+  MonitorOptions & {
     /** An injected model, or a plain one together with `inject`. */
     model: string;
     /** Modules that define the gradients, optimizers and losses of extensions, loaded in the thread that trains. */
@@ -55,6 +52,13 @@ export type TrainJob = SessionOptions &
     state?: string;
     /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
     resumePytorch?: string;
+    /** When to save the state: `500steps`, `10min`, or `1epoch`, which is the default. */
+    saveEvery?: string;
+    /** How many of the best epochs, and of the last versions saved, to keep in `STATE.checkpoints/`. */
+    keepBest?: number;
+    keepLast?: number;
+    /** Which weights go to `output`: those of the best epoch by validation, which is the default, or the last ones. */
+    export?: 'best' | 'last';
     /** Writes the moving average of the weights to `output`, not the weights. */
     exportEma?: boolean;
     epochs: number;
@@ -63,9 +67,6 @@ export type TrainJob = SessionOptions &
     lr?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   } & Omit<DataOptions, 'recipe'>;
-
-/** Reports an event, as of now. */
-type Emit = (event: NewEvent) => void;
 
 /**
  * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
@@ -79,10 +80,11 @@ export async function runTrainJob(
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
+  checkRetention(job);
   const data = await openData(job.data, dataOptionsOf(job));
   const resumed = await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
-  const model = resumed ?? (await trainable(job, data, emit));
+  const model = resumed ?? (await trainableFile(job, data, emit));
   data.use(readRecipe(model));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
@@ -100,44 +102,70 @@ export async function runTrainJob(
       path === undefined
         ? await data.validation(trainer.inputs, bindingOf(job, target))
         : await bind(job, await openHeld(path, job, data), trainer.inputs, target);
-    const { epochs, batchSize, seed, lr } = job;
-    const size = { batchSize: train.batchSize(job), stepsPerEpoch: train.batchCount(job) };
     trainer = await withSchedule(trainer, job, train, emit);
-    const run = await beginRun(job, trainer, model, await settingsOf(job, data, size.batchSize), emit);
-    const { history } = run;
-    const stepsBefore = trainer.batchCount;
-    const before = stepsBefore ? { history: structuredClone(history) } : {};
-    emit({ type: 'start', epochs, samples: train.length, stepsBefore, ...size, ...before });
-    const save = (to: string) => {
-      fitHistory(history, trainer.batchCount);
-      return saveState(to, trainer, run, emit);
-    };
-    try {
-      for await (const event of trainingLoop(trainer, train, {
-        epochs,
-        batchSize,
-        seed,
-        lr,
-        validation,
-        signal,
-        before: history.losses,
-      })) {
-        follow(history, event);
-        emit(event);
-        if (event.type === 'epoch' && job.state && event.epoch < epochs) await save(job.state);
+    const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
+    const metric = job.monitor ?? 'loss';
+    const keepsBest = validation !== undefined && job.export !== 'last';
+    const checkpoints = new Checkpoints({
+      best: job.keepBest ?? (keepsBest ? 1 : 0),
+      last: job.keepLast ?? 0,
+      better: directionOf(metric),
+    });
+    const lost = checkpoints.restore(run.checkpoints ?? [], resumed ? job.state! : job.model);
+    if (lost.length)
+      emit({
+        type: 'note',
+        text: `${lost.join(', ')}: not found, so these versions are no longer kept`,
+        level: 'warning',
+      });
+    const save = async (to: string) => {
+      fitHistory(run.history, trainer.batchCount);
+      if (job.keepLast) {
+        const model = withRun(trainer.snapshot(), { ...run, checkpoints: [] });
+        checkpoints.add(model, trainer.batchCount, { isLast: true });
       }
-      if (job.state || signal.aborted) await save(stateFile(job));
-      await exportFile(trainer.snapshot(), job.output, { ema: job.exportEma });
-      emit({ type: 'saved', path: job.output, what: 'model' });
+      for (const path of await checkpoints.write(to)) emit({ type: 'saved', path, what: 'checkpoint' });
+      await saveState(to, trainer, { ...run, checkpoints: checkpoints.list }, emit);
+      await checkpoints.prune(to);
+    };
+    const { state } = job;
+    try {
+      const hooks = { emit, signal, save: state === undefined ? undefined : () => save(state) };
+      const { reason } = await trainRun(trainer, { train, validation }, job, run, checkpoints, hooks);
+      if (state || signal.aborted) await save(stateFile(job));
+      const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
+      const chosen = best && (await checkpoints.bestModel());
+      await exportFile(chosen ?? trainer.snapshot(), job.output, { ema: job.exportEma });
+      emit({ type: 'saved', path: job.output, what: 'model', ...(best ? { best } : {}) });
+      const kept = checkpoints.list;
+      emit({
+        type: 'end',
+        stopped: signal.aborted,
+        reason,
+        steps: trainer.stepCount,
+        skipped: trainer.skippedCount,
+        ...(best ? { best } : {}),
+        ...(state && kept.length ? { checkpoints: { folder: checkpointFolder(state), kept } } : {}),
+      });
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
       if (error.code === 'non-finite') await save(stateFile(job));
       throw error.code === 'io' ? await rescued(trainer, job, run, error) : error;
     }
-    emit({ type: 'end', stopped: signal.aborted, steps: trainer.stepCount, skipped: trainer.skippedCount });
   } finally {
     await trainer.release();
   }
+}
+
+/** Throws `bad-option` for what cannot be kept. */
+function checkRetention({ state, keepBest, keepLast, saveEvery, validation }: TrainJob): void {
+  const flags = Object.entries({ 'keep-best': keepBest, 'keep-last': keepLast, 'save-every': saveEvery });
+  const [flag] = flags.find(([, value]) => value !== undefined) ?? [];
+  if (flag && state === undefined)
+    throw new AgdError('bad-option', `--${flag} needs a file to save the state to: give --state FILE.`);
+  if (keepBest !== undefined && validation === undefined)
+    throw new AgdError('bad-option', '--keep-best needs validation data: give them with --val.');
+  if (saveEvery !== undefined) parseInterval(saveEvery);
 }
 
 /**
@@ -194,28 +222,10 @@ async function beginRun(
     note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
   const { sha256, inject } = before.settings;
   return {
+    ...before,
     settings: { ...settings, sha256, inject },
     history: fitHistory(before.history, trainer.batchCount),
   };
-}
-
-/** A trainer whose schedule ends with the run, where it is to. */
-async function withSchedule(trainer: Trainer, job: TrainJob, train: Dataset, emit: Emit): Promise<Trainer> {
-  const { schedule, scheduleTotal, accumulation } = trainer.description;
-  const before = schedule?.total;
-  if (before === undefined) return trainer;
-  const updates = updatesOf({ ...job, inject: { accumulate: accumulation?.batches } }, train);
-  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
-  if (scheduleTotal === undefined) {
-    if (updates > before)
-      note(`the schedule ends after ${before} updates: the last ${updates - before} have its final rate`);
-    return trainer;
-  }
-  if (updates === before) return trainer;
-  const model = extendSchedule(trainer.snapshot(), updates);
-  await trainer.release();
-  note(`the schedule ends with the run, after ${updates} updates instead of ${before}`);
-  return Trainer.create(model, job);
 }
 
 const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
@@ -244,62 +254,4 @@ async function resume(trainer: Trainer, path: string, emit: Emit): Promise<void>
   emit({ type: 'note', text: `resumes from ${path}, after ${trainer.stepCount} updates`, level: 'warning' });
   if (unused.length)
     emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}`, level: 'warning' });
-}
-
-async function trainable(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
-  // Read where it is used: a job may come from another process.
-  const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
-  const { model, options, optimizer } = await openForInjection(job.model, { ...job.inject, original }, job);
-  if (isInjected(model)) {
-    if (job.inject)
-      throw new AgdError(
-        'bad-option',
-        `${job.model} holds a training step already: its loss and options were decided when it was injected.`,
-      );
-    checkExport(model);
-    return model;
-  }
-  if (!options.loss && !options.gradients && !hasOwnStep(model))
-    throw new AgdError('bad-option', `${job.model} holds no training step yet: choose a loss with --loss.`);
-  const updates = async (fed: Fed) => updatesOf(job, await bind(job, data, inputSpecs(fed), fed.target));
-  const adopted = hasOwnStep(model) && !options.replaceOptimizer;
-  const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
-  const source = { job, data, model, options };
-  const { freeBatch = options.freeBatch, note } = await batchToFree(source);
-  if (note) emit({ type: 'note', text: note });
-  const given = { ...options, updates, tile, freeBatch };
-  const { model: injected, report } = await inject(model, given, await shapesOf(source));
-  emit(injectedEvent(report));
-  const begun = goOnFrom(injected, optimizer);
-  if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
-  return begun.model;
-}
-
-/** The updates of the whole run, at least 1. */
-export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
-  return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
-}
-
-/** What the data feed the inputs, of which `target` takes labels. */
-export function bind(
-  job: Pick<TrainJob, 'bind'>,
-  data: Data,
-  inputs: readonly InputSpec[],
-  target?: string,
-): Promise<Dataset> {
-  return data.bind(inputs, bindingOf(job, target));
-}
-
-/** How the arrays of a job feed inputs, of which `target` takes labels. */
-export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefined): DataBinding {
-  return { ...job.bind, labels: target === undefined ? [] : [target] };
-}
-
-/** Data that are not trained on: columns become inputs as they do in training. */
-export function openHeld(
-  paths: string | readonly string[],
-  { columns, label, shuffleBuffer }: DataOptions,
-  { recipe }: Data,
-): Promise<Data> {
-  return openData(paths, { columns, label, shuffleBuffer, recipe });
 }

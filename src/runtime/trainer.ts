@@ -70,12 +70,14 @@ export class Trainer {
     // A Scan needs something to scan: a model without data runs step by step.
     const part = trainingPart(model);
     const data = dataInputs(part, description);
+    const { mix } = description.loss;
+    const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
     const { model: steps, ...run } = data.length
       ? scanRows(part)
       : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
-    const fed = inputSpecs({ graph: part.graph, inputs: data, leastBatch: description.leastBatch });
+    const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
     return new Trainer(model, description, session, fed, updates, options, run);
   }
 
@@ -163,7 +165,7 @@ export class Trainer {
    * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so,
    * telemetry apart. The state is then that of the last step before, those of the same run done again. Throws
    * `missing-data`, `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for what is no tensor and for targets
-   * that the loss does not take.
+   * that the loss does not take. Of a step that takes two targets, batches without the second one have the first alone.
    */
   async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
     const feeds = this.#checked(batches);
@@ -177,7 +179,19 @@ export class Trainer {
         `Input '${missing.name}' is fed nothing; given: ${given.join(', ') || 'nothing'}.`,
       );
     }
-    return this.#inTurn(() => this.#steps(feeds, options));
+    return this.#inTurn(() => this.#steps(this.#withSecondTarget(feeds), options));
+  }
+
+  /** The first target has all of the share where no second one is fed. */
+  #withSecondTarget(feeds: Feeds): Feeds {
+    const { mix, target } = this.description.loss;
+    if (!mix || feeds[mix.target]) return feeds;
+    const first = feeds[target!]!;
+    return {
+      ...feeds,
+      [mix.target]: first,
+      [mix.share]: Tensor.filled('float32', first.dims.slice(0, 2), 1),
+    };
   }
 
   async #steps(batches: Feeds, { lr }: { lr?: number }): Promise<number[]> {

@@ -19,11 +19,16 @@ export type LoopOptions = EvaluateOptions & {
    * the seed. `true`: at most 10,000.
    */
   trainMetrics?: boolean | number;
-  lr?: number;
+  /** In place of the model's own learning rate; a function is asked before every run of steps. */
+  lr?: number | (() => number | undefined);
   /** The losses of the steps that a resumed run has behind it: those of the epoch under way count in its mean. */
   before?: readonly number[];
   /** Checked before every step; a step under way is finished. */
   signal?: { readonly aborted: boolean };
+  /** The most steps to do in one run of the session, of those that follow the first `done` steps. No limit if not given. */
+  limit?: (done: number) => number;
+  /** Called between two runs of steps of an epoch, when the trainer's state is that of the last step reported. */
+  afterRun?: () => void | Promise<void>;
 };
 
 /**
@@ -37,6 +42,7 @@ export async function* trainingLoop(
   options: LoopOptions,
 ): AsyncGenerator<LoopEvent> {
   const { epochs, seed = 0, batchSize, validation, trainMetrics = false, lr, signal, metrics } = options;
+  const { limit = () => Number.POSITIVE_INFINITY, afterRun } = options;
   checkMetrics(trainer.description.loss, metrics);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
@@ -52,6 +58,7 @@ export async function* trainingLoop(
   let done = trainer.batchCount;
   const length = new RunLength();
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
+    if (signal?.aborted) return;
     const begin = performance.now();
     let [sum, samples] = [0, 0];
     // Only a batch that was skipped has a loss that is not finite.
@@ -63,13 +70,15 @@ export async function* trainingLoop(
     };
     if (before.length === done)
       for (const loss of before.slice(epoch * steps, done)) add(loss, train.batchSize(order));
-    const chunks = train.chunks({ ...order, epoch, skip: done - epoch * steps }, () => length.steps);
+    const first = epoch * steps;
+    const most = (batch: number) => Math.min(length.steps, limit(first + batch));
+    const chunks = train.chunks({ ...order, epoch, skip: done - first }, most);
     let [waited, asked] = [0, performance.now()];
     for await (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
       const start = performance.now();
       waited += start - asked;
-      const losses = await trainer.steps(inputs, { lr });
+      const losses = await trainer.steps(inputs, { lr: typeof lr === 'function' ? lr() : lr });
       length.learn(inputs, losses.length, performance.now() - start);
       const end = performance.now();
       // The steps of one run of the runtime are told when all are done: their times are spread over it.
@@ -78,10 +87,11 @@ export async function* trainingLoop(
       const times = losses.map((_, i) => timeOf(i));
       for (const [i, loss] of losses.entries()) {
         add(loss, sizes[i]!);
-        const at = { time: times[i]!, epoch: epoch + 1, step: ++done - epoch * steps };
+        const at = { time: times[i]!, epoch: epoch + 1, step: ++done - first };
         yield { type: 'step', ...at, loss, ...trainer.lastSteps[i] };
       }
       for (const rows of trainer.telemetry) yield { type: 'telemetry', time: Date.now(), rows };
+      if (done < first + steps) await afterRun?.();
       asked = performance.now();
     }
     const trainSeconds = (performance.now() - begin) / 1000;

@@ -136,7 +136,9 @@ describe('inject', () => {
       'info.t.onnx',
     );
     expect(out).toContain('update   as the model brings it');
-    // Its gradients are no Gradient's: there is nothing to put another optimizer behind.
+    const other = run('train', 'info.onnx', '--data', 'train.npz', '--optimizer', 'adam');
+    expect([other.code, other.err]).toEqual([1, expect.stringContaining('or --replace-optimizer')]);
+    // The gradients come from no Gradient operator, so that no other optimizer can follow them.
     const { code, err } = run('train', 'info.onnx', '--data', 'train.npz', '--replace-optimizer');
     expect([code, err]).toEqual([1, expect.stringContaining('no Gradient and no optimizer operator')]);
   });
@@ -215,7 +217,7 @@ describe('train', () => {
     ])
       expect(page).toContain(title);
     expect(page).toContain('Trained on 256 samples of train.npz.');
-    expect(page).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
+    expect(page.replace(/<.?span>/g, '')).toMatch(/agd-onnx train model\.onnx .*--report report\.html/);
     expect(page).not.toMatch(/(src|href)="http/);
     expect(page).not.toContain('largest of');
   });

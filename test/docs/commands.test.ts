@@ -75,6 +75,14 @@ function quantized(): Model {
   ]);
 }
 
+/** Tokens in, one number for each token of 40 out. */
+function tokens(): Model {
+  const s = new Sketch();
+  const ids = s.input('input_ids', ['batch', 'length'], 'int64');
+  const embedded = s.add('Gather', [s.weight('embed.weight', [40, 4]), ids], 'embedded');
+  return s.model([s.add('MatMul', [embedded, s.weight('head.weight', [4, 40])], 'logits')]);
+}
+
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -82,6 +90,7 @@ async function folderFor(text: string): Promise<string> {
   await writeSafetensors(join(folder, 'batch.safetensors'), mlpData(16, 3));
   await writeNpz(join(folder, 'trained.npz'), parametersOf(mlp()));
   await saveModel(quantized(), join(folder, 'quantized.onnx'));
+  await saveModel(tokens(), join(folder, 'tokens.onnx'));
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);

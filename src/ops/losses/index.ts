@@ -18,6 +18,8 @@ import {
 } from './loss.js';
 import { mse } from './mse.js';
 
+export { meanOf, mixTerms } from './loss.js';
+
 /** One entry for each loss: names, types and flags are derived from it. */
 const BUILT_IN = {
   'cross-entropy': crossEntropy,
@@ -48,13 +50,7 @@ export function addLoss(name: string, loss: Loss): void {
   NAMES.push(name as LossKind);
 }
 
-/** The loss as a scalar of the output's element type. Throws `bad-option`. */
-export function meanLoss(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): Expr {
-  const { loss, weight } = lossTerms(kind, output, target, options);
-  return weight ? loss.sum().div(weight.sum()) : loss.mean();
-}
-
-/** The same, position by position. Throws `bad-option`. */
+/** The loss position by position, of the output's element type. Throws `bad-option`. */
 export function lossTerms(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): LossTerms {
   checkLossOptions(options);
   const loss = LOSSES.get(kind);

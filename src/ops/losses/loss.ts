@@ -1,6 +1,7 @@
 /** What a loss is, and the options that losses share. */
 import { AgdError } from '../../graph/errors.js';
 import type { Expr } from '../core/expr.js';
+import { range } from '../core/rule.js';
 
 /** A loss: what its target holds, and its formula. */
 export type Loss = {
@@ -29,6 +30,8 @@ export type LossOptions = {
   ignoreIndex?: number;
   /** One weight per class. Cross-entropy and nll. */
   classWeights?: readonly number[];
+  /** Two classes for each target, each with a share: for mixup and CutMix. Losses of classes alone. */
+  mixTargets?: boolean;
 };
 
 /**
@@ -36,6 +39,22 @@ export type LossOptions = {
  * undefined. The mean is the sum of the losses over the sum of the weights.
  */
 export type LossTerms = { loss: Expr; weight?: Expr };
+
+/** The mean over all positions, a scalar. */
+export const meanOf = ({ loss, weight }: LossTerms): Expr =>
+  weight ? loss.sum().div(weight.sum()) : loss.mean();
+
+/**
+ * The terms of two targets of the same output: each sample (row of the first axis) has `share` of the first and the rest of
+ * the second. As the loss is linear in the target's probabilities, this is PyTorch's cross-entropy with these probabilities.
+ */
+export function mixTerms(a: LossTerms, b: LossTerms, share: Expr): LossTerms {
+  const mix = (x: Expr, y: Expr) => {
+    const first = share.cast(x.dtype).reshape([-1, ...range(1, x.rank).map(() => 1)]);
+    return first.mul(x).add(first.rsub(1).mul(y));
+  };
+  return { loss: mix(a.loss, b.loss), weight: a.weight && b.weight && mix(a.weight, b.weight) };
+}
 
 /** Throws `bad-option` for a value out of range. */
 export function checkLossOptions({ labelSmoothing = 0, ignoreIndex = 0 }: LossOptions): void {

@@ -10,7 +10,7 @@ import type { Expr } from '../../ops/core/expr.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
 import type { Schedule } from '../../ops/schedules.js';
-import type { AttachedLoss } from '../differentiate/attach-loss.js';
+import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
 import type { TrainingDescription } from '../file/description.js';
 import type { TrainingOperators } from '../import/lower-training-operators.js';
@@ -28,6 +28,8 @@ export type PassOptions = InjectOptions & {
   wrt?: readonly string[];
   /** Names of the inputs that are fed; all, where not given. */
   fed?: ReadonlySet<string>;
+  /** Names of the parameters and running statistics that an evaluation is fed. */
+  state?: ReadonlySet<string>;
 };
 
 /** What passes find out and leave to later ones. A pass requires and ensures facts by these names. */
@@ -52,6 +54,8 @@ export type Facts = {
   /** The loss as asked for. */
   spec: LossSpec;
   loss: AttachedLoss;
+  /** The losses of samples; undefined if the model computes its loss itself. */
+  samples: AttachedSampleLosses | undefined;
   /** The outputs that the model had besides the loss and gradients. */
   inference: string[];
   /** Where the model to write is a part of the original: the outputs that it computes. */
@@ -65,6 +69,10 @@ export type Facts = {
   given: Map<Value, Value>;
   /** Optimizer options in which a trained parameter differs. */
   groups: AnyOptions[];
+  /** How many layers lie between that of each trained parameter and the last one; empty where no option asks for it. */
+  distances: number[];
+  /** The number of updates after which each begins to train; undefined for those that train from the first on. */
+  begins: (number | undefined)[];
   /** The next running statistics. */
   statistics: StateUpdate[];
   /** Where batch normalization needs more than one sample. */

@@ -4,20 +4,33 @@ import type { Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
-import { lossTerms, meanLoss, type TargetRange, targetRange, targetType } from '../../ops/losses/index.js';
+import {
+  lossTerms,
+  meanOf,
+  mixTerms,
+  type TargetRange,
+  takesClasses,
+  targetRange,
+  targetType,
+} from '../../ops/losses/index.js';
 import type { LossSpec } from '../options.js';
 
 /**
- * `exposed` is an inner value that the loss reads, which became an output of the graph; `constants` are the loss's own
- * initializers, such as class weights, which are none of the model.
+ * `mix` are the inputs of a second target, where there are two. `exposed` is an inner value that the loss reads, which
+ * became an output of the graph; `constants` are the loss's own initializers, such as class weights, which are none of
+ * the model.
  */
 export type AttachedLoss = {
   loss: Value;
   output?: Value;
   target?: Value;
+  mix?: MixInputs;
   exposed?: Value;
   constants?: ReadonlySet<Value>;
 };
+
+/** The second target, of the type and shape of the first, and the share of the first in each sample [batch], float32. */
+export type MixInputs = { target: Value; share: Value };
 
 type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 
@@ -40,9 +53,13 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   const exposed = expose(g, output);
   const target = addTarget(g, spec, output);
   const before = new Set(g.graph.initializers.keys());
-  const loss = meanLoss(spec.kind, output, target, spec);
+  const terms = lossTerms(spec.kind, output, target, spec);
+  const mix = spec.mixTargets ? addMixInputs(g, spec, target) : undefined;
+  const loss = meanOf(
+    mix ? mixTerms(terms, lossTerms(spec.kind, output, g.of(mix.target), spec), g.of(mix.share)) : terms,
+  );
   const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
-  return { loss: addOutput(g, loss), output: output.value, target: target.value, exposed, constants };
+  return { loss: addOutput(g, loss), output: output.value, target: target.value, mix, exposed, constants };
 }
 
 /** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
@@ -76,6 +93,22 @@ function addTarget(g: Builder, spec: Criterion, output: Expr): Expr {
   const target = g.newValue(name, { kind: 'tensor', ...targetType(spec.kind, output, spec) });
   g.graph.inputs.push(target);
   return g.of(target);
+}
+
+function addMixInputs(g: Builder, { kind }: Criterion, { value }: Expr): MixInputs {
+  if (!takesClasses(kind))
+    throw new AgdError(
+      'bad-option',
+      `--mix-targets is for losses of classes, and ${kind} takes values: those are mixed themselves.`,
+    );
+  const target = g.newValue(`${value.name}_mixed`, value.type!);
+  const share = g.newValue(`${value.name}_share`, {
+    kind: 'tensor',
+    dtype: 'float32',
+    shape: value.shape!.slice(0, 1),
+  });
+  g.graph.inputs.push(target, share);
+  return { target, share };
 }
 
 /** Makes an inner value an output, so that its shape is known to who reads the file. */

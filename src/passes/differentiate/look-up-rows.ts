@@ -4,7 +4,7 @@ import { topologicalOrder } from '../../graph/topological-order.js';
 import { type Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { positions } from '../../ops/core/scatter.js';
-import { matcher } from '../select/select-parameters.js';
+import { matcher } from '../common/match-names.js';
 
 /** A table of which a step changes only the rows that it looks up. */
 export type Lookup = {

@@ -65,6 +65,7 @@ const PARAMETER = {
   gradSum: optional(text),
   hessianSum: optional(text),
   ema: optional(text),
+  begins: optional(count),
 } satisfies Record<keyof TrainingDescription['parameters'][number], Check>;
 
 const DESCRIPTION = shaped({
@@ -78,6 +79,8 @@ const DESCRIPTION = shaped({
     labelSmoothing: optional(number),
     ignoreIndex: optional(number),
     classWeights: optional(list(number)),
+    mixTargets: optional(when(x => typeof x === 'boolean')),
+    mix: optional(shaped({ target: text, share: text })),
   }),
   outputs: list(text),
   exports: optional(list(text)),

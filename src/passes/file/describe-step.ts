@@ -6,7 +6,7 @@ import { writeDescription } from './step-metadata.js';
 
 type Described = With<
   | ('work' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
-  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'attached')
+  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'attached')
 >;
 
 /** Binds each state to its next value, and writes what a reader of the file has to know into its metadata. */
@@ -29,6 +29,7 @@ function describe(context: Described): TrainingDescription {
       ...spec,
       name: loss.loss.name,
       target: loss.target?.name,
+      mix: loss.mix && { target: loss.mix.target.name, share: loss.mix.share.name },
       output: loss.output?.name ?? loss.loss.name,
     },
     outputs: context.inference,
@@ -59,6 +60,7 @@ function describe(context: Described): TrainingDescription {
       gradSum: attached.sums?.[i]?.name,
       hessianSum: attached.sums?.[trained.length + i]?.name,
       ema: attached.averages?.[i]?.name,
+      begins: context.begins[i],
     })),
     statistics: context.statistics.map(s => s.state.name),
     leastBatch: context.leastBatch,

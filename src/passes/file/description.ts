@@ -3,8 +3,8 @@ import type { LeastBatch, LossSpec, RecordedOptions, StoredCheckpoint } from '..
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
 export type TrainingDescription = RecordedOptions & {
   version: 1;
-  /** The loss as asked for, with the names of the graph's loss output, model output and target input. */
-  loss: LossSpec & { name: string; output: string; target?: string };
+  /** The loss as asked for, with the names of the graph's loss output, model output and target input, and of those of a second target. */
+  loss: LossSpec & { name: string; output: string; target?: string; mix?: { target: string; share: string } };
   /** The outputs that the model had. */
   outputs: string[];
   /** Where the model to write is only a part of the original: the outputs that it computes. */
@@ -41,6 +41,8 @@ export type TrainingDescription = RecordedOptions & {
     gradSum?: string;
     hessianSum?: string;
     ema?: string;
+    /** The number of updates after which it begins to train, where that is not the first. */
+    begins?: number;
   }[];
   /** Running statistics that a step updates. */
   statistics: string[];

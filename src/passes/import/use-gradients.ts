@@ -7,8 +7,10 @@ import type { Facts } from '../common/context.js';
 import { attachLoss } from '../differentiate/attach-loss.js';
 import { checkType } from '../normalize/with-values.js';
 import type { InjectOptions, LossSpec } from '../options.js';
+import { headParameters } from '../select/find-head.js';
 import type { ParameterChoice } from '../select/parameter-choice.js';
-import { FROZEN, matcher } from '../select/select-parameters.js';
+import { FROZEN } from '../select/select-parameters.js';
+import { toldByGlobs } from '../select/told-by-globs.js';
 import type { StateUpdate } from '../update/transition.js';
 
 export type FoundGradients = Pick<
@@ -41,7 +43,9 @@ export function useGradients(g: Builder, work: Model, source: Model, options: In
   const inference = graph.outputs.filter(v => v !== loss.loss && v.name !== spec.output).map(v => v.name);
   const { exports = inference } = options;
   const own = new Set(options.values?.keys() ?? [...source.graph.initializers.keys()].map(v => v.name));
-  const parameters = choose(graph, given, own, options);
+  const others = graph.outputs.filter(v => v !== loss.loss);
+  const head = () => headParameters(work, others.length ? others : [loss.output ?? loss.loss]);
+  const parameters = choose(graph, given, own, options, head);
   const trained = parameters.flatMap(p => (p.trains ? [p.value] : []));
   g.forget(trained);
   return {
@@ -166,20 +170,21 @@ function choose(
   graph: Graph,
   found: ReadonlyMap<Value, Value>,
   own: ReadonlySet<string>,
-  { train, freeze, frozen: kept }: InjectOptions,
+  { frozen: kept, ...globs }: InjectOptions,
+  head: () => readonly string[],
 ): ParameterChoice[] {
   const candidates = [...graph.initializers.keys()].filter(
     v => found.has(v) || (own.has(v.name) && isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
   );
   const names = candidates.map(v => v.name);
-  const forced = matcher('--train', train, names);
-  const frozen = matcher('--freeze', freeze, names);
+  const told = toldByGlobs(globs, names, head);
   const choices = candidates.map((value): ParameterChoice => {
     const grad = found.get(value);
-    if (frozen?.(value.name)) return { value, trains: false, why: 'frozen by --freeze', by: 'option' };
+    if (told(value.name) === 'freeze')
+      return { value, trains: false, why: 'frozen by --freeze', by: 'option' };
     if (kept?.includes(value.name)) return { value, trains: false, why: FROZEN, by: 'option' };
     if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'`, by: 'file' };
-    if (forced?.(value.name))
+    if (told(value.name) === 'train')
       throw new AgdError('no-such-value', `Cannot train '${value.name}': the graph has no gradient of it.`);
     return { value, trains: false, why: 'the graph has no gradient of it', by: 'file' };
   });

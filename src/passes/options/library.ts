@@ -30,8 +30,11 @@ export const LIBRARY_OPTIONS = {
     { ...library('Values of inputs and initializers, by name'), ownStep: true },
   ),
   updates: option(
-    given<(fed: Fed) => number | Promise<number>>('a function', x => typeof x === 'function'),
-    { ...library('Number of updates of the run: the total of a schedule without one'), ownStep: true },
+    given<(fed: Fed, epochs?: number) => number | Promise<number>>(
+      'a function',
+      x => typeof x === 'function',
+    ),
+    { ...library('Number of updates of the run, or of so many epochs'), ownStep: true },
   ),
   checkpoint: option(given<StoredCheckpoint>('a checkpoint', isObject), {
     ...library('Kept in the description'),

@@ -1,4 +1,4 @@
-import { belowOne, choice, integer, numbers, text } from '../../ops/core/option-type.js';
+import { belowOne, choice, flag, integer, numbers, text } from '../../ops/core/option-type.js';
 import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
@@ -23,7 +23,7 @@ export const LOSS_OPTIONS = {
     ...LOSS,
     help: 'Output that already is the loss',
     path: 'loss.lossOutput',
-    conflicts: ['loss', 'output', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'classAxis'],
+    conflicts: ['loss', 'output', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'mixTargets', 'classAxis'],
   }),
   labelSmoothing: option(belowOne, {
     ...LOSS,
@@ -41,6 +41,13 @@ export const LOSS_OPTIONS = {
     help: 'Weight of each class, as 1,0.5,2',
     parse: parseNumbers,
     path: 'loss.classWeights',
+    expert: true,
+  }),
+  mixTargets: option(flag, {
+    ...LOSS,
+    commands: ['inject', 'train'],
+    help: 'Take two classes per target, for mixup and cutmix of --augment (train does so by itself)',
+    path: 'loss.mixTargets',
     expert: true,
   }),
   classAxis: option(integer, {

@@ -1,7 +1,16 @@
 /** What the registry says of an option. */
 import type { OptionType } from '../../ops/core/option-type.js';
 
-export type Command = 'inspect' | 'inject' | 'train' | 'compare' | 'export' | 'grad' | 'landscapes' | 'demo';
+export type Command =
+  | 'inspect'
+  | 'inject'
+  | 'train'
+  | 'compare'
+  | 'export'
+  | 'adapt'
+  | 'grad'
+  | 'landscapes'
+  | 'demo';
 
 /** Execution providers by the name a user gives. */
 export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;

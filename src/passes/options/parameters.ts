@@ -1,6 +1,8 @@
-import { choice, flag, text, texts } from '../../ops/core/option-type.js';
+import * as v from 'valibot';
+import { choice, count, flag, fraction, text, texts } from '../../ops/core/option-type.js';
 import { allOptimizerNames } from '../../ops/optimizers/index.js';
-import { LEARNS, type Option, option } from './option.js';
+import { INJECTS, isObject, LEARNS, type Option, option } from './option.js';
+import { parseUnfreezing, type Unfreezing } from './text.js';
 
 const CHOICE = { group: 'What trains', commands: [...LEARNS, 'inspect'], stage: 'inject' } as const;
 /** Those that a model with its own training step takes too. */
@@ -11,15 +13,42 @@ const OWN_STEP = {
   ownStep: true,
 } as const;
 
+/** What only a step of training needs to know. */
+const STEPS = { group: 'What trains', commands: INJECTS, stage: 'inject' } as const;
+
+const unfreezing = v.pipe(
+  v.custom<Unfreezing>(
+    x => isObject(x) && Object.keys(x).length === 1 && (v.is(count, x.updates) || v.is(count, x.epochs)),
+    'a number of updates or epochs',
+  ),
+  v.description('a number of updates, or epochs as 1epoch'),
+);
+const decayed = v.pipe(fraction, v.gtValue(0, 'a number from 0 to 1, not 0'));
+
 /** What trains, and by which optimizer, whose own options are in `src/ops/optimizers/`. */
 export const PARAMETER_OPTIONS = {
   train: option(texts, {
     ...CHOICE,
-    help: 'Train the parameters that match this glob',
+    help: 'Train the parameters that match this glob, though --freeze has a less specific one',
   }),
   freeze: option(texts, {
     ...CHOICE,
-    help: 'Freeze the parameters that match this glob',
+    help: "Freeze the parameters that match this glob, or 'backbone': all but the head",
+  }),
+  unfreezeLast: option(count, {
+    ...CHOICE,
+    help: 'Train only the last N layers; the head is the first of them',
+  }),
+  /** Gradual unfreezing, as of Howard, Ruder: «Universal Language Model Fine-tuning for Text Classification», ACL 2018. */
+  unfreezeEvery: option(unfreezing, {
+    ...STEPS,
+    help: 'Unfreeze one more layer, from the head down, every N updates (500) or epochs (1epoch)',
+    parse: parseUnfreezing,
+  }),
+  /** Discriminative rates, as of the same paper, with a factor in place of 1/2.6. */
+  layerDecay: option(decayed, {
+    ...STEPS,
+    help: 'Learning rate of each layer: this factor times that of the next one towards the head',
   }),
   params: option(text, {
     ...OWN_STEP,

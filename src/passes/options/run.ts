@@ -12,7 +12,7 @@ export const RUN_OPTIONS = {
   }),
   seed: option(countFromZero, {
     ...RUN,
-    commands: LEARNS,
+    commands: [...LEARNS, 'adapt'],
     stage: 'both',
     ownStep: true,
     help: 'Random seed: order of the samples, dropout, initial values',

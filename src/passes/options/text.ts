@@ -33,6 +33,21 @@ function parseValue(text: string): number | number[] | boolean | string {
   return values.length === 1 ? values[0]! : values;
 }
 
+/** How often one more layer begins to train. */
+export type Unfreezing = { updates: number; epochs?: undefined } | { epochs: number; updates?: undefined };
+
+/** `500` or `500updates`, `1epoch` or `2epochs`. Throws `bad-option`. */
+export function parseUnfreezing(text: string): Unfreezing {
+  const [, digits, unit] = /^\s*(\d+)\s*(updates?|epochs?)?\s*$/.exec(text) ?? [];
+  const number = Number(digits);
+  if (!digits || !Number.isSafeInteger(number) || number < 1)
+    throw new AgdError(
+      'bad-option',
+      `expected a number of updates or epochs, as 500 or 1epoch, not '${text}'.`,
+    );
+  return unit?.startsWith('epoch') ? { epochs: number } : { updates: number };
+}
+
 /** Throws `bad-option` for what is not numbers. */
 export function parseNumbers(text: string, flag = ''): number[] {
   const values = text.split(',').map(Number);

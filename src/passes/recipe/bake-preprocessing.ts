@@ -1,6 +1,6 @@
 /** Writes what a recipe does into a graph, so that the model takes raw columns and gives names of classes. */
 import { cloneModel } from '../../graph/clone.js';
-import { isFloat } from '../../graph/dtype.js';
+import { dtypeCode } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Attr, type Model, type Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
@@ -285,17 +285,25 @@ function nameClasses(g: Builder, name: string, classes: readonly string[], score
   if (!value) throw new AgdError('no-such-value', `The model computes no value '${scores.output}'.`);
   const s = g.of(value);
   const { classAxis = -1, threshold } = scores;
-  const kept =
-    isFloat(value.dtype) && value.dtype !== 'float32' && value.dtype !== 'float64' ? s.cast('float32') : s;
+  const isPlain = value.dtype === 'float32' || value.dtype === 'float64';
+  // Also where the type is not known.
+  const kept = isPlain
+    ? s
+    : g.emit(
+        'Cast',
+        [s],
+        { to: dtypeCode('float32') },
+        { types: [{ kind: 'tensor', dtype: 'float32' }] },
+      )[0]!;
   const id =
     threshold === undefined
       ? g.emit('ArgMax', [kept], { axis: classAxis, keepdims: 0 }, { hint: 'best', types: [undefined] })[0]!
       : g
           .emit(
             'Greater',
-            [kept, g.scalar(threshold, kept.dtype ?? 'float32')],
+            [kept, g.scalar(threshold, kept.dtype)],
             {},
-            { types: [undefined] },
+            { types: [{ kind: 'tensor', dtype: 'bool' }] },
           )[0]!
           .cast('int64');
   const [label] = g.emit(

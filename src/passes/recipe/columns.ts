@@ -49,7 +49,10 @@ const TRANSFORMS = {
   'multi-hot': { options: ['max'] },
   list: { positional: ['length'], options: ['unknown', 'pad'] },
   image: {
-    options: ['size', 'resize', 'crop', 'normalize', 'mean', 'std', 'color', 'layout', 'filter', 'mask'],
+    options: [
+      ...(['size', 'resize', 'fit', 'filter', 'color', 'layout', 'normalize', 'mean', 'std'] as const),
+      ...(['mask', 'values', 'outside'] as const),
+    ],
   },
 } as const satisfies Record<string, Signature>;
 

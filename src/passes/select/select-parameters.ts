@@ -1,4 +1,3 @@
-import picomatch from 'picomatch';
 import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
@@ -8,9 +7,11 @@ import { activeValues, type BackwardOptions } from '../differentiate/backward.js
 import type { SelectOptions } from '../options.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
+import { groupLayers } from './group-layers.js';
 import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
 import type { Origins } from './read-origins.js';
 import { isCount } from './recognize-contents.js';
+import { toldByGlobs } from './told-by-globs.js';
 
 /** Why a parameter does not train that the checkpoint has frozen. */
 export const FROZEN = 'frozen in the checkpoint';
@@ -22,8 +23,8 @@ export const FROZEN = 'frozen in the checkpoint';
  * of a gradient is none. Weights stored as integers are listed after these.
  *
  * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
- * model's. Throws `no-such-value` for a glob that
- * matches nothing and `nothing-to-train` where nothing is left.
+ * model's; `head` names the parameters of the model's head. Throws `no-such-value` for a glob that matches nothing and
+ * `nothing-to-train` where nothing is left.
  */
 export function selectParameters(
   graph: Graph,
@@ -31,24 +32,24 @@ export function selectParameters(
   origins: Origins,
   options: SelectOptions = {},
   constants: ReadonlySet<Value> = new Set(),
+  head?: () => readonly string[],
 ): ParameterChoice[] {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
   );
   const names = candidates.map(([value]) => value.name);
-  const forced = matcher('--train', options.train, names);
-  const frozen = matcher('--freeze', options.freeze, names);
+  const told = toldByGlobs(options, names, head);
   const reached = reach(graph, targets, options);
   const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
   const scales = quantizationScales(graph);
   const why = notAWeight(graph, candidates, origins);
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
-    if (frozen?.(value.name)) return no('frozen by --freeze', 'option');
+    if (told(value.name) === 'freeze') return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
     if (!reached.has(value) && !rounded.has(value))
       return no('the loss does not depend on it through differentiable operators', 'rule');
-    if (forced?.(value.name)) return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    if (told(value.name) === 'train') return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
     // No file says which parameters do not require gradients; nobody trains 0, 1, 2 ...
@@ -57,11 +58,12 @@ export function selectParameters(
     const reason = why(value, tensor);
     return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };
   };
-  const choices = candidates.map((candidate): ParameterChoice => {
+  const chosen = candidates.map((candidate): ParameterChoice => {
     const choice = choose(candidate);
     if (!choice.trains || !rounded.has(choice.value)) return choice;
     return { value: choice.value, trains: false, why: ROUNDED, by: 'rule' };
   });
+  const choices = lastLayers(graph, chosen, options.unfreezeLast);
   const integers = integerWeights(graph);
   if (!choices.some(c => c.trains || c.why === ROUNDED))
     throw new AgdError(
@@ -74,6 +76,31 @@ export function selectParameters(
     );
   return [...choices, ...integers];
 }
+
+/** Of what trains, only the parameters of the last `count` layers go on to do so. */
+function lastLayers(
+  graph: Graph,
+  choices: readonly ParameterChoice[],
+  count: number | undefined,
+): readonly ParameterChoice[] {
+  if (count === undefined) return choices;
+  const trained = choices.flatMap(c => (c.trains ? [c.value] : []));
+  const layers = groupLayers(graph, trained);
+  if (count > layers.length)
+    throw new AgdError(
+      'bad-option',
+      `--unfreeze-last ${count}: the model has ${layers.length} layers that train: ${listLayers(layers.map(l => l.name))}.`,
+    );
+  const kept = new Set(layers.slice(-count).flatMap(l => l.parameters));
+  return choices.map(c =>
+    !c.trains || kept.has(c.value)
+      ? c
+      : { value: c.value, trains: false, why: 'before the layers of --unfreeze-last', by: 'option' },
+  );
+}
+
+const listLayers = (names: readonly string[]) =>
+  names.slice(0, 8).join(', ') + (names.length > 8 ? ' ...' : '');
 
 /** The values that the targets depend on through a node that rounds. */
 function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
@@ -97,23 +124,4 @@ function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions
     for (const v of read) if (v && active.has(v)) reached.add(v);
   }
   return reached;
-}
-
-/** Whether a name matches one of the globs; throws `no-such-value` for one that matches no name at all. */
-export function matcher(
-  flag: string,
-  globs: readonly string[] | undefined,
-  names: readonly string[],
-  what = 'floating-point initializer',
-) {
-  if (!globs?.length) return undefined;
-  const tests = globs.map(glob => picomatch(glob, { bash: true, dot: true }));
-  globs.forEach((glob, i) => {
-    if (!names.some(name => tests[i]!(name)))
-      throw new AgdError(
-        'no-such-value',
-        `${flag} '${glob}' matches no ${what}; \`agd-onnx inspect\` lists them.`,
-      );
-  });
-  return (name: string) => tests.some(test => test(name));
 }

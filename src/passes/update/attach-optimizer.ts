@@ -58,7 +58,11 @@ export function attachOptimizer<O extends OptimizerOptions>(
     telemetry === undefined
       ? rule
       : { ...rule, ...recordTelemetry(g, optimizer, parameters, rule, telemetry) };
-  const clipped = clipGradients(g, grads.length, options, transition);
+  const bounded = clipGradients(g, grads.length, options, transition);
+  const clipped = {
+    ...bounded,
+    transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
+  };
   const averaged = ema === undefined ? clipped : averageWeights(g, params, ema, clipped.transition);
   const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
@@ -76,4 +80,21 @@ export function attachOptimizer<O extends OptimizerOptions>(
   }));
   const { transition: _, ...attached } = { ...observed, ...clipped, ...averaged, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
+}
+
+/** Leaves the gradients of layers that do not train yet out of the norm that is clipped, as PyTorch's has none of them. */
+function withoutUnbegun(
+  parameters: readonly { begins?: number }[],
+  { clipGradNorm }: StepOptions,
+  step: Value,
+  transition: Transition,
+): Transition {
+  if (clipGradNorm === undefined || parameters.every(p => !p.begins)) return transition;
+  return (b, terms) => {
+    const begun = terms.map((term, i) => {
+      const { begins } = parameters[i] ?? {};
+      return begins ? b.of(step).greaterOrEqual(begins).where(term, term.zeros()) : term;
+    });
+    return transition(b, begun);
+  };
 }

@@ -7,17 +7,21 @@ import type { Expr } from '../../ops/core/expr.js';
  */
 const SMALL = 2 ** 12;
 
-/** The places of `values` in groups: small ones of equal `keys` together, in the order of their first. */
-export function groupSmall(values: readonly Value[], keys: readonly string[]): number[][] {
+/** These places of `values` in groups: small ones of equal `keys` together, in the order of their first. */
+export function groupSmall(
+  values: readonly Value[],
+  keys: readonly string[],
+  places: readonly number[],
+): number[][] {
   const groups = new Map<string | number, number[]>();
-  values.forEach((value, i) => {
-    const shape = value.shape as readonly number[];
+  for (const i of places) {
+    const shape = values[i]!.shape as readonly number[];
     const isSmall = shape.reduce((n, d) => n * d, 1) <= SMALL;
     const key = isSmall ? keys[i]! : i;
     const members = groups.get(key);
     if (members) members.push(i);
     else groups.set(key, [i]);
-  });
+  }
   return [...groups.values()];
 }
 

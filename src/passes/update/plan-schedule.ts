@@ -1,19 +1,52 @@
+import { AgdError } from '../../graph/errors.js';
 import type { Graph } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { lacksTotal, type Schedule } from '../../ops/schedules.js';
 import type { AttachedLoss } from '../differentiate/attach-loss.js';
-import type { InjectOptions, LeastBatch } from '../options.js';
+import type { Fed, InjectOptions, LeastBatch } from '../options.js';
+
+type Loss = Pick<AttachedLoss, 'loss' | 'target' | 'mix'>;
+
+/** The number of updates after which each parameter begins to train: layer by layer, from the head down. Throws `bad-option`. */
+export async function planUnfreezing(
+  graph: Graph,
+  { unfreezeEvery, updates }: Pick<InjectOptions, 'unfreezeEvery' | 'updates'>,
+  distances: readonly number[],
+  loss: Loss,
+  grads: readonly Expr[],
+  leastBatch: LeastBatch | undefined,
+): Promise<(number | undefined)[]> {
+  if (!unfreezeEvery) return [];
+  const { epochs } = unfreezeEvery;
+  if (epochs !== undefined && !updates)
+    throw new AgdError(
+      'bad-option',
+      'Epochs of --unfreeze-every have a length only where there are data, as in train: give a number of updates.',
+    );
+  const every =
+    epochs === undefined
+      ? unfreezeEvery.updates
+      : await updates!(fedTo(graph, loss, grads, leastBatch), epochs);
+  return distances.map(distance => (distance ? distance * every : undefined));
+}
+
+/** What data feed, of a graph that is about to get the update of these gradients. */
+function fedTo(graph: Graph, loss: Loss, grads: readonly Expr[], leastBatch: LeastBatch | undefined): Fed {
+  // A second target is made of the first one.
+  const made = [loss.mix?.target, loss.mix?.share];
+  const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]).filter(v => !made.includes(v));
+  return { graph, inputs, target: loss.target?.name, leastBatch };
+}
 
 /** The schedule; where it does not say when it ends, it ends with the run. */
 export async function planSchedule(
   graph: Graph,
   { schedule, updates }: Pick<InjectOptions, 'schedule' | 'updates'>,
-  loss: AttachedLoss,
+  loss: Loss,
   grads: readonly Expr[],
   leastBatch: LeastBatch | undefined,
 ): Promise<Schedule | undefined> {
   if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
-  const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]);
-  return { ...schedule, total: await updates({ graph, inputs, target: loss.target?.name, leastBatch }) };
+  return { ...schedule, total: await updates(fedTo(graph, loss, grads, leastBatch)) };
 }

@@ -32,8 +32,8 @@ export function recordTelemetry<O extends OptimizerOptions>(
   const rows = (b: Builder, terms: readonly Expr[], updates: Updates): Expr => {
     const inner = (e: Expr | undefined) => b.of(e!.value);
     const step = inner(updates.get(rule.step));
-    const t = step.cast(rule.scalars);
-    const table = parameters.map(({ param, options }, i) => {
+    const table = parameters.map(({ param, options, begins }, i) => {
+      const t = (begins ? step.sub(begins).maximum(1) : step).cast(rule.scalars);
       const grad = inner(terms[i]);
       const slots = Object.entries(rule.slots.get(param)!);
       const before = Object.fromEntries(slots.map(([name, v]) => [name, b.of(v)]));

@@ -9,10 +9,18 @@ import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
 import type { ScalarType, StepOptions } from '../options.js';
 import { groupSmall, join, part } from './batch-small-updates.js';
 import { tiled, tileOf } from './tile-large-updates.js';
-import { stateInput, type Transition, type Updates } from './transition.js';
+import { stateInput, type Transition, type Updates, when } from './transition.js';
 
-/** With `lookup`, only the rows that a step looks up change, and the gradient is theirs: see `sumRows`. */
-export type TrainedParameter<O> = { param: Value; options: O; lookup?: Lookup & { last: Value } };
+/**
+ * With `lookup`, only the rows that a step looks up change, and the gradient is theirs: see `sumRows`. With `begins`, neither
+ * the parameter nor its state changes in so many updates, and the step count of its formulas begins after them.
+ */
+export type TrainedParameter<O> = {
+  param: Value;
+  options: O;
+  lookup?: Lookup & { last: Value };
+  begins?: number;
+};
 
 /** How parameters change, and the graph inputs that this takes. */
 export type UpdateRule = {
@@ -65,9 +73,12 @@ export function updateParameters<O extends OptimizerOptions>(
     schedule?.total !== undefined && endsWithRun
       ? initializer(g, 'schedule_total', Tensor.filled(scalarType, [], schedule.total))
       : undefined;
-  const transition: Transition = (b, terms) => {
-    const done = b.of(step).add(1);
-    const t = done.cast(scalarType);
+  /** The update of those that begin after so many. */
+  const updateOf = (b: Builder, terms: readonly Expr[], begins: number): Updates => {
+    const t = b
+      .of(step)
+      .add(1 - begins)
+      .cast(scalarType);
     const base = b.of(rate).cast(scalarType);
     const scheduled = schedule
       ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType), total && b.of(total)))
@@ -76,10 +87,11 @@ export function updateParameters<O extends OptimizerOptions>(
     const typed = (e: Expr, dtype: DType) =>
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
     const shared = new Map<string, Scalars>();
-    const updates: Updates = new Map([[step, done]]);
+    const updates: Updates = new Map();
     const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
     const alone = keys.map((key, i) => (parameters[i]!.lookup ? `${i}` : key));
-    for (const members of groupSmall(params, alone)) {
+    const chosen = params.flatMap((_, i) => ((parameters[i]!.begins ?? 0) === begins ? [i] : []));
+    for (const members of groupSmall(params, alone, chosen)) {
       const [first] = members;
       const { options, lookup } = parameters[first!]!;
       const rows = lookup && b.of(lookup.rows);
@@ -121,6 +133,28 @@ export function updateParameters<O extends OptimizerOptions>(
       for (const name of names) set(name, slot(name));
       set('w', i => params[i]!);
       if (carries[first!]) set('carry', i => carries[i]!);
+    }
+    return updates;
+  };
+  const begins = [...new Set(parameters.map(p => p.begins ?? 0))];
+  const transition: Transition = (b, terms) => {
+    const done = b.of(step).add(1);
+    const updates: Updates = new Map([[step, done]]);
+    for (const after of begins) {
+      const own = after
+        ? when(
+            b,
+            b.of(step).greaterOrEqual(after),
+            inner =>
+              updateOf(
+                inner,
+                terms.map(term => inner.of(term.value)),
+                after,
+              ),
+            () => new Map(),
+          )
+        : updateOf(b, terms, 0);
+      for (const [state, next] of own) updates.set(state, next);
     }
     return updates;
   };

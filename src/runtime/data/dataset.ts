@@ -163,8 +163,8 @@ export class Dataset {
   }
 
   /**
-   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold. All batches
-   * of a chunk are of one size. `first` is the number of the batch that it begins with, in its pass. Where samples are not in memory, the next chunks are read before they are asked for.
+   * The same batches, several at a time: `steps` is asked before each chunk how many it may hold, given the number
+   * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
    */
   async *chunks(options: BatchOptions, steps: (first: number) => number): AsyncGenerator<Chunk> {
     const parts = this.#parts(options, steps);

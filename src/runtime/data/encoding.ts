@@ -1,8 +1,7 @@
 /** From records to arrays, as a recipe says; here and in the threads of the pool. */
 import type { DType } from '../../graph/dtype.js';
-import { Tensor } from '../../graph/tensor.js';
+import type { Tensor } from '../../graph/tensor.js';
 import type { InputRecipe, Recipe } from '../../passes/recipe/recipe.js';
-import { convert } from './convert.js';
 import type { Augmentation } from './images/augmentation.js';
 import { applyRecipe, columnsOf, hasWindows } from './recipe/apply-recipe.js';
 import type { Pass } from './samples.js';
@@ -49,52 +48,15 @@ export function makeEncoding({ recipe, inputs, augment = [] }: EncodingSpec): En
       const encoded = others.length
         ? await applyRecipe(recipe, block, { inputs: others, source, firstRow })
         : new Map<string, Tensor>();
+      if (!images.length) return encoded;
+      const { encodeImages } = await import('./images/encode.js');
       const numbers = rows ?? Uint32Array.from({ length: block.rows }, (_, i) => firstRow - 1 + i);
-      for (const [name, array] of await encodeImages(images, block, numbers, augment, pass))
-        encoded.set(name, array);
+      const names = images.map(({ input }) => input);
+      const decoded = await encodeImages(recipe, block, names, { rows: numbers, augment, pass, source });
+      for (const [name, array] of decoded) encoded.set(name, array);
       return encoded;
     },
   };
 }
 
 const lastStep = ({ columns }: InputRecipe) => columns.at(-1)!.steps.at(-1)!;
-
-type Images = readonly (string | Uint8Array)[];
-
-/** Images, and masks of them, which are turned and cropped alike. */
-async function encodeImages(
-  inputs: readonly InputRecipe[],
-  block: Block,
-  rows: Uint32Array,
-  augment: readonly Augmentation[],
-  pass: Pass | undefined,
-): Promise<Map<string, Tensor>> {
-  const out = new Map<string, Tensor>();
-  if (!inputs.length) return out;
-  const { imageSpec } = await import('./images/spec.js');
-  const { maskSpec } = await import('./images/mask.js');
-  const { loadImages } = await import('./images/worker.js');
-  const optionsOf = (input: InputRecipe) => {
-    const step = lastStep(input);
-    return step.step === 'image' ? step.options : {};
-  };
-  const given = ({ input, dtype, dims }: InputRecipe) => ({ name: input, dtype, shape: [null, ...dims] });
-  const files = ({ columns }: InputRecipe) => block.values.get(columns[0]!.column) as Images;
-  const masked = inputs.find(input => 'mask' in optionsOf(input));
-  for (const [i, input] of inputs.filter(one => one !== masked).entries()) {
-    const spec = imageSpec(given(input), optionsOf(input));
-    const task = { images: files(input), rows: Array.from(rows), spec, augment, pass };
-    const { mask: _, ...maskOptions } = masked ? optionsOf(masked) : {};
-    const mask = masked && i === 0 ? maskSpec(given(masked), spec, maskOptions) : undefined;
-    const loaded = await loadImages({ ...task, ...(mask ? { mask, masks: files(masked!) } : {}) });
-    const size = [block.rows, ...input.dims];
-    out.set(input.input, as(input.dtype, Tensor.from(spec.dtype, size, loaded.images)));
-    if (loaded.masks) {
-      const array = Tensor.from('uint8', [block.rows, ...masked!.dims], loaded.masks);
-      out.set(masked!.input, as(masked!.dtype, array));
-    }
-  }
-  return out;
-}
-
-const as = (dtype: DType, array: Tensor) => (array.dtype === dtype ? array : convert(array, dtype));

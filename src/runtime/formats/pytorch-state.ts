@@ -24,7 +24,9 @@ export function toPytorch(description: TrainingDescription, state: State): Map<s
       const tensor = state.get(from)!;
       return [name, factor === 1 ? tensor : convert(tensor, tensor.dtype, factor)] as const;
     }),
-    ...description.parameters.map(p => [stepOf(p), convert(step, 'float32')] as const),
+    ...description.parameters.map(
+      p => [stepOf(p), Tensor.filled('float32', [], ownStep(p, step.numbers()[0]!))] as const,
+    ),
   ];
   const result = new Map(tensors);
   if (result.size < tensors.length)
@@ -74,11 +76,21 @@ export function fromPytorch(
   return { state: result, unused: [...tensors.keys()].filter(name => !used.has(name)) };
 }
 
-/** The steps that each parameter has behind it; where none are counted, it is past the first one. */
+/** The updates of a parameter after so many of the model's. */
+const ownStep = ({ begins = 0 }: { begins?: number }, step: number) => Math.max(0, step - begins);
+
+/**
+ * The steps that the model has behind it, as each parameter's count says; where none are counted, it is past the first one.
+ * One that did not begin to train says nothing, unless all say 0.
+ */
 function stepsOf({ optimizer, parameters }: TrainingDescription, tensors: State): number[] {
   const { uncounted } = definitionOf(optimizer);
   if (uncounted && !parameters.some(p => tensors.has(stepOf(p)))) return [1];
-  return parameters.map(p => find(tensors, stepOf(p)).numbers()[0]!);
+  const steps = parameters.flatMap(({ begins = 0, ...p }) => {
+    const own = find(tensors, stepOf(p)).numbers()[0]!;
+    return own || !begins ? own + begins : [];
+  });
+  return steps.length ? steps : [0];
 }
 
 function definitionOf({ name }: { name: string }) {
@@ -98,7 +110,7 @@ function required({ optimizer: { name, options }, parameters }: TrainingDescript
   const optimizer = definitionOf({ name });
   return parameters.flatMap(parameter => {
     const own = { ...options, ...parameter.options } as OptimizerOptions;
-    const kept = optimizer.checkpoint?.(own, step) ?? asKept(optimizer.states(own));
+    const kept = optimizer.checkpoint?.(own, ownStep(parameter, step)) ?? asKept(optimizer.states(own));
     return [
       { name: parameter.name, state: parameter.name, factor: 1 },
       ...Object.entries(kept).map(([slot, { name, factor }]) => ({

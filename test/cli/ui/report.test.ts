@@ -23,6 +23,9 @@ test('every text of the caller is escaped', () => {
             images: [{ ...image, label: nasty, prediction: `not ${nasty}` }],
           },
           { kind: 'code', caption: nasty, code: nasty },
+          { kind: 'table', folded: nasty, head: [], rows: [] },
+          { kind: 'confusion', caption: nasty, classes: [nasty], matrix: [[1]] },
+          { kind: 'samples', samples: [{ row: 1, loss: 1, target: nasty, prediction: 'x', text: nasty }] },
           { kind: 'facts', facts: { [nasty]: nasty } },
         ],
       },
@@ -30,7 +33,7 @@ test('every text of the caller is escaped', () => {
   });
   expect(html).not.toContain('<img src=x');
   // Title twice; the others once; the image's label and prediction in title, alt and caption.
-  expect(html.split(harmless)).toHaveLength(1 + 2 + 1 + 3 + 1 + 1 + 4 + 1 + 6 + 2 + 2);
+  expect(html.split(harmless)).toHaveLength(1 + 2 + 1 + 3 + 1 + 1 + 4 + 1 + 6 + 2 + 2 + 1 + 5 + 2);
 });
 
 test('a page asks nobody for anything', () => {

@@ -39,10 +39,12 @@ const numbers = (text: string) => [...text.matchAll(/-?\d+(\.\d+)?/g)].map(match
 const svg = trajectoryChart(bowl);
 const ring = numbers(svg.match(/<circle class="goal" ([^>]*)>/)![1]!);
 
-test('ways go from their first point to their last, y upwards', () => {
-  const ways = [...svg.matchAll(/<path class="line way" d="([^"]*)"/g)].map(match => numbers(match[1]!));
+test('trajectories go from their first point to their last, y upwards', () => {
+  const trajectories = [...svg.matchAll(/<path class="line trajectory" d="([^"]*)"/g)].map(match =>
+    numbers(match[1]!),
+  );
   // The first is drawn last, on top.
-  const [b, a] = ways as [number[], number[]];
+  const [b, a] = trajectories as [number[], number[]];
   expect(a).toHaveLength(6);
   expect(a.slice(4)).toEqual(ring.slice(0, 2));
   expect(a.slice(0, 2)).toEqual(b.slice(0, 2));
@@ -54,7 +56,7 @@ test('ways go from their first point to their last, y upwards', () => {
 test('contours are rings around the minimum, each of its value', () => {
   const rings = [...svg.matchAll(/<path class="contour"[^>]* d="([^"]*)"><title>([^<]*)</g)];
   expect(rings.length).toBeGreaterThan(8);
-  const [, unit] = [...svg.matchAll(/<path class="line way" d="([^"]*)"/g)].map(m => numbers(m[1]!));
+  const [, unit] = [...svg.matchAll(/<path class="line trajectory" d="([^"]*)"/g)].map(m => numbers(m[1]!));
   const perUnit = unit![0]! - ring[0]!;
   for (const [, d, value] of rings) {
     const radius = Math.sqrt(Number(value));

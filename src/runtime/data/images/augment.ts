@@ -1,7 +1,7 @@
-/** Augmentations of one sample: its image, and its mask where it has one, which moves along. */
+/** Augmentations of one sample. */
 import type { Random } from '../random.js';
 import type { Augmentation } from './augmentation.js';
-import { changeColors } from './color.js';
+import { changeColors, drawColors } from './color.js';
 import { uniform, whole } from './draws.js';
 import { cropTo, type Pixels, type Region } from './pixels.js';
 import { rotate } from './rotate.js';
@@ -45,58 +45,56 @@ function drawRectangle(
   return undefined;
 }
 
-/** A part of the image that becomes the mean of the normalization, once it is normalized. */
-export type Augmented = { image: Pixels; masks: Pixels[]; erased: Region[] };
+/** The image, and the parts of it that become the mean of the normalization, once it is normalized. */
+export type Augmented = { image: Pixels; erased: Region[] };
 
 /**
- * The image changed as the list says. Masks are flipped, cropped and rotated alike (without interpolation, `outside` beyond
- * their edges), not colored or erased. What is drawn does not depend on the size of the image or on whether there are masks.
+ * The image changed as the list says. A mask (`outside` is the class beyond its edges) is flipped, cropped and rotated as its
+ * image is, without interpolation, and neither colored nor erased. The same is drawn for both.
  */
 export function augment(
-  image: Pixels,
-  masks: readonly Pixels[],
+  given: Pixels,
   list: readonly Augmentation[],
   draw: Random,
-  outside = 0,
+  outside?: number,
 ): Augmented {
+  const isMask = outside !== undefined;
   const erased: Region[] = [];
-  let all = [image, ...masks];
-  const each = (change: (pixels: Pixels, isMask: boolean) => Pixels) => {
-    all = all.map((pixels, i) => change(pixels, i > 0));
-  };
+  let image = given;
   for (const { kind, ...options } of list) {
     const o = options as Record<string, number>;
     switch (kind) {
       case 'flip': {
         const [across, down] = [uniform(draw) < o.p!, uniform(draw) < o.vertical!];
-        if (across || down) each(pixels => flip(pixels, across, down));
+        if (across || down) image = flip(image, across, down);
         break;
       }
       case 'crop': {
         const { padding } = o;
         if (padding === undefined) break;
         const [x, y] = [whole(draw, -padding, padding), whole(draw, -padding, padding)];
-        if (x || y) each((pixels, isMask) => shift(pixels, x, y, isMask ? outside : 0));
+        if (x || y) image = shift(image, x, y, outside ?? 0);
         break;
       }
       case 'rotate': {
         const angle = (uniform(draw, -o.degrees!, o.degrees!) * Math.PI) / 180;
-        each((pixels, isMask) => rotate(pixels, angle, isMask ? { nearest: true, outside } : {}));
+        image = rotate(image, angle, isMask ? { nearest: true, outside } : {});
         break;
       }
-      case 'color':
-        all[0] = changeColors(all[0]!, o, draw);
+      case 'color': {
+        const factors = drawColors(o, draw);
+        if (!isMask) image = changeColors(image, factors);
         break;
+      }
       case 'erase': {
         if (uniform(draw) >= o.p!) break;
         const { scale, ratio } = options as unknown as Record<string, [number, number]>;
         const part = drawRectangle(image.height, image.width, scale!, ratio!, draw);
-        if (part) erased.push(part);
+        if (part && !isMask) erased.push(part);
       }
     }
   }
-  const [first, ...rest] = all;
-  return { image: first!, masks: rest, erased };
+  return { image, erased };
 }
 
 /** Sets the erased parts to 0, which is the mean, or of uint8 pixels to black. `at` is where the sample begins. */

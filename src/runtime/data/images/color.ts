@@ -5,23 +5,35 @@ import type { Pixels } from './pixels.js';
 /** How far each may differ from 1, or the hue from where it is, in turns. */
 export type ColorRanges = { brightness?: number; contrast?: number; saturation?: number; hue?: number };
 
-/**
- * Brightness, contrast, saturation and hue, in this order, by factors drawn for each, as torchvision's `adjust_*` define
- * them: blended with black, the mean of the grey image, and the grey image; the hue turned in HSV. Grey images have no
- * saturation or hue, and alpha stays.
- */
-export function changeColors(image: Pixels, ranges: ColorRanges, draw: Random): Pixels {
-  const { brightness = 0, contrast = 0, saturation = 0, hue = 0 } = ranges;
+/** What changes: factors, and turns of the hue. */
+export type Colors = Required<ColorRanges>;
+
+/** All four are drawn, so that leaving one out does not change the others. */
+export function drawColors(
+  { brightness = 0, contrast = 0, saturation = 0, hue = 0 }: ColorRanges,
+  draw: Random,
+): Colors {
   const factor = (by: number) => uniform(draw, Math.max(0, 1 - by), 1 + by);
-  // All are drawn, so that leaving one out does not change the others.
-  const factors = [brightness, contrast, saturation].map(factor);
-  const turn = uniform(draw, -hue, hue);
+  return {
+    brightness: factor(brightness),
+    contrast: factor(contrast),
+    saturation: factor(saturation),
+    hue: uniform(draw, -hue, hue),
+  };
+}
+
+/**
+ * Brightness, contrast, saturation and hue changed in this order, as torchvision's `adjust_*` define them: blended with
+ * black, the mean of the grey image, and the grey image; the hue turned in HSV. Grey images have no saturation or hue,
+ * and alpha stays.
+ */
+export function changeColors(image: Pixels, { brightness, contrast, saturation, hue }: Colors): Pixels {
   let out = image;
-  if (brightness) out = adjustBrightness(out, factors[0]!);
-  if (contrast) out = adjustContrast(out, factors[1]!);
+  if (brightness !== 1) out = adjustBrightness(out, brightness);
+  if (contrast !== 1) out = adjustContrast(out, contrast);
   if (out.channels < 3) return out;
-  if (saturation) out = adjustSaturation(out, factors[2]!);
-  return hue ? adjustHue(out, turn) : out;
+  if (saturation !== 1) out = adjustSaturation(out, saturation);
+  return hue === 0 ? out : adjustHue(out, hue);
 }
 
 export const adjustBrightness = (image: Pixels, factor: number): Pixels => blend(image, () => 0, factor);

@@ -19,17 +19,18 @@ export type MaskSpec = Pick<ImageSpec, 'height' | 'width' | 'fit' | 'resize'> & 
 };
 
 /**
- * How masks feed a target of [N, H, W] or [N, 1, H, W], of images of `image`. Parameters: `values`, as 0/255, and
- * `outside`, a class, 0 if not given. Throws `bad-option`, `bad-shape`.
+ * How masks feed a target of [N, H, W] or [N, 1, H, W], in the geometry of their images (that of the default where there are
+ * none). Parameters: `values`, as 0/255, and `outside`, a class, 0 if not given. Throws `bad-option`, `bad-shape`.
  */
 export function maskSpec(
   { name, shape }: { name: string; shape?: Shape },
-  image: ImageSpec,
+  height: number,
+  width: number,
+  image: Pick<ImageSpec, 'fit' | 'resize'> = { fit: 'cover' },
   given: ImageParameters = {},
 ): MaskSpec {
   const unknown = Object.keys(given).find(key => key !== 'values' && key !== 'outside');
-  if (unknown !== undefined) throw unknownName('parameter of mask', unknown, ['values', 'outside']);
-  const { height, width, fit } = image;
+  if (unknown !== undefined) throw unknownName('parameter of masks', unknown, ['values', 'outside']);
   const plane = shape?.slice(-2) ?? [];
   const fits = (d: Shape[number] | undefined, size: number) => typeof d !== 'number' || d === size;
   const single =
@@ -39,26 +40,22 @@ export function maskSpec(
       'bad-shape',
       `Target '${name}' is [${shape.map(d => d ?? '?').join(', ')}], which masks of ${height}x${width} do not fit.`,
     );
-  const whole = (what: string, value: unknown) => {
-    const x = Number(value);
-    if (Number.isSafeInteger(x) && x >= 0 && x <= 255) return x;
-    throw new AgdError('bad-option', `${what} of mask must be whole numbers from 0 to 255, not ${value}.`);
-  };
-  const values =
-    given.values === undefined
-      ? undefined
-      : (Array.isArray(given.values) ? given.values : String(given.values).split('/')).map(x =>
-          whole('values', x),
-        );
+  const { values, outside = 0 } = given;
+  const list = Array.isArray(values) ? values : String(values).split('/');
   return {
     height,
     width,
-    fit,
-    ...(image.resize === undefined ? {} : { resize: image.resize }),
+    ...{ fit: image.fit, ...(image.resize === undefined ? {} : { resize: image.resize }) },
     filter: 'nearest',
-    outside: whole('outside', given.outside ?? 0),
-    ...(values ? { values } : {}),
+    outside: classOf('outside', outside),
+    ...(values === undefined ? {} : { values: list.map(x => classOf('values', x)) }),
   };
+}
+
+function classOf(what: string, value: unknown): number {
+  const x = Number(value);
+  if (Number.isSafeInteger(x) && x >= 0 && x <= 255) return x;
+  throw new AgdError('bad-option', `${what} of masks must be whole numbers from 0 to 255, not ${value}.`);
 }
 
 /** The class of each pixel, in one channel. Throws `bad-data` for a damaged file, or one that is in color; `io`. */

@@ -1,3 +1,4 @@
+import type { MaskSpec } from './mask.js';
 import type { Pixels } from './pixels.js';
 import type { ImageSpec } from './spec.js';
 
@@ -30,7 +31,9 @@ function tablesOf({ dtype, mean, std, channels }: ImageSpec): ArrayLike<number>[
 }
 
 /** The shape of one sample. */
-export function dimsOf({ height, width, channels, layout }: ImageSpec): number[] {
-  if (layout === 'none') return [height, width];
+export function dimsOf(spec: ImageSpec | MaskSpec): number[] {
+  const { height, width } = spec;
+  if (!('layout' in spec) || spec.layout === 'none') return [height, width];
+  const { channels, layout } = spec;
   return layout === 'chw' ? [channels, height, width] : [height, width, channels];
 }

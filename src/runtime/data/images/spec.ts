@@ -49,7 +49,7 @@ const PARAMETERS = [
   'resize',
   'fit',
   'filter',
-  'channels',
+  'color',
   'layout',
   'normalize',
   'mean',
@@ -138,7 +138,7 @@ function geometryOf(
   }
   const asked =
     given.layout === undefined ? undefined : choose('layout', given.layout, ['chw', 'hwc'] as const);
-  const count = given.channels === undefined ? undefined : channelsOf(given.channels);
+  const count = given.color === undefined ? undefined : channelsOf(given.color);
   const open = shape.slice(1).every(d => typeof d !== 'number');
   const layout = asked ?? (shape.length === 4 ? layoutOf(shape) : undefined) ?? (open ? 'chw' : undefined);
   if (shape.length !== 4 || !layout)
@@ -173,7 +173,7 @@ function channelsOf(given: unknown): number {
   const named = record<number>({ grey: 1, gray: 1, rgb: 3, rgba: 4 })[String(given)];
   const count = named ?? Number(given);
   if (CHANNELS.includes(count)) return count;
-  throw new AgdError('bad-option', `channels must be one of grey, rgb, rgba, not ${given}.`);
+  throw new AgdError('bad-option', `color must be one of grey, rgb, rgba, not ${given}.`);
 }
 
 function normalizationOf(given: ImageParameters, channels: number): Pick<ImageSpec, 'mean' | 'std'> {

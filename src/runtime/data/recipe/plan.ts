@@ -31,7 +31,7 @@ export type PlannedInput = {
 export type Plan = { inputs: PlannedInput[]; unused: string[] };
 
 /** Columns of labels by the names that they usually have. */
-const LABELS = ['label', 'labels', 'target', 'class', 'y'];
+const LABELS = ['label', 'labels', 'target', 'class', 'y', 'mask'];
 
 const transform = (name: Transform['name'], options: Record<string, string> = {}): Transform => ({
   name,
@@ -58,7 +58,7 @@ export function planColumns(source: Source, spec: RecipeSpec, inputs: readonly R
     else if (input.isTarget && label)
       planned.set(
         input.name,
-        part(input, [{ field: label, transforms: [transform('class')] }], rule, spec.label !== undefined),
+        part(input, [{ field: label, transforms: targetOf(label) }], rule, spec.label !== undefined),
       );
     else {
       const field =
@@ -140,7 +140,7 @@ function planSaid(
       if (!field) throw noSuchColumn(`--columns ${input.name}=`, column, fields, source);
       const given = transforms && [...transforms];
       if (given?.at(-1)?.name === 'windows') windows = windowsOf(given.pop()!, input);
-      const chosen = given ?? (label ? [transform('class')] : usual(field, input));
+      const chosen = given ?? usual(field, input);
       if (!chosen) throw unclearColumn(field, input);
       return { field, transforms: chosen };
     }),
@@ -256,14 +256,18 @@ function ruleOf({ name, dtype, range }: RecipeInput): LabelRule {
 
 /** What a column named as its input is: numbers stay as they are. */
 function asItIs(field: Field, input: RecipeInput): Transform[] {
-  if (input.isTarget) return [transform('class')];
+  if (input.isTarget) return targetOf(field);
   const isNumber = ['number', 'integer', 'bool', 'tensor'].includes(field.kind);
   return isNumber ? [transform('none')] : (usual(field, input) ?? [transform('none')]);
 }
 
+/** What a target is made of: classes, or the pixels of masks. */
+const targetOf = ({ kind }: Field): Transform[] =>
+  kind === 'image' ? [transform('image', { mask: 'true' })] : [transform('class')];
+
 /** What is usually made of a column for an input of this type, if there is such a thing. */
 function usual(field: Field, { dtype, isTarget }: RecipeInput): Transform[] | undefined {
-  if (isTarget) return [transform('class')];
+  if (isTarget) return targetOf(field);
   const toFloat = isFloat(dtype);
   switch (field.kind) {
     case 'number':

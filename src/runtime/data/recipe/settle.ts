@@ -1,6 +1,8 @@
 /** The shape that an input's columns give, and whether it is the input's. */
 import { AgdError } from '../../../graph/errors.js';
 import type { ColumnRecipe, InputRecipe } from '../../../passes/recipe/recipe.js';
+import { imageDims } from '../images/recipe.js';
+import type { ImageParameters } from '../images/spec.js';
 import { showShape } from '../match.js';
 import type { Chain } from './chain.js';
 import type { PlannedInput } from './plan.js';
@@ -12,6 +14,8 @@ export function settleDims(
   source: string,
 ): InputRecipe {
   const { name, dtype, shape, batchAxis = 0 } = spec;
+  const last = chains[0]!.fitted.at(-1)!;
+  if (last.step === 'image' && chains.length === 1) return settleImage(spec, chains[0]!, last.options);
   const sample = shape?.filter((_, i) => i !== (batchAxis ?? 0));
   const known = sample?.filter(d => typeof d === 'number');
   const isKnown = sample !== undefined && known!.length === sample.length;
@@ -33,18 +37,29 @@ export function settleDims(
   return { input: name, dtype, dims, columns, ...(windows ? { windows } : {}) };
 }
 
-/** Texts without a length, and images, take the input's. */
+/** The shape of images, or masks, follows from the input and the options. */
+function settleImage(
+  spec: PlannedInput['spec'],
+  { column, field, fitted }: Chain,
+  options: ImageParameters,
+): InputRecipe {
+  const { name, dtype } = spec;
+  const dims = imageDims(spec, options);
+  const width = dims.reduce((n, d) => n * d, 1);
+  return { input: name, dtype, dims, columns: [{ column, kind: field.kind, width, steps: fitted }] };
+}
+
+/** Texts without a length take the input's. */
 function widthIn(chain: Chain, windows: InputRecipe['windows'], wanted: number | undefined): number {
   const last = chain.fitted.at(-1)!;
   if (windows) return windows.length;
   const isOpen =
-    last.step === 'image' ||
-    ((last.step === 'tokens' || last.step === 'characters' || last.step === 'bytes') && last.length === null);
+    (last.step === 'tokens' || last.step === 'characters' || last.step === 'bytes') && last.length === null;
   if (!isOpen) return chain.width;
   if (wanted !== undefined) return wanted;
   throw new AgdError(
     'bad-option',
-    `--columns ${chain.input}=${chain.column}: ${last.step} needs a ${last.step === 'image' ? 'size, as in image(size=224)' : `length, as in ${last.step === 'tokens' ? 'tokenizer(FILE,length=128)' : `${last.step}(length=128)`}`}.`,
+    `--columns ${chain.input}=${chain.column}: ${last.step} needs a length, as in ${last.step === 'tokens' ? 'tokenizer(FILE,length=128)' : `${last.step}(length=128)`}.`,
   );
 }
 

@@ -8,6 +8,7 @@ import { bytesOf } from './pixels.js';
 
 const image = (height: number, width: number, more = {}) =>
   imageSpec({ name: 'x', dtype: 'float32', shape: ['N', 3, height, width] }, more);
+const maskOf = (of: ReturnType<typeof image>, more = {}) => maskSpec(target, of.height, of.width, of, more);
 const target = { name: 'target', shape: ['N', 'H', 'W'] };
 const png = (data: number[], width: number, channels: 1 | 3 = 1) =>
   sharp(Uint8Array.from(data), { raw: { width, height: data.length / width / channels, channels } })
@@ -38,18 +39,18 @@ describe('a mask', () => {
 
   it('is resized without interpolation, and padded with a class of its own', async () => {
     const file = await png([0, 0, 5, 5, 1, 1, 2, 2], 4);
-    const spec = maskSpec(target, image(4, 4, { fit: 'contain' }), { outside: 255 });
+    const spec = maskOf(image(4, 4, { fit: 'contain' }), { outside: 255 });
     const { data } = await decodeMask(file, spec);
     expect([...data]).toEqual([255, 255, 255, 255, 0, 0, 5, 5, 1, 1, 2, 2, 255, 255, 255, 255]);
-    const larger = await decodeMask(file, maskSpec(target, image(4, 8, { fit: 'exact' })));
+    const larger = await decodeMask(file, maskOf(image(4, 8, { fit: 'exact' })));
     expect(new Set([...larger.data])).toEqual(new Set([0, 5, 1, 2]));
     const region = { left: 2, top: 0, width: 1, height: 2 };
-    const part = await decodeMask(file, maskSpec(target, image(2, 2)), () => region);
+    const part = await decodeMask(file, maskOf(image(2, 2)), () => region);
     expect([...part.data]).toEqual([5, 5, 2, 2]);
   });
 
   it('has values by which its classes are told', async () => {
-    const spec = maskSpec(target, image(2, 2), { values: '0/255' });
+    const spec = maskOf(image(2, 2), { values: '0/255' });
     expect([...(await decodeMask(await png([0, 255, 255, 0], 2), spec)).data]).toEqual([0, 1, 1, 0]);
     await expect(decodeMask(await png([0, 255, 7, 0], 2), spec, undefined, 'm.png')).rejects.toThrow(
       'Mask m.png has pixels of 7, which is none of the values 0, 255.',
@@ -57,16 +58,16 @@ describe('a mask', () => {
   });
 
   it('is refused in color, where it does not fit, and with unknown parameters', async () => {
-    const spec = maskSpec(target, image(1, 1));
+    const spec = maskOf(image(1, 1));
     await expect(decodeMask(await png([1, 2, 3], 1, 3), spec, undefined, 'm.png')).rejects.toThrow(
       /^Mask m\.png is in color/,
     );
     expect([...(await decodeMask(await png([4, 4, 4], 1, 3), spec)).data]).toEqual([4]);
     await expect(decodeMask('/no/such.png', spec)).rejects.toThrow(/is not there/);
-    expect(() => maskSpec({ name: 't', shape: ['N', 10] }, image(2, 2))).toThrow(/masks of 2x2 do not fit/);
-    expect(() => maskSpec({ name: 't', shape: ['N', 3, 3] }, image(2, 2))).toThrow(/do not fit/);
-    expect(() => maskSpec(target, image(2, 2), { outside: 300 })).toThrow(/whole numbers from 0 to 255/);
-    expect(() => maskSpec(target, image(2, 2), { value: 1 })).toThrow(/Unknown parameter of mask/);
+    expect(() => maskSpec({ name: 't', shape: ['N', 10] }, 2, 2)).toThrow(/masks of 2x2 do not fit/);
+    expect(() => maskSpec({ name: 't', shape: ['N', 3, 3] }, 2, 2)).toThrow(/do not fit/);
+    expect(() => maskOf(image(2, 2), { outside: 300 })).toThrow(/whole numbers from 0 to 255/);
+    expect(() => maskOf(image(2, 2), { value: 1 })).toThrow(/Unknown parameter of masks/);
   });
 
   it('leaves files without a palette, and damaged ones, to the decoder', async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { Tensor } from '../../../../src/graph/tensor.js';
 import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
-import { mixBatch } from '../../../../src/runtime/data/images/mix.js';
+import { mixBatch, mixChunk } from '../../../../src/runtime/data/images/mix.js';
 
 /** A batch of images with one number each, of two channels in 4 x 6. */
 const batch = (rows: number[], more = {}) => ({
@@ -81,5 +82,60 @@ describe('mixing', () => {
       expect([...mixBatch(given, parseAugmentations(text))]).toEqual(rows.map(() => 1));
       expect(given.images).toEqual(batch([...rows]).images);
     }
+  });
+});
+
+describe('mixing of a chunk', () => {
+  const list = parseAugmentations('mixup:alpha=1');
+  const rows = Uint32Array.of(10, 20, 40, 50, 60, 80);
+  const images = () =>
+    Tensor.from(
+      'float32',
+      [2, 3, 1, 2, 2],
+      Float32Array.from({ length: 24 }, (_, i) => rows[i >> 2]!),
+    );
+  const classes = Tensor.from('int64', [2, 3], BigInt64Array.of(1n, 2n, 4n, 5n, 6n, 8n));
+  const pass = { seed: 1, epoch: 0 };
+
+  it('stays within each batch, with the classes of the samples that were mixed in', () => {
+    const second = { target: 'other', share: 'share' };
+    const out = mixChunk({ x: images(), y: classes, z: classes }, rows, pass, {
+      list,
+      images: 'x',
+      target: 'y',
+      second,
+    });
+    expect(out.y!.numbers()).toEqual([1, 2, 4, 5, 6, 8]);
+    expect(out.other!.numbers()).toEqual([2, 4, 1, 6, 8, 5]);
+    expect(out.other!.dims).toEqual([2, 3]);
+    expect(out.z).toBe(classes);
+    const share = out.share!.numbers();
+    out.x!.numbers().forEach((value, i) => {
+      const own = share[i >> 2]!;
+      expect(value).toBeCloseTo(
+        10 * (own * out.y!.numbers()[i >> 2]! + (1 - own) * out.other!.numbers()[i >> 2]!),
+        3,
+      );
+    });
+  });
+
+  it('is the same however many batches a chunk has', () => {
+    const mixing = { list, images: 'x' };
+    const whole = mixChunk({ x: images() }, rows, pass, mixing).x!.bytes;
+    const half = new Tensor('float32', [1, 3, 1, 2, 2], images().bytes.slice(48));
+    expect(mixChunk({ x: half }, rows.subarray(3), pass, mixing).x!.bytes).toEqual(whole.slice(48));
+  });
+
+  it('mixes targets that are numbers themselves', () => {
+    const values = Tensor.from('float32', [2, 3, 1], Float32Array.from(rows));
+    const out = mixChunk({ x: images(), y: values }, rows, pass, { list, images: 'x', target: 'y' });
+    out.y!.numbers().forEach((value, i) => {
+      expect(value).toBeCloseTo(out.x!.numbers()[i * 4]!, 3);
+    });
+  });
+
+  it('changes nothing without mixing', () => {
+    const given = { x: images() };
+    expect(mixChunk(given, rows, pass, { list: parseAugmentations('flip'), images: 'x' })).toEqual(given);
   });
 });

@@ -16,7 +16,7 @@ describe('how images feed an input', () => {
   });
 
   it('is what the parameters say where the shape leaves it open', () => {
-    expect(imageSpec(input(['N', 'C', 'H', 'W']), { size: '32x48', channels: 'grey' })).toMatchObject({
+    expect(imageSpec(input(['N', 'C', 'H', 'W']), { size: '32x48', color: 'grey' })).toMatchObject({
       layout: 'chw',
       height: 32,
       width: 48,
@@ -61,8 +61,8 @@ describe('how images feed an input', () => {
     [['N', 3, 'H', 'W'], {}, /of any size: give one, as image\(size=224\)/],
     [['N', 3, 'H', 'W'], { size: 'big' }, /^size must be a number of pixels or HxW, not big/],
     [['N', 3, 32, 32], { size: 64 }, /images of size 64x64 do not fit it/],
-    [['N', 3, 32, 32], { channels: 'grey' }, /it takes 3 channels, not 1/],
-    [['N', 3, 32, 32], { channels: 'cmyk' }, /^channels must be one of grey, rgb, rgba/],
+    [['N', 3, 32, 32], { color: 'grey' }, /it takes 3 channels, not 1/],
+    [['N', 3, 32, 32], { color: 'cmyk' }, /^color must be one of grey, rgb, rgba/],
     [['N', 3, 32, 32], { normalise: 'clip' }, /did you mean 'normalize'/i],
     [['N', 3, 32, 32], { normalize: 'imagnet' }, /did you mean 'imagenet'/i],
     [['N', 3, 32, 32], { normalize: 'clip', mean: 0 }, /^normalize cannot be combined/],

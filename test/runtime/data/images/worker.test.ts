@@ -39,43 +39,43 @@ const load = (these: number[], more = {}) =>
 
 describe('samples with images', () => {
   it('are the same however they are divided among threads and batches', async () => {
-    const { images } = await load(rows);
+    const images = await load(rows);
     const size = 3 * 16 * 16;
     expect(images).toHaveLength(rows.length * size);
     for (const [i, row] of rows.entries())
-      expect((await load([row])).images).toEqual(images.slice(i * size, (i + 1) * size));
-    expect((await load([...rows].reverse())).images.slice(0, size)).toEqual(images.slice(-size));
+      expect(await load([row])).toEqual(images.slice(i * size, (i + 1) * size));
+    expect((await load([...rows].reverse())).slice(0, size)).toEqual(images.slice(-size));
   });
 
   it('are other ones in each epoch, and of each seed', async () => {
-    const { images } = await load(rows);
-    expect((await load(rows, { pass: { seed: 7, epoch: 3 } })).images).not.toEqual(images);
-    expect((await load(rows, { pass: { seed: 8, epoch: 2 } })).images).not.toEqual(images);
+    const images = await load(rows);
+    expect(await load(rows, { pass: { seed: 7, epoch: 3 } })).not.toEqual(images);
+    expect(await load(rows, { pass: { seed: 8, epoch: 2 } })).not.toEqual(images);
   });
 
   it('are not augmented without a pass: in validation', async () => {
     const plain = await load(rows, { augment: undefined });
-    expect((await load(rows, { pass: undefined })).images).toEqual(plain.images);
-    expect((await load(rows)).images).not.toEqual(plain.images);
+    expect(await load(rows, { pass: undefined })).toEqual(plain);
+    expect(await load(rows)).not.toEqual(plain);
   });
 
   it('have masks that move with them', async () => {
-    const mask = maskSpec({ name: 'target', shape: ['N', 'H', 'W'] }, spec);
+    const mask = maskSpec({ name: 'target', shape: ['N', 'H', 'W'] }, 16, 16, spec);
     const grey = files.map(file => file.replace('.png', '.grey.png'));
     for (const [i, file] of files.entries()) await sharp(file).extractChannel(0).png().toFile(grey[i]!);
     const nearest = { ...spec, filter: 'nearest', mean: [0, 0, 0], std: [1 / 255, 1 / 255, 1 / 255] };
-    const { images, masks } = await load(rows, {
-      spec: nearest,
-      mask,
-      masks: rows.map(row => grey[row]!),
-      augment: parseAugmentations('crop:scale=0.3,flip:vertical=0.5,crop:padding=3'),
-    });
+    const more = { augment: parseAugmentations('crop:scale=0.3,flip:vertical=0.5,crop:padding=3') };
+    const images = await load(rows, { spec: nearest, ...more });
+    const masks = await load(rows, { spec: mask, images: rows.map(row => grey[row]!), ...more });
     const red = rows.flatMap((_, i) => [...images.subarray(i * 768, i * 768 + 256)]);
-    expect([...masks!]).toEqual(red.map(Math.round));
+    expect([...masks]).toEqual(red.map(Math.round));
   });
 
-  it('name the image that is damaged', async () => {
-    await expect(load([0], { images: [Buffer.from('no image')] })).rejects.toThrow(/cannot be decoded/);
+  it('name the image that is damaged or missing', async () => {
+    await expect(load([3], { images: [Buffer.from('no image')], source: 'a.parquet' })).rejects.toThrow(
+      /^Image in row 4 of a\.parquet cannot be decoded/,
+    );
+    await expect(load([3], { images: [null] })).rejects.toThrow(/^Row 4 of the data has no image/);
   });
 });
 

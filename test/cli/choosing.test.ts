@@ -1,0 +1,145 @@
+/** Early stopping, the best epoch, and the versions that are kept, from files to files. */
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { EpochEvent } from '../../src/runtime/events.js';
+import { agdOnnx, start, workplace } from './run.js';
+
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const file = (name: string) => join(folder, name);
+const bytes = (name: string) => readFileSync(file(name));
+const DATA = ['model.onnx', '--loss', 'cross-entropy', '--data', 'train.npz', '--val', 'test.npz'];
+/** A rate at which the validation loss soon goes up and down. */
+const WILD = [...DATA, '--optimizer', 'sgd', '--lr', '8', '--seed', '4'];
+const train = (...args: string[]) => agdOnnx(folder, 'train', ...args);
+const ok = (...args: string[]) => {
+  const result = train(...args);
+  expect(result).toMatchObject({ code: 0, err: '' });
+  return result.out;
+};
+const epochs = (log: string): EpochEvent[] =>
+  readFileSync(file(log), 'utf8')
+    .trim()
+    .split('\n')
+    .map(row => JSON.parse(row))
+    .filter(({ type }) => type === 'epoch');
+/** The epoch with the lowest validation loss. */
+const bestOf = (log: string) =>
+  epochs(log).reduce((a, b) => (b.validation!.loss < a.validation!.loss ? b : a)).epoch;
+
+describe('the model that is written', () => {
+  it('is that of the best epoch by validation, or of the last one', () => {
+    const out = ok(...WILD, '--epochs', '6', '-o', 'best.onnx', '--log', 'best.jsonl');
+    const best = bestOf('best.jsonl');
+    expect(best).toBeLessThan(6);
+    expect(out).toContain(`wrote best.onnx (best epoch: ${best}, val loss `);
+    ok(...WILD, '--epochs', `${best}`, '--export', 'last', '-o', 'short.onnx');
+    expect(bytes('best.onnx').equals(bytes('short.onnx'))).toBe(true);
+    const last = ok(...WILD, '--epochs', '6', '--export', 'last', '-o', 'last.onnx');
+    expect(last).toMatch(/wrote last\.onnx\n/);
+    expect(bytes('last.onnx').equals(bytes('best.onnx'))).toBe(false);
+  });
+  it('may be the best one by a metric', () => {
+    ok(...WILD, '--epochs', '6', '--monitor', 'accuracy', '-o', 'acc.onnx', '--log', 'acc.jsonl');
+    const best = epochs('acc.jsonl').reduce((a, b) =>
+      b.validation!.accuracy! > a.validation!.accuracy! ? b : a,
+    ).epoch;
+    ok(...WILD, '--epochs', `${best}`, '--export', 'last', '-o', 'short.onnx');
+    expect(bytes('acc.onnx').equals(bytes('short.onnx'))).toBe(true);
+  });
+});
+
+describe('early stopping', () => {
+  it('ends the run after epochs without improvement', () => {
+    const out = ok(...WILD, '--epochs', '60', '--patience', '2', '-o', 'p.onnx', '--log', 'p.jsonl');
+    const run = epochs('p.jsonl');
+    expect(run.length).toBe(bestOf('p.jsonl') + 2);
+    expect(out).toContain('stopped early (val loss did not improve for 2 epochs) after');
+  });
+  it('counts changes of less than --min-delta as none', () => {
+    const slow = [...DATA, '--lr', '1e-6', '--epochs', '9', '--patience', '3', '--min-delta', '0.1'];
+    ok(...slow, '-o', 'm.onnx', '--log', 'm.jsonl');
+    expect(epochs('m.jsonl')).toHaveLength(4);
+  });
+  it('ends nothing further where a finished run is started again', () => {
+    const args = [...WILD, '--epochs', '60', '--patience', '2', '--state', 'p.agd.onnx', '-o', 'p2.onnx'];
+    ok(...args, '--log', 'p2.jsonl');
+    expect(bytes('p2.onnx').equals(bytes('p.onnx'))).toBe(true);
+    const length = epochs('p2.jsonl').length;
+    rmSync(file('p2.onnx'));
+    ok(...args, '--log', 'p2.jsonl');
+    expect(epochs('p2.jsonl')).toHaveLength(length);
+    expect(bytes('p2.onnx').equals(bytes('p.onnx'))).toBe(true);
+  });
+  it.each([
+    [['--patience', '2'], '--patience needs validation data'],
+    [['--monitor', 'loss'], '--monitor needs validation data'],
+    [['--keep-best', '2', '--state', 's.onnx'], '--keep-best needs validation data'],
+    [['--keep-last', '2'], '--keep-last needs a file to save the state to'],
+    [['--save-every', '2min'], '--save-every needs a file to save the state to'],
+    [['--save-every', '2 days', '--state', 's.onnx'], "expected 500steps, 10min or 2epochs, not '2 days'"],
+  ])('refuses %j', (args, message) => {
+    const plain = DATA.slice(0, -2);
+    expect(train(...plain, ...args)).toMatchObject({ code: 1, err: expect.stringContaining(message) });
+  });
+  it('refuses a metric that the validation does not have', () => {
+    const { code, err } = train(...DATA, '--monitor', 'acuracy', '-o', 'x.onnx');
+    expect(code).toBe(1);
+    expect(err).toContain('acuracy');
+  });
+});
+
+describe('what is kept beside the state', () => {
+  const kept = (state: string) =>
+    existsSync(file(`${state}.checkpoints`)) ? readdirSync(file(`${state}.checkpoints`)).sort() : [];
+  it('is the last and the best versions, which are states themselves', () => {
+    const keep = ['--keep-last', '2', '--keep-best', '2', '--state', 'k.agd.onnx'];
+    const out = ok(...WILD, '--epochs', '6', ...keep, '-o', 'k.onnx', '--log', 'k.jsonl');
+    const run = epochs('k.jsonl');
+    const two = [...run].sort((a, b) => a.validation!.loss - b.validation!.loss).slice(0, 2);
+    const steps = new Set([...two.map(({ epoch }) => epoch), 5, 6].map(epoch => 8 * epoch));
+    const files = [...steps].map(n => `step-${String(n).padStart(8, '0')}.agd.onnx`).sort();
+    expect(kept('k.agd.onnx')).toEqual(files);
+    expect(out).toContain('kept in k.agd.onnx.checkpoints: ');
+    const [best] = two;
+    const name = `k.agd.onnx.checkpoints/step-${String(8 * best!.epoch).padStart(8, '0')}.agd.onnx`;
+    expect(agdOnnx(folder, 'export', name, '-o', 'kept.onnx').code).toBe(0);
+    expect(bytes('kept.onnx').equals(bytes('k.onnx'))).toBe(true);
+  });
+  it('is saved by steps', () => {
+    const keep = ['--save-every', '3steps', '--keep-last', '9', '--state', 's.agd.onnx', '--export', 'last'];
+    ok(...DATA, '--epochs', '2', ...keep, '-o', 's.onnx');
+    const steps = kept('s.agd.onnx').map(name => Number(/\d+/.exec(name)![0]));
+    expect(steps).toEqual([3, 6, 9, 12, 15, 16]);
+    ok(...DATA, '--epochs', '2', '--export', 'last', '-o', 'w.onnx');
+    expect(bytes('s.onnx').equals(bytes('w.onnx'))).toBe(true);
+  });
+  it('is not missed where it was removed', () => {
+    rmSync(file('k.agd.onnx.checkpoints'), { recursive: true });
+    const out = ok(...WILD, '--epochs', '6', '--state', 'k.agd.onnx', '-o', 'k.onnx');
+    expect(out).toContain('not found, so these versions are no longer kept');
+  });
+});
+
+it('is resumed after kills with every feature on, to the same bytes', async () => {
+  const args = [...DATA, '--batch-size', '4', '--epochs', '60', '--lr', '0.05', '--patience', '40'];
+  args.push('--monitor', 'accuracy', '--min-delta', '0.001', '--keep-best', '3', '--keep-last', '2');
+  args.push('--save-every', '37steps');
+  ok(...args, '-o', 'whole.onnx', '--state', 'whole.agd.onnx');
+  const killed = [...args, '-o', 'killed.onnx', '--state', 'killed.agd.onnx'];
+  for (let kill = 0; kill < 4; kill++) {
+    const child = start(folder, 'train', ...killed);
+    const ended = new Promise(resolve => child.on('close', resolve));
+    child.stdout.once('data', () => setTimeout(() => child.kill('SIGKILL'), 150 + 170 * kill));
+    await ended;
+  }
+  ok(...killed);
+  expect(bytes('killed.onnx').equals(bytes('whole.onnx'))).toBe(true);
+  const files = (name: string) => readdirSync(file(`${name}.agd.onnx.checkpoints`)).sort();
+  expect(files('killed')).toEqual(files('whole'));
+}, 120_000);

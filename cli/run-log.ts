@@ -3,23 +3,17 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import type { TrainEvent } from '../src/internal.js';
 import { eventLine } from './run-display.js';
 
-type Start = Extract<TrainEvent, { type: 'start' }>;
+export type Start = Extract<TrainEvent, { type: 'start' }>;
+
+/** Is told every event of a run. */
+export type Watcher = (event: TrainEvent) => void;
 
 /**
  * Writes events to a file. Of a resumed run it holds the whole: what the file has of the steps before is kept, or else
  * written anew. Where it cannot be written, `warn` is told once, and training goes on.
  */
-export function runLog(path: string, warn: (text: string) => void): (event: TrainEvent) => void {
-  let failed = false;
-  const attempt = (write: () => void) => {
-    if (failed) return;
-    try {
-      write();
-    } catch (error) {
-      failed = true;
-      warn(`cannot write ${path} (${(error as Error).message}): training continues without a log`);
-    }
-  };
+export function runLog(path: string, warn: (text: string) => void): Watcher {
+  const attempt = attempts(path, 'a log', warn);
   // Nothing is replaced before it is known whether the run is a resumed one.
   let pending: TrainEvent[] | undefined = [];
   return event => {
@@ -27,10 +21,26 @@ export function runLog(path: string, warn: (text: string) => void): (event: Trai
     if (pending && event.type !== 'start') return;
     const lines = (pending ?? [event]).map(line);
     if (pending && event.type === 'start') {
-      const kept = event.stepsBefore ? (linesBefore(path, event.stepsBefore) ?? historyLines(event)) : [];
+      const kept = event.stepsBefore
+        ? (linesBefore(path, event.stepsBefore) ?? historyEvents(event).map(line))
+        : [];
       attempt(() => writeFileSync(path, [...kept, ...lines].join('')));
       pending = undefined;
     } else attempt(() => appendFileSync(path, lines.join('')));
+  };
+}
+
+/** Does what writes to `path`, until it fails: that is told once, and training goes on. */
+export function attempts(path: string, what: string, warn: (text: string) => void) {
+  let failed = false;
+  return (write: () => void) => {
+    if (failed) return;
+    try {
+      write();
+    } catch (error) {
+      failed = true;
+      warn(`cannot write ${path} (${(error as Error).message}): training continues without ${what}`);
+    }
   };
 }
 
@@ -61,17 +71,15 @@ function linesBefore(path: string, steps: number): string[] | undefined {
   return done >= steps ? kept : undefined;
 }
 
-/** The events of the run so far, as far as the state has them. */
-function historyLines({ history, stepsPerEpoch }: Start): string[] {
+/** The events of the run so far, as far as the state has them. When steps were done, it does not say. */
+export function historyEvents({ history, stepsPerEpoch }: Start): TrainEvent[] {
   if (!history) return [];
-  const lines: string[] = [];
+  const time = Number.NaN;
   const epochs = new Map(history.epochs.map(event => [event.epoch, event]));
-  history.losses.forEach((loss, i) => {
+  const steps = history.losses.flatMap((loss, i): TrainEvent[] => {
     const [epoch, step] = [Math.floor(i / stepsPerEpoch) + 1, (i % stepsPerEpoch) + 1];
-    lines.push(line({ type: 'step', time: Number.NaN, epoch, step, loss }));
     const result = step === stepsPerEpoch ? epochs.get(epoch) : undefined;
-    if (result) lines.push(line(result));
+    return [{ type: 'step', time, epoch, step, loss }, ...(result ? [result] : [])];
   });
-  for (const rows of history.telemetry) lines.push(line({ type: 'telemetry', time: Number.NaN, rows }));
-  return lines;
+  return [...steps, ...history.telemetry.map(rows => ({ type: 'telemetry', time, rows }) as const)];
 }

@@ -5,7 +5,7 @@ import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { checkOutputs, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
 import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
-import { runLog } from '../run-log.js';
+import { runLog, type Watcher } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
 import { formatCount } from '../ui/format.js';
 import { warn } from '../ui/terminal.js';
@@ -67,6 +67,8 @@ export const options = {
   },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
+  csv: { ...OUTPUT, type: types.text, help: 'Write a table with a row for each step and each epoch' },
+  logdir: { ...OUTPUT, type: types.text, help: 'Write event files for TensorBoard into this folder' },
   verbose: { ...OUTPUT, type: types.flag, help: 'Print what the injection did, and all notes' },
   quiet: {
     ...OUTPUT,
@@ -99,7 +101,7 @@ export const examples = [
 ] as const;
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
-  [K in 'out' | 'state' | 'report' | 'log' | 'resumePytorch']?: string;
+  [K in 'out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch']?: string;
 } & Detail & { exportEma?: boolean } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
@@ -116,10 +118,10 @@ export async function handler(args: TrainArgs): Promise<void> {
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may overwrite the one that training resumes from, but not a model without state.
   checkOutputs(
-    [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.report],
+    [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.csv, args.report],
     [args.model, ...pathsOf(args.data, args.validation), args.params, args.config, args.resumePytorch],
   );
-  for (const path of [args.log, args.report]) if (path !== undefined) await checkWritable(path);
+  for (const path of [args.log, args.csv, args.report]) if (path !== undefined) await checkWritable(path);
   const job: TrainJob = {
     model: args.model,
     extend: args.extend,
@@ -144,14 +146,22 @@ export async function handler(args: TrainArgs): Promise<void> {
   };
   const record = new RunRecord();
   const display = createDisplay(job, args, args.log);
-  const writeLog = args.log === undefined ? () => {} : runLog(args.log, warn);
+  const watchers = [...(await fileWatchers(args)), (event: TrainEvent) => record.watch(event)];
   await runWithProgress(job, display, event => {
-    writeLog(event);
-    record.watch(event);
+    for (const watch of watchers) watch(event);
   });
   if (args.report === undefined || !record.losses.length) return;
   await writeReport(args.report, args, record);
   display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
+}
+
+/** The files that follow the run; what makes them is loaded where it is asked for. */
+async function fileWatchers({ log, csv, logdir }: TrainArgs): Promise<Watcher[]> {
+  return [
+    ...(log === undefined ? [] : [runLog(log, warn)]),
+    ...(csv === undefined ? [] : [(await import('../run-csv.js')).runCsv(csv, warn)]),
+    ...(logdir === undefined ? [] : [(await import('../run-tensorboard.js')).runTensorBoard(logdir, warn)]),
+  ];
 }
 
 const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);

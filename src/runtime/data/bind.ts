@@ -1,6 +1,7 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
+import { nonFiniteRows } from '../finite.js';
 import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
@@ -82,6 +83,11 @@ export function bindData(
     if (!(array instanceof Tensor)) return { ...column, check };
     check(array);
     checkCounted(input, array, arrayName);
+    const bad = nonFiniteRows(array);
+    if (bad)
+      notes.push(
+        `Array '${arrayName}' of ${source} is NaN or infinite in row ${bad.first + 1}${bad.count > 1 ? ` and ${bad.count - 1} more` : ''} (counted from 1): leave such rows out, or their batches with --on-nonfinite skip.`,
+      );
     if (options.labels?.includes(input.name) && isFloat(input.dtype) && !input.range && isOneHot(array))
       notes.push(
         `Array '${arrayName}' holds one-hot classes, which the loss takes for numbers; --loss cross-entropy learns classes, from their numbers.`,

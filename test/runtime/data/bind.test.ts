@@ -191,3 +191,17 @@ describe('scale', () => {
     expect(() => bind({ x: zeros('float32', 6, 3) }, [flat], { scale: 0.5 })).toThrow(/--scale x=0.5/);
   });
 });
+
+test('rows that are not finite are told when the data are bound', () => {
+  const values = Float32Array.from({ length: 12 }, (_, i) => i);
+  const notes = (bad: Record<number, number>) => {
+    const data = Object.assign(values.slice(), bad);
+    const input: InputSpec = { name: 'x', dtype: 'float32', shape: ['N', 3] };
+    return bind({ x: Tensor.from('float32', [4, 3], data) }, [input], { source: 'a.npz' }).notes;
+  };
+  expect(notes({})).toEqual([]);
+  expect(notes({ 7: Number.NaN })).toEqual([
+    "Array 'x' of a.npz is NaN or infinite in row 3 (counted from 1): leave such rows out, or their batches with --on-nonfinite skip.",
+  ]);
+  expect(notes({ 4: Infinity, 5: 1 / 0, 11: Number.NaN })[0]).toMatch(/in row 2 and 1 more/);
+});

@@ -73,7 +73,7 @@ async function compareAll(folder, params) {
 
   const original = params ? written : checkpoint;
   const theirs = await theirGradients({ training, evaluation, checkpoint: original }, batch, names, values);
-  const half = await Session.create(splitStep(model).gradients);
+  const half = await Session.create((await splitStep(model)).gradients);
   const given = { ...Object.fromEntries(values), ...batch };
   const ours = await half.run(Object.fromEntries(half.inputs.map(name => [name, given[name]])));
   const forward = withValues(await loadModel(evaluation), values);

@@ -92,13 +92,12 @@ function splitByCalls(graph: Graph, merged: ReadonlySet<Value>, names: Names, or
       const named = read?.length === floats.length ? [read[at]!] : (read ?? []);
       if (named.includes(source)) continue;
       const suffix = (name: string) => name.slice(name.lastIndexOf('.') + 1);
-      const found = named.filter(
-        name =>
-          missing.has(name) &&
-          (merged.has(value)
-            ? named.length === 1 || suffix(name) === suffix(source)
-            : areCopies({ name }, { name: source })),
-      );
+      // The call of a node that others were folded into, as batch normalization into a layer, does not match its inputs.
+      const isOwn = (name: string) =>
+        merged.has(value)
+          ? named.length === 1 || suffix(name) === suffix(source)
+          : named.length === 1 && areCopies({ name }, { name: source });
+      const found = named.filter(name => missing.has(name) && isOwn(name));
       if (found.length === 1) give(node, input, value, found[0]!);
       // What a normalization without parameters is given for them may be equal to fresh ones.
       else if (read && !read.length && merged.has(value) && /Normalization$/.test(node.opType))

@@ -282,3 +282,26 @@ it('takes merged scales and biases of fused layers apart', () => {
   const names = [...s.graph.initializers.keys()].map(v => v.name).sort();
   expect(names).toEqual(['a.weight', 'b.weight', 'bias', 'bias_1', 'bias_2', 'bias_3', 'scale', 'scale_1']);
 });
+
+it('leaves a layer its weights if the exporter folded a batch normalization into it', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const [weight, bias] = [s.weight('0.weight', [4, 4]), s.weight('0.bias', [4])];
+  const [scale, shift] = [1, 0].map((fill, i) =>
+    s.weight(`2.${i ? 'bias' : 'weight'}`, Tensor.filled('float32', [4], fill)),
+  );
+  sign(s, {
+    ...{ '0.weight': 'PARAMETER', '0.bias': 'PARAMETER', '1.weight': 'PARAMETER', '1.bias': 'PARAMETER' },
+    ...{
+      '2.weight': 'PARAMETER',
+      '2.bias': 'PARAMETER',
+      '1.running_mean': 'BUFFER',
+      '1.running_var': 'BUFFER',
+    },
+  });
+  const h = s.add('Gemm', [x, weight, bias], 'h');
+  const y = s.add('LayerNormalization', [h, scale!, shift!], 'y');
+  const call = '%linear, %p_1_weight, %p_1_bias, %b_1_running_mean, %b_1_running_var, 0.1, 1e-05';
+  const model = byPyTorch(s, y, { h: call, y: '%a, [4], %p_2_weight, %p_2_bias, 1e-05, False' });
+  expect(Object.keys(await chosen(model))).toEqual(['0.weight', '0.bias', '2.weight', '2.bias']);
+});

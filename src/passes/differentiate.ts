@@ -10,13 +10,13 @@ import { PIPELINES } from './pipeline.js';
 import { rounds } from './select/detect-quantization.js';
 
 export type GradientOptions = SelectOptions & {
-  /** What is differentiated: a loss, or the sum over `cotangents` of output times cotangent. */
+  /** What to differentiate: a loss, or the sum over `cotangents` of output times cotangent. */
   loss?: LossSpec;
-  /** Names of the outputs that get a cotangent each, fed as the input `<output>_cotangent`. */
+  /** Names of the outputs that get a cotangent, fed as the input `<output>_cotangent`. */
   cotangents?: readonly string[];
-  /** Globs over inputs and initializers; the parameters that would train where not given. */
+  /** Globs over inputs and initializers; the parameters that would train if not given. */
   wrt?: readonly string[];
-  /** Of a loss, as `inject` takes it; vector-Jacobian products are of the model in the mode that its file is in. */
+  /** Modes of a loss, as in `inject`. Vector-Jacobian products use the mode stored in the file. */
   batchNorm?: 'train' | 'eval';
   dropout?: 'train' | 'eval';
   seed?: number;
@@ -26,19 +26,19 @@ export type GradientOptions = SelectOptions & {
 export type GradientModel = {
   model: Model;
   loss?: string;
-  /** The input that takes the loss's target, and what its elements may be. */
+  /** The input for the loss's target, and the range of its elements. */
   target?: { name: string; range?: TargetRange };
-  /** What is likely not meant as it was asked for, a line each. */
+  /** Likely mistakes in the request, one line each. */
   warnings: string[];
-  /** Where batch normalization needs more than one sample. */
+  /** Set if batch normalization needs more than one sample. */
   leastBatch?: LeastBatch;
-  /** Name of the graph input that takes an output's cotangent, by output. */
+  /** Name of the graph input for an output's cotangent, by output. */
   cotangents: Map<string, string>;
-  /** Name of the graph output that holds a value's gradient, by value; null where the gradient is zero. */
+  /** Name of the graph output with a value's gradient, by value; null if the gradient is zero. */
   gradients: Map<string, string | null>;
 };
 
-/** A model that computes gradients: its outputs are the loss, if there is one, and the gradients. */
+/** A model that computes gradients: its outputs are the loss, if any, and the gradients. */
 export async function gradientModel(
   model: Model,
   options: GradientOptions,
@@ -62,9 +62,9 @@ export async function gradientModel(
 }
 
 /**
- * What `gradientModel` differentiates, in the model's own operators: the outputs are the loss, or those that have
- * cotangents; what random nodes draw is the same. `rounded` names what is differentiated by through rounding, which the
- * gradient passes as if it were not there, or stops at. Of the inputs, only those in `fed` are read.
+ * The function that `gradientModel` differentiates, in the model's own operators: its outputs are the loss, or the
+ * outputs with cotangents, and it draws the same random numbers. `rounded` names values whose gradient passes through
+ * rounding or stops there, so that finite differences do not apply. The model reads only the inputs in `fed`.
  */
 export async function objectiveModel(
   model: Model,

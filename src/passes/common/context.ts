@@ -1,4 +1,4 @@
-/** What passes are, what they share, and how a list of them is run. */
+/** The type of a pass, the context that passes share, and the runner of a list of passes. */
 import { join } from 'node:path';
 import { checkGraph } from '../../graph/check-graph.js';
 import { AgdError } from '../../graph/errors.js';
@@ -22,119 +22,119 @@ import type { AttachedOptimizer } from '../update/attach-optimizer.js';
 import type { StateUpdate } from '../update/transition.js';
 
 export type PassOptions = InjectOptions & {
-  /** Names of the outputs that get a cotangent each. */
+  /** Names of the outputs that get a cotangent input. */
   cotangents?: readonly string[];
-  /** Globs over inputs and initializers to differentiate by. */
+  /** Globs over inputs and initializers to differentiate with respect to. */
   wrt?: readonly string[];
-  /** Names of the inputs that are fed; all, where not given. */
+  /** Names of the inputs that are fed; all if not given. */
   fed?: ReadonlySet<string>;
   /** Names of the parameters and running statistics that an evaluation is fed. */
   state?: ReadonlySet<string>;
 };
 
-/** What passes find out and leave to later ones. A pass requires and ensures facts by these names. */
+/** Results that passes leave for later ones. `requires` and `ensures` of a pass are keys of this type. */
 export type Facts = {
   /** The model that passes change. */
   work: Model;
   optimizer: { name: string; optimizer: Optimizer<OptimizerOptions>; settings: OptimizerOptions };
-  /** Operators are those of the operator set that gradient rules know. */
+  /** All operators are at the opset that gradient rules support. */
   upgraded: true;
-  /** There are no calls of functions. */
+  /** No function calls are left. */
   inlined: true;
-  /** What the file says of its constants. */
+  /** What the file records about its constants. */
   origins: Origins;
-  /** Whether parameters have places now that the file did not give them. */
+  /** Whether parameters were separated or tied, so that the source lacks initializers that `work` has. */
   moved: boolean;
-  /** The model that trained values go back into. */
+  /** The model that trained values are written back to. */
   model: Model;
-  /** Every value has its element type, and its shape as far as it is known. */
+  /** Every value has an element type, and a shape as far as it can be inferred. */
   typed: true;
   /** Adds nodes to the graph. */
   g: Builder;
-  /** The loss as asked for. */
+  /** The loss as requested. */
   spec: LossSpec;
   loss: AttachedLoss;
   /** The losses of samples; undefined if the model computes its loss itself. */
   samples: AttachedSampleLosses | undefined;
-  /** The outputs that the model had besides the loss and gradients. */
+  /** The outputs that the model had before the loss and gradients were added. */
   inference: string[];
-  /** Where the model to write is a part of the original: the outputs that it computes. */
+  /** If only a part of the original is exported: the outputs of that part. */
   exports: string[] | undefined;
-  /** What is likely not meant as it was asked for, a line each. */
+  /** Likely mistakes in the request, one line each. */
   warnings: string[];
   parameters: ParameterChoice[];
-  /** What is differentiated by. */
+  /** The values to differentiate with respect to. */
   trained: Value[];
-  /** The gradients that the graph itself has, by parameter. */
+  /** The gradients that the graph itself computes, by parameter. */
   given: Map<Value, Value>;
-  /** Optimizer options in which a trained parameter differs. */
+  /** The optimizer options that differ from the defaults, for each of `trained`. */
   groups: AnyOptions[];
-  /** How many layers lie between that of each trained parameter and the last one; empty where no option asks for it. */
+  /** The number of layers between that of each of `trained` and the last one; empty if no option needs it. */
   distances: number[];
-  /** The number of updates after which each begins to train; undefined for those that train from the first on. */
+  /** The number of updates after which each of `trained` starts to train; undefined if it trains from the start. */
   begins: (number | undefined)[];
-  /** The next running statistics. */
+  /** The next values of running statistics. */
   statistics: StateUpdate[];
-  /** Where batch normalization needs more than one sample. */
+  /** Set if batch normalization needs more than one sample. */
   leastBatch: LeastBatch | undefined;
-  /** Tables of which a step changes only some rows. */
+  /** Tables of which a step updates only some rows. */
   lookups: Map<Value, Lookup>;
-  /** The values that the backward pass starts from where there is no loss, with their cotangents. */
+  /** The outputs that the backward pass starts from if there is no loss, with their cotangents. */
   seeds: Map<Value, Expr>;
-  /** The scalar that random numbers are drawn by, if any are. */
+  /** The scalar key of all random numbers; undefined if nothing is random. */
   drawn: { key: Value | undefined };
-  /** The number of batches before this one; 0 where no pass says. */
+  /** The number of batches before this one; 0 if no pass sets it. */
   batchNumber: () => Expr;
-  /** That scalar is computed. */
+  /** The key of the random numbers is computed. */
   numbered: true;
-  /** What arrives at each of `trained`; undefined where that is nothing. */
+  /** The cotangent of each of `trained`; undefined if no gradient arrives. */
   cotangents: (Expr | undefined)[];
-  /** The gradient of each of `trained`; of tables, the sums of equal rows. */
+  /** The gradient of each of `trained`; for tables with sparse updates, summed over equal rows. */
   grads: Expr[];
-  /** Where among the rows of a table each stands last. */
+  /** The last position of each row among the lookups of a table. */
   lastRows: Map<Value, Value>;
-  /** Name of the output that holds a value's gradient, by value; null where it is zero. */
+  /** Name of the output that holds the gradient of a value; null if the gradient is zero. */
   gradients: Map<string, string | null>;
   schedule: Schedule | undefined;
   attached: AttachedOptimizer;
-  /** ONNX's training operators, by what they were. */
+  /** ONNX's training operators before they were expanded. */
   operators: TrainingOperators;
-  /** What the model's own training step changes, with the name of its next value. */
+  /** The state that the model's own training step updates, with the name of its next value. */
   bindings: Binding[];
-  /** Learning rate and count of updates of the model's own training step. */
+  /** Learning rate and update count of the model's own training step. */
   own: { states: Value[]; rate: Value; step: Value };
   description: TrainingDescription;
 };
 export type Fact = keyof Facts;
 
-/** What all passes of a run share. */
+/** The state that all passes of a run share. */
 export type Context = {
-  /** The model that was given; it stays as it is. */
+  /** The model as given; passes do not change it. */
   readonly source: Model;
   readonly options: PassOptions;
   readonly oracle: ShapeOracle;
-  /** Number of passes that have run, for the names of dumped files. */
+  /** Number of passes run so far, for the names of dumped files. */
   ran: number;
 } & Partial<Facts>;
 
-/** The same after passes that ensure these facts. */
+/** A context after passes that ensure these facts. */
 export type With<F extends Fact> = Context & Pick<Facts, F>;
 
 export type Pass = {
-  /** A verb with its object, as the file that has it. */
+  /** A verb with its object, also the name of its file. */
   name: string;
-  /** What it does, in one sentence. */
+  /** One sentence for the documentation. */
   does: string;
-  /** Facts that have to be there before, and that are there after it. */
+  /** Facts that must exist before the pass, and facts that exist after it. */
   requires: readonly Fact[];
   ensures: readonly Fact[];
-  /** Where it changes anything, this pass and what follows it runs again. */
+  /** If the pass changes anything, the pass of this name and all after it run again. */
   repeatFrom?: string;
   /** Returns whether the graph, or a name or attribute in it, changed. */
   run(context: Context): boolean | Promise<boolean>;
 };
 
-/** A pass whose `run` sees what it requires, and nothing else for certain. */
+/** Declares a pass. The context of `run` has the type of the facts that the pass requires. */
 export function pass<const R extends Fact>(
   declared: Omit<Pass, 'requires' | 'run'> & {
     requires: readonly R[];
@@ -150,8 +150,8 @@ export const contextOf = (source: Model, options: PassOptions, oracle: ShapeOrac
 });
 
 /**
- * Runs passes in order. With `options.dumpPasses`, the model is written there after each that changed it; with
- * AGD_ONNX_CHECK=1, the graph is verified between them. A fact that is missing is a bug: throws a plain Error.
+ * Runs passes in order. With `options.dumpPasses`, writes the model to that folder after each pass that changed it;
+ * with AGD_ONNX_CHECK=1, verifies the graph after each pass. A missing fact is a bug: throws a plain Error.
  */
 export async function runPasses<F extends Fact = never>(
   passes: readonly Pass[],
@@ -191,16 +191,16 @@ async function dump(model: Model, folder: string, file: string): Promise<void> {
   } catch (error) {
     throw new AgdError('io', `Cannot make the folder '${folder}': ${(error as Error).message}.`);
   }
-  // Tensors go along, wherever they are: what is dumped is read alone.
+  // External data is included, so that a dumped file can be read alone.
   await writeFileAtomic(
     join(folder, file),
     encodeChunks(model, () => undefined),
   );
 }
 
-/** Throws a plain Error that names the pass, where it left a graph that is not one. */
+/** Throws a plain Error that names the pass if it left an inconsistent graph. */
 function check({ name }: Pass, { drawn, numbered }: Context, work: Model): void {
-  // Until the batch is numbered, what is drawn reads a scalar that nothing computes.
+  // Until `number-batches` has run, random operators read a key that no node computes.
   if (drawn?.key && !numbered) return;
   try {
     checkGraph(work.graph);
@@ -210,7 +210,7 @@ function check({ name }: Pass, { drawn, numbered }: Context, work: Model): void 
   }
 }
 
-/** An initializer is of the type that its value has. */
+/** Each initializer has the type of its value. */
 function checkTypes({ graph }: Model): void {
   for (const [value, { dtype, dims }] of graph.initializers) {
     const { type } = value;

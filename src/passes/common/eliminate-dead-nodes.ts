@@ -2,8 +2,8 @@ import type { Graph, Model } from '../../graph/ir.js';
 import { neededInputs, prune } from '../../graph/prune.js';
 
 /**
- * Removes the nodes, those of subgraphs too, and the initializers of the main graph that no graph output depends on.
- * Graph inputs, and initializers that are their defaults, stay. Returns whether anything was removed.
+ * Removes nodes, including those of subgraphs, and initializers of the main graph that no graph output depends on.
+ * Graph inputs and their default values stay. Returns whether anything was removed.
  */
 export function eliminateDeadNodes(model: Model): boolean {
   const { graph } = model;
@@ -16,7 +16,7 @@ export function eliminateDeadNodes(model: Model): boolean {
   return size() < before;
 }
 
-/** Removes the inputs without a default that no graph output depends on. Returns whether there were any. */
+/** Removes inputs without a default that no graph output depends on. Returns whether there were any. */
 export function dropUnreadInputs({ graph }: Model): boolean {
   const needed = new Set(neededInputs(graph, graph.outputs));
   const kept = graph.inputs.filter(v => needed.has(v) || graph.initializers.has(v));
@@ -25,7 +25,7 @@ export function dropUnreadInputs({ graph }: Model): boolean {
   return changed;
 }
 
-/** Number of nodes, subgraphs included. */
+/** Number of nodes, including those of subgraphs. */
 export function countNodes(model: Model): number {
   return countIn(model.graph);
 }

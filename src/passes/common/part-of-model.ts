@@ -5,8 +5,8 @@ import { readDescription } from '../file/step-metadata.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './eliminate-dead-nodes.js';
 
 /**
- * The part of a model that computes these values, which may be inner ones: they are its outputs. Inputs that it does
- * not read are gone, and initializers are constants, no longer inputs. Throws `no-such-value`.
+ * The part of a model that computes these values, which may be inner ones, as its outputs. Inputs that it does not
+ * read are removed, and initializers are constants, not inputs. Throws `no-such-value`.
  */
 export function partOfModel(model: Model, outputs: readonly string[]): Model {
   const part = cloneModel(model);
@@ -26,8 +26,8 @@ export function partOfModel(model: Model, outputs: readonly string[]): Model {
 }
 
 /**
- * The part of an injected model that trains it: the loss and the next values of its state are the outputs, and inputs
- * that only others need are gone.
+ * The training part of an injected model: its outputs are the loss and the next values of the state, without inputs
+ * that only other outputs need.
  */
 export function trainingPart(injected: Model): Model {
   const part = cloneModel(injected);

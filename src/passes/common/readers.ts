@@ -1,10 +1,10 @@
-/** Who reads a value, directly or after its elements were moved. */
+/** The uses of a value, direct or after operators that only move elements. */
 import type { Graph, Use, Value } from '../../graph/ir.js';
 
-/** A place where a node reads a value, and what it reads there: a value, or what movement operators made of one. */
+/** A use of a value, or of the result of movement operators applied to it. */
 export type ValueUse = Use & { value: Value };
 
-/** Initializers and what Constant nodes hold. */
+/** Initializers and outputs of Constant nodes. */
 export function constantsOf(graph: Graph): Set<Value> {
   const constants = new Set(graph.initializers.keys());
   for (const { opType, outputs } of graph.nodes)
@@ -16,14 +16,14 @@ const MOVES = new Set(
   'Cast Expand Flatten Identity Pad Reshape Slice Split Squeeze Tile Transpose Unsqueeze'.split(' '),
 );
 
-/** Whether what a node writes is elements of what it reads there, laid out anew; constants may be joined. */
+/** Whether the outputs of a node are elements of this input in another layout; constants may be concatenated. */
 export function isMove({ node, index }: Use, constants: ReadonlySet<Value>): boolean {
   if (MOVES.has(node.opType)) return index === 0;
   if (node.opType === 'Gather') return index === 0 && constants.has(node.inputs[1]!);
   return node.opType === 'Concat' && node.inputs.every(v => v && constants.has(v));
 }
 
-/** Where a constant comes to by way of operators that only move its elements. */
+/** Finds the uses of a constant, following operators that only move elements. */
 export function usesIn(graph: Graph): (value: Value) => ValueUse[] {
   const constants = constantsOf(graph);
   const outputs = new Set(graph.outputs);
@@ -35,7 +35,7 @@ export function usesIn(graph: Graph): (value: Value) => ValueUse[] {
       seen.add(value);
       for (const use of value.uses) {
         const next = isMove(use, constants) ? use.node.outputs.flatMap(v => v ?? []) : [];
-        // What leaves the graph is read by nobody, but used.
+        // A graph output counts as a use.
         if (!next.length || next.some(v => outputs.has(v))) uses.push({ ...use, value });
         next.forEach(visit);
       }

@@ -5,8 +5,8 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 
 /**
- * Adds the input `<output>_cotangent` for each of these outputs. Throws `bad-option` where there are none,
- * `no-such-value` or `bad-dtype` for one that is no floating-point output.
+ * Adds the input `<output>_cotangent` for each of these outputs. Throws `bad-option` if there are none, and
+ * `no-such-value` or `bad-dtype` for a name that is not a floating-point output.
  */
 export function addCotangents(g: Builder, names: readonly string[]): Map<Value, Expr> {
   if (!names.length)

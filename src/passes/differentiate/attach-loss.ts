@@ -111,14 +111,14 @@ function addMixInputs(g: Builder, { kind }: Criterion, { value }: Expr): MixInpu
   return { target, share };
 }
 
-/** Makes an inner value an output, so that its shape is known to who reads the file. */
+/** Makes an inner value an output, so that its shape is visible to readers of the file. */
 function expose(g: Builder, { value }: Expr): Value | undefined {
   if (g.graph.outputs.includes(value)) return undefined;
   g.graph.addOutputs(value);
   return value;
 }
 
-/** The output that the loss reads, or the inner value. */
+/** The output, or inner value, that the loss reads. */
 function pick(g: Builder, spec: LossSpec): Expr {
   const output = choose(g, spec);
   if (isFloat(output.value.dtype)) return output;
@@ -167,7 +167,7 @@ function scalar(x: Expr): Expr {
   return x.rank === 0 ? x : x.reshape([]);
 }
 
-/** Makes the loss an output of this name, as far as it is free. */
+/** Makes the loss an output with this name, or a similar one if it is taken. */
 function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
   if (g.graph.outputs.includes(loss.value)) return loss.value;
   const out = g.newValue(name, loss.type);
@@ -176,7 +176,7 @@ function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
   return out;
 }
 
-/** What the elements of the target may be, where the loss reads this output; undefined where that is open. */
+/** The range of the target's elements for a loss of this output; undefined if not known. */
 export function rangeOfTarget(spec: LossSpec, output: Value): TargetRange | undefined {
   return spec.kind === 'output' ? undefined : targetRange(spec.kind, output.shape, spec);
 }

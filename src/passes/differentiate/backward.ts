@@ -10,16 +10,16 @@ import { opDef } from '../../ops/index.js';
 import { expandNodes } from './expand-nodes.js';
 
 export type BackwardOptions = {
-  /** Rounding operators let the gradient through unchanged instead of stopping it. */
+  /** Pass the gradient through rounding operators unchanged instead of stopping it. */
   straightThrough?: boolean;
 };
 
 /**
- * Appends to `g.graph` the nodes that compute, from the cotangents of some of its values, the cotangents of
- * `wrt`: reverse-mode differentiation, pruned to the nodes that lie between the two. Returns one expression
- * per value of `wrt`, undefined where no gradient arrives.
+ * Appends to `g.graph` the nodes that compute, from the cotangents of some of its values, the cotangents of `wrt`:
+ * reverse-mode differentiation, restricted to the nodes between the two. Returns one expression per value of `wrt`,
+ * undefined if no gradient arrives.
  *
- * Throws `no-gradient` where an operator on the way has no rule.
+ * Throws `no-gradient` for an operator in between without a rule.
  */
 export function backward(
   g: Builder,
@@ -27,7 +27,7 @@ export function backward(
   wrt: readonly Value[],
   options: BackwardOptions = {},
 ): (Expr | undefined)[] {
-  // What a gradient is taken for is about to change: no rule may take its value of now for a constant.
+  // These values are variables: no rule may treat their current contents as constants.
   g.forget(wrt);
   const before = activeValues(g.graph.nodes, wrt, options);
   const active = expandNodes(g, before, options) ? activeValues(g.graph.nodes, wrt, options) : before;
@@ -73,7 +73,7 @@ export function backward(
   return wrt.map(value => total(value));
 }
 
-/** What a node reads: its inputs, then the outer values that its subgraphs read. */
+/** The inputs of a node, then the outer values that its subgraphs read. */
 function operandsOf(node: Node): readonly (Value | null)[] {
   const captured = captures(node);
   return captured.length ? [...node.inputs, ...captured] : node.inputs;
@@ -102,8 +102,8 @@ export function activeValues(
 }
 
 /**
- * With straight-through gradients, a quantized tensor has the floating-point cotangent of what it stands for; so have
- * sums of its products, which are int32, but not what is made an int32 to count or to point at something.
+ * With straight-through gradients, a quantized tensor has the floating-point cotangent of the numbers it represents.
+ * So do int32 sums of its products, but not an int32 that counts or indexes.
  */
 function mayCarryGradient({ opType, inputs }: Node, { type }: Value, options: BackwardOptions): boolean {
   if (type?.kind !== 'tensor') return !type || isDifferentiable(type);
@@ -113,7 +113,7 @@ function mayCarryGradient({ opType, inputs }: Node, { type }: Value, options: Ba
   return isSum || isQuantized(type.dtype);
 }
 
-/** The rule to use; null where gradients stop, undefined where the operator is not known. */
+/** The rule to use; null if gradients stop here, undefined if the operator is unknown. */
 function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, never> | null | undefined {
   switch (def?.kind) {
     case 'rule':
@@ -129,13 +129,13 @@ function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, n
   }
 }
 
-/** Whether the gradient passes a node straight through where that is asked for: its slopes are not what it computes. */
+/** Whether a straight-through gradient passes this node, so that its slope is not that of the computed function. */
 export function passesStraight(node: Node): boolean {
   const def = opDef(node);
   return def?.kind === 'zero' || (def?.kind === 'expansion' && def.straightThrough !== undefined);
 }
 
-/** A cotangent has its primal's type: a rule that breaks this is a bug, named where it happens. */
+/** A cotangent has the type of its primal. A rule that violates this is a bug, reported with the node and input. */
 function check(dx: Expr, x: Value, node: Node, input: number): void {
   const where = `Gradient of ${node.label} for input ${input} ('${x.name}')`;
   if (x.type?.kind !== 'tensor') return;
@@ -146,7 +146,7 @@ function check(dx: Expr, x: Value, node: Node, input: number): void {
   if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };
 }
 
-/** Whether two shapes may be the same: unknown and symbolic extents fit any. */
+/** Whether two shapes may be equal: unknown and symbolic extents match any. */
 export function compatible(a: Shape | undefined, b: Shape | undefined): boolean {
   if (!a || !b) return true;
   return (
@@ -176,7 +176,7 @@ function noRule(
   );
 }
 
-/** The lines that add a gradient, with the names of this node. */
+/** The lines that define a gradient, with the names of this node. */
 function howToDefine({ domain, opType, inputs, outputs }: Node): string {
   const names = (count: number, prefix: string) =>
     Array.from({ length: count }, (_, i) => `${prefix}${i}`).join(', ');
@@ -190,7 +190,7 @@ function howToDefine({ domain, opType, inputs, outputs }: Node): string {
   });`;
 }
 
-/** One value of `wrt` that `node` depends on, with the nodes in between. */
+/** One value of `wrt` that `node` depends on, and the nodes in between. */
 function sourceOf(node: Node, g: Builder, active: ReadonlySet<Value>, wrt: readonly Value[]) {
   const path: Node[] = [];
   let at = node;

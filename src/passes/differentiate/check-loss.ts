@@ -3,7 +3,7 @@ import { record } from '../../graph/record.js';
 import { isBuiltInLoss, type LossKind } from '../../ops/losses/index.js';
 import type { LossSpec } from '../options.js';
 
-/** What an output is, by the operator that makes it. */
+/** The range of an output, derived from the operator that computes it. */
 type Nature = 'probabilities' | 'independent probabilities' | 'logarithms' | 'scores';
 
 const NATURES = record<Nature>({
@@ -14,13 +14,16 @@ const NATURES = record<Nature>({
   ...Object.fromEntries(['Gemm', 'MatMul', 'Conv', 'Add'].map(op => [op, 'scores' as const])),
 });
 
-/** What changes an element's place or type, not its value. */
+/** Operators that change the layout or type of elements, not their values. */
 const MOVES = new Set(['Identity', 'Cast', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Transpose']);
 
-/** What takes scores of classes for what they are. */
+/** Operators that interpret their input as class scores. */
 const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK', 'Hardmax']);
 
-/** Of a loss that misreads its output, as far as operators tell: what is wrong, and what to ask for. A line each. */
+/**
+ * Warnings for a loss that does not fit its output, as far as operators tell, with the suggested option. One line
+ * each.
+ */
 export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
   if (kind === 'output' || !isBuiltInLoss(kind)) return [];
   const made = maker(output);
@@ -72,7 +75,7 @@ export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): stri
 
 const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.');
 
-/** As a shell takes it. */
+/** A name, quoted for the shell. */
 const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);
 
 function maker(output: Value) {

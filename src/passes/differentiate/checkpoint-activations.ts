@@ -7,18 +7,19 @@ import type { Expr } from '../../ops/core/expr.js';
 import { cutSegments } from './cut-segments.js';
 
 /**
- * Lets the backward pass compute activations again instead of keeping them. The forward pass, the nodes that `results`
- * depend on, is cut into segments (about the square root of its nodes where `segments` gives no number); what crosses a
- * cut is kept, and so are `results`. When the backward pass of the later segments has ended, the nodes of a segment run
- * once more, and its own backward pass reads these. What random nodes and those with subgraphs give is kept, so that masks stay the same. To be
- * done after the backward pass, of which `gradients` are the results.
+ * Recomputes activations in the backward pass instead of keeping them. The forward pass, which consists of the nodes
+ * that `results` depend on, is cut into segments: about the square root of its node count if `segments` gives no
+ * number. Values that cross a cut are kept, and so are `results`. Once the backward pass of the later segments is
+ * done, the nodes of a segment run again, and its own backward pass reads the copies. Outputs of random nodes and of
+ * nodes with subgraphs are kept, so that masks stay the same. Must run after the backward pass, whose results are
+ * `gradients`.
  *
- * A second run of equal nodes on equal values would be merged with the first, and nothing would make it wait. What it
- * reads therefore goes through a Reshape that changes nothing, to a shape of zeros that are made of the gradients it has
- * to wait for: no copy, no arithmetic on the values, and nothing that an optimizer can know before the run.
+ * A runtime would merge a copy of a node with the original, and would not delay it. Inputs of the copies therefore
+ * pass through a Reshape whose shape consists of zeros computed from the gradients to wait for. It keeps the shape,
+ * copies nothing, and no optimizer can evaluate it before the run.
  *
- * Returns whether anything is computed again. Throws `bad-option` for a number of segments that is none.
- * Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+ * Returns whether anything is recomputed. Throws `bad-option` for an invalid number of segments. Source: Chen et al.,
+ * Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
  */
 export function checkpointActivations(
   g: Builder,
@@ -51,15 +52,17 @@ export function checkpointActivations(
 }
 
 type Plan = {
-  /** The segment after which the backward pass begins: nothing of it is computed again. */
+  /** The segment after which the backward pass begins: nothing in it is recomputed. */
   last: number;
-  /** When the backward pass wants each value that depends on the data: with the last segment that reads or makes it. */
+  /**
+   * When the backward pass needs each value that depends on the data: with the last segment that reads or writes it.
+   */
   segment: ReadonlyMap<Value, number>;
-  /** The nodes that run again where the backward pass reads what they write. */
+  /** The nodes to copy if the backward pass reads their outputs. */
   again: ReadonlyMap<Value, Node>;
 };
 
-/** The nodes that some of `results` depend on. */
+/** The nodes that `results` depend on. */
 function forwardPass(nodes: readonly Node[], results: readonly Value[]): Set<Node> {
   const live = new Set(results);
   const forward = new Set<Node>();
@@ -110,8 +113,8 @@ function planSegments(
 }
 
 /**
- * By segment, what shows that its backward pass has ended: what those of earlier segments read of it, and gradients. A
- * node belongs to the earliest segment that it depends on.
+ * By segment, the values that are ready once its backward pass is done: those that the backward pass of earlier
+ * segments reads, and gradients. A node belongs to the earliest segment that it depends on.
  */
 function backwardWaves(plan: Plan, backward: readonly Node[], gradients: readonly Value[]): Value[][] {
   const wave = new Map<Value, number>();
@@ -130,14 +133,14 @@ function backwardWaves(plan: Plan, backward: readonly Node[], gradients: readonl
   return waves;
 }
 
-/** An int64 zero that is known when all of `values` are. */
+/** An int64 zero that depends on all of `values`. */
 function waiting(g: Builder, values: readonly Value[]): Expr {
   const [first, ...rest] = values.map(v => g.of(v).reshape([-1]).slice([0], [1], [0]).cast('float32'));
   const seen = first!.concat(rest, 0);
   return seen.op('Less', [seen]).cast('int64').sum([0], { keepdims: true });
 }
 
-/** What `readers` read of a segment, by what they read now: computed again, or kept and reshaped, after `zero` is known. */
+/** The replacements for what `readers` read of a segment: recomputed values, or kept ones reshaped after `zero`. */
 function computeAgain(
   g: Builder,
   { segment, again }: Plan,
@@ -156,7 +159,7 @@ function computeAgain(
   const late = new Map<Value, Value>();
   for (const v of wanted) {
     if (!v?.shape?.length || !segment.has(v) || isAgain(v)) continue;
-    // A zero in the shape of a Reshape leaves that extent as it is.
+    // A zero in the shape input of Reshape keeps that extent.
     const shape = zero.expand(g.ints([v.shape.length]));
     late.set(v, g.of(v).reshape(shape).typed(v.type).value);
   }
@@ -165,7 +168,7 @@ function computeAgain(
   return late;
 }
 
-/** Everything a node reads, its subgraphs included. */
+/** All inputs of a node, including those of its subgraphs. */
 function readBy(node: Node): Value[] {
   const captured = node.subgraphs().flatMap(sub => sub.captures());
   return [...node.inputs.filter(v => v !== null), ...captured];

@@ -1,12 +1,13 @@
 import { byteLength } from '../../graph/dtype.js';
 import type { Node, Value } from '../../graph/ir.js';
 
-/** What an extent that is only known at run time counts; what matters is the order of values by size. */
+/** The value assumed for an extent that is only known at run time; only the order of values by size matters. */
 const UNKNOWN_EXTENT = 32;
 
 /**
- * Cuts nodes in topological order into `count` segments that write about as many bytes each: where the fewest bytes
- * cross, within a quarter of a segment of the even cut. Returns each node's segment, from 0.
+ * Cuts nodes in topological order into `count` segments that write about equally many bytes. Each cut is placed where
+ * the fewest bytes cross, within a quarter of a segment of the even position. Returns the segment of each node, from
+ * 0.
  */
 export function cutSegments(nodes: readonly Node[], count: number): number[] {
   const written = nodes.map(node => node.outputs.reduce((n, o) => n + (o ? sizeOf(o) : 0), 0));
@@ -29,7 +30,7 @@ export function cutSegments(nodes: readonly Node[], count: number): number[] {
   return nodes.map((_, i) => (cuts.has(i - 1) ? ++segment : segment));
 }
 
-/** After each node, the bytes that earlier ones wrote and later ones read. */
+/** For each position, the bytes that nodes before it write and nodes after it read. */
 function bytesAcross(nodes: readonly Node[]): number[] {
   const lastRead = new Map<Value, number>();
   nodes.forEach((node, i) => {

@@ -7,10 +7,10 @@ import { NodeView } from '../../ops/core/rule.js';
 import { Generator, keyOfBatch, keyOfIteration } from '../../ops/random.js';
 
 /**
- * Draws what random operators and dropout in training mode draw by a counter, the number of the batch: the position of a
- * kernel's own generator is lost with its session, and a run that is resumed would draw other numbers. In branches and
- * loops too, where each iteration draws its own. Returns the scalar that `numberBatches` is to compute, or undefined
- * where nothing is drawn. Loops without a count of iterations (SequenceMap) stay as they are.
+ * Replaces random operators, and dropout in training mode, by a generator keyed by the number of the batch. The
+ * position of a kernel's own generator is lost with its session, so that a resumed run would draw other numbers.
+ * Branches and loops are included; each iteration draws its own numbers. Returns the scalar that `numberBatches` has
+ * to compute, or undefined if nothing is random. Loops without an iteration count (SequenceMap) stay as they are.
  */
 export function drawRandom(g: Builder, seed: number): Value | undefined {
   if (!drawsAny(g.graph, g)) return undefined;
@@ -21,7 +21,7 @@ export function drawRandom(g: Builder, seed: number): Value | undefined {
   return key;
 }
 
-/** Computes `key`, where something is drawn, from the number of batches before this one: an int64 scalar. */
+/** Computes `key`, if given, from the number of batches before this one, an int64 scalar. */
 export function numberBatches(g: Builder, key: Value | undefined, batch: () => Expr): void {
   if (!key) return;
   const nodes: Node[] = [];
@@ -37,7 +37,7 @@ const draws = ({ opType, domain, inputs }: Node, g: Builder): boolean =>
 const drawsAny = (graph: Graph, g: Builder): boolean =>
   graph.nodes.some(node => draws(node, g) || node.subgraphs().some(body => drawsAny(body, g)));
 
-/** Replaces the random nodes of the graph of `g`, at any depth, and leaves the sink as it was. */
+/** Replaces the random nodes in the graph of `g`, at any depth. Leaves the sink unchanged. */
 function replaceDraws(g: Builder, generator: Generator, key: Expr): void {
   const result: Node[] = [];
   for (const node of g.graph.nodes) {
@@ -56,7 +56,10 @@ function replaceDraws(g: Builder, generator: Generator, key: Expr): void {
   g.graph.nodes = result;
 }
 
-/** The key of what a subgraph draws: in a loop, that of the iteration. A Scan gets a count of its iterations as state. */
+/**
+ * The key for random numbers in a subgraph; in a loop, that of the iteration. A Scan gets an iteration counter as
+ * state.
+ */
 function keyWithin(node: Node, body: Graph, b: Builder, key: Expr): Expr {
   const own = b.of(key.value);
   if (node.opType === 'If') return own;
@@ -79,7 +82,7 @@ function inFront(b: Builder, body: Graph, make: () => Expr): Expr {
   return result;
 }
 
-/** Lets the outputs of `node` be these. */
+/** Makes `results` the outputs of `node`. */
 function write(g: Builder, node: Node, results: readonly Expr[], nodes: readonly Node[]): void {
   results.forEach((e, i) => {
     const output = node.outputs[i];
@@ -87,7 +90,7 @@ function write(g: Builder, node: Node, results: readonly Expr[], nodes: readonly
   });
 }
 
-/** `to` is written by the node that computes `e`, the last of those collected, or where that is read elsewhere, by a copy. */
+/** Makes `to` an output of the last collected node if that computes `e`, and otherwise a copy of `e`. */
 function writeTo(g: Builder, e: Expr, to: Value, nodes: readonly Node[]): void {
   to.type ??= e.type;
   const writer = nodes.at(-1);
@@ -123,7 +126,7 @@ function uniform({ attrs }: NodeView, x: Expr): Expr {
   return x.mul(attrs.float('high', 1) - low).add(low);
 }
 
-/** What the operators draw: `generator` asked for as many numbers as they give. */
+/** The output of each random operator, computed with `generator`. */
 const SAMPLERS = record<Sampler>({
   RandomNormal(node, generator, key) {
     const { shape, count } = shapeOf(node);
@@ -154,7 +157,7 @@ const SAMPLERS = record<Sampler>({
     const drawn = generator.uniform(key, size(p)).reshapeLike(p).less(p.cast('float32'));
     return [drawn.cast(likeInput(node))];
   },
-  /** The first class whose cumulated probability is above a uniform number. */
+  /** The first class whose cumulative probability exceeds a uniform number. */
   Multinomial(node, generator, key) {
     const logits = node.inputs[0]!.cast('float32');
     const samples = node.attrs.int('sample_size', 1);
@@ -179,7 +182,7 @@ const SAMPLERS = record<Sampler>({
     const ratio = given ?? node.g.scalar(0.5, 'float32');
     const kept = generator.kept(key, size(x), ratio).reshapeLike(x);
     const share = ratio.constant?.[0];
-    // All may be dropped, which leaves nothing to scale.
+    // If everything is dropped, the scale has no effect; avoid division by zero.
     const scale =
       share === undefined
         ? ratio.cast('float32').rsub(1).reciprocal().cast(x.dtype)

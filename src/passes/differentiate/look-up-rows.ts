@@ -6,18 +6,18 @@ import type { Expr } from '../../ops/core/expr.js';
 import { positions } from '../../ops/core/scatter.js';
 import { matcher } from '../common/match-names.js';
 
-/** A table of which a step changes only the rows that it looks up. */
+/** A table of which a step updates only the looked-up rows. */
 export type Lookup = {
-  /** Which rows: an int64 vector, in which one may stand several times. */
+  /** The row numbers: an int64 vector, which may contain duplicates. */
   rows: Value;
-  /** These rows of the table; their gradient is the table's. */
+  /** The looked-up rows; their gradient is that of the table. */
   looked: Value;
 };
 
 /**
- * Lets each of `params` that one of the globs matches be looked up once, by one vector of row numbers, where it is
- * looked up only: all that reads it is Gather along axis 0, by indices that the batch alone decides. Throws
- * `no-such-value` for a glob that matches none of these.
+ * Merges all lookups of each of `params` that a glob matches into one lookup by a vector of row numbers. Applies to
+ * tables that only Gather along axis 0 reads, with indices that depend on the batch alone. Throws `no-such-value` for
+ * a glob that matches none of these.
  */
 export function lookUpRows(
   g: Builder,
@@ -38,15 +38,15 @@ export function lookUpRows(
   return found;
 }
 
-/** The tables, each with what looks it up. */
+/** The tables, each with its lookups. */
 function lookupTables(graph: Graph, params: readonly Value[]): Map<Value, Node[]> {
   const drawn = graph.nodes.filter(node => RANDOM.has(node.opType) || node.opType === 'BatchNormalization');
   const sources = [...params, ...drawn.flatMap(node => node.outputs.flatMap(v => v ?? []))];
   const varying = dependentValues(graph.nodes, sources);
-  // Gradients are joined in the order of the graph, which the order of links need not be.
+  // Sorted in graph order, in which gradients are concatenated; the order of links may differ.
   const place = new Map(graph.nodes.map((node, i) => [node, i]));
   const outputs = new Set(graph.outputs);
-  /** Undefined where anything else reads it. */
+  /** Undefined if anything else reads the table. */
   const gathersOf = (value: Value): Node[] | undefined => {
     const own = value.uses.map(({ node, index }) => {
       if (node.domain !== '' || index > 0 || node.graph !== graph) return undefined;
@@ -89,19 +89,22 @@ function lookUpOnce(g: Builder, table: Value, gathers: readonly Node[]): Lookup 
   return { rows, looked: looked.value };
 }
 
-/** Where in the vector each of its `rows` of a table of `count` stands last, int32: one place for all that are equal. */
+/**
+ * For each of `rows` of a table with `count` rows, its last position in the vector (int32), which is the same for
+ * equal rows.
+ */
 export function lastPlaces(rows: Expr, count: Expr): Expr {
   const zeros = rows.g.scalar(0, 'int32').expand(count);
   return zeros.scatterElements(rows, positions(rows).cast('int32')).gather(rows);
 }
 
-/** The gradients of rows, those of equal rows added up at their last place, with zeros at the others. */
+/** The gradients of rows: sums over equal rows at their last position, and zeros at the others. */
 export function sumRows(dy: Expr, last: Expr): Expr {
   const column = last.reshape([-1, ...Array(dy.rank - 1).fill(1)]);
   return dy.zeros().scatterElements(column.expandLike(dy), dy, 0, 'add');
 }
 
-/** Of the tables, the sums of the gradients of equal rows, and where each row stands last. */
+/** For all tables, the summed gradients of equal rows, and the last position of each row. */
 export function sumLookups(
   g: Builder,
   trained: readonly Value[],
@@ -120,7 +123,7 @@ export function sumLookups(
   return { grads, lastRows };
 }
 
-/** A tensor's type with any number of rows: that of the rows of a table. */
+/** The type of a tensor with any number of rows: that of looked-up rows. */
 export function anyRows(type: ValueType | undefined): ValueType | undefined {
   return type?.kind === 'tensor' ? { ...type, shape: [null, ...type.shape!.slice(1)] } : type;
 }

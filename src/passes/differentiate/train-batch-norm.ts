@@ -12,11 +12,11 @@ import type { StateUpdate } from '../update/transition.js';
 type Operands = readonly [x: Expr, scale: Expr, bias: Expr, mean: Expr, variance: Expr];
 
 /**
- * Puts batch normalization into training mode, or (`eval`) into inference mode, whatever the exporter wrote. In
- * training mode it returns how a step updates the running statistics, as PyTorch does:
- * r' = momentum r + (1 - momentum) s, with the unbiased variance of the batch; once per use where a layer is used
- * more than once, in their order. What normalizes weights, not data, stays as it is. Throws `unsupported-op` for
- * training mode in the body of another operator.
+ * Sets batch normalization to training mode (`train`) or inference mode (`eval`), regardless of the exported mode. In
+ * training mode, returns the updates of the running statistics, as in PyTorch: r' = momentum r + (1 - momentum) s,
+ * with the unbiased variance of the batch; a layer that is used several times is updated once per use, in order.
+ * Normalization of weights rather than data is left unchanged. Throws `unsupported-op` for training mode in the body
+ * of another operator.
  */
 export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[] {
   for (const node of inBodies(g.graph)) {
@@ -36,9 +36,9 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
 }
 
 /**
- * What a batch must have for the statistics of batch normalization in training mode: two values a channel, as PyTorch
- * demands; of one, every channel becomes its bias. Undefined where one sample is enough, or where only the run can tell.
- * Throws `bad-shape` where the graph itself says that there is but one.
+ * What batch statistics require of a batch: two values per channel, as in PyTorch; with one value, every channel
+ * becomes its bias. Undefined if one sample is enough, or if only the run can tell. Throws `bad-shape` if the graph
+ * fixes the batch at one value per channel.
  */
 export function leastBatchOf({ graph }: Builder): LeastBatch | undefined {
   const data = dependentValues(graph.nodes, graph.inputs);
@@ -63,13 +63,13 @@ export function singleValue(node: string): AgdError {
   );
 }
 
-/** Inference mode, which has a single output. */
+/** Sets inference mode, which has a single output. */
 function infer(node: Node): void {
   node.setAttr('training_mode', { type: 'int', value: 0 });
   node.outputs = node.outputs.slice(0, 1);
 }
 
-/** Inference mode, in which the running statistics are the next ones too. */
+/** Sets inference mode; running statistics are passed on unchanged. */
 function keepStatistics(g: Builder, node: Node): void {
   node.outputs.slice(1).forEach((next, i) => {
     if (next) g.identity(node.inputs[3 + i]!, next);
@@ -77,7 +77,7 @@ function keepStatistics(g: Builder, node: Node): void {
   infer(node);
 }
 
-/** Whether there are batch normalizations, at any depth. */
+/** Whether the graph contains batch normalization, at any depth. */
 export const hasBatchNorm = (graph: Graph): boolean =>
   graph.nodes.some(isBatchNorm) || inBodies(graph).length > 0;
 
@@ -96,8 +96,8 @@ function statisticsInBody(node: Node): AgdError {
 }
 
 /**
- * Writes batch normalization in training mode as inference with the batch's own statistics: its training mode
- * has a kernel on the CPU alone. To be done after the backward pass, which knows a shorter gradient for the whole.
+ * Expands training-mode batch normalization into inference mode with the statistics of the batch, as only the CPU has
+ * a kernel for training mode. Must run after the backward pass, whose gradient of the whole operator is shorter.
  */
 export function lowerBatchNorm(g: Builder): void {
   const { nodes } = g.graph;
@@ -115,11 +115,11 @@ export function lowerBatchNorm(g: Builder): void {
     });
     infer(node);
   });
-  // The backward pass may have the statistics already, after the node.
+  // The backward pass may compute the statistics already, after the node.
   g.graph.nodes = topologicalOrder(g.graph.nodes);
 }
 
-/** Runs `change` on every BatchNormalization; nodes that it emits come before it. */
+/** Runs `change` on every BatchNormalization; the nodes that it emits precede the node. */
 function rewrite(g: Builder, change: (node: Node) => void): void {
   const { nodes } = g.graph;
   if (!nodes.some(isBatchNorm)) return;
@@ -142,12 +142,15 @@ function statistics({ inputs: [x] }: NodeView<Operands>) {
   return moments(x, [0, ...range(2, x.rank)]);
 }
 
-/** Puts the next value of the running statistics, which `next` may have from another use, there; computed ones have none. */
+/**
+ * Records the next value of the running statistics, after that of an earlier use, if any; computed statistics are not
+ * updated.
+ */
 function updateStatistics(node: NodeView<Operands>, next: Map<Value, Expr>): void {
   const [x, , , mean, variance] = node.inputs;
   const batch = statistics(node);
   const count = x.count(x.dtype, [0, ...range(2, x.rank)]);
-  // A single value has no variance: 0 / 0, which is no number, stops the run.
+  // A single value has no variance: 0 / 0 is NaN and stops the run.
   const unbiased = batch.variance.reshape([-1]).mul(count.div(count.sub(1)));
   const momentum = node.attrs.float('momentum', 0.9);
   const update = ({ value, g }: Expr, s: Expr) => {

@@ -3,8 +3,8 @@ import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 
 /**
- * Lets dropout drop (`train`), or do nothing (`eval`), whatever the exporter wrote, in branches and loops too.
- * Returns whether there was any dropout.
+ * Sets dropout to training (`train`) or inference mode (`eval`), regardless of the exported mode, also in branches
+ * and loops. Returns whether there was any dropout.
  */
 export function trainDropout(g: Builder, mode: 'train' | 'eval'): boolean {
   let found = false;

@@ -1,4 +1,4 @@
-/** What a training description and the bindings beside it must be, so that nothing that reads them can fail on them. */
+/** Checks of a training description and its bindings, so that code that reads them cannot fail on malformed data. */
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
@@ -7,7 +7,7 @@ import { resolveOptions } from '../../ops/optimizers/optimizer.js';
 import { RECORDED } from '../options.js';
 import type { TrainingDescription } from './description.js';
 
-/** What a value must be: the path of the first part that is not so, from the value on. */
+/** A check of a value: returns the path of the first invalid part. */
 type Check = (x: unknown) => string | undefined;
 
 const when =
@@ -17,7 +17,7 @@ const when =
 const text = when(x => typeof x === 'string');
 const number = when(x => typeof x === 'number');
 const count = when(x => Number.isSafeInteger(x) && (x as number) > 0);
-/** null is what JSON has for a number that is not finite. */
+/** JSON has null for numbers that are not finite. */
 const setting = when(x => x === null || ['number', 'string', 'boolean'].includes(typeof x));
 const optional =
   (check: Check): Check =>
@@ -47,7 +47,7 @@ const first = (found: readonly [string, string | undefined][]) => {
   return bad && `${bad[0]}${bad[1]}`;
 };
 
-/** Numbers, or lists of them as betas are. */
+/** Numbers, or lists of them such as betas. */
 const options = each(x => (Array.isArray(x) ? list(number)(x) : setting(x)));
 
 const RECORDED_CHECKS = Object.fromEntries(
@@ -113,7 +113,7 @@ const DESCRIPTION = shaped({
   ...RECORDED_CHECKS,
 } satisfies Record<keyof TrainingDescription, Check>);
 
-/** Throws `invalid-model` where a field of a description, as read from JSON, is missing or of another type. */
+/** Throws `invalid-model` if a field of a description read from JSON is missing or has the wrong type. */
 export function checkDescription(description: unknown): asserts description is TrainingDescription {
   const path = DESCRIPTION(description);
   if (path !== undefined) throw damaged(`its field '${path.slice(1) || 'version'}' is missing or invalid`);
@@ -126,8 +126,8 @@ const damaged = (what: string) =>
   );
 
 /**
- * Throws `invalid-model` where description or update bindings name what the model does not have, or not of the type that
- * they need: a run would fail at it, perhaps only when it is done.
+ * Throws `invalid-model` if the description or the update bindings name values that the model lacks or that have the
+ * wrong type. Otherwise a run would fail, possibly only at its end.
  */
 export function checkAgainst(model: Model, description: TrainingDescription): void {
   const { graph, trainingInfo } = model;
@@ -199,7 +199,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
 const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[]) =>
   !shape || (shape.length === dims.length && shape.every((d, i) => typeof d !== 'number' || d === dims[i]));
 
-/** Its options are in their ranges, and each parameter has the states that they ask for. */
+/** Checks that options are in range, and that each parameter has the states that its options require. */
 function checkOptimizer({ optimizer: { name, options, extension }, parameters }: TrainingDescription): void {
   if (name === 'own' || (extension && !findOptimizer(name))) return;
   try {

@@ -2,9 +2,9 @@ import { allGraphs, type Graph, type Model, type Node, type Value } from '../../
 import { listTypes } from '../../graph/proto/codec.js';
 
 /**
- * Has the file say the types of values whose extents follow from integers that the graph computes, as those of a Reshape
- * to the shape of another value: a runtime does not infer them, and where it can't tell that two values are of one size, it
- * does not compute one in the place of the other. Returns whether there are any.
+ * Declares in the file the types of values whose extents follow from integers that the graph computes, such as a
+ * Reshape to the shape of another value. A runtime does not infer these, and without them it cannot tell that two
+ * values have equal sizes and share memory. Returns whether there are any.
  */
 export function declareValueTypes(model: Model): boolean {
   let changed = false;

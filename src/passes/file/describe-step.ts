@@ -9,7 +9,7 @@ type Described = With<
   | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'attached')
 >;
 
-/** Binds each state to its next value, and writes what a reader of the file has to know into its metadata. */
+/** Binds each state to its next value, and writes the description of the step into the metadata. */
 export function describeStep(context: Described): TrainingDescription {
   const { work, attached } = context;
   work.irVersion = Math.max(work.irVersion, 8);

@@ -12,10 +12,11 @@ const HOLES = 'agd.original.holes';
 const PLACES = 'agd.original.places';
 
 /**
- * Keeps the original file in the injected model's metadata, less the tensors that the injected model holds itself, and
- * where in it these belong: from the injected file alone, the trained values can go back into it. `source` is the model
- * that the injected one was made from. What the original has in other files, and the injected model has no use for, it
- * holds from now on all the same. Throws `invalid-model` where one of `trained` has no place in the file, or two have one.
+ * Stores the original file in the injected model's metadata, without the tensors that the injected model holds
+ * itself, and the places of these tensors in it, so that trained values can be written back from the injected file
+ * alone. `source` is the model that was injected. Tensors that the original keeps in other files and the injected
+ * model does not use are added to its initializers. Throws `invalid-model` if one of `trained` has no place in the
+ * file, or shares it with another.
  */
 export function embedOriginal(
   injected: Model,
@@ -38,7 +39,7 @@ export function embedOriginal(
     if (place === undefined || stored?.dtype !== tensor.dtype || `${stored.dims}` !== `${tensor.dims}`)
       continue;
     placeOf.set(name, place);
-    // Of several names for one place that of a trained tensor counts.
+    // If several names share a place, the trained tensor's name wins.
     if (!places.has(place) || trained.includes(name)) places.set(place, name);
   }
   for (const name of trained)
@@ -64,8 +65,8 @@ export function embedOriginal(
 export type TrainedFile = { bytes: Uint8Array; tensors: Map<Place, Tensor>; placeOf: Map<string, Place> };
 
 /**
- * The original file with the values of the injected model that are in the file itself; all other bytes are as they were.
- * What it has in other files is among the `tensors`.
+ * The original file with the trained values of tensors that are stored in the file; all other bytes are unchanged.
+ * Tensors in other files are among `tensors`.
  */
 export function trainedFile(injected: Model): TrainedFile {
   const bytes = injected.metadata.get(BYTES);
@@ -97,7 +98,10 @@ export function trainedFile(injected: Model): TrainedFile {
   return { bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), tensors, placeOf };
 }
 
-/** Where the tensors of an injected model belong. Files of earlier versions do not say; names were all that counted. */
+/**
+ * The places of an injected model's tensors. Files of earlier versions do not record them and identify tensors by
+ * name.
+ */
 function placesIn(injected: Model, located: ReturnType<typeof locateTensors>): [Place, string][] {
   const text = injected.metadata.get(PLACES);
   if (text !== undefined) return readPlaces(text, located);
@@ -122,7 +126,7 @@ function readJson(entry: string, text: string): unknown {
   }
 }
 
-/** Throws `invalid-model` where they are not places in the order of a file of which `length` bytes are left. */
+/** Throws `invalid-model` if these are not places in file order, in a file of which `length` bytes are left. */
 function readHoles(text: string, length: number): Hole[] {
   const holes = readJson(HOLES, text);
   const isCount = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
@@ -139,7 +143,7 @@ function readHoles(text: string, length: number): Hole[] {
   return holes;
 }
 
-/** Throws `invalid-model` where they are not pairs of a place that the file has and a name. */
+/** Throws `invalid-model` if these are not pairs of a place in the file and a name. */
 function readPlaces(text: string, located: ReadonlyMap<Place, unknown>): [Place, string][] {
   const places = readJson(PLACES, text);
   const isPair = (x: unknown) =>
@@ -151,12 +155,12 @@ function readPlaces(text: string, located: ReadonlyMap<Place, unknown>): [Place,
   return places;
 }
 
-/** The original file with the values that the injected model holds now, but for those that it has in other files. */
+/** The original file with the current values, except for tensors in other files. */
 export function originalBytes(injected: Model): Uint8Array {
   return trainedFile(injected).bytes;
 }
 
-/** The original model, with the values that the injected model holds now, those in external files included. */
+/** The original model with the current values, including tensors in external files. */
 export function readOriginal(injected: Model): Model {
   const { bytes, tensors } = trainedFile(injected);
   const model = decodeModel(bytes, '.', noFiles);

@@ -5,8 +5,8 @@ import { resolveSchedule } from '../../ops/schedules.js';
 import { readDescription, writeDescription } from './step-metadata.js';
 
 /**
- * Lets a schedule that ends with the run end after `total` updates. The model itself is returned where it does so
- * already, or has no such schedule. Throws `bad-option` where the schedule cannot be that short.
+ * Makes a schedule that ends with the run end after `total` updates. Returns the model itself if nothing changes or
+ * there is no such schedule. Throws `bad-option` if the schedule cannot be that short.
  */
 export function extendSchedule(injected: Model, total: number): Model {
   const description = readDescription(injected);

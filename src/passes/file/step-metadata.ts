@@ -9,7 +9,10 @@ export function isInjected(model: Model): boolean {
   return model.metadata.has(KEY);
 }
 
-/** Throws `invalid-model` for a file that was not injected or is damaged, `unsupported-version` for one of another form. */
+/**
+ * Throws `invalid-model` for a file that is damaged or was not injected, `unsupported-version` for another format
+ * version.
+ */
 export function readDescription(model: Model): TrainingDescription {
   const text = model.metadata.get(KEY);
   if (text === undefined)
@@ -33,7 +36,7 @@ export function readDescription(model: Model): TrainingDescription {
   return description;
 }
 
-/** The same for a model as `inject` writes it, whose graph and bindings have what the description names. */
+/** The same, and checks that graph and bindings have everything that the description names. */
 export function readStep(model: Model): TrainingDescription {
   const description = readDescription(model);
   checkAgainst(model, description);

@@ -9,9 +9,9 @@ import { readOriginal } from './embed-original.js';
 import { readDescription } from './step-metadata.js';
 
 /**
- * An injected model in ONNX's own form of training: the inference graph as it was, and the step as the algorithm of
- * `training_info`, bound to the initializers that it updates. The algorithm brings its own forward pass, as training
- * and inference may differ; parameters and frozen weights are those of the inference graph.
+ * An injected model in ONNX's own training format: the original inference graph, and the step as the algorithm of
+ * `training_info`, bound to the initializers that it updates. The algorithm has its own forward pass, as training and
+ * inference may differ; parameters and frozen weights are those of the inference graph.
  */
 export function trainingInfoForm(injected: Model): Model {
   const { outputs } = readDescription(injected);

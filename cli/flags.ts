@@ -94,7 +94,7 @@ function kindOf(type: types.OptionType): Kind {
 const isRepeatable = ({ type, parse, parseAll }: Option) =>
   parseAll !== undefined || (parse === undefined && kindOf(type) === 'list');
 
-const isSwitch = ({ type, parse, parseAll }: Option) =>
+export const isSwitch = ({ type, parse, parseAll }: Option) =>
   !parse && !parseAll && (kindOf(type) === 'boolean' || type.type === 'union');
 
 /** Adds the flags to a command, expert ones hidden unless `all`. */

@@ -41,11 +41,15 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   compare: ['Train with several optimizers at several learning rates', () => import('./commands/compare.js')],
   landscapes: ['Plot optimizer trajectories on 2-D test functions', () => import('./commands/landscapes.js')],
   demo: ['Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],
+  completion: ['Print a completion script for a shell', () => import('./commands/completion.js')],
 };
 
-const WITHOUT_MODEL: readonly string[] = ['landscapes', 'demo'];
+/** What follows the name of a command that takes no model. */
+const ARGUMENTS: Partial<Record<Name, string>> = { landscapes: '', demo: '', completion: ' [shell]' };
 
 export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
+
+export const describe = (name: Name) => COMMANDS[name][0];
 
 /** The module of a command: its options, examples and handler. */
 export const loadCommand = (name: Name): Promise<Command> => COMMANDS[name][1]();
@@ -128,17 +132,18 @@ function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): 
   for (const name of COMMAND_NAMES) {
     const [describe, load] = COMMANDS[name];
     cli.command({
-      command: WITHOUT_MODEL.includes(name) ? name : `${name} <model>`,
+      command: `${name}${ARGUMENTS[name] ?? ' <model>'}`,
       describe,
       builder: async (args: Argv) => {
         const { model, options, examples } = await load();
-        if (model) args.positional('model', { type: 'string', demandOption: true, describe: model });
+        if (ARGUMENTS[name]) args.positional('shell', { type: 'string', describe: model });
+        else if (model) args.positional('model', { type: 'string', demandOption: true, describe: model });
         addFlags(args, name, options, all);
         for (const [command, does] of examples) args.example(`$0 ${command}`, does);
         return args;
       },
-      handler: args => {
-        throw new Chosen(name, args);
+      handler: ({ shell, ...args }) => {
+        throw new Chosen(name, ARGUMENTS[name] ? { ...args, model: shell } : args);
       },
     });
   }

@@ -10,6 +10,7 @@ export type Command =
   | 'adapt'
   | 'grad'
   | 'landscapes'
+  | 'completion'
   | 'demo';
 
 /** Execution providers by the name a user gives. */

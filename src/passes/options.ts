@@ -11,6 +11,7 @@ import type { LossOptions } from '../ops/losses/loss.js';
 import { allOptimizerNames, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
 import type { OptimizerOption } from '../ops/optimizers/optimizer.js';
 import { DATA_OPTIONS } from './options/data.js';
+import { IMAGE_OPTIONS } from './options/images.js';
 import { LIBRARY_OPTIONS } from './options/library.js';
 import { LOSS_OPTIONS } from './options/loss.js';
 import { MODEL_OPTIONS } from './options/model.js';
@@ -35,6 +36,7 @@ export const OPTIONS = {
   ...UPDATE_OPTIONS,
   ...MODEL_OPTIONS,
   ...DATA_OPTIONS,
+  ...IMAGE_OPTIONS,
   ...RUN_OPTIONS,
   ...LIBRARY_OPTIONS,
 } satisfies Record<string, Option>;

@@ -1,9 +1,9 @@
 import { Tensor } from '../../../graph/tensor.js';
+import type { Augmentation } from '../../../passes/recipe/augmentation.js';
 import type { Recipe } from '../../../passes/recipe/recipe.js';
 import { convert } from '../convert.js';
 import type { Pass } from '../samples.js';
 import type { Block } from '../source.js';
-import type { Augmentation } from './augmentation.js';
 import type { EncodedImage } from './decode.js';
 import { dimsOf } from './normalize.js';
 import { imageInputs } from './recipe.js';

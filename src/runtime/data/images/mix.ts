@@ -1,7 +1,7 @@
 /** Mixing of the samples of a batch: mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899). */
 import { Tensor } from '../../../graph/tensor.js';
+import { type Augmentation, mixes } from '../../../passes/recipe/augmentation.js';
 import type { Pass } from '../samples.js';
-import { type Augmentation, mixes } from './augmentation.js';
 import { beta, mixingDrawsOf, uniform, whole } from './draws.js';
 
 /** The images of one batch, in their layout; only images are cut. */

@@ -11,13 +11,19 @@ export function writePixels(
 ): void {
   const { data, channels } = image;
   const size = image.height * image.width;
-  const tables = tablesOf(spec);
+  let tables = known.get(spec);
+  if (!tables) {
+    tables = tablesOf(spec);
+    known.set(spec, tables);
+  }
   for (let c = 0; c < channels; c++) {
     const table = tables[c]!;
     const [start, step] = spec.layout === 'chw' ? [at + c * size, 1] : [at + c, channels];
     for (let i = 0, p = c, to = start; i < size; i++, p += channels, to += step) out[to] = table[data[p]!]!;
   }
 }
+
+const known = new WeakMap<ImageSpec, ArrayLike<number>[]>();
 
 /** What each of the 256 values of a pixel becomes, by channel. */
 function tablesOf({ dtype, mean, std, channels }: ImageSpec): ArrayLike<number>[] {

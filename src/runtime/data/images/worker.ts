@@ -1,8 +1,8 @@
 /** What a thread of the pool does for samples with images: files in, arrays out. */
 import { AgdError } from '../../../graph/errors.js';
+import type { Augmentation } from '../../../passes/recipe/augmentation.js';
 import type { Pass } from '../samples.js';
 import { augment, drawRegion, erase } from './augment.js';
-import type { Augmentation } from './augmentation.js';
 import { decodeImage, type EncodedImage } from './decode.js';
 import { drawsOf } from './draws.js';
 import { decodeMask, type MaskSpec } from './mask.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { parseAugmentations } from '../../../../src/passes/recipe/augmentation.js';
 import { augment, drawRegion, erase } from '../../../../src/runtime/data/images/augment.js';
-import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
 import {
   adjustBrightness,
   adjustContrast,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../../../src/graph/tensor.js';
-import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
+import { parseAugmentations } from '../../../../src/passes/recipe/augmentation.js';
 import { mixBatch, mixChunk } from '../../../../src/runtime/data/images/mix.js';
 
 /** A batch of images with one number each, of two channels in 4 x 6. */

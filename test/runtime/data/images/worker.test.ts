@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { parseAugmentations } from '../../../../src/runtime/data/images/augmentation.js';
+import { parseAugmentations } from '../../../../src/passes/recipe/augmentation.js';
 import { maskSpec } from '../../../../src/runtime/data/images/mask.js';
 import { loadSharp } from '../../../../src/runtime/data/images/sharp.js';
 import { imageSpec } from '../../../../src/runtime/data/images/spec.js';

@@ -14,6 +14,7 @@ import { sessionShapes } from '../../src/runtime/session.js';
 import { agdOnnx, workplace } from '../cli/run.js';
 import { artifactFolder, BATCH } from '../passes/import/ort-artifacts.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
+import { withImages } from './images.js';
 import { pages, ROOT } from './pages.js';
 
 /** Lines that cannot run here, and why. */
@@ -94,6 +95,7 @@ async function folderFor(text: string): Promise<string> {
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);
+  if (/ pets\//.test(text)) await withImages(folder);
   if (/ artifacts /.test(commandsOf(text).join('\n'))) await withArtifacts(folder);
   return folder;
 }

@@ -22,7 +22,7 @@ export type ImageFolder = Source & {
  * The images in a folder: `image`, the path of each, sorted. Where they are in folders of their own, `label`, the name
  * of the first of these, is the class: `cats/1.jpg` and `cats/siamese/2.jpg` are cats. Where there are two folders, `images` and
  * `masks`, `mask` is the path of the mask of the same name. Throws `bad-data` where there are no images, where some are in
- * folders and some are not, and where an image has no mask; `io`.
+ * folders and some are not, where the folders are named as the parts of a data set, and where an image has no mask; `io`.
  */
 export async function openImageFolder(folder: string): Promise<ImageFolder> {
   const { images, ignored } = await listImages(folder);
@@ -38,10 +38,28 @@ export async function openImageFolder(folder: string): Promise<ImageFolder> {
       'bad-data',
       `Folder ${folder} has images in folders, one for each class, but also ${images[apart]} outside of them: move it into the folder of its class.`,
     );
+  const parts = [...new Set(tops)];
+  if (!isFlat && parts.every(name => PARTS.test(name))) throw splitFolder(folder, parts);
   const paths = (list: readonly string[]) => list.map(path => join(folder, path));
   const masked = pairMasks(folder, images, tops);
   if (masked) return imageSource(folder, { image: paths(masked.images), mask: paths(masked.masks) }, ignored);
   return imageSource(folder, { image: paths(images), ...(isFlat ? {} : { label: tops }) }, ignored);
+}
+
+/** What the parts of a data set are called, which are no classes. */
+const PARTS = /^(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)$/i;
+
+function splitFolder(folder: string, parts: readonly string[]): AgdError {
+  const train = parts.find(name => /^train/i.test(name)) ?? parts[0]!;
+  const val = parts.find(name => name !== train);
+  const flags = [
+    `--data ${join(folder, train)}`,
+    ...(val === undefined ? [] : [`--val ${join(folder, val)}`]),
+  ];
+  return new AgdError(
+    'bad-data',
+    `Folder ${folder} has ${parts.join(' and ')} where the folders of the classes are expected: use ${flags.join(' ')}.`,
+  );
 }
 
 /** All images below the folder, relative to it, in an order that does not depend on the system. */

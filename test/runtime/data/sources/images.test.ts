@@ -76,6 +76,13 @@ describe('a folder of images', () => {
     );
   });
 
+  it('is refused where its folders are parts of a data set', async () => {
+    const folder = folderOf('val/cats/1.png', 'train/cats/2.png');
+    await expect(openImageFolder(folder)).rejects.toThrow(
+      `has train and val where the folders of the classes are expected: use --data ${join(folder, 'train')} --val ${join(folder, 'val')}.`,
+    );
+  });
+
   it('is refused without images, with images outside of the classes, and where it is not there', async () => {
     await expect(openImageFolder(folderOf('a.txt'))).rejects.toThrow(/holds no images \(1 other file\)\.$/);
     await expect(openImageFolder(folderOf())).rejects.toThrow(/holds no images \(it is empty\)\.$/);

@@ -1,6 +1,6 @@
 /** What a training run prints: progress for people, nothing but files, or events for programs. */
 import { basename } from 'node:path';
-import { quotedColumn } from '../src/constants.js';
+import { quotedColumn, showAugmentations } from '../src/constants.js';
 import type { TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
 import { formatCount, formatNumber } from './ui/format.js';
@@ -180,6 +180,8 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     sampler: job.sampler,
     'sample-weights': job.sampleWeights,
     'shuffle-buffer': job.shuffleBuffer,
+    augment: job.augment && showAugmentations(job.augment),
+    'skip-damaged': job.skipDamaged,
     epochs: job.epochs,
     'batch-size': job.batchSize,
     seed: job.seed || undefined,

@@ -23,4 +23,5 @@ export {
   parseNumbers,
   type RunOptions,
 } from './passes/options.js';
+export { showAugmentations } from './passes/recipe/augmentation.js';
 export { quotedColumn } from './passes/recipe/columns.js';

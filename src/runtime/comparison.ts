@@ -8,7 +8,7 @@ import { type Data, type DataOptions, dataOptionsOf, openData } from './data/ope
 import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
-import { bind, bindingOf, openHeld, updatesOf } from './prepare.js';
+import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
 import type { SessionOptions } from './session.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
@@ -57,7 +57,8 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
   const data = await openData(comparison.data, dataOptionsOf(comparison));
   const { validation: path } = comparison;
   let held: Data | undefined;
-  const source = await openForInjection(comparison.model, comparison.inject);
+  const { inject: given, augment } = comparison;
+  const source = await openForInjection(comparison.model, withMixedTargets(given, augment));
   const plain = { ...source, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   if (note) yield { type: 'note', text: note };
@@ -78,7 +79,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
     const trainer = await Trainer.create(model, comparison);
     try {
       const { target } = trainer.description.loss;
-      const train = await bind(comparison, data, trainer.inputs, target);
+      const train = await bindTraining(comparison, data, trainer);
       if (path !== undefined) held ??= await openHeld(path, comparison, data);
       const validation = held
         ? await bind(comparison, held, trainer.inputs, target)

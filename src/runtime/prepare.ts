@@ -2,13 +2,17 @@
 import { readFile } from 'node:fs/promises';
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
+import { takesClasses } from '../ops/losses/index.js';
 import { extendSchedule } from '../passes/file/extend-schedule.js';
 import { isInjected } from '../passes/file/step-metadata.js';
 import { hasOwnStep } from '../passes/import/adopt-step.js';
 import { inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
+import { type Augmentation, mixes } from '../passes/recipe/augmentation.js';
 import type { InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
+import { mixChunk } from './data/images/mix.js';
+import { mixingOf } from './data/images/mixing.js';
 import { type Data, type DataBinding, type DataOptions, openData } from './data/open.js';
 import { injectedEvent, type NewEvent } from './events.js';
 import { checkExport } from './export.js';
@@ -108,6 +112,31 @@ export function bind(
   return data.bind(inputs, bindingOf(job, target));
 }
 
+/** The same for training: samples of a batch are mixed where the job asks for it. */
+export async function bindTraining(
+  job: Pick<TrainJob, 'bind' | 'augment'>,
+  data: Data,
+  { inputs, description }: Pick<Trainer, 'inputs' | 'description'>,
+): Promise<Dataset> {
+  const { loss } = description;
+  const train = await bind(job, data, inputs, loss.target);
+  const mixing = mixingOf(job.augment, inputs, loss);
+  if (!mixing) return train;
+  return train.map((batch, { rows, pass }) =>
+    pass ? { ...batch, inputs: mixChunk(batch.inputs, rows, pass, mixing) } : batch,
+  );
+}
+
+/** The options of injection, with two classes for each target where the samples of a batch are to be mixed. */
+export function withMixedTargets(
+  inject: InjectOptions,
+  augment: readonly Augmentation[] = [],
+): InjectOptions {
+  const { loss } = inject;
+  if (!loss || loss.kind === 'output' || !takesClasses(loss.kind) || !mixes(augment)) return inject;
+  return { ...inject, loss: { ...loss, mixTargets: true } };
+}
+
 /** How the arrays of a job feed inputs, of which `target` takes labels. */
 export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefined): DataBinding {
   return { ...job.bind, labels: target === undefined ? [] : [target] };
@@ -116,8 +145,8 @@ export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefine
 /** Data that are not trained on: columns become inputs as they do in training. */
 export function openHeld(
   paths: string | readonly string[],
-  { columns, label, shuffleBuffer }: DataOptions,
+  { columns, label, shuffleBuffer, skipDamaged }: DataOptions,
   { recipe }: Data,
 ): Promise<Data> {
-  return openData(paths, { columns, label, shuffleBuffer, recipe });
+  return openData(paths, { columns, label, shuffleBuffer, skipDamaged, recipe });
 }

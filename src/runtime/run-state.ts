@@ -25,6 +25,8 @@ export type RunSettings = {
   seed: number;
   lr?: number;
   bind?: string;
+  /** The augmentations as JSON. */
+  augment?: string;
 };
 
 /** A version of the state that is kept in the folder of checkpoints, after `step` steps. */
@@ -108,15 +110,16 @@ type Job = {
   seed?: number;
   lr?: number;
   bind?: Omit<BindOptions, 'labels' | 'source'>;
+  augment?: readonly unknown[];
 };
 
 /** How a job is asked for. */
 export async function settingsOf(job: Job, data: Data, batchSize: number): Promise<RunSettings> {
-  const { seed = 0, lr, bind } = job;
+  const { seed = 0, lr, bind, augment } = job;
   return {
     ...(await sourceOf(job)),
     data: await data.fingerprint(),
-    ...{ batchSize, seed, lr, bind: JSON.stringify(bind) },
+    ...{ batchSize, seed, lr, bind: JSON.stringify(bind), augment: augment && JSON.stringify(augment) },
   };
 }
 
@@ -147,6 +150,7 @@ export function changes(before: RunSettings, now: RunSettings): string[] {
   const others = [
     before.data !== now.data && 'other data',
     before.bind !== now.bind && 'other --map, --scale or --whole',
+    before.augment !== now.augment && 'other --augment',
   ];
   return [...numbers, ...others].flatMap(text => text || []);
 }

@@ -18,7 +18,16 @@ import { checkExport, exportFile } from './export.js';
 import { loadExtensions } from './extensions.js';
 import type { Beginning } from './formats/artifacts.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
-import { bind, bindingOf, type Emit, openHeld, trainableFile, withSchedule } from './prepare.js';
+import {
+  bind,
+  bindingOf,
+  bindTraining,
+  type Emit,
+  openHeld,
+  trainableFile,
+  withMixedTargets,
+  withSchedule,
+} from './prepare.js';
 import {
   changes,
   emptyHistory,
@@ -73,10 +82,12 @@ export type TrainJob = SessionOptions &
  * of the last good step is written before returning or throwing: to `state`, or beside `output`.
  */
 export async function runTrainJob(
-  job: TrainJob,
+  given: TrainJob,
   report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
+  const { inject, augment } = given;
+  const job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
@@ -95,7 +106,7 @@ export async function runTrainJob(
   try {
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
-    const train = await bind(job, data, trainer.inputs, target);
+    const train = await bindTraining(job, data, trainer);
     for (const text of train.notesOn(job)) emit({ type: 'note', text, level: 'warning' });
     const { validation: path } = job;
     const validation =

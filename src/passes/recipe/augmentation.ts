@@ -77,6 +77,15 @@ export function parseAugmentations(text: string): Augmentation[] {
   });
 }
 
+/** The text that reads as this list. */
+export const showAugmentations = (list: readonly Augmentation[]): string =>
+  list
+    .map(({ kind, ...options }) => {
+      const pairs = Object.entries(options).map(([name, x]) => `${name}=${[x].flat().join('..')}`);
+      return `${kind}:${pairs.join('+')}`;
+    })
+    .join(',');
+
 /** As an option of a run: a list of objects, checked and with what holds where nothing is given. */
 export const augmentationsType = v.pipe(
   v.custom<readonly Augmentation[]>(

@@ -1,8 +1,8 @@
 /** From records to arrays, as a recipe says; here and in the threads of the pool. */
 import type { DType } from '../../graph/dtype.js';
 import type { Tensor } from '../../graph/tensor.js';
+import type { Augmentation } from '../../passes/recipe/augmentation.js';
 import type { InputRecipe, Recipe } from '../../passes/recipe/recipe.js';
-import type { Augmentation } from './images/augmentation.js';
 import { applyRecipe, columnsOf, hasWindows } from './recipe/apply-recipe.js';
 import type { Pass } from './samples.js';
 import type { Block } from './source.js';

@@ -1,9 +1,11 @@
 /** The one way from files of data to what a model is fed. */
-import { open } from 'node:fs/promises';
+import { open, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
+import type { Augmentation } from '../../passes/recipe/augmentation.js';
 import type { ColumnsOption } from '../../passes/recipe/columns.js';
 import type { Recipe } from '../../passes/recipe/recipe.js';
 import { type BindOptions, bindData, type InputSpec } from './bind.js';
@@ -11,7 +13,6 @@ import { isInteger } from './convert.js';
 import type { Dataset } from './dataset.js';
 import { type Encoded, encodeSource } from './encoded.js';
 import { gatherBlock, joinArrays, readAll, someRows } from './gather.js';
-import type { Augmentation } from './images/augmentation.js';
 import { loadArrays } from './load.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
@@ -38,6 +39,8 @@ export type DataOptions = {
   shuffleBuffer?: number;
   /** What is done to images in training. */
   augment?: readonly Augmentation[];
+  /** Leave out rows with images that cannot be decoded. */
+  skipDamaged?: boolean;
 };
 
 /** Files of data, before it is known what they feed. */
@@ -69,8 +72,9 @@ export function dataOptionsOf({
   sampleWeights,
   shuffleBuffer,
   augment,
+  skipDamaged,
 }: DataOptions): DataOptions {
-  return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment };
+  return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, skipDamaged };
 }
 
 /** Opens the files that paths and globs name, which are read one after the other. Throws `io`, `bad-data`, `bad-option`. */
@@ -84,8 +88,9 @@ export async function openData(paths: string | readonly string[], options: DataO
     const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
     for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
     const arrays = loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
+    if (options.augment) checkAugmented(options.augment, name, false);
     return hasSpec
-      ? new Table({ source: arraysAsSource(arrays, name) }, files, options)
+      ? new Table({ source: arraysAsSource(arrays, name), notes: [] }, files, options)
       : dataOf(arrays, name, options);
   }
   return new Table(await openTable(files, formats, options), files, options);
@@ -94,14 +99,44 @@ export async function openData(paths: string | readonly string[], options: DataO
 async function openTable(
   files: readonly string[],
   formats: readonly string[],
-  { recipe }: DataOptions,
-): Promise<OpenSource> {
+  { recipe, skipDamaged }: DataOptions,
+): Promise<OpenTable> {
   const { openImageFolder, resolveImages } = await import('./sources/images.js');
-  if (files.length === 1 && formats[0] === 'folder') return { source: await openImageFolder(files[0]!) };
+  if (files.length === 1 && formats[0] === 'folder') {
+    const source = await openImageFolder(files[0]!);
+    const { ignored } = source;
+    const notes = ignored
+      ? [`Ignored ${ignored} file${ignored === 1 ? '' : 's'} of ${files[0]} that are not images.`]
+      : [];
+    return skipDamaged ? withoutDamaged(source, notes) : { source, notes };
+  }
   const { kindsOf } = await import('./recipe/apply-recipe.js');
   const opened = await openSource(files, recipe && kindsOf(recipe));
   const source = await resolveImages(opened.source, files[0]!);
-  return source === opened.source ? opened : { source };
+  if (source === opened.source) return { ...opened, notes: [] };
+  return skipDamaged ? withoutDamaged(source, []) : { source, notes: [] };
+}
+
+/** `notes` are lines for the user on what is left out. */
+type OpenTable = OpenSource & { notes: readonly string[] };
+
+async function withoutDamaged(source: Source, notes: readonly string[]): Promise<OpenTable> {
+  const { describeDamaged, findDamaged } = await import('./images/damaged.js');
+  const columns = source.fields.filter(({ kind }) => kind === 'image').map(({ name }) => name);
+  const found = await findDamaged(source, columns);
+  const note = describeDamaged(found);
+  if (note === undefined) return { source, notes };
+  return { source: someRows(source, found.rows), notes: [...notes, note] };
+}
+
+/** Throws `bad-option` where there are no image files to change; arrays may be mixed. */
+function checkAugmented(list: readonly Augmentation[], name: string, hasImages: boolean): void {
+  const other = list.find(({ kind }) => kind !== 'mixup' && kind !== 'cutmix');
+  if (hasImages || !other) return;
+  throw new AgdError(
+    'bad-option',
+    `--augment ${other.kind} changes image files, and ${name} feeds none to the model: only mixup and cutmix apply to arrays.`,
+  );
 }
 
 /** Arrays as data. */
@@ -185,7 +220,7 @@ class Table implements Data {
   #split: Promise<Split> | undefined;
 
   constructor(
-    private readonly opened: OpenSource,
+    private readonly opened: OpenTable,
     private readonly files: readonly string[],
     options: DataOptions,
   ) {
@@ -263,10 +298,12 @@ class Table implements Data {
       const before = this.#bound?.encoded;
       if (before && 'close' in before) await before.close();
       const { shuffleBuffer, augment } = this.options;
+      const hasImages = recipe.inputs.some(({ columns }) => columns[0]!.steps.at(-1)!.step === 'image');
+      if (augment) checkAugmented(augment, this.name, hasImages);
       const spec = { recipe, inputs: inputs.map(i => i.name), ...(augment ? { augment } : {}) };
       const encoded = await encodeSource(this.opened, spec, { shuffleBuffer });
       this.recipe = recipe;
-      this.#bound = { key, encoded, notes };
+      this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes] };
     }
     const { encoded, notes } = this.#bound;
     const data = 'arrays' in encoded ? encoded.arrays : encoded.samples;
@@ -404,6 +441,7 @@ async function fileChecksum(path: string, sum: number): Promise<number> {
   if (!handle) return sum;
   try {
     const info = await handle.stat();
+    if (info.isDirectory()) return folderChecksum(path, sum);
     if (!info.isFile()) return crc32(path, sum);
     let found = crc32(`${info.size} `, sum);
     for (const position of [0, Math.max(0, info.size - EDGE)]) {
@@ -414,6 +452,17 @@ async function fileChecksum(path: string, sum: number): Promise<number> {
   } finally {
     await handle.close();
   }
+}
+
+/** Of the names and lengths of the files. */
+async function folderChecksum(folder: string, sum: number): Promise<number> {
+  const entries = await readdir(folder, { recursive: true });
+  let found = sum;
+  for (const name of entries.sort()) {
+    const { size } = await stat(join(folder, name));
+    found = crc32(`${name} ${size} `, found);
+  }
+  return found;
 }
 
 function checksum(arrays: ReadonlyMap<string, Tensor>): number {

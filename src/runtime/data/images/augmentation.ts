@@ -1,1 +1,0 @@
-export type { Augmentation } from '../../../passes/recipe/augmentation.js';

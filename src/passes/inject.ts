@@ -14,17 +14,17 @@ import type { ParameterChoice } from './select/parameter-choice.js';
 
 export type InjectReport = {
   parameters: ParameterChoice[];
-  /** What is likely not meant as it was asked for, a line each. */
+  /** Likely mistakes in the request, one line each. */
   warnings: string[];
   nodes: { before: number; after: number };
-  /** Bytes of parameters and of optimizer state with running statistics and counter. */
+  /** Bytes of the parameters, and of optimizer state, running statistics and counters together. */
   bytes: { parameters: number; state: number };
   description: TrainingDescription;
 };
 
 /**
- * A copy of the model with loss, backward pass and optimizer as nodes of its graph: one run is one training
- * step. Everything a step changes is an input with an initializer, and an output that holds its next value.
+ * A copy of the model with loss, backward pass and optimizer as nodes of its graph: one run is one training step.
+ * Everything that a step changes is an input with an initializer, and has an output with its next value.
  */
 export async function inject(
   source: Model,
@@ -70,7 +70,7 @@ async function injectStep(
   return { model: work, report: { parameters, warnings, nodes, bytes, description } };
 }
 
-/** The step that the model brings, in standard operators: state goes in and comes out. */
+/** The model's own training step in standard operators, with state as inputs and outputs. */
 async function adopt(
   model: Model,
   options: InjectOptions,
@@ -96,7 +96,7 @@ async function adopt(
   return { model: work, report: { parameters, warnings: [], nodes, bytes, description } };
 }
 
-/** `states` has the parameters too. */
+/** `states` includes the parameters. */
 function sizes({ graph }: Model, parameters: readonly Value[], states: readonly Value[]) {
   const bytes = (values: readonly Value[]) =>
     values.reduce((n, v) => n + graph.initializers.get(v)!.byteLength, 0);

@@ -36,7 +36,9 @@ export type OperatorUse = {
 };
 
 export type Inspection = {
-  /** What the file is: a forward model, one with a training step of ours or another's, or ORT's artifact. */
+  /**
+   * The kind of file: a forward model, one with a training step (injected or other), or an artifact of ONNX Runtime.
+   */
   kind: 'forward' | 'injected' | 'gradients' | 'ort-training' | 'training-info';
   irVersion: number;
   opsets: Record<string, number>;
@@ -52,13 +54,13 @@ export type Inspection = {
     bytes: number;
   })[];
   operators: OperatorUse[];
-  /** How an injected model trains. */
+  /** The training step of an injected model. */
   training?: TrainingDescription;
-  /** What `inject` has to be told, or what stands in its way; a line each. */
+  /** What `inject` still needs, or why it cannot work; one line each. */
   needs: string[];
 };
 
-/** What a model is made of, and what training it would take. The model itself is left as it is. */
+/** The contents of a model, and what training it requires. Does not change the model. */
 export async function inspect(
   model: Model,
   options: InspectOptions = {},
@@ -150,7 +152,7 @@ function kindOf(model: Model): Inspection['kind'] {
   return 'forward';
 }
 
-/** The nodes on a differentiable way from `sources` to `targets`. */
+/** The nodes on a differentiable path from `sources` to `targets`. */
 function between(
   nodes: readonly Node[],
   sources: readonly Value[],

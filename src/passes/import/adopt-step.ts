@@ -1,4 +1,4 @@
-/** Training steps that come in ModelProto.training_info: an algorithm beside the inference graph. */
+/** Training steps in ModelProto.training_info: an algorithm in addition to the inference graph. */
 import { cloneModel } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
@@ -20,14 +20,14 @@ import type { TrainingOperators } from './lower-training-operators.js';
 
 type Found<F extends keyof Facts> = Pick<Facts, F>;
 
-/** Whether the model brings a training step of its own in `training_info`. */
+/** Whether the model has its own training step in `training_info`. */
 export function hasOwnStep(model: Model): boolean {
   return model.trainingInfo.some(hasAlgorithm);
 }
 
 /**
- * The model with the graph that its training step is: that of inference, and the algorithm after it. Models without
- * one are as they were. Throws `unsupported-op` where there are several.
+ * The model with its training step as the graph: the inference graph followed by the algorithm. Models without a step
+ * are returned unchanged. Throws `unsupported-op` if there are several steps.
  */
 export function withAlgorithm(model: Model): Model {
   const infos = model.trainingInfo.filter(hasAlgorithm);
@@ -46,8 +46,8 @@ export function withAlgorithm(model: Model): Model {
 }
 
 /**
- * A copy of the model whose graph is its training step, and what the step updates. Throws `invalid-model` where that is
- * not in the graph.
+ * A copy of the model whose graph is its training step, with the state that the step updates. Throws `invalid-model`
+ * if that is not in the graph.
  */
 export function readAlgorithm(model: Model, { values: given }: InjectOptions): Found<'work' | 'bindings'> {
   const step = withAlgorithm(model);
@@ -68,7 +68,7 @@ export function readAlgorithm(model: Model, { values: given }: InjectOptions): F
   return { work, bindings };
 }
 
-/** The output that is the loss: the one named, else the only one of one floating-point element that updates nothing. */
+/** The loss output: the one named, or else the only one with a single floating-point element that updates nothing. */
 function lossName(graph: Graph, updates: readonly Binding[], { loss }: InjectOptions): string {
   if (loss?.kind === 'output') return loss.output;
   const next = new Set(updates.map(u => u.value));
@@ -86,8 +86,8 @@ function lossName(graph: Graph, updates: readonly Binding[], { loss }: InjectOpt
 const writtenBy = ({ nodes }: Graph): Value[] => nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
 
 /**
- * The step without its optimizer, as a model with gradients: those that the optimizer's operators took, or else all
- * that Gradient was asked for of parameters. What updates other state, and is needed for the loss, stays.
+ * The step without its optimizer, as a model with gradients: those that the optimizer operators read, or else all
+ * those that Gradient computes for parameters. Updates of other state stay if the loss needs them.
  */
 export function withoutOptimizer({
   source,
@@ -126,7 +126,10 @@ export function withoutOptimizer({
   };
 }
 
-/** The step with its own optimizer, in standard operators, as `inject` writes steps: state goes in and comes out. */
+/**
+ * The step with its own optimizer in standard operators, in the form that `inject` writes: state as inputs and
+ * outputs.
+ */
 export function adoptStep(
   context: With<'work' | 'g' | 'operators' | 'bindings'>,
 ): Found<'spec' | 'loss' | 'own' | 'bindings' | 'batchNumber'> {
@@ -159,7 +162,7 @@ export function adoptStep(
   };
 }
 
-/** Binds each state to its next value, and writes what a reader of the file has to know into its metadata. */
+/** Binds each state to its next value, and writes the description of the step into the metadata. */
 export function describeOwnStep(
   context: With<'work' | 'operators' | 'bindings' | 'spec' | 'loss' | 'own'>,
 ): Found<'parameters' | 'description'> {
@@ -193,7 +196,7 @@ export function describeOwnStep(
   };
 }
 
-/** The learning rate of the operators as a float32 scalar input; an input that nothing reads where there is not one. */
+/** The learning rate of the operators as a float32 scalar input; if they have none, an input without readers. */
 function rateInput(g: Builder, { optimizers }: TrainingOperators): Value {
   const { graph } = g;
   const rates = new Set(optimizers.map(o => o.rate));
@@ -219,7 +222,7 @@ function moved(g: Builder, scalar: Value, to: Value): Node[] {
   return nodes;
 }
 
-/** The operators' count of updates, where the step counts it up; else a count of our own. */
+/** The operators' update count if the step increments it, or else a counter that is added. */
 function countInput(
   g: Builder,
   { optimizers }: TrainingOperators,

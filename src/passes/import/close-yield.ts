@@ -7,15 +7,15 @@ import { type AttachedLoss, attachLoss } from '../differentiate/attach-loss.js';
 import { backward } from '../differentiate/backward.js';
 import type { LossSpec } from '../options.js';
 
-/** Where ORTModule's graphs hand the outputs of a model to PyTorch, and take their gradients from there. */
+/** The operator at which graphs of ORTModule pass the model's outputs to PyTorch and receive their gradients. */
 export const isYield = (node: Node): boolean => node.domain === 'com.microsoft' && node.opType === 'YieldOp';
 
-/** A loss in the place of PyTorch, with what is handed over as the outputs of the model. */
+/** A loss that replaces PyTorch, with the values passed to it as outputs of the model. */
 export type Closed = AttachedLoss & { outputs: readonly Value[] };
 
 /**
- * Appends to `g` a loss of the outputs that `node` yields, and the gradients that it returns: those of all its inputs
- * except the ones its attribute excludes. Throws as `attachLoss` does, and `bad-option` without a loss.
+ * Appends to `g` a loss of the outputs that `node` yields, and the gradients that the node returns: those of all its
+ * inputs except the ones that its attribute excludes. Throws as `attachLoss` does, and `bad-option` without a loss.
  */
 export function closeYield(
   node: Node,

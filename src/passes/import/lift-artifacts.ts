@@ -9,23 +9,23 @@ import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import type { InjectOptions, StoredProperty } from '../options.js';
 import { lowerOrtGradients } from './lower-ort-gradients.js';
 
-/** What `onnxruntime.training.artifacts` writes, less its optimizer. */
+/** What `onnxruntime.training.artifacts` writes, without the optimizer. */
 export type Artifacts = {
   training: Model;
   evaluation?: Model;
-  /** Parameters, those that are frozen too, by name: the checkpoint's. */
+  /** The checkpoint's parameters by name, including frozen ones. */
   values: ReadonlyMap<string, Tensor>;
-  /** What else the checkpoint keeps. */
+  /** The other contents of the checkpoint. */
   properties?: Record<string, StoredProperty>;
 };
 
 /**
- * Artifacts of ONNX Runtime's training as a model in standard operators, with what `inject` has to be told of it: the
- * loss, gradients and values, and the model that the trained parameters go into. That is the evaluation model, with
- * the outputs (`options.exports`, or those that the loss is computed from) that are wanted when it is trained.
+ * Converts artifacts of ONNX Runtime's training to a model in standard operators, with the options for `inject`:
+ * loss, gradients and values, and the model that the trained parameters are written to. This is the evaluation model
+ * with the outputs to export: `options.exports`, or those that the loss is computed from.
  *
- * Throws `missing-data` where a parameter has no value, `bad-option` for another loss than that of the artifacts, and as
- * `lowerOrtGradients` does.
+ * Throws `missing-data` for a parameter without a value, `bad-option` for a loss other than that of the artifacts,
+ * and as `lowerOrtGradients` does.
  */
 export async function liftArtifacts(
   { training, evaluation, values, properties = {} }: Artifacts,
@@ -80,7 +80,7 @@ function checkValues(
   target: Value | undefined,
 ): void {
   const known = new Set([...initializers.keys(), ...(target ? [target] : [])].map(v => v.name));
-  // Data come before parameters; those that are frozen stand among them.
+  // Data inputs precede parameters, among which are the frozen ones.
   const first = inputs.findIndex(v => gradients.has(v.name));
   const missing = inputs.filter(
     (v, i) => first >= 0 && i >= first && !values.has(v.name) && !known.has(v.name),
@@ -92,7 +92,7 @@ function checkValues(
     );
 }
 
-/** An evaluation model with its parameters as constants, less the loss and its target. */
+/** An evaluation model with its parameters as constants, without the loss and its target. */
 export async function inferenceModel(
   evaluation: Model,
   values: ReadonlyMap<string, Tensor>,
@@ -110,7 +110,7 @@ function targetOf({ graph }: Model, values: ReadonlyMap<string, Tensor>, name?: 
   return data.find(v => v.name === name) ?? (data.length > 1 ? data.at(-1) : undefined);
 }
 
-/** What the loss is computed from besides its target: the values that meet it. */
+/** The values that the loss is computed from, apart from its target. */
 function inferenceOutputs({ graph, metadata }: Model, target: Value | undefined): string[] {
   const named = metadata.get('InferenceGraphOutputs');
   if (named) return named.split(',').map(name => name.trim());

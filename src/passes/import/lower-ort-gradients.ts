@@ -16,12 +16,12 @@ import { type Closed, closeYield, isYield } from './close-yield.js';
 import { isOrtTraining } from './ort-operators.js';
 
 /**
- * Writes a training graph of ONNX Runtime's in standard operators. Its buffers of summed gradients go, and with them
- * the signal that clears them. Running statistics that it updated in place are bound to outputs in `trainingInfo`.
- * Where the graph leaves the loss to PyTorch, `loss` is attached. Returns the names of the gradients by those of their
- * parameters, and that loss.
+ * Converts a training graph of ONNX Runtime to standard operators. Buffers of accumulated gradients are removed, with
+ * the signal that resets them. Running statistics that are updated in place are bound to outputs in `trainingInfo`.
+ * If the graph leaves the loss to PyTorch, `loss` is attached. Returns that loss and the names of gradients by
+ * parameter.
  *
- * Throws `unsupported-op` for an operator that has no such form, `bad-option` where a loss is needed and not given.
+ * Throws `unsupported-op` for an operator that cannot be converted, `bad-option` if a loss is required and not given.
  */
 export async function lowerOrtGradients(
   model: Model,
@@ -35,7 +35,8 @@ export async function lowerOrtGradients(
   bindStatistics(model);
   const surroundings: Progress = {
     loss,
-    // As they came: nodes that are lowered leave the graph, and gradients still ask for those of the forward pass.
+    // The original list: converted nodes leave the graph, but gradient nodes still refer to those of the forward
+    // pass.
     writers: new Map(graph.nodes.flatMap(n => n.outputs.flatMap(o => (o ? [[o, n] as const] : [])))),
     values: new Map(valuesOf(graph).map(v => [v.name, v])),
     lost: new Set(),
@@ -58,13 +59,13 @@ export async function lowerOrtGradients(
 
 const isLowered = (node: Node) => isYield(node) || ortLowering(node) !== undefined;
 
-/** The nodes of ONNX Runtime's training that there are no standard operators for. */
+/** The nodes of ONNX Runtime's training without an equivalent in standard operators. */
 export function notLowered(graph: Graph): Node[] {
   const sums = new Set(buffered(graph));
   return graph.nodes.filter(n => isOrtTraining(n) && !isLowered(n) && !sums.has(n));
 }
 
-/** Throws `unsupported-op` where there are such nodes. */
+/** Throws `unsupported-op` if there are such nodes. */
 export function checkOperators(graph: Graph): void {
   const [unknown] = notLowered(graph);
   if (!unknown) return;
@@ -74,7 +75,7 @@ export function checkOperators(graph: Graph): void {
   );
 }
 
-/** The nodes that add gradients up in inputs. */
+/** The nodes that accumulate gradients in inputs. */
 function buffered({ nodes, inputs }: Graph): Node[] {
   const given = new Set<Value | null>(inputs);
   return nodes.filter(n => /^InPlaceAccumulator(V2)?$/.test(n.opType) && given.has(n.inputs[0]!));
@@ -82,7 +83,7 @@ function buffered({ nodes, inputs }: Graph): Node[] {
 
 const BUFFER = /_grad\.accumulation\.buffer$/;
 
-/** Removes the nodes that add gradients up in buffers. Returns the gradients by the parameters they are for. */
+/** Removes the nodes that accumulate gradients in buffers. Returns the gradients by parameter. */
 function takeBuffers(graph: Graph): Map<string, string> {
   const sums = buffered(graph);
   const gone = new Set(sums.flatMap(n => [n.inputs[0], n.inputs[2], ...n.outputs]));
@@ -100,7 +101,7 @@ function takeBuffers(graph: Graph): Map<string, string> {
   );
 }
 
-/** Without buffers, the gradients are outputs that are called after their parameters. */
+/** Without buffers, gradients are outputs named after their parameters. */
 function gradientsByName({ inputs, initializers, outputs }: Graph): [string, string][] {
   const given = new Set(outputs.map(v => v.name));
   return [...inputs, ...initializers.keys()]
@@ -108,7 +109,7 @@ function gradientsByName({ inputs, initializers, outputs }: Graph): [string, str
     .filter(([, grad]) => given.has(grad));
 }
 
-/** The running statistics of batch normalization, which ONNX Runtime writes where it read them. */
+/** The running statistics of batch normalization, which ONNX Runtime updates in place. */
 function bindStatistics(model: Model): void {
   const { graph } = model;
   const updates = graph.nodes
@@ -123,7 +124,7 @@ function valuesOf({ inputs, initializers, nodes }: Graph): Value[] {
   return [...inputs, ...initializers.keys(), ...nodes.flatMap(n => n.outputs.flatMap(o => o ?? []))];
 }
 
-/** The nodes that stock builds can run: what ONNX Runtime tells the types of. */
+/** The nodes that stock builds can run, whose types ONNX Runtime can therefore infer. */
 function runnablePart(model: Model): Model {
   const missing = new Set<Value | null>();
   const part = Graph.view(model.graph);
@@ -135,7 +136,7 @@ function runnablePart(model: Model): Model {
   return withGraph(model, part);
 }
 
-/** `lost` are values that only the gradient of the node that wrote them reads, which does without. */
+/** `lost` are values that only the gradient of their producer reads, which works without them. */
 type Progress = Surroundings & {
   values: Map<string, Value>;
   lost: Set<Value>;
@@ -143,7 +144,7 @@ type Progress = Surroundings & {
   closed?: Closed;
 };
 
-/** Lowers the nodes whose inputs' ranks are known. Returns whether there were any. */
+/** Converts the nodes whose inputs have known ranks. Returns whether there were any. */
 function lowerReady(model: Model, surroundings: Progress): boolean {
   const { graph } = model;
   const { lost, values } = surroundings;
@@ -182,7 +183,7 @@ function lowered(node: Node, g: Builder, surroundings: Progress): readonly (Expr
   return gradients;
 }
 
-/** No schema of these operators is at hand: that a node lacks what it needs shows when it is missed. */
+/** There is no schema of these operators to check against; a missing input or attribute shows when it is read. */
 function byLowering(node: Node, g: Builder, surroundings: Progress): readonly (Expr | undefined)[] {
   try {
     return ortLowering(node)!(new GradientNode(node, g, surroundings));
@@ -203,7 +204,7 @@ function checkKept(node: Node, lost: ReadonlySet<Value | null>): void {
     );
 }
 
-/** Types of what a standard node after the first lowered one writes. */
+/** Infers types of the outputs of standard nodes after the first converted one. */
 function settle(node: Node, g: Builder, surroundings: Surroundings): void {
   if (node.outputs.every(o => !o || o.shape)) return;
   const types =
@@ -220,7 +221,7 @@ function settle(node: Node, g: Builder, surroundings: Surroundings): void {
   });
 }
 
-/** A gradient is of its primal's type. */
+/** A gradient has the type of its primal. */
 function typeByName({ name }: Value, { values }: Surroundings) {
   const base = name.match(/^(.+)_grad(_\w*)?$/)?.[1];
   return base === undefined ? undefined : values.get(base)?.type;

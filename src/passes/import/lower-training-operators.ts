@@ -20,19 +20,19 @@ export const TRAINING_DOMAIN = 'ai.onnx.preview.training';
 /** Whether a node is one of ONNX's own training operators: Gradient, or an optimizer. */
 export const isTrainingOperator = (node: Node): boolean => node.domain === TRAINING_DOMAIN;
 
-/** What the operators were: which value is the gradient of which, and the tensors that each optimizer took. */
+/** What the operators were: the gradient of each value, and the tensors of each optimizer. */
 export type TrainingOperators = {
   gradients: Map<Value, Value>;
   optimizers: { rate: Value; count: Value; parameters: Value[]; gradients: Value[]; outputs: Value[] }[];
 };
 
-/** How many tensors an optimizer takes for each parameter: itself, its gradient, its state. */
+/** The number of tensors of an optimizer for each parameter: the parameter, its gradient and its state. */
 const KINDS = record<number>({ Adagrad: 3, Adam: 4, Momentum: 3 });
 
 /**
- * Writes ONNX's training operators as standard ones: a Gradient as the backward pass it stands for, at the values it is
- * given, and optimizers as their formulas. Gradients may be of gradients. Throws `invalid-model` for names that the
- * graph does not have, `no-gradient` where an operator on the way has no rule.
+ * Converts ONNX's training operators to standard ones: a Gradient to the backward pass that it stands for, evaluated
+ * at its inputs, and optimizers to their formulas. Gradients can be nested. Throws `invalid-model` for names that the
+ * graph does not have, `no-gradient` for an operator without a rule.
  */
 export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle): Promise<TrainingOperators> {
   if (!model.opsetImports.has('')) model.opsetImports.set('', 18);
@@ -45,7 +45,8 @@ export async function lowerTrainingOperators(model: Model, oracle: ShapeOracle):
   const pending = graph.nodes;
   graph.nodes = [];
   const found: TrainingOperators = { gradients: new Map(), optimizers: [] };
-  // A map, not `replaceAllUses`: nodes that wait are in no graph, so that types are inferred of those before them.
+  // Not `replaceAllUses`: nodes that are not converted yet are in no graph, so that type inference sees only those
+  // before them.
   const replaced = new Map<Value, Value>();
   for (const node of pending) {
     node.inputs = node.inputs.map(v => v && (replaced.get(v) ?? v));
@@ -101,9 +102,9 @@ function describeOptimizer({ opType, inputs }: Node, outputs: readonly (Value | 
 }
 
 /**
- * The gradients of the tensor named `y` with respect to those named `xs`. The node's inputs are the values of `xs` and
- * `zs` at which they are taken: where these are other tensors, the graph in between is computed for them again. They
- * are independent of each other, whatever computes them.
+ * The gradients of the tensor named `y` with respect to those named `xs`. The node's inputs are the values of `xs`
+ * and `zs` at which they are evaluated; if these are other tensors, the graph in between is computed again for them.
+ * They are treated as independent, even if one is computed from another.
  */
 function addGradient(node: Node, g: Builder, put: (old: Value | null, e: Expr) => void): void {
   const { graph } = g;
@@ -142,7 +143,7 @@ function find({ inputs, initializers, nodes }: Graph, name: string, node: Node):
   throw new AgdError('invalid-model', `${node.label} names '${name}', which nothing before it computes.`);
 }
 
-/** A copy of the nodes between `from` and `y`, reading `to` instead: the value that `y` has there. */
+/** A copy of the nodes between `from` and `y` that reads `to` instead. Returns the value that replaces `y`. */
 function computeAt(g: Builder, from: readonly Value[], to: readonly Value[], y: Value): Value {
   const values = new Map(from.map((v, i) => [v, to[i]!]));
   const moved = from.filter((v, i) => v !== to[i]);

@@ -1,16 +1,16 @@
 import type { Node } from '../../graph/ir.js';
 import { ortLowering } from '../../ops/ort-gradients/index.js';
 
-/** Operators that ONNX Runtime's gradient builder writes too, but that stock builds have. */
+/** Operators that ONNX Runtime's gradient builder emits and stock builds support. */
 const STOCK = new Set(['FusedMatMul', 'TransposeMatMul']);
 
-/** What ONNX Runtime's training has besides: gradients come from it or go into it. */
+/** Other operators of ONNX Runtime's training, which write or read gradients. */
 const FRAME = new Set([
   ...['InPlaceAccumulator', 'InPlaceAccumulatorV2', 'PythonOp', 'YieldOp'],
   ...['AdamWOptimizer', 'SGDOptimizerV2', 'InplaceClipGradNorm'],
 ]);
 
-/** Whether a node is one of those that only ONNX Runtime's training builds can run. */
+/** Whether only ONNX Runtime's training builds can run a node. */
 export function isOrtTraining(node: Node): boolean {
   if (STOCK.has(node.opType)) return false;
   if (ortLowering(node)) return true;

@@ -20,10 +20,10 @@ export type FoundGradients = Pick<
 >;
 
 /**
- * The parameters of a graph that computes their gradients itself: its loss and gradients are outputs, or inner values.
+ * Finds loss and parameters of a graph that computes its gradients itself, as outputs or inner values.
  *
- * Throws `no-such-value` for a gradient that is missing or that belongs to nothing, `bad-shape` or `bad-dtype` for one
- * that is not of its parameter's type, `missing-data` for a parameter without a value.
+ * Throws `no-such-value` for a gradient that is missing or does not belong to a parameter, `bad-shape` or `bad-dtype`
+ * for one that does not have the type of its parameter, `missing-data` for a parameter without a value.
  */
 export function useGradients(g: Builder, work: Model, source: Model, options: InjectOptions): FoundGradients {
   const { batchNorm, straightThrough } = options;
@@ -56,7 +56,7 @@ export function useGradients(g: Builder, work: Model, source: Model, options: In
   };
 }
 
-/** The state that the model updates itself, by its `trainingInfo`. */
+/** The state that the model updates itself, according to its `trainingInfo`. */
 function boundStatistics({ graph, trainingInfo }: Model): StateUpdate[] {
   const named = (name: string) => valuesOf(graph).get(name)!;
   return trainingInfo
@@ -70,7 +70,7 @@ function valuesOf({ inputs, initializers, nodes }: Graph): Map<string, Value> {
   return new Map([...inputs, ...initializers.keys(), ...written].map(v => [v.name, v]));
 }
 
-/** Names on both sides of `=`, `{param}` standing for the same in both. */
+/** The names on both sides of `=`, in which `{param}` stands for the same text. */
 type Rule = { param: string; grad: string; text: string };
 
 const HOLE = '{param}';
@@ -87,7 +87,7 @@ function parseRule(text: string): Rule {
   return rule;
 }
 
-/** What `{param}` stands for in `name`, '' where the pattern has none; undefined where the name does not fit. */
+/** The text that `{param}` matches in `name`; '' for a pattern without it, undefined if the name does not match. */
 function holeIn(pattern: string, name: string): string | undefined {
   const [head = '', tail] = pattern.split(HOLE);
   if (tail === undefined) return name === pattern ? '' : undefined;
@@ -149,7 +149,7 @@ function checkNamed(
     );
 }
 
-/** The output that is the loss: the one named, else the only one of one element. */
+/** The loss output: the one named, or else the only one with a single element. */
 function lossOf(graph: Graph, given: LossSpec | undefined): LossSpec & { kind: 'output' } {
   if (given?.kind === 'output') return given;
   ensure(
@@ -165,7 +165,7 @@ function lossOf(graph: Graph, given: LossSpec | undefined): LossSpec & { kind: '
   );
 }
 
-/** Parameters that the model came with, and those whose gradient was found. */
+/** The parameters that the model declares, and those for which a gradient was found. */
 function choose(
   graph: Graph,
   found: ReadonlyMap<Value, Value>,

@@ -1,9 +1,9 @@
-/** What no kernel can have been written for: some end the whole process on it, others count to it. */
+/** Rejects attribute values that no kernel supports: some crash the process, others make a kernel loop for ages. */
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Graph, type Node } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 
-/** Attributes that count or measure, which runtimes keep in 32 bits, with the least that they can be. */
+/** Attributes that are counts or sizes, which runtimes keep in 32 bits, with their minimum. */
 const LEAST = record<number>({
   blocksize: 1,
   block_size: 0,
@@ -24,22 +24,24 @@ const LEAST = record<number>({
 });
 const MOST = 2 ** 31 - 1;
 
-/** Blocks are squared, in 64 bits; no tensor has as many channels as this. */
+/** Kernels square the block size in 64 bits; no tensor has this many channels. */
 const MOST_OF = record<number>({ blocksize: 2 ** 15 });
 
-/** Those of the runtime's own operators have attributes of the same names and meanings. */
+/** The runtime's own operators have attributes of the same names and meanings. */
 const DOMAINS = new Set(['', 'com.microsoft']);
 
-/** Throws `invalid-model` for a node of the standard operators, or the runtime's own, with an attribute that is out of every range. */
+/**
+ * Throws `invalid-model` for a node of the standard operators, or the runtime's own, with an attribute out of range.
+ */
 export function checkAttributes(graph: Graph): void {
   for (const { nodes } of allGraphs(graph))
     for (const node of nodes) if (DOMAINS.has(node.domain)) checkNode(node);
 }
 
-/** Smaller ones cost nothing, whatever they claim. */
+/** Smaller tensors cost little, whatever size they claim. */
 const LARGE = 2 ** 16;
 
-/** Throws `invalid-model` or `external-data` where a large tensor claims more elements than are stored. */
+/** Throws `invalid-model` or `external-data` if a large tensor claims more elements than are stored. */
 export function checkStored(graph: Graph): void {
   for (const { initializers } of allGraphs(graph))
     for (const tensor of initializers.values())

@@ -10,9 +10,8 @@ import { Tensor } from '../../graph/tensor.js';
 import { toAttrs } from '../../ops/core/builder.js';
 
 /**
- * Writes sparse tensors, initializers and Constants, as what they mean: their values, in a Constant `<name>_values`,
- * scattered into zeros. What trains is the values, so that zeros stay zeros. Needs opset 11. Returns whether there
- * were any.
+ * Converts sparse tensors (initializers and Constants) to their values, in a Constant `<name>_values`, scattered into
+ * zeros. Only the values train; zeros stay zeros. Needs opset 11. Returns whether there were any.
  */
 export function expandSparse(model: Model): boolean {
   let names: Names | undefined;
@@ -37,7 +36,7 @@ export function expandSparse(model: Model): boolean {
   return changed;
 }
 
-/** The value that nodes of the graph, those of its subgraphs too, read under this name; a new one where none does. */
+/** The value of this name that nodes of the graph, including subgraphs, read; a new one if none does. */
 function valueNamed(graph: Graph, name: string): Value {
   const values = [...allGraphs(graph)].flatMap(({ nodes, outputs }) => [
     ...nodes.flatMap(n => n.inputs),

@@ -8,11 +8,11 @@ import { Attributes } from '../../ops/core/rule.js';
 import { fillIn } from './infer-shapes.js';
 
 /**
- * Evaluates the arithmetic on shapes that exporters leave in a graph, where extents or a number of axes hang on it: the
- * runtime's shape inference does not follow all of it. Integers that are known become initializers, and so do those of a
- * Reshape where all but extents that stay in their place are; a vector of unknown extents whose length is known says so,
- * and an If becomes the branch that is always taken. Types have to be there, and are to be inferred again where it returns
- * that anything changed. With `all`, also where nothing is open.
+ * Evaluates the shape arithmetic that exporters leave in a graph, if extents or ranks depend on it, as the runtime's
+ * shape inference does not follow all of it. Known integers become initializers. So do the extents of a Reshape if
+ * all are known except those that stay in place. A vector of unknown extents but known length gets that length, and
+ * an If with a constant condition becomes its branch. Needs inferred types, which must be inferred again if anything
+ * changed, as the return value tells. With `all`, folds even if all types are known.
  */
 export function foldShapes(model: Model, { all = false } = {}): boolean {
   const { graph } = model;
@@ -31,7 +31,7 @@ export function foldShapes(model: Model, { all = false } = {}): boolean {
     const [output] = node.outputs;
     if (result && output) known.set(output, result);
     const folded = fold(graph, node, known, names);
-    // What follows from it is told in the same round: there may be many of them, one after the other.
+    // Types of its readers are inferred in the same round, as there may be long chains of them.
     for (const kept of folded ?? [node]) fillIn(g, kept);
     changed ||= folded !== undefined;
     return folded ?? [node];
@@ -40,18 +40,18 @@ export function foldShapes(model: Model, { all = false } = {}): boolean {
   return changed;
 }
 
-/** A sequence has no rank to know. */
+/** Sequences have no rank. */
 function hasRank(value: Value | null): boolean {
   return !value || (value.type?.kind === 'tensor' ? value.shape !== undefined : value.type !== undefined);
 }
 
-/** A Reshape to computed extents, of which the runtime does not know all. */
+/** A Reshape to computed extents that the runtime does not fully infer. */
 function isOpenReshape(graph: Graph, { opType, domain, inputs, outputs }: Node): boolean {
   const isComputed = opType === 'Reshape' && domain === '' && !graph.initializers.has(inputs[1]!);
   return isComputed && outputs[0]?.shape?.includes(null) === true;
 }
 
-/** The extents that a Reshape writes, as it takes them: 0 for one that stays in its place. */
+/** The shape input of a Reshape with these extents: 0 for one that stays in place. */
 function reshapedTo(node: Node, { data }: Integers): number[] | undefined {
   if (new Attributes(node).int('allowzero', 0) || data.includes(0)) return undefined;
   const from = node.inputs[0]?.shape;
@@ -59,12 +59,12 @@ function reshapedTo(node: Node, { data }: Integers): number[] | undefined {
   return extents.every(d => typeof d === 'number') ? extents : undefined;
 }
 
-/** What takes the place of a node; undefined where it stays. */
+/** The replacement of a node; undefined if it stays. */
 function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Names): Node[] | undefined {
   const [output] = node.outputs;
   const result = output && known.get(output);
-  // Scalars tell no rank, but decide branches, of which the runtime then knows more than it accepts. The largest of 64 bits
-  // are bounds of slices, which a number does not hold.
+  // A scalar decides no rank, but it decides branches, which the runtime then infers more strictly than it accepts.
+  // The largest 64-bit integers are bounds of slices, which a JavaScript number cannot represent.
   const isShape =
     result && isKnown(result) && !result.scalar && result.data.every(d => Number.isSafeInteger(d));
   if (isShape && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
@@ -94,7 +94,7 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   return [new Node('Reshape', [shape, extent!], [settled!]), node];
 }
 
-/** The runtime takes vectors of one element for a Range's scalars, but not where it knows that they are. */
+/** The runtime accepts vectors of one element as scalars of a Range, but not if it knows their shape. */
 function scalarRange(graph: Graph, node: Node, names: Names): Node[] {
   const shape = new Value(names.fresh('scalar'));
   graph.initializers.set(shape, Tensor.ints([]));
@@ -111,7 +111,7 @@ function integerTensor({ dtype }: Value, { scalar, data }: Known): Tensor {
   return Tensor.from('int64', dims, BigInt64Array.from(data, BigInt));
 }
 
-/** The nodes of the branch that is taken. */
+/** The nodes of the branch that is executed. */
 function taken(graph: Graph, node: Node, which: string, names: Names): Node[] | undefined {
   const attr = node.attrs.get(which);
   if (attr?.type !== 'graph') return undefined;

@@ -7,14 +7,14 @@ import { Builder, toAttrs } from '../../ops/core/builder.js';
 import { foldShapes } from './fold-shapes.js';
 import { fillIn, inferShapes, type ShapeOracle } from './infer-shapes.js';
 
-/** Each round infers the shapes of the whole graph; more are needed where inference loses the axis again and again. */
+/** Each round infers the shapes of the whole graph; more rounds are needed if inference loses the axis repeatedly. */
 const ROUNDS = 64;
 
 /**
- * Makes the first axis of these inputs, which the file fixes at the batch that it was exported with, one of any extent.
- * What exporters write of that extent follows: the shapes of Reshape, Expand and Resize, initial states of recurrent
- * operators, and constants that Concat joins with samples. That the results are the same sample by sample is for a run
- * to verify. Types have to be those of the fixed batch. Throws `bad-shape` where an output does not follow.
+ * Makes the first axis of these inputs, which the file fixes to the batch size of the export, variable. Extents that
+ * exporters derive from it follow: shapes of Reshape, Expand and Resize, initial states of recurrent operators, and
+ * constants that Concat joins with samples. The caller has to verify with a run that results are the same sample by
+ * sample. Needs types of the fixed batch. Throws `bad-shape` if an output does not follow.
  */
 export async function freeBatch(model: Model, names: readonly string[], oracle: ShapeOracle): Promise<void> {
   const { graph } = model;
@@ -35,7 +35,7 @@ export async function freeBatch(model: Model, names: readonly string[], oracle: 
   let symbol = 'batch';
   for (let i = 1; symbols.has(symbol); i++) symbol = `batch_${i}`;
   for (const v of inputs) v.type = { kind: 'tensor', dtype: v.dtype!, shape: [symbol, ...v.shape!.slice(1)] };
-  // What the file declares of the others is of the fixed batch.
+  // Declared types of the other values have the fixed batch size.
   for (const v of graph.nodes.flatMap(n => n.outputs)) if (v) [v.type, v.extra] = [undefined, undefined];
   const samples = new Set<Value | null>(inputs);
   const rewriter = new Rewriter(model, { size, symbol, shapes, samples });
@@ -56,12 +56,12 @@ export async function freeBatch(model: Model, names: readonly string[], oracle: 
 }
 
 type Batch = {
-  /** The extent in the file, and the name of the free one. */
+  /** The batch size in the file, and the name of the symbolic one. */
   size: number;
   symbol: string;
-  /** By the values' names, with the fixed batch. */
+  /** Types by value name, with the fixed batch size. */
   shapes: ReadonlyMap<string, Shape | undefined>;
-  /** The values that depend on the samples, not on their number alone. */
+  /** The values that depend on the samples, not only on their number. */
   samples: Set<Value | null>;
 };
 
@@ -81,7 +81,7 @@ class Rewriter {
     const { samples } = this.batch;
     const g = new Builder(graph, { names: this.names, opsets: this.model.opsetImports });
     let changed = false;
-    // Its type is that of inference, which has not seen yet what was rewritten before it.
+    // Its type was inferred before nodes in front of it were rewritten.
     const stale = new Set<Value | null>();
     const nodes = graph.nodes.flatMap(node => {
       const before = this.#rewritten(node);
@@ -103,7 +103,7 @@ class Rewriter {
     return changed;
   }
 
-  /** The first node of which the outputs do not depend on the batch, while its inputs do. */
+  /** The first node whose outputs do not depend on the batch, although its inputs do. */
   lost(): string | undefined {
     const node = this.model.graph.nodes.find(
       ({ inputs, outputs, opType }) =>
@@ -114,7 +114,7 @@ class Rewriter {
     return node?.label;
   }
 
-  /** The axis that depends on the batch: of its extent, or of one that is not known; -1 for none. */
+  /** The axis that depends on the batch, of its extent or of unknown extent; -1 if there is none. */
   #axis(value: Value | null | undefined): number {
     const at = value?.shape?.indexOf(this.batch.symbol) ?? -1;
     return at >= 0 ? at : (value?.shape?.indexOf(null) ?? -1);
@@ -126,7 +126,7 @@ class Rewriter {
     return tensor?.numbers();
   }
 
-  /** The node with another batch, and the nodes that come before it; undefined where it stays. */
+  /** The node with a variable batch, after the nodes that it needs; undefined if it stays. */
   #rewritten(node: Node): Node[] | undefined {
     if (node.domain !== '') return undefined;
     switch (node.opType) {
@@ -148,8 +148,8 @@ class Rewriter {
   }
 
   /**
-   * Where the elements before the batch are as many as before an axis of the result, that is it: the rest of the result's
-   * extents are as they were, and that one follows.
+   * If the elements before the batch axis are as many as those before an axis of the result, that is the batch axis:
+   * the other extents of the result stay as they are, and this one follows.
    */
   #reshape(node: Node): Node[] | undefined {
     const [x, shape] = node.inputs;
@@ -176,7 +176,7 @@ class Rewriter {
     return [];
   }
 
-  /** Samples have their extent already: 1 leaves it. */
+  /** Samples already have their extent; 1 keeps it. */
   #expand(node: Node): Node[] | undefined {
     const [x, shape] = node.inputs;
     const axis = this.#axis(x);
@@ -204,7 +204,7 @@ class Rewriter {
     return nodes;
   }
 
-  /** What has no samples, such as a class token, is joined with each of them. */
+  /** A value without samples, such as a class token, is repeated for each of them. */
   #concat(node: Node): Node[] | undefined {
     const like = node.inputs.find(v => v?.shape?.includes(this.batch.symbol));
     const at = this.#axis(like);
@@ -217,7 +217,7 @@ class Rewriter {
     return nodes.length ? nodes : undefined;
   }
 
-  /** Initial states that the file has for its batch are those of any sample. */
+  /** Initial states of the fixed batch are the same for each sample. */
   #recurrent(node: Node): Node[] | undefined {
     const [x] = node.inputs;
     const layout = node.attrs.get('layout');
@@ -232,7 +232,7 @@ class Rewriter {
     return nodes.length ? nodes : undefined;
   }
 
-  /** The first sample of a value that does not depend on them, for each of the samples of another. */
+  /** The first sample of a value that does not depend on them, repeated for each sample of another. */
   #repeated(nodes: Node[], value: Value | null, axis: number, like: Value, at: number): Value | null {
     const { samples, symbol } = this.batch;
     const { shape, dtype } = value ?? {};
@@ -250,7 +250,7 @@ class Rewriter {
     return result;
   }
 
-  /** A vector of these extents, but at `axis` that of axis `at` of `like`. */
+  /** A vector of these extents, except at `axis`, which gets the extent of axis `at` of `like`. */
   #extents(nodes: Node[], dims: readonly number[], axis: number, like: Value, at: number): Value {
     const own = this.#add(nodes, 'Shape', [like], like.name, { start: at, end: at + 1 });
     const parts = [dims.slice(0, axis), dims.slice(axis + 1)].map(d =>

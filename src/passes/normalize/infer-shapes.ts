@@ -8,33 +8,37 @@ import { Builder } from '../../ops/core/builder.js';
 import { followsInputs, isCertain } from '../../ops/core/follows.js';
 import { inferTypes } from '../../ops/core/infer.js';
 
-/** Answers the types of a model's graph outputs by name; implemented with a session by the runtime. */
+/** Returns the types of a model's graph outputs by name; the runtime implements it with a session. */
 export type ShapeOracle = {
   (model: Model): Promise<Map<string, ValueType>>;
-  /** Where there are data to run the model on: they tell the numbers of axes that nothing else does. */
+  /** Set if there is data to run the model on, which gives ranks that nothing else does. */
   observed?: Observed;
 };
 
 export type Observed = {
-  /** The number of axes of what feeds this input. */
+  /** The rank of the data for this input. */
   rank(input: string): number | undefined;
   /**
-   * Types of the graph outputs, their ranks as in a run on the data and on `values` by input name. Empty where these are
-   * not all that the model takes.
+   * Types of the graph outputs, with ranks observed in a run on the data and on `values` by input name. Empty if
+   * these do not cover all inputs of the model.
    */
   run(model: Model, values: ReadonlyMap<string, Tensor>): Promise<Map<string, ValueType>>;
 };
 
-/** Of whose operators `inferTypes` knows the shapes. */
+/** The domains whose operators `inferTypes` supports. */
 const DOMAINS = new Set(['', 'ai.onnx.ml']);
 
-/** Floating-point initializers above this size are handed to the oracle as inputs: their values tell no shape. */
+/**
+ * Larger floating-point initializers are inputs of the model that the oracle gets: shapes do not depend on their
+ * values.
+ */
 const SMALL = 64;
 
 /**
- * Sets the type of every value of the main graph that a node writes, as the runtime sees it: the values are
- * made untyped outputs of a copy of the graph, and the oracle is asked. What it leaves open is filled in from
- * what the file declares, then from the node's inputs, then from a run on data. Returns whether any type was added.
+ * Sets the type of every value that a node of the main graph writes, as the runtime infers it: the values become
+ * untyped outputs of a copy of the graph, whose types the oracle returns. Types that it leaves open are filled in
+ * from the file's declarations, then from the node's inputs, then from a run on data. Returns whether any type was
+ * added.
  */
 export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<boolean> {
   const { graph } = model;
@@ -43,11 +47,11 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   if (oracle.observed) setInputRanks(graph, oracle.observed);
   const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
   const declared = new Map(written.map(v => [v, v.type]));
-  // A session with fewer outputs is made faster, and these follow from what the others are.
+  // A session with fewer outputs is created faster, and the types of these follow from others.
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
   for (const value of following) if (value) value.type = undefined;
-  // It adds no nodes: nothing is named.
+  // Adds no nodes, so that it needs no names.
   const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
   const { certain, open } = tellCertain(g);
   const asked = written.filter(v => !following.has(v) && !certain.has(v));
@@ -62,7 +66,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   return types.size + certain.size > 0;
 }
 
-/** An input that the file gives no shape has as many axes as its data. */
+/** An input without a shape in the file has the rank of its data. */
 function setInputRanks({ inputs }: Graph, observed: Observed): void {
   for (const value of inputs) {
     const rank = value.type?.kind === 'tensor' && !value.shape ? observed.rank(value.name) : undefined;
@@ -72,8 +76,8 @@ function setInputRanks({ inputs }: Graph, observed: Observed): void {
 }
 
 /**
- * What the file declares of a value of which the runtime knows less: where it has no inference for the operator. Where
- * batches are of any size, a number as the first extent is but that of the batch that the file was made with.
+ * The declared type, for a value that the runtime knows less about because it has no inference for the operator. If
+ * batches are variable, a number as the first extent is just the batch size of the export.
  */
 function withDeclared(
   told: ValueType | undefined,
@@ -94,7 +98,7 @@ async function fillInAll(model: Model, g: Builder, oracle: ShapeOracle): Promise
   }
 }
 
-/** Takes the number of axes that is still open from a run. Returns whether it told any. */
+/** Takes unknown ranks from a run. Returns whether it found any. */
 async function observe(model: Model, written: readonly Value[], observed: Observed): Promise<boolean> {
   const open = written.filter(v => v.type?.kind === 'tensor' && !v.shape);
   if (!open.length) return false;
@@ -105,8 +109,8 @@ async function observe(model: Model, written: readonly Value[], observed: Observ
 }
 
 /**
- * Types what follows from the inputs without a doubt, and returns it with the nodes that are left. A session takes time for
- * each of its nodes; it is asked about the graph's outputs in any case, so that a runtime sees the model.
+ * Types the values that follow from their inputs with certainty; returns them, and the other nodes. Session creation
+ * takes time for each node. Graph outputs are always left to the oracle, so that a runtime sees the model.
  */
 function tellCertain(g: Builder): { certain: Set<Value>; open: readonly Node[] } {
   const { inputs, initializers, nodes, outputs } = g.graph;
@@ -126,7 +130,7 @@ function tellCertain(g: Builder): { certain: Set<Value>; open: readonly Node[] }
   return { certain, open };
 }
 
-/** The same for a subgraph, as a model of its own: what it reads from outside is input there. */
+/** The same for a subgraph as a model of its own, in which outer values are inputs. */
 async function inferBody(model: Model, node: Node, sub: Graph, oracle: ShapeOracle): Promise<void> {
   const types = bodyInputTypes(node);
   sub.inputs.forEach((value, i) => {
@@ -154,7 +158,9 @@ export function bodyModel(model: Model, sub: Graph): Model {
   return withGraph(model, body);
 }
 
-/** A runtime may describe an unknown rank as that of a scalar; the extent of the value's Shape tells them apart. */
+/**
+ * A runtime may report an unknown rank as that of a scalar; the extent of the value's Shape distinguishes the two.
+ */
 async function forgetUnknownRanks(
   model: Model,
   nodes: readonly Node[],
@@ -175,7 +181,10 @@ async function forgetUnknownRanks(
   });
 }
 
-/** Extents and ranks that follow from a node's inputs, and the types of sequences, which the runtime does not tell. */
+/**
+ * Infers unknown extents and ranks from a node's inputs, and the types of sequences, which the runtime does not
+ * report.
+ */
 export function fillIn(g: Builder, node: Node): void {
   if (!DOMAINS.has(node.domain) || !node.outputs.some(v => v && isOpen(v.type))) return;
   const types = inferTypes(
@@ -202,13 +211,15 @@ function merged(told: TensorType, own: TensorType): TensorType {
   return { ...told, shape };
 }
 
-/** Below opset 22 the runtime may infer a window more for a pool with `ceil_mode` than its kernel computes. */
+/** Below opset 22 the runtime may infer one window more for a pool with `ceil_mode` than its kernel computes. */
 function inferenceOpset(model: Model, nodes: readonly Node[]): number {
   const rounds = (attr?: Attr) => attr?.type === 'int' && Number(attr.value) === 1;
   return nodes.some(node => rounds(node.attrs.get('ceil_mode'))) ? Math.max(model.opset, 22) : model.opset;
 }
 
-/** These nodes, with `outputs` as graph outputs, what they read of `known` as inputs, and without the weight of the weights. */
+/**
+ * These nodes with `outputs` as graph outputs and values of `known` as inputs, without the contents of large weights.
+ */
 function probe(
   model: Model,
   nodes: readonly Node[],

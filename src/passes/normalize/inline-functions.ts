@@ -8,10 +8,10 @@ import type { Tensor } from '../../graph/tensor.js';
 import { weightOf } from './lift-constants.js';
 
 /**
- * Replaces every call of a model-local function by the function's nodes, calls within functions and within
- * subgraphs included, so that the gradient can pass through them. A weight that a function holds becomes one initializer,
- * which all of its calls read: it is one tensor, as a module's that is called several times. Throws `invalid-model` for a function that
- * calls itself or imports another version of the default operator set. Returns whether there was any call.
+ * Replaces every call of a model-local function by the function's nodes, including calls in functions and in
+ * subgraphs, so that gradients can pass through them. A weight in a function becomes one initializer that all of its
+ * calls read, like that of a module that is called several times. Throws `invalid-model` for a function that calls
+ * itself or imports another version of the default operator set. Returns whether there was any call.
  */
 export function inlineFunctions(model: Model): boolean {
   if (!model.functions.length) return false;
@@ -36,10 +36,10 @@ export function inlineFunctions(model: Model): boolean {
   return changed;
 }
 
-/** The most nodes that a model may have: functions that call others twice double them at each level. */
+/** The maximum number of nodes: functions that call others twice double it at each level. */
 const MOST_NODES = 200_000;
 
-/** Throws `invalid-model` where a function calls itself, or its calls would become too many nodes. */
+/** Throws `invalid-model` if a function calls itself, or its calls would expand to too many nodes. */
 function checkSize({ graph }: Model, table: ReadonlyMap<string, FunctionDef>): void {
   const sizes = new Map<FunctionDef, number>();
   const open = new Set<FunctionDef>();
@@ -84,7 +84,7 @@ function checkImports(model: Model, def: FunctionDef): void {
   }
 }
 
-/** Makes initializers of the main graph of a function's weights, those in its subgraphs too. */
+/** Moves the weights of a function, including those of its subgraphs, to the initializers of the main graph. */
 function liftWeights({ graph }: Model, { body }: FunctionDef, prefix: string, names: Names): void {
   const lift = (value: Value, tensor: Tensor) => {
     value.name = names.fresh(`${prefix}${value.name}`);
@@ -109,7 +109,7 @@ function liftWeights({ graph }: Model, { body }: FunctionDef, prefix: string, na
   }
 }
 
-/** The function's nodes, reading the call's inputs and writing its outputs. */
+/** The function's nodes, with the inputs and outputs of the call. */
 function callBody(
   call: Node,
   def: FunctionDef,
@@ -137,7 +137,7 @@ function callBody(
     const actual = call.outputs[i];
     const made = values.get(formal) ?? (weights.has(formal) ? formal : undefined);
     if (!actual || !made) return;
-    // An output that is an input, or is given twice, has no node that could write it under the caller's name.
+    // An output that is an input, or is returned twice, has no node that could write it under the caller's name.
     if (written.has(made) && !results.has(made)) results.set(made, actual);
     else copies.push(new Node('Identity', [results.get(made) ?? made], [actual]));
   });

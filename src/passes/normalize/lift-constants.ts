@@ -4,8 +4,8 @@ import type { Model, Node } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 
 /**
- * Makes initializers of the floating-point tensors with more than one element that Constant nodes of the main
- * graph hold: some exporters hide weights there. Names stay. Returns whether there were any.
+ * Converts Constant nodes of the main graph with a floating-point tensor of more than one element to initializers, as
+ * some exporters store weights there. Names stay. Returns whether there were any.
  */
 export function liftConstants({ graph }: Model): boolean {
   const kept = graph.nodes.filter(node => {

@@ -4,9 +4,9 @@ import type { Tensor } from '../../graph/tensor.js';
 import { weightOf } from './lift-constants.js';
 
 /**
- * Makes the initializers of subgraphs, and the weights in their Constant nodes, initializers of the main graph, which
- * subgraphs can read: there they can train. A name that the main graph has already gets a number. Those that are a
- * subgraph's outputs stay: a subgraph must not return an outer value. Returns whether there were any.
+ * Moves the initializers of subgraphs, and the weights in their Constant nodes, to the main graph, where they can
+ * train and subgraphs can read them. A name that the main graph already has gets a number. Those that are outputs of
+ * a subgraph stay, as a subgraph must not return an outer value. Returns whether there were any.
  */
 export function liftSubgraphInitializers(model: Model): boolean {
   const { graph } = model;

@@ -6,15 +6,15 @@ import type { Tensor } from '../../graph/tensor.js';
 import { type Origins, readByCall, signatureOf, sourcesOf } from '../select/read-origins.js';
 
 /**
- * Takes apart parameters that an exporter merged because they were equal: fresh normalization scales, biases and
- * running statistics, all ones or all zeros. Trained as one they would stay equal. Tensors of one repeated number
- * are split where an Identity renames one, which then is an initializer of that name, and where several layers read
- * one as their scale, bias or statistic. Weights of other contents are equal because they are tied, and stay so; but
- * in a model with such fresh tensors layers are copies of each other, and an Identity between names that differ in
- * their numbers alone (layers.0.weight, layers.1.weight) splits them too.
+ * Separates parameters that an exporter merged because they were equal, such as fresh normalization scales, biases
+ * and running statistics, all ones or all zeros; trained as one tensor they would stay equal. Uniform tensors are
+ * split if an Identity renames them, in which case an initializer of that name is added, or if several layers read
+ * them as scale, bias or statistic. Other weights are equal because they are tied, and stay so. In a model with such
+ * fresh tensors, however, layers are copies of each other, and an Identity between names that differ only in their
+ * numbers (layers.0.weight, layers.1.weight) splits them too.
  *
- * Where the file names the parameters of the program that are not in it any more, and which call each node is of,
- * these tell which parameter a node reads, and nothing else is split. `origins` gets those of the new initializers.
+ * If the file names parameters of the program that it no longer contains, and the call of each node, these decide
+ * which parameter a node reads, and nothing else is split. The origins of new initializers are added to `origins`.
  * Returns whether anything was split.
  */
 export function splitMergedInitializers(model: Model, origins: Origins = new Map()): boolean {
@@ -24,13 +24,13 @@ export function splitMergedInitializers(model: Model, origins: Origins = new Map
   );
   if (!merged.size) return false;
   const renamed = splitRenamed(graph, merged, origins);
-  // PyTorch's older exporter renames all that it merged.
+  // PyTorch's older exporter renames all parameters that it merged.
   if (renamed && model.producerName === 'pytorch') return true;
   const split = signatureOf(graph).kinds.size ? splitByCalls : splitShared;
   return split(graph, merged, Names.of(model), origins) || renamed;
 }
 
-/** Larger tensors than the scale of a wide layer are weights, which nobody fills with one number. */
+/** Larger tensors than the scale of a wide layer are weights, which are not initialized uniformly. */
 const MOST = 65_536;
 
 const isFresh = (t: Tensor) => t.size > 0 && t.size <= MOST && t.isUniform;
@@ -62,7 +62,7 @@ function areCopies(a: { name: string }, b: { name: string }): boolean {
   return x === y;
 }
 
-/** Gives each parameter of the program that is not in the file its own, where its calls read one that is. */
+/** Gives each parameter of the program that the file lacks its own initializer, if its calls read a merged one. */
 function splitByCalls(graph: Graph, merged: ReadonlySet<Value>, names: Names, origins: Origins): boolean {
   const signature = signatureOf(graph);
   const here = new Set([...graph.initializers.keys()].flatMap(v => [v.name, ...sourcesOf(v)]));
@@ -99,7 +99,7 @@ function splitByCalls(graph: Graph, merged: ReadonlySet<Value>, names: Names, or
           : named.length === 1 && areCopies({ name }, { name: source });
       const found = named.filter(name => missing.has(name) && isOwn(name));
       if (found.length === 1) give(node, input, value, found[0]!);
-      // What a normalization without parameters is given for them may be equal to fresh ones.
+      // The values for a normalization without parameters may be equal to fresh parameters.
       else if (read && !read.length && merged.has(value) && /Normalization$/.test(node.opType))
         give(node, input, value, '');
     }
@@ -107,7 +107,7 @@ function splitByCalls(graph: Graph, merged: ReadonlySet<Value>, names: Names, or
   return owned.size > 0;
 }
 
-/** Inputs that hold one number per channel, and belong to their node. */
+/** Inputs with one number per channel that belong to their node. */
 const OWN = record<readonly number[]>({
   BatchNormalization: [1, 2, 3, 4],
   InstanceNormalization: [1, 2],
@@ -142,7 +142,7 @@ const OWN = record<readonly number[]>({
 });
 const COMMUTES = new Set(['Add', 'Mul']);
 
-/** Gives each layer its own. A layer that is used several times is one, as its weight is. */
+/** Gives each layer its own. A layer that is used several times has one, like its weight. */
 function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names, origins: Origins): boolean {
   const sourceOf = nearestWeights(graph, merged);
   const readers = new Map<string, number>();
@@ -176,8 +176,8 @@ function splitShared(graph: Graph, merged: ReadonlySet<Value>, names: Names, ori
 }
 
 /**
- * The weight that a node reads, or that its data come from by way of nodes that read nothing else. Embeddings do not
- * count: models begin with the same one in several places.
+ * The weight that a node reads, or that its data is computed from by nodes that read nothing else. Embeddings do not
+ * count, as several parts of a model may start with the same one.
  */
 function nearestWeights(graph: Graph, merged: ReadonlySet<Value>): (node: Node) => Value | undefined {
   const isWeight = (v: Value | null) => {

@@ -4,21 +4,22 @@ import type { Tensor } from '../../graph/tensor.js';
 import { toAttrs } from '../../ops/core/builder.js';
 
 /**
- * Ties weights again that an exporter untied: where it transposes weights beforehand, an embedding that is also the
- * last layer is there twice. Of two matrices of which one is the other's transpose, element by element, the second one
- * becomes a Transpose of the first, so that both stay one parameter. Returns whether there were any.
+ * Ties weights that an exporter stored twice: if it transposes weights at export, an embedding that is also the last
+ * layer appears twice. If one matrix is the transpose of an earlier one, element by element, it becomes a Transpose
+ * of that, so that both stay one parameter. Returns whether there were any.
  */
 export function tieTransposedInitializers({ graph }: Model): boolean {
   const matrices = [...graph.initializers]
     .filter(([v, t]) => isFloat(t.dtype) && t.dims.length === 2 && t.size > 1 && !graph.inputs.includes(v))
     .map(([value, tensor]) => ({ value, tensor }));
-  // By type, extents and corners, which tell most matrices apart: to read a whole one can mean to read a file.
+  // Keyed by type, extents and corners, which differ for most matrices: reading a whole matrix can mean reading a
+  // file.
   const firsts = new Map<string, Matrix[]>();
   const ties = new Map<Value, Node>();
   for (const matrix of matrices) {
     const { dtype, dims } = matrix.tensor;
     const [a, b, c, d] = cornersOf(matrix.tensor);
-    // Matrices of one repeated number are equal by chance.
+    // Uniform matrices are equal by chance.
     if (a === b && a === c && a === d && matrix.tensor.isUniform) continue;
     const first = firsts.get(`${[dtype, dims[1], dims[0], a, c, b, d]}`)?.find(m => areTransposed(m, matrix));
     if (first) {

@@ -8,11 +8,11 @@ import * as upgrades from '../../ops/upgrades.js';
 const STEPS = new Map<string, readonly UpgradeStep[]>(Object.entries(upgrades));
 
 /**
- * Brings a model, and its functions, to version `target` of the default operator set, operator by operator;
- * newer ones stay as they are. Before IR 4 initializers had to be graph inputs too: those are constants then,
- * and no longer inputs. Returns whether anything changed.
+ * Converts a model and its functions to version `target` of the default operator set, operator by operator; newer
+ * ones stay as they are. Before IR 4, initializers had to be graph inputs too; these become constants and are removed
+ * from the inputs. Returns whether anything changed.
  *
- * Throws `unsupported-op` for an operator, or a form of one, that has no counterpart.
+ * Throws `unsupported-op` for an operator, or a form of one, without an equivalent.
  */
 export function upgradeOpset(model: Model, target = 18): boolean {
   let changed = false;
@@ -38,7 +38,7 @@ function upgradeGraph(model: Model, opsets: Map<string, number>, target: number)
   return true;
 }
 
-/** The nodes that do at version `target` what the node does at `from`: one step after the other. */
+/** The nodes that do at version `target` what the node does at `from`, converted version by version. */
 function upgradeNode(node: Node, from: number, target: number, c: UpgradeContext): readonly Node[] {
   if (node.domain !== '') return [node];
   const next = STEPS.get(node.opType)?.find(([since]) => since > from && since <= target);

@@ -5,8 +5,8 @@ import type { Tensor } from '../../graph/tensor.js';
 import { compatible } from '../differentiate/backward.js';
 
 /**
- * A copy of the model in which inputs and initializers of these names have these values. Throws `bad-dtype` or
- * `bad-shape` for one of another type, `no-such-value` where the model has none of them.
+ * A copy of the model with new values for inputs and initializers by name. Throws `bad-dtype` or `bad-shape` for a
+ * value of another type, `no-such-value` for a name that the model lacks.
  */
 export function withValues(model: Model, values: ReadonlyMap<string, Tensor>): Model {
   const copy = cloneModel(model);
@@ -29,7 +29,7 @@ export function withValues(model: Model, values: ReadonlyMap<string, Tensor>): M
   return copy;
 }
 
-/** Throws where the value's type is not the one wanted for `name`. */
+/** Throws if the value does not have the type required for `name`. */
 export function checkType(
   what: string,
   { type }: Pick<Value, 'type'>,

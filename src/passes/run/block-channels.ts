@@ -4,14 +4,14 @@ import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 
-/** ONNX Runtime's own operators on tensors whose channels lie in blocks, side by side in memory. */
+/** The domain of ONNX Runtime's own operators on tensors with blocked channels. */
 export const BLOCKED = 'com.microsoft.nchwc';
 
 /**
- * Convolves in the layout that ONNX Runtime's CPU kernels are fastest in, NCHWc: `block` channels of a pixel side by side.
- * Its own optimizer does so where a kernel is a constant; kernels that are trained are not, and are laid out anew in every
- * step, which is little work. Changes the graph's nodes; a file would be for one kind of processor, so this is for sessions.
- * Returns whether there was anything to change.
+ * Runs convolutions in NCHWc, the layout in which ONNX Runtime's CPU kernels are fastest: `block` channels of a pixel
+ * are adjacent in memory. ONNX Runtime's own optimizer does so only for constant kernels; trained ones are reordered
+ * here in every step, which costs little. The result depends on the processor, so this is for sessions, not for
+ * files. Returns whether there was anything to change.
  */
 export function blockChannels(model: Model, block: number): boolean {
   const names = Names.of(model);
@@ -31,12 +31,14 @@ export function blockChannels(model: Model, block: number): boolean {
   return changed;
 }
 
-/** More pairs of channels, as of 512 into 512, belong to small images: to lay them out takes what it gains. */
+/**
+ * More pairs of channels, such as 512 into 512, occur with small images, for which reordering costs what it gains.
+ */
 const MOST = 2 ** 16;
 
 /**
- * Convolutions of images, in float32 and whole blocks, by a kernel larger than a pixel that is no initializer of
- * this graph.
+ * Whether a convolution gains: of images, in float32 and whole blocks, with a kernel larger than a pixel that is not
+ * an initializer of this graph.
  */
 function isFaster(node: Node, graph: Graph, block: number): boolean {
   const [x, w] = node.inputs;
@@ -45,7 +47,7 @@ function isFaster(node: Node, graph: Graph, block: number): boolean {
   const [m, c, ...kernel] = (w?.shape ?? []).map(d => (typeof d === 'number' ? d : 0));
   const group = new Attributes(node).int('group', 1);
   const isImage = kernel.length === 2 && kernel[0]! * kernel[1]! > 1;
-  // Fewer channels than a block are read as they are.
+  // Fewer channels than a block are read without reordering.
   const fits = group === 1 ? c! < block || c! % block === 0 : c === 1 && group === m;
   return isImage && m! % block === 0 && m! * c! > 0 && m! * c! <= MOST && fits;
 }
@@ -58,7 +60,7 @@ function blocked(g: Builder, node: Node, block: number, reordered: Map<Value, Ex
     g.emit(op, inputs, attrs, { domain: BLOCKED, types: [type] })[0]!;
   const isDepthwise = new Attributes(node).int('group', 1) > 1;
   const size = kernel.reduce((n, d) => n * d, 1);
-  // Block by block, and then within blocks: the runtime's Transpose is several times slower when it moves more than an axis.
+  // One axis at a time: the runtime's Transpose is several times slower if it moves several axes.
   const rows = w.reshape([m! / block, block, c! * size]).transpose([0, 2, 1]);
   const laidOut =
     c! % block === 0
@@ -76,8 +78,9 @@ function blocked(g: Builder, node: Node, block: number, reordered: Map<Value, Ex
 }
 
 /**
- * Puts the channels last, as the gradient of a kernel wants them, of what is in blocks already: a single block is so, and
- * a Transpose would start its threads once per image. Returns whether it could.
+ * Reshapes instead of transposing channels to the last axis, as the gradient of a kernel needs them, if the input is
+ * reordered already: a single block has that layout, and a Transpose would start its threads once per image. Returns
+ * whether this applied.
  */
 function channelsLast(g: Builder, node: Node, input: Expr | undefined, block: number): boolean {
   const [y] = node.outputs;

@@ -2,10 +2,10 @@ import { reads } from '../../graph/dependents.js';
 import { type Graph, Node, Value } from '../../graph/ir.js';
 
 /**
- * A state of a Scan that its body reshapes to work on, and reshapes back, has the shape of the work from step to step,
- * and as input and output of the graph, instead: what is reshaped to enter or to leave a graph is copied. The first
- * inputs of `scan`, as many as `count`, are states, and inputs of `graph`; those that change lose their
- * initializers. Returns their new extents, by name.
+ * If the body of a Scan reshapes a state at its start and back at its end, gives the state the inner shape
+ * throughout, as input and output of the graph too, since a Reshape at the boundary of a graph copies. The first
+ * `count` inputs of `scan` are states, and inputs of `graph`; those that change lose their initializers. Returns
+ * their new extents, by name.
  */
 export function hoistReshapes(
   graph: Graph,
@@ -15,7 +15,7 @@ export function hoistReshapes(
 ): Map<string, readonly number[]> {
   const isReshape = (node: Node | undefined): node is Node =>
     node?.opType === 'Reshape' && node.domain === '' && graph.initializers.has(node.inputs[1]!);
-  // The nearest: where a gradient is computed, the state may be reshaped otherwise.
+  // The nearest one, as the state may be reshaped differently where a gradient is computed.
   const entrance = (state: Value, result: Value) => {
     const found = new Set([result]);
     for (const value of found) {
@@ -51,7 +51,7 @@ export function hoistReshapes(
   return hoisted;
 }
 
-/** The type of a value of known extents in other extents, of which one may be -1. */
+/** The type of a value with known extents, reshaped to other extents, of which one may be -1. */
 function reshaped({ dtype, shape }: Value, extents: readonly number[]) {
   if (!dtype || !shape?.every(d => typeof d === 'number') || extents.includes(0)) return undefined;
   const product = (dims: readonly number[]) => dims.reduce((n, d) => n * d, 1);

@@ -2,15 +2,18 @@ import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 
-/** Operators whose second input numbers places along an axis of their first, and whether that axis is always the first. */
+/**
+ * Operators whose second input contains positions along an axis of the first input, and whether that is always the
+ * first axis.
+ */
 const INDEXED = new Map<string, boolean>([
   ...['Gather', 'GatherElements', 'ScatterElements', 'Scatter'].map(op => [op, false] as const),
   ...['GatherND', 'ScatterND'].map(op => [op, true] as const),
 ]);
 
 /**
- * Of the inputs, those whose integers number the rows of what is computed from other inputs, as the edges of a graph do
- * with its nodes: samples then depend on each other, and on their order.
+ * The inputs whose integers are row numbers of values computed from other inputs, such as the edges of a graph with
+ * its nodes. Samples then depend on each other, and on their order.
  */
 export function rowNumbers({ nodes }: Graph, inputs: readonly Value[]): Set<Value> {
   const sources = new Map<Value | null, Set<Value>>(inputs.map(v => [v, new Set([v])]));

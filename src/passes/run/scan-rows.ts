@@ -10,20 +10,20 @@ import { readDescription } from '../file/step-metadata.js';
 import { output } from '../update/transition.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';
 
-/** A table of which a run gives only the rows that it looked up. */
+/** A table of which a run returns only the looked-up rows. */
 export type RunTable = {
   /** The parameter and its optimizer state. */
   states: string[];
-  /** The output that says which rows: an int32 vector of different numbers. */
+  /** The output with the row numbers: an int32 vector without duplicates. */
   rows: string;
 };
 
 export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
 
 /**
- * The steps of a run, as `scanSteps` has them. Of a table of which a step changes only the rows that it looks up, the
- * Scan's state is the rows that the run looks up: they are taken out of the table before the first step, so that no
- * step's cost grows with the table. To put them back is the caller's: a graph cannot write into what it is fed.
+ * The steps of a run, as in `scanSteps`. For a table with sparse updates, the state of the Scan consists of the rows
+ * that the run looks up. They are gathered before the first step, so that the cost of a step does not grow with the
+ * table. The caller has to write them back, as a graph cannot write to its inputs.
  */
 export function scanRows(model: Model): ScannedRows {
   const { lr, parameters } = readDescription(model);
@@ -89,7 +89,7 @@ export function scanRows(model: Model): ScannedRows {
   return { ...scanned, tables };
 }
 
-/** What computes the numbers of the rows that a step looks up. */
+/** The part that computes the numbers of the rows that a step looks up. */
 function indexingGraph(graph: Graph, data: readonly Value[], rows: readonly string[]): Graph {
   const written = graph.nodes.flatMap(node => node.outputs.flatMap(v => v ?? []));
   const indexing = Graph.view(graph, {
@@ -100,7 +100,7 @@ function indexingGraph(graph: Graph, data: readonly Value[], rows: readonly stri
   for (const v of indexing.outputs) v.type = { kind: 'tensor', dtype: 'int64', shape: [null] };
   const live = prune(indexing);
   const read = data.filter(v => live.has(v));
-  // A Scan needs something to scan.
+  // A Scan needs an input to scan.
   indexing.inputs = read.length ? read : data.slice(0, 1);
   return indexing;
 }

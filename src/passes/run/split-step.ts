@@ -6,20 +6,20 @@ import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { readDescription } from '../file/step-metadata.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 
-/** Where the halves keep which output is the next value of which state, as JSON. */
+/** The metadata key under which the halves keep the output with the next value of each state, as JSON. */
 const UPDATES = 'agd.updates';
 
 export type SplitStep = { gradients: Model; update: Model; state: Model };
 
 /**
- * An injected model's step in two halves, for what comes between gradient and update: `gradients` takes the batch and
- * gives loss and gradients, `update` takes these and gives the next state. Run one after the other they do what the
- * step does. State that follows from the batch alone (running statistics) is the first half's, unless the second
- * decides about it; it then is handed over, as is all that only the batch can tell.
+ * An injected model's step in two halves, for work between gradients and update: `gradients` takes the batch and
+ * returns loss and gradients, `update` takes these and returns the next state. Run one after the other, they compute
+ * the same as the step. The first half updates state that depends on the batch alone (running statistics), unless the
+ * second half decides whether to; then it is passed on, like everything else that only the batch determines.
  *
  * State and learning rate are plain inputs, which runtimes in all languages can feed; `state` is a model without
- * inputs whose outputs are the first values of them. The oracle is asked for what is handed over, where a model that
- * was read from a file does not tell its type. Throws `invalid-model` where there is no such place to cut.
+ * inputs whose outputs are the initial values. The oracle infers types of values that are passed on, if a model that
+ * was read from a file lacks them. Throws `invalid-model` if the step cannot be split.
  */
 export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<SplitStep> {
   const model = await withTypes(injected, oracle);
@@ -51,7 +51,7 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
   };
 }
 
-/** The model, or where values have no type, a copy in which they have. */
+/** The model, or a typed copy if some values have no type. */
 async function withTypes(model: Model, oracle: ShapeOracle): Promise<Model> {
   if (model.graph.nodes.every(n => n.outputs.every(v => !v || v.type))) return model;
   const typed = cloneModel(model);
@@ -59,7 +59,10 @@ async function withTypes(model: Model, oracle: ShapeOracle): Promise<Model> {
   return typed;
 }
 
-/** The values, on the way back from `outputs`, at which `stops` says so. Throws where the batch itself is reached. */
+/**
+ * The values at which `stops` returns true, found by following inputs back from `outputs`. Throws if this reaches the
+ * batch.
+ */
 function frontier(outputs: readonly Value[], stops: (v: Value) => boolean): Value[] {
   const seen = new Set<Value>();
   const cut: Value[] = [];
@@ -80,7 +83,7 @@ function frontier(outputs: readonly Value[], stops: (v: Value) => boolean): Valu
   return cut.reverse();
 }
 
-/** The part of the step that gives `outputs`, with `cut` as inputs, and those of `fed` that it reads. */
+/** The part of the step that computes `outputs`, with `cut` as inputs, and those of `fed` that it reads. */
 function part(model: Model, outputs: Value[], cut: readonly Value[], fed: ReadonlySet<string>): Model {
   const { graph, trainingInfo } = model;
   const half = Graph.view(graph, {

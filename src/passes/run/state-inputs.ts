@@ -3,8 +3,8 @@ import { Graph, Model } from '../../graph/ir.js';
 import { readDescription } from '../file/step-metadata.js';
 
 /**
- * The same model without the defaults of state and learning rate, which are then plain inputs: some runtimes
- * do not list inputs that have a default, and silently ignore what is fed to them. Nodes are shared.
+ * The same model with state and learning rate as plain inputs without defaults, since some runtimes do not list
+ * inputs with a default and silently ignore values fed to them. Nodes are shared.
  */
 export function stateInputs(model: Model, updates: readonly Binding[]): Model {
   const fed = new Set([...updates.map(u => u.state), readDescription(model).lr]);

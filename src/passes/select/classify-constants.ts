@@ -1,4 +1,4 @@
-/** Which constants of a model are weights: told from the operators that read them, and from what they hold. */
+/** Distinguishes weights from other constants, by the operators that read them and by their contents. */
 
 import type { Graph, Node, Use, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
@@ -24,27 +24,27 @@ import {
 type Candidate = readonly [Value, Tensor];
 
 /**
- * Tells why a floating-point constant of `candidates` is no weight (undefined where it is one). What counts is where a
- * constant comes to by way of operators that only move elements (Expand, Slice, Transpose ...):
+ * Returns why a floating-point constant of `candidates` is not a weight, or undefined if it is one. Operators that
+ * only move elements (Expand, Slice, Transpose ...) are followed to the actual uses. A constant is not a weight if
  *
- * 1. every operator that reads it takes it as a setting (running statistics, bounds of a clip, an exponent,
- *    a dropout ratio, resize scales ...), or multiplies it by zero;
+ * 1. every operator that reads it uses it as a setting (running statistics, bounds of a clip, an exponent, a dropout
+ *   ratio, resize scales ...), or multiplies it by zero;
  * 2. it has a single element that is broadcast over the other operand: an epsilon, a scale, a temperature;
- * 3. it looks like a mask: some element is infinite or of magnitude 10,000 and above, or there are zeros and one
- *    other number, which is 1, for a factor, or -10 and below, or a factor is triangular;
- * 4. it was filled in the forward pass, as zeros to start from: one repeated number, and every operator that reads it
- *    takes it where fresh weights, which are broadcast over the batch, do not go (an initial state, what is scattered
- *    into, padding, an operand as large as the result);
- * 5. it fills the place of a scale of ones or a bias of zeros in a normalization that has none: the exporter made up
- *    its name, or it belongs to a normalization over groups, whose own scale comes after it;
- * 6. it holds sines and cosines, of positions or of a basis, or frequencies of which nothing but sines and cosines is
- *    taken;
- * 7. it holds coordinates, or what belongs to them: evenly spaced numbers, their powers, strides;
+ * 3. it looks like a mask: some element is infinite or of magnitude 10,000 and above, or all elements are zero or one
+ *   other number, which is 1 for a factor, or -10 and below, or a factor is triangular;
+ * 4. it was filled in the forward pass, such as initial zeros: it is uniform, and every operator reads it where fresh
+ *   weights, which are broadcast over the batch, do not occur (an initial state, the target of a scatter, padding, an
+ *   operand as large as the result);
+ * 5. it is the scale of ones or bias of zeros of a normalization without parameters: its name is made up by the
+ *   exporter, or the normalization is over groups, with its own scale after it;
+ * 6. it contains sines and cosines, of positions or of a basis, or frequencies that are only used in sines and
+ *   cosines;
+ * 7. it contains coordinates or related values: evenly spaced numbers, their powers, strides;
  * 8. it is subtracted from an input of the model that is then divided, or it is that divisor;
- * 9. it belongs to a batch normalization that was frozen: its running statistics, or its scale, are arithmetic.
+ * 9. it belongs to a frozen batch normalization, whose running statistics or scale are plain arithmetic.
  *
- * Of what `origins` knows as a module's state, 2 and 4 do not hold, nor do exponents count as settings: numbers of the
- * program have other names in that file.
+ * Rules 2 and 4, and exponents as settings, do not apply to the state of a module according to `origins`: in such
+ * files, constants of the program have other names.
  */
 export function notAWeight(
   graph: Graph,
@@ -71,7 +71,7 @@ export function notAWeight(
     if (tensor.size === 1 && !isState && !uses.some(isSingleChannel)) return 'a constant of the arithmetic';
     if (uses.every(r => ELEMENTWISE.has(r.node.opType)) && isMask(uses, tensor)) return 'a mask';
     if (!isState && uses.every(r => takesFilled(r, tensor)) && tensor.isUniform) {
-      // The first factor of a product of weights may be a fresh one, of low rank.
+      // The first factor of a low-rank product of weights may be a fresh weight.
       if (uses.some(r => r.node.opType !== 'MatMul' || r.value !== value))
         return 'filled in the forward pass';
     }
@@ -84,7 +84,7 @@ export function notAWeight(
   };
 }
 
-/** Inputs that set an operator up rather than take part in learning. */
+/** Inputs that configure an operator and do not learn. */
 const SETTINGS = record<readonly number[]>({
   BatchNormalization: [3, 4],
   Clip: [1, 2],
@@ -99,10 +99,10 @@ const SETTINGS = record<readonly number[]>({
   STFT: [2],
 });
 
-/** Floating-point inputs that no gradient goes through, even where they are computed. */
+/** Floating-point inputs without a gradient, even if they are computed. */
 export const NEVER_DIFFERENTIATED = record<readonly number[]>({ Resize: [2], Upsample: [1] });
 
-/** Inputs that hold one number per channel: a single element there is a weight of a single channel. */
+/** Inputs with one number per channel: a single element there is a weight of a single channel. */
 const PER_CHANNEL = record<readonly number[]>({
   Conv: [1, 2],
   ConvTranspose: [1, 2],
@@ -128,7 +128,7 @@ function isSingleChannel({ node, index, value }: ValueUse): boolean {
   return isChannel(node.inputs[1 - index]);
 }
 
-/** The addend of a matrix product whose factor is zero. */
+/** Whether it is the addend of a matrix product with the factor zero. */
 function isUnused({ node, index }: Use): boolean {
   const beta = node.attrs.get('beta');
   return node.opType === 'Gemm' && index === 2 && beta?.type === 'float' && beta.value === 0;
@@ -145,7 +145,7 @@ function isMask(uses: readonly ValueUse[], tensor: Tensor): boolean {
   return uses.every(r => r.node.opType === 'Mul') && isTriangular(tensor);
 }
 
-/** Inputs that start something: states, and what is scattered into. */
+/** Inputs with initial values: states, and targets of a scatter. */
 const STARTS = record<readonly number[]>({
   LSTM: [5, 6],
   GRU: [5],
@@ -165,7 +165,10 @@ function takesFilled({ node, index, value: { shape } }: ValueUse, tensor: Tensor
   return node.opType === 'Mul' && `${shape}` === `${result}` && tensor.at(0) === 0;
 }
 
-/** Names that PyTorch's exporters give to constants that are no parameters or buffers; maybe with a number after. */
+/**
+ * Names that PyTorch's exporters give to constants other than parameters and buffers, possibly with a number
+ * appended.
+ */
 const MADE_UP = /^(val|ones|zeros|full|fill)(_\d+)*$|^onnx::|Constant(_\d+)?_output_0(_\d+)?$/;
 
 function isFiller({ node, index }: Use, { name }: Value, tensor: Tensor): boolean {
@@ -175,13 +178,13 @@ function isFiller({ node, index }: Use, { name }: Value, tensor: Tensor): boolea
   return MADE_UP.test(name) || (node.opType === 'InstanceNormalization' && isOverGroups(node));
 }
 
-/** GroupNormalization as exporters write it: the groups become channels, and channels again. */
+/** Whether it is part of an exported GroupNormalization, in which groups become channels, and channels again. */
 function isOverGroups(node: Node): boolean {
   const after = node.outputs[0]!.readers;
   return after.length > 0 && after.every(reader => reader.opType === 'Reshape');
 }
 
-/** Operators through which a table of positions comes to where it is used, or that read a basis. */
+/** Operators between a table of positions and its use, or that read a basis. */
 const POSITIONAL = setOf(
   'Add Sub Mul Gather GatherND Slice Unsqueeze Squeeze Reshape Transpose Expand Concat Cast RotaryEmbedding ' +
     'GroupQueryAttention MatMul Gemm Conv Einsum',
@@ -189,7 +192,7 @@ const POSITIONAL = setOf(
 
 const PRODUCTS = setOf('MatMul Gemm Conv');
 
-/** Evenly spaced numbers where points are made of them, bases of polynomials, strides that scale points. */
+/** Evenly spaced numbers that make up points, bases of polynomials, strides that scale points. */
 function areCoordinates(uses: readonly ValueUse[], tensor: Tensor): boolean {
   if (uses.every(r => PRODUCTS.has(r.node.opType))) return isCount(tensor) || isPowerBasis(tensor);
   if (!uses.every(r => ELEMENTWISE.has(r.node.opType) || r.node.opType === 'Concat')) return false;
@@ -199,20 +202,20 @@ function areCoordinates(uses: readonly ValueUse[], tensor: Tensor): boolean {
   return isGrid(tensor) && !uses.every(isBias) && !(isFactor && isRamp(tensor));
 }
 
-/** An addend of one number per channel to a product. */
+/** Whether it adds one number per channel to a product. */
 function isBias({ node, index, value }: ValueUse): boolean {
   const before = node.inputs[1 - index]?.producer?.opType;
   return node.opType === 'Add' && value.shape?.length === 1 && PRODUCTS.has(before ?? '');
 }
 
-/** 0, 1/n, 2/n ... of n numbers: how much of each channel some recurrent networks mix at first. */
+/** 0, 1/n, 2/n ... for n numbers: initial mixing factors of the channels in some recurrent networks. */
 const isRamp = (tensor: Tensor) => tensor.at(0) === 0 && Math.abs(tensor.at(1) * tensor.size - 1) < 1e-4;
 
 const LINEAR = setOf(
   'Mul Div MatMul Einsum Gather Slice Unsqueeze Squeeze Reshape Transpose Expand Concat Cast',
 );
 
-/** Whether all that becomes of a value is a sine or a cosine, and both do. */
+/** Whether a value is only used in sines and cosines, and in both. */
 function areFrequencies(value: Value): boolean {
   const found = new Set<string>();
   const seen = new Set<Value>();

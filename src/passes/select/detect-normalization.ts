@@ -1,11 +1,11 @@
-/** Statistics that are subtracted and divided by as arithmetic: of a model's inputs, of batch normalizations. */
+/** Detects statistics used in plain arithmetic: normalization of a model's inputs, frozen batch normalization. */
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { constantsOf, isMove } from '../common/readers.js';
 
 /**
- * The constants that normalize an input of the model: one is subtracted (or its negative added), then another divides.
- * Before, between and after that an input may be moved, cast, and scaled by single numbers. A constant that makes
- * more of the input than it was, as centers do by which distances are taken, normalizes nothing.
+ * The constants that normalize an input of the model: one is subtracted (or its negative added), then another
+ * divides. Around these, an input may be moved, cast, and scaled by single numbers. A constant that enlarges the
+ * input by broadcasting, such as centers from which distances are computed, does not normalize it.
  */
 export function inputNormalization(graph: Graph): Set<Value> {
   const constants = constantsOf(graph);
@@ -35,7 +35,10 @@ export function inputNormalization(graph: Graph): Set<Value> {
 
 const ARITHMETIC = new Set(['Add', 'Sub', 'Mul', 'Div']);
 
-/** The constant that divides what `first` writes, or multiplies it after a subtraction; undefined where others read it. */
+/**
+ * The constant that divides the output of `first`, or multiplies it after a subtraction; undefined if there are other
+ * readers.
+ */
 function scaleAfter(value: Value, first: Node, constants: ReadonlySet<Value>): Value | undefined {
   const [use, ...others] = value.uses;
   if (!use || others.length) return undefined;
@@ -50,9 +53,9 @@ function scaleAfter(value: Value, first: Node, constants: ReadonlySet<Value>): V
 }
 
 /**
- * The constants of batch normalizations that were frozen, whose four are then buffers: written as arithmetic with the
- * running statistics by their names, or folded to a factor and an addend of a convolution's result whose names are made
- * up. Parameters that multiply such a result directly keep their names.
+ * The constants of frozen batch normalizations, all four of which are then buffers: arithmetic with running
+ * statistics that have the usual names, or a factor and an addend with made-up names after a convolution. Parameters
+ * that multiply such a result directly keep their names.
  */
 export function frozenNormalization(graph: Graph): Set<Value> {
   const found = new Set<Value>();
@@ -76,7 +79,7 @@ export function frozenNormalization(graph: Graph): Set<Value> {
   return found;
 }
 
-/** The only reader of a node's result where it joins it with a folded constant of one number per channel. */
+/** The only reader of a node's output, if that combines it with a folded constant of one number per channel. */
 function foldedAfter(before: Node, opType: string, graph: Graph) {
   const [use, ...others] = before.outputs[0]!.uses;
   if (use?.node.opType !== opType || others.length) return undefined;

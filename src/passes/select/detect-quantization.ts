@@ -8,12 +8,12 @@ import { opDef } from '../../ops/index.js';
 import type { SelectOptions } from '../options.js';
 import type { ParameterChoice } from './parameter-choice.js';
 
-/** Why a weight does not train whose gradient would have to pass rounding. */
+/** The reason of a weight whose gradient would have to pass rounding. */
 export const ROUNDED = 'its gradient stops where the model rounds: --straight-through trains it';
 
 /**
- * Whether a node rounds its numbers to integers, or computes on such. Where the number of a scale follows from the data,
- * a gradient of the scale alone says nothing of the product that it belongs to.
+ * Whether a node rounds its inputs to integers or computes on such integers. If a scale is computed from the data,
+ * the gradient of the scale alone says nothing about the product that it belongs to.
  */
 export function rounds(node: Node): boolean {
   if (node.opType === 'QuantizeLinear' || node.opType === 'DynamicQuantizeLinear') return true;
@@ -21,13 +21,13 @@ export function rounds(node: Node): boolean {
   return def?.kind === 'zero' && def.why === ON_INTEGERS;
 }
 
-/** The nodes of the graph that round, or that have a subgraph with such a node. */
+/** The nodes of the graph that round, or have a subgraph with such a node. */
 export function roundingNodes(graph: Graph): Node[] {
   const any = (node: Node): boolean => rounds(node) || node.subgraphs().some(body => body.nodes.some(any));
   return graph.nodes.filter(any);
 }
 
-/** Scales that quantization made of weights, which stay with the integers that they belong to. */
+/** Scales computed when weights were quantized, which stay fixed with the integers. */
 export function quantizationScales(graph: Graph): Set<Value> {
   const nodes = [...allGraphs(graph)].flatMap(g => g.nodes);
   const measured = new Set(
@@ -42,7 +42,7 @@ export function quantizationScales(graph: Graph): Set<Value> {
   return new Set([...ofProducts, ...ofOperators].flatMap(v => v ?? []));
 }
 
-/** The inputs of operators on integers that hold scales of more than one number. */
+/** Inputs of operators on integers for scales with more than one element. */
 const SCALES = record<readonly number[]>({
   QLinearConv: [1, 4, 6],
   QLinearMatMul: [1, 4, 6],
@@ -53,12 +53,12 @@ const SCALES = record<readonly number[]>({
   MatMulIntegerToFloat: [2, 3],
 });
 
-/** Weights that are stored as integers, and why they do not train. */
+/** Weights stored as integers, and why they do not train. */
 export function integerWeights(graph: Graph): ParameterChoice[] {
   const places = new Map<Value, Value>();
   const found = new Map<Value, string>();
   for (const node of [...allGraphs(graph)].flatMap(g => g.nodes)) {
-    // A table that is shared is laid out anew for each use.
+    // A shared table is transposed or reshaped for each use.
     if (/^(Reshape|Transpose|Identity)$/.test(node.opType) && node.inputs[0] && node.outputs[0])
       places.set(node.outputs[0], places.get(node.inputs[0]) ?? node.inputs[0]);
     for (const input of node.inputs) {
@@ -70,7 +70,7 @@ export function integerWeights(graph: Graph): ParameterChoice[] {
   return [...found].map(([value, why]) => ({ value, trains: false, why, by: 'file' }));
 }
 
-/** Zero points are smaller than what they belong to. */
+/** Zero points are smaller than the tensors that they belong to. */
 function holdsWeights(node: Node, { dtype, dims, size }: Tensor): boolean {
   const isData = isQuantized(dtype) && dims.length > 1 && size > 1;
   return isData && (node.opType === 'DequantizeLinear' || rounds(node) || isBlockwise(node));
@@ -88,8 +88,8 @@ function reason(node: Node, { dtype }: Tensor): string {
 }
 
 /**
- * Throws `no-gradient` where weights would train but for rounding, unless it is named with `--train` what trains without
- * them: says what the file is, and what can be done.
+ * Throws `no-gradient` if weights would train without rounding, unless `--train` names parameters that train anyway.
+ * The error describes the file and the alternatives.
  */
 export function refuseRounded(
   graph: Graph,
@@ -102,7 +102,10 @@ export function refuseRounded(
   throw new AgdError('no-gradient', explain(graph, lost, exact));
 }
 
-/** What a quantized file is and what can be done, in one line; `lost` and `exact` do not and do train as it is. */
+/**
+ * A one-line description of a quantized file and the alternatives; `lost` are the parameters that rounding prevents
+ * from training, `exact` those that train.
+ */
 export function explain(
   graph: Graph,
   lost: readonly ParameterChoice[],

@@ -1,7 +1,7 @@
 import type { Value } from '../../graph/ir.js';
 
-/** What decided: the user, what the file says of its tensors, or (where it says nothing) a rule. */
+/** What decided: the user, the file, or a rule if the file says nothing. */
 export type DecidedBy = 'option' | 'file' | 'rule';
 
-/** What becomes of a floating-point constant of the model, why, and who says so. */
+/** Whether a floating-point constant of the model trains, why, and what decided. */
 export type ParameterChoice = { value: Value; trains: boolean; why: string; by: DecidedBy };

@@ -1,24 +1,28 @@
-/** What a file itself says of where its tensors come from; read before any rule that goes by how a tensor looks. */
+/**
+ * Reads what a file records about the origin of its tensors, which takes precedence over rules based on their use and
+ * contents.
+ */
 import { isFloat } from '../../graph/dtype.js';
 import { allGraphs, type Graph, type Model, type Node, type Value } from '../../graph/ir.js';
 import { graphMetadata, nodeMetadata, valueMetadata } from '../../graph/proto/metadata.js';
 
 /**
- * - `parameter`: the framework's parameter, or computed from one;
- * - `constant`: a buffer of the framework's, or a number of the program;
- * - `named`: part of a module's state, a parameter or a buffer: the exporter gives numbers of the program other names.
+ * - `parameter`: a parameter of the framework, or computed from one;
+ * - `constant`: a buffer of the framework, or a constant of the program;
+ * - `named`: part of a module's state, a parameter or a buffer. The exporter gives constants of the program other
+ *   names.
  *
- * `why` is what to tell the user.
+ * `why` is shown to the user.
  */
 export type Origin = { kind: 'parameter' | 'constant' | 'named'; why: string };
 
-/** Of the initializers of a model and the outputs of its Constant nodes, those whose origin the file tells. */
+/** The initializers of a model and outputs of its Constant nodes whose origin is recorded. */
 export type Origins = Map<Value, Origin>;
 
 /**
- * Reads what exporters write of tensors. PyTorch's newer one names all parameters and buffers of the program, and what
- * each folded constant was computed from; its older one puts numbers of the program into Constant nodes, and gives
- * names of modules to nothing but their state.
+ * Reads the metadata and names that exporters write. PyTorch's newer exporter records all parameters and buffers of
+ * the program, and the sources of each folded constant. Its older exporter writes constants of the program as
+ * Constant nodes, and gives names of modules only to their state.
  */
 export function readOrigins(model: Model): Origins {
   const { graph } = model;
@@ -41,7 +45,7 @@ export function readOrigins(model: Model): Origins {
     if (kind) return { kind: kind === 'parameter' ? kind : 'constant', why: `the file says: a ${kind}` };
     const folded = valueMetadata(v).get(FOLDED_FROM);
     if (folded !== undefined && signature.kinds.size) return foldedFrom(v, signature.kinds, here);
-    // Where a batch normalization is folded into a convolution that has no bias.
+    // Batch normalization that was folded into a convolution without a bias.
     const layer = /^(.*)_bias$/.exec(v.name)?.[1];
     if (layer !== undefined && signature.kinds.get(layer) === 'parameter')
       return { kind: 'parameter', why: `folded into the layer of ${layer}` };
@@ -68,15 +72,15 @@ const KINDS: Record<string, Kind> = {
   CONSTANT_TENSOR: 'constant of the program',
 };
 
-/** PyTorch's older exporter: names of what is no module's state. */
+/** PyTorch's older exporter: whether a name is that of a module's state. */
 const isOwnName = (name: string) => !/^(onnx::|\/|\d+$)|_output_\d+$/.test(name);
-/** A Constant node of PyTorch's older exporter, of which another tool may have made an initializer. */
+/** A Constant node of PyTorch's older exporter, which another tool may have converted to an initializer. */
 const CONSTANT_NODE = /(^|\/)Constant(_\d+)?_output_0$/;
 
-/** `targets`: names in the file, by what calls of the exported program name them. */
+/** `targets`: names in the file, by the names that calls of the exported program use. */
 export type Signature = { kinds: ReadonlyMap<string, Kind>; targets: ReadonlyMap<string, string> };
 
-/** All parameters and buffers of the exported program, those that are not in the file any more included. */
+/** All parameters and buffers of the exported program, including those that are no longer in the file. */
 export function signatureOf(graph: Graph): Signature {
   const kinds = new Map<string, Kind>();
   const targets = new Map<string, string>();
@@ -89,35 +93,35 @@ export function signatureOf(graph: Graph): Signature {
   return { kinds, targets };
 }
 
-/** The parameters and buffers that the call reads of which the exporter made a node; undefined where it does not say. */
+/** The parameters and buffers read by the call that the exporter converted to a node; undefined if not recorded. */
 export function readByCall(node: Node, { targets }: Signature): string[] | undefined {
   const text = nodeMetadata(node).get(CALL);
   if (text === undefined) return undefined;
   return [...text.matchAll(/%(\w+)/g)].flatMap(([, name]) => targets.get(name!) ?? []);
 }
 
-/** The names of what the exporter computed a constant from. */
+/** The names of the values that the exporter computed a constant from. */
 export const sourcesOf = (value: Value) => readList(valueMetadata(value).get(FOLDED_FROM) ?? '');
 
-/** A list of names as Python prints it. */
+/** A list of names in Python's notation. */
 const readList = (text: string) => [...text.matchAll(/'([^']*)'/g)].map(([, name]) => name!);
 
-/** What only lays elements out anew, by the name of the call; `val` names parts of one. */
+/** Calls that only change the layout of elements, by name; `val` is the name of intermediate values. */
 const LAYOUT = new Set(
   'val t transpose permute view reshape unsqueeze squeeze flatten clone contiguous alias detach to _to_copy cat stack slice select getitem split split_with_sizes chunk'.split(
     ' ',
   ),
 );
 
-/** Whether a folded constant is its sources, elements laid out anew. */
+/** Whether a folded constant is its sources in another layout. */
 function isLaidOut(value: Value, kinds: ReadonlyMap<string, Kind>): boolean {
   const steps = [value.name, ...sourcesOf(value).filter(name => !kinds.has(name))];
   return steps.every(name => LAYOUT.has(name.replace(/(_cast|_\d+)+$/, '')));
 }
 
 /**
- * A constant that was computed from parameters takes their place. Where these are in the file (`here`) and train there,
- * it is one more copy, of theirs at the time of the export, and leaves them alone.
+ * A constant that was computed from parameters replaces them. If these are in the file (`here`) and train there, the
+ * constant is a copy as of the export and is left unchanged.
  */
 function foldedFrom(value: Value, kinds: ReadonlyMap<string, Kind>, here: ReadonlySet<string>): Origin {
   const of = (kind: Kind) => sourcesOf(value).filter(name => kinds.get(name) === kind);

@@ -1,4 +1,7 @@
-/** What tensors hold that nobody trains: masks, positions, coordinates, bases. Each test reads little of most tensors. */
+/**
+ * Recognizes contents that do not train: masks, positions, coordinates, bases. Each test reads only a few elements of
+ * most tensors.
+ */
 import type { Tensor } from '../../graph/tensor.js';
 
 const CLOSE = 1e-3;
@@ -21,7 +24,7 @@ export function maskOf(tensor: Tensor): 'hides' | 'keeps' | undefined {
   return other === 1 ? 'keeps' : other <= -10 ? 'hides' : undefined;
 }
 
-/** Square matrices with zeros on one side of the diagonal and none elsewhere: a causal mask, or one that decays. */
+/** Square matrices with zeros on exactly one side of the diagonal: a causal mask, or one with decay. */
 export function isTriangular(tensor: Tensor): boolean {
   const [rows = 0, columns = 0] = tensor.dims.slice(-2);
   if (tensor.dims.length < 2 || rows !== columns || rows < 3 || tensor.size === 0) return false;
@@ -33,7 +36,7 @@ export function isTriangular(tensor: Tensor): boolean {
     .every((x: number, i: number) => (x === 0) === isZero(Math.floor(i / columns) % rows, i % columns));
 }
 
-/** Rows of sines and cosines, in turn or one half after the other. */
+/** Rows of sines and cosines, alternating or in halves. */
 export function isSinusoid(tensor: Tensor): boolean {
   const width = tensor.dims.at(-1) ?? 0;
   if (tensor.dims.length < 2 || width % 2 || tensor.size < 8) return false;
@@ -45,7 +48,7 @@ export function isSinusoid(tensor: Tensor): boolean {
   return partners.some(partner => x.every((v, i) => onCircle(v, x[i - (i % width) + partner(i % width)]!)));
 }
 
-/** Rows, or columns, of which the second half are the sines of what the first are the cosines of, under a window. */
+/** Rows, or columns, whose second half are the sines for the cosines in the first half, times a window. */
 export function isWaveBasis(tensor: Tensor): boolean {
   return matricesOf(tensor).some(({ rows, columns, at }) => {
     const half = rows / 2;
@@ -58,7 +61,7 @@ export function isWaveBasis(tensor: Tensor): boolean {
   });
 }
 
-/** Rows, or columns, that are the powers of evenly spaced numbers: ones, the numbers, their squares ... */
+/** Rows, or columns, with the powers of evenly spaced numbers: ones, the numbers, their squares ... */
 export function isPowerBasis(tensor: Tensor): boolean {
   return matricesOf(tensor).some(({ rows, columns, at }) => {
     if (rows < 2 || columns < 4 || at(0, 0) !== 1 || at(0, columns - 1) !== 1) return false;
@@ -69,7 +72,7 @@ export function isPowerBasis(tensor: Tensor): boolean {
 
 type Matrix = { rows: number; columns: number; at: (r: number, c: number) => number };
 
-/** A tensor that is a matrix but for axes of one, and its transpose; elements are read where they are asked for. */
+/** A tensor with two axes longer than 1 as a matrix, and its transpose; elements are read on demand. */
 function matricesOf(tensor: Tensor): Matrix[] {
   const dims = tensor.dims.filter(d => d > 1);
   if (dims.length !== 2) return [];
@@ -98,7 +101,7 @@ function areSpaced(x: readonly number[]): boolean {
   return Math.abs(step) > 1e-6 * scale && x.every((v, i) => isNear(v, x[0]! + i * step, scale));
 }
 
-/** 0, 1, 2 ... along one axis: the bins that a projection takes the mean of. */
+/** 0, 1, 2 ... along one axis: the bins of a distribution whose mean is computed. */
 export function isCount(tensor: Tensor): boolean {
   const { size, dims } = tensor;
   if (size < 4 || dims.filter(d => d > 1).length !== 1) return false;
@@ -107,8 +110,8 @@ export function isCount(tensor: Tensor): boolean {
 }
 
 /**
- * Coordinates: every row repeats evenly spaced numbers, each once or several times in a row, as the grids of `arange`,
- * `linspace` and `meshgrid` do. The x and y of points may lie on the last axis.
+ * Coordinates: every row repeats evenly spaced numbers, each once or several times in a row, as the grids of
+ * `arange`, `linspace` and `meshgrid` do. The x and y of points may be on the last axis.
  */
 export function isGrid(tensor: Tensor): boolean {
   const dims = tensor.dims.filter(d => d > 1);
@@ -130,7 +133,7 @@ export function isGrid(tensor: Tensor): boolean {
   return (varies && (count < 4 || Boolean(stepsOf(firsts)))) || stepsOf(firsts) === 'spaced';
 }
 
-/** Looks at a few elements: of weights hardly any three are evenly spaced. */
+/** A quick test of a few elements: hardly any three weights are evenly spaced. */
 function mayBeSpaced(tensor: Tensor, dims: readonly number[]): boolean {
   const step = dims.length > 1 && dims.at(-1)! < 4 ? dims.at(-1)! : 1;
   if (tensor.size < 4 * step) return tensor.size >= 4;
@@ -141,7 +144,7 @@ function mayBeSpaced(tensor: Tensor, dims: readonly number[]): boolean {
   return [first - second, first, second].some(d => Math.abs(d) <= tolerance);
 }
 
-/** `spaced`: three or more evenly spaced numbers, in order, begun again at times; `constant`: one number. */
+/** `spaced`: three or more evenly spaced numbers in order, possibly repeated; `constant`: one number. */
 function stepsOf(line: readonly number[]): 'spaced' | 'constant' | undefined {
   const scale = line.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   if (!Number.isFinite(scale)) return undefined;
@@ -158,7 +161,7 @@ function stepsOf(line: readonly number[]): 'spaced' | 'constant' | undefined {
   return onLattice && values.size > 2 && forth >= 2 * again ? 'spaced' : undefined;
 }
 
-/** One power of two from 4 on, or several in order: the strides of the levels of a pyramid. */
+/** A single power of two, from 4 on, or several in order: the strides of the levels of a pyramid. */
 export function areStrides(tensor: Tensor): boolean {
   if (tensor.size < 2) return false;
   const isStride = (x: number) => x >= 2 && Number.isInteger(Math.log2(x));
@@ -168,7 +171,7 @@ export function areStrides(tensor: Tensor): boolean {
   return x.every((v: number, i: number) => isStride(v) && (i === 0 || v >= x[i - 1]!));
 }
 
-/** Whole numbers from 2 on, of which some are large: sizes in pixels. */
+/** Whole numbers from 2 on, some of them large: sizes in pixels. */
 export function arePixels(tensor: Tensor): boolean {
   const isSize = (x: number) => x >= 2 && Number.isInteger(x);
   if (tensor.size < 4 || !isSize(tensor.at(0)) || !isSize(tensor.at(tensor.size - 1))) return false;
@@ -176,7 +179,7 @@ export function arePixels(tensor: Tensor): boolean {
   return x.every(isSize) && x.some((v: number) => v >= 10);
 }
 
-/** One number, as far as rounding goes: the distance of points that were evenly spaced. */
+/** One number, up to rounding: the distance between evenly spaced points. */
 export function isSpacing(tensor: Tensor): boolean {
   const first = tensor.at(0);
   if (tensor.size < 4 || first === 0 || !isNear(tensor.at(tensor.size - 1), first)) return false;
@@ -184,8 +187,8 @@ export function isSpacing(tensor: Tensor): boolean {
 }
 
 /**
- * Finds the tensors of equal extents whose last element may be the cosine of what a tensor's is the sine of: to compare
- * all elements of all pairs would take quadratic time.
+ * Finds tensors of equal extents whose last element may be the cosine of the angle whose sine is the last element of
+ * a given tensor: comparing all elements of all pairs would take quadratic time.
  */
 export function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[] {
   const last = (tensor: Tensor) => tensor.at(tensor.size - 1);
@@ -205,7 +208,10 @@ export function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => T
   };
 }
 
-/** Whether one tensor holds the sines of what the other holds the cosines of; ones and zeros are fresh weights. */
+/**
+ * Whether one tensor contains the sines of the angles whose cosines the other contains; uniform tensors are fresh
+ * weights.
+ */
 export function areWaves(a: Tensor, b: Tensor): boolean {
   if (a === b || !onCircle(a.at(0), b.at(0)) || a.isUniform) return false;
   const [x, y] = [a.floats(), b.floats()];

@@ -13,7 +13,7 @@ import type { Origins } from './read-origins.js';
 import { isCount } from './recognize-contents.js';
 import { toldByGlobs } from './told-by-globs.js';
 
-/** Why a parameter does not train that the checkpoint has frozen. */
+/** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
 
 /**
@@ -52,7 +52,7 @@ export function selectParameters(
     if (told(value.name) === 'train') return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
-    // No file says which parameters do not require gradients; nobody trains 0, 1, 2 ...
+    // No file records which parameters do not require gradients, but 0, 1, 2 ... is not a weight.
     const isTold = origin && origin.kind !== 'named' && !(origin.kind === 'parameter' && isCount(tensor));
     if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
     const reason = why(value, tensor);
@@ -112,7 +112,7 @@ function beforeRounding(graph: Graph, targets: readonly Value[]): Set<Value> {
   return reach(graph, [...new Set(nodes.flatMap(reads))], options);
 }
 
-/** The values that `targets` depend on through differentiable operators, from them back. */
+/** The values that `targets` depend on through differentiable operators. */
 function reach(graph: Graph, targets: readonly Value[], options: BackwardOptions): Set<Value> {
   const floating = [...graph.initializers.keys()].filter(v => isFloat(v.dtype));
   const active = activeValues(graph.nodes, floating, options);

@@ -4,9 +4,9 @@ import type { Builder } from '../../ops/core/builder.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
 
 /**
- * Adds the gradients of `batches` runs up, in the states `<param>_grad_sum` and the counter `micro_step`, and makes
- * the transition of their mean in the last of these runs. `kinds` are what a run has for each parameter: `grad`, and
- * what else is to be added up like it.
+ * Accumulates the gradients of `batches` runs in the states `<param>_grad_sum` and the counter `micro_step`, and
+ * applies the transition to their mean in the last of these runs. `kinds` are the terms of a run for each parameter:
+ * `grad`, and others that are accumulated like it.
  */
 export function accumulateGradients(
   g: Builder,

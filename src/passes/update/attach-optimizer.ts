@@ -22,19 +22,19 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   averages?: Value[];
   sums?: Value[];
   counter?: Value;
-  /** For optimizers of second order: each parameter's part of the Hessian's product with random signs. */
+  /** For second-order optimizers: the part for each parameter of the product of the Hessian with random signs. */
   products: Value[];
   skipped?: Value;
   gradNorm?: Value;
   telemetry?: Telemetry;
-  /** Everything a step changes, and the outputs that hold the next values. */
+  /** The states that a step changes, with the outputs for their next values. */
   updates: StateUpdate[];
 };
 
 /**
- * Adds the update of parameters and running statistics: the next value of each, and of the optimizer's own state,
- * becomes an output. State and learning rate become inputs with initializers, so that the file starts from its
- * defaults. Throws `bad-option`.
+ * Adds the update of parameters and running statistics: the next value of each, and of the optimizer state, becomes
+ * an output. State and learning rate become inputs with initializers, so that the file starts with its defaults.
+ * Throws `bad-option`.
  */
 export function attachOptimizer<O extends OptimizerOptions>(
   g: Builder,

@@ -6,8 +6,8 @@ import { readDescription } from '../file/step-metadata.js';
 import { stateInput, type Transition } from './transition.js';
 
 /**
- * Keeps an exponential moving average of the weights, in the states `<param>_ema`, which begin as the weights:
- * after each update, ema = decay ema + (1 - decay) w.
+ * Keeps an exponential moving average of the weights in the states `<param>_ema`, which start as the weights: after
+ * each update, ema = decay ema + (1 - decay) w.
  */
 export function averageWeights(
   g: Builder,
@@ -33,7 +33,7 @@ export function averageWeights(
   };
 }
 
-/** An injected model with the averages in place of the weights. Throws `bad-option` where it keeps none. */
+/** An injected model with the averages in place of the weights. Throws `bad-option` if it keeps none. */
 export function averagedModel(injected: Model): Model {
   const { ema, parameters } = readDescription(injected);
   if (ema === undefined)

@@ -2,8 +2,8 @@ import type { Value } from '../../graph/ir.js';
 import type { Expr } from '../../ops/core/expr.js';
 
 /**
- * Tensors of up to this many elements are updated together. A node takes a microsecond or more whatever it computes; to
- * join and to part tensors is to copy each of them once, which for larger ones costs more than the nodes saved.
+ * Tensors of up to this many elements are updated together. A node takes at least a microsecond regardless of its
+ * work; concatenating and splitting copies each tensor, which for larger ones costs more than the nodes saved.
  */
 const SMALL = 2 ** 12;
 
@@ -25,7 +25,7 @@ export function groupSmall(
   return [...groups.values()];
 }
 
-/** Tensors of any shape as one vector; a single one as it is. */
+/** Concatenates tensors of any shape into one vector; a single one is returned unchanged. */
 export function join(tensors: readonly Expr[]): Expr {
   if (tensors.length === 1) return tensors[0]!;
   const [first, ...others] = tensors.map(e => (e.rank === 1 ? e : e.reshape([-1])));

@@ -5,9 +5,9 @@ import { coins } from '../../ops/rademacher.js';
 import { backward } from '../differentiate/backward.js';
 
 /**
- * The product of the loss's Hessian and a vector of random signs z, for each parameter the part of its shape: the
- * gradient of sum(grads * z). Signs are drawn anew for each `step`, an int64 scalar. Throws `no-gradient` where an
- * operator of the backward pass has no rule.
+ * The product of the loss's Hessian with a vector of random signs z, split by parameter: the gradient of sum(grads *
+ * z). Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
+ * without a rule.
  */
 export function hessianProducts(
   g: Builder,

@@ -11,9 +11,9 @@ import type { TrainedParameter, UpdateRule } from './update-parameters.js';
 export type Telemetry = { state: Value; columns: string[] };
 
 /**
- * Writes what every `every`-th update did into the state `telemetry`: for each parameter the number of the update, the
- * 2-norms of gradient (after clipping) and update, and what the optimizer shows of itself. In between it stays as it
- * is, and costs nothing.
+ * Records every `every`-th update in the state `telemetry`: for each parameter the number of the update, the 2-norms
+ * of gradient (after clipping) and update, and the optimizer's own observations. In other updates it stays unchanged
+ * and costs nothing.
  */
 export function recordTelemetry<O extends OptimizerOptions>(
   g: Builder,

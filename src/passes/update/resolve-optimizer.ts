@@ -4,7 +4,7 @@ import { ensure, resolveOptions } from '../../ops/optimizers/optimizer.js';
 import type { Facts } from '../common/context.js';
 import type { InjectOptions } from '../options.js';
 
-/** The optimizer with its options. Throws `bad-option` where one of them, or of the step's, cannot be. */
+/** The optimizer with its options. Throws `bad-option` if one of them, or of the step's options, is invalid. */
 export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
   const { name = 'agd', ...given } = options.optimizer ?? {};
   const optimizer = optimizerNamed(name);
@@ -18,7 +18,7 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
   return { name, optimizer, settings };
 }
 
-/** Throws `bad-option` where lazy rows are asked for beside what knows whole tables only. */
+/** Throws `bad-option` if sparse updates are combined with an option that needs whole tables. */
 function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
   if (!options.lazyRows?.length) return;
   const { gradients, accumulate = 1, ema, telemetry } = options;

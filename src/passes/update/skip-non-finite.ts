@@ -5,8 +5,7 @@ import { globalNorm } from './clip-gradients.js';
 import { stateInput, type Transition, when } from './transition.js';
 
 /**
- * Leaves every state as it is where the norm of all gradients together is not finite, and counts it in the
- * state `skipped`.
+ * Leaves all state unchanged if the global gradient norm is not finite, and counts such steps in the state `skipped`.
  */
 export function skipNonFinite(
   g: Builder,

@@ -4,12 +4,15 @@ import type { Expr } from '../../ops/core/expr.js';
 import { scan } from '../../ops/core/scan.js';
 
 /**
- * Elements of a tile: the ten or so tensors of an update fit in the cache of each core, the runtime still gives both halves
- * of a tile to a thread, and the nodes' fixed cost is small against their work. What is larger than a tile is cut.
+ * Elements of a tile. About ten tensors of an update fit in the cache of each core, the runtime still splits a tile
+ * between two threads, and the fixed cost of nodes is small. Larger tensors are cut into tiles.
  */
 const TILE = { least: 2 ** 14, most: 2 ** 17 };
 
-/** The size of the tiles that a large tensor is cut into without a rest; undefined where it is not large, or has none. */
+/**
+ * The largest tile size that divides a large tensor without remainder; undefined if the tensor is not large, or there
+ * is none.
+ */
 export function tileOf({ shape }: Value): number | undefined {
   const size = (shape as readonly number[]).reduce((n, d) => n * d, 1);
   if (size <= TILE.most) return undefined;
@@ -19,8 +22,8 @@ export function tileOf({ shape }: Value): number | undefined {
 }
 
 /**
- * What `compute` makes, element by element, of tensors of one shape, tile by tile: what one node writes is still in the
- * cache when the next one reads it, so that memory is passed over once instead of once for each node.
+ * Applies the elementwise function `compute` to tensors of one shape, tile by tile: the output of a node is still in
+ * the cache when the next one reads it, so that memory is traversed once instead of once per node.
  */
 export function tiled(
   g: Builder,

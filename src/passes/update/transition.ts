@@ -3,16 +3,16 @@ import type { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 
-/** A tensor that a training step changes: `state` is fed, `value` replaces it. */
+/** A tensor that a training step changes: `state` is the input, `value` its next value. */
 export type StateUpdate = { state: Value; value: Value };
 
 /** The next value of each state that a step changes. */
 export type Updates = Map<Value, Expr>;
 
-/** Writes what becomes of the state, given the parameters' gradients, into the graph of `g`. */
+/** Adds the nodes that compute the next state from the gradients of the parameters to the graph of `g`. */
 export type Transition = (g: Builder, grads: readonly Expr[]) => Updates;
 
-/** State: a graph input whose initializer is its value before the first step. */
+/** A state: a graph input whose initializer is its value before the first step. */
 export function stateInput(g: Builder, hint: string, tensor: Tensor): Value {
   const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
   g.graph.inputs.push(value);
@@ -21,8 +21,8 @@ export function stateInput(g: Builder, hint: string, tensor: Tensor): Value {
 }
 
 /**
- * Does the one or the other, in an If, so that only what is chosen costs time. A state that only one branch
- * changes stays as it is in the other.
+ * Executes one of two branches in an If, so that only that one costs time. A state that only one branch changes stays
+ * as it is in the other.
  */
 export function when(
   g: Builder,
@@ -42,7 +42,7 @@ export function when(
   return new Map(states.map((s, i) => [s, chosen[i]!]));
 }
 
-/** A graph output of its own, under a name that tells what it is. */
+/** A separate graph output with a descriptive name. */
 export function output(g: Builder, e: Expr, hint: string): Value {
   const value = g.rename(e, hint);
   g.graph.addOutputs(value);

@@ -34,10 +34,12 @@ export {
 } from './runtime/comparison.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
+export type { FitData, Sample } from './runtime/data/from-values.js';
 export { loadArrays } from './runtime/data/load.js';
 export { type Data, type DataOptions, openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';
 export type { Block, Field, FieldKind, Source, Values } from './runtime/data/source.js';
+export { type NestedArray, type TensorLike, toTensor } from './runtime/data/to-tensor.js';
 export type { EvaluateOptions } from './runtime/evaluation.js';
 export type {
   BestEpoch,
@@ -54,15 +56,18 @@ export type {
 } from './runtime/events.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
+export { type Callbacks, type FitOptions, type FitResult, fit } from './runtime/fit.js';
 export { exportFrom } from './runtime/formats/artifacts.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
 export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
 export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
+export type { RunHistory } from './runtime/run-state.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainJob } from './runtime/train-job.js';
 export { Trainer } from './runtime/trainer.js';
 export { type LoopOptions, trainingLoop } from './runtime/training-loop.js';
+export type { Reply } from './runtime/training-run.js';
 export { trainInWorker } from './runtime/worker.js';
 export type {
   AdaptOptions,

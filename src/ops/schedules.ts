@@ -6,22 +6,24 @@ import { ensure } from './optimizers/optimizer.js';
 /**
  * A factor on the learning rate that changes with the number of updates done. It begins with a linear warm-up
  * from `start` (default 1/warmup) to 1 in `warmup` updates, where given; then its kind rules. Lengths are in
- * updates, and `total` includes the warm-up. What each kind takes is in `KINDS`.
+ * updates, in epochs (`'3epochs'`) or in percent of `total` (`'5%'`), which includes the warm-up. What each kind takes is in
+ * `KINDS`. Of `plateau` the graph has the warm-up only: `fit` and `runTrainJob` multiply the learning rate that they feed.
  */
-export type Schedule = { kind: ScheduleKind } & Partial<Record<Setting, number>>;
+export type Schedule = { kind: ScheduleKind } & Partial<
+  Record<LengthSetting, Length> & Record<NumberSetting, number>
+>;
 
-type Setting =
-  | 'warmup'
-  | 'start'
-  | 'total'
-  | 'final'
-  | 'period'
-  | 'multiply'
-  | 'every'
-  | 'gamma'
-  | 'timescale'
-  | 'peak';
-type Settings = Record<Setting, number>;
+/** A schedule whose lengths are all in updates, as a file has it. */
+export type PlannedSchedule = { kind: ScheduleKind } & Partial<Settings>;
+
+/** Updates; epochs, which are known where there are data; or a share of the schedule's total. */
+export type Length = number | `${number}epoch` | `${number}epochs` | `${number}%`;
+
+const LENGTHS = ['warmup', 'total', 'period', 'every', 'timescale'] as const;
+type LengthSetting = (typeof LENGTHS)[number];
+type NumberSetting = 'start' | 'final' | 'multiply' | 'gamma' | 'peak' | 'factor' | 'patience';
+type Settings = Record<LengthSetting | NumberSetting, number>;
+type Setting = keyof Settings;
 
 type Kind = {
   /** What it takes besides warm-up, with the default; undefined where it has to be given. */
@@ -65,6 +67,15 @@ const KINDS = {
     factor: (k, { timescale }) => k.add(timescale).rdiv(timescale).sqrt(),
   },
 
+  /**
+   * Times `factor` after every `patience` epochs without a better value of what is monitored, down to `final`. Where the
+   * factor stands depends on the run, so the graph leaves it to who feeds the learning rate.
+   */
+  plateau: {
+    takes: () => ({ factor: 0.1, patience: 10, final: 0 }),
+    factor: k => k.ones(),
+  },
+
   /** Up from `start` to 1 in the share `peak` of `total`, down to `final`, both along cosines: super-convergence, 2017. */
   'one-cycle': {
     takes: ({ start = 1 / 25 }) => ({ total: undefined, peak: 0.3, start, final: start / 1e4 }),
@@ -83,7 +94,7 @@ export const SCHEDULES = Object.keys(KINDS) as ScheduleKind[];
  * The factor on the learning rate of the update after `done` updates, both scalars of one type; as PyTorch's schedulers.
  * `total`, of that type too, takes the place of the schedule's own where it is given.
  */
-export function scheduleFactor(schedule: Schedule, done: Expr, total?: Expr): Expr {
+export function scheduleFactor(schedule: PlannedSchedule, done: Expr, total?: Expr): Expr {
   const settings = resolveSchedule(schedule);
   const kind: Kind = KINDS[schedule.kind];
   const { warmup, start } = settings;
@@ -97,11 +108,65 @@ export function scheduleFactor(schedule: Schedule, done: Expr, total?: Expr): Ex
 export function lacksTotal({ kind, ...given }: Schedule): boolean {
   if (given.total !== undefined || !Object.hasOwn(KINDS, kind)) return false;
   const { takes }: Kind = KINDS[kind];
-  return 'total' in takes(given);
+  return 'total' in takes(given as Partial<Settings>);
+}
+
+/** What a length that is not in updates is in. Throws `bad-option` for what is not a length. */
+export function lengthOf(
+  kind: string,
+  name: string,
+  length: string,
+): { epochs: number } | { percent: number } {
+  const [, number, unit] = /^(\d+(?:\.\d+)?|\.\d+)(%|epochs?)$/.exec(length) ?? [];
+  const value = Number(number);
+  ensure(
+    unit !== undefined && value > 0 && (unit !== '%' || value <= 100),
+    `Schedule '${kind}': ${name} is a number of updates, epochs as in 3epochs, or a share of total as in 5%, not ${length}.`,
+  );
+  return unit === '%' ? { percent: value } : { epochs: value };
+}
+
+/**
+ * The schedule with all lengths in updates, and with a total where it needs one; `updates` tells the updates of some epochs, or
+ * of the whole run. Throws `bad-option` where that is needed and not known.
+ */
+export async function planLengths(
+  schedule: Schedule,
+  updates?: (epochs?: number) => number | Promise<number>,
+): Promise<PlannedSchedule> {
+  const { kind, ...given } = schedule;
+  const unknown = (name: string, length: string) =>
+    new AgdError(
+      'bad-option',
+      `Schedule '${kind}': ${name}=${length} has a length only where there are data, as in train: give a number of updates.`,
+    );
+  const planned = { ...given } as Record<string, number | string | undefined>;
+  const inUpdates = async (name: string, epochs?: number) => {
+    if (!updates) throw unknown(name, String(given[name as Setting] ?? 'of the run'));
+    return Math.max(1, Math.round(await updates(epochs)));
+  };
+  if (typeof planned.total === 'string') {
+    const length = lengthOf(kind, 'total', planned.total);
+    if (!('epochs' in length)) throw shareOfItself(kind);
+    planned.total = await inUpdates('total', length.epochs);
+  } else if (updates && lacksTotal(schedule)) planned.total = await updates();
+  for (const name of LENGTHS) {
+    const value = planned[name];
+    if (typeof value !== 'string') continue;
+    const length = lengthOf(kind, name, value);
+    planned[name] =
+      'epochs' in length
+        ? await inUpdates(name, length.epochs)
+        : Math.max(
+            1,
+            Math.round((length.percent / 100) * (Number(planned.total) || (await inUpdates(name)))),
+          );
+  }
+  return { ...planned, kind } as PlannedSchedule;
 }
 
 /** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
-export function resolveSchedule({ kind, ...given }: Schedule): Settings {
+export function resolveSchedule({ kind, ...given }: PlannedSchedule): Settings {
   ensure(Object.hasOwn(KINDS, kind), `Unknown schedule '${kind}'; expected one of ${SCHEDULES.join(', ')}.`);
   const { takes }: Kind = KINDS[kind];
   const warmup = kind === 'one-cycle' ? {} : { warmup: 0, start: given.warmup ? 1 / given.warmup : 1 };
@@ -139,11 +204,29 @@ export function parseSchedule(text: string): Schedule {
       const [name, value] = item.split('=');
       if (!name || !value?.trim())
         throw new AgdError('bad-option', `Schedule '${text}': '${item}' is not of the form name=number.`);
-      return [name.trim(), Number(value)];
+      const length = value.trim();
+      const isNumber = !(LENGTHS as readonly string[]).includes(name.trim()) || !/[a-z%]$/i.test(length);
+      return [name.trim(), isNumber ? Number(length) : length];
     });
   const schedule = { ...Object.fromEntries(settings), kind: kind!.trim() } as Schedule;
-  resolveSchedule(lacksTotal(schedule) ? { ...schedule, total: Number.MAX_SAFE_INTEGER } : schedule);
+  checkSchedule(schedule);
   return schedule;
+}
+
+const shareOfItself = (kind: string) =>
+  new AgdError('bad-option', `Schedule '${kind}': total is not a share of itself.`);
+
+/** Throws `bad-option` for what is wrong whatever the lengths of run and epoch are. */
+export function checkSchedule(schedule: Schedule): void {
+  const { kind } = schedule;
+  const most = { total: Number.MAX_SAFE_INTEGER };
+  const lengths = Object.entries(schedule).flatMap(([name, value]) => {
+    if (typeof value !== 'string' || name === 'kind') return [];
+    if ('percent' in lengthOf(kind, name, value) && name === 'total') throw shareOfItself(kind);
+    return [[name, name === 'total' ? most.total : 1]];
+  });
+  const known = { ...schedule, ...Object.fromEntries(lengths) } as PlannedSchedule;
+  resolveSchedule(lacksTotal(schedule) ? { ...known, ...most } : known);
 }
 
 const count = { ok: (x: number) => Number.isSafeInteger(x) && x > 0, what: 'a whole number above 0' };
@@ -162,6 +245,8 @@ const RANGES: Record<Setting, { ok: (x: number) => boolean; what: string }> = {
   gamma: positive,
   timescale: positive,
   peak: share,
+  factor: { ok: (x: number) => x > 0 && x < 1, what: 'a number between 0 and 1' },
+  patience: count,
 };
 
 /** How much of the way from the warm-up's end to `total` is done, at most 1. */

@@ -92,6 +92,9 @@ const INJECT_OPTIONS = new Map(
 );
 const NESTED = ['loss', 'optimizer'];
 
+/** What `inject` takes besides a loss and an optimizer. */
+export const INJECT_OPTION_NAMES: readonly string[] = [...INJECT_OPTIONS.keys()];
+
 /** The types of what a description records. */
 export const RECORDED = Object.fromEntries(
   entries.flatMap(([name, { recorded, type }]) => (recorded ? [[name, type]] : [])),

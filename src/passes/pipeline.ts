@@ -11,6 +11,7 @@ import { spellDefaultDomain } from '../graph/proto/read.js';
 import { neededInputs } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
+import { lacksTotal } from '../ops/schedules.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
@@ -575,7 +576,11 @@ const ALL = [
           begins: c.begins[i],
         };
       });
-      const planned = { ...options, schedule, endsWithRun: schedule !== options.schedule };
+      const planned = {
+        ...options,
+        schedule,
+        endsWithRun: !!options.schedule && lacksTotal(options.schedule),
+      };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
       c.batchNumber = () => {

@@ -54,6 +54,11 @@ export type ComparisonEvent =
 /** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
   const { candidates, seeds, epochs } = comparison;
+  if (comparison.inject.schedule?.kind === 'plateau')
+    throw new AgdError(
+      'bad-option',
+      'The schedule plateau is not available in comparisons: choose another one.',
+    );
   const data = await openData(comparison.data, dataOptionsOf(comparison));
   const { validation: path } = comparison;
   let held: Data | undefined;

@@ -41,12 +41,7 @@ export async function exportFile(injected: Model, path: string, options: ExportO
   if (exports?.length || options.bakePreprocessing) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
     const learned = new Map(names.map(name => [name, values.get(name)!]));
-    const original = readOriginal(trained);
-    const part = exports?.length ? partOfModel(original, exports) : original;
-    const model = options.bakePreprocessing
-      ? bakePreprocessing(part, neededRecipe(recipe))
-      : withRecipe(part, recipe);
-    return saveTrained(model, path, learned);
+    return saveTrained(trainedModel(injected, options), path, learned);
   }
   const { bytes: original, tensors, placeOf } = placesFor(names, trained);
   const bytes = recipe ? withEntry(original, RECIPE_KEY, JSON.stringify(recipe)) : original;
@@ -82,6 +77,15 @@ function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undef
   if (isBinary) return { ...recipe, scores: { output, loss, threshold: loss === 'bce' ? 0.5 : 0 } };
   const rank = injected.graph.outputs.find(v => v.name === output)?.shape?.length ?? 2;
   return { ...recipe, scores: { output, loss, classAxis: spec.classAxis ?? (rank >= 4 ? 1 : -1) } };
+}
+
+/** What `exportFile` writes, as a model in memory. Throws as it does. */
+export function trainedModel(injected: Model, options: ExportOptions = {}): Model {
+  const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
+  const original = readOriginal(options.ema ? averagedModel(injected) : injected);
+  const { exports } = readStep(injected);
+  const part = exports?.length ? partOfModel(original, exports) : original;
+  return options.bakePreprocessing ? bakePreprocessing(part, neededRecipe(recipe)) : withRecipe(part, recipe);
 }
 
 /** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */

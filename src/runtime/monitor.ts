@@ -1,7 +1,8 @@
 /** The value by which epochs are compared: which one is the best, and whether the run still improves. */
 import { AgdError } from '../graph/errors.js';
+import { type PlannedSchedule, resolveSchedule } from '../ops/schedules.js';
 import type { BestEpoch, EpochEvent } from './events.js';
-import { metricNamed } from './metrics/index.js';
+import { type MetricChoice, metricNamed } from './metrics/index.js';
 
 export type MonitorOptions = {
   /** The validation value to compare epochs by: 'loss' (the default) or a metric. */
@@ -10,14 +11,18 @@ export type MonitorOptions = {
   patience?: number;
   /** The least change that counts as an improvement for `patience`; 0 if not given. */
   minDelta?: number;
+  /** The metrics that are computed, where some are definitions of one's own. */
+  metrics?: readonly MetricChoice[];
 };
 
 export type Direction = 'higher' | 'lower';
 
 /** Whether larger values of a metric are better. Throws `bad-option` for a metric that has no better or worse. */
-export function directionOf(metric: string): Direction {
+export function directionOf(metric: string, metrics: readonly MetricChoice[] = []): Direction {
   if (metric === 'loss') return 'lower';
-  const { better } = metricNamed(metric.split('/')[0]!);
+  const [name] = metric.split('/') as [string];
+  const own = metrics.find(choice => typeof choice !== 'string' && choice.name === name);
+  const { better } = metricNamed(own ?? name);
   if (better) return better;
   throw new AgdError(
     'bad-option',
@@ -68,7 +73,7 @@ export class Monitor {
 
   constructor(private readonly options: MonitorOptions) {
     this.metric = options.monitor ?? 'loss';
-    this.better = directionOf(this.metric);
+    this.better = directionOf(this.metric, options.metrics);
     this.#patience = new Patience(this.better, options.minDelta);
   }
 
@@ -89,4 +94,45 @@ export class Monitor {
     if (improves) this.best = { epoch: event.epoch, metric: this.metric, value };
     return improves;
   }
+}
+
+/** The schedule `plateau`: a factor on the learning rate, which depends on the epochs observed alone. */
+export class Plateau {
+  factor = 1;
+  readonly #metric: string;
+  readonly #patience: Patience;
+
+  constructor(
+    private readonly schedule: PlannedSchedule,
+    { monitor = 'loss', minDelta, metrics }: MonitorOptions,
+  ) {
+    this.#metric = monitor;
+    this.#patience = new Patience(directionOf(monitor, metrics), minDelta);
+  }
+
+  observe(event: EpochEvent): void {
+    const value = monitoredValue(event, this.#metric);
+    if (value === undefined) return;
+    const { factor, patience, final } = resolveSchedule(this.schedule);
+    this.#patience.observe(value);
+    if (this.#patience.waited < patience) return;
+    this.factor = Math.max(final, this.factor * factor);
+    this.#patience.waited = 0;
+  }
+
+  /** The learning rate to feed, where `given` or else `own` is the one to begin with. */
+  rate(given: number | undefined, own: number): number | undefined {
+    return this.factor === 1 ? given : (given ?? own) * this.factor;
+  }
+}
+
+/** The metrics to compute where this one is monitored. */
+export function metricsWith(
+  monitor: string | undefined,
+  metrics: readonly MetricChoice[] | undefined,
+): readonly MetricChoice[] | undefined {
+  if (monitor === undefined || monitor === 'loss') return metrics;
+  const [name] = monitor.split('/') as [string];
+  const isThere = metrics?.some(choice => (typeof choice === 'string' ? choice : choice.name) === name);
+  return isThere ? metrics : [...(metrics ?? ['default']), name];
 }

@@ -169,13 +169,16 @@ export async function runTrainJob(
 }
 
 /** Throws `bad-option` for what cannot be kept. */
-function checkRetention({ state, keepBest, keepLast, saveEvery, validation }: TrainJob): void {
+function checkRetention({ state, keepBest, keepLast, saveEvery, validation, valSplit }: TrainJob): void {
   const flags = Object.entries({ 'keep-best': keepBest, 'keep-last': keepLast, 'save-every': saveEvery });
   const [flag] = flags.find(([, value]) => value !== undefined) ?? [];
   if (flag && state === undefined)
     throw new AgdError('bad-option', `--${flag} needs a file to save the state to: give --state FILE.`);
-  if (keepBest !== undefined && validation === undefined)
-    throw new AgdError('bad-option', '--keep-best needs validation data: give them with --val.');
+  if (keepBest !== undefined && validation === undefined && valSplit === undefined)
+    throw new AgdError(
+      'bad-option',
+      '--keep-best needs validation data: give them with --val or --val-split.',
+    );
   if (saveEvery !== undefined) parseInterval(saveEvery);
 }
 

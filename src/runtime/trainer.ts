@@ -3,7 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
-import type { Schedule } from '../ops/schedules.js';
+import type { PlannedSchedule } from '../ops/schedules.js';
 import { trainingPart } from '../passes/common/part-of-model.js';
 import { rangeOfTarget } from '../passes/differentiate/attach-loss.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
@@ -273,7 +273,7 @@ export class Trainer {
   }
 
   /** The schedule's factors on the learning rate, after so many updates each. */
-  async #factors(schedule: Schedule, done: readonly number[]): Promise<number[]> {
+  async #factors(schedule: PlannedSchedule, done: readonly number[]): Promise<number[]> {
     this.#schedule ??= await Session.create(scheduleFactors(schedule), { threads: 1 });
     const { factor } = await this.#schedule.run({
       done: Tensor.from('float64', [done.length], Float64Array.from(done)),
@@ -407,6 +407,11 @@ export class Trainer {
 
   #counter(name: string | undefined): number {
     return name === undefined ? 0 : this.#state[name]!.numbers()[0]!;
+  }
+
+  /** The model's own learning rate, before its schedule. */
+  get lr(): number {
+    return this.#defaultLr().numbers()[0]!;
   }
 
   #defaultLr(): Tensor {

@@ -3,7 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Checkpoints } from './checkpoints.js';
 import type { Dataset } from './data/dataset.js';
 import type { EndEvent, EpochEvent, LoopEvent, StartEvent } from './events.js';
-import { Monitor, type MonitorOptions, monitoredValue } from './monitor.js';
+import { Monitor, type MonitorOptions, metricsWith, monitoredValue, Plateau } from './monitor.js';
 import { fitHistory, follow, type Run, withRun } from './run-state.js';
 import type { Trainer } from './trainer.js';
 import { type LoopOptions, trainingLoop } from './training-loop.js';
@@ -53,10 +53,20 @@ export async function trainRun(
   if (!validation && (patience !== undefined || options.monitor !== undefined))
     throw new AgdError(
       'bad-option',
-      `${patience === undefined ? '--monitor' : '--patience'} needs validation data: give them with --val.`,
+      `${patience === undefined ? '--monitor' : '--patience'} needs validation data: give them with --val or --val-split.`,
+    );
+  const { schedule } = trainer.description;
+  const plateau = schedule?.kind === 'plateau' ? new Plateau(schedule, options) : undefined;
+  if (plateau && !validation)
+    throw new AgdError(
+      'bad-option',
+      'The schedule plateau needs validation data: give them with --val or --val-split.',
     );
   const monitor = new Monitor(options);
-  for (const event of history.epochs) monitor.observe(event);
+  for (const event of history.epochs) {
+    monitor.observe(event);
+    plateau?.observe(event);
+  }
   checkpoints.revalue(epoch => {
     const event = history.epochs.find(one => one.epoch === epoch);
     return event && monitoredValue(event, monitor.metric);
@@ -92,9 +102,11 @@ export async function trainRun(
     },
   };
   const limit = (done: number) => (stepwise ? 1 : timer.stepsLeft(done));
-  const loop = { epochs, batchSize, seed, lr, validation, metrics, trainMetrics };
+  const rate = plateau ? () => plateau.rate(lr, trainer.lr) : lr;
+  const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics };
   for await (const event of trainingLoop(trainer, train, {
     ...loop,
+    metrics: metricsWith(options.monitor, metrics),
     signal: stop,
     limit,
     afterRun: saveIfDue,
@@ -105,6 +117,7 @@ export async function trainRun(
       await tell(event);
       continue;
     }
+    plateau?.observe(event);
     const isBest = monitor.observe(event);
     const shown: EpochEvent = isBest ? { ...event, best: true } : event;
     follow(history, shown);

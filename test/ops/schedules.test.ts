@@ -3,7 +3,7 @@ import { Graph, Model } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Builder } from '../../src/ops/core/builder.js';
-import { parseSchedule, scheduleFactor } from '../../src/ops/schedules.js';
+import { type PlannedSchedule, parseSchedule, planLengths, scheduleFactor } from '../../src/ops/schedules.js';
 import { output } from '../../src/passes/update/transition.js';
 import { Session } from '../../src/runtime/session.js';
 
@@ -199,14 +199,45 @@ it.each([
   ['cosine:total=10,every=3', "Schedule 'cosine' takes warmup, start, total, final, not 'every'"],
   ['linear:total=10,warmup=10', 'the warm-up of 10 updates must end before total (10)'],
   ['linear:total=2.5', 'total is a whole number above 0, not 2.5'],
-  ['linear:total=ten', 'total is a whole number above 0, not NaN'],
+  [
+    'linear:total=ten',
+    'total is a number of updates, epochs as in 3epochs, or a share of total as in 5%, not ten',
+  ],
   ['linear:total', "'total' is not of the form name=number"],
   ['step:every=10,gamma=0', 'gamma is a number above 0, not 0'],
   ['inverse-sqrt', 'needs timescale'],
+  ['cosine:total=50%', 'total is not a share of itself'],
+  [
+    'step:every=3days',
+    'every is a number of updates, epochs as in 3epochs, or a share of total as in 5%, not 3days',
+  ],
+  ['linear:warmup=120%', 'or a share of total as in 5%, not 120%'],
+  ['plateau:factor=2', 'factor is a number between 0 and 1, not 2'],
   ['one-cycle:total=40,warmup=4', "takes total, peak, start, final, not 'warmup'"],
   ['one-cycle:total=10,peak=0.05', 'peak is the share of total that goes up, between 0.1 and 1, not 0.05'],
 ])('refuses %s', (text, message) => {
   expect(() => parseSchedule(text)).toThrow(message);
+});
+
+it.each([
+  ['cosine:warmup=5%,total=10epochs', { warmup: 100, total: 2000 }],
+  ['linear:warmup=2epochs', { warmup: 400, total: 6000 }],
+  ['cosine:warmup=5%', { warmup: 300, total: 6000 }],
+  ['step:every=3epochs', { every: 600 }],
+  ['step:every=25%', { every: 1500 }],
+  ['cosine:period=0.5epochs', { period: 100 }],
+  ['linear:total=80,warmup=10%', { warmup: 8, total: 80 }],
+  ['plateau:factor=0.5,patience=2,warmup=1epoch', { warmup: 200, factor: 0.5, patience: 2 }],
+])('plans %s in epochs of 200 updates, of a run of 30', async (text, lengths) => {
+  const updates = (epochs = 30) => 200 * epochs;
+  const { kind, ...planned } = await planLengths(parseSchedule(text), updates);
+  expect(planned).toMatchObject(lengths);
+});
+
+it('knows shares of a total, but no epochs, where there are no data', async () => {
+  expect(await planLengths(parseSchedule('linear:total=80,warmup=10%'))).toMatchObject({ warmup: 8 });
+  for (const text of ['step:every=3epochs', 'linear:total=2epochs', 'step:every=5%'])
+    await expect(planLengths(parseSchedule(text))).rejects.toThrow('has a length only where there are data');
 });
 
 /** A graph of nothing but the factor. */
@@ -216,6 +247,6 @@ function factorSession(text: string): Promise<Session> {
   const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
   const done = g.newValue('done', { kind: 'tensor', dtype: 'int64', shape: [] });
   g.graph.inputs.push(done);
-  output(g, scheduleFactor(parseSchedule(text), g.of(done).cast('float64')), 'factor');
+  output(g, scheduleFactor(parseSchedule(text) as PlannedSchedule, g.of(done).cast('float64')), 'factor');
   return Session.create(model);
 }

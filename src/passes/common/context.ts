@@ -9,7 +9,7 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
-import type { Schedule } from '../../ops/schedules.js';
+import type { PlannedSchedule } from '../../ops/schedules.js';
 import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
 import type { TrainingDescription } from '../file/description.js';
@@ -95,7 +95,7 @@ export type Facts = {
   lastRows: Map<Value, Value>;
   /** Name of the output that holds the gradient of a value; null if the gradient is zero. */
   gradients: Map<string, string | null>;
-  schedule: Schedule | undefined;
+  schedule: PlannedSchedule | undefined;
   attached: AttachedOptimizer;
   /** ONNX's training operators before they were expanded. */
   operators: TrainingOperators;

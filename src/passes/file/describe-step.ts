@@ -1,6 +1,6 @@
 import { isExtension } from '../../ops/optimizers/index.js';
 import type { With } from '../common/context.js';
-import { recordedOptions } from '../options.js';
+import { type RecordedOptions, recordedOptions } from '../options.js';
 import type { TrainingDescription } from './description.js';
 import { writeDescription } from './step-metadata.js';
 
@@ -8,6 +8,9 @@ type Described = With<
   | ('work' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
   | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'attached')
 >;
+
+/** The options as recorded, with the schedule in updates. */
+type Planned = Pick<TrainingDescription, keyof RecordedOptions>;
 
 /** Binds each state to its next value, and writes the description of the step into the metadata. */
 export function describeStep(context: Described): TrainingDescription {
@@ -41,7 +44,7 @@ function describe(context: Described): TrainingDescription {
     lr: attached.lr.name,
     step: attached.step.name,
     scheduleTotal: attached.total?.name,
-    ...recordedOptions({ ...options, schedule: context.schedule }),
+    ...(recordedOptions({ ...options, schedule: context.schedule }) as Planned),
     accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
     skipped: attached.skipped?.name,
     telemetry: attached.telemetry && {

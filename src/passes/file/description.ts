@@ -1,7 +1,9 @@
+import type { PlannedSchedule } from '../../ops/schedules.js';
 import type { LeastBatch, LossSpec, RecordedOptions, StoredCheckpoint } from '../options.js';
 
 /** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
-export type TrainingDescription = RecordedOptions & {
+export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
+  schedule?: PlannedSchedule;
   version: 1;
   /** The loss as asked for, with the names of the graph's loss output, model output and target input, and of those of a second target. */
   loss: LossSpec & { name: string; output: string; target?: string; mix?: { target: string; share: string } };

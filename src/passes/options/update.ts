@@ -11,7 +11,8 @@ const schedule = v.pipe(
   v.custom<Schedule>(
     x =>
       isObject(x) &&
-      Object.entries(x).every(([name, value]) => typeof value === (name === 'kind' ? 'string' : 'number')),
+      typeof x.kind === 'string' &&
+      Object.values(x).every(value => /string|number/.test(typeof value)),
     'a schedule',
   ),
   v.description('a schedule'),
@@ -49,7 +50,7 @@ export const UPDATE_OPTIONS = {
   }),
   schedule: option(schedule, {
     ...STEP,
-    help: `Learning-rate schedule, as cosine:total=1000,warmup=100; one of ${SCHEDULES.join(', ')}`,
+    help: `Learning-rate schedule, as cosine:total=10epochs,warmup=5% (numbers are updates); one of ${SCHEDULES.join(', ')}`,
     parse: parseSchedule,
     recorded: true,
   }),

@@ -1,11 +1,11 @@
 import { Graph, Model } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Builder } from '../../ops/core/builder.js';
-import { type Schedule, scheduleFactor } from '../../ops/schedules.js';
+import { type PlannedSchedule, scheduleFactor } from '../../ops/schedules.js';
 import { output } from '../update/transition.js';
 
 /** A model of a schedule alone: of numbers of updates done (`done`, float64 [n]) the factors on the learning rate (`factor`, [n]). */
-export function scheduleFactors(schedule: Schedule): Model {
+export function scheduleFactors(schedule: PlannedSchedule): Model {
   const model = new Model(new Graph('schedule'));
   model.opsetImports.set('', 17);
   const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });

@@ -41,7 +41,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: StepOptions & PlannedUpdate & { seed?: number } = {},
+  options: PlannedUpdate & { seed?: number } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;

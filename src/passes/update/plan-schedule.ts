@@ -2,7 +2,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Graph } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
 import type { Expr } from '../../ops/core/expr.js';
-import { lacksTotal, type Schedule } from '../../ops/schedules.js';
+import { type PlannedSchedule, planLengths } from '../../ops/schedules.js';
 import type { AttachedLoss } from '../differentiate/attach-loss.js';
 import type { Fed, InjectOptions, LeastBatch } from '../options.js';
 
@@ -39,14 +39,14 @@ function fedTo(graph: Graph, loss: Loss, grads: readonly Expr[], leastBatch: Lea
   return { graph, inputs, target: loss.target?.name, leastBatch };
 }
 
-/** The schedule; where it does not say when it ends, it ends with the run. */
+/** The schedule with its lengths in updates; where it does not say when it ends, it ends with the run. Throws `bad-option`. */
 export async function planSchedule(
   graph: Graph,
   { schedule, updates }: Pick<InjectOptions, 'schedule' | 'updates'>,
   loss: Loss,
   grads: readonly Expr[],
   leastBatch: LeastBatch | undefined,
-): Promise<Schedule | undefined> {
-  if (!schedule || !updates || !lacksTotal(schedule)) return schedule;
-  return { ...schedule, total: await updates(fedTo(graph, loss, grads, leastBatch)) };
+): Promise<PlannedSchedule | undefined> {
+  const fed = () => fedTo(graph, loss, grads, leastBatch);
+  return schedule && planLengths(schedule, updates && (epochs => updates(fed(), epochs)));
 }

@@ -4,7 +4,7 @@ import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import type { Optimizer, OptimizerOptions, Scalars } from '../../ops/optimizers/optimizer.js';
-import { scheduleFactor } from '../../ops/schedules.js';
+import { type PlannedSchedule, scheduleFactor } from '../../ops/schedules.js';
 import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
 import type { ScalarType, StepOptions } from '../options.js';
 import { groupSmall, join, part } from './batch-small-updates.js';
@@ -40,7 +40,10 @@ export type UpdateRule = {
 };
 
 /** With `endsWithRun`, the schedule's total is an initializer: a resumed run may have another. */
-export type PlannedUpdate = StepOptions & { endsWithRun?: boolean };
+export type PlannedUpdate = Omit<StepOptions, 'schedule'> & {
+  schedule?: PlannedSchedule;
+  endsWithRun?: boolean;
+};
 
 /**
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given

@@ -46,12 +46,15 @@ export type MetricDefinition = {
   };
 };
 
-/** A metric by its name, or a definition of one's own. */
+/** Stands for the metrics that are usual for the task. */
+const DEFAULT = 'default';
+
+/** A metric by its name, `default` for those that are usual, or a definition of one's own. */
 export type MetricChoice = string | MetricDefinition;
 
 /** Adds a metric for `--metric` and the `metrics` of a run. Throws `bad-option` where the name is taken or cannot be one. */
 export function addMetric(definition: MetricDefinition): void {
-  checkNewName('Metric', definition.name, ['loss', ...METRICS.keys()]);
+  checkNewName('Metric', definition.name, ['loss', DEFAULT, ...METRICS.keys()]);
   (METRICS as Map<string, Metric>).set(definition.name, fromDefinition(definition));
 }
 
@@ -121,13 +124,17 @@ export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[]): 
 /** The metrics of one evaluation. */
 export class MetricSet {
   readonly #spec: TaskSpec | undefined;
+  readonly #asked: readonly MetricChoice[];
   #chosen: readonly Metric[] | undefined;
   readonly #accumulators = new Map<Metric['accumulator'], Accumulator>();
 
   /** The defaults where nothing is chosen. Throws `bad-option` for unknown metrics, and for those of other tasks. */
-  constructor(loss: LossSpec, chosen?: readonly MetricChoice[]) {
+  constructor(loss: LossSpec, chosen: readonly MetricChoice[] = [DEFAULT]) {
     this.#spec = taskOf(loss);
-    this.#choose(chosen?.map(metricNamed));
+    this.#asked = chosen;
+    this.#check(this.#metrics([]));
+    // What is usual depends on the first batch.
+    if (!chosen.includes(DEFAULT)) this.#choose(this.#metrics([]));
   }
 
   /** Whether there is anything to measure: then `add` wants each batch. */
@@ -138,7 +145,7 @@ export class MetricSet {
   /** `size` samples, followed by `padding` others that do not count. */
   add(output: Tensor, target: Tensor, size: number, padding = 0): void {
     const batch = new ScoredBatch(this.#spec!, output, target, size, padding);
-    if (!this.#chosen) this.#choose(defaultMetrics(batch).map(metricNamed));
+    if (!this.#chosen) this.#choose(this.#metrics(defaultMetrics(batch)));
     for (const accumulator of this.#accumulators.values()) accumulator.add(batch);
   }
 
@@ -157,22 +164,32 @@ export class MetricSet {
     return found;
   }
 
-  #choose(chosen: readonly Metric[] | undefined): void {
+  /** What is asked for, each once; `usual` takes the place of 'default'. */
+  #metrics(usual: readonly MetricChoice[]): Metric[] {
+    const all = this.#asked.flatMap(choice => (choice === DEFAULT ? usual : [choice])).map(metricNamed);
+    return all.filter(({ name }, i) => all.findIndex(other => other.name === name) === i);
+  }
+
+  #check(chosen: readonly Metric[]): void {
     const spec = this.#spec;
-    if (chosen?.length && !spec)
+    if (chosen.length && !spec)
       throw new AgdError(
         'bad-option',
         `Metric '${chosen[0]!.name}' needs an output and a target, but the model computes its loss itself.`,
       );
-    const other = spec && chosen?.find(({ tasks }) => !tasks.includes(spec.task));
+    const other = spec && chosen.find(({ tasks }) => !tasks.includes(spec.task));
     if (other)
       throw new AgdError(
         'bad-option',
         `Metric '${other.name}' does not apply to a loss whose target holds ${WHAT[spec.task]}; expected one of ${namesFor(spec.task).join(', ')}.`,
       );
+  }
+
+  #choose(chosen: readonly Metric[]): void {
+    this.#check(chosen);
     this.#chosen = chosen;
-    for (const { accumulator } of chosen ?? [])
-      if (!this.#accumulators.has(accumulator)) this.#accumulators.set(accumulator, accumulator(spec!));
+    for (const { accumulator } of chosen)
+      if (!this.#accumulators.has(accumulator)) this.#accumulators.set(accumulator, accumulator(this.#spec!));
   }
 }
 

@@ -8,8 +8,8 @@ import {
   type OptimizerOptions,
   resolveOptions,
 } from '../../../src/ops/optimizers/optimizer.js';
-import type { StepOptions } from '../../../src/passes/options.js';
 import { attachOptimizer } from '../../../src/passes/update/attach-optimizer.js';
+import type { PlannedUpdate } from '../../../src/passes/update/update-parameters.js';
 import { type Feeds, Session } from '../../../src/runtime/session.js';
 
 export type Numbers = Record<string, readonly number[]>;
@@ -46,7 +46,7 @@ export class OptimizerRun {
       curvature,
     }: {
       dtype?: Float;
-      step?: StepOptions;
+      step?: PlannedUpdate;
       own?: Record<string, Partial<O>>;
       curvature?: (index: number) => number;
     } = {},

@@ -3,8 +3,9 @@ import { Value } from '../../../src/graph/ir.js';
 import { type AgdOptions, agd } from '../../../src/ops/optimizers/agd.js';
 import { OPTIMIZERS, type OptimizerName } from '../../../src/ops/optimizers/index.js';
 import type { Optimizer } from '../../../src/ops/optimizers/optimizer.js';
-import { checkInjectOptions, type StepOptions } from '../../../src/passes/options.js';
+import { checkInjectOptions } from '../../../src/passes/options.js';
 import { tileOf } from '../../../src/passes/update/tile-large-updates.js';
+import type { PlannedUpdate } from '../../../src/passes/update/update-parameters.js';
 import { type Numbers, OptimizerRun } from '../../ops/optimizers/run.js';
 
 const START = { a: [0.5, -1, 2], b: [0.25, 0.125] };
@@ -15,7 +16,7 @@ const GRADS: Numbers[] = [
   { a: [2, 0, 1], b: [0.2, 1] },
 ];
 
-const create = (step?: StepOptions, own?: Record<string, Partial<AgdOptions>>) =>
+const create = (step?: PlannedUpdate, own?: Record<string, Partial<AgdOptions>>) =>
   OptimizerRun.create(agd, { weightDecay: 0.01 }, START, { step, own });
 
 const states = (run: OptimizerRun, names = run.stateNames) => names.map(name => [name, run.get(name)]);
@@ -145,7 +146,7 @@ it.each([
 it.each(Object.keys(OPTIMIZERS) as OptimizerName[])(
   '%s does without float64 where it is told to',
   async name => {
-    const step = (scalars: 'float32' | 'float64'): StepOptions => ({
+    const step = (scalars: 'float32' | 'float64'): PlannedUpdate => ({
       scalars,
       clipGradNorm: 2,
       ema: 0.9,
@@ -175,7 +176,7 @@ it.each([
   ['scalars', { scalars: 'float16' as never }],
   ['onNonfinite', { onNonfinite: 'ignore' as never }],
   ['schedule', { schedule: { kind: 'cosine' } }],
-] as [string, StepOptions][])('refuses %s out of its range', async (name, step) => {
+] as [string, PlannedUpdate][])('refuses %s out of its range', async (name, step) => {
   const refused = async () => {
     checkInjectOptions(step);
     await create(step);

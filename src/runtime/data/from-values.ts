@@ -1,0 +1,86 @@
+/** What a program trains on, as data that can be bound to a model's inputs. */
+import { AgdError } from '../../graph/errors.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { Dataset } from './dataset.js';
+import { type Data, type DataOptions, dataOf, openData } from './open.js';
+import { type NestedArray, type TensorLike, toTensor } from './to-tensor.js';
+
+/** A sample: a value, or an array of them, by the name of the input or array that it belongs to. */
+export type Sample = Readonly<Record<string, NestedArray | Tensor | number | bigint | boolean | string>>;
+
+/**
+ * A bound `Dataset`; files; arrays by name, of which each row is a sample; or a sequence of samples, which is read into memory.
+ */
+export type FitData =
+  | Dataset
+  | string
+  | readonly string[]
+  | ReadonlyMap<string, TensorLike>
+  | Readonly<Record<string, TensorLike>>
+  | Iterable<Sample>
+  | AsyncIterable<Sample>;
+
+/** Throws `io`, `bad-data` and `bad-shape`; `name` is for messages. */
+export async function dataFrom(given: FitData, name = 'the data', options: DataOptions = {}): Promise<Data> {
+  if (given instanceof Dataset) return ofDataset(given, name);
+  if (typeof given === 'string') return openData(given, options);
+  if (Array.isArray(given) && given.length && given.every(path => typeof path === 'string'))
+    return openData(given, options);
+  if (given instanceof Map) return dataOf(tensors([...given]), name, options);
+  if (typeof given !== 'object' || given === null)
+    throw new AgdError(
+      'bad-data',
+      `${String(given)} is not data: expected arrays by name, samples, a Dataset or a path.`,
+    );
+  if (Symbol.iterator in given || Symbol.asyncIterator in given)
+    return dataOf(await stacked(given as AsyncIterable<Sample>), name, options);
+  return dataOf(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
+}
+
+const tensors = (arrays: readonly (readonly [string, TensorLike])[]) =>
+  new Map(arrays.map(([name, array]) => [name, toTensor(array, name)]));
+
+/** The samples of a sequence as the rows of arrays. */
+async function stacked(samples: AsyncIterable<Sample>): Promise<Map<string, Tensor>> {
+  const columns = new Map<string, unknown[]>();
+  let rows = 0;
+  for await (const sample of samples) {
+    if (typeof sample !== 'object' || sample === null || Array.isArray(sample))
+      throw new AgdError(
+        'bad-data',
+        `Sample ${rows} is not an object of values by name, as { x: [1, 2], target: 0 }.`,
+      );
+    for (const [name, value] of Object.entries(sample)) {
+      const column = columns.get(name) ?? [];
+      if (column.length !== rows) throw missing(name, rows);
+      columns.set(name, column);
+      column.push(value);
+    }
+    rows++;
+    for (const [name, column] of columns) if (column.length !== rows) throw missing(name, rows - 1);
+  }
+  if (!rows) throw new AgdError('bad-data', 'The data has no samples.');
+  const arrays = [...columns].map(([name, column]) => [name, toTensor(column as NestedArray, name)] as const);
+  return new Map(arrays);
+}
+
+const missing = (name: string, row: number) =>
+  new AgdError(
+    'bad-data',
+    `Sample ${row} has other names than those before it: '${name}' is not in all of them.`,
+  );
+
+/** A dataset that was bound already feeds the inputs that it was bound to. */
+function ofDataset(dataset: Dataset, name: string): Data {
+  const bind = async () => dataset;
+  return {
+    name,
+    recipe: undefined,
+    use() {},
+    bind,
+    validation: async () => undefined,
+    preview: bind,
+    fingerprint: async () => 0,
+    close: async () => {},
+  };
+}

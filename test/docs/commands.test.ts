@@ -84,6 +84,12 @@ function tokens(): Model {
   return s.model([s.add('MatMul', [embedded, s.weight('head.weight', [4, 40])], 'logits')]);
 }
 
+/** A table of four numbers and a class. */
+function flowers(): string {
+  const rows = Array.from({ length: 60 }, (_, i) => [i % 7, (i * i) % 11, 5 - (i % 3), i / 60, 'abc'[i % 3]]);
+  return ['a,b,c,d,species', ...rows.map(row => row.join(','))].join('\n');
+}
+
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -92,6 +98,8 @@ async function folderFor(text: string): Promise<string> {
   await writeNpz(join(folder, 'trained.npz'), parametersOf(mlp()));
   await saveModel(quantized(), join(folder, 'quantized.onnx'));
   await saveModel(tokens(), join(folder, 'tokens.onnx'));
+  for (const name of ['flowers.csv', 'part-1.csv', 'part-2.csv'])
+    writeFileSync(join(folder, name), flowers());
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);

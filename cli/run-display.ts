@@ -13,6 +13,8 @@ export type Display = {
   watch(event: TrainEvent): void;
   /** The run was asked to stop. */
   stopping(): void;
+  /** Tells a person something. */
+  notice(line: string): void;
   /** Ends it, in a `finally`. */
   done(): void;
 };
@@ -98,6 +100,7 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
           : 'stopped before training',
       );
     },
+    notice: tell,
     done: () => progress?.done(),
   };
 }

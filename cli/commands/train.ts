@@ -4,6 +4,7 @@ import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { checkOutputs, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
+import type { LivePage } from '../live-page.js';
 import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
 import { runLog, type Watcher } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
@@ -69,6 +70,11 @@ export const options = {
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
   csv: { ...OUTPUT, type: types.text, help: 'Write a table with a row for each step and each epoch' },
   logdir: { ...OUTPUT, type: types.text, help: 'Write event files for TensorBoard into this folder' },
+  ui: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Show the report of the run while it goes on, on a page for this machine',
+  },
   verbose: { ...OUTPUT, type: types.flag, help: 'Print what the injection did, and all notes' },
   quiet: {
     ...OUTPUT,
@@ -102,7 +108,7 @@ export const examples = [
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
   [K in 'out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch']?: string;
-} & Detail & { exportEma?: boolean } & Choosing;
+} & Detail & { exportEma?: boolean; ui?: boolean } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
 type Choosing = Pick<
@@ -146,13 +152,26 @@ export async function handler(args: TrainArgs): Promise<void> {
   };
   const record = new RunRecord();
   const display = createDisplay(job, args, args.log);
+  const page = args.ui ? await openPage(record, args, display) : undefined;
   const watchers = [...(await fileWatchers(args)), (event: TrainEvent) => record.watch(event)];
-  await runWithProgress(job, display, event => {
-    for (const watch of watchers) watch(event);
-  });
+  try {
+    await runWithProgress(job, display, event => {
+      for (const watch of watchers) watch(event);
+      page?.changed();
+    });
+  } finally {
+    await page?.close();
+  }
   if (args.report === undefined || !record.losses.length) return;
   await writeReport(args.report, args, record);
   display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
+}
+
+async function openPage(record: RunRecord, { model }: TrainArgs, display: Display): Promise<LivePage> {
+  const { serveLivePage } = await import('../live-page.js');
+  const page = await serveLivePage(record, basename(model));
+  display.notice(`the run is shown at ${page.url}`);
+  return page;
 }
 
 /** The files that follow the run; what makes them is loaded where it is asked for. */

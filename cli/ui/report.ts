@@ -39,28 +39,43 @@ export type Section = { title: string; blocks: readonly Block[] };
 export type Report = {
   title: string;
   subtitle?: string;
+  /** Below the title: of pages that change. */
+  lead?: Markup;
   tiles?: readonly Tile[];
   sections: readonly Section[];
 };
 
 /** The report as an HTML document. All texts are escaped. */
-export function renderReport({ title, subtitle, tiles = [], sections }: Report): string {
+export const renderReport = (report: Report): string =>
+  pageOf({
+    title: report.title,
+    main: renderMain(report),
+    policy: "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+  });
+
+/** A document around what `main` shows; `policy` is that of its content where no server says it. */
+export function pageOf({ title, main, policy, script }: Page): string {
   const head = h(
     'head',
     {},
     h('meta', { charset: 'utf-8' }),
     h('meta', { name: 'viewport', content: 'width=device-width,initial-scale=1' }),
-    h('meta', {
-      'http-equiv': 'Content-Security-Policy',
-      content: "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
-    }),
+    policy === undefined ? [] : h('meta', { 'http-equiv': 'Content-Security-Policy', content: policy }),
     h('title', {}, title),
     h('style', {}, new Markup(CSS)),
   );
-  const header = h('header', {}, h('h1', {}, title), subtitle ? h('p', {}, subtitle) : []);
+  const after = script ? h('script', { nonce: script.nonce }, new Markup(script.source)) : [];
+  return `<!doctype html>\n${h('html', { lang: 'en' }, head, h('body', {}, h('main', {}, main), after))}\n`;
+}
+
+/** `script` is our own. */
+type Page = { title: string; main: Markup; policy?: string; script?: { nonce: string; source: string } };
+
+/** What the report shows. */
+export function renderMain({ title, subtitle, lead, tiles = [], sections }: Report): Markup {
+  const header = h('header', {}, h('h1', {}, title), subtitle ? h('p', {}, subtitle) : [], lead ?? []);
   const figures = tiles.length ? h('dl', { class: 'tiles' }, tiles.map(renderTile)) : [];
-  const body = h('body', {}, h('main', {}, header, figures, sections.map(renderSection)));
-  return `<!doctype html>\n${h('html', { lang: 'en' }, head, body)}\n`;
+  return new Markup([header, figures, sections.map(renderSection)].flat().join(''));
 }
 
 function renderTile({ label, value, note }: Tile): Markup {
@@ -240,6 +255,7 @@ const CSS = [
   '.facts dt{color:var(--muted)}',
   '.facts dd{margin:0;overflow-wrap:anywhere}',
   'pre span{display:inline-block;max-width:100%}',
+  'progress{width:100%;height:6px;margin-top:12px;accent-color:var(--series-0)}',
   'details{margin:0 0 16px}',
   'summary{cursor:pointer;color:var(--muted);font-size:14px;padding:4px 0 12px}',
   '.confusion{min-width:0;border-spacing:2px;border-collapse:separate;font-size:13px}',

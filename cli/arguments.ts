@@ -32,7 +32,8 @@ export async function readArguments(
   return {
     ...others,
     loss: command === 'inspect' ? loss : lossSpec(loss as GivenLoss | undefined),
-    model: args.model,
+    // A configuration file may name the model, too.
+    model: args.model ?? values.model,
     color: args.color,
   };
 }

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { extname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { AgdError, type Command, checkOption, optimizerNamed, unknownName } from '../src/constants.js';
+import { AgdError, type Command, checkOption, optimizerNamed, types, unknownName } from '../src/constants.js';
 import { named, type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */
@@ -21,6 +21,12 @@ export async function readConfig(path: string, command: Command, own: Options): 
   for (const [name, given] of Object.entries(config)) {
     // For editors.
     if (name === '$schema') continue;
+    // No flag, but the argument of the command.
+    if (name === 'model') {
+      checkOption(`${path}: model`, types.text, given);
+      values.model = given;
+      continue;
+    }
     const first = NESTED.get(name);
     const value = typeof given === 'string' && first ? { [first]: given } : given;
     if (name === 'optimizer' && isObject(value)) checkOptimizer(path, value);

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import yargs, { type Argv } from 'yargs';
-import { type Command as Name, unknownName } from '../src/constants.js';
+import { type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
 import { readArguments } from './arguments.js';
 import { HELP_WIDTH } from './cached-help.js';
 import { UsageError } from './failure.js';
@@ -36,6 +36,7 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   ],
   inject: ['Write loss, backward pass and optimizer into a model', () => import('./commands/inject.js')],
   export: ['Extract the trained model from an injected one', () => import('./commands/export.js')],
+  init: ['Write a configuration that trains a model on data', () => import('./commands/init.js')],
   adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
   grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
   compare: ['Train with several optimizers at several learning rates', () => import('./commands/compare.js')],
@@ -50,6 +51,9 @@ const ARGUMENTS: Partial<Record<Name, string>> = { landscapes: '', demo: '', com
 export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
 
 export const describe = (name: Name) => COMMANDS[name][0];
+
+/** Such a file may name the model. */
+const hasConfig = (name: Name) => OPTIONS.config.commands.some(command => command === name);
 
 /** The module of a command: its options, examples and handler. */
 export const loadCommand = (name: Name): Promise<Command> => COMMANDS[name][1]();
@@ -82,8 +86,13 @@ export async function parse(args: readonly string[]): Promise<{ name: Name; valu
     const { name, args: parsed } = thrown;
     const [, ...rest] = parsed._ as unknown[];
     if (rest.length) throw new UsageError(`Unexpected argument '${rest[0]}'.`);
-    const { options } = await loadCommand(name);
-    return { name, values: await readArguments(parsed, name, options) };
+    const { model, options } = await loadCommand(name);
+    const unnamed = () => new UsageError('Name a model file.');
+    const needsModel = model && ARGUMENTS[name] === undefined;
+    if (needsModel && parsed.model === undefined && parsed.config === undefined) throw unnamed();
+    const values = await readArguments(parsed, name, options);
+    if (needsModel && values.model === undefined) throw unnamed();
+    return { name, values };
   }
 }
 
@@ -132,12 +141,12 @@ function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): 
   for (const name of COMMAND_NAMES) {
     const [describe, load] = COMMANDS[name];
     cli.command({
-      command: `${name}${ARGUMENTS[name] ?? ' <model>'}`,
+      command: `${name}${ARGUMENTS[name] ?? (hasConfig(name) ? ' [model]' : ' <model>')}`,
       describe,
       builder: async (args: Argv) => {
         const { model, options, examples } = await load();
         if (ARGUMENTS[name]) args.positional('shell', { type: 'string', describe: model });
-        else if (model) args.positional('model', { type: 'string', demandOption: true, describe: model });
+        else if (model) args.positional('model', { type: 'string', describe: model });
         addFlags(args, name, options, all);
         for (const [command, does] of examples) args.example(`$0 ${command}`, does);
         return args;

@@ -19,7 +19,7 @@ export {
   standings,
 } from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
-export { dataOptionsOf } from './runtime/data/open.js';
+export { dataOptionsOf, openRecords } from './runtime/data/open.js';
 export { permutation, random } from './runtime/data/random.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
@@ -42,4 +42,5 @@ export {
 export { exportOrtCheckpoint, goOnFrom } from './runtime/formats/ort-state.js';
 export { RunLength } from './runtime/run-length.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
+export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';
 export { webgpuProvider } from './runtime/webgpu.js';

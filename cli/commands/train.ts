@@ -66,6 +66,20 @@ export const options = {
     shown: '0',
     expert: true,
   },
+  bakePreprocessing: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Write the preprocessing of the columns into the graph: the trained model takes raw columns',
+  },
+  recipe: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.text,
+    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
+    shown: "the model's, if any",
+    conflicts: ['columns', 'label'],
+  },
+  recipeOut: { ...OUTPUT, type: types.text, help: 'Also write the recipe of the columns as JSON' },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
   csv: { ...OUTPUT, type: types.text, help: 'Write a table with a row for each step and each epoch' },
@@ -107,8 +121,10 @@ export const examples = [
 ] as const;
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
-  [K in 'out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch']?: string;
-} & Detail & { exportEma?: boolean; ui?: boolean } & Choosing;
+  [K in
+    | ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch')
+    | ('recipe' | 'recipeOut')]?: string;
+} & Detail & { exportEma?: boolean; bakePreprocessing?: boolean; ui?: boolean } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
 type Choosing = Pick<
@@ -124,8 +140,14 @@ export async function handler(args: TrainArgs): Promise<void> {
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may overwrite the one that training resumes from, but not a model without state.
   checkOutputs(
-    [output, isInPlace(args) && !inject ? undefined : args.state, args.log, args.csv, args.report],
-    [args.model, ...pathsOf(args.data, args.validation), args.params, args.config, args.resumePytorch],
+    [
+      ...[output, isInPlace(args) && !inject ? undefined : args.state],
+      ...[args.log, args.csv, args.report, args.recipeOut],
+    ],
+    [
+      ...[args.model, ...pathsOf(args.data, args.validation), args.params, args.config],
+      ...[args.resumePytorch, args.recipe],
+    ],
   );
   for (const path of [args.log, args.csv, args.report]) if (path !== undefined) await checkWritable(path);
   const job: TrainJob = {
@@ -143,6 +165,9 @@ export async function handler(args: TrainArgs): Promise<void> {
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
+    recipe: args.recipe,
+    recipeOut: args.recipeOut,
+    bakePreprocessing: args.bakePreprocessing,
     ...choosing(args),
     epochs: args.epochs ?? 1,
     seed: args.seed,

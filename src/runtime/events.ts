@@ -164,7 +164,7 @@ const savedSchema = event('saved', 'A file was written.', {
   path: said('The file', v.string()),
   what: said(
     'What it holds; a checkpoint is a version of the state that is kept',
-    v.picklist(['model', 'state', 'checkpoint', 'report']),
+    v.picklist(['model', 'state', 'checkpoint', 'report', 'recipe']),
   ),
   best: optional('The epoch whose weights the model has, where they are not the last ones', bestSchema),
 });

@@ -60,11 +60,11 @@ export async function exportPlain(
 }
 
 /** Throws `bad-option` where there is no recipe. */
-function neededRecipe(recipe: Recipe | undefined): Recipe {
+export function neededRecipe(recipe: Recipe | undefined): Recipe {
   if (recipe) return recipe;
   throw new AgdError(
     'bad-option',
-    'There is no preprocessing to write into the graph: the model was not trained on columns of a table. --recipe FILE gives a recipe.',
+    'There is no recipe: the model was not trained on columns of a table. --recipe FILE gives one.',
   );
 }
 
@@ -99,8 +99,12 @@ function placesFor(names: readonly string[], trained: Model): TrainedFile {
   );
 }
 
-/** Throws `invalid-model` where `exportFile` would: better before a run than after it. */
-export function checkExport(injected: Model): void {
+/** Throws `invalid-model`, `bad-option` and `unsupported-op` where `exportFile` would: better before a run than after it. */
+export function checkExport(injected: Model, { recipe, ...options }: ExportOptions = {}): void {
+  if (options.bakePreprocessing) {
+    const known = neededRecipe(withScores(recipe ?? readRecipe(injected), injected));
+    bakePreprocessing(readOriginal(injected), known);
+  }
   const { exports, parameters, statistics } = readStep(injected);
   if (exports?.length) partOfModel(readOriginal(injected), exports);
   else placesFor([...parameters.map(p => p.name), ...statistics], injected);

@@ -9,6 +9,7 @@ import { hasOwnStep } from '../passes/import/adopt-step.js';
 import { inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
 import { type Augmentation, mixes } from '../passes/recipe/augmentation.js';
+import { readRecipe } from '../passes/recipe/recipe.js';
 import type { InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { mixChunk } from './data/images/mix.js';
@@ -47,6 +48,7 @@ export async function trainable(
   data: Data,
   emit: Emit,
 ): Promise<Model> {
+  data.use(readRecipe(model));
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(
@@ -145,7 +147,7 @@ export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefine
 /** Data that are not trained on: columns become inputs as they do in training. */
 export function openHeld(
   paths: string | readonly string[],
-  { columns, label, shuffleBuffer, skipDamaged }: DataOptions,
+  { columns, label, shuffleBuffer, skipDamaged }: Omit<DataOptions, 'recipe'>,
   { recipe }: Data,
 ): Promise<Data> {
   return openData(paths, { columns, label, shuffleBuffer, skipDamaged, recipe });

@@ -12,9 +12,10 @@ import { readRecipe } from '../passes/recipe/recipe.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
 import type { BindOptions } from './data/bind.js';
 import { type DataOptions, dataOptionsOf, openData } from './data/open.js';
+import { loadRecipe, saveRecipe } from './data/recipe/recipe-file.js';
 import { readSafetensors } from './data/safetensors.js';
 import type { TrainEvent } from './events.js';
-import { checkExport, exportFile } from './export.js';
+import { checkExport, exportFile, neededRecipe } from './export.js';
 import { loadExtensions } from './extensions.js';
 import type { Beginning } from './formats/artifacts.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
@@ -70,6 +71,12 @@ export type TrainJob = SessionOptions &
     export?: 'best' | 'last';
     /** Writes the moving average of the weights to `output`, not the weights. */
     exportEma?: boolean;
+    /** A recipe of columns that was fitted before: JSON, or a model that has one. */
+    recipe?: string;
+    /** Where the recipe of the columns is written, too, as JSON. */
+    recipeOut?: string;
+    /** `output` takes raw columns: what the recipe does is in its graph. */
+    bakePreprocessing?: boolean;
     epochs: number;
     batchSize?: number;
     seed?: number;
@@ -92,11 +99,12 @@ export async function runTrainJob(
   await loadExtensions(job.extend);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   checkRetention(job);
-  const data = await openData(job.data, dataOptionsOf(job));
+  const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
+  const data = await openData(job.data, { ...dataOptionsOf(job), recipe });
   const resumed = await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
+  if (resumed) data.use(readRecipe(resumed));
   const model = resumed ?? (await trainableFile(job, data, emit));
-  data.use(readRecipe(model));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(
       'bad-option',
@@ -114,6 +122,12 @@ export async function runTrainJob(
         ? await data.validation(trainer.inputs, bindingOf(job, target))
         : await bind(job, await openHeld(path, job, data), trainer.inputs, target);
     trainer = await withSchedule(trainer, job, train, emit);
+    trainer.keepRecipe(data.recipe);
+    if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });
+    if (job.recipeOut !== undefined) {
+      await saveRecipe(job.recipeOut, neededRecipe(data.recipe));
+      emit({ type: 'saved', path: job.recipeOut, what: 'recipe' });
+    }
     const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
     const metric = job.monitor ?? 'loss';
     const keepsBest = validation !== undefined && job.export !== 'last';
@@ -146,7 +160,10 @@ export async function runTrainJob(
       if (state || signal.aborted) await save(stateFile(job));
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
       const chosen = best && (await checkpoints.bestModel());
-      await exportFile(chosen ?? trainer.snapshot(), job.output, { ema: job.exportEma });
+      await exportFile(chosen ?? trainer.snapshot(), job.output, {
+        ema: job.exportEma,
+        bakePreprocessing: job.bakePreprocessing,
+      });
       emit({ type: 'saved', path: job.output, what: 'model', ...(best ? { best } : {}) });
       const kept = checkpoints.list;
       emit({

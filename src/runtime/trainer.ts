@@ -10,6 +10,7 @@ import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../passes/file/description.js';
 import { readStep } from '../passes/file/step-metadata.js';
 import type { Fed, LeastBatch } from '../passes/options.js';
+import { type Recipe, withRecipe } from '../passes/recipe/recipe.js';
 import { type EvaluationModel, evaluationModel } from '../passes/run/evaluation-model.js';
 import { rowNumbers } from '../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../passes/run/scan-rows.js';
@@ -47,7 +48,7 @@ export class Trainer {
   #isReleased = false;
 
   private constructor(
-    private readonly model: Model,
+    private model: Model,
     readonly description: TrainingDescription,
     private readonly session: Session,
     private readonly fed: readonly InputSpec[],
@@ -119,6 +120,11 @@ export class Trainer {
   /** Of each step of the last run: the learning rate of its update, and the norm of its gradients where the model tells it. */
   get lastSteps(): readonly StepInfo[] {
     return this.#lastSteps;
+  }
+
+  /** Lets every snapshot carry the recipe by which the data become inputs. */
+  keepRecipe(recipe: Recipe | undefined): void {
+    this.model = withRecipe(this.model, recipe);
   }
 
   /** The injected model with the current state as its defaults: a run can go on from it. */

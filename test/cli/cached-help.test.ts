@@ -19,6 +19,6 @@ describe('kept help', () => {
     expect(cachedHelp(['train'])).toBeUndefined();
     const { code, out } = agdOnnx('.', 'train', '--help', '--no-color');
     expect(code).toBe(0);
-    expect(out).toContain('agd-onnx train <model>');
+    expect(out).toContain('agd-onnx train [model]');
   });
 });

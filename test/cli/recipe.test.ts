@@ -1,8 +1,8 @@
 /** Columns of tables through the commands. */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import { readRecipe } from '../../src/passes/recipe/recipe.js';
 import { loadRecipe } from '../../src/runtime/data/recipe/recipe-file.js';
@@ -52,7 +52,160 @@ it('export takes a recipe, writes it, and bakes it', async () => {
   expect(session.inputNames).toEqual(['age', 'city']);
   const none = agdOnnx(folder, 'export', 'model.agd.onnx', '--bake-preprocessing');
   expect(none.code).toBe(1);
-  expect(none.err).toMatch(
-    /^agd-onnx: There is no preprocessing to write into the graph: .* \[bad-option\]\n$/,
-  );
+  expect(none.err).toMatch(/^agd-onnx: There is no recipe: .* \[bad-option\]\n$/);
+});
+
+const CITIES = ['Rome', 'Oslo', 'Bonn'];
+const SPECIES = ['cat', 'dog', 'emu'];
+
+/** Rows whose species follows from age and city. */
+function people(count: number): string {
+  const rows = Array.from({ length: count }, (_, i) => {
+    const age = (i * 37) % 60;
+    const city = CITIES[(i * 7) % 3]!;
+    const species = age < 20 ? 'cat' : city === 'Oslo' ? 'dog' : 'emu';
+    return `${i % 11 === 5 ? '' : age},${i % 13 === 4 ? '' : city},${species}`;
+  });
+  return `age,city,species\n${rows.join('\n')}\n`;
+}
+
+describe('a table', () => {
+  let folder: string;
+  const run = (...args: string[]) => {
+    const { code, out, err } = agdOnnx(folder, ...args);
+    expect({ args, code, err }).toEqual({ args, code: 0, err: '' });
+    return out;
+  };
+  const columns = 'x=age:fill(median)+standardize,city:fill(most-frequent)+one-hot';
+  const trained = [
+    '--data',
+    'people.csv',
+    '--columns',
+    columns,
+    '--label',
+    'species',
+    '--loss',
+    'cross-entropy',
+  ];
+  beforeAll(async () => {
+    folder = await workplace();
+    writeFileSync(join(folder, 'people.csv'), people(120));
+    writeFileSync(join(folder, 'later.csv'), people(30));
+  });
+
+  it('trains, and its recipe goes into state, model and file', async () => {
+    const args = [
+      '--state',
+      'model.agd.onnx',
+      '--recipe-out',
+      'people.json',
+      '--val',
+      'later.csv',
+      '-o',
+      'out.onnx',
+    ];
+    const out = run('train', 'model.onnx', ...trained, ...args);
+    expect(out).toContain('wrote people.json');
+    const recipe = await loadRecipe(join(folder, 'people.json'));
+    expect(recipe.inputs.map(i => i.columns.map(c => c.column))).toEqual([['age', 'city'], ['species']]);
+    for (const file of ['model.agd.onnx', 'out.onnx'])
+      expect(readRecipe(await loadModel(join(folder, file)))).toMatchObject(recipe);
+    // The exported model trains on with the same recipe, also where other values are in the data.
+    writeFileSync(join(folder, 'few.csv'), 'age,city,species\n1,Rome,cat\n2,Riga,dog\n');
+    run('train', 'out.onnx', '--data', 'few.csv', '--loss', 'cross-entropy', '-o', 'again.onnx');
+    expect((await loadRecipe(join(folder, 'again.onnx'))).inputs).toEqual(recipe.inputs);
+    // So does another model by its file.
+    const given = ['--recipe', 'people.json', '--loss', 'cross-entropy', '-o', 'other.onnx'];
+    run('train', 'model.onnx', '--data', 'few.csv', ...given);
+    expect((await loadRecipe(join(folder, 'other.onnx'))).inputs).toEqual(recipe.inputs);
+  });
+
+  it('trains a model that takes raw columns', async () => {
+    run('train', 'model.onnx', ...trained, '--bake-preprocessing', '-o', 'raw.onnx');
+    const session = await ort.InferenceSession.create(join(folder, 'raw.onnx'));
+    expect(session.inputNames).toEqual(['age', 'city']);
+    const { species } = await session.run({
+      age: new ort.Tensor('float64', [3, Number.NaN], [2, 1]),
+      city: new ort.Tensor('string', ['Oslo', ''], [2, 1]),
+    });
+    for (const name of species!.data) expect(SPECIES).toContain(name);
+  });
+
+  it('is refused before training where its preprocessing cannot be baked', () => {
+    const { code, err } = agdOnnx(
+      folder,
+      ...['train', 'model.onnx', '--data', 'people.csv', '--label', 'species', '--loss', 'cross-entropy'],
+      ...[
+        '--columns',
+        'x=city:hash(8),age:fill(0),age:fill(0),age:fill(0)',
+        '--bake-preprocessing',
+        '-o',
+        'no.onnx',
+      ],
+    );
+    expect(code).toBe(1);
+    expect(err).toMatch(/Column 'city', which feeds input 'x', cannot be written into the graph/);
+  });
+
+  it('and a model make a configuration that runs as it is', async () => {
+    writeFileSync(join(folder, 'full.csv'), people(150).replace(/^.*,,.*\n|^,.*\n/gm, ''));
+    const out = run('init', 'model.onnx', '--data', 'full.csv');
+    expect(out).toBe('wrote agd.config.yaml\ntrain with: agd-onnx train --config agd.config.yaml\n');
+    expect(readFileSync(join(folder, 'agd.config.yaml'), 'utf8')).toMatchInlineSnapshot(`
+      "# Made by agd-onnx init from the model and the data. Train with: agd-onnx train --config agd.config.yaml
+      # Flags take precedence over this file; docs/reference/options.md lists all options.
+
+      model: model.onnx
+      data: full.csv
+      # The share of the rows that is kept for validation. With a file of its own: validation: FILE
+      valSplit: 0.2
+
+      # The column that the model learns to tell: text, 3 values. These could be it, too: city.
+      label: species
+
+      # The model gives 3 scores per sample, one for each class.
+      loss: cross-entropy
+
+      # What feeds each input of the model, in this order. docs/guide/preprocessing.md explains the transforms.
+      columns:
+        # float32 [batch, 4]
+        x:
+          - "age:fill(with=mean)+standardize"       # integer, 0 to 59
+          - "city:one-hot"                          # text, 3 values
+
+      epochs: 10
+      batchSize: 32
+      seed: 0
+      optimizer:
+        name: agd
+        # lr: 0.001
+
+      # Early stopping, a schedule, and states to resume from:
+      # schedule: cosine
+      # state: model.agd.onnx
+
+      "
+    `);
+    const trained = run('train', '--config', 'agd.config.yaml', '--epochs', '1');
+    expect(trained).toContain('wrote model.trained.onnx');
+    const again = agdOnnx(folder, 'init', 'model.onnx', '--data', 'full.csv');
+    expect(again.err).toContain('agd.config.yaml exists already');
+    run('init', 'model.onnx', '--data', 'full.csv', '--force');
+  });
+
+  it('that does not fit is told with what each column gives', () => {
+    const { code, err } = agdOnnx(
+      folder,
+      'train',
+      'model.onnx',
+      '--data',
+      'people.csv',
+      '--loss',
+      'mse',
+      '--label',
+      'age',
+    );
+    expect(code).toBe(1);
+    expect(err).toContain("Input 'x' takes [4] per sample, but the columns of people.csv give 7");
+  });
 });

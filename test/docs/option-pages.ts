@@ -101,6 +101,7 @@ const shown = (value: unknown) =>
 export function configSchema(): string {
   const root: Record<string, object> = {
     $schema: { type: 'string', description: 'This schema, for editors' },
+    model: { type: 'string', description: 'Model file, where the command line names none' },
   };
   const nested: Record<string, Record<string, object>> = {};
   for (const { name, option, commands } of everyOption().values()) {

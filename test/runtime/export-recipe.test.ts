@@ -109,7 +109,7 @@ describe('an exported model', () => {
   });
   it('says where there is nothing to bake', async () => {
     await expect(exportFile(await injected(), at('x.onnx'), { bakePreprocessing: true })).rejects.toThrow(
-      'There is no preprocessing to write into the graph: the model was not trained on columns of a table. --recipe FILE gives a recipe.',
+      'There is no recipe: the model was not trained on columns of a table. --recipe FILE gives one.',
     );
   });
 });

@@ -11,7 +11,8 @@ export type Command =
   | 'grad'
   | 'landscapes'
   | 'completion'
-  | 'demo';
+  | 'demo'
+  | 'init';
 
 /** Execution providers by the name a user gives. */
 export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;

@@ -51,7 +51,7 @@ export interface Data {
   readonly recipe: Recipe | undefined;
   /** What they feed these inputs. Throws as `bindData` and `fitRecipe` do. */
   bind(inputs: readonly InputSpec[], options?: DataBinding): Promise<Dataset>;
-  /** Takes a recipe that was fitted before, unless columns were given. */
+  /** Takes a recipe that was fitted before, unless columns or a recipe were given. */
   use(recipe: Recipe | undefined): void;
   /** The part that was kept for validation; undefined where none is. */
   validation(inputs: readonly InputSpec[], options?: DataBinding): Promise<Dataset | undefined>;
@@ -73,7 +73,7 @@ export function dataOptionsOf({
   shuffleBuffer,
   augment,
   skipDamaged,
-}: DataOptions): DataOptions {
+}: Omit<DataOptions, 'recipe'>): DataOptions {
   return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, skipDamaged };
 }
 
@@ -94,6 +94,12 @@ export async function openData(paths: string | readonly string[], options: DataO
       : dataOf(arrays, name, options);
   }
   return new Table(await openTable(files, formats, options), files, options);
+}
+
+/** The records of the files that paths and globs name, as they are. Throws `io`, and `bad-data` for files of arrays. */
+export async function openRecords(paths: string | readonly string[]): Promise<Source> {
+  const files = await expandPaths([paths].flat() as string[]);
+  return (await openTable(files, await Promise.all(files.map(formatOf)), {})).source;
 }
 
 async function openTable(
@@ -234,7 +240,7 @@ class Table implements Data {
   }
 
   use(recipe: Recipe | undefined): void {
-    if (!recipe || this.options.columns || this.options.label !== undefined) return;
+    if (!recipe || this.options.recipe || this.options.columns || this.options.label !== undefined) return;
     this.options.recipe = recipe;
     this.recipe = recipe;
   }

@@ -90,6 +90,21 @@ function flowers(): string {
   return ['a,b,c,d,species', ...rows.map(row => row.join(','))].join('\n');
 }
 
+/** A table whose columns give as many numbers as the small network takes. */
+const PEOPLE = `age,city,species\n${Array.from({ length: 60 }, (_, i) => `${20 + ((i * 7) % 40)},${['Rome', 'Oslo', 'Bonn'][(i * 5) % 3]},${['cat', 'dog', 'emu'][i % 3]}\n`).join('')}`;
+
+/** A model that scores the next of at most 32 characters, and a text of few. */
+async function withLanguageModel(folder: string): Promise<void> {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 64], 'int64');
+  const embedded = s.add('Gather', [s.weight('embedding', [32, 8]), x], 'e');
+  await saveModel(
+    s.model([s.add('MatMul', [embedded, s.weight('head', [8, 32])], 'logits')]),
+    join(folder, 'lm.onnx'),
+  );
+  writeFileSync(join(folder, 'book.txt'), 'to be or not to be that is the question\n'.repeat(40));
+}
+
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -100,6 +115,8 @@ async function folderFor(text: string): Promise<string> {
   await saveModel(tokens(), join(folder, 'tokens.onnx'));
   for (const name of ['flowers.csv', 'part-1.csv', 'part-2.csv'])
     writeFileSync(join(folder, name), flowers());
+  writeFileSync(join(folder, 'people.csv'), PEOPLE);
+  if (/ lm\.onnx/.test(text)) await withLanguageModel(folder);
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);

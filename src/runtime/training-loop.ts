@@ -1,5 +1,6 @@
 import { AgdError } from '../graph/errors.js';
-import type { Batch, BatchOptions, Dataset } from './data/dataset.js';
+import { type Batch, type BatchOptions, Dataset } from './data/dataset.js';
+import type { FitData } from './data/from-values.js';
 import type { EvaluateOptions } from './evaluation.js';
 import type { Evaluation, LoopEvent } from './events.js';
 import { checkMetrics } from './metrics/index.js';
@@ -13,7 +14,7 @@ export type LoopOptions = EvaluateOptions & {
   /** Seeds the order of the samples. */
   seed?: number;
   /** Evaluated after every epoch. */
-  validation?: Dataset;
+  validation?: FitData;
   /**
    * Also evaluate, after every epoch, this many samples of the training data: the same ones each time, chosen at random by
    * the seed. `true`: at most 10,000.
@@ -32,21 +33,28 @@ export type LoopOptions = EvaluateOptions & {
 };
 
 /**
- * Trains epoch by epoch and reports each step. The state's own count of batches says where to begin, in the middle of
+ * Trains on a dataset, or on what `fit` takes, epoch by epoch and reports each step. The state's own count of batches says where to begin, in the middle of
  * an epoch too, so that a run that was stopped and goes on sees the same batches as one that was not.
  * Throws `non-finite` where the loss or a parameter is.
  */
 export async function* trainingLoop(
   trainer: Trainer,
-  train: Dataset,
+  data: FitData,
   options: LoopOptions,
 ): AsyncGenerator<LoopEvent> {
-  const { epochs, seed = 0, batchSize, validation, trainMetrics = false, lr, signal, metrics } = options;
+  const { epochs, seed = 0, batchSize, trainMetrics = false, lr, signal, metrics } = options;
   const { limit = () => Number.POSITIVE_INFINITY, afterRun } = options;
   checkMetrics(trainer.description.loss, metrics);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
+  const { target } = trainer.description.loss;
+  const bound = (given: FitData) =>
+    given instanceof Dataset
+      ? given
+      : Dataset.from(given, trainer.inputs, { labels: target === undefined ? [] : [target] });
+  const train = await bound(data);
+  const validation = options.validation === undefined ? undefined : await bound(options.validation);
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
   const perUpdate = trainer.description.accumulation?.batches ?? 1;

@@ -1,15 +1,20 @@
 /** What a program trains on, as data that can be bound to a model's inputs. */
 import { AgdError } from '../../graph/errors.js';
-import type { Tensor } from '../../graph/tensor.js';
+import { Tensor } from '../../graph/tensor.js';
 import { Dataset } from './dataset.js';
+import { joinArrays } from './gather.js';
 import { type Data, type DataOptions, dataOf, openData } from './open.js';
 import { type NestedArray, type TensorLike, toTensor } from './to-tensor.js';
 
 /** A sample: a value, or an array of them, by the name of the input or array that it belongs to. */
 export type Sample = Readonly<Record<string, NestedArray | Tensor | number | bigint | boolean | string>>;
 
+/** Some samples together: arrays with a row for each, as a `Batch` has them. */
+export type SampleBatch = { inputs: Readonly<Record<string, TensorLike>>; size?: number };
+
 /**
- * A bound `Dataset`; files; arrays by name, of which each row is a sample; or a sequence of samples, which is read into memory.
+ * A bound `Dataset`; files; arrays by name, of which each row is a sample; or a sequence of samples or batches, which is
+ * read into memory.
  */
 export type FitData =
   | Dataset
@@ -17,8 +22,8 @@ export type FitData =
   | readonly string[]
   | ReadonlyMap<string, TensorLike>
   | Readonly<Record<string, TensorLike>>
-  | Iterable<Sample>
-  | AsyncIterable<Sample>;
+  | Iterable<Sample | SampleBatch>
+  | AsyncIterable<Sample | SampleBatch>;
 
 /** Throws `io`, `bad-data` and `bad-shape`; `name` is for messages. */
 export async function dataFrom(given: FitData, name = 'the data', options: DataOptions = {}): Promise<Data> {
@@ -33,18 +38,23 @@ export async function dataFrom(given: FitData, name = 'the data', options: DataO
       `${String(given)} is not data: expected arrays by name, samples, a Dataset or a path.`,
     );
   if (Symbol.iterator in given || Symbol.asyncIterator in given)
-    return dataOf(await stacked(given as AsyncIterable<Sample>), name, options);
+    return dataOf(await stacked(given as AsyncIterable<Sample | SampleBatch>), name, options);
   return dataOf(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
 }
 
 const tensors = (arrays: readonly (readonly [string, TensorLike])[]) =>
   new Map(arrays.map(([name, array]) => [name, toTensor(array, name)]));
 
-/** The samples of a sequence as the rows of arrays. */
-async function stacked(samples: AsyncIterable<Sample>): Promise<Map<string, Tensor>> {
+/** The samples of a sequence as the rows of arrays, or the rows of its batches. */
+async function stacked(samples: AsyncIterable<Sample | SampleBatch>): Promise<Map<string, Tensor>> {
   const columns = new Map<string, unknown[]>();
+  const batches: { path: string; arrays: Map<string, Tensor> }[] = [];
   let rows = 0;
   for await (const sample of samples) {
+    if (isBatch(sample)) {
+      batches.push({ path: `batch ${batches.length}`, arrays: tensors(Object.entries(sample.inputs)) });
+      continue;
+    }
     if (typeof sample !== 'object' || sample === null || Array.isArray(sample))
       throw new AgdError(
         'bad-data',
@@ -59,9 +69,24 @@ async function stacked(samples: AsyncIterable<Sample>): Promise<Map<string, Tens
     rows++;
     for (const [name, column] of columns) if (column.length !== rows) throw missing(name, rows - 1);
   }
+  if (rows && batches.length)
+    throw new AgdError('bad-data', 'The data mixes samples with batches: give one or the other.');
+  if (batches.length) return joinArrays(batches);
   if (!rows) throw new AgdError('bad-data', 'The data has no samples.');
   const arrays = [...columns].map(([name, column]) => [name, toTensor(column as NestedArray, name)] as const);
   return new Map(arrays);
+}
+
+/** `inputs` with arrays by name is what a sample does not have: its values are arrays, or numbers. */
+function isBatch(given: unknown): given is SampleBatch {
+  const { inputs } = (given ?? {}) as { inputs?: unknown };
+  return (
+    typeof inputs === 'object' &&
+    inputs !== null &&
+    !Array.isArray(inputs) &&
+    !ArrayBuffer.isView(inputs) &&
+    !(inputs instanceof Tensor)
+  );
 }
 
 const missing = (name: string, row: number) =>

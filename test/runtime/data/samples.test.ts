@@ -5,12 +5,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
 import type { InputSpec } from '../../../src/runtime/data/bind.js';
-import type { BatchOptions, Dataset } from '../../../src/runtime/data/dataset.js';
+import { type BatchOptions, Dataset } from '../../../src/runtime/data/dataset.js';
 import { type Data, type DataOptions, dataOf, openData } from '../../../src/runtime/data/open.js';
 import { blockwise, inBlocks, weighted } from '../../../src/runtime/data/order.js';
 import { foldRows, splitRows } from '../../../src/runtime/data/split.js';
-import { collect } from '../../sample.js';
+import { sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/trainer.js';
+import { trainingLoop } from '../../../src/runtime/training-loop.js';
+import { collect, mlp } from '../../sample.js';
 
 const ROWS = 9000;
 /** Three classes, of which the last is rare. */
@@ -261,5 +265,46 @@ describe('a dataset', () => {
     expect((await rowsOf(twice, { shuffle: 2 })).flat().toSorted((a, b) => a - b)).toEqual([
       0, 2, 4, 6, 8, 10, 12, 14, 16, 18,
     ]);
+  });
+});
+
+describe('a sequence', () => {
+  const sample = (i: number) => ({ x: [i, 2 * i], target: i % 3 });
+  async function* batches() {
+    for (const from of [0, 4, 8]) {
+      const rows = [0, 1, 2, 3].map(i => sample(from + i));
+      yield {
+        inputs: { x: rows.map(row => row.x), target: BigInt64Array.from(rows, row => BigInt(row.target)) },
+      };
+    }
+  }
+
+  test('of samples or of batches is a dataset', async () => {
+    const samples = Array.from({ length: 12 }, (_, i) => sample(i));
+    for (const data of [samples, samples.values(), batches()]) {
+      const bound = await Dataset.from(data, inputs, { labels });
+      const [whole] = await collect(bound.batches());
+      expect(whole!.inputs.x!.numbers()).toEqual(samples.flatMap(({ x }) => x));
+      expect(whole!.inputs.target!.numbers()).toEqual(samples.map(({ target }) => target));
+    }
+  });
+
+  test('trains in the loop without being bound before', async () => {
+    const { model } = await inject(mlp(), { loss: { kind: 'cross-entropy' } }, sessionShapes);
+    const [trainer, other] = [await Trainer.create(model), await Trainer.create(model)];
+    const rows = Array.from({ length: 32 }, (_, i) => ({ x: [i % 3, i % 5, i % 7, 1], target: i % 3 }));
+    const options = { epochs: 1, batchSize: 8, validation: rows };
+    const events = await collect(trainingLoop(trainer, rows.values(), options));
+    const bound = await Dataset.from(rows, other.inputs, { labels });
+    const expected = await collect(trainingLoop(other, bound, { ...options, validation: bound }));
+    const losses = (all: typeof events) => all.flatMap(e => (e.type === 'step' ? [e.loss] : []));
+    expect(losses(events)).toEqual(losses(expected));
+    expect(events.at(-1)).toMatchObject({ type: 'epoch', validation: { samples: 32 } });
+    await Promise.all([trainer.release(), other.release()]);
+  });
+
+  test('of samples and batches is refused', async () => {
+    const data = [sample(0), { inputs: { x: [[1, 2]], target: [0] } }];
+    await expect(Dataset.from(data, inputs)).rejects.toThrow(/mixes samples with batches/);
   });
 });

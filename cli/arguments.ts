@@ -38,7 +38,13 @@ export async function readArguments(
   };
 }
 
-type GivenLoss = { kind?: LossSpec['kind']; lossOutput?: string; output?: string; target?: string };
+type GivenLoss = {
+  kind?: LossSpec['kind'];
+  lossOutput?: string;
+  output?: string;
+  target?: string;
+  posWeight?: unknown;
+};
 
 /** Throws `bad-option` for what says more of a loss that there is not, or that another kind of loss has. */
 function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
@@ -47,7 +53,9 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
   const given = Object.keys(details);
   if (lossOutput !== undefined) return { kind: 'output', output: lossOutput, target: details.target };
   if (!kind) throw new AgdError('bad-option', `${flagAt(`loss.${given[0]}`)} needs --loss.`);
-  const ofClasses = given.find(name => name !== 'output' && name !== 'target');
+  if (details.posWeight !== undefined && kind !== 'bce-with-logits')
+    throw new AgdError('bad-option', `--pos-weight applies to bce-with-logits, not to ${kind}.`);
+  const ofClasses = given.find(name => !['output', 'target', 'posWeight'].includes(name));
   if (ofClasses && (kind === 'output' || !takesClasses(kind)))
     throw new AgdError(
       'bad-option',

@@ -10,6 +10,7 @@ import { inject } from '../passes/inject.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
 import { type Augmentation, mixes } from '../passes/recipe/augmentation.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
+import { withBalance } from './balance.js';
 import type { InputSpec } from './data/bind.js';
 import type { Dataset } from './data/dataset.js';
 import { mixChunk } from './data/images/mix.js';
@@ -67,8 +68,17 @@ export async function trainable(
   const source = { job, data, model, options };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
   if (note) emit({ type: 'note', text: note });
-  const given = { ...options, updates, tile, freeBatch };
-  const { model: injected, report } = await inject(model, given, await shapesOf(source));
+  const shapes = await shapesOf(source);
+  const asked = { ...options, updates, tile, freeBatch };
+  const given = await withBalance(asked, async loss => {
+    const { model: trial } = await inject(model, { ...asked, loss }, shapes);
+    const trainer = await Trainer.create(trial, job);
+    const { inputs, description } = trainer;
+    await trainer.release();
+    const data = await bind(job, source.data, inputs, description.loss.target);
+    return { data, target: inputs.find(({ name }) => name === description.loss.target)! };
+  });
+  const { model: injected, report } = await inject(model, given, shapes);
   emit(injectedEvent(report));
   const begun = goOnFrom(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });

@@ -2,8 +2,10 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Tensor } from '../../src/graph/tensor.js';
 import type { EpochEvent } from '../../src/runtime/events.js';
-import { agdOnnx, start, workplace } from './run.js';
+import { mlpData } from '../sample.js';
+import { agdOnnx, start, workplace, writeData } from './run.js';
 
 let folder: string;
 beforeAll(async () => {
@@ -123,6 +125,54 @@ describe('what is kept beside the state', () => {
     rmSync(file('k.agd.onnx.checkpoints'), { recursive: true });
     const out = ok(...WILD, '--epochs', '6', '--state', 'k.agd.onnx', '-o', 'k.onnx');
     expect(out).toContain('not found, so these versions are no longer kept');
+  });
+});
+
+describe('balanced weights', () => {
+  it('are those of the classes in the training data', () => {
+    const labels = mlpData(256, 1).get('target')!.numbers();
+    const weights = [0, 1, 2].map(c => 256 / (3 * labels.filter(label => label === c).length));
+    const plain = DATA.slice(0, -2);
+    ok(...plain, '--class-weights', 'balanced', '-o', 'balanced.onnx');
+    ok(...plain, '--class-weights', weights.join(), '-o', 'given.onnx');
+    ok(...plain, '-o', 'plain.onnx');
+    expect(bytes('balanced.onnx').equals(bytes('given.onnx'))).toBe(true);
+    expect(bytes('balanced.onnx').equals(bytes('plain.onnx'))).toBe(false);
+  });
+  it('are negative over positive targets, for --pos-weight', async () => {
+    const classes = mlpData(256, 1).get('target')!.numbers();
+    const values = Float32Array.from({ length: 256 * 3 }, (_, i) =>
+      classes[Math.floor(i / 3)] === i % 3 ? 1 : 0,
+    );
+    await writeData(folder, 'labels.npz', {
+      x: mlpData(256, 1).get('x')!,
+      target: Tensor.from('float32', [256, 3], values),
+    });
+    const weights = [0, 1, 2].map(c => {
+      const positive = classes.filter(label => label === c).length;
+      return (256 - positive) / positive;
+    });
+    const loss = ['model.onnx', '--loss', 'bce-with-logits', '--data', 'labels.npz'];
+    ok(...loss, '--pos-weight', 'balanced', '-o', 'balanced.onnx');
+    ok(...loss, '--pos-weight', weights.join(), '-o', 'given.onnx');
+    expect(bytes('balanced.onnx').equals(bytes('given.onnx'))).toBe(true);
+  });
+  it('are refused where they do not apply', () => {
+    const plain = DATA.slice(0, -2);
+    expect(train(...plain, '--pos-weight', '2').err).toContain('--pos-weight applies to bce-with-logits');
+    expect(train(...plain, '--class-weights', 'balance').err).toContain(
+      "comma-separated numbers, not 'balance'",
+    );
+    const inject = agdOnnx(
+      folder,
+      'inject',
+      'model.onnx',
+      '--loss',
+      'cross-entropy',
+      '--class-weights',
+      'balanced',
+    );
+    expect(inject.err).toContain('--class-weights balanced needs training data');
   });
 });
 

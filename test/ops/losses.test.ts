@@ -15,6 +15,7 @@ const T = [
   -3.6625803, 3.1974006, -2.5540141,
 ];
 const Y = [0, 2, 1, 2];
+const P = [1, 0, 1, 0, 1, 1, 0, 0, 1, 1, 0.25, 0];
 
 /** The loss of x, which is the model's output by way of a weight of ones, and the gradient of the weight. */
 async function run(spec: LossSpec, x: Tensor, target: Tensor) {
@@ -43,6 +44,18 @@ const x = floatsOf(X, [4, 3]);
 const classWeights = [1, 2, 0.5];
 const cases: [string, LossSpec, Tensor, number][] = [
   ['cross-entropy', { kind: 'cross-entropy' }, ints(Y), 0.8039859],
+  [
+    'with a weight of positive targets',
+    { kind: 'bce-with-logits', posWeight: [2] },
+    floatsOf(P, [4, 3]),
+    1.2355574,
+  ],
+  [
+    'with a weight of positive targets for each label',
+    { kind: 'bce-with-logits', posWeight: [1, 3, 0.5] },
+    floatsOf(P, [4, 3]),
+    0.8738428,
+  ],
   ['with smoothing', { kind: 'cross-entropy', labelSmoothing: 0.2 }, ints(Y), 0.8897362],
   ['with weights', { kind: 'cross-entropy', classWeights }, ints(Y), 0.62621],
   ['with an ignored class', { kind: 'cross-entropy', ignoreIndex: 2 }, ints(Y), 0.5652502],

@@ -3,7 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
 import { range } from '../core/rule.js';
-import { classAxisIn, type Loss, type LossOptions, type LossTerms } from './loss.js';
+import { classAxisIn, type Loss, type LossOptions, type LossTerms, numbersOf } from './loss.js';
 
 /** nll of the log-softmax of the output. */
 export const crossEntropy: Loss = {
@@ -34,7 +34,7 @@ function nllTerms(logp: Expr, target: Expr, axis: number, options: LossOptions):
     .gatherElements(classes.unsqueeze([axis]), axis)
     .squeeze([axis])
     .neg();
-  const weights = classWeights && weightVector(classWeights, logp, axis);
+  const weights = classWeights && weightVector(numbersOf('class-weights', classWeights), logp, axis);
   let weight = weights ? weights.gather(classes) : undefined;
   if (kept) weight = weight ? weight.mul(kept.indicator(logp)) : kept.indicator(logp);
   const hard = weight ? picked.mul(weight) : picked;

@@ -28,8 +28,13 @@ export type LossOptions = {
   labelSmoothing?: number;
   /** Targets with this class are left out. Cross-entropy and nll. */
   ignoreIndex?: number;
-  /** One weight per class. Cross-entropy and nll. */
-  classWeights?: readonly number[];
+  /** One weight per class, or `balanced`: in inverse proportion to the classes of the training data. Cross-entropy and nll. */
+  classWeights?: readonly number[] | 'balanced';
+  /**
+   * The weight of positive targets: one for all labels or one for each, or `balanced`: negative over positive targets of the
+   * training data. bce-with-logits.
+   */
+  posWeight?: readonly number[] | 'balanced';
   /** Two classes for each target, each with a share: for mixup and CutMix. Losses of classes alone. */
   mixTargets?: boolean;
 };
@@ -62,6 +67,12 @@ export function checkLossOptions({ labelSmoothing = 0, ignoreIndex = 0 }: LossOp
     throw new AgdError('bad-option', `Label smoothing must be in [0, 1), not ${labelSmoothing}.`);
   if (!Number.isSafeInteger(ignoreIndex))
     throw new AgdError('bad-option', `The class to ignore must be a whole number, not ${ignoreIndex}.`);
+}
+
+/** Weights that are known. Throws `bad-option` for those that training data decide. */
+export function numbersOf(name: string, weights: readonly number[] | 'balanced'): readonly number[] {
+  if (weights !== 'balanced') return weights;
+  throw new AgdError('bad-option', `--${name} balanced needs training data, as train has: give numbers.`);
 }
 
 /** The class axis of an output of `rank` axes, not negative. */

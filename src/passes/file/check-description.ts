@@ -79,6 +79,7 @@ const DESCRIPTION = shaped({
     labelSmoothing: optional(number),
     ignoreIndex: optional(number),
     classWeights: optional(list(number)),
+    posWeight: optional(list(number)),
     mixTargets: optional(when(x => typeof x === 'boolean')),
     mix: optional(shaped({ target: text, share: text })),
   }),

@@ -1,9 +1,16 @@
+import * as v from 'valibot';
 import { belowOne, choice, flag, integer, numbers, text } from '../../ops/core/option-type.js';
 import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
 
 const LOSS = { group: 'Loss', commands: LEARNS, stage: 'inject' } as const;
+
+const weights = v.pipe(
+  v.union([numbers, v.literal('balanced')], "a list of numbers or 'balanced'"),
+  v.description("a list of numbers or 'balanced'"),
+);
+const parseWeights = (text: string) => (text === 'balanced' ? text : parseNumbers(text));
 
 export const LOSS_OPTIONS = {
   loss: option(choice(LOSS_NAMES), {
@@ -23,7 +30,16 @@ export const LOSS_OPTIONS = {
     ...LOSS,
     help: 'Output that already is the loss',
     path: 'loss.lossOutput',
-    conflicts: ['loss', 'output', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'mixTargets', 'classAxis'],
+    conflicts: [
+      'loss',
+      'output',
+      'labelSmoothing',
+      'ignoreIndex',
+      'classWeights',
+      'posWeight',
+      'mixTargets',
+      'classAxis',
+    ],
   }),
   labelSmoothing: option(belowOne, {
     ...LOSS,
@@ -36,11 +52,18 @@ export const LOSS_OPTIONS = {
     help: 'Class label to leave out of the loss',
     path: 'loss.ignoreIndex',
   }),
-  classWeights: option(numbers, {
+  classWeights: option(weights, {
     ...LOSS,
-    help: 'Weight of each class, as 1,0.5,2',
-    parse: parseNumbers,
+    help: 'Weight of each class, as 1,0.5,2, or balanced, by their frequency in the training data',
+    parse: parseWeights,
     path: 'loss.classWeights',
+    expert: true,
+  }),
+  posWeight: option(weights, {
+    ...LOSS,
+    help: 'Weight of positive targets of bce-with-logits: one number, one per label, or balanced',
+    parse: parseWeights,
+    path: 'loss.posWeight',
     expert: true,
   }),
   mixTargets: option(flag, {

@@ -82,7 +82,8 @@ export function metricNamed(choice: MetricChoice): Metric {
 /** How the output and the target of a loss are read; undefined where the model computes the loss itself. */
 export function taskOf(loss: LossSpec): TaskSpec | undefined {
   if (loss.kind === 'output') return undefined;
-  const { kind, classAxis, ignoreIndex, classWeights } = loss;
+  const { kind, classAxis, ignoreIndex } = loss;
+  const classWeights = loss.classWeights === 'balanced' ? undefined : loss.classWeights;
   const task = takesClasses(kind) ? 'classes' : takesProbabilities(kind) ? 'labels' : 'values';
   return { task, activation: activationOf(kind), classAxis, ignoreIndex, classWeights };
 }

@@ -39,6 +39,10 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   init: ['Write a configuration that trains a model on data', () => import('./commands/init.js')],
   adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
   grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
+  differentiate: [
+    'Write a model that computes gradients, Jacobians, Hessians or products with them',
+    () => import('./commands/differentiate.js'),
+  ],
   compare: ['Train with several optimizers at several learning rates', () => import('./commands/compare.js')],
   landscapes: ['Plot optimizer trajectories on 2-D test functions', () => import('./commands/landscapes.js')],
   demo: ['Train LeNet on handwritten digits, in half a minute', () => import('./commands/demo.js')],

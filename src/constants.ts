@@ -7,6 +7,7 @@ export { takesClasses } from './ops/losses/index.js';
 export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
 export { ADAPT_OPTIONS, type AdaptOptions } from './passes/options/adapt.js';
+export { DERIVATIVE_OPTIONS, type DerivativeMode } from './passes/options/derivatives.js';
 export {
   type Command,
   decidedByInjection,

@@ -4,6 +4,7 @@
  */
 import type { Model } from './graph/ir.js';
 import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
+import { type DerivativeModel, type DerivativeOptions, derivativeModel } from './passes/differentiate.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
 import type { AdaptOptions } from './passes/options/adapt.js';
@@ -72,6 +73,8 @@ export { trainInWorker } from './runtime/worker.js';
 export type {
   AdaptOptions,
   AdaptReport,
+  DerivativeModel,
+  DerivativeOptions,
   InjectOptions,
   InjectReport,
   Inspection,
@@ -93,6 +96,14 @@ export function inject(
 /** A copy of the model with a new head for other classes, or a longer vocabulary; see `AdaptOptions`. */
 export function adapt(model: Model, options: AdaptOptions): Promise<{ model: Model; report: AdaptReport }> {
   return adaptPass(model, options, sessionShapes, random);
+}
+
+/**
+ * A model that computes derivatives of values or of a loss: gradient, vector-Jacobian or Jacobian-vector product, Jacobian,
+ * Hessian-vector product or Hessian; see `DerivativeOptions`.
+ */
+export function differentiate(model: Model, options: DerivativeOptions): Promise<DerivativeModel> {
+  return derivativeModel(model, options, sessionShapes);
 }
 
 /** What a model is made of, and what training it would take. */

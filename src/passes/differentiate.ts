@@ -1,10 +1,14 @@
 import { reads } from '../graph/dependents.js';
+import { AgdError } from '../graph/errors.js';
 import type { Model, Node } from '../graph/ir.js';
 import type { TargetRange } from '../ops/losses/index.js';
 import { contextOf, runPasses } from './common/context.js';
+import type { DerivativeNames } from './differentiate/add-derivatives.js';
 import { rangeOfTarget } from './differentiate/attach-loss.js';
 import { activeValues, passesStraight } from './differentiate/backward.js';
+import { isInjected } from './file/step-metadata.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
+import type { DerivativeMode } from './options/derivatives.js';
 import type { LeastBatch, LossSpec, SelectOptions } from './options.js';
 import { PIPELINES } from './pipeline.js';
 import { rounds } from './select/detect-quantization.js';
@@ -59,6 +63,52 @@ export async function gradientModel(
     cotangents: inputs,
     gradients: found.gradients,
   };
+}
+
+export type DerivativeOptions = {
+  /** Outputs or inner values to differentiate; the only output where not given. */
+  of?: readonly string[];
+  /** Or a loss between an output and a target, which is an input then. */
+  loss?: LossSpec;
+  /** Globs over inputs and initializers to differentiate with respect to. */
+  wrt: readonly string[];
+  /** `gradient` where not given; see `addDerivatives`. */
+  mode?: DerivativeMode;
+  straightThrough?: boolean;
+  dumpPasses?: string;
+};
+
+export type DerivativeModel = DerivativeNames & {
+  model: Model;
+  /** What is likely not meant as it was asked for, a line each. */
+  warnings: string[];
+};
+
+/** Key of the metadata that says which inputs and outputs derivatives have, as JSON. */
+const DERIVATIVES_KEY = 'agd.derivatives';
+
+/**
+ * A model that computes derivatives, in the mode that the file is in: its outputs are what is differentiated, and the
+ * derivatives. What it is differentiated by is an input, with its value as default where it was an initializer.
+ */
+export async function derivativeModel(
+  model: Model,
+  { of, mode = 'gradient', ...options }: DerivativeOptions,
+  oracle: ShapeOracle,
+): Promise<DerivativeModel> {
+  if (of && options.loss)
+    throw new AgdError(
+      'bad-option',
+      'Differentiate values of the model or a loss: of and loss cannot be combined.',
+    );
+  if (isInjected(model))
+    throw new AgdError('bad-option', 'The model holds a training step already: differentiate the original.');
+  const context = contextOf(model, { ...options, derivatives: { mode, of } }, oracle);
+  const passes = options.loss ? PIPELINES.derivativesOfLoss : PIPELINES.derivatives;
+  const { work, derivatives, warnings = [] } = await runPasses(passes, context, ['work', 'derivatives']);
+  work.irVersion = Math.max(work.irVersion, 8);
+  work.metadata.set(DERIVATIVES_KEY, JSON.stringify({ mode, ...derivatives }));
+  return { model: work, ...derivatives, warnings };
 }
 
 /**

@@ -15,6 +15,7 @@ import { lacksTotal } from '../ops/schedules.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
+import { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 import { attachLoss, attachSampleLosses } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
@@ -534,6 +535,25 @@ const ALL = [
       return true;
     },
   }),
+  pass({
+    name: 'add-derivatives',
+    does: 'Adds the requested derivatives as outputs, with an input for each direction',
+    requires: ['g', 'trained'],
+    ensures: ['derivatives'],
+    run(c) {
+      const { g, trained, loss, options } = c;
+      const { mode, of } = options.derivatives!;
+      const names = of ?? g.graph.outputs.map(v => v.name);
+      if (!loss && !of && names.length !== 1)
+        throw new AgdError('bad-option', `Choose with --of what to differentiate: ${names.join(', ')}.`);
+      const ys = loss ? [loss.loss] : valuesToDifferentiate(g.graph, names);
+      checkModes(ys, mode);
+      c.derivatives = addDerivatives(g, ys, trained, mode, options);
+      // A caller may evaluate it at other parameters than those of the file.
+      g.graph.inputs.push(...trained.filter(x => !g.graph.inputs.includes(x)));
+      return true;
+    },
+  }),
 
   // Update
   pass({
@@ -766,6 +786,12 @@ const OF_PARAMETERS = [
 const OF_WRT = [...NORMALIZE, ...list('attach-loss', 'check-loss', 'choose-wrt'), ...MODES, ...DRAW];
 const OF_OUTPUTS = [...NORMALIZE, ...list('add-cotangents', 'choose-wrt'), ...DRAW];
 const GRADIENTS = [...list('backward', 'lower-batch-norm', 'return-gradients'), ...CLEAN];
+const DERIVATIVES = [
+  ...DRAW,
+  ...list('add-derivatives', 'lower-batch-norm'),
+  ...CLEAN,
+  ...list('declare-value-types'),
+];
 const OBJECTIVE = [...list('lower-batch-norm', 'return-objective'), ...CLEAN];
 
 /** The passes of each use, in order. */
@@ -801,6 +827,9 @@ export const PIPELINES = {
   objective: [...OF_PARAMETERS, ...OBJECTIVE],
   objectiveByName: [...OF_WRT, ...OBJECTIVE],
   objectiveOfPullback: [...OF_OUTPUTS, ...OBJECTIVE],
+  /** Derivatives of values, and of a loss, to be written to a file. */
+  derivatives: [...NORMALIZE, ...list('choose-wrt'), ...DERIVATIVES],
+  derivativesOfLoss: [...NORMALIZE, ...list('attach-loss', 'check-loss', 'choose-wrt'), ...DERIVATIVES],
   /** The losses of samples, for validation. */
   evaluate: [
     ...NORMALIZE,

@@ -117,6 +117,12 @@ const SHAPES = record<Infer>({
     const axis = (attr.int('axis', 0) + x.rank) % x.rank;
     return [[...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)]];
   },
+  OneHot: ([indices, depth], attr) => {
+    if (!indices?.shape) return [undefined];
+    const axis = attr.int('axis', -1);
+    const at = axis < 0 ? axis + indices.rank + 1 : axis;
+    return [[...indices.shape.slice(0, at), depth?.constant?.[0] ?? null, ...indices.shape.slice(at)]];
+  },
   GatherElements: ([, indices]) => [indices?.shape],
   GatherND: ([x, indices], attr) => {
     const last = indices?.extent(-1);

@@ -10,11 +10,13 @@ import type { Expr } from '../../ops/core/expr.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
 import type { PlannedSchedule } from '../../ops/schedules.js';
+import type { DerivativeNames } from '../differentiate/add-derivatives.js';
 import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
 import type { TrainingDescription } from '../file/description.js';
 import type { TrainingOperators } from '../import/lower-training-operators.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
+import type { DerivativeMode } from '../options/derivatives.js';
 import type { InjectOptions, LeastBatch, LossSpec } from '../options.js';
 import type { ParameterChoice } from '../select/parameter-choice.js';
 import type { Origins } from '../select/read-origins.js';
@@ -26,6 +28,8 @@ export type PassOptions = InjectOptions & {
   cotangents?: readonly string[];
   /** Globs over inputs and initializers to differentiate with respect to. */
   wrt?: readonly string[];
+  /** The derivatives to compute if there is no loss: of the outputs or inner values of these names, or of the only output. */
+  derivatives?: { mode: DerivativeMode; of?: readonly string[] };
   /** Names of the inputs that are fed; all if not given. */
   fed?: ReadonlySet<string>;
   /** Names of the parameters and running statistics that an evaluation is fed. */
@@ -95,6 +99,8 @@ export type Facts = {
   lastRows: Map<Value, Value>;
   /** Name of the output that holds the gradient of a value; null if the gradient is zero. */
   gradients: Map<string, string | null>;
+  /** Names of the inputs and outputs of derivatives. */
+  derivatives: DerivativeNames;
   schedule: PlannedSchedule | undefined;
   attached: AttachedOptimizer;
   /** ONNX's training operators before they were expanded. */

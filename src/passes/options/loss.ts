@@ -4,7 +4,7 @@ import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
 
-const LOSS = { group: 'Loss', commands: LEARNS, stage: 'inject' } as const;
+const LOSS = { group: 'Loss', commands: [...LEARNS, 'differentiate'], stage: 'inject' } as const;
 
 const weights = v.pipe(
   v.union([numbers, v.literal('balanced')], "a list of numbers or 'balanced'"),
@@ -20,7 +20,7 @@ export const LOSS_OPTIONS = {
   }),
   output: option(text, {
     ...LOSS,
-    commands: [...LEARNS, 'inspect'],
+    commands: [...LEARNS, 'differentiate', 'inspect'],
     help: 'Output or inner value that the loss reads',
     shown: 'the only one',
     path: 'loss.output',

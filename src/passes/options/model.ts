@@ -19,7 +19,7 @@ export const MODEL_OPTIONS = {
   }),
   straightThrough: option(flag, {
     ...MODEL,
-    commands: [...LEARNS, 'inspect'],
+    commands: [...LEARNS, 'differentiate', 'inspect'],
     help: 'Straight-through gradients of rounding and quantization',
     recorded: true,
   }),
@@ -46,7 +46,7 @@ export const MODEL_OPTIONS = {
   }),
   dumpPasses: option(text, {
     ...MODEL,
-    commands: ['inject', 'train', 'grad'],
+    commands: ['inject', 'train', 'grad', 'differentiate'],
     ownStep: true,
     expert: true,
     help: 'Write the model after each pass that changes it, as NN-PASS.onnx, to this folder',

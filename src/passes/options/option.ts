@@ -8,6 +8,7 @@ export type Command =
   | 'compare'
   | 'export'
   | 'adapt'
+  | 'differentiate'
   | 'grad'
   | 'landscapes'
   | 'completion'

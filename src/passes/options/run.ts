@@ -32,7 +32,7 @@ export const RUN_OPTIONS = {
   }),
   extend: option(texts, {
     ...RUN,
-    commands: [...LEARNS, 'inspect', 'export', 'landscapes'],
+    commands: [...LEARNS, 'differentiate', 'inspect', 'export', 'landscapes'],
     stage: 'both',
     ownStep: true,
     help: 'Module that defines gradients, optimizers or losses; may be repeated',

@@ -12,7 +12,7 @@ export function chooseWrt(
   const floating = [...new Set([...inputs, ...initializers.keys()])].filter(
     v => isFloat(v.dtype) && !constants.has(v),
   );
-  return globs.flatMap(glob => {
+  const chosen = globs.flatMap(glob => {
     const matches = picomatch(glob, { bash: true, dot: true });
     const found = floating.filter(v => v.name === glob || matches(v.name));
     if (!found.length) {
@@ -27,4 +27,5 @@ export function chooseWrt(
     }
     return found;
   });
+  return [...new Set(chosen)];
 }

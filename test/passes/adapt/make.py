@@ -1,6 +1,7 @@
 """Small classifiers as PyTorch's two exporters write them, and PyTorch's gradients of a new head on a frozen backbone.
 
-python make.py (torch, transformers, onnx, safetensors): writes NAME-EXPORTER.onnx and NAME.safetensors beside this file.
+python make.py (torch, transformers, onnx, safetensors): writes NAME-EXPORTER.onnx and NAME.safetensors beside this file, and
+NAME-derivatives.safetensors with derivatives of the model as it was.
 """
 
 import os
@@ -79,6 +80,13 @@ def text_inputs():
     return {'input_ids': torch.randint(0, 40, (6, 7)), 'attention_mask': torch.ones(6, 7, dtype=torch.int64)}
 
 
+# By what derivatives are taken: parameters, and an input where that is of floating point.
+WRT = {
+    'resnet': ['fc.weight', 'image'],
+    'squeezenet': ['features.2.bias', 'classifier.1.weight', 'image'],
+    'bert': ['net.bert.encoder.layer.0.output.dense.bias', 'net.bert.embeddings.LayerNorm.weight'],
+}
+
 CASES = {
     'resnet': (ResNet, image_inputs, 'fc', {'image': {0: 'batch'}}),
     'squeezenet': (SqueezeNet, image_inputs, 'classifier.1', {'image': {0: 'batch'}}),
@@ -108,6 +116,38 @@ def strip(path):
     onnx.save(model, path)
 
 
+def derivatives(name, model, feed):
+    """Of the logits, and of their cross-entropy, of the first two samples."""
+    feed = {key: value[:2] for key, value in feed.items()}
+    target = torch.tensor([3, 1])
+    wrt = WRT[name]
+    start = tuple(feed[key] if key in feed else model.get_parameter(key).detach() for key in wrt)
+
+    def logits(*values):
+        changed = dict(zip(wrt, values))
+        parameters = {key: value for key, value in changed.items() if key not in feed}
+        return torch.func.functional_call(model, parameters, (), {key: changed.get(key, x) for key, x in feed.items()})
+
+    def loss(*values):
+        return nn.functional.cross_entropy(logits(*values), target)
+
+    torch.manual_seed(1)
+    tangents = tuple(torch.randn_like(x) for x in start)
+    cotangent = torch.randn(2, 10)
+    _, vjp = torch.autograd.functional.vjp(logits, start, cotangent)
+    # By the double backward pass, as not all operators have a forward derivative.
+    _, jvp = torch.autograd.functional.jvp(logits, start, tangents)
+    _, hvp = torch.autograd.functional.hvp(loss, start, tangents)
+    jacobian = torch.autograd.functional.jacobian(logits, start[:1])
+    hessian = torch.autograd.functional.hessian(loss, start[:1])
+    found = {**feed, 'target': target, 'cotangent': cotangent, 'jvp': jvp,
+             'jacobian': jacobian[0], 'hessian': hessian[0][0], 'gradient_loss': loss(*start)}
+    for i, key in enumerate(wrt):
+        found |= {f'{key}|tangent': tangents[i], f'{key}|vjp': vjp[i], f'{key}|hvp': hvp[i]}
+        found[f'{key}|gradient'] = torch.autograd.functional.jacobian(loss, start)[i]
+    save_file({key: value.detach().contiguous().clone() for key, value in found.items()}, f'{HERE}/{name}-derivatives.safetensors')
+
+
 def main(names):
     warnings.simplefilter('ignore')
     for name in names:
@@ -124,6 +164,7 @@ def main(names):
             torch.onnx.export(model, tuple(feed.values()), path, input_names=list(feed), output_names=['logits'],
                               **({**how, 'external_data': False} if how['dynamo'] else how))
             strip(path)
+        derivatives(name, model, feed)
         old = model.get_submodule(head)
         new = nn.Linear(old.in_features, CLASSES) if isinstance(old, nn.Linear) else nn.Conv2d(old.in_channels, CLASSES, 1)
         for p in model.parameters():

@@ -1,0 +1,33 @@
+import { choice, texts } from '../../ops/core/option-type.js';
+import { type Option, option } from './option.js';
+
+const DERIVATIVE = { group: 'Model', commands: [], stage: 'run' } as const;
+
+export const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'hessian'] as const;
+export type DerivativeMode = (typeof DERIVATIVE_MODES)[number];
+
+/** Names with commas between them; those in {a,b} belong to a glob. */
+const parseNames = (list: readonly string[]) =>
+  list.flatMap(text => text.split(/,(?![^{]*\})/).map(name => name.trim())).filter(Boolean);
+
+/** What `differentiate` is told besides a loss. */
+export const DERIVATIVE_OPTIONS = {
+  of: option(texts, {
+    ...DERIVATIVE,
+    help: 'Outputs or inner values to differentiate, as loss or y,z',
+    shown: 'the only output',
+    parseAll: parseNames,
+    conflicts: ['loss', 'lossOutput'],
+  }),
+  wrt: option(texts, {
+    ...DERIVATIVE,
+    help: 'Inputs and initializers to differentiate with respect to (globs), as x,W*',
+    required: true,
+    parseAll: parseNames,
+  }),
+  mode: option(choice(DERIVATIVE_MODES), {
+    ...DERIVATIVE,
+    help: 'What the file computes',
+    shown: 'gradient',
+  }),
+} satisfies Record<string, Option>;

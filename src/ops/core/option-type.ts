@@ -80,8 +80,11 @@ const shown = (value: unknown) => (typeof value === 'number' ? String(value) : J
 /** The error for a name that is not among the known ones, with the closest of them where one is close. */
 export function unknownName(what: string, name: string, known: readonly string[]): AgdError {
   const near = nearest(name, known);
-  const hint = near === undefined ? `expected one of ${known.join(', ')}.` : `did you mean '${near}'?`;
-  return new AgdError('bad-option', `Unknown ${what} '${name}'; ${hint}`);
+  const unknown = `Unknown ${what} '${name}'`;
+  if (near !== undefined) return new AgdError('bad-option', `${unknown}; did you mean '${near}'?`);
+  // More are a page that nobody reads.
+  const hint = known.length > 24 ? '' : `; expected one of ${known.join(', ')}`;
+  return new AgdError('bad-option', `${unknown}${hint}.`);
 }
 
 /** Throws `bad-option` where an extension gives something a name that is taken, or that a flag could not have. */

@@ -4,7 +4,7 @@ import type { OptimizerSpec } from '../ops/optimizers/index.js';
 import { inject } from '../passes/inject.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
-import { type Data, type DataOptions, dataOptionsOf, openData } from './data/open.js';
+import { type Data, type DataOptions, dataOptionsOf, OpenedData, openData } from './data/open.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { openForInjection } from './formats/artifacts.js';
 import { batchToFree, shapesOf } from './model-data.js';
@@ -53,13 +53,22 @@ export type ComparisonEvent =
 
 /** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
+  const opened = new OpenedData();
+  try {
+    yield* compareOnData(comparison, opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function* compareOnData(comparison: Comparison, opened: OpenedData): AsyncGenerator<ComparisonEvent> {
   const { candidates, seeds, epochs } = comparison;
   if (comparison.inject.schedule?.kind === 'plateau')
     throw new AgdError(
       'bad-option',
       'The schedule plateau is not available in comparisons: choose another one.',
     );
-  const data = await openData(comparison.data, dataOptionsOf(comparison));
+  const data = opened.add(await openData(comparison.data, dataOptionsOf(comparison)));
   const { validation: path } = comparison;
   let held: Data | undefined;
   const { inject: given, augment } = comparison;
@@ -85,7 +94,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
     try {
       const { target } = trainer.description.loss;
       const train = await bindTraining(comparison, data, trainer);
-      if (path !== undefined) held ??= await openHeld(path, comparison, data);
+      if (path !== undefined) held ??= opened.add(await openHeld(path, comparison, data));
       const validation = held
         ? await bind(comparison, held, trainer.inputs, target)
         : await data.validation(trainer.inputs, bindingOf(comparison, target));

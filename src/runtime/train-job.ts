@@ -11,7 +11,7 @@ import type { InjectOptions } from '../passes/options.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
 import type { BindOptions } from './data/bind.js';
-import { type DataOptions, dataOptionsOf, openData } from './data/open.js';
+import { type DataOptions, dataOptionsOf, OpenedData, openData } from './data/open.js';
 import { loadRecipe, saveRecipe } from './data/recipe/recipe-file.js';
 import { readSafetensors } from './data/safetensors.js';
 import type { TrainEvent } from './events.js';
@@ -89,9 +89,23 @@ export type TrainJob = SessionOptions &
  * of the last good step is written before returning or throwing: to `state`, or beside `output`.
  */
 export async function runTrainJob(
-  given: TrainJob,
+  job: TrainJob,
   report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
+): Promise<void> {
+  const opened = new OpenedData();
+  try {
+    await runOnData(job, report, signal, opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function runOnData(
+  given: TrainJob,
+  report: (event: TrainEvent) => void,
+  signal: { readonly aborted: boolean },
+  opened: OpenedData,
 ): Promise<void> {
   const { inject, augment } = given;
   const job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
@@ -100,7 +114,7 @@ export async function runTrainJob(
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   checkRetention(job);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
-  const data = await openData(job.data, { ...dataOptionsOf(job), recipe });
+  const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe }));
   const resumed = await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
   if (resumed) data.use(readRecipe(resumed));
@@ -120,7 +134,7 @@ export async function runTrainJob(
     const validation =
       path === undefined
         ? await data.validation(trainer.inputs, bindingOf(job, target))
-        : await bind(job, await openHeld(path, job, data), trainer.inputs, target);
+        : await bind(job, opened.add(await openHeld(path, job, data)), trainer.inputs, target);
     trainer = await withSchedule(trainer, job, train, emit);
     trainer.keepRecipe(data.recipe);
     if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });

@@ -62,6 +62,20 @@ export interface Data {
   close(): Promise<void>;
 }
 
+/** Keeps what is opened, to close all of it. */
+export class OpenedData {
+  readonly #all: Data[] = [];
+
+  add<T extends Data>(data: T): T {
+    this.#all.push(data);
+    return data;
+  }
+
+  async close(): Promise<void> {
+    for (const data of this.#all.splice(0)) await data.close();
+  }
+}
+
 /** The options of data among those of a job. */
 export function dataOptionsOf({
   columns,
@@ -403,7 +417,7 @@ const recipeInputs = (inputs: readonly InputSpec[], { labels = [] }: DataBinding
 /** Arrays of a recipe have the names of their inputs. */
 const withoutMap = ({ map: _, ...binding }: DataBinding, source: string) => ({ ...binding, source });
 
-const PREVIEW_ROWS = 1024;
+const PREVIEW_ROWS = 256;
 
 /** The first rows of the first block. */
 async function firstRows(source: Source): Promise<Source> {

@@ -8,6 +8,7 @@ import {
   type LossSpec,
   type OptimizerSpec,
 } from '../passes/options.js';
+import { type Augmentation, parseAugmentations } from '../passes/recipe/augmentation.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { Checkpoints } from './checkpoints.js';
 import { dataFrom, type FitData } from './data/from-values.js';
@@ -25,7 +26,7 @@ import type {
 import { trainedModel } from './export.js';
 import { openForInjection } from './formats/artifacts.js';
 import { directionOf } from './monitor.js';
-import { bind, bindingOf, trainable, withSchedule } from './prepare.js';
+import { bind, bindingOf, bindTraining, trainable, withMixedTargets, withSchedule } from './prepare.js';
 import { emptyHistory, fitHistory, type Run, type RunHistory, readRun, withRun } from './run-state.js';
 import type { SessionOptions } from './session.js';
 import { Trainer } from './trainer.js';
@@ -48,10 +49,12 @@ export type Callbacks = {
 export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
   SessionOptions &
-  Omit<DataOptions, 'recipe' | 'seed'> & {
+  Omit<DataOptions, 'recipe' | 'seed' | 'augment'> & {
     /** What to minimize, where the model has no training step yet: a specification, or the name of a loss. */
     loss?: LossSpec | LossSpec['kind'];
     optimizer?: OptimizerSpec | OptimizerSpec['name'];
+    /** What is done to images in training, in the words of `--augment` too: 'flip,crop:padding=4,mixup'. */
+    augment?: string | readonly Augmentation[];
     /** Passes over the data; 1 if not given. Of a state, those that it has behind it included. */
     epochs?: number;
     /** Evaluated after each epoch. */
@@ -92,7 +95,10 @@ const OWN = [
   'trainMetrics',
 ];
 const OTHER = ['validation', 'bind', 'export', 'callbacks', 'onEvent', 'signal', 'device', 'threads'];
-const DATA = ['columns', 'label', 'valSplit', 'sampler', 'sampleWeights', 'shuffleBuffer', 'augment'];
+const DATA = [
+  ...['columns', 'label', 'valSplit', 'sampler', 'sampleWeights', 'shuffleBuffer'],
+  ...['augment', 'skipDamaged'],
+];
 
 /**
  * Trains a model on data, from a plain model, an injected one or a file of either. The model given is not changed. Throws
@@ -109,8 +115,10 @@ export async function fit(
   const { epochs = 1, batchSize, validation, device, threads, onEvent, signal, bind: binding } = options;
   const callbacks = [options.callbacks ?? []].flat() as Callbacks[];
   const emit = (event: NewEvent) => onEvent?.({ time: Date.now(), ...event } as TrainEvent);
-  const inject = injectOptions(options);
-  const given = await dataFrom(data, undefined, dataOptionsOf(options));
+  const augment = typeof options.augment === 'string' ? parseAugmentations(options.augment) : options.augment;
+  const decided = injectOptions(options);
+  const inject = decided && withMixedTargets(decided, augment);
+  const given = await dataFrom(data, undefined, dataOptionsOf({ ...options, augment }));
   const session = { device, threads };
   const opened =
     typeof model === 'string'
@@ -119,7 +127,7 @@ export async function fit(
           inject ? { ...inject, original: await readFile(model).catch(() => undefined) } : {},
         )
       : { model, options: inject ?? {} };
-  const prepared = { bind: binding, batchSize, epochs, inject, ...session };
+  const prepared = { bind: binding, batchSize, epochs, inject, augment, ...session };
   const injected = await trainable(
     opened,
     prepared,
@@ -131,7 +139,7 @@ export async function fit(
   let trainer = await Trainer.create(injected, session);
   try {
     const { target } = trainer.description.loss;
-    const train = await bind(prepared, given, trainer.inputs, target);
+    const train = await bindTraining(prepared, given, trainer);
     for (const text of train.notesOn({ batchSize })) emit({ type: 'note', text, level: 'warning' });
     const held =
       validation === undefined
@@ -218,9 +226,13 @@ function injectOptions({ loss, optimizer, ...options }: FitOptions): InjectOptio
 }
 
 /** Of validation data, columns become inputs as they do in training. */
-const heldOptions = ({ columns, label, shuffleBuffer }: DataOptions, { recipe }: Data): DataOptions => ({
+const heldOptions = (
+  { columns, label, shuffleBuffer, skipDamaged }: FitOptions,
+  { recipe }: Data,
+): DataOptions => ({
   columns,
   label,
   shuffleBuffer,
+  skipDamaged,
   recipe,
 });

@@ -3,7 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Dataset } from './dataset.js';
 import { joinArrays } from './gather.js';
-import { type Data, type DataOptions, dataOf, openData } from './open.js';
+import { checkAugmented, type Data, type DataOptions, dataOf, openData } from './open.js';
 import { type NestedArray, type TensorLike, toTensor } from './to-tensor.js';
 
 /** A sample: a value, or an array of them, by the name of the input or array that it belongs to. */
@@ -27,7 +27,10 @@ export type FitData =
 
 /** Throws `io`, `bad-data` and `bad-shape`; `name` is for messages. */
 export async function dataFrom(given: FitData, name = 'the data', options: DataOptions = {}): Promise<Data> {
-  if (given instanceof Dataset) return ofDataset(given, name);
+  if (given instanceof Dataset) {
+    checkAugmented(options.augment, name, false);
+    return ofDataset(given, name);
+  }
   if (typeof given === 'string') return openData(given, options);
   if (Array.isArray(given) && given.length && given.every(path => typeof path === 'string'))
     return openData(given, options);

@@ -102,7 +102,6 @@ export async function openData(paths: string | readonly string[], options: DataO
     const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
     for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
     const arrays = loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
-    if (options.augment) checkAugmented(options.augment, name, false);
     return hasSpec
       ? new Table({ source: arraysAsSource(arrays, name), notes: [] }, files, options)
       : dataOf(arrays, name, options);
@@ -150,7 +149,7 @@ async function withoutDamaged(source: Source, notes: readonly string[]): Promise
 }
 
 /** Throws `bad-option` where there are no image files to change; arrays may be mixed. */
-function checkAugmented(list: readonly Augmentation[], name: string, hasImages: boolean): void {
+export function checkAugmented(list: readonly Augmentation[] = [], name: string, hasImages: boolean): void {
   const other = list.find(({ kind }) => kind !== 'mixup' && kind !== 'cutmix');
   if (hasImages || !other) return;
   throw new AgdError(
@@ -161,6 +160,7 @@ function checkAugmented(list: readonly Augmentation[], name: string, hasImages: 
 
 /** Arrays as data. */
 export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, options: DataOptions = {}): Data {
+  checkAugmented(options.augment, name, false);
   const { valSplit, seed = 0 } = options;
   const whole = (inputs: readonly InputSpec[], binding: DataBinding = {}) =>
     bindData(arrays, inputs, { ...binding, source: name });
@@ -319,7 +319,7 @@ class Table implements Data {
       if (before && 'close' in before) await before.close();
       const { shuffleBuffer, augment } = this.options;
       const hasImages = recipe.inputs.some(({ columns }) => columns[0]!.steps.at(-1)!.step === 'image');
-      if (augment) checkAugmented(augment, this.name, hasImages);
+      checkAugmented(augment, this.name, hasImages);
       const spec = { recipe, inputs: inputs.map(i => i.name), ...(augment ? { augment } : {}) };
       const encoded = await encodeSource(this.opened, spec, { shuffleBuffer });
       this.recipe = recipe;

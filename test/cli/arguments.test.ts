@@ -184,9 +184,9 @@ it('refuses options of injection where nothing is injected', async () => {
   const run = async (...flags: string[]) =>
     injectOptionsIfTask(await told('train', '--data', 'train.npz', ...flags));
   expect(await run('--lr', '0.1', '--seed', '3')).toBeUndefined();
-  await expect(run('--no-decay-bias-norm')).rejects.toThrow('--decay-bias-norm is decided when');
-  await expect(run('--checkpoint-activations')).rejects.toThrow('--checkpoint-activations is');
-  await expect(run('--momentum', '0.9')).rejects.toThrow('--momentum is decided when');
+  await expect(run('--no-decay-bias-norm')).rejects.toThrow('--decay-bias-norm takes effect when');
+  await expect(run('--checkpoint-activations')).rejects.toThrow('--checkpoint-activations takes');
+  await expect(run('--momentum', '0.9')).rejects.toThrow('--momentum takes effect when');
   await expect(run('--target', 'label')).rejects.toThrow('--target needs --loss');
 });
 

@@ -151,6 +151,7 @@ export async function fit(
             target,
           );
     trainer = await withSchedule(trainer, prepared, train, emit);
+    trainer.keepRecipe(given.recipe);
     const before = readRun(injected);
     const { seed = 0, lr } = options;
     const run: Run = {

@@ -73,6 +73,42 @@ const column = v.strictObject({
     ),
   ),
 });
+type Column = v.InferOutput<typeof column>;
+
+/** Whether the width is that of the steps, where these say one. */
+function hasWidth({ width, steps }: Column): boolean {
+  const last = steps.at(-1)!;
+  const indicator = steps.some(s => s.step === 'fill' && s.indicator) ? 1 : 0;
+  const own = widthOf(last);
+  return own === undefined ? width <= LONGEST : width === own + indicator;
+}
+
+/** Numbers that a text, an image or an array gives at most. */
+const LONGEST = 2 ** 28;
+
+function widthOf(s: v.InferOutput<typeof step>): number | undefined {
+  switch (s.step) {
+    case 'one-hot':
+      return s.table.length + Number(s.unknown === 'column') + Number(s.missing === 'column');
+    case 'multi-hot':
+      return s.table.length;
+    case 'date': {
+      const isTwice = (part: string) => s.cyclic && !/year|epoch/.test(part);
+      return s.parts.reduce((n, part) => n + (isTwice(part) ? 2 : 1), 0);
+    }
+    case 'list':
+      return s.length;
+    case 'tokens':
+    case 'characters':
+    case 'bytes':
+      return s.length ?? undefined;
+    case 'image':
+    case 'tensor':
+      return undefined;
+    default:
+      return 1;
+  }
+}
 
 /** A single part of a date is a number, which further steps may take. */
 function isBeforeLast(s: v.InferOutput<typeof step>): boolean {
@@ -93,7 +129,10 @@ const input = v.pipe(
     input: text,
     dtype: v.pipe(text, v.check(isDType, 'an unknown element type')),
     dims: v.array(extent),
-    columns: v.pipe(v.array(column), v.minLength(1)),
+    columns: v.pipe(
+      v.array(v.pipe(column, v.check(hasWidth, 'the width is not that of the steps'))),
+      v.minLength(1),
+    ),
     windows: v.optional(v.strictObject({ length: count, stride: count, shift: v.picklist([0, 1]) })),
   }),
   v.check(

@@ -424,7 +424,7 @@ export class Chain {
     if (isFull || (classes !== undefined && table.length > classes))
       throw new AgdError(
         'bad-data',
-        `${where} has ${isFull ? `more than ${FEW_CLASSES}` : table.length} classes (${shown}), but the output has ${classes ?? 'fewer'}: choose another --label, or a model with as many outputs.`,
+        `${where} has ${isFull ? `more than ${FEW_CLASSES}` : table.length} classes (${shown}), but the output has ${classes ?? 'fewer'}: choose another --label, or give the model as many outputs: agd-onnx adapt MODEL --classes ${isFull ? 'N' : table.length}.`,
       );
     if (isNumber && kind !== 'bool')
       this.shared.notes.push(

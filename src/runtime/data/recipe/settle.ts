@@ -52,7 +52,11 @@ function settleImage(
 /** Texts without a length take the input's. */
 function widthIn(chain: Chain, windows: InputRecipe['windows'], wanted: number | undefined): number {
   const last = chain.fitted.at(-1)!;
-  if (windows) return windows.length;
+  if (windows) {
+    // Running text has no length of its own.
+    if ('length' in last) Object.assign(last, { length: null });
+    return windows.length;
+  }
   const isOpen =
     (last.step === 'tokens' || last.step === 'characters' || last.step === 'bytes') && last.length === null;
   if (!isOpen) return chain.width;

@@ -127,7 +127,7 @@ describe('a target', () => {
       'more classes than the output has',
       ['a', 'b', 'c'],
       classes(2),
-      /has 3 classes \(a, b, c\), but the output has 2/,
+      /has 3 classes \(a, b, c\), but the output has 2: choose another --label, or give the model as many outputs: agd-onnx adapt MODEL --classes 3\./,
     ],
     ['text as numbers', ['a', 'b', 'c'], values(1), /takes numbers as targets; --loss cross-entropy/],
     [
@@ -406,6 +406,14 @@ describe('a recipe that is read', () => {
       'with widths of another sum',
       changed(r => Object.assign(r, { inputs: [{ ...r.inputs[0], dims: [2 ** 30] }] })),
       /the widths of the columns do not add up/,
+    ],
+    [
+      'with a width that its steps do not have',
+      changed(r => {
+        Object.assign(r.inputs[0]!.columns[0]!, { width: 2 ** 30 });
+        return Object.assign(r, { inputs: [{ ...r.inputs[0], dims: [2 ** 30] }] });
+      }),
+      /at 'inputs\[0\]\.columns\[0\]': the width is not that of the steps/,
     ],
     [
       'with a foreign target',

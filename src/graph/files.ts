@@ -262,7 +262,7 @@ async function copyExternal(
 }
 
 /** Copies `length` bytes to where a file holds only zeros, a block at a time. */
-export async function copyRange(
+async function copyRange(
   source: FileHandle,
   from: number,
   length: number,
@@ -289,7 +289,7 @@ async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number
   }
 }
 
-export async function writeBytes(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+async function writeBytes(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; )
     done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
 }
@@ -452,10 +452,7 @@ export function readRange(path: string, data: ExternalData, name: string): Uint8
 }
 
 /** The file's path, after links; throws `external-data` where it is missing, no file, or outside the model's folder. */
-export function externalPath(
-  { location, folder }: Pick<ExternalData, 'location' | 'folder'>,
-  name: string,
-): string {
+function externalPath({ location, folder }: Pick<ExternalData, 'location' | 'folder'>, name: string): string {
   let root: string;
   let path: string;
   try {

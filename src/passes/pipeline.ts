@@ -290,8 +290,17 @@ const ALL = [
     does: 'Finds loss, gradients and running statistics in a graph that computes them',
     requires: ['work', 'g'],
     ensures: [
-      ...(['spec', 'loss', 'inference', 'exports', 'parameters', 'trained', 'given'] as const),
-      ...(['statistics', 'leastBatch', 'warnings', 'model'] as const),
+      'spec',
+      'loss',
+      'inference',
+      'exports',
+      'parameters',
+      'trained',
+      'given',
+      'statistics',
+      'leastBatch',
+      'warnings',
+      'model',
     ],
     run(c) {
       Object.assign(c, useGradients(c.g, c.work, c.source, c.options));
@@ -580,8 +589,16 @@ const ALL = [
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
-      ...(['g', 'optimizer', 'trained', 'grads', 'groups'] as const),
-      ...(['lookups', 'lastRows', 'statistics', 'schedule', 'begins'] as const),
+      'g',
+      'optimizer',
+      'trained',
+      'grads',
+      'groups',
+      'lookups',
+      'lastRows',
+      'statistics',
+      'schedule',
+      'begins',
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -591,7 +608,9 @@ const ALL = [
         const lookup = lookups.get(param);
         const last = lastRows.get(param);
         return {
-          ...{ param, grad: grads[i]!, options: { ...settings, ...groups[i] } },
+          param,
+          grad: grads[i]!,
+          options: { ...settings, ...groups[i] },
           lookup: lookup && last && { ...lookup, last },
           begins: c.begins[i],
         };
@@ -649,8 +668,20 @@ const ALL = [
     name: 'describe-step',
     does: 'Binds states to their next values, and describes the step in the metadata',
     requires: [
-      ...(['work', 'optimizer', 'spec', 'loss', 'inference', 'exports', 'trained', 'groups'] as const),
-      ...(['grads', 'statistics', 'leastBatch', 'schedule', 'begins', 'attached'] as const),
+      'work',
+      'optimizer',
+      'spec',
+      'loss',
+      'inference',
+      'exports',
+      'trained',
+      'groups',
+      'grads',
+      'statistics',
+      'leastBatch',
+      'schedule',
+      'begins',
+      'attached',
     ],
     ensures: ['description'],
     run(c) {

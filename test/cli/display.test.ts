@@ -41,7 +41,9 @@ describe('train prints', () => {
   });
   it('the files written with --quiet', () => {
     expect(train('--quiet', '--report', 'r.html')).toEqual({
-      ...{ code: 0, err: '', out: 'wrote out.onnx\nwrote r.html\n' },
+      code: 0,
+      err: '',
+      out: 'wrote out.onnx\nwrote r.html\n',
     });
     expect(train('--quiet', '--state', 's.onnx').out).toBe('wrote out.onnx\n');
   });

@@ -134,7 +134,12 @@ it('shows the samples with the largest loss, images and texts', () => {
   const run = epochsOf([1]);
   const pixels = Buffer.from([0, 255]).toString('base64');
   run.watch({
-    ...{ type: 'end', time: 0, stopped: false, reason: 'epochs', steps: 2, skipped: 0 },
+    type: 'end',
+    time: 0,
+    stopped: false,
+    reason: 'epochs',
+    steps: 2,
+    skipped: 0,
     worst: [
       {
         row: 3,

@@ -12,7 +12,11 @@ const run = (
   accuracies: number[],
   diverged?: string,
 ): ComparedRun => ({
-  ...{ candidate, lr, seed, diverged, secondsPerStep: 0.5 },
+  candidate,
+  lr,
+  seed,
+  diverged,
+  secondsPerStep: 0.5,
   losses: accuracies.flatMap(() => [1, 1]),
   epochs: accuracies.map(accuracy => ({
     trainLoss: 1,
@@ -79,7 +83,11 @@ it('shows the share of SGD over all coordinates, where telemetry does', async ()
 
 it('is about the lowest loss where there is no accuracy', () => {
   const losing = (lr: number, trainLoss: number): ComparedRun => ({
-    ...{ candidate: 'a', lr, seed: 0, losses: [trainLoss], secondsPerStep: 1 },
+    candidate: 'a',
+    lr,
+    seed: 0,
+    losses: [trainLoss],
+    secondsPerStep: 1,
     epochs: [{ trainLoss }],
   });
   const runs = [losing(0.1, 2), losing(1, 1)];

@@ -37,7 +37,7 @@ export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReade
 }
 
 /** The message a model file is; its bytes are views of `bytes`. Throws `not-onnx`. */
-export function parseModel(bytes: Uint8Array): ModelProto {
+function parseModel(bytes: Uint8Array): ModelProto {
   checkSize(bytes.length);
   let proto: ModelProto;
   try {

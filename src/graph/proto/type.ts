@@ -42,7 +42,7 @@ export function writeInfo(value: Value, place: Place): ValueInfoProto {
   return amend(info, { name: value.name, ...(type && { type }) });
 }
 
-export function readType(proto: TypeProto): ValueType {
+function readType(proto: TypeProto): ValueType {
   if (proto.sequenceType?.elemType) return { kind: 'sequence', elem: readType(proto.sequenceType.elemType) };
   if (proto.optionalType?.elemType) return { kind: 'optional', elem: readType(proto.optionalType.elemType) };
   return (proto.tensorType && readTensorType(proto.tensorType)) || { kind: 'other', extra: proto };

@@ -166,15 +166,6 @@ export class Builder {
     }
   }
 
-  /** Lets nodes that are already in the graph serve for equal ones that are still to come. */
-  prime(): void {
-    for (const node of this.graph.nodes) {
-      if (!isShareable(node) || node.outputs.includes(null)) continue;
-      const place = this.#place(node, node.outputs.length);
-      if (!this.#emitted.has(place)) this.#emitted.set(place, node);
-    }
-  }
-
   /** An initializer with these contents, shared between equal ones. */
   tensor(tensor: Tensor, hint = 'const'): Expr {
     const key = `${tensor.dtype}[${tensor.dims}]${Buffer.from(tensor.bytes).toString('latin1')}`;

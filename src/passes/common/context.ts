@@ -151,7 +151,9 @@ export function pass<const R extends Fact>(
 }
 
 export const contextOf = (source: Model, options: PassOptions, oracle: ShapeOracle): Context => ({
-  ...{ source, options, oracle },
+  source,
+  options,
+  oracle,
   ran: 0,
 });
 

@@ -38,7 +38,8 @@ function describe(context: Described): TrainingDescription {
     outputs: context.inference,
     exports: context.exports,
     optimizer: {
-      ...{ name: optimizer.name, options: optimizer.settings },
+      name: optimizer.name,
+      options: optimizer.settings,
       extension: isExtension(optimizer.name) || undefined,
     },
     lr: attached.lr.name,

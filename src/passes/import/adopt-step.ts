@@ -157,7 +157,10 @@ export function adoptStep(
   const rate = rateInput(g, operators);
   const step = countInput(g, operators, states, all);
   return {
-    ...{ spec, loss: attached, own: { states, rate, step }, bindings: all },
+    spec,
+    loss: attached,
+    own: { states, rate, step },
+    bindings: all,
     batchNumber: () => g.of(step),
   };
 }

@@ -15,7 +15,7 @@ import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import { upgradeOpset } from '../normalize/upgrade-opset.js';
 
-export const TRAINING_DOMAIN = 'ai.onnx.preview.training';
+const TRAINING_DOMAIN = 'ai.onnx.preview.training';
 
 /** Whether a node is one of ONNX's own training operators: Gradient, or an optimizer. */
 export const isTrainingOperator = (node: Node): boolean => node.domain === TRAINING_DOMAIN;

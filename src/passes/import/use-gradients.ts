@@ -49,7 +49,14 @@ export function useGradients(g: Builder, work: Model, source: Model, options: In
   const trained = parameters.flatMap(p => (p.trains ? [p.value] : []));
   g.forget(trained);
   return {
-    ...{ spec, loss, inference, parameters, trained, given, statistics, model: source },
+    spec,
+    loss,
+    inference,
+    parameters,
+    trained,
+    given,
+    statistics,
+    model: source,
     exports: exports.length ? [...exports] : undefined,
     leastBatch: undefined,
     warnings: [],

@@ -174,15 +174,28 @@ export const RIVAL_OPTIONS: Record<Exclude<OptimizerName, 'agd'>, AnyOptions[]> 
     },
   }),
   adabound: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsbound: [true] },
-    ...{ finalLr: [1e-2], gamma: [0.5] },
+    betas: [[0.5, 0.9]],
+    eps: EPS,
+    weightDecay: [0.1],
+    amsbound: [true],
+    finalLr: [1e-2],
+    gamma: [0.5],
   }),
   adahessian: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: [1e-8], weightDecay: [0.1], hessianPower: [0.5, 0] },
+    betas: [[0.5, 0.9]],
+    eps: [1e-8],
+    weightDecay: [0.1],
+    hessianPower: [0.5, 0],
   }),
   adabelief: combinations({
-    ...{ betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1], amsgrad: [true] },
-    ...{ weightDecouple: [false], fixedDecay: [true], rectify: [false], degeneratedToSgd: [false] },
+    betas: [[0.5, 0.9]],
+    eps: EPS,
+    weightDecay: [0.1],
+    amsgrad: [true],
+    weightDecouple: [false],
+    fixedDecay: [true],
+    rectify: [false],
+    degeneratedToSgd: [false],
   }).filter(
     ({ amsgrad, rectify = true, weightDecouple = true, fixedDecay }) =>
       !(amsgrad && rectify) && (weightDecouple || !fixedDecay),

@@ -291,7 +291,10 @@ it('leaves a layer its weights if the exporter folded a batch normalization into
     s.weight(`2.${i ? 'bias' : 'weight'}`, Tensor.filled('float32', [4], fill)),
   );
   sign(s, {
-    ...{ '0.weight': 'PARAMETER', '0.bias': 'PARAMETER', '1.weight': 'PARAMETER', '1.bias': 'PARAMETER' },
+    '0.weight': 'PARAMETER',
+    '0.bias': 'PARAMETER',
+    '1.weight': 'PARAMETER',
+    '1.bias': 'PARAMETER',
     ...{
       '2.weight': 'PARAMETER',
       '2.bias': 'PARAMETER',

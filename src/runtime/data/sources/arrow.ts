@@ -3,7 +3,7 @@ import type { Column, DataType } from '@uwdata/flechette';
 import { AgdError } from '../../../graph/errors.js';
 import type { Block, Field, FieldKind, Source, Values } from '../source.js';
 import type { DataFile } from './file.js';
-import { valuesOf } from './kinds.js';
+import { checkCount, valuesOf } from './kinds.js';
 
 const HEADS = { schema: 1, dictionary: 2, records: 3 };
 const CONTINUATION = -1;
@@ -50,7 +50,9 @@ export async function arrowSource(file: DataFile): Promise<Source> {
       for (const field of fields)
         if (!wanted || wanted.includes(field.name)) {
           const column = table.getChild(field.name) as Column<unknown>;
-          values.set(field.name, valuesOf(field, valuesIn(column), file.path, before[block]! + 1));
+          const list = valuesIn(column);
+          checkCount(list, batches[block]!.rows, file.path, field.name);
+          values.set(field.name, valuesOf(field, list, file.path, before[block]! + 1));
         }
       return { rows: batches[block]!.rows, values };
     },

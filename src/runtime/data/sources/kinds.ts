@@ -137,7 +137,11 @@ export function valuesOf(
   for (let i = 0; i < rows.length; i++) {
     const value = rows[i];
     if (typeof value === 'number') out[i] = value;
-    else if (typeof value === 'bigint' || typeof value === 'boolean') out[i] = Number(value);
+    else if (typeof value === 'bigint') {
+      out[i] = Number(value);
+      // No double holds it: identifiers of 64 bits are to stay apart.
+      if (kind === 'integer' && !Number.isSafeInteger(out[i])) return exactIntegers(rows, fail);
+    } else if (typeof value === 'boolean') out[i] = Number(value);
     else if (value === null || value === undefined) out[i] = Number.NaN;
     else if (value instanceof Date) out[i] = value.getTime();
     else {
@@ -147,6 +151,15 @@ export function valuesOf(
     }
   }
   return out;
+}
+
+/** Throws `bad-data` where a file has another number of values than it says. */
+export function checkCount(values: ArrayLike<unknown>, rows: number, source: string, field: string): void {
+  if (values.length === rows) return;
+  throw new AgdError(
+    'bad-data',
+    `${source} is damaged: column '${field}' has ${values.length} values in a block of ${rows} rows.`,
+  );
 }
 
 function failed(error: AgdError): never {

@@ -2,7 +2,7 @@ import type { FileMetaData, ParquetParsers, SchemaTree } from 'hyparquet';
 import { AgdError } from '../../../graph/errors.js';
 import type { Block, Field, FieldKind, Source, Values } from '../source.js';
 import type { DataFile } from './file.js';
-import { valuesOf } from './kinds.js';
+import { checkCount, valuesOf } from './kinds.js';
 
 /** Dates as milliseconds, without objects; what is not UTF-8 stays bytes. */
 const PARSERS: Partial<ParquetParsers> = {
@@ -70,6 +70,7 @@ export async function parquetSource(file: DataFile): Promise<Source> {
       for (const field of asked) {
         const found = parts.get(field.name) ?? [];
         const column = found.length === 1 ? found[0]! : found.flatMap(part => Array.from(part));
+        checkCount(column, rowEnd - rowStart, file.path, field.name);
         const rows = field.kind === 'image' ? Array.from(column, imageOf) : column;
         values.set(field.name, valuesOf(field, rows, file.path, rowStart + 1));
       }

@@ -79,6 +79,13 @@ describe('Parquet', () => {
     expect(await columns((await openSource([path])).source, ['f'])).toEqual({ f: PLAIN.f });
   });
 
+  test('has integers that no double holds exactly', async () => {
+    const path = write('ids.parquet', Buffer.from(TABLES.parquet_ids, 'base64'));
+    expect(await columns((await openSource([path])).source)).toEqual({
+      id: [9007199254740993n, 9007199254740995n],
+    });
+  });
+
   test('that is damaged is refused', async () => {
     const bytes = Buffer.from(TABLES.parquet_snappy, 'base64');
     const cut = write('cut.parquet', bytes.subarray(0, -20));

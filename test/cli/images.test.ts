@@ -74,7 +74,11 @@ describe('training on a folder of images', () => {
   });
 
   it('says how images feed the model', () => {
-    expect(ok(...LOSS, '--verbose')).toContain("--columns 'x=image:image' --label label");
+    const out = ok(...LOSS, '--verbose');
+    expect(out).toContain("--columns 'x=image:image' --label label");
+    expect(out).toContain(
+      "Images feed 'x' as 32x32 RGB float32 (CHW): fit=cover, filter=bilinear, normalize=0..1",
+    );
   });
 
   it('leaves out damaged images where asked to, else names them', () => {

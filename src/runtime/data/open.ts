@@ -13,6 +13,7 @@ import { isInteger } from './convert.js';
 import type { Dataset } from './dataset.js';
 import { type Encoded, encodeSource } from './encoded.js';
 import { gatherBlock, joinArrays, readAll, someRows } from './gather.js';
+import { describeImageInputs } from './images/recipe.js';
 import { loadArrays } from './load.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
@@ -323,7 +324,8 @@ class Table implements Data {
       const spec = { recipe, inputs: inputs.map(i => i.name), ...(augment ? { augment } : {}) };
       const encoded = await encodeSource(this.opened, spec, { shuffleBuffer });
       this.recipe = recipe;
-      this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes] };
+      const images = this.options.recipe ? [] : describeImageInputs(recipe);
+      this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes, ...images] };
     }
     const { encoded, notes } = this.#bound;
     const data = 'arrays' in encoded ? encoded.arrays : encoded.samples;

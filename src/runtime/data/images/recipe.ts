@@ -2,7 +2,7 @@
 import type { InputRecipe, Recipe } from '../../../passes/recipe/recipe.js';
 import { type MaskSpec, maskSpec } from './mask.js';
 import { dimsOf } from './normalize.js';
-import { type ImageInput, type ImageParameters, type ImageSpec, imageSpec } from './spec.js';
+import { describeImages, type ImageInput, type ImageParameters, type ImageSpec, imageSpec } from './spec.js';
 
 /** The shape of one sample. Throws as `imageSpec` and `maskSpec` do. */
 export function imageDims(input: ImageInput, options: ImageParameters): number[] {
@@ -38,6 +38,12 @@ export function imageInputs({ inputs }: Recipe): ImageInputs {
   }
   return specs;
 }
+
+/** One line on how images feed each input. */
+export const describeImageInputs = (recipe: Recipe): string[] =>
+  [...imageInputs(recipe)].flatMap(([input, { spec }]) =>
+    'dtype' in spec ? [describeImages(input, spec)] : [],
+  );
 
 const isMask = ({ mask }: ImageParameters) => mask === true || mask === 'true';
 

@@ -39,7 +39,7 @@ export {
   readOrtCheckpoint,
   writeOrtCheckpoint,
 } from './runtime/formats/ort-checkpoint.js';
-export { exportOrtCheckpoint, goOnFrom } from './runtime/formats/ort-state.js';
+export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
 export { RunLength } from './runtime/run-length.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';

@@ -44,7 +44,7 @@ type Injected = Omit<Extract<TrainEvent, { type: 'injected' }>, 'time'>;
 type Args = Arguments & { out?: string; split?: boolean; format?: string };
 
 export async function handler(args: Args): Promise<void> {
-  const { goOnFrom, inject, injectedEvent, openForInjection } = await import('../../src/internal.js');
+  const { resumeOptimizer, inject, injectedEvent, openForInjection } = await import('../../src/internal.js');
   const ending = args.split ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   checkOutputs([out], [args.model, args.params, args.config]);
@@ -54,7 +54,7 @@ export async function handler(args: Args): Promise<void> {
     args,
   );
   const { model, report } = await inject(source.model, source.options);
-  const begun = goOnFrom(model, source.optimizer);
+  const begun = resumeOptimizer(model, source.optimizer);
   const written = await write(begun.model, out, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);
   if (begun.note) print(begun.note);

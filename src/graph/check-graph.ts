@@ -1,9 +1,9 @@
 import { allGraphs, type Graph, type Node, type Value } from './ir.js';
 
 /**
- * Verifies the invariants of a main graph and its subgraphs, as the head of `ir.ts` lists them, and that each node
- * stands after those it reads from. A graph that breaks one is a bug of a pass, not of a file: throws a plain Error that
- * names all that is wrong. Linear in nodes and edges; for tests, and between passes when they are debugged.
+ * Verifies the invariants of a main graph and its subgraphs (see `ir.ts`), and that each node follows the nodes that
+ * it reads from. A violation is a bug of a pass, not of a file: throws a plain Error that lists all of them. Linear
+ * in nodes and edges; for tests, and between passes during debugging.
  */
 export function checkGraph(main: Graph): void {
   const problems: string[] = [];
@@ -36,7 +36,7 @@ type Links = {
   returning: ReadonlyMap<Value, ReadonlySet<Graph>>;
 };
 
-/** The links that there should be, told from the lists. */
+/** The links that should exist, derived from the lists. */
 function survey(graphs: readonly Graph[]): Links {
   const producers = new Map<Value, Node>();
   const readers = new Map<Value, Set<Node>>();
@@ -84,7 +84,7 @@ function compare<T>(
     if (!there.has(item)) problems.push(`'${name}' is not ${what} ${label(item)}, and says so.`);
 }
 
-/** Every value is there before it is read: given, written by an earlier node, or an outer value. */
+/** Every value is defined before it is read: as an input or initializer, by an earlier node, or in an outer graph. */
 function checkOrder(graph: Graph, outer: ReadonlySet<Value>, problems: string[]): void {
   const known = new Set([...outer, ...graph.inputs, ...graph.initializers.keys()]);
   const require = (value: Value | null, reader: string) => {

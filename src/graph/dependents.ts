@@ -1,6 +1,6 @@
 import type { Node, Value } from './ir.js';
 
-/** Inputs of a node, those that its subgraphs read from outside included. */
+/** Inputs of a node, including the outer values that its subgraphs read. */
 export function reads(node: Node): readonly Value[] {
   const { inputs } = node;
   const own = inputs.includes(null) ? inputs.filter(v => v !== null) : (inputs as readonly Value[]);
@@ -9,8 +9,8 @@ export function reads(node: Node): readonly Value[] {
 }
 
 /**
- * The nodes that depend on `sources`, in their order, but for those that write one of `except`. One walk over the
- * nodes, not along `readers`: a list may be part of a graph, and the order of links is not that of the graph.
+ * The nodes that depend on `sources`, in order, except those that write one of `except`. Walks the list of nodes
+ * rather than `readers`, since a list may be part of a graph, and links are not in graph order.
  */
 export function dependents(
   nodes: readonly Node[],
@@ -25,7 +25,7 @@ export function dependents(
   });
 }
 
-/** The values that depend on `sources`, and these; what nodes write of `except` is left out. */
+/** `sources` and the values that depend on them, without outputs of nodes that write one of `except`. */
 export function dependentValues(...of: Parameters<typeof dependents>): Set<Value | null> {
   return new Set([...of[1], ...dependents(...of).flatMap(n => n.outputs.filter(o => o !== null))]);
 }

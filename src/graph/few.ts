@@ -4,7 +4,7 @@
  */
 export type Few<T extends object> = undefined | T | T[] | Set<T>;
 
-/** Where looking through an array takes longer than a Set's lookup. */
+/** The size from which a Set is faster than a search of an array. */
 const MANY = 8;
 
 export function withItem<T extends object>(few: Few<T>, item: T): Few<T> {

@@ -1,6 +1,6 @@
 import { allGraphs, type Model } from './ir.js';
 
-/** Hands out names that no value and no node of a model has yet; a user's names never change. */
+/** Generates names that no value or node of a model has; the user's names never change. */
 export class Names {
   readonly #taken = new Set<string>();
   readonly #next = new Map<string, number>();
@@ -23,7 +23,7 @@ export class Names {
     return this.#taken.has(name);
   }
 
-  /** `hint` itself where it is free, else `hint_1`, `hint_2` ... */
+  /** `hint` if it is free, or else `hint_1`, `hint_2` ... */
   fresh(hint: string): string {
     let name = hint;
     let n = this.#next.get(hint) ?? 0;

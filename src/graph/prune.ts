@@ -2,8 +2,8 @@ import { reads } from './dependents.js';
 import type { Graph, Node, Value } from './ir.js';
 
 /**
- * Removes the nodes that none of the graph's outputs depends on, those of subgraphs too. Returns the values that some
- * output depends on, outer ones included.
+ * Removes the nodes, including those of subgraphs, that no graph output depends on. Returns the values that some
+ * output depends on, including outer ones.
  */
 export function prune(graph: Graph): Set<Value> {
   const live = new Set<Value>(graph.outputs);
@@ -21,7 +21,7 @@ export function prune(graph: Graph): Set<Value> {
   return live;
 }
 
-/** The values of the graph and around it that these depend on, themselves among them. */
+/** The values of the graph and of outer graphs that these depend on, including these. */
 export function dependencies(graph: Graph, values: readonly Value[]): Set<Value> {
   const needed = new Set<Value>(values);
   for (const node of [...graph.nodes].reverse()) {
@@ -31,7 +31,7 @@ export function dependencies(graph: Graph, values: readonly Value[]): Set<Value>
   return needed;
 }
 
-/** The inputs that a caller has to feed for these values: those without a default that they depend on. */
+/** The inputs without a default that these values depend on, which a caller has to feed. */
 export function neededInputs(graph: Graph, values: readonly Value[]): Value[] {
   const needed = dependencies(graph, values);
   return graph.inputs.filter(v => needed.has(v) && !graph.initializers.has(v));

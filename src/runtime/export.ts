@@ -95,7 +95,7 @@ function placesFor(names: readonly string[], trained: Model): TrainedFile {
   if (lost === undefined) return file;
   throw new AgdError(
     'invalid-model',
-    `There is no place in the original file for what '${lost}' learned: inject the original model again.`,
+    `The original file has no tensor for the trained values of '${lost}': inject the original model again.`,
   );
 }
 

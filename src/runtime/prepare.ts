@@ -19,7 +19,7 @@ import { type Data, type DataBinding, type DataOptions, openData } from './data/
 import { injectedEvent, type NewEvent } from './events.js';
 import { checkExport } from './export.js';
 import { type Opened, openForInjection } from './formats/artifacts.js';
-import { goOnFrom } from './formats/ort-state.js';
+import { resumeOptimizer } from './formats/ort-state.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { SessionOptions } from './session.js';
 import type { TrainJob } from './train-job.js';
@@ -80,7 +80,7 @@ export async function trainable(
   });
   const { model: injected, report } = await inject(model, given, shapes);
   emit(injectedEvent(report));
-  const begun = goOnFrom(injected, optimizer);
+  const begun = resumeOptimizer(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
   return begun.model;
 }

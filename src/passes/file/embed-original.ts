@@ -46,7 +46,7 @@ export function embedOriginal(
     if (places.get(placeOf.get(name) ?? '') !== name)
       throw new AgdError(
         'invalid-model',
-        `There is no place of its own in the file for what '${name}' learns: leave it out with --freeze.`,
+        `The file has no tensor of its own for the trained values of '${name}': leave it out with --freeze.`,
       );
   const others = sources.filter(({ place }) => located.get(place)?.external && !places.has(place));
   const names = others.length ? Names.of(injected) : new Names();

@@ -31,7 +31,7 @@ const GROUP = 'group0';
  * The injected model with the momentums and the update count of a checkpoint's optimizer, if its own optimizer keeps the
  * same state; `note` says which. Throws `bad-state` if a parameter has no momentums.
  */
-export function goOnFrom(
+export function resumeOptimizer(
   injected: Model,
   group: OptimizerGroup | undefined,
 ): { model: Model; note?: string } {

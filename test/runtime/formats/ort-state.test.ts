@@ -14,7 +14,11 @@ import {
   readOrtCheckpoint,
   writeOrtCheckpoint,
 } from '../../../src/runtime/formats/ort-checkpoint.js';
-import { exportOrtCheckpoint, goOnFrom, toOrtCheckpoint } from '../../../src/runtime/formats/ort-state.js';
+import {
+  exportOrtCheckpoint,
+  resumeOptimizer,
+  toOrtCheckpoint,
+} from '../../../src/runtime/formats/ort-state.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/trainer.js';
 import { artifactFolder, BATCH } from '../../passes/import/ort-artifacts.js';
@@ -26,7 +30,7 @@ const ADAMW = { optimizer: { name: 'adamw', lr: 0.01 } } as const;
 async function begun(folder: string, options: InjectOptions = ADAMW) {
   const opened = await openForInjection(folder, options);
   const { model } = await inject(opened.model, opened.options, sessionShapes);
-  return goOnFrom(decodeModel(encodeModel(model)), opened.optimizer);
+  return resumeOptimizer(decodeModel(encodeModel(model)), opened.optimizer);
 }
 
 async function after(model: Model, steps: number): Promise<{ model: Model; loss: number }> {

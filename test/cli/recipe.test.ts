@@ -193,6 +193,32 @@ describe('a table', () => {
     run('init', 'model.onnx', '--data', 'full.csv', '--force');
   });
 
+  it('of arrays needs no configuration of columns', () => {
+    const { code, err } = agdOnnx(folder, 'init', 'model.onnx', '--data', 'train.npz', '-o', 'arrays.yaml');
+    expect(code).toBe(1);
+    expect(err).toContain('train.npz holds arrays, not columns: they feed the inputs of their names');
+  });
+
+  it('gives the same bytes where the run is resumed', () => {
+    const args = [...trained, '--val-split', '0.25', '--export', 'last'];
+    run('train', 'model.onnx', ...args, '--epochs', '2', '-o', 'whole.onnx');
+    for (const epochs of ['1', '2'])
+      run(
+        'train',
+        'model.onnx',
+        ...args,
+        '--epochs',
+        epochs,
+        '--state',
+        'parts.agd.onnx',
+        '-o',
+        'parts.onnx',
+      );
+    expect(readFileSync(join(folder, 'parts.onnx')).equals(readFileSync(join(folder, 'whole.onnx')))).toBe(
+      true,
+    );
+  });
+
   it('that does not fit is told with what each column gives', () => {
     const { code, err } = agdOnnx(
       folder,

@@ -113,7 +113,14 @@ export async function openData(paths: string | readonly string[], options: DataO
 /** The records of the files that paths and globs name, as they are. Throws `io`, and `bad-data` for files of arrays. */
 export async function openRecords(paths: string | readonly string[]): Promise<Source> {
   const files = await expandPaths([paths].flat() as string[]);
-  return (await openTable(files, await Promise.all(files.map(formatOf)), {})).source;
+  const formats = await Promise.all(files.map(formatOf));
+  const arrays = files[formats.indexOf('arrays')];
+  if (arrays !== undefined)
+    throw new AgdError(
+      'bad-data',
+      `${arrays} holds arrays, not columns: they feed the inputs of their names, as in agd-onnx train MODEL --data ${arrays} --loss cross-entropy.`,
+    );
+  return (await openTable(files, formats, {})).source;
 }
 
 async function openTable(

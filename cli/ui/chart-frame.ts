@@ -37,8 +37,15 @@ export function plotArea(frame: Frame, yTicks: readonly string[]): PlotArea {
   };
 }
 
-/** The whole chart as a self-contained SVG document around `marks`. */
-export function drawFrame(frame: Frame, area: PlotArea, x: Scale, y: Scale, marks: Child): string {
+/** The whole chart as a self-contained SVG document around `marks`; `notes` may reach beyond the plot. */
+export function drawFrame(
+  frame: Frame,
+  area: PlotArea,
+  x: Scale,
+  y: Scale,
+  marks: Child,
+  notes: Child = [],
+): string {
   const { width } = frame.size;
   const height = totalHeight(frame);
   return h(
@@ -58,6 +65,7 @@ export function drawFrame(frame: Frame, area: PlotArea, x: Scale, y: Scale, mark
     legendPositions(frame).map(({ entry, x, row }) => drawLegendEntry(entry, x, 40 + row * LEGEND_ROW)),
     drawYAxis(y, area, frame.yLabel),
     drawXAxis(x, area, frame.xLabel),
+    notes,
     clip(area, marks),
   ).source;
 }

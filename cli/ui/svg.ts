@@ -117,7 +117,7 @@ function draw(chart: Chart, keys: LegendEntry[], yDomain: Interval, marks: Marks
     count: (area.right - area.left) / PIXELS_PER_TICK.x,
     integer: chart.series.every(s => Array.from(xOf(s)).every(Number.isInteger)),
   });
-  return drawFrame(frame, area, x, y, [drawMarks(chart, x, area), marks(x, y, area)]);
+  return drawFrame(frame, area, x, y, marks(x, y, area), drawMarks(chart, x, area));
 }
 
 /** Under the curves, with labels above the plot, on the side that has more room. */

@@ -140,7 +140,7 @@ export async function fit(
   try {
     const { target } = trainer.description.loss;
     const train = await bindTraining(prepared, given, trainer);
-    for (const text of train.notesOn({ batchSize })) emit({ type: 'note', text, level: 'warning' });
+    for (const note of train.reportOn({ batchSize })) emit({ type: 'note', ...note });
     const held =
       validation === undefined
         ? await given.validation(trainer.inputs, bindingOf(prepared, target))

@@ -129,7 +129,7 @@ async function runOnData(
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
     const train = await bindTraining(job, data, trainer);
-    for (const text of train.notesOn(job)) emit({ type: 'note', text, level: 'warning' });
+    for (const note of train.reportOn(job)) emit({ type: 'note', ...note });
     const { validation: path } = job;
     const validation =
       path === undefined

@@ -47,6 +47,7 @@ export function bindData(
   const arrays: ReadonlyMap<string, Tensor | ArrayType> = 'take' in data ? described(data) : data;
   const { source = 'the data', labels = [], map = {}, whole = [] } = options;
   const notes: string[] = [];
+  const details: string[] = [];
   checkOptions(arrays, inputs, options, source);
   const inner = inputs.find(input => input.numbersRows && whole.includes(input.name));
   const apart = inner && inputs.find(({ name, shape }) => shape?.length !== 0 && !whole.includes(name));
@@ -59,7 +60,7 @@ export function bindData(
     labels[0],
     inner ? inputs.map(input => input.name) : whole,
   );
-  const names = matchNames(arrays, specs, map, source, notes);
+  const names = matchNames(arrays, specs, map, source, details);
   const sampled = specs.filter(({ batchAxis }) => batchAxis === 0);
   const [counted] = [...sampled.filter(({ name }) => name === labels[0]), ...sampled];
   const count = counted && arrays.get(names.get(counted.name)!)!.dims[0];
@@ -106,7 +107,13 @@ export function bindData(
       `A scale of ${options.scale} was given, but no integer array feeds a float input; name the input, as in --scale ${inputs[0]?.name}=${options.scale}.`,
     );
   const least = Math.max(...inputs.map(input => input.least ?? 1));
-  return new Dataset(columns, { fixedBatch: fixedBatch(specs, columns, notes), notes, least, samples });
+  return new Dataset(columns, {
+    fixedBatch: fixedBatch(specs, columns, notes),
+    notes,
+    details,
+    least,
+    samples,
+  });
 }
 
 /** The arrays of samples that are not in memory. */

@@ -31,6 +31,8 @@ export type DatasetOptions = {
   fixedBatch?: number;
   /** Lines for the user on what was assumed. */
   notes?: readonly string[];
+  /** The same of what is as one would expect. */
+  details?: readonly string[];
   /** The fewest samples that a batch may have, so that a last one of fewer is left out. */
   least?: number;
   samples?: Samples;
@@ -156,7 +158,14 @@ export class Dataset {
 
   /** Lines for the user on what was assumed. */
   get notes(): readonly string[] {
-    return this.options.notes ?? [];
+    const { notes = [], details = [] } = this.options;
+    return [...details, ...notes];
+  }
+
+  /** The notes on a pass as events have them: what a user should look at is a warning. */
+  reportOn(options: BatchOptions = {}): { text: string; level?: 'warning' }[] {
+    const details = new Set(this.options.details);
+    return this.notesOn(options).map(text => (details.has(text) ? { text } : { text, level: 'warning' }));
   }
 
   /** Lines for the user on what was assumed, and on what such batches leave out. Throws `bad-option`. */
@@ -254,7 +263,7 @@ export class Dataset {
 
   /** The same samples, other options. */
   with(options: DatasetOptions): Dataset {
-    const notes = [...(options.notes ?? []), ...this.notes];
+    const notes = [...(options.notes ?? []), ...(this.options.notes ?? [])];
     return new Dataset(this.columns, { ...this.options, ...options, notes });
   }
 

@@ -33,7 +33,7 @@ export function matchNames(
   inputs: readonly InputSpec[],
   map: Readonly<Record<string, string>>,
   source: string,
-  notes: string[],
+  details: string[],
 ): Map<string, string> {
   const names = new Map<string, string>();
   for (const { name, alias } of inputs) {
@@ -50,7 +50,7 @@ export function matchNames(
     const rivals = missing.filter(other => only !== undefined && fitting(other).includes(only));
     if (only === undefined || more.length > 0 || rivals.length > 1) return true;
     names.set(input.name, only);
-    notes.push(`Array '${only}' feeds input '${input.name}', the only one that it fits.`);
+    details.push(`Array '${only}' feeds input '${input.name}', the only one that it fits.`);
     return false;
   });
   if (unmatched.length > 0) throw missingData(arrays, unmatched, fitting, source);

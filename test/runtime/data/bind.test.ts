@@ -39,6 +39,10 @@ describe('which array feeds which input', () => {
     const dataset = bind({ images, y: labels }, [x, target]);
     expect(feeds(dataset)).toEqual(['x=images', 'target=y']);
     expect(dataset.notes).toContain("Array 'y' feeds input 'target', the only one that it fits.");
+    // As one would expect: no warning.
+    expect(dataset.reportOn()).toContainEqual({
+      text: "Array 'y' feeds input 'target', the only one that it fits.",
+    });
   });
 
   test('floats are no labels', () => {
@@ -161,6 +165,7 @@ describe('scale', () => {
     ]);
     expect(await first({ x: images }, [x], 'x', { scale: 1 })).toBe(255);
     expect(await first({ x: images }, [x], 'x', { scale: 2 })).toBe(510);
+    expect(bind({ x: images }, [x]).reportOn()).toMatchObject([{ level: 'warning' }]);
     expect(bind({ x: images }, [x], { scale: 2 }).notes).toEqual([]);
   });
 

@@ -64,21 +64,24 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
           tell(
             `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
           );
-        const { loss: valLoss, accuracy } = validation ?? {};
-        const metrics = accuracy === undefined ? undefined : { 'val accuracy': accuracy };
         const { trainSeconds, waitSeconds = 0 } = event;
         const share = waitSeconds / trainSeconds;
         // In the first second nearly all is preparation.
         if (share > WAIT_SHARE && trainSeconds > 1)
           tell(`waited for data ${Math.round(100 * share)} % of the time of epoch ${epoch}`);
-        return progress?.epoch({ epoch, trainLoss, valLoss, metrics, seconds });
+        return progress?.epoch({
+          ...{ epoch, trainLoss, valLoss: validation?.loss, seconds },
+          metrics: Object.fromEntries(
+            singleMetrics(validation?.metrics).map(([name, value]) => [`val ${name}`, value]),
+          ),
+        });
       }
       case 'saved':
         if (event.what === 'state') {
           if (talks || stops) tell(`saved state to ${event.path}`);
           if (stops) tell(`resume with: ${resumeCommand(job, event.path, log)}`);
         } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
-        else if (!json) say(`wrote ${event.path}${describeBest(event)}`);
+        else if (!json) say(`wrote ${event.path}${quiet ? '' : describeBest(event)}`);
         return undefined;
       case 'end':
         if (event.skipped)
@@ -126,6 +129,12 @@ function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'i
 
 const nameOf = ({ description: { optimizer } }: Event<'injected'>) =>
   optimizer.name === 'own' ? 'its own step' : optimizer.name;
+
+/** The first metrics that are one number: what a line or a page has room for. */
+export const singleMetrics = (metrics: Readonly<Record<string, number>> = {}, most = 6) =>
+  Object.entries(metrics)
+    .filter(([name]) => !name.includes('/') && name !== 'loss')
+    .slice(0, most);
 
 /** The elements of a tensor of these extents, those of a parameter, which are numbers. */
 export const elements = (shape: readonly unknown[] = [0]) => (shape as number[]).reduce((n, d) => n * d, 1);

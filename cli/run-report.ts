@@ -1,5 +1,5 @@
 import { cpus } from 'node:os';
-import { elements } from './run-display.js';
+import { elements, singleMetrics } from './run-display.js';
 import type { RunRecord } from './run-record.js';
 import { describeOptimizer } from './ui/describe-step.js';
 import {
@@ -159,10 +159,8 @@ function charts(run: RunRecord): Chart[] {
   ];
 }
 
-/** Metrics that are one number, as many as a page has room for. */
-function metricNames({ epochs }: RunRecord, most = 6): string[] {
-  const names = epochs.flatMap(e => Object.keys(e.validation?.metrics ?? {}));
-  return [...new Set(names)].filter(name => !name.includes('/') && name !== 'loss').slice(0, most);
+function metricNames({ epochs }: RunRecord): string[] {
+  return [...new Set(epochs.flatMap(e => singleMetrics(e.validation?.metrics).map(([name]) => name)))];
 }
 
 type StepCurve = { title: string; label: string; varies?: boolean; smooth?: boolean };

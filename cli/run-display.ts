@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { quotedColumn, showAugmentations } from '../src/constants.js';
 import type { TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
-import { formatCount, formatNumber } from './ui/format.js';
+import { formatBytes, formatCount, formatNumber, formatSeconds } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
 import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
@@ -83,6 +83,9 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
         } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
         else if (!json) say(`wrote ${event.path}${quiet ? '' : describeBest(event)}`);
         return undefined;
+      case 'plan':
+        if (!json) for (const line of describePlan(job, event)) say(line);
+        return undefined;
       case 'end':
         if (event.skipped)
           tell(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
@@ -152,6 +155,23 @@ function describeKept({ folder, kept }: NonNullable<Event<'end'>['checkpoints']>
     value === undefined ? file : `${file} (epoch ${epoch}: ${formatNumber(value)})`,
   );
   return `kept in ${folder}: ${files.join(', ')}`;
+}
+
+/** What a run would take, for --dry-run. */
+function describePlan(job: TrainJob, plan: Event<'plan'>): string[] {
+  const { memory, disk, inputs, batchSize, epochs } = plan;
+  const shapes = inputs.map(({ name, dtype, shape }) => `${name} ${dtype} [${shape.join(', ')}]`);
+  const held = plan.validationSamples;
+  const state = disk.state === undefined ? '' : `, state ${formatBytes(disk.state)}`;
+  const free = disk.free === undefined ? '' : ` (free: ${formatBytes(disk.free)})`;
+  return [
+    `inputs  ${shapes.join('; ')}`,
+    `data    ${formatCount(plan.samples, 'sample')}${held === undefined ? '' : `, ${formatCount(held)} for validation`}; ${formatCount(plan.stepsPerEpoch, 'step')} of ${batchSize} an epoch`,
+    `memory  ${formatBytes(memory.peak)} at its peak: parameters ${formatBytes(memory.parameters)}, optimizer state ${formatBytes(memory.state)}, activations and copies ${formatBytes(memory.activations)}, the rest program and data`,
+    `disk    model ${formatBytes(disk.model)}${state}${free}`,
+    `time    ${formatSeconds(plan.secondsPerEpoch)} an epoch, ${formatSeconds(plan.secondsPerEpoch * epochs)} for ${formatCount(epochs, 'epoch')}`,
+    `nothing was written; without --dry-run the model goes to ${job.output}`,
+  ];
 }
 
 /** Which weights an exported model has. */

@@ -48,6 +48,11 @@ export const options = {
     help: 'Weights to write: those of the best epoch or the last ones',
     shown: 'best with --val, else last',
   },
+  dryRun: {
+    ...RUN,
+    type: types.flag,
+    help: 'Do a few steps and print what the run would take: memory, disk, time; write nothing',
+  },
   monitor: {
     ...RUN,
     type: types.text,
@@ -124,7 +129,7 @@ export type TrainArgs = Arguments & { data: string | readonly string[] } & {
   [K in
     | ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch')
     | ('recipe' | 'recipeOut')]?: string;
-} & Detail & { exportEma?: boolean; bakePreprocessing?: boolean; ui?: boolean } & Choosing;
+} & Detail & { exportEma?: boolean; dryRun?: boolean; bakePreprocessing?: boolean; ui?: boolean } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
 type Choosing = Pick<
@@ -169,6 +174,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     recipeOut: args.recipeOut,
     bakePreprocessing: args.bakePreprocessing,
     ...choosing(args),
+    dryRun: args.dryRun,
     epochs: args.epochs ?? 1,
     seed: args.seed,
     lr: args.optimizer?.lr,

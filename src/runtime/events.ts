@@ -195,6 +195,43 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
   worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
 });
 
+const bytes = (what: string) => said(`${what}, in bytes`, whole);
+
+const planSchema = event(
+  'plan',
+  'What a run would take, with --dry-run in place of all that follows the start.',
+  {
+    inputs: said(
+      'What the data feed',
+      v.array(
+        v.strictObject({
+          name: v.string(),
+          dtype: v.string(),
+          shape: v.array(v.nullable(v.union([v.number(), v.string()]))),
+        }),
+      ),
+    ),
+    samples: said('Samples of the training data', whole),
+    validationSamples: optional('Samples of the validation data', whole),
+    batchSize: said('Samples a step', whole),
+    stepsPerEpoch: said('Steps of each epoch', whole),
+    epochs: said('Epochs of the run', whole),
+    memory: v.strictObject({
+      parameters: bytes('Parameters'),
+      state: bytes('Optimizer state and running statistics'),
+      activations: bytes('What the steps needed besides: activations, gradients and copies'),
+      peak: bytes('The largest size of the process that trains'),
+    }),
+    disk: v.strictObject({
+      model: bytes('The trained model'),
+      state: v.exactOptional(bytes('The saved state')),
+      free: v.exactOptional(bytes('Free space where the model goes')),
+    }),
+    secondsPerStep: said('Measured over the first seconds', real),
+    secondsPerEpoch: said('From that, validation included', real),
+  },
+);
+
 export const loopSchemas = [stepSchema, telemetrySchema, validationSchema, epochSchema] as const;
 
 /** By the order in which a run has them. */
@@ -204,6 +241,7 @@ export const EVENT_SCHEMAS = [
   startSchema,
   ...loopSchemas,
   savedSchema,
+  planSchema,
   endSchema,
 ] as const;
 
@@ -220,6 +258,7 @@ export type StepEvent = v.InferOutput<typeof stepSchema>;
 export type EpochEvent = v.InferOutput<typeof epochSchema>;
 export type StartEvent = v.InferOutput<typeof startSchema>;
 export type SavedEvent = v.InferOutput<typeof savedSchema>;
+export type PlanEvent = v.InferOutput<typeof planSchema>;
 export type EndEvent = v.InferOutput<typeof endSchema>;
 
 /** What a training loop reports. Epochs and steps count from 1. */

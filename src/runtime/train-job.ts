@@ -14,6 +14,7 @@ import type { BindOptions } from './data/bind.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from './data/open.js';
 import { loadRecipe, saveRecipe } from './data/recipe/recipe-file.js';
 import { readSafetensors } from './data/safetensors.js';
+import { dryRun } from './dry-run.js';
 import type { TrainEvent } from './events.js';
 import { checkExport, exportFile, neededRecipe } from './export.js';
 import { loadExtensions } from './extensions.js';
@@ -69,6 +70,8 @@ export type TrainJob = SessionOptions &
     keepLast?: number;
     /** Which weights go to `output`: those of the best epoch by validation, which is the default, or the last ones. */
     export?: 'best' | 'last';
+    /** Does a few steps and reports what the run would take, in an event; writes nothing. */
+    dryRun?: boolean;
     /** Writes the moving average of the weights to `output`, not the weights. */
     exportEma?: boolean;
     /** A recipe of columns that was fitted before: JSON, or a model that has one. */
@@ -141,6 +144,11 @@ async function runOnData(
     if (job.recipeOut !== undefined) {
       await saveRecipe(job.recipeOut, neededRecipe(data.recipe));
       emit({ type: 'saved', path: job.recipeOut, what: 'recipe' });
+    }
+    if (job.dryRun) {
+      const files = { source: job.model, output: job.output, state: job.state };
+      emit(await dryRun(trainer, { train, validation }, job, files));
+      return;
     }
     const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
     const metric = job.monitor ?? 'loss';

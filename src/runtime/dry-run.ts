@@ -1,0 +1,96 @@
+/** What a training run is going to take, from a few of its steps. */
+import { stat, statfs } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { PlanEvent } from './events.js';
+import type { Trainer } from './trainer.js';
+import { trainingLoop } from './training-loop.js';
+import type { RunData, RunOptions } from './training-run.js';
+
+/** Long enough for runs of steps to reach their length, and so the memory that they take. */
+const TRIAL_MS = 3000;
+const VALIDATION_MS = 1000;
+
+/**
+ * Does steps for some seconds, and validates for one, which changes the trainer's state. Memory is that of this process: its
+ * largest size so far, so nothing else should have been done in it. `files` are those that the run would write: the model
+ * that is exported, and the state. Throws as `trainingLoop` does.
+ */
+export async function dryRun(
+  trainer: Trainer,
+  { train, validation }: RunData,
+  options: RunOptions,
+  files: { source: string; output: string; state?: string },
+): Promise<Omit<PlanEvent, 'time'>> {
+  const { epochs, batchSize, seed, lr, metrics } = options;
+  const learned = new Set(trainer.description.parameters.map(({ name }) => name));
+  const bytes = { parameters: 0, state: 0 };
+  for (const [name, tensor] of trainer.state)
+    bytes[learned.has(name) ? 'parameters' : 'state'] += tensor.byteLength;
+  const before = process.memoryUsage().rss;
+  const start = performance.now();
+  const first = trainer.batchCount;
+  let [warm, warmSteps] = [start, first];
+  const isOver = () => performance.now() - start > TRIAL_MS;
+  const signal = {
+    get aborted() {
+      return isOver();
+    },
+  };
+  const afterRun = () => {
+    // The first run is slower than those that follow.
+    if (warmSteps === first) [warm, warmSteps] = [performance.now(), trainer.batchCount];
+  };
+  const loop = {
+    epochs: Math.max(epochs, Math.floor(first / train.batchCount(options)) + 1),
+    batchSize,
+    seed,
+    lr,
+  };
+  let end = start;
+  for await (const event of trainingLoop(trainer, train, { ...loop, signal, afterRun })) {
+    if (event.type === 'step') end = performance.now();
+    if (event.type === 'epoch' && isOver()) break;
+  }
+  const done = trainer.batchCount;
+  const perStep =
+    done > warmSteps ? (end - warm) / (done - warmSteps) : (end - start) / Math.max(1, done - first);
+  const stepsPerEpoch = train.batchCount(options);
+  const validationMs = validation ? await validationTime() : 0;
+  const { maxRSS } = process.resourceUsage();
+  const peak = maxRSS * 1024;
+  const source = await stat(files.source).catch(() => undefined);
+  const disk = await statfs(dirname(files.output)).catch(() => undefined);
+  return {
+    type: 'plan',
+    inputs: trainer.inputs.map(({ name, dtype, shape }) => ({ name, dtype, shape: [...(shape ?? [])] })),
+    samples: train.length,
+    ...(validation ? { validationSamples: validation.length } : {}),
+    batchSize: train.batchSize(options),
+    stepsPerEpoch,
+    epochs,
+    memory: { ...bytes, activations: Math.max(0, peak - before), peak },
+    disk: {
+      model: source?.isFile() ? source.size : bytes.parameters,
+      ...(files.state === undefined ? {} : { state: bytes.parameters + bytes.state + (source?.size ?? 0) }),
+      ...(disk ? { free: disk.bavail * disk.bsize } : {}),
+    },
+    secondsPerStep: perStep / 1000,
+    secondsPerEpoch: (perStep * stepsPerEpoch + validationMs) / 1000,
+  };
+
+  async function validationTime(): Promise<number> {
+    const order = { batchSize, pad: true };
+    let [seen, begin] = [0, performance.now()];
+    async function* some() {
+      for await (const batch of validation!.batches(order)) {
+        yield batch;
+        // The first batch makes the session.
+        if (seen++ === 0) begin = performance.now();
+        else if (performance.now() - begin > VALIDATION_MS) return;
+      }
+    }
+    await trainer.evaluate(some(), { metrics });
+    const per = (performance.now() - begin) / Math.max(1, seen - 1);
+    return per * validation!.batchCount(order);
+  }
+}

@@ -24,6 +24,12 @@ describe('a mask', () => {
     expect(pixels.data).toEqual(bytesOf(palette.pixels));
   });
 
+  it('with a palette feeds its numbers', async () => {
+    const { palette } = pillow;
+    const { data } = await decodeMask(bytesOf(palette.file), maskOf(image(7, 9)));
+    expect(data).toEqual(bytesOf(palette.pixels));
+  });
+
   it('with a palette is read by every filter of the format', async () => {
     // Every filter is in a file of sharp's adaptive filtering sooner or later; colors tell which number is which.
     const data = Array.from({ length: 64 * 40 }, (_, i) => (i * i + (i >> 5) * 3) % 7);

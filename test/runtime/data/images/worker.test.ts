@@ -53,6 +53,20 @@ describe('samples with images', () => {
     expect(await load(rows, { pass: { seed: 8, epoch: 2 } })).not.toEqual(images);
   });
 
+  it.each(['crop:scale=0.3', 'flip:p=1', 'crop:padding=4', 'rotate', 'color:contrast=0.5', 'erase:p=1'])(
+    'are changed by %s, each in its own way',
+    async text => {
+      const augment = parseAugmentations(text);
+      const [changed, plain] = [await load([0, 0, 1], { augment }), await load([0, 0, 1], { augment: [] })];
+      const size = changed.length / 3;
+      expect(changed.slice(0, size)).not.toEqual(plain.slice(0, size));
+      expect(changed.slice(0, size)).toEqual(changed.slice(size, 2 * size));
+      const change = (i: number) =>
+        changed.slice(i * size, (i + 1) * size).map((x, k) => x - plain[i * size + k]!);
+      expect(change(2)).not.toEqual(change(0));
+    },
+  );
+
   it('are not augmented without a pass: in validation', async () => {
     const plain = await load(rows, { augment: undefined });
     expect(await load(rows, { pass: undefined })).toEqual(plain);

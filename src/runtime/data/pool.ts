@@ -33,9 +33,13 @@ export const threadCount = () => Math.max(1, Math.min(4, availableParallelism() 
 
 type Waiting = { resolve(arrays: Map<string, Tensor>): void; reject(error: Error): void };
 
-/** Tasks go to the thread with the fewest; their results come in any order. */
+/** Tasks that a thread has at a time: while it computes, the next file is read. More would only take memory. */
+const AT_ONCE = 2;
+
+/** Tasks are done in the order in which they are given; their results come in any order. */
 export class Pool {
   readonly #threads: { worker: Worker; waiting: Map<number, Waiting> }[] = [];
+  readonly #queue: ({ id: number; task: Task } & Waiting)[] = [];
   #next = 0;
 
   constructor(
@@ -44,25 +48,34 @@ export class Pool {
   ) {}
 
   run(task: Task): Promise<Map<string, Tensor>> {
-    const idle = this.#threads.find(({ waiting }) => waiting.size === 0);
-    const thread =
-      idle ??
-      (this.#threads.length < this.size
-        ? this.#start()
-        : this.#threads.reduce((a, b) => (b.waiting.size < a.waiting.size ? b : a)));
     const id = this.#next++;
-    thread.worker.ref();
     return new Promise((resolve, reject) => {
-      thread.waiting.set(id, { resolve, reject });
-      thread.worker.postMessage({ id, task });
+      this.#queue.push({ id, task, resolve, reject });
+      this.#assign();
     });
+  }
+
+  /** Gives tasks to threads that have few. */
+  #assign(): void {
+    while (this.#queue.length) {
+      const least = this.#threads.reduce((n, { waiting }) => Math.min(n, waiting.size), AT_ONCE);
+      const free =
+        least > 0 && this.#threads.length < this.size
+          ? this.#start()
+          : this.#threads.find(({ waiting }) => waiting.size === least);
+      if (!free || free.waiting.size >= AT_ONCE) return;
+      const { id, task, resolve, reject } = this.#queue.shift()!;
+      free.worker.ref();
+      free.waiting.set(id, { resolve, reject });
+      free.worker.postMessage({ id, task });
+    }
   }
 
   #start() {
     const worker = new Worker(SCRIPT, { workerData: this.setup });
     const thread = { worker, waiting: new Map<number, Waiting>() };
     const fail = (error: Error) => {
-      for (const { reject } of thread.waiting.values()) reject(error);
+      for (const { reject } of [...thread.waiting.values(), ...this.#queue.splice(0)]) reject(error);
       thread.waiting.clear();
       const at = this.#threads.indexOf(thread);
       if (at >= 0) this.#threads.splice(at, 1);
@@ -71,12 +84,13 @@ export class Pool {
       const { id } = reply;
       const waiting = thread.waiting.get(id)!;
       thread.waiting.delete(id);
-      // A thread without work does not keep the program running.
-      if (!thread.waiting.size) worker.unref();
       if ('error' in reply) {
         const { code, message } = reply.error;
         waiting.reject(code ? new AgdError(code, message) : new Error(message));
       } else waiting.resolve(unpack(reply.arrays));
+      this.#assign();
+      // A thread without work does not keep the program running.
+      if (!thread.waiting.size) worker.unref();
     });
     worker.on('error', fail);
     worker.on('exit', () => fail(new Error('A thread that reads data has ended.')));

@@ -27,22 +27,13 @@ import {
   textsOf,
 } from './values.js';
 
-/** Pixels of images, one after the other, as the options of `image` in the recipe say; null is a missing image. */
-export type EncodeImages = (
-  images: readonly (string | Uint8Array | null)[],
-  options: Readonly<Record<string, string | number | boolean>>,
-  sample: { dims: readonly number[]; dtype: DType },
-) => Promise<Tensor>;
-
 export type ApplyOptions = {
-  /** The inputs to make arrays for; all of the recipe if not given. Predictions have no target. */
+  /** The inputs to make arrays for; all of the recipe if not given. Predictions have no target, and images are read elsewhere. */
   inputs?: readonly string[];
   /** Where the block is from, for messages. */
   source?: string;
   /** The number of the block's first row in the data, from 1. */
   firstRow?: number;
-  /** How images are read; without it a recipe with images throws `bad-option`. */
-  images?: EncodeImages;
 };
 
 /** The columns that a recipe reads, each once, for the inputs given or all. */
@@ -72,7 +63,7 @@ export async function applyRecipe(
   const used = recipe.inputs.filter(({ input }) => !options.inputs || options.inputs.includes(input));
   const tokenizers = await tokenizersOf(recipe, used);
   const arrays = new Map<string, Tensor>();
-  for (const input of used) arrays.set(input.input, await applyInput(input, block, options, tokenizers));
+  for (const input of used) arrays.set(input.input, applyInput(input, block, options, tokenizers));
   return arrays;
 }
 
@@ -94,12 +85,7 @@ async function tokenizersOf({ tokenizers = {} }: Recipe, used: readonly InputRec
 
 type Out = Float64Array | Float32Array;
 
-async function applyInput(
-  input: InputRecipe,
-  block: Block,
-  options: ApplyOptions,
-  tokenizers: Tokenizers,
-): Promise<Tensor> {
+function applyInput(input: InputRecipe, block: Block, options: ApplyOptions, tokenizers: Tokenizers): Tensor {
   const { dtype, dims, columns, windows } = input;
   const { source = 'the data', firstRow = 1 } = options;
   const width = dims.reduce((n, d) => n * d, 1);
@@ -114,12 +100,6 @@ async function applyInput(
   const placeOf = (column: string): Place => ({ source, column, firstRow });
   const [only] = columns;
   const last = only!.steps.at(-1)!;
-  if (last.step === 'image') {
-    if (!options.images)
-      throw new AgdError('bad-option', `Column '${only!.column}' needs a reader of images.`);
-    const images = read(only!.column) as readonly (string | Uint8Array | null)[];
-    return options.images(images, last.options, { dims, dtype });
-  }
   if (windows) {
     const ids = idsOf(
       textsOf(read(only!.column))

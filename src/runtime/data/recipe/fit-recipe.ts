@@ -2,7 +2,6 @@
 import { AgdError } from '../../../graph/errors.js';
 import type { ColumnsOption } from '../../../passes/recipe/columns.js';
 import type { InputRecipe, Recipe } from '../../../passes/recipe/recipe.js';
-import type { InputSpec } from '../match.js';
 import type { Source } from '../source.js';
 import { Chain } from './chain.js';
 import { type Plan, planColumns, type RecipeInput, showPlan } from './plan.js';
@@ -87,6 +86,3 @@ async function look(source: Source, chains: readonly Chain[]): Promise<void> {
     for (const chain of open) chain.finish();
   }
 }
-
-/** What a loss asks of its target, as the recipe needs it. */
-export type { InputSpec };

@@ -34,6 +34,7 @@ export async function readArguments(
     loss: command === 'inspect' ? loss : lossSpec(loss as GivenLoss | undefined),
     // A configuration file may name the model, too.
     model: args.model ?? values.model,
+    ...(args.other === undefined ? {} : { other: args.other }),
     color: args.color,
   };
 }

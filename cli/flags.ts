@@ -167,7 +167,7 @@ export function checkTogether(values: Values, options: readonly [name: string, o
 }
 
 /** What yargs adds, and the program's own. */
-const RESERVED = new Set(['_', '$0', 'model', 'help', 'h', 'help-all', 'version', 'v', 'color']);
+const RESERVED = new Set(['_', '$0', 'model', 'other', 'help', 'h', 'help-all', 'version', 'v', 'color']);
 
 function readFlag(flag: string, value: unknown, option: Option): unknown {
   const { parse, parseAll, type } = option;

@@ -20,6 +20,8 @@ function version(): string {
 type Command = {
   /** What its argument is; it takes none if not given. */
   model?: string;
+  /** What its second argument is, if it takes two. */
+  other?: string;
   /** Options beside those of the registry that are for this command, or in their place. */
   options: Options;
   /** Command lines, less the program's name, with what they do. */
@@ -30,6 +32,8 @@ type Command = {
 // Each command's module is loaded when it is called.
 const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Command>]> = {
   train: ['Train a model, plain or injected, and write it back', () => import('./commands/train.js')],
+  evaluate: ['Compute loss and metrics on data', () => import('./commands/evaluate.js')],
+  predict: ['Write what the model predicts for data', () => import('./commands/predict.js')],
   inspect: [
     'Show what a model consists of and whether it can be trained',
     () => import('./commands/inspect.js'),
@@ -38,6 +42,7 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   export: ['Extract the trained model from an injected one', () => import('./commands/export.js')],
   init: ['Write a configuration that trains a model on data', () => import('./commands/init.js')],
   adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
+  diff: ['Show which tensors of two models differ, and by how much', () => import('./commands/diff.js')],
   grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
   differentiate: [
     'Write a model that computes gradients, Jacobians, Hessians or products with them',
@@ -49,8 +54,13 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   completion: ['Print a completion script for a shell', () => import('./commands/completion.js')],
 };
 
-/** What follows the name of a command that takes no model. */
-const ARGUMENTS: Partial<Record<Name, string>> = { landscapes: '', demo: '', completion: ' [shell]' };
+/** What follows the name of a command that does not take one model. */
+const ARGUMENTS: Partial<Record<Name, string>> = {
+  landscapes: '',
+  demo: '',
+  completion: ' [shell]',
+  diff: ' <model> <other>',
+};
 
 export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
 
@@ -148,15 +158,16 @@ function program(all: boolean, columns = process.stdout.columns ?? HELP_WIDTH): 
       command: `${name}${ARGUMENTS[name] ?? (hasConfig(name) ? ' [model]' : ' <model>')}`,
       describe,
       builder: async (args: Argv) => {
-        const { model, options, examples } = await load();
-        if (ARGUMENTS[name]) args.positional('shell', { type: 'string', describe: model });
+        const { model, other, options, examples } = await load();
+        if (name === 'completion') args.positional('shell', { type: 'string', describe: model });
         else if (model) args.positional('model', { type: 'string', describe: model });
+        if (other) args.positional('other', { type: 'string', demandOption: true, describe: other });
         addFlags(args, name, options, all);
         for (const [command, does] of examples) args.example(`$0 ${command}`, does);
         return args;
       },
       handler: ({ shell, ...args }) => {
-        throw new Chosen(name, ARGUMENTS[name] ? { ...args, model: shell } : args);
+        throw new Chosen(name, name === 'completion' ? { ...args, model: shell } : args);
       },
     });
   }

@@ -1,7 +1,7 @@
 /** What a training run prints: progress for people, nothing but files, or events for programs. */
 import { basename } from 'node:path';
 import { quotedColumn, showAugmentations } from '../src/constants.js';
-import type { TrainEvent, TrainJob } from '../src/internal.js';
+import type { Evaluation, TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
 import { formatBytes, formatCount, formatNumber, formatSeconds } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
@@ -59,11 +59,12 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
       case 'validation':
         return progress?.validation(event);
       case 'epoch': {
-        const { epoch, trainLoss, validation, seconds } = event;
+        const { epoch, trainLoss, training, validation, seconds } = event;
         if (validation?.leftOut)
           tell(
             `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
           );
+        for (const text of validation?.notes ?? []) detail(text);
         const { trainSeconds, waitSeconds = 0 } = event;
         const share = waitSeconds / trainSeconds;
         // In the first second nearly all is preparation.
@@ -71,9 +72,7 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
           tell(`waited for data ${Math.round(100 * share)} % of the time of epoch ${epoch}`);
         return progress?.epoch({
           ...{ epoch, trainLoss, valLoss: validation?.loss, seconds },
-          metrics: Object.fromEntries(
-            singleMetrics(validation?.metrics).map(([name, value]) => [`val ${name}`, value]),
-          ),
+          metrics: { ...named('train', training), ...named('val', validation) },
         });
       }
       case 'saved':
@@ -200,6 +199,10 @@ type ColumnText = string | { column: string; transforms?: string | readonly stri
 const transformsOf = ({ transforms = [] }: Exclude<ColumnText, string>) =>
   transforms.length ? [[transforms].flat().join('+')] : [];
 
+/** Its metrics, with what they are of before their names. */
+const named = (what: string, evaluation: Evaluation | undefined) =>
+  Object.fromEntries(singleMetrics(evaluation?.metrics).map(([name, value]) => [`${what} ${name}`, value]));
+
 /** The command that resumes a job from a state as if it had not been stopped. */
 function resumeCommand(job: TrainJob, state: string, log?: string): string {
   const { bind: { map = {}, scale, whole } = {} } = job;
@@ -218,6 +221,8 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     'batch-size': job.batchSize,
     seed: job.seed || undefined,
     lr: job.lr,
+    metric: job.metrics,
+    'train-metrics': Boolean(job.trainMetrics) || undefined,
     map: Object.entries(map).map(pair => pair.join('=')),
     scale: typeof scale === 'object' ? Object.entries(scale).map(pair => pair.join('=')) : scale,
     whole,

@@ -17,7 +17,7 @@ export { AgdError, type ErrorCode } from './graph/errors.js';
 export { loadModel, saveModel } from './graph/files.js';
 export { Tensor } from './graph/tensor.js';
 export type { LossKind } from './ops/losses/index.js';
-export type { LossOptions } from './ops/losses/loss.js';
+export type { Activation, LossOptions } from './ops/losses/loss.js';
 export type { AnyOptions, OptimizerName } from './ops/optimizers/index.js';
 export type { Schedule } from './ops/schedules.js';
 export type { GradientOptions } from './passes/differentiate.js';
@@ -41,6 +41,7 @@ export { type Data, type DataOptions, openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';
 export type { Block, Field, FieldKind, Source, Values } from './runtime/data/source.js';
 export { type NestedArray, type TensorLike, toTensor } from './runtime/data/to-tensor.js';
+export { type EvaluateModelOptions, evaluate } from './runtime/evaluate-model.js';
 export type { EvaluateOptions } from './runtime/evaluation.js';
 export type {
   BestEpoch,
@@ -63,6 +64,9 @@ export { type Gradients, gradients } from './runtime/gradients.js';
 export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
 export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
 export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
+export type { DataInput, ModelRunOptions } from './runtime/model-run.js';
+export { type PredictOptions, predict, predictBatches } from './runtime/predict.js';
+export type { Prediction } from './runtime/predictions.js';
 export type { RunHistory } from './runtime/run-state.js';
 export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
 export { runTrainJob, type TrainJob } from './runtime/train-job.js';

@@ -2,6 +2,7 @@
  * agd-onnx for its own command line, benchmarks and comparisons: everything of the main door and what these need
  * besides. Without promises: any release may change it.
  */
+export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
 export { checkWritable, writeFileAtomic } from './graph/files.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';
@@ -11,6 +12,7 @@ export { isInjected, readDescription } from './passes/file/step-metadata.js';
 export { trainingInfoForm } from './passes/file/write-training-info.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { DEVICES, parseScale } from './passes/options.js';
+export { readRecipe } from './passes/recipe/recipe.js';
 export {
   type Metric,
   metricCurve,
@@ -40,6 +42,13 @@ export {
   writeOrtCheckpoint,
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
+export { keepColumns } from './runtime/kept-columns.js';
+export {
+  type KeptColumns,
+  predictionFormat,
+  type RawValue,
+  writePredictions,
+} from './runtime/prediction-files.js';
 export { RunLength } from './runtime/run-length.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';

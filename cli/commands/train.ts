@@ -178,6 +178,8 @@ export async function handler(args: TrainArgs): Promise<void> {
     epochs: args.epochs ?? 1,
     seed: args.seed,
     lr: args.optimizer?.lr,
+    metrics: args.metrics,
+    trainMetrics: args.trainMetrics,
     device: args.device,
     threads: args.threads,
   };

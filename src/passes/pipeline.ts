@@ -521,10 +521,21 @@ const ALL = [
     ensures: [],
     run(c) {
       const { g, samples, loss, options } = c;
-      const results = [loss?.loss.name, options.loss?.output, samples?.losses.name, samples?.weights?.name];
+      const ofSamples = samples && [samples.losses, samples.weights, samples.output];
+      const results = [loss?.loss.name, options.loss?.output, ...(ofSamples ?? []).map(v => v?.name)];
       g.graph.outputs = g.graph.outputs.filter(v => results.includes(v.name));
-      expandUnfed(c, g.graph.outputs);
       return true;
+    },
+  }),
+  pass({
+    name: 'expand-unfed',
+    does: 'Expands operators whose kernels read inputs that are not fed',
+    requires: ['g', 'trained'],
+    ensures: [],
+    run(c) {
+      const before = c.g.graph.nodes.length;
+      expandUnfed(c, c.g.graph.outputs);
+      return c.g.graph.nodes.length !== before;
     },
   }),
   pass({
@@ -866,7 +877,15 @@ export const PIPELINES = {
     ...NORMALIZE,
     ...list('attach-sample-losses', 'choose-state', 'compute-in-float'),
     ...MODES,
-    ...list('draw-random', 'number-batches', 'feed-state', 'return-losses'),
+    ...list('draw-random', 'number-batches', 'feed-state', 'return-losses', 'expand-unfed'),
+    ...CLEAN,
+  ],
+  /** The outputs of the model, for predictions. */
+  predict: [
+    ...NORMALIZE,
+    ...list('choose-state', 'compute-in-float'),
+    ...MODES,
+    ...list('draw-random', 'number-batches', 'feed-state', 'expand-unfed'),
     ...CLEAN,
   ],
   /** Expands ONNX's training operators in the main graph, before any other pipeline. */

@@ -2,6 +2,8 @@
 import { AgdError } from '../graph/errors.js';
 import type { AttachedSampleLosses } from '../passes/differentiate/attach-loss.js';
 import type { LossSpec } from '../passes/options.js';
+import { classNames, type Recipe } from '../passes/recipe/recipe.js';
+import type { NamedLoss } from '../passes/run/evaluation-model.js';
 import type { Batch } from './data/dataset.js';
 import type { Evaluation } from './events.js';
 import { type MetricChoice, MetricSet } from './metrics/index.js';
@@ -20,15 +22,13 @@ export type EvaluationRun = {
   run(fetch: readonly string[]): Promise<Feeds>;
 };
 
-/** The names of the model's loss, of the output that it reads and of the target. */
-export type NamedLoss = LossSpec & { name: string; output: string; target?: string };
-
-/** Throws `bad-data` where nothing counts, `bad-option` for metrics that are unknown or do not apply. */
+/** `recipe` has the names of classes. Throws `bad-data` where nothing counts, `bad-option` for metrics that are unknown or do not apply. */
 export async function evaluateBatches(
   batches: Iterable<Batch> | AsyncIterable<Batch>,
   spec: NamedLoss,
   options: EvaluateOptions,
   open: (inputs: Feeds) => Promise<EvaluationRun>,
+  recipe?: Recipe,
 ): Promise<Evaluation> {
   const metrics = new MetricSet(spec, options.metrics);
   let [samples, leftOut, loss, weight] = [0, 0, 0, 0];
@@ -59,13 +59,14 @@ export async function evaluateBatches(
   }
   if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);
   const { metrics: found, confusion, notes } = metrics.result();
+  const classes = recipe && classNames(recipe);
   return {
     loss: loss / weight,
     samples,
     ...(leftOut ? { leftOut } : {}),
     metrics: found,
     ...(found.accuracy === undefined ? {} : { accuracy: found.accuracy }),
-    ...(confusion ? { confusion } : {}),
+    ...(confusion ? { confusion: { ...(classes ? { classes: [...classes] } : {}), ...confusion } } : {}),
     ...(notes.length ? { notes } : {}),
   };
 }

@@ -19,6 +19,7 @@ import type { TrainEvent } from './events.js';
 import { checkExport, exportFile, neededRecipe } from './export.js';
 import { loadExtensions } from './extensions.js';
 import type { Beginning } from './formats/artifacts.js';
+import { checkMetrics, metricNamed } from './metrics/index.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
 import {
   bind,
@@ -84,6 +85,10 @@ export type TrainJob = SessionOptions &
     batchSize?: number;
     seed?: number;
     lr?: number;
+    /** Names of metrics for validation; what is usual for the loss and the output if not given. */
+    metrics?: readonly string[];
+    /** Also evaluate, after every epoch, samples of the training data: so many, or at most 10,000. */
+    trainMetrics?: boolean | number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   } & Omit<DataOptions, 'recipe'>;
 
@@ -114,6 +119,7 @@ async function runOnData(
   const job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
+  job.metrics?.forEach(metricNamed);
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   checkRetention(job);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
@@ -138,6 +144,7 @@ async function runOnData(
       path === undefined
         ? await data.validation(trainer.inputs, bindingOf(job, target))
         : await bind(job, opened.add(await openHeld(path, job, data)), trainer.inputs, target);
+    checkMetrics(trainer.description.loss, job.metrics);
     trainer = await withSchedule(trainer, job, train, emit);
     trainer.keepRecipe(data.recipe);
     if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });

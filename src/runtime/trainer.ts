@@ -10,8 +10,12 @@ import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../passes/file/description.js';
 import { readStep } from '../passes/file/step-metadata.js';
 import type { Fed, LeastBatch } from '../passes/options.js';
-import { type Recipe, withRecipe } from '../passes/recipe/recipe.js';
-import { type EvaluationModel, evaluationModel } from '../passes/run/evaluation-model.js';
+import { classNames, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
+import {
+  type EvaluationModel,
+  evaluationModel,
+  injectedPredictionModel,
+} from '../passes/run/evaluation-model.js';
 import { rowNumbers } from '../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../passes/run/scan-rows.js';
 import { scheduleFactors } from '../passes/run/schedule-factors.js';
@@ -24,6 +28,8 @@ import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { fromPytorch, toPytorch } from './formats/pytorch-state.js';
+import { taskOf } from './metrics/index.js';
+import { type Prediction, predictions } from './predictions.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 
@@ -40,6 +46,7 @@ export type StepInfo = { lr: number; gradNorm?: number };
 export class Trainer {
   #state: Feeds = {};
   #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
+  #predictor: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
   #lastSteps: StepInfo[] = [];
   #schedule: Session | undefined;
@@ -297,7 +304,13 @@ export class Trainer {
     options: EvaluateOptions = {},
   ): Promise<Evaluation> {
     return this.#inTurn(() =>
-      evaluateBatches(batches, this.description.loss, options, given => this.#evaluatorFor(given)),
+      evaluateBatches(
+        batches,
+        this.description.loss,
+        options,
+        given => this.#evaluatorFor(given),
+        readRecipe(this.model),
+      ),
     );
   }
 
@@ -305,11 +318,7 @@ export class Trainer {
     const inputs = this.#checked(given);
     this.#evaluator ??= await this.#createEvaluator(inputs);
     const { session, samples } = this.#evaluator;
-    const { parameters, statistics } = this.description;
-    const learned = [...parameters.map(p => p.name), ...statistics].filter(name =>
-      session.inputs.includes(name),
-    );
-    const state = Object.fromEntries(learned.map(name => [name, this.#state[name]!]));
+    const state = this.#learned(session);
     return {
       samples,
       inputs,
@@ -323,6 +332,48 @@ export class Trainer {
     return { session: await Session.create(await layOut(model, this.options), this.options), samples };
   }
 
+  /**
+   * What the model makes of the samples of each batch with the parameters of that moment, in inference form: of the output
+   * that it trains on, or of all outputs where it computes its loss itself. Batches need no target.
+   */
+  async *predict(batches: Iterable<Batch> | AsyncIterable<Batch>): AsyncGenerator<Prediction> {
+    const { loss, outputs } = this.description;
+    const names = loss.kind === 'output' ? outputs : [loss.output];
+    const spec = taskOf(loss);
+    const recipe = readRecipe(this.model);
+    const run = (given: Feeds) => this.#inTurn(() => this.#predict(names, given));
+    yield* predictions(batches, {
+      names,
+      spec: spec?.task === 'values' ? undefined : spec,
+      classes: recipe && classNames(recipe),
+      run,
+    });
+  }
+
+  async #predict(names: readonly string[], given: Feeds): Promise<Feeds> {
+    const all = asFeeds(given);
+    this.#predictor ??= await this.#createPredictor(names, all);
+    const session = this.#predictor;
+    const inputs = Object.fromEntries(Object.entries(all).filter(([name]) => session.inputs.includes(name)));
+    return session.run({ ...this.#learned(session), ...inputs }, names);
+  }
+
+  async #createPredictor(names: readonly string[], batch: Feeds): Promise<Session> {
+    const model = await injectedPredictionModel(
+      this.model,
+      names,
+      shapesIn(() => batch),
+    );
+    return Session.create(await layOut(model, this.options), this.options);
+  }
+
+  /** The parameters and running statistics that a session takes. */
+  #learned(session: Session): Feeds {
+    const { parameters, statistics } = this.description;
+    const names = [...parameters.map(p => p.name), ...statistics].filter(n => session.inputs.includes(n));
+    return Object.fromEntries(names.map(name => [name, this.#state[name]!]));
+  }
+
   /** Frees the runtime's memory, after the steps under way; the trainer cannot be used after it. */
   async release(): Promise<void> {
     if (this.#isReleased) return;
@@ -330,6 +381,7 @@ export class Trainer {
       this.#isReleased = true;
       await this.session.release();
       await this.#evaluator?.session.release();
+      await this.#predictor?.release();
       await this.#schedule?.release();
     });
   }

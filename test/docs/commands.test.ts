@@ -148,6 +148,7 @@ describe('the commands of', () => {
       const folder = await folderFor('');
       const { model } = await inject(mlp(), { loss: { kind: 'cross-entropy' } }, sessionShapes);
       await saveModel(model, join(folder, 'model.agd.onnx'));
+      await saveModel(mlp(), join(folder, 'model.trained.onnx'));
       runAll(
         folder,
         (await loadCommand(name)).examples.map(([line]) => line),

@@ -30,6 +30,9 @@ export const countFromZero = number('a whole number of at least 0', v.safeIntege
 export const flag = v.pipe(v.boolean('true or false'), v.description('true or false'));
 export const text = v.pipe(v.string('a text'), v.minLength(1, 'a text'), v.description('a text'));
 export const texts = v.pipe(v.array(text, 'a list of texts'), v.readonly(), v.description('a list of texts'));
+/** One or several, as a flag that may be repeated gives them. */
+export const paths = v.union([text, texts], 'a path or a list of paths');
+export const parsePaths = (list: readonly string[]) => (list.length === 1 ? list[0] : list);
 export const numbers = v.pipe(
   v.array(finite, 'a list of numbers'),
   v.minLength(1, 'a list of numbers'),

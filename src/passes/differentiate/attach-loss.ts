@@ -62,8 +62,11 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   return { loss: addOutput(g, loss), output: output.value, target: target.value, mix, exposed, constants };
 }
 
-/** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
-export type AttachedSampleLosses = { losses: Value; weights?: Value };
+/**
+ * Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target; and what
+ * the loss reads.
+ */
+export type AttachedSampleLosses = { losses: Value; weights?: Value; output: Value; target: Value };
 
 /**
  * The same for evaluation: not the mean, but sums over each sample [batch], in float32 at least, from which the mean over
@@ -72,7 +75,8 @@ export type AttachedSampleLosses = { losses: Value; weights?: Value };
 export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleLosses {
   const output = pick(g, spec);
   expose(g, output);
-  const { loss, weight } = lossTerms(spec.kind, output, addTarget(g, spec, output), spec);
+  const target = addTarget(g, spec, output);
+  const { loss, weight } = lossTerms(spec.kind, output, target, spec);
   const perSample = (x: Expr) => {
     const wide = x.cast(x.dtype === 'float64' ? 'float64' : 'float32');
     return x.rank ? wide.sum(range(1, x.rank)) : wide.reshape([1]);
@@ -80,6 +84,8 @@ export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleL
   return {
     losses: addOutput(g, perSample(loss), 'sample_losses'),
     weights: weight && addOutput(g, perSample(weight), 'sample_weights'),
+    output: output.value,
+    target: target.value,
   };
 }
 

@@ -26,7 +26,7 @@ const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK
  */
 export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
   if (kind === 'output' || !isBuiltInLoss(kind)) return [];
-  const made = maker(output);
+  const made = natureOf(output);
   if (!made) return [];
   const { nature, node, before } = made;
   const it = `Output '${output.name}'`;
@@ -78,7 +78,8 @@ const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.
 /** A name, quoted for the shell. */
 const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);
 
-function maker(output: Value) {
+/** What the values are, as far as the operator that makes them tells, and what it made them of. */
+export function natureOf(output: Value) {
   let node = output.producer;
   while (node && node.domain === '' && MOVES.has(node.opType)) node = node.inputs[0]?.producer;
   if (node?.domain !== '') return undefined;

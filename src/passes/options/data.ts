@@ -1,34 +1,44 @@
 import * as v from 'valibot';
-import { betweenZeroAndOne, choice, count, positive, text, texts } from '../../ops/core/option-type.js';
+import {
+  betweenZeroAndOne,
+  choice,
+  count,
+  parsePaths,
+  paths,
+  positive,
+  text,
+  texts,
+} from '../../ops/core/option-type.js';
 import { columnsType, parseColumns } from '../recipe/columns.js';
-import { type Option, option, RUNS } from './option.js';
+import { APPLIES, type Option, option, RUNS } from './option.js';
 import { parsePair, parseScales } from './text.js';
 
 const DATA = { group: 'Data', commands: RUNS, stage: 'run' } as const;
 
-const paths = v.union([text, texts], 'a path or a list of paths');
-const onePath = (list: readonly string[]) => (list.length === 1 ? list[0] : list);
+const READS = [...RUNS, ...APPLIES] as const;
 
 export const DATA_OPTIONS = {
   data: option(paths, {
     ...DATA,
     required: true,
     help: 'Training data: arrays (.npz, .npy, .safetensors), tables (.csv, .tsv, .parquet, .arrow, .jsonl, .json), text, or a folder of images; several, or a glob, are read one after the other',
-    parseAll: onePath,
+    parseAll: parsePaths,
   }),
   validation: option(paths, {
     ...DATA,
     flag: 'val',
     help: 'Validation data, evaluated after each epoch',
-    parseAll: onePath,
+    parseAll: parsePaths,
   }),
   columns: option(columnsType, {
     ...DATA,
+    commands: READS,
     help: 'INPUT=COLUMN,COLUMN:TRANSFORM+TRANSFORM: which columns of a table feed an input, and how',
     parseAll: parseColumns,
   }),
   label: option(text, {
     ...DATA,
+    commands: READS,
     help: 'Column of a table that is the target',
   }),
   valSplit: option(betweenZeroAndOne, {
@@ -55,24 +65,27 @@ export const DATA_OPTIONS = {
   }),
   batchSize: option(count, {
     ...DATA,
+    commands: READS,
     help: 'Batch size',
     shown: '32',
   }),
   map: option(v.record(text, text, 'pairs INPUT=ARRAY'), {
     ...DATA,
-    commands: [...RUNS, 'grad'],
+    commands: [...READS, 'grad'],
     path: 'bind.map',
     help: 'INPUT=ARRAY, where the names differ',
     parseAll: (list: readonly string[]) => Object.fromEntries(list.map(parsePair)),
   }),
   scale: option(v.union([positive, v.record(text, positive)], 'a factor, or pairs INPUT=FACTOR'), {
     ...DATA,
+    commands: READS,
     path: 'bind.scale',
     help: 'Factor for integer arrays, as 1/255 or INPUT=1/255',
     parseAll: parseScales,
   }),
   whole: option(texts, {
     ...DATA,
+    commands: READS,
     path: 'bind.whole',
     help: 'Input that is not split into samples: its whole array is fed at every step',
   }),

@@ -1,26 +1,28 @@
 import * as v from 'valibot';
 import { belowOne, choice, flag, integer, numbers, text } from '../../ops/core/option-type.js';
 import { LOSS_NAMES } from '../../ops/losses/index.js';
-import { LEARNS, type Option, option } from './option.js';
+import { APPLIES, LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
 
-const LOSS = { group: 'Loss', commands: [...LEARNS, 'differentiate'], stage: 'inject' } as const;
+const LOSS = { group: 'Loss', commands: [...LEARNS, 'evaluate', 'differentiate'], stage: 'inject' } as const;
 
 const weights = v.pipe(
   v.union([numbers, v.literal('balanced')], "a list of numbers or 'balanced'"),
   v.description("a list of numbers or 'balanced'"),
 );
 const parseWeights = (text: string) => (text === 'balanced' ? text : parseNumbers(text));
+const READS_OUTPUT = [...LEARNS, ...APPLIES, 'differentiate'] as const;
 
 export const LOSS_OPTIONS = {
   loss: option(choice(LOSS_NAMES), {
     ...LOSS,
+    commands: READS_OUTPUT,
     help: 'Loss between an output and the target',
     path: 'loss.kind',
   }),
   output: option(text, {
     ...LOSS,
-    commands: [...LEARNS, 'differentiate', 'inspect'],
+    commands: [...LEARNS, 'evaluate', 'differentiate', 'inspect'],
     help: 'Output or inner value that the loss reads',
     shown: 'the only one',
     path: 'loss.output',
@@ -75,6 +77,7 @@ export const LOSS_OPTIONS = {
   }),
   classAxis: option(integer, {
     ...LOSS,
+    commands: READS_OUTPUT,
     help: 'Axis of the classes',
     shown: 'last; 1 for images',
     path: 'loss.classAxis',

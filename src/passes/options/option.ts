@@ -5,8 +5,11 @@ export type Command =
   | 'inspect'
   | 'inject'
   | 'train'
+  | 'evaluate'
+  | 'predict'
   | 'compare'
   | 'export'
+  | 'diff'
   | 'adapt'
   | 'differentiate'
   | 'grad'
@@ -70,6 +73,8 @@ export const option = <S extends OptionType, const O extends Omit<Option, 'type'
 /** Commands that have the same options. */
 export const RUNS = ['train', 'compare'] as const;
 export const INJECTS = ['inject', 'train', 'compare'] as const;
+/** Commands that run a model on data as it is. */
+export const APPLIES = ['evaluate', 'predict'] as const;
 export const LEARNS = ['inject', 'train', 'compare', 'grad'] as const;
 
 export function isObject(value: unknown): value is Record<string, unknown> {

@@ -1,5 +1,6 @@
-import { choice, count, countFromZero, text, texts } from '../../ops/core/option-type.js';
-import { DEVICES, LEARNS, type Option, option, RUNS } from './option.js';
+import * as v from 'valibot';
+import { choice, count, countFromZero, flag, text, texts } from '../../ops/core/option-type.js';
+import { APPLIES, DEVICES, LEARNS, type Option, option, RUNS } from './option.js';
 
 const RUN = { group: 'Run', stage: 'run' } as const;
 
@@ -18,28 +19,41 @@ export const RUN_OPTIONS = {
     help: 'Random seed: order of the samples, dropout, initial values',
     shown: '0',
   }),
+  /** The names are checked where the loss is known: extensions add theirs, and not all apply to every loss. */
+  metrics: option(texts, {
+    ...RUN,
+    commands: ['train', 'evaluate'],
+    flag: 'metric',
+    help: 'Metric to compute, such as accuracy, f1, auc, r2, iou; may be repeated',
+    shown: 'by loss and output',
+  }),
+  trainMetrics: option(v.union([flag, count], 'true, false or a number of samples'), {
+    ...RUN,
+    commands: ['train'],
+    help: 'Also evaluate a sample of the training data after each epoch',
+  }),
   device: option(choice(DEVICES), {
     ...RUN,
-    commands: [...RUNS, 'grad'],
+    commands: [...RUNS, ...APPLIES, 'grad'],
     help: 'Execution provider',
     shown: 'cpu',
   }),
   threads: option(count, {
     ...RUN,
-    commands: [...RUNS, 'grad'],
+    commands: [...RUNS, ...APPLIES, 'grad'],
     help: 'Threads',
     shown: 'number of cores',
   }),
   extend: option(texts, {
     ...RUN,
-    commands: [...LEARNS, 'differentiate', 'inspect', 'export', 'landscapes'],
+    commands: [...LEARNS, ...APPLIES, 'differentiate', 'inspect', 'export', 'landscapes'],
     stage: 'both',
     ownStep: true,
-    help: 'Module that defines gradients, optimizers or losses; may be repeated',
+    help: 'Module that defines gradients, optimizers, losses or metrics; may be repeated',
   }),
   config: option(text, {
     ...RUN,
-    commands: LEARNS,
+    commands: [...LEARNS, ...APPLIES],
     stage: 'both',
     ownStep: true,
     help: 'JSON, YAML, TypeScript or JavaScript file of options; flags take precedence',

@@ -111,7 +111,7 @@ export async function openData(paths: string | readonly string[], options: DataO
 }
 
 /** The records of the files that paths and globs name, as they are. Throws `io`, and `bad-data` for files of arrays. */
-export async function openRecords(paths: string | readonly string[]): Promise<Source> {
+export async function openRecords(paths: string | readonly string[], recipe?: Recipe): Promise<Source> {
   const files = await expandPaths([paths].flat() as string[]);
   const formats = await Promise.all(files.map(formatOf));
   const arrays = files[formats.indexOf('arrays')];
@@ -120,7 +120,22 @@ export async function openRecords(paths: string | readonly string[]): Promise<So
       'bad-data',
       `${arrays} holds arrays, not columns: they feed the inputs of their names, as in agd-onnx train MODEL --data ${arrays} --loss cross-entropy.`,
     );
-  return (await openTable(files, formats, {})).source;
+  return (await openTable(files, formats, { recipe })).source;
+}
+
+/** The same; rows of arrays are records too. Columns are of the kinds that the recipe has. */
+export async function openRows(paths: string | readonly string[], recipe?: Recipe): Promise<Source> {
+  const files = await expandPaths([paths].flat() as string[]);
+  if (!(await areArrays(files))) return openRecords(files, recipe);
+  const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
+  for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
+  return arraysAsSource(loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded), files.join(', '));
+}
+
+/** Whether all files hold arrays, not records. Throws `io`, `bad-data`. */
+export async function areArrays(paths: string | readonly string[]): Promise<boolean> {
+  const files = await expandPaths([paths].flat() as string[]);
+  return (await Promise.all(files.map(formatOf))).every(format => format === 'arrays');
 }
 
 async function openTable(

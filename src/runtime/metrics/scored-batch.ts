@@ -1,18 +1,18 @@
 import { AgdError } from '../../graph/errors.js';
-import type { Tensor } from '../../graph/tensor.js';
+import { Tensor } from '../../graph/tensor.js';
 import { classAxisOf } from '../../ops/losses/loss.js';
 import type { TaskSpec } from './metric.js';
 
 type Numbers = ArrayLike<number>;
 
 /**
- * Output and target of a batch, less the samples that only fill it up. What metrics read is computed when it is first
- * asked for. Scores, probabilities and, where the task is not one of classes, targets are [positions, width], in rows.
+ * The output for a batch, less the samples that only fill it up. What is read off it is computed when it is first asked
+ * for. Scores and probabilities are [positions, width], in rows.
  */
-export class ScoredBatch {
+export class Scored {
   /**
-   * Predictions of their own: for classes the elements of the target, for labels those of the output without the axis of
-   * labels, for values the samples.
+   * Predictions of their own: for classes the elements of the output without the axis of classes, for labels without that
+   * of labels, for values the samples.
    */
   readonly positions: number;
   /** Classes, labels, or values of a sample. */
@@ -20,52 +20,30 @@ export class ScoredBatch {
   readonly #axis: number;
   readonly #inner: number;
   #scores: Numbers | undefined;
-  #targets: Numbers | undefined;
   #probabilities: Numbers | undefined;
   #predicted: Int32Array | undefined;
 
-  /**
-   * `output` and `target` are as the model has them, of `size` samples and `padding` others after them, along axis 0.
-   * Throws `bad-shape` where they do not fit together.
-   */
+  /** `output` is as the model has it, of `size` samples and `padding` others after them, along axis 0. */
   constructor(
     readonly spec: TaskSpec,
     readonly output: Tensor,
-    readonly target: Tensor,
     readonly size: number,
     padding = 0,
   ) {
     const { dims } = output;
     const share = size / (size + padding);
-    if (spec.task === 'values') {
-      this.positions = size;
-      this.width = (output.size * share) / size;
-      this.#axis = dims.length;
-      this.#inner = 1;
-    } else {
-      this.#axis = spec.task === 'labels' && dims.length < 2 ? dims.length : classAxisOf(dims.length, spec);
-      this.width = dims[this.#axis] ?? 1;
-      this.#inner = dims.slice(this.#axis + 1).reduce((n, d) => n * d, 1);
-      this.positions = (output.size / this.width) * share;
-    }
-    const wanted = spec.task === 'classes' ? this.positions : this.positions * this.width;
-    if (target.size * share !== wanted)
-      throw new AgdError(
-        'bad-shape',
-        `An output [${output.dims}] and a target [${target.dims}] do not belong together: the metrics need one target for each ${spec.task === 'classes' ? 'prediction' : 'number'}.`,
-      );
+    const isFlat = spec.task === 'values' || (spec.task === 'labels' && dims.length < 2);
+    this.#axis = isFlat ? dims.length : classAxisOf(dims.length, spec);
+    this.#inner = dims.slice(this.#axis + 1).reduce((n, d) => n * d, 1);
+    const count = output.size * share;
+    this.width = spec.task === 'values' ? count / size : (dims[this.#axis] ?? 1);
+    this.positions = count / this.width;
   }
 
   /** The output as it is. */
   get scores(): Numbers {
-    this.#scores ??= this.#inRows(this.output.floats());
+    this.#scores ??= this.inRows(this.output.floats());
     return this.#scores;
-  }
-
-  /** Classes by position, -1 where the target is ignored; labels and values as they are. */
-  get targets(): Numbers {
-    this.#targets ??= this.spec.task === 'classes' ? this.#classes() : this.#inRows(this.target.floats());
-    return this.#targets;
   }
 
   /** What the activation makes of the scores, in float64; of a task of values the predicted values. */
@@ -83,14 +61,44 @@ export class ScoredBatch {
     return this.#predicted;
   }
 
-  #classes(): Int32Array {
-    const { ignoreIndex } = this.spec;
-    const given = this.target.numbers();
-    return Int32Array.from({ length: this.positions }, (_, i) => (given[i] === ignoreIndex ? -1 : given[i]!));
+  /** The probabilities in the layout of the output, in float32. */
+  get probabilityTensor(): Tensor {
+    return Tensor.from(
+      'float32',
+      this.#dimsOf(this.size),
+      Float32Array.from(this.#asOutput(this.probabilities)),
+    );
+  }
+
+  /** The predicted classes as int64, in the shape of the output without the axis of classes; those of labels with it. */
+  get predictedTensor(): Tensor {
+    const dims = this.#dimsOf(this.size);
+    if (this.spec.task === 'classes')
+      return Tensor.from(
+        'int64',
+        dims.filter((_, i) => i !== this.#axis),
+        BigInt64Array.from(this.predicted, BigInt),
+      );
+    return Tensor.from('int64', dims, BigInt64Array.from(this.#asOutput(this.predicted), BigInt));
+  }
+
+  /** What is in rows, in the layout of the output. */
+  #asOutput(rows: Numbers): Float64Array {
+    const [inner, width] = [this.#inner, this.width];
+    const values = new Float64Array(this.positions * width);
+    for (let i = 0; i < values.length; i++) {
+      const [position, at] = [Math.floor(i / width), i % width];
+      values[(Math.floor(position / inner) * width + at) * inner + (position % inner)] = rows[i]!;
+    }
+    return values;
+  }
+
+  #dimsOf(size: number): number[] {
+    return this.output.dims.map((d, i) => (i === 0 && d !== size ? size : d));
   }
 
   /** With the axis of the classes last. */
-  #inRows(values: Numbers): Numbers {
+  protected inRows(values: Numbers): Numbers {
     const [inner, width] = [this.#inner, this.width];
     if (inner === 1 || width === 1) return values;
     const count = this.positions * width;
@@ -145,6 +153,40 @@ export class ScoredBatch {
     return Int32Array.from({ length: this.positions * this.width }, (_, i) =>
       Number.isNaN(scores[i]) ? -1 : scores[i]! > bound ? 1 : 0,
     );
+  }
+}
+
+/** Output and target of a batch; for labels and values the targets are in rows, as the scores are. */
+export class ScoredBatch extends Scored {
+  #targets: Numbers | undefined;
+
+  /** Throws `bad-shape` where output and target do not fit together. */
+  constructor(
+    spec: TaskSpec,
+    output: Tensor,
+    readonly target: Tensor,
+    size: number,
+    padding = 0,
+  ) {
+    super(spec, output, size, padding);
+    const wanted = spec.task === 'classes' ? this.positions : this.positions * this.width;
+    if ((target.size * size) / (size + padding) !== wanted)
+      throw new AgdError(
+        'bad-shape',
+        `An output [${output.dims}] and a target [${target.dims}] do not belong together: the metrics need one target for each ${spec.task === 'classes' ? 'prediction' : 'number'}.`,
+      );
+  }
+
+  /** Classes by position, -1 where the target is ignored; labels and values as they are. */
+  get targets(): Numbers {
+    this.#targets ??= this.spec.task === 'classes' ? this.#classes() : this.inRows(this.target.floats());
+    return this.#targets;
+  }
+
+  #classes(): Int32Array {
+    const { ignoreIndex } = this.spec;
+    const given = this.target.numbers();
+    return Int32Array.from({ length: this.positions }, (_, i) => (given[i] === ignoreIndex ? -1 : given[i]!));
   }
 }
 

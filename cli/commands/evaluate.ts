@@ -1,0 +1,63 @@
+import { types } from '../../src/constants.js';
+import type { Evaluation } from '../../src/internal.js';
+import type { Arguments } from '../arguments.js';
+import type { Options } from '../flags.js';
+import { formatCount, formatMetric } from '../ui/format.js';
+import { renderTable } from '../ui/table.js';
+import { painter, print, printJson, printPainted } from '../ui/terminal.js';
+
+export const model = 'ONNX file, plain or injected, or a training state';
+
+const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
+
+export const options = {
+  data: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.paths,
+    parseAll: types.parsePaths,
+    required: true,
+    help: 'Data with the targets, in any form that train reads; several, or a glob, are read one after the other',
+  },
+  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
+  json: { ...OUTPUT, type: types.flag, help: 'Print JSON' },
+} satisfies Options;
+
+export const examples = [
+  ['evaluate model.onnx --loss cross-entropy --data test.npz', 'loss, and the metrics that are usual for it'],
+  ['evaluate model.agd.onnx --data test.npz --metric auc --json', 'a training state has its loss'],
+] as const;
+
+type Args = Omit<Arguments, 'ema' | 'data'> & { data: string | string[]; ema?: boolean; json?: boolean };
+
+export async function handler(args: Args): Promise<void> {
+  const { evaluate } = await import('../../src/internal.js');
+  const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, device, threads } = args;
+  const found = await evaluate(path, data, {
+    ...{ loss, metrics, batchSize, bind, columns, label, ema, device, threads },
+  });
+  if (args.json) {
+    printJson(found);
+    return;
+  }
+  const paint = painter(process.stdout, args.color);
+  print(`${path} on ${[data].flat().join(', ')}: ${formatCount(found.samples, 'sample')}`);
+  const rows = Object.entries({ loss: found.loss, ...found.metrics });
+  const texts = rows.map(([name, value]) => [name, formatMetric(name, value)]);
+  printPainted(renderTable({ head: ['metric', 'value'], rows: texts }, paint));
+  if (found.confusion) printPainted(`\n${confusionTable(found.confusion, paint)}`);
+  if (found.leftOut)
+    print(
+      `${found.leftOut} samples do not fill a batch, and the loss that the model computes does not tell samples apart`,
+    );
+  for (const note of found.notes ?? []) print(note);
+}
+
+function confusionTable(
+  { matrix, classes }: NonNullable<Evaluation['confusion']>,
+  paint: Parameters<typeof renderTable>[1],
+): string {
+  const names = matrix.map((_, i) => classes?.[i] ?? `${i}`);
+  const head = ['true \\ predicted', ...names];
+  return renderTable({ head, rows: matrix.map((row, i) => [names[i]!, ...row.map(String)]) }, paint);
+}

@@ -1,0 +1,86 @@
+import { types } from '../../src/constants.js';
+import type { Activation } from '../../src/internal.js';
+import type { Arguments } from '../arguments.js';
+import { checkOutputs } from '../files.js';
+import type { Options } from '../flags.js';
+import { formatCount } from '../ui/format.js';
+import { print } from '../ui/terminal.js';
+
+export const model = 'ONNX file, plain or injected, or a training state';
+
+const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
+
+export const options = {
+  data: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.paths,
+    parseAll: types.parsePaths,
+    required: true,
+    help: 'Data for the inputs, in any form that train reads; several, or a glob, are read one after the other',
+  },
+  out: {
+    ...OUTPUT,
+    type: types.text,
+    alias: 'o',
+    help: 'File to write: .csv, .jsonl or .npz',
+    shown: 'MODEL.predictions.csv',
+  },
+  keep: { ...OUTPUT, type: types.texts, help: 'Column of the data to copy into the file; may be repeated' },
+  output: {
+    ...OUTPUT,
+    type: types.texts,
+    help: 'Output or inner value to write; may be repeated, the first one is read as the prediction',
+    shown: 'the one that was trained',
+    path: 'outputs',
+  },
+  activation: {
+    ...OUTPUT,
+    type: types.choice(['softmax', 'sigmoid', 'exp', 'none']),
+    help: 'What makes probabilities of the output',
+    shown: 'by the loss, the recipe, or the last operator',
+  },
+  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
+} satisfies Options;
+
+export const examples = [
+  ['predict model.onnx --loss cross-entropy --data test.npz -o predictions.csv', 'classes and probabilities'],
+  ['predict model.agd.onnx --data test.npz -o predictions.npz', 'a training state has its loss'],
+] as const;
+
+type Args = Omit<Arguments, 'ema' | 'data'> & {
+  data: string | string[];
+  out?: string;
+  keep?: string[];
+  outputs?: string[];
+  activation?: Activation;
+  ema?: boolean;
+};
+
+export async function handler(args: Args): Promise<void> {
+  const {
+    checkWritable,
+    keepColumns,
+    loadModel,
+    predictBatches,
+    predictionFormat,
+    readRecipe,
+    writePredictions,
+  } = await import('../../src/internal.js');
+  const { model: path, data, keep, loss, outputs, activation, batchSize, bind, columns, label, ema } = args;
+  const { device, threads } = args;
+  const out = args.out ?? path.replace(/(\.onnx)?$/, '.predictions.csv');
+  predictionFormat(out);
+  checkOutputs([out], [path, ...[data].flat()]);
+  await checkWritable(out);
+  const source = keep && (await keepColumns(data, keep, readRecipe(await loadModel(path))));
+  try {
+    const batches = predictBatches(path, data, {
+      ...{ loss, outputs, activation, batchSize, bind, columns, label, ema, device, threads },
+    });
+    const rows = await writePredictions(out, batches, source);
+    print(`wrote ${out}: ${formatCount(rows, 'sample')}`);
+  } finally {
+    await source?.close();
+  }
+}

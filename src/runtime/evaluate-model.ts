@@ -1,0 +1,92 @@
+import { AgdError } from '../graph/errors.js';
+import type { Model } from '../graph/ir.js';
+import { rangeOfTarget } from '../passes/differentiate/attach-loss.js';
+import { type LossSpec, noLoss } from '../passes/options.js';
+import { readRecipe } from '../passes/recipe/recipe.js';
+import { modelWithLoss } from '../passes/run/evaluation-model.js';
+import { layOut } from './cpu.js';
+import type { Batch, Dataset } from './data/dataset.js';
+import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
+import type { Evaluation } from './events.js';
+import { checkMetrics } from './metrics/index.js';
+import { shapesOf } from './model-data.js';
+import { asData, type DataInput, type ModelRunOptions, plainModel } from './model-run.js';
+import { asFeeds, Session } from './session.js';
+import { inputSpecs } from './trainer.js';
+
+export type EvaluateModelOptions = EvaluateOptions &
+  ModelRunOptions & {
+    /** Needed for a plain model; of an injected one its own if not given. */
+    loss?: LossSpec;
+    /** Called after each batch, with the samples done and those of the data. */
+    onProgress?: (done: number, all: number) => void;
+  };
+
+/**
+ * Loss and metrics of a model on data, in inference form. The model is a plain one, an injected one or a training state, or
+ * its file. Throws `bad-option` where nothing says what the loss is, for unknown metrics and for those that do not apply,
+ * and as `bindData` does.
+ */
+export async function evaluate(
+  source: Model | string,
+  given: DataInput,
+  options: EvaluateModelOptions = {},
+): Promise<Evaluation> {
+  const { batchSize, bind, metrics, ema, onProgress = () => {} } = options;
+  const plain = await plainModel(source, ema);
+  const spec = options.loss ?? plain.loss;
+  if (!spec) throw noLoss();
+  const weights: unknown[] = Object.values(spec);
+  if (weights.includes('balanced'))
+    throw new AgdError(
+      'bad-option',
+      "'balanced' weights follow from training data: give numbers to evaluate with.",
+    );
+  checkMetrics(spec, metrics);
+  const { data, isOwn } = await asData(given, plain.model, options);
+  try {
+    const about = { job: { bind, batchSize }, data, model: plain.model, options: { loss: spec } };
+    const { model, loss, samples } = await modelWithLoss(plain.model, spec, await shapesOf(about));
+    const { graph } = model;
+    const output = graph.outputs.find(v => v.name === loss.output);
+    const range = output && rangeOfTarget(loss, output);
+    const inputs = inputSpecs({ graph, inputs: graph.inputs }).map(input =>
+      range && input.name === loss.target ? { ...input, range } : input,
+    );
+    const labels = loss.target === undefined ? [] : [loss.target];
+    const dataset = await data.bind(inputs, { ...bind, labels });
+    const session = await Session.create(await layOut(model, options), options);
+    try {
+      const known = new Set(session.inputs);
+      return await evaluateBatches(
+        watched(dataset, batchSize, onProgress),
+        loss,
+        { metrics },
+        async batch => {
+          const feeds = asFeeds(
+            Object.fromEntries(Object.entries(batch).filter(([name]) => known.has(name))),
+          );
+          return { samples, inputs: batch, run: fetch => session.run(feeds, fetch) };
+        },
+        readRecipe(plain.model),
+      );
+    } finally {
+      await session.release();
+    }
+  } finally {
+    if (isOwn) await data.close();
+  }
+}
+
+async function* watched(
+  dataset: Dataset,
+  batchSize: number | undefined,
+  onProgress: (done: number, all: number) => void,
+): AsyncGenerator<Batch> {
+  let done = 0;
+  for await (const batch of dataset.batches({ batchSize, pad: true })) {
+    yield batch;
+    done += batch.size;
+    onProgress(done, dataset.length);
+  }
+}

@@ -1,0 +1,56 @@
+/** The example programs are compiled against the package's types, and run on small data. */
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { workplace } from '../cli/run.js';
+
+const ROOT = join(import.meta.dirname, '../..');
+const EXAMPLES = join(ROOT, 'examples/library');
+
+let folder: string;
+/** The programs in a folder that has the package among its modules. */
+beforeAll(async () => {
+  folder = await workplace();
+  cpSync(EXAMPLES, folder, { recursive: true });
+  mkdirSync(join(folder, 'node_modules/@types'), { recursive: true });
+  symlinkSync(ROOT, join(folder, 'node_modules/agd-onnx'), 'junction');
+  symlinkSync(join(ROOT, 'node_modules/@types/node'), join(folder, 'node_modules/@types/node'), 'junction');
+  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');
+  const options = [
+    '--strict',
+    '--target',
+    'ES2023',
+    '--module',
+    'NodeNext',
+    '--types',
+    'node',
+    '--skipLibCheck',
+  ];
+  const files = ['custom-loop.ts', 'k-fold.ts', 'callbacks.ts'];
+  const tsc = join(ROOT, 'node_modules/typescript/lib/tsc.js');
+  const result = spawnSync(process.execPath, [tsc, ...options, ...files], { cwd: folder, encoding: 'utf8' });
+  expect(result.stdout + result.stderr).toBe('');
+}, 120_000);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+it.each([
+  ['custom-loop', [/epoch 1: loss \d\.\d+, then \d\.\d+, accuracy 0\.\d+/, /epoch 3: /]],
+  ['k-fold', [/fold 4: validation loss \d\.\d+ in epoch \d/, /mean \d\.\d+, standard deviation \d\.\d+/]],
+  [
+    'callbacks',
+    [/192 samples, 6 steps an epoch/, /ended by callback after \d+ steps/, /weights of epoch \d+/],
+  ],
+])(
+  '%s runs',
+  (name, lines) => {
+    const program = join(folder, `${name}.js`);
+    const { stdout, stderr, status } = spawnSync(process.execPath, [program], {
+      cwd: folder,
+      encoding: 'utf8',
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    for (const line of lines) expect(stdout).toMatch(line);
+  },
+  60_000,
+);

@@ -9,6 +9,7 @@ import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
 import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
+import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
 import { type SplitStep, splitStep as splitStepPass } from './passes/run/split-step.js';
 import { random } from './runtime/data/random.js';
 import { sessionShapes } from './runtime/session.js';
@@ -86,6 +87,7 @@ export type {
   LossSpec,
   Model,
   OptimizerSpec,
+  PlainStep,
   SplitStep,
 };
 
@@ -113,6 +115,11 @@ export function differentiate(model: Model, options: DerivativeOptions): Promise
 /** What a model is made of, and what training it would take. */
 export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
   return inspectPass(model, options, sessionShapes);
+}
+
+/** The step of an injected model with its state as plain inputs and outputs, or so many steps in one run; see `PlainStep`. */
+export function plainStep(model: Model, steps?: number): PlainStep {
+  return plainStepPass(model, steps);
 }
 
 /** The step of an injected model in two halves, for what comes between gradient and update; see `SplitStep`. */

@@ -18,12 +18,24 @@ export const options = {
     type: types.text,
     alias: 'o',
     shown: 'MODEL.agd.onnx',
-    help: 'File to write; with --split, the folder',
+    help: 'File to write; with --split, --plain-state or --steps, the folder',
   },
   split: {
     ...OUTPUT,
     type: types.flag,
     help: 'Write gradients and update separately: grad.onnx, update.onnx and the initial state.onnx',
+    conflicts: ['format', 'plainState', 'steps'],
+  },
+  plainState: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Write the step with its state as plain inputs and outputs: step.onnx and the initial state.onnx',
+    conflicts: ['format'],
+  },
+  steps: {
+    ...OUTPUT,
+    type: types.count,
+    help: 'The same with this many steps in one run',
     conflicts: ['format'],
   },
   format: {
@@ -41,11 +53,18 @@ export const examples = [
 
 type Injected = Omit<Extract<TrainEvent, { type: 'injected' }>, 'time'>;
 
-type Args = Arguments & { out?: string; split?: boolean; format?: string };
+type Args = Arguments & {
+  out?: string;
+  split?: boolean;
+  plainState?: boolean;
+  steps?: number;
+  format?: string;
+};
 
 export async function handler(args: Args): Promise<void> {
   const { resumeOptimizer, inject, injectedEvent, openForInjection } = await import('../../src/internal.js');
-  const ending = args.split ? '.agd' : '.agd.onnx';
+  const isFolder = args.split || args.plainState || args.steps !== undefined;
+  const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   checkOutputs([out], [args.model, args.params, args.config]);
   const source = await openForInjection(
@@ -61,16 +80,27 @@ export async function handler(args: Args): Promise<void> {
   print(`wrote ${written.join(', ')}`);
 }
 
-/** Saves the step, or its halves and their first state in a folder. Returns the files. */
-async function write(model: Model, out: string, { split, format }: Args): Promise<string[]> {
-  const { saveModel, splitStep, trainingInfoForm } = await import('../../src/internal.js');
-  if (!split) {
+/** Saves the step, or its parts and their first state in a folder. Returns the files. */
+async function write(
+  model: Model,
+  out: string,
+  { split, plainState, steps, format }: Args,
+): Promise<string[]> {
+  const { plainStep, saveModel, splitStep, trainingInfoForm } = await import('../../src/internal.js');
+  const isPlain = plainState || steps !== undefined;
+  if (!split && !isPlain) {
     await saveModel(format === 'training-info' ? trainingInfoForm(model) : model, out);
     return [out];
   }
   await makeFolder(out);
-  const { gradients, update, state } = await splitStep(model);
-  const files = { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state };
+  const files: Record<string, Model> = {};
+  if (isPlain) {
+    const { step, state } = plainStep(model, steps);
+    Object.assign(files, { 'step.onnx': step, 'state.onnx': state });
+  } else {
+    const { gradients, update, state } = await splitStep(model);
+    Object.assign(files, { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state });
+  }
   for (const [name, part] of Object.entries(files)) await saveModel(part, join(out, name));
   return Object.keys(files).map(name => join(out, name));
 }

@@ -1,5 +1,5 @@
 import { cloneGraph } from '../../graph/clone.js';
-import { Graph, Model, Node, type Shape, Value, type ValueType } from '../../graph/ir.js';
+import { type Dim, Graph, Model, Node, type Shape, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { readDescription } from '../file/step-metadata.js';
 import { hoistReshapes } from './hoist-reshapes.js';
@@ -21,7 +21,10 @@ export type ScannedSteps = {
  * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `stacked`
  * names the outputs with telemetry and norms of each step; other outputs of the one-step form are left out. The learning rate is one for the run.
  */
-export function scanSteps(model: Model): ScannedSteps {
+export function scanSteps(
+  model: Model,
+  { steps = STEPS, hoist = true }: { steps?: Dim; hoist?: boolean } = {},
+): ScannedSteps {
   const { lr, loss, telemetry, gradNorm } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const source = model.graph;
@@ -58,19 +61,19 @@ export function scanSteps(model: Model): ScannedSteps {
   });
 
   const outer = new Graph(source.name);
-  const batches = data.map(v => new Value(v.name, stacked(v.type)));
+  const batches = data.map(v => new Value(v.name, stacked(v.type, steps)));
   outer.initializers = new Map([...source.initializers].map(([v, tensor]) => [own(v), tensor]));
   outer.inputs = [...batches, ...states.map(own), ...fed.map(own)];
   outer.outputs = [
     ...updates.map((u, i) => new Value(u.value, states[i]!.type)),
-    ...kept.map(v => new Value(v.name, stacked(v.type))),
+    ...kept.map(v => new Value(v.name, stacked(v.type, steps))),
   ];
   const scan = new Node('Scan', [...states.map(own), ...batches], [...outer.outputs]);
   scan.name = names.fresh('steps');
   scan.setAttr('body', { type: 'graph', value: body });
   scan.setAttr('num_scan_inputs', { type: 'int', value: batches.length });
   outer.nodes = [scan];
-  const hoisted = hoistReshapes(outer, scan, body, states.length);
+  const hoisted = hoist ? hoistReshapes(outer, scan, body, states.length) : new Map<string, number[]>();
 
   const result = new Model(outer);
   return { model: Object.assign(result, model, { graph: outer }), stacked: shows, hoisted };
@@ -80,8 +83,8 @@ function copyOf({ name, type, extra }: Value): Value {
   return Object.assign(new Value(name, type), { extra });
 }
 
-function stacked(type: ValueType | undefined): ValueType | undefined {
+function stacked(type: ValueType | undefined, steps: Dim): ValueType | undefined {
   if (type?.kind !== 'tensor') return type;
-  const shape: Shape | undefined = type.shape && [STEPS, ...type.shape];
+  const shape: Shape | undefined = type.shape && [steps, ...type.shape];
   return { ...type, shape };
 }

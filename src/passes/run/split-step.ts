@@ -1,13 +1,11 @@
 import { cloneModel } from '../../graph/clone.js';
 import { dependentValues, reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
-import { Graph, Model, Node, Value } from '../../graph/ir.js';
+import { Graph, type Model, type Value } from '../../graph/ir.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { readDescription } from '../file/step-metadata.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
-
-/** The metadata key under which the halves keep the output with the next value of each state, as JSON. */
-const UPDATES = 'agd.updates';
+import { constantsOf, like, recordUpdates } from './plain-state.js';
 
 export type SplitStep = { gradients: Model; update: Model; state: Model };
 
@@ -47,7 +45,7 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
   return {
     gradients: part(model, [...new Set([...early, ...cut])], [], fed),
     update: part(model, late, cut, fed),
-    state: constants(model, fed),
+    state: constantsOf(model, fed),
   };
 }
 
@@ -97,25 +95,6 @@ function part(model: Model, outputs: Value[], cut: readonly Value[], fed: Readon
   half.inputs = [...cut, ...graph.inputs].filter(v => read.has(v));
   const given = new Set(outputs.map(v => v.name));
   const own = trainingInfo.flatMap(info => info.updates).filter(u => given.has(u.value));
-  result.metadata.set(UPDATES, JSON.stringify(Object.fromEntries(own.map(u => [u.state, u.value]))));
+  recordUpdates(result, own);
   return result;
-}
-
-/** A model whose outputs are these initializers. */
-function constants(model: Model, names: ReadonlySet<string>): Model {
-  const graph = new Graph('state');
-  for (const [value, tensor] of model.graph.initializers) {
-    if (!names.has(value.name)) continue;
-    const stored = new Value(`${value.name}_first`, value.type);
-    graph.initializers.set(stored, tensor);
-    const first = new Value(value.name, value.type);
-    graph.addOutputs(first);
-    graph.append(new Node('Identity', [stored], [first]));
-  }
-  return like(model, graph);
-}
-
-function like(model: Model, graph: Graph): Model {
-  const { extra, functions, metadata, trainingInfo, ...rest } = model;
-  return Object.assign(new Model(graph), rest, { graph });
 }

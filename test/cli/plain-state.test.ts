@@ -1,0 +1,37 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { loadModel } from '../../src/graph/files.js';
+import { agdOnnx, workplace } from './run.js';
+
+const INJECT = ['inject', 'model.onnx', '--loss', 'cross-entropy'];
+
+it.each([
+  [['--plain-state'], ['batch', 4]],
+  [
+    ['--steps', '5'],
+    [5, 'batch', 4],
+  ],
+  [
+    ['--plain-state', '--steps', '1'],
+    [1, 'batch', 4],
+  ],
+])('inject %j writes the step and its first state', async (flags, shape) => {
+  const folder = await workplace();
+  const { code, out } = agdOnnx(folder, ...INJECT, ...flags);
+  expect(code).toBe(0);
+  expect(out).toContain('wrote model.agd/step.onnx, model.agd/state.onnx');
+  expect(readdirSync(join(folder, 'model.agd')).sort()).toEqual(['state.onnx', 'step.onnx']);
+  const { graph } = await loadModel(join(folder, 'model.agd/step.onnx'));
+  expect(graph.inputs.find(v => v.name === 'x')!.shape).toEqual(shape);
+});
+
+it.each([
+  [['--plain-state', '--split'], '--split cannot be combined with --plain-state.'],
+  [['--steps', '2', '--format', 'step'], '--steps cannot be combined with --format.'],
+  [['--steps', '0'], '--steps must be a whole number of at least 1, not 0.'],
+])('inject %j is refused', async (flags, message) => {
+  const { code, err } = agdOnnx(await workplace(), ...INJECT, ...flags);
+  expect(code).toBe(1);
+  expect(err).toContain(message);
+});

@@ -36,7 +36,7 @@ export {
 } from './runtime/comparison.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
-export type { FitData, Sample } from './runtime/data/from-values.js';
+export { datasetFrom, type FitData, type Sample } from './runtime/data/from-values.js';
 export { loadArrays } from './runtime/data/load.js';
 export { type Data, type DataOptions, openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';

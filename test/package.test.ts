@@ -50,4 +50,4 @@ describe('the package', () => {
 });
 
 /** Bytes. Most of it are the digits that `demo` trains on; raise these limits only for something that is worth it. */
-const LIMIT = { packed: 2_600_000, unpacked: 5_000_000 };
+const LIMIT = { packed: 3_000_000, unpacked: 6_000_000 };

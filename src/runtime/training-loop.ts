@@ -1,6 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import { type Batch, type BatchOptions, Dataset } from './data/dataset.js';
-import type { FitData } from './data/from-values.js';
+import { datasetFrom, type FitData } from './data/from-values.js';
 import type { EvaluateOptions } from './evaluation.js';
 import type { Evaluation, LoopEvent } from './events.js';
 import { checkMetrics } from './metrics/index.js';
@@ -52,7 +52,7 @@ export async function* trainingLoop(
   const bound = (given: FitData) =>
     given instanceof Dataset
       ? given
-      : Dataset.from(given, trainer.inputs, { labels: target === undefined ? [] : [target] });
+      : datasetFrom(given, trainer.inputs, { labels: target === undefined ? [] : [target] });
   const train = await bound(data);
   const validation = options.validation === undefined ? undefined : await bound(options.validation);
   const order: BatchOptions = { batchSize, shuffle: seed };

@@ -2,9 +2,6 @@ import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { convert, moveAxis, takeRows } from './convert.js';
-import type { FitData } from './from-values.js';
-import type { InputSpec } from './match.js';
-import type { DataBinding } from './open.js';
 import { blockwise, fileOrder, inBlocks, type Order, offsets, partOf, shuffled, weighted } from './order.js';
 import type { ArrayType, Pass, Samples } from './samples.js';
 import { foldRows, splitRows } from './split.js';
@@ -109,19 +106,6 @@ export class Dataset {
     this.fixedBatch = options.fixedBatch;
     this.#least = options.least ?? 1;
     if (this.length === 0) throw new AgdError('bad-data', 'The data has no samples.');
-  }
-
-  /**
-   * The samples of arrays, files, or any sequence of samples or batches, as they feed these inputs (`trainer.inputs`). Throws
-   * as `bindData` does.
-   */
-  static async from(
-    data: FitData,
-    inputs: readonly InputSpec[],
-    binding: DataBinding = {},
-  ): Promise<Dataset> {
-    const { dataFrom } = await import('./from-values.js');
-    return (await dataFrom(data)).bind(inputs, binding);
   }
 
   /** Samples in a full batch. Throws `bad-option`. */

@@ -1,9 +1,10 @@
 /** What a program trains on, as data that can be bound to a model's inputs. */
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
+import type { InputSpec } from './bind.js';
 import { Dataset } from './dataset.js';
 import { joinArrays } from './gather.js';
-import { checkAugmented, type Data, type DataOptions, dataOf, openData } from './open.js';
+import { checkAugmented, type Data, type DataBinding, type DataOptions, dataOf, openData } from './open.js';
 import { type NestedArray, type TensorLike, toTensor } from './to-tensor.js';
 
 /** A sample: a value, or an array of them, by the name of the input or array that it belongs to. */
@@ -24,6 +25,18 @@ export type FitData =
   | Readonly<Record<string, TensorLike>>
   | Iterable<Sample | SampleBatch>
   | AsyncIterable<Sample | SampleBatch>;
+
+/**
+ * The samples of arrays, files, or any sequence of samples or batches, as they feed these inputs (`trainer.inputs`). Throws
+ * as `bindData` does.
+ */
+export async function datasetFrom(
+  data: FitData,
+  inputs: readonly InputSpec[],
+  binding: DataBinding = {},
+): Promise<Dataset> {
+  return (await dataFrom(data)).bind(inputs, binding);
+}
 
 /** Throws `io`, `bad-data` and `bad-shape`; `name` is for messages. */
 export async function dataFrom(given: FitData, name = 'the data', options: DataOptions = {}): Promise<Data> {

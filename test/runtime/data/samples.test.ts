@@ -7,7 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InputSpec } from '../../../src/runtime/data/bind.js';
-import { type BatchOptions, Dataset } from '../../../src/runtime/data/dataset.js';
+import type { BatchOptions, Dataset } from '../../../src/runtime/data/dataset.js';
+import { datasetFrom } from '../../../src/runtime/data/from-values.js';
 import { type Data, type DataOptions, dataOf, openData } from '../../../src/runtime/data/open.js';
 import { blockwise, inBlocks, weighted } from '../../../src/runtime/data/order.js';
 import { foldRows, splitRows } from '../../../src/runtime/data/split.js';
@@ -282,7 +283,7 @@ describe('a sequence', () => {
   test('of samples or of batches is a dataset', async () => {
     const samples = Array.from({ length: 12 }, (_, i) => sample(i));
     for (const data of [samples, samples.values(), batches()]) {
-      const bound = await Dataset.from(data, inputs, { labels });
+      const bound = await datasetFrom(data, inputs, { labels });
       const [whole] = await collect(bound.batches());
       expect(whole!.inputs.x!.numbers()).toEqual(samples.flatMap(({ x }) => x));
       expect(whole!.inputs.target!.numbers()).toEqual(samples.map(({ target }) => target));
@@ -295,7 +296,7 @@ describe('a sequence', () => {
     const rows = Array.from({ length: 32 }, (_, i) => ({ x: [i % 3, i % 5, i % 7, 1], target: i % 3 }));
     const options = { epochs: 1, batchSize: 8, validation: rows };
     const events = await collect(trainingLoop(trainer, rows.values(), options));
-    const bound = await Dataset.from(rows, other.inputs, { labels });
+    const bound = await datasetFrom(rows, other.inputs, { labels });
     const expected = await collect(trainingLoop(other, bound, { ...options, validation: bound }));
     const losses = (all: typeof events) => all.flatMap(e => (e.type === 'step' ? [e.loss] : []));
     expect(losses(events)).toEqual(losses(expected));
@@ -305,6 +306,6 @@ describe('a sequence', () => {
 
   test('of samples and batches is refused', async () => {
     const data = [sample(0), { inputs: { x: [[1, 2]], target: [0] } }];
-    await expect(Dataset.from(data, inputs)).rejects.toThrow(/mixes samples with batches/);
+    await expect(datasetFrom(data, inputs)).rejects.toThrow(/mixes samples with batches/);
   });
 });

@@ -5,6 +5,7 @@ import type { Evaluation, TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
 import { formatBytes, formatCount, formatNumber, formatSeconds } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
+import { sparkline } from './ui/sparkline.js';
 import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
 export type Detail = { verbose?: boolean; quiet?: boolean; json?: boolean; color?: boolean };
@@ -82,6 +83,9 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
         } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
         else if (!json) say(`wrote ${event.path}${quiet ? '' : describeBest(event)}`);
         return undefined;
+      case 'rates':
+        if (!json) for (const line of describeRates(event)) say(line);
+        return undefined;
       case 'plan':
         if (!json) for (const line of describePlan(job, event)) say(line);
         return undefined;
@@ -154,6 +158,19 @@ function describeKept({ folder, kept }: NonNullable<Event<'end'>['checkpoints']>
     value === undefined ? file : `${file} (epoch ${epoch}: ${formatNumber(value)})`,
   );
   return `kept in ${folder}: ${files.join(', ')}`;
+}
+
+/** The losses of --find-lr as a plot, and the rate that they suggest. */
+function describeRates({ rates, losses, suggested }: Event<'rates'>): string[] {
+  const [first, last] = [rates[0]!, rates.at(-1)!].map(formatNumber) as [string, string];
+  const width = Math.min(60, rates.length);
+  const at = Math.round((rates.findIndex(rate => rate >= suggested) / rates.length) * width);
+  return [
+    `loss  ${sparkline(losses, width)}`,
+    `      ${' '.repeat(Math.max(0, at))}^`,
+    `rate  ${first}${' '.repeat(Math.max(1, width - first.length - last.length))}${last}`,
+    `suggested: --lr ${suggested} (the loss falls fastest there); nothing was trained or written`,
+  ];
 }
 
 /** What a run would take, for --dry-run. */

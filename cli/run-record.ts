@@ -18,6 +18,7 @@ export class RunRecord {
   /** Where a validation pass stands that is under way. */
   validation?: Event<'validation'>;
   end?: Event<'end'>;
+  rangeTest?: Event<'rates'>;
   #start = 0;
   #last = 0;
   /** Of the epochs before a resumed run. */
@@ -34,6 +35,7 @@ export class RunRecord {
     if (event.type === 'telemetry') this.telemetry.push(event.rows);
     if (event.type === 'step') this.#step(event.loss, event.lr, event.gradNorm);
     if (event.type === 'end') this.end = event;
+    if (event.type === 'rates') this.rangeTest = event;
     this.validation = event.type === 'validation' ? event : undefined;
     if (event.type === 'start') {
       this.start = event;

@@ -53,6 +53,12 @@ export const options = {
     type: types.flag,
     help: 'Do a few steps and print what the run would take: memory, disk, time; write nothing',
   },
+  findLr: {
+    ...RUN,
+    type: types.flag,
+    help: 'Try learning rates from 1e-7 to 10, show the losses and suggest one; --report writes the chart',
+    conflicts: ['dryRun'],
+  },
   monitor: {
     ...RUN,
     type: types.text,
@@ -129,7 +135,13 @@ export type TrainArgs = Arguments & { data: string | readonly string[] } & {
   [K in
     | ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch')
     | ('recipe' | 'recipeOut')]?: string;
-} & Detail & { exportEma?: boolean; dryRun?: boolean; bakePreprocessing?: boolean; ui?: boolean } & Choosing;
+} & Detail & {
+    exportEma?: boolean;
+    dryRun?: boolean;
+    findLr?: boolean;
+    bakePreprocessing?: boolean;
+    ui?: boolean;
+  } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
 type Choosing = Pick<
@@ -175,6 +187,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     bakePreprocessing: args.bakePreprocessing,
     ...choosing(args),
     dryRun: args.dryRun,
+    findLr: args.findLr,
     epochs: args.epochs ?? 1,
     seed: args.seed,
     lr: args.optimizer?.lr,
@@ -194,6 +207,12 @@ export async function handler(args: TrainArgs): Promise<void> {
     });
   } finally {
     await page?.close();
+  }
+  if (args.report !== undefined && record.rangeTest) {
+    const { writeFileAtomic } = await import('../../src/internal.js');
+    const { renderRates } = await import('../rates-report.js');
+    await writeFileAtomic(args.report, [Buffer.from(renderRates(record.rangeTest, basename(args.model)))]);
+    display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
   }
   if (args.report === undefined || !record.losses.length) return;
   await writeReport(args.report, args, record);

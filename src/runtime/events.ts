@@ -232,6 +232,16 @@ const planSchema = event(
   },
 );
 
+const ratesSchema = event(
+  'rates',
+  'The loss by learning rate, with --find-lr in place of all that follows the start.',
+  {
+    rates: said('Learning rates', v.array(real)),
+    losses: said('The smoothed loss at each', v.array(real)),
+    suggested: said('Where the loss falls fastest', real),
+  },
+);
+
 export const loopSchemas = [stepSchema, telemetrySchema, validationSchema, epochSchema] as const;
 
 /** By the order in which a run has them. */
@@ -242,6 +252,7 @@ export const EVENT_SCHEMAS = [
   ...loopSchemas,
   savedSchema,
   planSchema,
+  ratesSchema,
   endSchema,
 ] as const;
 
@@ -258,6 +269,7 @@ export type StepEvent = v.InferOutput<typeof stepSchema>;
 export type EpochEvent = v.InferOutput<typeof epochSchema>;
 export type StartEvent = v.InferOutput<typeof startSchema>;
 export type SavedEvent = v.InferOutput<typeof savedSchema>;
+export type RatesEvent = v.InferOutput<typeof ratesSchema>;
 export type PlanEvent = v.InferOutput<typeof planSchema>;
 export type EndEvent = v.InferOutput<typeof endSchema>;
 

@@ -18,6 +18,7 @@ import { dryRun } from './dry-run.js';
 import type { TrainEvent } from './events.js';
 import { checkExport, exportFile, neededRecipe } from './export.js';
 import { loadExtensions } from './extensions.js';
+import { findRate } from './find-lr.js';
 import type { Beginning } from './formats/artifacts.js';
 import { checkMetrics, metricNamed } from './metrics/index.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
@@ -73,6 +74,8 @@ export type TrainJob = SessionOptions &
     export?: 'best' | 'last';
     /** Does a few steps and reports what the run would take, in an event; writes nothing. */
     dryRun?: boolean;
+    /** Tries learning rates and reports the losses, in an event, without a schedule; writes nothing. */
+    findLr?: boolean;
     /** Writes the moving average of the weights to `output`, not the weights. */
     exportEma?: boolean;
     /** A recipe of columns that was fitted before: JSON, or a model that has one. */
@@ -103,7 +106,12 @@ export async function runTrainJob(
 ): Promise<void> {
   const opened = new OpenedData();
   try {
-    await runOnData(job, report, signal, opened);
+    // Rates are tried from the beginning, as they are.
+    const { inject } = job;
+    const asked = job.findLr
+      ? { ...job, state: undefined, inject: inject && { ...inject, schedule: undefined } }
+      : job;
+    await runOnData(asked, report, signal, opened);
   } finally {
     await opened.close();
   }
@@ -155,6 +163,10 @@ async function runOnData(
     if (job.dryRun) {
       const files = { source: job.model, output: job.output, state: job.state };
       emit(await dryRun(trainer, { train, validation }, job, files));
+      return;
+    }
+    if (job.findLr) {
+      emit(await findRate(trainer, train, job));
       return;
     }
     const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);

@@ -141,6 +141,24 @@ it('prints what a run would take with --dry-run, and writes nothing', () => {
   expect(readdirSync(folder).sort()).toEqual(before);
 });
 
+it('suggests a learning rate at which training works, with --find-lr, and leaves the model alone', () => {
+  const plain = DATA.slice(0, -2);
+  const before = bytes('model.onnx');
+  const out = ok(...plain, '--find-lr', '-o', 'rates.onnx', '--report', 'rates.html');
+  const [, rate] = /suggested: --lr (\S+) /.exec(out) ?? [];
+  expect(Number(rate)).toBeGreaterThan(1e-4);
+  expect(Number(rate)).toBeLessThan(2);
+  expect(out).toMatch(/loss {2}[\u2581-\u2588]+\n/);
+  expect(existsSync(file('rates.onnx'))).toBe(false);
+  expect(bytes('model.onnx').equals(before)).toBe(true);
+  expect(readFileSync(file('rates.html'), 'utf8')).toContain('Loss by learning rate');
+  const loss = (...args: string[]) => {
+    ok(...plain, ...args, '--epochs', '4', '-o', 'rate.onnx', '--log', 'rate.jsonl');
+    return epochs('rate.jsonl').at(-1)!.trainLoss;
+  };
+  expect(loss('--lr', rate!)).toBeLessThan(loss('--lr', '1e-5'));
+});
+
 describe('balanced weights', () => {
   it('are those of the classes in the training data', () => {
     const labels = mlpData(256, 1).get('target')!.numbers();

@@ -23,11 +23,13 @@ export function cloneModel(model: Model): Model {
   return copy;
 }
 
-/** The same model with another graph; everything else is shared. */
+/** The same model with another graph. Everything else is shared. */
 export const withGraph = (model: Model, graph: Graph): Model =>
   Object.assign(new Model(graph), model, { graph });
 
-/** The same model, its graph a view, with the tensors of `replace` as initializers of these names; all else is shared. */
+/**
+ * The same model with the tensors of `replace` as initializers of these names. Its graph is a view; all else is shared.
+ */
 export function withInitializers(model: Model, replace: (name: string) => Tensor | undefined): Model {
   const initializers = new Map([...model.graph.initializers].map(([v, t]) => [v, replace(v.name) ?? t]));
   return withGraph(model, Graph.view(model.graph, { initializers }));
@@ -62,7 +64,7 @@ export function cloneGraph(graph: Graph, options: CloneOptions = {}): Graph {
   return copy;
 }
 
-/** Copies of nodes in order, with new values for what they write. */
+/** Copies of nodes in order, with new values for their outputs. */
 export function cloneNodes(
   nodes: readonly Node[],
   options: CloneOptions & { values: Map<Value, Value> },

@@ -1,10 +1,10 @@
 import type { Attr, Node } from './ir.js';
 import { Tensor } from './tensor.js';
 
-/** The tensors of attributes that are not stored as such: one for each, so that it is known again. */
+/** Tensors made from attributes that are not stored as tensors: one per attribute, so that its identity is stable. */
 const made = new WeakMap<Attr, Tensor>();
 
-/** What a Constant node holds, and in which attribute: a tensor, or floating-point numbers. */
+/** The contents of a Constant node (a tensor or floating-point numbers) and the attribute that stores them. */
 export function constantOf({ opType, domain, attrs }: Node): { key: string; tensor: Tensor } | undefined {
   if (opType !== 'Constant' || domain !== '') return undefined;
   const value = attrs.get('value');

@@ -1,16 +1,16 @@
-/** Processes that a fault in native code ended. */
+/** Crashes of child processes in native code. */
 import { AgdError } from './errors.js';
 
 const FAULTS = new Set<unknown>(['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP']);
 
-/** Windows ends a process that faults with such a status. */
+/** Exit statuses of processes that crash on Windows start here. */
 const FAULT_STATUS = 0xc0000000;
 
-/** Whether a fault ended a process that exited so. */
+/** Whether a process with this exit status or signal crashed. */
 export const isFault = (code: number | null, signal: NodeJS.Signals | null): boolean =>
   FAULTS.has(signal) || (code ?? 0) >= FAULT_STATUS;
 
-/** What is to be said of a process that ended before its work was done. */
+/** The message for a process that ended before it finished its work. */
 export function crashError(code: number | null, signal: NodeJS.Signals | null): AgdError {
   const how = signal ?? `exit code ${code}`;
   return new AgdError(

@@ -52,7 +52,7 @@ export function dtypeOf(code: number): DType {
   return dtype;
 }
 
-/** Bytes that `count` elements take in `raw_data`; sub-byte types are packed. Strings have no such form. */
+/** Size in bytes of `count` elements in `raw_data`; sub-byte types are packed. Strings cannot be stored there. */
 export function byteLength(dtype: DType, count: number): number {
   return Math.ceil((TABLE[dtype][1] * count) / 8);
 }

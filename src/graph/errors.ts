@@ -1,6 +1,6 @@
 /**
- * The stable names of what a user can do wrong, with what each means and what to do: printed with the message, matched by
- * callers, listed in docs/reference/errors.md.
+ * The stable codes of user errors, with their meaning and remedy: printed with the message, matched by callers, and
+ * listed in docs/reference/errors.md.
  */
 export const ERROR_CODES = {
   'not-onnx': ['The file is not an ONNX model, or it is damaged.', 'Export or download it again.'],
@@ -76,13 +76,13 @@ export const ERROR_CODES = {
 export type ErrorCode = keyof typeof ERROR_CODES;
 
 /**
- * A mistake that the user can mend: the message is one line that says what failed, where, what was found
- * and what to do. The CLI prints it and exits 1; any other exception is a bug of ours and keeps its stack.
+ * An error that the user can fix: the message is one line that states what failed, where, what was found and what to
+ * do. The CLI prints it and exits 1; any other exception is a bug of this project and keeps its stack.
  */
 export class AgdError extends Error {
   override readonly name = 'AgdError';
 
-  /** What to do at length, such as code to write: lines that the command line prints below the message. */
+  /** Longer advice, such as code to write, which the command line prints below the message. */
   declare readonly details?: string;
 
   constructor(
@@ -90,21 +90,21 @@ export class AgdError extends Error {
     message: string,
     options?: ErrorOptions & { details?: string },
   ) {
-    // Names that are quoted may be anything.
+    // Quoted names may contain any characters.
     super(oneLine(message), options);
     if (options?.details !== undefined) this.details = options.details.split('\n').map(printable).join('\n');
   }
 }
 
-/** Controls, separators of lines, and what reverses the order of letters. */
+/** Control characters, line separators, and characters that change the direction of text. */
 const STEERING = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
 
-/** Text that cannot steer a terminal: control characters, as a file's names may hold them, become `\ufffd`. */
+/** Text that is safe to print on a terminal: control characters, which names in a file may contain, become `\ufffd`. */
 export function printable(text: string): string {
   return text.replace(STEERING, '\ufffd');
 }
 
-/** Longer messages lose their middle: a name in a file has no limit. */
+/** Longer messages are cut in the middle, as names in a file can have any length. */
 const LONGEST = 2000;
 
 /** Text as one printable line of bounded length; line breaks become spaces. */

@@ -1,10 +1,10 @@
 /**
- * A set that mostly has one member or none: as such it is that member itself. Up to `MANY` it is an array, and beyond
- * that a Set. Members keep the order in which they came.
+ * A set that mostly has one member or none: a single member is stored as itself, up to `MANY` members as an array, and
+ * more as a Set. Members keep their insertion order.
  */
 export type Few<T extends object> = undefined | T | T[] | Set<T>;
 
-/** The size from which a Set is faster than a search of an array. */
+/** Above this size, a Set is faster than searching an array. */
 const MANY = 8;
 
 export function withItem<T extends object>(few: Few<T>, item: T): Few<T> {
@@ -13,7 +13,7 @@ export function withItem<T extends object>(few: Few<T>, item: T): Few<T> {
   if (!Array.isArray(few)) return [few, item];
   if (few.includes(item)) return few;
   if (few.length === MANY) return new Set(few).add(item);
-  // A push would make room for 16 more.
+  // A push would allocate space for 16 more.
   return [...few, item];
 }
 

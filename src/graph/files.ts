@@ -1,4 +1,4 @@
-/** Model files on disk, external data beside them; every write is atomic. The only file access of this layer. */
+/** Model files on disk, with external data beside them. Every write is atomic. The only file access of this layer. */
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
@@ -31,16 +31,16 @@ import { MESSAGES } from './proto/schema.js';
 import type { ExternalData, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
-/** Above this, a model's bytes go into a file beside it: protobuf ends at 2 GiB, and readers need some room. */
+/** Larger models store tensors in a separate data file: protobuf's limit is 2 GiB, and readers need some margin. */
 export const INLINE_LIMIT = 1.5e9;
 
-/** Tensors below this stay in the model file, where shape inference can see them. */
+/** Smaller tensors stay in the model file, where shape inference can see them. */
 export const SMALL = 1024;
 
-/** External tensors start on pages, so that runtimes can map them into memory. */
+/** External tensors are aligned to pages, so that runtimes can map them into memory. */
 export const PAGE = 4096;
 
-/** How much is copied from file to file at once. */
+/** Bytes copied between files at a time. */
 const BLOCK = 4 * 2 ** 20;
 
 /** The model in `path`; external data is read later, on demand. Throws as `decodeModel` does, or `io`. */
@@ -49,11 +49,11 @@ export async function loadModel(path: string): Promise<Model> {
   return naming(path, () => decodeModel(bytes, dirname(path), readExternal));
 }
 
-/** The bytes of the model file `path`, which may not be over 2 GiB. Throws `io`. */
+/** The bytes of the model file `path`. Throws `io`, also for a file of more than 2 GiB. */
 export async function readModelBytes(path: string): Promise<Uint8Array> {
   try {
     const info = await stat(path);
-    // Pipes are read once, models more often; devices may have no end.
+    // Models are read more than once, which a pipe does not allow; a device may never end.
     if (!info.isFile() && !info.isDirectory())
       throw new AgdError('io', `Cannot read '${path}': it is not a file. Save the model to a file first.`);
     naming(path, () => checkSize(info.size));
@@ -63,7 +63,7 @@ export async function readModelBytes(path: string): Promise<Uint8Array> {
   }
 }
 
-/** Runs `action`; its AgdErrors say which file they are about. */
+/** Runs `action` and adds the name of the file to its AgdErrors. */
 export function naming<T>(path: string, action: () => T): T {
   try {
     return action();
@@ -73,14 +73,14 @@ export function naming<T>(path: string, action: () => T): T {
 }
 
 export type SaveOptions = {
-  /** `auto`: in a file beside the model when over 1.5 GB or when some tensor was external already. */
+  /** `auto`: in a separate file if the model is larger than 1.5 GB or has external tensors already. */
   externalData?: 'auto' | 'always' | 'never';
 };
 
 /**
- * Writes the model; its larger tensors where asked into a data file of its own, `<path>.data`, or with a number in it
- * where that is another model's. Zeros are written as holes. Throws `io`, or `external-data` where a tensor's file is
- * missing or too short.
+ * Writes the model. On request, larger tensors go into a data file of its own, `<path>.data`, with a number in the name
+ * if that file belongs to another model. Zeros are written as holes. Throws `io`, or `external-data` if a tensor's file
+ * is missing or too short.
  */
 export async function saveModel(
   model: Model,
@@ -106,7 +106,7 @@ export async function saveModel(
     write: (file: FileHandle) => writeTensors(file, placed, tensors),
   };
   await replaceFiles([...(data ? [data] : []), { path, write: file => writeAll(file, chunks) }]);
-  // What was read from a file that is no more is now read from its successor.
+  // Tensors of the replaced file are from now on read from its successor.
   for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
 }
 
@@ -116,7 +116,7 @@ export function modelChunks(model: Model, path: string, place: Placement): Uint8
   return chunks;
 }
 
-/** The tensors that can be outside the model file, with their names: initializers, and what is outside now. */
+/** The tensors that can be stored outside the model file, by name: initializers, and those that already are. */
 export function storedTensors(model: Model): Map<Tensor, string> {
   const tensors = new Map<Tensor, string>();
   for (const graph of allGraphs(model.graph)) {
@@ -129,7 +129,7 @@ export function storedTensors(model: Model): Map<Tensor, string> {
   return tensors;
 }
 
-/** Which tensors stay in the model's data file, and where in it the others go. */
+/** Which tensors stay in the model's data file, and the offsets of the others in it. */
 async function layOut(tensors: readonly Tensor[], path: string) {
   const folder = await writing(path, () => realpath(dirname(path)));
   const location = await dataFileName(path);
@@ -141,7 +141,7 @@ async function layOut(tensors: readonly Tensor[], path: string) {
     folders.get(external.folder) === folder &&
     normalize(external.location) === location;
   const placed = new Map<Tensor, ExternalData>();
-  // A data file that is written again has to take along what it held.
+  // A data file that is rewritten must keep its contents.
   if (tensors.every(t => isOwn(t) || (!t.external && t.byteLength < SMALL)))
     return { placed, kept: new Set(tensors.filter(isOwn)) };
   let offset = 0;
@@ -153,12 +153,12 @@ async function layOut(tensors: readonly Tensor[], path: string) {
   return { placed, kept: new Set<Tensor>() };
 }
 
-/** Larger models than this are not looked into for the names of their data files, which they hardly need. */
+/** Larger models are not searched for the names of their data files, as they rarely have any. */
 const MODEL_LIMIT = 64 * 2 ** 20;
 
 /**
- * The name of a file for the data of the model `path`, in its folder: `<name>.data`, but none that is there and that
- * another model refers to, or nobody knows of.
+ * The name of the data file of the model `path`, in its folder: `<name>.data`, unless such a file exists and another
+ * model, or no known model, refers to it.
  */
 export async function dataFileName(path: string): Promise<string> {
   const [folder, base] = [dirname(path), basename(path)];
@@ -169,7 +169,7 @@ export async function dataFileName(path: string): Promise<string> {
   }
 }
 
-/** The models of a folder that have data in the file `name` of it. */
+/** The models of a folder that store data in its file `name`. */
 export async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
   const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
   const users: string[] = [];
@@ -186,8 +186,8 @@ export async function usersOf(folder: string, name: string, own?: string): Promi
 }
 
 /**
- * Throws `io` where what is in `path` is no model but may be what somebody still needs, such as another model's data:
- * nothing that is not a model is replaced by one.
+ * Throws `io` if the file at `path` is not a model and may still be needed, such as another model's data: a model only
+ * ever replaces a model.
  */
 export async function checkModelTarget(path: string): Promise<void> {
   const info = await stat(path).catch(() => undefined);
@@ -199,7 +199,7 @@ export async function checkModelTarget(path: string): Promise<void> {
     await file.close();
   }
   const users = await usersOf(dirname(path), basename(path));
-  // One that was damaged may be replaced.
+  // A damaged model may be replaced.
   if (!users.length && path.endsWith('.onnx')) return;
   const what = users.length ? `the data of ${users.join(', ')}` : 'not an ONNX model';
   throw new AgdError('io', `Cannot write '${path}': the file there is ${what}. Choose another name.`);
@@ -208,7 +208,7 @@ export async function checkModelTarget(path: string): Promise<void> {
 const MODEL_FIELDS = new Set(Object.values(MESSAGES.ModelProto!).map(([, id]) => id));
 const GRAPH_FIELD = MESSAGES.ModelProto!.graph![1];
 
-/** Whether a file's outermost fields are those of a model; what they hold is not read. */
+/** Whether a file's outermost fields are those of a model. Their contents are not read. */
 async function startsAsModel(file: FileHandle, size: number): Promise<boolean> {
   const head = new Uint8Array(20);
   const found = new Set<number>();
@@ -231,7 +231,7 @@ export async function writeTensors(
   for (const [tensor, { offset }] of placed) await writeTensor(file, tensor, offset, names.get(tensor)!);
 }
 
-/** Writes a tensor's bytes at `offset` of a file that has none there; `name` is for messages. */
+/** Writes a tensor's bytes at `offset`, where the file holds only zeros. `name` is for messages. */
 export async function writeTensor(
   file: FileHandle,
   tensor: Tensor,
@@ -245,7 +245,7 @@ export async function writeTensor(
   else await writeSparse(file, tensor.bytes, offset);
 }
 
-/** Copies a tensor's bytes from the file they are in, a block at a time. */
+/** Copies a tensor's bytes from their file, block by block. */
 async function copyExternal(
   data: ExternalData,
   name: string,
@@ -261,7 +261,7 @@ async function copyExternal(
   }
 }
 
-/** Copies `length` bytes to where a file holds only zeros, a block at a time. */
+/** Copies `length` bytes, block by block, to a place where the target holds only zeros. */
 async function copyRange(
   source: FileHandle,
   from: number,
@@ -280,7 +280,7 @@ async function copyRange(
 
 const ZEROS = Buffer.alloc(BLOCK);
 
-/** Writes at `position` of a file that holds only zeros from there on; blocks of zeros stay holes. */
+/** Writes at `position` of a file that holds only zeros from there on. Blocks of zeros stay holes. */
 async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; done += BLOCK) {
     const block = bytes.subarray(done, done + BLOCK);
@@ -296,7 +296,7 @@ async function writeBytes(file: FileHandle, bytes: Uint8Array, position: number)
 
 type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
-/** Small chunks together, large ones as they are. */
+/** Joins small chunks and keeps large ones. */
 async function* batches(chunks: Chunks): AsyncGenerator<Uint8Array> {
   let [small, size] = [[] as Uint8Array[], 0];
   for await (const chunk of chunks) {
@@ -314,17 +314,17 @@ export async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> 
   for await (const batch of batches(chunks)) await file.writeFile(batch);
 }
 
-/** Writes a file that appears whole or not at all; a file that was there stays until then. Throws `io`. */
+/** Writes a file atomically: it is replaced when the new one is complete, or not at all. Throws `io`. */
 export function writeFileAtomic(path: string, chunks: Chunks): Promise<void> {
   return replaceFiles([{ path, write: file => writeAll(file, chunks) }]);
 }
 
-/** A file to be written: `write` gets an empty one. */
+/** A file to write; `write` receives an empty one. */
 export type Replacement = { path: string; write: (file: FileHandle) => Promise<void> };
 
 /**
- * Writes several files, all of which take their places only when all are complete, with the access rights of those that
- * they replace, and `check`, which gets the names that they have until then, does not throw. Throws `io`.
+ * Writes several files to temporary names, and renames them when all are complete and `check`, which receives the
+ * temporary names, has not thrown. They keep the permissions of the files that they replace. Throws `io`.
  */
 export async function replaceFiles(
   replacements: readonly Replacement[],
@@ -339,7 +339,7 @@ export async function replaceFiles(
         const file = await open(from, 'wx');
         ready.push({ path, from, to });
         try {
-          // Those given to open() are less what the process masks.
+          // The mode passed to open() is reduced by the umask.
           if (mode !== undefined) await file.chmod(mode & 0o7777);
           await write(file);
           await file.sync();
@@ -358,13 +358,13 @@ export async function replaceFiles(
   }
 }
 
-/** Temporary files that this thread is writing. */
+/** Temporary files being written by this thread. */
 const unfinished = new Set<string>();
 
-/** A name for what is to become the file `to`, beside it. What processes that have ended left under such names is removed. */
+/** A temporary name beside the file `to`. Temporary files left by processes that have ended are removed. */
 async function temporaryName(to: string): Promise<string> {
   const folder = dirname(to);
-  // Whatever is appended has to fit into the 255 bytes of a name.
+  // The whole name must fit into 255 bytes.
   const prefix = `.${basename(to).slice(0, 60)}.`;
   for (const name of await readdir(folder)) {
     const [, pid] =
@@ -387,14 +387,14 @@ function isRunning(pid: number): boolean {
   }
 }
 
-/** A rename lasts through a loss of power once the folder is on disk; some systems have no call for that. */
+/** A rename survives a power failure once the folder is synced, which some systems do not support. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path).catch(() => undefined);
   await folder?.sync().catch(() => {});
   await folder?.close();
 }
 
-/** Throws `io` where a file could not be written to `path`, before the work that would be lost; writes nothing. */
+/** Throws `io` if a file cannot be written to `path`, before work is done that would be lost. Writes nothing. */
 export async function checkWritable(path: string): Promise<void> {
   await writing(path, async () => {
     const { to } = await targetOf(path);
@@ -402,7 +402,7 @@ export async function checkWritable(path: string): Promise<void> {
   });
 }
 
-/** Runs `action`, which writes `path`; what the system refuses is `io`. */
+/** Runs `action`, which writes `path`; errors of the system become `io`. */
 export async function writing<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
@@ -411,7 +411,10 @@ export async function writing<T>(path: string, action: () => Promise<T>): Promis
   }
 }
 
-/** The file that `path` names, through links, and its access rights where it exists. Throws `io` for devices and pipes. */
+/**
+ * The file that `path` refers to, with links resolved, and its permissions if it exists. Throws `io` for devices and
+ * pipes.
+ */
 export async function targetOf(path: string): Promise<{ to: string; mode?: number }> {
   const info = await stat(path).catch(absent);
   if (info && !info.isFile()) throw notAFile(path);
@@ -427,12 +430,12 @@ function absent(error: NodeJS.ErrnoException): undefined {
 const notAFile = (path: string) =>
   new AgdError('io', `Cannot write '${path}': it is not a file. Choose a file to write to.`);
 
-/** Reads the bytes of a tensor that lies in a file of the model's folder. */
+/** Reads the bytes of a tensor from a file in the model's folder. */
 export function readExternal(data: ExternalData, name: string): Uint8Array {
   return readRange(externalPath(data, name), data, name);
 }
 
-/** The same from a file by any name. */
+/** The same for a file anywhere. */
 export function readRange(path: string, data: ExternalData, name: string): Uint8Array {
   let file: number | undefined;
   try {
@@ -451,7 +454,10 @@ export function readRange(path: string, data: ExternalData, name: string): Uint8
   }
 }
 
-/** The file's path, after links; throws `external-data` where it is missing, no file, or outside the model's folder. */
+/**
+ * The file's path with links resolved. Throws `external-data` if it is missing, not a regular file, or outside the
+ * model's folder.
+ */
 function externalPath({ location, folder }: Pick<ExternalData, 'location' | 'folder'>, name: string): string {
   let root: string;
   let path: string;
@@ -494,7 +500,7 @@ const REASONS: Partial<Record<string, string>> = {
   ENAMETOOLONG: 'the name is too long',
 };
 
-/** What the system says, in one line; anything else is passed on. */
+/** The system's error message in one line. Other errors are rethrown. */
 export function ioError(what: string, error: unknown): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (error instanceof AgdError || !syscall || !code) return error;

@@ -1,22 +1,22 @@
 /**
- * The graph in memory, linked by reference in both directions. Names matter only at the file's edge.
+ * The graph in memory, linked by reference in both directions. Names matter only when a file is read or written.
  *
- * Who writes a value and who reads it is kept by the graph itself, under these rules:
+ * The graph itself maintains the producer and readers of each value, under these rules:
  *
  * 1. A node is in one graph or in none. It is linked while it is in one: its outputs then have it as their
  *    `producer`, and its inputs have it among their `readers`. A node that is in no graph is invisible to both.
  * 2. Each value has at most one producer; a second node that writes it is refused.
  * 3. The nodes of a subgraph are readers of the outer values that they capture. They are linked while the node that
  *    owns the subgraph is; a subgraph that no node owns yet is linked as a main graph is.
- * 4. Graph outputs are no nodes, and are told apart: `outputOf` lists the graphs that return a value.
+ * 4. Graph outputs are not readers: `outputOf` lists the graphs that return a value.
  * 5. The lists (`inputs` and `outputs` of a node, `nodes` and `outputs` of a graph) and `attrs` are read-only. They
  *    change by assignment of a new list, or by methods (`setInput`, `append`, `remove`, `setAttr` ...), which keep the links.
- * 6. A view (`Graph.view`) holds nodes of another graph without taking them: changes of its lists touch no link.
+ * 6. A view (`Graph.view`) refers to nodes of another graph without owning them: changes of its lists affect no links.
  *
- * `checkGraph` verifies all of it.
+ * `checkGraph` verifies all of them.
  *
- * Everything a file holds that this model of it has no field for (doc strings, metadata, value_info,
- * fields of newer schemas ...) stays in the opaque `extra` of its owner, which only `proto.ts` reads.
+ * Everything in a file for which the classes below have no field (doc strings, metadata, value_info, fields of newer
+ * schemas ...) stays in the opaque `extra` of its owner, which only `proto.ts` reads.
  */
 import type { DType } from './dtype.js';
 import { type Few, items, withItem, withoutItem } from './few.js';
@@ -26,9 +26,9 @@ import type { Tensor } from './tensor.js';
 export type Dim = number | string | null;
 export type Shape = readonly Dim[];
 
-/** `shape` is undefined where even the rank is unknown. */
+/** `shape` is undefined if the rank is unknown. */
 export type TensorType = { kind: 'tensor'; dtype: DType; shape?: Shape };
-/** `empty`: known to have no elements, so that those it gets decide what type they are of. */
+/** `empty`: known to have no elements, so that the first ones added decide their type. */
 export type SequenceType = { kind: 'sequence'; elem: ValueType; empty?: true };
 export type ValueType =
   | TensorType
@@ -39,7 +39,7 @@ export type ValueType =
 /** A place where a node reads a value. */
 export type Use = { node: Node; index: number };
 
-// What only this file may do to the links.
+// Changes of links that only this file may make.
 let setProducer: (value: Value, node: Node | undefined) => void;
 let addReader: (value: Value, node: Node) => void;
 let dropReader: (value: Value, node: Node) => void;
@@ -52,9 +52,9 @@ let own: (graph: Graph, owner: Node) => void;
 let disown: (graph: Graph, owner: Node) => void;
 let isLive: (graph: Graph) => boolean;
 
-/** One tensor (or sequence ...) of the graph: a graph input, an initializer, or what a node writes. */
+/** One tensor (or sequence ...) of the graph: a graph input, an initializer, or an output of a node. */
 export class Value {
-  /** As decoded, so that an untouched input or output is written back as it was. */
+  /** As decoded, so that an unchanged input or output is written back byte for byte. */
   extra: unknown;
   #producer: Node | undefined;
   #readers: Few<Node>;
@@ -108,17 +108,17 @@ export class Value {
     );
   }
 
-  /** The graphs that return it: its own, or subgraphs that hand an outer value on. */
+  /** The graphs that return it: its own, or subgraphs that return an outer value. */
   get outputOf(): readonly Graph[] {
     return items(this.#returning);
   }
 
-  /** Whether some node reads it or some graph returns it. */
+  /** Whether a node reads it or a graph returns it. */
   get isUsed(): boolean {
     return this.#readers !== undefined || this.#returning !== undefined;
   }
 
-  /** Lets all that read this value read `by` instead; graphs that return it too, unless `outputs` is false. */
+  /** Makes all readers of this value read `by` instead, and graphs return it instead unless `outputs` is false. */
   replaceAllUses(by: Value, { outputs = true } = {}): void {
     if (by === this) return;
     const replaced = (v: Value | null) => (v === this ? by : v);
@@ -127,13 +127,13 @@ export class Value {
   }
 }
 
-/** 64-bit integers are numbers where they fit 2^53, and bigint beyond. */
+/** 64-bit integers are numbers up to 2^53 in magnitude, and bigint beyond. */
 export type Int = number | bigint;
 
 /**
- * An attribute's value; to change it, put another Attr in its place. Strings are UTF-8 decoded where they
- * are valid UTF-8, else bytes. `ref` names an attribute of the enclosing function, whose type is `of`.
- * `other` is kept as decoded (sparse tensors, type protos).
+ * An attribute's value, immutable: to change it, replace the Attr. Strings are decoded if they are valid UTF-8, and
+ * bytes otherwise. `ref` names an attribute of the enclosing function, whose type is `of`. `other` is kept as decoded
+ * (sparse tensors, type protos).
  */
 export type Attr = { readonly extra?: unknown } & (
   | { readonly type: 'float'; readonly value: number }
@@ -150,7 +150,7 @@ export type Attr = { readonly extra?: unknown } & (
   | { readonly type: 'other' }
 );
 
-/** Most nodes have no subgraphs, and are asked often. */
+/** Most nodes have no subgraphs, and the list is read often. */
 const NO_GRAPHS: readonly Graph[] = [];
 
 /** One operator call. `domain` is '' for ai.onnx. Omitted optional inputs and outputs are null. */
@@ -162,7 +162,7 @@ export class Node {
   #inputs: readonly (Value | null)[];
   #outputs: readonly (Value | null)[];
   #attrs: ReadonlyMap<string, Attr>;
-  /** The graphs in `#attrs`, once asked for. */
+  /** The graphs in `#attrs`, collected on first use. */
   #subgraphs: readonly Graph[] | undefined;
   #graph: Graph | undefined;
 
@@ -193,7 +193,7 @@ export class Node {
     };
   }
 
-  /** The graph that it is in. */
+  /** The graph that contains it. */
   get graph(): Graph | undefined {
     return this.#graph;
   }
@@ -236,12 +236,12 @@ export class Node {
     if (linked) for (const sub of this.subgraphs()) own(sub, this);
   }
 
-  /** Puts a value in the place of one input; inputs that are missing before it are null. */
+  /** Replaces one input. Missing inputs before it become null. */
   setInput(index: number, value: Value | null): void {
     this.inputs = replacedAt(this.#inputs, index, value);
   }
 
-  /** The same for an output. */
+  /** Replaces one output. */
   setOutput(index: number, value: Value | null): void {
     this.outputs = replacedAt(this.#outputs, index, value);
   }
@@ -257,7 +257,7 @@ export class Node {
     this.attrs = attrs;
   }
 
-  /** How messages speak of it. */
+  /** Its description in messages. */
   get label(): string {
     const op = this.domain ? `${this.domain}.${this.opType}` : this.opType;
     const id = this.name || this.outputs.find(o => o)?.name;
@@ -301,10 +301,10 @@ function graphsIn(attrs: ReadonlyMap<string, Attr>): readonly Graph[] {
   return graphs ?? NO_GRAPHS;
 }
 
-/** A node that is being built has no outputs yet, and is built often. */
+/** A node under construction has no outputs yet; this path is hot. */
 const NO_VALUES: readonly (Value | null)[] = Object.freeze([]);
 
-/** A copy that nobody changes. */
+/** An immutable copy. */
 const frozen = (values: readonly (Value | null)[]) =>
   values.length ? Object.freeze([...values]) : NO_VALUES;
 
@@ -316,8 +316,8 @@ function replacedAt(values: readonly (Value | null)[], index: number, value: Val
 }
 
 /**
- * A graph or a subgraph. Nodes are in topological order. A subgraph's nodes refer to outer values by
- * reference. An initializer that is also in `inputs` is a default that the caller may overrule.
+ * A graph or a subgraph. Nodes are in topological order. A subgraph's nodes refer to outer values by reference. An
+ * initializer that is also in `inputs` is a default that the caller may override.
  */
 export class Graph {
   inputs: Value[] = [];
@@ -327,7 +327,7 @@ export class Graph {
   #nodes: Node[] = [];
   #owner: Node | undefined;
   #isView = false;
-  /** False for a view, and for the subgraph of a node that is not linked itself. */
+  /** False for a view and for the subgraph of an unlinked node. */
   #isLive = true;
 
   constructor(public name: string) {}
@@ -346,8 +346,8 @@ export class Graph {
   }
 
   /**
-   * A graph of nodes that stay another's: it reads like any graph (to encode, to copy, to ask the types of), and
-   * changes to its lists concern nobody else. Whatever its nodes are changed in is changed for both.
+   * A graph that refers to nodes owned by another graph. It can be read like any graph (encoded, copied, typed), and
+   * changes to its lists do not affect the owner. Changes to its nodes affect both.
    */
   static view(
     of: Graph,
@@ -364,7 +364,7 @@ export class Graph {
     return view;
   }
 
-  /** The node that this is a subgraph of, while that is linked; undefined for a main graph. */
+  /** The node that owns this subgraph, while that node is linked; undefined for a main graph. */
   get owner(): Node | undefined {
     return this.#owner;
   }
@@ -377,7 +377,7 @@ export class Graph {
     return this.#nodes;
   }
 
-  /** Nodes that are not in the new list leave the graph, new ones join it. */
+  /** Nodes that are not in the new list leave the graph; new ones join it. */
   set nodes(nodes: readonly Node[]) {
     const list = [...nodes];
     if (!this.#isView) {
@@ -418,7 +418,7 @@ export class Graph {
     this.#nodes.unshift(...nodes);
   }
 
-  /** Puts nodes before one that is in the graph. */
+  /** Inserts nodes before one of the graph. */
   insertBefore(place: Node, ...nodes: readonly Node[]): void {
     const at = this.#nodes.indexOf(place);
     if (at < 0) throw new Error(`${place.label} is not in graph '${this.name}'.`);
@@ -426,7 +426,7 @@ export class Graph {
     this.#nodes.splice(at, 0, ...nodes);
   }
 
-  /** Takes nodes out; what they wrote has no producer then. Others may still read it: see `Value.replaceAllUses`. */
+  /** Removes nodes. Their outputs lose their producer, but may still have readers: see `Value.replaceAllUses`. */
   remove(nodes: Iterable<Node>): void {
     const gone = new Set(nodes);
     if (gone.size) this.nodes = this.#nodes.filter(node => !gone.has(node));
@@ -473,7 +473,7 @@ export class Graph {
 /** A model-local function: its body is a graph whose attributes may refer to the function's own. */
 export class FunctionDef {
   body: Graph;
-  /** Names of the attributes a caller gives, and the defaults of those that have one. */
+  /** Names of the attributes that a caller passes, and the defaults of those that have one. */
   attributeNames: string[] = [];
   attributeDefaults: Map<string, Attr> = new Map();
   opsetImports: Map<string, number> = new Map();
@@ -488,7 +488,7 @@ export class FunctionDef {
   }
 }
 
-/** One way a training step changes state: after a run, `state` takes the value of the output `value`. */
+/** A state update of a training step: after a run, `state` takes the value of the output `value`. */
 export type Binding = { state: string; value: string };
 
 /** ONNX's ModelProto.training_info entry. The graphs are kept as decoded. */
@@ -512,7 +512,7 @@ export class Model {
   }
 }
 
-/** Every graph of a model, subgraphs after the node that owns them; functions' bodies are not among them. */
+/** Every graph of a model except the bodies of functions; subgraphs follow the node that owns them. */
 export function* allGraphs(graph: Graph): Generator<Graph> {
   yield graph;
   for (const node of graph.nodes) for (const sub of node.subgraphs()) yield* allGraphs(sub);

@@ -1,6 +1,6 @@
 import { allGraphs, type Model } from './ir.js';
 
-/** Generates names that no value or node of a model has; the user's names never change. */
+/** Generates names that no value or node of a model uses. The user's names never change. */
 export class Names {
   readonly #taken = new Set<string>();
   readonly #next = new Map<string, number>();
@@ -23,7 +23,7 @@ export class Names {
     return this.#taken.has(name);
   }
 
-  /** `hint` if it is free, or else `hint_1`, `hint_2` ... */
+  /** `hint` if it is free, and otherwise `hint_1`, `hint_2` ... */
   fresh(hint: string): string {
     let name = hint;
     let n = this.#next.get(hint) ?? 0;

@@ -1,4 +1,4 @@
-/** New values for tensors of a model on disk, in the model file and in a data file of its own. */
+/** Writes new values for tensors of a model on disk, in the model file and its own data file. */
 import type { FileHandle } from 'node:fs/promises';
 import { readFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
@@ -20,12 +20,12 @@ import { decodeModel } from './proto/codec.js';
 import { locateTensors } from './proto/locate.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
-/** Tensors in a file of several start on pages, so that runtimes can map them into memory. */
+/** Tensors in a file of several are aligned to pages, so that runtimes can map them into memory. */
 const PAGE = 4096;
 
 /**
- * Writes the model `source` to `target` with new values for the named tensors of its main graph; every other byte stays
- * as it is, apart from the name of its data file: `target` gets its own. Throws as `writePatched` does.
+ * Writes the model `source` to `target` with new values for the named tensors of its main graph; every other byte is
+ * unchanged, except for the name of its data file: `target` gets its own. Throws as `writePatched` does.
  */
 export async function patchModelFile(
   source: string,
@@ -51,10 +51,10 @@ export async function patchModelFile(
 }
 
 /**
- * Writes the model file that these bytes are to `target` with these tensors in their places; all that it has in other
- * files has to be among them, and goes into a data file beside `target` that no other model has. Reads both again before
- * they take their places. Throws `io`, as `patchModel` does, and `invalid-model` where a tensor of `changed` is not in
- * what was written.
+ * Writes the model file with these bytes to `target`, with these tensors in their places. They must include all of its
+ * external tensors, which go into a data file beside `target` that no other model uses. Both files are read back before
+ * they are renamed. Throws `io`, as `patchModel` does, and `invalid-model` if a tensor of `changed` is missing from the
+ * written files.
  */
 export async function writePatched(
   bytes: Uint8Array,
@@ -88,7 +88,7 @@ export async function writePatched(
   await replaceFiles([...(outside.size ? [data] : []), model], written =>
     checkWritten(written.get(target)!, written.get(data.path), tensors, changed),
   );
-  // What was read from a file that is no more is now read from its successor.
+  // Tensors of the replaced file are from now on read from its successor.
   for (const [place, { offset = outside.get(place)!.offset }] of moves) {
     const tensor = tensors.get(place)!;
     const { external, byteLength: length } = tensor;
@@ -97,7 +97,7 @@ export async function writePatched(
   }
 }
 
-/** Where what lies outside goes: to the same offsets, where it all comes from one file and nothing overlaps. */
+/** The offsets of external tensors: unchanged if all come from one file and none overlap. */
 function layOut(outside: ReadonlyMap<Place, ExternalData>, location: string): Map<Place, Move> {
   const sorted = [...outside].sort(([, a], [, b]) =>
     a.location < b.location ? -1 : a.location > b.location ? 1 : a.offset - b.offset,
@@ -117,7 +117,7 @@ function layOut(outside: ReadonlyMap<Place, ExternalData>, location: string): Ma
   );
 }
 
-/** Throws where what was written, read again, does not hold these tensors. */
+/** Throws if the written files, read back, do not contain these tensors. */
 async function checkWritten(
   model: string,
   data: string | undefined,

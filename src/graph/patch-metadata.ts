@@ -1,4 +1,4 @@
-/** An entry of the metadata of a model file, whose other bytes stay as they are. */
+/** Sets a metadata entry of a model file and leaves all other bytes unchanged. */
 import { BYTES, wireFields } from './wire.js';
 
 /** ModelProto.metadata_props; StringStringEntryProto.key and .value. */
@@ -6,7 +6,7 @@ const METADATA = 14;
 const KEY = 1;
 const VALUE = 2;
 
-/** The model file with this entry, in place of one of the same key; without one where there is no value. */
+/** The model file with this entry, which replaces one with the same key. Without a value, the entry is removed. */
 export function withEntry(bytes: Uint8Array, key: string, value: string | undefined): Uint8Array {
   const kept: Uint8Array[] = [];
   let from = 0;

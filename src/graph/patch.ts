@@ -1,4 +1,4 @@
-/** New values for tensors of a model file, every other byte of which stays as it is. */
+/** Replaces the values of tensors in a model file and leaves all other bytes unchanged. */
 import { AgdError } from './errors.js';
 import { type Place, showPlace } from './places.js';
 import { locateTensors, type Range, type StoredTensor } from './proto/locate.js';
@@ -17,19 +17,18 @@ import {
   wireFields,
 } from './wire.js';
 
-/** A tensor's bytes that were cut out of a model file; `name` is that of its value. */
+/** A tensor's bytes that were cut out of a model file. `name` is that of its value. */
 export type Hole = Range & { name: string };
 
-/** Where data lie now; what is left out stays as the file says. */
+/** The new location of external data; omitted fields stay as in the file. */
 export type Move = Pick<ExternalData, 'location'> & Partial<Pick<ExternalData, 'offset' | 'length'>>;
 
 export type Located = ReadonlyMap<Place, StoredTensor>;
 
 /**
- * The model file with new values, of the same dtype and shape, for the tensors at some places, in the form in which it
- * stores them; and with tensors that lie in other files said to lie where `moved` tells, which is for the caller to see to.
- * Returned in pieces. Throws `no-such-value`, `bad-dtype`, `bad-shape`, and `external-data` for a value of one that is not
- * in the model file.
+ * The model file with new values, of the same dtype and shape, for the tensors at some places, each in its stored form.
+ * References to external tensors are changed as in `moved`; the caller writes their data. Returned in pieces. Throws
+ * `no-such-value`, `bad-dtype`, `bad-shape`, and `external-data` for a value of an external tensor.
  */
 export function patchModel(
   bytes: Uint8Array,
@@ -58,7 +57,7 @@ export function patchModel(
   return editMessage(bytes, edits);
 }
 
-/** The elements put where they are: those in several pieces at once, with what is between them. */
+/** The elements at their ranges; several ranges become one edit, with the bytes between them. */
 function overwritten(bytes: Uint8Array, ranges: readonly Range[], tensor: Tensor): Edit[] {
   const [first, last] = [ranges[0], ranges.at(-1)];
   if (!first || !last) return [];
@@ -73,7 +72,7 @@ function overwritten(bytes: Uint8Array, ranges: readonly Range[], tensor: Tensor
   return [{ offset: start, length: region.length, bytes: region }];
 }
 
-/** The message with other elements, packed if they were. */
+/** The message with other elements, packed if the old ones were. */
 function encoded(bytes: Uint8Array, { dtype, message }: StoredTensor, tensor: Tensor): Edit {
   const id = FIELD[elementField(dtype)];
   const content = bytes.subarray(message!.offset, message!.offset + message!.length);
@@ -88,7 +87,7 @@ function encoded(bytes: Uint8Array, { dtype, message }: StoredTensor, tensor: Te
 
 const [, EXTERNAL] = MESSAGES.TensorProto!.externalData!;
 
-/** A TensorProto that says that its data lie there. A checksum would be that of the file it was in. */
+/** A TensorProto with this external location. The checksum is dropped, as it was that of the old file. */
 function pointed(content: Uint8Array, move: Move): Uint8Array {
   const isEntry = (field: WireField) => field.id === EXTERNAL;
   const before = [...wireFields(content)]
@@ -104,7 +103,7 @@ function pointed(content: Uint8Array, move: Move): Uint8Array {
   );
 }
 
-/** A message with these fields where it had others. */
+/** A message in which these fields replace those of the same numbers. */
 function withFields(
   content: Uint8Array,
   isOld: (field: WireField) => boolean,
@@ -122,7 +121,7 @@ function withFields(
   return concat(isDone ? pieces : [...pieces, ...fields]);
 }
 
-/** The stored tensor that `tensor` can replace. */
+/** The stored tensor that `tensor` can replace. Throws `no-such-value`, `bad-dtype`, `bad-shape` or `invalid-model`. */
 export function findStored(located: Located, place: Place, tensor: Tensor): StoredTensor {
   const stored = located.get(place);
   if (!stored) throw new AgdError('no-such-value', `The model file has no tensor ${showPlace(place)}.`);
@@ -147,8 +146,8 @@ export function findStored(located: Located, place: Place, tensor: Tensor): Stor
 const sum = (ranges: readonly Range[]) => ranges.reduce((n, { length }) => n + length, 0);
 
 /**
- * The model file without the bytes of the named tensors, and where these were. A tensor that is not in one
- * piece in the file stays in it: `fillTensors` undoes the cut, `patchModel` then sets such a one.
+ * The model file without the bytes of the named tensors, and their positions. A tensor that is not contiguous in the
+ * file stays in it: `fillTensors` reverses the cut, and `patchModel` then sets such tensors.
  */
 export function cutTensors(
   bytes: Uint8Array,
@@ -166,7 +165,10 @@ export function cutTensors(
   return { rest: concat(pieces), holes };
 }
 
-/** The model file that `cutTensors` cut, with these values in the holes. Throws `no-such-value` or `bad-shape`. */
+/**
+ * The model file from which `cutTensors` removed tensors, with these values inserted. Throws `no-such-value` or
+ * `bad-shape`.
+ */
 export function fillTensors(
   rest: Uint8Array,
   holes: readonly Hole[],

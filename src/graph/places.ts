@@ -1,6 +1,6 @@
 /**
- * Where in a model a tensor is: a name that model file and graph agree on. Names of values alone do not tell, as a
- * function or a subgraph may have a tensor of the same name as another.
+ * The place of a tensor in a model: a name that is the same in file and graph. The name of its value is not enough, as
+ * a function or a subgraph may have a tensor of the same name.
  */
 import { constantOf } from './constants.js';
 import type { Attr, Graph, Model, Node } from './ir.js';
@@ -15,22 +15,22 @@ export type Place = string;
 
 export const placeOf = (path: readonly string[]): Place => JSON.stringify(path);
 
-/** How messages speak of the tensor at a place. */
+/** The description of the tensor at a place in messages. */
 export const showPlace = (place: Place) => `'${(JSON.parse(place) as string[]).filter(Boolean).join('/')}'`;
 
 export const functionKey = (f: { domain: string; name: string; overload: string }) =>
   `${f.domain}:${f.name}:${f.overload}`;
 
-/** A tensor of a model; `name` is that of the value in its graph that is this tensor, if one is. */
+/** A tensor of a model. `name` is that of the value that it belongs to in its graph, if there is one. */
 export type PlacedTensor = {
   place: Place;
   name?: string;
   tensor: Tensor;
-  /** Puts another tensor here; only where the file has a whole tensor. */
+  /** Replaces the tensor; only for places that are a whole tensor in the file. */
   replace?: (tensor: Tensor) => void;
 };
 
-/** All tensors of a model that can be in a file: those of functions, subgraphs and attributes too. */
+/** All tensors of a model that a file can store, including those of functions, subgraphs and attributes. */
 export function* tensorsOf(model: Model): Generator<PlacedTensor> {
   yield* inGraph(model.graph, ['']);
   for (const fn of model.functions) {

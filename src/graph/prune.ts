@@ -31,7 +31,7 @@ export function dependencies(graph: Graph, values: readonly Value[]): Set<Value>
   return needed;
 }
 
-/** The inputs without a default that these values depend on, which a caller has to feed. */
+/** The inputs without a default that these values depend on; a caller must feed them. */
 export function neededInputs(graph: Graph, values: readonly Value[]): Value[] {
   const needed = dependencies(graph, values);
   return graph.inputs.filter(v => needed.has(v) && !graph.initializers.has(v));

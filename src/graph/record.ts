@@ -1,6 +1,6 @@
 /**
- * An object without a prototype, for keys that come from files: `constructor` and `__proto__` are in it only where they
- * were put there.
+ * An object without a prototype, for keys that come from files: it contains `constructor` and `__proto__` only if they
+ * were added.
  */
 export function record<T>(entries: Readonly<Record<string, T>>): Record<string, T> {
   return Object.assign(Object.create(null), entries);

@@ -1,11 +1,11 @@
-/** Element types of less than 16 bits that JavaScript has no array of: packed integers and small floats. */
+/** Element types below 16 bits without a JavaScript array type: packed integers and small floats. */
 import { byteLength, type DType } from './dtype.js';
 
 type Small = { bits: number; toNumber: (code: number) => number };
 
 const signed = (bits: number) => (code: number) => (code << (32 - bits)) >> (32 - bits);
 
-/** Sign, exponent and fraction; the largest exponent is one like the others unless `special` says what it holds. */
+/** Sign, exponent and fraction. The largest exponent is an ordinary one unless `special` defines its values. */
 const float =
   (
     exponentBits: number,
@@ -27,7 +27,7 @@ const nanAt =
   (code: number) =>
     codes.includes(code) ? Number.NaN : undefined;
 
-/** Infinity and NaN as IEEE 754 has them. */
+/** Infinity and NaN as in IEEE 754. */
 const e5m2 = (code: number) => {
   if ((code & 0x7c) !== 0x7c) return undefined;
   return code & 3 ? Number.NaN : code & 0x80 ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY;
@@ -49,7 +49,7 @@ const SMALL: Partial<Record<DType, Small>> = {
   float4e2m1: { bits: 4, toNumber: float(2, 1, 1) },
 };
 
-/** The numbers of such a type, whose elements are packed with the first one lowest; undefined for other types. */
+/** The elements of such a type as numbers; packed elements start at the lowest bits. Undefined for other types. */
 export function smallNumbers(dtype: DType, bytes: Uint8Array, size: number): number[] | undefined {
   const small = SMALL[dtype];
   if (!small || bytes.length < byteLength(dtype, size)) return undefined;

@@ -1,7 +1,6 @@
 /**
- * A model file that is saved again and again, while anything may end the process. Where its tensors need a file of their
- * own, each version has a new one: to rename the model file, which names it, is the one moment at which the new version
- * takes the place of the old.
+ * A model file that is saved repeatedly by a process that may be killed at any time. If its tensors need a data file,
+ * each version has a new one, and renaming the model file, which refers to it, commits the new version.
  */
 import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -30,18 +29,18 @@ import { Model } from './ir.js';
 import { inline } from './proto/codec.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
-/** Where the model's metadata keep the name, length and CRC-32 of its data file. */
+/** The metadata key with the name, length and CRC-32 of the data file. */
 const KEY = 'agd.data';
 
 type Stamp = { location: string; length: number; crc32: number };
 
 /**
- * Writes the model with all of its tensors, whichever files they lie in: into the file `name` itself up to `limit` bytes, beyond it
- * into a file `<name>.<12 hex digits>.data`. A kill at any moment leaves the version before or this one, whole. Then
- * removes the data files of versions before. Throws as `saveModel` does.
+ * Writes the model with all of its tensors, including external ones: into the file `name` itself up to `limit` bytes,
+ * and into `<name>.<12 hex digits>.data` if it is larger. A kill at any moment leaves either the previous or the new
+ * version intact. The data files of earlier versions are removed. Throws as `saveModel` does.
  */
 export async function saveState(model: Model, name: string, limit = INLINE_LIMIT): Promise<void> {
-  // A link is followed, and the data lie beside the file that it leads to.
+  // Links are resolved; the data file is beside the file that a link refers to.
   const { to: path } = await writing(name, () => targetOf(name));
   await checkModelTarget(path);
   const metadata = new Map(model.metadata);
@@ -63,13 +62,13 @@ export async function saveState(model: Model, name: string, limit = INLINE_LIMIT
     metadata.set(KEY, JSON.stringify({ location, ...(await checksum(file)) } satisfies Stamp));
     const chunks = modelChunks(state, path, tensor => placed.get(tensor));
     await replaceFiles([{ path, write: data => writeAll(data, chunks) }]);
-    // What was read from a file that is removed now is read from its successor.
+    // Tensors of a removed file are from now on read from its successor.
     for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
   } else await writeFileAtomic(path, modelChunks(state, path, inline));
   await removeOthers(path, metadata.get(KEY));
 }
 
-/** Writes a file that nothing refers to yet: what a kill leaves of it, the next version removes. */
+/** Writes a file that nothing refers to yet. If the process is killed, the next version removes it. */
 async function writeData(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
   const file = await open(path, 'wx');
   try {
@@ -84,7 +83,9 @@ async function writeData(path: string, write: (file: FileHandle) => Promise<void
   await syncFolder(dirname(path));
 }
 
-/** Throws `external-data` where the data file of a model that `saveState` wrote to `path` is not the one it wrote. */
+/**
+ * Throws `external-data` if the data file of a model that `saveState` wrote to `path` is missing or has been changed.
+ */
 export async function checkState({ metadata }: Model, path: string): Promise<void> {
   const text = metadata.get(KEY);
   if (text === undefined) return;
@@ -122,8 +123,8 @@ async function checksum(path: string): Promise<Omit<Stamp, 'location'>> {
 }
 
 /**
- * Removes the data files that belong to other versions of `path`, those that were never finished included; not one that
- * a copy of such a version refers to.
+ * Removes the data files of other versions of `path`, including incomplete ones, except those that a copy of such a
+ * version refers to.
  */
 async function removeOthers(path: string, stamp: string | undefined): Promise<void> {
   const own = stamp && (JSON.parse(stamp) as Stamp).location;

@@ -2,7 +2,7 @@ import { byteLength, type DType, type FloatDType } from './dtype.js';
 import { AgdError } from './errors.js';
 import { smallNumbers } from './small-types.js';
 
-/** JavaScript's array of an element type's values; 16-bit floats and sub-byte types are their bit patterns. */
+/** The JavaScript array for each element type; 16-bit floats and sub-byte types are bit patterns. */
 export type TypedArray =
   | Float32Array
   | Float64Array
@@ -29,36 +29,36 @@ const ARRAYS: Partial<Record<DType, new (b: ArrayBuffer, o: number, n: number) =
   bfloat16: Uint16Array,
 };
 
-/** By name, as arrays may come from another realm (a frame, a test runner). */
+/** Compared by name, as arrays may come from another realm (a frame, a test runner). */
 function arrayType(data: unknown): string {
   if (data === null || typeof data !== 'object') return data === null ? 'null' : typeof data;
   if (Array.isArray(data)) return 'an array';
   return (data as TypedArray)[Symbol.toStringTag] ?? data.constructor?.name ?? 'an object';
 }
 
-/** Where a tensor's bytes lie outside the model file: `location` is relative to the model's folder. */
+/** The location of a tensor's bytes outside the model file: `location` is relative to the model's folder. */
 export type ExternalData = { location: string; offset: number; length: number; folder: string };
 
 /** Reads the bytes of a tensor outside the model file; `name` is for messages. */
 export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
 
-/** Where a tensor's bytes are to be stored: in another file, or (undefined) in the model file. */
+/** Where to store a tensor's bytes: in another file or, if undefined, in the model file. */
 export type Placement = (tensor: Tensor) => ExternalData | undefined;
 
 /** A range of a tensor's bytes. */
 export type Part = { offset: number; length: number };
 
 /**
- * A constant: element type, extents and little-endian bytes. The bytes may come late (external data, or a
- * decoder that has not copied them yet): `source` is asked once.
+ * A constant: element type, extents and little-endian bytes. The bytes may be loaded lazily (external data, or a
+ * decoder that has not copied them yet): `source` is called once.
  */
 export class Tensor {
   #bytes: Uint8Array | undefined;
-  /** Set where the bytes lie in another file; they are then read each time, never kept. */
+  /** Set if the bytes are in another file; they are then read on each access and not cached. */
   external: ExternalData | undefined;
-  /** The elements of a `string` tensor, which has no bytes. */
+  /** The elements of a `string` tensor, which has no raw bytes. */
   strings: Uint8Array[] | undefined;
-  /** Set where every byte is zero; the bytes are then made each time, never kept. */
+  /** Set if every byte is zero; the bytes are then allocated on each access and not cached. */
   isZero = false;
   extra: unknown;
 
@@ -69,8 +69,8 @@ export class Tensor {
   ) {}
 
   /**
-   * A tensor of these values. Throws `bad-dtype` for an array of another type than JavaScript has for `dtype` (16-bit
-   * floats are their bits, bool and packed types bytes), `bad-shape` where it is not as long as `dims` say.
+   * A tensor of these values. Throws `bad-dtype` if the array type does not match `dtype` (16-bit floats are bit
+   * patterns, bool and packed types are bytes), and `bad-shape` if its length does not match `dims`.
    */
   static from(dtype: DType, dims: readonly number[], data: TypedArray): Tensor {
     const wanted = ARRAYS[dtype]?.name ?? 'Uint8Array';
@@ -89,7 +89,7 @@ export class Tensor {
     return new Tensor(dtype, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
 
-  /** `value` everywhere. For the types JavaScript has an array of, 16-bit floats and bool. */
+  /** A tensor filled with `value`, of a type that JavaScript has an array for, a 16-bit float or bool. */
   static filled(dtype: DType, dims: readonly number[], value: number): Tensor {
     const size = dims.reduce((n, d) => n * d, 1);
     const make = ARRAYS[dtype] ?? Uint8Array;
@@ -102,7 +102,7 @@ export class Tensor {
     return Tensor.from(dtype, dims, data);
   }
 
-  /** Numbers in any of the floating-point types of 16 bits and more, rounded to it. */
+  /** A tensor of numbers, rounded to a floating-point type of at least 16 bits. */
   static ofNumbers(dtype: FloatDType, dims: readonly number[], numbers: ArrayLike<number>): Tensor {
     const round = { float16: numberToHalf, bfloat16: numberToBfloat, float32: Number, float64: Number }[
       dtype
@@ -112,14 +112,14 @@ export class Tensor {
     return Tensor.from(dtype, dims, data);
   }
 
-  /** All zeros: optimizer state takes no memory until it is asked for, and no space in a sparse file. */
+  /** A tensor of zeros. It takes no memory until it is read, and no space in a sparse file. */
   static zeros(dtype: DType, dims: readonly number[]): Tensor {
     const tensor = new Tensor(dtype, dims, () => new Uint8Array(tensor.byteLength));
     tensor.isZero = true;
     return tensor;
   }
 
-  /** A one-dimensional int64 tensor, the form ONNX takes axes, shapes and pads in. */
+  /** A one-dimensional int64 tensor, the form of axes, shapes and pads in ONNX. */
   static ints(values: readonly (number | bigint)[]): Tensor {
     return Tensor.from('int64', [values.length], BigInt64Array.from(values, BigInt));
   }
@@ -150,7 +150,10 @@ export class Tensor {
     return new make(aligned.buffer as ArrayBuffer, aligned.byteOffset, this.size);
   }
 
-  /** The elements as JavaScript numbers, of every type but strings and complex ones: the one way to read values. */
+  /**
+   * The elements as JavaScript numbers, for every type except strings and complex numbers. Code that reads values uses
+   * this.
+   */
   numbers(): number[] {
     if (this.dtype === 'float16') return Array.from(this.data as Uint16Array, halfToNumber);
     if (this.dtype === 'bfloat16') return Array.from(this.data as Uint16Array, bfloatToNumber);
@@ -160,14 +163,14 @@ export class Tensor {
     );
   }
 
-  /** The same without a copy where the type is one of JavaScript's floats. Read only. */
+  /** The same, without a copy for float32 and float64. Read only. */
   floats(): Float32Array | Float64Array | number[] {
     return this.dtype === 'float32' || this.dtype === 'float64'
       ? (this.data as Float32Array | Float64Array)
       : this.numbers();
   }
 
-  /** One element, of a type of whole bytes; of external data no more than this is read. */
+  /** One element, of a type of whole bytes. Of external data, only this element is read. */
   at(index: number): number {
     const length = byteLength(this.dtype, 1);
     const offset = index * length;
@@ -175,12 +178,12 @@ export class Tensor {
     const bytes = this.external
       ? (this.source as (part: Part) => Uint8Array)({ offset, length })
       : this.bytes.subarray(offset, offset + length);
-    // Called several times for each initializer of a model: the most frequent type takes no array.
+    // Called several times for each initializer of a model, so the most frequent type avoids an array.
     if (this.dtype === 'float32') return new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true);
     return new Tensor(this.dtype, [], bytes).numbers()[0]!;
   }
 
-  /** Whether all elements are the same number. */
+  /** Whether all elements are equal. */
   get isUniform(): boolean {
     if (this.external && this.at(0) !== this.at(this.size - 1)) return false;
     const { data } = this;

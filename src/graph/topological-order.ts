@@ -3,12 +3,12 @@ import { AgdError } from './errors.js';
 import type { Node, Value } from './ir.js';
 
 /**
- * The nodes of one graph so that each stands after those it reads from (subgraphs' captures included);
- * nodes already in order stay as they are. Throws `invalid-model` on a cycle. Linear in nodes and edges.
+ * The nodes of one graph sorted so that each follows those that it reads from (including captures of subgraphs). A list
+ * that is in order already is returned in that order. Throws `invalid-model` on a cycle. Linear in nodes and edges.
  */
 export function topologicalOrder(nodes: readonly Node[]): Node[] {
   if (isOrdered(nodes)) return [...nodes];
-  // Told from the list: its nodes may be in no graph yet.
+  // Computed from the list, as its nodes may not be in a graph yet.
   const producers = new Map<Value, Node>();
   for (const node of nodes) for (const output of node.outputs) if (output) producers.set(output, node);
   const done = new Set<Node>();

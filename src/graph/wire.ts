@@ -1,7 +1,10 @@
-/** Protobuf's wire format: fields by their numbers, for what has to be found or changed in a file as it is. */
+/** Protobuf's wire format: finds and edits fields by number, without decoding the whole file. */
 import { AgdError } from './errors.js';
 
-/** A field: its tag begins at `start`, its content (of a message or bytes without the length) is `from` to `end`. */
+/**
+ * A field: its tag starts at `start`, and its content (for messages and bytes, without the length) is at `from` to
+ * `end`.
+ */
 export type WireField = { id: number; type: number; start: number; from: number; end: number };
 
 export const VARINT = 0;
@@ -9,7 +12,7 @@ export const FIXED64 = 1;
 export const BYTES = 2;
 export const FIXED32 = 5;
 
-/** The field that begins `head`, and how long it is with all its content, which need not be there. */
+/** The field at the start of `head`, and its total length; `head` need not contain all of it. */
 export function fieldAt(head: Uint8Array): { id: number; length: number } | undefined {
   try {
     const tag = readVarint(head, 0, head.length);
@@ -23,7 +26,7 @@ export function fieldAt(head: Uint8Array): { id: number; length: number } | unde
   }
 }
 
-/** The fields of the message at `from` to `end`, in order. Throws `not-onnx` where it is none. */
+/** The fields of the message at `from` to `end`, in order. Throws `not-onnx` if the bytes are not a message. */
 export function* wireFields(bytes: Uint8Array, from = 0, end = bytes.length): Generator<WireField> {
   let at = from;
   while (at < end) {
@@ -66,15 +69,15 @@ export function varint(value: number): Uint8Array {
   return Uint8Array.from(bytes);
 }
 
-/** A field of a message or of bytes. */
+/** Encodes a field that is a message or bytes. */
 export function bytesField(id: number, content: Uint8Array): Uint8Array[] {
   return [varint(id * 8 + BYTES), varint(content.length), content];
 }
 
-/** Other bytes for `length` bytes at `offset`: of another length only where these are all that a field holds. */
+/** Replaces `length` bytes at `offset`. The length may change only if they are the whole content of a field. */
 export type Edit = { offset: number; length: number; bytes: Uint8Array };
 
-/** The file with these edits, none of which overlap, in pieces; messages around them get their new lengths. */
+/** Applies edits, which must not overlap, and returns the file in pieces. Enclosing messages get their new lengths. */
 export function editMessage(bytes: Uint8Array, edits: readonly Edit[]): Uint8Array[] {
   const sorted = [...edits].sort((a, b) => a.offset - b.offset);
   return [...edited(bytes, sorted, 0, bytes.length)];
@@ -108,7 +111,7 @@ function* edited(
   }
 }
 
-/** The same where no length changes. */
+/** The same for edits that change no length. */
 function* replaced(
   bytes: Uint8Array,
   edits: readonly Edit[],

@@ -1,4 +1,4 @@
-/** Bytes <-> Model. With its proto-*.ts parts, the only place that knows protobuf. */
+/** Bytes <-> Model. This folder is the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
 import { AgdError } from '../errors.js';
 import type { Graph, Model, Value } from '../ir.js';
@@ -11,23 +11,23 @@ import { writeModel } from './write.js';
 
 export { inherit, inline, inPlace, noFiles } from './tensor.js';
 
-/** What this version reads. */
+/** The versions that can be read. */
 const IR_VERSIONS = [3, 13] as const;
 const OPSETS = [7, 26] as const;
 
 /** A protobuf's length is a signed 32-bit integer. */
 const MAX_BYTES = 2 ** 31 - 1;
 
-/** Initializers of at least this many bytes are not copied on their way to a file. */
+/** Initializers of at least this many bytes are written without a copy. */
 const LARGE = 4096;
 
-/** So many messages of a list are serialized at once. */
+/** Messages of a list that are serialized at a time. */
 const PIECE = 256;
 
 /**
- * The model that these bytes hold; every field is kept, and written again by `encodeModel`. Tensors are
- * views of `bytes`; those in files of `folder` are read with `read` when asked for. Throws `not-onnx`,
- * `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
+ * Decodes a model. Every field is kept and written back by `encodeModel`. Tensors are views of `bytes`; external ones,
+ * in files of `folder`, are read with `read` on demand. Throws `not-onnx`, `unsupported-version`, `unsupported-type`,
+ * `invalid-model` or `external-data`.
  */
 export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReader = noFiles): Model {
   const proto = parseModel(bytes);
@@ -36,7 +36,7 @@ export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReade
   return readModel(proto, { folder, read });
 }
 
-/** The message a model file is; its bytes are views of `bytes`. Throws `not-onnx`. */
+/** The ModelProto of a model file, whose bytes fields are views of `bytes`. Throws `not-onnx`. */
 function parseModel(bytes: Uint8Array): ModelProto {
   checkSize(bytes.length);
   let proto: ModelProto;
@@ -49,7 +49,7 @@ function parseModel(bytes: Uint8Array): ModelProto {
   return proto;
 }
 
-/** Throws `external-data` for a model that no protobuf can hold. */
+/** Throws `external-data` for a model that exceeds protobuf's limit. */
 export function checkSize(bytes: number): void {
   if (bytes > MAX_BYTES)
     throw new AgdError(
@@ -66,21 +66,21 @@ function checkVersion(what: string, found: number, [least, most]: readonly [numb
     );
 }
 
-/** From now on the files of `graph` say the types of these inner values. */
+/** Declares the types of these inner values in the files that `graph` is written to. */
 export function listTypes(graph: Graph, values: readonly Value[]): void {
   const extra = graph.extra as GraphExtra | undefined;
   const listed = new Set([...(extra?.listed ?? []), ...values.map(v => v.name)]);
   graph.extra = { rest: extra?.rest, listed: [...listed] } satisfies GraphExtra;
 }
 
-/** The model as one file. Throws `external-data` where that would be over 2 GiB. */
+/** The model as one file. Throws `external-data` if that would exceed 2 GiB. */
 export function encodeModel(model: Model, place: Placement = inPlace): Uint8Array {
   const chunks = encodeChunks(model, place);
   checkSize(byteCount(chunks));
   return concat(chunks);
 }
 
-/** The bytes of `encodeModel` in order, large initializers as views of what the model holds. */
+/** The bytes of `encodeModel` in pieces, in order. Large initializers are views of the model's tensors. */
 export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
   const proto = writeModel(model, place);
   const { initializer = [], ...graph } = amend(proto.graph!, {});
@@ -89,7 +89,10 @@ export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Arr
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-/** Its fields, long lists in pieces: until a message is done, protobufjs holds an object for each number and text of it. */
+/**
+ * Its fields, with long lists in pieces: until a message is complete, protobufjs holds an object for each of its
+ * numbers and strings.
+ */
 function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   for (const field of Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]) {
@@ -103,7 +106,7 @@ function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
   return [...chunks, serialize('GraphProto', { $unknowns })];
 }
 
-/** In order; small ones that follow each other are together. */
+/** In order; adjacent small pieces are joined. */
 function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   let small: TensorProto[] = [];
@@ -129,7 +132,7 @@ function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
   return chunks;
 }
 
-/** What stands before a message or bytes: the field's number and the length. */
+/** The header of a message or bytes field: its number and length. */
 function header([, id]: [type: string, id: number], content: readonly Uint8Array[]): Uint8Array {
   return protobuf.Writer.create()
     .uint32((id << 3) | 2)

@@ -1,4 +1,4 @@
-/** Where the bytes of a model file's tensors lie. */
+/** Finds the bytes of the tensors in a model file. */
 import type { DType } from '../dtype.js';
 import { byteLength } from '../dtype.js';
 import { functionKey, type Place, placeOf } from '../places.js';
@@ -12,11 +12,11 @@ import { elementField, FIELD, isPlain, readDims, readDtype, readExternal } from 
 export type Range = { offset: number; length: number };
 
 /**
- * A stored tensor. `ranges`, in order, hold its little-endian elements: in the model file, or none where
- * `external` says where else they are. Undefined where the file has no such bytes, but variable-length numbers.
+ * A stored tensor. `ranges`, in order, are those of its little-endian elements in the model file; empty for an external
+ * tensor, whose location is in `external`, and undefined if the elements are stored as variable-length numbers.
  */
 export type StoredTensor = {
-  /** The value of the main graph that is this tensor, if one is. */
+  /** The value of the main graph that the tensor belongs to, if there is one. */
   name: string | undefined;
   dtype: DType;
   dims: number[];
@@ -28,7 +28,7 @@ export type StoredTensor = {
 
 /**
  * The tensors of a model file by their places: initializers, sparse ones too, attributes, and the numbers of Constant
- * nodes. External data is taken to lie in `folder`. Throws `not-onnx`, and as reading a model does.
+ * nodes. External data is expected in `folder`. Throws `not-onnx`, and as reading a model does.
  */
 export function locateTensors(bytes: Uint8Array, folder = '.'): Map<Place, StoredTensor> {
   checkSize(bytes.length);
@@ -147,7 +147,7 @@ class Locator {
     if (isConstant && /^value_floats?$/.test(path.at(-1)!)) this.#numbers(fields, path);
   }
 
-  /** The numbers of an attribute. */
+  /** The floating-point numbers of an attribute. */
   #numbers(fields: readonly WireField[], path: readonly string[]): void {
     const isList = path.at(-1) === 'value_floats';
     const own = fields.filter(f => f.id === (isList ? ATTRIBUTE.floats : ATTRIBUTE.f));

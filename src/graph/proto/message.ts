@@ -1,8 +1,11 @@
-/** What every message's conversion needs: 64-bit integers, keyed entries, and fields the IR has no place for. */
+/**
+ * Helpers for the conversion of all messages: 64-bit integers, keyed entries, and fields that the IR does not
+ * represent.
+ */
 import type { Int } from '../ir.js';
 import type { Entry, Int64, Message } from './schema.js';
 
-/** A 64-bit integer off the wire: a number where it fits 2^53, else a bigint. */
+/** A decoded 64-bit integer: a number up to 2^53 in magnitude, and a bigint beyond. */
 export function readInt(value: Int64 | null | undefined): Int {
   if (typeof value !== 'object' || value === null) return value ?? 0;
   const number = value.high * 2 ** 32 + (value.low >>> 0);
@@ -15,7 +18,7 @@ export function writeInt(value: Int): Int64 {
   return { low: half(value), high: half(value >> 32n), unsigned: false };
 }
 
-/** A message with some fields changed; the unknown fields, which spreading would miss, come along. */
+/** A copy of a message with some fields changed, including its unknown fields, which a spread would lose. */
 export function amend<M extends Message>(message: M | undefined, changes: NoInfer<M>): M {
   if (!message) return changes;
   const amended = Object.assign({}, message, changes);
@@ -23,12 +26,12 @@ export function amend<M extends Message>(message: M | undefined, changes: NoInfe
   return amended;
 }
 
-/** Spellings of what the IR knows as an empty string; a file may say it in any of these ways, or not at all. */
+/** Values that the IR represents as an empty string. */
 const EMPTY: readonly unknown[] = ['', 'ai.onnx'];
 
 /**
- * The fields of a message that the IR does not own, undefined where there are none. An owned text that is
- * there but says nothing counts among them, so that it is written again.
+ * The fields of a message that the IR does not represent; undefined if there are none. A represented string that is
+ * present but empty is included, so that it is written back.
  */
 export function rest<M extends Message>(message: M, owned: readonly (keyof M)[]): M | undefined {
   let left: M | undefined;
@@ -41,7 +44,9 @@ export function rest<M extends Message>(message: M, owned: readonly (keyof M)[])
   return $unknowns ? ({ ...left, $unknowns } as M) : left;
 }
 
-/** How a list of messages is a map: the key and the value of one, and one (anew or amended) of a key and value. */
+/**
+ * Treats a list of messages as a map: the key and value of a message, and a new or changed message for a key and value.
+ */
 type Keyed<Item, Value> = {
   key: (item: Item) => string;
   value: (item: Item) => Value;
@@ -49,8 +54,8 @@ type Keyed<Item, Value> = {
 };
 
 /**
- * The list that says what `now` says: messages of `before` whose value has not changed are kept as they
- * are, repeated keys included; new keys follow.
+ * The list of messages for the map `now`. Messages of `before` with an unchanged value are kept, including repeated
+ * keys; new keys follow.
  */
 export function writeKeyed<Item, Value>(
   now: ReadonlyMap<string, Value>,

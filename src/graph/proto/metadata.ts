@@ -1,4 +1,4 @@
-/** Key-value metadata (`metadata_props`) that a file gives its graphs, nodes and values. */
+/** Key-value metadata (`metadata_props`) of graphs, nodes and values. */
 import type { Graph, Node, Value } from '../ir.js';
 import { readEntries } from './message.js';
 import type { GraphExtra } from './read.js';
@@ -13,7 +13,7 @@ export function nodeMetadata(node: Node): ReadonlyMap<string, string> {
   return readEntries((node.extra as NodeProto | undefined)?.metadataProps);
 }
 
-/** What a value's entries among the graph's inputs, outputs and value_info hold. */
+/** The metadata in a value's entries among the graph's inputs, outputs and value_info. */
 export function valueMetadata(value: Value): ReadonlyMap<string, string> {
   return readEntries(declarationsOf(value).flatMap(info => info.metadataProps ?? []));
 }

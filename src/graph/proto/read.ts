@@ -1,4 +1,6 @@
-/** ModelProto -> Model. Names become references; what the IR has no field for stays in its owner's `extra`. */
+/**
+ * ModelProto -> Model. Names become references. Fields that the IR does not represent stay in their owner's `extra`.
+ */
 import { AgdError } from '../errors.js';
 import {
   type Attr,
@@ -29,8 +31,8 @@ import { noFiles, readTensor, type Surroundings } from './tensor.js';
 import { declare, isDeclared, settleType } from './type.js';
 
 /**
- * What a model, graph ... had beyond the IR. `listed` are a graph's value_info entries: the name where the
- * graph has such a value (a name, because a graph and its copies share this), else the entry.
+ * The fields of a model, graph ... that the IR does not represent. `listed` are a graph's value_info entries: the name
+ * if the graph has that value (a name, because a graph and its copies share this), and otherwise the entry.
  */
 export type ModelExtra = { rest: ModelProto | undefined; opsets: OperatorSetIdProto[]; metadata: Entry[] };
 export type GraphExtra = {
@@ -75,8 +77,8 @@ const MODEL_FIELDS: (keyof ModelProto)[] = [
 ];
 
 /**
- * Spells the default operator set '' wherever the file said 'ai.onnx', and writes it once where the file named it twice:
- * the runtime takes the long spelling at the top of a model, but not in a subgraph, and steps run in one.
+ * Replaces the domain 'ai.onnx' by '', and removes a second entry for the default operator set: the runtime accepts
+ * 'ai.onnx' at the top level, but not in a subgraph, in which training steps run.
  */
 export function spellDefaultDomain(model: Model): void {
   model.extra = { ...(model.extra as ModelExtra | undefined), opsets: [] };
@@ -148,12 +150,12 @@ const FUNCTION_FIELDS: (keyof FunctionProto)[] = [
   'opsetImport',
 ];
 
-/** A graph by itself; its tensors are in the message, not in files. */
+/** Reads a standalone graph, whose tensors are all in the message. */
 export function readGraph(proto: GraphProto): Graph {
   return new Reader({ folder: '.', read: noFiles }).graph(proto);
 }
 
-/** Reads one graph; its subgraphs are read by Readers whose `outer` it is, so that their names find its values. */
+/** Reads one graph. Its subgraphs are read by Readers with this one as `outer`, which resolve names of outer values. */
 class Reader {
   readonly #own = new Map<string, Value>();
 
@@ -184,7 +186,7 @@ class Reader {
     return value;
   }
 
-  /** Fills `graph.initializers`; the sparse ones, which have no Tensor, are values only. */
+  /** Fills `graph.initializers`. Sparse ones, which have no Tensor, become values only. */
   #readInitializers(proto: GraphProto, graph: Graph): void {
     const named = (name: string | null | undefined) =>
       this.#own.get(name ?? '') ?? this.#define(name, 'an initializer');
@@ -198,7 +200,7 @@ class Reader {
     for (const { values } of proto.sparseInitializer ?? []) named(values?.name);
   }
 
-  /** The node with its outputs; inputs wait until every value of the graph is known. */
+  /** The node with its outputs. Inputs are set once every value of the graph is known. */
   #outline(proto: NodeProto): Node {
     const node = new Node(proto.opType ?? '');
     node.name = proto.name ?? '';

@@ -1,6 +1,6 @@
 /**
- * ONNX's messages (1.23, IR 14), for protobufjs. onnx-proto, which stops at ONNX 1.10, types them: its
- * interfaces are extended below, and the compiler checks that the schema has every field of theirs.
+ * ONNX's messages (1.23, IR 14), for protobufjs. Their types extend those of onnx-proto, which ends at ONNX 1.10; the
+ * compiler checks that the schema has all of their fields.
  *
  * Where the wire type is the same, three declarations differ from onnx.proto to keep a file's bytes as they
  * are: packed number arrays are chunks of bytes (views, decoded on demand), doc strings are bytes (files

@@ -1,4 +1,4 @@
-/** Sparse tensors: the IR keeps them as decoded, and these read them. */
+/** Reads sparse tensors, which the IR keeps as decoded. */
 import { AgdError } from '../errors.js';
 import type { Graph, Node } from '../ir.js';
 import type { Tensor } from '../tensor.js';
@@ -10,7 +10,7 @@ import { noFiles, readDims, readTensor } from './tensor.js';
 /** A tensor of extents `dims` with these `values` and zeros elsewhere; `indices` are [count] flat ones, or [count, rank]. */
 export type SparseTensor = { name: string; values: Tensor; indices: Tensor; dims: number[] };
 
-/** One for each message, so that its tensors are known again. */
+/** One per message, so that the identity of its tensors is stable. */
 const made = new WeakMap<SparseTensorProto, SparseTensor>();
 
 function read(proto: SparseTensorProto): SparseTensor {
@@ -43,14 +43,14 @@ export function sparseInitializers(graph: Graph): SparseTensor[] {
   return ((graph.extra as GraphExtra | undefined)?.rest?.sparseInitializer ?? []).map(read);
 }
 
-/** From now on the graph has none. */
+/** Removes the graph's sparse initializers. */
 export function dropSparseInitializers(graph: Graph): void {
   const extra = graph.extra as GraphExtra | undefined;
   if (!extra?.rest?.sparseInitializer) return;
   graph.extra = { ...extra, rest: amend(extra.rest, { sparseInitializer: undefined }) } satisfies GraphExtra;
 }
 
-/** What a Constant node holds sparsely. */
+/** The sparse tensor of a Constant node. */
 export function sparseConstant({ opType, domain, attrs }: Node): SparseTensor | undefined {
   if (opType !== 'Constant' || domain !== '') return undefined;
   const attr = attrs.get('sparse_value');

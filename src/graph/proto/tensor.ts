@@ -1,4 +1,4 @@
-/** Tensor <-> TensorProto. An untouched tensor is written back as the very message it came from. */
+/** Tensor <-> TensorProto. An unchanged tensor is written back as the message that it was read from. */
 import protobuf from 'protobufjs/minimal.js';
 import { byteLength, type DType, dtypeCode, dtypeOf } from '../dtype.js';
 import { AgdError } from '../errors.js';
@@ -6,7 +6,7 @@ import { type ExternalData, type ExternalReader, type Placement, Tensor } from '
 import { amend, readEntries, readInt, writeEntries } from './message.js';
 import { DATA_LOCATION, type TensorProto } from './schema.js';
 
-/** For models that are read without the files beside them. */
+/** For models that are read without their data files. */
 export const noFiles: ExternalReader = ({ location }, name) => {
   throw new AgdError(
     'external-data',
@@ -14,26 +14,26 @@ export const noFiles: ExternalReader = ({ location }, name) => {
   );
 };
 
-/** Where the file lies and how others beside it are read. */
+/** The folder of the file, and the reader of data files in it. */
 export type Surroundings = { folder: string; read: ExternalReader };
 
-/** Gives `tensor` the documentation and metadata that `before`, whose place it takes, had in its file. */
+/** Gives `tensor` the documentation and metadata that `before`, which it replaces, had in its file. */
 export function inherit(tensor: Tensor, before: Tensor): Tensor {
   const origin = before.extra as Origin | undefined;
   tensor.extra = origin && ({ ...origin, external: null } satisfies Origin);
   return tensor;
 }
 
-/** Each tensor stays where it is. */
+/** Each tensor keeps its location. */
 export const inPlace: Placement = tensor => tensor.external;
 
-/** All bytes go into the model. */
+/** All tensors are stored in the model file. */
 export const inline: Placement = () => undefined;
 
-/** The message a tensor comes from. It holds the tensor's data as long as `external` is the tensor's own. */
+/** The message that a tensor was read from. It contains the tensor's data as long as `external` is the tensor's own. */
 type Origin = { proto: TensorProto; external: ExternalData | undefined | null };
 
-/** How messages speak of a tensor. */
+/** The description of a tensor in messages. */
 const label = (name: string | null | undefined) => (name ? `Tensor '${name}'` : 'An unnamed tensor');
 
 export function readTensor(proto: TensorProto, surroundings: Surroundings): Tensor {
@@ -61,7 +61,7 @@ function outside(
   return tensor;
 }
 
-/** A TensorProto; `name` undefined leaves the name as decoded, the form for attributes. */
+/** A TensorProto. If `name` is undefined, the decoded name stays, as in attributes. */
 export function writeTensor(tensor: Tensor, place: Placement, name?: string): TensorProto {
   const origin = tensor.extra as Origin | undefined;
   const external = place(tensor);
@@ -110,12 +110,12 @@ export function readDims(proto: TensorProto): number[] {
   return dims.map(Number);
 }
 
-/** Where the bytes lie; throws `external-data` where that is not a range of a file in the model's folder. */
+/** The location of the bytes. Throws `external-data` if that is not a range of a file in the model's folder. */
 export function readExternal(proto: TensorProto, byteLength: number, folder: string): ExternalData {
   const entries = readEntries(proto.externalData);
   const location = entries.get('location') ?? '';
   const offset = Number(entries.get('offset') ?? 0);
-  // 0 is how some writers leave it out; ONNX Runtime goes by the shape then.
+  // Some writers store 0 for an unknown length; ONNX Runtime then uses the shape.
   const length = Number(entries.get('length') || 0) || byteLength;
   const refuse = (what: string) => new AgdError('external-data', `${label(proto.name)} ${what}`);
   if (leavesFolder(location))
@@ -132,12 +132,12 @@ function leavesFolder(location: string): boolean {
   return parts[0] === '' || /^[a-z]:/i.test(location) || parts.includes('..') || location.includes('\0');
 }
 
-/** Numbers of the fields that hold a tensor's elements one by one. */
+/** Numbers of the typed fields for a tensor's elements. */
 export const FIELD = { floatData: 4, int32Data: 5, int64Data: 7, doubleData: 10, uint64Data: 11 } as const;
 
 const ELEMENT_FIELDS: ReadonlySet<number> = new Set(Object.values(FIELD));
 
-/** The field that holds elements of this type where `raw_data` does not. */
+/** The typed field for elements of this type, the alternative to `raw_data`. */
 export function elementField(dtype: DType): keyof typeof FIELD {
   if (dtype === 'float32' || dtype === 'complex64') return 'floatData';
   if (dtype === 'float64' || dtype === 'complex128') return 'doubleData';
@@ -145,17 +145,17 @@ export function elementField(dtype: DType): keyof typeof FIELD {
   return dtype === 'uint64' || dtype === 'uint32' ? 'uint64Data' : 'int32Data';
 }
 
-/** Whether that field holds the elements' own bytes, not variable-length numbers. */
+/** Whether that field contains the elements' own bytes, not variable-length numbers. */
 export const isPlain = (dtype: DType) => /^(float|double)Data$/.test(elementField(dtype));
 
-/** Number of an unknown field, whose bytes start with its one-byte tag. */
+/** The number of an unknown field, whose bytes start with a one-byte tag. */
 const fieldNumber = (field: Uint8Array) => field[0]! >>> 3;
 
-/** Elements kept one by one: packed, or (an unknown field each, with the same bytes) not. */
+/** Elements in a typed field: packed, or unpacked as one unknown field each, with the same bytes. */
 function storedElements(proto: TensorProto, field: keyof typeof FIELD): Uint8Array {
   const packed = proto[field] ?? [];
   const loose = proto.$unknowns?.filter(f => fieldNumber(f) === FIELD[field]).map(f => f.subarray(1)) ?? [];
-  // A message that is decoded no longer tells which came first.
+  // A decoded message no longer shows which came first.
   if (packed.length && loose.length)
     throw new AgdError('invalid-model', `${label(proto.name)} has elements both packed and one by one.`);
   return concat([...packed, ...loose]);
@@ -205,7 +205,7 @@ function decodeVarints(bytes: Uint8Array, width: number): Uint8Array {
   return new Uint8Array(decoded.buffer);
 }
 
-/** The tensor's elements as varints, each of them; the inverse of how they are read. */
+/** The tensor's elements as varints; the inverse of reading them. */
 export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
   const width = byteLength(dtype, 1);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -223,7 +223,7 @@ export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
   });
 }
 
-/** One array of several; a single one is returned as it is. */
+/** Concatenates arrays; a single one is returned unchanged. */
 export function concat(chunks: readonly Uint8Array[]): Uint8Array {
   if (chunks.length === 1) return chunks[0]!;
   const bytes = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));

@@ -1,23 +1,23 @@
-/** ValueType <-> TypeProto, and what a graph says of its values (ValueInfoProto). */
+/** ValueType <-> TypeProto, and the declarations of a graph's values (ValueInfoProto). */
 import { dtypeCode, dtypeOf } from '../dtype.js';
 import type { Dim, TensorType, Value, ValueType } from '../ir.js';
 import { amend, readInt, writeInt } from './message.js';
 import type { Dimension, TensorTypeProto, TypeProto, ValueInfoProto } from './schema.js';
 
-/** The three places where a graph speaks of a value. */
+/** The three lists in which a graph declares values. */
 export type Place = 'input' | 'output' | 'inner';
 
-/** What the file said of a value at each place; it holds as long as the value's type is still `type`. */
+/** The declarations of a value in the file, by list. They are valid as long as the value's type is still `type`. */
 type Declarations = { type: ValueType | undefined } & { [P in Place]?: ValueInfoProto };
 
-/** Gives `value` its type from `info`, and keeps `info` to be written back. */
+/** Sets the type of `value` from `info`, and keeps `info` to be written back. */
 export function declare(value: Value, place: Place, info: ValueInfoProto): void {
   value.extra ??= { type: undefined } satisfies Declarations;
   (value.extra as Declarations)[place] ??= info;
   settleType(value, info.type ? readType(info.type) : undefined);
 }
 
-/** Gives `value` its type where it has none. */
+/** Sets the type of `value` if it has none. */
 export function settleType(value: Value, type: ValueType | undefined): void {
   value.type ??= type;
   if (value.extra) (value.extra as Declarations).type = value.type;
@@ -27,7 +27,7 @@ export function isDeclared(value: Value, place: Place): boolean {
   return Boolean((value.extra as Declarations | undefined)?.[place]);
 }
 
-/** What the file says of a value, at each place where it does. */
+/** The declarations of a value in the file. */
 export function declarationsOf(value: Value): ValueInfoProto[] {
   const { input, inner, output } = (value.extra ?? {}) as Partial<Declarations>;
   return [input, inner, output].flatMap(info => info ?? []);
@@ -48,7 +48,7 @@ function readType(proto: TypeProto): ValueType {
   return (proto.tensorType && readTensorType(proto.tensorType)) || { kind: 'other', extra: proto };
 }
 
-/** Undefined where the file does not say the element type, as in a value that only has a name. */
+/** Undefined if the file does not declare the element type, as for an entry that only has a name. */
 function readTensorType({ elemType, shape }: TensorTypeProto): TensorType | undefined {
   if (!elemType) return undefined;
   const dtype = dtypeOf(elemType);
@@ -61,7 +61,7 @@ function readDim(proto: Dimension): Dim {
   return extent >= 0 ? extent : null;
 }
 
-/** A TypeProto; denotations of `old` stay. A value that only had a name has null there. */
+/** A TypeProto with the denotations of `old`, which is null for an entry that only had a name. */
 function writeType(type: ValueType, old: TypeProto | null | undefined): TypeProto {
   if (type.kind === 'other') return type.extra as TypeProto;
   const before = old ?? {};

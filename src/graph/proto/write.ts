@@ -106,8 +106,8 @@ function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto
 }
 
 /**
- * A value_info entry; none where the value it names is gone, or where it named none and a new value has taken the name,
- * whose type it would deny.
+ * A value_info entry; none if its value was removed, or if it had no value and a new value has its name, whose type it
+ * may contradict.
  */
 function listedInfo(entry: string | ValueInfoProto, alive: ReadonlyMap<string, Value>): ValueInfoProto[] {
   if (typeof entry !== 'string') return alive.has(entry.name ?? '') ? [] : [entry];
@@ -130,7 +130,7 @@ function writeNode(node: Node, place: Placement): NodeProto {
   });
 }
 
-/** An attribute; one whose value is not a tensor or a graph is, once decoded, never changed. */
+/** An attribute. Only tensors and graphs can change after decoding; all other values are written back as decoded. */
 function writeAttr(name: string, attr: Attr, place: Placement): AttributeProto {
   const before = attr.extra as AttributeProto | undefined;
   const isNested = attr.type.startsWith('tensor') || attr.type.startsWith('graph');

@@ -71,15 +71,18 @@ function linesBefore(path: string, steps: number): string[] | undefined {
   return done >= steps ? kept : undefined;
 }
 
-/** The events of the run so far, as far as the state has them. When steps were done, it does not say. */
+/** The events of the run so far, as the state has them. When telemetry was shown, it does not say. */
 export function historyEvents({ history, stepsPerEpoch }: Start): TrainEvent[] {
   if (!history) return [];
-  const time = Number.NaN;
+  const { rates, gradNorms, times } = history;
   const epochs = new Map(history.epochs.map(event => [event.epoch, event]));
   const steps = history.losses.flatMap((loss, i): TrainEvent[] => {
     const [epoch, step] = [Math.floor(i / stepsPerEpoch) + 1, (i % stepsPerEpoch) + 1];
     const result = step === stepsPerEpoch ? epochs.get(epoch) : undefined;
-    return [{ type: 'step', time, epoch, step, loss }, ...(result ? [result] : [])];
+    const known = { lr: rates[i]!, gradNorm: gradNorms[i]! };
+    const numbers = Object.fromEntries(Object.entries(known).filter(([, value]) => !Number.isNaN(value)));
+    return [{ type: 'step', time: times[i]!, epoch, step, loss, ...numbers }, ...(result ? [result] : [])];
   });
+  const time = Number.NaN;
   return [...steps, ...history.telemetry.map(rows => ({ type: 'telemetry', time, rows }) as const)];
 }

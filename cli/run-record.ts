@@ -21,7 +21,7 @@ export class RunRecord {
   rangeTest?: Event<'rates'>;
   #start = 0;
   #last = 0;
-  /** Of the epochs before a resumed run. */
+  /** Seconds before a resumed run. */
   #before = 0;
 
   constructor(private readonly now: () => number = () => performance.now()) {}
@@ -39,14 +39,14 @@ export class RunRecord {
     this.validation = event.type === 'validation' ? event : undefined;
     if (event.type === 'start') {
       this.start = event;
-      const { losses = [], epochs = [], telemetry = [] } = event.history ?? {};
-      for (const loss of losses) this.#step(loss);
+      const { losses = [], rates, gradNorms, epochs = [], telemetry = [] } = event.history ?? {};
+      for (const [i, loss] of losses.entries()) this.#step(loss, rates![i], gradNorms![i]);
       for (const epoch of epochs) {
         this.epochs.push(epoch);
         this.epochEnds.push(Math.min(epoch.epoch * event.stepsPerEpoch, losses.length));
       }
       for (const rows of telemetry) this.telemetry.push(rows);
-      this.#before = epochs.reduce((sum, { seconds }) => sum + seconds, 0);
+      this.#before = event.history?.seconds ?? 0;
       this.#start = this.now();
     }
     this.#last = this.now();
@@ -58,7 +58,7 @@ export class RunRecord {
     this.norms.push(gradNorm);
   }
 
-  /** From the first step on, evaluation included; of the epochs before a resumed run, those of the ones completed. */
+  /** From the first step on, evaluation included, and what came before a resumed run. */
   get seconds(): number {
     return this.#before + (this.#last - this.#start) / 1000;
   }

@@ -1,15 +1,28 @@
 /** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { Model } from '../graph/ir.js';
 import type { InjectOptions } from '../passes/options.js';
 import type { BindOptions } from './data/bind.js';
 import type { Data } from './data/open.js';
 import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
 
-/** The loss of each step, the result of each epoch, and a table for each update that telemetry shows. */
-export type RunHistory = {
+/** Numbers of each step; NaN where they are not known. */
+type StepNumbers = {
   losses: number[];
+  /** Learning rates, the schedule included. */
+  rates: number[];
+  /** Norms of the gradients before clipping. */
+  gradNorms: number[];
+  /** When each step was done, in milliseconds since 1970. */
+  times: number[];
+};
+
+/** The numbers of each step, the result of each epoch, and a table for each update that telemetry shows. */
+export type RunHistory = StepNumbers & {
+  /** How long the run took, validation included and pauses between resumed parts not. */
+  seconds: number;
   epochs: EpochEvent[];
   telemetry: (readonly TelemetryRow[])[];
 };
@@ -47,14 +60,11 @@ const KEY = 'agd.run';
 
 /** The model with the run in its metadata; graph and tensors are shared. */
 export function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Model {
-  const exact = history.losses.every(loss => Object.is(Math.fround(loss), loss));
-  const losses = exact ? Float32Array.from(history.losses) : Float64Array.from(history.losses);
+  const { epochs, telemetry, seconds } = history;
   const text = JSON.stringify({
-    settings,
-    epochs: history.epochs,
-    telemetry: history.telemetry,
+    ...{ settings, epochs, telemetry, seconds },
     ...(checkpoints.length ? { checkpoints } : {}),
-    losses: { bytes: losses.BYTES_PER_ELEMENT, base64: Buffer.from(losses.buffer).toString('base64') },
+    ...Object.fromEntries(STEP_NUMBERS.map(name => [name, packed(history[name])])),
   });
   const metadata = new Map(model.metadata).set(KEY, text);
   return Object.assign(new Model(model.graph), model, { metadata });
@@ -63,16 +73,38 @@ export function withRun(model: Model, { settings, history, checkpoints = [] }: R
 /** The run that a state belongs to; undefined for a model that was only injected, and where it cannot be read. */
 export function readRun({ metadata }: Model): Run | undefined {
   try {
-    const { settings, epochs, telemetry, losses, checkpoints = [] } = JSON.parse(metadata.get(KEY) ?? 'null');
-    const bytes = Uint8Array.from(Buffer.from(losses.base64, 'base64'));
-    const values = losses.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer);
+    const kept = JSON.parse(metadata.get(KEY) ?? 'null');
+    const { settings, epochs, telemetry, seconds = 0, checkpoints = [] } = kept;
+    const numbers = Object.fromEntries(STEP_NUMBERS.map(name => [name, unpacked(kept[name])])) as StepNumbers;
+    if (typeof seconds !== 'number') return undefined;
     if (!epochs.every(isEpoch) || !telemetry.every(isTable) || typeof settings.data !== 'number')
       return undefined;
     if (!checkpoints.every(isCheckpoint)) return undefined;
-    return { settings, history: { losses: Array.from(values), epochs, telemetry }, checkpoints };
+    const history = fitHistory({ ...numbers, seconds, epochs, telemetry }, numbers.losses.length);
+    return { settings, history, checkpoints };
   } catch {
     return undefined;
   }
+}
+
+const STEP_NUMBERS = ['losses', 'rates', 'gradNorms', 'times'] as const;
+
+type Packed = { bytes: 4 | 8; base64: string; deflated?: true };
+
+/** Numbers as text, exactly: most losses are of single precision, and most learning rates are the same. */
+function packed(values: readonly number[]): Packed {
+  const isSingle = values.every(value => Object.is(Math.fround(value), value));
+  const array = isSingle ? Float32Array.from(values) : Float64Array.from(values);
+  const base64 = deflateRawSync(new Uint8Array(array.buffer), { level: 1 }).toString('base64');
+  return { bytes: isSingle ? 4 : 8, base64, deflated: true };
+}
+
+/** States of earlier versions have losses alone, which are not compressed. */
+function unpacked(given: Packed | undefined): number[] {
+  if (!given) return [];
+  const stored = Buffer.from(given.base64, 'base64');
+  const bytes = Uint8Array.from(given.deflated ? inflateRawSync(stored) : stored);
+  return Array.from(given.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer));
 }
 
 /** JSON has null for what is not finite. */
@@ -88,17 +120,28 @@ const isCheckpoint = ({ file, step, value }: KeptCheckpoint) =>
 const isTable = (rows: readonly TelemetryRow[]) =>
   rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
 
-export const emptyHistory = (): RunHistory => ({ losses: [], epochs: [], telemetry: [] });
+export const emptyHistory = (): RunHistory => ({
+  ...{ losses: [], rates: [], gradNorms: [], times: [] },
+  ...{ seconds: 0, epochs: [], telemetry: [] },
+});
 
-/** Lets a history end after `steps` steps; losses that nobody saw are not a number. */
+/** Lets a history end after `steps` steps; numbers that nobody saw are NaN. */
 export function fitHistory(history: RunHistory, steps: number): RunHistory {
-  history.losses.length = Math.min(history.losses.length, steps);
-  while (history.losses.length < steps) history.losses.push(Number.NaN);
+  for (const name of STEP_NUMBERS) {
+    const values = history[name];
+    values.length = Math.min(values.length, steps);
+    while (values.length < steps) values.push(Number.NaN);
+  }
   return history;
 }
 
 export function follow(history: RunHistory, event: LoopEvent): void {
-  if (event.type === 'step') history.losses.push(event.loss);
+  if (event.type === 'step') {
+    history.losses.push(event.loss);
+    history.rates.push(event.lr ?? Number.NaN);
+    history.gradNorms.push(event.gradNorm ?? Number.NaN);
+    history.times.push(event.time);
+  }
   if (event.type === 'epoch') history.epochs.push(event);
   if (event.type === 'telemetry') history.telemetry.push(event.rows);
 }

@@ -89,6 +89,11 @@ export async function trainRun(
     ...size,
     ...before,
   });
+  const secondsBefore = history.seconds;
+  const begin = performance.now();
+  const noteTime = () => {
+    history.seconds = secondsBefore + (performance.now() - begin) / 1000;
+  };
   const snapshot = () => withRun(trainer.snapshot(), { ...run, checkpoints: [] });
   const timer = new SaveTimer(options.saveEvery, stepsBefore, size.stepsPerEpoch);
   const saveIfDue = async () => {
@@ -104,14 +109,16 @@ export async function trainRun(
   const limit = (done: number) => (stepwise ? 1 : timer.stepsLeft(done));
   const rate = plateau ? () => plateau.rate(lr, trainer.lr) : lr;
   const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics };
-  for await (const event of trainingLoop(trainer, train, {
+  const events = trainingLoop(trainer, train, {
     ...loop,
     metrics: metricsWith(options.monitor, metrics),
     signal: stop,
     limit,
     afterRun: saveIfDue,
     before: history.losses,
-  })) {
+  });
+  for await (const event of events) {
+    noteTime();
     if (event.type !== 'epoch') {
       follow(history, event);
       await tell(event);

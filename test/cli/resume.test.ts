@@ -58,6 +58,23 @@ describe('the same command again', () => {
     ok(...LOSS, ...more, '--log', 'new.jsonl');
     expect(curves('new.jsonl')).toEqual(curves('w.jsonl'));
   });
+  it('has the whole of the run in each new file: losses, learning rates, norms of gradients and times', () => {
+    const how = [...LOSS, '--clip-grad-norm', '1', '--schedule', 'linear:total=24'];
+    const to = ['--state', 't.agd.onnx', '-o', 't.onnx'];
+    ok(...how, ...to, '--epochs', '2', '--csv', 'a.csv', '--log', 'a.jsonl');
+    ok(...how, ...to, '--epochs', '3', '--csv', 'b.csv', '--log', 'b.jsonl', '--report', 't.html');
+    const [rows, all] = ['a.csv', 'b.csv'].map(name => readFileSync(file(name), 'utf8').trim().split('\n'));
+    // A head, 8 steps and a result each epoch.
+    expect(rows).toHaveLength(19);
+    expect(all).toHaveLength(28);
+    expect(all!.slice(0, 19)).toEqual(rows);
+    const steps = (name: string) =>
+      events(name).filter(({ type, epoch }) => (type === 'step' || type === 'epoch') && epoch < 3);
+    expect(steps('b.jsonl')).toEqual(steps('a.jsonl'));
+    expect(steps('a.jsonl')[0]).toMatchObject({ lr: expect.any(Number), gradNorm: expect.any(Number) });
+    const page = readFileSync(file('t.html'), 'utf8');
+    expect(page).toContain('Norm of the gradients before clipping');
+  });
   it('is refused for another model or other options, with both ways out', () => {
     ok(...LOSS, '--state', 'o.agd.onnx', '-o', 'o.onnx');
     const before = readFileSync(file('o.agd.onnx'));

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { runCsv } from '../../cli/run-csv.js';
 import { crc32c, runTensorBoard } from '../../cli/run-tensorboard.js';
 import type { TrainEvent } from '../../src/index.js';
+import { emptyHistory, fitHistory } from '../../src/runtime/run-state.js';
 import { agdOnnx, workplace } from './run.js';
 
 let folder: string;
@@ -16,7 +17,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const start = (stepsBefore: number, losses: number[] = []): TrainEvent => ({
   ...{ type: 'start', time: 1500, epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
-  ...(stepsBefore && { history: { losses, epochs: [], telemetry: [] } }),
+  ...(stepsBefore && { history: fitHistory({ ...emptyHistory(), losses }, stepsBefore) }),
 });
 const step = (epoch: number, number: number, loss: number): TrainEvent => ({
   ...{ type: 'step', time: 2250, epoch, step: number, loss, lr: 0.001 },

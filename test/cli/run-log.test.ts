@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { runLog } from '../../cli/run-log.js';
 import type { TrainEvent } from '../../src/index.js';
+import { emptyHistory, fitHistory } from '../../src/runtime/run-state.js';
 
 let folder: string;
 beforeEach(() => {
@@ -14,7 +15,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 const begin = (stepsBefore: number): TrainEvent => ({
   ...{ type: 'start', time: 0, epochs: 2, stepsPerEpoch: 2, batchSize: 4, samples: 8, stepsBefore },
   ...(stepsBefore && {
-    history: { losses: Array(stepsBefore).fill(0.5), epochs: [], telemetry: [] },
+    history: fitHistory({ ...emptyHistory(), losses: Array(stepsBefore).fill(0.5) }, stepsBefore),
   }),
 });
 const step = (epoch: number, number: number, loss: number): TrainEvent => ({

@@ -9,7 +9,7 @@ import { scattered } from './core/scatter.js';
 /** y = max(x, 0)  =>  dx = dy where y > 0. */
 export const Relu: Unary = ([dy], node) => [() => dy.masked(node.output().greater(0))];
 
-/** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy; at 0, as for |x|, the mean of both. */
+/** y = x where x > 0, else alpha x  =>  dx = dy there, else alpha dy; at 0, as for |x|, the mean of the two. */
 export const LeakyRelu: Unary = ([dy], { inputs: [x], attrs }) => {
   const alpha = attrs.float('alpha', 0.01);
   return [
@@ -53,7 +53,7 @@ export const Selu: Unary = ([dy], node) => {
   return [() => dy.mul(bySide(node.inputs[0], gamma, node.output().add(scale), scale))];
 };
 
-/** The slopes on both sides of x = 0; at a kink, where `below` is not `above` at 0, the mean of both. */
+/** The slopes on the two sides of x = 0; at a kink, where `below` differs from `above` at 0, their mean. */
 function bySide(x: Expr, above: number, below: Expr, belowAtZero: number): Expr {
   const slope = x.greater(0).where(above, below);
   return above === belowAtZero ? slope : x.equal(0).where((above + belowAtZero) / 2, slope);
@@ -76,7 +76,7 @@ export const Sigmoid: Unary = ([dy], node) => {
 /** y = tanh(x)  =>  dx = dy * (1 - y^2). */
 export const Tanh: Unary = ([dy], node) => [() => dy.mul(node.output().square().rsub(1))];
 
-/** y = alpha x + beta, held in [0, 1]  =>  dx = alpha dy where 0 < y < 1. */
+/** y = alpha x + beta, clipped to [0, 1]  =>  dx = alpha dy where 0 < y < 1. */
 export const HardSigmoid: Unary = ([dy], node) => {
   const y = node.output();
   const alpha = node.attrs.float('alpha', 0.2);
@@ -109,7 +109,7 @@ export const Mish: Unary = ([dy], { inputs: [x] }) => {
   return [() => dy.mul(t().add(x.mul(t().square().rsub(1)).mul(x.sigmoid())))];
 };
 
-/** y = x * P(x), with P the normal distribution function or, with approximate = "tanh", nearly that. */
+/** y = x * P(x), with P the normal distribution function, or its approximation by tanh. */
 export const Gelu: Unary = ([dy], { inputs: [x], attrs }) => [
   () => dy.mul(geluSlope(x, attrs.string('approximate', 'none') === 'tanh')),
 ];
@@ -124,8 +124,8 @@ export const Softmax: Unary = ([dy], node) => {
 };
 
 /**
- * y = x - log(sum(exp(x))) along `axis`  =>  dx = dy - exp(y) * sum(dy). Where dy is one number d per sum among
- * zeros, as that of a choice by class is, dx = -exp(y) * d with d added there: no tensor of zeros is made.
+ * y = x - log(sum(exp(x))) along `axis`  =>  dx = dy - exp(y) * sum(dy). If dy has a single nonzero number d per sum,
+ * as after a selection by class, dx = -exp(y) * d with d added at its position, so that no tensor of zeros is made.
  */
 export const LogSoftmax: Unary = ([dy], node) => {
   const y = node.output();

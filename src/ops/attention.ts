@@ -1,4 +1,4 @@
-/** Attention and rotary embeddings, as the operators that their definitions are made of. */
+/** Attention and rotary embeddings, expanded into the operators of their definitions. */
 import {
   attend,
   causalBias,
@@ -54,7 +54,7 @@ export const Attention = expansion<AttentionInputs>(node => {
   return [merged ? mergeHeads(y) : y, key, value, stages[attrs.int('qk_matmul_output_mode', 0)]];
 });
 
-/** A mask may be shorter than the keys; those beyond it are not seen. */
+/** A mask may be shorter than the keys; keys beyond it are masked. */
 function padMask(mask: Expr, k: Expr): Expr {
   const [have, want] = [mask.extent(-1), k.extent(2)];
   if (have === want && typeof have === 'number') return mask;
@@ -72,7 +72,7 @@ function offsetOf(q: Expr, past: Expr | undefined, lengths: Expr | undefined): E
 
 type Rotary = readonly [x: Expr, cos: Expr, sin: Expr, positions?: Expr];
 
-/** Pairs of features (x1, x2) turned by the angle of their position: (x1 cos - x2 sin, x1 sin + x2 cos). */
+/** Pairs of features (x1, x2) rotated by the angle of their position: (x1 cos - x2 sin, x1 sin + x2 cos). */
 export const RotaryEmbedding = expansion<Rotary>(node => {
   const [x, cos, sin, positions] = node.inputs;
   const { attrs } = node;

@@ -1,6 +1,6 @@
 /**
- * Control flow. The body of a backward pass runs the forward body again, from what was stored at the begin of
- * each iteration, and differentiates it.
+ * Control flow. The body of a backward pass recomputes the forward body from the values stored at the start of each
+ * iteration, and differentiates it.
  */
 import { reads } from '../graph/dependents.js';
 import { dtypeCode } from '../graph/dtype.js';
@@ -16,21 +16,21 @@ import { isDifferentiable, isSequence } from './core/types.js';
 type Control = Rule<Operands, readonly (Expr | undefined)[]>;
 type ControlNode = NodeView<Operands>;
 
-/** The branch that was taken is run again and differentiated; what it does not read gets zeros. */
+/** The branch that was taken is recomputed and differentiated. Values that it does not read get zeros. */
 export const If: Control = (dys, node) => {
   const wanted = wantedCaptures(node);
   const branch = (name: string) => {
     const source = node.attrs.graph(name)!;
     const b = node.g.subgraph(`${name}_gradient`);
     const values = copyInto(b, source, new Map());
-    // A branch that gives another number of axes is not the one that was taken.
+    // A branch whose output has another rank is not the one that was taken.
     const seeds = source.outputs.map((v, i) => [v, sameRank(v, dys[i]) ? dys[i] : undefined] as const);
     const found = node.vjp(b, cotangentsOf(b, values, seeds), wanted);
     finish(
       b,
       wanted.map((value, i) => (found[i] ?? zerosLike(b.of(value))).typed(value.type)),
     );
-    // With a seed, both runs of the branch draw the same.
+    // With a seed, both runs of the branch draw the same numbers.
     refuseRandom(node, b.graph, drawn => !drawn.attrs.has('seed'));
     return b.graph;
   };
@@ -50,7 +50,7 @@ export const If: Control = (dys, node) => {
 const sameRank = ({ shape }: Value, dy: Expr | undefined) =>
   !shape || !dy?.shape || shape.length === dy.shape.length;
 
-/** The iterations in reverse, each run again from its stacked states. */
+/** The iterations in reverse order, each recomputed from its stacked states. */
 export const Scan: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
   const states = body.inputs.length - node.attrs.int('num_scan_inputs', 0);
@@ -79,10 +79,10 @@ export const Scan: Control = (dys, node) => {
   return [...result.states, ...result.scanned, ...result.captures];
 };
 
-/** As for Scan; the number of iterations is that of the stacked ones. */
+/** As for Scan. The number of iterations is that of the stacked states. */
 export const Loop: Control = (dys, node) => {
   const body = node.attrs.graph('body')!;
-  const [iteration, goesOn, ...carried] = body.inputs as [Value, Value, ...Value[]];
+  const [iteration, condition, ...carried] = body.inputs as [Value, Value, ...Value[]];
   const outputs = body.outputs.slice(1);
   const last = lastStates(node, outputs);
   const states = carried.map((input, i) => ({ input, output: outputs[i]!, last: last[i]!, dLast: dys[i] }));
@@ -94,7 +94,7 @@ export const Loop: Control = (dys, node) => {
     states: states.map(s => ({ ...s, ...keep(node, body, s) })),
     scanned: [],
     stacked,
-    loop: { iteration, goesOn, count: iterations!.dims(0, 1).squeeze([0]) },
+    loop: { iteration, condition, count: iterations!.dims(0, 1).squeeze([0]) },
   });
   return [null, null, ...result.states, ...result.captures];
 };
@@ -102,13 +102,13 @@ export const Loop: Control = (dys, node) => {
 const FIRST_TO_LAST: Along = { axis: 0, backwards: false };
 const turned = ({ axis, backwards }: Along): Along => ({ axis, backwards: !backwards });
 
-/** A value that a body carries: its input and output there, the last one and its cotangent. */
+/** A loop-carried value: its input and output in the body, its final value and the cotangent of that. */
 type Carried = { input: Value; output: Value; last: Expr; dLast?: Expr };
 
 /**
- * How a carried value is had again as it was at the begin of each iteration: from a stack, or a sequence of them, which
- * holds the elements of sequences one after the other, as many as `lengths` says; or by taking off what an iteration
- * appended. Neither is there where it is not needed.
+ * How a carried value is reconstructed as it was at the start of each iteration: from a stack, from a sequence that
+ * contains the elements of its sequences in order, with their number in `lengths`, or by removing the elements that an
+ * iteration appended. Both are undefined if it is not needed.
  */
 type Kept = { stack?: { x: Expr; lengths?: Expr }; appends?: number };
 
@@ -116,11 +116,11 @@ type Iterations = {
   states: readonly (Carried & Kept)[];
   scanned: readonly (Along & { input: Value; x: Expr })[];
   stacked: readonly (Along & { output: Value; dy?: Expr })[];
-  /** Where it is a Loop: the other inputs of its body, and how many iterations it did. */
-  loop?: { iteration: Value; goesOn: Value; count: Expr };
+  /** For a Loop: the other inputs of its body, and its number of iterations. */
+  loop?: { iteration: Value; condition: Value; count: Expr };
 };
 
-/** The pullbacks of a loop's operands, made of one loop over its iterations from the last to the first. */
+/** The pullbacks of a loop's operands, computed by one loop over its iterations from the last to the first. */
 function reverseIterations(node: ControlNode, body: Graph, spec: Iterations) {
   const wanted = wantedCaptures(node);
   const states = spec.states.filter(s => isDifferentiable(s.input.type));
@@ -139,7 +139,7 @@ function reverseIterations(node: ControlNode, body: Graph, spec: Iterations) {
   };
 }
 
-/** What of a loop is differentiated. */
+/** The parts of a loop that are differentiated. */
 type Differentiated = {
   states: Iterations['states'];
   scanned: Iterations['scanned'];
@@ -147,8 +147,9 @@ type Differentiated = {
 };
 
 /**
- * The loop of the backward pass. It carries the cotangents of the states, those of outer values, and sequences that
- * are shortened again. (A Loop may have done no iteration at all, which a Scan cannot: its backward pass is a Loop.)
+ * The loop of the backward pass. It carries the cotangents of the states and of outer values, and the sequences from
+ * which elements are removed. (Unlike a Scan, a Loop may have had no iteration, so that its backward pass must be a
+ * Loop.)
  */
 function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Differentiated) {
   const { g } = node;
@@ -160,7 +161,7 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
     ...of.wanted.map(v => ({ start: zerosLike(g.of(v)), type: v.type })),
     ...undone.map(s => ({ start: s.last, type: s.input.type })),
   ];
-  // Slices come in the order of the iterations; the backward pass takes them from the last.
+  // Slices are in the order of the iterations; the backward pass reads them from the last to the first.
   const inputs = [
     ...kept.map(s => ({ ...s.stack!, ...turned(FIRST_TO_LAST) })),
     ...spec.scanned.map(s => ({ x: s.x, ...turned(s) })),
@@ -192,7 +193,7 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
     const seeds = cotangentsOf(b, values, [
       ...of.states.map((s, i) => [s.output, dStates[i]!] as const),
       ...cotangents.map((s, i) => [s.output, slices[primals + i]!] as const),
-      // What an iteration adds to the cotangent of an outer value comes to what those before it did.
+      // The cotangent of an outer value is the sum over all iterations.
       ...of.wanted.map((v, i) => [v, sums[i]!] as const),
     ]);
     const inner = [...of.states, ...of.scanned].map(s => s.input);
@@ -214,7 +215,7 @@ function backwardLoop(node: ControlNode, body: Graph, spec: Iterations, of: Diff
   return results;
 }
 
-/** Throws where a backward pass reads what was drawn at random: running the forward body again draws something else. */
+/** Throws if a backward pass reads random numbers: recomputing the forward body would draw others. */
 function refuseRandom(node: ControlNode, backward: Graph, drawsAnew: (drawn: Node) => boolean): void {
   const drawn = randomNodes(backward, node.g).find(drawsAnew);
   if (drawn) node.unsupported(`random numbers in its body, which ${drawn.label} would draw anew for it`);
@@ -223,7 +224,7 @@ function refuseRandom(node: ControlNode, backward: Graph, drawsAnew: (drawn: Nod
 /** A loop over the iterations of a Loop from the last to the first, with slices of the inputs. */
 function loopBack(
   g: Builder,
-  { iteration, goesOn, count }: NonNullable<Iterations['loop']>,
+  { iteration, condition, count }: NonNullable<Iterations['loop']>,
   carried: readonly State[],
   inputs: readonly { x: Expr; lengths?: Expr }[],
   step: (
@@ -233,7 +234,7 @@ function loopBack(
     slices: readonly Expr[],
   ) => readonly Expr[],
 ) {
-  // An iteration that was run began with its condition true.
+  // The condition was true at the start of every iteration that ran.
   const truth = g.scalar(1, 'bool').value;
   return loop(g, count, carried, (b, i, now) => {
     const at = b.of(count.value).sub(1).sub(i);
@@ -244,7 +245,7 @@ function loopBack(
     return step(
       b,
       new Map([
-        [goesOn, truth],
+        [condition, truth],
         [iteration, at.value],
       ]),
       now,
@@ -253,7 +254,7 @@ function loopBack(
   });
 }
 
-/** Extends a Loop so that a value that it carries can be had again, unless the backward pass does not read it. */
+/** Extends a Loop so that a carried value can be reconstructed, unless the backward pass does not read it. */
 function keep(node: ControlNode, body: Graph, state: Carried): Kept {
   const { input } = state;
   const inserts = insertions(body, state);
@@ -265,7 +266,7 @@ function keep(node: ControlNode, body: Graph, state: Carried): Kept {
   return { stack: { x: carrySequence(node, body, input.type!, grow) } };
 }
 
-/** The nodes that make the next value out of a carried one, where they do no more than insert elements. */
+/** The nodes that compute the next value from a carried sequence, if all they do is insert elements. */
 function insertions(body: Graph, { input, output }: Carried): Node[] | undefined {
   const chain: Node[] = [];
   for (let at = output; at !== input; at = chain.at(-1)!.inputs[0]!) {
@@ -281,7 +282,7 @@ function isReadBeside(body: Graph, input: Value, chain: readonly Node[]): boolea
   return body.nodes.some(n => !chain.includes(n) && reads(n).some(v => forms.has(v)));
 }
 
-/** What a loop's outputs are at its end; those that were omitted are added. */
+/** The final values of a loop's outputs; omitted outputs are added. */
 function lastStates(node: ControlNode, outputs: readonly Value[]): Expr[] {
   return outputs.map((v, i) => node.output(i, v.type));
 }
@@ -290,7 +291,7 @@ function wantedCaptures(node: ControlNode): Value[] {
   return node.captures.filter((v, i) => isDifferentiable(v.type) && node.needs(node.inputs.length + i));
 }
 
-/** Extends a loop so that it also gives the values of some of its body's inputs in every iteration, stacked. */
+/** Extends a loop so that it also outputs the values of some of its body's inputs, stacked over the iterations. */
 function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Value[]): Expr[] {
   const more = ['scan_output_axes', 'scan_output_directions'].flatMap(name => {
     const attr = node.attrs.get(name);
@@ -310,7 +311,7 @@ function stackStates({ node, g }: ControlNode, body: Graph, inputs: readonly Val
   });
 }
 
-/** Makes a Loop carry one more value: a sequence, empty at first, that `grow` adds to in each iteration. */
+/** Adds a loop-carried value to a Loop: an initially empty sequence that `grow` extends in each iteration. */
 function carrySequence(
   { node, g }: ControlNode,
   body: Graph,
@@ -330,7 +331,7 @@ function carrySequence(
   return g.of(kept);
 }
 
-/** Makes a Loop give the elements that a sequence has at the begin of each iteration, one after the other. */
+/** Makes a Loop output the elements that a sequence has at the start of each iteration, in order. */
 function keepElements(node: ControlNode, body: Graph, sequence: Value): { x: Expr; lengths: Expr } {
   const count = new Builder(body, node.g.scope, node.g).of(sequence).op('SequenceLength');
   const [lengths] = stackStates(node, body, [count.value]);
@@ -341,7 +342,7 @@ function keepElements(node: ControlNode, body: Graph, sequence: Value): { x: Exp
   return { x, lengths: lengths! };
 }
 
-/** The sequence of an iteration among the elements of all of them. */
+/** The sequence of one iteration, taken from the elements of all iterations. */
 function part(elements: Expr, lengths: Expr, at: Expr): Expr {
   const { g } = elements;
   const begin = lengths.slice(g.ints([0]), at.unsqueeze([0]), [0]).sum([0]);
@@ -350,7 +351,7 @@ function part(elements: Expr, lengths: Expr, at: Expr): Expr {
   return appendAll(none!, lengths.gather(at), read, elements.type);
 }
 
-/** A sequence with `count` more elements, each of which `read` gives. */
+/** A sequence extended by `count` elements, each returned by `read`. */
 function appendAll(
   start: Expr,
   count: Expr,
@@ -363,7 +364,7 @@ function appendAll(
   return loop(start.g, count, [{ start, type }], step).states[0]!;
 }
 
-/** The cotangents of the copies of a body's values; where two are one value, their sum. */
+/** The cotangents of the copies of a body's values, summed if two copies are the same value. */
 function cotangentsOf(
   b: Builder,
   values: ReadonlyMap<Value, Value>,

@@ -40,8 +40,8 @@ export const ConvTranspose: Convolution = ([dy], node) => {
 };
 
 /**
- * The windows over y of which a ConvTranspose is the adjoint. What `output_padding` adds lies after the last one,
- * and is shorter than a stride: it adds no window.
+ * The windows over y of which a ConvTranspose is the adjoint. Elements added by `output_padding` follow the last window
+ * and are fewer than a stride, so they add no window.
  */
 function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr): Window[] {
   const { attrs } = node;
@@ -49,7 +49,7 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
   const outputShape = attrs.ints('output_shape');
   return windowsOf(node, y, x, kernelOf(w)).map((v, i) => {
     if (!outputShape && !autoPad.startsWith('SAME')) return v;
-    // Of all elements that y could have, those beyond `output_shape`, or stride times those of x, are cut off.
+    // Of the full extent of y, elements beyond `output_shape`, or beyond stride times the extent of x, are cut off.
     const n = outputShape ? x.extent(2 + i) : 0;
     if (typeof n !== 'number')
       return node.unsupported("'output_shape' and an input whose extents are not known before the run");
@@ -63,7 +63,7 @@ function transposedWindows(node: NodeView<Operands>, x: Expr, y: Expr, w: Expr):
 
 type Deformed = readonly [x: Expr, w: Expr, offset: Expr, b?: Expr, mask?: Expr];
 
-/** Conv over windows whose elements are moved by `offset`, and weighed by `mask`: interpolated columns, times w. */
+/** Conv over windows whose elements are displaced by `offset` and weighted by `mask`: interpolated columns, times w. */
 export const DeformConv = expansion<Deformed>(node => {
   const { g, attrs } = node;
   const [x, w, offset, b, mask] = node.inputs;
@@ -88,7 +88,9 @@ export const DeformConv = expansion<Deformed>(node => {
   return [b ? y.add(b.reshape([-1, ...windows.map(() => 1)])) : y];
 });
 
-/** Where the elements of all windows lie along axis `i`, before they are moved: [kernel size, ...windows]. */
+/**
+ * The positions of the elements of all windows along axis `i`, before they are displaced: [kernel size, ...windows].
+ */
 function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype: DType): Expr {
   const { g } = outer;
   const { kernel, stride, dilation, begin } = windows[i]!;
@@ -109,20 +111,20 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
 }
 
 /**
- * dw[m,c,k] = sum_{n,o} dy[n,m,o] x[n,c, o stride + k dilation - begin], per group, as products of matrices: of dy and the
- * columns of x, or of both moved against each other where that copies less.
+ * dw[m,c,k] = sum_{n,o} dy[n,m,o] x[n,c, o stride + k dilation - begin], per group, as products of matrices: of dy and
+ * the columns of x, or of shifted copies of both if that copies less.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
   const isFixed = [w.shape!, dy.shape!.slice(2), windows.map(v => v.surplus ?? null)].every(isKnown);
   if (group > 1 || !isFixed || volume(w, 2) === 1) return byColumns(x, dy, w, windows, group);
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
-  // Passes over a channel: to move dy by one copy each, to cut parts out of x and put them together by two.
+  // Passes over a channel: one for each shift of dy, and two to slice and concatenate parts of x.
   const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
   if (saved > 0 && windows.every(v => v.stride === 1)) return byShifts(x, dy, w, windows);
   return c < FEW ? byColumns(x, dy, w, windows, group) : byRows(x, dy, w, windows);
 }
 
-/** A pixel of fewer channels is no row to gather. */
+/** With fewer channels, gathering pixels as rows does not pay. */
 const FEW = 8;
 
 const isKnown = (shape: Shape) => shape.every(d => typeof d === 'number');
@@ -142,7 +144,7 @@ function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group
     .reshapeLike(w);
 }
 
-/** The same, of columns whose channels are last: their rows are copied whole, where a stride cuts single elements. */
+/** The same with channels-last columns: whole rows are copied, where a strided slice copies single elements. */
 function byRows(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
   const outer = dy.shape!.slice(2) as number[];
@@ -156,9 +158,9 @@ function byRows(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
 }
 
 /**
- * What lies a step further in the kernel along the first spatial axis lies a step further in x, or a step back in dy. With
- * dy moved along that axis and x along the others, the product of the two has all of dw: of a kernel of 3x3 from 3 copies
- * of each instead of 9 of x. Rows of zeros keep apart what does not meet.
+ * A step in the kernel along the first spatial axis is a step forward in x, or a step back in dy. With dy shifted along
+ * that axis and x along the others, one product of the two gives all of dw: for a 3x3 kernel, from 3 copies of each
+ * instead of 9 of x. Rows of zeros separate elements that must not be multiplied.
  */
 function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
@@ -183,7 +185,7 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
     .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
 }
 
-/** The elements of each window of x, their channels last: [N, ...outer, ...kernel, C], flat. */
+/** The elements of each window of x, channels last: [N, ...outer, ...kernel, C], flat. */
 function windowRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {
   const { g } = x;
   const padded = windows.map(
@@ -203,7 +205,7 @@ function windowRows(x: Expr, outer: readonly number[], windows: readonly Window[
   return flat.gather(places.reshape([-1]), 1);
 }
 
-/** How far from a window's begin its elements lie. */
+/** The offsets of a window's elements from its start. */
 const steps = (v: Window) => range(0, v.kernel).map(k => k * v.dilation);
 
 const volumeOf = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);

@@ -23,7 +23,7 @@ export const Einsum: Rule<readonly Expr[], readonly [Expr]> = ([dy], { inputs, a
   });
 };
 
-/** The letters of each operand and of the result, with letters of their own for the axes of an ellipsis. */
+/** The letters of each operand and of the result, with new letters for the axes of an ellipsis. */
 function parse(equation: string, inputs: readonly Expr[]): { operands: Term[]; result: string } {
   const [left, right] = equation.replaceAll(' ', '').split('->') as [string, string?];
   const terms = left.split(',');
@@ -42,7 +42,7 @@ function parse(equation: string, inputs: readonly Expr[]): { operands: Term[]; r
 
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ';
 
-/** The product of these terms, summed over the letters that `to` lacks. */
+/** The product of these terms, summed over the letters that are not in `to`. */
 function contract(terms: readonly Term[], to: string): Expr {
   const scalars = terms.filter(t => t.letters === '').map(t => t.x);
   const tensors = terms.filter(t => t.letters !== '');

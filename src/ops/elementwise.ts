@@ -94,8 +94,8 @@ export const Mean: Variadic = ([dy], { inputs }) => inputs.map(x => () => dy.div
 // ---- trickier ----
 
 /**
- * y = a^b  =>  da = dy * b * a^(b-1), db = dy * y * log(a). An exponent 0 gives da = 0 even where a = 0 (its
- * power b-1 is not looked at), and a base that is not positive gives db = 0.
+ * y = a^b  =>  da = dy * b * a^(b-1), db = dy * y * log(a). An exponent 0 gives da = 0 even where a = 0 (where a^(b-1)
+ * is infinite), and a base that is not positive gives db = 0.
  */
 export const Pow: Binary = ([dy], node) => {
   const [a, b] = node.inputs;
@@ -111,7 +111,7 @@ export const Pow: Binary = ([dy], node) => {
   ];
 };
 
-/** y = a - b * q with the whole number q  =>  da = dy, db = -dy * q. Either rounding of q, by `fmod`. */
+/** y = a - b * q with the whole number q  =>  da = dy, db = -dy * q. `fmod` determines how q is rounded. */
 export const Mod: Binary = ([dy], node) => {
   const [a, b] = node.inputs;
   const quotient = () => a.sub(node.output()).div(b).add(0.5).floor();
@@ -152,7 +152,10 @@ export const Where: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy], 
   () => c.where(0, dy).sumTo(b),
 ];
 
-/** y = x in another element type  =>  dx = dy in that of x; the cotangent of integers is that of their numbers. */
+/**
+ * y = x in another element type  =>  dx = dy in that of x; the cotangent of integers is that of the numbers they
+ * represent.
+ */
 export const Cast: Unary = ([dy], { inputs: [x] }) => [() => (isFloat(x.dtype) ? dy.cast(x.dtype) : dy)];
 export const CastLike: Binary = ([dy], { inputs: [x] }) => [() => dy.cast(x.dtype), null];
 

@@ -76,14 +76,14 @@ type Operator = Pick<Node, 'domain' | 'opType'>;
 
 const domainOf = ({ domain }: Operator) => (domain === 'ai.onnx' ? '' : domain);
 
-/** What is known of a node's operator, if anything. */
+/** The definition of a node's operator, if it is known. */
 export function opDef(node: Operator): OpDef | undefined {
   return TABLE.get(domainOf(node))?.get(node.opType);
 }
 
 const EXTENSIONS = new Set<OpDef>();
 
-/** Adds what an extension knows of an operator. Throws `bad-option` where the operator is known already. */
+/** Adds the definition of an operator by an extension. Throws `bad-option` if the operator is known already. */
 export function addOperator(operator: Operator, def: OpDef): void {
   const domain = domainOf(operator);
   if (opDef(operator))
@@ -96,7 +96,7 @@ export function addOperator(operator: Operator, def: OpDef): void {
   EXTENSIONS.add(def);
 }
 
-/** What an extension writes a node's operator as. */
+/** The expansion of a node's operator by an extension. */
 export function extensionOf(node: Operator): Extract<OpDef, { kind: 'expansion' }> | undefined {
   const def = opDef(node);
   return def?.kind === 'expansion' && EXTENSIONS.has(def) ? def : undefined;

@@ -1,4 +1,4 @@
-/** Operators that read or write elements at places given by indices. */
+/** Operators that read or write elements at positions given by indices. */
 import { Tensor } from '../graph/tensor.js';
 import type { Expr } from './core/expr.js';
 import { type Binary, type NodeView, normalizeAxis, type Rule, range, type Unary } from './core/rule.js';
@@ -13,7 +13,7 @@ export const Gather: Binary = ([dy], { inputs: [x, indices], attrs }) => [
 ];
 
 /**
- * Sums the slices of dy up at `indices` along one axis of a zero tensor shaped as `x`. ScatterND would take less
+ * Sums the slices of dy at `indices` along one axis of a zero tensor of the shape of `x`. ScatterND would take less
  * memory for indices, but ONNX Runtime's adds in parallel, and loses terms where indices repeat.
  */
 function addAlong(dy: Expr, x: Expr, indices: Expr, axis: number): Expr {
@@ -24,25 +24,25 @@ function addAlong(dy: Expr, x: Expr, indices: Expr, axis: number): Expr {
   return x.zeros().scatterElements(column.expandLike(rows), rows, axis, 'add');
 }
 
-/** y = x[... indices[i, j, k] ...] with the index in the place of `axis`  =>  dx += dy at these places. */
+/** y = x[... indices[i, j, k] ...] with the index in place of `axis`  =>  dx += dy at these positions. */
 export const GatherElements: Binary = ([dy], { inputs: [x, indices], attrs }) => [
   () => x.zeros().scatterElements(indices, dy, attrs.int('axis', 0), 'add'),
   null,
 ];
 
-/** y = x[indices[...]], the last axis of the indices a place in x  =>  dx += dy at these places. */
+/** y = x[indices[...]], the last axis of the indices is a position in x  =>  dx += dy at these positions. */
 export const GatherND: Binary = ([dy], node) => [() => scatterBack(dy, node), null];
 
 type TopKRule = Rule<readonly [Expr, Expr], readonly [Expr?, Expr?]>;
 
-/** y = the k largest (or smallest) elements along `axis`  =>  dx = dy where these stand, 0 elsewhere. */
+/** y = the k largest (or smallest) elements along `axis`  =>  dx = dy at these elements, 0 elsewhere. */
 export const TopK: TopKRule = ([dy], node) => {
   const [x] = node.inputs;
   const axis = normalizeAxis(node.attrs.int('axis', -1), x);
   return [() => x.zeros().scatterElements(indexOutput(node, 1), dy!, axis), null];
 };
 
-/** y = the distinct elements (or slices along `axis`)  =>  dx = dy where each of them first stands, 0 elsewhere. */
+/** y = the distinct elements (or slices along `axis`)  =>  dx = dy at the first occurrence of each, 0 elsewhere. */
 export const Unique: Rule<readonly [Expr], readonly [Expr]> = ([dy], node) => {
   const [x] = node.inputs;
   const first = indexOutput(node, 1, [null]);
@@ -51,23 +51,23 @@ export const Unique: Rule<readonly [Expr], readonly [Expr]> = ([dy], node) => {
   return [() => scatterFlat(dy, first, x)];
 };
 
-/** An output of the node that holds indices; its shape is that of the first output where not given. */
+/** An output of the node that contains indices. Its shape is that of the first output if not given. */
 function indexOutput(node: NodeView, index: number, shape = node.output().shape): Expr {
   return node.output(index, { kind: 'tensor', dtype: 'int64', shape });
 }
 
 // ---- writing ----
 
-/** What an operator that writes at indices means by reading there and writing there. */
+/** How an operator that writes at indices reads and writes at them. */
 type Places = { read(from: Expr): Expr; write(into: Expr, what: Expr, reduction?: string): Expr };
 
 /**
- * y = data, with the updates u written at some places, by `reduction` where it is not "none":
+ * y = data, with the updates u written at some positions, combined by `reduction` unless that is "none":
  * - none: ddata = dy with zeros written there, du = dy there;
  * - add: ddata = dy, du = dy there;
  * - mul: each factor gets dy times the product of the others, see `otherFactors`;
- * - max, min: dy goes to those of data and u that equal y, in equal shares.
- * With "none", u that are written to the same place all get the cotangent of it (as in PyTorch).
+ * - max, min: dy goes to those of data and u that equal y, in equal shares. With "none", all u that are written to the
+ *   same position get its cotangent (as in PyTorch).
  */
 function scatterRule(dy: Expr, y: Expr, data: Expr, u: Expr, reduction: string, places: Places) {
   const { read, write } = places;
@@ -86,8 +86,8 @@ function scatterRule(dy: Expr, y: Expr, data: Expr, u: Expr, reduction: string, 
 }
 
 /**
- * For each update, the product of everything else that is multiplied at its place: 0 where a 0 is among it,
- * else the product of all that are not 0, divided by the update unless it is 0 itself.
+ * For each update, the product of all other factors at its position: 0 if one of them is 0, otherwise the product of
+ * all nonzero factors, divided by the update unless that is 0.
  */
 function otherFactors(data: Expr, u: Expr, { read, write }: Places): Expr {
   const isZero = u.equal(0);
@@ -99,7 +99,7 @@ function otherFactors(data: Expr, u: Expr, { read, write }: Places): Expr {
 
 type Scatter = Rule<readonly [Expr, Expr, Expr], readonly [Expr]>;
 
-/** data with u at places whose index along `axis` is given; see `scatterRule`. */
+/** data with u at positions whose index along `axis` is given; see `scatterRule`. */
 export const ScatterElements: Scatter = ([dy], node) => {
   const [data, indices, u] = node.inputs;
   const axis = node.attrs.int('axis', 0);
@@ -110,8 +110,8 @@ export const ScatterElements: Scatter = ([dy], node) => {
 };
 
 /**
- * data with u at places given by the last axis of the indices; see `scatterRule`. Reductions go over flat
- * positions: ONNX Runtime's ScatterND makes them in parallel, and loses terms where indices repeat.
+ * data with u at positions given by the last axis of the indices; see `scatterRule`. Reductions use flat positions:
+ * ONNX Runtime's ScatterND reduces in parallel, and loses terms where indices repeat.
  */
 export const ScatterND: Scatter = ([dy], node) => {
   const [data, indices, u] = node.inputs;
@@ -126,7 +126,10 @@ export const ScatterND: Scatter = ([dy], node) => {
   });
 };
 
-/** y = the cache with u written from a place along `axis` on, per batch  =>  dcache = dy with zeros there, du = dy there. */
+/**
+ * y = the cache with u written from a position along `axis` on, per batch  =>  dcache = dy with zeros there, du = dy
+ * there.
+ */
 export const TensorScatter: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = ([dy], node) => {
   const [cache, u, starts] = node.inputs;
   const attrs = Object.fromEntries(node.node.attrs);
@@ -144,7 +147,10 @@ export const TensorScatter: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> 
 
 // ---- making ----
 
-/** y = values[1] at the indices along `axis`, values[0] elsewhere  =>  each value gets the sum of dy where it stands. */
+/**
+ * y = values[1] at the indices along `axis`, values[0] elsewhere  =>  each value gets the sum of dy at its
+ * positions.
+ */
 export const OneHot: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy], node) => {
   const [indices, depth, values] = node.inputs;
   const total = (off: number, on: number) => {
@@ -162,7 +168,7 @@ export const OneHot: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy],
   ];
 };
 
-/** y = start + i * delta for i = 0, 1 ...  =>  dstart = sum(dy), ddelta = sum(dy * i); y does not vary with limit. */
+/** y = start + i * delta for i = 0, 1 ...  =>  dstart = sum(dy), ddelta = sum(dy * i); y does not depend on limit. */
 export const Range: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy], { inputs }) => [
   () => dy.sum().reshapeLike(inputs[0]),
   null,
@@ -171,6 +177,6 @@ export const Range: Rule<readonly [Expr, Expr, Expr], readonly [Expr]> = ([dy], 
 
 // ---- optional values ----
 
-/** An optional value has the cotangent of what it holds. */
+/** An optional value has the cotangent of its contents. */
 export const Optional: Unary = ([dy]) => [() => dy];
 export const OptionalGetElement: Unary = ([dy]) => [() => dy];

@@ -24,7 +24,7 @@ export const MatMul: Binary = ([dy], { inputs: [a, b] }) => {
   ];
 };
 
-/** All leading axes as one: the weight gradient is then a single product instead of a batched one and a sum. */
+/** Flattens the leading axes, so that the weight gradient is a single product instead of a batched one and a sum. */
 function flatRows(x: Expr): Expr {
   const columns = x.extent(-1);
   return x.reshape(typeof columns === 'number' ? [-1, columns] : x.g.ints([-1]).concat([x.dims(-1)], 0));
@@ -50,8 +50,8 @@ export const Gemm: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]> = (
 };
 
 /**
- * y = det(x)  =>  dx = dy * cofactors of x: the determinant of x without one row and one column, with the
- * signs of a chessboard. This holds where x is singular, too, and needs no inverse.
+ * y = det(x)  =>  dx = dy * cofactors of x: the determinant of x without one row and one column, with the signs of a
+ * chessboard. This holds for singular x too, and needs no inverse.
  */
 export const Det: Unary = ([dy], { inputs: [x], g }) => [
   () => {

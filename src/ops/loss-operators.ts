@@ -1,4 +1,4 @@
-/** The loss operators, as the operators that their definitions are made of. */
+/** The loss operators, expanded into the operators of their definitions. */
 import type { Expr } from './core/expr.js';
 import { expansion, type NodeView } from './core/rule.js';
 

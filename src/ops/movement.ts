@@ -1,4 +1,4 @@
-/** Operators that move elements and compute nothing. */
+/** Operators that only move elements. */
 import type { Expr } from './core/expr.js';
 import { type NodeView, normalizeAxis, type Rule, range, type Unary } from './core/rule.js';
 import { scatterBack } from './core/scatter.js';
@@ -15,7 +15,7 @@ export const Squeeze: WithShape = Reshape;
 export const Unsqueeze: WithShape = Reshape;
 export const Identity: Unary = ([dy]) => [() => dy];
 
-/** The axes go back by the inverse permutation. */
+/** The gradient applies the inverse permutation. */
 export const Transpose: Unary = ([dy], { inputs: [x], attrs }) => {
   const perm = attrs.ints('perm') ?? range(0, x.rank).reverse();
   return [() => dy.transpose(perm.map((_, i) => perm.indexOf(i)))];
@@ -40,7 +40,7 @@ export const Tile: WithShape = ([dy], { inputs: [x, repeats] }) => {
 
 // ---- parts ----
 
-/** y = the inputs one after the other along `axis`  =>  each gets its part of dy. */
+/** y = the inputs concatenated along `axis`  =>  each gets its part of dy. */
 export const Concat: Variadic = ([dy], { g, inputs, attrs }) => {
   const axis = normalizeAxis(attrs.int('axis', 0), dy);
   const split = () => {
@@ -49,7 +49,7 @@ export const Concat: Variadic = ([dy], { g, inputs, attrs }) => {
     const sizes = known.every(d => typeof d === 'number') ? g.ints(known) : first!.concat(rest, 0);
     return g.emit('Split', [dy, sizes], { axis }, { outputs: inputs.length, types: inputs.map(x => x.type) });
   };
-  // Once for all inputs: a model may have many thousand.
+  // Computed once for all inputs, of which there may be thousands.
   let parts: Expr[] | undefined;
   return inputs.map((_, i) => () => {
     parts ??= split();
@@ -57,7 +57,7 @@ export const Concat: Variadic = ([dy], { g, inputs, attrs }) => {
   });
 };
 
-/** y0, y1 ... = the parts of x along `axis`  =>  dx = dy0, dy1 ... one after the other. */
+/** y0, y1 ... = the parts of x along `axis`  =>  dx = dy0, dy1 ... concatenated. */
 export const Split: Rule<readonly [Expr, Expr?], readonly (Expr | undefined)[]> = (dys, node) => {
   const parts = () => dys.map((dy, i) => dy ?? node.output(i).zeros());
   return [
@@ -79,13 +79,13 @@ export const Slice: Rule<Sliced, readonly [Expr]> = ([dy], node) => {
   return [back, null, null, null, null];
 };
 
-/** Whether whole axes are read backwards, from the last element to before any first: doing it again undoes it. */
+/** Whether the slice reverses whole axes, so that it is its own inverse. */
 function isReversal({ inputs: [, starts, ends, , steps] }: NodeView<Sliced>): boolean {
   const all = (e: Expr | undefined, test: (n: number) => boolean) => !!e?.constant?.every(test);
   return all(steps, s => s === -1) && all(starts, s => s === -1) && all(ends, e => e < -(2 ** 31));
 }
 
-/** Pads dy with what a slice with steps of 1 left out before and after it. */
+/** Pads dy with zeros for the elements before and after a slice with steps of 1. */
 function padBack(dy: Expr, { g, inputs: [x, starts, , axes] }: NodeView<Sliced>): Expr {
   const count = starts.extent(0);
   const at = axes ?? (typeof count === 'number' ? g.ints(range(0, count)) : starts.dims().iota());

@@ -1,4 +1,4 @@
-/** Operators without a gradient: nothing of the loss depends smoothly on what they read. */
+/** Operators without a gradient: their outputs do not depend smoothly on their inputs. */
 import { noGradient } from './core/rule.js';
 
 const truth = noGradient('a truth value');

@@ -108,7 +108,7 @@ export const LayerNormalization: Rule<Scaled, readonly [Expr | undefined, Expr?,
   return [parts, dy ? () => dy.mul(xhat()).sumTo(scale) : null, dy && bias ? () => dy.sumTo(bias) : null];
 };
 
-/** The node's own mean and reciprocal deviation; in float64 the runtime has them in float32 only. */
+/** The node's own mean and reciprocal deviation, which the runtime computes in float32 even for float64. */
 function statistics(node: NodeView<Scaled>, axis: number): { mean: Expr; inv: Expr } {
   const [x] = node.inputs;
   if (x.dtype === 'float64') {
@@ -178,7 +178,7 @@ export const GroupNormalization: Affine = ([dy], node) => {
   ];
 };
 
-/** y = (x - mean) / (deviation + 1e-9), as the operator's definition says. */
+/** y = (x - mean) / (deviation + 1e-9), as in the operator's definition. */
 export const MeanVarianceNormalization = expansion<readonly [Expr]>(({ inputs: [x], attrs }) => {
   const { centered, variance } = moments(x, attrs.ints('axes') ?? [0, 2, 3]);
   return [centered.div(variance.sqrt().add(1e-9))];
@@ -226,7 +226,7 @@ export const LRN: Unary = ([dy], node) => {
   ];
 };
 
-/** Sums, for each channel, those from `before` before it to `after` after it; there are zeros outside. */
+/** For each channel, the sum over the channels from `before` before it to `after` after it, with zeros outside. */
 function neighbours(x: Expr, before: number, after: number): Expr {
   const { g } = x;
   const padded = x.pad(g.ints([before, after]), g.ints([1]));

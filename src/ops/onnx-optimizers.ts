@@ -4,7 +4,7 @@ import { expansion, type NodeView } from './core/rule.js';
 
 type OptimizerNode = NodeView<readonly Expr[]>;
 
-/** The learning rate and the number of updates, as float64 scalars, and what belongs to each tensor. */
+/** The learning rate and the number of updates, as float64 scalars, and the tensors of each parameter. */
 function operands({ inputs }: OptimizerNode, kinds: number) {
   const [r, t] = inputs.slice(0, 2).map(e => (e.rank ? e.reshape([]) : e).cast('float64')) as [Expr, Expr];
   const tensors = inputs.slice(2);
@@ -20,7 +20,7 @@ function inOrder(results: readonly (readonly Expr[])[]): Expr[] {
   return results[0]!.flatMap((_, k) => results.map(result => result[k]!));
 }
 
-/** g + norm_coefficient * x, the gradient with that of norm_coefficient / 2 * |x|^2. */
+/** g + norm_coefficient * x, the gradient including that of the penalty norm_coefficient / 2 * |x|^2. */
 function regularized({ attrs }: OptimizerNode, x: Expr, g: Expr): Expr {
   const c = attrs.float('norm_coefficient', 0);
   return c ? g.add(x.mul(c)) : g;

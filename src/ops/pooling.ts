@@ -21,15 +21,15 @@ export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], nod
       const overlap = windows.some(w => (w.kernel - 1) * w.dilation >= w.stride);
       const isInside = areWithin(node, windows) && windows.every(isUnpadded);
       if (overlap || !isInside || x.dtype !== 'float32') return scatterFlat(dy, indices, x);
-      // Up to 9 times faster on the CPU, but where windows overlap it would keep one dy of several, and where they
-      // reach beyond x it takes x for larger.
+      // Up to 9 times faster on the CPU, but it would keep only one of several dy where windows overlap, and would
+      // assume a larger x where they exceed it.
       const { kernel_shape, strides } = Object.fromEntries(node.node.attrs);
       return dy.op('MaxUnpool', [indices, x.dims()], { kernel_shape, strides }, { types: [x.type] });
     },
   ];
 };
 
-/** y = mean over each window  =>  each of its elements gets dy / n, n being the number of elements that count. */
+/** y = mean over each window  =>  each of its elements gets dy / n, n being the number of elements in the mean. */
 export const AveragePool: Unary = ([dy], node) => {
   const [x] = node.inputs;
   return [
@@ -97,7 +97,10 @@ function spreadOver(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly
   return padded.unpad(dx.reshapeLike(padded.x));
 }
 
-/** Whether all windows lie within x and its padding: with `ceil_mode` the last may not, but where padding is made to fit. */
+/**
+ * Whether all windows are within x and its padding: with `ceil_mode` the last may not be, unless padding is computed to
+ * fit.
+ */
 function areWithin(node: NodeView<readonly [Expr]>, windows: readonly Window[]): boolean {
   const { attrs } = node;
   const isMade = attrs.int('ceil_mode', 0) === 0 || attrs.string('auto_pad', 'NOTSET').startsWith('SAME');
@@ -106,7 +109,7 @@ function areWithin(node: NodeView<readonly [Expr]>, windows: readonly Window[]):
 
 const isUnpadded = ({ begin, end }: Window) => begin === 0 && end === 0;
 
-/** Whether the windows cut the axis into equal parts. */
+/** Whether the windows split the axis into equal parts. */
 function isTile({ kernel, stride, dilation, begin, end, surplus }: Window): boolean {
   return kernel === stride && dilation === 1 && begin === 0 && end === 0 && surplus === 0;
 }
@@ -118,7 +121,7 @@ function repeat(e: Expr, windows: readonly Window[]): Expr {
   return e.unsqueeze(axes).expand([1, 1, ...times]);
 }
 
-/** How many elements each window of an AveragePool divides by, as a tensor that broadcasts to dy. */
+/** The divisor of each window of an AveragePool, as a tensor that broadcasts to dy. */
 function windowCount(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonly Window[]): Expr {
   const { g, inputs } = node;
   const [x] = inputs;
@@ -136,7 +139,7 @@ function windowCount(node: NodeView<readonly [Expr]>, dy: Expr, windows: readonl
     .cast(x.dtype);
 }
 
-/** Number of elements of each window along one axis, where all extents are known. */
+/** Number of elements of each window along one axis, if all extents are known. */
 function countAlong(w: Window, inner: Dim, outer: Dim, withPadding: boolean): Float32Array | undefined {
   if (typeof inner !== 'number' || typeof outer !== 'number') return undefined;
   const [low, high] = withPadding ? [-w.begin!, inner + w.end!] : [0, inner];

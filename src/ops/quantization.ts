@@ -1,6 +1,6 @@
 /**
- * Linear quantization. An integer tensor has a cotangent only with straight-through gradients: it is that of
- * the number before rounding, in a floating-point type.
+ * Linear quantization. An integer tensor has a cotangent only with straight-through gradients: that of the number
+ * before rounding, in a floating-point type.
  */
 import type { DType } from '../graph/dtype.js';
 import type { Node } from '../graph/ir.js';
@@ -26,8 +26,8 @@ export const DequantizeLinear: Rule<Operands, readonly [Expr]> = ([dy], node) =>
 };
 
 /**
- * y = round(x / scale) + zero, held in the range of its type  =>  0. Straight through: dx = dy / scale and
- * dscale = -dy * x / scale^2, where y was not held.
+ * y = round(x / scale) + zero, clipped to the range of its type  =>  0. Straight through: dx = dy / scale and
+ * dscale = -dy * x / scale^2, where y was not clipped.
  */
 export const QuantizeLinear = zeroGradient('rounds', (([dy], node) => {
   const [x, scale, zero] = node.inputs;
@@ -48,7 +48,7 @@ export const QuantizeLinear = zeroGradient('rounds', (([dy], node) => {
   ];
 }) satisfies Rule<Operands, readonly [Expr]> as Rule<never, never>);
 
-/** What a type can hold; types without an entry do not saturate in a way that matters here. */
+/** The ranges of types; types without an entry do not saturate in a way that matters here. */
 const RANGES: Partial<Record<DType, readonly [number, number]>> = {
   uint2: [0, 3],
   int2: [-2, 1],
@@ -62,7 +62,7 @@ const RANGES: Partial<Record<DType, readonly [number, number]>> = {
 
 /**
  * scale = (max(x, 0) - min(x, 0)) / 255, zero = -min(x, 0) / scale, y = x quantized with these. Straight through, scale
- * and zero are measures of x, not functions of it: dx = dy / scale, so that (y - zero) * scale has the gradient of x.
+ * and zero are treated as constants: dx = dy / scale, so that (y - zero) * scale has the gradient of x.
  */
 export const DynamicQuantizeLinear = expansion<readonly [Expr]>(
   ({ inputs: [x] }) => {
@@ -99,14 +99,14 @@ type QuantizedProduct = readonly [
   ...[scaleY: Expr, zeroY: Zeros],
 ];
 
-/** y = (a @ b) quantized, of the numbers that a and b stand for. */
+/** y = (a @ b) quantized, of the numbers that a and b represent. */
 export const QLinearMatMul = onIntegers<QuantizedProduct>(({ inputs }) => {
   const [a, scaleA, zeroA, b, scaleB, zeroB, scaleY, zeroY] = inputs;
   const y = dequantized(a, scaleA, zeroA, a.rank - 2).matmul(dequantized(b, scaleB, zeroB, b.rank - 1));
   return [quantized(y, scaleY, zeroY, y.rank - 2)];
 });
 
-/** y = Conv(x, w, bias) quantized, of the numbers that x and w stand for; the bias is in steps of scaleX * scaleW. */
+/** y = Conv(x, w, bias) quantized, of the numbers that x and w represent; the bias is in steps of scaleX * scaleW. */
 export const QLinearConv = onIntegers<readonly [...QuantizedProduct, bias?: Expr]>(node => {
   const [x, scaleX, zeroX, w, scaleW, zeroW, scaleY, zeroY, bias] = node.inputs;
   const b = bias?.cast(scaleX.dtype).mul(scaleX.mul(scaleW));
@@ -119,7 +119,7 @@ function convolved({ node }: { node: Node }, x: Expr, w: Expr, bias: Expr | unde
   return x.op('Conv', [w, bias], Object.fromEntries(node.attrs), { types });
 }
 
-/** Repeats a scale or zero point, which is one number, one per index of `axis`, or one per block, to fit x. */
+/** Expands a scale or zero point, which is one number, one per index of `axis`, or one per block, to the shape of x. */
 function spread(s: Expr, node: NodeView<Operands>): Expr {
   const { x, axis, blockSize } = layout(node);
   if (s.rank === 0) return s;

@@ -7,9 +7,9 @@ const PER_STEP = 754877669;
 const PER_SEED = 1597334677n;
 
 /**
- * `count` booleans, each of them true or not as a fair coin falls: a hash of position, `step` (an int64 scalar) and
- * seed, so that a run that goes on draws what one that never stopped would. Two rounds of x <- (x^2 + 1) mod p let
- * neither neighbours nor successive steps hang together.
+ * `count` random booleans, true with probability 1/2: a hash of position, `step` (an int64 scalar) and seed, so that a
+ * resumed run draws the same as an uninterrupted one. Two rounds of x <- (x^2 + 1) mod p decorrelate neighbours and
+ * successive steps.
  */
 export function coins(step: Expr, count: number, seed: number): Expr {
   const mod = (x: Expr) => x.op('Mod', [MODULUS]);

@@ -1,9 +1,9 @@
 /**
- * Random numbers as functions of a counter, in operators that every device has: a run that is resumed draws what one that
- * never stopped does, and to compute a value again is to draw it again.
+ * Random numbers as functions of a counter, in operators that every device supports: a resumed run draws the same as an
+ * uninterrupted one, and recomputing a value draws it again.
  *
- * Numbers lie in a matrix. That in row i and column j is (a_i + b_j) * (c_i + d_j) modulo 2^32, where a, b, c and d are
- * hashes of position and key: any few of them are independent, and one costs three integer operations.
+ * The numbers form a matrix. The one in row i and column j is (a_i + b_j) * (c_i + d_j) modulo 2^32, where a, b, c and
+ * d are hashes of position and key: any few of them are independent, and one costs three integer operations.
  */
 import type { Expr } from './core/expr.js';
 
@@ -14,37 +14,37 @@ const PER_BATCH = 754877669;
 const PER_ITERATION = 1664525;
 const PER_SEED = 1597334677n;
 
-/** Numbers in a row of the matrix. */
+/** Number of columns of the matrix. */
 const COLUMNS = 1024;
 
 const modulo = (x: Expr) => x.op('Mod', [MODULUS]);
 
-/** Two rounds of x <- (x^2 + 1) mod p let neither neighbours nor successive keys hang together. */
+/** Two rounds of x <- (x^2 + 1) mod p decorrelate neighbours and successive keys. */
 function hash(x: Expr): Expr {
   let hashed = modulo(x);
   for (let round = 0; round < 2; round++) hashed = modulo(hashed.square().add(1));
   return hashed;
 }
 
-/** An int64 scalar below 2^31 that tells a batch from all others. */
+/** An int64 scalar below 2^31 that identifies a batch. */
 export const keyOfBatch = (batch: Expr): Expr => hash(batch.mul(PER_BATCH));
 
-/** Another key for each iteration of a loop, an int64 scalar. */
+/** A separate key for each iteration of a loop, an int64 scalar. */
 export const keyOfIteration = (key: Expr, iteration: Expr): Expr => key.add(iteration.mul(PER_ITERATION));
 
-/** A number below 2^31 for each pair of seed and use of it. */
+/** A number below 2^31 for each pair of a seed and a use of it. */
 function salt(seed: number, use: number): number {
   let x = BigInt.asUintN(52, BigInt(seed)) * PER_SEED + BigInt(use + 1) * 2654435761n;
   for (let round = 0; round < 3; round++) x = (x * x + 1n) % BigInt(MODULUS);
   return Number(x);
 }
 
-/** Draws, each time it is asked, other numbers: those that belong to its seed, its use and the key of the batch. */
+/** Draws different numbers on each call, which depend on the seed, the use and the key of the batch. */
 export class Generator {
   #uses = 0;
   readonly #columns: readonly Expr[];
 
-  /** `key` is that of the batch. What all draws of a batch share is computed here. */
+  /** `key` is that of the batch. The constructor computes what all draws of a batch share. */
   constructor(
     key: Expr,
     private readonly seed: number,
@@ -52,7 +52,7 @@ export class Generator {
     this.#columns = this.#hashes(key, key.g.scalar(COLUMNS, 'int64'), [2, 1, -1]);
   }
 
-  /** Two vectors of `count` int32 hashes, shaped as rows or as columns of the matrix. */
+  /** Two vectors of `count` int32 hashes, in the shape of rows or columns of the matrix. */
   #hashes(key: Expr, count: Expr, shape: readonly number[]): Expr[] {
     const positions = count.mul(2).iota().mul(PER_POSITION);
     const own = key.add(salt(this.seed, this.#uses++));
@@ -60,14 +60,16 @@ export class Generator {
     return [0, 1].map(i => pair.gather(key.g.scalar(i, 'int64')));
   }
 
-  /** `count` (an int64 scalar) int32 numbers of the whole range, by the key of the batch or of an iteration in it. */
+  /**
+   * `count` (an int64 scalar) int32 numbers over the whole range, by the key of the batch or of one of its iterations.
+   */
   bits(key: Expr, count: Expr): Expr {
     const [b, d] = this.#columns.map(e => count.g.of(e.value)) as [Expr, Expr];
     const [a, c] = this.#hashes(key, count.add(COLUMNS - 1).div(COLUMNS), [2, -1, 1]) as [Expr, Expr];
     return first(a.add(b).mul(c.add(d)).reshape([-1]), count);
   }
 
-  /** `count` float32 numbers between 0 and 1, neither of them included. */
+  /** `count` float32 numbers in (0, 1). */
   uniform(key: Expr, count: Expr): Expr {
     return this.bits(key, count)
       .cast('float32')
@@ -75,7 +77,9 @@ export class Generator {
       .add(0.5);
   }
 
-  /** `count` float32 numbers of mean 0 and variance 1: each pair of uniform ones makes two (Box and Muller, 1958). */
+  /**
+   * `count` float32 numbers of mean 0 and variance 1: each pair of uniform numbers gives two (Box and Muller, 1958).
+   */
   normal(key: Expr, count: Expr): Expr {
     const pairs = count.add(1).div(2);
     const radius = this.uniform(key, pairs).log().mul(-2).sqrt();
@@ -83,7 +87,7 @@ export class Generator {
     return first(radius.mul(angle.cos()).concat([radius.mul(angle.sin())], 0), count);
   }
 
-  /** `count` booleans, false in the share `ratio` (a scalar) of all cases. */
+  /** `count` booleans, false with probability `ratio` (a scalar). */
   kept(key: Expr, count: Expr, ratio: Expr): Expr {
     const share = ratio.constant?.[0];
     if (share === undefined) return this.uniform(key, count).greaterOrEqual(ratio.cast('float32'));

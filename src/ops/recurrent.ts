@@ -1,6 +1,6 @@
 /**
- * Recurrent layers. Their forward pass is the runtime's; the backward pass recomputes the gates of all steps in
- * one product, from the hidden states that the layer gives, and is sequential only in what has to be.
+ * Recurrent layers. Their forward pass is the runtime's; the backward pass recomputes the gates of all steps in one
+ * product, from the hidden states that the layer returns, so that only the unavoidable part is sequential.
  */
 import type { Expr } from './core/expr.js';
 import {
@@ -45,7 +45,7 @@ function lstmDirection(d: Direction, clip: number | undefined, coupled: boolean)
   const free = d.peepholes ? undefined : [zi, zo, zf].map(open);
   const forgetting = (input: Expr, forget: () => Gate) => (coupled ? input.rsub(1) : forget().y);
 
-  // The cells of all steps: elementwise, so that only they are sequential. Peepholes make the gates so, too.
+  // The cells of all steps: only these elementwise operations are sequential. With peepholes, the gates are too.
   const cells = scan(g, {
     states: [d.c0!],
     inputs: [
@@ -76,7 +76,7 @@ function lstmDirection(d: Direction, clip: number | undefined, coupled: boolean)
     Gate,
   ];
   const out = actOut.apply(c);
-  // What dh and dc are multiplied by to give dz, for the gates in the order i, o, f, c.
+  // The factors of dh and dc in dz, for the gates in the order i, o, f, c.
   const factors = [
     (coupled ? cell.y.sub(before) : cell.y).mul(i.slope),
     out.mul(o.slope),
@@ -127,7 +127,8 @@ function lstmDirection(d: Direction, clip: number | undefined, coupled: boolean)
 /**
  * z, r = f(x W^T + h' R^T + b);  n = g(x W^T + (r h') R^T + b), or with linear_before_reset g(x W^T + b + r (h' R^T + b));
  * h = (1 - z) n + z h'
- * =>  dn = dh (1 - z) g', dz = dh (h' - n) f', dr = (what r was multiplied by) * its cotangent * f', dh' from all of them.
+ * => dn = dh (1 - z) g', dz = dh (h' - n) f', dr = (the factor of r) * the cotangent of the product * f', dh' from all
+ * of them.
  */
 export const GRU: Recurrent = (dys, node) => {
   const linear = node.attrs.int('linear_before_reset', 0) === 1;
@@ -217,7 +218,7 @@ export const RNN: Recurrent = (dys, node) => {
 
 type Gate = { y: Expr; slope: Expr };
 
-/** The bound of what goes into an activation. */
+/** The clipping bound of the arguments of activations. */
 function clipOf({ attrs }: NodeView<Operands>): number | undefined {
   return attrs.has('clip') ? attrs.float('clip', 0) : undefined;
 }
@@ -244,7 +245,7 @@ function biases({ bias }: Direction): { wb?: Expr; rb?: Expr } {
   return bias ? { wb: gate(bias, 0, 2), rb: gate(bias, 1, 2) } : {};
 }
 
-/** Rows of a matrix of `count` blocks, from block `i` on, `blocks` of them. */
+/** The rows of `blocks` blocks, from block `i` on, of a matrix of `count` blocks. */
 function lastRows(m: Expr, i: number, count: number, blocks = 1): Expr {
   const rows = m.extent(0);
   if (typeof rows === 'number') return m.slice([(rows / count) * i], [(rows / count) * (i + blocks)], [0]);
@@ -252,7 +253,7 @@ function lastRows(m: Expr, i: number, count: number, blocks = 1): Expr {
   return m.slice(size.mul(i), size.mul(i + blocks), [0]);
 }
 
-/** The gradients that are one product over all steps, from the cotangents of x W^T + b and of h' R^T + b. */
+/** The gradients that are a single product over all steps, from the cotangents of x W^T + b and of h' R^T + b. */
 function products(d: Direction, dx: Expr, dh: Expr) {
   return {
     x: () => dx.matmul(d.w),

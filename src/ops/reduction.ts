@@ -60,8 +60,8 @@ export const ReduceMax = extremum;
 export const ReduceMin = extremum;
 
 /**
- * y = product(x)  =>  dx = dy * product of the other elements: 0 where one of these is 0, else the product
- * of all that are not 0, divided by this element unless it is 0 itself.
+ * y = product(x)  =>  dx = dy * product of the other elements: 0 if one of these is 0, otherwise the product of all
+ * nonzero elements, divided by this element unless it is 0 itself.
  */
 export const ReduceProd: Reduction = ([dy], node) => {
   const [x] = node.inputs;
@@ -82,8 +82,8 @@ export const ReduceProd: Reduction = ([dy], node) => {
 export const CumSum: Binary = ([dy], node) => [() => fromOtherEnd('CumSum', dy, node), null];
 
 /**
- * y = running product of x  =>  dx = (running sum of dy * y from the other end) / x. At the first zero of x,
- * all products that hold it count, without it; after it, nothing does.
+ * y = running product of x  =>  dx = (running sum of dy * y from the other end) / x. At the first zero of x, the sum is
+ * over all products that include it, without that factor; after it, the gradient is 0.
  */
 export const CumProd: Binary = ([dy], node) => {
   const [x, axis] = node.inputs;
@@ -112,20 +112,20 @@ function fromOtherEnd(opType: string, e: Expr, { attrs, inputs }: NodeView<reado
   });
 }
 
-/** Reduces `e`, which has the shape of the node's input, over the same axes, and keeps these. */
+/** Reduces `e`, which has the shape of the node's input, over the same axes, which are kept. */
 function again(opType: string, e: Expr, { inputs, attrs }: NodeView<readonly [Expr, Expr?]>): Expr {
   const noop = attrs.int('noop_with_empty_axes', 0);
   return e.op(opType, [inputs[1]], { keepdims: 1, noop_with_empty_axes: noop || undefined });
 }
 
-/** The axes that are reduced, where they are known before the run. */
+/** The reduced axes, if they are known before the run. */
 function knownAxes({ inputs: [x, axes], attrs }: NodeView<readonly [Expr, Expr?]>): number[] | undefined {
   const known = axes ? axes.constant : [];
   if (known?.length !== 0) return known;
   return attrs.int('noop_with_empty_axes', 0) ? [] : range(0, x.rank);
 }
 
-/** Puts the axes that a reduction dropped from its result back into `e`, with extent 1. */
+/** Restores in `e` the axes that a reduction removed, with extent 1. */
 function keep(e: Expr, node: NodeView<readonly [Expr, Expr?]>): Expr {
   if (node.attrs.int('keepdims', 1)) return e;
   const known = knownAxes(node);

@@ -4,7 +4,7 @@ import { expansion, type NodeView } from './core/rule.js';
 import { clampOutside, neighbours } from './core/sampling.js';
 
 type Regions = readonly [x: Expr, rois: Expr, batchIndices: Expr];
-/** An axis of space: rows or columns. */
+/** A spatial axis: rows or columns. */
 type Axis = 0 | 1;
 
 /**
@@ -35,13 +35,13 @@ export const RoiAlign = expansion<Regions>(node => {
 
 /** The sample points of all bins along one axis: R regions, k neighbours. */
 type SamplePoints = {
-  /** The neighbours' positions, weights, and whether they count: [R, k, bins * points]. */
+  /** The neighbours' positions and weights, and whether they are valid: [R, k, bins * points]. */
   at: Expr;
   weights: Expr;
   counted: Expr;
-  /** Number of points of a bin, per region: [R, 1]. */
+  /** Number of points per bin of each region: [R, 1]. */
   points: Expr;
-  /** What the last two axes hold: k, bins, points. */
+  /** The extents k, bins and points of the last axes. */
   axes: (number | Expr)[];
 };
 
@@ -79,8 +79,8 @@ function samplePoints(axis: Axis, node: NodeView<Regions>): SamplePoints {
 }
 
 /**
- * Where the bins of each region start along one axis, and how long they are: [R, 1], in float64, so that points
- * that lie alike between elements get equal weights: a maximum then treats them alike.
+ * Where the bins of each region start along one axis, and how long they are: [R, 1], in float64, so that points at
+ * equal distances from elements get exactly equal weights, which ties of a maximum depend on.
  */
 function binsOf(axis: Axis, { attrs, inputs: [, rois] }: NodeView<Regions>) {
   const bins = attrs.int(axis ? 'output_width' : 'output_height', 1);

@@ -16,10 +16,10 @@ import { windowColumns, windowsOf } from './core/window.js';
 type Resized = readonly [x: Expr, roi?: Expr, scales?: Expr, sizes?: Expr];
 
 /**
- * y = x resampled along some axes, each by its own matrix: y = R x  =>  dx = R^T dy, axis by axis. R^T is what
- * the operator itself makes of an identity matrix; the runtime folds it into a constant where extents are known.
- * A scale, or the region that is cropped, moves the places where x is looked up: its gradient is the sum of
- * dy * slope of x there * derivative of the place.
+ * y = x resampled along some axes, each by its own matrix: y = R x  =>  dx = R^T dy, axis by axis. R^T is the operator
+ * itself applied to an identity matrix, which the runtime folds into a constant if extents are known. A scale, or the
+ * cropped region, moves the positions at which x is sampled: its gradient is the sum of dy * slope of x there *
+ * derivative of the position.
  */
 export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
   const { attrs, inputs } = node;
@@ -36,12 +36,12 @@ export const Resize: Rule<Resized, readonly [Expr]> = ([dy], node) => {
   ];
 };
 
-/** Whether y is a region of x; scales then decide its extents alone. */
+/** Whether y is a region of x; scales then only determine its extents. */
 function isCrop({ attrs }: NodeView<Resized>): boolean {
   return attrs.string('coordinate_transformation_mode', '') === 'tf_crop_and_resize';
 }
 
-/** How often each element stands in y, per spatial axis, where these are whole numbers known before the run. */
+/** How often each element is repeated in y, per spatial axis, if these are integers known before the run. */
 function wholeRepeats(node: NodeView<Resized>): number[] | undefined {
   const { attrs, inputs } = node;
   const [x, , scales] = inputs;
@@ -60,7 +60,7 @@ function wholeRepeats(node: NodeView<Resized>): number[] | undefined {
   return isWhole ? repeats.slice(2) : undefined;
 }
 
-/** Each element of the result is the sum over its tile of dy. */
+/** Each element of the result is the sum of dy over its tile. */
 function sumOfRepeats(dy: Expr, repeats: readonly number[]): Expr {
   const mean = dy.op('AveragePool', [], { kernel_shape: repeats, strides: repeats });
   return mean.mul(repeats.reduce((n, r) => n * r, 1));
@@ -70,7 +70,7 @@ function listedAxes({ attrs, inputs: [x] }: NodeView<Resized>): number[] {
   return normalizeAxes(attrs.ints('axes') ?? range(0, x.rank), x);
 }
 
-/** The axes whose elements are not simply kept. */
+/** The axes that are resampled. */
 function resampledAxes(y: Expr, node: NodeView<Resized>): number[] {
   const [x, , scales] = node.inputs;
   const axes = listedAxes(node);
@@ -79,7 +79,7 @@ function resampledAxes(y: Expr, node: NodeView<Resized>): number[] {
   return axes.filter((axis, i) => (known ? known[i] !== 1 : !sameShape([x.extent(axis)], [y.extent(axis)])));
 }
 
-/** What the operator makes of each element of one axis, as long as y is there: R^T, a row per element of x. */
+/** The operator applied to each element of one axis, with the extent of y: R^T, a row per element of x. */
 function impulses(axis: number, y: Expr, node: NodeView<Resized>): Expr {
   const { g, inputs, attrs } = node;
   const [x, roi, scales, sizes] = inputs.map(present);
@@ -97,14 +97,14 @@ function impulses(axis: number, y: Expr, node: NodeView<Resized>): Expr {
   const number = (value: number, like: Expr) => g.scalar(value, like.dtype).reshape([1]);
   const region = roi && number(0, roi).concat([pick(roi), number(1, roi), pick(roi, listed.length + at)], 0);
   const factors = scales && number(1, scales).concat([pick(scales)], 0);
-  // Where the runtime does not know the rank of y, its inference takes a vector of unknown length for an empty one.
+  // If the rank of y is unknown, the runtime's inference treats a vector of unknown length as empty.
   const extents = sizes && n.concat([y.dims(axis, axis + 1)], 0).op('Reshape', [g.ints([2])]);
   return identity.op('Resize', [region, factors, extents], { ...kept, extrapolation_value: float(0) });
 }
 
 /**
- * The same where the scale of an axis depends on the other axes: the impulses stand in images with all axes of
- * x that are resampled, constant along the others.
+ * The same if the scale of an axis depends on the other axes: the impulses are in images with all resampled axes of x,
+ * constant along the others.
  */
 function impulsesInPlace(axis: number, identity: Expr, node: NodeView<Resized>): Expr {
   const { g, inputs } = node;
@@ -125,14 +125,14 @@ function impulsesInPlace(axis: number, identity: Expr, node: NodeView<Resized>):
     .squeeze(others);
 }
 
-/** Multiplies a matrix to the vectors along one axis. */
+/** Multiplies the vectors along one axis by a matrix. */
 function applyAlong(axis: number, matrix: Expr, x: Expr): Expr {
   if (axis === x.rank - 2) return matrix.matmul(x);
   const perm = range(0, x.rank).map(a => (a === axis ? x.rank - 1 : a === x.rank - 1 ? axis : a));
   return x.transpose(perm).matmul(matrix.mT).transpose(perm);
 }
 
-/** One number per scale, for linear interpolation: 0 for axes that are kept. */
+/** One number per scale, for linear interpolation: 0 for axes that are not resampled. */
 function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
   const { g, inputs } = node;
   const [, , scales] = inputs;
@@ -151,9 +151,9 @@ function scaleGradient(dy: Expr, node: NodeView<Resized>): Expr {
 }
 
 /**
- * Two numbers per axis, for linear interpolation: of where the region starts, then of where it ends. With n elements of
- * x and m of y, element j lies at (n - 1) (start (1 - t) + end t) with t = j / (m - 1), or 1/2 where m is 1. The runtime
- * crops no axis whose scale is 1.
+ * Two numbers per axis, for linear interpolation: the gradients of the start of the region, then of its end. With n
+ * elements of x and m of y, element j lies at (n - 1) (start (1 - t) + end t) with t = j / (m - 1), or 1/2 where m is
+ * 1. The runtime crops no axis whose scale is 1.
  */
 function regionGradient(dy: Expr, node: NodeView<Resized>): Expr {
   const [x, roi, scales] = node.inputs as readonly [Expr, Expr, Expr?];
@@ -183,8 +183,8 @@ function regionGradient(dy: Expr, node: NodeView<Resized>): Expr {
 }
 
 /**
- * The gradient of the places along one axis where x is looked up, in float32: the slope of x between the two elements
- * beside a place times dy, summed over all other axes; 0 where the place is not `onImage`.
+ * The gradient of the sampling positions along one axis, in float32: the slope of x between the two neighbouring
+ * elements times dy, summed over all other axes; 0 where the position is not `onImage`.
  */
 function placeGradient(axis: number, place: Expr, onImage: Expr, dy: Expr, node: NodeView<Resized>): Expr {
   const { inputs, attrs } = node;
@@ -204,7 +204,7 @@ function placeGradient(axis: number, place: Expr, onImage: Expr, dy: Expr, node:
   return onImage.where(dy.mul(slope).sum(rest).cast('float32'), 0);
 }
 
-/** Where in x the elements of y lie along one axis, and the derivative of these places with respect to the scale. */
+/** The positions in x of the elements of y along one axis, and their derivative with respect to the scale. */
 function placesAlong(axis: number, scale: Expr, y: Expr, node: NodeView<Resized>) {
   const { inputs, attrs } = node;
   const [n, m] = [inputs[0], y].map(e => e.dims(axis, axis + 1).cast('float32'));
@@ -231,8 +231,8 @@ function present(e: Expr | undefined): Expr | undefined {
 // ---- sampling ----
 
 /**
- * y = x at the places that the grid names, from -1 to 1: written as sums of neighbours, whose weights depend on
- * the grid. Padding can be decided neighbour by neighbour: a place outside gets the same value.
+ * y = x at the positions in the grid, from -1 to 1: expressed as sums of neighbours whose weights depend on the grid.
+ * Padding can be applied to each neighbour separately, as a position outside gets the same value.
  */
 export const GridSample = expansion<readonly [x: Expr, grid: Expr]>(node => {
   const { g, attrs } = node;
@@ -261,7 +261,10 @@ function toElements(place: Expr, extent: Expr, aligned: boolean): Expr {
   return aligned ? scaled.mul(extent.sub(1)) : scaled.mul(extent).sub(0.5);
 }
 
-/** y = (x, y, ..., 1) @ theta^T at each place  =>  dtheta = dy^T @ (x, y, ..., 1); these are y for theta = identity. */
+/**
+ * y = (x, y, ..., 1) @ theta^T at each position  =>  dtheta = dy^T @ (x, y, ..., 1); these are y for theta =
+ * identity.
+ */
 export const AffineGrid: Rule<readonly [theta: Expr, size: Expr], readonly [Expr]> = ([dy], node) => {
   const { g, inputs, attrs } = node;
   const [theta, size] = inputs;
@@ -281,7 +284,7 @@ export const AffineGrid: Rule<readonly [theta: Expr, size: Expr], readonly [Expr
   ];
 };
 
-/** y = the sum of the blocks that are the columns of x, each at its place  =>  dx = the blocks of dy, as columns. */
+/** y = the sum of the blocks in the columns of x, each at its position  =>  dx = the blocks of dy, as columns. */
 export const Col2Im: Rule<readonly [x: Expr, image: Expr, block: Expr], readonly [Expr]> = ([dy], node) => {
   const [x, , block] = node.inputs;
   const kernel = block.constant;
@@ -290,7 +293,10 @@ export const Col2Im: Rule<readonly [x: Expr, image: Expr, block: Expr], readonly
   return [() => columns().reshapeLike(x), null, null];
 };
 
-/** The same for a block whose extents only the run knows: along each axis, element k of window l is gathered from its place. */
+/**
+ * The same for a block whose extents are only known at run time: along each axis, element k of window l is gathered
+ * from its position.
+ */
 function gatheredColumns(
   dy: Expr,
   { g, inputs: [, , block], attrs }: NodeView<readonly [Expr, Expr, Expr]>,
@@ -305,7 +311,7 @@ function gatheredColumns(
     const span = padded.dims(2 + i, 3 + i).sub(size.sub(1).mul(dilations[i]!).add(1));
     const elements = size.iota().mul(dilations[i]!).unsqueeze([1]);
     const windows = span.div(strides[i]!).add(1).iota().mul(strides[i]!);
-    // The axes before are pairs of an element and a window already.
+    // The preceding axes are pairs of an element and a window already.
     return e.gather(elements.add(windows), 2 + 2 * i);
   }, padded);
   return blocks.transpose([0, 1, ...range(0, n).map(i => 2 + 2 * i), ...range(0, n).map(i => 3 + 2 * i)]);

@@ -4,19 +4,20 @@ import type { Expr } from './core/expr.js';
 import { ensure } from './optimizers/optimizer.js';
 
 /**
- * A factor on the learning rate that changes with the number of updates done. It begins with a linear warm-up
- * from `start` (default 1/warmup) to 1 in `warmup` updates, where given; then its kind rules. Lengths are in
- * updates, in epochs (`'3epochs'`) or in percent of `total` (`'5%'`), which includes the warm-up. What each kind takes is in
- * `KINDS`. Of `plateau` the graph has the warm-up only: `fit` and `runTrainJob` multiply the learning rate that they feed.
+ * A factor on the learning rate that depends on the number of updates done. It starts with an optional linear warm-up
+ * from `start` (default 1/warmup) to 1 in `warmup` updates, followed by the schedule of its kind. Lengths are in
+ * updates, in epochs (`'3epochs'`) or in percent of `total` (`'5%'`), which includes the warm-up. The settings of each
+ * kind are in `KINDS`. Of `plateau`, the graph contains the warm-up only: `fit` and `runTrainJob` multiply the learning
+ * rate that they feed.
  */
 export type Schedule = { kind: ScheduleKind } & Partial<
   Record<LengthSetting, Length> & Record<NumberSetting, number>
 >;
 
-/** A schedule whose lengths are all in updates, as a file has it. */
+/** A schedule with all lengths in updates, as stored in a file. */
 export type PlannedSchedule = { kind: ScheduleKind } & Partial<Settings>;
 
-/** Updates; epochs, which are known where there are data; or a share of the schedule's total. */
+/** A number of updates; of epochs, which requires data; or a share of the schedule's total. */
 export type Length = number | `${number}epoch` | `${number}epochs` | `${number}%`;
 
 const LENGTHS = ['warmup', 'total', 'period', 'every', 'timescale'] as const;
@@ -26,9 +27,9 @@ type Settings = Record<LengthSetting | NumberSetting, number>;
 type Setting = keyof Settings;
 
 type Kind = {
-  /** What it takes besides warm-up, with the default; undefined where it has to be given. */
+  /** Its settings besides warm-up, with their defaults; undefined if required. */
   takes: (given: Partial<Settings>) => Partial<Record<Setting, number | undefined>>;
-  /** The factor `k` updates after the warm-up; `total` gives the setting of that name in the type of `k`. */
+  /** The factor `k` updates after the warm-up; `total` is the setting of that name in the type of `k`. */
   factor: (k: Expr, settings: Settings, total: () => Expr) => Expr;
 };
 
@@ -40,7 +41,7 @@ const KINDS = {
     factor: (k, s, total) => line(1, s.final, progress(k, s, total())),
   },
 
-  /** Either once over `total` or, with `period`, again and again, each time `multiply` times as long: SGDR, ICLR 2017. */
+  /** Once over `total` or, with `period`, repeatedly, each time `multiply` times as long: SGDR, ICLR 2017. */
   cosine: {
     takes: ({ period }) =>
       period === undefined ? { total: undefined, final: 0 } : { period, multiply: 1, final: 0 },
@@ -68,15 +69,18 @@ const KINDS = {
   },
 
   /**
-   * Times `factor` after every `patience` epochs without a better value of what is monitored, down to `final`. Where the
-   * factor stands depends on the run, so the graph leaves it to who feeds the learning rate.
+   * Multiplied by `factor` after every `patience` epochs without an improvement of the monitored value, down to
+   * `final`. As this depends on the run, the code that feeds the learning rate applies the factor, not the graph.
    */
   plateau: {
     takes: () => ({ factor: 0.1, patience: 10, final: 0 }),
     factor: k => k.ones(),
   },
 
-  /** Up from `start` to 1 in the share `peak` of `total`, down to `final`, both along cosines: super-convergence, 2017. */
+  /**
+   * Rises from `start` to 1 in the share `peak` of `total`, then falls to `final`, both along cosines:
+   * super-convergence, 2017.
+   */
   'one-cycle': {
     takes: ({ start = 1 / 25 }) => ({ total: undefined, peak: 0.3, start, final: start / 1e4 }),
     factor: (k, { peak, start, final }, total) => {
@@ -91,8 +95,8 @@ export type ScheduleKind = keyof typeof KINDS;
 export const SCHEDULES = Object.keys(KINDS) as ScheduleKind[];
 
 /**
- * The factor on the learning rate of the update after `done` updates, both scalars of one type; as PyTorch's schedulers.
- * `total`, of that type too, takes the place of the schedule's own where it is given.
+ * The factor on the learning rate of the update after `done` updates, both scalars of one type, as PyTorch's
+ * schedulers. `total`, of the same type, overrides that of the schedule.
  */
 export function scheduleFactor(schedule: PlannedSchedule, done: Expr, total?: Expr): Expr {
   const settings = resolveSchedule(schedule);
@@ -104,14 +108,14 @@ export function scheduleFactor(schedule: PlannedSchedule, done: Expr, total?: Ex
   return done.less(warmup).where(rising, kind.factor(done.sub(warmup).maximum(0), settings, end));
 }
 
-/** Whether a schedule ends with the run, and does not say when that is. */
+/** Whether a schedule ends with the run, but has no total. */
 export function lacksTotal({ kind, ...given }: Schedule): boolean {
   if (given.total !== undefined || !Object.hasOwn(KINDS, kind)) return false;
   const { takes }: Kind = KINDS[kind];
   return 'total' in takes(given as Partial<Settings>);
 }
 
-/** What a length that is not in updates is in. Throws `bad-option` for what is not a length. */
+/** The unit of a length that is not in updates. Throws `bad-option` if it is not a length. */
 export function lengthOf(
   kind: string,
   name: string,
@@ -127,8 +131,8 @@ export function lengthOf(
 }
 
 /**
- * The schedule with all lengths in updates, and with a total where it needs one; `updates` tells the updates of some epochs, or
- * of the whole run. Throws `bad-option` where that is needed and not known.
+ * The schedule with all lengths in updates, and with a total if it needs one. `updates` returns the number of updates
+ * in some epochs, or in the whole run. Throws `bad-option` if that is needed and not known.
  */
 export async function planLengths(
   schedule: Schedule,
@@ -165,7 +169,7 @@ export async function planLengths(
   return { ...planned, kind } as PlannedSchedule;
 }
 
-/** With every default filled in. Throws `bad-option` for what the kind does not take, lacks, or is out of range. */
+/** With all defaults filled in. Throws `bad-option` for settings that are unknown, missing or out of range. */
 export function resolveSchedule({ kind, ...given }: PlannedSchedule): Settings {
   ensure(Object.hasOwn(KINDS, kind), `Unknown schedule '${kind}'; expected one of ${SCHEDULES.join(', ')}.`);
   const { takes }: Kind = KINDS[kind];
@@ -194,7 +198,10 @@ export function resolveSchedule({ kind, ...given }: PlannedSchedule): Settings {
   return settings;
 }
 
-/** A schedule as the command line has it: `cosine:total=1000,warmup=100`; its total may be left open. Throws `bad-option`. */
+/**
+ * Parses a schedule as on the command line: `cosine:total=1000,warmup=100`; its total may be omitted. Throws
+ * `bad-option`.
+ */
 export function parseSchedule(text: string): Schedule {
   const [, kind, list = ''] = /^([^:]*)(?::(.*))?$/s.exec(text)!;
   const settings = list
@@ -216,7 +223,7 @@ export function parseSchedule(text: string): Schedule {
 const shareOfItself = (kind: string) =>
   new AgdError('bad-option', `Schedule '${kind}': total is not a share of itself.`);
 
-/** Throws `bad-option` for what is wrong whatever the lengths of run and epoch are. */
+/** Throws `bad-option` for a schedule that is invalid for any length of run and epoch. */
 export function checkSchedule(schedule: Schedule): void {
   const { kind } = schedule;
   const most = { total: Number.MAX_SAFE_INTEGER };
@@ -249,7 +256,7 @@ const RANGES: Record<Setting, { ok: (x: number) => boolean; what: string }> = {
   patience: count,
 };
 
-/** How much of the way from the warm-up's end to `total` is done, at most 1. */
+/** Progress from the end of the warm-up to `total`, at most 1. */
 const progress = (k: Expr, { warmup }: Settings, total: Expr) => k.div(total.sub(warmup)).minimum(1);
 
 const line = (from: number, to: number, x: Expr) => x.mul(to - from).add(from);
@@ -263,7 +270,7 @@ const wave = (from: number, to: number, x: Expr) =>
     .mul((from - to) / 2)
     .add(to);
 
-/** The share of the period under way that is done; each is `multiply` times as long as the one before. */
+/** Progress in the current period; each is `multiply` times as long as the one before. */
 function sinceRestart(k: Expr, period: number, multiply: number): Expr {
   if (multiply === 1) return k.sub(k.div(period).floor().mul(period)).div(period);
   const [starts, lengths]: number[][] = [[], []];

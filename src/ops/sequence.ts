@@ -23,14 +23,17 @@ export const SequenceAt: Sequences<readonly [Expr, Expr]> = ([dy], { inputs: [s,
   null,
 ];
 
-/** t = s with x before its i-th element, at its end without i  =>  ds = dt without that element, dx = that element. */
+/**
+ * t = s with x inserted before its i-th element, or at its end if i is omitted  =>  ds = dt without that element, dx =
+ * that element.
+ */
 export const SequenceInsert: Sequences<readonly [Expr, Expr, Expr?]> = ([dt], { inputs: [, , i], g }) => {
-  // Counted from the end, the place in t is one further on.
+  // Counted from the end, the position in t is one more.
   const place = i ? i.less(0).where(i.sub(1), i) : g.scalar(-1, 'int64');
   return [() => erase(dt, place), () => at(dt, place), null];
 };
 
-/** t = s without its i-th element, its last without i  =>  ds = dt with zeros there. */
+/** t = s without its i-th element, or its last if i is omitted  =>  ds = dt with zeros there. */
 export const SequenceErase: Sequences<readonly [Expr, Expr?]> = ([dt], { inputs: [s, i], g }) => [
   () => {
     const place = fromFront(i ?? g.scalar(-1, 'int64'), s.op('SequenceLength'));
@@ -39,7 +42,7 @@ export const SequenceErase: Sequences<readonly [Expr, Expr?]> = ([dt], { inputs:
   null,
 ];
 
-/** s = x cut along an axis  =>  dx = the parts of ds put together again. */
+/** s = x split along an axis  =>  dx = the parts of ds concatenated. */
 export const SplitToSequence: Sequences<readonly [Expr, Expr?]> = ([ds], { inputs: [x, split], attrs }) => [
   () => {
     const squeezed = !split && attrs.int('keepdims', 1) === 0;
@@ -50,7 +53,7 @@ export const SplitToSequence: Sequences<readonly [Expr, Expr?]> = ([ds], { input
   null,
 ];
 
-/** y = the elements of s put together along an axis, an old one or a new one  =>  ds = dy cut there. */
+/** y = the elements of s concatenated along an axis, or stacked along a new one  =>  ds = dy split there. */
 export const ConcatFromSequence: Sequences<readonly [Expr]> = ([dy], { inputs: [s], attrs }) => {
   const axis = attrs.int('axis', 0);
   if (attrs.int('new_axis', 0)) return [() => dy.op('SplitToSequence', [], { axis, keepdims: 0 })];

@@ -5,13 +5,13 @@ import { expansion, type NodeView, normalizeAxis, type Rule, range } from './cor
 type Transform = readonly [Expr, Expr?, Expr?];
 
 /**
- * y = F x along an axis, F the matrix exp(-2 pi i k n / N), and inverted y = conj(F) x / N; x is cut or padded to N.
- * With the adjoint conj(F) of F (it is symmetric):
+ * y = F x along an axis, F the matrix exp(-2 pi i k n / N), and inverted y = conj(F) x / N; x is truncated or padded to
+ * N. With the adjoint conj(F) of F (it is symmetric):
  * - y = F x, one half of it with `onesided`  =>  dx = conj(F) dy, of dy padded with zeros to N;
  * - y = conj(F) x / N  =>  dx = F dy / N;
- * - y = conj(F) x / N of the half spectrum x of a real signal  =>  dx = w F dy / N, where w is 2 for all
- *   frequencies that stand for their conjugates too, and 1 for the first and that of N / 2.
- * Of a real x only the real part of dx is left.
+ * - y = conj(F) x / N of the half spectrum x of a real signal  =>  dx = w F dy / N, where w is 2 for all frequencies
+ * that   also represent their conjugates, and 1 for the first and that of N / 2. For a real x, only the real part of dx
+ *   remains.
  */
 export const DFT: Rule<Transform, readonly [Expr]> = ([dy], node) => {
   const { inputs, attrs, g } = node;
@@ -54,14 +54,16 @@ function transform(
   });
 }
 
-/** The axis counted from the front, as an int64 scalar. */
+/** The nonnegative axis, as an int64 scalar. */
 function axisOf({ inputs: [x, , axis], attrs, opset, g }: NodeView<Transform>): Expr {
   const known = axis ? axis.constant?.[0] : attrs.int('axis', opset >= 20 ? -2 : 1);
   if (known === undefined) return axis!.reshape([]).op('Mod', [g.scalar(x.rank, 'int64')]);
   return g.scalar(normalizeAxis(known, x), 'int64');
 }
 
-/** 2 for the frequencies between 0 and N / 2, else 1: how often each of the half spectrum counts in the whole. */
+/**
+ * 2 for the frequencies between 0 and N / 2, else 1: how often each element of the half spectrum occurs in the whole.
+ */
 function conjugates(spectrum: Expr, n: Expr, axis: Expr): Expr {
   const { g, rank } = spectrum;
   const isOwn = spectrum.dims().gather(axis).iota().mul(2).op('Mod', [n]).equal(0);
@@ -69,7 +71,7 @@ function conjugates(spectrum: Expr, n: Expr, axis: Expr): Expr {
   return isOwn.where(g.scalar(1, spectrum.dtype), 2).reshape(along);
 }
 
-/** Cut or padded with zeros at the end of an axis, to the extent of `x`. */
+/** Truncated or padded with zeros at the end of an axis, to the extent of `x`. */
 function resized(e: Expr, x: Expr, at: Expr): Expr {
   const { g } = x;
   const extent = (v: Expr) => v.dims().gather(at);

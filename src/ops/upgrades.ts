@@ -1,7 +1,7 @@
 /**
- * Operators whose definition changed in operator sets 8 to 18 so that nodes have to change with it: what to do
- * at which version, by the operator's name. The other changes were of types and of what is allowed, and old
- * nodes mean the same. Facts are from ONNX's changelog, and from ONNX Runtime where that leaves things open.
+ * Changes of operators in operator sets 8 to 18 that require a change of nodes: the conversion at each version, by
+ * operator name. Other changes only extended types and allowed forms. The facts are from ONNX's changelog, and from
+ * ONNX Runtime where the changelog is silent.
  */
 import type { DType } from '../graph/dtype.js';
 import { type Attr, Graph, type Node, type Value } from '../graph/ir.js';
@@ -14,7 +14,7 @@ type Steps = readonly UpgradeStep[];
 
 // ---- attributes that became inputs ----
 
-/** Makes the attribute the input at `index`, by way of a Constant node, where the node has it. */
+/** Moves the attribute, if the node has it, to the input at `index`, through a Constant node. */
 function toInput(node: Node, c: UpgradeContext, name: string, index: number, dtype?: DType): Node[] {
   const attr = node.attrs.get(name);
   if (!attr) return [];
@@ -25,7 +25,9 @@ function toInput(node: Node, c: UpgradeContext, name: string, index: number, dty
   return [made];
 }
 
-/** What a Constant node holds the contents of an attribute in, which may be that of a function's caller. */
+/**
+ * The attribute of a Constant node for the contents of an attribute, which may refer to that of a function's caller.
+ */
 function contents(attr: Attr, dtype: DType = 'float32'): AttrInit {
   if (attr.type === 'ints') return { value: Tensor.ints(attr.value) };
   if (attr.type === 'float') return { value: Tensor.filled(dtype, [], attr.value) };
@@ -42,7 +44,7 @@ const moved =
   (attrs: Record<string, number>): UpgradeStep[1] =>
   (node, c) => [...Object.entries(attrs).flatMap(([name, index]) => toInput(node, c, name, index)), node];
 
-/** The same for a number, which takes the element type of the first input. */
+/** The same for a number, which gets the element type of the first input. */
 function toScalarInput(node: Node, c: UpgradeContext, name: string, index: number): Node[] {
   const dtype = node.attrs.get(name)?.type === 'float' ? c.floatType(node.inputs[0]!) : undefined;
   const made = toInput(node, c, name, index, dtype);
@@ -69,7 +71,7 @@ export const ReduceProd = reduce;
 export const ReduceSumSquare = reduce;
 export const Slice: Steps = [[10, moved({ starts: 1, ends: 2, axes: 3 })]];
 
-/** Since 18, equal parts want their number. */
+/** Since 18, a split into equal parts requires their number. */
 export const Split: Steps = [
   [13, moved({ split: 1 })],
   [
@@ -101,7 +103,7 @@ export const TopK: Steps = [
 
 // ---- training ----
 
-/** Before 12 dropout did nothing, and what its mask held was open. */
+/** Before 12, dropout was the identity, and its mask was unspecified. */
 export const Dropout: Steps = [
   [
     12,
@@ -113,7 +115,7 @@ export const Dropout: Steps = [
   ],
 ];
 
-/** Before 9 there could be statistics for each element; before 14 training was asked for by five outputs. */
+/** Before 9, statistics could be per element; before 14, five outputs meant training mode. */
 export const BatchNormalization: Steps = [
   [
     9,
@@ -139,7 +141,7 @@ export const BatchNormalization: Steps = [
 
 // ---- other meanings ----
 
-/** Before 13 the axes from `axis` (1 where not given) on were taken as one. */
+/** Before 13, the axes from `axis` (default 1) on were treated as one. */
 const flattened: Steps = [
   [
     13,
@@ -161,7 +163,7 @@ export const Softmax = flattened;
 export const LogSoftmax = flattened;
 export const Hardmax = flattened;
 
-/** Before 16 boxes were not moved by half a pixel. */
+/** Before 16, boxes were not shifted by half a pixel. */
 export const RoiAlign: Steps = [
   [
     16,
@@ -194,9 +196,9 @@ export const Upsample: Steps = [
 ];
 
 /**
- * Version 10 knew only the coordinates that are now called asymmetric, and for "nearest" it rounded down along
- * the axes that grow, and up along those that shrink (ONNX Runtime's choice, where the text is silent). Where
- * some shrink, or the scales are not known, growing and shrinking are two nodes.
+ * Version 10 had only the coordinates that are now called asymmetric, and "nearest" rounded down along enlarged axes
+ * and up along reduced ones (ONNX Runtime's choice, as the text is silent). If some are reduced, or the scales are not
+ * known, enlarging and reducing become two nodes.
  */
 export const Resize: Steps = [
   [
@@ -228,7 +230,7 @@ export const Resize: Steps = [
     13,
     node => {
       const mode = new Attributes(node).string('coordinate_transformation_mode', 'half_pixel');
-      // What is not used had to be there, empty, before it could be left out.
+      // Unused inputs had to be present and empty before they could be omitted.
       if (mode !== 'tf_crop_and_resize') node.setInput(1, null);
       if (node.inputs[3]) node.setInput(2, null);
       return [node];
@@ -237,8 +239,8 @@ export const Resize: Steps = [
 ];
 
 /**
- * Version 8 scanned every element of a batch on its own, with the batch as the first axis of everything: now
- * a Scan over the batch whose body is the Scan over time.
+ * Version 8 scanned each element of a batch separately, with the batch as the first axis of all inputs: this becomes a
+ * Scan over the batch whose body is the Scan over time.
  */
 export const Scan: Steps = [
   [

@@ -11,7 +11,7 @@ export function mergeHeads(x: Expr): Expr {
   return x.transpose([0, 2, 1, 3]).reshape([0, 0, -1]);
 }
 
-/** Each head `times` times, one after the other: key and value heads that several query heads share. */
+/** Repeats each head `times` times in a row: key and value heads that several query heads share. */
 export function repeatHeads(x: Expr, times: number | Expr): Expr {
   if (times === 1) return x;
   const { g } = x;
@@ -19,10 +19,13 @@ export function repeatHeads(x: Expr, times: number | Expr): Expr {
   return wide.reshape(g.vector([x.dims(0, 1), x.dims(1, 2).mul(times), x.dims(2, 4)]));
 }
 
-/** The least number that scores are let down to: a softmax over nothing else is still defined. */
+/** Lower clamp of masked scores: a softmax over masked scores alone is still defined. */
 const lowest = (dtype: string) => (dtype === 'float16' ? -6e4 : -1e30);
 
-/** 0 where a boolean mask allows, minus infinity where it does not; a float mask is a bias already. */
+/**
+ * The bias of a mask: for a boolean one, 0 where it is true and minus infinity elsewhere; a float mask is already a
+ * bias.
+ */
 export function maskBias(mask: Expr, like: Expr): Expr {
   return isFloat(mask.value.dtype)
     ? mask
@@ -30,8 +33,8 @@ export function maskBias(mask: Expr, like: Expr): Expr {
 }
 
 /**
- * Keys that a query may see: those up to its own place, which is `offset` further on among the keys, and of
- * these the last `window`, where it is not 0.
+ * The keys that a query may attend to: those up to its own position, which is shifted by `offset` among the keys, and
+ * only the last `window` of them if that is not 0.
  */
 export function causalBias(q: Expr, k: Expr, offset: Expr | undefined, window = 0): Expr {
   const count = (x: Expr) => x.dims(2, 3).iota();
@@ -43,13 +46,12 @@ export function causalBias(q: Expr, k: Expr, offset: Expr | undefined, window = 
 
 export type Attended = {
   y: Expr;
-  /** What `qk_matmul_output` may be: raw scores, after the cap, with the bias, probabilities. */
+  /** The kinds of `qk_matmul_output`: raw scores, scores after the cap, scores with the bias, probabilities. */
   stages: readonly [Expr, Expr, Expr, Expr];
 };
 
 /**
- * softmax(cap(q k^T scale) + bias) v on [B, N, S, H]; rows of which everything is masked give zeros where
- * `mayMaskAll`.
+ * softmax(cap(q k^T scale) + bias) v on [B, N, S, H]; with `mayMaskAll`, rows in which everything is masked give zeros.
  */
 export function attend(
   q: Expr,
@@ -75,7 +77,7 @@ export function attend(
   return { y: p.matmul(v), stages: [raw, capped, biased, p] };
 }
 
-/** How many query heads share a key head: a number, or an int64 vector of one. */
+/** The number of query heads that share a key head: a number, or an int64 vector with one element. */
 export function sharing(q: Expr, k: Expr): number | Expr {
   const [queries, keys] = [q.extent(1), k.extent(1)];
   const isKnown = typeof queries === 'number' && typeof keys === 'number';
@@ -92,7 +94,7 @@ export function defaultScale(q: Expr): number | Expr {
         .reciprocal();
 }
 
-/** What hides the keys beyond the first `lengths[b]` of each sample: minus infinity, or another number. */
+/** The bias that masks the keys beyond the first `lengths[b]` of each sample: minus infinity, or another number. */
 export function lengthBias(k: Expr, lengths: Expr, hidden = Number.NEGATIVE_INFINITY): Expr {
   const places = k.dims(2, 3).iota().cast(lengths.dtype);
   const seen = places.less(lengths.reshape([-1, 1, 1, 1]));

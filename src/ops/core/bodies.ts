@@ -3,7 +3,7 @@ import type { Dim, Graph, Node, Value, ValueType } from '../../graph/ir.js';
 import { type Builder, RANDOM } from './builder.js';
 import { join } from './types.js';
 
-/** The types of the inputs of a node's subgraphs, as far as they follow from what the node reads and writes. */
+/** The types of the inputs of a node's subgraphs, as far as they follow from the node's own inputs and outputs. */
 export function bodyInputTypes(node: Node): (ValueType | undefined)[] {
   const types = node.inputs.map(v => v?.type);
   switch (node.opType) {
@@ -34,7 +34,7 @@ function intAttr(node: Node, name: string): number {
   return attr?.type === 'int' ? Number(attr.value) : 0;
 }
 
-/** One of a list of axes that a Scan runs along; 0 where the list is not given. */
+/** One of a list of scan axes; 0 if the list is not given. */
 export function scanAxis(node: Node, name: string, i: number): number {
   const attr = node.attrs.get(name);
   return attr?.type === 'ints' ? Number(attr.value[i] ?? 0) : 0;
@@ -59,8 +59,8 @@ export function bodyOutputTypes(node: Node): (ValueType | undefined)[] {
 }
 
 /**
- * Gives up the extents of a Loop's carried values that an iteration changes, once its body is typed. Returns whether
- * there were any, so that the body has to be typed again.
+ * Once a Loop's body is typed, makes the extents of carried values unknown if an iteration changes them. Returns
+ * whether there were any, in which case the body must be typed again.
  */
 export function settleLoop(body: Graph): boolean {
   let changed = false;
@@ -72,7 +72,7 @@ export function settleLoop(body: Graph): boolean {
   return changed;
 }
 
-/** The type of a slice along an axis, which the slice lacks. */
+/** The type of a slice, which lacks the sliced axis. */
 export function sliceType(type: ValueType | undefined, axis: number): ValueType | undefined {
   if (type?.kind !== 'tensor' || !type.shape) return type;
   return {
@@ -81,20 +81,23 @@ export function sliceType(type: ValueType | undefined, axis: number): ValueType 
   };
 }
 
-/** The type of such slices put together, `length` of them. */
+/** The type of `length` such slices, stacked. */
 export function stackType(type: ValueType | undefined, axis = 0, length: Dim = null): ValueType | undefined {
   if (type?.kind !== 'tensor' || !type.shape) return type;
   const at = axis < 0 ? axis + type.shape.length + 1 : axis;
   return { ...type, shape: [...type.shape.slice(0, at), length, ...type.shape.slice(at)] };
 }
 
-/** Copies a body's nodes into a builder's graph; `values` says what its inputs are there, and is filled with the rest. */
+/**
+ * Copies a body's nodes into a builder's graph. `values` maps its inputs to values there, and is extended by the
+ * copies.
+ */
 export function copyInto(b: Builder, body: Graph, values: Map<Value, Value>): Map<Value, Value> {
   b.adopt(cloneNodes(body.nodes, { values, name: name => b.scope.names.fresh(name) }));
   return values;
 }
 
-/** Nodes of a graph, at any depth, that draw at random what they give. */
+/** The nodes of a graph, at any depth, with random outputs. */
 export function randomNodes(graph: Graph, g: Builder): Node[] {
   return graph.nodes.flatMap(node => [
     ...(draws(node, g) ? [node] : []),

@@ -5,7 +5,7 @@ import { Tensor } from '../../graph/tensor.js';
 import { Expr } from './expr.js';
 import { inferTypes } from './infer.js';
 
-/** Attributes as a rule writes them: whole numbers are ints, `float(x)` is a float. */
+/** Attributes as rules write them: whole numbers are ints, `float(x)` is a float. */
 export type AttrInit = Record<string, Attr | Int | readonly number[] | string | Tensor | Graph | undefined>;
 
 /** A float attribute; a bare number is an int. */
@@ -14,18 +14,18 @@ export const floats = (value: readonly number[]): Attr => ({ type: 'floats', val
 
 export type EmitOptions = {
   domain?: string;
-  /** Number of outputs; 1 where not given. */
+  /** Number of outputs; 1 if not given. */
   outputs?: number;
-  /** Base of the first output's name; the operator's name in lower case where not given. */
+  /** Base of the first output's name; the operator's name in lower case if not given. */
   hint?: string;
-  /** Types of the outputs where the rule knows them better than inference does. */
+  /** Types of the outputs, if the rule knows more than inference. */
   types?: (ValueType | undefined)[];
 };
 
-/** What all graphs of one model share while nodes are being added. */
+/** State that all graphs of one model share while nodes are added. */
 export type Scope = { names: Names; opsets: ReadonlyMap<string, number> };
 
-/** Operators that draw random numbers: two equal nodes give different values. */
+/** Random operators: equal nodes have different outputs. */
 export const RANDOM: ReadonlySet<string> = new Set([
   'RandomNormal',
   'RandomNormalLike',
@@ -37,22 +37,22 @@ export const RANDOM: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Adds nodes to a graph. Equal nodes are emitted once, and constants are shared across the model: they
- * become initializers of the outermost graph.
+ * Adds nodes to a graph. Equal nodes are emitted once, and constants, which become initializers of the outermost graph,
+ * are shared across the model.
  */
 export class Builder {
-  /** By `#place`. */
+  /** Keyed by `#place`. */
   readonly #emitted = new Map<number, Node>();
   readonly #constants: Map<string, Value>;
-  /** The same by what `ints` and `scalar` were asked for: constants are asked for far more often than made. */
+  /** Results of `ints` and `scalar` by argument: constants are requested far more often than created. */
   readonly #numbers: Map<string, Value>;
-  /** Values that still have the name of their operator. */
+  /** Values that are still named after their operator. */
   readonly #unnamed = new Set<Value>();
   readonly #ids = new Map<Value, number>();
   readonly #known: Map<Value, Tensor>;
   readonly #root: Builder;
 
-  /** Where nodes go while a pass collects them: see `into`. */
+  /** Receives nodes while a pass collects them: see `into`. */
   #sink: Node[] | undefined;
 
   constructor(
@@ -68,12 +68,12 @@ export class Builder {
     for (const node of graph.nodes) this.#learn(node);
   }
 
-  /** A builder of a new subgraph, whose nodes may read everything this one's may. */
+  /** A builder of a new subgraph, whose nodes may read all values that are visible here. */
   subgraph(hint: string): Builder {
     return new Builder(new Graph(this.scope.names.fresh(hint)), this.scope, this);
   }
 
-  /** A value with a new name, which nothing writes yet. */
+  /** A value with a new name and no producer yet. */
   newValue(hint: string, type?: ValueType): Value {
     return new Value(this.scope.names.fresh(hint), type);
   }
@@ -89,19 +89,19 @@ export class Builder {
     return new Expr(value, this);
   }
 
-  /** The constant a value is, if it is an initializer or comes from a Constant node. */
+  /** The tensor of a value, if it is an initializer or the output of a Constant node. */
   constant(value: Value): Tensor | undefined {
     return this.#known.get(value) ?? this.parent?.constant(value);
   }
 
-  /** The node that writes a value: of this graph, or among those that are being collected. */
+  /** The producer of a value, in this graph or among the nodes being collected. */
   writer(value: Value): Node | undefined {
     if (value.producer?.graph === this.graph) return value.producer;
     const unlinked = this.#sink ?? (this.graph.isView ? this.graph.nodes : undefined);
     return unlinked?.findLast(node => node.outputs.includes(value));
   }
 
-  /** Runs `emit`; the nodes that it adds go to the end of `nodes`, for a pass to put them into the graph. */
+  /** Runs `emit` and appends the nodes that it adds to `nodes`, from which a pass inserts them into the graph. */
   into<T>(nodes: Node[], emit: () => T): T {
     const before = this.#sink;
     this.#sink = nodes;
@@ -117,23 +117,28 @@ export class Builder {
     else this.graph.append(node);
   }
 
-  /** Values that change between runs (parameters, state) are no constants, whatever their initializers hold. */
+  /**
+   * Marks values that change between runs (parameters, state): they are not constants, even if they have initializers.
+   */
   forget(values: readonly Value[]): void {
     for (let b: Builder | undefined = this; b; b = b.parent)
       for (const value of values) b.#known.delete(value);
   }
 
-  /** Version of an operator set in this model; 1 where the model does not say. */
+  /** Version of an operator set in this model; 1 if the model does not import it. */
   opset(domain = ''): number {
     return this.scope.opsets.get(domain) ?? 1;
   }
 
-  /** Gives a value that exists a second name: `to` is written by an Identity of `from`. */
+  /** Gives an existing value a second name: `to` becomes the output of an Identity of `from`. */
   identity(from: Value, to: Value): void {
     this.#add(new Node('Identity', [from], [to]));
   }
 
-  /** Names a value after what it is, where this graph's own nodes write it and nobody named it before; else a copy of it. */
+  /**
+   * Gives a value a descriptive name if a node of this graph writes it and it has no such name yet; otherwise names a
+   * copy of it.
+   */
   rename(e: Expr, hint: string): Value {
     const { value } = e;
     if (this.#unnamed.delete(value)) {
@@ -146,8 +151,9 @@ export class Builder {
   }
 
   /**
-   * Puts an expression in the place of the value `old`, whose name it takes where this graph's own nodes write it and
-   * nobody named it before; else `old` is a copy of it. Returns the value to read instead of `old`.
+   * Replaces the value `old` by an expression. If a node of this graph writes the expression and it has no descriptive
+   * name yet, it takes the name of `old`; otherwise `old` becomes a copy of it. Returns the value to read instead of
+   * `old`.
    */
   replace(old: Value, { value }: Expr): Value {
     if (this.#unnamed.delete(value)) {
@@ -158,7 +164,7 @@ export class Builder {
     return old;
   }
 
-  /** Adds nodes that were made elsewhere: copies of another graph's. */
+  /** Adds nodes created elsewhere, such as copies of another graph's. */
   adopt(nodes: readonly Node[]): void {
     for (const node of nodes) {
       this.#add(node);
@@ -166,7 +172,7 @@ export class Builder {
     }
   }
 
-  /** An initializer with these contents, shared between equal ones. */
+  /** An initializer with these contents; equal ones are shared. */
   tensor(tensor: Tensor, hint = 'const'): Expr {
     const key = `${tensor.dtype}[${tensor.dims}]${Buffer.from(tensor.bytes).toString('latin1')}`;
     let value = this.#constants.get(key);
@@ -190,7 +196,7 @@ export class Builder {
     );
   }
 
-  /** An int64 vector made of numbers and vectors; a constant where all of them are known. */
+  /** An int64 vector concatenated from numbers and vectors; a constant if all of them are known. */
   vector(parts: readonly (number | Expr)[]): Expr {
     const known = parts.map(p => (typeof p === 'number' ? [p] : p.constant));
     if (known.every(p => p !== undefined)) return this.ints(known.flat());
@@ -215,7 +221,7 @@ export class Builder {
     return this.of(value);
   }
 
-  /** Adds one node and returns its outputs; an equal node that is already there is used again. */
+  /** Adds one node and returns its outputs. If an equal node exists, returns the outputs of that. */
   emit(
     opType: string,
     inputs: readonly (Expr | undefined)[],
@@ -266,7 +272,7 @@ export class Builder {
     return id;
   }
 
-  /** Where an equal node of so many outputs is among those that were emitted, or would be. */
+  /** The position of an equal node with this number of outputs among the emitted nodes, or where it would be. */
   #place(node: Node, outputs: number): number {
     let place = outputs;
     for (let i = 0; i < node.opType.length; i++) place = Math.imul(place, 31) + node.opType.charCodeAt(i);
@@ -278,7 +284,7 @@ export class Builder {
   }
 }
 
-/** Whether an equal node gives the same values, and equality is to be told. */
+/** Whether an equal node has the same outputs, and equality can be tested. */
 function isShareable({ opType, attrs }: Node): boolean {
   if (RANDOM.has(opType)) return false;
   for (const attr of attrs.values())
@@ -286,7 +292,7 @@ function isShareable({ opType, attrs }: Node): boolean {
   return true;
 }
 
-/** Whether two nodes do the same to the same values. */
+/** Whether two nodes apply the same operation to the same values. */
 function areEqual(a: Node, b: Node): boolean {
   if (a.opType !== b.opType || a.domain !== b.domain || a.attrs.size !== b.attrs.size) return false;
   if (a.inputs.length !== b.inputs.length || a.inputs.some((value, i) => value !== b.inputs[i])) return false;
@@ -299,7 +305,7 @@ function areEqual(a: Node, b: Node): boolean {
 
 const contentOf = (attr: Attr) => ('value' in attr ? attr.value : undefined);
 
-/** What nodes without attributes share; most nodes have none. */
+/** Shared by nodes without attributes, which most nodes are. */
 const NO_ATTRS: ReadonlyMap<string, Attr> = new Map();
 
 export function toAttrs(init: AttrInit): Map<string, Attr> {

@@ -4,13 +4,13 @@ import type { Dim, Graph, Shape, Value, ValueType } from '../../graph/ir.js';
 import { dependencies } from '../../graph/prune.js';
 import type { AttrInit, Builder, EmitOptions } from './builder.js';
 
-/** What an operand may be: an expression, or a number that takes the other operand's element type. */
+/** An operand: an expression, or a number, which takes the other operand's element type. */
 export type Operand = Expr | number;
 type Keep = { keepdims?: boolean };
 
 /**
- * A value of a graph under construction; methods add nodes. Elementwise ones broadcast as ONNX does.
- * Reductions keep the reduced axes only with `keepdims`. `axes` undefined means all axes.
+ * A value of a graph under construction, whose methods add nodes. Elementwise methods broadcast as in ONNX. Reductions
+ * keep the reduced axes only with `keepdims`; `axes` undefined means all axes.
  */
 export class Expr {
   constructor(
@@ -30,27 +30,27 @@ export class Expr {
   get shape(): Shape | undefined {
     return this.value.shape;
   }
-  /** Number of axes; throws `no-gradient` where it is not known before the run. */
+  /** Number of axes. Throws `no-gradient` if it is only known at run time. */
   get rank(): number {
     const shape = this.shape;
     if (shape) return shape.length;
     throw unknownRank(this.g.graph, this.value);
   }
-  /** The shape, where every extent is a known number. */
+  /** The shape, if every extent is a known number. */
   get staticShape(): number[] | undefined {
     const shape = this.shape;
     return shape?.every(d => typeof d === 'number') ? ([...shape] as number[]) : undefined;
   }
-  /** The contents as numbers, where they are known before the run: axes, shapes, pads ... */
+  /** The contents as numbers, if they are known before the run: axes, shapes, pads ... */
   get constant(): number[] | undefined {
     return this.g.constant(this.value)?.numbers();
   }
-  /** Extent of an axis (negative counts from the end). */
+  /** Extent of an axis; negative axes count from the end. */
   extent(axis: number): Dim {
     return this.shape?.at(axis) ?? null;
   }
 
-  /** The same value, where its type is known better than it could be inferred. */
+  /** The same value with a type that is known better than inference can tell. */
   typed(type: ValueType | undefined): Expr {
     if (type) this.value.type = type;
     return this;
@@ -170,7 +170,7 @@ export class Expr {
   or(b: Expr): Expr {
     return this.op('Or', [b]);
   }
-  /** Elementwise choice with this boolean as the condition; at least one branch is an expression. */
+  /** Elementwise selection with this boolean as the condition. At least one branch must be an expression. */
   where(yes: Operand, no: Operand): Expr {
     const like = (typeof yes === 'number' ? no : yes) as Expr;
     const [a, b] = [yes, no].map(e => (typeof e === 'number' ? this.g.scalar(e, like.dtype) : e));
@@ -180,7 +180,7 @@ export class Expr {
   indicator(like: Expr): Expr {
     return this.cast(like.dtype);
   }
-  /** This where the boolean holds and 0 elsewhere, for finite numbers: a product, at half the cost of a choice. */
+  /** This where the boolean holds and 0 elsewhere, for finite numbers: a product, at half the cost of a selection. */
   masked(holds: Expr): Expr {
     return this.mul(holds.indicator(this));
   }
@@ -219,13 +219,13 @@ export class Expr {
     return this.#reduce('ReduceProd', axes, keepdims);
   }
 
-  /** The extents, as a constant where they are known. `from` and `to` pick a range of axes. */
+  /** The extents, as a constant if they are known. `from` and `to` select a range of axes. */
   dims(from = 0, to?: number): Expr {
     const known = this.shape?.slice(from, to);
     if (known?.every(d => typeof d === 'number')) return this.g.ints(known as number[]);
     return this.op('Shape', [], from === 0 && to === undefined ? {} : { start: from, end: to });
   }
-  /** Number of elements along `axes` (all where not given), as a scalar of element type `dtype`. */
+  /** Number of elements along `axes` (all if not given), as a scalar of element type `dtype`. */
   count(dtype: DType, axes?: readonly number[]): Expr {
     const over = axes ?? Array.from({ length: this.rank }, (_, i) => i);
     const known = over.map(a => this.extent(a));
@@ -242,7 +242,7 @@ export class Expr {
     if (here?.length === shape.length && here.every((d, i) => d === shape[i])) return this;
     return this.op('Reshape', [this.g.ints(shape)]);
   }
-  /** Reshapes to the extents of `x`, which has as many elements. */
+  /** Reshapes to the extents of `x`, which must have the same number of elements. */
   reshapeLike(x: Expr): Expr {
     if (sameShape(this.shape, x.shape)) return this;
     const mayBeEmpty = !x.staticShape?.every(d => d > 0);
@@ -291,7 +291,7 @@ export class Expr {
   scatterND(indices: Expr, updates: Expr, reduction = 'none'): Expr {
     return this.#scatter('ScatterND', indices, updates, { reduction });
   }
-  /** 16-bit numbers are added up in float32: the runtime has no kernel for them, and small terms would be lost. */
+  /** 16-bit numbers are summed in float32: the runtime has no 16-bit kernel, and small terms would be lost. */
   #scatter(op: string, indices: Expr, updates: Expr, attrs: { axis?: number; reduction: string }): Expr {
     if (attrs.reduction === 'none' || (this.dtype !== 'float16' && this.dtype !== 'bfloat16'))
       return this.op(op, [indices, updates], attrs);
@@ -300,9 +300,9 @@ export class Expr {
       .cast(this.dtype);
   }
   /**
-   * Puts `fill` (zeros where not given) before and after this, as many as `pads` says: those before along each of
-   * `axes`, then those after. All axes are named to the runtime: where it moves a transpose through a Pad
-   * that names some, it takes these for all.
+   * Pads with `fill` (zeros if not given): `pads` are the numbers of elements before, along each of `axes`, then those
+   * after. The node lists all axes: when the runtime moves a transpose through a Pad with some axes, it treats these as
+   * all of them.
    */
   pad(pads: Expr, axes?: Expr, fill?: Operand): Expr {
     if (!axes) return this.op('Pad', [pads, fill]);
@@ -320,7 +320,7 @@ export class Expr {
     return others.length ? this.op('Concat', others, { axis }) : this;
   }
 
-  /** The whole numbers from 0 up to, not including, this one: an int64 scalar or a vector of one. */
+  /** The integers from 0 up to, but not including, this one: an int64 scalar or a vector with one element. */
   iota(): Expr {
     const end = this.rank ? this.squeeze([0]) : this;
     return this.g.scalar(0, 'int64').op('Range', [end, 1]);
@@ -341,9 +341,9 @@ export class Expr {
   }
 
   /**
-   * Undoes broadcasting: sums over the axes along which `x` was repeated to give this expression's shape,
-   * and returns a tensor of the shape of `x`. Where extents are not known, the axes are found at run time:
-   * those where the shape of `x`, left-padded with ones, is 1.
+   * Undoes broadcasting: sums over the axes along which `x` was repeated to give this expression's shape, and returns a
+   * tensor of the shape of `x`. If extents are not known, the axes are determined at run time: those where the shape of
+   * `x`, left-padded with ones, is 1.
    */
   sumTo(x: Expr): Expr {
     if (sameShape(this.shape, x.shape)) return this;
@@ -378,12 +378,12 @@ export class Expr {
   }
 }
 
-/** Whether two shapes are known to be equal: unknown extents are not. */
+/** Whether two shapes are known to be equal; unknown extents are not. */
 export function sameShape(a: Shape | undefined, b: Shape | undefined): boolean {
   return !!a && !!b && a.length === b.length && a.every((d, i) => d !== null && d === b[i]);
 }
 
-/** The axes along which `from` was repeated to give `shape`; undefined where extents leave it open. */
+/** The axes along which `from` was repeated to give `shape`; undefined if the extents do not determine them. */
 function broadcastAxes(shape: Shape | undefined, from: Shape | undefined): number[] | undefined {
   if (!shape || !from) return undefined;
   const lead = shape.length - from.length;
@@ -392,7 +392,7 @@ function broadcastAxes(shape: Shape | undefined, from: Shape | undefined): numbe
   return shape.flatMap((d, i) => (i < lead || (from[i - lead] === 1 && d !== 1) ? [i] : []));
 }
 
-/** Names the input without a shape that a value's number of axes hangs on, or else the first value that has none. */
+/** Names the input of unknown rank that a value's rank depends on, or else the first value of unknown rank. */
 function unknownRank(graph: Graph, value: Value): AgdError {
   const needed = dependencies(graph, [value]);
   const isOpen = (v: Value | null) => v !== null && needed.has(v) && !v.shape;

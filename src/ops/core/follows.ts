@@ -6,17 +6,17 @@ const setOf = (operators: string) => new Set(operators.split(' '));
 const UNARY = setOf('Neg Abs Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Softplus Softsign Identity');
 const BINARY = setOf('Add Sub Mul Div');
 
-/** Operators whose output has the type that its inputs have together, and nothing of its own. */
+/** Operators whose output type is the broadcast of the input types. */
 const FOLLOWING = new Set([...UNARY, ...BINARY, ...setOf('Erf Softmax LogSoftmax Gelu')]);
 
-/** Whether the type of a node's output follows from those of its inputs as well as anybody could tell. */
+/** Whether the type of a node's output follows completely from those of its inputs. */
 export function followsInputs({ domain, opType }: Node): boolean {
   return domain === '' && FOLLOWING.has(opType);
 }
 
 /**
- * Whether a node is one that every runtime takes and whose output `inferTypes` types as well as anybody could tell, given
- * its inputs' types: float32 of known ranks, with extents that go together.
+ * Whether every runtime supports the node and `inferTypes` infers its output type completely from the types of its
+ * inputs: float32 of known ranks, with compatible extents.
  */
 export function isCertain({ domain, opType, attrs, outputs }: Node, inputs: readonly Expr[]): boolean {
   if (domain !== '' || attrs.size > 0 || outputs.length !== 1 || !outputs[0]) return false;
@@ -35,7 +35,7 @@ export function isCertain({ domain, opType, attrs, outputs }: Node, inputs: read
   return !apart && broadcast(a!.slice(0, -2), b!.slice(0, -2));
 }
 
-/** Whether no two extents rule out that the shapes are broadcast to one. */
+/** Whether the shapes can be broadcast to a common one, as far as extents are known. */
 function broadcast(a: Shape, b: Shape): boolean {
   for (let i = -Math.min(a.length, b.length); i < 0; i++) {
     const [d, e] = [a.at(i)!, b.at(i)!];

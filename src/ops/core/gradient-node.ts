@@ -4,18 +4,18 @@ import { type AttrInit, type Builder, toAttrs } from './builder.js';
 import type { Expr } from './expr.js';
 import { NodeView, type Operands, type Rule } from './rule.js';
 
-/** What a node of a finished training graph can look up there. */
+/** What a node of a complete training graph can look up in it. */
 export type Surroundings = {
   writers: ReadonlyMap<Value, Node>;
   values: ReadonlyMap<string, Value>;
 };
 
-/** Writes an operator of a training graph as standard ones; outputs that nobody reads may be left out. */
+/** Converts an operator of a training graph to standard operators; outputs without readers may be omitted. */
 export type Lowering<I extends Operands = readonly Expr[]> = (
   node: GradientNode<I>,
 ) => readonly (Expr | undefined)[];
 
-/** The forward node whose rule is applied, where it is not in the graph itself. */
+/** The forward node whose rule is applied, if it is not in the graph itself. */
 export type Primal = {
   opType?: string;
   inputs: Operands;
@@ -23,7 +23,7 @@ export type Primal = {
   attrs?: AttrInit;
 };
 
-/** A node of a training graph: it knows the forward pass that it belongs to. */
+/** A node of a training graph, with access to the forward pass that it belongs to. */
 export class GradientNode<I extends Operands = readonly Expr[]> extends NodeView<I> {
   constructor(
     node: Node,
@@ -33,20 +33,20 @@ export class GradientNode<I extends Operands = readonly Expr[]> extends NodeView
     super(node, g, g.opset(node.domain));
   }
 
-  /** The node that writes an input. */
+  /** The producer of an input. */
   writer(input: number): Node | undefined {
     const value = this.node.inputs[input];
     return value ? this.surroundings.writers.get(value) : undefined;
   }
 
-  /** The value that an output is the gradient of, by name: `x` for `x_grad`, and for parts of it that are added up. */
+  /** The value that an output is the gradient of, by name: `x` for `x_grad` and for terms of its sum. */
   primal(output = 0): Expr | undefined {
     const base = this.node.outputs[output]?.name.match(/^(.+)_grad(_\w*)?$/)?.[1];
     const value = base === undefined ? undefined : this.surroundings.values.get(base);
     return value && this.g.of(value);
   }
 
-  /** Something of the extents that an int64 vector holds, and of the type of `like`; its elements mean nothing. */
+  /** A placeholder with the extents in an int64 vector and the type of `like`; its elements are arbitrary. */
   shapedBy(input: number, like: Expr): Expr {
     const shape = this.inputs[input]!;
     const writer = this.writer(input);
@@ -55,7 +55,7 @@ export class GradientNode<I extends Operands = readonly Expr[]> extends NodeView
     const rank = shape.extent(0);
     if (!known && typeof rank !== 'number') return this.unsupported('a shape of unknown length');
     const type = (dims: Shape): ValueType => ({ kind: 'tensor', dtype: like.dtype, shape: dims });
-    // Where all extents are known, rules ask for nothing else: no node has to write the value.
+    // If all extents are known, rules need nothing else, so the value needs no producer.
     if (known) return this.g.of(new Value('shape', type(known)));
     const zero = this.g.scalar(0, like.dtype);
     return zero.op('Expand', [shape], {}, { types: [type(Array(rank).fill(null))] });
@@ -68,7 +68,7 @@ export class GradientNode<I extends Operands = readonly Expr[]> extends NodeView
     );
   }
 
-  /** The cotangents of a forward operator's inputs, each made when it is asked for; the node need not be in the graph. */
+  /** The cotangents of a forward operator's inputs, each computed on demand; the node need not be in the graph. */
   pullbacks<F extends Operands, O extends Operands>(
     rule: Rule<F, O>,
     dys: O,
@@ -82,7 +82,10 @@ export class GradientNode<I extends Operands = readonly Expr[]> extends NodeView
     return pullbacks.map(p => () => (typeof p === 'function' ? p() : p?.addTo(undefined)));
   }
 
-  /** What these give for the outputs that are asked for: this node's, in the order of the forward node's inputs. */
+  /**
+   * The cotangents for this node's outputs, which are in the order of the forward node's inputs; only those in use are
+   * computed.
+   */
   byRule<F extends Operands, O extends Operands>(
     rule: Rule<F, O>,
     dys: O,

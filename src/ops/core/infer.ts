@@ -5,9 +5,9 @@ import type { Expr } from './expr.js';
 import { join } from './types.js';
 
 /**
- * Types of the outputs of nodes that rules emit. A model's own values are typed by the runtime; this keeps
- * up with what is added after that, so that the next rule can choose a cheap form. What it cannot tell is
- * left open: an undefined shape is never wrong, only slower.
+ * Types of the outputs of nodes that rules emit. A model's own values are typed by the runtime; this types the nodes
+ * added after that, so that later rules can choose a cheap form. Unknown shapes stay undefined, which is never wrong,
+ * only slower.
  */
 type Infer = (inputs: readonly (Expr | undefined)[], attr: Attrs, node: Node) => (Shape | undefined)[];
 type Attrs = {
@@ -27,7 +27,7 @@ const reduce: Infer = ([x, axes], attr) => {
     keep ? x.shape.map((d, i) => (known.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !known.includes(i)),
   ];
 };
-/** The number of axes at least, and where `kept` says so the first extents. */
+/** The rank at least, and the leading extents given by `kept`. */
 const sameRank =
   (kept = 0): Infer =>
   ([x]) => [x?.shape?.map((d, i) => (i < kept ? d : null))];
@@ -43,7 +43,7 @@ const SHAPES = record<Infer>({
       'HardSigmoid HardSwish ThresholdedRelu Gelu Mish IsNaN IsInf ScatterElements ScatterND ReverseSequence Dropout ' +
       'LayerNormalization BatchNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization LRN Shrink ' +
       'RandomNormalLike RandomUniformLike Bernoulli EyeLike ' +
-      // Of ai.onnx.ml, which the runtime does not infer.
+      // From ai.onnx.ml, for which the runtime has no inference.
       'Binarizer CategoryMapper Imputer LabelEncoder Normalizer Scaler'
     )
       .split(' ')
@@ -168,7 +168,7 @@ const SHAPES = record<Infer>({
   },
 });
 
-/** The same for operators of which an input or the output is a sequence or an optional value. */
+/** The same for operators with sequences or optional values as inputs or outputs. */
 const CONTAINERS = record<(types: (ValueType | undefined)[], attr: Attrs) => ValueType | undefined>({
   SequenceEmpty: (_, attr) => ({
     kind: 'sequence',
@@ -192,7 +192,7 @@ const CONTAINERS = record<(types: (ValueType | undefined)[], attr: Attrs) => Val
 const sequenceOf = (elem: ValueType | undefined): ValueType | undefined => elem && { kind: 'sequence', elem };
 const contents = (type: ValueType | undefined) => (type?.kind === 'sequence' ? type.elem : undefined);
 
-/** A tensor's type with `dims` in the place of `count` axes. */
+/** A tensor's type with `dims` in place of `count` axes. */
 function along(type: ValueType | undefined, axis: number, dims: Shape, count = 1): ValueType | undefined {
   if (type?.kind !== 'tensor' || !type.shape) return type;
   const rank = type.shape.length;
@@ -205,7 +205,7 @@ const BOOLEAN = new Set(
 );
 const INT64 = new Set('Shape Size NonZero ArgMax ArgMin SequenceLength'.split(' '));
 
-/** The types of a new node's outputs, as far as they can be told from its inputs. */
+/** The types of a new node's outputs, as far as they follow from its inputs. */
 export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (ValueType | undefined)[] {
   const attr: Attrs = {
     int: (name, otherwise) => {
@@ -240,7 +240,7 @@ function resultDType(node: Node, inputs: readonly (Expr | undefined)[], attr: At
     ?.value.dtype;
 }
 
-/** The extents that an int64 vector holds: known numbers, or those of the value whose Shape it is. */
+/** The extents in an int64 vector: known numbers, or the extents of the value whose Shape it is. */
 function dimsOf(shape: Expr | undefined): Shape | undefined {
   if (!shape) return undefined;
   const known = shape.constant;

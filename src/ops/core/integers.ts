@@ -1,10 +1,10 @@
-/** The arithmetic on shapes, as far as its results are known before a run. */
+/** Evaluates arithmetic on shapes, as far as its results are known before a run. */
 
 import type { Dim, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
 
-/** A scalar or a vector of integers or booleans (0, 1); the name of an extent, or null, where one is not known. */
+/** A scalar or a vector of integers or booleans (0, 1). Unknown elements are the name of an extent, or null. */
 export type Integers = { scalar: boolean; data: readonly Dim[] };
 
 /** Integers that are all known. */
@@ -15,7 +15,7 @@ const INTEGER = new Set(['int64', 'int32', 'bool']);
 /** Longer vectors are data. */
 const MOST = 64;
 
-/** What a constant holds, where it is of the kind that shapes are computed with. */
+/** The elements of a constant, if shapes can be computed with constants of its type and size. */
 export function integersOf(tensor: Tensor): Integers | undefined {
   const { dtype, dims, size } = tensor;
   if (!INTEGER.has(dtype) || dims.length > 1 || size > MOST) return undefined;
@@ -116,7 +116,7 @@ const EVALUATE = record<Evaluate>({
   Where: elementwise((c, a, b) => (c ? a : b)),
 });
 
-/** The first output of a node, given what is known of its inputs. */
+/** The first output of a node, given what is known about its inputs. */
 export function evaluate(node: Node, known: ReadonlyMap<Value, Integers>): Integers | undefined {
   if (node.domain !== '') return undefined;
   if (node.opType === 'Constant') {

@@ -1,9 +1,9 @@
-/** The integers that quantization writes, and the numbers that they stand for. */
+/** Quantized integers, and the numbers that they represent. */
 import type { FloatDType } from '../../graph/dtype.js';
 import type { Expr } from './expr.js';
 import { range } from './rule.js';
 
-/** A zero point, where there is one. */
+/** A zero point, if there is one. */
 export type Zeros = Expr | undefined;
 
 /** x - zero in a floating-point type; a zero point is one number, one per index of `axis`, or shaped to broadcast. */
@@ -11,12 +11,12 @@ export function centred(x: Expr, zero: Zeros, axis: number, dtype: FloatDType): 
   return zero ? x.cast(dtype).sub(along(zero.cast(dtype), x, axis)) : x.cast(dtype);
 }
 
-/** The numbers that levels stand for: (x - zero) * scale, as `centred`. */
+/** Dequantizes levels: (x - zero) * scale, with `zero` as in `centred`. */
 export function dequantized(x: Expr, scale: Expr, zero: Zeros, axis = 1): Expr {
   return centred(x, zero, axis, scale.dtype as FloatDType).mul(along(scale, x, axis));
 }
 
-/** The levels of numbers. */
+/** Quantizes numbers to levels. */
 export function quantized(y: Expr, scale: Expr, zero: Zeros, axis = 1): Expr {
   const dtype = zero?.dtype ?? 'uint8';
   const types = [{ kind: 'tensor' as const, dtype, shape: y.shape }];

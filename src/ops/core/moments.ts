@@ -1,7 +1,7 @@
 import type { Expr } from './expr.js';
 import { range } from './rule.js';
 
-/** Mean and (biased) variance over `axes`, which stay with extent 1. */
+/** Mean and (biased) variance over `axes`, which are kept with extent 1. */
 export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centered: Expr; variance: Expr } {
   const mean = x.mean(axes, { keepdims: true });
   const centered = x.sub(mean);
@@ -10,7 +10,7 @@ export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centere
 
 export type Standardized = { xhat: Expr; inv: Expr };
 
-/** x with mean 0 and variance 1 over `axes`, and what it was divided by, as its reciprocal. */
+/** x with mean 0 and variance 1 over `axes`, and the reciprocal of the standard deviation. */
 export function standardize(x: Expr, axes: readonly number[], epsilon: number): Standardized {
   const { centered, variance } = moments(x, axes);
   const inv = variance.add(epsilon).sqrt().reciprocal();
@@ -26,7 +26,7 @@ export function standardizeBack(d: Expr, { xhat, inv }: Standardized, axes: read
     .mul(inv);
 }
 
-/** A vector with one number per channel, to broadcast over [N, C, ...]. */
+/** Reshapes a vector with one number per channel to broadcast over [N, C, ...]. */
 export const perChannel = (v: Expr, x: Expr) => v.reshape([-1, ...Array(x.rank - 2).fill(1)]);
-/** The axes of [N, C, ...] but that of the channels. */
+/** The axes of [N, C, ...] except that of the channels. */
 export const allButChannels = (x: Expr) => [0, ...range(2, x.rank)];

@@ -1,6 +1,6 @@
 import type { Expr } from './expr.js';
 
-/** The sum of the squares of all elements, a scalar; 16-bit floats are added up in float32: their own range ends at 65,504. */
+/** The sum of the squares of all elements, a scalar; 16-bit floats are summed in float32, as float16 ends at 65,504. */
 export function sumOfSquares(x: Expr): Expr {
   const wide = x.dtype === 'float64' ? x : x.cast('float32');
   return wide.op('ReduceSumSquare', [], { keepdims: 0 });

@@ -1,4 +1,4 @@
-/** Types of options with their ranges. The words of a range are what errors, help texts and the JSON schema say. */
+/** Types of options with their ranges. Errors, help texts and the JSON schema use the descriptions of these ranges. */
 import { closestMatch } from 'leven';
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
@@ -20,7 +20,7 @@ export const finite = number('a number');
 export const positive = number('a number above 0', above(0));
 export const nonNegative = number('a number of at least 0', from(0));
 export const fraction = number('a number from 0 to 1', from(0), what => v.maxValue(1, what));
-/** As decay rates are. */
+/** The range of decay rates. */
 export const belowOne = number('a number in [0, 1)', from(0), below(1));
 export const betweenZeroAndOne = number('a number between 0 and 1, exclusive', above(0), below(1));
 export const integer = number('a whole number', v.safeInteger);
@@ -46,17 +46,17 @@ export const betas = v.pipe(
   v.description('two numbers in [0, 1)'),
 );
 
-/** `names` may grow: extensions add theirs. */
+/** `names` may grow, as extensions add theirs. */
 export function choice<const T extends readonly string[]>(names: T) {
   const what = () => `one of ${names.join(', ')}`;
   return v.pipe(v.picklist(names, what), v.description(what()));
 }
 
-/** What only a program can give: no flag, no place in a configuration file. */
+/** A value that only a program can pass: it has no flag and no place in a configuration file. */
 export const given = <T>(what: string, ok: (value: unknown) => boolean) =>
   v.pipe(v.custom<T>(ok, what), v.description(what));
 
-/** Throws `bad-option`, naming the option as the user gave it. */
+/** Throws `bad-option` with the name of the option as the user gave it. */
 export function checkOption(name: string, type: OptionType, value: unknown): void {
   const { success, issues } = v.safeParse(type, value, { abortEarly: true });
   if (success) return;
@@ -77,20 +77,20 @@ function hint(type: OptionType, input: unknown): string {
 const nearest = (name: string, known: readonly string[]) =>
   closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
 
-/** Numbers that JSON does not have, too. */
+/** Text of a number, including those that JSON cannot represent. */
 const shown = (value: unknown) => (typeof value === 'number' ? String(value) : JSON.stringify(value));
 
-/** The error for a name that is not among the known ones, with the closest of them where one is close. */
+/** The error for an unknown name, with the closest known one if there is one. */
 export function unknownName(what: string, name: string, known: readonly string[]): AgdError {
   const near = nearest(name, known);
   const unknown = `Unknown ${what} '${name}'`;
   if (near !== undefined) return new AgdError('bad-option', `${unknown}; did you mean '${near}'?`);
-  // More are a page that nobody reads.
+  // A longer list would not be read.
   const hint = known.length > 24 ? '' : `; expected one of ${known.join(', ')}`;
   return new AgdError('bad-option', `${unknown}${hint}.`);
 }
 
-/** Throws `bad-option` where an extension gives something a name that is taken, or that a flag could not have. */
+/** Throws `bad-option` if an extension uses a name that is taken or that cannot be a flag. */
 export function checkNewName(what: string, name: string, taken: readonly string[]): void {
   if (!/^[a-z][a-z0-9]*([-_][a-z0-9]+)*$/.test(name))
     throw new AgdError(

@@ -1,16 +1,16 @@
-/** What the recurrent operators share: directions, layouts, lengths, and activations with their slopes. */
+/** Shared by the recurrent operators: directions, layouts, lengths, and activations with their derivatives. */
 import { float } from './builder.js';
 import type { Expr } from './expr.js';
 import type { NodeView, Operands, Pullback } from './rule.js';
 
-/** One direction of a recurrent layer, in the order of its own time. Weights are matrices, biases vectors. */
+/** One direction of a recurrent layer, in its own order of time. Weights are matrices, biases vectors. */
 export type Direction = {
-  /** [T, B, I]: what it reads. */
+  /** [T, B, I]: the input. */
   x: Expr;
   /** [4H, I] and the like. */
   w: Expr;
   r: Expr;
-  /** Both biases, one after the other. */
+  /** Both biases, concatenated. */
   bias?: Expr;
   peepholes?: Expr;
   /** [B, H]: the states before the first step. */
@@ -19,7 +19,7 @@ export type Direction = {
   /** [T, B, H]: the hidden states, and those before each step. */
   y: Expr;
   before: Expr;
-  /** [T, B, 1]: 1 where a sequence still runs; undefined where all run to the end. */
+  /** [T, B, 1]: 1 within a sequence, 0 after its end; undefined if all have full length. */
   mask?: Expr;
   /** [T, B, H] and [B, H]: cotangents of the hidden states and of the last states. */
   dy: Expr;
@@ -39,14 +39,13 @@ export type Cotangents = {
   c0?: () => Expr;
 };
 
-/** Where the operands of LSTM, GRU and RNN stand; peepholes and the cell only in LSTM. */
+/** Positions of the operands of LSTM, GRU and RNN; only LSTM has peepholes and a cell. */
 const [X, W, R, B, LENGTHS, H0, C0, P] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 type Recurrent = NodeView<Operands>;
 
 /**
- * The pullbacks of a recurrent operator, from those of one direction. `gates` is the number of matrices that W
- * holds one above the other.
+ * The pullbacks of a recurrent operator, from those of one direction. `gates` is the number of matrices stacked in W.
  */
 export function recurrentRule(
   [dY, dYh, dYc]: readonly (Expr | undefined)[],
@@ -119,7 +118,7 @@ function stack(parts: readonly Expr[]): Expr {
   return first!.concat(rest, 0);
 }
 
-/** Reverses time, each sequence within its length. */
+/** Reverses each sequence in time, within its length. */
 function reversed(e: Expr, lengths: Expr | undefined): Expr {
   if (lengths) return e.op('ReverseSequence', [lengths.cast('int64')], { time_axis: 0, batch_axis: 1 });
   return e.slice([-1], [Number.MIN_SAFE_INTEGER], [0], [-1]).typed(e.type);
@@ -158,7 +157,7 @@ export function gate(e: Expr, i: number, count: number): Expr {
 
 // ---- activations ----
 
-/** A function and its slope, the latter from its argument and value. */
+/** A function and its derivative, which is computed from argument and value. */
 export type Activation = { apply(z: Expr): Expr; slope(z: Expr, y: Expr): Expr };
 
 function activation(
@@ -227,7 +226,10 @@ function activation(
 const TAKES_ALPHA = /^(affine|leakyrelu|thresholdedrelu|scaledtanh|hardsigmoid|elu)$/i;
 const TAKES_BETA = /^(affine|scaledtanh|hardsigmoid)$/i;
 
-/** The activations of one direction. The lists of alpha and beta hold values for those that take one, in order. */
+/**
+ * The activations of one direction. The lists of alpha and beta contain values for the activations that have them, in
+ * order.
+ */
 function activationsOf(node: Recurrent, defaults: readonly string[], direction: number): Activation[] {
   const from = direction * defaults.length;
   const names =
@@ -245,7 +247,7 @@ function activationsOf(node: Recurrent, defaults: readonly string[], direction: 
   });
 }
 
-/** Where a clipped value is let through. */
+/** Whether a value is within the clipping range, so that the gradient passes. */
 export function unclipped(z: Expr, clip: number): Expr {
   return z.abs().less(clip).indicator(z);
 }

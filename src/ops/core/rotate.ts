@@ -1,11 +1,11 @@
 import type { Expr } from './expr.js';
 
-/** The last axis is cut at `MAX` wherever it ends. */
+/** `MAX` as the end of a slice means the end of the axis. */
 const MAX = Number.MAX_SAFE_INTEGER;
 
 /**
- * Turns the first `width` features of x [B, S, N, H] (all where 0) by the angles of their positions; `cos` and
- * `sin` are tables by position, or [B, S, H / 2] where there are no positions.
+ * Rotates the first `width` features of x [B, S, N, H] (all if 0) by the angles of their positions. `cos` and `sin` are
+ * tables indexed by position, or [B, S, H / 2] without positions.
  */
 export function rotate(
   x: Expr,
@@ -18,7 +18,7 @@ export function rotate(
   return turned(x.slice([0], [width], [3])).concat([x.slice([width], [MAX], [3])], 3);
 }
 
-/** (x1, x2) to (x1 cos - x2 sin, x1 sin + x2 cos), where x is all x1 and then all x2, or interleaved. */
+/** (x1, x2) to (x1 cos - x2 sin, x1 sin + x2 cos); x contains all x1 and then all x2, or is interleaved. */
 function turn(x: Expr, cos: Expr, sin: Expr, interleaved: boolean): Expr {
   const [x1, x2] = interleaved ? alternate(x) : halves(x);
   const [y1, y2] = [x1.mul(cos).sub(x2.mul(sin)), x1.mul(sin).add(x2.mul(cos))];

@@ -6,17 +6,17 @@ import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
 
 /**
- * Makes the cotangent of one input, once it is known to be needed; null where there is no gradient. Where it is
- * cheaper to add it to what the input's cotangent is so far, `addTo` does that.
+ * Computes the cotangent of one input, once it is known to be needed; null if there is no gradient. `addTo` adds it to
+ * the input's cotangent so far, for rules in which that is cheaper.
  */
 export type Pullback = (() => Expr) | { addTo(sum: Expr | undefined): Expr } | null;
 
 export type Operands = readonly (Expr | undefined)[];
 
 /**
- * A vector-Jacobian product: from the cotangents of a node's outputs to one pullback per input. An omitted
- * optional input or output, and the cotangent of an output that nothing depends on, is undefined; a node
- * with a single output always has that output's cotangent.
+ * A vector-Jacobian product: from the cotangents of a node's outputs to one pullback per input. Undefined are omitted
+ * optional inputs and outputs, and the cotangents of outputs that the loss does not depend on; a single output always
+ * has a cotangent.
  */
 export type Rule<I extends Operands = readonly Expr[], O extends Operands = readonly Expr[]> = (
   dys: O,
@@ -26,21 +26,21 @@ export type Rule<I extends Operands = readonly Expr[], O extends Operands = read
 export type Unary = Rule<readonly [Expr], readonly [Expr]>;
 export type Binary = Rule<readonly [Expr, Expr], readonly [Expr]>;
 
-/** Writes an operator as others that have rules; the node is replaced before the backward pass is made. */
+/** Expands an operator into others that have rules; the node is replaced before the backward pass is built. */
 export type Expansion<I extends Operands = readonly Expr[]> = (
   node: NodeView<I>,
 ) => readonly (Expr | undefined)[];
 
-/** What is known of one operator. Which it is follows from its shape: see the constructors below. */
+/** The definition of an operator. Its kind follows from its fields: see the constructors below. */
 export type OpDef =
   | { kind: 'rule'; rule: Rule<never, never> }
   | { kind: 'expansion'; expand: Expansion<never>; straightThrough?: Rule<never, never> }
-  /** Its outputs are integers, booleans or shapes, or do not depend on any input's values. */
+  /** The outputs are integers, booleans or shapes, or do not depend on the values of any input. */
   | { kind: 'none'; why: string }
-  /** Constant almost everywhere: the gradient is zero, or passes straight through where a user asks for it. */
+  /** Constant almost everywhere: the gradient is zero, or passes straight through if the user requests it. */
   | { kind: 'zero'; why: string; straightThrough: Rule<never, never> };
 
-/** With `straightThrough`, another gradient where a user asks for those. */
+/** `straightThrough` is the gradient to use if the user requests straight-through gradients. */
 export const expansion = <I extends Operands>(
   expand: Expansion<I>,
   straightThrough?: Rule<never, never>,
@@ -60,8 +60,8 @@ export const zeroGradient = (
 });
 
 /**
- * Differentiates the nodes that stand in `g.graph` when it is called: what rules for control flow are given
- * to make the body of their backward pass. One cotangent per value of `wrt`, undefined where none arrives.
+ * Differentiates the nodes that are in `g.graph` at the time of the call; rules for control flow use it to build the
+ * body of their backward pass. Returns one cotangent per value of `wrt`, undefined if none arrives.
  */
 export type Vjp = (
   g: Builder,
@@ -69,7 +69,7 @@ export type Vjp = (
   wrt: readonly Value[],
 ) => readonly (Expr | undefined)[];
 
-/** A node as a rule sees it: its operands as expressions, its attributes with their defaults. */
+/** A node as rules see it: operands as expressions, attributes with their defaults. */
 export class NodeView<I extends Operands = readonly Expr[]> {
   readonly inputs: I;
   readonly attrs: Attributes;
@@ -77,11 +77,11 @@ export class NodeView<I extends Operands = readonly Expr[]> {
   constructor(
     readonly node: Node,
     readonly g: Builder,
-    /** Version of the operator set that the node's domain is imported with. */
+    /** Version of the operator set that the model imports for the node's domain. */
     readonly opset: number,
     /** Outer values that the node's subgraphs read; their pullbacks follow those of the inputs. */
     readonly captures: readonly Value[] = [],
-    /** Whether the gradient of an input (by position, captures after inputs) is wanted. */
+    /** Whether the gradient of an input (by position, captures after inputs) is needed. */
     readonly needs: (input: number) => boolean = () => true,
     readonly vjp: Vjp = () => [],
   ) {
@@ -89,7 +89,7 @@ export class NodeView<I extends Operands = readonly Expr[]> {
     this.attrs = new Attributes(node);
   }
 
-  /** The first output, or the output at `index`, which is added to the node where it was omitted. */
+  /** The first output, or the output at `index`, which is added to the node if it was omitted. */
   output(index = 0, type = this.node.outputs[0]?.type): Expr {
     const { outputs } = this.node;
     const known = outputs[index];
@@ -108,7 +108,7 @@ export class NodeView<I extends Operands = readonly Expr[]> {
     return !!this.node.outputs[output];
   }
 
-  /** For attributes or forms that an operator's definition allows and we do not differentiate. */
+  /** Throws `no-gradient`: for attributes or forms that are valid but not supported. */
   unsupported(what: string): never {
     throw new AgdError('no-gradient', `No gradient for ${this.node.label} with ${what}.`);
   }
@@ -174,7 +174,7 @@ type AttrValues = {
   graph: Graph;
 };
 
-/** An axis counted from the front. */
+/** A nonnegative axis. */
 export function normalizeAxis(axis: number, x: Expr): number {
   return axis < 0 ? axis + x.rank : axis;
 }
@@ -183,12 +183,12 @@ export function normalizeAxes(axes: readonly number[], x: Expr): number[] {
   return axes.map(a => normalizeAxis(a, x));
 }
 
-/** The axes from `from` up to, not including, `to`. */
+/** The axes from `from` up to, but not including, `to`. */
 export function range(from: number, to: number): number[] {
   return Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i);
 }
 
-/** The numerical constant that keeps a division or a logarithm finite without showing in the result. */
+/** A constant that keeps a division or a logarithm finite without affecting the result. */
 export function tiny(dtype: FloatDType): number {
   return { float16: 6e-8, bfloat16: 1e-38, float32: 1e-38, float64: 1e-300 }[dtype];
 }

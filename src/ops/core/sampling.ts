@@ -1,8 +1,8 @@
-/** Values of [N, C, ...spatial] between its elements: sums of weighted neighbours. */
+/** Interpolates [N, C, ...spatial] between its elements: weighted sums of neighbours. */
 import type { Expr } from './expr.js';
 import { range } from './rule.js';
 
-/** Along one axis: the neighbours of each place and their weights, both [N, neighbours, places]. */
+/** Along one axis: the neighbours of each sampled position and their weights, both [N, neighbours, places]. */
 export type Neighbours = { at: Expr; weights: Expr; count: number };
 
 type Interpolation = { origin: (places: Expr) => Expr; offsets: number[]; weights: (t: Expr) => Expr };
@@ -10,8 +10,8 @@ type Interpolation = { origin: (places: Expr) => Expr; offsets: number[]; weight
 const INTERPOLATIONS = {
   nearest: { origin: p => p.op('Round'), offsets: [0], weights: t => t.ones() },
   /**
-   * Two neighbours would do for the value. With the third, the slope is right at an element, too, where it
-   * jumps: the mean of those on both sides.
+   * Two neighbours suffice for the value. The third makes the slope correct at an element, where it jumps: the mean of
+   * the slopes on both sides.
    */
   linear: {
     origin: p => p.op('Round'),
@@ -22,7 +22,7 @@ const INTERPOLATIONS = {
         .concat([t.abs().rsub(1), t], 1)
         .maximum(0),
   },
-  /** The two of them, for those who compare them; an element that is hit has weight 1 with slope 0. */
+  /** Only the two neighbours, to compare them: at an element, the weight is 1 and its slope 0. */
   corners: { origin: p => p.floor(), offsets: [0, 1], weights: t => t.abs().rsub(1).concat([t], 1) },
   cubic: {
     origin: p => p.floor(),
@@ -32,8 +32,8 @@ const INTERPOLATIONS = {
 } satisfies Record<string, Interpolation>;
 
 /**
- * The neighbours of `places` [N, places], counted in elements. Their positions are whole numbers of type int64,
- * through which no gradient passes; the weights carry it.
+ * The neighbours of `places` [N, places], in units of elements. Their positions are int64, so the gradient flows
+ * through the weights alone.
  */
 export function neighbours(kind: keyof typeof INTERPOLATIONS, places: Expr): Neighbours {
   const { origin, offsets, weights } = INTERPOLATIONS[kind];
@@ -53,18 +53,18 @@ function cubicFar(d: Expr): Expr {
   return d.mul(-0.75).add(3.75).mul(d).sub(6).mul(d).add(3);
 }
 
-/** Neighbours that lie outside the axis count nothing. */
+/** Neighbours outside the axis are zero. */
 export function zeroOutside({ at, weights, count }: Neighbours, extent: Expr): Neighbours {
   const inside = at.greaterOrEqual(0).and(at.less(extent));
   return clampOutside({ at, weights: weights.mul(inside.indicator(weights)), count }, extent);
 }
 
-/** Neighbours that lie outside the axis have the value at its border. */
+/** Neighbours outside the axis have the value at its border. */
 export function clampOutside({ at, weights, count }: Neighbours, extent: Expr): Neighbours {
   return { at: at.maximum(0).minimum(extent.sub(1)), weights, count };
 }
 
-/** Neighbours that lie outside the axis have the value at their mirror image: about the last elements or their edges. */
+/** Neighbours outside the axis have the value at their reflection, about the last elements or their edges. */
 export function reflectOutside(
   { at, weights, count }: Neighbours,
   extent: Expr,

@@ -4,21 +4,21 @@ import { sliceType, stackType } from './bodies.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
 
-/** A value that is carried from step to step: what it is before the first, and the type that it keeps. */
+/** A loop-carried value: its value before the first step, and its fixed type. */
 export type State = { start: Expr; type: ValueType | undefined };
 
-/** How a tensor is cut into the slices of the steps, or put together of them. */
+/** How a tensor is split into slices for the steps, or stacked from them. */
 export type Along = { axis: number; backwards: boolean };
 
-/** With the graph of the step. */
+/** With the body's graph. */
 type Results = { states: Expr[]; outputs: Expr[]; body: Graph };
 
 export type ScanSpec = {
-  /** Values that are carried from step to step, as they are before the first. */
+  /** Initial values of the loop-carried values. */
   states: readonly Expr[];
-  /** Values that are cut along their first axis, a slice a step. */
+  /** Values that are sliced along their first axis, one slice per step. */
   inputs: readonly Expr[];
-  /** From the last slice to the first; what is stacked then is so too. */
+  /** From the last slice to the first; stacked outputs are in that order too. */
   reverse?: boolean;
   /** One step, on expressions of the body's own graph; outer values are read with `b.of`. */
   body(
@@ -77,7 +77,7 @@ export function scanAlong(
   return { states: results.slice(0, states.length), outputs: results.slice(states.length), body: b.graph };
 }
 
-/** What a Scan leaves out where it is the default. */
+/** Scan attributes that are omitted at their default. */
 function directions(prefix: string, along: readonly Along[]) {
   return {
     [`${prefix}_directions`]: along.some(a => a.backwards)
@@ -96,9 +96,9 @@ export function loop(
 ): Results {
   const b = g.subgraph('loop_body');
   const i = b.input('iteration', { kind: 'tensor', dtype: 'int64', shape: [] });
-  const goOn = b.input('go_on', { kind: 'tensor', dtype: 'bool', shape: [] });
+  const condition = b.input('go_on', { kind: 'tensor', dtype: 'bool', shape: [] });
   const carried = states.map(s => b.input('state', s.type));
-  finish(b, [goOn, ...body(b, i, carried)]);
+  finish(b, [condition, ...body(b, i, carried)]);
   const results = g.emit(
     'Loop',
     [count, g.scalar(1, 'bool'), ...states.map(s => s.start)],
@@ -108,7 +108,7 @@ export function loop(
   return { states: results, outputs: [], body: b.graph };
 }
 
-/** Ends a subgraph with these outputs: distinct values that its own nodes write. */
+/** Completes a subgraph with these outputs, made distinct values that its own nodes write. */
 export function finish(b: Builder, outputs: readonly Expr[]): void {
   b.graph.outputs = outputs.map(e => b.rename(e, 'output'));
   prune(b.graph);

@@ -1,16 +1,16 @@
-/** The way back for operators that copy elements from one place to another. */
+/** Gradients of operators that copy elements. */
 import type { Expr } from './expr.js';
 import { Attributes, type NodeView, normalizeAxis, type Operands } from './rule.js';
 
-/** The flat position of each element of `x`, in its shape: int64, counted from 0. */
+/** The flat position of each element of `x`, in its shape: int64, from 0. */
 export function positions(x: Expr): Expr {
   const [zero, one] = [x.g.scalar(0, 'int64'), x.g.scalar(1, 'int64')];
   return zero.op('Range', [x.count('int64'), one]).reshapeLike(x);
 }
 
 /**
- * The cotangent of the input `x` of an operator that copies elements: the operator itself, applied to the
- * positions of the elements of `x`, tells where each element of y comes from; dy is summed up there.
+ * The cotangent of the input `x` of an operator that copies elements: the operator itself, applied to the positions of
+ * the elements of `x`, shows where each element of y comes from; dy is summed there.
  */
 export function scatterBack(dy: Expr, node: NodeView<Operands>, others = node.inputs.slice(1)): Expr {
   const x = node.inputs[0]!;
@@ -18,13 +18,13 @@ export function scatterBack(dy: Expr, node: NodeView<Operands>, others = node.in
   return scatterFlat(dy, origin, x);
 }
 
-/** Sums `values` up at the flat positions `at` of a tensor shaped as `x`, zero elsewhere. */
+/** Sums `values` at the flat positions `at` of a tensor of the shape of `x`, which is zero elsewhere. */
 export function scatterFlat(values: Expr, at: Expr, x: Expr): Expr {
   const flat = x.zeros().reshape([-1]);
   return flat.scatterElements(at.reshape([-1]), values.reshape([-1]), 0, 'add').reshapeLike(x);
 }
 
-/** What `e` is made of where it is zeros but for one number per line along `axis`: these, and where they are. */
+/** If `e` is zero except for one number per line along `axis`: these numbers and their positions. */
 export function scattered(e: Expr, axis: number): { indices: Expr; values: Expr } | undefined {
   const node = e.g.writer(e.value);
   if (node?.opType !== 'ScatterElements') return undefined;

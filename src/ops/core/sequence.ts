@@ -1,4 +1,4 @@
-/** Sequences as cotangents: as many tensors as the sequence they belong to, of the same shapes. */
+/** Sequences as cotangents: one tensor for each of the primal sequence, of the same shape. */
 import { dtypeCode } from '../../graph/dtype.js';
 import type { TensorType } from '../../graph/ir.js';
 import type { Builder } from './builder.js';
@@ -7,8 +7,8 @@ import { loop, type State } from './scan.js';
 import { isSequence } from './types.js';
 
 /**
- * Sequences of f(the operands), where of each operand that is a sequence f gets the elements one after the other;
- * `elems` are the types of the results.
+ * Maps f over sequences: operands that are sequences are passed element by element, others as they are. `elems` are the
+ * types of the results.
  */
 export function mapSequences(
   operands: readonly Expr[],

@@ -6,11 +6,11 @@ import { NodeView, type OpDef, type Operands, type Rule, zeroGradient } from './
 /** Why operators on integers have no gradient of their own. */
 export const ON_INTEGERS = 'computes on integers';
 
-/** Writes an operator as what it does on the numbers that its integers stand for, computed in `dtype`. */
+/** Expresses an operator on the numbers that its integers represent, computed in `dtype`. */
 type Surrogate<I extends Operands> = (node: NodeView<I>, dtype: FloatDType) => readonly Expr[];
 
 /**
- * An operator on integers. Its straight-through gradient is that of its surrogate, taken at the integers as they are;
+ * An operator on integers. Its straight-through gradient is that of its surrogate, evaluated at the actual integers;
  * the operator itself stays in the graph.
  */
 export const onIntegers = <I extends Operands>(write: Surrogate<I>): OpDef =>

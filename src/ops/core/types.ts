@@ -1,7 +1,7 @@
 import { isFloat } from '../../graph/dtype.js';
 import type { SequenceType, Shape, ValueType } from '../../graph/ir.js';
 
-/** What is true of two types: the extents that they share. Undefined where they are of different kinds. */
+/** The common part of two types: the extents in which they agree. Undefined if they are of different kinds. */
 export function join(a: ValueType | undefined, b: ValueType | undefined): ValueType | undefined {
   if (a?.kind === 'tensor' && b?.kind === 'tensor')
     return a.dtype === b.dtype ? { ...a, shape: joinShapes(a.shape, b.shape) } : undefined;
@@ -18,7 +18,7 @@ function joinShapes(a: Shape | undefined, b: Shape | undefined): Shape | undefin
   return a?.map((d, i) => (d === b![i] ? d : null));
 }
 
-/** Whether a value has a cotangent: floating-point tensors, and sequences and optional values of these. */
+/** Whether a value can have a cotangent: floating-point tensors, and sequences and optional values of these. */
 export function isDifferentiable(type: ValueType | undefined): boolean {
   if (type?.kind === 'sequence' || type?.kind === 'optional') return isDifferentiable(type.elem);
   return type?.kind === 'tensor' && isFloat(type.dtype);

@@ -6,27 +6,27 @@ import { Tensor } from '../../graph/tensor.js';
 import { type AttrInit, toAttrs } from './builder.js';
 
 /**
- * What changed for an operator from the version `since` on: nodes that mean the same there as the node did
- * before. A step may change the node in place.
+ * An operator's change in version `since`: returns nodes with the same meaning there as the node had before. A step may
+ * change the node in place.
  */
 export type UpgradeStep = readonly [since: number, step: (node: Node, c: UpgradeContext) => readonly Node[]];
 
-/** What is known of a model that is being upgraded. */
+/** The facts about the model that upgrades need. */
 export type OldModel = {
   names: Names;
-  /** Version of the operator set that it came with. */
+  /** Its original version of the operator set. */
   opset: number;
-  /** Initializers and what Constant nodes write. */
+  /** Tensors of initializers and Constant nodes. */
   constants: Map<Value, Tensor>;
-  /** The floating-point type, where there is only one in the model. */
+  /** The floating-point type, if the model has only one. */
   float?: DType;
 };
 
-/** What a step may ask and make. */
+/** What a step can query and create. */
 export class UpgradeContext {
   constructor(private readonly model: OldModel) {}
 
-  /** A new node; where `outputs` is not given it writes one new value. */
+  /** A new node. Without `outputs`, it writes one new value. */
   node(opType: string, inputs: (Value | null)[], attrs: AttrInit = {}, outputs?: (Value | null)[]): Node {
     const made = new Node(opType, inputs, outputs ?? [this.value(opType.toLowerCase())], toAttrs(attrs));
     if (attrs.value instanceof Tensor) this.model.constants.set(made.outputs[0]!, attrs.value);
@@ -49,12 +49,12 @@ export class UpgradeContext {
     return this.model.constants.get(value)?.numbers();
   }
 
-  /** Element type of a floating-point value, as far as it can be told before types are inferred. */
+  /** Element type of a floating-point value, as far as it is known before type inference. */
   floatType(value: Value): DType | undefined {
     return value.dtype ?? this.model.float;
   }
 
-  /** For a form of an operator that has no counterpart in newer versions. */
+  /** The error `unsupported-op` for a form of an operator without an equivalent in newer versions. */
   refusal(node: Node, why: string): AgdError {
     return new AgdError(
       'unsupported-op',

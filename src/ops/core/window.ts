@@ -4,7 +4,7 @@ import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from './expr.js';
 import { type NodeView, type Operands, range } from './rule.js';
 
-/** The windows along one axis. What depends on extents that are not known before the run is undefined. */
+/** The windows along one axis. Fields that depend on extents known only at run time are undefined. */
 export type Window = {
   kernel: number;
   stride: number;
@@ -12,16 +12,19 @@ export type Window = {
   /** Padding before and after the axis. */
   begin: number | undefined;
   end: number | undefined;
-  /** Elements after the end of the last window, padding included; negative where `ceil_mode` passes the end. */
+  /** Elements after the end of the last window, padding included; negative if `ceil_mode` goes past the end. */
   surplus: number | undefined;
 };
 
-/** Of a kernel: some gradients have a node for each element, others a filter of all elements for each. */
+/**
+ * Limit on the elements of a kernel: some gradients add a node for each element, others a filter of all elements for
+ * each.
+ */
 const MOST_ELEMENTS = 8192;
 
 /**
- * The windows of `node`, one per spatial axis, over `x`, the side that is padded; `y` is the side with one
- * element per window. The kernel's extents are those of the attribute, where it is there, or those given.
+ * The windows of `node`, one per spatial axis, over `x`, the padded side; `y` has one element per window. The kernel's
+ * extents are those of the attribute, if present, or those given.
  */
 export function windowsOf(node: NodeView<Operands>, x: Expr, y?: Expr, kernelShape: Shape = []): Window[] {
   const { attrs } = node;
@@ -50,7 +53,7 @@ export function windowsOf(node: NodeView<Operands>, x: Expr, y?: Expr, kernelSha
   });
 }
 
-/** SAME_UPPER and SAME_LOWER: as many windows as strides fit into the axis, the odd element after or before. */
+/** SAME_UPPER and SAME_LOWER: as many windows as strides fit into the axis; odd padding goes after or before. */
 function samePads(extent: Dim, reach: number, stride: number, autoPad: string) {
   if (stride > 1 && typeof extent !== 'number') return [undefined, undefined];
   const short =
@@ -60,7 +63,7 @@ function samePads(extent: Dim, reach: number, stride: number, autoPad: string) {
   return autoPad === 'SAME_UPPER' ? [half, total - half] : [total - half, half];
 }
 
-/** x with its padding written out where this depends on extents known only at run time, and the way back. */
+/** x with explicit padding if that depends on extents known only at run time, and the inverse. */
 export function withPads(
   node: NodeView<Operands>,
   x: Expr,
@@ -99,9 +102,9 @@ export function convAttrs(windows: readonly Window[], group = 1) {
 }
 
 /**
- * The adjoint of y = Conv(x, w) with respect to x. At stride 1, and where x is padded so much that it has no
- * more elements than y, it is a convolution with the flipped kernel, which is then up to twice as fast on the
- * CPU; else a ConvTranspose, whose `output_padding` makes up for what the last window left over.
+ * The adjoint of y = Conv(x, w) with respect to x. At stride 1, and if y has at least as many elements as x, it is a
+ * convolution with the flipped kernel, which is then up to twice as fast on the CPU; otherwise a ConvTranspose, whose
+ * `output_padding` covers the elements after the last window.
  */
 export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Expr, group = 1): Expr {
   const types = [x.type];
@@ -132,8 +135,8 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
 
 /**
  * The elements of each window as a column (im2col): [N, C, ...spatial] to [N C, kernel size, ...windows]. No operator
- * does this. With Slices, one per element of the kernel, the gradient of a kernel takes the CPU 0.6 to 0.97 of the time that
- * it takes with the convolution of single channels with an identity, which needs no extents.
+ * does this. One Slice per element of the kernel makes the gradient of a kernel take 0.6 to 0.97 of the time on the
+ * CPU, compared with a convolution of single channels with an identity, which needs no extents.
  */
 export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
@@ -147,7 +150,7 @@ export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   return single.op('Conv', [filters], convAttrs(windows));
 }
 
-/** For each element of the kernel, where windows find it: from its place in the first to that in the last. */
+/** For each element of the kernel, its range of positions: from that in the first window to that in the last. */
 function slicedColumns(single: Expr, windows: readonly Window[]): Expr {
   const { g } = single;
   const axes = windows.map((_, i) => 2 + i);

@@ -28,7 +28,7 @@ export const bceWithLogits: Loss = {
   },
 };
 
-/** One weight for all labels, or one for each, along the axis of the labels. */
+/** One weight for all labels, or one per label along the label axis. */
 function labelWeights(weights: readonly number[], output: Expr, options: LossOptions): Expr {
   const { g, dtype, rank } = output;
   if (weights.length === 1) return g.scalar(weights[0]!, dtype);

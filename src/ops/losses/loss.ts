@@ -18,7 +18,7 @@ export type Loss = {
   terms(output: Expr, target: Expr, options: LossOptions): LossTerms;
 };
 
-/** `exp` is for logarithms of probabilities. */
+/** `exp` is for log-probabilities. */
 export type Activation = 'softmax' | 'sigmoid' | 'exp' | 'none';
 
 export type LossOptions = {

@@ -1,4 +1,4 @@
-/** ONNX Runtime's own attention, in the forms that its optimizer and its exporters write. */
+/** ONNX Runtime's own attention operators, in the forms that its optimizer and exporters write. */
 import {
   attend,
   causalBias,
@@ -24,7 +24,7 @@ type Fused = readonly [
   pastLength?: Expr,
 ];
 
-/** Attention of x with itself, whose queries, keys and values come from one product. */
+/** Self-attention whose queries, keys and values come from one product. */
 export const Attention = expansion<Fused>(node => {
   const [x, weights, bias, mask, past, attentionBias, pastLength] = node.inputs;
   const { attrs, g } = node;
@@ -55,7 +55,10 @@ type MultiHead = readonly [
   beams?: Expr,
 ];
 
-/** Attention of projected queries, keys and values [B, S, N * H]; those of another sequence may be [B, N, S, H]. */
+/**
+ * Attention of projected queries, keys and values [B, S, N * H]; keys and values of another sequence may be [B, N, S,
+ * H].
+ */
 export const MultiHeadAttention = expansion<MultiHead>(node => {
   const [q, k, v, bias, mask, attentionBias, pastKey, pastValue, pastLength, beams] = node.inputs;
   if (!k || !v || k.rank === 5) return node.unsupported('packed queries, keys and values');
@@ -86,7 +89,7 @@ type Grouped = readonly [
   ...others: Expr[],
 ];
 
-/** Attention, mostly causal, in which query heads share a key head, after a past of equal length for each sample. */
+/** Attention, usually causal, in which query heads share a key head, with a past of equal length for each sample. */
 export const GroupQueryAttention = expansion<Grouped>(node => {
   const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink, ...others] = node.inputs;
   const { attrs } = node;
@@ -126,7 +129,7 @@ export const GroupQueryAttention = expansion<Grouped>(node => {
 
 type Rotary = readonly [x: Expr, positions: Expr, cos: Expr, sin: Expr];
 
-/** Features turned by the angles of their positions, of which only the first may be given. */
+/** Features rotated by the angles of their positions, of which only the first may be given. */
 export const RotaryEmbedding = expansion<Rotary>(node => {
   const [x, given, cos, sin] = node.inputs;
   const { attrs, g } = node;
@@ -143,7 +146,7 @@ export const RotaryEmbedding = expansion<Rotary>(node => {
   return [merged ? turned.reshapeLike(x) : turned.transpose([0, 2, 1, 3])];
 });
 
-/** The features that tables of angles are for; 0 for all of them. */
+/** The number of features that the tables of angles cover; 0 for all. */
 function rotaryWidth(cos: Expr, x: Expr): number {
   const half = cos.extent(-1);
   return typeof half === 'number' && half * 2 !== x.extent(-1) ? half * 2 : 0;
@@ -164,7 +167,10 @@ function attention(node: View, [q, k, v]: Three, { mask, attentionBias, past }: 
   return mergeHeads(y);
 }
 
-/** A large negative number at keys that a mask hides: it counts keys [B], or holds 0 and 1: [B, T] or [B, S, T]. */
+/**
+ * A bias with a large negative number at masked keys. The mask contains numbers of keys [B], or 0 and 1: [B, T] or [B,
+ * S, T].
+ */
 function filterBias(node: View, mask: Expr, q: Expr, k: Expr): Expr {
   const filter = node.attrs.float('mask_filter_value', -10000);
   if (mask.rank > 3) node.unsupported(`a mask of ${mask.rank} axes`);
@@ -188,7 +194,7 @@ function thirds(x: Expr, sizes: readonly number[] | undefined): Expr[] {
   return x.g.emit('Split', [x, sizes && x.g.ints(sizes)], attrs, { outputs: 3, types });
 }
 
-/** Queries, keys and values that follow one another in each row, by their numbers of heads. */
+/** Splits rows of concatenated queries, keys and values by their numbers of heads. */
 function packed(x: Expr, heads: readonly number[]): Expr[] {
   const total = heads.reduce((a, b) => a + b);
   const size = x.extent(-1);

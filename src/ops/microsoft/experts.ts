@@ -1,4 +1,4 @@
-/** Mixtures of experts: for each row of the input those of its experts count that a router gives the largest weights. */
+/** Mixtures of experts: for each row of the input, a router selects the experts with the largest weights. */
 import type { Expr } from '../core/expr.js';
 import { expansion, type NodeView } from '../core/rule.js';
 
@@ -14,9 +14,9 @@ type Experts = readonly [
 ];
 
 /**
- * y = sum over the k largest weights of weight * (w2 activation(w1 x + b1) + b2), where the weights are the softmax of the
- * router's numbers. All experts compute all rows, and the weights of those that are not chosen are 0: as many times the
- * work as there are more experts than k, in a few large products.
+ * y = sum over the k largest weights of weight * (w2 activation(w1 x + b1) + b2), where the weights are the softmax of
+ * the router's scores. All experts compute all rows, and the weights of those that are not selected are 0: more work by
+ * a factor of experts / k, but in a few large products.
  */
 export const MoE = expansion<Experts>(node => {
   const { attrs, inputs } = node;
@@ -35,7 +35,7 @@ export const MoE = expansion<Experts>(node => {
   return [y.reshapeLike(x)];
 });
 
-/** The weights of the k largest, and 0 elsewhere. */
+/** The weights of the k largest scores, and 0 elsewhere. */
 function chosen(router: Expr, { g, attrs }: NodeView<Experts>): Expr {
   const [largest, places] = g.emit(
     'TopK',
@@ -67,7 +67,7 @@ function activated(h: Expr, node: NodeView<Experts>): Expr {
   }
 }
 
-/** Gates and what they let through take turns along the last axis: the runtime loads no other form on the CPU. */
+/** Gates and gated values are interleaved along the last axis, the only form that the runtime loads on the CPU. */
 function gated(h: Expr, { attrs }: NodeView<Experts>): Expr {
   const every = (start: number) => h.slice([start], [Number.MAX_SAFE_INTEGER], [-1], [2]);
   const limit = attrs.float('swiglu_limit', Infinity);

@@ -1,4 +1,4 @@
-/** ONNX Runtime's own operators: what its optimizer makes of standard ones, written as these again. */
+/** ONNX Runtime's fused operators, expanded into the standard operators that its optimizer fuses. */
 import type { AttrInit } from '../core/builder.js';
 import { float } from '../core/builder.js';
 import type { Expr } from '../core/expr.js';
@@ -13,7 +13,7 @@ import {
   type Unary,
 } from '../core/rule.js';
 
-// What standard operators do, too.
+// Operators with the same definition as standard ones.
 export { Gelu } from '../activation.js';
 export { GatherND } from '../indexing.js';
 export { Pad, Trilu, Unsqueeze as ExpandDims } from '../movement.js';
@@ -46,7 +46,7 @@ export const QuickGelu: Unary = ([dy], node) => {
 
 // ---- products with what follows them ----
 
-/** y = alpha op(a) @ op(b), where op may swap the last two axes, and before that may put the first axis before the last. */
+/** y = alpha op(a) @ op(b), where op may move the first axis before the last, and then may swap the last two axes. */
 export const FusedMatMul = expansion<readonly [Expr, Expr]>(({ inputs: [a, b], attrs }) => {
   const operand = (x: Expr, name: string) => {
     if (x.rank < 2) return x;
@@ -58,7 +58,7 @@ export const FusedMatMul = expansion<readonly [Expr, Expr]>(({ inputs: [a, b], a
   return [alpha === 1 ? y : y.mul(alpha)];
 });
 
-/** Its older name. */
+/** The same under its older name. */
 export const TransposeMatMul = FusedMatMul;
 
 /** [M, ..., K] to [..., M, K]. */
@@ -85,7 +85,7 @@ export const FusedConv = expansion<readonly [Expr, Expr, Expr?, Expr?]>(node => 
   return [activated(z ? y.add(z) : y, node)];
 });
 
-/** The activation of a convolution, whose parameters come without their names. */
+/** The activation of a fused convolution, whose parameters have no names. */
 function activated(y: Expr, { attrs }: Pick<NodeView, 'attrs'>): Expr {
   const activation = attrs.string('activation', 'Identity');
   const [p = 0, q = 0] = attrs.floats('activation_params') ?? [];
@@ -105,7 +105,7 @@ function attributes({ node }: Pick<NodeView, 'node'>, names: readonly string[]):
   return Object.fromEntries([...node.attrs].filter(([name]) => names.includes(name)));
 }
 
-/** The input after its past, convolved channel by channel, and what of it is the past of what follows. */
+/** The input, preceded by its past, convolved channel by channel; and the past for the next input. */
 export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]>(node => {
   const [x, w, b, past] = node.inputs;
   const { attrs, g } = node;
@@ -129,12 +129,12 @@ export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]
 
 // ---- sums and norms with gates ----
 
-/** x + y * gate, a gate for each row. */
+/** x + y * gate, with one gate per row. */
 export const GatedAdd = expansion<readonly [Expr, Expr, Expr]>(({ inputs: [x, y, gate] }) => [
   x.add(y.mul(gate)),
 ]);
 
-/** RMSNormalization over groups of as many elements as there are scales, times silu(gate). */
+/** RMSNormalization over groups, whose size is the number of scales, times silu(gate). */
 export const GatedRMSNorm = expansion<readonly [Expr, Expr, Expr]>(
   ({ inputs: [x, scale, gate], attrs, g }) => {
     const groups = x.reshape(g.vector([x.dims(0, -1), -1, scale.dims()]));
@@ -168,7 +168,7 @@ export const CDist: Binary = ([dc], node) => {
   ];
 };
 
-/** All slices of `size` elements along an axis, `step` apart; their elements are the new last axis. */
+/** All slices of `size` elements along an axis, `step` apart, with their elements on a new last axis. */
 export const UnfoldTensor = expansion<readonly [Expr]>(({ inputs: [x], attrs }) => {
   const axis = normalizeAxis(attrs.int('dim', -1), x);
   const [size, step] = [attrs.int('size', 1), attrs.int('step', 1)];
@@ -183,7 +183,7 @@ export const UnfoldTensor = expansion<readonly [Expr]>(({ inputs: [x], attrs }) 
 
 type Skip = readonly [x: Expr, skip: Expr, gamma: Expr, beta?: Expr, bias?: Expr];
 
-/** y = LayerNormalization(x + skip + bias), its mean and reciprocal deviation, and that sum. */
+/** y = LayerNormalization(x + skip + bias), with its mean and reciprocal deviation, and the sum. */
 export const SkipLayerNormalization = expansion<Skip>(({ inputs, attrs, g }) => {
   const [x, skip, gamma, beta, bias] = inputs;
   const sum = skipped(x, skip, bias);
@@ -192,7 +192,7 @@ export const SkipLayerNormalization = expansion<Skip>(({ inputs, attrs, g }) => 
   return [...g.emit('LayerNormalization', [sum, gamma, beta], options, { outputs: 3, types }), sum];
 });
 
-/** y = SimplifiedLayerNormalization(x + skip + bias), the mean and the reciprocal norm, and that sum. */
+/** y = SimplifiedLayerNormalization(x + skip + bias), with the mean and the reciprocal norm, and the sum. */
 export const SkipSimplifiedLayerNormalization = expansion<readonly [Expr, Expr, Expr, Expr?]>(
   ({ inputs: [x, skip, gamma, bias], attrs, g }) => {
     const sum = skipped(x, skip, bias);
@@ -205,7 +205,7 @@ export const SkipSimplifiedLayerNormalization = expansion<readonly [Expr, Expr, 
 
 const skipped = (x: Expr, skip: Expr, bias: Expr | undefined) => (bias ? x.add(skip).add(bias) : x.add(skip));
 
-/** The type of what is told of each row. */
+/** The type of a statistic with one number per row. */
 const statistic = (x: Expr) =>
   ({ kind: 'tensor', dtype: 'float32', shape: x.shape && [...x.shape.slice(0, -1), 1] }) as const;
 
@@ -221,7 +221,10 @@ type Embed = readonly [
   positionIds?: Expr,
 ];
 
-/** y = LayerNormalization of the sum of the embeddings of words, positions and segments; the mask's count per row. */
+/**
+ * y = LayerNormalization of the sum of the embeddings of words, positions and segments; and the count of the mask per
+ * row.
+ */
 export const EmbedLayerNormalization = expansion<Embed>(({ inputs, attrs }) => {
   const [ids, segments, words, positions, segmentTable, gamma, beta, mask, positionIds] = inputs;
   const places = positionIds ?? ids.dims(1, 2).iota().unsqueeze([0]);

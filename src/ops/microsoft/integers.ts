@@ -1,4 +1,7 @@
-/** ONNX Runtime's own operators on integers: straight-through gradients, of what they do on the numbers that levels stand for. */
+/**
+ * ONNX Runtime's own operators on integers: straight-through gradients of the operation on the numbers that levels
+ * represent.
+ */
 import type { Expr } from '../core/expr.js';
 import { dequantized, quantized, type Zeros } from '../core/levels.js';
 import { type NodeView, range } from '../core/rule.js';
@@ -25,7 +28,7 @@ type QGemmInputs = readonly [
   ...[c: Expr | undefined, scaleY: Expr | undefined, zeroY: Zeros],
 ];
 
-/** y = alpha op(a) @ op(b) + c of the numbers, quantized where y has a scale; c is in steps of alpha * scaleA * scaleB. */
+/** y = alpha op(a) @ op(b) + c of the numbers, quantized if y has a scale; c is in steps of alpha * scaleA * scaleB. */
 export const QGemm = onIntegers<QGemmInputs>(({ inputs, attrs }) => {
   const [a, scaleA, zeroA, b, scaleB, zeroB, c, scaleY, zeroY] = inputs;
   const [transA, transB] = [attrs.int('transA', 0), attrs.int('transB', 0)];
@@ -42,7 +45,7 @@ type TwoQuantized = readonly [
   ...[scaleY: Expr, zeroY: Zeros],
 ];
 
-/** y = f(a, b) quantized, of the numbers that a and b stand for. */
+/** y = f(a, b) quantized, of the numbers that a and b represent. */
 const binary = (f: (a: Expr, b: Expr) => Expr) =>
   onIntegers<TwoQuantized>(({ inputs: [a, scaleA, zeroA, b, scaleB, zeroB, scaleY, zeroY] }) => [
     quantized(f(dequantized(a, scaleA, zeroA), dequantized(b, scaleB, zeroB)), scaleY, zeroY),
@@ -53,7 +56,7 @@ export const QLinearMul = binary((a, b) => a.mul(b));
 
 type OneQuantized = readonly [x: Expr, scaleX: Expr, zeroX: Zeros, scaleY: Expr, zeroY: Zeros];
 
-/** y = f(x) quantized, of the numbers that x stands for. */
+/** y = f(x) quantized, of the numbers that x represents. */
 const unary = (f: (x: Expr, node: NodeView<OneQuantized>) => Expr) =>
   onIntegers<OneQuantized>(node => {
     const [x, scaleX, zeroX, scaleY, zeroY] = node.inputs;
@@ -78,7 +81,7 @@ function firstChannels(node: NodeView<OneQuantized>): void {
   if (node.attrs.int('channels_last', 0)) node.unsupported("'channels_last'");
 }
 
-/** y = the numbers that the inputs stand for, one after the other, quantized. */
+/** y = the numbers that the inputs represent, concatenated and quantized. */
 export const QLinearConcat = onIntegers<readonly Expr[]>(({ inputs: [scale, zero, ...parts], attrs }) => {
   const numbers = range(0, parts.length / 3).map(i => {
     const [x, own, from] = parts.slice(3 * i, 3 * i + 3) as [Expr, Expr, Expr];
@@ -93,7 +96,7 @@ type Chosen = readonly [
   ...[scaleY: Expr, zeroY: Zeros],
 ];
 
-/** y = condition ? a : b quantized, of the numbers that a and b stand for. */
+/** y = condition ? a : b quantized, of the numbers that a and b represent. */
 export const QLinearWhere = onIntegers<Chosen>(({ inputs }) => {
   const [condition, a, scaleA, zeroA, b, scaleB, zeroB, scaleY, zeroY] = inputs;
   const y = condition.where(dequantized(a, scaleA, zeroA), dequantized(b, scaleB, zeroB));

@@ -1,4 +1,4 @@
-/** ONNX Runtime's own operators with quantized weights: gradients for what the weights are multiplied with, and for scales. */
+/** ONNX Runtime's own operators with quantized weights: gradients for the other operand and for scales. */
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
 import { expansion, normalizeAxis } from '../core/rule.js';
@@ -12,7 +12,7 @@ type NBits = readonly [
   bias?: Expr,
 ];
 
-/** y = a @ ((b - zero) * scale)^T + bias; b holds whole numbers of a few bits, in blocks that share scale and zero. */
+/** y = a @ ((b - zero) * scale)^T + bias; b contains integers of a few bits, in blocks that share scale and zero. */
 export const MatMulNBits = expansion<NBits>(node => {
   const [a, b, scales, zeros, order, bias] = node.inputs;
   const { attrs, g } = node;
@@ -35,8 +35,8 @@ export const MatMulNBits = expansion<NBits>(node => {
 });
 
 /**
- * y = (data[indices] - zero) * scale along `gather_axis`; data holds whole numbers in blocks along `quantize_axis`, two in
- * a byte where they are of four bits in uint8.
+ * y = (data[indices] - zero) * scale along `gather_axis`; data contains integers in blocks along `quantize_axis`; 4-bit
+ * ones in uint8 are packed two to a byte.
  */
 export const GatherBlockQuantized = expansion<
   readonly [data: Expr, indices: Expr, scales: Expr, zeros?: Expr]
@@ -72,7 +72,7 @@ export const GatherBlockQuantized = expansion<
 
 type Four = [number, number, number, number];
 
-/** The numbers of `bits` bits that bytes hold, the lowest bits first, along a new last axis. */
+/** Unpacks numbers of `bits` bits from bytes, lowest bits first, along a new last axis. */
 function unpacked(bytes: Expr, bits: number): Expr {
   const { g } = bytes;
   if (bits === 8) return bytes;
@@ -84,7 +84,7 @@ function unpacked(bytes: Expr, bits: number): Expr {
   return parts[0]!.concat(parts.slice(1), -1);
 }
 
-/** What four bits stand for, by `quant_type`: bitsandbytes' FP4, and NF4 of «QLoRA» (arXiv:2305.14314), appendix E. */
+/** The values of four bits, by `quant_type`: bitsandbytes' FP4, and NF4 of «QLoRA» (arXiv:2305.14314), appendix E. */
 const BNB4: readonly (readonly number[])[] = [
   [1, -1].flatMap(sign => [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4].map(x => sign * x)),
   [
@@ -94,12 +94,12 @@ const BNB4: readonly (readonly number[])[] = [
   ],
 ];
 
-/** y = a @ w^T, where w is table[b] * absmax; two numbers are in a byte, the higher bits first. */
+/** y = a @ w^T, where w is table[b] * absmax; two numbers per byte, higher bits first. */
 export const MatMulBnb4 = expansion<readonly [a: Expr, b: Expr, absmax: Expr]>(node => {
   const [a, b, absmax] = node.inputs;
   const { attrs, g } = node;
   const [n, k, size] = ['N', 'K', 'block_size'].map(name => attrs.int(name, 0)) as [number, number, number];
-  // The runtime's own kernel does not do then what the operator's definition says.
+  // In this case the runtime's kernel deviates from the operator's definition.
   if (!attrs.int('transB', 1)) node.unsupported("'transB' 0");
   const values = BNB4[attrs.int('quant_type', 1)] ?? node.unsupported("this 'quant_type'");
   const table = g.tensor(Tensor.from('float32', [16], Float32Array.from(values))).cast(a.dtype);

@@ -27,8 +27,8 @@ export type AdamOptions = OptionsOf<typeof options>;
  *
  *     w -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
  *
- * Both sides of the fraction times sqrt(1 - beta2^t) leaves the corrections to the scalars. With amsgrad, v in it is
- * the largest so far. Weight decay is added to the gradient.
+ * Expanding the fraction by sqrt(1 - beta2^t) moves the corrections into the scalars. With amsgrad, its v is the
+ * largest so far. Weight decay is added to the gradient.
  */
 export const adam: Optimizer<AdamOptions> = {
   name: 'adam',
@@ -47,7 +47,7 @@ export const adam: Optimizer<AdamOptions> = {
   },
 };
 
-/** What Adam takes off the weights, and its next state. */
+/** The step that Adam subtracts from the weights, and its next state. */
 export function adamStep(
   g: Expr,
   state: Record<string, Expr>,

@@ -2,7 +2,7 @@
 import { type AdamOptions, adam, adamStep } from './adam.js';
 import { type Optimizer, weightDecayOption, withDecay } from './optimizer.js';
 
-/** Adam, whose weight decay goes beside the gradient: w -= lr weight_decay w. */
+/** Adam with decoupled weight decay: w -= lr weight_decay w. */
 export const adamw: Optimizer<AdamOptions> = {
   ...adam,
   name: 'adamw',

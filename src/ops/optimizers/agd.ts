@@ -40,8 +40,7 @@ export type AgdOptions = OptionsOf<typeof options>;
  *
  *     w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / max(sqrt(b), delta sqrt(1 - beta2^t))
  *
- * is computed on h = m / (1 - beta1^t) and B = b / (1 - beta2), of which the first makes s a single product
- * and the second saves one:
+ * is computed with h = m / (1 - beta1^t), which makes s a single product, and B = b / (1 - beta2), which saves one:
  *
  *     s = (1 - beta1) / (1 - beta1^t) (g - h)        h += s        B = beta2 B + s^2
  *     w -= lr r q,   q = h / max(sqrt(B), delta r)   r = sqrt((1 - beta2^t) / (1 - beta2))
@@ -107,7 +106,7 @@ export const agd: Optimizer<AgdOptions> = {
     ...(win ? { z: { name: 'z', factor: 1 } } : {}),
   }),
 
-  // The share of coordinates whose divisor is the floor, and the norm of the paper's s.
+  // The share of coordinates whose divisor is the lower bound, and the norm of the paper's s.
   observed: {
     names: ['sgd_share', 'difference_norm'],
     observe(before, after, { floor }, { amsgrad }) {

@@ -11,7 +11,7 @@ import type { Optimizer, OptimizerOptions } from './optimizer.js';
 import { radam } from './radam.js';
 import { sgd } from './sgd.js';
 
-/** One entry for each: names, types and flags come from it. */
+/** One entry per optimizer; names, types and flags are derived from it. */
 export const OPTIMIZERS = { agd, sgd, adam, adamw, amsgrad, radam, adabound, adabelief, adahessian };
 
 export type OptimizerName = keyof typeof OPTIMIZERS;
@@ -22,25 +22,25 @@ type Options = {
   [N in OptimizerName]: (typeof OPTIMIZERS)[N] extends Optimizer<infer O> ? O : never;
 };
 
-/** An optimizer by its name, AGD if there is none, and those of its options that are not to be its defaults. */
+/** The name of an optimizer (AGD if not given) and the options that differ from its defaults. */
 export type OptimizerSpec =
   | ({ name?: 'agd' } & Partial<Options['agd']>)
   | { [N in OptimizerName]: { name: N } & Partial<Options[N]> }[OptimizerName];
 
-/** Options of any optimizer; which of them one has is checked when they are used. */
+/** Options of any optimizer; whether an optimizer has them is checked when they are used. */
 export type AnyOptions = Partial<Intersection<Options[OptimizerName]>>;
 type Intersection<U> = (U extends unknown ? (x: U) => void : never) extends (x: infer I) => void ? I : never;
 
 type AnyOptimizer = Optimizer<OptimizerOptions>;
 
-/** By name; extensions add theirs. */
+/** By name, with those that extensions add. */
 const ALL = new Map(Object.entries(OPTIMIZERS as unknown as Record<string, AnyOptimizer>));
 
-/** The names of all optimizers, those of extensions too. */
+/** The names of all optimizers, including those of extensions. */
 const NAMES: string[] = [...OPTIMIZER_NAMES];
 export const allOptimizerNames: readonly string[] = NAMES;
 
-/** Options go by the type of their own optimizer. */
+/** The type of the options depends on the optimizer. */
 export const findOptimizer = (name: string): AnyOptimizer | undefined => ALL.get(name);
 
 export const isExtension = (name: string) => ALL.has(name) && !Object.hasOwn(OPTIMIZERS, name);
@@ -52,7 +52,7 @@ export function optimizerNamed(name: string): AnyOptimizer {
   return found;
 }
 
-/** Adds an extension's. Throws `bad-option` where the name is taken or cannot be one. */
+/** Adds the optimizer of an extension. Throws `bad-option` if the name is taken or not a valid name. */
 export function addOptimizer(optimizer: AnyOptimizer): void {
   checkNewName('Optimizer', optimizer.name, [...NAMES, 'own']);
   for (const name of ['lr', 'weightDecay'])

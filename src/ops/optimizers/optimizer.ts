@@ -7,7 +7,7 @@ import { betas, checkOption, flag, nonNegative, type OptionType, unknownName } f
 export type Scalars = Record<string, Expr>;
 export type State = Record<string, Expr>;
 
-/** An option of an optimizer: its type with its range, its default (undefined: off), and what help says of it. */
+/** An option of an optimizer: its type with its range, its default (undefined: off), and its help text. */
 export type OptimizerOption<S extends OptionType = OptionType> = {
   readonly type: S;
   readonly default: v.InferOutput<S> | undefined;
@@ -19,7 +19,7 @@ type Value<E> =
     ? v.InferOutput<S> | (undefined extends E['default'] ? undefined : never)
     : never;
 
-/** The values of a table of options; those without a default may be left out. */
+/** The values of a table of options; those without a default are optional. */
 export type OptionsOf<T> = {
   -readonly [K in keyof T as undefined extends Value<T[K]> ? never : K]: Value<T[K]>;
 } & { -readonly [K in keyof T as undefined extends Value<T[K]> ? K : never]?: Value<T[K]> };
@@ -44,9 +44,9 @@ export const largestOption = option(flag, false, 'Divide by the largest average 
 export type OptimizerOptions = { lr: number; weightDecay: number };
 
 /**
- * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of
- * parameters, what depends on the step count and the learning rate alone; `update` computes what is taken off one
- * parameter, and its new state, elementwise.
+ * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of parameters, what
+ * depends only on the step count and the learning rate; `update` computes, elementwise, the step to subtract from one
+ * parameter and its new state.
  */
 export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly name: string;
@@ -64,18 +64,18 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     diagonal?: Expr,
   ): { step: Expr; state: State };
   /**
-   * Optimizers of second order have this: it makes an estimate of the Hessian's diagonal, which `update` gets, of the
-   * product of the Hessian and random signs.
+   * For second-order optimizers: computes the estimate of the Hessian's diagonal that `update` receives from the
+   * product of the Hessian with random signs.
    */
   diagonal?(product: Expr, options: O): Expr;
   /**
-   * PyTorch's name of a state tensor, and the factor by which it is multiplied to be PyTorch's after `step`
-   * steps: checkpoints speak PyTorch's terms. Not given where the states are PyTorch's as they are.
+   * PyTorch's name of a state tensor, and the factor that converts it to PyTorch's after `step` steps, for checkpoints
+   * in PyTorch's format. Not given if the states equal PyTorch's.
    */
   checkpoint?(options: O, step: number): Record<string, { name: string; factor: number }>;
-  /** Whether PyTorch keeps no count of steps for it: a checkpoint may lack it. */
+  /** Whether PyTorch keeps no step count for it, so that a checkpoint may lack one. */
   readonly uncounted?: true;
-  /** What telemetry shows of a parameter, from its states before and after an update: scalars in the order of their names. */
+  /** The telemetry of a parameter, from its states before and after an update: scalars, in the order of their names. */
   readonly observed?: {
     names: readonly string[];
     observe(before: State, after: State, scalars: Scalars, options: O): readonly Expr[];
@@ -84,13 +84,13 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   validate?(options: O): void;
 }
 
-/** The values of options that nobody sets. */
+/** The default values of a table of options. */
 export function defaultsOf<O extends OptimizerOptions>({ options }: Pick<Optimizer<O>, 'options'>): O {
   const entries = Object.entries<OptimizerOption>(options);
   return Object.fromEntries(entries.map(([name, { default: value }]) => [name, value])) as O;
 }
 
-/** The options given, and the defaults of the others. Throws `bad-option` where one is unknown or out of its range. */
+/** The options given, and the defaults of the others. Throws `bad-option` if one is unknown or out of its range. */
 export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<O>, given: Partial<O>): O {
   const known = new Map<string, OptimizerOption>(Object.entries(optimizer.options));
   const chosen = Object.entries(given).filter(([, value]) => value !== undefined);
@@ -104,7 +104,7 @@ export function resolveOptions<O extends OptimizerOptions>(optimizer: Optimizer<
   return options;
 }
 
-/** Options go by PyTorch's names in messages. */
+/** Messages use PyTorch's names of options. */
 const snake = (name: string) => name.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`);
 
 /** Throws `bad-option` unless `ok`. */
@@ -113,8 +113,8 @@ export function ensure(ok: boolean, message: string): void {
 }
 
 /**
- * 1 - beta^step: what a moving average from 0 is to be divided by. In float32 the difference would lose its digits;
- * as -2 exp(u / 2) sinh(u / 2) with u = step ln(beta) it keeps them.
+ * 1 - beta^step, the bias correction of a moving average that starts at 0. The difference would lose digits in float32;
+ * -2 exp(u / 2) sinh(u / 2) with u = step ln(beta) keeps them.
  */
 export function correction(step: Expr, beta: number): Expr {
   if (step.dtype === 'float64') return step.g.scalar(beta, 'float64').pow(step).rsub(1);
@@ -128,7 +128,7 @@ export function movingAverage(average: Expr, x: Expr, beta: number): Expr {
   return average.add(x.sub(average).mul(1 - beta));
 }
 
-/** A step with decoupled decay. It is subtracted with the step: 1 - decay would lose its digits in float32. */
+/** A step with decoupled decay, which is subtracted with the step: 1 - decay would lose digits in float32. */
 export function withDecay(step: Expr, w: Expr, decay: Expr | undefined): Expr {
   return decay ? step.add(w.mul(decay)) : step;
 }

@@ -28,7 +28,7 @@ export type RadamOptions = OptionsOf<typeof options>;
  *
  *     w -= lr / (1 - beta1^t) r sqrt(1 - beta2^t) m / (sqrt(v) + eps)
  *
- * While too few gradients were seen for r, it is a step of SGD with momentum: r, root and denominator are 1.
+ * Until enough gradients have been seen for r, it is a step of SGD with momentum: r, root and denominator are 1.
  */
 export const radam: Optimizer<RadamOptions> = {
   name: 'radam',
@@ -59,8 +59,8 @@ export const radam: Optimizer<RadamOptions> = {
 };
 
 /**
- * The factor on lr / (1 - beta1^t), r sqrt(1 - beta2^t) or, while fewer than 5 gradients count, `early`; and the
- * bounds that let the denominator be as it is, or then make it 1. With n_max = 2 / (1 - beta2) - 1 and
+ * The factor on lr / (1 - beta1^t), r sqrt(1 - beta2^t) or, while fewer than 5 gradients count, `early`; and the bounds
+ * of the denominator, which leave it unchanged or, in the latter case, make it 1. With n_max = 2 / (1 - beta2) - 1 and
  * n = n_max - 2 t beta2^t / (1 - beta2^t), the number of gradients that count:
  *
  *     r = sqrt((n - 4) (n - 2) n_max / ((n_max - 4) (n_max - 2) n))

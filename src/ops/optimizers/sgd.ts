@@ -16,7 +16,7 @@ const options = {
 export type SgdOptions = OptionsOf<typeof options>;
 
 /**
- * With u the buffer, which the first gradient starts:
+ * With u the buffer, initialized with the first gradient:
  *
  *     u = momentum u + (1 - dampening) g        w -= lr u, or with nesterov lr (g + momentum u)
  *

@@ -8,7 +8,7 @@ import { normalizeAxis, type Unary } from '../core/rule.js';
 type FromInput = readonly [dy: Expr, x: Expr, bias?: Expr];
 type FromOutput = readonly [dy: Expr, y: Expr];
 
-/** dx = dy where x, or y, which is the same here, is above 0. */
+/** dx = dy where x > 0, or equivalently y > 0. */
 export const ReluGrad = lowering<FromInput>(({ inputs: [dy, x] }) => [dy.masked(x.greater(0))]);
 
 /** dx = dy where y > 0, else alpha dy. */
@@ -27,7 +27,7 @@ export const TanhGrad = fromOutput(Tanh);
 export const SoftmaxGrad_13 = fromOutput(Softmax);
 export const LogSoftmaxGrad_13 = fromOutput(LogSoftmax);
 
-/** Before opset 13 all axes from `axis` on are one. */
+/** Before opset 13, all axes from `axis` on are treated as one. */
 const flattened = (rule: Unary) =>
   lowering<FromOutput>(node => {
     const [dy, y] = node.inputs;

@@ -1,4 +1,4 @@
-/** Arithmetic, reductions and joints that ORT's gradient builder has operators of its own for. */
+/** Arithmetic, reductions and concatenations for which ORT's gradient builder has its own operators. */
 import type { Expr } from '../core/expr.js';
 import { lowering } from '../core/gradient-node.js';
 import { range } from '../core/rule.js';
@@ -36,7 +36,7 @@ export const SplitTraining = lowering<Two>(({ inputs: [x, sizes], attrs, node, g
   g.emit('Split', [x, sizes], { axis: attrs.int('axis', 0) }, { outputs: node.outputs.length }),
 );
 
-/** The inputs joined, and their extents along the axis. */
+/** The concatenated inputs, and their extents along the axis. */
 export const ConcatTraining = lowering<readonly Expr[]>(({ inputs, attrs, g }) => {
   const [first, ...rest] = inputs;
   const axis = attrs.int('axis', 0);
@@ -48,8 +48,8 @@ export const ConcatTraining = lowering<readonly Expr[]>(({ inputs, attrs, g }) =
 });
 
 /**
- * The axes along which a and b are repeated where they meet. Some of extent 1 in both are among them, unlike in ORT:
- * a sum over these, which keeps its axes, does nothing.
+ * The axes along which a and b are broadcast. Unlike in ORT, axes of extent 1 in both are included: a sum over these
+ * with kept axes changes nothing.
  */
 export const BroadcastGradientArgs = lowering<Two>(({ inputs: [a, b], g }) => {
   const rank = (e: Expr) => e.extent(0);
@@ -73,7 +73,10 @@ export const BroadcastGradientArgs = lowering<Two>(({ inputs: [a, b], g }) => {
   });
 });
 
-/** y = (clip(round(x / scale) + zero_point) - zero_point) * scale, and where the clip changed nothing. */
+/**
+ * y = (clip(round(x / scale) + zero_point) - zero_point) * scale, and a mask of the elements that the clip leaves
+ * unchanged.
+ */
 export const FakeQuant = lowering<readonly [x: Expr, scale: Expr, zeroPoint: Expr]>(node => {
   const [x, scale, zeroPoint] = node.inputs;
   const q = x.div(scale).op('Round').add(zeroPoint);
@@ -86,7 +89,7 @@ export const FakeQuantGrad = lowering<readonly [dy: Expr, mask: Expr]>(({ inputs
   dy.mul(mask.indicator(dy)),
 ]);
 
-/** y = alpha * op(a) @ op(b): the last two axes, or the batch and the rows, change places. */
+/** y = alpha * op(a) @ op(b): op swaps the last two axes, or the batch and the rows. */
 export const FusedMatMul = lowering<Two>(({ inputs: [a, b], attrs }) => {
   const flag = (name: string) => attrs.int(name, 0) === 1;
   const arranged = (e: Expr, side: 'A' | 'B') => {

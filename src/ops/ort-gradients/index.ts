@@ -1,6 +1,6 @@
 /**
- * The operators of ONNX Runtime's own training, written as standard ones. They are com.microsoft's, and some of the
- * gradients stand in the default domain, where no others have these names.
+ * Converts the operators of ONNX Runtime's training to standard ones. Their domain is com.microsoft, but some gradients
+ * are in the default domain, in which their names are not used otherwise.
  */
 import type { Node } from '../../graph/ir.js';
 import type { Lowering } from '../core/gradient-node.js';
@@ -18,11 +18,11 @@ const TABLE = new Map<string, Lowering>(
   ),
 );
 
-/** How a node of ONNX Runtime's training is written as standard ones; undefined for any other. */
+/** The conversion of a node of ONNX Runtime's training to standard ones; undefined for other nodes. */
 export function ortLowering({ domain, opType }: Node): Lowering | undefined {
   const isOrt = domain === 'com.microsoft' || (domain === '' && opType.endsWith('Grad'));
   return isOrt ? TABLE.get(opType) : undefined;
 }
 
-/** The names of all operators that can be written as standard ones. */
+/** The names of all operators that can be converted. */
 export const ORT_OPERATORS: readonly string[] = [...TABLE.keys()];

@@ -1,4 +1,4 @@
-/** Gradients of operators that read parts of x, of which only the shape is left. */
+/** Gradients of operators that read parts of x, of which only the shape is available. */
 import type { Expr } from '../core/expr.js';
 import { lowering } from '../core/gradient-node.js';
 import { Gather, GatherElements, GatherND } from '../indexing.js';
@@ -28,12 +28,12 @@ export const SliceGrad = lowering<SliceBack>(node => {
   return node.byRule(Slice, [dy], { opType: 'Slice', inputs: [node.shapedBy(1, dy), ...where] });
 });
 
-/** A Gather of rows, fewer than there are. */
+/** A Gather of a subset of rows. */
 export const ShrunkenGather = lowering<readonly [Expr, Expr]>(({ inputs: [x, indices], attrs }) => [
   x.gather(indices, attrs.int('axis', 0)),
 ]);
 
-/** Rows without padding, put in their places among the rows of zeros, which are then arranged in two axes. */
+/** Rows without padding, scattered into rows of zeros, which are then reshaped to two axes. */
 export const PadAndUnflatten = lowering<readonly [x: Expr, indices: Expr, dims: Expr]>(node => {
   const { g } = node;
   const [x, indices, dims] = node.inputs;
@@ -43,7 +43,7 @@ export const PadAndUnflatten = lowering<readonly [x: Expr, indices: Expr, dims: 
   return [all.op('Reshape', [g.vector([dims.cast('int64'), x.dims(1)])])];
 });
 
-/** The way back: the first two axes as one, of which some rows are taken; and what these axes were. */
+/** The inverse: merges the first two axes and selects rows; also returns the extents of these axes. */
 export const FlattenAndUnpad = lowering<readonly [x: Expr, indices: Expr]>(({ g, inputs: [x, indices] }) => [
   x.reshape(g.vector([-1, x.dims(2)])).gather(indices),
   x.dims(0, 2),

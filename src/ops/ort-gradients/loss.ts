@@ -5,11 +5,11 @@ import { range } from '../core/rule.js';
 
 type Internal = readonly [scores: Expr, label: Expr, weight?: Expr, ignored?: Expr];
 
-/** ONNX's operator, with the class that does not count as an input. */
+/** ONNX's operator, with the ignored class as an input. */
 export const SoftmaxCrossEntropyLossInternal = lowering<Internal>(node => {
   const [scores, label, weight, ignored] = node.inputs;
   const fixed = ignored?.constant?.[0];
-  // A class to ignore that is known only at run time is called -1, which no class is.
+  // An ignored class that is known only at run time is mapped to -1, which is never a class.
   const labels =
     ignored && fixed === undefined ? label.equal(ignored.cast(label.dtype)).where(-1, label) : label;
   const attrs = { reduction: node.attrs.string('reduction', 'mean'), ignore_index: ignored && (fixed ?? -1) };
@@ -34,8 +34,8 @@ export const SoftmaxCrossEntropyLossInternalGrad = lowering<InternalBack>(node =
 });
 
 /**
- * dx = (softmax - onehot(label)) * u with u = w[label] * dy, 0 where the label is `ignored`, and divided by the sum of
- * all w[label] that count for the mean; plus `bias`, another gradient of x.
+ * dx = (softmax - onehot(label)) * u with u = w[label] * dy, 0 where the label is `ignored`, and for the mean divided
+ * by the sum of all w[label] that are not ignored; plus `bias`, another gradient of x.
  */
 function crossEntropyBack(
   { inputs, attrs }: GradientNode<Back> | GradientNode<InternalBack>,
@@ -57,7 +57,7 @@ function crossEntropyBack(
   return bias ? dx.add(bias) : dx;
 }
 
-/** 1 where the class along axis 1 is that of `classes`, 0 elsewhere, shaped as `logp`. */
+/** 1 where the class along axis 1 is that of `classes`, 0 elsewhere, in the shape of `logp`. */
 function oneHot(classes: Expr, logp: Expr): Expr {
   const { g } = logp;
   const depth = logp.extent(1);

@@ -10,11 +10,11 @@ type LayerBack = readonly [dy: Expr, x: Expr, scale: Expr, mean: Expr, inv: Expr
 
 export const LayerNormalizationGrad = lowering<LayerBack>(node => {
   const [dy, x, scale, mean, inv] = node.inputs;
-  // The bias only lends its shape.
+  // Only the shape of the bias is used.
   return node.byRule(LayerNormalization, [dy], { inputs: [x, scale, scale], outputs: [dy, mean, inv] });
 });
 
-/** The same from y = scale * xhat + bias, which x is not kept for. */
+/** The same from y = scale * xhat + bias, if x is not available. */
 export const InvertibleLayerNormalizationGrad = lowering<LayerBack>(node => {
   const [dy, y, scale, bias, inv] = node.inputs;
   const axes = range(normalizeAxis(node.attrs.int('axis', -1), y), y.rank);
@@ -58,7 +58,7 @@ export const BatchNormalizationGrad = lowering<LayerBack>(({ inputs: [dy, x, sca
 type Dropped = readonly [x: Expr, ratio?: Expr, training?: Expr];
 type BiasDropped = readonly [x: Expr, bias: Expr, residual?: Expr, ratio?: Expr, training?: Expr];
 
-/** A mask of one bit an element is one of booleans here: nothing but the gradient of the same dropout reads it. */
+/** A mask of one bit per element becomes one of booleans, as only the gradient of the same dropout reads it. */
 export const BitmaskDropout = lowering<Dropped>(node => dropout(node.inputs, node as never));
 
 /** dropout(x + bias) + residual. */
@@ -77,7 +77,7 @@ function dropout([x, ratio, training]: Dropped, node: GradientNode<never>) {
 
 type DropoutBack = readonly [dy: Expr, mask: Expr, ratio?: Expr, training?: Expr];
 
-/** dx = dy * mask / (1 - ratio) in training, which it is where nothing says otherwise. */
+/** dx = dy * mask / (1 - ratio) in training mode, which is the default. */
 export const DropoutGrad = lowering<DropoutBack>(node => {
   const [dy, mask, ratio, training] = node.inputs;
   const on = training ?? node.g.scalar(1, 'bool');

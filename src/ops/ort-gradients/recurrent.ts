@@ -1,4 +1,4 @@
-/** LSTM and GRU in training: the gates that they hand over to their gradients are computed again there. */
+/** LSTM and GRU in training: their gradients recompute the gates that ORT would pass to them. */
 import type { Expr } from '../core/expr.js';
 import { type GradientNode, lowering } from '../core/gradient-node.js';
 import type { Operands, Rule } from '../core/rule.js';

@@ -12,14 +12,14 @@ type Back = readonly [dy: Expr, x: Expr, w: Expr];
 const convolution = (rule: Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>) =>
   lowering<Back>(node => {
     const [dy, x, w] = node.inputs;
-    // That there is a bias is all that the rule asks of it.
+    // The rule only needs to know that there is a bias.
     return node.byRule(rule, [dy], { inputs: [x, w, dy] });
   });
 
 export const ConvGrad = convolution(Conv);
 export const ConvTransposeGrad = convolution(ConvTranspose);
 
-/** The pool whose indices these are has x. */
+/** x is found at the pool that computes these indices. */
 export const MaxPoolGrad = lowering<readonly [dy: Expr, indices: Expr]>(node => {
   const [dy, indices] = node.inputs;
   const x = node.writer(1)?.inputs[0];
@@ -27,7 +27,10 @@ export const MaxPoolGrad = lowering<readonly [dy: Expr, indices: Expr]>(node => 
   return node.byRule(MaxPool, [dy], { inputs: [node.g.of(x)], outputs: [dy, indices] });
 });
 
-/** The operator does not say what x was: its name does, or the extents that the file gives the output. */
+/**
+ * The operator does not refer to x, which is found by its name, or replaced by the extents that the file declares for
+ * the output.
+ */
 export const AveragePoolGrad = lowering((node: GradientNode<readonly [dy: Expr]>) => {
   const [dy] = node.inputs;
   const x = node.primal() ?? node.output();
@@ -35,7 +38,7 @@ export const AveragePoolGrad = lowering((node: GradientNode<readonly [dy: Expr]>
   return node.byRule(AveragePool, [dy], { inputs: [x] });
 });
 
-/** dy, x, then what Resize takes after x. */
+/** dy, x, then the inputs of Resize after x. */
 export const ResizeGrad = lowering<readonly [dy: Expr, x: Expr, roi?: Expr, scales?: Expr]>(node => {
   const [dy, ...inputs] = node.inputs;
   return node.byRule(Resize, [dy], { inputs });

@@ -1,4 +1,4 @@
-/** What a command line has to know before it does anything: small modules, so that help is instant. */
+/** What the command line needs at startup: small modules only, so that help is instant. */
 export { crashError, isFault } from './graph/crash.js';
 export { AgdError, oneLine, printable } from './graph/errors.js';
 export * as types from './ops/core/option-type.js';

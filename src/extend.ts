@@ -1,6 +1,6 @@
 /**
- * agd-onnx for extensions: gradients of custom operators, optimizers, losses and metrics, which work as the built-in ones do in
- * the library and on the command line (`--extend FILE`). See docs/guide/extend.md.
+ * agd-onnx for extensions: gradients of custom operators, optimizers, losses and metrics, which work like the built-in
+ * ones in the library and on the command line (`--extend FILE`). See docs/guide/extend.md.
  */
 import { AgdError } from './graph/errors.js';
 import type { OpDef, Operands, Rule } from './ops/core/rule.js';
@@ -48,9 +48,10 @@ export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
 export type { LossSpec, MetricDefinition, OptimizerSpec };
 
 /**
- * Defines the gradient of an operator, named as `agd-onnx inspect` shows it: `com.example.Swish`. Given is a rule, which
- * makes one pullback per input from the cotangents of the outputs, or an `expansion`, which writes the operator as others:
- * that is for operators that ONNX Runtime has no kernel for, too. Throws `bad-option` where the operator has one already.
+ * Defines the gradient of an operator, named as in `agd-onnx inspect`: `com.example.Swish`. The definition is a rule,
+ * which returns one pullback per input from the cotangents of the outputs, or an `expansion` into other operators,
+ * which also supports operators that ONNX Runtime has no kernel for. Throws `bad-option` if the operator already has a
+ * gradient.
  */
 export function defineGradient<I extends Operands = readonly never[], O extends Operands = readonly never[]>(
   operator: string,
@@ -72,8 +73,8 @@ export function defineGradient<I extends Operands = readonly never[], O extends 
 }
 
 /**
- * Defines an optimizer. Returns what makes the `optimizer` option of it: `inject(model, { optimizer: lion({ lr: 1e-4 }) })`.
- * Throws `bad-option` where the name is taken.
+ * Defines an optimizer. Returns a function from its options to a value of `optimizer`: `inject(model, { optimizer:
+ * lion({ lr: 1e-4 }) })`. Throws `bad-option` if the name is taken.
  */
 export function defineOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
@@ -83,8 +84,8 @@ export function defineOptimizer<O extends OptimizerOptions>(
 }
 
 /**
- * Defines a loss. Returns what makes the `loss` option of it: `inject(model, { loss: logCosh() })`. Throws `bad-option`
- * where the name is taken.
+ * Defines a loss. Returns a function from its options to a value of `loss`: `inject(model, { loss: logCosh() })`.
+ * Throws `bad-option` if the name is taken.
  */
 export function defineLoss(
   name: string,
@@ -96,7 +97,7 @@ export function defineLoss(
 
 /**
  * Defines a metric, for `--metric NAME` and the `metrics` of a run or an evaluation. Returns the definition. Throws
- * `bad-option` where the name is taken.
+ * `bad-option` if the name is taken.
  */
 export function defineMetric(metric: MetricDefinition): MetricDefinition {
   addMetric(metric);

@@ -1,6 +1,6 @@
 /**
- * agd-onnx as a library: what the command line does, as typed functions. Graphs are in `agd-onnx/ir`, rules of one's own in
- * `agd-onnx/extend`.
+ * agd-onnx as a library: the commands of the command line as typed functions. Graphs are in `agd-onnx/ir`, custom rules
+ * in `agd-onnx/extend`.
  */
 import type { Model } from './graph/ir.js';
 import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
@@ -91,7 +91,10 @@ export type {
   SplitStep,
 };
 
-/** Writes loss, backward pass and optimizer into a copy of the model; see `InjectOptions`. Shapes come from ONNX Runtime. */
+/**
+ * Adds loss, backward pass and optimizer to a copy of the model; see `InjectOptions`. Shapes are inferred by ONNX
+ * Runtime.
+ */
 export function inject(
   model: Model,
   options: InjectOptions,
@@ -112,7 +115,7 @@ export function differentiate(model: Model, options: DerivativeOptions): Promise
   return derivativeModel(model, options, sessionShapes);
 }
 
-/** What a model is made of, and what training it would take. */
+/** The contents of a model, and what training it requires. */
 export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
   return inspectPass(model, options, sessionShapes);
 }
@@ -122,12 +125,12 @@ export function plainStep(model: Model, steps?: number): PlainStep {
   return plainStepPass(model, steps);
 }
 
-/** The step of an injected model in two halves, for what comes between gradient and update; see `SplitStep`. */
+/** The step of an injected model in two halves, for work between gradients and update; see `SplitStep`. */
 export function splitStep(model: Model): Promise<SplitStep> {
   return splitStepPass(model, sessionShapes);
 }
 
-/** What a configuration file (`--config`) may hold: the options of a command, under the library's names. */
+/** The contents of a configuration file (`--config`): the options of a command, under the library's names. */
 export type Config = Partial<
   Omit<RunOptions & InjectOptions & FileOptions, 'loss' | 'optimizer' | 'config'>
 > & {
@@ -135,5 +138,5 @@ export type Config = Partial<
   optimizer?: OptimizerSpec | OptimizerSpec['name'];
 } & Readonly<Record<string, unknown>>;
 
-/** The configuration as it is, with its types: for `export default defineConfig({ ... })`. */
+/** Returns the configuration unchanged, but typed: for `export default defineConfig({ ... })`. */
 export const defineConfig = (config: Config): Config => config;

@@ -1,6 +1,6 @@
 /**
- * agd-onnx for its own command line, benchmarks and comparisons: everything of the main door and what these need
- * besides. Without promises: any release may change it.
+ * agd-onnx for its own command line, benchmarks and comparisons: the main entry point and what else these need. Not
+ * stable: any release may change it.
  */
 export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
 export { checkWritable, writeFileAtomic } from './graph/files.js';

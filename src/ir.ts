@@ -1,4 +1,6 @@
-/** agd-onnx for people who read, build and rewrite models: the graph, its bytes, the builder of nodes, and passes. */
+/**
+ * agd-onnx for programs that read, build and rewrite models: the graph, its bytes, the builder of nodes, and passes.
+ */
 import type { Model } from './graph/ir.js';
 import { decodeModel as decode, encodeModel as encode } from './graph/proto/codec.js';
 
@@ -39,10 +41,10 @@ export { inlineFunctions } from './passes/normalize/inline-functions.js';
 export { upgradeOpset } from './passes/normalize/upgrade-opset.js';
 
 /**
- * The model that these bytes hold; every field is kept. Tensors are views of `bytes`; those outside them are in files of
- * `folder`. Throws `not-onnx`, `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
+ * Decodes a model and keeps every field. Tensors are views of `bytes`; external ones are in files of `folder`. Throws
+ * `not-onnx`, `unsupported-version`, `unsupported-type`, `invalid-model` or `external-data`.
  */
 export const decodeModel = (bytes: Uint8Array, folder?: string): Model => decode(bytes, folder);
 
-/** The model as one file. Throws `external-data` where that would be over 2 GiB. */
+/** The model as one file. Throws `external-data` if that would exceed 2 GiB. */
 export const encodeModel = (model: Model): Uint8Array => encode(model);

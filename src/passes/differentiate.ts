@@ -66,13 +66,13 @@ export async function gradientModel(
 }
 
 export type DerivativeOptions = {
-  /** Outputs or inner values to differentiate; the only output where not given. */
+  /** Outputs or inner values to differentiate; the only output if not given. */
   of?: readonly string[];
-  /** Or a loss between an output and a target, which is an input then. */
+  /** Alternatively, a loss of an output and a target, which becomes an input. */
   loss?: LossSpec;
   /** Globs over inputs and initializers to differentiate with respect to. */
   wrt: readonly string[];
-  /** `gradient` where not given; see `addDerivatives`. */
+  /** `gradient` if not given; see `addDerivatives`. */
   mode?: DerivativeMode;
   straightThrough?: boolean;
   dumpPasses?: string;
@@ -80,16 +80,16 @@ export type DerivativeOptions = {
 
 export type DerivativeModel = DerivativeNames & {
   model: Model;
-  /** What is likely not meant as it was asked for, a line each. */
+  /** Likely mistakes in the request, one line each. */
   warnings: string[];
 };
 
-/** Key of the metadata that says which inputs and outputs derivatives have, as JSON. */
+/** Metadata key of the inputs and outputs of derivatives, as JSON. */
 const DERIVATIVES_KEY = 'agd.derivatives';
 
 /**
- * A model that computes derivatives, in the mode that the file is in: its outputs are what is differentiated, and the
- * derivatives. What it is differentiated by is an input, with its value as default where it was an initializer.
+ * A model that computes derivatives, in the mode stored in the file: its outputs are the differentiated values and the
+ * derivatives. The values that it is differentiated by are inputs; former initializers become their defaults.
  */
 export async function derivativeModel(
   model: Model,

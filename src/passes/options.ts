@@ -1,7 +1,7 @@
 /**
- * The registry of options: one entry says all there is to say of an option. From it come the TypeScript types, the
- * flags of the command line with their help, configuration files with their JSON schema, the checks with their
- * errors, what an injected file records, what `train` refuses on such a file, and docs/reference/options.md.
+ * The registry of options: one entry defines everything about an option. Derived from it are the TypeScript types, the
+ * flags of the command line with their help, configuration files with their JSON schema, checks and their errors, what
+ * an injected file records, what `train` refuses for such a file, and docs/reference/options.md.
  */
 import type * as v from 'valibot';
 import { AgdError } from '../graph/errors.js';
@@ -24,7 +24,7 @@ export type { Fed, LeastBatch, StoredCheckpoint, StoredProperty } from './option
 export { type Command, DEVICES, type Device, GROUPS, type Option } from './options/option.js';
 export { type ParameterGroup, parseAssignments, parseNumbers, parseScale } from './options/text.js';
 
-/** Where the loss comes from: computed from an output and a target, or by the model itself, which may have a target. */
+/** The loss: computed from an output and a target, or by the model itself, which may take a target. */
 export type LossSpec =
   | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
   | { kind: 'output'; output: string; target?: string };
@@ -41,7 +41,7 @@ export const OPTIONS = {
   ...LIBRARY_OPTIONS,
 } satisfies Record<string, Option>;
 
-/** Those that commands read before they call the library, which takes models and values, not files. */
+/** Options that name files: commands read them, as the library takes models and values. */
 const FILES = ['params', 'initialize', 'config', 'extend'] as const;
 type File = (typeof FILES)[number];
 
@@ -49,15 +49,15 @@ export type OptionName = keyof typeof OPTIONS;
 type ValueOf<K extends OptionName> = v.InferOutput<(typeof OPTIONS)[K]['type']>;
 type Stages<K extends OptionName> = (typeof OPTIONS)[K]['stage'];
 
-/** The options that the library keeps under their own names. */
+/** The options that the library takes under their own names. */
 type Plain = { [K in OptionName]: (typeof OPTIONS)[K] extends { path: string } ? never : K }[OptionName];
 
-/** What `inject` is told. Every option may be left out, but for a loss where the model has neither gradients nor a step. */
+/** The options of `inject`. All are optional, except a loss if the model has neither gradients nor a step. */
 export type InjectOptions = {
   -readonly [K in Exclude<Plain, File> as Stages<K> extends 'run' ? never : K]?: ValueOf<K>;
 } & { loss?: LossSpec; optimizer?: OptimizerSpec };
 
-/** What a step does besides the optimizer's own formulas. */
+/** Options of a step other than those of the optimizer. */
 export type StepOptions = Pick<
   InjectOptions,
   | ('schedule' | 'clipGradNorm' | 'clipGradValue' | 'accumulate' | 'ema' | 'onNonfinite')
@@ -72,10 +72,10 @@ export type SelectOptions = Pick<
 
 type Recorded = { [K in OptionName]: (typeof OPTIONS)[K] extends { recorded: true } ? K : never }[OptionName];
 
-/** The options that an injected file's description holds, as they were given. */
+/** The options that an injected file's description records, as given. */
 export type RecordedOptions = { -readonly [K in Recorded]?: ValueOf<K> };
 
-/** Options that commands read before they call the library, which takes models and values, not files. */
+/** The same options, with their types. */
 export type FileOptions = { [K in File]?: ValueOf<K> };
 
 export type { OptimizerSpec };
@@ -92,10 +92,10 @@ const INJECT_OPTIONS = new Map(
 );
 const NESTED = ['loss', 'optimizer'];
 
-/** What `inject` takes besides a loss and an optimizer. */
+/** The options of `inject` other than loss and optimizer. */
 export const INJECT_OPTION_NAMES: readonly string[] = [...INJECT_OPTIONS.keys()];
 
-/** The types of what a description records. */
+/** The types of the options that a description records. */
 export const RECORDED = Object.fromEntries(
   entries.flatMap(([name, { recorded, type }]) => (recorded ? [[name, type]] : [])),
 ) as Record<Recorded, OptionType>;
@@ -105,7 +105,7 @@ export const recordedOptions = (options: InjectOptions): RecordedOptions =>
     entries.flatMap(([name, { recorded }]) => (recorded ? [[name, options[name as Recorded]]] : [])),
   );
 
-/** The part of these options that `inject` takes. */
+/** The subset of these options that `inject` takes. */
 export const injectOptionsOf = (options: InjectOptions): InjectOptions =>
   Object.fromEntries(
     [...NESTED, ...INJECT_OPTIONS.keys()].flatMap(name => {
@@ -114,7 +114,9 @@ export const injectOptionsOf = (options: InjectOptions): InjectOptions =>
     }),
   );
 
-/** The first of these options, by its path, that is decided when a model is injected and does not apply to a run of one. */
+/**
+ * The path of the first of these options that is fixed at injection and does not apply to a run of an injected model.
+ */
 export function decidedByInjection(options: Readonly<Record<string, unknown>>): string | undefined {
   const decided = new Set(
     entries.flatMap(([name, { stage, path }]) => (stage === 'inject' ? [path ?? name] : [])),
@@ -130,14 +132,17 @@ export function decidedByInjection(options: Readonly<Record<string, unknown>>): 
   return undefined;
 }
 
-/** The error where nothing says what to minimize. */
+/** The error if there is nothing to minimize. */
 export const noLoss = () =>
   new AgdError(
     'bad-option',
     `Choose a loss with --loss (${LOSS_NAMES.join(', ')}), or name one that the model computes with --loss-output.`,
   );
 
-/** Throws `bad-option` for an option of `inject` that is unknown or out of its range. Those of the optimizer it checks itself. */
+/**
+ * Throws `bad-option` for an option of `inject` that is unknown or out of its range. Optimizers check their own
+ * options.
+ */
 export function checkInjectOptions(options: InjectOptions): void {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined || name === 'optimizer') continue;
@@ -162,7 +167,7 @@ function checkLoss(loss: LossSpec): void {
   }
 }
 
-/** The first option given that a model with its own training step has decided itself. */
+/** The first of the options given that a model's own training step determines. */
 export function decidedByOwnStep(options: InjectOptions): string | undefined {
   const isGiven = (value: unknown) => value !== undefined && !(Array.isArray(value) && !value.length);
   const own = Object.entries(options.optimizer ?? {}).find(([, value]) => isGiven(value))?.[0];
@@ -172,7 +177,7 @@ export function decidedByOwnStep(options: InjectOptions): string | undefined {
   return own ?? other?.[0];
 }
 
-/** An option of one or several optimizers, with the default that each has. */
+/** An option of one or several optimizers, with the default for each. */
 export type OptimizerFlag = OptimizerOption & {
   name: string;
   owners: { optimizer: string; value: unknown }[];

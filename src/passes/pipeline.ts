@@ -569,7 +569,7 @@ const ALL = [
       const ys = loss ? [loss.loss] : valuesToDifferentiate(g.graph, names);
       checkModes(ys, mode);
       c.derivatives = addDerivatives(g, ys, trained, mode, options);
-      // A caller may evaluate it at other parameters than those of the file.
+      // Callers may evaluate it at other parameters than those of the file.
       g.graph.inputs.push(...trained.filter(x => !g.graph.inputs.includes(x)));
       return true;
     },

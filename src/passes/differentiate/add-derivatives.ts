@@ -9,9 +9,9 @@ import { finish } from '../../ops/core/scan.js';
 import type { DerivativeMode } from '../options/derivatives.js';
 import { type BackwardOptions, backward } from './backward.js';
 
-/** Names in the derivative's file, by what they belong to. */
+/** Names in the file, by the value that they belong to. */
 export type DerivativeNames = {
-  /** Inputs: `<y>_cotangent` of what is differentiated, `<x>_tangent` of what it is differentiated by. */
+  /** Inputs: `<y>_cotangent` of a differentiated value, `<x>_tangent` of a variable. */
   directions: { of: string; input: string }[];
   /** Outputs: `<x>_grad`, `<y>_tangent`, `<y>_<x>_jacobian`, `<x>_hvp` or `<x>_<x>_hessian`. */
   results: { of: string; by?: string; output: string }[];
@@ -28,8 +28,8 @@ export type DerivativeNames = {
  * - hvp: the gradient, and the sum over x' of d2y/dx dx' v, with tangents v as inputs: the gradient of gradient times v
  * - hessian: d2y/dx dx' of shape [x ..., x' ...] for each pair, a product for each element of x in a Scan
  *
- * All become outputs of the graph, `ys` first. A derivative that is zero everywhere is zeros. Throws `bad-option` where y has to be a
- * scalar and is not, `no-gradient` as `backward` does.
+ * All become outputs of the graph, `ys` first. A derivative that is zero everywhere is an output of zeros. Throws
+ * `bad-option` if y must be a scalar and is not, and `no-gradient` as `backward` does.
  */
 export function addDerivatives(
   g: Builder,
@@ -107,7 +107,7 @@ export function valuesToDifferentiate(graph: Graph, names: readonly string[]): V
   });
 }
 
-/** Throws `bad-option` where what is differentiated has to be one number, and is not. */
+/** Throws `bad-option` if the differentiated value must be a single number and is not. */
 export function checkModes(ys: readonly Value[], mode: DerivativeMode): void {
   if (!['gradient', 'hvp', 'hessian'].includes(mode)) return;
   if (ys.length > 1)
@@ -130,7 +130,7 @@ const onesOf = (g: Builder, y: Value) => g.of(y).ones();
 const pairs = (values: readonly (Expr | undefined)[], directions: readonly Expr[]) =>
   values.flatMap((e, i) => (e ? [[e.value, directions[i]!] as const] : []));
 
-/** One value may be the gradient of several. */
+/** Several variables may have the same value as their gradient. */
 function summed(seeds: readonly (readonly [Value, Expr])[]): Map<Value, Expr> {
   const sums = new Map<Value, Expr>();
   for (const [value, e] of seeds) sums.set(value, sums.get(value)?.add(e) ?? e);
@@ -138,8 +138,9 @@ function summed(seeds: readonly (readonly [Value, Expr])[]): Map<Value, Expr> {
 }
 
 /**
- * What `linear` makes of a tensor like `y` in which one element is 1 and all others 0, for each element in turn, stacked along
- * a new first axis. The nodes that depend on that tensor are the body of a Scan; what does not is computed once.
+ * Applies `linear` to each unit tensor of the type of `y`, which is 1 at one element and 0 elsewhere, and stacks the
+ * results along a new first axis. The nodes that depend on the unit tensor are the body of a Scan; the others are
+ * computed once.
  */
 function byRows(
   g: Builder,
@@ -171,7 +172,7 @@ function byRows(
   return results.map(e => e && stacked[found.indexOf(e)]!);
 }
 
-/** Rows of `y`'s elements in the shape [y ..., x ...]; zeros where there are none. */
+/** Reshapes rows, one per element of `y`, to [y ..., x ...]; zeros if there are none. */
 function shaped(g: Builder, rows: Expr | undefined, y: Value, x: Value): Expr {
   const shape = g
     .of(y)

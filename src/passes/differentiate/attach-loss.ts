@@ -16,9 +16,9 @@ import {
 import type { LossSpec } from '../options.js';
 
 /**
- * `mix` are the inputs of a second target, where there are two. `exposed` is an inner value that the loss reads, which
- * became an output of the graph; `constants` are the loss's own initializers, such as class weights, which are none of
- * the model.
+ * `mix` are the inputs of a second target, if there is one. `exposed` is an inner value that the loss reads and that
+ * became an output of the graph. `constants` are the loss's own initializers, such as class weights, which do not
+ * belong to the model.
  */
 export type AttachedLoss = {
   loss: Value;
@@ -35,9 +35,9 @@ export type MixInputs = { target: Value; share: Value };
 type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 
 /**
- * Adds the loss to `g.graph` as an output, with the target as a new input where the kind takes one. Throws
- * `no-such-value` for an unknown output, `bad-option` where several outputs leave the choice open,
- * `bad-dtype` or `bad-shape` where the output cannot carry the loss.
+ * Adds the loss to `g.graph` as an output, with the target as a new input if the kind takes one. Throws `no-such-value`
+ * for an unknown output, `bad-option` if there are several outputs to choose from, `bad-dtype` or `bad-shape` if the
+ * output does not fit the loss.
  */
 export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   const output = pick(g, spec);
@@ -63,14 +63,14 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
 }
 
 /**
- * Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target; and what
+ * Outputs with one number per sample: the sum of its losses, and of their weights, if not 1 for each target; and what
  * the loss reads.
  */
 export type AttachedSampleLosses = { losses: Value; weights?: Value; output: Value; target: Value };
 
 /**
- * The same for evaluation: not the mean, but sums over each sample [batch], in float32 at least, from which the mean over
- * any choice of samples is exact.
+ * The same for evaluation: instead of the mean, sums over each sample [batch], at least in float32, from which the mean
+ * over any set of samples can be computed exactly.
  */
 export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleLosses {
   const output = pick(g, spec);

@@ -1,35 +1,41 @@
 import type { PlannedSchedule } from '../../ops/schedules.js';
 import type { LeastBatch, LossSpec, RecordedOptions, StoredCheckpoint } from '../options.js';
 
-/** What a reader of an injected file has to know beyond the graph; kept as JSON in the file's metadata. */
+/** What a reader of an injected file needs besides the graph, stored as JSON in the file's metadata. */
 export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   schedule?: PlannedSchedule;
   version: 1;
-  /** The loss as asked for, with the names of the graph's loss output, model output and target input, and of those of a second target. */
+  /**
+   * The loss as requested, with the names of the graph's loss output, model output and target input, and the inputs of
+   * a second target.
+   */
   loss: LossSpec & { name: string; output: string; target?: string; mix?: { target: string; share: string } };
-  /** The outputs that the model had. */
+  /** The outputs of the original model. */
   outputs: string[];
-  /** Where the model to write is only a part of the original: the outputs that it computes. */
+  /** If only a part of the original is exported: the outputs of that part. */
   exports?: string[];
-  /** `extension`: it may be unknown where the file is read; the step is in the graph. */
+  /** `extension`: the optimizer may be unknown where the file is read; its step is in the graph. */
   optimizer: { name: string; options: Record<string, unknown>; extension?: boolean };
   /** Names of the inputs for learning rate (float32 scalar) and number of updates done (int64 scalar). */
   lr: string;
   step: string;
-  /** Where the schedule ends with the run: the initializer that says when. */
+  /** If the schedule ends with the run: the initializer with its total. */
   scheduleTotal?: string;
-  /** One update takes this many batches; the int64 scalar counts those since the last update. */
+  /** The number of batches per update, and the int64 scalar that counts batches since the last update. */
   accumulation?: { batches: number; counter: string };
-  /** Where steps with non-finite gradients are skipped: the int64 scalar that counts them. */
+  /** If steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
-  /** What every so many updates did: the name of the state, and what the columns of its rows, the parameters', are. */
+  /**
+   * Telemetry of every Nth update: the name of the state, which has a row per parameter, and the names of its columns.
+   */
   telemetry?: { name: string; columns: string[] };
-  /** Where the norm of the gradients is clipped: the state that has the norm of the last update's, before clipping. */
+  /** If the gradient norm is clipped: the state with the norm of the last update's gradients before clipping. */
   gradNorm?: string;
   /**
-   * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name
-   * in the graph), the options in which they differ from the others, and the names of their sum of gradients, of
-   * their average, and of what rounding has left them short of. Optimizers of second order have their part of a product of the Hessian too, and its sum.
+   * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name in
+   * the graph), the options in which they differ from the others, and the names of their gradient sum, their average,
+   * and the rounding error carried to the next step. For second-order optimizers, also their part of a Hessian-vector
+   * product, and its sum.
    */
   parameters: {
     name: string;
@@ -37,19 +43,22 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
     state: Record<string, string>;
     options?: Record<string, unknown>;
     carry?: string;
-    /** Of a table of which a step changes only the rows it looks up: the value that says which; the gradient is theirs. */
+    /**
+     * For a table of which a step updates only the looked-up rows: the value with the row numbers; the gradient is that
+     * of the rows.
+     */
     rows?: string;
     hessianProduct?: string;
     gradSum?: string;
     hessianSum?: string;
     ema?: string;
-    /** The number of updates after which it begins to train, where that is not the first. */
+    /** The number of updates after which it starts to train, if not from the start. */
     begins?: number;
   }[];
   /** Running statistics that a step updates. */
   statistics: string[];
-  /** Where batch normalization needs more than one sample. */
+  /** Set if batch normalization needs more than one sample. */
   leastBatch?: LeastBatch;
-  /** What the checkpoint of ONNX Runtime's training had that the parameters come from. */
+  /** The other contents of the ONNX Runtime training checkpoint that the parameters come from. */
   checkpoint?: StoredCheckpoint;
 };

@@ -9,8 +9,8 @@ import { checkType } from '../normalize/with-values.js';
 import type { InjectOptions, LossSpec } from '../options.js';
 import { headParameters } from '../select/find-head.js';
 import type { ParameterChoice } from '../select/parameter-choice.js';
+import { resolveGlobs } from '../select/resolve-globs.js';
 import { FROZEN } from '../select/select-parameters.js';
-import { toldByGlobs } from '../select/told-by-globs.js';
 import type { StateUpdate } from '../update/transition.js';
 
 export type FoundGradients = Pick<
@@ -184,14 +184,14 @@ function choose(
     v => found.has(v) || (own.has(v.name) && isFloat(v.dtype) && graph.initializers.get(v)!.size > 1),
   );
   const names = candidates.map(v => v.name);
-  const told = toldByGlobs(globs, names, head);
+  const choiceOf = resolveGlobs(globs, names, head);
   const choices = candidates.map((value): ParameterChoice => {
     const grad = found.get(value);
-    if (told(value.name) === 'freeze')
+    if (choiceOf(value.name) === 'freeze')
       return { value, trains: false, why: 'frozen by --freeze', by: 'option' };
     if (kept?.includes(value.name)) return { value, trains: false, why: FROZEN, by: 'option' };
     if (grad) return { value, trains: true, why: `its gradient is '${grad.name}'`, by: 'file' };
-    if (told(value.name) === 'train')
+    if (choiceOf(value.name) === 'train')
       throw new AgdError('no-such-value', `Cannot train '${value.name}': the graph has no gradient of it.`);
     return { value, trains: false, why: 'the graph has no gradient of it', by: 'file' };
   });

@@ -6,11 +6,11 @@ const DERIVATIVE = { group: 'Model', commands: [], stage: 'run' } as const;
 export const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'hessian'] as const;
 export type DerivativeMode = (typeof DERIVATIVE_MODES)[number];
 
-/** Names with commas between them; those in {a,b} belong to a glob. */
+/** Comma-separated names; commas in {a,b} belong to a glob. */
 const parseNames = (list: readonly string[]) =>
   list.flatMap(text => text.split(/,(?![^{]*\})/).map(name => name.trim())).filter(Boolean);
 
-/** What `differentiate` is told besides a loss. */
+/** The options of `differentiate` other than the loss. */
 export const DERIVATIVE_OPTIONS = {
   of: option(texts, {
     ...DERIVATIVE,

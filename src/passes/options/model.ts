@@ -23,7 +23,7 @@ export const MODEL_OPTIONS = {
     help: 'Straight-through gradients of rounding and quantization',
     recorded: true,
   }),
-  /** The inputs may be fed batches of any size, where the file fixes it at that of the export. */
+  /** The inputs accept any batch size, although the file fixes the size of the export. */
   freeBatch: option(texts, {
     ...MODEL,
     commands: ['inject'],

@@ -1,4 +1,4 @@
-/** What the registry says of an option. */
+/** The entry of an option in the registry. */
 import type { OptionType } from '../../ops/core/option-type.js';
 
 export type Command =
@@ -18,11 +18,11 @@ export type Command =
   | 'demo'
   | 'init';
 
-/** Execution providers by the name a user gives. */
+/** Execution providers, by the name that users give. */
 export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;
 export type Device = (typeof DEVICES)[number];
 
-/** Groups of the help text, in its order. */
+/** Groups of the help text, in order. */
 export const GROUPS = [
   'Data',
   'Output',
@@ -35,33 +35,33 @@ export const GROUPS = [
 ] as const;
 
 export type Option<S extends OptionType = OptionType> = {
-  /** What it may be, with its range. */
+  /** Its type, with its range. */
   type: S;
   help: string;
   group: (typeof GROUPS)[number];
-  /** The commands that have a flag for it; none for what only a program can give. */
+  /** The commands that have a flag for it; empty if only a program can pass it. */
   commands: readonly Command[];
-  /** Whether it is decided when a model is injected, by each run, or may be given to both. */
+  /** Whether it is fixed at injection, given for each run, or possible for both. */
   stage: 'inject' | 'run' | 'both';
-  /** What holds where it is not given, as help shows it. */
+  /** Its default, as shown in help. */
   shown?: string;
-  /** Name of the flag, where that is not the option's own in kebab-case. */
+  /** Name of the flag, if not the option's own in kebab-case. */
   flag?: string;
   alias?: string;
-  /** Reads the text of a flag, if not as its type says. */
+  /** Parses the text of a flag, if not in the way of its type. */
   parse?: (text: string) => unknown;
-  /** The same for a flag that may be repeated: it reads all texts. */
+  /** The same for a flag that may be repeated; it parses all texts. */
   parseAll?: (texts: readonly string[]) => unknown;
-  /** Where the library keeps it, if not under its own name: 'loss.output'. */
+  /** Its path in the library's options, if not its own name: 'loss.output'. */
   path?: string;
-  /** Left out of --help, shown by --help-all. */
+  /** Hidden in --help, shown by --help-all. */
   expert?: true;
-  /** The injected file's description has it under its own name. */
+  /** Recorded in the injected file's description, under its own name. */
   recorded?: true;
-  /** Also has an effect on a model that brings its own training step. */
+  /** Also applies to a model with its own training step. */
   ownStep?: true;
   required?: true;
-  /** Names of options that it cannot be combined with. */
+  /** Names of options with which it cannot be combined. */
   conflicts?: readonly string[];
 };
 

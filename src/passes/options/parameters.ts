@@ -5,7 +5,7 @@ import { INJECTS, isObject, LEARNS, type Option, option } from './option.js';
 import { parseUnfreezing, type Unfreezing } from './text.js';
 
 const CHOICE = { group: 'What trains', commands: [...LEARNS, 'inspect'], stage: 'inject' } as const;
-/** Those that a model with its own training step takes too. */
+/** Options that also apply to a model with its own training step. */
 const OWN_STEP = {
   group: 'What trains',
   commands: ['inject', 'train'],
@@ -13,7 +13,7 @@ const OWN_STEP = {
   ownStep: true,
 } as const;
 
-/** What only a step of training needs to know. */
+/** Options of a training step only. */
 const STEPS = { group: 'What trains', commands: INJECTS, stage: 'inject' } as const;
 
 const unfreezing = v.pipe(
@@ -25,7 +25,7 @@ const unfreezing = v.pipe(
 );
 const decayed = v.pipe(fraction, v.gtValue(0, 'a number from 0 to 1, not 0'));
 
-/** What trains, and by which optimizer, whose own options are in `src/ops/optimizers/`. */
+/** Selection of parameters and optimizer. The options of optimizers are in `src/ops/optimizers/`. */
 export const PARAMETER_OPTIONS = {
   train: option(texts, {
     ...CHOICE,
@@ -39,13 +39,13 @@ export const PARAMETER_OPTIONS = {
     ...CHOICE,
     help: 'Train only the last N layers; the head is the first of them',
   }),
-  /** Gradual unfreezing, as of Howard, Ruder: «Universal Language Model Fine-tuning for Text Classification», ACL 2018. */
+  /** Gradual unfreezing. Howard, Ruder: «Universal Language Model Fine-tuning for Text Classification», ACL 2018. */
   unfreezeEvery: option(unfreezing, {
     ...STEPS,
     help: 'Unfreeze one more layer, from the head down, every N updates (500) or epochs (1epoch)',
     parse: parseUnfreezing,
   }),
-  /** Discriminative rates, as of the same paper, with a factor in place of 1/2.6. */
+  /** Discriminative learning rates, of the same paper, with a configurable factor instead of 1/2.6. */
   layerDecay: option(decayed, {
     ...STEPS,
     help: 'Learning rate of each layer: this factor times that of the next one towards the head',
@@ -62,7 +62,7 @@ export const PARAMETER_OPTIONS = {
   }),
   /**
    * `W1=dW1` names the gradient of one parameter, a pattern such as `{param}_grad` or `model.{param}=d_{param}` those
-   * of all whose gradient is there.
+   * of all parameters with such a gradient.
    */
   gradients: option(texts, {
     ...OWN_STEP,

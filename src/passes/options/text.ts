@@ -1,8 +1,8 @@
-/** Reads the text of flags that are more than a number or a word. */
+/** Parses the text of flags that are more than a number or a word. */
 import { AgdError } from '../../graph/errors.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 
-/** Options of the parameters whose name matches one of the globs; those not named here stay as they are. */
+/** Options of the parameters whose name matches one of the globs; other options are unchanged. */
 export type ParameterGroup<O> = { match: string | readonly string[]; options: Partial<O> };
 
 /** `GLOB,GLOB: name=value, name=value`, with PyTorch's or this project's names of the options. */
@@ -33,7 +33,7 @@ function parseValue(text: string): number | number[] | boolean | string {
   return values.length === 1 ? values[0]! : values;
 }
 
-/** How often one more layer begins to train. */
+/** The interval at which another layer starts to train. */
 export type Unfreezing = { updates: number; epochs?: undefined } | { epochs: number; updates?: undefined };
 
 /** `500` or `500updates`, `1epoch` or `2epochs`. Throws `bad-option`. */
@@ -48,7 +48,7 @@ export function parseUnfreezing(text: string): Unfreezing {
   return unit?.startsWith('epoch') ? { epochs: number } : { updates: number };
 }
 
-/** Throws `bad-option` for what is not numbers. */
+/** Throws `bad-option` if the text is not a list of numbers. */
 export function parseNumbers(text: string, flag = ''): number[] {
   const values = text.split(',').map(Number);
   if (text.trim() === '' || !values.every(Number.isFinite))

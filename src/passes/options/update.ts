@@ -33,9 +33,9 @@ const groups = v.pipe(
   v.description('a list of groups: globs to match, and options'),
 );
 
-/** What a step does besides the optimizer's own formulas. */
+/** Options of a step other than those of the optimizer. */
 export const UPDATE_OPTIONS = {
-  /** Applied in order: where several groups match and set the same option, the last one counts. */
+  /** Applied in order: if several groups match and set the same option, the last one wins. */
   groups: option(groups, {
     ...STEP,
     help: "Optimizer options of some parameters, as '*.bias,*norm*: weight_decay=0'; the last match counts",
@@ -63,20 +63,20 @@ export const UPDATE_OPTIONS = {
     recorded: true,
   }),
   /**
-   * Lookup tables (parameters that nothing but Gather along axis 0 reads, by indices that the batch alone decides) of
-   * which a step changes only the rows that it looks up; of the others neither weights nor optimizer state change, by
-   * weight decay or averaging either, as with PyTorch's SparseAdam.
+   * Lookup tables (parameters that only Gather along axis 0 reads, with indices that depend on the batch alone) of
+   * which a step updates only the looked-up rows. Weights and optimizer state of other rows do not change, not even by
+   * weight decay or averaging, as in PyTorch's SparseAdam.
    */
   lazyRows: option(texts, { ...STEP, help: 'Embeddings to update sparsely (glob)', expert: true }),
-  /** With `skip`, the graph itself leaves everything as it was, and counts. */
+  /** With `skip`, the graph itself leaves all state unchanged and counts the step. */
   onNonfinite: option(choice(['stop', 'skip']), {
     ...STEP,
     help: 'On NaN/Inf gradients stop, or skip the update',
     shown: 'stop',
   }),
   /**
-   * Keeps what rounding leaves of each step and adds it to the next, in the states `<param>_carry`: 16-bit weights do
-   * not move where a step is less than a thousandth of them.
+   * Keeps the rounding error of each step in the states `<param>_carry` and adds it to the next step: 16-bit weights do
+   * not change by steps below a thousandth of them.
    */
   compensate: option(flag, {
     ...STEP,

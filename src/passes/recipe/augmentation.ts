@@ -1,4 +1,4 @@
-/** What `--augment` says: a list of augmentations, each with its options. */
+/** The value of `--augment`: a list of augmentations with their options. */
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
@@ -7,10 +7,10 @@ import { unknownName } from '../../ops/core/option-type.js';
 /** A number, or the two ends of a range. */
 type Amount = number | readonly [least: number, most: number];
 
-/** An augmentation and its options, all of them. Applied in the order of the list, mixing at the end. */
+/** An augmentation with all of its options. Augmentations are applied in the order of the list, mixing last. */
 export type Augmentation = { kind: AugmentationKind } & Record<string, Amount | string>;
 
-/** What an option may be, and what it is where not given. */
+/** The type of an option, and its default. */
 type OptionSpec = {
   otherwise?: Amount;
   least?: number;
@@ -22,20 +22,21 @@ type OptionSpec = {
 const share = (otherwise: number): OptionSpec => ({ otherwise, least: 0, most: 1 });
 
 const KINDS = record<Record<string, OptionSpec>>({
-  /** Mirrored: left to right, with probability p; `vertical` is the probability of top to bottom. */
+  /** Flips left to right with probability p, and top to bottom with probability `vertical`. */
   flip: { p: share(0.5), vertical: share(0) },
   /**
-   * With `padding`, that many black pixels on each side and a crop of the former size at a random place; with `scale`, a
-   * random part of the file's image with this share of its area and an aspect ratio in `ratio`, resized to the size.
+   * With `padding`, adds that many black pixels on each side and crops the original size at a random position. With
+   * `scale`, crops a random part of the original image with this share of its area and an aspect ratio in `ratio`, and
+   * resizes it.
    */
   crop: {
     padding: { least: 1 },
     scale: { least: 0.01, most: 1, range: true },
     ratio: { otherwise: [3 / 4, 4 / 3], least: 0.01, range: true },
   },
-  /** About the center by up to so many degrees either way, bilinear, black outside. */
+  /** Rotates about the center by up to this many degrees either way: bilinear, black outside. */
   rotate: { degrees: { otherwise: 10, least: 0, most: 180 } },
-  /** Factors in [1 - x, 1 + x]; of `hue` a turn of up to this share of the circle, at most a half. */
+  /** Factors in [1 - x, 1 + x]; for `hue`, a rotation by up to this share of the circle, at most a half. */
   color: {
     brightness: { otherwise: 0, least: 0 },
     contrast: { otherwise: 0, least: 0 },
@@ -48,20 +49,20 @@ const KINDS = record<Record<string, OptionSpec>>({
     scale: { otherwise: [0.02, 0.33], least: 0.001, most: 1, range: true },
     ratio: { otherwise: [0.3, 3.3], least: 0.01, range: true },
   },
-  /** Each sample is mixed with another one of its batch, in shares drawn from Beta(alpha, alpha). */
+  /** Mixes each sample with another one of its batch, with shares drawn from Beta(alpha, alpha). */
   mixup: { alpha: { otherwise: 0.2, least: 0.001 } },
-  /** A rectangle of each sample is replaced by that of another one, its share of the area drawn likewise. */
+  /** Replaces a rectangle of each sample by that of another one, with a share of the area drawn in the same way. */
   cutmix: { alpha: { otherwise: 1, least: 0.001 } },
 });
 
 export type AugmentationKind = 'flip' | 'crop' | 'rotate' | 'color' | 'erase' | 'mixup' | 'cutmix';
 export const AUGMENTATIONS = Object.keys(KINDS) as AugmentationKind[];
 
-/** Whether samples of a batch are mixed, and so their targets too. */
+/** Whether samples of a batch are mixed, and therefore their targets. */
 export const mixes = (list: readonly Augmentation[] = []): boolean =>
   list.some(({ kind }) => kind === 'mixup' || kind === 'cutmix');
 
-/** Reads `flip,crop:padding=4,color:brightness=0.2+contrast=0.2`. Ranges are 0.08..1. Throws `bad-option`. */
+/** Parses `flip,crop:padding=4,color:brightness=0.2+contrast=0.2`. Ranges are 0.08..1. Throws `bad-option`. */
 export function parseAugmentations(text: string): Augmentation[] {
   return text.split(',').map(part => {
     const [kind = '', ...rest] = part.trim().split(':');
@@ -77,7 +78,7 @@ export function parseAugmentations(text: string): Augmentation[] {
   });
 }
 
-/** The text that reads as this list. */
+/** The text that parses to this list. */
 export const showAugmentations = (list: readonly Augmentation[]): string =>
   list
     .map(({ kind, ...options }) => {
@@ -86,7 +87,7 @@ export const showAugmentations = (list: readonly Augmentation[]): string =>
     })
     .join(',');
 
-/** As an option of a run: a list of objects, checked and with what holds where nothing is given. */
+/** As an option of a run: a list of objects, checked and with defaults filled in. */
 export const augmentationsType = v.pipe(
   v.custom<readonly Augmentation[]>(
     value => Array.isArray(value) && value.every(isAugmentation),
@@ -104,7 +105,7 @@ function isAugmentation(value: unknown): boolean {
   return true;
 }
 
-/** Checked, with what holds where an option is not given. Throws `bad-option`. */
+/** Checks an augmentation and fills in defaults. Throws `bad-option`. */
 export function augmentation(kind: string, given: Readonly<Record<string, unknown>>): Augmentation {
   const specs = KINDS[kind];
   if (!specs) throw unknownName('augmentation', kind, AUGMENTATIONS);

@@ -1,4 +1,4 @@
-/** Parts of a date as operators. */
+/** Computes parts of a date with operators. */
 import type { Expr } from '../../ops/core/expr.js';
 import { CYCLES, type DatePart } from './names.js';
 

@@ -1,4 +1,4 @@
-/** Writes what a recipe does into a graph, so that the model takes raw columns and gives names of classes. */
+/** Adds the steps of a recipe to a graph, so that the model takes raw columns and returns class names. */
 import { cloneModel } from '../../graph/clone.js';
 import { dtypeCode } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
@@ -23,20 +23,20 @@ import {
   withoutRecipe,
 } from './recipe.js';
 
-/** The oldest operator set of which all operators have the form that is written here. */
+/** The oldest operator set in which all operators have the form used here. */
 const OPSET = 13;
 const ML = 'ai.onnx.ml';
 
-/** Columns that hold text are string inputs, all others float64; each is [samples, 1]. */
+/** Text columns are string inputs, all others float64; each is [samples, 1]. */
 const isText = ({ kind }: ColumnRecipe) => kind === 'text';
 
 /**
- * A copy of the model that takes one input per column of the recipe, named as it, of shape [samples, 1]: text as strings,
- * with '' for a missing value, all else as float64 (dates in milliseconds since 1970), with NaN for a missing one. The
- * steps of the recipe are operators of ONNX and ai.onnx.ml, computed in float64. Where the target has classes with names and
- * `scores` says where they are, a further output, named as the target's column, has the name of the best one per sample.
- * Inputs that are fed as the column of their name has it stay. Throws `unsupported-op` for steps that ONNX has no operators
- * for, by column.
+ * A copy of the model with one input per column of the recipe, with the column's name and shape [samples, 1]: text as
+ * strings, with '' for a missing value, everything else as float64 (dates in milliseconds since 1970), with NaN for a
+ * missing one. The steps of the recipe become operators of ONNX and ai.onnx.ml, computed in float64. If the target has
+ * named classes and `scores` identifies their scores, an additional output, named after the target's column, has the
+ * name of the best class per sample. Inputs that are fed a column of their name unchanged stay. Throws `unsupported-op`
+ * for steps without ONNX operators, and names the column.
  */
 export function bakePreprocessing(model: Model, recipe: Recipe, scores = recipe.scores): Model {
   const baked = cloneModel(model);
@@ -86,7 +86,7 @@ export function bakePreprocessing(model: Model, recipe: Recipe, scores = recipe.
   return withoutRecipe(baked);
 }
 
-/** A column of the input's own name and no change: the input itself is raw. */
+/** The only column has the input's name and no transforms: the input itself is raw. */
 function isAsItIs({ input, columns }: InputRecipe): boolean {
   const [only, ...more] = columns;
   return (
@@ -96,7 +96,7 @@ function isAsItIs({ input, columns }: InputRecipe): boolean {
   );
 }
 
-/** Gives values that have the name of a column, and inputs that become inner values, other names. */
+/** Renames values that have the name of a column, and inputs that become inner values. */
 function rename(
   { graph }: Model,
   names: Names,
@@ -161,7 +161,7 @@ function bakeInput(g: Builder, { dtype, dims, columns }: InputRecipe, raw: Reado
   return dims.length === 1 ? array : array.reshape(g.ints([-1, ...dims]));
 }
 
-/** Arrays [samples, numbers] of a column, side by side. */
+/** Arrays [samples, numbers] of columns, concatenated. */
 function bakeColumn({ steps, kind }: ColumnRecipe, raw: Expr): Expr[] {
   let x = raw;
   const indicators: Expr[] = [];
@@ -208,7 +208,7 @@ function bakeTable(step: FinalStep, x: Expr, isText: boolean, fill: string): Exp
   const size = table.length;
   const isHot = step.step === 'one-hot';
   const width = isHot ? size + Number(step.unknown === 'column') + Number(step.missing === 'column') : 0;
-  // Beyond the last position there are zeros.
+  // Rows beyond the last position are zeros.
   const unknown = isHot ? (step.unknown === 'column' ? size : width) : step.unknown!;
   const missing = isHot ? (step.missing === 'column' ? width - 1 : width) : step.missing!;
   const start = isHot ? 0 : step.start;
@@ -247,7 +247,7 @@ function numberIds(x: Expr, table: readonly string[], start: number, unknown: nu
     );
     return isMissing.where(absent, isWhole.where(known, g.scalar(unknown, 'int64')));
   }
-  // The position after the last one is where nothing is equal.
+  // The position after the last one means that no entry is equal.
   const keys = g.tensor(doubles(numbers), 'table');
   const equal = x.equal(keys).cast('int32');
   const isKnown = equal.max([1], { keepdims: true }).cast('bool');
@@ -286,7 +286,7 @@ function nameClasses(g: Builder, name: string, classes: readonly string[], score
   const s = g.of(value);
   const { classAxis = -1, threshold } = scores;
   const isPlain = value.dtype === 'float32' || value.dtype === 'float64';
-  // Also where the type is not known.
+  // Also if the type is not known.
   const kept = isPlain
     ? s
     : g.emit(

@@ -1,4 +1,4 @@
-/** What a recipe must be when it is read from a file, so that nothing that applies it can fail on its form. */
+/** Checks of a recipe read from a file, so that code that applies it cannot fail on malformed data. */
 import * as v from 'valibot';
 import { dtypeCode } from '../../graph/dtype.js';
 import { COLUMN_KINDS, DATE_PARTS } from './names.js';
@@ -6,7 +6,7 @@ import { COLUMN_KINDS, DATE_PARTS } from './names.js';
 const text = v.string();
 const finite = v.pipe(v.number(), v.finite());
 const whole = v.pipe(v.number(), v.safeInteger());
-/** Extents and widths: more than this many numbers per row are not data of a model. */
+/** Limit on extents and widths: no model takes more numbers per row. */
 const extent = v.pipe(whole, v.minValue(0), v.maxValue(2 ** 31));
 const count = v.pipe(extent, v.minValue(1));
 const table = v.array(text);
@@ -75,7 +75,7 @@ const column = v.strictObject({
 });
 type Column = v.InferOutput<typeof column>;
 
-/** Whether the width is that of the steps, where these say one. */
+/** Whether the width is that of the steps, if these determine one. */
 function hasWidth({ width, steps }: Column): boolean {
   const last = steps.at(-1)!;
   const indicator = steps.some(s => s.step === 'fill' && s.indicator) ? 1 : 0;
@@ -83,7 +83,7 @@ function hasWidth({ width, steps }: Column): boolean {
   return own === undefined ? width <= LONGEST : width === own + indicator;
 }
 
-/** Numbers that a text, an image or an array gives at most. */
+/** The maximum number of values from a text, an image or an array. */
 const LONGEST = 2 ** 28;
 
 function widthOf(s: v.InferOutput<typeof step>): number | undefined {
@@ -110,7 +110,7 @@ function widthOf(s: v.InferOutput<typeof step>): number | undefined {
   }
 }
 
-/** A single part of a date is a number, which further steps may take. */
+/** A single part of a date is a number, to which further steps apply. */
 function isBeforeLast(s: v.InferOutput<typeof step>): boolean {
   if (s.step === 'date') return s.parts.length === 1 && (!s.cyclic || /year|epoch/.test(s.parts[0]!));
   return NUMBER_STEPS.has(s.step) || s.step === 'fill-text';
@@ -175,7 +175,7 @@ const RECIPE = v.pipe(
   ),
 );
 
-/** What is wrong with it, and where, if anything is. */
+/** The first problem and its path; undefined if there is none. */
 export function checkRecipe(recipe: unknown): string | undefined {
   const { success, issues } = v.safeParse(RECIPE, recipe, { abortEarly: true });
   if (success) return undefined;

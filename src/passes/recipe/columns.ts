@@ -1,36 +1,36 @@
 /**
- * How a user says which columns feed an input, and how: `--columns 'x=age,fare:log1p+standardize,sex:one-hot'`, in a
+ * Parses which columns feed an input, and how: `--columns 'x=age,fare:log1p+standardize,sex:one-hot'`, in a
  * configuration file `columns: { x: ['age', { column: 'fare', transforms: ['log1p', 'standardize'] }] }`.
  */
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import { unknownName } from '../../ops/core/option-type.js';
 
-/** A column as a user gives it: its name with its transforms as one text, or apart. */
+/** A column as given by users: name and transforms as one text, or separately. */
 export type ColumnText = string | { column: string; transforms?: string | readonly string[] };
 
-/** Columns by the input that they feed. */
+/** Columns, by the input that they feed. */
 export type ColumnsOption = Readonly<Record<string, readonly ColumnText[] | ColumnText>>;
 
-/** A transform with its arguments by name; those without a name are under `''` where it takes several. */
+/** A transform with its arguments by name; if it takes a list of unnamed ones, these are under `''`. */
 export type Transform = {
   name: TransformName;
   options: Readonly<Record<string, string>>;
   list: readonly string[];
 };
 
-/** No transforms: those that suit the column's values. */
+/** Without transforms, those that suit the column's values are used. */
 export type ColumnSpec = { column: string; transforms?: Transform[] };
 
 type Signature = {
-  /** Names of arguments that are given without one, in order. */
+  /** Names of positional arguments, in order. */
   positional?: readonly string[];
   options?: readonly string[];
-  /** Whether further arguments without a name are a list. */
+  /** Whether further positional arguments form a list. */
   list?: true;
 };
 
-/** What may be said in parentheses. */
+/** The arguments of each transform. */
 const TRANSFORMS = {
   none: {},
   standardize: {},
@@ -59,7 +59,7 @@ const TRANSFORMS = {
 export type TransformName = keyof typeof TRANSFORMS;
 export const TRANSFORM_NAMES = Object.keys(TRANSFORMS) as TransformName[];
 
-/** The texts of `--columns`: each says the columns of one input. Throws `bad-option`. */
+/** Parses the texts of `--columns`, each of which gives the columns of one input. Throws `bad-option`. */
 export function parseColumns(texts: readonly string[]): Record<string, string[]> {
   const found: Record<string, string[]> = {};
   for (const text of texts) {
@@ -76,7 +76,7 @@ export function parseColumns(texts: readonly string[]): Record<string, string[]>
   return found;
 }
 
-/** The columns of each input. Throws `bad-option` for what no transform takes. */
+/** The columns of each input. Throws `bad-option` for invalid transforms or arguments. */
 export function readColumns(columns: ColumnsOption): Map<string, ColumnSpec[]> {
   return new Map(
     Object.entries(columns).map(([input, given]) => [
@@ -126,7 +126,7 @@ function readTransform(text: string): Transform {
   return { name: name as TransformName, options, list };
 }
 
-/** The parts between separators that are neither in double quotes nor in parentheses. */
+/** Splits at separators that are neither in double quotes nor in parentheses. */
 function split(text: string, separator: string): string[] {
   const parts: string[] = [];
   let part = '';
@@ -151,16 +151,16 @@ function split(text: string, separator: string): string[] {
 
 const unquoted = (text: string) => (/^".*"$/s.test(text) ? text.slice(1, -1) : text);
 
-/** A name as the grammar takes it back. */
+/** A name, quoted so that it parses to the same name. */
 export const quotedColumn = (name: string) => (/^[^\s"=,:+()*]+$/.test(name) ? name : `"${name}"`);
 
-/** A transform as the grammar takes it back. */
+/** The text that parses to this transform. */
 export function showTransform({ name, options, list }: Transform): string {
   const args = [...list, ...Object.entries(options).map(pair => pair.join('='))];
   return args.length ? `${name}(${args.join(',')})` : name;
 }
 
-/** The type of the option `columns`: what `readColumns` reads. */
+/** The type of the option `columns`, which `readColumns` parses. */
 export const columnsType = v.pipe(
   v.custom<ColumnsOption>(
     value => isColumns(value),

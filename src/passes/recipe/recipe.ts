@@ -1,6 +1,6 @@
 /**
- * The recipe: how columns of raw records become the arrays that feed a model, with all that was fitted on training data
- * (means, tables of categories, class names). Plain JSON, kept in the metadata of states and exported models.
+ * The recipe: how columns of raw records become the arrays that feed a model, with everything fitted on training data
+ * (means, tables of categories, class names). Plain JSON, stored in the metadata of states and exported models.
  */
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
@@ -10,21 +10,21 @@ import type { ColumnKind, DatePart } from './names.js';
 
 export type { ColumnKind, DatePart };
 
-/** What becomes of a value that the table does not have, or of a missing one: zeros, a column of its own, an error. */
+/** The treatment of missing values and of values that are not in the table: zeros, a separate column, or an error. */
 export type Otherwise = 'zeros' | 'column' | 'error';
 
-/** A step on one number per row; NaN is a missing value. */
+/** A step on one number per row. NaN is a missing value. */
 export type NumberStep =
   | { step: 'none' }
   | { step: 'log1p' }
   | { step: 'standardize'; mean: number; std: number }
   | { step: 'min-max'; min: number; max: number }
-  /** `indicator`: a further column after the values has 1 where the value was missing, else 0. */
+  /** `indicator`: an additional column after the values is 1 where the value was missing, and 0 elsewhere. */
   | { step: 'fill'; with: number; indicator?: boolean };
 
 /**
- * The last step of a column, which makes numbers of what is not one, or several of one value. Tables hold values as text,
- * in order; the number of a value is its position. Widths are in the column.
+ * The last step of a column, which converts a value to one or more numbers. Tables list values as text; a value's
+ * number is its position. Widths are stored in the column.
  */
 export type FinalStep =
   | { step: 'one-hot'; table: string[]; unknown: Otherwise; missing: Otherwise }
@@ -32,11 +32,13 @@ export type FinalStep =
   | { step: 'id'; table: string[]; start: number; unknown: number | null; missing: number | null }
   /** MurmurHash3 (32 bits, seed 0) of the text in UTF-8, modulo `buckets`. */
   | { step: 'hash'; buckets: number }
-  /** In UTC. `cyclic`: sine and cosine instead of the number, but for years and days since 1970. */
+  /** In UTC. `cyclic`: sine and cosine instead of the number, except for years and days since 1970. */
   | { step: 'date'; parts: DatePart[]; cyclic: boolean }
   /** A class, by its position in `names`. */
   | { step: 'class'; names: string[] }
-  /** Tokens of a Hugging Face tokenizer, which the recipe holds under this name; `output`: which of its arrays. */
+  /**
+   * Tokens of a Hugging Face tokenizer, which the recipe stores under this name. `output` selects one of its arrays.
+   */
   | {
       step: 'tokens';
       tokenizer: string;
@@ -46,25 +48,27 @@ export type FinalStep =
     }
   | { step: 'characters'; table: string[]; length: number | null; unknown: number; pad: number }
   | { step: 'bytes'; length: number | null; pad: number }
-  /** A list of values: 1 for each that is in it, else 0. */
+  /** A list of values: 1 for each entry of the table that is in it, otherwise 0. */
   | { step: 'multi-hot'; table: string[] }
-  /** A list of values by their positions in the table, or, without one, of numbers: cut or padded to a length. */
+  /**
+   * A list of values by their positions in the table or, without a table, of numbers; truncated or padded to a length.
+   */
   | { step: 'list'; table: string[] | null; length: number; unknown: number; pad: number }
   | { step: 'image'; options: Record<string, string | number | boolean> }
   | { step: 'tensor' };
 
-/** A text in place of a missing one, before a table. */
+/** Replaces missing text, before a table. */
 export type FillText = { step: 'fill-text'; with: string };
 
 export type Step = NumberStep | FillText | FinalStep;
 
-/** `width`: how many numbers the column gives per row. */
+/** `width`: the number of values per row. */
 export type ColumnRecipe = { column: string; kind: ColumnKind; width: number; steps: Step[] };
 
 /**
- * What feeds one input of the model, as `dtype`: its columns side by side, a row's numbers in shape `dims`. With `windows`,
- * the texts of a block are joined by line breaks and encoded as one; the rows are then windows of `length` tokens, which
- * start every `stride` tokens, `shift` tokens on.
+ * The contents of one model input, of type `dtype`: its columns concatenated, with the numbers of a row in shape
+ * `dims`. With `windows`, the texts of a block are joined by line breaks and encoded as one; rows are then windows of
+ * `length` tokens, one every `stride` tokens, shifted by `shift` tokens.
  */
 export type InputRecipe = {
   input: string;
@@ -75,15 +79,15 @@ export type InputRecipe = {
 };
 
 /**
- * Where the scores of the target's classes are: the value that the loss reads, the axis of its classes, the last one if not
- * given, and, for one score that says yes or no, the number above which it says yes.
+ * The scores of the target's classes: the value that the loss reads, its class axis (the last one if not given) and,
+ * for a single score of a binary classifier, the threshold above which it is positive.
  */
 export type Scores = { output: string; loss?: string; classAxis?: number; threshold?: number };
 
 export type Recipe = {
   version: 1;
   inputs: InputRecipe[];
-  /** Of a trained model. */
+  /** Set in a trained model. */
   scores?: Scores;
   /** The input that takes the target, if the recipe feeds it. */
   target?: string;
@@ -94,10 +98,10 @@ export type Recipe = {
 export const isNumberStep = (step: Step): step is NumberStep =>
   ['none', 'log1p', 'standardize', 'min-max', 'fill'].includes(step.step);
 
-/** The entry of a model's metadata that holds its recipe as JSON. */
+/** The metadata key of a model's recipe, as JSON. */
 export const RECIPE_KEY = 'agd.recipe';
 
-/** The recipe that a model carries. Throws `invalid-model` where it is damaged. */
+/** The recipe stored in a model. Throws `invalid-model` if it is damaged. */
 export function readRecipe({ metadata }: Model): Recipe | undefined {
   const text = metadata.get(RECIPE_KEY);
   return text === undefined
@@ -105,7 +109,7 @@ export function readRecipe({ metadata }: Model): Recipe | undefined {
     : parseRecipe(text, `The metadata entry '${RECIPE_KEY}'`, 'invalid-model');
 }
 
-/** The model with a recipe in its metadata; graph and tensors are shared. */
+/** The model with a recipe in its metadata. Graph and tensors are shared. */
 export function withRecipe(model: Model, recipe: Recipe | undefined): Model {
   if (!recipe) return model;
   const metadata = new Map(model.metadata).set(RECIPE_KEY, JSON.stringify(recipe));
@@ -119,7 +123,7 @@ export function withoutRecipe(model: Model): Model {
   return Object.assign(new Model(model.graph), model, { metadata });
 }
 
-/** Throws an error of this code where the text is not a recipe; `what` begins its sentence. */
+/** Throws an error with this code if the text is not a recipe. `what` starts its sentence. */
 export function parseRecipe(
   text: string,
   what: string,

@@ -17,7 +17,7 @@ export type NamedLoss = LossSpec & { name: string; output: string; target?: stri
 /** `samples` are the outputs with the loss of each sample; a model that computes its loss itself has only the mean. */
 export type EvaluationModel = { model: Model; loss: NamedLoss; samples?: AttachedSampleLosses };
 
-/** Whatever mode the file was exported in; random operators draw the same numbers in each evaluation. */
+/** Regardless of the exported mode; random operators draw the same numbers in each evaluation. */
 const INFERENCE = { batchNorm: 'eval', dropout: 'eval', seed: 0 } as const;
 
 /**

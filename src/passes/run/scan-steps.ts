@@ -4,22 +4,23 @@ import { Names } from '../../graph/names.js';
 import { readDescription } from '../file/step-metadata.js';
 import { hoistReshapes } from './hoist-reshapes.js';
 
-/** Name of the axis of steps that the batches get. */
+/** Name of the leading axis of steps in batches. */
 const STEPS = 'steps';
 
 export type ScannedSteps = {
   model: Model;
-  /** Of states that only show what a step did: the outputs that have them of each step. */
+  /** For states that only record what a step did: the outputs with their value after each step. */
   stacked: ReadonlyMap<string, string>;
-  /** Extents of states that are not the model's own. */
+  /** Extents of states, where they differ from those in the model. */
   hoisted: ReadonlyMap<string, readonly number[]>;
 };
 
 /**
- * The training step of an injected model as the body of a Scan: one run does as many steps as the batches'
- * new leading axis is long. State stays inside the runtime between steps; it is an input and an output of the
- * run under the same names as before, and where its update works on it in other extents, in those of `hoisted`. The loss output becomes the vector of the steps' losses, and `stacked`
- * names the outputs with telemetry and norms of each step; other outputs of the one-step form are left out. The learning rate is one for the run.
+ * The training step of an injected model as the body of a Scan: one run does one step for each element of the batches'
+ * new leading axis. State stays inside the runtime between steps; it is an input and an output of the run under the
+ * same names as before, with the extents in `hoisted` if its update uses others. The loss output becomes the vector of
+ * the steps' losses, and `stacked` names the outputs with telemetry and norms of each step; other outputs are removed.
+ * The learning rate is the same for all steps of the run.
  */
 export function scanSteps(
   model: Model,
@@ -41,7 +42,7 @@ export function scanSteps(
   const shows = new Map<string, string>();
   for (const shown of updates.filter(u => u.state === telemetry?.name || u.state === gradNorm)) {
     const now = find(source.outputs, shown.value);
-    // A body may not give one value twice.
+    // A body must not output a value twice.
     const again = new Value(names.fresh(`${shown.state}_steps`), now.type);
     kept.push(again);
     step.append(new Node('Identity', [now], [again]));
@@ -49,7 +50,7 @@ export function scanSteps(
   }
   for (const output of kept) boundary.add(output.name);
   step.outputs = [...updates.map(u => find(source.outputs, u.value)), ...kept];
-  // The model keeps its values: a value of two graphs would have the readers of both.
+  // Copied, as a value in two graphs would have the readers of both.
   const fed = source.inputs.filter(v => !data.includes(v) && !states.includes(v));
   const outside = [...fed, ...source.initializers.keys()].filter(v => !states.includes(v));
   const values = new Map(outside.map(v => [v, copyOf(v)]));

@@ -4,7 +4,10 @@ import { Builder } from '../../ops/core/builder.js';
 import { type PlannedSchedule, scheduleFactor } from '../../ops/schedules.js';
 import { output } from '../update/transition.js';
 
-/** A model of a schedule alone: of numbers of updates done (`done`, float64 [n]) the factors on the learning rate (`factor`, [n]). */
+/**
+ * A model that evaluates a schedule: from numbers of updates done (`done`, float64 [n]) to factors on the learning rate
+ * (`factor`, [n]).
+ */
 export function scheduleFactors(schedule: PlannedSchedule): Model {
   const model = new Model(new Graph('schedule'));
   model.opsetImports.set('', 17);

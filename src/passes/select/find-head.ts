@@ -1,4 +1,4 @@
-/** The last linear layer of a model, which turns its features into the numbers that it returns. */
+/** Finds the head of a model: its last linear layer, which maps features to outputs. */
 import { constantOf } from '../../graph/constants.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
@@ -6,21 +6,21 @@ import type { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
 
-/** A constant that a node reads, directly or through nodes that only lay it out or cast it. */
+/** A constant that a node reads, directly or through nodes that only change its layout or type. */
 export type Stored = {
   /** The initializer, or the output of a Constant node. */
   value: Value;
   tensor: Tensor;
-  /** The nodes between it and its reader, in order. */
+  /** The nodes between the constant and its reader, in order. */
   through: readonly Node[];
-  /** Whether the axes of the matrix are the other way round where it is read. */
+  /** Whether the matrix is transposed where it is read. */
   isTransposed: boolean;
 };
 
 export type LinearLayer = {
-  /** What errors and `--head` call it: the module of its weight, or the name of its node. */
+  /** Its name in errors and in `--head`: the module of its weight, or the name of its node. */
   name: string;
-  /** The node that multiplies. Of layers that are several nodes, the last one of the product. */
+  /** The node of the product; the last one, if the product is several nodes. */
   node: Node;
   /** The features. */
   input: Value;
@@ -28,25 +28,25 @@ export type LinearLayer = {
   /** Axis of the outputs in the weight, as the node reads it. */
   outAxis: number;
   bias?: Stored & { node: Node; index: number };
-  /** What it returns, bias included. */
+  /** Its output, including the bias. */
   output: Value;
-  /** Axis of the outputs in what it returns; negative ones count from the end. */
+  /** Axis of the outputs in its output; negative axes count from the end. */
   classAxis: number;
-  /** What it is quantized by; undefined where its weights are floating-point numbers. */
+  /** The quantizing operator; undefined for floating-point weights. */
   quantized?: string;
 };
 
 export type Head = LinearLayer & {
   /** The outputs of the model that it leads to. */
   outputs: Value[];
-  /** The nodes between it and these. */
+  /** The nodes between it and these outputs. */
   tail: Node[];
 };
 
-/** Key of the metadata in which an adapted model has the names of its head's parameters, as a JSON list. */
+/** Metadata key of the names of an adapted model's head parameters, a JSON list. */
 export const HEAD_KEY = 'agd.head';
 
-/** Where a linear operator has weight and bias, and the axis of the outputs in the weight. */
+/** Positions of weight and bias among the inputs of linear operators, and the output axis of the weight. */
 type Operator = { weight: number; bias?: number; outAxis(node: Node): number; classAxis: number };
 
 const flagged = (node: Node, name: string) => {
@@ -65,14 +65,14 @@ const LINEAR = record<Operator>({
   FusedConv: conv,
 });
 
-/** Linear operators on integers, which are refused by name. */
+/** Linear operators on integers, which are rejected by name. */
 const QUANTIZED = new Set(
   'QGemm QLinearMatMul QLinearConv ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul MatMulBnb4'.split(
     ' ',
   ),
 );
 
-/** Operators through which the search goes on along their first input: they keep the meaning of the classes. */
+/** Operators through which the search continues along the first input: they preserve the meaning of the classes. */
 const TAIL = new Set(
   (
     'Softmax LogSoftmax Sigmoid HardSigmoid Relu Clip Dropout Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose ' +
@@ -82,7 +82,10 @@ const TAIL = new Set(
 );
 const SCALED = new Set('Add Sub Mul Div'.split(' '));
 
-/** Reads a constant through nodes that only lay it out. `quantized`: it is integers behind DequantizeLinear. */
+/**
+ * Finds a constant through nodes that only change its layout. `quantized`: it consists of integers behind
+ * DequantizeLinear.
+ */
 export function storedAt(graph: Graph, value: Value): (Stored & { quantized?: string }) | undefined {
   const through: Node[] = [];
   let isTransposed = false;
@@ -150,7 +153,7 @@ function blockwise(graph: Graph, node: Node, input: Value, output: Value): Linea
   };
 }
 
-/** Of operators on integers there is a name only: they are refused. */
+/** For operators on integers, which are rejected, only a name is needed. */
 function onIntegers(node: Node, input: Value, output: Value): LinearLayer | undefined {
   const value = node.inputs[1];
   const tensor = node.inputs.flatMap(v => (v && node.graph?.initializers.get(v)) ?? []).find(t => t.size > 1);
@@ -162,7 +165,7 @@ function onIntegers(node: Node, input: Value, output: Value): LinearLayer | unde
   };
 }
 
-/** DynamicQuantizeLinear, MatMulInteger, Cast and Mul by the scales: a product in floating point to all around. */
+/** DynamicQuantizeLinear, MatMulInteger, Cast and Mul by the scales: together a floating-point product. */
 function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLayer | undefined {
   if (node.opType !== 'Mul') return undefined;
   const cast = node.inputs.find(v => v?.producer?.opType === 'Cast')?.producer;
@@ -178,7 +181,7 @@ function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLa
   };
 }
 
-/** The module that a weight belongs to, as far as names tell; else the name of its node. */
+/** The module of a weight according to its name, or else the name of its node. */
 function nameOf(weight: Value, node: Node): string {
   const module = /^(.+?)[./](?:weight|kernel|MatMul\/ReadVariableOp|Cast\/ReadVariableOp)[\w.:/]*$/.exec(
     weight.name,
@@ -186,7 +189,7 @@ function nameOf(weight: Value, node: Node): string {
   return module ?? (/^(onnx::|val_\d)/.test(weight.name) ? node.name || weight.name : weight.name);
 }
 
-/** A bias that a node of its own adds to `product`. */
+/** A bias that a separate node adds to `product`. */
 function withBias(graph: Graph, layer: LinearLayer, add: Node): LinearLayer | undefined {
   const index = add.inputs.findIndex(v => v !== layer.output);
   const read = add.inputs[index];
@@ -195,7 +198,7 @@ function withBias(graph: Graph, layer: LinearLayer, add: Node): LinearLayer | un
   return { ...layer, bias: { ...bias, node: add, index }, output: add.outputs[0] };
 }
 
-/** All linear layers of a graph, with the bias that a node after them adds. */
+/** All linear layers of a graph, with biases added by separate nodes. */
 export function linearLayers(graph: Graph): LinearLayer[] {
   return graph.nodes.flatMap(node => {
     const layer = layerAt(graph, node);
@@ -220,7 +223,7 @@ export function outputsOf({ node, weight, outAxis, quantized }: LinearLayer): nu
   return weight.tensor.dims[weight.isTransposed ? 1 - outAxis : outAxis]!;
 }
 
-/** The linear layer that `start` comes from, with the nodes after it. */
+/** The linear layer that computes `start`, with the nodes after it. */
 function before(
   graph: Graph,
   start: Value,
@@ -260,9 +263,9 @@ export function headsOf(graph: Graph, outputs: readonly Value[]): Head[] {
 }
 
 /**
- * The head that leads to `outputs`: the last linear layer before them, through activations, pooling and changes of shape
- * only; or the linear layer that `name` calls by its module, its node, its weight, or the output that it leads to. Throws
- * `no-such-value` where there is none, `bad-option` where there are several.
+ * The head that leads to `outputs`: the last linear layer before them, through activations, pooling and changes of
+ * shape only; or the linear layer that `name` identifies by module, node, weight, or the output that it leads to.
+ * Throws `no-such-value` if there is none, and `bad-option` if there are several.
  */
 export function findHead(graph: Graph, outputs: readonly Value[], name?: string): Head {
   const heads = headsOf(graph, outputs);
@@ -310,7 +313,7 @@ const listed = (layers: readonly (LinearLayer & { outputs?: Value[] })[]) =>
     .join(', ');
 
 /**
- * The names of the parameters of a model's head: those that the model's metadata lists, as `adapt` writes them, else weight
+ * The names of the parameters of a model's head: those in the model's metadata, as written by `adapt`, or else weight
  * and bias of the last linear layer before these outputs.
  */
 export function headParameters(

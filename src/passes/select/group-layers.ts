@@ -1,4 +1,4 @@
-/** The layers of a model, from its inputs to its head, and which parameters each has. */
+/** Groups the parameters of a model into layers, from its inputs to its head. */
 import { reads } from '../../graph/dependents.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { usesIn, type ValueUse } from '../common/readers.js';
@@ -6,7 +6,7 @@ import { sourcesOf } from './read-origins.js';
 
 export type Layer = { name: string; parameters: Value[] };
 
-/** How many layers lie between each parameter's and the last one, in which it is 0. */
+/** The number of layers from that of each parameter to the last one, 0 for the last. */
 export function distancesFromHead(graph: Graph, parameters: readonly Value[]): number[] {
   const layers = groupLayers(graph, parameters);
   const distance = new Map(
@@ -18,16 +18,17 @@ export function distancesFromHead(graph: Graph, parameters: readonly Value[]): n
 type Placed = { value: Value; uses: ValueUse[]; depth: number; module: string | undefined };
 
 /**
- * Groups parameters into layers, in the order of their depth: the longest way from the model's inputs to the first node
- * that uses one of the layer. What belongs together is told from names:
+ * Groups parameters into layers, in order of depth: the longest path from the model's inputs to the first node that
+ * uses one of the layer's parameters. Layers follow from names:
  *
- * 1. what is under one number is a block, as `encoder.layer.3` or `layer1.0`: of nested numbers the first counts;
- * 2. else what is in one module is a layer: the name without its last part, `fc` of `fc.weight`. Where the exporter gave a
- *    parameter another name, the module is that of what it was folded from, or of the node that reads it;
- * 3. a parameter without a module belongs to the layer of the next one by depth, or else of the one before; where none has
- *    a module, each matrix begins a layer;
- * 4. a module of vectors alone, such as a normalization, belongs to the layer before it;
- * 5. tables that are looked up, such as embeddings of words and positions, are one layer.
+ * 1. everything under one number is a layer, such as `encoder.layer.3` or `layer1.0`; of nested numbers, the first
+ *    counts;
+ * 2. otherwise a module is a layer: the name without its last part, `fc` of `fc.weight`. If the exporter renamed a
+ *    parameter, the module is that of the parameters that it was folded from, or of the node that reads it;
+ * 3. a parameter without a module belongs to the layer of the next parameter by depth, or else of the previous one; if
+ *    none has a module, each matrix starts a layer;
+ * 4. a module that consists of vectors, such as a normalization, belongs to the layer before it;
+ * 5. lookup tables, such as embeddings of words and positions, are one layer.
  */
 export function groupLayers(graph: Graph, parameters: readonly Value[]): Layer[] {
   const depth = depths(graph);
@@ -59,7 +60,7 @@ const isVector = ({ value }: Placed) => (value.shape?.filter(d => d !== 1).lengt
 const isTable = ({ uses }: Placed) =>
   uses.length > 0 && uses.every(u => u.node.opType === 'Gather' && u.index === 0);
 
-/** Nodes on the longest way from the inputs of the graph to each node. */
+/** The number of nodes on the longest path from the inputs of the graph to each node. */
 function depths(graph: Graph): Map<Node, number> {
   const found = new Map<Node, number>();
   for (const node of graph.nodes) {
@@ -74,7 +75,7 @@ function depths(graph: Graph): Map<Node, number> {
 const innerNodes = (node: Node): Node[] =>
   node.subgraphs().flatMap(body => body.nodes.flatMap(n => [n, ...innerNodes(n)]));
 
-/** The key of the layer of each of these, which are in order of depth. */
+/** The key of the layer of each parameter; parameters are in order of depth. */
 function layerKeys(placed: readonly Placed[]): string[] {
   if (placed.every(p => p.module === undefined)) {
     let key = '';
@@ -88,14 +89,14 @@ function layerKeys(placed: readonly Placed[]): string[] {
   return next.map((key, i) => key ?? next.slice(0, i).findLast(k => k)!);
 }
 
-/** `encoder.layer.3` of `encoder.layer.3.attention.query`; a module without a number is its own. */
+/** `encoder.layer.3` for `encoder.layer.3.attention.query`; a module without a number is its own block. */
 function blockOf(module: string): string {
   const parts = module.split('.');
   const at = parts.findIndex(part => /^\d+$/.test(part));
   return at < 0 ? module : parts.slice(0, at + 1).join('.');
 }
 
-/** The path of the module that has a parameter, its parts joined by dots. */
+/** The dotted path of the module that a parameter belongs to. */
 function moduleOf(value: Value, uses: readonly ValueUse[]): string | undefined {
   for (const name of [value.name, ...sourcesOf(value)]) {
     const module = withoutLast(name);
@@ -115,7 +116,7 @@ function withoutLast(name: string): string | undefined {
   return parts.length > 1 ? parts.slice(0, -1).join('.') : undefined;
 }
 
-/** PyTorch's older exporter names nodes after the modules that they are in: /layer1/layer1.0/conv1/Conv. */
+/** PyTorch's older exporter includes modules in names of nodes: /layer1/layer1.0/conv1/Conv. */
 function moduleOfNode(name: string): string | undefined {
   if (!name.startsWith('/')) return undefined;
   const parts: string[] = [];

@@ -9,17 +9,22 @@ import { matcher } from '../common/match-names.js';
 import type { ParameterGroup } from '../options.js';
 
 export type GroupOptions<O> = {
-  /** Applied in order: where several groups match and set the same option, the last one counts. */
+  /** Applied in order: if several groups match and set the same option, the last one wins. */
   groups?: readonly ParameterGroup<O>[];
-  /** Off: no weight decay on vectors (biases) and on scales and biases of normalizations; groups may say otherwise. */
+  /**
+   * If false: no weight decay on vectors (biases) and on scales and biases of normalizations, unless a group sets it.
+   */
   decayBiasNorm?: boolean;
-  /** Each layer's learning rate is this times that of the next one towards the head; groups are about the head's. */
+  /**
+   * Each layer's learning rate is this factor times that of the next layer towards the head; learning rates of groups
+   * apply to the head.
+   */
   layerDecay?: number;
 };
 
 /**
- * What of `base` each parameter has otherwise; `distances` are those of its layer from the head. Throws `no-such-value` for a glob that matches none of them,
- * `bad-option` for options that the optimizer refuses.
+ * The options of each parameter that differ from `base`. `distances` are those of its layer from the head. Throws
+ * `no-such-value` for a glob that matches no parameter, and `bad-option` for options that the optimizer rejects.
  */
 export function groupParameters<O extends OptimizerOptions>(
   params: readonly Value[],

@@ -11,20 +11,20 @@ import { groupLayers } from './group-layers.js';
 import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
 import type { Origins } from './read-origins.js';
 import { isCount } from './recognize-contents.js';
-import { toldByGlobs } from './told-by-globs.js';
+import { resolveGlobs } from './resolve-globs.js';
 
 /** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
 
 /**
  * Decides which floating-point initializers train: those that a target (the loss) depends on through differentiable
- * operators and that the file says are parameters; where it says nothing, those of which `notAWeight` does not say why
- * not. One whose gradient would have to pass rounding on any way does not train without straight-through gradients: part
- * of a gradient is none. Weights stored as integers are listed after these.
+ * operators and that the file declares as parameters; if it declares nothing, those for which `notAWeight` gives no
+ * reason against. Without straight-through gradients, a parameter does not train if any path of its gradient passes
+ * rounding, as a partial gradient would be wrong. Weights stored as integers are listed after these.
  *
- * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that are none of the
- * model's; `head` names the parameters of the model's head. Throws `no-such-value` for a glob that matches nothing and
- * `nothing-to-train` where nothing is left.
+ * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that do not belong to
+ * the model; `head` returns the names of the head's parameters. Throws `no-such-value` for a glob that matches nothing,
+ * and `nothing-to-train` if no parameter trains.
  */
 export function selectParameters(
   graph: Graph,
@@ -38,18 +38,19 @@ export function selectParameters(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
   );
   const names = candidates.map(([value]) => value.name);
-  const told = toldByGlobs(options, names, head);
+  const choiceOf = resolveGlobs(options, names, head);
   const reached = reach(graph, targets, options);
   const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
   const scales = quantizationScales(graph);
   const why = notAWeight(graph, candidates, origins);
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
-    if (told(value.name) === 'freeze') return no('frozen by --freeze', 'option');
+    if (choiceOf(value.name) === 'freeze') return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
     if (!reached.has(value) && !rounded.has(value))
       return no('the loss does not depend on it through differentiable operators', 'rule');
-    if (told(value.name) === 'train') return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    if (choiceOf(value.name) === 'train')
+      return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
     // No file records which parameters do not require gradients, but 0, 1, 2 ... is not a weight.
@@ -77,7 +78,7 @@ export function selectParameters(
   return [...choices, ...integers];
 }
 
-/** Of what trains, only the parameters of the last `count` layers go on to do so. */
+/** Freezes the parameters of all but the last `count` layers that train. */
 function lastLayers(
   graph: Graph,
   choices: readonly ParameterChoice[],

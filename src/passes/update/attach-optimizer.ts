@@ -82,7 +82,10 @@ export function attachOptimizer<O extends OptimizerOptions>(
   return { ...attached, products: products.map(e => e.value), updates };
 }
 
-/** Leaves the gradients of layers that do not train yet out of the norm that is clipped, as PyTorch's has none of them. */
+/**
+ * Excludes the gradients of layers that do not train yet from the clipped norm, as in PyTorch, where these have no
+ * gradients.
+ */
 function withoutUnbegun(
   parameters: readonly { begins?: number }[],
   { clipGradNorm }: StepOptions,

@@ -7,7 +7,7 @@ import type { Expr } from '../../ops/core/expr.js';
  */
 const SMALL = 2 ** 12;
 
-/** These places of `values` in groups: small ones of equal `keys` together, in the order of their first. */
+/** Groups positions of `values`: small tensors with equal `keys` together, in the order of the first of each group. */
 export function groupSmall(
   values: readonly Value[],
   keys: readonly string[],

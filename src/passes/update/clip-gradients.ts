@@ -6,13 +6,12 @@ import { sumOfSquares } from '../../ops/core/norm.js';
 import type { ScalarType, StepOptions } from '../options.js';
 import { stateInput, type Transition } from './transition.js';
 
-/** As PyTorch's clip_grad_norm_ does, so that a norm of 0 divides nothing by 0. */
+/** As in PyTorch's clip_grad_norm_: avoids a division by a norm of 0. */
 const EPSILON = 1e-6;
 
 /**
- * Keeps the first `count` terms, the gradients, within bounds, elements before the norm, as PyTorch's clip_grad_value_ and
- * clip_grad_norm_ do. The norm of an update's gradients before it is clipped goes into the state `grad_norm`, for those
- * who watch the run.
+ * Clips the first `count` terms, which are the gradients: first by value, then by norm, as PyTorch's clip_grad_value_
+ * and clip_grad_norm_. The norm before clipping by norm is stored in the state `grad_norm`, for monitoring.
  */
 export function clipGradients(
   g: Builder,
@@ -37,7 +36,7 @@ export function clipGradients(
   };
 }
 
-/** The 2-norm of all tensors together, a scalar. */
+/** The global 2-norm of all tensors, a scalar. */
 export function globalNorm(tensors: readonly Expr[], type: ScalarType = 'float64'): Expr {
   const squares = tensors.map(x => sumOfSquares(x).cast(type));
   const [first, ...others] = squares;

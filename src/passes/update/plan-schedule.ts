@@ -8,7 +8,10 @@ import type { Fed, InjectOptions, LeastBatch } from '../options.js';
 
 type Loss = Pick<AttachedLoss, 'loss' | 'target' | 'mix'>;
 
-/** The number of updates after which each parameter begins to train: layer by layer, from the head down. Throws `bad-option`. */
+/**
+ * The number of updates after which each parameter starts to train: layer by layer, from the head down. Throws
+ * `bad-option`.
+ */
 export async function planUnfreezing(
   graph: Graph,
   { unfreezeEvery, updates }: Pick<InjectOptions, 'unfreezeEvery' | 'updates'>,
@@ -31,15 +34,15 @@ export async function planUnfreezing(
   return distances.map(distance => (distance ? distance * every : undefined));
 }
 
-/** What data feed, of a graph that is about to get the update of these gradients. */
+/** The inputs that data feed, in a graph to which the update with these gradients will be added. */
 function fedTo(graph: Graph, loss: Loss, grads: readonly Expr[], leastBatch: LeastBatch | undefined): Fed {
-  // A second target is made of the first one.
+  // The second target is derived from the first one.
   const made = [loss.mix?.target, loss.mix?.share];
   const inputs = neededInputs(graph, [loss.loss, ...grads.map(e => e.value)]).filter(v => !made.includes(v));
   return { graph, inputs, target: loss.target?.name, leastBatch };
 }
 
-/** The schedule with its lengths in updates; where it does not say when it ends, it ends with the run. Throws `bad-option`. */
+/** The schedule with its lengths in updates. Without a total, it ends with the run. Throws `bad-option`. */
 export async function planSchedule(
   graph: Graph,
   { schedule, updates }: Pick<InjectOptions, 'schedule' | 'updates'>,

@@ -12,8 +12,8 @@ import { tiled, tileOf } from './tile-large-updates.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
 
 /**
- * With `lookup`, only the rows that a step looks up change, and the gradient is theirs: see `sumRows`. With `begins`, neither
- * the parameter nor its state changes in so many updates, and the step count of its formulas begins after them.
+ * With `lookup`, only the rows that a step looks up change, and the gradient is that of these rows: see `sumRows`. With
+ * `begins`, parameter and state stay unchanged for that number of updates, and its step count starts after them.
  */
 export type TrainedParameter<O> = {
   param: Value;
@@ -22,9 +22,9 @@ export type TrainedParameter<O> = {
   begins?: number;
 };
 
-/** How parameters change, and the graph inputs that this takes. */
+/** The update of parameters, and the graph inputs that it requires. */
 export type UpdateRule = {
-  /** Takes the gradients, and after them the Hessian's products with random signs where the optimizer wants them. */
+  /** Takes the gradients, followed by the products of the Hessian with random signs if the optimizer requires them. */
   transition: Transition;
   lr: Value;
   /** Number of updates done. */
@@ -33,9 +33,9 @@ export type UpdateRule = {
   slots: Map<Value, Record<string, Value>>;
   /** The type of a step's scalars. */
   scalars: ScalarType;
-  /** With `compensate`: what rounding has left each parameter short of. */
+  /** With `compensate`: the rounding error carried to the next step, per parameter. */
   carries: (Value | undefined)[];
-  /** The initializer with the schedule's total, where that is the run's. */
+  /** The initializer with the schedule's total, if the schedule ends with the run. */
   total?: Value;
 };
 
@@ -76,7 +76,7 @@ export function updateParameters<O extends OptimizerOptions>(
     schedule?.total !== undefined && endsWithRun
       ? initializer(g, 'schedule_total', Tensor.filled(scalarType, [], schedule.total))
       : undefined;
-  /** The update of those that begin after so many. */
+  /** The update of the parameters that start after `begins` updates. */
   const updateOf = (b: Builder, terms: readonly Expr[], begins: number): Updates => {
     const t = b
       .of(step)
@@ -86,7 +86,7 @@ export function updateParameters<O extends OptimizerOptions>(
     const scheduled = schedule
       ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType), total && b.of(total)))
       : base;
-    // ONNX Runtime takes a cast there and back out of the graph, but not out of what a subgraph reads.
+    // ONNX Runtime removes a cast to a type and back, but not if a subgraph reads the result.
     const typed = (e: Expr, dtype: DType) =>
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
     const shared = new Map<string, Scalars>();
@@ -124,7 +124,7 @@ export function updateParameters<O extends OptimizerOptions>(
         const next = names.map(name => [name, updated.state[name]!]);
         return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
       };
-      // Within a branch the tensors would be copied to be cut.
+      // Within a branch, tiling would copy the tensors.
       const whole = tileLarge && b === g && members.length === 1 && !lookup;
       const tile = whole ? tileOf(params[first!]!) : undefined;
       const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
@@ -174,12 +174,12 @@ function initializer(g: Builder, hint: string, tensor: Tensor): Value {
 
 const isHalf = (dtype: DType | undefined) => dtype === 'float16' || dtype === 'bfloat16';
 
-/** The table with new rows. Equal ones are written more than once, the same each time. */
+/** The table with new rows. Equal rows are written more than once, with the same values. */
 function putRows(table: Expr, rows: Expr, values: Expr): Expr {
   return table.scatterND(rows.unsqueeze([1]), values).typed(anyRows(table.type));
 }
 
-/** The same in tiles; scalars are read from outside. */
+/** The same in tiles; scalars are outer values. */
 function inTiles(
   b: Builder,
   tensors: Tensors,
@@ -198,11 +198,11 @@ function inTiles(
   return Object.fromEntries(results.map((name, i) => [name, outputs[i]!]));
 }
 
-/** w - step; what rounding leaves of it is the next `carry`, to be taken off with the next step. */
+/** w - step. The rounding error becomes the next `carry`, which is subtracted with the next step. */
 function subtract(w: Expr, step: Expr, carry?: Expr): { w: Expr; carry?: Expr } {
   if (!carry) return { w: w.sub(step) };
   if (isHalf(w.dtype)) {
-    // A runtime computes with 16 bits in float32, and rounds between two nodes only where the graph says so.
+    // Runtimes compute 16-bit types in float32, and round between two nodes only at explicit casts.
     const exact = w.cast('float32').sub(step.cast('float32').add(carry.cast('float32')));
     const next = exact.cast(w.dtype);
     return { w: next, carry: next.cast('float32').sub(exact).cast(w.dtype) };

@@ -1,15 +1,15 @@
-/** What `--train` and `--freeze` say of names. */
+/** Resolves `--train` and `--freeze`. */
 import { globTest, matcher } from '../common/match-names.js';
 
-/** In the place of a glob of `--freeze`: all that is not a parameter of the model's head. */
+/** A special value of `--freeze`: everything except the parameters of the model's head. */
 export const BACKBONE = 'backbone';
 
 /**
- * What `--train` and `--freeze` say of a name. Where globs of both match it, the more specific one counts: the one with more
- * characters besides `*` and `?`; of two alike, that of `--freeze`. `backbone` freezes what is not in `head`, and is the least specific of
- * all. Throws `no-such-value` as `matcher` does.
+ * Whether `--train` or `--freeze` applies to a name. If globs of both match it, the more specific one wins: the one
+ * with more characters other than `*` and `?`, or that of `--freeze` in a tie. `backbone` freezes names that are not in
+ * `head` and is the least specific. Throws `no-such-value` as `matcher` does.
  */
-export function toldByGlobs(
+export function resolveGlobs(
   { train, freeze }: { train?: readonly string[]; freeze?: readonly string[] },
   names: readonly string[],
   head: () => readonly string[] = () => [],

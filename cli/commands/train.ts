@@ -151,6 +151,9 @@ type Choosing = Pick<
 const choosing = ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }: Choosing) =>
   ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }) satisfies Choosing;
 
+/** Validation samples with the largest loss in a report. */
+const WORST_SAMPLES = 24;
+
 export async function handler(args: TrainArgs): Promise<void> {
   const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
   const { checkWritable, dataOptionsOf, isArtifacts } = await import('../../src/internal.js');
@@ -193,6 +196,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     lr: args.optimizer?.lr,
     metrics: args.metrics,
     trainMetrics: args.trainMetrics,
+    worstSamples: args.report !== undefined || args.ui ? WORST_SAMPLES : undefined,
     device: args.device,
     threads: args.threads,
   };

@@ -32,7 +32,7 @@ export async function evaluate(
   given: DataInput,
   options: EvaluateModelOptions = {},
 ): Promise<Evaluation> {
-  const { batchSize, bind, metrics, ema, onProgress = () => {} } = options;
+  const { batchSize, bind, metrics, onLosses, ema, onProgress = () => {} } = options;
   const plain = await plainModel(source, ema);
   const spec = options.loss ?? plain.loss;
   if (!spec) throw noLoss();
@@ -61,7 +61,7 @@ export async function evaluate(
       return await evaluateBatches(
         watched(dataset, batchSize, onProgress),
         loss,
-        { metrics },
+        { metrics, onLosses, confusion: options.confusion },
         async batch => {
           const feeds = asFeeds(
             Object.fromEntries(Object.entries(batch).filter(([name]) => known.has(name))),

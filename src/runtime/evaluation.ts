@@ -12,6 +12,10 @@ import type { Feeds } from './session.js';
 export type EvaluateOptions = {
   /** Names of metrics, or definitions of one's own; what is usual for the loss and the output if not given, none for []. */
   metrics?: readonly MetricChoice[];
+  /** Told the mean loss of each sample of a batch, in the order of the data: not of a loss that does not tell them apart. */
+  onLosses?: (losses: readonly number[]) => void;
+  /** Also computes the confusion matrix, where there are few classes and the usual metrics are computed. */
+  confusion?: boolean;
 };
 
 /** Runs one batch through the model in inference form. */
@@ -30,7 +34,7 @@ export async function evaluateBatches(
   open: (inputs: Feeds) => Promise<EvaluationRun>,
   recipe?: Recipe,
 ): Promise<Evaluation> {
-  const metrics = new MetricSet(spec, options.metrics);
+  const metrics = new MetricSet(spec, options.metrics, options.confusion);
   let [samples, leftOut, loss, weight] = [0, 0, 0, 0];
   for await (const { inputs: given, size, padding = 0 } of batches) {
     const { samples: outputs, inputs, run } = await open(given);
@@ -52,9 +56,12 @@ export async function evaluateBatches(
     const target = inputs[spec.target!]!;
     const count = losses.length - padding;
     loss += sum(losses, count);
-    weight += outputs.weights
-      ? sum(results[outputs.weights.name]!.numbers(), count)
-      : (target.size / losses.length) * count;
+    const weights = outputs.weights
+      ? results[outputs.weights.name]!.numbers()
+      : losses.map(() => target.size / losses.length);
+    weight += sum(weights, count);
+    // A sample that weighs nothing has no loss.
+    options.onLosses?.(losses.slice(0, count).map((one, i) => one / weights[i]! || 0));
     if (metrics.isActive) metrics.add(results[spec.output]!, target, count, padding);
   }
   if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);

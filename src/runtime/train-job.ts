@@ -11,11 +11,12 @@ import type { InjectOptions } from '../passes/options.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
 import type { BindOptions } from './data/bind.js';
+import type { Dataset } from './data/dataset.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from './data/open.js';
 import { loadRecipe, saveRecipe } from './data/recipe/recipe-file.js';
 import { readSafetensors } from './data/safetensors.js';
 import { dryRun } from './dry-run.js';
-import type { TrainEvent } from './events.js';
+import type { JudgedSample, TrainEvent } from './events.js';
 import { checkExport, exportFile, neededRecipe } from './export.js';
 import { loadExtensions } from './extensions.js';
 import { findRate } from './find-lr.js';
@@ -92,6 +93,8 @@ export type TrainJob = SessionOptions &
     metrics?: readonly string[];
     /** Also evaluate, after every epoch, samples of the training data: so many, or at most 10,000. */
     trainMetrics?: boolean | number;
+    /** How many of the validation samples with the largest loss the last event tells; none if not given. */
+    worstSamples?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   } & Omit<DataOptions, 'recipe'>;
 
@@ -207,6 +210,8 @@ async function runOnData(
       });
       emit({ type: 'saved', path: job.output, what: 'model', ...(best ? { best } : {}) });
       const kept = checkpoints.list;
+      const judged = chosen ?? trainer.snapshot();
+      const worst = validation && (await worstOf(judged, validation, job, emit));
       emit({
         type: 'end',
         stopped: signal.aborted,
@@ -215,6 +220,7 @@ async function runOnData(
         skipped: trainer.skippedCount,
         ...(best ? { best } : {}),
         ...(state && kept.length ? { checkpoints: { folder: checkpointFolder(state), kept } } : {}),
+        ...(worst?.length ? { worst } : {}),
       });
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
@@ -223,6 +229,21 @@ async function runOnData(
     }
   } finally {
     await trainer.release();
+  }
+}
+
+/** The validation samples that were asked for. A run that is done does not fail for want of them. */
+async function worstOf(model: Model, data: Dataset, job: TrainJob, emit: Emit): Promise<JudgedSample[]> {
+  const { worstSamples: count, batchSize, device, threads, validation, data: files } = job;
+  if (!count) return [];
+  const { worstSamples } = await import('./worst-samples.js');
+  try {
+    const paths = validation ?? files;
+    return await worstSamples(model, data, { count, batchSize, device, threads, paths });
+  } catch (error) {
+    if (!(error instanceof AgdError)) throw error;
+    emit({ type: 'note', text: `no samples with the largest loss: ${error.message}`, level: 'warning' });
+    return [];
   }
 }
 

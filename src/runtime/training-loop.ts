@@ -7,7 +7,7 @@ import { checkMetrics } from './metrics/index.js';
 import { RunLength } from './run-length.js';
 import type { Trainer } from './trainer.js';
 
-export type LoopOptions = EvaluateOptions & {
+export type LoopOptions = Pick<EvaluateOptions, 'metrics'> & {
   /** Passes over the data in all, those that the trainer's state already has behind it included. */
   epochs: number;
   batchSize?: number;
@@ -149,7 +149,7 @@ async function* evaluated(
     }
   }
   let result: Evaluation | undefined;
-  const done = trainer.evaluate(counted(), { metrics }).then(evaluation => {
+  const done = trainer.evaluate(counted(), { metrics, confusion: true }).then(evaluation => {
     result = evaluation;
   });
   // A failure is thrown where it is awaited.

@@ -60,6 +60,14 @@ describe('training on a folder of images', () => {
     expect(other).toContain('resumed with --seed 0 (was 3), other --augment');
   });
 
+  it('shows the worst samples and the confusion matrix in the report', () => {
+    ok(...LOSS, '--val', 'pets/val', '--report', 'run.html');
+    const page = readFileSync(file('run.html'), 'utf8');
+    expect(page).toContain('Samples with the largest loss');
+    expect(page).toContain('Confusion matrix');
+    expect(page.match(/<img [^>]*src="data:image\/png/g)).toHaveLength(6);
+  });
+
   it('augments no validation data', () => {
     const args = [...LOSS, '--val', 'pets/val', '--lr', '0', '--batch-norm', 'eval'];
     ok(...args, '--log', 'plain.jsonl');

@@ -110,6 +110,12 @@ export function defaultMetrics({ spec, output, target, width }: ScoredBatch): st
   }
 }
 
+/** Whether a confusion matrix is something to look at. */
+const hasFewClasses = ({ spec, output, target, width }: ScoredBatch) =>
+  spec.task === 'classes'
+    ? output.dims.length === 2 && width <= FEW
+    : spec.task === 'labels' && width === 1 && !target.numbers().some(x => x !== 0 && x !== 1);
+
 /** What metrics found: numbers by name (`iou-per-class/0` of those with several), and lines for the user. */
 export type Measured = {
   metrics: Record<string, number>;
@@ -130,7 +136,11 @@ export class MetricSet {
   readonly #accumulators = new Map<Metric['accumulator'], Accumulator>();
 
   /** The defaults where nothing is chosen. Throws `bad-option` for unknown metrics, and for those of other tasks. */
-  constructor(loss: LossSpec, chosen: readonly MetricChoice[] = [DEFAULT]) {
+  constructor(
+    loss: LossSpec,
+    chosen: readonly MetricChoice[] = [DEFAULT],
+    private readonly confusion = false,
+  ) {
     this.#spec = taskOf(loss);
     this.#asked = chosen;
     this.#check(this.#metrics([]));
@@ -146,7 +156,11 @@ export class MetricSet {
   /** `size` samples, followed by `padding` others that do not count. */
   add(output: Tensor, target: Tensor, size: number, padding = 0): void {
     const batch = new ScoredBatch(this.#spec!, output, target, size, padding);
-    if (!this.#chosen) this.#choose(this.#metrics(defaultMetrics(batch)));
+    if (!this.#chosen) {
+      const usual = defaultMetrics(batch);
+      const more = this.confusion && hasFewClasses(batch) ? ['confusion-matrix'] : [];
+      this.#choose(this.#metrics([...usual, ...more]));
+    }
     for (const accumulator of this.#accumulators.values()) accumulator.add(batch);
   }
 

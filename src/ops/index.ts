@@ -18,7 +18,7 @@ import * as contribQuantized from './microsoft/quantized.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
 import * as normalization from './normalization.js';
-import * as previewTraining from './onnx-optimizers.js';
+import * as onnxOptimizers from './onnx-optimizers.js';
 import * as pooling from './pooling.js';
 import * as quantization from './quantization.js';
 import * as recurrent from './recurrent.js';
@@ -52,7 +52,7 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     sequence,
     signal,
   ],
-  'ai.onnx.preview.training': [previewTraining],
+  'ai.onnx.preview.training': [onnxOptimizers],
   'com.microsoft': [contrib, contribAttention, contribExperts, contribIntegers, contribQuantized],
 };
 

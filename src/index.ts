@@ -3,6 +3,7 @@
  * in `agd-onnx/extend`.
  */
 import type { Model } from './graph/ir.js';
+import { random } from './graph/random.js';
 import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
 import { type DerivativeModel, type DerivativeOptions, derivativeModel } from './passes/differentiate.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
@@ -11,7 +12,6 @@ import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
 import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
 import { type SplitStep, splitStep as splitStepPass } from './passes/run/split-step.js';
-import { random } from './runtime/data/random.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';

@@ -4,6 +4,7 @@
  */
 export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
 export { checkWritable, writeFileAtomic } from './graph/files.js';
+export { permutation, random } from './graph/random.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';
 export { parseSchedule, SCHEDULES } from './ops/schedules.js';
@@ -22,7 +23,6 @@ export {
 } from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { dataOptionsOf, openRecords } from './runtime/data/open.js';
-export { permutation, random } from './runtime/data/random.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
 export { EVENT_SCHEMAS, injectedEvent } from './runtime/events.js';
@@ -42,6 +42,7 @@ export {
   writeOrtCheckpoint,
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
+export { readPeft, writeOnnxAdapter, writePeft } from './runtime/formats/peft.js';
 export { keepColumns } from './runtime/kept-columns.js';
 export {
   type KeptColumns,

@@ -3,6 +3,7 @@ import { types } from '../../src/constants.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
+import { formatNames } from '../ui/format.js';
 import { print } from '../ui/terminal.js';
 
 export const model =
@@ -38,6 +39,29 @@ export const options = {
     help: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
     conflicts: ['out', 'params', 'ema', 'ortCheckpoint'],
   },
+  adapter: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'Merge the adapters of this folder, as PEFT writes it, into a model without a training step',
+    conflicts: ['params', 'ema', 'peft', 'onnxAdapter'],
+  },
+  adaptersOnly: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Leave the weights as they were, and the adapters beside them as inputs with a default',
+  },
+  peft: {
+    ...OUTPUT,
+    type: types.text,
+    help: "Write the adapters as PEFT's adapter_model.safetensors and adapter_config.json to this folder instead",
+    conflicts: ['out', 'params', 'ema', 'adaptersOnly', 'onnxAdapter'],
+  },
+  onnxAdapter: {
+    ...OUTPUT,
+    type: types.text,
+    help: "Write the adapters as ONNX Runtime's .onnx_adapter to this file instead",
+    conflicts: ['out', 'params', 'ema', 'adaptersOnly'],
+  },
   ortCheckpoint: {
     ...OUTPUT,
     type: types.text,
@@ -56,6 +80,10 @@ type Args = Pick<Arguments, 'model' | 'params'> & {
   bakePreprocessing?: boolean;
   recipe?: string;
   recipeOut?: string;
+  adapter?: string;
+  adaptersOnly?: boolean;
+  peft?: string;
+  onnxAdapter?: string;
   pytorchState?: string;
   ortCheckpoint?: string;
 };
@@ -63,22 +91,31 @@ type Args = Pick<Arguments, 'model' | 'params'> & {
 export async function handler(args: Args): Promise<void> {
   const library = await import('../../src/internal.js');
   const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = library;
-  const { model, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut } = args;
-  const out =
-    pytorchState ?? ortCheckpoint ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
+  const { model, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut, peft, onnxAdapter } = args;
+  const { adapter, adaptersOnly } = args;
+  const instead = pytorchState ?? ortCheckpoint ?? peft ?? onnxAdapter;
+  const out = instead ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
   checkOutputs([out, recipeOut], [model, args.params, args.recipe]);
   const recipe = args.recipe === undefined ? undefined : await library.loadRecipe(args.recipe);
   const isReplaced = existsSync(out);
   if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
   else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
+  else if (peft !== undefined) await library.writePeft(await loadModel(model), out);
+  else if (onnxAdapter !== undefined) await library.writeOnnxAdapter(await loadModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
-    const { isUntrained } = await exportFrom(model, out, {
+    const { isUntrained, kept } = await exportFrom(model, out, {
+      adapter,
+      adaptersOnly,
       values,
       ema: args.ema,
       recipe,
       bakePreprocessing,
     });
+    if (kept.length)
+      print(
+        `kept the adapters of ${formatNames(kept)} apart: their weights are quantized, and cannot take them`,
+      );
     if (isUntrained)
       print(
         `${model} is at step 0: ${out} holds the weights as they were before training${isReplaced ? ', in place of the file that was there' : ''}`,

@@ -165,7 +165,7 @@ export async function handler(args: TrainArgs): Promise<void> {
       ...[args.log, args.csv, args.report, args.recipeOut],
     ],
     [
-      ...[args.model, ...pathsOf(args.data, args.validation), args.params, args.config],
+      ...[args.model, ...pathsOf(args.data, args.validation), args.params, args.adapter, args.config],
       ...[args.resumePytorch, args.recipe],
     ],
   );
@@ -175,6 +175,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     extend: args.extend,
     inject: inject,
     params: args.params,
+    adapter: args.adapter,
     initialize: args.initialize,
     data: args.data,
     validation: args.validation,

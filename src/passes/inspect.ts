@@ -3,6 +3,7 @@ import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import { opDef } from '../ops/index.js';
+import { adapterNames } from './adapters/adapter-record.js';
 import { activeValues } from './differentiate/backward.js';
 import type { TrainingDescription } from './file/description.js';
 import { isInjected, readStep } from './file/step-metadata.js';
@@ -98,7 +99,7 @@ export async function inspect(
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
     const head = () => headParameters(work, targets);
     const parameters = targets.length
-      ? selectParameters(graph, targets, origins, options, undefined, head)
+      ? selectParameters(graph, targets, origins, options, { head, adapters: adapterNames(work) })
       : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
     const path = between(graph.nodes, trained, targets, options);

@@ -10,6 +10,7 @@ import { LOSS_NAMES, type LossKind } from '../ops/losses/index.js';
 import type { LossOptions } from '../ops/losses/loss.js';
 import { allOptimizerNames, type OptimizerSpec, optimizerNamed } from '../ops/optimizers/index.js';
 import type { OptimizerOption } from '../ops/optimizers/optimizer.js';
+import { ADAPTER_OPTIONS } from './options/adapters.js';
 import { DATA_OPTIONS } from './options/data.js';
 import { IMAGE_OPTIONS } from './options/images.js';
 import { LIBRARY_OPTIONS } from './options/library.js';
@@ -33,6 +34,7 @@ export type LossSpec =
 export const OPTIONS = {
   ...LOSS_OPTIONS,
   ...PARAMETER_OPTIONS,
+  ...ADAPTER_OPTIONS,
   ...UPDATE_OPTIONS,
   ...MODEL_OPTIONS,
   ...DATA_OPTIONS,
@@ -42,7 +44,7 @@ export const OPTIONS = {
 } satisfies Record<string, Option>;
 
 /** Options that name files: commands read them, as the library takes models and values. */
-const FILES = ['params', 'initialize', 'config', 'extend'] as const;
+const FILES = ['params', 'initialize', 'adapter', 'config', 'extend'] as const;
 type File = (typeof FILES)[number];
 
 export type OptionName = keyof typeof OPTIONS;

@@ -12,6 +12,8 @@ import { neededInputs } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
+import { adapterNames } from './adapters/adapter-record.js';
+import { addAdapters } from './adapters/add-adapters.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
@@ -72,6 +74,20 @@ const ALL = [
     run(c) {
       c.optimizer = resolveOptimizer(c.options);
       return false;
+    },
+  }),
+
+  // Adapters
+  pass({
+    name: 'add-adapters',
+    does: 'Adds low-rank adapters beside the layers that are named',
+    requires: [],
+    ensures: [],
+    run(c) {
+      const { lora = [], adapters, seed } = c.options;
+      if (!lora.length && !adapters) return false;
+      c.source = addAdapters(c.source, lora, adapters, seed);
+      return true;
     },
   }),
 
@@ -317,7 +333,8 @@ const ALL = [
       const { loss, output, constants } = c.loss;
       const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
       const head = () => headParameters(c.work, ends);
-      c.parameters = selectParameters(graph, [loss], c.origins, c.options, constants, head);
+      const given = { constants, head, adapters: adapterNames(c.work) };
+      c.parameters = selectParameters(graph, [loss], c.origins, c.options, given);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);
@@ -707,7 +724,8 @@ const ALL = [
     ensures: [],
     run(c) {
       const { model, description, options } = c;
-      const original = c.moved ? encodeModel(model) : (options.original ?? encodeModel(model));
+      const isRewritten = c.moved || options.lora?.length || options.adapters;
+      const original = (!isRewritten && options.original) || encodeModel(model);
       const learned = [...description.parameters.map(p => p.name), ...description.statistics];
       embedOriginal(c.work, original, model, learned);
       return true;
@@ -787,6 +805,7 @@ function list(...names: string[]): Pass[] {
 
 const STANDARDIZE = list(
   'check-attributes',
+  'add-adapters',
   'copy-model',
   'upgrade-opset',
   'expand-sparse',

@@ -6,6 +6,8 @@ import { writePatched } from '../graph/patch-file.js';
 import { withEntry } from '../graph/patch-metadata.js';
 import type { Tensor } from '../graph/tensor.js';
 import { takesClasses } from '../ops/losses/index.js';
+import { readAdapters } from '../passes/adapters/adapter-record.js';
+import { mergeAdapters, withAdapterInputs } from '../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
 import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
@@ -21,6 +23,8 @@ export type ExportOptions = {
   ema?: boolean;
   /** How raw data become inputs; that of the injected model where not given. */
   recipe?: Recipe;
+  /** Adapters stay apart, as inputs with a default, where they would be merged into floating-point weights. */
+  adaptersOnly?: boolean;
   /** The recipe becomes a part of the graph, which then takes raw columns: see `bakePreprocessing`. */
   bakePreprocessing?: boolean;
 };
@@ -38,9 +42,12 @@ export async function exportFile(injected: Model, path: string, options: ExportO
   const trained = ema ? averagedModel(injected) : injected;
   const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
-  if (exports?.length || options.bakePreprocessing) {
+  if (exports?.length || options.bakePreprocessing || readAdapters(injected).length) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-    const learned = new Map(names.map(name => [name, values.get(name)!]));
+    const { weights = new Set() } = options.adaptersOnly ? {} : adaptedWeights(injected);
+    const learned = new Map(
+      names.flatMap(name => (weights.has(name) ? [] : [[name, values.get(name)!] as const])),
+    );
     return saveTrained(trainedModel(injected, options), path, learned);
   }
   const { bytes: original, tensors, placeOf } = placesFor(names, trained);
@@ -79,13 +86,19 @@ function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undef
   return { ...recipe, scores: { output, loss, classAxis: spec.classAxis ?? (rank >= 4 ? 1 : -1) } };
 }
 
+/** The weights of an injected model that merging changes. */
+const adaptedWeights = (injected: Model) => ({ weights: new Set(readAdapters(injected).map(r => r.weight)) });
+
 /** What `exportFile` writes, as a model in memory. Throws as it does. */
 export function trainedModel(injected: Model, options: ExportOptions = {}): Model {
   const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
   const original = readOriginal(options.ema ? averagedModel(injected) : injected);
   const { exports } = readStep(injected);
   const part = exports?.length ? partOfModel(original, exports) : original;
-  return options.bakePreprocessing ? bakePreprocessing(part, neededRecipe(recipe)) : withRecipe(part, recipe);
+  const whole = options.adaptersOnly ? withAdapterInputs(part) : mergeAdapters(part).model;
+  return options.bakePreprocessing
+    ? bakePreprocessing(whole, neededRecipe(recipe))
+    : withRecipe(whole, recipe);
 }
 
 /** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */

@@ -5,8 +5,8 @@
  * Prints a line per format; anything else, and what takes the processor more than two seconds, is printed with its mutant and exits 1.
  */
 
+import { random } from '../../src/graph/random.js';
 import { AgdError } from '../../src/internal.js';
-import { random } from '../../src/runtime/data/random.js';
 import { type Format, formats, type Read } from './formats.js';
 
 const SLOWEST = 2000;

@@ -3,8 +3,8 @@
  * time; the name of a test says which.
  */
 import { describe, it } from 'vitest';
+import { type Random, random } from '../../src/graph/random.js';
 import { type AttrInit, float } from '../../src/ops/core/builder.js';
-import { type Random, random } from '../../src/runtime/data/random.js';
 import { bools, checkVjp, type Input, ints, type VjpCase } from './vjp.js';
 
 const CASES = 12;

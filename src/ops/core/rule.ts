@@ -34,7 +34,13 @@ export type Expansion<I extends Operands = readonly Expr[]> = (
 /** The definition of an operator. Its kind follows from its fields: see the constructors below. */
 export type OpDef =
   | { kind: 'rule'; rule: Rule<never, never> }
-  | { kind: 'expansion'; expand: Expansion<never>; straightThrough?: Rule<never, never> }
+  | {
+      kind: 'expansion';
+      expand: Expansion<never>;
+      straightThrough?: Rule<never, never>;
+      /** Where a gradient is wanted for these inputs only, the node stays as it is and has this rule. */
+      partial?: { inputs: readonly number[]; rule: Rule<never, never> };
+    }
   /** The outputs are integers, booleans or shapes, or do not depend on the values of any input. */
   | { kind: 'none'; why: string }
   /** Constant almost everywhere: the gradient is zero, or passes straight through if the user requests it. */
@@ -44,11 +50,19 @@ export type OpDef =
 export const expansion = <I extends Operands>(
   expand: Expansion<I>,
   straightThrough?: Rule<never, never>,
+  partial?: { inputs: readonly number[]; rule: Rule<I, readonly [Expr]> },
 ): OpDef => ({
   kind: 'expansion',
   expand: expand as never,
   straightThrough,
+  partial: partial as never,
 });
+
+/** Whether the rule for some of a node's inputs serves: a gradient is wanted for none of the others. */
+export const hasPartialRule = (def: OpDef | undefined, needs: (input: number) => boolean, count: number) =>
+  def?.kind === 'expansion' &&
+  def.partial !== undefined &&
+  range(0, count).every(i => !needs(i) || def.partial!.inputs.includes(i));
 export const noGradient = (why: string): OpDef => ({ kind: 'none', why });
 export const zeroGradient = (
   why: string,

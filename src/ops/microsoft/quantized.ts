@@ -1,7 +1,8 @@
 /** ONNX Runtime's own operators with quantized weights: gradients for the other operand and for scales. */
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
-import { expansion, normalizeAxis } from '../core/rule.js';
+import { expansion, type NodeView, normalizeAxis } from '../core/rule.js';
+import { loop } from '../core/scan.js';
 
 type NBits = readonly [
   a: Expr,
@@ -12,27 +13,77 @@ type NBits = readonly [
   bias?: Expr,
 ];
 
-/** y = a @ ((b - zero) * scale)^T + bias; b contains integers of a few bits, in blocks that share scale and zero. */
-export const MatMulNBits = expansion<NBits>(node => {
-  const [a, b, scales, zeros, order, bias] = node.inputs;
-  const { attrs, g } = node;
-  if (order) node.unsupported("'g_idx'");
+/**
+ * y = a @ w^T + bias with w = (b - zero) * scale; b contains integers of a few bits, in blocks that share scale and zero.
+ * While only a and bias change, the node stays, and da = dy @ w.
+ */
+export const MatMulNBits = expansion<NBits>(
+  node => {
+    const [a, , , , , bias] = node.inputs;
+    const y = a.matmul(numbersOf(node, formOf(node).n).mT);
+    return [bias ? y.add(bias) : y];
+  },
+  undefined,
+  {
+    inputs: [0, 5],
+    rule: ([dy], node) => {
+      const bias = node.inputs[5];
+      return [() => timesRows(dy, node), null, null, null, null, bias ? () => dy.sumTo(bias) : null];
+    },
+  },
+);
+
+/** Extents of the weight: rows, columns, blocks in a row, and numbers in a block. Throws for forms without a gradient. */
+function formOf(node: NodeView<NBits>) {
+  const { attrs } = node;
+  if (node.inputs[4]) node.unsupported("'g_idx'");
   if (attrs.int('weight_prepacked', 0)) node.unsupported("'weight_prepacked'");
   const [n, k, size, bits] = ['N', 'K', 'block_size', 'bits'].map(name => attrs.int(name, 4)) as Four;
-  const blocks = Math.ceil(k / size);
-  const levels = unpacked(b, bits).reshape([n, blocks, size]).cast(a.dtype);
+  return { n, k, size, bits, blocks: Math.ceil(k / size) };
+}
+
+/** The numbers [rows, k] that the weight stands for, or of the rows that `cut` takes of what has one entry for each. */
+function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => byRow): Expr {
+  const [a, b, scales, zeros] = node.inputs;
+  const { n, k, size, bits, blocks } = formOf(node);
+  const levels = unpacked(cut(b), bits).reshape([rows, blocks, size]).cast(a.dtype);
+  const g = levels.g;
+  const padded = (Math.ceil((blocks * bits) / 8) * 8) / bits;
   const packedZero = (e: Expr) =>
-    unpacked(e.reshape([n, -1]), bits)
-      .reshape([n, -1])
-      .slice([0], [blocks], [1])
-      .cast(a.dtype);
-  const zero = !zeros
+    unpacked(e, bits).reshape([rows, padded]).slice([0], [blocks], [1]).cast(a.dtype);
+  const byRow = zeros && cut(zeros.reshape([n, -1]));
+  const zero = !byRow
     ? g.scalar(2 ** (bits - 1), a.dtype)
-    : (zeros.dtype === 'uint8' ? packedZero(zeros) : zeros).reshape([n, blocks, 1]);
-  const w = levels.sub(zero).mul(scales.reshape([n, blocks, 1]));
-  const y = a.matmul(w.reshape([n, -1]).slice([0], [k], [1]).mT);
-  return [bias ? y.add(bias) : y];
-});
+    : (byRow.dtype === 'uint8' ? packedZero(byRow) : byRow).reshape([rows, blocks, 1]);
+  const scale = cut(scales.reshape([n, blocks])).reshape([rows, blocks, 1]);
+  return levels
+    .sub(zero)
+    .mul(scale)
+    .reshape([rows, blocks * size])
+    .slice([0], [k], [1]);
+}
+
+/** Numbers of the weight that are in memory at once. */
+const NUMBERS = 2 ** 20;
+
+/**
+ * dy @ w, where w is dequantized some rows at a time while the graph runs: of a weight that depends on constants only, the
+ * runtime would keep all of it as floating-point numbers from the creation of the session on.
+ */
+function timesRows(dy: Expr, node: NodeView<NBits>): Expr {
+  const { g, inputs } = node;
+  const { n, k } = formOf(node);
+  const rows = Math.min(n, Math.max(1, Math.floor(NUMBERS / k)));
+  const count = g.scalar(Math.ceil(n / rows), 'int64');
+  const [a] = inputs;
+  const { states } = loop(g, count, [{ start: a.zeros(), type: a.type }], (b, i, [sum]) => {
+    const from = i.mul(rows).reshape([1]);
+    // The last rows may be fewer: slices end where the tensor does.
+    const part = (e: Expr, axis: number) => b.of(e.value).slice(from, from.add(rows), [axis]);
+    return [sum!.add(part(dy, -1).matmul(numbersOf(node, -1, e => part(e, 0))))];
+  });
+  return states[0]!;
+}
 
 /**
  * y = (data[indices] - zero) * scale along `gather_axis`; data contains integers in blocks along `quantize_axis`; 4-bit

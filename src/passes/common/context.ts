@@ -115,8 +115,8 @@ export type Fact = keyof Facts;
 
 /** The state that all passes of a run share. */
 export type Context = {
-  /** The model as given; passes do not change it. */
-  readonly source: Model;
+  /** The model as given, or a copy of it with adapters; passes do not change it. */
+  source: Model;
   readonly options: PassOptions;
   readonly oracle: ShapeOracle;
   /** Number of passes run so far, for the names of dumped files. */

@@ -119,7 +119,7 @@ function ruleOf(def: OpDef | undefined, options: BackwardOptions): Rule<never, n
     case 'rule':
       return def.rule;
     case 'expansion':
-      return options.straightThrough ? def.straightThrough : undefined;
+      return (options.straightThrough ? def.straightThrough : undefined) ?? def.partial?.rule;
     case 'none':
       return null;
     case 'zero':

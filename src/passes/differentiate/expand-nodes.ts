@@ -1,11 +1,12 @@
 import type { Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
+import { hasPartialRule } from '../../ops/core/rule.js';
 import { opDef } from '../../ops/index.js';
 import { expandNode } from '../common/expand-node.js';
 
 /**
  * Replaces the nodes with an expansion that a gradient passes through, except where straight-through gradients have a
- * rule for the operator; repeats until none is left. Other nodes keep their names and order. Returns whether anything
+ * rule for the operator, or a gradient is wanted only for inputs that it has a rule for; repeats until none is left. Other nodes keep their names and order. Returns whether anything
  * changed.
  */
 export function expandNodes(
@@ -19,7 +20,9 @@ export function expandNodes(
   const visit = (node: Node): void => {
     const def = opDef(node);
     const hasRule = straightThrough && def?.kind === 'expansion' && def.straightThrough;
-    if (def?.kind !== 'expansion' || hasRule || !node.inputs.some(v => v && active.has(v))) {
+    const isActive = (i: number) => !!node.inputs[i] && active.has(node.inputs[i]);
+    const isKept = hasRule || hasPartialRule(def, isActive, node.inputs.length);
+    if (def?.kind !== 'expansion' || isKept || !node.inputs.some(v => v && active.has(v))) {
       expanded.push(node);
       return;
     }

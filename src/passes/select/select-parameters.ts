@@ -16,23 +16,31 @@ import { resolveGlobs } from './resolve-globs.js';
 /** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
 
+/** What is known of a graph besides its nodes. */
+type Knowledge = {
+  /** Initializers that are none of the model's. */
+  constants?: ReadonlySet<Value>;
+  /** Names the parameters of the model's head. */
+  head?: () => readonly string[];
+  /** Names of adapters' parameters. */
+  adapters?: ReadonlySet<string>;
+};
+
 /**
  * Decides which floating-point initializers train: those that a target (the loss) depends on through differentiable
  * operators and that the file declares as parameters; if it declares nothing, those for which `notAWeight` gives no
  * reason against. Without straight-through gradients, a parameter does not train if any path of its gradient passes
  * rounding, as a partial gradient would be wrong. Weights stored as integers are listed after these.
  *
- * Weights in Constant nodes must have been lifted to initializers; `constants` are initializers that do not belong to
- * the model; `head` returns the names of the head's parameters. Throws `no-such-value` for a glob that matches nothing,
- * and `nothing-to-train` if no parameter trains.
+ * In a model with adapters only these train, and what `--train` names. Weights in Constant nodes must have been lifted to
+ * initializers. Throws `no-such-value` for a glob that matches nothing, and `nothing-to-train` if no parameter trains.
  */
 export function selectParameters(
   graph: Graph,
   targets: readonly Value[],
   origins: Origins,
   options: SelectOptions = {},
-  constants: ReadonlySet<Value> = new Set(),
-  head?: () => readonly string[],
+  { constants = new Set(), head, adapters = new Set() }: Knowledge = {},
 ): ParameterChoice[] {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
@@ -51,6 +59,8 @@ export function selectParameters(
       return no('the loss does not depend on it through differentiable operators', 'rule');
     if (choiceOf(value.name) === 'train')
       return { value, trains: true, why: 'chosen by --train', by: 'option' };
+    if (adapters.has(value.name)) return { value, trains: true, why: 'an adapter', by: 'file' };
+    if (adapters.size) return no('the adapters train, not what they adapt', 'file');
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
     // No file records which parameters do not require gradients, but 0, 1, 2 ... is not a weight.

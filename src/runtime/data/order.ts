@@ -1,5 +1,5 @@
 /** In which order an epoch takes the samples. The same seed and epoch give the same order on every machine. */
-import { below, permutation, type Random, random } from './random.js';
+import { below, permutation, type Random, random } from '../../graph/random.js';
 
 export type Order = {
   /** The numbers of the samples at the positions `from` up to, not including, `to`. */

@@ -1,7 +1,7 @@
 /** Parts of the samples: for validation, for k folds, and how samples weigh. */
 import { AgdError } from '../../graph/errors.js';
+import { permutation, random } from '../../graph/random.js';
 import { choose } from './order.js';
-import { permutation, random } from './random.js';
 
 /** Streams of the seed, apart from those of the epochs. */
 const SPLIT_STREAM = 2 ** 50;

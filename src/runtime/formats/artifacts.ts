@@ -2,13 +2,17 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AgdError } from '../../graph/errors.js';
-import { loadModel } from '../../graph/files.js';
+import { loadModel, saveModel } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
 import { patchModelFile } from '../../graph/patch-file.js';
 import { decodeModel } from '../../graph/proto/codec.js';
 import { checkState } from '../../graph/state-file.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { readAdapters } from '../../passes/adapters/adapter-record.js';
+import { addAdapters } from '../../passes/adapters/add-adapters.js';
+import { mergeAdapters, withAdapterInputs } from '../../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../../passes/common/part-of-model.js';
+import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import { inferenceModel, liftArtifacts } from '../../passes/import/lift-artifacts.js';
 import { checkOperators } from '../../passes/import/lower-ort-gradients.js';
@@ -28,6 +32,7 @@ import {
   parametersOf,
 } from './ort-checkpoint.js';
 import { storeProperties } from './ort-state.js';
+import { readPeft } from './peft.js';
 
 const TRAINING = 'training_model.onnx';
 const CHECKPOINT = /checkpoint$|\.ckpt$/;
@@ -35,7 +40,7 @@ const CHECKPOINT = /checkpoint$|\.ckpt$/;
 type Stored = { values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint };
 
 /** Where the parameters' values come from, if not from the model or its checkpoint. */
-export type Beginning = { params?: string; initialize?: boolean };
+export type Beginning = { params?: string; initialize?: boolean; adapter?: string };
 
 /** A model to inject, what its kind adds to the options, and the optimizer's state that its checkpoint has. */
 export type Opened = { model: Model; options: InjectOptions; optimizer?: OptimizerGroup };
@@ -49,8 +54,10 @@ export type Opened = { model: Model; options: InjectOptions; optimizer?: Optimiz
 export async function openForInjection(
   path: string,
   options: InjectOptions,
-  { params, initialize }: Beginning = {},
+  { params, initialize, adapter }: Beginning = {},
 ): Promise<Opened> {
+  if (adapter !== undefined)
+    return openForInjection(path, { ...options, adapters: await readPeft(adapter) }, { params, initialize });
   const file = await modelFile(path);
   const training = await loadModel(file);
   await checkState(training, file);
@@ -125,22 +132,40 @@ function besides(training: string, names: readonly string[]) {
   };
 }
 
+/** Values from elsewhere: of parameters, or of adapters in a folder that PEFT wrote. */
+type ValuesToExport = { values?: ReadonlyMap<string, Tensor>; adapter?: string };
+
 /**
  * Writes the trained model that is in `source`: an injected model's; the inference model of training artifacts, with
  * the checkpoint's parameters or `values`; or a model with `values` in the places of its own. Throws `bad-option` where
- * there is nothing to take values from, and as `exportFile` does. Tells whether these are values that no step has changed.
+ * there is nothing to take values from, and as `exportFile` does. Tells whether these are values that no step has changed,
+ * and which layers keep their adapters.
  */
 export async function exportFrom(
   source: string,
   target: string,
-  { values, ...exporting }: ExportOptions & { values?: ReadonlyMap<string, Tensor> } = {},
-): Promise<{ isUntrained: boolean }> {
+  { values, adapter, ...exporting }: ExportOptions & ValuesToExport = {},
+): Promise<{ isUntrained: boolean; kept: string[] }> {
   const { ema, recipe, bakePreprocessing } = exporting;
   const { model, options } = await openForInjection(source, { values });
-  const done = { isUntrained: false };
+  const done = { isUntrained: false, kept: [] as string[] };
   if (isInjected(model)) {
+    if (adapter !== undefined)
+      throw new AgdError(
+        'bad-option',
+        `${source} holds a training step: an adapter goes into a model without.`,
+      );
     await exportFile(values ? withParameters(model, values) : model, target, exporting);
-    return { isUntrained: !values && stepOf(model) === 0 };
+    const kept = exporting.adaptersOnly ? [] : mergeAdapters(readOriginal(model)).kept;
+    return { isUntrained: !values && stepOf(model) === 0, kept };
+  }
+  if (adapter !== undefined || (readAdapters(model).length && !values)) {
+    const adapted = adapter === undefined ? model : addAdapters(model, [], await readPeft(adapter));
+    const merged = exporting.adaptersOnly
+      ? { model: withAdapterInputs(adapted), kept: [] }
+      : mergeAdapters(adapted);
+    await saveModel(merged.model, target);
+    return { ...done, kept: merged.kept };
   }
   if (ema)
     throw new AgdError('bad-option', `${source} keeps no average of its weights: only a training step does.`);

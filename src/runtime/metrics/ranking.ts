@@ -4,7 +4,7 @@
  * over thresholds of precision times gained recall. Both equal scikit-learn's; several classes are taken one against the
  * rest, and the mean is over those that have positives and negatives.
  */
-import { random } from '../data/random.js';
+import { random } from '../../graph/random.js';
 import { type Accumulator, mean, metric, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 

@@ -1,5 +1,5 @@
 /** Gradients of the kinds that an optimizer meets, step by step; each kind is a parameter of `WIDTH` coordinates. */
-import { type Random, random } from '../../../src/runtime/data/random.js';
+import { type Random, random } from '../../../src/graph/random.js';
 
 const WIDTH = 64;
 

@@ -1,7 +1,7 @@
 /** Augmentations of one sample. */
 
+import type { Random } from '../../../graph/random.js';
 import type { Augmentation } from '../../../passes/recipe/augmentation.js';
-import type { Random } from '../random.js';
 import { changeColors, drawColors } from './color.js';
 import { uniform, whole } from './draws.js';
 import { cropTo, type Pixels, type Region } from './pixels.js';

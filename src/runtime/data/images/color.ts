@@ -1,4 +1,4 @@
-import type { Random } from '../random.js';
+import type { Random } from '../../../graph/random.js';
 import { uniform } from './draws.js';
 import type { Pixels } from './pixels.js';
 

@@ -1,5 +1,5 @@
 /** Random numbers of a sample: they follow from seed, epoch and row alone, not from the order or thread of the work. */
-import { type Random, random } from '../random.js';
+import { type Random, random } from '../../../graph/random.js';
 
 /** Streams of a seed: those below are the orders of the samples. */
 const AUGMENTING = 2 ** 51;

@@ -1,6 +1,6 @@
 /** What is learnt of a column in a pass over its values, in memory that does not grow with their number. */
 import { AgdError } from '../../../graph/errors.js';
-import { random } from '../random.js';
+import { random } from '../../../graph/random.js';
 
 /** Count, mean and sum of squared deviations: Welford, Technometrics 4(3), 1962. Missing values do not count. */
 export class Moments {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { random } from '../../../../src/graph/random.js';
 import { parseAugmentations } from '../../../../src/passes/recipe/augmentation.js';
 import { augment, drawRegion, erase } from '../../../../src/runtime/data/images/augment.js';
 import {
@@ -11,7 +12,6 @@ import {
 import { beta, drawsOf, uniform } from '../../../../src/runtime/data/images/draws.js';
 import { rotate } from '../../../../src/runtime/data/images/rotate.js';
 import { imageSpec } from '../../../../src/runtime/data/images/spec.js';
-import { random } from '../../../../src/runtime/data/random.js';
 import pillow from './pillow.json' with { type: 'json' };
 import { bytesOf, pattern } from './pixels.js';
 

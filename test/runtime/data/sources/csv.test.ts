@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { parse } from 'csv-parse/sync';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { random } from '../../../../src/runtime/data/random.js';
+import { random } from '../../../../src/graph/random.js';
 import type { Source } from '../../../../src/runtime/data/source.js';
 import { csvSource, indexCsv } from '../../../../src/runtime/data/sources/csv.js';
 import { openFile } from '../../../../src/runtime/data/sources/file.js';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { permutation, random, splitMix64, xoshiro128 } from '../../../src/runtime/data/random.js';
+import { permutation, random, splitMix64, xoshiro128 } from '../../src/graph/random.js';
 
 const take = <T>(n: number, draw: () => T) => Array.from({ length: n }, draw);
 

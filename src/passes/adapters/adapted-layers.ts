@@ -1,0 +1,148 @@
+/** The layers of a graph that can have a low-rank adapter. */
+import { dtypeOf, type FloatDType, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Graph, Node, Value } from '../../graph/ir.js';
+import { type LinearLayer, linearLayers, type Stored, storedAt } from '../select/find-head.js';
+import { sourcesOf } from '../select/read-origins.js';
+
+export type AdapterKind = 'linear' | 'conv' | 'embedding';
+
+export type AdaptedLayer = {
+  kind: AdapterKind;
+  /** The module that it is in PyTorch, as far as names tell. */
+  module: string;
+  /** The name of its weight, of the module's where the exporter made that up. */
+  name: string;
+  node: Node;
+  /** What the adapter reads: the features, or the indices of an embedding. */
+  input: Value;
+  weight: Stored;
+  /** Extents of the weight as the layer uses it, a convolution's in PyTorch's order: [out, in, ...kernel]. */
+  inputs: number;
+  outputs: number;
+  kernel: readonly number[];
+  /** Axis of the outputs in the weight as its node reads it; an embedding's is 1. */
+  outAxis: number;
+  /** Element type of what the layer returns. */
+  dtype: FloatDType;
+  quantized?: string;
+};
+
+/** Layers that multiply with a constant, or look up its rows, in the order of the graph. */
+export function adaptedLayers(graph: Graph): AdaptedLayer[] {
+  const linear = linearLayers(graph).map(layer => fromLinear(graph, layer));
+  const embeddings = graph.nodes.flatMap(node => embeddingAt(graph, node) ?? []);
+  const order = new Map(graph.nodes.map((node, i) => [node, i]));
+  return [...linear, ...embeddings].sort((a, b) => order.get(a.node)! - order.get(b.node)!);
+}
+
+function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
+  const { node, weight, quantized } = layer;
+  const dims = weight.isTransposed ? [...weight.tensor.dims].reverse() : weight.tensor.dims;
+  const int = (name: string) => {
+    const attr = node.attrs.get(name);
+    return attr?.type === 'int' ? Number(attr.value) : 0;
+  };
+  const isConv = /Conv/.test(node.opType);
+  const sizes =
+    quantized === 'MatMulNBits'
+      ? { inputs: int('K'), outputs: int('N') }
+      : { inputs: dims[isConv ? 1 : 1 - layer.outAxis]!, outputs: dims[layer.outAxis]! };
+  return {
+    ...{ kind: isConv ? 'conv' : 'linear', node, input: layer.input, weight, outAxis: layer.outAxis },
+    ...{ ...namesOf(weight.value, node, layer.bias?.value), ...sizes, kernel: isConv ? dims.slice(2) : [] },
+    ...{ dtype: dtypeAt(graph, node, weight), quantized },
+  };
+}
+
+/** Rows of a constant table, looked up along its first axis. */
+function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
+  const isPacked = node.opType === 'GatherBlockQuantized' && node.domain === 'com.microsoft';
+  if (!isPacked && (node.opType !== 'Gather' || node.domain !== '')) return undefined;
+  const axis = node.attrs.get(isPacked ? 'gather_axis' : 'axis');
+  if (axis?.type === 'int' && Number(axis.value) !== 0) return undefined;
+  const [table, input] = node.inputs;
+  const weight = table && storedAt(graph, table);
+  if (!weight || !input || weight.tensor.dims.length !== 2) return undefined;
+  if (!isPacked && !weight.quantized && !isFloat(weight.tensor.dtype)) return undefined;
+  // What is looked up by constant indices is no table of embeddings.
+  if (storedAt(graph, input)) return undefined;
+  const [rows, columns] = (weight.isTransposed ? [...weight.tensor.dims].reverse() : weight.tensor.dims) as [
+    number,
+    number,
+  ];
+  const bits = node.attrs.get('bits');
+  const perByte =
+    isPacked && weight.tensor.dtype === 'uint8' ? 8 / (bits?.type === 'int' ? Number(bits.value) : 4) : 1;
+  return {
+    ...{ kind: 'embedding', ...namesOf(weight.value, node), node, input, weight, kernel: [] },
+    ...{ inputs: rows, outputs: columns * perByte, outAxis: 1, dtype: dtypeAt(graph, node, weight) },
+    quantized: isPacked ? node.opType : weight.quantized,
+  };
+}
+
+/** The element type that a layer computes in. */
+function dtypeAt(graph: Graph, node: Node, { through, tensor }: Stored): FloatDType {
+  for (const each of [...through].reverse()) {
+    const to = each.attrs.get('to');
+    if (each.opType === 'Cast' && to?.type === 'int') return dtypeOf(Number(to.value)) as FloatDType;
+    if (each.opType === 'DequantizeLinear') return floatOf(graph, each.inputs[1]);
+  }
+  if (isFloat(tensor.dtype)) return tensor.dtype;
+  return /NBits$|^GatherBlockQuantized$/.test(node.opType) ? floatOf(graph, node.inputs[2]) : 'float32';
+}
+
+function floatOf(graph: Graph, value: Value | null | undefined): FloatDType {
+  const dtype = value && (storedAt(graph, value)?.tensor.dtype ?? value.dtype);
+  return dtype && isFloat(dtype) ? dtype : 'float32';
+}
+
+/** Names that an exporter made up. */
+const isMadeUp = (name: string) => /^(onnx::|val_\d|arith_constant)/.test(name);
+
+const WEIGHT = /^(.+?)[./](?:weight|kernel|MatMul\/ReadVariableOp|Cast\/ReadVariableOp)[\w.:/]*$/;
+
+/**
+ * The module that a layer is, by the name of its weight or of what an exporter computed that from, of its bias, or of its
+ * node; and the name of its weight.
+ */
+function namesOf(weight: Value, node: Node, bias?: Value): { module: string; name: string } {
+  const [source] = sourcesOf(weight);
+  const found =
+    WEIGHT.exec(source ?? weight.name)?.[1] ??
+    (isMadeUp(weight.name)
+      ? (/^(.+)[./]bias$/.exec(bias?.name ?? '')?.[1] ?? (node.name || weight.name))
+      : weight.name);
+  const module = found
+    .replace(/^\//, '')
+    .replace(/[./](MatMul|Gemm|Conv|Gather)(_\w+)?$/, '')
+    .replaceAll('/', '.');
+  return { module, name: isMadeUp(weight.name) ? `${module}.weight` : weight.name };
+}
+
+/** How messages list a layer. */
+export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =>
+  `'${module}' (${node.opType}, ${inputs} to ${outputs})`;
+
+/** Operators that compute more than a product, or a product of integers only. */
+const REFUSED =
+  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulIntegerToFloat|DynamicQuantizeMatMul)$/;
+
+/** Throws `unsupported-op` for a layer whose operator takes no adapter. */
+export function checkAdaptable(layer: AdaptedLayer): void {
+  const { node, kind } = layer;
+  const refuse = (why: string) => {
+    throw new AgdError('unsupported-op', `No adapter for layer ${describeLayer(layer)}: ${why}.`);
+  };
+  if (REFUSED.test(node.opType))
+    refuse(
+      node.opType.startsWith('Fused')
+        ? 'ONNX Runtime has fused its activation; use the model as exported, not as optimized'
+        : `${node.opType} has no rule, as what it returns is quantized with the product; use the model before it was quantized`,
+    );
+  const group = node.attrs.get('group');
+  if (kind === 'conv' && group?.type === 'int' && Number(group.value) !== 1)
+    refuse(`a convolution in ${group.value} groups`);
+  const trans = node.attrs.get('transA');
+  if (trans?.type === 'int' && Number(trans.value) === 1) refuse('transA is 1');
+}

@@ -1,0 +1,180 @@
+import { cloneModel } from '../../graph/clone.js';
+import { dtypeCode, type FloatDType } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import { type Model, Node, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { spellDefaultDomain } from '../../graph/proto/read.js';
+import { random } from '../../graph/random.js';
+import { Tensor } from '../../graph/tensor.js';
+import { type AttrInit, float, toAttrs } from '../../ops/core/builder.js';
+import { normal, uniformByFanIn } from '../adapt/initial-values.js';
+import { globTest } from '../common/match-names.js';
+import { inlineFunctions } from '../normalize/inline-functions.js';
+import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
+import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
+import { type AdapterRecord, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+import { fromPeft } from './peft-layout.js';
+
+type Rank = Pick<AdapterRecord, 'r' | 'alpha' | 'dropout' | 'rslora'>;
+type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor } };
+
+/**
+ * A copy of the model with low-rank adapters: y = layer(x) + dropout(x) A B * scale, as of Hu et al.: «LoRA: Low-Rank
+ * Adaptation of Large Language Models» (arXiv:2106.09685). The layers and their weights stay as they are, quantized or
+ * not. A of a layer is initialized as PEFT does, uniform by its fan-in, and B with zeros; of an embedding the other way
+ * round. Adapters are float32 where the layer is of 16 bits. Throws `no-such-value`, `bad-option`, `unsupported-op`.
+ */
+export function addAdapters(
+  source: Model,
+  specs: readonly LoraSpec[],
+  loaded: LoadedAdapters | undefined,
+  seed = 0,
+): Model {
+  if (readAdapters(source).length)
+    throw new AgdError(
+      'bad-option',
+      'The model has adapters already, which go on training without --lora or --adapter: leave that out, or merge them first with agd-onnx export.',
+    );
+  const model = cloneModel(source);
+  spellDefaultDomain(model);
+  inlineFunctions(model);
+  const layers = adaptedLayers(model.graph);
+  const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs);
+  for (const { layer } of planned) checkAdaptable(layer);
+  place(model, planned, seed);
+  return model;
+}
+
+function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]): Planned[] {
+  const planned = new Map<AdaptedLayer, Planned>();
+  for (const { match, r = 8, alpha = r, dropout = 0, rslora = false } of specs) {
+    for (const glob of [match].flat()) {
+      const test = globTest(glob);
+      const found = layers.filter(l =>
+        [l.module, l.name, l.weight.value.name, l.node.name].some(n => n && test(n)),
+      );
+      if (!found.length)
+        throw new AgdError(
+          'no-such-value',
+          `--lora '${glob}' matches no layer that multiplies with a weight; ${listed(layers)}`,
+        );
+      for (const layer of found) planned.set(layer, { layer, r, alpha, dropout, rslora });
+    }
+  }
+  for (const { layer, r } of planned.values()) {
+    const most = Math.min(layer.inputs * layer.kernel.reduce((n, d) => n * d, 1), layer.outputs);
+    if (r > most)
+      throw new AgdError(
+        'bad-option',
+        `--lora: rank ${r} is above that of layer ${describeLayer(layer)}, which is at most ${most}.`,
+      );
+  }
+  return [...planned.values()];
+}
+
+const listed = (layers: readonly AdaptedLayer[]) =>
+  layers.length
+    ? `there are ${layers.slice(0, 12).map(describeLayer).join(', ')}${layers.length > 12 ? ` and ${layers.length - 12} more` : ''}.`
+    : 'the model has none.';
+
+/** The layers that adapters of a file are for, by the module; a file may name modules from further out. */
+function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedAdapters): Planned[] {
+  return adapters.flatMap(adapter => {
+    const { module, kind } = adapter;
+    const fits = (l: AdaptedLayer) => l.kind === kind;
+    const exact = layers.filter(l => fits(l) && l.module === module);
+    const found = exact.length
+      ? exact
+      : layers.filter(l => fits(l) && (l.module.endsWith(`.${module}`) || module.endsWith(`.${l.module}`)));
+    if (!found.length)
+      throw new AgdError(
+        'no-such-value',
+        `${name} is an adapter of another model: it has values for '${module}', but of such layers ${listed(layers)}`,
+      );
+    return found.map(layer => {
+      const values = fromPeft(adapter, name, layer);
+      return { ...adapter, layer, values };
+    });
+  });
+}
+
+function place(model: Model, planned: readonly Planned[], seed: number): void {
+  const { graph } = model;
+  const names = Names.of(model);
+  const before = new Map<Node, Node[]>();
+  const after = new Map<Node, Node[]>();
+  const records: AdapterRecord[] = [];
+  /** Layers with one weight have one adapter. */
+  const shared = new Map<string, { a: Value; b: Value }>();
+  const constant = (hint: string, tensor: Tensor) => {
+    const { dtype, dims: shape } = tensor;
+    const value = new Value(names.fresh(hint), { kind: 'tensor', dtype, shape });
+    graph.initializers.set(value, tensor);
+    return value;
+  };
+  planned.forEach(({ layer, values, ...rank }, stream) => {
+    const { node, kind, module, name } = layer;
+    const weight = layer.weight.value.name;
+    const key = JSON.stringify([weight, kind, layer.outAxis, layer.weight.isTransposed, rank]);
+    let pair = shared.get(key);
+    const compute: FloatDType = layer.dtype === 'float64' ? 'float64' : 'float32';
+    if (!pair) {
+      const { a, b } = values ?? initialValues(layer, rank.r, compute, random(seed, stream));
+      pair = { a: constant(`${name}.lora_A`, a), b: constant(`${name}.lora_B`, b) };
+      shared.set(key, pair);
+      records.push({ module, kind, weight, a: pair.a.name, b: pair.b.name, ...rankOf(rank) });
+    }
+    const inner: Node[] = [];
+    const emit = (opType: string, inputs: readonly Value[], attrs: AttrInit = {}, output?: Value) => {
+      const value = output ?? new Value(names.fresh(`${module}.lora_${opType.toLowerCase()}`));
+      const made = new Node(opType, inputs, [value], toAttrs(attrs));
+      made.name = names.fresh(`${module}.lora.${opType}`);
+      inner.push(made);
+      return value;
+    };
+    const to = (x: Value, dtype: FloatDType) => emit('Cast', [x], { to: dtypeCode(dtype) });
+    const isCast = layer.dtype !== compute;
+    const y = node.outputs[0]!;
+    const base = new Value(names.fresh(`${y.name}_base`), y.type);
+    let x = isCast && kind !== 'embedding' ? to(layer.input, compute) : layer.input;
+    if (rank.dropout && kind !== 'embedding') {
+      const ratio = () => constant('lora_dropout', Tensor.ofNumbers('float32', [], [rank.dropout]));
+      x =
+        model.opset >= 12
+          ? emit('Dropout', [x, ratio()])
+          : emit('Dropout', [x], { ratio: float(rank.dropout) });
+    }
+    let low: Value;
+    if (kind === 'conv') {
+      const { kernel_shape: _, ...attrs } = Object.fromEntries(node.attrs);
+      low = emit('Conv', [emit('Conv', [x, pair.a], attrs), pair.b]);
+    } else if (kind === 'embedding') low = emit('MatMul', [emit('Gather', [pair.a, x]), pair.b]);
+    else low = emit('MatMul', [emit('MatMul', [x, pair.a]), pair.b]);
+    const scaled = emit('Mul', [low, constant('lora_scale', Tensor.ofNumbers(compute, [], [scaleOf(rank)]))]);
+    const delta = isCast ? to(scaled, layer.dtype) : scaled;
+    before.set(node, [...inner]);
+    inner.length = 0;
+    node.setOutput(0, base);
+    emit('Add', [base, delta], {}, y);
+    after.set(node, [...inner]);
+  });
+  graph.nodes = graph.nodes.flatMap(node => [...(before.get(node) ?? []), node, ...(after.get(node) ?? [])]);
+  writeAdapters(model, records);
+}
+
+const rankOf = ({ r, alpha, dropout, rslora }: Rank) => ({ r, alpha, dropout, rslora });
+
+/** A and B in the form that the graph multiplies with: [inputs, r] and [r, outputs], of a convolution its kernels. */
+function initialValues(layer: AdaptedLayer, r: number, dtype: FloatDType, draw: () => number) {
+  const { kind, inputs, outputs, kernel } = layer;
+  const count = (dims: readonly number[]) => dims.reduce((n, d) => n * d, 1);
+  if (kind === 'embedding') {
+    const b = Float64Array.from({ length: r * outputs }, () => normal(draw));
+    return { a: Tensor.zeros(dtype, [inputs, r]), b: Tensor.ofNumbers(dtype, [r, outputs], b) };
+  }
+  const isConv = kind === 'conv';
+  const dims = isConv ? [r, inputs, ...kernel] : [inputs, r];
+  const a = uniformByFanIn(count(dims), inputs * count(kernel), draw);
+  const zeros = isConv ? [outputs, r, ...kernel.map(() => 1)] : [r, outputs];
+  return { a: Tensor.ofNumbers(dtype, dims, a), b: Tensor.zeros(dtype, zeros) };
+}

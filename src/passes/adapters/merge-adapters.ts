@@ -1,0 +1,140 @@
+import { cloneModel } from '../../graph/clone.js';
+import { isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import { type Model, type Node, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
+import { type AdaptedLayer, adaptedLayers } from './adapted-layers.js';
+import { type AdapterRecord, adapterNames, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+
+export type MergedAdapters = {
+  model: Model;
+  /** Names of the weights that have changed. */
+  merged: string[];
+  /** Names of the layers whose weights are quantized: their adapters stay. */
+  kept: string[];
+};
+
+/**
+ * A copy of the model in which the adapters of floating-point weights are added to these: W + scale * A B, computed in
+ * float64. Those of quantized weights stay as they are.
+ */
+export function mergeAdapters(source: Model): MergedAdapters {
+  const model = cloneModel(source);
+  const { graph } = model;
+  const names = Names.of(model);
+  const layers = new Map(adaptedLayers(graph).map(layer => [layer.node, layer]));
+  const merged: string[] = [];
+  const kept: AdapterRecord[] = [];
+  for (const record of readAdapters(model)) {
+    const places = placesOf(model, record, layers);
+    if (places.some(({ layer }) => !isMergeable(layer))) {
+      kept.push(record);
+      continue;
+    }
+    for (const { add } of places) {
+      // The layer writes what the sum did.
+      const [base, output] = [add.inputs[0]!, add.outputs[0]!];
+      graph.remove([add]);
+      base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));
+    }
+    eliminateDeadNodes(model);
+    merged.push(
+      putSum(
+        model,
+        names,
+        record,
+        source,
+        places.map(p => p.layer),
+      ),
+    );
+  }
+  eliminateDeadNodes(model);
+  writeAdapters(model, kept);
+  return { model, merged, kept: kept.map(r => r.module) };
+}
+
+/** Stored as floating-point numbers, which nothing but a transposition comes after. */
+const isMergeable = ({ weight, quantized }: AdaptedLayer) => !quantized && isFloat(weight.tensor.dtype);
+
+/** The sums that add an adapter to its layers. */
+function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map<Node, AdaptedLayer>) {
+  const value = [...graph.initializers.keys()].find(v => v.name === b);
+  const places = (value?.readers ?? []).map(product => {
+    let at = product.outputs[0]!;
+    while (at.readers.length === 1 && at.readers[0]!.opType !== 'Add') at = at.readers[0]!.outputs[0]!;
+    const [add] = at.readers;
+    const layer = add?.inputs[0]?.producer && layers.get(add.inputs[0].producer);
+    return add && layer ? { add, layer } : undefined;
+  });
+  if (places.length && places.every(p => p !== undefined)) return places;
+  throw new AgdError(
+    'invalid-model',
+    `The adapter of layer '${module}' is not in the graph as it was added: '${a}' and '${b}' have no sum with a layer.`,
+  );
+}
+
+/** Gives the layers the weight with the adapter in it. Others that read the weight go on with what it was. */
+function putSum(
+  { graph }: Model,
+  names: Names,
+  record: AdapterRecord,
+  source: Model,
+  layers: readonly AdaptedLayer[],
+): string {
+  const { value } = layers[0]!.weight;
+  const sum = withProduct(record, source, layers[0]!);
+  const readers = new Set(layers.map(({ weight, node }) => weight.through[0] ?? node));
+  const isShared = value.readers.some(n => !readers.has(n)) || value.outputOf.length > 0;
+  if (!isShared && value.producer) value.producer.setAttr('value', { type: 'tensor', value: sum });
+  if (!isShared && value.producer) return value.name;
+  const target = isShared ? new Value(names.fresh(`${value.name}_adapted`), value.type) : value;
+  if (isShared)
+    for (const reader of readers) reader.inputs = reader.inputs.map(v => (v === value ? target : v));
+  graph.initializers.set(target, sum);
+  return target.name;
+}
+
+/** W + scale * A B, in the layout and type that W has in the file. */
+function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer): Tensor {
+  const stored = (name: string) => {
+    const found = [...source.graph.initializers].find(([v]) => v.name === name)?.[1];
+    if (!found)
+      throw new AgdError('invalid-model', `The model lacks '${name}', an adapter of '${record.module}'.`);
+    return found.floats();
+  };
+  const { weight, kind, outAxis, inputs, outputs, kernel, node } = layer;
+  const { tensor, isTransposed } = weight;
+  if (!isFloat(tensor.dtype)) throw new Error(`'${record.weight}' is not of floating-point numbers.`);
+  const { r } = record;
+  const [a, b] = [stored(record.a), stored(record.b)];
+  const alpha = node.attrs.get('alpha');
+  const scale = scaleOf(record) / (alpha?.type === 'float' ? alpha.value : 1);
+  const columns = inputs * kernel.reduce((n, d) => n * d, 1);
+  const result = Float64Array.from(tensor.floats());
+  const isConv = kind === 'conv';
+  // A convolution's A is [r, columns] and its B is [outputs, r]; of others A is [columns, r] and B [r, outputs].
+  const outFirst = isConv || (isTransposed ? 1 - outAxis : outAxis) === 0;
+  for (let o = 0; o < outputs; o++)
+    for (let c = 0; c < columns; c++) {
+      let sum = 0;
+      for (let k = 0; k < r; k++)
+        sum += isConv ? b[o * r + k]! * a[k * columns + c]! : a[c * r + k]! * b[k * outputs + o]!;
+      result[outFirst ? o * columns + c : c * outputs + o]! += scale * sum;
+    }
+  return Tensor.ofNumbers(tensor.dtype, tensor.dims, result);
+}
+
+/** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */
+export function withAdapterInputs(source: Model): Model {
+  const model = cloneModel(source);
+  const { graph } = model;
+  const names = adapterNames(model);
+  for (const [value, { dtype, dims: shape }] of graph.initializers) {
+    if (!names.has(value.name) || graph.inputs.includes(value)) continue;
+    value.type = { kind: 'tensor', dtype, shape };
+    graph.inputs.push(value);
+  }
+  return model;
+}

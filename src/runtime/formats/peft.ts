@@ -1,0 +1,140 @@
+/**
+ * Adapters in the files of PEFT (a folder with adapter_model.safetensors and adapter_config.json) and of ONNX Runtime
+ * (.onnx_adapter: a FlatBuffer with the identifier TORT, whose parameters are fed to the inputs of these names).
+ */
+import { mkdir, readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { dtypeCode, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import { writeFileAtomic } from '../../graph/files.js';
+import type { Model } from '../../graph/ir.js';
+import type { Tensor } from '../../graph/tensor.js';
+import { type AdapterRecord, readAdapters } from '../../passes/adapters/adapter-record.js';
+import { toPeft } from '../../passes/adapters/peft-layout.js';
+import type { LoadedAdapters, PeftAdapter } from '../../passes/options/adapters.js';
+import { isObject } from '../../passes/options/option.js';
+import { encodeFlatbuffer } from '../data/flatbuffer.js';
+import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
+
+const CONFIG = 'adapter_config.json';
+const WEIGHTS = 'adapter_model.safetensors';
+const PREFIX = 'base_model.model.';
+
+/** Throws `bad-data` for what is not an adapter of this kind, `io` where a file cannot be read. */
+export async function readPeft(folder: string): Promise<LoadedAdapters> {
+  const config = await readConfig(join(folder, CONFIG));
+  const { tensors } = await readSafetensors(join(folder, WEIGHTS));
+  const found = new Map<string, { a?: Tensor; b?: Tensor; isEmbedding: boolean }>();
+  for (const [name, tensor] of tensors) {
+    const [, module, embedding, side] =
+      /^(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$/.exec(name) ?? [];
+    if (module === undefined)
+      throw new AgdError('bad-data', `${folder}: '${name}' is not part of a LoRA adapter that can be read.`);
+    const entry = found.get(module) ?? { isEmbedding: embedding !== undefined };
+    entry[side === 'A' ? 'a' : 'b'] = tensor;
+    found.set(module, entry);
+  }
+  if (!found.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
+  const adapters = [...found].map(([module, { a, b, isEmbedding }]): PeftAdapter => {
+    if (!a || !b) throw new AgdError('bad-data', `${folder}: '${module}' lacks lora_${a ? 'B' : 'A'}.`);
+    const kind = isEmbedding ? 'embedding' : a.dims.length > 2 ? 'conv' : 'linear';
+    const patterned = (pattern: unknown, otherwise: number) => valueFor(pattern, module) ?? otherwise;
+    const r = a.dims[0]!;
+    const alpha = patterned(config.alpha_pattern, Number(config.lora_alpha ?? 8));
+    const dropout = Number(config.lora_dropout ?? 0);
+    return { module, kind, a, b, r, alpha, dropout, rslora: config.use_rslora === true };
+  });
+  return { name: folder, adapters };
+}
+
+/** The value for a module of PEFT's rank_pattern and alpha_pattern: keys are ends of names. */
+function valueFor(pattern: unknown, module: string): number | undefined {
+  if (!isObject(pattern)) return undefined;
+  const key = Object.keys(pattern).find(k => module === k || module.endsWith(`.${k}`));
+  const value = key === undefined ? undefined : pattern[key];
+  return typeof value === 'number' ? value : undefined;
+}
+
+async function readConfig(path: string): Promise<Record<string, unknown>> {
+  const text = await readFile(path, 'utf8').catch((error: Error) => {
+    throw new AgdError('io', `Cannot read ${path}: ${error.message}.`);
+  });
+  let config: unknown;
+  try {
+    config = JSON.parse(text);
+  } catch (error) {
+    throw new AgdError('bad-data', `${path} is not JSON: ${(error as Error).message}.`);
+  }
+  if (!isObject(config) || config.peft_type !== 'LORA')
+    throw new AgdError(
+      'bad-data',
+      `${path} is of an adapter of type ${isObject(config) ? config.peft_type : 'unknown'}; only LORA can be read.`,
+    );
+  for (const name of ['use_dora', 'fan_in_fan_out', 'lora_bias'])
+    if (config[name] === true) throw new AgdError('bad-data', `${path}: ${name} cannot be read.`);
+  if (isObject(config) && config.modules_to_save && (config.modules_to_save as unknown[]).length)
+    throw new AgdError('bad-data', `${path}: modules_to_save cannot be read.`);
+  return config;
+}
+
+/** The adapters of a model and their values. Throws `bad-option` where it has none. */
+function adaptersOf(model: Model): { record: AdapterRecord; a: Tensor; b: Tensor }[] {
+  const tensors = new Map([...model.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
+  const records = readAdapters(model);
+  if (!records.length)
+    throw new AgdError('bad-option', 'The model has no adapters: train it with --lora first.');
+  return records.map(record => {
+    const [a, b] = [tensors.get(record.a), tensors.get(record.b)];
+    if (a && b) return { record, a, b };
+    throw new AgdError('invalid-model', `The model lacks the values of the adapter of '${record.module}'.`);
+  });
+}
+
+/** Writes a folder that PEFT reads: the names of modules are those of the file's weights. */
+export async function writePeft(model: Model, folder: string): Promise<void> {
+  const adapters = adaptersOf(model);
+  const tensors = new Map<string, Tensor>();
+  for (const { record, a, b } of adapters) {
+    const { module, kind } = record;
+    const name = (side: string) =>
+      `${PREFIX}${module}.lora_${kind === 'embedding' ? `embedding_${side}` : `${side}.weight`}`;
+    tensors.set(name('A'), toPeft(kind, a));
+    tensors.set(name('B'), toPeft(kind, b));
+  }
+  const records = adapters.map(({ record }) => record);
+  const [{ r, alpha, dropout, rslora }] = records as [AdapterRecord];
+  if (records.some(other => other.rslora !== rslora || other.dropout !== dropout))
+    throw new AgdError(
+      'bad-option',
+      'The adapters differ in rslora or dropout, of which a PEFT folder has one value: export them as .onnx_adapter.',
+    );
+  const differing = (key: 'r' | 'alpha', usual: number) =>
+    Object.fromEntries(records.flatMap(x => (x[key] === usual ? [] : [[x.module, x[key]]])));
+  const config = {
+    ...{ peft_type: 'LORA', task_type: null, base_model_name_or_path: null, inference_mode: true },
+    ...{ r, lora_alpha: alpha, lora_dropout: dropout, use_rslora: rslora, use_dora: false, bias: 'none' },
+    ...{ rank_pattern: differing('r', r), alpha_pattern: differing('alpha', alpha) },
+    ...{ target_modules: records.map(({ module }) => module), fan_in_fan_out: false },
+    ...{ init_lora_weights: true, modules_to_save: null },
+  };
+  await mkdir(folder, { recursive: true }).catch((error: Error) => {
+    throw new AgdError('io', `Cannot make the folder '${folder}': ${error.message}.`);
+  });
+  await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
+  await writeFileAtomic(join(folder, CONFIG), [Buffer.from(`${JSON.stringify(config, null, 2)}\n`)]);
+}
+
+/** Writes the values of a model's adapters as ONNX Runtime's .onnx_adapter: by the names of the inputs they are fed to. */
+export async function writeOnnxAdapter(model: Model, path: string): Promise<void> {
+  const tensors = adaptersOf(model).flatMap(({ record, a, b }) => [
+    [record.a, a] as const,
+    [record.b, b] as const,
+  ]);
+  const parameters = tensors.map(([name, tensor]) => {
+    if (!isFloat(tensor.dtype)) throw new Error(`'${name}' of ${basename(path)} is ${tensor.dtype}.`);
+    const type = { int32: dtypeCode(tensor.dtype) };
+    return { table: [{ string: name }, { int64s: tensor.dims }, type, { bytes: tensor.bytes }] };
+  });
+  const versions = [{ int32: 1 }, { int32: 1 }, { int32: 1 }];
+  await writeFileAtomic(path, [encodeFlatbuffer({ table: [...versions, { tables: parameters }] }, 'TORT')]);
+}

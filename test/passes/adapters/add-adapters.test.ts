@@ -1,0 +1,94 @@
+import { describe, expect, it } from 'vitest';
+import { checkGraph } from '../../../src/graph/check-graph.js';
+import type { Model } from '../../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
+import { readAdapters } from '../../../src/passes/adapters/adapter-record.js';
+import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { LoraSpec } from '../../../src/passes/options/adapters.js';
+import { Session, sessionShapes } from '../../../src/runtime/session.js';
+import { spread } from '../../ops/vjp.js';
+import { mlp, Sketch } from '../../sample.js';
+
+const adapted = (model: Model, ...specs: LoraSpec[]) => addAdapters(model, specs, undefined, 0);
+const named = (model: Model, name: string) =>
+  [...model.graph.initializers].find(([v]) => v.name === name)![1];
+const x = spread([6, 4], [-1, 1], 3);
+
+async function run(model: Model, feeds = { x }) {
+  const session = await Session.create(decodeModel(encodeModel(model)));
+  const results = await session.run(feeds);
+  await session.release();
+  return results;
+}
+
+describe('an adapter', () => {
+  it('leaves what the model computes, and its weights', async () => {
+    const model = adapted(mlp(), { match: 'fc*', r: 2, alpha: 4, dropout: 0.1 });
+    checkGraph(model.graph);
+    expect((await run(model)).logits!.numbers()).toEqual((await run(mlp())).logits!.numbers());
+    expect(readAdapters(model)).toEqual(
+      ['fc1', 'fc2'].map(module => ({
+        ...{ module, kind: 'linear', weight: `${module}.weight` },
+        ...{ a: `${module}.weight.lora_A`, b: `${module}.weight.lora_B` },
+        ...{ r: 2, alpha: 4, dropout: 0.1, rslora: false },
+      })),
+    );
+    expect(named(model, 'fc1.weight.lora_A').dims).toEqual([4, 2]);
+    expect(named(model, 'fc1.weight.lora_B').numbers()).toEqual(Array(16).fill(0));
+  });
+
+  it('is initialized as PEFT does, by the seed', () => {
+    const values = (seed: number) =>
+      named(addAdapters(mlp(), [{ match: 'fc1' }], undefined, seed), 'fc1.weight.lora_A').numbers();
+    const specs = [{ match: 'fc1', r: 4 }];
+    const a = named(addAdapters(mlp(), specs, undefined, 0), 'fc1.weight.lora_A').numbers();
+    expect(Math.max(...a.map(Math.abs))).toBeLessThanOrEqual(1 / 2);
+    expect(new Set(a).size).toBe(16);
+    expect(() => values(0)).toThrow('rank 8');
+    const other = named(addAdapters(mlp(), specs, undefined, 1), 'fc1.weight.lora_A').numbers();
+    expect(other).not.toEqual(a);
+  });
+
+  it('trains alone, unless --train names more', async () => {
+    const trained = async (options: object) => {
+      const loss = { kind: 'cross-entropy' } as const;
+      const { report } = await inject(mlp(), { loss, ...options }, sessionShapes);
+      return report.parameters.flatMap(p => (p.trains ? [p.value.name] : []));
+    };
+    const lora = [{ match: 'fc1', r: 2 }];
+    expect(await trained({ lora })).toEqual(['fc1.weight.lora_A', 'fc1.weight.lora_B']);
+    expect(await trained({ lora, train: ['*.bias'] })).toEqual([
+      'fc1.bias',
+      'fc2.bias',
+      'fc1.weight.lora_A',
+      'fc1.weight.lora_B',
+    ]);
+  });
+});
+
+describe('errors name what there is', () => {
+  it.each([
+    [
+      { match: 'q_proj' },
+      "--lora 'q_proj' matches no layer that multiplies with a weight; there are 'fc1' (Gemm, 4 to 8), 'fc2' (Gemm, 8 to 3).",
+    ],
+    [
+      { match: 'fc2', r: 4 },
+      "--lora: rank 4 is above that of layer 'fc2' (Gemm, 8 to 3), which is at most 3.",
+    ],
+  ])('%j', (spec, message) => {
+    expect(() => adapted(mlp(), spec)).toThrow(message);
+  });
+
+  it('of an operator without a rule', () => {
+    const s = new Sketch();
+    const y = s.add('FusedGemm', [s.input('x', ['n', 4]), s.weight('w', [4, 4])], 'y', {
+      activation: 'Relu',
+    });
+    s.graph.nodes[0]!.domain = 'com.microsoft';
+    expect(() => adapted(s.model([y]), { match: 'w', r: 2 })).toThrow(
+      "No adapter for layer 'w' (FusedGemm, 4 to 4): ONNX Runtime has fused its activation",
+    );
+  });
+});

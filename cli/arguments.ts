@@ -7,8 +7,9 @@ import {
   type InjectOptions,
   injectOptionsOf,
   type LossSpec,
+  lossOptionNames,
+  parseLoss,
   type RunOptions,
-  takesClasses,
 } from '../src/constants.js';
 import { UsageError } from './failure.js';
 import { checkTogether, flagOf, type Options, optionsOf, readFlags, type Values } from './flags.js';
@@ -39,8 +40,10 @@ export async function readArguments(
   };
 }
 
+const OF_CLASSES = ['classAxis', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'mixTargets'];
+
 type GivenLoss = {
-  kind?: LossSpec['kind'];
+  kind?: string;
   lossOutput?: string;
   output?: string;
   target?: string;
@@ -54,13 +57,25 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
   const given = Object.keys(details);
   if (lossOutput !== undefined) return { kind: 'output', output: lossOutput, target: details.target };
   if (!kind) throw new AgdError('bad-option', `${flagAt(`loss.${given[0]}`)} needs --loss.`);
-  if (details.posWeight !== undefined && kind !== 'bce-with-logits')
-    throw new AgdError('bad-option', `--pos-weight applies to bce-with-logits, not to ${kind}.`);
-  const ofClasses = given.find(name => !['output', 'target', 'posWeight'].includes(name));
-  if (ofClasses && (kind === 'output' || !takesClasses(kind)))
+  const spec = parseLoss(kind);
+  if (kind.includes('(')) {
+    const [other] = given;
+    if (other === undefined) return spec;
     throw new AgdError(
       'bad-option',
-      `${flagAt(`loss.${ofClasses}`)} applies to losses over classes, not to ${kind}.`,
+      `${flagAt(`loss.${other}`)} cannot be combined with --loss '${kind}': say it in the parentheses of a loss.`,
+    );
+  }
+  if (details.posWeight !== undefined && kind !== 'bce-with-logits')
+    throw new AgdError('bad-option', `--pos-weight applies to bce-with-logits, not to ${kind}.`);
+  const read = ['output', 'target', ...lossOptionNames(kind)];
+  const unread = given.find(name => !read.includes(name));
+  if (unread)
+    throw new AgdError(
+      'bad-option',
+      OF_CLASSES.includes(unread)
+        ? `${flagAt(`loss.${unread}`)} applies to losses over classes, not to ${kind}.`
+        : `${flagAt(`loss.${unread}`)} does not apply to ${kind}.`,
     );
   return { kind, ...details } as LossSpec;
 }

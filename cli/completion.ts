@@ -1,5 +1,5 @@
 /** Completion scripts for shells, made from the tables of options. */
-import type { Option } from '../src/constants.js';
+import { type Option, types } from '../src/constants.js';
 import { flagOf, isSwitch, type Options, optionsOf } from './flags.js';
 import { COMMAND_NAMES, describe, loadCommand } from './program.js';
 
@@ -56,7 +56,8 @@ function flagsOf(command: (typeof COMMAND_NAMES)[number], own: Options): Flag[] 
 
 /** Texts may be paths; what is read from text by rules of its own (lists, globs, numbers) is not. */
 function valuesOf({ type, parse }: Option): Flag['values'] {
-  if (type.type === 'picklist') return (type as unknown as { options: readonly string[] }).options;
+  const names = types.namesOf(type);
+  if (names) return names;
   const isText = ['string', 'array', 'union'].includes(type.type);
   return isText && !parse ? 'files' : 'text';
 }

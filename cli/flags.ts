@@ -9,7 +9,7 @@ import {
   type Option,
   optimizerFlags,
   parseNumbers,
-  type types,
+  types,
   unknownName,
 } from '../src/constants.js';
 import { UsageError } from './failure.js';
@@ -116,11 +116,10 @@ export function addFlags(args: Argv, command: Command, own: Options, all: boolea
 /** Its help, what it may be where that is a choice, and its default. */
 function describe(option: Option): string {
   const { type, help, shown, required } = option;
-  const choices = type.type === 'picklist' ? `: ${choicesOf(option).join(', ')}` : '';
+  const names = types.namesOf(type);
+  const choices = names ? `: ${names.join(', ')}` : '';
   return `${help}${choices}${shown || required ? ` [${shown ?? 'required'}]` : ''}`;
 }
-
-const choicesOf = ({ type }: Option) => (type as unknown as { options: readonly string[] }).options;
 
 /** What the command line says, nested as the library has it. Throws `UsageError` and `bad-option`. */
 export function readFlags(args: Readonly<Record<string, unknown>>, command: Command, own: Options): Values {

@@ -3,11 +3,12 @@ export { crashError, isFault } from './graph/crash.js';
 export { AgdError, oneLine, printable } from './graph/errors.js';
 export * as types from './ops/core/option-type.js';
 export { checkOption, type OptionType, unknownName } from './ops/core/option-type.js';
-export { takesClasses } from './ops/losses/index.js';
+export { lossOptionNames } from './ops/losses/index.js';
 export { type AnyOptions, allOptimizerNames, optimizerNamed } from './ops/optimizers/index.js';
 export { type Optimizer, resolveOptions } from './ops/optimizers/optimizer.js';
 export { ADAPT_OPTIONS, type AdaptOptions } from './passes/options/adapt.js';
 export { DERIVATIVE_OPTIONS, type DerivativeMode } from './passes/options/derivatives.js';
+export { parseLoss } from './passes/options/parse-loss.js';
 export {
   type Command,
   decidedByInjection,

@@ -23,6 +23,7 @@ export type { AnyOptions, OptimizerName } from './ops/optimizers/index.js';
 export type { Schedule } from './ops/schedules.js';
 export type { GradientOptions } from './passes/differentiate.js';
 export type { TrainingDescription } from './passes/file/description.js';
+export { parseLoss } from './passes/options/parse-loss.js';
 export type { Device, ParameterGroup, StepOptions } from './passes/options.js';
 export type { GroupOptions } from './passes/select/group-parameters.js';
 export type { ParameterChoice } from './passes/select/parameter-choice.js';

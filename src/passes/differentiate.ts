@@ -4,7 +4,7 @@ import type { Model, Node } from '../graph/ir.js';
 import type { TargetRange } from '../ops/losses/index.js';
 import { contextOf, runPasses } from './common/context.js';
 import type { DerivativeNames } from './differentiate/add-derivatives.js';
-import { rangeOfTarget } from './differentiate/attach-loss.js';
+import { rangesOfTargets } from './differentiate/attach-loss.js';
 import { activeValues, passesStraight } from './differentiate/backward.js';
 import { isInjected } from './file/step-metadata.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
@@ -57,7 +57,10 @@ export async function gradientModel(
   return {
     model: found.work,
     loss: loss?.name,
-    target: target && { name: target.name, range: rangeOfTarget(options.loss!, output!) },
+    target: target && {
+      name: target.name,
+      range: rangesOfTargets({ ...options.loss!, target: target.name }, () => output).get(target.name),
+    },
     leastBatch: found.leastBatch,
     warnings: found.warnings ?? [],
     cotangents: inputs,

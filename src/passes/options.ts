@@ -27,8 +27,11 @@ export { type ParameterGroup, parseAssignments, parseNumbers, parseScale } from 
 
 /** The loss: computed from an output and a target, or by the model itself, which may take a target. */
 export type LossSpec =
-  | ({ kind: LossKind; output?: string; target?: string } & LossOptions)
+  | (LossTerm & { plus?: readonly LossTerm[] })
   | { kind: 'output'; output: string; target?: string };
+
+/** A loss between an output and a target; `weight` is its factor in a sum, 1 if not given. */
+export type LossTerm = { kind: LossKind; output?: string; target?: string; weight?: number } & LossOptions;
 
 /** Help shows them in this order within each group. */
 export const OPTIONS = {
@@ -163,6 +166,10 @@ function checkLoss(loss: LossSpec): void {
   );
   for (const [name, value] of Object.entries(loss)) {
     if (value === undefined || (name === 'kind' && value === 'output')) continue;
+    if (name === 'plus') {
+      for (const term of value as readonly LossTerm[]) checkLoss(term);
+      continue;
+    }
     const type = known.get(name);
     if (!type || name === 'lossOutput') throw unknownName('option of a loss', name, [...known.keys()]);
     checkOption(name, type, value);

@@ -262,7 +262,7 @@ const ALL = [
       c.spec = options.loss;
       c.loss = attachLoss(g, c.spec);
       const { loss, exposed } = c.loss;
-      c.inference = g.graph.outputs.filter(v => v !== loss && v !== exposed).map(v => v.name);
+      c.inference = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v)).map(v => v.name);
       c.exports = undefined;
       return true;
     },
@@ -538,7 +538,7 @@ const ALL = [
     ensures: [],
     run(c) {
       const { g, samples, loss, options } = c;
-      const ofSamples = samples && [samples.losses, samples.weights, samples.output];
+      const ofSamples = samples && [...samples.terms.flatMap(t => [t.losses, t.weights]), samples.output];
       const results = [loss?.loss.name, options.loss?.output, ...(ofSamples ?? []).map(v => v?.name)];
       g.graph.outputs = g.graph.outputs.filter(v => results.includes(v.name));
       return true;

@@ -1,6 +1,6 @@
 import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
-import { rangeOfTarget } from '../passes/differentiate/attach-loss.js';
+import { rangesOfTargets } from '../passes/differentiate/attach-loss.js';
 import { type LossSpec, noLoss } from '../passes/options.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { modelWithLoss } from '../passes/run/evaluation-model.js';
@@ -48,11 +48,12 @@ export async function evaluate(
     const about = { job: { bind, batchSize }, data, model: plain.model, options: { loss: spec } };
     const { model, loss, samples } = await modelWithLoss(plain.model, spec, await shapesOf(about));
     const { graph } = model;
-    const output = graph.outputs.find(v => v.name === loss.output);
-    const range = output && rangeOfTarget(loss, output);
-    const inputs = inputSpecs({ graph, inputs: graph.inputs }).map(input =>
-      range && input.name === loss.target ? { ...input, range } : input,
-    );
+    const written = graph.nodes.flatMap(node => node.outputs);
+    const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);
+    const inputs = inputSpecs({ graph, inputs: graph.inputs }).map(input => {
+      const range = ranges.get(input.name);
+      return range ? { ...input, range } : input;
+    });
     const labels = loss.target === undefined ? [] : [loss.target];
     const dataset = await data.bind(inputs, { ...bind, labels });
     const session = await Session.create(await layOut(model, options), options);

@@ -35,40 +35,48 @@ export async function evaluateBatches(
   recipe?: Recipe,
 ): Promise<Evaluation> {
   const metrics = new MetricSet(spec, options.metrics, options.confusion);
-  let [samples, leftOut, loss, weight] = [0, 0, 0, 0];
+  let [samples, leftOut] = [0, 0];
+  const totals: Total[] = [];
   for await (const { inputs: given, size, padding = 0 } of batches) {
     const { samples: outputs, inputs, run } = await open(given);
-    const wanted = outputs
-      ? [outputs.losses.name, ...(outputs.weights ? [outputs.weights.name] : [])]
-      : [spec.name];
+    const wanted = outputs?.terms.flatMap(t => [t.losses.name, ...(t.weights ? [t.weights.name] : [])]) ?? [
+      spec.name,
+    ];
     const results = await run([...wanted, ...(outputs && metrics.isActive ? [spec.output] : [])]);
-    const losses = outputs && results[outputs.losses.name]!.numbers();
-    if (padding && losses?.length !== size + padding) {
+    const losses = outputs?.terms.map(t => results[t.losses.name]!.numbers());
+    const areApart = outputs?.terms.every((t, i) => !t.acrossBatch && losses![i]!.length === size + padding);
+    if (padding && !areApart) {
       leftOut += size;
       continue;
     }
     samples += size;
-    if (!losses) {
-      loss += results[spec.name]!.numbers()[0]! * size;
-      weight += size;
+    if (!outputs) {
+      addTo(totals, 0, 1, results[spec.name]!.numbers()[0]! * size, size);
       continue;
     }
-    const target = inputs[spec.target!]!;
-    const count = losses.length - padding;
-    loss += sum(losses, count);
-    const weights = outputs.weights
-      ? results[outputs.weights.name]!.numbers()
-      : losses.map(() => target.size / losses.length);
-    weight += sum(weights, count);
-    // A sample that weighs nothing has no loss.
-    options.onLosses?.(losses.slice(0, count).map((one, i) => one / weights[i]! || 0));
-    if (metrics.isActive) metrics.add(results[spec.output]!, target, count, padding);
+    const target = spec.target === undefined ? undefined : inputs[spec.target];
+    const each = Array<number>(size).fill(0);
+    for (const [i, { weights: given, factor }] of outputs.terms.entries()) {
+      const all = losses![i]!;
+      const counted = all.length - padding;
+      const weights = given ? results[given.name]!.numbers() : all.map(() => target!.size / all.length);
+      // What is one number for the whole batch counts once for each of its samples.
+      const times = all.length === 1 ? size : 1;
+      addTo(totals, i, factor, times * sum(all, counted), times * sum(weights, counted));
+      // A sample that weighs nothing has no loss.
+      each.forEach((_, at) => {
+        each[at]! += (factor * all[at]!) / weights[at]! || 0;
+      });
+    }
+    if (losses!.every(all => all.length === size + padding)) options.onLosses?.(each);
+    if (metrics.isActive && target)
+      metrics.add(results[spec.output]!, target, losses![0]!.length - padding, padding);
   }
-  if (!samples || weight === 0) throw nothingCounts(spec, leftOut, samples);
+  if (!samples || totals.some(t => t.weight === 0)) throw nothingCounts(spec, leftOut, samples);
   const { metrics: found, confusion, notes } = metrics.result();
   const classes = recipe && classNames(recipe);
   return {
-    loss: loss / weight,
+    loss: totals.reduce((sum, t) => sum + (t.factor * t.loss) / t.weight, 0),
     samples,
     ...(leftOut ? { leftOut } : {}),
     metrics: found,
@@ -76,6 +84,15 @@ export async function evaluateBatches(
     ...(confusion ? { confusion: { ...(classes ? { classes: [...classes] } : {}), ...confusion } } : {}),
     ...(notes.length ? { notes } : {}),
   };
+}
+
+/** Of one loss of a sum: its factor, the sum of the losses, and what they weigh. */
+type Total = { factor: number; loss: number; weight: number };
+
+function addTo(totals: Total[], i: number, factor: number, loss: number, weight: number): void {
+  totals[i] ??= { factor, loss: 0, weight: 0 };
+  totals[i].loss += loss;
+  totals[i].weight += weight;
 }
 
 const sum = (values: readonly number[], count: number) =>

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Model } from '../graph/ir.js';
 import { unknownName } from '../ops/core/option-type.js';
+import { parseLoss } from '../passes/options/parse-loss.js';
 import {
   INJECT_OPTION_NAMES,
   type InjectOptions,
@@ -50,8 +51,8 @@ export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
   SessionOptions &
   Omit<DataOptions, 'recipe' | 'seed' | 'augment'> & {
-    /** What to minimize, where the model has no training step yet: a specification, or the name of a loss. */
-    loss?: LossSpec | LossSpec['kind'];
+    /** What to minimize, where the model has no training step yet: a specification, or the text of --loss. */
+    loss?: LossSpec | string;
     optimizer?: OptimizerSpec | OptimizerSpec['name'];
     /** What is done to images in training, in the words of `--augment` too: 'flip,crop:padding=4,mixup'. */
     augment?: string | readonly Augmentation[];
@@ -219,7 +220,7 @@ function calledBy(callback: Callbacks, event: LoopEvent | StartEvent, trainer: T
 function injectOptions({ loss, optimizer, ...options }: FitOptions): InjectOptions | undefined {
   const found: InjectOptions = injectOptionsOf({
     ...options,
-    loss: typeof loss === 'string' ? ({ kind: loss } as LossSpec) : loss,
+    loss: typeof loss === 'string' ? parseLoss(loss) : loss,
     optimizer: typeof optimizer === 'string' ? ({ name: optimizer } as OptimizerSpec) : optimizer,
   });
   const { seed, ...decided } = found;

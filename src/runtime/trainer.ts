@@ -5,7 +5,7 @@ import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
 import type { PlannedSchedule } from '../ops/schedules.js';
 import { trainingPart } from '../passes/common/part-of-model.js';
-import { rangeOfTarget } from '../passes/differentiate/attach-loss.js';
+import { rangesOfTargets } from '../passes/differentiate/attach-loss.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../passes/file/description.js';
 import { readStep } from '../passes/file/step-metadata.js';
@@ -92,9 +92,12 @@ export class Trainer {
   /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
   get inputs(): InputSpec[] {
     const { loss } = this.description;
-    const output = this.model.graph.outputs.find(v => v.name === loss.output);
-    const range = output && rangeOfTarget(loss, output);
-    return this.fed.map(input => (range && input.name === loss.target ? { ...input, range } : input));
+    const outputs = new Map(this.model.graph.outputs.map(v => [v.name, v]));
+    const ranges = rangesOfTargets(loss, name => outputs.get(name));
+    return this.fed.map(input => {
+      const range = ranges.get(input.name);
+      return range ? { ...input, range } : input;
+    });
   }
 
   /** Updates of the parameters so far, those before a restart included. */

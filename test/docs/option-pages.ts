@@ -116,7 +116,13 @@ export function configSchema(): string {
     }
   }
   // A loss may also be one that the model computes.
-  (nested.loss!.kind as { enum: string[] }).enum.push('output');
+  const kind = nested.loss!.kind as {
+    anyOf: [object, { anyOf: { enum?: string[] }[] }];
+    description: string;
+  };
+  const { anyOf: forms } = kind.anyOf[1];
+  forms.find(form => form.enum)!.enum!.push('output');
+  nested.loss!.kind = { description: kind.description, anyOf: forms };
   for (const [name, properties] of Object.entries(nested)) {
     const object = { type: 'object', properties, additionalProperties: false };
     const short = { loss: 'kind', optimizer: 'name' }[name];

@@ -52,6 +52,14 @@ export function choice<const T extends readonly string[]>(names: T) {
   return v.pipe(v.picklist(names, what), v.description(what()));
 }
 
+/** The names of a choice, or of one among other forms. */
+export function namesOf(type: OptionType): readonly string[] | undefined {
+  const { options } = type as unknown as { options?: readonly unknown[] };
+  if (type.type === 'picklist') return options as readonly string[];
+  if (type.type !== 'union') return undefined;
+  return (options as readonly OptionType[]).map(namesOf).find(names => names !== undefined);
+}
+
 /** A value that only a program can pass: it has no flag and no place in a configuration file. */
 export const given = <T>(what: string, ok: (value: unknown) => boolean) =>
   v.pipe(v.custom<T>(ok, what), v.description(what));
@@ -69,8 +77,9 @@ export function checkOption(name: string, type: OptionType, value: unknown): voi
 }
 
 function hint(type: OptionType, input: unknown): string {
-  if (type.type !== 'picklist' || typeof input !== 'string') return '';
-  const near = nearest(input, (type as unknown as { options: readonly string[] }).options);
+  const names = namesOf(type);
+  if (!names || typeof input !== 'string') return '';
+  const near = nearest(input, names);
   return near === undefined ? '' : ` Did you mean '${near}'?`;
 }
 

@@ -24,16 +24,23 @@ export const nll: Loss = {
 /**
  * -w[t] logp[t], with the weight w[t], or 0 if t is `ignoreIndex`: the mean is -sum(w[t] logp[t]) / sum(w[t]), as in
  * PyTorch. With label smoothing e over C classes: (1 - e) times that, plus e / C times -sum_c(w[c] logp[c]), over the
- * same sum of weights.
+ * same sum of weights. `of` makes another loss of -logp[t].
  */
-function nllTerms(logp: Expr, target: Expr, axis: number, options: LossOptions): LossTerms {
+export function nllTerms(
+  logp: Expr,
+  target: Expr,
+  axis: number,
+  options: LossOptions,
+  of = (nll: Expr) => nll,
+): LossTerms {
   const { ignoreIndex, classWeights, labelSmoothing = 0 } = options;
   const kept = ignoreIndex === undefined ? undefined : target.equal(ignoreIndex).not();
   const classes = kept ? kept.where(target, 0) : target;
-  const picked = logp
+  const nll = logp
     .gatherElements(classes.unsqueeze([axis]), axis)
     .squeeze([axis])
     .neg();
+  const picked = of(nll);
   const weights = classWeights && weightVector(numbersOf('class-weights', classWeights), logp, axis);
   let weight = weights ? weights.gather(classes) : undefined;
   if (kept) weight = weight ? weight.mul(kept.indicator(logp)) : kept.indicator(logp);

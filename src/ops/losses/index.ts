@@ -4,8 +4,14 @@ import type { Shape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
 import { checkNewName, unknownName } from '../core/option-type.js';
 import { bce, bceWithLogits } from './bce.js';
+import { cosine } from './cosine.js';
 import { crossEntropy, nll } from './cross-entropy.js';
+import { ctc } from './ctc.js';
+import { dice } from './dice.js';
+import { contrastive, triplet } from './embeddings.js';
+import { focal, sigmoidFocal } from './focal.js';
 import { huber } from './huber.js';
+import { kl } from './kl.js';
 import { l1 } from './l1.js';
 import {
   type Activation,
@@ -15,10 +21,12 @@ import {
   type Loss,
   type LossOptions,
   type LossTerms,
+  maskTerms,
+  type NamedValues,
 } from './loss.js';
 import { mse } from './mse.js';
 
-export { meanOf, mixTerms } from './loss.js';
+export { meanOf, mixTerms, type NamedValues } from './loss.js';
 
 /** One entry for each loss: names, types and flags are derived from it. */
 const BUILT_IN = {
@@ -29,6 +37,14 @@ const BUILT_IN = {
   mse,
   l1,
   huber,
+  focal,
+  'sigmoid-focal': sigmoidFocal,
+  kl,
+  cosine,
+  dice,
+  contrastive,
+  triplet,
+  ctc,
 } as const satisfies Record<string, Loss>;
 
 export type LossKind = keyof typeof BUILT_IN;
@@ -51,11 +67,32 @@ export function addLoss(name: string, loss: Loss): void {
 }
 
 /** The loss position by position, of the output's element type. Throws `bad-option`. */
-export function lossTerms(kind: LossKind, output: Expr, target: Expr, options: LossOptions = {}): LossTerms {
+export function lossTerms(
+  kind: LossKind,
+  output: Expr,
+  target: Expr,
+  options: LossOptions = {},
+  values: NamedValues = {},
+): LossTerms {
   checkLossOptions(options);
+  const terms = lossNamed(kind).terms(output, target, options, values);
+  return values.mask ? maskTerms(terms, values.mask) : terms;
+}
+
+/** Throws `bad-option` for an unknown kind. */
+export function lossNamed(kind: string): Loss {
   const loss = LOSSES.get(kind);
   if (!loss) throw unknownName('loss', kind, LOSS_NAMES);
-  return loss.terms(output, target, options);
+  return loss;
+}
+
+const OF_CLASSES = ['classAxis', 'labelSmoothing', 'ignoreIndex', 'classWeights', 'mixTargets'] as const;
+
+/** The options that a loss reads. */
+export function lossOptionNames(kind: string): readonly (keyof LossOptions)[] {
+  const { options, target } = lossNamed(kind);
+  const own = options ?? [...(target === 'classes' ? OF_CLASSES : [])];
+  return [...own, ...(kind === 'bce-with-logits' ? (['posWeight', 'classAxis'] as const) : []), 'mask'];
 }
 
 /** Element type and shape of the target for an output: int64 classes, or values like the output's. */
@@ -64,6 +101,7 @@ export function targetType(
   output: Expr,
   options: LossOptions,
 ): { dtype: DType; shape: Shape } {
+  if (lossNamed(kind).isSequence) return { dtype: 'int64', shape: [output.extent(0), 'labels'] };
   if (!takesClasses(kind)) return { dtype: output.dtype, shape: output.shape! };
   const axis = classAxisIn(output, options);
   return { dtype: 'int64', shape: output.shape!.filter((_, i) => i !== axis) };
@@ -84,6 +122,8 @@ export function targetRange(
   if (!takesClasses(kind)) return LOSSES.get(kind)?.range;
   const classes = shape?.[classAxisOf(shape.length, options)];
   const most = typeof classes === 'number' ? classes - 1 : Infinity;
+  // Negative labels are padding.
+  if (lossNamed(kind).isSequence) return { least: -Infinity, most };
   return { least: 0, most, ignored: options.ignoreIndex };
 }
 

@@ -5,8 +5,10 @@ import { range } from '../core/rule.js';
 
 /** A loss: what its target holds, and its formula. */
 export type Loss = {
-  /** Class numbers (int64, without the class axis), or values of the output's type and shape. */
-  readonly target: 'classes' | 'values';
+  /**
+   * Class numbers (int64, without the class axis), values of the output's type and shape, or another output of the model.
+   */
+  readonly target: 'classes' | 'values' | 'output';
   /** The range of the target's values; any number if not given. */
   readonly range?: { readonly least: number; readonly most: number };
   /**
@@ -14,9 +16,20 @@ export type Loss = {
    * classes and `none` for values, if not given.
    */
   readonly activation?: Activation;
-  /** The loss at each position, of the output's type. */
-  terms(output: Expr, target: Expr, options: LossOptions): LossTerms;
+  /** The option that a third value in parentheses is the name of. */
+  readonly third?: 'negative' | 'lengths';
+  /** The options that it reads; if not given, those of its kind of target. */
+  readonly options?: readonly (keyof LossOptions)[];
+  /** The loss of a sample depends on the other samples of the batch. */
+  readonly acrossBatch?: boolean;
+  /** The target is a sequence of classes for each sample, of another length than the output. */
+  readonly isSequence?: boolean;
+  /** The loss at each position, of the output's type. `values` are those that options name. */
+  terms(output: Expr, target: Expr, options: LossOptions, values: NamedValues): LossTerms;
 };
+
+/** The options that are names of values: inputs, outputs or inner values of the model. */
+export type NamedValues = { mask?: Expr; lengths?: Expr; negative?: Expr };
 
 /** `exp` is for log-probabilities. */
 export type Activation = 'softmax' | 'sigmoid' | 'exp' | 'none';
@@ -35,6 +48,26 @@ export type LossOptions = {
    * training data. bce-with-logits.
    */
   posWeight?: readonly number[] | 'balanced';
+  /** Temperature of softmax distributions: kl and contrastive. */
+  temperature?: number;
+  /** The target holds scores, not probabilities. kl. */
+  targetScores?: boolean;
+  /** The exponent of what is not predicted yet. Focal losses. */
+  gamma?: number;
+  /** The weight of positive targets; negative ones have the rest of 1. sigmoid-focal. */
+  alpha?: number;
+  /** Added to both sides of the quotient. dice. */
+  smooth?: number;
+  /** By how much the negative is to be farther than the positive. triplet. */
+  margin?: number;
+  /** Name of the output that is to be far from the anchor. triplet. */
+  negative?: string;
+  /** The class that stands for no label. ctc. */
+  blank?: number;
+  /** Name of a value with the number of times of each sample. ctc. */
+  lengths?: string;
+  /** Name of a value that is 0 where a position does not count, such as an attention mask: all losses. */
+  mask?: string;
   /** Two classes for each target, each with a share: for mixup and CutMix. Losses of classes alone. */
   mixTargets?: boolean;
 };
@@ -59,6 +92,19 @@ export function mixTerms(a: LossTerms, b: LossTerms, share: Expr): LossTerms {
     return first.mul(x).add(first.rsub(1).mul(y));
   };
   return { loss: mix(a.loss, b.loss), weight: a.weight && b.weight && mix(a.weight, b.weight) };
+}
+
+/** The terms where only the positions at which the mask is not 0 count; a mask may lack the last axes of the loss. */
+export function maskTerms({ loss, weight }: LossTerms, mask: Expr): LossTerms {
+  if (mask.rank > loss.rank)
+    throw new AgdError(
+      'bad-shape',
+      `Mask '${mask.value.name}' of shape [${mask.shape}] does not fit the loss of shape [${loss.shape}].`,
+    );
+  const counts = mask.cast('bool').cast(loss.dtype).unsqueeze(range(mask.rank, loss.rank));
+  // Not a product alone: what is left out may be no number.
+  const kept = counts.cast('bool').where(loss, 0);
+  return { loss: kept, weight: weight ? weight.mul(counts) : counts.expandLike(loss) };
 }
 
 /** Throws `bad-option` for a value out of range. */

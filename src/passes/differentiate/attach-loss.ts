@@ -1,31 +1,33 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Value } from '../../graph/ir.js';
+import type { Shape, Value, ValueType } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
 import {
+  lossNamed,
   lossTerms,
   meanOf,
   mixTerms,
+  type NamedValues,
   type TargetRange,
   takesClasses,
   targetRange,
   targetType,
 } from '../../ops/losses/index.js';
-import type { LossSpec } from '../options.js';
+import type { LossSpec, LossTerm } from '../options.js';
 
 /**
- * `mix` are the inputs of a second target, if there is one. `exposed` is an inner value that the loss reads and that
- * became an output of the graph. `constants` are the loss's own initializers, such as class weights, which do not
- * belong to the model.
+ * `mix` are the inputs of a second target, if there is one. `exposed` are inner values that the loss reads and that
+ * became outputs of the graph. `constants` are the loss's own initializers, such as class weights, which do not
+ * belong to the model. For a sum, output and target are those of its first loss.
  */
 export type AttachedLoss = {
   loss: Value;
   output?: Value;
   target?: Value;
   mix?: MixInputs;
-  exposed?: Value;
+  exposed?: readonly Value[];
   constants?: ReadonlySet<Value>;
 };
 
@@ -35,13 +37,13 @@ export type MixInputs = { target: Value; share: Value };
 type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 
 /**
- * Adds the loss to `g.graph` as an output, with the target as a new input if the kind takes one. Throws `no-such-value`
+ * Adds the loss to `g.graph` as an output, with the targets as new inputs if the kinds take them. Throws `no-such-value`
  * for an unknown output, `bad-option` if there are several outputs to choose from, `bad-dtype` or `bad-shape` if the
  * output does not fit the loss.
  */
 export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
-  const output = pick(g, spec);
   if (spec.kind === 'output') {
+    const output = pick(g, spec);
     const target = g.graph.inputs.find(v => v.name === spec.target);
     if (spec.target !== undefined && !target)
       throw new AgdError(
@@ -50,56 +52,150 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
       );
     return { loss: addOutput(g, scalar(output)), output: output.value, target };
   }
-  const exposed = expose(g, output);
-  const target = addTarget(g, spec, output);
+  const operands = readOperands(g, spec);
   const before = new Set(g.graph.initializers.keys());
-  const terms = lossTerms(spec.kind, output, target, spec);
-  const mix = spec.mixTargets ? addMixInputs(g, spec, target) : undefined;
-  const loss = meanOf(
-    mix ? mixTerms(terms, lossTerms(spec.kind, output, g.of(mix.target), spec), g.of(mix.share)) : terms,
-  );
+  const [first] = operands;
+  const mix = spec.mixTargets ? addMixInputs(g, spec, first!.target) : undefined;
+  const means = operands.map(({ term, output, target, values }, i) => {
+    const of = (t: Expr) => lossTerms(term.kind, output, t, term, values);
+    const terms = of(target);
+    const mean = meanOf(mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms);
+    return { mean, weight: term.weight ?? 1 };
+  });
+  const loss = weightedSum(means);
   const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
-  return { loss: addOutput(g, loss), output: output.value, target: target.value, mix, exposed, constants };
+  const exposed = operands.flatMap(o => o.exposed ?? []);
+  const target = first!.isInput ? first!.target.value : undefined;
+  return { loss: addOutput(g, loss), output: first!.output.value, target, mix, exposed, constants };
 }
 
-/**
- * Outputs with one number per sample: the sum of its losses, and of their weights, if not 1 for each target; and what
- * the loss reads.
- */
-export type AttachedSampleLosses = { losses: Value; weights?: Value; output: Value; target: Value };
+function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {
+  const { dtype } = terms[0]!.mean;
+  return terms
+    .map(({ mean, weight }) => (weight === 1 ? mean : mean.mul(weight)).cast(dtype))
+    .reduce((sum, term) => sum.add(term));
+}
+
+/** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
+export type SampleLosses = {
+  losses: Value;
+  weights?: Value;
+  /** The factor of the mean in the sum of losses. */
+  factor: number;
+  /** Losses of samples depend on the others of the batch. */
+  acrossBatch: boolean;
+};
+
+/** Those of each loss of a sum; output and target, if it is an input, of the first one. */
+export type AttachedSampleLosses = { terms: SampleLosses[]; output: Value; target?: Value };
 
 /**
  * The same for evaluation: instead of the mean, sums over each sample [batch], at least in float32, from which the mean
  * over any set of samples can be computed exactly.
  */
 export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleLosses {
-  const output = pick(g, spec);
-  expose(g, output);
-  const target = addTarget(g, spec, output);
-  const { loss, weight } = lossTerms(spec.kind, output, target, spec);
+  const operands = readOperands(g, spec);
   const perSample = (x: Expr) => {
     const wide = x.cast(x.dtype === 'float64' ? 'float64' : 'float32');
     return x.rank ? wide.sum(range(1, x.rank)) : wide.reshape([1]);
   };
-  return {
-    losses: addOutput(g, perSample(loss), 'sample_losses'),
-    weights: weight && addOutput(g, perSample(weight), 'sample_weights'),
-    output: output.value,
-    target: target.value,
-  };
+  const terms = operands.map(({ term, output, target, values, isInput }, i): SampleLosses => {
+    const { loss, weight } = lossTerms(term.kind, output, target, term, values);
+    // Else each element of the first target weighs 1.
+    const isCounted = i > 0 || !isInput || loss.rank !== target.rank;
+    const weights = weight ?? (isCounted ? loss.ones() : undefined);
+    return {
+      losses: addOutput(g, perSample(loss), 'sample_losses'),
+      weights: weights && addOutput(g, perSample(weights), 'sample_weights'),
+      factor: term.weight ?? 1,
+      acrossBatch: lossNamed(term.kind).acrossBatch ?? false,
+    };
+  });
+  const { output, target, isInput } = operands[0]!;
+  return { terms, output: output.value, target: isInput ? target.value : undefined };
 }
 
-function addTarget(g: Builder, spec: Criterion, output: Expr): Expr {
-  const name = spec.target ?? 'target';
-  if (g.graph.inputs.some(v => v.name === name))
+/** What a loss of a sum reads. */
+type Operands = {
+  term: LossTerm;
+  output: Expr;
+  target: Expr;
+  isInput: boolean;
+  values: NamedValues;
+  exposed?: Value;
+};
+
+function readOperands(g: Builder, spec: Criterion): Operands[] {
+  const { plus = [], ...first } = spec;
+  const added = new Set<Value>();
+  return [first, ...plus].map(term => {
+    const output = pick(g, term);
+    const exposed = expose(g, output);
+    const { target, isInput } = targetOf(g, term, output, added);
+    return { term, output, target, isInput, values: namedValues(g, term, output, added), exposed };
+  });
+}
+
+/**
+ * A value of the model, where the name is that of an output or an inner value, or of an input that another loss of the
+ * sum reads; else a new input.
+ */
+function targetOf(
+  g: Builder,
+  term: LossTerm,
+  output: Expr,
+  added: Set<Value>,
+): { target: Expr; isInput: boolean } {
+  const { target: takes } = lossNamed(term.kind);
+  if (takes === 'output') {
+    if (term.target === undefined)
+      throw new AgdError(
+        'bad-option',
+        `${term.kind} compares outputs: name them, --loss '${term.kind}(${output.value.name}, OTHER)'.`,
+      );
+    return { target: pick(g, { ...term, output: term.target }), isInput: false };
+  }
+  const name = term.target ?? 'target';
+  const type = targetType(term.kind, output, term);
+  const known = g.graph.inputs.find(v => v.name === name);
+  if (known && !added.has(known))
     throw new AgdError(
       'bad-option',
       `The model already has an input '${name}': give the target another name with --target.`,
     );
-  const target = g.newValue(name, { kind: 'tensor', ...targetType(spec.kind, output, spec) });
-  g.graph.inputs.push(target);
-  return g.of(target);
+  const made = term.target === undefined ? undefined : (known ?? computed(g, name));
+  if (!made) return { target: addInput(g, name, { kind: 'tensor', ...type }, added), isInput: true };
+  if (made.dtype !== type.dtype || made.shape?.length !== type.shape.length)
+    throw new AgdError(
+      'bad-shape',
+      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].`,
+    );
+  return { target: g.of(made), isInput: !!known };
 }
+
+function namedValues(g: Builder, term: LossTerm, output: Expr, added: Set<Value>): NamedValues {
+  const values: NamedValues = {};
+  const named = (name: string) => g.graph.inputs.find(v => v.name === name) ?? computed(g, name);
+  const read = (name: string, shape: Shape) => {
+    const known = named(name);
+    return known ? g.of(known) : addInput(g, name, { kind: 'tensor', dtype: 'int64', shape }, added);
+  };
+  const { mask, lengths, negative } = term;
+  if (mask !== undefined) values.mask = read(mask, output.shape!.slice(0, Math.max(1, output.rank - 1)));
+  if (lengths !== undefined) values.lengths = read(lengths, output.shape!.slice(0, 1));
+  if (negative !== undefined) values.negative = pick(g, { ...term, output: negative });
+  return values;
+}
+
+function addInput(g: Builder, name: string, type: ValueType, added: Set<Value>): Expr {
+  const value = g.newValue(name, type);
+  g.graph.inputs.push(value);
+  added.add(value);
+  return g.of(value);
+}
+
+const computed = ({ graph }: Builder, name: string): Value | undefined =>
+  graph.nodes.flatMap(node => node.outputs).find(v => v?.name === name) ?? undefined;
 
 function addMixInputs(g: Builder, { kind }: Criterion, { value }: Expr): MixInputs {
   if (!takesClasses(kind))
@@ -182,7 +278,17 @@ function addOutput(g: Builder, loss: Expr, name = 'loss'): Value {
   return out;
 }
 
-/** The range of the target's elements for a loss of this output; undefined if not known. */
-export function rangeOfTarget(spec: LossSpec, output: Value): TargetRange | undefined {
-  return spec.kind === 'output' ? undefined : targetRange(spec.kind, output.shape, spec);
+/** The range of the elements of each target that is known, by name; `valueNamed` finds the outputs. */
+export function rangesOfTargets(
+  spec: LossSpec,
+  valueNamed: (name: string) => Value | undefined,
+): Map<string, TargetRange> {
+  const ranges = new Map<string, TargetRange>();
+  if (spec.kind === 'output') return ranges;
+  for (const term of [spec, ...(spec.plus ?? [])]) {
+    const output = valueNamed(term.output ?? '');
+    const range = output && targetRange(term.kind, output.shape, term);
+    if (range) ranges.set(term.target ?? 'target', range);
+  }
+  return ranges;
 }

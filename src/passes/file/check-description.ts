@@ -4,7 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { type AnyOptions, findOptimizer, optimizerNamed } from '../../ops/optimizers/index.js';
 import { resolveOptions } from '../../ops/optimizers/optimizer.js';
-import { RECORDED } from '../options.js';
+import { type LossTerm, RECORDED } from '../options.js';
 import type { TrainingDescription } from './description.js';
 
 /** A check of a value: returns the path of the first invalid part. */
@@ -68,19 +68,37 @@ const PARAMETER = {
   begins: optional(count),
 } satisfies Record<keyof TrainingDescription['parameters'][number], Check>;
 
+const bool = when(x => typeof x === 'boolean');
+const LOSS_TERM = {
+  kind: text,
+  output: optional(text),
+  target: optional(text),
+  weight: optional(number),
+  classAxis: optional(when(Number.isSafeInteger)),
+  labelSmoothing: optional(number),
+  ignoreIndex: optional(number),
+  classWeights: optional(list(number)),
+  posWeight: optional(list(number)),
+  temperature: optional(number),
+  targetScores: optional(bool),
+  gamma: optional(number),
+  alpha: optional(number),
+  smooth: optional(number),
+  margin: optional(number),
+  negative: optional(text),
+  blank: optional(number),
+  lengths: optional(text),
+  mask: optional(text),
+  mixTargets: optional(bool),
+} satisfies Record<keyof LossTerm, Check>;
+
 const DESCRIPTION = shaped({
   version: when(x => x === 1),
   loss: shaped({
-    kind: text,
+    ...LOSS_TERM,
     name: text,
     output: text,
-    target: optional(text),
-    classAxis: optional(when(Number.isSafeInteger)),
-    labelSmoothing: optional(number),
-    ignoreIndex: optional(number),
-    classWeights: optional(list(number)),
-    posWeight: optional(list(number)),
-    mixTargets: optional(when(x => typeof x === 'boolean')),
+    plus: optional(list(shaped(LOSS_TERM))),
     mix: optional(shaped({ target: text, share: text })),
   }),
   outputs: list(text),

@@ -31,7 +31,7 @@ function describe(context: Described): TrainingDescription {
     loss: {
       ...spec,
       name: loss.loss.name,
-      target: loss.target?.name,
+      target: loss.target?.name ?? spec.target,
       mix: loss.mix && { target: loss.mix.target.name, share: loss.mix.share.name },
       output: loss.output?.name ?? loss.loss.name,
     },

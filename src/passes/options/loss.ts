@@ -1,5 +1,18 @@
 import * as v from 'valibot';
-import { belowOne, choice, flag, integer, numbers, text } from '../../ops/core/option-type.js';
+import {
+  belowOne,
+  choice,
+  countFromZero,
+  finite,
+  flag,
+  fraction,
+  integer,
+  nonNegative,
+  numbers,
+  type OptionType,
+  positive,
+  text,
+} from '../../ops/core/option-type.js';
 import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { APPLIES, LEARNS, type Option, option } from './option.js';
 import { parseNumbers } from './text.js';
@@ -10,14 +23,24 @@ const weights = v.pipe(
   v.union([numbers, v.literal('balanced')], "a list of numbers or 'balanced'"),
   v.description("a list of numbers or 'balanced'"),
 );
+/** A kind, or an expression of kinds. */
+const what = () => `one of ${LOSS_NAMES.join(', ')}`;
+const lossText = v.pipe(
+  v.union([choice(LOSS_NAMES), v.pipe(v.string(what), v.regex(/\(/, what))], what),
+  v.description(`${what()}, or a sum such as cross-entropy(logits, target) + 0.5*mse(aux, aux_target)`),
+);
+/** What is said in the parentheses of a loss, or by a program. */
+const inSum = <S extends OptionType, const N extends string>(type: S, name: N, help: string) =>
+  option(type, { ...LOSS, commands: [], help, path: `loss.${name}` });
 const parseWeights = (text: string) => (text === 'balanced' ? text : parseNumbers(text));
 const READS_OUTPUT = [...LEARNS, ...APPLIES, 'differentiate'] as const;
 
 export const LOSS_OPTIONS = {
-  loss: option(choice(LOSS_NAMES), {
+  loss: option(lossText, {
     ...LOSS,
     commands: READS_OUTPUT,
-    help: 'Loss between an output and the target',
+    help: 'Loss between an output and the target, or a sum of WEIGHT*KIND(OUTPUT, TARGET, OPTION=VALUE)',
+    parse: (text: string) => text,
     path: 'loss.kind',
   }),
   output: option(text, {
@@ -68,6 +91,20 @@ export const LOSS_OPTIONS = {
     path: 'loss.posWeight',
     expert: true,
   }),
+  lossTemperature: inSum(positive, 'temperature', 'Temperature of kl and contrastive'),
+  lossTargetScores: inSum(flag, 'targetScores', 'The target of kl holds scores, not probabilities'),
+  lossGamma: inSum(nonNegative, 'gamma', 'Exponent of the focal losses'),
+  lossAlpha: inSum(fraction, 'alpha', 'Weight of positive targets of sigmoid-focal'),
+  lossSmooth: inSum(nonNegative, 'smooth', 'Smoothing term of dice'),
+  lossMargin: inSum(finite, 'margin', 'Margin of triplet'),
+  lossNegative: inSum(text, 'negative', 'Output that triplet takes as the negative'),
+  lossBlank: inSum(countFromZero, 'blank', 'Class that stands for no label in ctc'),
+  lossLengths: inSum(text, 'lengths', 'Input with the times of each sample, for ctc'),
+  lossMask: inSum(
+    text,
+    'mask',
+    'Input, such as an attention mask, that is 0 where a position does not count',
+  ),
   mixTargets: option(flag, {
     ...LOSS,
     commands: ['inject', 'train'],
@@ -83,4 +120,5 @@ export const LOSS_OPTIONS = {
     path: 'loss.classAxis',
     expert: true,
   }),
+  lossWeight: inSum(finite, 'weight', 'Factor of a loss in a sum'),
 } satisfies Record<string, Option>;

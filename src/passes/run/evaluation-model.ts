@@ -49,7 +49,7 @@ export async function modelWithLoss(
   const { work, samples } = await runPasses(PIPELINES.evaluate, context, ['work', 'samples']);
   // A loss that the model computes has the name that it was given as an output.
   const name = context.loss?.loss.name ?? 'loss';
-  const named = samples && { output: samples.output.name, target: samples.target.name };
+  const named = samples && { output: samples.output.name, target: samples.target?.name };
   return { model: work, loss: { output: '', ...loss, ...named, name } as NamedLoss, samples };
 }
 

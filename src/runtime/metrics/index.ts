@@ -2,7 +2,7 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { checkNewName, unknownName } from '../../ops/core/option-type.js';
-import { activationOf, takesClasses, takesProbabilities } from '../../ops/losses/index.js';
+import { activationOf, lossNamed, takesClasses, takesProbabilities } from '../../ops/losses/index.js';
 import { classAxisOf } from '../../ops/losses/loss.js';
 import type { LossSpec } from '../../passes/options.js';
 import { CALIBRATION } from './calibration.js';
@@ -81,7 +81,8 @@ export function metricNamed(choice: MetricChoice): Metric {
 
 /** How the output and the target of a loss are read; undefined where the model computes the loss itself. */
 export function taskOf(loss: LossSpec): TaskSpec | undefined {
-  if (loss.kind === 'output') return undefined;
+  if (loss.kind === 'output' || lossNamed(loss.kind).target === 'output') return undefined;
+  if (lossNamed(loss.kind).isSequence) return undefined;
   const { kind, classAxis, ignoreIndex } = loss;
   const classWeights = loss.classWeights === 'balanced' ? undefined : loss.classWeights;
   const task = takesClasses(kind) ? 'classes' : takesProbabilities(kind) ? 'labels' : 'values';

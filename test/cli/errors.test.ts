@@ -133,7 +133,7 @@ it('no loss, two losses, options of another loss', () => {
   expect(fails('grad', 'model.onnx', '--inputs', 'train.npz')).toMatch(
     /--loss \(cross-entropy.*--loss-output/,
   );
-  expect(fails('train', 'model.onnx', ...DATA, '--initialize')).toMatch(/--initialize is decided when/);
+  expect(fails('train', 'model.onnx', ...DATA, '--initialize')).toMatch(/--initialize takes effect when/);
 });
 
 it('no such optimizer, options of another one', () => {
@@ -145,7 +145,9 @@ it('no such optimizer, options of another one', () => {
     /Unknown option of sgd 'delta'; expected one of lr, momentum/,
   );
   expect(fails(...sgd, '--group', '*.bias: eps=1')).toMatch(/Unknown option of sgd 'eps'/);
-  expect(fails('train', 'model.onnx', ...DATA, '--optimizer', 'sgd')).toMatch(/--optimizer is decided when/);
+  expect(fails('train', 'model.onnx', ...DATA, '--optimizer', 'sgd')).toMatch(
+    /--optimizer takes effect when/,
+  );
 });
 
 it('a schedule that ends with a run that is not known', () => {

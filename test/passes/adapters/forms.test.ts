@@ -1,0 +1,204 @@
+/** Adapters of every form of layer: gradients beside finite differences, and merged weights beside adapters left apart. */
+import { describe, expect, it } from 'vitest';
+import type { Model, Value } from '../../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
+import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
+import type { LoadedAdapters } from '../../../src/passes/options/adapters.js';
+import { checkGradients } from '../../../src/runtime/check-gradients.js';
+import { gradients } from '../../../src/runtime/gradients.js';
+import { Session } from '../../../src/runtime/session.js';
+import { spread } from '../../ops/vjp.js';
+import { Sketch } from '../../sample.js';
+
+const bytes = (dtype: 'uint8' | 'int8', dims: readonly number[]) =>
+  new Tensor(
+    dtype,
+    dims,
+    Uint8Array.from({ length: dims.reduce((n, d) => n * d, 1) }, (_, i) => (97 * i + 31) % 256),
+  );
+
+/** An adapter of rank 2, with values that are not zero. */
+const adapterOf = (
+  kind: 'linear' | 'conv' | 'embedding',
+  inputs: number,
+  outputs: number,
+  kernel: number[] = [],
+): LoadedAdapters => ({
+  name: 'values',
+  adapters: [
+    {
+      ...{ module: 'w', kind, r: 2, alpha: 3, dropout: 0, rslora: false },
+      a: spread([2, inputs, ...kernel], [-1, 1], 1),
+      b: spread([outputs, 2, ...kernel.map(() => 1)], [-1, 1], 2),
+    },
+  ],
+});
+
+type Form = { model: Model; adapters: LoadedAdapters; feeds: Record<string, Tensor>; merges: boolean };
+
+function linear(write: (s: Sketch, x: Value) => Value, merges: boolean, [k, n] = [32, 3], opset = 18): Form {
+  const s = new Sketch();
+  const model = s.model([write(s, s.input('x', ['batch', k]))], opset);
+  model.opsetImports.set('com.microsoft', 1);
+  return { model, adapters: adapterOf('linear', k, n), feeds: { x: spread([4, k], [-1, 1], 3) }, merges };
+}
+
+function embedding(write: (s: Sketch, ids: Value) => Value, merges: boolean): Form {
+  const s = new Sketch();
+  const model = s.model([write(s, s.input('ids', ['batch'], 'int64'))], 18);
+  model.opsetImports.set('com.microsoft', 1);
+  const ids = Tensor.from('int64', [4], BigInt64Array.of(1n, 0n, 4n, 1n));
+  return { model, adapters: adapterOf('embedding', 5, 32), feeds: { ids }, merges };
+}
+
+const microsoft = (s: Sketch) => {
+  s.graph.nodes.at(-1)!.domain = 'com.microsoft';
+};
+
+const FORMS: Record<string, () => Form> = {
+  MatMul: () => linear((s, x) => s.add('MatMul', [x, s.weight('w', [32, 3])], 'y'), true),
+  'MatMul by a transposed weight': () =>
+    linear(
+      (s, x) =>
+        s.add('MatMul', [x, s.add('Transpose', [s.weight('w', [3, 32])], 't', { perm: [1, 0] })], 'y'),
+      true,
+    ),
+  'Gemm with transB and alpha': () =>
+    linear(
+      (s, x) =>
+        s.add('Gemm', [x, s.weight('w', [3, 32]), s.weight('bias', [3])], 'y', {
+          transB: 1,
+          alpha: { type: 'float', value: 0.5 },
+        }),
+      true,
+    ),
+  'MatMul with a sum': () =>
+    linear(
+      (s, x) => s.add('Add', [s.add('MatMul', [x, s.weight('w', [32, 3])], 'h'), s.weight('bias', [3])], 'y'),
+      true,
+    ),
+  'MatMul by a weight that another node reads': () =>
+    linear((s, x) => {
+      const w = s.weight('w', [32, 3]);
+      return s.add('Add', [s.add('MatMul', [x, w], 'h'), s.add('ReduceMax', [w], 'm', { keepdims: 0 })], 'y');
+    }, true),
+  'two layers with one weight': () =>
+    linear(
+      (s, x) => {
+        const w = s.weight('w', [32, 32]);
+        return s.add('MatMul', [s.add('Tanh', [s.add('MatMul', [x, w], 'h')], 't'), w], 'y');
+      },
+      true,
+      [32, 32],
+    ),
+  'MatMul behind DequantizeLinear': () =>
+    linear((s, x) => {
+      const scale = s.weight('w.scale', Tensor.filled('float32', [], 0.01));
+      return s.add(
+        'MatMul',
+        [x, s.add('DequantizeLinear', [s.weight('w', bytes('int8', [32, 3])), scale], 'd')],
+        'y',
+      );
+    }, false),
+  MatMulNBits: () =>
+    linear((s, x) => {
+      const inputs = [x, s.weight('w', bytes('uint8', [3, 2, 8])), s.weight('w.scales', [6])];
+      const y = s.add('MatMulNBits', inputs, 'y', { K: 32, N: 3, bits: 4, block_size: 16 });
+      microsoft(s);
+      return y;
+    }, false),
+  Conv: () => {
+    const s = new Sketch();
+    const w = s.weight('w', [3, 2, 3, 3]);
+    const y = s.add('Conv', [s.input('x', ['batch', 2, 5, 5]), w, s.weight('bias', [3])], 'y', {
+      kernel_shape: [3, 3],
+      strides: [2, 2],
+      pads: [1, 1, 1, 1],
+    });
+    const feeds = { x: spread([2, 2, 5, 5], [-1, 1], 3) };
+    return { model: s.model([y]), adapters: adapterOf('conv', 2, 3, [3, 3]), feeds, merges: true };
+  },
+  Gather: () => embedding((s, ids) => s.add('Gather', [s.weight('w', [5, 32]), ids], 'y'), true),
+  GatherBlockQuantized: () =>
+    embedding((s, ids) => {
+      const inputs = [s.weight('w', bytes('uint8', [5, 16])), ids, s.weight('w.scales', [5, 2])];
+      const y = s.add('GatherBlockQuantized', inputs, 'y', { bits: 4, block_size: 16, quantize_axis: 1 });
+      microsoft(s);
+      return y;
+    }, false),
+};
+
+async function outputOf(model: Model, feeds: Record<string, Tensor>): Promise<Tensor> {
+  const session = await Session.create(decodeModel(encodeModel(model)));
+  const { y } = await session.run(feeds);
+  await session.release();
+  return y!;
+}
+
+const run = async (model: Model, feeds: Record<string, Tensor>) => (await outputOf(model, feeds)).numbers();
+
+const farthest = (a: readonly number[], b: readonly number[]) =>
+  Math.max(...a.map((x, i) => Math.abs(x - b[i]!)));
+
+describe.each(Object.entries(FORMS))('an adapter of %s', (_, make) => {
+  it('has the gradients of finite differences', async () => {
+    const { model, adapters, feeds } = make();
+    const options = { cotangents: ['y'], adapters, wrt: ['*.lora_[AB]'] };
+    const dims = (await outputOf(model, feeds)).dims;
+    const fed = { ...feeds, y_cotangent: spread([...dims], [-1, 1], 7) };
+    const found = await gradients(model, options, fed);
+    const checks = await checkGradients(model, options, fed, found);
+    expect(checks.map(c => c.unchecked ?? c.passed)).toEqual([true, true]);
+  });
+
+  it('is merged where the weight is in floating point', async () => {
+    const { model, adapters, feeds, merges } = make();
+    const adapted = addAdapters(model, [], adapters);
+    const { model: result, merged, kept } = mergeAdapters(adapted);
+    expect({ merged: merged.length, kept }).toEqual(
+      merges ? { merged: 1, kept: [] } : { merged: 0, kept: ['w'] },
+    );
+    const [before, apart, after] = [
+      await run(model, feeds),
+      await run(adapted, feeds),
+      await run(result, feeds),
+    ];
+    expect(farthest(before, apart)).toBeGreaterThan(0.1);
+    expect(farthest(apart, after)).toBeLessThan(1e-4);
+    if (merges) expect(result.graph.nodes.length).toBe(model.graph.nodes.length);
+  });
+});
+
+it('dequantizes the rows of a large weight of 4 bits in parts', async () => {
+  const [n, k] = [1100, 1024];
+  const s = new Sketch();
+  const x = s.input('x', ['batch', k]);
+  const scales = spread([n, k / 32], [0.001, 0.002], 5);
+  const packed = bytes('uint8', [n, k / 32, 16]);
+  const y = s.add('MatMulNBits', [x, s.weight('w', packed), s.weight('s', scales)], 'y', {
+    K: k,
+    N: n,
+    bits: 4,
+    block_size: 32,
+  });
+  microsoft(s);
+  const model = s.model([y]);
+  model.opsetImports.set('com.microsoft', 1);
+  const dy = spread([2, n], [-1, 1], 7);
+  const fed = { x: spread([2, k], [-1, 1], 3), y_cotangent: dy };
+  const found = await gradients(model, { cotangents: ['y'], wrt: ['x'] }, fed);
+  const [levels, scale, cotangent] = [packed.bytes, scales.numbers(), dy.numbers()];
+  const wanted = Array.from({ length: 2 * k }, (_, at) => {
+    const [row, column] = [Math.floor(at / k), at % k];
+    let sum = 0;
+    for (let o = 0; o < n; o++) {
+      const level = (levels[(o * k + column) >> 1]! >> (column % 2 ? 4 : 0)) & 15;
+      sum += cotangent[row * n + o]! * (level - 8) * scale[(o * k + column) >> 5]!;
+    }
+    return sum;
+  });
+  const [gradient] = found.gradients.values();
+  expect(farthest(gradient!.numbers(), wanted)).toBeLessThan(1e-4);
+});

@@ -39,6 +39,7 @@ export function mergeAdapters(source: Model): MergedAdapters {
       graph.remove([add]);
       base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));
     }
+    graph.inputs = graph.inputs.filter(v => v.name !== record.a && v.name !== record.b);
     eliminateDeadNodes(model);
     merged.push(
       putSum(

@@ -1,14 +1,15 @@
 /** Adapters of every form of layer: gradients beside finite differences, and merged weights beside adapters left apart. */
 import { describe, expect, it } from 'vitest';
-import type { Model, Value } from '../../../src/graph/ir.js';
+import { type Graph, type Model, Node, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
 import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
+import { inject } from '../../../src/passes/inject.js';
 import type { LoadedAdapters } from '../../../src/passes/options/adapters.js';
 import { checkGradients } from '../../../src/runtime/check-gradients.js';
 import { gradients } from '../../../src/runtime/gradients.js';
-import { Session } from '../../../src/runtime/session.js';
+import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 
@@ -169,6 +170,24 @@ describe.each(Object.entries(FORMS))('an adapter of %s', (_, make) => {
     expect(farthest(apart, after)).toBeLessThan(1e-4);
     if (merges) expect(result.graph.nodes.length).toBe(model.graph.nodes.length);
   });
+});
+
+it('leaves MatMulNBits in a training step, and dequantizes in a loop', async () => {
+  const { model, adapters } = FORMS.MatMulNBits!();
+  const options = { loss: { kind: 'mse', output: 'y' }, adapters } as const;
+  // Something before the layer trains, so that a gradient passes it.
+  const { inputs, nodes } = model.graph;
+  const scale = new Value('before', { kind: 'tensor', dtype: 'float32', shape: [32] });
+  model.graph.initializers.set(scale, spread([32], [0.5, 1], 4));
+  const scaled = new Value('scaled');
+  model.graph.insertBefore(nodes[0]!, new Node('Mul', [inputs[0]!, scale], [scaled]));
+  model.graph.nodes.at(-1)!.setInput(0, scaled);
+  const { model: step } = await inject(model, { ...options, train: ['before'] }, sessionShapes);
+  const operators = (graph: Graph) => graph.nodes.map(n => n.opType);
+  expect(operators(step.graph)).toEqual(expect.arrayContaining(['MatMulNBits', 'Loop']));
+  expect(operators(step.graph)).not.toContain('BitShift');
+  const [body] = step.graph.nodes.find(n => n.opType === 'Loop')!.subgraphs();
+  expect(operators(body!)).toContain('BitShift');
 });
 
 it('dequantizes the rows of a large weight of 4 bits in parts', async () => {

@@ -1,0 +1,68 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadModel } from '../../src/graph/files.js';
+import { agdOnnx, workplace } from './run.js';
+
+const LOSS = ['--loss', 'cross-entropy'];
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+
+const names = async (file: string) =>
+  [...(await loadModel(join(folder, file))).graph.initializers.keys()].map(v => v.name);
+
+describe('--lora', () => {
+  it('is read from a configuration file, and may be repeated', async () => {
+    const lora = [{ match: ['fc1', 'fc2'], r: 2, rslora: true }];
+    writeFileSync(join(folder, 'lora.json'), JSON.stringify({ loss: 'cross-entropy', lora }));
+    const read = agdOnnx(folder, 'inject', 'model.onnx', '--config', 'lora.json', '-o', 'config.onnx');
+    expect(read.err).toBe('');
+    const flags = ['--lora', 'fc1:r=2', '--lora', 'fc2:r=1,alpha=2,rslora'];
+    const given = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, ...flags, '-o', 'flags.onnx');
+    expect(given.err).toBe('');
+    for (const file of ['config.onnx', 'flags.onnx'])
+      expect(await names(file)).toEqual(expect.arrayContaining(['fc1.weight.lora_A', 'fc2.weight.lora_B']));
+    expect((await loadModel(join(folder, 'flags.onnx'))).metadata.get('agd.adapters')).toContain(
+      '"r":1,"alpha":2,"dropout":0,"rslora":true',
+    );
+  });
+
+  it('goes on with the adapters of a file, and merges them', async () => {
+    const step = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, '--lora', 'fc1:r=2', '-o', 'a.onnx');
+    expect(step.err).toBe('');
+    expect(agdOnnx(folder, 'export', 'a.onnx', '--adapters-only', '-o', 'apart.onnx').err).toBe('');
+    const run = agdOnnx(folder, 'train', 'apart.onnx', ...LOSS, '--data', 'train.npz', '-o', 'merged.onnx');
+    expect(run.err).toBe('');
+    expect(run.out).toContain('trains 24 parameters');
+    expect(await names('merged.onnx')).toEqual(await names('model.onnx'));
+    const twice = agdOnnx(folder, 'inject', 'apart.onnx', ...LOSS, '--lora', 'fc1', '-o', 'b.onnx');
+    expect(twice.err).toContain('The model has adapters already, which go on training without --lora');
+  });
+
+  it.each([
+    [
+      'fc9:r=2',
+      "--lora 'fc9' matches no layer that multiplies with a weight; there are 'fc1' (Gemm, 4 to 8), 'fc2' (Gemm, 8 to 3).",
+    ],
+    ['fc1:r=5', "--lora: rank 5 is above that of layer 'fc1' (Gemm, 4 to 8), which is at most 4."],
+    ['fc1:rank=5', "unknown setting 'rank' of adapters; expected one of r, alpha, dropout, rslora."],
+    ['fc1:r=0', 'r must be a whole number of at least 1'],
+  ])('%s is refused in one line', (text, message) => {
+    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, '--lora', text, '-o', 'x.onnx');
+    expect(code).toBe(1);
+    expect(err).toContain(message);
+    expect(err.trim().split('\n')).toHaveLength(1);
+  });
+
+  it.each([
+    [['--peft', 'p'], 'The model has no adapters: train it with --lora first.'],
+    [['--onnx-adapter', 'p.onnx_adapter'], 'The model has no adapters: train it with --lora first.'],
+    [['--adapter', 'nothing'], 'Cannot read '],
+  ])('export %j of a model without', (flags, message) => {
+    const { code, err } = agdOnnx(folder, 'export', 'model.onnx', ...flags);
+    expect(code).toBe(1);
+    expect(err).toContain(message);
+  });
+});

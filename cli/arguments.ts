@@ -92,7 +92,8 @@ export function flagAt(path: string): string {
  */
 export function injectOptionsIfTask(args: Arguments, isTask = false): InjectOptions | undefined {
   const { loss, gradients, replaceOptimizer } = args;
-  if (isTask || loss || gradients || replaceOptimizer) return injectOptionsOf(args);
+  if (isTask || loss || args.lossModel || args.distill || gradients || replaceOptimizer)
+    return injectOptionsOf(args);
   const lost = decidedByInjection(args);
   if (lost)
     throw new AgdError(

@@ -66,7 +66,7 @@ export async function handler(args: Args): Promise<void> {
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
-  checkOutputs([out], [args.model, args.params, args.config]);
+  checkOutputs([out], [args.model, args.teacher, args.lossModel, args.params, args.config]);
   const source = await openForInjection(
     args.model,
     await withOriginal(injectOptionsOf(args), args.model),

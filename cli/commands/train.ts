@@ -165,7 +165,15 @@ export async function handler(args: TrainArgs): Promise<void> {
       ...[args.log, args.csv, args.report, args.recipeOut],
     ],
     [
-      ...[args.model, ...pathsOf(args.data, args.validation), args.params, args.adapter, args.config],
+      ...[
+        args.model,
+        ...pathsOf(args.data, args.validation),
+        args.params,
+        args.adapter,
+        args.teacher,
+        args.lossModel,
+        args.config,
+      ],
       ...[args.resumePytorch, args.recipe],
     ],
   );
@@ -176,6 +184,8 @@ export async function handler(args: TrainArgs): Promise<void> {
     inject: inject,
     params: args.params,
     adapter: args.adapter,
+    teacher: args.teacher,
+    lossModel: args.lossModel,
     initialize: args.initialize,
     data: args.data,
     validation: args.validation,

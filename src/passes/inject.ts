@@ -6,6 +6,7 @@ import { countNodes } from './common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from './file/description.js';
 import { hasOwnStep, withAlgorithm, withoutOptimizer } from './import/adopt-step.js';
 import { isTrainingOperator } from './import/lower-training-operators.js';
+import { attachModels } from './normalize/attach-models.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
 import { withValues } from './normalize/with-values.js';
 import { checkInjectOptions, decidedByOwnStep, type InjectOptions } from './options.js';
@@ -27,10 +28,11 @@ export type InjectReport = {
  * Everything that a step changes is an input with an initializer, and has an output with its next value.
  */
 export async function inject(
-  source: Model,
-  options: InjectOptions,
+  given: Model,
+  asked: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
+  const { model: source, options } = attachModels(given, asked);
   const { loss, gradients, replaceOptimizer, values } = options;
   checkInjectOptions(options);
   const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');

@@ -47,7 +47,7 @@ export const OPTIONS = {
 } satisfies Record<string, Option>;
 
 /** Options that name files: commands read them, as the library takes models and values. */
-const FILES = ['params', 'initialize', 'adapter', 'config', 'extend'] as const;
+const FILES = ['teacher', 'lossModel', 'params', 'initialize', 'adapter', 'config', 'extend'] as const;
 type File = (typeof FILES)[number];
 
 export type OptionName = keyof typeof OPTIONS;

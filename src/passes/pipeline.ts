@@ -39,6 +39,7 @@ import { embedOriginal } from './file/embed-original.js';
 import { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
 import { lowerTrainingOperators } from './import/lower-training-operators.js';
 import { useGradients } from './import/use-gradients.js';
+import { isAttached } from './normalize/attached.js';
 import { checkStored } from './normalize/check-attributes.js';
 import { expandExtensions } from './normalize/expand-extensions.js';
 import { expandSparse } from './normalize/expand-sparse.js';
@@ -262,8 +263,9 @@ const ALL = [
       c.spec = options.loss;
       c.loss = attachLoss(g, c.spec);
       const { loss, exposed } = c.loss;
-      c.inference = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v)).map(v => v.name);
-      c.exports = undefined;
+      const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
+      c.inference = own.map(v => v.name);
+      c.exports = options.exports && [...options.exports];
       return true;
     },
   }),

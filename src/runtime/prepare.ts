@@ -7,6 +7,7 @@ import { extendSchedule } from '../passes/file/extend-schedule.js';
 import { isInjected } from '../passes/file/step-metadata.js';
 import { hasOwnStep } from '../passes/import/adopt-step.js';
 import { inject } from '../passes/inject.js';
+import { attachModels } from '../passes/normalize/attach-models.js';
 import type { Fed, InjectOptions } from '../passes/options.js';
 import { type Augmentation, mixes } from '../passes/recipe/augmentation.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
@@ -43,13 +44,16 @@ export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Prom
 
 /** The same for a model that was read already; `name` is for messages. */
 export async function trainable(
-  { model, options, optimizer }: Opened,
+  { model: given, options: wanted, optimizer }: Opened,
   job: Preparation,
   name: string,
   data: Data,
   emit: Emit,
 ): Promise<Model> {
-  data.use(readRecipe(model));
+  data.use(readRecipe(given));
+  const { model, options } = isInjected(given)
+    ? { model: given, options: wanted }
+    : attachModels(given, wanted);
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(
@@ -70,7 +74,7 @@ export async function trainable(
   if (note) emit({ type: 'note', text: note });
   const shapes = await shapesOf(source);
   const asked = { ...options, updates, tile, freeBatch };
-  const given = await withBalance(asked, async loss => {
+  const balanced = await withBalance(asked, async loss => {
     const { model: trial } = await inject(model, { ...asked, loss }, shapes);
     const trainer = await Trainer.create(trial, job);
     const { inputs, description } = trainer;
@@ -78,7 +82,7 @@ export async function trainable(
     const data = await bind(job, source.data, inputs, description.loss.target);
     return { data, target: inputs.find(({ name }) => name === description.loss.target)! };
   });
-  const { model: injected, report } = await inject(model, given, shapes);
+  const { model: injected, report } = await inject(model, balanced, shapes);
   emit(injectedEvent(report));
   const begun = resumeOptimizer(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });

@@ -105,6 +105,30 @@ async function withLanguageModel(folder: string): Promise<void> {
   writeFileSync(join(folder, 'book.txt'), 'to be or not to be that is the question\n'.repeat(40));
 }
 
+/** A teacher, a graph of a loss, and targets for both and for an inner value. */
+async function withLosses(folder: string): Promise<void> {
+  await saveModel(mlp(), join(folder, 'teacher.onnx'));
+  const s = new Sketch();
+  const e = s.add('Sub', [s.input('logits', ['n', 3]), s.input('wanted', ['n', 3])], 'e');
+  await saveModel(
+    s.model([s.add('ReduceMean', [s.add('Abs', [e], 'a')], 'loss')]),
+    join(folder, 'loss.onnx'),
+  );
+  const data = mlpData(16, 3);
+  await writeNpz(
+    join(folder, 'two.npz'),
+    new Map([...data, ['h_target', Tensor.filled('float32', [16, 8], 0.5)]]),
+  );
+  const wanted = Tensor.filled('float32', [16, 3], 0.5);
+  await writeNpz(
+    join(folder, 'wanted.npz'),
+    new Map([
+      ['x', data.get('x')!],
+      ['wanted', wanted],
+    ]),
+  );
+}
+
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -120,6 +144,7 @@ async function folderFor(text: string): Promise<string> {
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);
+  if (/ teacher\.onnx/.test(text)) await withLosses(folder);
   if (/ pets\//.test(text)) await withImages(folder);
   if (/ artifacts /.test(commandsOf(text).join('\n'))) await withArtifacts(folder);
   return folder;

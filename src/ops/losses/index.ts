@@ -24,6 +24,7 @@ import {
   maskTerms,
   type NamedValues,
 } from './loss.js';
+import { mean } from './mean.js';
 import { mse } from './mse.js';
 
 export { meanOf, mixTerms, type NamedValues } from './loss.js';
@@ -45,6 +46,7 @@ const BUILT_IN = {
   contrastive,
   triplet,
   ctc,
+  mean,
 } as const satisfies Record<string, Loss>;
 
 export type LossKind = keyof typeof BUILT_IN;

@@ -6,9 +6,9 @@ import { range } from '../core/rule.js';
 /** A loss: what its target holds, and its formula. */
 export type Loss = {
   /**
-   * Class numbers (int64, without the class axis), values of the output's type and shape, or another output of the model.
+   * Class numbers (int64, without the class axis), values of the output's type and shape, another output of the model, or none.
    */
-  readonly target: 'classes' | 'values' | 'output';
+  readonly target: 'classes' | 'values' | 'output' | 'none';
   /** The range of the target's values; any number if not given. */
   readonly range?: { readonly least: number; readonly most: number };
   /**

@@ -1,6 +1,6 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Shape, Value, ValueType } from '../../graph/ir.js';
+import type { Dim, Shape, Value, ValueType } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
@@ -15,6 +15,7 @@ import {
   targetRange,
   targetType,
 } from '../../ops/losses/index.js';
+import { isAttached } from '../normalize/attached.js';
 import type { LossSpec, LossTerm } from '../options.js';
 
 /**
@@ -147,6 +148,7 @@ function targetOf(
   added: Set<Value>,
 ): { target: Expr; isInput: boolean } {
   const { target: takes } = lossNamed(term.kind);
+  if (takes === 'none') return { target: output, isInput: false };
   if (takes === 'output') {
     if (term.target === undefined)
       throw new AgdError(
@@ -165,7 +167,11 @@ function targetOf(
     );
   const made = term.target === undefined ? undefined : (known ?? computed(g, name));
   if (!made) return { target: addInput(g, name, { kind: 'tensor', ...type }, added), isInput: true };
-  if (made.dtype !== type.dtype || made.shape?.length !== type.shape.length)
+  const isOther = (d: Dim, i: number) => {
+    const want = type.shape[i];
+    return typeof d === 'number' && typeof want === 'number' && d !== want;
+  };
+  if (made.dtype !== type.dtype || made.shape?.length !== type.shape.length || made.shape.some(isOther))
     throw new AgdError(
       'bad-shape',
       `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].`,
@@ -243,7 +249,7 @@ function choose(g: Builder, spec: LossSpec): Expr {
       );
     return g.of(named);
   }
-  const fitting = outputs.filter(v => isFloat(v.dtype));
+  const fitting = outputs.filter(v => isFloat(v.dtype) && !isAttached(v.name));
   if (fitting.length === 1) return g.of(fitting[0]!);
   if (!fitting.length)
     throw new AgdError(

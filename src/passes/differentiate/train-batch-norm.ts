@@ -6,6 +6,7 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { moments } from '../../ops/core/moments.js';
 import { NodeView, range } from '../../ops/core/rule.js';
+import { isAttachedNode } from '../normalize/attached.js';
 import type { LeastBatch } from '../options.js';
 import type { StateUpdate } from '../update/transition.js';
 
@@ -28,7 +29,7 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
   const next = new Map<Value, Expr>();
   rewrite(g, node => {
     if (!data.has(node.inputs[0]!)) return;
-    if (mode === 'eval') return keepStatistics(g, node);
+    if (mode === 'eval' || isAttachedNode(node)) return keepStatistics(g, node);
     node.setAttr('training_mode', { type: 'int', value: 1 });
     updateStatistics(new NodeView<Operands>(node, g, g.opset()), next);
   });
@@ -45,7 +46,9 @@ export function leastBatchOf({ graph }: Builder): LeastBatch | undefined {
   const batchAxes = new Set(graph.inputs.map(v => v.shape?.[0]));
   const flat = graph.nodes.filter(node => {
     const [x] = node.inputs;
-    return isBatchNorm(node) && data.has(x!) && x!.shape?.slice(2).every(d => d === 1);
+    return (
+      isBatchNorm(node) && !isAttachedNode(node) && data.has(x!) && x!.shape?.slice(2).every(d => d === 1)
+    );
   });
   const single = flat.find(node => node.inputs[0]!.shape![0] === 1);
   if (single) throw singleValue(single.label);

@@ -1,6 +1,7 @@
 import type { Graph, Node } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
+import { isAttachedNode } from '../normalize/attached.js';
 
 /**
  * Sets dropout to training (`train`) or inference mode (`eval`), regardless of the exported mode, also in branches
@@ -12,7 +13,7 @@ export function trainDropout(g: Builder, mode: 'train' | 'eval'): boolean {
     for (const node of graph.nodes) {
       node.subgraphs().forEach(visit);
       if (node.opType !== 'Dropout' || node.domain !== '') continue;
-      setTraining(node, mode === 'train' && ratioOf(node, g) !== 0, g);
+      setTraining(node, mode === 'train' && !isAttachedNode(node) && ratioOf(node, g) !== 0, g);
       found = true;
     }
   };

@@ -1,4 +1,4 @@
-import type { Graph, Value } from '../../graph/ir.js';
+import type { Graph, Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { given, texts } from '../../ops/core/option-type.js';
 import { isObject, type Option, option } from './option.js';
@@ -25,6 +25,8 @@ function library(help: string) {
 export const LIBRARY_OPTIONS = {
   frozen: option(texts, library('Names of parameters that stay as they are')),
   exports: option(texts, library('Outputs that the model to write computes')),
+  teacherModel: option(given<Model>('a Model', isObject), library('Teacher of distill')),
+  lossGraph: option(given<Model>('a Model', isObject), library('Model that computes the loss')),
   values: option(
     given<ReadonlyMap<string, Tensor>>('a Map of tensors', x => x instanceof Map),
     { ...library('Values of inputs and initializers, by name'), ownStep: true },

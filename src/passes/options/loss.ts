@@ -12,6 +12,7 @@ import {
   type OptionType,
   positive,
   text,
+  texts,
 } from '../../ops/core/option-type.js';
 import { LOSS_NAMES } from '../../ops/losses/index.js';
 import { APPLIES, LEARNS, type Option, option } from './option.js';
@@ -65,6 +66,22 @@ export const LOSS_OPTIONS = {
       'mixTargets',
       'classAxis',
     ],
+  }),
+  lossModel: option(text, {
+    ...LOSS,
+    commands: ['inject', 'train'],
+    help: 'ONNX file that computes the loss: its inputs are outputs of the model, by name, and targets',
+    conflicts: ['loss', 'lossOutput', 'output', 'target'],
+  }),
+  teacher: option(text, {
+    ...LOSS,
+    commands: ['inject', 'train'],
+    help: 'ONNX file of a model to learn from, which stays as it is; see --distill',
+  }),
+  distill: option(texts, {
+    ...LOSS,
+    commands: ['inject', 'train'],
+    help: "Loss between outputs of the model and the teacher's: kl:T=2,alpha=0.5 or mse:hidden=hidden_t,weight=0.1",
   }),
   labelSmoothing: option(belowOne, {
     ...LOSS,

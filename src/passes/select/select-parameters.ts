@@ -4,6 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Graph, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { activeValues, type BackwardOptions } from '../differentiate/backward.js';
+import { isAttached } from '../normalize/attached.js';
 import type { SelectOptions } from '../options.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
@@ -53,6 +54,7 @@ export function selectParameters(
   const why = notAWeight(graph, candidates, origins);
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
+    if (isAttached(value.name)) return no('of the teacher or the loss', 'rule');
     if (choiceOf(value.name) === 'freeze') return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
     if (!reached.has(value) && !rounded.has(value))

@@ -40,7 +40,14 @@ const CHECKPOINT = /checkpoint$|\.ckpt$/;
 type Stored = { values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint };
 
 /** Where the parameters' values come from, if not from the model or its checkpoint. */
-export type Beginning = { params?: string; initialize?: boolean; adapter?: string };
+export type Beginning = {
+  params?: string;
+  initialize?: boolean;
+  adapter?: string;
+  /** Files of models that the loss reads. */
+  teacher?: string;
+  lossModel?: string;
+};
 
 /** A model to inject, what its kind adds to the options, and the optimizer's state that its checkpoint has. */
 export type Opened = { model: Model; options: InjectOptions; optimizer?: OptimizerGroup };
@@ -54,8 +61,15 @@ export type Opened = { model: Model; options: InjectOptions; optimizer?: Optimiz
 export async function openForInjection(
   path: string,
   options: InjectOptions,
-  { params, initialize, adapter }: Beginning = {},
+  { params, initialize, adapter, teacher, lossModel }: Beginning = {},
 ): Promise<Opened> {
+  if (teacher !== undefined || lossModel !== undefined) {
+    const models = {
+      ...(teacher === undefined ? {} : { teacherModel: await loadModel(teacher) }),
+      ...(lossModel === undefined ? {} : { lossGraph: await loadModel(lossModel) }),
+    };
+    return openForInjection(path, { ...options, ...models }, { params, initialize, adapter });
+  }
   if (adapter !== undefined)
     return openForInjection(path, { ...options, adapters: await readPeft(adapter) }, { params, initialize });
   const file = await modelFile(path);

@@ -81,7 +81,7 @@ export function metricNamed(choice: MetricChoice): Metric {
 
 /** How the output and the target of a loss are read; undefined where the model computes the loss itself. */
 export function taskOf(loss: LossSpec): TaskSpec | undefined {
-  if (loss.kind === 'output' || lossNamed(loss.kind).target === 'output') return undefined;
+  if (loss.kind === 'output' || ['output', 'none'].includes(lossNamed(loss.kind).target)) return undefined;
   if (lossNamed(loss.kind).isSequence) return undefined;
   const { kind, classAxis, ignoreIndex } = loss;
   const classWeights = loss.classWeights === 'balanced' ? undefined : loss.classWeights;

@@ -1,0 +1,165 @@
+/** Distillation from a teacher, and losses that are ONNX graphs. */
+import { expect, it } from 'vitest';
+import type { Model } from '../../../src/graph/ir.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
+import { bindData } from '../../../src/runtime/data/bind.js';
+import { trainedModel } from '../../../src/runtime/export.js';
+import { Session, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/trainer.js';
+import { floatsOf } from '../../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../../sample.js';
+
+const DATA = mlpData(10, 3);
+const FEEDS = Object.fromEntries(DATA);
+
+/** Of an older operator set, with layers that behave otherwise in training. */
+function teacher(): Model {
+  const s = new Sketch();
+  const x = s.input('features', ['n', 4]);
+  const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 6])], 'hidden_t');
+  const ones = (name: string, value: number) => s.weight(name, Tensor.filled('float32', [6], value));
+  const norm = s.add(
+    'BatchNormalization',
+    [h, ones('scale', 1.5), ones('bias', 0.1), ones('mean', 0.2), ones('var', 2)],
+    'norm',
+  );
+  const dropped = s.add('Dropout', [s.add('Tanh', [norm], 'a')], 'd');
+  return s.model([s.add('Gemm', [dropped, s.weight('fc2.weight', [6, 3])], 'scores')], 15);
+}
+
+async function run(model: Model, outputs: string[], feeds: Record<string, Tensor>) {
+  const session = await Session.create(model);
+  const results = await session.run(feeds, outputs);
+  await session.release();
+  return outputs.map(name => results[name]!.numbers());
+}
+
+const rows = (values: number[], width: number) =>
+  Array.from({ length: values.length / width }, (_, i) => values.slice(i * width, (i + 1) * width));
+const logSoftmax = (row: number[]) => {
+  const sum = Math.log(row.reduce((a, x) => a + Math.exp(x), 0));
+  return row.map(x => x - sum);
+};
+const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / list.length;
+
+async function expected(T: number, alpha: number): Promise<number> {
+  const [s] = await run(mlp(), ['logits'], { x: FEEDS.x! });
+  const [t] = await run(teacher(), ['scores'], { features: FEEDS.x! });
+  const labels = FEEDS.target!.numbers();
+  const ce = mean(rows(s!, 3).map((row, i) => -logSoftmax(row)[labels[i]!]!));
+  const kl = mean(
+    rows(s!, 3).map((row, i) => {
+      const p = logSoftmax(row.map(x => x / T));
+      const q = logSoftmax(rows(t!, 3)[i]!.map(x => x / T));
+      return T * T * q.reduce((sum, l, c) => sum + Math.exp(l) * (l - p[c]!), 0);
+    }),
+  );
+  return (1 - alpha) * ce + alpha * kl;
+}
+
+const step = async (options: InjectOptions, model = mlp()) => {
+  const injected = await inject(model, { optimizer: { name: 'sgd', lr: 0.1 }, ...options }, sessionShapes);
+  return { ...injected, trainer: await Trainer.create(injected.model) };
+};
+
+it('a student learns from labels and a teacher, which stays as it is and is not exported', async () => {
+  const { trainer, report } = await step({
+    loss: { kind: 'cross-entropy' },
+    teacherModel: teacher(),
+    distill: ['kl:T=2,alpha=0.7'],
+    train: ['*'],
+  });
+  expect(report.description.parameters.map(p => p.name)).toEqual([
+    'fc1.weight',
+    'fc1.bias',
+    'fc2.weight',
+    'fc2.bias',
+  ]);
+  expect(report.description.statistics).toEqual([]);
+  const want = await expected(2, 0.7);
+  const dataset = bindData(DATA, trainer.inputs, { labels: ['target'] });
+  const { loss, metrics } = await trainer.evaluate(dataset.batches({ batchSize: 4 }));
+  expect(loss).toBeCloseTo(want, 5);
+  expect(metrics.accuracy).toBeDefined();
+  expect((await trainer.step(FEEDS)).loss).toBeCloseTo(want, 5);
+  const snapshot = trainer.snapshot();
+  const frozen = [...snapshot.graph.initializers].filter(([v]) => v.name === 'teacher::fc1.weight');
+  expect(frozen[0]![1].numbers()).toEqual([...teacher().graph.initializers.values()][0]!.numbers());
+  const { graph } = trainedModel(snapshot);
+  const names = [...graph.initializers.keys(), ...graph.inputs, ...graph.outputs].map(v => v.name).sort();
+  expect(names).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'logits', 'x']);
+  await trainer.release();
+});
+
+it('a teacher alone is enough to learn from, at inner values too', async () => {
+  const { trainer, report } = await step({
+    teacherModel: teacher(),
+    distill: ['kl:T=2,weight=1', 'cosine:logits=scores,weight=0.5'],
+  });
+  expect(trainer.inputs.map(i => i.name)).toEqual(['x']);
+  expect(report.description.loss).toMatchObject({ output: 'logits', target: 'teacher::scores' });
+  const before = (await trainer.step({ x: FEEDS.x! })).loss;
+  for (let i = 0; i < 20; i++) await trainer.step({ x: FEEDS.x! });
+  expect((await trainer.step({ x: FEEDS.x! })).loss).toBeLessThan(before);
+  await trainer.release();
+});
+
+it.each([
+  ['mse:a=hidden', "The teacher computes no value 'hidden'"],
+  ['kl:alpha=2', 'alpha must be a number from 0 to 1'],
+  ['cross-entropy', 'cross-entropy does not compare values'],
+  ['mse:a=hidden_t', "'teacher::hidden_t'"],
+])('--distill %s is refused', async (distill, message) => {
+  const refused = step({ loss: { kind: 'cross-entropy' }, teacherModel: teacher(), distill: [distill] });
+  await expect(refused).rejects.toThrow(message);
+});
+
+/** mean over classes of (logits - wanted)^2: one number for each sample, with a constant of its own. */
+function lossGraph(perSample: boolean): Model {
+  const s = new Sketch();
+  const e = s.add('Sub', [s.input('logits', ['n', 3]), s.input('wanted', ['n', 3])], 'e');
+  const half = s.add(
+    'Mul',
+    [s.add('Mul', [e, e], 'square'), s.weight('half', floatsOf([0.5], []))],
+    'halves',
+  );
+  return s.model(
+    [s.add('ReduceMean', [half], 'loss', perSample ? { axes: [1], keepdims: 0 } : { keepdims: 0 })],
+    13,
+  );
+}
+
+it.each([true, false])('a loss may be an ONNX graph, with a number for each sample: %s', async perSample => {
+  const { trainer } = await step({ lossGraph: lossGraph(perSample), train: ['*'] });
+  expect(trainer.inputs.map(i => i.name).sort()).toEqual(['wanted', 'x']);
+  const wanted = floatsOf(
+    Array.from({ length: 30 }, (_, i) => Math.sin(i)),
+    [10, 3],
+  );
+  const [s] = await run(mlp(), ['logits'], { x: FEEDS.x! });
+  const want = mean(s!.map((y, i) => (y - Math.sin(i)) ** 2 / 2));
+  const dataset = bindData(
+    new Map([
+      ['x', FEEDS.x!],
+      ['wanted', wanted],
+    ]),
+    trainer.inputs,
+    {},
+  );
+  expect((await trainer.evaluate(dataset.batches({ batchSize: 4 }))).loss).toBeCloseTo(want, 5);
+  expect((await trainer.step({ x: FEEDS.x!, wanted })).loss).toBeCloseTo(want, 5);
+  expect(trainer.description.parameters.some(p => p.name.includes('half'))).toBe(false);
+  const { graph } = trainedModel(trainer.snapshot());
+  expect([...graph.inputs, ...graph.outputs].map(v => v.name)).toEqual(['x', 'logits']);
+  await trainer.release();
+});
+
+it('a loss graph that reads nothing of the model is refused', async () => {
+  const other = lossGraph(true);
+  other.graph.inputs[0]!.name = 'scores';
+  await expect(step({ lossGraph: other })).rejects.toThrow(
+    "The loss model reads 'scores', 'wanted', none of which is an output of the model: 'logits'.",
+  );
+});

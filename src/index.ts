@@ -66,7 +66,7 @@ export { type Gradients, gradients } from './runtime/gradients.js';
 export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
 export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
 export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
-export type { DataInput, ModelRunOptions } from './runtime/model-run.js';
+export type { ModelRunOptions } from './runtime/model-run.js';
 export { type PredictOptions, predict, predictBatches } from './runtime/predict.js';
 export type { Prediction } from './runtime/predictions.js';
 export type { RunHistory } from './runtime/run-state.js';

@@ -22,7 +22,7 @@ export {
   standings,
 } from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
-export { dataOptionsOf, openRecords } from './runtime/data/open.js';
+export { areArrays, dataOptionsOf, openRecords } from './runtime/data/open.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
 export { EVENT_SCHEMAS, injectedEvent } from './runtime/events.js';

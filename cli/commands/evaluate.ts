@@ -3,6 +3,7 @@ import type { Evaluation } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import type { Options } from '../flags.js';
 import { formatCount, formatMetric } from '../ui/format.js';
+import { countSamples } from '../ui/sample-count.js';
 import { renderTable } from '../ui/table.js';
 import { painter, print, printJson, printPainted } from '../ui/terminal.js';
 
@@ -19,6 +20,14 @@ export const options = {
     required: true,
     help: 'Data with the targets, in any form that train reads; several, or a glob, are read one after the other',
   },
+  recipe: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.text,
+    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
+    shown: "the model's, if any",
+    conflicts: ['columns', 'label'],
+  },
   ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
   json: { ...OUTPUT, type: types.flag, help: 'Print JSON' },
 } satisfies Options;
@@ -28,14 +37,22 @@ export const examples = [
   ['evaluate model.agd.onnx --data test.npz --metric auc --json', 'a training state has its loss'],
 ] as const;
 
-type Args = Omit<Arguments, 'ema' | 'data'> & { data: string | string[]; ema?: boolean; json?: boolean };
+type Args = Omit<Arguments, 'ema' | 'data'> & {
+  data: string | string[];
+  recipe?: string;
+  ema?: boolean;
+  json?: boolean;
+};
 
 export async function handler(args: Args): Promise<void> {
-  const { evaluate } = await import('../../src/internal.js');
+  const { evaluate, loadRecipe } = await import('../../src/internal.js');
   const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, device, threads } = args;
+  const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
+  const count = countSamples(process.stderr, 'evaluated');
   const found = await evaluate(path, data, {
-    ...{ loss, metrics, batchSize, bind, columns, label, ema, device, threads },
-  });
+    ...{ loss, metrics, batchSize, bind, columns, label, recipe, ema, device, threads },
+    onProgress: count.show,
+  }).finally(count.done);
   if (args.json) {
     printJson(found);
     return;

@@ -61,7 +61,12 @@ type Args = Arguments & {
 
 /** The arrays of the batch under the names of what they feed. Throws `missing-data` for one that is not there. */
 async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>> {
-  const { loadArrays } = await import('../../src/internal.js');
+  const { areArrays, loadArrays } = await import('../../src/internal.js');
+  if (!(await areArrays(inputs)))
+    throw new AgdError(
+      'bad-data',
+      `--inputs ${inputs}: this file has rows, but grad takes one batch of arrays named as the inputs (.npz, .npy or .safetensors).`,
+    );
   const arrays = await loadArrays(inputs);
   const mapped = Object.entries(bind?.map ?? {}).map(([input, name]): [string, Tensor] => {
     const array = arrays.get(name);

@@ -4,6 +4,7 @@ import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
 import { formatCount } from '../ui/format.js';
+import { countSamples } from '../ui/sample-count.js';
 import { print } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a training state';
@@ -40,6 +41,14 @@ export const options = {
     help: 'What makes probabilities of the output',
     shown: 'by the loss, the recipe, or the last operator',
   },
+  recipe: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.text,
+    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
+    shown: "the model's, if any",
+    conflicts: ['columns', 'label'],
+  },
   ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
 } satisfies Options;
 
@@ -54,6 +63,7 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
   keep?: string[];
   outputs?: string[];
   activation?: Activation;
+  recipe?: string;
   ema?: boolean;
 };
 
@@ -62,6 +72,7 @@ export async function handler(args: Args): Promise<void> {
     checkWritable,
     keepColumns,
     loadModel,
+    loadRecipe,
     predictBatches,
     predictionFormat,
     readRecipe,
@@ -71,14 +82,17 @@ export async function handler(args: Args): Promise<void> {
   const { device, threads } = args;
   const out = args.out ?? path.replace(/(\.onnx)?$/, '.predictions.csv');
   predictionFormat(out);
-  checkOutputs([out], [path, ...[data].flat()]);
+  checkOutputs([out], [path, args.recipe, ...[data].flat()]);
   await checkWritable(out);
-  const source = keep && (await keepColumns(data, keep, readRecipe(await loadModel(path))));
+  const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
+  const source = keep && (await keepColumns(data, keep, recipe ?? readRecipe(await loadModel(path))));
+  const count = countSamples(process.stderr, 'predicted');
   try {
     const batches = predictBatches(path, data, {
-      ...{ loss, outputs, activation, batchSize, bind, columns, label, ema, device, threads },
+      ...{ loss, outputs, activation, batchSize, bind, columns, label, recipe, ema, device, threads },
+      onProgress: count.show,
     });
-    const rows = await writePredictions(out, batches, source);
+    const rows = await writePredictions(out, batches, source).finally(count.done);
     print(`wrote ${out}: ${formatCount(rows, 'sample')}`);
   } finally {
     await source?.close();

@@ -5,12 +5,12 @@ import { type LossSpec, noLoss } from '../passes/options.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { modelWithLoss } from '../passes/run/evaluation-model.js';
 import { layOut } from './cpu.js';
-import type { Batch, Dataset } from './data/dataset.js';
+import { type FitData, isOpen } from './data/from-values.js';
 import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
 import type { Evaluation } from './events.js';
 import { checkMetrics } from './metrics/index.js';
 import { shapesOf } from './model-data.js';
-import { asData, type DataInput, type ModelRunOptions, plainModel } from './model-run.js';
+import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
 import { asFeeds, Session } from './session.js';
 import { inputSpecs } from './trainer.js';
 
@@ -18,8 +18,6 @@ export type EvaluateModelOptions = EvaluateOptions &
   ModelRunOptions & {
     /** Needed for a plain model; of an injected one its own if not given. */
     loss?: LossSpec;
-    /** Called after each batch, with the samples done and those of the data. */
-    onProgress?: (done: number, all: number) => void;
   };
 
 /**
@@ -29,11 +27,11 @@ export type EvaluateModelOptions = EvaluateOptions &
  */
 export async function evaluate(
   source: Model | string,
-  given: DataInput,
+  given: FitData,
   options: EvaluateModelOptions = {},
 ): Promise<Evaluation> {
-  const { batchSize, bind, metrics, onLosses, ema, onProgress = () => {} } = options;
-  const plain = await plainModel(source, ema);
+  const { batchSize, bind, metrics, onLosses } = options;
+  const plain = await plainModel(source, options);
   const spec = options.loss ?? plain.loss;
   if (!spec) throw noLoss();
   const weights: unknown[] = Object.values(spec);
@@ -43,7 +41,7 @@ export async function evaluate(
       "'balanced' weights follow from training data: give numbers to evaluate with.",
     );
   checkMetrics(spec, metrics);
-  const { data, isOwn } = await asData(given, plain.model, options);
+  const data = await dataFor(given, plain.model, options);
   try {
     const about = { job: { bind, batchSize }, data, model: plain.model, options: { loss: spec } };
     const { model, loss, samples } = await modelWithLoss(plain.model, spec, await shapesOf(about));
@@ -60,7 +58,7 @@ export async function evaluate(
     try {
       const known = new Set(session.inputs);
       return await evaluateBatches(
-        watched(dataset, batchSize, onProgress),
+        watchedBatches(dataset, options),
         loss,
         { metrics, onLosses, confusion: options.confusion },
         async batch => {
@@ -75,19 +73,6 @@ export async function evaluate(
       await session.release();
     }
   } finally {
-    if (isOwn) await data.close();
-  }
-}
-
-async function* watched(
-  dataset: Dataset,
-  batchSize: number | undefined,
-  onProgress: (done: number, all: number) => void,
-): AsyncGenerator<Batch> {
-  let done = 0;
-  for await (const batch of dataset.batches({ batchSize, pad: true })) {
-    yield batch;
-    done += batch.size;
-    onProgress(done, dataset.length);
+    if (!isOpen(given)) await data.close();
   }
 }

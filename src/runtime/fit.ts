@@ -12,8 +12,8 @@ import {
 import { type Augmentation, parseAugmentations } from '../passes/recipe/augmentation.js';
 import { readRecipe } from '../passes/recipe/recipe.js';
 import { Checkpoints } from './checkpoints.js';
-import { dataFrom, type FitData } from './data/from-values.js';
-import { type Data, type DataBinding, type DataOptions, dataOptionsOf } from './data/open.js';
+import { dataFrom, type FitData, isOpen } from './data/from-values.js';
+import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from './data/open.js';
 import type {
   BestEpoch,
   EndEvent,
@@ -110,6 +110,20 @@ export async function fit(
   data: FitData,
   options: FitOptions = {},
 ): Promise<FitResult> {
+  const opened = new OpenedData();
+  try {
+    return await fitOn(model, data, options, opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function fitOn(
+  model: Model | string,
+  data: FitData,
+  options: FitOptions,
+  own: OpenedData,
+): Promise<FitResult> {
   const known = ['loss', 'optimizer', ...INJECT_OPTION_NAMES, ...OWN, ...OTHER, ...DATA];
   const stranger = Object.keys(options).find(name => !known.includes(name));
   if (stranger !== undefined) throw unknownName('option', stranger, known);
@@ -119,7 +133,11 @@ export async function fit(
   const augment = typeof options.augment === 'string' ? parseAugmentations(options.augment) : options.augment;
   const decided = injectOptions(options);
   const inject = decided && withMixedTargets(decided, augment);
-  const given = await dataFrom(data, undefined, dataOptionsOf({ ...options, augment }));
+  const open = async (what: FitData, name: string | undefined, how: DataOptions) => {
+    const found = await dataFrom(what, name, how);
+    return isOpen(what) ? found : own.add(found);
+  };
+  const given = await open(data, undefined, dataOptionsOf({ ...options, augment }));
   const session = { device, threads };
   const opened =
     typeof model === 'string'
@@ -147,7 +165,7 @@ export async function fit(
         ? await given.validation(trainer.inputs, bindingOf(prepared, target))
         : await bind(
             prepared,
-            await dataFrom(validation, 'the validation data', heldOptions(options, given)),
+            await open(validation, 'the validation data', heldOptions(options, given)),
             trainer.inputs,
             target,
           );

@@ -9,10 +9,11 @@ import { classNames, type Recipe, readRecipe, targetColumn } from '../passes/rec
 import { predictionModel } from '../passes/run/evaluation-model.js';
 import { layOut } from './cpu.js';
 import type { Dataset } from './data/dataset.js';
+import { type FitData, isOpen } from './data/from-values.js';
 import { taskOf } from './metrics/index.js';
 import type { TaskSpec } from './metrics/metric.js';
 import { shapesOf } from './model-data.js';
-import { asData, type DataInput, type ModelRunOptions, plainModel } from './model-run.js';
+import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
 import { joinRows } from './prediction-files.js';
 import { type Prediction, type PredictionPlan, predictions } from './predictions.js';
 import { asFeeds, type Feeds, Session } from './session.js';
@@ -36,7 +37,7 @@ export type PredictOptions = ModelRunOptions & {
 /** All predictions of the model, a plain one, an injected one or a training state, or its file. Throws as `bindData` does. */
 export async function predict(
   source: Model | string,
-  data: DataInput,
+  data: FitData,
   options: PredictOptions = {},
 ): Promise<Prediction> {
   const parts: Prediction[] = [];
@@ -59,11 +60,11 @@ export async function predict(
 /** The same batch by batch, in the order of the data: for more than memory holds. */
 export async function* predictBatches(
   source: Model | string,
-  given: DataInput,
+  given: FitData,
   options: PredictOptions = {},
 ): AsyncGenerator<Prediction> {
-  const plain = await plainModel(source, options.ema);
-  const { data, isOwn } = await asData(given, plain.model, options);
+  const plain = await plainModel(source, options);
+  const data = await dataFor(given, plain.model, options);
   try {
     const { names, spec, classes } = plan(plain, options);
     const about = {
@@ -79,7 +80,7 @@ export async function* predictBatches(
     );
     const session = await Session.create(await layOut(model, options), options);
     try {
-      yield* predictions(dataset.batches({ batchSize: options.batchSize, pad: true }), {
+      yield* predictions(watchedBatches(dataset, options), {
         names,
         spec,
         classes,
@@ -90,7 +91,7 @@ export async function* predictBatches(
       await session.release();
     }
   } finally {
-    if (isOwn) await data.close();
+    if (!isOpen(given)) await data.close();
   }
 }
 

@@ -81,11 +81,13 @@ export async function* trainingLoop(
     const first = epoch * steps;
     const most = (batch: number) => Math.min(length.steps, limit(first + batch));
     const chunks = train.chunks({ ...order, epoch, skip: done - first }, most);
+    // What is in memory is prepared in this thread: none of that is waiting, in which the session could have run.
+    const waits = !train.isInMemory;
     let [waited, asked] = [0, performance.now()];
     for await (const { inputs, sizes } of chunks) {
       if (signal?.aborted) return;
       const start = performance.now();
-      waited += start - asked;
+      if (waits) waited += start - asked;
       const losses = await trainer.steps(inputs, { lr: typeof lr === 'function' ? lr() : lr });
       length.learn(inputs, losses.length, performance.now() - start);
       const end = performance.now();

@@ -73,6 +73,30 @@ describe('evaluate', () => {
     const shown = ok('evaluate', 'run.agd.onnx', '--data', 'test.npz', ...chosen);
     expect(shown).toContain('true \\ predicted');
   });
+  it('takes a recipe from a file, for a model without one', () => {
+    writeFileSync(file('recipe.json'), JSON.stringify(recipe));
+    const plain = ['--loss', 'cross-entropy', '--data', 'test.csv', '--json'];
+    const own = ok('evaluate', 'named.onnx', ...plain);
+    expect(ok('evaluate', 'trained.onnx', '--recipe', 'recipe.json', ...plain)).toBe(own);
+    const predict = (name: string, ...args: string[]) => {
+      ok('predict', ...args, '--loss', 'cross-entropy', '--data', 'test.csv', '-o', name);
+      return text(name);
+    };
+    const found = predict('given.csv', 'trained.onnx', '--recipe', 'recipe.json');
+    expect(found).toBe(predict('own.csv', 'named.onnx'));
+    expect(found).toContain('bear');
+    expect(run('predict', 'trained.onnx', '--recipe', 'named.onnx', '--data', 'none.csv')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('none.csv'),
+    });
+  });
+  it('of a table is refused for gradients, in a line that says what is taken', () => {
+    const { code, err } = run('grad', 'model.onnx', '--loss', 'cross-entropy', '--inputs', 'test.csv');
+    expect(code).toBe(1);
+    expect(err).toBe(
+      'agd-onnx: --inputs test.csv: this file has rows, but grad takes one batch of arrays named as the inputs (.npz, .npy or .safetensors). [bad-data]\n',
+    );
+  });
   it('reads tables by the recipe of the model', () => {
     const table = JSON.parse(
       ok(

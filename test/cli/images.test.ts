@@ -68,6 +68,31 @@ describe('training on a folder of images', () => {
     expect(page.match(/<img [^>]*src="data:image\/png/g)).toHaveLength(6);
   });
 
+  it('predicts a folder of images into a table with the names of files and classes', () => {
+    ok(...LOSS, '--val', 'pets/val', '--epochs', '3', '--state', 'p.agd.onnx', '-o', 'p.onnx');
+    const predict = (...args: string[]) => {
+      const result = agdOnnx(folder, 'predict', ...args);
+      expect(result).toMatchObject({ code: 0, err: '' });
+    };
+    predict('p.onnx', '--data', 'pets/val', '--keep', 'image', '--keep', 'label', '-o', 'p.csv');
+    const [head, ...rows] = readFileSync(file('p.csv'), 'utf8').trim().split('\n');
+    expect(head).toBe('image,label,class,probability,probability_birds,probability_cats,probability_dogs');
+    expect(rows).toHaveLength(6);
+    for (const [i, row] of rows.entries()) {
+      const [image, label, found] = row.split(',');
+      const animal = ['birds', 'cats', 'dogs'][Math.floor(i / 2)];
+      expect([image, label]).toEqual([join('pets/val', animal!, `${i % 2}.jpg`), animal]);
+      expect(['birds', 'cats', 'dogs']).toContain(found);
+    }
+    // A folder without classes, by the recipe of another file.
+    agdOnnx(folder, 'export', 'p.agd.onnx', '--recipe-out', 'p.json', '-o', 'other.onnx');
+    predict('p.onnx', '--recipe', 'p.json', '--data', 'pets/val/cats', '--keep', 'image', '-o', 'cats.csv');
+    const cats = readFileSync(file('cats.csv'), 'utf8').trim().split('\n').slice(1);
+    expect(cats.map(row => row.split(',').slice(1))).toEqual(
+      rows.slice(2, 4).map(row => row.split(',').slice(2)),
+    );
+  });
+
   it('augments no validation data', () => {
     const args = [...LOSS, '--val', 'pets/val', '--lr', '0', '--batch-norm', 'eval'];
     ok(...args, '--log', 'plain.jsonl');

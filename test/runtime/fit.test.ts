@@ -1,13 +1,14 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { defineLoss, defineMetric } from '../../src/extend.js';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { encodeModel } from '../../src/graph/proto/codec.js';
 import {
   fit as fitModel,
   inject,
+  openData,
   type StepEvent,
   Tensor,
   type TrainEvent,
@@ -201,4 +202,33 @@ describe('the schedule plateau', () => {
     const { validation, monitor, ...rest } = options;
     await expect(fitModel(mlp(), TRAIN, rest)).rejects.toThrow('plateau needs validation data');
   });
+});
+
+it('closes the data that it opens, and no others', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-test-'));
+  try {
+    const path = join(folder, 'data.csv');
+    const rows = Array.from({ length: 8 }, (_, i) => `${i},1,0,${-i},${i % 3}`);
+    await writeFile(path, `a,b,c,d,kind\n${rows.join('\n')}\n`);
+    const options = { ...CE, columns: { x: ['a', 'b', 'c', 'd'] }, label: 'kind' };
+    const open = await openData(path, { columns: options.columns, label: 'kind' });
+    const closed = vi.spyOn(Object.getPrototypeOf(open), 'close');
+    await fitModel(mlp(), open, CE);
+    expect(closed).not.toHaveBeenCalled();
+    await fitModel(mlp(), path, { ...options, validation: path });
+    expect(closed).toHaveBeenCalledTimes(2);
+    await open.close();
+  } finally {
+    vi.restoreAllMocks();
+    await rm(folder, { recursive: true });
+  }
+});
+
+it('waits for no data that are in memory', async () => {
+  const waits: (number | undefined)[] = [];
+  const onEvent = (event: TrainEvent) => {
+    if (event.type === 'epoch') waits.push(event.waitSeconds);
+  };
+  await fitModel(mlp(), TRAIN, { ...CE, epochs: 2, onEvent });
+  expect(waits).toEqual([0, 0]);
 });

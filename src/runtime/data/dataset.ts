@@ -245,6 +245,11 @@ export class Dataset {
     return this.options.rows;
   }
 
+  /** Whether no sample has to be read or decoded when it is taken. */
+  get isInMemory(): boolean {
+    return !this.options.samples;
+  }
+
   /** The same samples, other options. */
   with(options: DatasetOptions): Dataset {
     const notes = [...(options.notes ?? []), ...(this.options.notes ?? [])];

@@ -14,11 +14,12 @@ export type Sample = Readonly<Record<string, NestedArray | Tensor | number | big
 export type SampleBatch = { inputs: Readonly<Record<string, TensorLike>>; size?: number };
 
 /**
- * A bound `Dataset`; files; arrays by name, of which each row is a sample; or a sequence of samples or batches, which is
+ * A bound `Dataset`; data that are open, which stay so; files; arrays by name, of which each row is a sample; or a sequence of samples or batches, which is
  * read into memory.
  */
 export type FitData =
   | Dataset
+  | Data
   | string
   | readonly string[]
   | ReadonlyMap<string, TensorLike>
@@ -44,9 +45,8 @@ export async function dataFrom(given: FitData, name = 'the data', options: DataO
     checkAugmented(options.augment, name, false);
     return ofDataset(given, name);
   }
-  if (typeof given === 'string') return openData(given, options);
-  if (Array.isArray(given) && given.length && given.every(path => typeof path === 'string'))
-    return openData(given, options);
+  if (isOpen(given)) return given;
+  if (arePaths(given)) return openData(given, options);
   if (given instanceof Map) return dataOf(tensors([...given]), name, options);
   if (typeof given !== 'object' || given === null)
     throw new AgdError(
@@ -57,6 +57,16 @@ export async function dataFrom(given: FitData, name = 'the data', options: DataO
     return dataOf(await stacked(given as AsyncIterable<Sample | SampleBatch>), name, options);
   return dataOf(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
 }
+
+export const arePaths = (given: FitData): given is string | readonly string[] =>
+  typeof given === 'string' ||
+  (Array.isArray(given) && given.length > 0 && given.every(path => typeof path === 'string'));
+
+/** Whether it is data that the caller opened, and closes. */
+export const isOpen = (given: FitData): given is Data =>
+  typeof given === 'object' &&
+  !(given instanceof Dataset) &&
+  typeof (given as Partial<Data> | null)?.bind === 'function';
 
 const tensors = (arrays: readonly (readonly [string, TensorLike])[]) =>
   new Map(arrays.map(([name, array]) => [name, toTensor(array, name)]));

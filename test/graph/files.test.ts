@@ -86,7 +86,7 @@ describe('a saved model', () => {
     expect(ends(await loadModel(at('copy', 'one.onnx')))).toEqual(ENDS);
   });
 
-  it('has data of its own, though those it was read from lie in its folder', async () => {
+  it('has its own data file, even if the source data are in its folder', async () => {
     await saveModel(sample(), at('m.onnx'), { externalData: 'always' });
     const model = await loadModel(at('m.onnx'));
     model.graph.initializers.set(new Value('c'), ones(5));
@@ -96,7 +96,7 @@ describe('a saved model', () => {
     expect(ends(await loadModel(at('n.onnx')))).toEqual([...ENDS, [5, 5]]);
   });
 
-  it('leaves a data file alone that another model has under the name of its own', async () => {
+  it('does not overwrite a data file of that name that belongs to another model', async () => {
     await saveModel(sample(), at('n.onnx'), { externalData: 'always' });
     await rename(at('n.onnx'), at('other.onnx'));
     const before = await readFile(at('n.onnx.data'));
@@ -106,7 +106,7 @@ describe('a saved model', () => {
     expect((await readdir(folder)).sort()).toEqual(['n.onnx', 'n.onnx.2.data', 'n.onnx.data', 'other.onnx']);
   });
 
-  it('does not take the place of what is not a model', async () => {
+  it('does not replace a file that is not a model', async () => {
     await saveModel(sample(), at('m.onnx'), { externalData: 'always' });
     const before = await readFile(at('m.onnx.data'));
     await expect(saveModel(sample(), at('m.onnx.data'))).rejects.toMatchObject({
@@ -122,7 +122,7 @@ describe('a saved model', () => {
     expect(ends(await loadModel(at('empty')))).toEqual(ENDS);
   });
 
-  it('keeps the access rights of the file that it replaces, whatever the process masks', async () => {
+  it('keeps the permissions of the file that it replaces, regardless of the umask', async () => {
     await saveModel(sample(), at('m.onnx'));
     for (const mode of [0o666, 0o640, 0o600]) {
       await chmod(at('m.onnx'), mode);

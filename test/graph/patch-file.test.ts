@@ -54,7 +54,7 @@ it('a patched copy differs in the new values only, in its external data too', as
   expect(await firsts(at('m.onnx'))).toEqual([1, 2, 3]);
 });
 
-it('a copy beside its source has data of its own, and needs nothing of the source', async () => {
+it('a copy beside its source has its own data file, and does not depend on the source', async () => {
   await patchModelFile(at('m.onnx'), at('n.onnx'), new Map([['inside', small(6)]]));
   await patchModelFile(at('m.onnx'), at('o.onnx'), trained());
   expect((await readdir(folder)).sort()).toEqual(

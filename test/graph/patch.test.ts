@@ -176,7 +176,7 @@ describe('patching', () => {
     for (const [name, value] of values) expect(found.get(name)!.numbers()).toEqual(value.numbers());
   });
 
-  it('leaves a tensor of the same name in a subgraph alone, and is told from it by its place', () => {
+  it('distinguishes a tensor of the same name in a subgraph by its place', () => {
     const patched = patchModel(bytes, new Map([['inner', tensor(5, 6)]]));
     expect(numbersAt(patched, 'inner')).toEqual([5, 6]);
     expect(numbersAt(patched, 'raw')).toEqual([1, 2]);
@@ -234,7 +234,7 @@ describe('patching', () => {
     expect(() => patchModel(bytes, new Map([[name, value]]))).toThrow(expect.objectContaining(error));
   });
 
-  it('refuses what is not a model', () => {
+  it('rejects bytes that are not a model', () => {
     expect(() => patchModel(bytes.subarray(0, 90), new Map())).toThrow(
       expect.objectContaining({ code: 'not-onnx' }),
     );
@@ -249,7 +249,7 @@ describe('cutting', () => {
     ['double', Tensor.from('float64', [2], Float64Array.of(1, 2))],
   ]);
 
-  it('takes out what is in one piece, and filling is its inverse', () => {
+  it('cuts contiguous tensors, and filling is the inverse', () => {
     const { rest, holes } = cut(bytes, names);
     expect(holes.map(({ name, length }) => [name, length])).toEqual([
       ['deep', 8],

@@ -26,7 +26,7 @@ function branching() {
 }
 
 describe('who writes and who reads a value', () => {
-  it('counts reads in subgraphs and tells outputs apart', () => {
+  it('counts reads in subgraphs, and graph outputs separately', () => {
     const { graph, no, add, relu, choice, x, t, y } = branching();
     checkGraph(graph);
     expect([t.producer, y.producer, x.producer]).toEqual([relu, choice, undefined]);
@@ -60,7 +60,7 @@ describe('who writes and who reads a value', () => {
     checkGraph(graph);
   });
 
-  it('follows what is replaced, in subgraphs and outputs', () => {
+  it('redirects all uses of a replaced value, in subgraphs and outputs', () => {
     const { graph, no, add, choice, x, y } = branching();
     const other = new Value('other');
     graph.inputs.push(other);
@@ -85,7 +85,7 @@ describe('nodes that come and go', () => {
     expect(no.owner).toBe(choice);
   });
 
-  it('lets a new node take over the subgraphs of one that it replaces', () => {
+  it('moves subgraphs to the node that replaces their owner', () => {
     const { graph, yes, choice, y } = branching();
     const next = new Node('If', choice.inputs, choice.outputs, choice.attrs);
     graph.nodes = graph.nodes.map(node => (node === choice ? next : node));
@@ -116,7 +116,7 @@ describe('nodes that come and go', () => {
     }).toThrow(/cannot hold a node twice/);
   });
 
-  it('does not let lists be changed behind its back', () => {
+  it('does not expose lists that can be changed without updating links', () => {
     const { relu, x } = branching();
     expect(() => (relu.inputs as (Value | null)[]).push(x)).toThrow(TypeError);
     expect(() => (relu.outputs as (Value | null)[]).pop()).toThrow(TypeError);
@@ -133,7 +133,7 @@ describe('nodes that come and go', () => {
   });
 });
 
-it('links what is copied and what is decoded', () => {
+it('links copied and decoded nodes', () => {
   const { graph } = branching();
   const model = new Model(graph);
   model.opsetImports.set('', 17);
@@ -166,7 +166,7 @@ describe('checkGraph', () => {
     expect(() => checkGraph(graph)).toThrow(/'t' is not read by 'Neg'.* and says so/);
   });
 
-  it('finds what is read before it is there', () => {
+  it('finds values that are read before they are defined', () => {
     const { graph } = branching();
     graph.nodes = graph.nodes.toReversed();
     expect(() => checkGraph(graph)).toThrow(/reads 't' before it is there/);

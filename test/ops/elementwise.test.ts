@@ -74,7 +74,7 @@ describe('Clip', () => {
     ['no bounds', [[3, 4]]],
     ['bounds that cross', [[3, 4], high, low]],
   ])('with %s', (_, inputs) => checkVjp('Clip', inputs));
-  it('lets the gradient through at the bounds', async () => {
+  it('passes the gradient at the bounds', async () => {
     const [x] = await vjp('Clip', [floatsOf([-1, -0.5, 0, 0.8, 1]), low, high]);
     expect(x).toEqual([0, 1, 1, 1, 0]);
   });
@@ -95,7 +95,7 @@ it('Cast between floating-point types', async () => {
 
 describe.each(['Sign', 'Floor', 'Ceil', 'Round'])('%s', op => {
   it('stops the gradient', () => expect(vjp(op, [floatsOf([0.2])])).rejects.toThrow('No gradient arrives'));
-  it('lets it through on request', async () =>
+  it('passes straight through on request', async () =>
     expect(await vjp(op, [floatsOf([0.2, 1.7])], {}, { straightThrough: true })).toEqual([[1, 1]]));
 });
 

@@ -48,7 +48,7 @@ describe('QuantizeLinear', () => {
     expect(fakeQuantization([x, floatsOf([0.5], [])], {}, dy, false)).rejects.toThrow('No gradient arrives'));
 
   // What falls outside has no gradient; the scale's is dy * (quantized - x / scale), or the bound outside.
-  it('lets it through on request, per tensor', async () => {
+  it('passes straight through on request, per tensor', async () => {
     const [dx, ds] = await fakeQuantization([x, floatsOf([0.5], []), bytes([128], [])], {}, dy);
     expect(dx!.numbers()).toEqual(masked(dy, [0, 1, 1, 1, 1, 0]));
     expect(ds!.dims).toEqual([]);

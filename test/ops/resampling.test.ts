@@ -156,7 +156,7 @@ describe('Resize', () => {
         // The first axes end where their last elements are: a step beyond is outside.
         only: { 1: [2, 5] },
       }));
-    it('has none where the nearest element is taken', () =>
+    it('has none for nearest-neighbour mode', () =>
       expect(
         check([0.11, 0.2, 0.63, 0.87], [4, 3], { attrs: { ...attrs, mode: 'nearest' } }),
       ).rejects.toThrow('No gradient arrives'));
@@ -263,6 +263,6 @@ describe('Col2Im', () => {
     await checkVjp('Col2Im', [x, ints(image), ints(block)], { attrs, step: 0.5 });
   });
 
-  it('with three axes, of extents that the run tells', () =>
+  it('with three axes, of extents known only at run time', () =>
     checkVjp('Col2Im', [[1, 16, 12], ints([3, 4, 3]), ints([2, 2, 2])], { step: 0.5, symbolic: true }));
 });

@@ -234,7 +234,7 @@ it.each([
   expect(planned).toMatchObject(lengths);
 });
 
-it('knows shares of a total, but no epochs, where there are no data', async () => {
+it('resolves shares of a total, but not epochs, without data', async () => {
   expect(await planLengths(parseSchedule('linear:total=80,warmup=10%'))).toMatchObject({ warmup: 8 });
   for (const text of ['step:every=3epochs', 'linear:total=2epochs', 'step:every=5%'])
     await expect(planLengths(parseSchedule(text))).rejects.toThrow('has a length only where there are data');

@@ -72,7 +72,7 @@ describe('a pass', () => {
     expect(await PASSES.get('eliminate-dead-nodes')!.run(context)).toBe(false);
   });
 
-  it('that lacks what it requires, or does not ensure what it says, is named', async () => {
+  it('that lacks a requirement, or does not ensure what it declares, is named', async () => {
     const context = contextOf(mlp(), {}, sessionShapes);
     await expect(runPasses([PASSES.get('fold-shapes')!], context)).rejects.toThrow(
       'Pass fold-shapes requires work, typed',

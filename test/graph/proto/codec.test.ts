@@ -426,7 +426,7 @@ describe('a changed model', () => {
     expect(parse('ModelProto', encodeModel(model)).graph!.valueInfo).toEqual([]);
   });
 
-  it('can give a type to what only had a name', () => {
+  it('adds a type to an entry that only has a name', () => {
     const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 's' }] }));
     model.graph.inputs[0]!.type = { kind: 'sequence', elem: { kind: 'tensor', dtype: 'int64' } };
     const [input] = parse('ModelProto', encodeModel(model)).graph!.input!;
@@ -436,7 +436,7 @@ describe('a changed model', () => {
     });
   });
 
-  it('keeps the metadata it had', () => {
+  it('keeps its metadata', () => {
     const model = decodeModel(bytes);
     model.metadata.set('new', '1');
     const before = messageOf(bytes) as { metadataProps: unknown[] };
@@ -483,7 +483,7 @@ function delimited(tag: number, content: number[]): number[] {
   return [tag, (content.length & 0x7f) | 0x80, content.length >> 7, ...content];
 }
 
-describe('what is not a model', () => {
+describe('bytes that are not a model', () => {
   const small = modelBytes({
     name: 'g',
     input: [

@@ -4,7 +4,7 @@ import { Names } from '../../../src/graph/names.js';
 import { Builder } from '../../../src/ops/core/builder.js';
 import { broadcastShapes } from '../../../src/ops/core/infer.js';
 
-it('makes equal constants once, in subgraphs too, and tells others apart', () => {
+it('creates equal constants once, also in subgraphs, and keeps different ones apart', () => {
   const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
   const body = g.subgraph('body');
   const made = (b: Builder) => [
@@ -21,7 +21,7 @@ it('makes equal constants once, in subgraphs too, and tells others apart', () =>
   expect(body.graph.initializers.size).toBe(0);
 });
 
-it('emits equal nodes once, and tells others apart', () => {
+it('emits equal nodes once, and keeps different ones apart', () => {
   const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
   const [x, y] = ['x', 'y'].map(name => g.input(name, { kind: 'tensor', dtype: 'float32', shape: [2, 2] }));
   const made = () => [

@@ -146,7 +146,7 @@ describe('Attention', () => {
   it('of one sequence with itself', () => check('Attention', own, attrs, c));
   it('causal, with a scale', () =>
     check('Attention', own, { ...attrs, unidirectional: 1, scale: float(0.3) }, c));
-  it('with sizes of its own', () =>
+  it('with explicit sizes', () =>
     check('Attention', [[1, 3, 4], [4, 14], [14]], { ...attrs, qkv_hidden_sizes: [4, 4, 6] }, c));
   it('with lengths', () => check('Attention', [...own, int32([2, 3])], attrs, c));
   it('with a mask of keys', () => check('Attention', [...own, int32([1, 0, 1, 1, 1, 0], [2, 3])], attrs, c));

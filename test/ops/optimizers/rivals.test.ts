@@ -93,6 +93,6 @@ it.each([
   },
 );
 
-it('refuses a name that is none', () => {
+it('rejects an unknown name', () => {
   expect(() => optimizerNamed('adma')).toThrow("Unknown optimizer 'adma'; did you mean 'adam'?");
 });

@@ -62,13 +62,13 @@ describe('uniform numbers', () => {
       expect(Math.min(...x!.slice(0, 1000))).toBeGreaterThan(0);
     }
   });
-  it('tell nothing of their neighbours, in their row or column, nor of the batch before', async () => {
+  it('are independent of their neighbours in row and column, and of the previous batch', async () => {
     const [x, y] = await draw(uniform(), { batches: 2 });
     for (const lag of [1, 2, 3, 64, 1023, 1024, 1025, 2048, 4096])
       expect(Math.abs(correlation(x!, x!, lag)), `${lag}`).toBeLessThan(5);
     for (const lag of [0, 1, 1024]) expect(Math.abs(correlation(x!, y!, lag)), `${lag}`).toBeLessThan(5);
   });
-  it('tell nothing of each other in rectangles of the matrix that they are made from', async () => {
+  it('are independent of each other in rectangles of the underlying matrix', async () => {
     const [x] = await draw(uniform());
     const products: number[] = [];
     for (let row = 0; row + 1 < COUNT / 1024; row += 2)

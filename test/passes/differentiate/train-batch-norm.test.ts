@@ -187,7 +187,7 @@ it('refuses a batch of one value a channel, as PyTorch does', async () => {
   );
 });
 
-it('refuses it where only the run tells, and leaves the state as it was', async () => {
+it('rejects it at run time if the extents are not known before, and leaves the state unchanged', async () => {
   const m = sharedLayer();
   m.graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: [null, null] };
   const { model: injected, report } = await inject(m, { loss }, sessionShapes);

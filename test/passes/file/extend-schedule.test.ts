@@ -39,7 +39,7 @@ it.each([
   expect(await bitsAfter(short, 15)).not.toEqual(await bitsAfter(long, 15));
 });
 
-it('leaves a schedule with an end of its own', async () => {
+it('does not change a schedule with its own total', async () => {
   const options = { loss: { kind: 'mse' }, schedule: { kind: 'linear', total: 9 } } as const;
   const { model } = await inject(mlp(), options, sessionShapes);
   expect(extendSchedule(model, 20)).toBe(model);

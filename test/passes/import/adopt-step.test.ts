@@ -57,7 +57,7 @@ it('leaves the inference graph as it was, and holds each parameter once', async 
   expect(file.trainingInfo[0]!.updates).toContainEqual({ state: 'fc1.weight', value: 'fc1.weight_new' });
 });
 
-it('refuses options that the step has decided, and takes another optimizer where it is told to', async () => {
+it('rejects options that the step determines, and replaces the optimizer on request', async () => {
   const { file } = await written();
   const ignored: InjectOptions[] = [
     { ema: 0.9 },
@@ -145,7 +145,7 @@ it('trains a step of ONNX’s own operators', async () => {
   await trainer.release();
 });
 
-it('puts another optimizer in the place of its own', async () => {
+it('replaces its optimizer', async () => {
   const options = { replaceOptimizer: true, optimizer: { name: 'sgd', lr: 0.01 } } as const;
   const { model, report } = await inject(regression(), options, sessionShapes);
   expect(report.description.optimizer.name).toBe('sgd');

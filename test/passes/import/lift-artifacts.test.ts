@@ -87,7 +87,7 @@ it('writes standard operators only, and no operator set that they do not need', 
   expect(proto.ModelProto.decode(written).opsetImport.map(o => o.domain)).toEqual(['']);
 });
 
-it('trains, with what is frozen left as it is, and evaluates', async () => {
+it('trains without changing frozen parameters, and evaluates', async () => {
   const { model, report } = await injected({ optimizer: { lr: 0.05 } });
   expect(report.parameters.filter(p => !p.trains).map(p => p.value.name)).toEqual(['scale']);
   const trainer = await Trainer.create(model);
@@ -101,7 +101,7 @@ it('trains, with what is frozen left as it is, and evaluates', async () => {
   await trainer.release();
 });
 
-it('accumulates in the graph, where the artifacts had buffers', async () => {
+it('accumulates in the graph instead of in buffers', async () => {
   const [twice, once] = await Promise.all(
     [{ accumulate: 2 }, {}].map(async options => Trainer.create((await injected(options)).model)),
   );

@@ -34,7 +34,7 @@ function model() {
   return s.model([s.add('MatMul', [out, s.weight('head', Tensor.from('float32', [4, 6], turned))], 'y')]);
 }
 
-it('the same tensors train, for the same reasons, whatever form they are stored in', async () => {
+it('the same tensors train for the same reasons in every storage form', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'agd-external-'));
   const bytes = encodeModel(model());
   const choice = async (form: Form) => {

@@ -60,7 +60,7 @@ it.each([1, 3])('takes the branch that the extents decide, of %i columns', async
   expect(found.gradients.get('w')!.dims).toEqual([4, columns]);
 });
 
-it('lets a Range have vectors of one element where its number of axes comes to be known', async () => {
+it('accepts one-element vectors as inputs of a Range once their rank is known', async () => {
   const s = new Sketch();
   const int = (name: string, values: number[]) => s.weight(name, ints(values));
   const x = s.add('MatMul', [s.input('x', ['batch', 4]), s.weight('w', [4, 3])], 'xw');

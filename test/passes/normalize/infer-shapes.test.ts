@@ -7,7 +7,7 @@ import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 
-it('tells an unknown rank from a scalar, and finds ranks that follow from the inputs', async () => {
+it('distinguishes an unknown rank from a scalar, and infers ranks from inputs', async () => {
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [2, 'n'] });
   const axes = new Value('axes', { kind: 'tensor', dtype: 'int64', shape: [1] });
   const [total, dropped, kept, root] = ['total', 'dropped', 'kept', 'root'].map(name => new Value(name));
@@ -151,7 +151,7 @@ it.each<[string, Shape[]]>([
   );
 });
 
-it('asks on where a value decides a shape, whatever was told before it', async () => {
+it('continues to query if a value determines a shape', async () => {
   const s = new Sketch();
   const shift = s.weight('shift', [6]);
   const sum = s.add('Add', [s.input('x', ['n', 6]), shift], 'sum');

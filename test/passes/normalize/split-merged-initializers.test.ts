@@ -93,7 +93,7 @@ it('splits the weights of fresh layers that are copies, but not those of trained
   expect(splitMergedInitializers(trained)).toBe(false);
 });
 
-it('lets them train apart, and exports both', async () => {
+it('trains them separately, and exports both', async () => {
   const { model } = await inject(
     merged(),
     { loss: { kind: 'cross-entropy' }, original: encodeModel(merged()) },

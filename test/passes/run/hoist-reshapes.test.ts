@@ -25,7 +25,7 @@ it('keeps a state in the shape in which it is worked on, from step to step', asy
   expect(given.shape).toEqual([32]);
 });
 
-it('tells the shape of the work from that in which a gradient is computed', async () => {
+it('distinguishes the shape of the update from that of the gradient', async () => {
   const s = new Sketch();
   const scaled = s.add('Mul', [s.input('x', ['batch', 4, 3, 3]), s.weight('scale', [4, 1, 1])], 'scaled');
   const y = s.add('Conv', [scaled, s.weight('w', [4, 2, 1, 1])], 'y', { group: 2 });

@@ -88,7 +88,7 @@ describe.each<[string, InjectOptions]>([
   });
 });
 
-it('has no defaults, and as many steps as it is told', async () => {
+it('has no defaults, and the requested number of steps', async () => {
   const { model } = await inject(mlp(), { loss: LOSS });
   const { step } = plainStep(model, 3);
   const inputs = new Map(step.graph.inputs.map(v => [v.name, v.shape]));

@@ -70,7 +70,7 @@ const trained = async (options: object) =>
     .map(p => p.value.name);
 
 describe('a dynamically quantized file', () => {
-  it('is refused, with what it is and what can be done', () =>
+  it('is rejected, with a description and the alternatives', () =>
     expect(inject(quantizedNet(), { loss })).rejects.toMatchObject({
       code: 'no-gradient',
       message:
@@ -79,7 +79,7 @@ describe('a dynamically quantized file', () => {
         "trains 'b1'; without it only 'b2' can train: --train b2. Weights stored as integers never train: for that, train " +
         'the floating-point file that this one was made from, and quantize it afterwards.',
     }));
-  it('is refused by gradients too, and where what is asked for would have part of its gradient', async () => {
+  it('is rejected by gradients too, also if a requested parameter would get only part of its gradient', async () => {
     const fed = { x: spread([3, 4]), target: spread([3, 4]) };
     await expect(gradients(quantizedNet(), { loss }, fed)).rejects.toMatchObject({ code: 'no-gradient' });
     await expect(inject(quantizedNet(), { loss, train: ['b1'], freeze: ['b2'] })).rejects.toMatchObject({

@@ -36,7 +36,7 @@ it('takes decay off vectors and off what normalizations read', () => {
   });
 });
 
-it('lets the last group that fits count, option by option', () => {
+it('applies the last matching group, option by option', () => {
   const groups = [
     { match: '*.weight', options: { lr: 1e-2, delta: 1e-3 } },
     { match: ['norm.*', 'head*'], options: { lr: 2e-2, weightDecay: 0.5 } },

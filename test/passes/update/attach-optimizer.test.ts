@@ -51,7 +51,7 @@ it('takes the learning rate of a group as a multiple of the fed one', async () =
   expect(run.get('b')).toEqual(slow.get('b'));
 });
 
-it('bounds every element of the gradients', async () => {
+it('clips gradients elementwise', async () => {
   const [run, plain] = [await create({ clipGradValue: 1 }), await create()];
   for (const grads of GRADS) {
     await run.step(grads);
@@ -184,7 +184,7 @@ it.each([
   await expect(refused()).rejects.toThrow(new RegExp(name, 'i'));
 });
 
-it('shows what every so many updates did', async () => {
+it('records telemetry of every Nth update', async () => {
   const delta = 0.5;
   const run = await OptimizerRun.create(agd, { delta, lr: 0.01 }, START, {
     step: { telemetry: 2, clipGradValue: 1 },
@@ -214,7 +214,7 @@ it('shows what every so many updates did', async () => {
   expect(new Set([shown[3]![3], shown[3]![8]].map(share => share! > 0 && share! < 1))).toContain(true);
 });
 
-it.each(['agd', 'sgd', 'adam'] as const)('%s gives the same bits in tiles as at once', async name => {
+it.each(['agd', 'sgd', 'adam'] as const)('%s gives the same bits with and without tiles', async name => {
   const size = 3 * 2 ** 19;
   const wave = (k: number) => Array.from({ length: size }, (_, i) => Math.sin(i * 0.37 + k));
   const make = (tile: boolean) =>

@@ -95,7 +95,7 @@ export function unknownName(what: string, name: string, known: readonly string[]
   const unknown = `Unknown ${what} '${name}'`;
   if (near !== undefined) return new AgdError('bad-option', `${unknown}; did you mean '${near}'?`);
   // A longer list would not be read.
-  const hint = known.length > 32 ? '' : `; expected one of ${known.join(', ')}`;
+  const hint = known.length > 48 ? '' : `; expected one of ${known.join(', ')}`;
   return new AgdError('bad-option', `${unknown}${hint}.`);
 }
 

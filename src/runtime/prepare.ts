@@ -139,7 +139,7 @@ export async function bindTraining(
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;
   return train.map((batch, { rows, pass }) =>
-    pass ? { ...batch, inputs: mixChunk(batch.inputs, rows, pass, mixing) } : batch,
+    pass ? { ...batch, inputs: mixChunk(batch.inputs, pass.places ?? rows, pass, mixing) } : batch,
   );
 }
 

@@ -5,7 +5,12 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { Model } from '../../src/ir.js';
+import { inject } from '../../src/passes/inject.js';
+import { parseAugmentations } from '../../src/passes/recipe/augmentation.js';
+import { openData } from '../../src/runtime/data/open.js';
 import { type FitOptions, fit as fitModel } from '../../src/runtime/fit.js';
+import { sessionShapes } from '../../src/runtime/session.js';
+import { Trainer } from '../../src/runtime/trainer.js';
 import { backbone, withImages } from '../docs/images.js';
 import { spread } from '../ops/vjp.js';
 
@@ -42,4 +47,23 @@ it('fit mixes arrays of images, and nothing else of arrays', async () => {
   await expect(fitModel(backbone(32), data, { ...OPTIONS, augment: 'flip' })).rejects.toThrow(
     '--augment flip changes image files, and the data feeds none to the model',
   );
+});
+
+it('augments each draw of a sample in its own way, with the weighted sampler too', async () => {
+  const augment = parseAugmentations('crop:padding=8');
+  const images = async (sampler: 'weighted' | 'shuffle') => {
+    const data = await openData(PETS, { augment, sampler });
+    const trainer = await Trainer.create(
+      (await inject(backbone(32), { loss: { kind: 'cross-entropy' } }, sessionShapes)).model,
+    );
+    const dataset = await data.bind(trainer.inputs, { labels: ['target'] });
+    const found = new Set<string>();
+    for await (const { inputs } of dataset.batches({ batchSize: 1, shuffle: 0 }))
+      found.add(Buffer.from(inputs.x!.bytes).toString('base64'));
+    await trainer.release();
+    await data.close();
+    return found.size;
+  };
+  expect(await images('shuffle')).toBe(12);
+  expect(await images('weighted')).toBe(12);
 });

@@ -179,8 +179,9 @@ export class Dataset {
     const parts = this.#parts(options, steps);
     const { shuffle, epoch = 0 } = options;
     const pass = shuffle === undefined ? undefined : { seed: shuffle, epoch };
-    const make = async ({ rows, lead, padding }: Part): Promise<Chunk> => {
-      const { inputs } = await this.take(rows, lead, pass);
+    const make = async ({ rows, first, lead, padding }: Part): Promise<Chunk> => {
+      const places = this.options.weights && Uint32Array.from(rows, (_, i) => first + i);
+      const { inputs } = await this.take(rows, lead, pass && places ? { ...pass, places } : pass);
       const [k, each] = lead as [number, number];
       return { inputs, sizes: Array(k).fill(each - padding), ...(padding ? { padding } : {}) };
     };
@@ -215,7 +216,7 @@ export class Dataset {
       const each = rows.length / k;
       const padding = this.fixedBatch === undefined ? 0 : size - each;
       const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
-      yield { rows: filled, lead: [k, each + padding], padding };
+      yield { rows: filled, first: i * size, lead: [k, each + padding], padding };
     }
   }
 
@@ -346,7 +347,8 @@ export class Dataset {
   }
 }
 
-type Part = { rows: Uint32Array; lead: readonly number[]; padding: number };
+/** `first` is the place in the pass of the first of the rows. */
+type Part = { rows: Uint32Array; first: number; lead: readonly number[]; padding: number };
 
 function chunksAhead({ inputs }: Chunk): number {
   const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0);

@@ -255,7 +255,10 @@ async function rowSamples(work: Work): Promise<Samples> {
       const count = Math.min(work.width, rows.length) || 1;
       const bounds = Array.from({ length: count + 1 }, (_, i) => Math.round((i * rows.length) / count));
       const parts = await Promise.all(
-        bounds.slice(1).map((end, i) => work.rows(records, rows.slice(bounds[i], end), pass)),
+        bounds.slice(1).map((end, i) => {
+          const places = pass?.places?.slice(bounds[i], end);
+          return work.rows(records, rows.slice(bounds[i], end), places ? { ...pass!, places } : pass);
+        }),
       );
       return new Map(
         [...encoding.arrays.keys()].map(name => [name, joinTensors(parts.map(part => part.get(name)!))]),

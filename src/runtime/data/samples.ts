@@ -4,8 +4,11 @@ import type { Tensor } from '../../graph/tensor.js';
 /** What is known of an array before it is read: `dims` with the rows first. */
 export type ArrayType = Pick<Tensor, 'dtype' | 'dims'>;
 
-/** Which pass over the data a sample is taken for: random augmentation follows from these and the row alone. */
-export type Pass = { seed: number; epoch: number };
+/**
+ * Which pass over the data a sample is taken for: random augmentation follows from these and the row alone, or from its
+ * place in the pass (`places`, one for each row) where a row may be drawn several times.
+ */
+export type Pass = { seed: number; epoch: number; places?: Uint32Array };
 
 /** Rows of named arrays that are not all in memory: they are read, decoded or computed when they are taken. */
 export interface Samples {

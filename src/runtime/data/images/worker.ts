@@ -58,7 +58,7 @@ async function loadSample(
       `Row ${rows[i]! + 1} of ${source} has no image; leave such rows out of the data.`,
     );
   const name = typeof image === 'string' ? image : `in row ${rows[i]! + 1} of ${source}`;
-  const draw = pass && list.length ? drawsOf(pass.seed, pass.epoch, rows[i]!) : undefined;
+  const draw = pass && list.length ? drawsOf(pass.seed, pass.epoch, pass.places?.[i] ?? rows[i]!) : undefined;
   const choose = draw && ((height: number, width: number) => drawRegion(list, height, width, draw));
   if (!('dtype' in spec)) {
     const mask = await decodeMask(image, spec, choose, name);

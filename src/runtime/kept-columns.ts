@@ -15,10 +15,7 @@ export async function keepColumns(
   recipe?: Recipe,
 ): Promise<KeptColumns & { close(): Promise<void> }> {
   if (recipe && hasWindows(recipe))
-    throw new AgdError(
-      'bad-option',
-      '--keep: the samples are windows over texts, which are not rows of the data.',
-    );
+    throw new AgdError('bad-option', '--keep: the samples are windows, which are not rows of the data.');
   const source = await openRows(paths, recipe);
   const known = source.fields.map(field => field.name);
   const stranger = names.find(name => !known.includes(name));

@@ -83,7 +83,8 @@ function hint(type: OptionType, input: unknown): string {
   return near === undefined ? '' : ` Did you mean '${near}'?`;
 }
 
-const nearest = (name: string, known: readonly string[]) =>
+/** The known name that is close to a mistyped one. */
+export const nearest = (name: string, known: readonly string[]) =>
   closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
 
 /** Text of a number, including those that JSON cannot represent. */

@@ -139,7 +139,7 @@ function checkBakeable({ input, columns, windows }: InputRecipe): void {
         `Column '${column}', which feeds input '${input}', cannot be written into the graph: ${what}. Export without --bake-preprocessing: the recipe in the model's metadata does it.`,
       );
     };
-    if (windows) refuse('ONNX has no operators for windows over text');
+    if (windows) refuse('a model has no operators that cut windows');
     for (const step of steps) {
       const what = NOT_BAKED[step.step];
       if (what) refuse(`ONNX has no operators for ${what}`);

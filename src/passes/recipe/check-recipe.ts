@@ -33,7 +33,14 @@ const step = v.variant('step', [
     parts: v.pipe(v.array(v.picklist(DATE_PARTS)), v.minLength(1)),
     cyclic: v.boolean(),
   }),
-  v.strictObject({ step: v.literal('class'), names: v.pipe(table, v.minLength(1)) }),
+  v.pipe(
+    v.strictObject({
+      step: v.literal('class'),
+      names: v.pipe(table, v.minLength(1)),
+      other: v.optional(v.pipe(whole, v.minValue(0))),
+    }),
+    v.check(({ names, other = 0 }) => other < names.length, 'other is not one of the classes'),
+  ),
   v.strictObject({
     step: v.literal('tokens'),
     tokenizer: text,
@@ -82,6 +89,9 @@ function hasWidth({ width, steps }: Column): boolean {
   const own = widthOf(last);
   return own === undefined ? width <= LONGEST : width === own + indicator;
 }
+
+/** Steps whose windows consist of tokens. */
+const isText = (name: string) => ['tokens', 'characters', 'bytes'].includes(name);
 
 /** The maximum number of values from a text, an image or an array. */
 const LONGEST = 2 ** 28;
@@ -133,12 +143,20 @@ const input = v.pipe(
       v.array(v.pipe(column, v.check(hasWidth, 'the width is not that of the steps'))),
       v.minLength(1),
     ),
-    windows: v.optional(v.strictObject({ length: count, stride: count, shift: v.picklist([0, 1]) })),
+    windows: v.optional(
+      v.strictObject({
+        length: count,
+        stride: count,
+        shift: extent,
+        channelsFirst: v.optional(v.boolean()),
+      }),
+    ),
   }),
-  v.check(
-    ({ dims, columns }) => dims.reduce((n, d) => n * d, 1) === columns.reduce((n, { width }) => n + width, 0),
-    'the widths of the columns do not add up to the dims',
-  ),
+  v.check(({ dims, columns, windows }) => {
+    const width = columns.reduce((n, column) => n + column.width, 0);
+    const places = windows && !isText(columns[0]!.steps.at(-1)!.step) ? windows.length : 1;
+    return dims.reduce((n, d) => n * d, 1) === width * places;
+  }, 'the widths of the columns do not add up to the dims'),
 );
 
 const RECIPE = v.pipe(

@@ -41,11 +41,11 @@ const TRANSFORMS = {
   id: { options: ['start', 'unknown', 'missing', 'max'] },
   hash: { positional: ['buckets'] },
   date: { list: true },
-  class: {},
+  class: { list: true, options: ['other'] },
   tokenizer: { positional: ['file'], options: ['length', 'mask', 'types', 'pad'] },
   characters: { options: ['length', 'unknown', 'pad'] },
   bytes: { options: ['length', 'pad'] },
-  windows: { positional: ['length'], options: ['stride', 'target'] },
+  windows: { positional: ['length'], options: ['stride', 'ahead'] },
   'multi-hot': { options: ['max'] },
   list: { positional: ['length'], options: ['unknown', 'pad'] },
   image: {
@@ -149,7 +149,8 @@ function split(text: string, separator: string): string[] {
   return [...parts, part];
 }
 
-const unquoted = (text: string) => (/^".*"$/s.test(text) ? text.slice(1, -1) : text);
+/** What is in quotes; after `!`, too. */
+const unquoted = (text: string) => text.replace(/^(!?)"(.*)"$/s, '$1$2');
 
 /** A name, quoted so that it parses to the same name. */
 export const quotedColumn = (name: string) => (/^[^\s"=,:+()*]+$/.test(name) ? name : `"${name}"`);

@@ -34,8 +34,8 @@ export type FinalStep =
   | { step: 'hash'; buckets: number }
   /** In UTC. `cyclic`: sine and cosine instead of the number, except for years and days since 1970. */
   | { step: 'date'; parts: DatePart[]; cyclic: boolean }
-  /** A class, by its position in `names`. */
-  | { step: 'class'; names: string[] }
+  /** A class, by its position in `names`; `other` is the class of all values that are not among the names. */
+  | { step: 'class'; names: string[]; other?: number }
   /**
    * Tokens of a Hugging Face tokenizer, which the recipe stores under this name. `output` selects one of its arrays.
    */
@@ -67,16 +67,19 @@ export type ColumnRecipe = { column: string; kind: ColumnKind; width: number; st
 
 /**
  * The contents of one model input, of type `dtype`: its columns concatenated, with the numbers of a row in shape
- * `dims`. With `windows`, the texts of a block are joined by line breaks and encoded as one; rows are then windows of
- * `length` tokens, one every `stride` tokens, shifted by `shift` tokens.
+ * `dims`. With `windows`, a sample is a window of `length` places, one every `stride` places of a block, shifted by `shift`
+ * places. Places are tokens where the column is text, whose rows are joined by line breaks and encoded as one; otherwise
+ * they are rows. The numbers of a row are the last axis of a window, or the first one with `channelsFirst`.
  */
 export type InputRecipe = {
   input: string;
   dtype: DType;
   dims: number[];
   columns: ColumnRecipe[];
-  windows?: { length: number; stride: number; shift: 0 | 1 };
+  windows?: Windows;
 };
+
+export type Windows = { length: number; stride: number; shift: number; channelsFirst?: boolean };
 
 /**
  * The scores of the target's classes: the value that the loss reads, its class axis (the last one if not given) and,

@@ -17,7 +17,7 @@ import { describeImageInputs } from './images/recipe.js';
 import { loadArrays } from './load.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
-import { balancedWeights, checkWeights, type Split, splitRows } from './split.js';
+import { balancedWeights, checkWeights, type Split, splitEnd, splitRows } from './split.js';
 
 export type DataBinding = Omit<BindOptions, 'source'>;
 
@@ -288,7 +288,7 @@ class Table implements Data {
 
   async bind(inputs: readonly InputSpec[], binding: DataBinding = {}): Promise<Dataset> {
     const data = await this.#whole(inputs, binding);
-    const split = await this.#splitOf(inputs, binding);
+    const split = await this.#splitOf(inputs, binding, data);
     const train = split ? data.subset(split.train) : data;
     return sampled(
       train,
@@ -303,8 +303,9 @@ class Table implements Data {
   }
 
   async validation(inputs: readonly InputSpec[], binding: DataBinding = {}): Promise<Dataset | undefined> {
-    const split = await this.#splitOf(inputs, binding);
-    return split && (await this.#whole(inputs, binding)).subset(split.validation);
+    if (this.options.valSplit === undefined) return undefined;
+    const data = await this.#whole(inputs, binding);
+    return data.subset((await this.#splitOf(inputs, binding, data))!.validation);
   }
 
   /** The first samples, of a recipe that sees all rows: what widths and tables it has does not follow from a few. */
@@ -336,8 +337,7 @@ class Table implements Data {
   async #whole(inputs: readonly InputSpec[], binding: DataBinding): Promise<Dataset> {
     const key = JSON.stringify([inputs.map(({ name, dtype, shape }) => [name, dtype, shape]), binding]);
     if (this.#bound?.key !== key) {
-      const split = await this.#splitOf(inputs, binding);
-      const { recipe, notes } = await this.#fit(inputs, binding, split?.train);
+      const { recipe, notes } = await this.#fit(inputs, binding, await this.#fittedRows(inputs, binding));
       const before = this.#bound?.encoded;
       if (before && 'close' in before) await before.close();
       const { shuffleBuffer, augment } = this.options;
@@ -386,13 +386,31 @@ class Table implements Data {
     };
   }
 
-  #splitOf(inputs: readonly InputSpec[], binding: DataBinding): Promise<Split> | undefined {
+  /** Samples for training and validation; `data` are all of them, where they are windows. */
+  async #splitOf(
+    inputs: readonly InputSpec[],
+    binding: DataBinding,
+    data?: Dataset,
+  ): Promise<Split | undefined> {
     const { valSplit, seed = 0 } = this.options;
     if (valSplit === undefined) return undefined;
+    const overlap = overlapOf(this.recipe);
+    if (data && overlap !== undefined) return splitEnd(data.length, valSplit, overlap);
     this.#split ??= this.#classes(inputs, binding).then(classes =>
       splitRows(this.#rows, valSplit, seed, classes),
     );
     return this.#split;
+  }
+
+  /** The rows that the recipe is fitted on; undefined for all. */
+  async #fittedRows(inputs: readonly InputSpec[], binding: DataBinding): Promise<Uint32Array | undefined> {
+    const { valSplit, recipe } = this.options;
+    if (valSplit === undefined || recipe) return undefined;
+    const { hasRowWindows, planColumns } = await import('./recipe/plan.js');
+    const plan = planColumns(this.#source, this.#spec(binding), recipeInputs(inputs, binding));
+    if (!plan.inputs.some(({ windows }) => windows)) return (await this.#splitOf(inputs, binding))!.train;
+    // Running text has few rows, each of many windows: its tables are those of all of it.
+    return hasRowWindows(plan) ? splitEnd(this.#rows, valSplit).train : undefined;
   }
 
   /** The class of each row, numbered as they come, where the target's column has few different values. */
@@ -433,6 +451,13 @@ class Table implements Data {
     const { values } = await readAll(this.#source, [field.name]);
     return Float64Array.from(values.get(field.name) as ArrayLike<number>, Number);
   }
+}
+
+/** How many windows after one have places in common with it; undefined where samples are rows. */
+function overlapOf(recipe: Recipe | undefined): number | undefined {
+  const windows = recipe?.inputs.flatMap(input => input.windows ?? []) ?? [];
+  const span = Math.max(...windows.map(({ shift, length }) => shift + length));
+  return windows.length ? Math.ceil(span / windows[0]!.stride) - 1 : undefined;
 }
 
 const recipeInputs = (inputs: readonly InputSpec[], { labels = [] }: DataBinding) =>

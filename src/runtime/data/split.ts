@@ -33,6 +33,23 @@ export function splitRows(length: number, share: number, seed: number, classes?:
   return { train: positions(chosen, 0, length - count), validation: positions(chosen, 1, count) };
 }
 
+/**
+ * The last share of samples in an order, as windows of a time series, for validation. `overlap` samples before them have
+ * something in common with them, and are in neither part. Throws `bad-option` where a part would be empty.
+ */
+export function splitEnd(length: number, share: number, overlap = 0): Split {
+  const count = Math.round(share * length);
+  const first = length - count;
+  const train = first - overlap;
+  if (count < 1 || train < 1)
+    throw new AgdError(
+      'bad-option',
+      `--val-split ${share} of ${length} windows leaves none for ${count ? 'training' : 'validation'}${count && overlap ? `, as ${overlap} windows overlap with those for validation` : ''}.`,
+    );
+  const range = (from: number, to: number) => Uint32Array.from({ length: to - from }, (_, i) => from + i);
+  return { train: range(0, train), validation: range(first, length) };
+}
+
 /** The samples of k folds of nearly the same size, each ascending: with classes, each class is spread over all of them. */
 export function foldRows(length: number, k: number, seed: number, classes?: Int32Array): Uint32Array[] {
   if (!Number.isSafeInteger(k) || k < 2 || k > length)

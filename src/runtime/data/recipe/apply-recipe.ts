@@ -10,6 +10,7 @@ import {
   type NumberStep,
   type Recipe,
   type Step,
+  type Windows,
 } from '../../../passes/recipe/recipe.js';
 import { convert, firstMisfit, isInteger } from '../convert.js';
 import type { Block, FieldKind, Values } from '../source.js';
@@ -47,7 +48,7 @@ export function kindsOf(recipe: Recipe): Map<string, FieldKind> {
   return new Map(recipe.inputs.flatMap(({ columns }) => columns.map(c => [c.column, c.kind] as const)));
 }
 
-/** Whether rows of the arrays are windows over text, of which a block has another number than rows. */
+/** Whether rows of the arrays are windows, of which a block has another number than rows. */
 export const hasWindows = ({ inputs }: Recipe) => inputs.some(({ windows }) => windows);
 
 /**
@@ -63,7 +64,8 @@ export async function applyRecipe(
   const used = recipe.inputs.filter(({ input }) => !options.inputs || options.inputs.includes(input));
   const tokenizers = await tokenizersOf(recipe, used);
   const arrays = new Map<string, Tensor>();
-  for (const input of used) arrays.set(input.input, applyInput(input, block, options, tokenizers));
+  const span = Math.max(0, ...used.map(({ windows }) => (windows ? windows.shift + windows.length : 0)));
+  for (const input of used) arrays.set(input.input, applyInput(input, block, options, tokenizers, span));
   return arrays;
 }
 
@@ -85,10 +87,18 @@ async function tokenizersOf({ tokenizers = {} }: Recipe, used: readonly InputRec
 
 type Out = Float64Array | Float32Array;
 
-function applyInput(input: InputRecipe, block: Block, options: ApplyOptions, tokenizers: Tokenizers): Tensor {
+/** `span`: how many places the windows of a sample take together. */
+function applyInput(
+  input: InputRecipe,
+  block: Block,
+  options: ApplyOptions,
+  tokenizers: Tokenizers,
+  span: number,
+): Tensor {
   const { dtype, dims, columns, windows } = input;
   const { source = 'the data', firstRow = 1 } = options;
-  const width = dims.reduce((n, d) => n * d, 1);
+  const isTokens = ['tokens', 'characters', 'bytes'].includes(columns[0]!.steps.at(-1)!.step);
+  const width = windows ? columns.reduce((n, c) => n + c.width, 0) : dims.reduce((n, d) => n * d, 1);
   const read = (column: string) => {
     const values = block.values.get(column);
     if (values) return values;
@@ -100,7 +110,7 @@ function applyInput(input: InputRecipe, block: Block, options: ApplyOptions, tok
   const placeOf = (column: string): Place => ({ source, column, firstRow });
   const [only] = columns;
   const last = only!.steps.at(-1)!;
-  if (windows) {
+  if (windows && isTokens) {
     const ids = idsOf(
       textsOf(read(only!.column))
         .map(text => text ?? '')
@@ -108,7 +118,7 @@ function applyInput(input: InputRecipe, block: Block, options: ApplyOptions, tok
       last,
       tokenizers,
     );
-    return typed(cut(ids, windows), dtype, dims, placeOf(only!.column));
+    return typed(cut(ids, windows, span), dtype, dims, placeOf(only!.column));
   }
   if (last.step === 'tensor' && columns.length === 1) {
     const values = read(only!.column);
@@ -127,7 +137,7 @@ function applyInput(input: InputRecipe, block: Block, options: ApplyOptions, tok
     encode(read(column.column), block.rows, out, width, at, placeOf(column.column));
     at += column.width;
   }
-  return typed(out, dtype, dims, placeOf(only!.column));
+  return typed(windows ? cut(out, windows, span, width) : out, dtype, dims, placeOf(only!.column));
 }
 
 function typed(out: Out, dtype: DType, dims: readonly number[], place: Place): Tensor {
@@ -150,15 +160,21 @@ function asType(array: Tensor, dtype: DType, place: Place): Tensor {
   return convert(array, dtype);
 }
 
-/** Windows over the ids, one after the other. */
+/** Windows over places of `width` numbers, one after the other. */
 function cut(
-  ids: readonly number[],
-  { length, stride, shift }: NonNullable<InputRecipe['windows']>,
+  places: ArrayLike<number>,
+  { length, stride, shift, channelsFirst }: Windows,
+  span: number,
+  width = 1,
 ): Float64Array {
-  const count = Math.max(0, Math.floor((ids.length - 1 - length) / stride) + 1);
-  const out = new Float64Array(count * length);
+  const count = Math.max(0, Math.floor((places.length / width - span) / stride) + 1);
+  const out = new Float64Array(count * length * width);
+  const [perPlace, perNumber] = channelsFirst ? [1, length] : [width, 1];
   for (let i = 0; i < count; i++)
-    for (let j = 0; j < length; j++) out[i * length + j] = ids[i * stride + shift + j]!;
+    for (let j = 0; j < length; j++)
+      for (let k = 0; k < width; k++)
+        out[i * length * width + j * perPlace + k * perNumber] =
+          places[(i * stride + shift + j) * width + k]!;
   return out;
 }
 
@@ -295,7 +311,9 @@ function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: T
     case 'class': {
       const isId = step.step === 'id';
       const positions = positionsOf(isId ? step.table : step.names, isNumberKind(kind));
-      const { start, unknown, missing } = isId ? step : { start: 0, unknown: null, missing: null };
+      const { start, unknown, missing } = isId
+        ? step
+        : { start: 0, unknown: step.other ?? null, missing: null };
       return (values, _rows, out, stride, at, place) =>
         eachKey(values, kind, place, (key, row) => {
           const position = key === null ? undefined : positions.get(key);

@@ -145,8 +145,10 @@ export class Chain {
         return { step: 'bytes', length: lengthOf(), pad: number('pad', 0) };
       case 'image':
         return { step: 'image', options: { ...options } };
+      case 'class':
+        return list.length || options.other !== undefined ? this.#givenClasses(transform) : undefined;
       case 'windows':
-        throw this.#error('windows follow tokenizer, characters or bytes');
+        throw this.#error('windows are the last transform of a column');
       default:
         return undefined;
     }
@@ -389,6 +391,20 @@ export class Chain {
       steps: () => [this.#labelStep([...counts.counts.keys()], extremes, isWhole, isFull)],
       takes: 1,
     };
+  }
+
+  /** Classes that the user names, in this order; `other` is that of all other values, the last one. */
+  #givenClasses(transform: Transform): Step {
+    const { other } = transform.options;
+    const names = [...transform.list, ...(other === undefined ? [] : [other])];
+    const twice = names.find((name, i) => names.indexOf(name) < i);
+    const { classes = Infinity, takesClasses = true } = this.label ?? {};
+    if (twice !== undefined) throw this.#error(`${showTransform(transform)} names '${twice}' twice`);
+    if (names.length < 2 || names.length > (takesClasses ? classes : 2))
+      throw this.#error(
+        `${showTransform(transform)} gives ${names.length} class${names.length > 1 ? 'es' : ''}, but ${takesClasses ? (classes < 2 ? 'the output has fewer' : `the output has ${classes}`) : 'the loss takes two'}; other=NAME is the class of all other values`,
+      );
+    return { step: 'class', names, ...(other === undefined ? {} : { other: names.length - 1 }) };
   }
 
   #labelStep(keys: (string | number)[], { min, max }: Extremes, isWhole: boolean, isFull: boolean): Step {

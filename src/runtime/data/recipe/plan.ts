@@ -1,6 +1,7 @@
 /** Which columns feed which input, with which transforms: as the user says, else where only one thing can be meant. */
 import { isFloat } from '../../../graph/dtype.js';
 import { AgdError } from '../../../graph/errors.js';
+import { nearest } from '../../../ops/core/option-type.js';
 import {
   type ColumnSpec,
   quotedColumn,
@@ -19,10 +20,12 @@ import type { RecipeSpec } from './fit-recipe.js';
 export type RecipeInput = InputSpec & { isTarget?: boolean };
 
 export type PlannedColumn = { field: Field; transforms: Transform[] };
+/** `length` 0: that of the input, if it has one, else one. `ahead`: how far behind a window's end its target begins. */
+export type PlannedWindows = NonNullable<InputRecipe['windows']> & { ahead: number };
 export type PlannedInput = {
   spec: RecipeInput;
   columns: PlannedColumn[];
-  windows?: InputRecipe['windows'];
+  windows?: PlannedWindows;
   /** Set for the target. */
   label?: LabelRule;
   /** Whether the user named the columns, and all transforms. */
@@ -134,19 +137,30 @@ function planSaid(
   labels: ReadonlySet<string>,
   label?: LabelRule,
 ): PlannedInput {
-  let windows: InputRecipe['windows'];
-  const columns = said.flatMap(({ column, transforms }) =>
-    matching(column, fields, label ? new Set() : labels).map(field => {
-      if (!field) throw noSuchColumn(`--columns ${input.name}=`, column, fields, source);
-      const given = transforms && [...transforms];
-      if (given?.at(-1)?.name === 'windows') windows = windowsOf(given.pop()!, input);
-      const chosen = given ?? usual(field, input);
-      if (!chosen) throw unclearColumn(field, input);
-      return { field, transforms: chosen };
-    }),
+  const windows = new Map<string, PlannedWindows>();
+  const isLeftOut = ({ column }: ColumnSpec) => column.startsWith('!') && !fields.has(column);
+  const named = said.filter(one => !isLeftOut(one));
+  const leftOut = said.filter(isLeftOut).flatMap(({ column }) => {
+    const found = matching(column.slice(1), fields);
+    if (!found[0]) throw noSuchColumn(`--columns ${input.name}=!`, column.slice(1), fields, source);
+    return found.map(field => field!.name);
+  });
+  // A pattern matches what is not named by itself, left out, or the label.
+  const taken = new Set([...leftOut, ...named.map(({ column }) => column), ...(label ? [] : labels)]);
+  const columns = (named.length ? named : [{ column: '*', transforms: undefined }]).flatMap(
+    ({ column, transforms }) =>
+      matching(column, fields, taken).map(field => {
+        if (!field) throw noSuchColumn(`--columns ${input.name}=`, column, fields, source);
+        const given = transforms && [...transforms];
+        if (given?.at(-1)?.name === 'windows') windows.set(field.name, windowsOf(given.pop()!, input, field));
+        // Before windows, what is usual need not be said.
+        const chosen = given?.length ? given : usual(field, input);
+        if (!chosen) throw unclearColumn(field, input);
+        return { field, transforms: chosen };
+      }),
   );
-  if (windows && columns.length > 1)
-    throw new AgdError('bad-option', `--columns ${input.name}=…: windows are made of one column alone.`);
+  const [first] = windows.values();
+  if (first) checkWindows(input, columns, windows);
   return {
     ...part(
       input,
@@ -154,33 +168,63 @@ function planSaid(
       label,
       said.every(c => c.transforms),
     ),
-    ...(windows ? { windows } : {}),
+    ...(first ? { windows: first } : {}),
   };
 }
 
-/** The field of this name, or those that a pattern with * matches, less the label. */
+/** Windows of tokens are of one column; of numbers, all columns of an input have the same. */
+function checkWindows(
+  { name }: RecipeInput,
+  columns: readonly PlannedColumn[],
+  windows: ReadonlyMap<string, PlannedWindows>,
+): void {
+  const other = columns.find(
+    ({ field }) => JSON.stringify(windows.get(field.name)) !== JSON.stringify([...windows.values()][0]),
+  );
+  if (columns.length > 1 && columns.some(hasTokens))
+    throw new AgdError('bad-option', `--columns ${name}=…: windows of text are made of one column alone.`);
+  if (other)
+    throw new AgdError(
+      'bad-option',
+      `--columns ${name}=…: all columns of an input have the same windows, and those of '${other.field.name}' differ.`,
+    );
+}
+
+const hasTokens = ({ transforms }: PlannedColumn) =>
+  transforms.some(({ name }) => name === 'tokenizer' || name === 'characters' || name === 'bytes');
+
+/** Whether samples are windows of rows, not of tokens. */
+export const hasRowWindows = ({ inputs }: Plan) =>
+  inputs.some(({ windows, columns }) => windows && !columns.some(hasTokens));
+
+/** The field of this name, or those that a pattern with * matches, less those that are taken. */
 function matching(
   column: string,
   fields: ReadonlyMap<string, Field>,
-  labels: ReadonlySet<string>,
+  taken: ReadonlySet<string> = new Set(),
 ): (Field | undefined)[] {
   if (fields.has(column) || !column.includes('*')) return [fields.get(column)];
   const pattern = new RegExp(`^${column.split('*').map(escaped).join('.*')}$`, 's');
-  const found = [...fields.values()].filter(({ name }) => pattern.test(name) && !labels.has(name));
+  const found = [...fields.values()].filter(({ name }) => pattern.test(name) && !taken.has(name));
   return found.length ? found : [undefined];
 }
 
 const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-function windowsOf({ options }: Transform, input: RecipeInput): NonNullable<InputRecipe['windows']> {
-  const [length, stride] = [options.length, options.stride ?? options.length].map(Number);
-  for (const n of [length, stride])
-    if (!Number.isSafeInteger(n) || n! < 1)
-      throw new AgdError(
-        'bad-option',
-        `--columns ${input.name}=…: windows needs a length, and a stride if it is another, as in windows(64,stride=32).`,
-      );
-  return { length: length!, stride: stride!, shift: 0 };
+function windowsOf({ options }: Transform, input: RecipeInput, field: Field): PlannedWindows {
+  const isRows = field.kind !== 'text';
+  const [length, stride, ahead] = [
+    options.length,
+    options.stride ?? (isRows ? 1 : options.length),
+    options.ahead ?? 1,
+  ].map(Number);
+  const isCount = (n: number | undefined, least = 1) => Number.isSafeInteger(n) && n! >= least;
+  if (!isCount(length) || !isCount(stride) || !isCount(ahead, 0))
+    throw new AgdError(
+      'bad-option',
+      `--columns ${input.name}=…: windows needs a length, and stride and ahead if they are others, as in windows(64,stride=32).`,
+    );
+  return { length: length!, stride: stride!, shift: 0, ahead: ahead! };
 }
 
 /** Inputs that follow from others: masks of a tokenizer, and the next tokens of windows. */
@@ -198,11 +242,15 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
         }
     if (!windows || spec.isTarget) continue;
     const target = inputs.find(input => input.isTarget);
-    if (target && !planned.has(target.name))
-      planned.set(target.name, {
-        ...part(target, columns, ruleOf(target), true),
-        windows: { ...windows, shift: 1 },
-      });
+    if (!target) continue;
+    const isTokens = columns.some(hasTokens);
+    const own = planned.get(target.name) ?? part(target, columns, ruleOf(target), true);
+    if (own.windows) continue;
+    if (!isTokens) {
+      const shift = windows.length - 1 + windows.ahead;
+      planned.set(target.name, { ...own, windows: { ...windows, length: 0, shift } });
+    } else if (!planned.has(target.name))
+      planned.set(target.name, { ...own, windows: { ...windows, shift: windows.ahead } });
   }
   const list = [...planned.values()];
   const plain = list.find(p => !p.windows);
@@ -210,7 +258,7 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
   if (plain && cut)
     throw new AgdError(
       'bad-option',
-      `Input '${cut.spec.name}' takes windows over the text of ${source.name}, but '${plain.spec.name}' takes its rows: give windows to both.`,
+      `Input '${cut.spec.name}' takes windows of ${source.name}, but '${plain.spec.name}' takes its rows: give windows to both.`,
     );
 }
 
@@ -297,11 +345,11 @@ function noSuchColumn(
 ): AgdError {
   const names = [...fields.keys()];
   const lower = column.toLowerCase();
-  const near = names.find(name => name.toLowerCase() === lower);
+  const near = names.find(name => name.toLowerCase() === lower) ?? nearest(column, names);
   const hint = near === undefined ? `it has ${listed(names)}` : `did you mean '${near}'?`;
   return new AgdError(
     'missing-data',
-    `${where}${where.endsWith('=') ? '' : ' '}${column}: ${source.name} has no such column; ${hint}${hint.endsWith('?') ? '' : '.'}`,
+    `${where}${/[=!]$/.test(where) ? '' : ' '}${column}: ${source.name} has no such column; ${hint}${hint.endsWith('?') ? '' : '.'}`,
   );
 }
 
@@ -314,7 +362,7 @@ function unclearColumn({ name, kind }: Field, { name: input, dtype }: RecipeInpu
         : `say how, as ${quotedColumn(name)}:list(16)`;
   return new AgdError(
     'bad-option',
-    `Column '${name}' has values of kind ${kind}, and input '${input}' takes ${dtype}: ${advice}, or leave the column out, with --columns '${input}=…'.`,
+    `Column '${name}' has values of kind ${kind}, and input '${input}' takes ${dtype}: ${advice}, or leave the column out: --columns '${input}=!${quotedColumn(name)}'.`,
   );
 }
 

@@ -1,11 +1,11 @@
 /** The shape that an input's columns give, and whether it is the input's. */
 import { AgdError } from '../../../graph/errors.js';
-import type { ColumnRecipe, InputRecipe } from '../../../passes/recipe/recipe.js';
+import type { ColumnRecipe, InputRecipe, Step, Windows } from '../../../passes/recipe/recipe.js';
 import { imageDims } from '../images/recipe.js';
 import type { ImageParameters } from '../images/spec.js';
 import { showShape } from '../match.js';
 import type { Chain } from './chain.js';
-import type { PlannedInput } from './plan.js';
+import type { PlannedInput, PlannedWindows } from './plan.js';
 
 /** The recipe of an input whose columns are fitted. Throws `bad-shape`. */
 export function settleDims(
@@ -20,6 +20,8 @@ export function settleDims(
   const known = sample?.filter(d => typeof d === 'number');
   const isKnown = sample !== undefined && known!.length === sample.length;
   const product = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);
+  if (windows && !isTokens(last))
+    return settleRows(spec, windows, chains, isKnown ? product(known!) : undefined, source);
   const widths = chains.map(chain =>
     widthIn(chain, windows, isKnown && chains.length === 1 ? product(known!) : undefined),
   );
@@ -34,8 +36,35 @@ export function settleDims(
   );
   const dims = dimsOf(sample, total, chains);
   if (!dims) throw misfit(spec, columns, total, source);
-  return { input: name, dtype, dims, columns, ...(windows ? { windows } : {}) };
+  return { input: name, dtype, dims, columns, ...(windows ? { windows: stored(windows) } : {}) };
 }
+
+const stored = ({ length, stride, shift }: PlannedWindows): Windows => ({ length, stride, shift });
+
+/** Windows of rows: time before the numbers of a row, unless only the other order is the input's shape. */
+function settleRows(
+  spec: PlannedInput['spec'],
+  windows: PlannedWindows,
+  chains: readonly Chain[],
+  wanted: number | undefined,
+  source: string,
+): InputRecipe {
+  const { name, dtype, shape, batchAxis = 0 } = spec;
+  const columns = chains.map(
+    ({ column, field, fitted, width }): ColumnRecipe => ({ column, kind: field.kind, width, steps: fitted }),
+  );
+  const width = columns.reduce((n, column) => n + column.width, 0);
+  const length = windows.length || Math.max(1, Math.floor((wanted ?? width) / width));
+  const sample = shape?.filter((_, i) => i !== (batchAxis ?? 0));
+  const dims = dimsOf(sample, length * width, chains);
+  if (!dims) throw misfit(spec, columns, length * width, source, length);
+  const channelsFirst = dims.length === 2 && dims[0] === width && dims[1] === length && width !== length;
+  const isTurned = channelsFirst && width > 1 && length > 1;
+  const own = { ...stored({ ...windows, length }), ...(isTurned ? { channelsFirst } : {}) };
+  return { input: name, dtype, dims, columns, windows: own };
+}
+
+const isTokens = ({ step }: Step) => step === 'tokens' || step === 'characters' || step === 'bytes';
 
 /** The shape of images, or masks, follows from the input and the options. */
 function settleImage(
@@ -91,6 +120,7 @@ function misfit(
   columns: readonly ColumnRecipe[],
   total: number,
   source: string,
+  length?: number,
 ): AgdError {
   const gives = columns
     .slice(0, FEW)
@@ -102,6 +132,6 @@ function misfit(
   const sample = showShape(shape?.slice(1));
   return new AgdError(
     'bad-shape',
-    `${isTarget ? 'Target' : 'Input'} '${name}' takes ${sample} per sample, but the columns of ${source} give ${total}: ${gives.join(', ')}${more}. Choose columns and transforms with --columns '${name}=COLUMN:TRANSFORM,…'.`,
+    `${isTarget ? 'Target' : 'Input'} '${name}' takes ${sample} per sample, but the columns of ${source} give ${total}: ${length === undefined ? '' : `windows of ${length} rows with `}${gives.join(', ')}${more}. Choose columns and transforms with --columns '${name}=COLUMN:TRANSFORM,…'.`,
   );
 }

@@ -148,6 +148,36 @@ describe('a target', () => {
     expect(of('target')).toEqual([1, 1, 0, 1]);
     expect(classNames(recipe)).toEqual(['big', 'red']);
   });
+  it('has the classes that the user names, in their order', async () => {
+    const given = await arrays(
+      people(),
+      [floats('x', 1), classes(2)],
+      ['x=age:fill(0)', 'target=outcome:class(won,other=rest)'],
+    );
+    expect(given.of('target')).toEqual([1, 0, 0, 1]);
+    expect(classNames(given.recipe)).toEqual(['won', 'rest']);
+    expect(parseRecipe(JSON.stringify(given.recipe), 'it')).toEqual(given.recipe);
+    const share = await arrays(
+      people(),
+      [floats('x', 1), shares],
+      ['x=age:fill(0)', 'target=outcome:class(lost,other=no)'],
+    );
+    expect(share.of('target')).toEqual([0, 1, 1, 1]);
+    const one = recipeOf(
+      people(),
+      [floats('x', 1), classes(2)],
+      ['x=age:fill(0)', 'target=outcome:class(won)'],
+    );
+    await expect(one).rejects.toThrow(
+      'class(won) gives 1 class, but the output has 2; other=NAME is the class of all other',
+    );
+    const twice = recipeOf(
+      people(),
+      [floats('x', 1), classes(2)],
+      ['x=age:fill(0)', 'target=outcome:class(won,won)'],
+    );
+    await expect(twice).rejects.toThrow("class(won,won) names 'won' twice");
+  });
   it('of scaled numbers is given back as the data have it', async () => {
     const { of, recipe } = await arrays(
       sourceOf({ x: [0, 0, 0], price: [1, 10, 100] }),
@@ -189,6 +219,56 @@ describe('text', () => {
     const kept = parseRecipe(JSON.stringify(recipe), 'it');
     const block = await sourceOf({ text: ['sat cat'] }).read(0);
     expect((await applyRecipe(kept, block)).get('input_ids')!.numbers()).toEqual([2, 6, 5, 3, 0]);
+  });
+});
+
+describe('rows of numbers', () => {
+  const series = () => sourceOf({ a: [0, 1, 2, 3, 4, 5], b: [10, 11, 12, 13, 14, 15] }, { size: 6 });
+  it('are cut into windows, with a value after each as its target', async () => {
+    const { of, recipe } = await arrays(
+      series(),
+      [floats('x', 3, 2), values(1)],
+      ['x=a:none+windows(3),b:none+windows(3)'],
+      'b',
+    );
+    expect(of('x')).toEqual([0, 10, 1, 11, 2, 12, 1, 11, 2, 12, 3, 13, 2, 12, 3, 13, 4, 14]);
+    expect(of('target')).toEqual([13, 14, 15]);
+    // Without targets, the last window is there too: its next value is the one to predict.
+    const kept = parseRecipe(JSON.stringify(recipe), 'it');
+    const alone = await applyRecipe(kept, await series().read(0), { inputs: ['x'] });
+    expect(alone.get('x')!.dims).toEqual([4, 3, 2]);
+  });
+  it('may begin with the numbers of a row, where the input does', async () => {
+    const { of } = await arrays(
+      series(),
+      [floats('x', 2, 4), values(1)],
+      ['x=a:none+windows(4),b:none+windows(4)'],
+      'a',
+    );
+    expect(of('x')).toEqual([0, 1, 2, 3, 10, 11, 12, 13, 1, 2, 3, 4, 11, 12, 13, 14]);
+    expect(of('target')).toEqual([4, 5]);
+  });
+  it('have as many targets as the model gives, from ahead= rows on', async () => {
+    const of = async (columns: string, target: RecipeInput) =>
+      (await arrays(series(), [floats('x', 2), target], [columns])).of('target');
+    expect(await of('x=a:none+windows(2)', values(3))).toEqual([2, 3, 4, 3, 4, 5]);
+    expect(await of('x=a:none+windows(2,stride=2,ahead=2)', values(1))).toEqual([3, 5]);
+    expect(await of('x=a:none+windows(2,ahead=0)', values(1))).toEqual([1, 2, 3, 4, 5]);
+  });
+  it('are prepared as usual where nothing is said', async () => {
+    const { recipe } = await arrays(series(), [floats('x', 2), values(1)], ['x=a:windows(2)']);
+    expect(recipe.inputs[0]!.columns[0]!.steps.map(({ step }) => step)).toEqual(['fill', 'standardize']);
+  });
+  it('say what does not fit', async () => {
+    const fails = (...columns: string[]) =>
+      expect(recipeOf(series(), [floats('x', 3, 2), values(1)], columns)).rejects;
+    await fails('x=a:none+windows(3),b:none+windows(2)').toThrow(
+      "all columns of an input have the same windows, and those of 'b' differ",
+    );
+    await fails('x=a:none+windows(3),b:none').toThrow("those of 'b' differ");
+    await fails('x=a:none+windows(3)').toThrow(
+      "Input 'x' takes [3, 2] per sample, but the columns of data.csv give 3: windows of 3 rows with a 1.",
+    );
   });
 });
 
@@ -265,6 +345,19 @@ describe('columns of other kinds', () => {
     const { recipe } = await recipeOf(sourceOf({ c: ['b', 'a'] }), [ids('x')], ['x=c:id(start=1)']);
     const block = await sourceOf({ c: ['a', 'z', null] }, { kinds: { c: 'text' } }).read(0);
     expect((await applyRecipe(recipe, block)).get('x')!.numbers()).toEqual([1, 3, 4]);
+  });
+  it('all but some, with an exclamation mark', async () => {
+    const source = sourceOf({ 'a b': [1, 2], c: [3, 4], d: [5, 6], y: [7, 8] });
+    const of = async (text: string) =>
+      (await arrays(source, [floats('x', 2), values(1)], [text], 'y')).recipe.inputs[0]!.columns.map(
+        c => c.column,
+      );
+    expect(await of('x=!c')).toEqual(['a b', 'd']);
+    expect(await of('x=*,!"a b"')).toEqual(['c', 'd']);
+    expect(await of('x=d:none,*,!c')).toEqual(['d', 'a b']);
+    await expect(of('x=!e')).rejects.toThrow(
+      "--columns x=!e: data.csv has no such column; did you mean 'c'?",
+    );
   });
   it('patterns name several', async () => {
     const source = sourceOf({ p1: [1, 2], p2: [3, 4], label: ['a', 'b'] });

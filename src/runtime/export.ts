@@ -12,7 +12,7 @@ import { partOfModel } from '../passes/common/part-of-model.js';
 import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
 import { bakePreprocessing } from '../passes/recipe/bake-preprocessing.js';
-import { RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
+import { classNames, RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
 import { averagedModel } from '../passes/update/average-weights.js';
 import { writeSafetensors } from './data/safetensors.js';
 import { toPytorch } from './formats/pytorch-state.js';
@@ -75,13 +75,14 @@ export function neededRecipe(recipe: Recipe | undefined): Recipe {
   );
 }
 
-/** The recipe that says, too, where the trained model has the scores of the target's classes. */
+/** The recipe that says, too, which value of the trained model the loss reads, and where its classes are. */
 function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undefined {
   const spec = readDescription(injected).loss;
   const { kind: loss, output } = spec;
   const isBinary = loss === 'bce' || loss === 'bce-with-logits';
-  if (!recipe || spec.kind === 'output' || !(isBinary || takesClasses(spec.kind))) return recipe;
+  if (!recipe || spec.kind === 'output') return recipe;
   if (isBinary) return { ...recipe, scores: { output, loss, threshold: loss === 'bce' ? 0.5 : 0 } };
+  if (!takesClasses(spec.kind)) return classNames(recipe) ? recipe : { ...recipe, scores: { output, loss } };
   const rank = injected.graph.outputs.find(v => v.name === output)?.shape?.length ?? 2;
   return { ...recipe, scores: { output, loss, classAxis: spec.classAxis ?? (rank >= 4 ? 1 : -1) } };
 }

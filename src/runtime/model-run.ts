@@ -3,6 +3,7 @@ import { AgdError } from '../graph/errors.js';
 import { loadModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
 import { checkState } from '../graph/state-file.js';
+import { LOSS_NAMES, type LossKind } from '../ops/losses/index.js';
 import { readOriginal } from '../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../passes/file/step-metadata.js';
 import { withAlgorithm } from '../passes/import/adopt-step.js';
@@ -55,11 +56,18 @@ export async function* watchedBatches(
 /** A model in the form that it has without its training step, with the values of its state. */
 export type PlainModel = {
   model: Model;
-  /** Of an injected model what it was trained on. */
+  /** Of an injected model, or one that has a recipe, what it was trained on. */
   loss?: LossSpec & { output: string };
   /** The outputs that the model had before it computed a loss. */
   outputs: readonly string[];
 };
+
+/** What a trained model was trained on, as its recipe says. */
+function lossOf(model: Model): PlainModel['loss'] {
+  const { loss: kind, output } = readRecipe(model)?.scores ?? {};
+  if (output === undefined || !LOSS_NAMES.some(name => name === kind)) return undefined;
+  return { kind: kind as LossKind, output };
+}
 
 /**
  * With another recipe than its own where one is given. Throws `bad-option` for averages of a model that has none, and as
@@ -73,7 +81,9 @@ export async function plainModel(
   if (typeof source === 'string') await checkState(model, source);
   if (!isInjected(model)) {
     if (ema) throw new AgdError('bad-option', 'Only a training state keeps an average of the weights.');
-    return { model: withRecipe(model, recipe), outputs: model.graph.outputs.map(v => v.name) };
+    const plain = withRecipe(model, recipe);
+    const loss = lossOf(plain);
+    return { model: plain, ...(loss ? { loss } : {}), outputs: model.graph.outputs.map(v => v.name) };
   }
   const { loss, outputs } = readDescription(model);
   const { name: _, ...spec } = loss;

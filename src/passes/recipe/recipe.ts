@@ -82,8 +82,8 @@ export type InputRecipe = {
 export type Windows = { length: number; stride: number; shift: number; channelsFirst?: boolean };
 
 /**
- * The scores of the target's classes: the value that the loss reads, its class axis (the last one if not given) and,
- * for a single score of a binary classifier, the threshold above which it is positive.
+ * The scores of the target's classes, or the predicted numbers: the value that the loss reads, its class axis (the last one
+ * if not given) and, for a single score of a binary classifier, the threshold above which it is positive.
  */
 export type Scores = { output: string; loss?: string; classAxis?: number; threshold?: number };
 

@@ -407,8 +407,9 @@ export function showPlan(
     .map(p => {
       const { spec, columns, label, windows } = p;
       const [only] = columns;
-      if (label && columns.length === 1 && only!.transforms[0]?.name === 'class')
-        return `--label ${quotedColumn(only!.field.name)}`;
+      const [first] = only!.transforms;
+      const isPlainLabel = first?.name === 'class' && !first.list.length && first.options.other === undefined;
+      if (label && columns.length === 1 && isPlainLabel) return `--label ${quotedColumn(only!.field.name)}`;
       const parts = columns
         .slice(0, FEW)
         .map(

@@ -155,6 +155,7 @@ describe('a target', () => {
       ['x=age:fill(0)', 'target=outcome:class(won,other=rest)'],
     );
     expect(given.of('target')).toEqual([1, 0, 0, 1]);
+    expect(given.notes.join()).not.toContain('--label');
     expect(classNames(given.recipe)).toEqual(['won', 'rest']);
     expect(parseRecipe(JSON.stringify(given.recipe), 'it')).toEqual(given.recipe);
     const share = await arrays(

@@ -233,6 +233,7 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     'sample-weights': job.sampleWeights,
     'shuffle-buffer': job.shuffleBuffer,
     augment: job.augment && showAugmentations(job.augment),
+    'skip-missing': job.skipMissing,
     'skip-damaged': job.skipDamaged,
     epochs: job.epochs,
     'batch-size': job.batchSize,

@@ -47,10 +47,11 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
 export async function handler(args: Args): Promise<void> {
   const { evaluate, loadRecipe } = await import('../../src/internal.js');
   const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, device, threads } = args;
+  const { skipMissing } = args;
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
   const count = countSamples(process.stderr, 'evaluated');
   const found = await evaluate(path, data, {
-    ...{ loss, metrics, batchSize, bind, columns, label, recipe, ema, device, threads },
+    ...{ loss, metrics, batchSize, bind, columns, label, skipMissing, recipe, ema, device, threads },
     onProgress: count.show,
   }).finally(count.done);
   if (args.json) {

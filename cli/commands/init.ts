@@ -14,6 +14,12 @@ export const options = {
     type: types.text,
     help: 'Table to train on: .csv, .tsv, .parquet, .arrow, .jsonl or .json',
   },
+  label: {
+    ...{ group: 'Data', commands: [], stage: 'run' },
+    type: types.text,
+    help: 'Column that is the target',
+    shown: 'the one that suits the output',
+  },
   out: {
     ...{ group: 'Output', commands: [], stage: 'run' },
     type: types.text,
@@ -32,9 +38,9 @@ export const examples = [
   ['init model.onnx --data people.csv -o agd.config.yaml', 'then: agd-onnx train --config agd.config.yaml'],
 ] as const;
 
-type Args = { model: string; data: string; out?: string; force?: boolean };
+type Args = { model: string; data: string; label?: string; out?: string; force?: boolean };
 
-export async function handler({ model, data, out = 'agd.config.yaml', force }: Args): Promise<void> {
+export async function handler({ model, data, label, out = 'agd.config.yaml', force }: Args): Promise<void> {
   const { openRecords, suggestTraining, writeFileAtomic } = await import('../../src/internal.js');
   checkOutputs([out], [model, data]);
   if (existsSync(out) && !force)
@@ -44,7 +50,7 @@ export async function handler({ model, data, out = 'agd.config.yaml', force }: A
     );
   const source = await openRecords(data);
   try {
-    const suggestion = await suggestTraining(model, source);
+    const suggestion = await suggestTraining(model, source, label);
     await writeFileAtomic(out, [Buffer.from(configText(model, data, out, suggestion))]);
   } finally {
     await source.close();
@@ -57,13 +63,15 @@ export async function handler({ model, data, out = 'agd.config.yaml', force }: A
 const quoted = (text: string) =>
   /^[A-Za-z_./][\w./-]*$/.test(text) && !/^(true|false|null|yes|no|on|off|y|n)$/i.test(text)
     ? text
-    : JSON.stringify(text);
+    : text.includes('"') && /^[^'\r\n\\]*$/.test(text)
+      ? `'${text}'`
+      : JSON.stringify(text);
 
 /** Shorter columns are padded so that the remarks behind them line up. */
 const WIDTH = 44;
 
 function configText(model: string, data: string, out: string, suggestion: Suggestion): string {
-  const { label, otherLabels, loss, reason, inputs, unused } = suggestion;
+  const { label, otherLabels, loss, reason, inputs, unused, unclear } = suggestion;
   const lines = [
     `# Made by agd-onnx init from the model and the data. Train with: agd-onnx train --config ${out}`,
     '# Flags take precedence over this file; docs/reference/options.md lists all options.',
@@ -81,6 +89,7 @@ function configText(model: string, data: string, out: string, suggestion: Sugges
       `label: ${quoted(label.column)}`,
       '',
     );
+    if (label.missing) lines.splice(-1, 0, `skipMissing: [${quoted(label.column)}]`);
   }
   lines.push(`# The model gives ${reason}.`);
   if (loss.output === undefined) lines.push(`loss: ${loss.kind}`);
@@ -91,12 +100,19 @@ function configText(model: string, data: string, out: string, suggestion: Sugges
   );
   if (unused.length) lines.push(`# Not used: ${unused.join(', ')}.`);
   lines.push('columns:');
-  for (const { input, type, columns } of inputs) {
+  for (const { input, type, columns, gives, takes } of inputs) {
+    if (gives !== takes)
+      lines.push(
+        `  # These columns give ${formatCount(gives!, 'number')}, but the input takes ${takes}: choose among them.`,
+      );
     lines.push(`  # ${type}`, `  ${quoted(input)}:`);
     for (const { text, summary } of columns) {
       const item = `    - ${quoted(text)}`;
       lines.push(summary ? `${item.padEnd(WIDTH)}  # ${remark(summary)}` : item);
     }
+    if (inputs.length === 1)
+      for (const text of unclear)
+        lines.push(`${`    # - ${quoted(text)}`.padEnd(WIDTH)}  # left out; or say what of it, as here`);
   }
   lines.push(
     '',

@@ -98,7 +98,7 @@ const OWN = [
 const OTHER = ['validation', 'bind', 'export', 'callbacks', 'onEvent', 'signal', 'device', 'threads'];
 const DATA = [
   ...['columns', 'label', 'valSplit', 'sampler', 'sampleWeights', 'shuffleBuffer'],
-  ...['augment', 'skipDamaged'],
+  ...['augment', 'skipMissing', 'skipDamaged'],
 ];
 
 /**
@@ -247,12 +247,13 @@ function injectOptions({ loss, optimizer, ...options }: FitOptions): InjectOptio
 
 /** Of validation data, columns become inputs as they do in training. */
 const heldOptions = (
-  { columns, label, shuffleBuffer, skipDamaged }: FitOptions,
+  { columns, label, shuffleBuffer, skipMissing, skipDamaged }: FitOptions,
   { recipe }: Data,
 ): DataOptions => ({
   columns,
   label,
   shuffleBuffer,
+  skipMissing,
   skipDamaged,
   recipe,
 });

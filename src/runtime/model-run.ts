@@ -17,7 +17,7 @@ import { areArrays, type Data, type DataOptions } from './data/open.js';
 import type { SessionOptions } from './session.js';
 
 export type ModelRunOptions = SessionOptions &
-  Pick<DataOptions, 'columns' | 'label' | 'recipe'> & {
+  Pick<DataOptions, 'columns' | 'label' | 'recipe' | 'skipMissing'> & {
     batchSize?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
     /** Of an injected model the moving averages of the weights, not the weights. */
@@ -30,12 +30,12 @@ export type ModelRunOptions = SessionOptions &
 export async function dataFor(
   given: FitData,
   model: Model,
-  { columns, label }: Pick<DataOptions, 'columns' | 'label'> = {},
+  { columns, label, skipMissing }: Pick<DataOptions, 'columns' | 'label' | 'skipMissing'> = {},
 ): Promise<Data> {
   const recipe = columns || label !== undefined ? undefined : readRecipe(model);
   // Arrays feed the inputs of their names. How columns are read depends on the recipe.
   const isTable = recipe && arePaths(given) && !(await areArrays(given));
-  const data = await dataFrom(given, undefined, { columns, label, ...(isTable ? { recipe } : {}) });
+  const data = await dataFrom(given, undefined, { columns, label, skipMissing, ...(isTable ? { recipe } : {}) });
   data.use(recipe);
   return data;
 }

@@ -161,8 +161,8 @@ export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefine
 /** Data that are not trained on: columns become inputs as they do in training. */
 export function openHeld(
   paths: string | readonly string[],
-  { columns, label, shuffleBuffer, skipDamaged }: Omit<DataOptions, 'recipe'>,
+  { columns, label, shuffleBuffer, skipMissing, skipDamaged }: Omit<DataOptions, 'recipe'>,
   { recipe }: Data,
 ): Promise<Data> {
-  return openData(paths, { columns, label, shuffleBuffer, skipDamaged, recipe });
+  return openData(paths, { columns, label, shuffleBuffer, skipMissing, skipDamaged, recipe });
 }

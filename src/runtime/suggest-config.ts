@@ -7,7 +7,7 @@ import type { LossKind } from '../ops/losses/index.js';
 import type { LossSpec } from '../passes/options.js';
 import { quotedColumn, showTransform } from '../passes/recipe/columns.js';
 import { isInteger } from './data/convert.js';
-import { planColumns, type RecipeInput } from './data/recipe/plan.js';
+import { noSuchColumn, planColumns, type RecipeInput, usual } from './data/recipe/plan.js';
 import { isNumberKind } from './data/recipe/values.js';
 import type { Field, FieldKind, Source } from './data/source.js';
 import { Session } from './session.js';
@@ -28,6 +28,9 @@ export type SuggestedInput = {
   type: string;
   /** As `--columns` takes them, each with what the data have in it. */
   columns: { text: string; summary?: ColumnSummary }[];
+  /** How many numbers the columns give, and the input takes, where these differ. */
+  gives?: number;
+  takes?: number;
 };
 
 export type Suggestion = {
@@ -39,6 +42,8 @@ export type Suggestion = {
   reason: string;
   inputs: SuggestedInput[];
   unused: string[];
+  /** Columns that nothing usual is made of for the input they could feed, as dates, each with what could be said. */
+  unclear: string[];
 };
 
 /** A column of more different values than this is not looked at further. */
@@ -46,8 +51,13 @@ const MANY = 10_000;
 /** So many rows are looked at. */
 const ROWS = 200_000;
 
-/** Throws as loading and reading do, `missing-data` where no column can be the target, `bad-shape` where columns do not fit. */
-export async function suggestTraining(path: string, source: Source): Promise<Suggestion> {
+/**
+ * `given` is the column of the target, if the user says it. Throws as loading and reading do, `missing-data` where no column
+ * can be the target or the given one is not there, `bad-shape` where columns do not fit.
+ */
+export async function suggestTraining(path: string, source: Source, given?: string): Promise<Suggestion> {
+  const fields = new Map(source.fields.map(field => [field.name, field]));
+  if (given !== undefined && !fields.has(given)) throw noSuchColumn('--label', given, fields, source);
   const model = await loadModel(path);
   const { name, shape, op } = await outputOf(model);
   const inputs = inputsOf(model);
@@ -59,7 +69,8 @@ export async function suggestTraining(path: string, source: Source): Promise<Sug
   const exact = fitting.filter(({ distinct }) => classes > 1 && distinct === classes);
   const ranked = [...new Set([...named, ...exact.toReversed(), ...fitting.toReversed()])];
   const isFed = (label: ColumnSummary) => widthFits(inputs, summaries, label);
-  const label = ranked.find(isFed) ?? ranked[0];
+  const label =
+    given === undefined ? (ranked.find(isFed) ?? ranked[0]) : summaries.find(s => s.column === given);
   if (!label)
     throw new AgdError(
       'missing-data',
@@ -70,11 +81,25 @@ export async function suggestTraining(path: string, source: Source): Promise<Sug
   const output = isSoftmax ? op.input : name;
   const loss = { kind, ...(output === undefined || isOnly(model, output) ? {} : { output }) };
   const target: RecipeInput = targetFor(kind, classes);
-  const plan = planColumns(source, { label: label.column }, [...inputs, target]);
+  const only = onlyOpen(inputs, summaries);
+  const others = source.fields.filter(
+    field => field.name !== label.column && !inputs.some(i => i.name === field.name),
+  );
+  const unclear = only ? others.filter(field => !usual(field, only)) : [];
+  const clear = others.filter(field => !unclear.includes(field));
+  const columns =
+    unclear.length && clear.length
+      ? { [only!.name]: clear.map(({ name }) => quotedColumn(name)) }
+      : undefined;
+  const spec = { label: label.column, ...(columns ? { columns } : {}) };
+  const plan = planColumns(source, spec, [...inputs, target]);
   const byName = new Map(summaries.map(s => [s.column, s]));
   return {
     label,
-    otherLabels: ranked.filter(other => other !== label && isFed(other)).map(({ column }) => column),
+    otherLabels:
+      given === undefined
+        ? ranked.filter(other => other !== label && isFed(other)).map(({ column }) => column)
+        : [],
     loss,
     reason,
     inputs: plan.inputs
@@ -82,12 +107,19 @@ export async function suggestTraining(path: string, source: Source): Promise<Sug
       .map(({ spec, columns }) => ({
         input: spec.name,
         type: `${spec.dtype} ${showType(spec.shape)}`,
+        ...misfit(
+          spec,
+          columns.map(({ field }) => byName.get(field.name)!),
+        ),
         columns: columns.map(({ field, transforms }) => ({
           text: `${quotedColumn(field.name)}:${transforms.map(showTransform).join('+')}`,
           summary: byName.get(field.name),
         })),
       })),
-    unused: plan.unused,
+    unused: plan.unused.filter(name => !unclear.some(field => field.name === name)),
+    unclear: unclear.map(
+      ({ name, kind }) => `${quotedColumn(name)}:${kind === 'date' ? 'date(month,weekday,cyclic)' : 'none'}`,
+    ),
   };
 }
 
@@ -178,6 +210,15 @@ function canBeTarget(
   return kind === 'number' || kind === 'integer' || kind === 'bool' || (kind === 'text' && distinct === 2);
 }
 
+/** The input that columns of its name do not feed, if it is the only one. */
+function onlyOpen(
+  inputs: readonly RecipeInput[],
+  summaries: readonly ColumnSummary[],
+): RecipeInput | undefined {
+  const [only, ...more] = inputs.filter(({ name }) => !summaries.some(s => s.column === name));
+  return more.length ? undefined : only;
+}
+
 /** Whether the other columns give as many numbers as the input that they feed takes. */
 function widthFits(
   inputs: readonly RecipeInput[],
@@ -186,16 +227,28 @@ function widthFits(
 ): boolean {
   const names = new Set(inputs.map(({ name }) => name));
   const rest = summaries.filter(s => s !== label && !names.has(s.column));
-  const open = inputs.filter(({ name }) => !summaries.some(s => s.column === name));
-  const [only, ...more] = open;
-  if (!only || more.length) return !only;
-  const sample = only.shape?.slice(1) ?? [null];
-  if (sample.some(d => typeof d !== 'number')) return true;
-  const wanted = (sample as number[]).reduce((n, d) => n * d, 1);
-  const width = ({ kind, distinct = Number.NaN, missing }: ColumnSummary) =>
-    kind === 'text' && !isInteger(only.dtype) ? distinct + (missing ? 1 : 0) : 1;
-  return rest.reduce((n, s) => n + width(s), 0) === wanted;
+  const only = onlyOpen(inputs, summaries);
+  if (!only) return inputs.every(({ name }) => summaries.some(s => s.column === name));
+  const wanted = sizeOf(only);
+  return wanted === undefined || rest.reduce((n, one) => n + widthOf(one, only), 0) === wanted;
 }
+
+function misfit(input: RecipeInput, columns: readonly ColumnSummary[]): { gives?: number; takes?: number } {
+  const isUsual = columns.every(({ kind }) => isNumberKind(kind) || kind === 'text');
+  const [takes, gives] = [sizeOf(input), columns.reduce((n, one) => n + widthOf(one, input), 0)];
+  return isUsual && takes !== undefined && takes !== gives && !Number.isNaN(gives) ? { gives, takes } : {};
+}
+
+/** How many numbers a sample of the input has; undefined where it is open. */
+function sizeOf({ shape }: RecipeInput): number | undefined {
+  const sample = shape?.slice(1) ?? [null];
+  if (sample.some(d => typeof d !== 'number')) return undefined;
+  return (sample as number[]).reduce((n, d) => n * d, 1);
+}
+
+/** How many numbers a column usually gives; of very many values NaN. */
+const widthOf = ({ kind, distinct = Number.NaN, missing }: ColumnSummary, { dtype }: RecipeInput) =>
+  kind === 'date' ? 0 : kind === 'text' && !isInteger(dtype) ? distinct + (missing ? 1 : 0) : 1;
 
 function lossFor(
   { kind, distinct }: ColumnSummary,

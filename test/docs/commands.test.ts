@@ -14,7 +14,7 @@ import { sessionShapes } from '../../src/runtime/session.js';
 import { agdOnnx, workplace } from '../cli/run.js';
 import { artifactFolder, BATCH } from '../passes/import/ort-artifacts.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
-import { withImages } from './images.js';
+import { withJobs } from './jobs.js';
 import { pages, ROOT } from './pages.js';
 
 /** Lines that cannot run here, and why. */
@@ -93,6 +93,7 @@ function flowers(): string {
 /** A table whose columns give as many numbers as the small network takes. */
 const PEOPLE = `age,city,species\n${Array.from({ length: 60 }, (_, i) => `${20 + ((i * 7) % 40)},${['Rome', 'Oslo', 'Bonn'][(i * 5) % 3]},${['cat', 'dog', 'emu'][i % 3]}\n`).join('')}`;
 
+<<<<<<< HEAD
 /** A model that scores the next of at most 32 characters, and a text of few. */
 async function withLanguageModel(folder: string): Promise<void> {
   const s = new Sketch();
@@ -129,6 +130,8 @@ async function withLosses(folder: string): Promise<void> {
   );
 }
 
+=======
+>>>>>>> 7bd6062 (A guide of everyday jobs, whose commands run; rows without a value can be left out; init takes the label and leaves out what has no usual form)
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -140,12 +143,15 @@ async function folderFor(text: string): Promise<string> {
   for (const name of ['flowers.csv', 'part-1.csv', 'part-2.csv'])
     writeFileSync(join(folder, name), flowers());
   writeFileSync(join(folder, 'people.csv'), PEOPLE);
-  if (/ lm\.onnx/.test(text)) await withLanguageModel(folder);
+  await withJobs(folder, commandsOf(text).join('\n'));
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);
+<<<<<<< HEAD
   if (/ teacher\.onnx/.test(text)) await withLosses(folder);
   if (/ pets\//.test(text)) await withImages(folder);
+=======
+>>>>>>> 7bd6062 (A guide of everyday jobs, whose commands run; rows without a value can be left out; init takes the label and leaves out what has no usual form)
   if (/ artifacts /.test(commandsOf(text).join('\n'))) await withArtifacts(folder);
   return folder;
 }

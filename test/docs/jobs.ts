@@ -1,6 +1,7 @@
 /** Data and small models for the commands of the pages on jobs: real tables of vega-datasets where they suit. */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { parquetWriteBuffer } from 'hyparquet-writer';
 import { saveModel } from '../../src/graph/files.js';
 import type { Model, Value } from '../../src/graph/ir.js';
 import { spread } from '../ops/vjp.js';
@@ -13,9 +14,9 @@ export async function withJobs(folder: string, text: string): Promise<void> {
   const has = (name: string) => text.includes(name);
   const put = (name: string, contents: string) => writeFileSync(join(folder, name), contents);
   const records = (name: string) => JSON.parse(readFileSync(vega(name), 'utf8')) as Record<string, unknown>[];
-  for (const name of ['birdstrikes.csv', 'seattle-weather.csv', 'flights-200k.arrow', 'penguins.json'])
+  for (const name of ['birdstrikes.csv', 'seattle-weather.csv', 'flights-200k.arrow'])
     if (has(name)) copyFileSync(vega(name), join(folder, name));
-  if (has('flights.parquet')) copyFileSync(vega('flights-3m.parquet'), join(folder, 'flights.parquet'));
+  if (has('ratings.parquet')) writeFileSync(join(folder, 'ratings.parquet'), ratings());
   if (has('movies.jsonl')) put('movies.jsonl', lines(records('movies.json').map(x => JSON.stringify(x))));
   if (has('weather/')) {
     mkdirSync(join(folder, 'weather'));
@@ -71,6 +72,20 @@ const ARTICLES = Array.from({ length: 60 }, (_, i) => ({
   year: 2000 + (i % 20),
   topics: ['art', 'money', 'sport'].filter((_, topic) => (i >> topic) % 2 === 0),
 }));
+
+/** How users like items: by what both have in common. */
+function ratings(): Uint8Array {
+  const rows = Array.from(
+    { length: 1200 },
+    (_, i) => [(i * 7) % 60, (i * 11 + Math.floor(i / 60)) % 40] as const,
+  );
+  const columnData = [
+    { name: 'user_id', data: rows.map(([user]) => `user-${user}`), type: 'STRING' as const },
+    { name: 'item_id', data: rows.map(([, item]) => `item-${item}`), type: 'STRING' as const },
+    { name: 'rating', data: rows.map(([user, item]) => 1 + ((user + item) % 5)), type: 'INT32' as const },
+  ];
+  return new Uint8Array(parquetWriteBuffer({ columnData, rowGroupSize: 500 }));
+}
 
 /** Pairs of a user and an item, each with an age or price, and whether the user bought the item. */
 function clicks(): string {
@@ -150,19 +165,25 @@ function twoTowers(): Model {
   return s.model([linear(s, product, 'head', 8, 1)]);
 }
 
+/** Three numbers of each of 14 days to a number of the next day. */
+function forecast(): Model {
+  const s = new Sketch();
+  const x = s.add('Flatten', [s.input('x', ['N', 14, 3])], 'flat');
+  return s.model([stack(s, x, 42, [16], 1)]);
+}
+
 const MODELS: Readonly<Record<string, () => Model>> = {
   strikes: () => mlp(16, [32, 16], 1),
-  size: () => mlp(13, [16], 3),
-  weather: () => mlp(8, [16], 5),
+  weather: () => mlp(6, [16], 5),
   temperature: () => mlp(8, [16], 1),
-  penguins: () => mlp(9, [16], 3),
   delay: () => mlp(2, [16], 1),
   movies: () => mlp(2, [16], 1),
   topics: () => mlp(2, [16], 3),
   reviews: () => bagOfTokens(WORDS.length + 2, 8, 2),
   characters: () => bagOfTokens(64, 32, 2),
   bytes: () => bagOfTokens(256, 32, 2),
-  lm: () => languageModel(32, 16),
-  recommender: () => recommender(512, 512),
+  lm: () => languageModel(32, 64),
+  recommender: () => recommender(62, 42),
+  forecast,
   towers: twoTowers,
 };

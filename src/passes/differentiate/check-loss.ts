@@ -1,6 +1,7 @@
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { isBuiltInLoss, type LossKind } from '../../ops/losses/index.js';
+import { flagValue } from '../options/text.js';
 import type { LossSpec } from '../options.js';
 
 /** The range of an output, derived from the operator that computes it. */
@@ -74,9 +75,6 @@ export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): stri
 }
 
 const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.');
-
-/** A name, quoted for the shell. */
-const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);
 
 /** What the values are, as far as the operator that makes them tells, and what it made them of. */
 export function natureOf(output: Value) {

@@ -41,6 +41,11 @@ export const DATA_OPTIONS = {
     commands: READS,
     help: 'Column of a table that is the target',
   }),
+  skipMissing: option(texts, {
+    ...DATA,
+    commands: [...RUNS, 'evaluate'],
+    help: 'Column of a table: leave out rows in which it has no value',
+  }),
   valSplit: option(betweenZeroAndOne, {
     ...DATA,
     conflicts: ['validation'],

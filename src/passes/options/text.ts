@@ -82,3 +82,6 @@ export function parseScale(text: string): number {
     );
   return scale;
 }
+
+/** A name as a shell takes it. */
+export const flagValue = (name: string) => (/^[\w./:-]+$/.test(name) ? name : `'${name}'`);

@@ -40,6 +40,8 @@ export type DataOptions = {
   shuffleBuffer?: number;
   /** What is done to images in training. */
   augment?: readonly Augmentation[];
+  /** Columns of tables: leave out rows in which one of them has no value. */
+  skipMissing?: readonly string[];
   /** Leave out rows with images that cannot be decoded. */
   skipDamaged?: boolean;
 };
@@ -87,9 +89,11 @@ export function dataOptionsOf({
   sampleWeights,
   shuffleBuffer,
   augment,
+  skipMissing,
   skipDamaged,
 }: Omit<DataOptions, 'recipe'>): DataOptions {
-  return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, skipDamaged };
+  const rows = { skipMissing, skipDamaged };
+  return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, ...rows };
 }
 
 /** Opens the files that paths and globs name, which are read one after the other. Throws `io`, `bad-data`, `bad-option`. */
@@ -107,7 +111,8 @@ export async function openData(paths: string | readonly string[], options: DataO
       ? new Table({ source: arraysAsSource(arrays, name), notes: [] }, files, options)
       : dataOf(arrays, name, options);
   }
-  return new Table(await openTable(files, formats, options), files, options);
+  const opened = await openTable(files, formats, options);
+  return new Table(await withoutMissing(opened, options.skipMissing), files, options);
 }
 
 /** The records of the files that paths and globs name, as they are. Throws `io`, and `bad-data` for files of arrays. */
@@ -157,6 +162,36 @@ async function openTable(
   const source = await resolveImages(opened.source, files[0]!);
   if (source === opened.source) return { ...opened, notes: [] };
   return skipDamaged ? withoutDamaged(source, []) : { source, notes: [] };
+}
+
+/** Throws `missing-data` for a column that is not there. */
+async function withoutMissing(opened: OpenTable, columns: readonly string[] = []): Promise<OpenTable> {
+  if (!columns.length) return opened;
+  const { source, notes } = opened;
+  const { noSuchColumn } = await import('./recipe/plan.js');
+  const fields = new Map(source.fields.map(field => [field.name, field]));
+  const unknown = columns.find(column => !fields.has(column));
+  if (unknown !== undefined) throw noSuchColumn('--skip-missing', unknown, fields, source);
+  const rows: number[] = [];
+  let first = 0;
+  for (const [index, count] of source.blocks.entries()) {
+    const { values } = await source.read(index, columns);
+    for (let row = 0; row < count; row++)
+      if (columns.every(column => !isMissing(values.get(column)!, row))) rows.push(first + row);
+    first += count;
+  }
+  if (!rows.length)
+    throw new AgdError('bad-data', `--skip-missing ${columns.join(', ')} leaves no row of ${source.name}.`);
+  if (rows.length === first) return opened;
+  const note = `Left out ${first - rows.length} of ${first} rows of ${source.name}, which have no ${columns.join(', or no ')}.`;
+  return { source: someRows(source, Uint32Array.from(rows)), notes: [...notes, note] };
+}
+
+/** Whether a row has no value. */
+function isMissing(values: Values, row: number): boolean {
+  if (values instanceof Tensor) return false;
+  const value = values[row];
+  return value === null || value === '' || Number.isNaN(value);
 }
 
 /** `notes` are lines for the user on what is left out. */
@@ -322,7 +357,11 @@ class Table implements Data {
 
   /** Of the files: their sizes, and their first and last megabyte. */
   async fingerprint(): Promise<number> {
-    let sum = crc32(JSON.stringify([this.options.columns, this.options.label]));
+    let sum = crc32(
+      JSON.stringify(
+        [this.options.columns, this.options.label, this.options.skipMissing].filter(x => x !== undefined),
+      ),
+    );
     for (const path of this.files) sum = await fileChecksum(path, sum);
     return sum;
   }

@@ -2,6 +2,7 @@
 import type { DType } from '../../../graph/dtype.js';
 import { AgdError } from '../../../graph/errors.js';
 import { Tensor } from '../../../graph/tensor.js';
+import { flagValue } from '../../../passes/options/text.js';
 import {
   type ColumnRecipe,
   type FinalStep,
@@ -219,7 +220,7 @@ function makeEncoder({ kind, width, steps }: ColumnRecipe, tokenizers: Tokenizer
           throw badValue(
             place,
             i,
-            'the value is missing; fill says what to put in its place, as fill(median)',
+            `the value is missing; fill says what to put in its place, as fill(median), and --skip-missing ${flagValue(place.column)} leaves such rows out`,
           );
         out[i * stride + at] = x;
       }
@@ -318,7 +319,8 @@ function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: T
         eachKey(values, kind, place, (key, row) => {
           const position = key === null ? undefined : positions.get(key);
           const id = position === undefined ? (key === null ? missing : unknown) : start + position;
-          if (id === null) throw badValue(place, row, isId ? strange(key) : strangeClass(key, step));
+          if (id === null)
+            throw badValue(place, row, isId ? strange(key) : strangeClass(key, step, place.column));
           out[row * stride + at] = id;
         });
     }
@@ -393,8 +395,8 @@ function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: T
 const strange = (key: string | number | null) =>
   key === null ? 'the value is missing' : `'${key}' is not among the values of the training data`;
 
-function strangeClass(key: string | number | null, step: FinalStep): string {
-  if (key === null) return 'the label is missing; leave such rows out of the data';
+function strangeClass(key: string | number | null, step: FinalStep, column: string): string {
+  if (key === null) return `the label is missing; --skip-missing ${flagValue(column)} leaves such rows out`;
   const names = step.step === 'class' ? step.names : [];
   const shown = names.slice(0, 8).join(', ') + (names.length > 8 ? ` and ${names.length - 8} more` : '');
   return `'${key}' is not a class of the training data, which are ${shown}`;

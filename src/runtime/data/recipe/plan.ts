@@ -314,7 +314,7 @@ const targetOf = ({ kind }: Field): Transform[] =>
   kind === 'image' ? [transform('image', { mask: 'true' })] : [transform('class')];
 
 /** What is usually made of a column for an input of this type, if there is such a thing. */
-function usual(field: Field, { dtype, isTarget }: RecipeInput): Transform[] | undefined {
+export function usual(field: Field, { dtype, isTarget }: RecipeInput): Transform[] | undefined {
   if (isTarget) return targetOf(field);
   const toFloat = isFloat(dtype);
   switch (field.kind) {
@@ -337,7 +337,8 @@ function usual(field: Field, { dtype, isTarget }: RecipeInput): Transform[] | un
   }
 }
 
-function noSuchColumn(
+/** `where` is the option that names the column. */
+export function noSuchColumn(
   where: string,
   column: string,
   fields: ReadonlyMap<string, Field>,

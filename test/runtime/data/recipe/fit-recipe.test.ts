@@ -447,7 +447,7 @@ describe('errors say what to write', () => {
       'a missing value',
       'c:standardize',
       [1, null, 3],
-      /^data\.csv, column 'c', row 2: the value is missing; fill says what to put in its place, as fill\(median\)\.$/,
+      /^data\.csv, column 'c', row 2: the value is missing; fill says what to put in its place, as fill\(median\), and --skip-missing c leaves such rows out\.$/,
     ],
     ['a logarithm', 'c:log1p', [1, 2, -3], /row 3: log1p takes numbers above -1, not -3/],
     [

@@ -35,7 +35,12 @@ export async function dataFor(
   const recipe = columns || label !== undefined ? undefined : readRecipe(model);
   // Arrays feed the inputs of their names. How columns are read depends on the recipe.
   const isTable = recipe && arePaths(given) && !(await areArrays(given));
-  const data = await dataFrom(given, undefined, { columns, label, skipMissing, ...(isTable ? { recipe } : {}) });
+  const data = await dataFrom(given, undefined, {
+    columns,
+    label,
+    skipMissing,
+    ...(isTable ? { recipe } : {}),
+  });
   data.use(recipe);
   return data;
 }

@@ -93,19 +93,6 @@ function flowers(): string {
 /** A table whose columns give as many numbers as the small network takes. */
 const PEOPLE = `age,city,species\n${Array.from({ length: 60 }, (_, i) => `${20 + ((i * 7) % 40)},${['Rome', 'Oslo', 'Bonn'][(i * 5) % 3]},${['cat', 'dog', 'emu'][i % 3]}\n`).join('')}`;
 
-<<<<<<< HEAD
-/** A model that scores the next of at most 32 characters, and a text of few. */
-async function withLanguageModel(folder: string): Promise<void> {
-  const s = new Sketch();
-  const x = s.input('x', ['batch', 64], 'int64');
-  const embedded = s.add('Gather', [s.weight('embedding', [32, 8]), x], 'e');
-  await saveModel(
-    s.model([s.add('MatMul', [embedded, s.weight('head', [8, 32])], 'logits')]),
-    join(folder, 'lm.onnx'),
-  );
-  writeFileSync(join(folder, 'book.txt'), 'to be or not to be that is the question\n'.repeat(40));
-}
-
 /** A teacher, a graph of a loss, and targets for both and for an inner value. */
 async function withLosses(folder: string): Promise<void> {
   await saveModel(mlp(), join(folder, 'teacher.onnx'));
@@ -130,8 +117,6 @@ async function withLosses(folder: string): Promise<void> {
   );
 }
 
-=======
->>>>>>> 7bd6062 (A guide of everyday jobs, whose commands run; rows without a value can be left out; init takes the label and leaves out what has no usual form)
 /** A folder with everything that the commands of a page read and none of its lines has written. */
 async function folderFor(text: string): Promise<string> {
   const folder = await workplace();
@@ -147,11 +132,7 @@ async function folderFor(text: string): Promise<string> {
   const [, config] = /```json\n(.*?)```/s.exec(text) ?? [];
   if (config) writeFileSync(join(folder, 'train.json'), config);
   if (/ joint\.onnx/.test(text)) await withJointGraph(folder);
-<<<<<<< HEAD
   if (/ teacher\.onnx/.test(text)) await withLosses(folder);
-  if (/ pets\//.test(text)) await withImages(folder);
-=======
->>>>>>> 7bd6062 (A guide of everyday jobs, whose commands run; rows without a value can be left out; init takes the label and leaves out what has no usual form)
   if (/ artifacts /.test(commandsOf(text).join('\n'))) await withArtifacts(folder);
   return folder;
 }
@@ -202,7 +183,7 @@ describe("README's commands in order", () => {
     'leave a trained model',
     async () => {
       const text = readFileSync(join(ROOT, 'README.md'), 'utf8');
-      const folder = await workplace();
+      const folder = await folderFor(text);
       const lines = commandsOf(text).filter(line => !/^(grad|compare)/.test(line));
       expect(lines.at(-1)).toMatch(/^export/);
       runAll(folder, lines);

@@ -69,7 +69,7 @@ export function bindData(
   const columns = specs.map((input): Column => {
     const arrayName = names.get(input.name)!;
     const given = arrays.get(arrayName)!;
-    const fit = checkShape(input, arrayName, given, symbols, count);
+    const fit = checkShape(input, arrayName, given, symbols, count, options.source);
     symbols = fit.symbols;
     const { name, dtype, batchAxis } = input;
     if (samples && fit.axis !== 0) throw notWhole(name, source);
@@ -144,6 +144,7 @@ function checkShape(
   array: ArrayType,
   symbols: Symbols,
   count: number | undefined,
+  source?: string,
 ): Fit {
   const fit = fitInput(input, array, symbols, count);
   if (fit) return fit;
@@ -151,8 +152,39 @@ function checkShape(
   const inner = (shape ?? []).filter((_, i) => i !== batchAxis);
   const known = inner.filter(d => typeof d === 'string' && symbols.has(d));
   const where = known.map(d => `, ${d} = ${symbols.get(d as string)}`).join('');
-  const what = `Input '${input.name}' takes ${showShape(shape)}${where}, but array '${arrayName}' is ${showShape(array.dims)}`;
-  throw new AgdError('bad-shape', `${what}; ${adviceOnShape(input, array, count)}`);
+  const what = `Input '${input.name}' takes ${showShape(shape)}${where}, but array '${arrayName}'${source === undefined ? '' : ` of ${source}`} is ${showShape(array.dims)}`;
+  const cause = causeOf(input, array, arrayName);
+  throw new AgdError('bad-shape', `${what}; ${cause ?? adviceOnShape(input, array, count)}`);
+}
+
+/** What is usually the matter with an array of such a shape, and the NumPy expression that mends it. */
+function causeOf(
+  { name, dtype, shape, batchAxis = 0 }: InputSpec,
+  array: ArrayType,
+  arrayName: string,
+): string | undefined {
+  const { dims } = array;
+  if (batchAxis !== 0 || !shape) return undefined;
+  if (isInteger(dtype) && dims.length === shape.length + 1 && array instanceof Tensor && isOneHot(array))
+    return `its rows are one-hot, and the loss takes the number of the class: save ${arrayName}.argmax(-1), or use a loss of separate labels.`;
+  const fits = (order: readonly number[]) =>
+    fitInput(
+      { name, dtype, shape, batchAxis },
+      { dtype: array.dtype, dims: order.map(axis => dims[axis]!) },
+      new Map(),
+    );
+  const rest = dims.map((_, axis) => axis).slice(1);
+  const mend = (order: readonly number[]) => `save ${arrayName}.transpose(${order.join(', ')}).`;
+  const channelsFirst = [0, rest.at(-1)!, ...rest.slice(0, -1)];
+  const channelsLast = [0, ...rest.slice(1), rest[0]!];
+  if (rest.length > 1 && fits(channelsFirst))
+    return `its last axis is the input's first one, as in images with channels last: ${mend(channelsFirst)}`;
+  if (rest.length > 1 && fits(channelsLast))
+    return `its axis 1 is the input's last one, as in images with channels first: ${mend(channelsLast)}`;
+  const samplesLast = [dims.length - 1, ...dims.map((_, axis) => axis).slice(0, -1)];
+  if (rest.length && fits(samplesLast))
+    return `its samples lie along the last axis, not the first: ${mend(samplesLast)}`;
+  return undefined;
 }
 
 function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: ArrayType, count?: number): string {
@@ -179,7 +211,12 @@ function checkValues(input: InputSpec, arrayName: string, array: Tensor): void {
   const misfit = firstMisfit(array, input.dtype);
   if (misfit === undefined) return;
   const what = typesOf(input, arrayName, array);
-  throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.`);
+  const cause = !input.range
+    ? ''
+    : Number.isNaN(Number(misfit))
+      ? ' The loss takes class numbers: leave out samples without a label.'
+      : ' The loss takes class numbers; --loss mse, l1 and huber learn other numbers.';
+  throw new AgdError('bad-dtype', `${what} and holds ${misfit}, which ${input.dtype} cannot.${cause}`);
 }
 
 function scaleOf(

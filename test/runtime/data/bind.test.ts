@@ -210,3 +210,50 @@ test('rows that are not finite are told when the data are bound', () => {
   ]);
   expect(notes({ 4: Infinity, 5: 1 / 0, 11: Number.NaN })[0]).toMatch(/in row 2 and 1 more/);
 });
+
+describe('what is usually the matter is named', () => {
+  const image = { name: 'x', dtype: 'float32', shape: ['N', 3, 4, 5] } as const;
+  const target = { name: 'target', dtype: 'int64', shape: ['N'], range: { least: 0, most: 2 } } as const;
+  const of = (name: string, array: Tensor) => new Map([[name, array]]);
+  test.each([
+    [
+      'channels last',
+      [2, 4, 5, 3],
+      image,
+      /as in images with channels last: save x\.transpose\(0, 3, 1, 2\)/,
+    ],
+    [
+      'channels first',
+      [2, 3, 4, 5],
+      { ...image, shape: ['N', 4, 5, 3] },
+      /as in images with channels first: save x\.transpose\(0, 2, 3, 1\)/,
+    ],
+    [
+      'samples last',
+      [6, 2],
+      { ...image, shape: ['N', 6] },
+      /its samples lie along the last axis, not the first: save x\.transpose\(1, 0\)/,
+    ],
+  ] as const)('%s', (_, dims, input, message) => {
+    const bind = () =>
+      bindData(of('x', Tensor.filled('float32', dims, 0)), [input as InputSpec], { source: 'a.npz' });
+    expect(bind).toThrow(message);
+    expect(bind).toThrow("array 'x' of a.npz is");
+  });
+  test('one-hot classes', () => {
+    const array = Tensor.from('float32', [2, 3], Float32Array.of(0, 1, 0, 1, 0, 0));
+    expect(() => bindData(of('target', array), [target], { labels: ['target'] })).toThrow(
+      /its rows are one-hot, and the loss takes the number of the class: save target\.argmax\(-1\)/,
+    );
+  });
+  test('numbers that are not classes, and missing ones', () => {
+    const bind = (x: number) => () =>
+      bindData(of('target', Tensor.from('float32', [1], Float32Array.of(x))), [target], {
+        labels: ['target'],
+      });
+    expect(bind(1.5)).toThrow(
+      /holds 1\.5, which int64 cannot\. The loss takes class numbers; --loss mse, l1 and huber learn/,
+    );
+    expect(bind(Number.NaN)).toThrow(/holds NaN, .*leave out samples without a label/);
+  });
+});

@@ -28,13 +28,6 @@ export type { Device, ParameterGroup, StepOptions } from './passes/options.js';
 export type { GroupOptions } from './passes/select/group-parameters.js';
 export type { ParameterChoice } from './passes/select/parameter-choice.js';
 export { type CheckedGradient, checkGradients } from './runtime/check-gradients.js';
-export {
-  type Candidate,
-  type ComparedRun,
-  type Comparison,
-  type ComparisonEvent,
-  compare,
-} from './runtime/comparison.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { datasetFrom, type FitData, type Sample } from './runtime/data/from-values.js';
@@ -43,8 +36,26 @@ export { type Data, type DataOptions, openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';
 export type { Block, Field, FieldKind, Source, Values } from './runtime/data/source.js';
 export { type NestedArray, type TensorLike, toTensor } from './runtime/data/to-tensor.js';
-export { type EvaluateModelOptions, evaluate } from './runtime/evaluate-model.js';
-export type { EvaluateOptions } from './runtime/evaluation.js';
+export { type EvaluateModelOptions, evaluate } from './runtime/evaluate/evaluate-model.js';
+export type { EvaluateOptions } from './runtime/evaluate/evaluation.js';
+export type { ModelRunOptions } from './runtime/evaluate/model-run.js';
+export { type PredictOptions, predict, predictBatches } from './runtime/evaluate/predict.js';
+export type { Prediction } from './runtime/evaluate/predictions.js';
+export { exportFile } from './runtime/export.js';
+export { loadExtensions } from './runtime/extensions.js';
+export { exportFrom } from './runtime/formats/artifacts.js';
+export { type Gradients, gradients } from './runtime/gradients.js';
+export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
+export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
+export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
+export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
+export {
+  type Candidate,
+  type ComparedRun,
+  type Comparison,
+  type ComparisonEvent,
+  compare,
+} from './runtime/train/comparison.js';
 export type {
   BestEpoch,
   EndEvent,
@@ -57,25 +68,14 @@ export type {
   StepEvent,
   TelemetryRow,
   TrainEvent,
-} from './runtime/events.js';
-export { exportFile } from './runtime/export.js';
-export { loadExtensions } from './runtime/extensions.js';
-export { type Callbacks, type FitOptions, type FitResult, fit } from './runtime/fit.js';
-export { exportFrom } from './runtime/formats/artifacts.js';
-export { type Gradients, gradients } from './runtime/gradients.js';
-export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
-export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';
-export type { ScoredBatch } from './runtime/metrics/scored-batch.js';
-export type { ModelRunOptions } from './runtime/model-run.js';
-export { type PredictOptions, predict, predictBatches } from './runtime/predict.js';
-export type { Prediction } from './runtime/predictions.js';
-export type { RunHistory } from './runtime/run-state.js';
-export { type Feeds, Session, type SessionOptions } from './runtime/session.js';
-export { runTrainJob, type TrainJob } from './runtime/train-job.js';
-export { Trainer } from './runtime/trainer.js';
-export { type LoopOptions, trainingLoop } from './runtime/training-loop.js';
-export type { Reply } from './runtime/training-run.js';
-export { trainInWorker } from './runtime/worker.js';
+} from './runtime/train/events.js';
+export { type Callbacks, type FitOptions, type FitResult, fit } from './runtime/train/fit.js';
+export type { RunHistory } from './runtime/train/run-state.js';
+export { runTrainJob, type TrainJob } from './runtime/train/train-job.js';
+export { Trainer } from './runtime/train/trainer.js';
+export { type LoopOptions, trainingLoop } from './runtime/train/training-loop.js';
+export type { Reply } from './runtime/train/training-run.js';
+export { trainInWorker } from './runtime/train/worker.js';
 export type {
   AdaptOptions,
   AdaptReport,

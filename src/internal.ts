@@ -14,18 +14,17 @@ export { trainingInfoForm } from './passes/file/write-training-info.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { DEVICES, parseScale } from './passes/options.js';
 export { readRecipe } from './passes/recipe/recipe.js';
-export {
-  type Metric,
-  metricCurve,
-  metricOf,
-  type Standing,
-  standings,
-} from './runtime/comparison.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { areArrays, dataOptionsOf, openRecords } from './runtime/data/open.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
-export { EVENT_SCHEMAS, injectedEvent } from './runtime/events.js';
+export { keepColumns } from './runtime/evaluate/kept-columns.js';
+export {
+  type KeptColumns,
+  predictionFormat,
+  type RawValue,
+  writePredictions,
+} from './runtime/evaluate/prediction-files.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';
 export {
   isArtifacts,
@@ -43,14 +42,15 @@ export {
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
 export { readPeft, writeOnnxAdapter, writePeft } from './runtime/formats/peft.js';
-export { keepColumns } from './runtime/kept-columns.js';
-export {
-  type KeptColumns,
-  predictionFormat,
-  type RawValue,
-  writePredictions,
-} from './runtime/prediction-files.js';
-export { RunLength } from './runtime/run-length.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';
+export {
+  type Metric,
+  metricCurve,
+  metricOf,
+  type Standing,
+  standings,
+} from './runtime/train/comparison.js';
+export { EVENT_SCHEMAS, injectedEvent } from './runtime/train/events.js';
+export { RunLength } from './runtime/train/run-length.js';
 export { webgpuProvider } from './runtime/webgpu.js';

@@ -11,7 +11,7 @@ import { decodeNpz, encodeNpz } from '../src/runtime/data/npz.js';
 import { decodeSafetensors, encodeSafetensors } from '../src/runtime/data/safetensors.js';
 import { gradients } from '../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../src/runtime/session.js';
-import { Trainer } from '../src/runtime/trainer.js';
+import { Trainer } from '../src/runtime/train/trainer.js';
 import { spread } from './ops/vjp.js';
 import { Sketch } from './sample.js';
 

@@ -5,8 +5,8 @@ import { Tensor } from '../graph/tensor.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import { type GradientOptions, gradientModel } from '../passes/differentiate.js';
 import { checkCounted, checkRange } from './data/targets.js';
-import { firstNonFinite } from './finite.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
+import { firstNonFinite } from './train/finite.js';
 
 /** `warnings`: what is likely not meant as it was asked for, a line each. */
 export type Gradients = { loss?: number; gradients: Map<string, Tensor>; warnings: string[] };

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Tensor } from '../../src/graph/tensor.js';
-import type { EpochEvent } from '../../src/runtime/events.js';
+import type { EpochEvent } from '../../src/runtime/train/events.js';
 import { mlpData } from '../sample.js';
 import { agdOnnx, start, workplace, writeData } from './run.js';
 

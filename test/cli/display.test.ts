@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { EVENT_SCHEMAS } from '../../src/runtime/events.js';
+import { EVENT_SCHEMAS } from '../../src/runtime/train/events.js';
 import { agdOnnx, workplace } from './run.js';
 
 let folder: string;

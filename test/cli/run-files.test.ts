@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { runCsv } from '../../cli/run-csv.js';
 import { crc32c, runTensorBoard } from '../../cli/run-tensorboard.js';
 import type { TrainEvent } from '../../src/index.js';
-import { emptyHistory, fitHistory } from '../../src/runtime/run-state.js';
+import { emptyHistory, fitHistory } from '../../src/runtime/train/run-state.js';
 import { agdOnnx, workplace } from './run.js';
 
 let folder: string;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { runLog } from '../../cli/run-log.js';
 import type { TrainEvent } from '../../src/index.js';
-import { emptyHistory, fitHistory } from '../../src/runtime/run-state.js';
+import { emptyHistory, fitHistory } from '../../src/runtime/train/run-state.js';
 
 let folder: string;
 beforeEach(() => {

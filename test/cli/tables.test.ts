@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runTrainJob } from '../../src/runtime/train-job.js';
+import { runTrainJob } from '../../src/runtime/train/train-job.js';
 import { agdOnnx, workplace } from './run.js';
 
 const ROWS = 6000;

@@ -11,7 +11,7 @@ import { inject } from '../../src/passes/inject.js';
 import type { Device, LossSpec } from '../../src/passes/options.js';
 import { exportFile } from '../../src/runtime/export.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { type Case, type Check, largestDifference, reference, section } from './case.js';
 import { FORMS, type Form, nameAt, writeAs } from './forms.js';
 

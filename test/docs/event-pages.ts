@@ -1,7 +1,7 @@
 /** The reference page and the JSON schema of the events of a training run. */
 import { type JsonSchema, toJsonSchema } from '@valibot/to-json-schema';
 import type * as v from 'valibot';
-import { EVENT_SCHEMAS } from '../../src/runtime/events.js';
+import { EVENT_SCHEMAS } from '../../src/runtime/train/events.js';
 import { table } from './pages.js';
 
 /** What a line of JSON may hold: numbers that are not finite are null, and a resumed run's history is left out. */

@@ -17,7 +17,7 @@ import {
 } from '../../src/extend.js';
 import { inject } from '../../src/index.js';
 import { loadExtensions } from '../../src/runtime/extensions.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'agd-'));

@@ -6,7 +6,7 @@ import { inject } from '../../src/passes/inject.js';
 import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { type Feeds, sessionShapes } from '../../src/runtime/session.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { spread } from '../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../sample.js';
 

@@ -7,7 +7,7 @@ import { inject } from '../../src/passes/inject.js';
 import { convert } from '../../src/runtime/data/convert.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../src/runtime/session.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { ints, spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 

@@ -11,7 +11,7 @@ import { checkGradients } from '../../src/runtime/check-gradients.js';
 import { exportFile } from '../../src/runtime/export.js';
 import { gradients } from '../../src/runtime/gradients.js';
 import { sessionShapes } from '../../src/runtime/session.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { floatsOf, spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 

@@ -4,9 +4,9 @@ import type { Model } from '../../src/graph/ir.js';
 import { inject } from '../../src/passes/inject.js';
 import { parseLoss } from '../../src/passes/options/parse-loss.js';
 import { bindData } from '../../src/runtime/data/bind.js';
-import { evaluate } from '../../src/runtime/evaluate-model.js';
+import { evaluate } from '../../src/runtime/evaluate/evaluate-model.js';
 import { sessionShapes } from '../../src/runtime/session.js';
-import { Trainer } from '../../src/runtime/trainer.js';
+import { Trainer } from '../../src/runtime/train/trainer.js';
 import { floatsOf, ints, spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 

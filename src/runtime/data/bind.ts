@@ -1,7 +1,7 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
-import { nonFiniteRows } from '../finite.js';
+import { nonFiniteRows } from '../train/finite.js';
 import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';

@@ -10,7 +10,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { groupLayers } from '../../../src/passes/select/group-layers.js';
 import { readSafetensors } from '../../../src/runtime/data/safetensors.js';
 import { gradients } from '../../../src/runtime/gradients.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp } from '../../sample.js';
 

@@ -7,8 +7,8 @@ import type { LossSpec } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
-import { trainingLoop } from '../../../src/runtime/training-loop.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { trainingLoop } from '../../../src/runtime/train/training-loop.js';
 import { mlpData, Sketch } from '../../sample.js';
 
 /** x[batch,4] -> scores[batch,3] -> the output of these operators. */

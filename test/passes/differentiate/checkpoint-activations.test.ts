@@ -8,7 +8,7 @@ import { decodeModel, encodeModel, inline } from '../../../src/graph/proto/codec
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

@@ -4,7 +4,7 @@ import { readDescription } from '../../../src/passes/file/step-metadata.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LossSpec } from '../../../src/passes/options.js';
 import { shapesIn } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf, ints } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

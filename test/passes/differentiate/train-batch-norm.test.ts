@@ -6,8 +6,8 @@ import { inject } from '../../../src/passes/inject.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
-import { trainingLoop } from '../../../src/runtime/training-loop.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { trainingLoop } from '../../../src/runtime/train/training-loop.js';
 import { floatsOf } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

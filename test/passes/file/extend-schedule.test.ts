@@ -5,7 +5,7 @@ import { extendSchedule } from '../../../src/passes/file/extend-schedule.js';
 import { readDescription } from '../../../src/passes/file/step-metadata.js';
 import { inject } from '../../../src/passes/inject.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData } from '../../sample.js';
 
 const BATCH = Object.fromEntries(

@@ -10,7 +10,7 @@ import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf } from '../../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 

@@ -12,7 +12,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { splitStep } from '../../../src/passes/run/split-step.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { artifacts, BATCH } from './ort-artifacts.js';
 
 /** What ort-training-wasm of onnxruntime-web 1.19.2 gives for the same training model, checkpoint and batch. */

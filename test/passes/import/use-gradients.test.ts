@@ -13,7 +13,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { exportFile } from '../../../src/runtime/export.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData } from '../../sample.js';
 
 const LOSS = { kind: 'cross-entropy' } as const;

@@ -7,7 +7,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { trainedModel } from '../../../src/runtime/export.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf } from '../../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 

@@ -9,7 +9,7 @@ import { trainingInfoForm } from '../../../src/passes/file/write-training-info.j
 import { inject } from '../../../src/passes/inject.js';
 import { exportFile } from '../../../src/runtime/export.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData } from '../../sample.js';
 
 const LOSS = { kind: 'cross-entropy' } as const;

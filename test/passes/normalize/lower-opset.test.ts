@@ -6,7 +6,7 @@ import { inject } from '../../../src/passes/inject.js';
 import { lowerOpset } from '../../../src/passes/normalize/lower-opset.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf, ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

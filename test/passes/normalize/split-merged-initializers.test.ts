@@ -5,7 +5,7 @@ import { originalBytes } from '../../../src/passes/file/embed-original.js';
 import { inject } from '../../../src/passes/inject.js';
 import { splitMergedInitializers } from '../../../src/passes/normalize/split-merged-initializers.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf, ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

@@ -5,7 +5,7 @@ import { inject } from '../../../src/passes/inject.js';
 import { tieTransposedInitializers } from '../../../src/passes/normalize/tie-transposed-initializers.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

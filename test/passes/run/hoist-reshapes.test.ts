@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { inject } from '../../../src/passes/inject.js';
 import { scanSteps } from '../../../src/passes/run/scan-steps.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp, Sketch } from '../../sample.js';
 

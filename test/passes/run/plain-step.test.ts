@@ -4,7 +4,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { inject, type Model, plainStep } from '../../../src/index.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { type Feeds, Session } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp } from '../../sample.js';
 

@@ -13,8 +13,8 @@ import { type Data, type DataOptions, dataOf, openData } from '../../../src/runt
 import { blockwise, inBlocks, weighted } from '../../../src/runtime/data/order.js';
 import { foldRows, splitRows } from '../../../src/runtime/data/split.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
-import { trainingLoop } from '../../../src/runtime/training-loop.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { trainingLoop } from '../../../src/runtime/train/training-loop.js';
 import { collect, mlp } from '../../sample.js';
 
 const ROWS = 9000;

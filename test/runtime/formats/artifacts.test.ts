@@ -9,7 +9,7 @@ import { exportFile } from '../../../src/runtime/export.js';
 import { exportFrom, loadParameters, openForInjection } from '../../../src/runtime/formats/artifacts.js';
 import { toOrtCheckpoint } from '../../../src/runtime/formats/ort-state.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { artifactFolder, BATCH } from '../../passes/import/ort-artifacts.js';
 import { mlp } from '../../sample.js';
 

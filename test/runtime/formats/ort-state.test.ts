@@ -20,7 +20,7 @@ import {
   toOrtCheckpoint,
 } from '../../../src/runtime/formats/ort-state.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { artifactFolder, BATCH } from '../../passes/import/ort-artifacts.js';
 import { mlp } from '../../sample.js';
 

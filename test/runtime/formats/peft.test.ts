@@ -13,7 +13,7 @@ import { exportFile } from '../../../src/runtime/export.js';
 import { exportFrom, openForInjection } from '../../../src/runtime/formats/artifacts.js';
 import { readPeft, writeOnnxAdapter, writePeft } from '../../../src/runtime/formats/peft.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 
 const FOLDER = join(import.meta.dirname, 'peft');
 const expected = JSON.parse(await readFile(join(FOLDER, 'expected.json'), 'utf8'));

@@ -6,7 +6,7 @@ import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { readSafetensors } from '../../../src/runtime/data/safetensors.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer } from '../../../src/runtime/trainer.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf } from '../../ops/vjp.js';
 import { mlp, mlpData } from '../../sample.js';
 

@@ -1,0 +1,78 @@
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
+import { type LossSpec, noLoss } from '../../passes/options.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
+import { modelWithLoss } from '../../passes/run/evaluation-model.js';
+import { layOut } from '../cpu.js';
+import { type FitData, isOpen } from '../data/from-values.js';
+import { checkMetrics } from '../metrics/index.js';
+import { asFeeds, Session } from '../session.js';
+import type { Evaluation } from '../train/events.js';
+import { shapesOf } from '../train/model-data.js';
+import { inputSpecs } from '../train/trainer.js';
+import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
+import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
+
+export type EvaluateModelOptions = EvaluateOptions &
+  ModelRunOptions & {
+    /** Needed for a plain model; of an injected one its own if not given. */
+    loss?: LossSpec;
+  };
+
+/**
+ * Loss and metrics of a model on data, in inference form. The model is a plain one, an injected one or a training state, or
+ * its file. Throws `bad-option` where nothing says what the loss is, for unknown metrics and for those that do not apply,
+ * and as `bindData` does.
+ */
+export async function evaluate(
+  source: Model | string,
+  given: FitData,
+  options: EvaluateModelOptions = {},
+): Promise<Evaluation> {
+  const { batchSize, bind, metrics, onLosses } = options;
+  const plain = await plainModel(source, options);
+  const spec = options.loss ?? plain.loss;
+  if (!spec) throw noLoss();
+  const weights: unknown[] = Object.values(spec);
+  if (weights.includes('balanced'))
+    throw new AgdError(
+      'bad-option',
+      "'balanced' weights follow from training data: give numbers to evaluate with.",
+    );
+  checkMetrics(spec, metrics);
+  const data = await dataFor(given, plain.model, options);
+  try {
+    const about = { job: { bind, batchSize }, data, model: plain.model, options: { loss: spec } };
+    const { model, loss, samples } = await modelWithLoss(plain.model, spec, await shapesOf(about));
+    const { graph } = model;
+    const written = graph.nodes.flatMap(node => node.outputs);
+    const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);
+    const inputs = inputSpecs({ graph, inputs: graph.inputs }).map(input => {
+      const range = ranges.get(input.name);
+      return range ? { ...input, range } : input;
+    });
+    const labels = loss.target === undefined ? [] : [loss.target];
+    const dataset = await data.bind(inputs, { ...bind, labels });
+    const session = await Session.create(await layOut(model, options), options);
+    try {
+      const known = new Set(session.inputs);
+      return await evaluateBatches(
+        watchedBatches(dataset, options),
+        loss,
+        { metrics, onLosses, confusion: options.confusion },
+        async batch => {
+          const feeds = asFeeds(
+            Object.fromEntries(Object.entries(batch).filter(([name]) => known.has(name))),
+          );
+          return { samples, inputs: batch, run: fetch => session.run(feeds, fetch) };
+        },
+        readRecipe(plain.model),
+      );
+    } finally {
+      await session.release();
+    }
+  } finally {
+    if (!isOpen(given)) await data.close();
+  }
+}

@@ -1,0 +1,232 @@
+import { AgdError } from '../../graph/errors.js';
+import type { Tensor } from '../../graph/tensor.js';
+import type { OptimizerSpec } from '../../ops/optimizers/index.js';
+import { inject } from '../../passes/inject.js';
+import type { InjectOptions } from '../../passes/options.js';
+import type { BindOptions } from '../data/bind.js';
+import { type Data, type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
+import { openForInjection } from '../formats/artifacts.js';
+import type { SessionOptions } from '../session.js';
+import type { Evaluation, TelemetryRow } from './events.js';
+import { batchToFree, shapesOf } from './model-data.js';
+import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
+import { inputSpecs, Trainer } from './trainer.js';
+import { trainingLoop } from './training-loop.js';
+
+/** An optimizer with its options, and the learning rates that it is tried at. */
+export type Candidate = { name: string; optimizer: OptimizerSpec; rates: readonly number[] };
+
+/** The same model, from the same weights, on the same batches, by each candidate at each rate with each seed. */
+export type Comparison = SessionOptions & {
+  model: string;
+  /** What all share; the optimizer is each candidate's own. */
+  inject: InjectOptions;
+  data: string | readonly string[];
+  validation?: string | readonly string[];
+  candidates: readonly Candidate[];
+  /** Seeds 0, 1, ... of the order of the samples and of what the graph draws. */
+  seeds: number;
+  epochs: number;
+  batchSize?: number;
+  bind?: Omit<BindOptions, 'labels' | 'source'>;
+} & Omit<DataOptions, 'recipe' | 'seed'>;
+
+export type ComparedRun = {
+  candidate: string;
+  lr: number;
+  seed: number;
+  /** The loss of each step. */
+  losses: number[];
+  epochs: { trainLoss: number; validation?: Evaluation }[];
+  secondsPerStep: number;
+  /** Where telemetry shows it: the share of all coordinates that took a step of SGD, by update. */
+  sgdShare?: { update: number; share: number }[];
+  /** Why the run ended early: its loss or a parameter was no longer finite. */
+  diverged?: string;
+};
+
+export type ComparisonEvent =
+  | { type: 'note'; text: string }
+  | { type: 'start'; runs: number; stepsPerRun: number; batchSize: number }
+  | { type: 'step'; run: number; step: number; loss: number }
+  | { type: 'run'; run: number; result: ComparedRun };
+
+/** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
+export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
+  const opened = new OpenedData();
+  try {
+    yield* compareOnData(comparison, opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function* compareOnData(comparison: Comparison, opened: OpenedData): AsyncGenerator<ComparisonEvent> {
+  const { candidates, seeds, epochs } = comparison;
+  if (comparison.inject.schedule?.kind === 'plateau')
+    throw new AgdError(
+      'bad-option',
+      'The schedule plateau is not available in comparisons: choose another one.',
+    );
+  const data = opened.add(await openData(comparison.data, dataOptionsOf(comparison)));
+  const { validation: path } = comparison;
+  let held: Data | undefined;
+  const { inject: given, augment } = comparison;
+  const source = await openForInjection(comparison.model, withMixedTargets(given, augment));
+  const plain = { ...source, job: comparison, data };
+  const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
+  if (note) yield { type: 'note', text: note };
+  const plans = candidates.flatMap(candidate =>
+    candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),
+  );
+  for (const [run, { candidate, lr, seed }] of plans.entries()) {
+    const options: InjectOptions = {
+      ...source.options,
+      freeBatch,
+      optimizer: { ...candidate.optimizer, lr },
+      seed,
+      updates: async (fed, epochs = comparison.epochs) =>
+        updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target)),
+    };
+    const { model, report } = await inject(source.model, options, await shapesOf(plain));
+    if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
+    const trainer = await Trainer.create(model, comparison);
+    try {
+      const { target } = trainer.description.loss;
+      const train = await bindTraining(comparison, data, trainer);
+      if (path !== undefined) held ??= opened.add(await openHeld(path, comparison, data));
+      const validation = held
+        ? await bind(comparison, held, trainer.inputs, target)
+        : await data.validation(trainer.inputs, bindingOf(comparison, target));
+      const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
+      const stepsPerRun = epochs * train.batchCount(loop);
+      if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };
+      if (run === 0)
+        yield { type: 'start', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
+      const result: ComparedRun = {
+        ...{ candidate: candidate.name, lr, seed },
+        ...{ losses: [], epochs: [], secondsPerStep: Number.NaN },
+      };
+      let seconds = 0;
+      try {
+        for await (const event of trainingLoop(trainer, train, loop)) {
+          if (event.type === 'epoch') {
+            result.epochs.push({ trainLoss: event.trainLoss, validation: event.validation });
+            seconds += event.trainSeconds;
+          }
+          if (event.type === 'telemetry' && event.rows[0]!.values.sgd_share !== undefined) {
+            result.sgdShare ??= [];
+            result.sgdShare.push(shareOf(event.rows, trainer.state));
+          }
+          if (event.type !== 'step') continue;
+          result.losses.push(event.loss);
+          yield { type: 'step', run, step: result.losses.length, loss: event.loss };
+        }
+        result.secondsPerStep = seconds / result.losses.length;
+      } catch (error) {
+        if (!(error instanceof AgdError) || error.code !== 'non-finite') throw error;
+        result.diverged = error.message;
+      }
+      yield { type: 'run', run, result };
+    } finally {
+      await trainer.release();
+    }
+  }
+}
+
+/** Of all coordinates of all parameters. */
+function shareOf(rows: readonly TelemetryRow[], state: ReadonlyMap<string, Tensor>) {
+  const sizes = rows.map(({ parameter }) => state.get(parameter)!.size);
+  const all = sizes.reduce((a, b) => a + b, 0);
+  const taken = rows.reduce((sum, { values }, i) => sum + values.sgd_share! * sizes[i]!, 0);
+  return { update: rows[0]!.values.update!, share: taken / all };
+}
+
+/** What runs are judged by: the first of these that their results have, or with `byLoss` the first loss. */
+export type Metric = { name: 'accuracy' | 'validation loss' | 'train loss'; better: 'higher' | 'lower' };
+
+export function metricOf(runs: readonly ComparedRun[], { byLoss = false } = {}): Metric {
+  const [epoch] = runs.flatMap(run => run.epochs);
+  if (!byLoss && epoch?.validation?.accuracy !== undefined) return { name: 'accuracy', better: 'higher' };
+  return { name: epoch?.validation ? 'validation loss' : 'train loss', better: 'lower' };
+}
+
+/** The metric after each epoch that was finished. */
+export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
+  return run.epochs.map(({ trainLoss, validation }) =>
+    name === 'accuracy' ? validation!.accuracy! : name === 'validation loss' ? validation!.loss : trainLoss,
+  );
+}
+
+/** One candidate at one rate, over the seeds. Spreads are standard deviations of the sample. */
+export type Standing = {
+  candidate: string;
+  lr: number;
+  final: { mean: number; spread: number };
+  best: { mean: number; spread: number };
+  /** Mean number of steps after which the target was first met, where every seed did. */
+  stepsToTarget?: number;
+  secondsPerStep: number;
+  /** Mean over the run, where telemetry shows it. */
+  sgdShare?: number;
+  seeds: number;
+  /** Seeds whose run diverged. */
+  diverged: number;
+};
+
+/** The standings in the order of the candidates, of each its best rate first: rates at which a seed diverged are last. */
+export function standings(
+  runs: readonly ComparedRun[],
+  target?: number,
+  metric: Metric = metricOf(runs),
+): Standing[] {
+  const sign = metric.better === 'higher' ? 1 : -1;
+  const groups = new Map<string, ComparedRun[]>();
+  for (const run of runs) {
+    const key = `${run.candidate} at ${run.lr}`;
+    groups.set(key, [...(groups.get(key) ?? []), run]);
+  }
+  const order = [...new Set(runs.map(run => run.candidate))];
+  return [...groups.values()]
+    .map(group => standing(group, metric, target))
+    .sort(
+      (a, b) =>
+        order.indexOf(a.candidate) - order.indexOf(b.candidate) ||
+        a.diverged - b.diverged ||
+        sign * (b.final.mean - a.final.mean),
+    );
+}
+
+function standing(group: readonly ComparedRun[], metric: Metric, target: number | undefined): Standing {
+  const { candidate, lr } = group[0]!;
+  const whole = group.filter(run => run.diverged === undefined);
+  const curves = whole.map(run => metricCurve(run, metric));
+  const best = metric.better === 'higher' ? Math.max : Math.min;
+  const meets = (value: number) =>
+    target !== undefined && (metric.better === 'higher' ? value >= target : value <= target);
+  const steps = curves.map((curve, i) => {
+    const epoch = curve.findIndex(meets);
+    return epoch < 0 ? undefined : ((epoch + 1) * whole[i]!.losses.length) / curve.length;
+  });
+  const met = steps.filter(n => n !== undefined);
+  const shares = whole.flatMap(run => run.sgdShare ?? []).map(({ share }) => share);
+  return {
+    candidate,
+    lr,
+    final: summary(curves.map(curve => curve.at(-1)!)),
+    best: summary(curves.map(curve => best(...curve))),
+    stepsToTarget: met.length && met.length === group.length ? summary(met).mean : undefined,
+    secondsPerStep: summary(whole.map(run => run.secondsPerStep)).mean,
+    sgdShare: shares.length ? summary(shares).mean : undefined,
+    seeds: group.length,
+    diverged: group.length - whole.length,
+  };
+}
+
+/** Mean and standard deviation of the sample; 0 for a single value, no number where there is none. */
+function summary(values: readonly number[]): { mean: number; spread: number } {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
+  const spread = values.length ? Math.sqrt(squares / Math.max(1, values.length - 1)) : Number.NaN;
+  return { mean, spread };
+}

@@ -1,0 +1,298 @@
+/**
+ * What a training run reports: the schema from which the types, docs/reference/events.md and events.schema.json are made.
+ * An event is plain data, the same in the library, in `--log` and on standard output with `--json`.
+ */
+import * as v from 'valibot';
+import type { TrainingDescription } from '../../passes/file/description.js';
+import type { InjectReport } from '../../passes/inject.js';
+import type { RunHistory } from './run-state.js';
+
+type Schema = v.GenericSchema;
+
+const said = <S extends Schema>(what: string, type: S) => v.pipe(type, v.description(what));
+const optional = <S extends Schema>(what: string, type: S) => v.exactOptional(said(what, type));
+const isNumber = (x: unknown) => typeof x === 'number' || x === null;
+
+/** A number, which may be NaN or infinite; as JSON has neither, a line of JSON has null for it. */
+const real = v.custom<number>(isNumber, 'a number');
+const whole = v.custom<number>(x => Number.isSafeInteger(x) || x === null, 'a whole number');
+const reals = v.record(v.string(), real);
+
+const event = <const T extends string, E extends v.ObjectEntries>(type: T, what: string, fields: E) =>
+  v.pipe(
+    v.strictObject({
+      type: v.literal(type),
+      time: said('When it happened, in milliseconds since 1970', real),
+      ...fields,
+    }),
+    v.description(what),
+  );
+
+/** The result of evaluating a model. */
+export const evaluationSchema = v.strictObject({
+  loss: said('Mean loss over the samples', real),
+  metrics: said(
+    'Metrics by name, NAME/PART where one has several numbers; null where one is not defined',
+    reals,
+  ),
+  accuracy: optional('The accuracy again, where it is among them', real),
+  samples: said('Samples that count', whole),
+  leftOut: optional(
+    'Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count',
+    whole,
+  ),
+  confusion: optional(
+    'Confusion matrix of a classification',
+    v.strictObject({
+      classes: optional('Names of the classes, in the order of rows and columns', v.array(v.string())),
+      matrix: said(
+        'Counts: a row for each true class, a column for each predicted one',
+        v.pipe(v.array(v.pipe(v.array(real), v.readonly())), v.readonly()),
+      ),
+    }),
+  ),
+  notes: optional('What the user should know about the numbers', v.array(v.string())),
+});
+
+const sampleSchema = v.strictObject({
+  row: said('Number of the sample in its data, from 0', whole),
+  loss: said('Its loss', real),
+  target: optional('What it is', v.string()),
+  prediction: optional('What the model takes it for', v.string()),
+  text: optional('The sample, where it is text', v.string()),
+  image: optional(
+    'The sample, where it is an image',
+    v.strictObject({
+      width: whole,
+      height: whole,
+      channels: said('1 (grey) or 3 (red, green, blue)', v.picklist([1, 3])),
+      pixels: said('Rows of 8-bit samples in base64', v.string()),
+    }),
+  ),
+});
+
+const telemetryRow = v.strictObject({
+  parameter: said('Name of the parameter', v.string()),
+  values: said("Values by name: the number of the update, norms, and the optimizer's own", reals),
+});
+
+const stepSchema = event('step', 'A training step is done.', {
+  epoch: said('From 1', whole),
+  step: said('Within the epoch, from 1', whole),
+  loss: said('Of the batch, before the update', real),
+  lr: optional("Learning rate that the step's update was made with, schedule included", real),
+  gradNorm: optional(
+    '2-norm of all gradients together, before clipping; known with --clip-grad-norm, and after clipping with --telemetry',
+    real,
+  ),
+});
+
+const telemetrySchema = event('telemetry', 'What an update did, every N updates with --telemetry N.', {
+  rows: said('A row for each parameter', v.pipe(v.array(telemetryRow), v.readonly())),
+});
+
+const validationSchema = event(
+  'validation',
+  'A validation pass is under way; a few times a second at most.',
+  {
+    epoch: said('The epoch that has just been trained', whole),
+    batch: said('Batches done', whole),
+    batches: said('Batches of the pass', whole),
+  },
+);
+
+const epochSchema = event('epoch', 'An epoch is done.', {
+  epoch: said('From 1', whole),
+  trainLoss: said("Mean of the steps' losses over the samples", real),
+  validation: optional('Result on the validation data', evaluationSchema),
+  training: optional('Result on training data, in inference form, with --train-metrics', evaluationSchema),
+  best: optional('Whether the monitored value is the best so far', v.literal(true)),
+  seconds: said('Duration, validation included', real),
+  trainSeconds: said('Seconds of these in which steps were done', real),
+  waitSeconds: optional('Seconds of these in which the next batches were waited for', real),
+});
+
+const noteSchema = event('note', 'A message to the user.', {
+  text: said('One line', v.string()),
+  level: optional('Given where it may well be a mistake, or is not expected', v.literal('warning')),
+});
+
+const injectedSchema = event('injected', 'A plain model was made trainable.', {
+  parameters: said(
+    'The tensors that training may change',
+    v.array(
+      v.strictObject({
+        name: v.string(),
+        dtype: optional('Element type', v.string()),
+        shape: optional('Extents', v.array(v.nullable(v.union([v.number(), v.string()])))),
+        trains: said('Whether it does', v.boolean()),
+        why: said('Why', v.string()),
+      }),
+    ),
+  ),
+  warnings: said('What is likely not meant as it was asked for', v.array(v.string())),
+  nodes: said('Nodes of the graph', v.strictObject({ before: whole, after: whole })),
+  bytes: said(
+    'Bytes of parameters, and of the optimizer state and running statistics beside them',
+    v.strictObject({ parameters: whole, state: whole }),
+  ),
+  description: said(
+    'How a step trains, as `agd.training` in the metadata of an injected file has it',
+    v.custom<TrainingDescription>(x => typeof x === 'object', 'an object'),
+  ),
+});
+
+const startSchema = event('start', 'Training begins.', {
+  epochs: said('Passes over the data in all', whole),
+  stepsPerEpoch: said('Steps of each', whole),
+  stepsBefore: said('Steps done already, where a run is resumed', whole),
+  batchSize: said('Samples a step', whole),
+  samples: said('Samples of the training data', whole),
+  history: optional(
+    'How the run went so far, where it is resumed; not in lines of JSON',
+    v.custom<RunHistory>(x => typeof x === 'object', 'an object'),
+  ),
+});
+
+const bestSchema = v.strictObject({
+  epoch: said('The epoch with the best monitored value', whole),
+  metric: said('What is monitored: loss or a metric', v.string()),
+  value: said('Its value on the validation data', real),
+});
+
+const savedSchema = event('saved', 'A file was written.', {
+  path: said('The file', v.string()),
+  what: said(
+    'What it holds; a checkpoint is a version of the state that is kept',
+    v.picklist(['model', 'state', 'checkpoint', 'report', 'recipe']),
+  ),
+  best: optional('The epoch whose weights the model has, where they are not the last ones', bestSchema),
+});
+
+const endSchema = event('end', 'Training is over, and its files are written.', {
+  stopped: said('Whether it was interrupted', v.boolean()),
+  reason: said(
+    'Why it ended: all epochs are done, a signal, no improvement for --patience epochs, or a callback',
+    v.picklist(['epochs', 'signal', 'patience', 'callback']),
+  ),
+  best: optional('The best epoch, where the run was validated', bestSchema),
+  checkpoints: optional(
+    'The versions of the state that are kept',
+    v.strictObject({
+      folder: v.string(),
+      kept: v.array(
+        v.strictObject({
+          file: v.string(),
+          step: said('Steps done', whole),
+          epoch: optional('The epoch, of one that is kept for its monitored value', whole),
+          value: optional('That value', real),
+        }),
+      ),
+    }),
+  ),
+  steps: said('Updates done', whole),
+  skipped: said('Batches whose gradients were not finite, and which changed nothing', whole),
+  worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
+});
+
+const bytes = (what: string) => said(`${what}, in bytes`, whole);
+
+const planSchema = event(
+  'plan',
+  'What a run would take, with --dry-run in place of all that follows the start.',
+  {
+    inputs: said(
+      'What the data feed',
+      v.array(
+        v.strictObject({
+          name: v.string(),
+          dtype: v.string(),
+          shape: v.array(v.nullable(v.union([v.number(), v.string()]))),
+        }),
+      ),
+    ),
+    samples: said('Samples of the training data', whole),
+    validationSamples: optional('Samples of the validation data', whole),
+    batchSize: said('Samples a step', whole),
+    stepsPerEpoch: said('Steps of each epoch', whole),
+    epochs: said('Epochs of the run', whole),
+    memory: v.strictObject({
+      parameters: bytes('Parameters'),
+      state: bytes('Optimizer state and running statistics'),
+      activations: bytes('What the steps needed besides: activations, gradients and copies'),
+      peak: bytes('The largest size of the process that trains'),
+    }),
+    disk: v.strictObject({
+      model: bytes('The trained model'),
+      state: v.exactOptional(bytes('The saved state')),
+      free: v.exactOptional(bytes('Free space where the model goes')),
+    }),
+    secondsPerStep: said('Measured over the first seconds', real),
+    secondsPerEpoch: said('From that, validation included', real),
+  },
+);
+
+const ratesSchema = event(
+  'rates',
+  'The loss by learning rate, with --find-lr in place of all that follows the start.',
+  {
+    rates: said('Learning rates', v.array(real)),
+    losses: said('The smoothed loss at each', v.array(real)),
+    suggested: said('Where the loss falls fastest', real),
+  },
+);
+
+export const loopSchemas = [stepSchema, telemetrySchema, validationSchema, epochSchema] as const;
+
+/** By the order in which a run has them. */
+export const EVENT_SCHEMAS = [
+  noteSchema,
+  injectedSchema,
+  startSchema,
+  ...loopSchemas,
+  savedSchema,
+  planSchema,
+  ratesSchema,
+  endSchema,
+] as const;
+
+export type Evaluation = v.InferOutput<typeof evaluationSchema>;
+
+/** A sample of the validation data with what the model makes of it. */
+export type JudgedSample = v.InferOutput<typeof sampleSchema>;
+
+/** What an update did to a parameter, by the columns of the model's telemetry; `update` counts from 1. */
+export type TelemetryRow = v.InferOutput<typeof telemetryRow>;
+
+export type BestEpoch = v.InferOutput<typeof bestSchema>;
+export type StepEvent = v.InferOutput<typeof stepSchema>;
+export type EpochEvent = v.InferOutput<typeof epochSchema>;
+export type StartEvent = v.InferOutput<typeof startSchema>;
+export type SavedEvent = v.InferOutput<typeof savedSchema>;
+export type RatesEvent = v.InferOutput<typeof ratesSchema>;
+export type PlanEvent = v.InferOutput<typeof planSchema>;
+export type EndEvent = v.InferOutput<typeof endSchema>;
+
+/** What a training loop reports. Epochs and steps count from 1. */
+export type LoopEvent = v.InferOutput<(typeof loopSchemas)[number]>;
+
+/** What a training job reports; docs/reference/events.md describes each. */
+export type TrainEvent = v.InferOutput<(typeof EVENT_SCHEMAS)[number]>;
+
+/** An event whose time is that at which it is reported. */
+export type NewEvent = TrainEvent extends infer E ? (E extends unknown ? Omit<E, 'time'> : never) : never;
+
+/** What an injection did, as plain data. */
+export function injectedEvent({
+  parameters,
+  ...report
+}: InjectReport): Omit<v.InferOutput<typeof injectedSchema>, 'time'> {
+  const plain = parameters.map(({ value: { name, dtype, shape }, trains, why }) => ({
+    name,
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(shape === undefined ? {} : { shape: [...shape] }),
+    trains,
+    why,
+  }));
+  return { type: 'injected', parameters: plain, ...report };
+}

@@ -1,0 +1,168 @@
+/** From what a user gives to what a trainer runs: a model with a training step, and data bound to its inputs. */
+import { readFile } from 'node:fs/promises';
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import { takesClasses } from '../../ops/losses/index.js';
+import { extendSchedule } from '../../passes/file/extend-schedule.js';
+import { isInjected } from '../../passes/file/step-metadata.js';
+import { hasOwnStep } from '../../passes/import/adopt-step.js';
+import { inject } from '../../passes/inject.js';
+import { attachModels } from '../../passes/normalize/attach-models.js';
+import type { Fed, InjectOptions } from '../../passes/options.js';
+import { type Augmentation, mixes } from '../../passes/recipe/augmentation.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
+import type { InputSpec } from '../data/bind.js';
+import type { Dataset } from '../data/dataset.js';
+import { mixChunk } from '../data/images/mix.js';
+import { mixingOf } from '../data/images/mixing.js';
+import { type Data, type DataBinding, type DataOptions, openData } from '../data/open.js';
+import { checkExport } from '../export.js';
+import { type Opened, openForInjection } from '../formats/artifacts.js';
+import { resumeOptimizer } from '../formats/ort-state.js';
+import type { SessionOptions } from '../session.js';
+import { withBalance } from './balance.js';
+import { injectedEvent, type NewEvent } from './events.js';
+import { batchToFree, shapesOf } from './model-data.js';
+import type { TrainJob } from './train-job.js';
+import { inputSpecs, Trainer } from './trainer.js';
+
+/** Reports an event, as of now. */
+export type Emit = (event: NewEvent) => void;
+
+/** What is to be known of a run to give its model a training step. */
+export type Preparation = Pick<TrainJob, 'bind' | 'batchSize' | 'epochs' | 'device'> & {
+  inject?: InjectOptions;
+};
+
+/** The model in a file with its training step, injected where it has none yet. Throws `bad-option` where it needs a loss, or has a step and options are given. */
+export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
+  // Read where it is used: a job may come from another process.
+  const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
+  const opened = await openForInjection(job.model, { ...job.inject, original }, job);
+  return trainable(opened, job, job.model, data, emit);
+}
+
+/** The same for a model that was read already; `name` is for messages. */
+export async function trainable(
+  { model: given, options: wanted, optimizer }: Opened,
+  job: Preparation,
+  name: string,
+  data: Data,
+  emit: Emit,
+): Promise<Model> {
+  data.use(readRecipe(given));
+  const { model, options } = isInjected(given)
+    ? { model: given, options: wanted }
+    : attachModels(given, wanted);
+  if (isInjected(model)) {
+    if (job.inject)
+      throw new AgdError(
+        'bad-option',
+        `${name} holds a training step already: its loss and options were decided when it was injected.`,
+      );
+    checkExport(model);
+    return model;
+  }
+  if (!options.loss && !options.gradients && !hasOwnStep(model))
+    throw new AgdError('bad-option', `${name} holds no training step yet: choose a loss with --loss.`);
+  const updates = async (fed: Fed, epochs = job.epochs) =>
+    updatesOf({ ...job, epochs }, await bind(job, data, inputSpecs(fed), fed.target));
+  const adopted = hasOwnStep(model) && !options.replaceOptimizer;
+  const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
+  const source = { job, data, model, options };
+  const { freeBatch = options.freeBatch, note } = await batchToFree(source);
+  if (note) emit({ type: 'note', text: note });
+  const shapes = await shapesOf(source);
+  const asked = { ...options, updates, tile, freeBatch };
+  const balanced = await withBalance(asked, async loss => {
+    const { model: trial } = await inject(model, { ...asked, loss }, shapes);
+    const trainer = await Trainer.create(trial, job);
+    const { inputs, description } = trainer;
+    await trainer.release();
+    const data = await bind(job, source.data, inputs, description.loss.target);
+    return { data, target: inputs.find(({ name }) => name === description.loss.target)! };
+  });
+  const { model: injected, report } = await inject(model, balanced, shapes);
+  emit(injectedEvent(report));
+  const begun = resumeOptimizer(injected, optimizer);
+  if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
+  return begun.model;
+}
+
+/** A trainer whose schedule ends with the run, where it is to. */
+export async function withSchedule(
+  trainer: Trainer,
+  job: Preparation & SessionOptions,
+  train: Dataset,
+  emit: Emit,
+): Promise<Trainer> {
+  const { schedule, scheduleTotal, accumulation } = trainer.description;
+  const before = schedule?.total;
+  if (before === undefined) return trainer;
+  const updates = updatesOf({ ...job, inject: { accumulate: accumulation?.batches } }, train);
+  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
+  if (scheduleTotal === undefined) {
+    if (updates > before)
+      note(`the schedule ends after ${before} updates: the last ${updates - before} have its final rate`);
+    return trainer;
+  }
+  if (updates === before) return trainer;
+  const model = extendSchedule(trainer.snapshot(), updates);
+  await trainer.release();
+  note(`the schedule ends with the run, after ${updates} updates instead of ${before}`);
+  return Trainer.create(model, job);
+}
+
+/** The updates of the whole run, at least 1. */
+export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
+  return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
+}
+
+/** What the data feed the inputs, of which `target` takes labels. */
+export function bind(
+  job: Pick<TrainJob, 'bind'>,
+  data: Data,
+  inputs: readonly InputSpec[],
+  target?: string,
+): Promise<Dataset> {
+  return data.bind(inputs, bindingOf(job, target));
+}
+
+/** The same for training: samples of a batch are mixed where the job asks for it. */
+export async function bindTraining(
+  job: Pick<TrainJob, 'bind' | 'augment'>,
+  data: Data,
+  { inputs, description }: Pick<Trainer, 'inputs' | 'description'>,
+): Promise<Dataset> {
+  const { loss } = description;
+  const train = await bind(job, data, inputs, loss.target);
+  const mixing = mixingOf(job.augment, inputs, loss);
+  if (!mixing) return train;
+  return train.map((batch, { rows, pass }) =>
+    pass ? { ...batch, inputs: mixChunk(batch.inputs, pass.places ?? rows, pass, mixing) } : batch,
+  );
+}
+
+/** The options of injection, with two classes for each target where the samples of a batch are to be mixed. */
+export function withMixedTargets(
+  inject: InjectOptions,
+  augment: readonly Augmentation[] = [],
+): InjectOptions {
+  const { loss } = inject;
+  if (!loss || loss.kind === 'output' || !takesClasses(loss.kind) || !mixes(augment)) return inject;
+  return { ...inject, loss: { ...loss, mixTargets: true } };
+}
+
+/** How the arrays of a job feed inputs, of which `target` takes labels. */
+export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefined): DataBinding {
+  return { ...job.bind, labels: target === undefined ? [] : [target] };
+}
+
+/** Data that are not trained on: columns become inputs as they do in training. */
+export function openHeld(
+  paths: string | readonly string[],
+  { columns, label, shuffleBuffer, skipMissing, skipDamaged }: Omit<DataOptions, 'recipe'>,
+  { recipe }: Data,
+): Promise<Data> {
+  return openData(paths, { columns, label, shuffleBuffer, skipMissing, skipDamaged, recipe });
+}

@@ -1,0 +1,199 @@
+/** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import { Model } from '../../graph/ir.js';
+import type { InjectOptions } from '../../passes/options.js';
+import type { BindOptions } from '../data/bind.js';
+import type { Data } from '../data/open.js';
+import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
+
+/** Numbers of each step; NaN where they are not known. */
+type StepNumbers = {
+  losses: number[];
+  /** Learning rates, the schedule included. */
+  rates: number[];
+  /** Norms of the gradients before clipping. */
+  gradNorms: number[];
+  /** When each step was done, in milliseconds since 1970. */
+  times: number[];
+};
+
+/** The numbers of each step, the result of each epoch, and a table for each update that telemetry shows. */
+export type RunHistory = StepNumbers & {
+  /** How long the run took, validation included and pauses between resumed parts not. */
+  seconds: number;
+  epochs: EpochEvent[];
+  telemetry: (readonly TelemetryRow[])[];
+};
+
+export type RunSettings = {
+  /** Of the model file, in hex; undefined for what is no file. */
+  sha256?: string;
+  /** The options of injection as JSON. */
+  inject?: string;
+  /** The fingerprint of the training data. */
+  data: number;
+  batchSize: number;
+  seed: number;
+  lr?: number;
+  bind?: string;
+  /** The augmentations as JSON. */
+  augment?: string;
+};
+
+/** A version of the state that is kept in the folder of checkpoints, after `step` steps. */
+export type KeptCheckpoint = {
+  file: string;
+  step: number;
+  /** Of one that is kept for its monitored value: that value, and the epoch that it is of. */
+  epoch?: number;
+  value?: number;
+  /** One of those that were saved at regular times. */
+  isLast?: true;
+};
+
+/** `checkpoints` are those that belong to this version of the state; see `Checkpoints`. */
+export type Run = { settings: RunSettings; history: RunHistory; checkpoints?: readonly KeptCheckpoint[] };
+
+const KEY = 'agd.run';
+
+/** The model with the run in its metadata; graph and tensors are shared. */
+export function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Model {
+  const { epochs, telemetry, seconds } = history;
+  const text = JSON.stringify({
+    ...{ settings, epochs, telemetry, seconds },
+    ...(checkpoints.length ? { checkpoints } : {}),
+    ...Object.fromEntries(STEP_NUMBERS.map(name => [name, packed(history[name])])),
+  });
+  const metadata = new Map(model.metadata).set(KEY, text);
+  return Object.assign(new Model(model.graph), model, { metadata });
+}
+
+/** The run that a state belongs to; undefined for a model that was only injected, and where it cannot be read. */
+export function readRun({ metadata }: Model): Run | undefined {
+  try {
+    const kept = JSON.parse(metadata.get(KEY) ?? 'null');
+    const { settings, epochs, telemetry, seconds = 0, checkpoints = [] } = kept;
+    const numbers = Object.fromEntries(STEP_NUMBERS.map(name => [name, unpacked(kept[name])])) as StepNumbers;
+    if (typeof seconds !== 'number') return undefined;
+    if (!epochs.every(isEpoch) || !telemetry.every(isTable) || typeof settings.data !== 'number')
+      return undefined;
+    if (!checkpoints.every(isCheckpoint)) return undefined;
+    const history = fitHistory({ ...numbers, seconds, epochs, telemetry }, numbers.losses.length);
+    return { settings, history, checkpoints };
+  } catch {
+    return undefined;
+  }
+}
+
+const STEP_NUMBERS = ['losses', 'rates', 'gradNorms', 'times'] as const;
+
+type Packed = { bytes: 4 | 8; base64: string; deflated?: true };
+
+/** Numbers as text, exactly: most losses are of single precision, and most learning rates are the same. */
+function packed(values: readonly number[]): Packed {
+  const isSingle = values.every(value => Object.is(Math.fround(value), value));
+  const array = isSingle ? Float32Array.from(values) : Float64Array.from(values);
+  const base64 = deflateRawSync(new Uint8Array(array.buffer), { level: 1 }).toString('base64');
+  return { bytes: isSingle ? 4 : 8, base64, deflated: true };
+}
+
+/** States of earlier versions have losses alone, which are not compressed. */
+function unpacked(given: Packed | undefined): number[] {
+  if (!given) return [];
+  const stored = Buffer.from(given.base64, 'base64');
+  const bytes = Uint8Array.from(given.deflated ? inflateRawSync(stored) : stored);
+  return Array.from(given.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer));
+}
+
+/** JSON has null for what is not finite. */
+const isNumber = (x: unknown) => typeof x === 'number' || x === null;
+const isEpoch = (x: EpochEvent) =>
+  x.type === 'epoch' && Number.isSafeInteger(x.epoch) && isNumber(x.trainLoss) && isNumber(x.seconds);
+/** Metadata may come from anywhere: a name must not lead out of the folder. */
+const isCheckpoint = ({ file, step, value }: KeptCheckpoint) =>
+  typeof file === 'string' &&
+  /^step-\d+\.agd\.onnx$/.test(file) &&
+  Number.isSafeInteger(step) &&
+  (value === undefined || typeof value === 'number');
+const isTable = (rows: readonly TelemetryRow[]) =>
+  rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
+
+export const emptyHistory = (): RunHistory => ({
+  ...{ losses: [], rates: [], gradNorms: [], times: [] },
+  ...{ seconds: 0, epochs: [], telemetry: [] },
+});
+
+/** Lets a history end after `steps` steps; numbers that nobody saw are NaN. */
+export function fitHistory(history: RunHistory, steps: number): RunHistory {
+  for (const name of STEP_NUMBERS) {
+    const values = history[name];
+    values.length = Math.min(values.length, steps);
+    while (values.length < steps) values.push(Number.NaN);
+  }
+  return history;
+}
+
+export function follow(history: RunHistory, event: LoopEvent): void {
+  if (event.type === 'step') {
+    history.losses.push(event.loss);
+    history.rates.push(event.lr ?? Number.NaN);
+    history.gradNorms.push(event.gradNorm ?? Number.NaN);
+    history.times.push(event.time);
+  }
+  if (event.type === 'epoch') history.epochs.push(event);
+  if (event.type === 'telemetry') history.telemetry.push(event.rows);
+}
+
+/** What tells one job from another. */
+type Job = {
+  model: string;
+  inject?: InjectOptions;
+  seed?: number;
+  lr?: number;
+  bind?: Omit<BindOptions, 'labels' | 'source'>;
+  augment?: readonly unknown[];
+};
+
+/** How a job is asked for. */
+export async function settingsOf(job: Job, data: Data, batchSize: number): Promise<RunSettings> {
+  const { seed = 0, lr, bind, augment } = job;
+  return {
+    ...(await sourceOf(job)),
+    data: await data.fingerprint(),
+    ...{ batchSize, seed, lr, bind: JSON.stringify(bind), augment: augment && JSON.stringify(augment) },
+  };
+}
+
+/** The model that a job trains, and how it is injected. */
+export async function sourceOf({ model, inject }: Job): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
+  const bytes = inject?.original ?? (await readFile(model).catch(() => undefined));
+  return {
+    sha256: bytes && createHash('sha256').update(bytes).digest('hex'),
+    inject: inject && optionsText(inject),
+  };
+}
+
+/** Less what does not change the step, and the seed, which a resumed run tells apart by itself. */
+function optionsText(given: InjectOptions): string {
+  const { values, updates, original, checkpoint, dumpPasses, seed, ...options } = given;
+  return JSON.stringify(Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))));
+}
+
+/** The settings in which a resumed run differs from what it was, as a user calls them. */
+export function changes(before: RunSettings, now: RunSettings): string[] {
+  const numbers = (['batchSize', 'seed', 'lr'] as const).map(name => {
+    const flag = name === 'batchSize' ? 'batch-size' : name;
+    const [was, is] = [before[name], now[name]];
+    return was === is
+      ? undefined
+      : `--${flag} ${is ?? "of the model's own"} (was ${was ?? "the model's own"})`;
+  });
+  const others = [
+    before.data !== now.data && 'other data',
+    before.bind !== now.bind && 'other --map, --scale or --whole',
+    before.augment !== now.augment && 'other --augment',
+  ];
+  return [...numbers, ...others].flatMap(text => text || []);
+}

@@ -1,0 +1,350 @@
+import { existsSync } from 'node:fs';
+import { mkdtemp, realpath, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { AgdError } from '../../graph/errors.js';
+import { checkWritable, loadModel } from '../../graph/files.js';
+import type { Model } from '../../graph/ir.js';
+import { checkState, saveState as saveSnapshot } from '../../graph/state-file.js';
+import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
+import type { InjectOptions } from '../../passes/options.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
+import type { BindOptions } from '../data/bind.js';
+import type { Dataset } from '../data/dataset.js';
+import { type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
+import { loadRecipe, saveRecipe } from '../data/recipe/recipe-file.js';
+import { readSafetensors } from '../data/safetensors.js';
+import { checkExport, exportFile, neededRecipe } from '../export.js';
+import { loadExtensions } from '../extensions.js';
+import type { Beginning } from '../formats/artifacts.js';
+import { checkMetrics, metricNamed } from '../metrics/index.js';
+import type { SessionOptions } from '../session.js';
+import { Checkpoints, checkpointFolder } from './checkpoints.js';
+import { dryRun } from './dry-run.js';
+import type { JudgedSample, TrainEvent } from './events.js';
+import { findRate } from './find-lr.js';
+import { directionOf, type MonitorOptions } from './monitor.js';
+import {
+  bind,
+  bindingOf,
+  bindTraining,
+  type Emit,
+  openHeld,
+  trainableFile,
+  withMixedTargets,
+  withSchedule,
+} from './prepare.js';
+import {
+  changes,
+  emptyHistory,
+  fitHistory,
+  type Run,
+  type RunSettings,
+  readRun,
+  settingsOf,
+  sourceOf,
+  withRun,
+} from './run-state.js';
+import { Trainer } from './trainer.js';
+import { parseInterval, trainRun } from './training-run.js';
+
+/** A training run from files to files. */
+export type TrainJob = SessionOptions &
+  Beginning &
+  MonitorOptions & {
+    /** An injected model, or a plain one together with `inject`. */
+    model: string;
+    /** Modules that define the gradients, optimizers and losses of extensions, loaded in the thread that trains. */
+    extend?: readonly string[];
+    inject?: InjectOptions;
+    /** Files, or globs, which are read one after the other. */
+    data: string | readonly string[];
+    validation?: string | readonly string[];
+    /** Where the trained model goes: the original model with its new weights. */
+    output: string;
+    /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
+    state?: string;
+    /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
+    resumePytorch?: string;
+    /** When to save the state: `500steps`, `10min`, or `1epoch`, which is the default. */
+    saveEvery?: string;
+    /** How many of the best epochs, and of the last versions saved, to keep in `STATE.checkpoints/`. */
+    keepBest?: number;
+    keepLast?: number;
+    /** Which weights go to `output`: those of the best epoch by validation, which is the default, or the last ones. */
+    export?: 'best' | 'last';
+    /** Does a few steps and reports what the run would take, in an event; writes nothing. */
+    dryRun?: boolean;
+    /** Tries learning rates and reports the losses, in an event, without a schedule; writes nothing. */
+    findLr?: boolean;
+    /** Writes the moving average of the weights to `output`, not the weights. */
+    exportEma?: boolean;
+    /** A recipe of columns that was fitted before: JSON, or a model that has one. */
+    recipe?: string;
+    /** Where the recipe of the columns is written, too, as JSON. */
+    recipeOut?: string;
+    /** `output` takes raw columns: what the recipe does is in its graph. */
+    bakePreprocessing?: boolean;
+    epochs: number;
+    batchSize?: number;
+    seed?: number;
+    lr?: number;
+    /** Names of metrics for validation; what is usual for the loss and the output if not given. */
+    metrics?: readonly string[];
+    /** Also evaluate, after every epoch, samples of the training data: so many, or at most 10,000. */
+    trainMetrics?: boolean | number;
+    /** How many of the validation samples with the largest loss the last event tells; none if not given. */
+    worstSamples?: number;
+    bind?: Omit<BindOptions, 'labels' | 'source'>;
+  } & Omit<DataOptions, 'recipe'>;
+
+/**
+ * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
+ * of the last good step is written before returning or throwing: to `state`, or beside `output`.
+ */
+export async function runTrainJob(
+  job: TrainJob,
+  report: (event: TrainEvent) => void,
+  signal: { readonly aborted: boolean } = { aborted: false },
+): Promise<void> {
+  const opened = new OpenedData();
+  try {
+    // Rates are tried from the beginning, as they are.
+    const { inject } = job;
+    const asked = job.findLr
+      ? { ...job, state: undefined, inject: inject && { ...inject, schedule: undefined } }
+      : job;
+    await runOnData(asked, report, signal, opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function runOnData(
+  given: TrainJob,
+  report: (event: TrainEvent) => void,
+  signal: { readonly aborted: boolean },
+  opened: OpenedData,
+): Promise<void> {
+  const { inject, augment } = given;
+  const job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
+  const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
+  await loadExtensions(job.extend);
+  job.metrics?.forEach(metricNamed);
+  for (const path of [job.output, stateFile(job)]) await checkWritable(path);
+  checkRetention(job);
+  const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
+  const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe }));
+  const resumed = await resumable(job);
+  if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
+  if (resumed) data.use(readRecipe(resumed));
+  const model = resumed ?? (await trainableFile(job, data, emit));
+  if (job.exportEma && readDescription(model).ema === undefined)
+    throw new AgdError(
+      'bad-option',
+      'The model keeps no average of its weights: inject it with --ema DECAY.',
+    );
+  let trainer = await Trainer.create(model, job);
+  try {
+    if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
+    const { target } = trainer.description.loss;
+    const train = await bindTraining(job, data, trainer);
+    for (const note of train.reportOn(job)) emit({ type: 'note', ...note });
+    const { validation: path } = job;
+    const validation =
+      path === undefined
+        ? await data.validation(trainer.inputs, bindingOf(job, target))
+        : await bind(job, opened.add(await openHeld(path, job, data)), trainer.inputs, target);
+    checkMetrics(trainer.description.loss, job.metrics);
+    trainer = await withSchedule(trainer, job, train, emit);
+    trainer.keepRecipe(data.recipe);
+    if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });
+    if (job.recipeOut !== undefined) {
+      await saveRecipe(job.recipeOut, neededRecipe(data.recipe));
+      emit({ type: 'saved', path: job.recipeOut, what: 'recipe' });
+    }
+    if (job.dryRun) {
+      const files = { source: job.model, output: job.output, state: job.state };
+      emit(await dryRun(trainer, { train, validation }, job, files));
+      return;
+    }
+    if (job.findLr) {
+      emit(await findRate(trainer, train, job));
+      return;
+    }
+    const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
+    const metric = job.monitor ?? 'loss';
+    const keepsBest = validation !== undefined && job.export !== 'last';
+    const checkpoints = new Checkpoints({
+      best: job.keepBest ?? (keepsBest ? 1 : 0),
+      last: job.keepLast ?? 0,
+      better: directionOf(metric),
+    });
+    const lost = checkpoints.restore(run.checkpoints ?? [], resumed ? job.state! : job.model);
+    if (lost.length)
+      emit({
+        type: 'note',
+        text: `${lost.join(', ')}: not found, so these versions are no longer kept`,
+        level: 'warning',
+      });
+    const save = async (to: string) => {
+      fitHistory(run.history, trainer.batchCount);
+      if (job.keepLast) {
+        const model = withRun(trainer.snapshot(), { ...run, checkpoints: [] });
+        checkpoints.add(model, trainer.batchCount, { isLast: true });
+      }
+      for (const path of await checkpoints.write(to)) emit({ type: 'saved', path, what: 'checkpoint' });
+      await saveState(to, trainer, { ...run, checkpoints: checkpoints.list }, emit);
+      await checkpoints.prune(to);
+    };
+    const { state } = job;
+    try {
+      const hooks = { emit, signal, save: state === undefined ? undefined : () => save(state) };
+      const { reason } = await trainRun(trainer, { train, validation }, job, run, checkpoints, hooks);
+      if (state || signal.aborted) await save(stateFile(job));
+      const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
+      const chosen = best && (await checkpoints.bestModel());
+      await exportFile(chosen ?? trainer.snapshot(), job.output, {
+        ema: job.exportEma,
+        bakePreprocessing: job.bakePreprocessing,
+      });
+      emit({ type: 'saved', path: job.output, what: 'model', ...(best ? { best } : {}) });
+      const kept = checkpoints.list;
+      const judged = chosen ?? trainer.snapshot();
+      const worst = validation && (await worstOf(judged, validation, job, emit));
+      emit({
+        type: 'end',
+        stopped: signal.aborted,
+        reason,
+        steps: trainer.stepCount,
+        skipped: trainer.skippedCount,
+        ...(best ? { best } : {}),
+        ...(state && kept.length ? { checkpoints: { folder: checkpointFolder(state), kept } } : {}),
+        ...(worst?.length ? { worst } : {}),
+      });
+    } catch (error) {
+      if (!(error instanceof AgdError)) throw error;
+      if (error.code === 'non-finite') await save(stateFile(job));
+      throw error.code === 'io' ? await rescued(trainer, job, run, error) : error;
+    }
+  } finally {
+    await trainer.release();
+  }
+}
+
+/** The validation samples that were asked for. A run that is done does not fail for want of them. */
+async function worstOf(model: Model, data: Dataset, job: TrainJob, emit: Emit): Promise<JudgedSample[]> {
+  const { worstSamples: count, batchSize, device, threads, validation, data: files } = job;
+  if (!count) return [];
+  const { worstSamples } = await import('./worst-samples.js');
+  try {
+    const paths = validation ?? files;
+    return await worstSamples(model, data, { count, batchSize, device, threads, paths });
+  } catch (error) {
+    if (!(error instanceof AgdError)) throw error;
+    emit({ type: 'note', text: `no samples with the largest loss: ${error.message}`, level: 'warning' });
+    return [];
+  }
+}
+
+/** Throws `bad-option` for what cannot be kept. */
+function checkRetention({ state, keepBest, keepLast, saveEvery, validation, valSplit }: TrainJob): void {
+  const flags = Object.entries({ 'keep-best': keepBest, 'keep-last': keepLast, 'save-every': saveEvery });
+  const [flag] = flags.find(([, value]) => value !== undefined) ?? [];
+  if (flag && state === undefined)
+    throw new AgdError('bad-option', `--${flag} needs a file to save the state to: give --state FILE.`);
+  if (keepBest !== undefined && validation === undefined && valSplit === undefined)
+    throw new AgdError(
+      'bad-option',
+      '--keep-best needs validation data: give them with --val or --val-split.',
+    );
+  if (saveEvery !== undefined) parseInterval(saveEvery);
+}
+
+/**
+ * The state that a job is to be resumed from: the one that it would write, where it is there already, as of a job that is
+ * started again. Throws `bad-option` where that file is not the state of a run, or is that of another.
+ */
+async function resumable(job: TrainJob): Promise<Model | undefined> {
+  const { state } = job;
+  if (state === undefined || !existsSync(state) || (await isSameFile(state, job.model))) return undefined;
+  const restart = `to start anew, remove it first: rm ${state}`;
+  const model = await loadModel(state);
+  if (!isInjected(model))
+    throw new AgdError(
+      'bad-option',
+      `${state} is there already and holds no training state: choose another file, or ${restart}.`,
+    );
+  const run = readRun(model);
+  const source = await sourceOf(job);
+  const other =
+    run?.settings.sha256 !== source.sha256
+      ? `another model than ${job.model}`
+      : run?.settings.inject !== source.inject
+        ? 'other options'
+        : undefined;
+  if (other)
+    throw new AgdError(
+      'bad-option',
+      `${state} is there already, the state of a run with ${other}. To continue that run: agd-onnx train ${state} --data ${[job.data].flat().join(' --data ')} --state ${state}; ${restart}.`,
+    );
+  checkExport(model);
+  await checkState(model, state);
+  return model;
+}
+
+async function isSameFile(a: string, b: string): Promise<boolean> {
+  const [one, other] = await Promise.all([a, b].map(path => realpath(path).catch(() => path)));
+  return one === other;
+}
+
+/** The run that a job begins or goes on with, whose history ends where the state does. Says what is other than it was. */
+async function beginRun(
+  job: TrainJob,
+  trainer: Trainer,
+  model: Model,
+  settings: RunSettings,
+  emit: Emit,
+): Promise<Run> {
+  const before = readRun(model);
+  if (!before) return { settings, history: fitHistory(emptyHistory(), trainer.batchCount) };
+  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
+  if (job.state === undefined) note(`${job.model} stays as it is: --state ${job.model} updates it`);
+  const differences = trainer.batchCount ? changes(before.settings, settings) : [];
+  if (differences.length)
+    note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
+  const { sha256, inject } = before.settings;
+  return {
+    ...before,
+    settings: { ...settings, sha256, inject },
+    history: fitHistory(before.history, trainer.batchCount),
+  };
+}
+
+const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
+
+/** Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files. */
+async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdError): Promise<AgdError> {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-'));
+  const path = join(folder, basename(stateFile(job)));
+  try {
+    await saveSnapshot(withRun(trainer.snapshot(), run), path);
+  } catch {
+    await rm(folder, { recursive: true });
+    return error;
+  }
+  const text = `${error.message.replace(/\.$/, '')}. What was learnt is in ${path}: agd-onnx export takes the model out of it.`;
+  return new AgdError('io', text, { cause: error });
+}
+
+async function saveState(path: string, trainer: Trainer, run: Run, emit: Emit): Promise<void> {
+  await saveSnapshot(withRun(trainer.snapshot(), run), path);
+  emit({ type: 'saved', path, what: 'state' });
+}
+
+async function resume(trainer: Trainer, path: string, emit: Emit): Promise<void> {
+  const unused = trainer.restore((await readSafetensors(path)).tensors);
+  emit({ type: 'note', text: `resumes from ${path}, after ${trainer.stepCount} updates`, level: 'warning' });
+  if (unused.length)
+    emit({ type: 'note', text: `${path}: nothing here is called ${unused.join(', ')}`, level: 'warning' });
+}

@@ -1,0 +1,554 @@
+import { withInitializers } from '../../graph/clone.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Model, Value } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { PlannedSchedule } from '../../ops/schedules.js';
+import { trainingPart } from '../../passes/common/part-of-model.js';
+import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
+import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
+import type { TrainingDescription } from '../../passes/file/description.js';
+import { readStep } from '../../passes/file/step-metadata.js';
+import type { Fed, LeastBatch } from '../../passes/options.js';
+import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
+import {
+  type EvaluationModel,
+  evaluationModel,
+  injectedPredictionModel,
+} from '../../passes/run/evaluation-model.js';
+import { rowNumbers } from '../../passes/run/row-numbers.js';
+import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
+import { scheduleFactors } from '../../passes/run/schedule-factors.js';
+import { stateInputs } from '../../passes/run/state-inputs.js';
+import { layOut } from '../cpu.js';
+import type { InputSpec } from '../data/bind.js';
+import type { Batch } from '../data/dataset.js';
+import { checkRange } from '../data/targets.js';
+import { type EvaluateOptions, evaluateBatches } from '../evaluate/evaluation.js';
+import { type Prediction, predictions } from '../evaluate/predictions.js';
+import { fromPytorch, toPytorch } from '../formats/pytorch-state.js';
+import { taskOf } from '../metrics/index.js';
+import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from '../session.js';
+import type { Evaluation, TelemetryRow } from './events.js';
+import { firstNonFinite } from './finite.js';
+import { putRows, type RowsOfRun } from './put-rows.js';
+
+/** `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells. */
+export type StepInfo = { lr: number; gradNorm?: number };
+
+/**
+ * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
+ * running statistics and step counter, by their names in the graph. Release it when done.
+ *
+ * Steps, evaluations and the release that are asked for while another is under way wait for it, in the order of the
+ * calls; what reads or replaces the state as a whole throws `bad-state` meanwhile.
+ */
+export class Trainer {
+  #state: Feeds = {};
+  #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
+  #predictor: Session | undefined;
+  #telemetry: TelemetryRow[][] = [];
+  #lastSteps: StepInfo[] = [];
+  #schedule: Session | undefined;
+  #last: Promise<unknown> = Promise.resolve();
+  #pending = 0;
+  #isReleased = false;
+
+  private constructor(
+    private model: Model,
+    readonly description: TrainingDescription,
+    private readonly session: Session,
+    private readonly fed: readonly InputSpec[],
+    private readonly updates: readonly { state: string; value: string }[],
+    private readonly options: SessionOptions,
+    private readonly run: Omit<ScannedRows, 'model'>,
+  ) {
+    const names = new Set(updates.map(u => u.state));
+    const states = [...model.graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
+    this.#state = this.#withOwnTables(Object.fromEntries(states.filter(([name]) => names.has(name))));
+  }
+
+  /**
+   * Loads an injected model into the runtime. Throws `invalid-model` where the model was not injected,
+   * `device` where the execution provider is not there.
+   */
+  static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
+    const description = readStep(model);
+    const updates = model.trainingInfo.flatMap(info => info.updates);
+    // A Scan needs something to scan: a model without data runs step by step.
+    const part = trainingPart(model);
+    const data = dataInputs(part, description);
+    const { mix } = description.loss;
+    const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
+    const { model: steps, ...run } = data.length
+      ? scanRows(part)
+      : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
+    const ready = steps === part ? part : await layOut(steps, options);
+    const session = await Session.create(stateInputs(ready, updates), options);
+    const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
+    return new Trainer(model, description, session, fed, updates, options, run);
+  }
+
+  /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
+  get inputs(): InputSpec[] {
+    const { loss } = this.description;
+    const outputs = new Map(this.model.graph.outputs.map(v => [v.name, v]));
+    const ranges = rangesOfTargets(loss, name => outputs.get(name));
+    return this.fed.map(input => {
+      const range = ranges.get(input.name);
+      return range ? { ...input, range } : input;
+    });
+  }
+
+  /** Updates of the parameters so far, those before a restart included. */
+  get stepCount(): number {
+    return this.#counter(this.description.step);
+  }
+
+  /** Batches seen so far: those that were accumulated, and those skipped, count too. */
+  get batchCount(): number {
+    const { accumulation } = this.description;
+    const { batches, counter } = accumulation ?? { batches: 1, counter: undefined };
+    return this.stepCount * batches + this.#counter(counter) + this.skippedCount;
+  }
+
+  /** Batches whose gradients were not finite, and which changed nothing. */
+  get skippedCount(): number {
+    return this.#counter(this.description.skipped);
+  }
+
+  /** Current values of everything a step changes, by name in the graph; tables updated by rows change in place. */
+  get state(): ReadonlyMap<string, Tensor> {
+    return new Map(Object.entries(this.#state));
+  }
+
+  /** What the updates of the last run did, those that telemetry was asked for: rows by parameter. */
+  get telemetry(): readonly (readonly TelemetryRow[])[] {
+    return this.#telemetry;
+  }
+
+  /** Of each step of the last run: the learning rate of its update, and the norm of its gradients where the model tells it. */
+  get lastSteps(): readonly StepInfo[] {
+    return this.#lastSteps;
+  }
+
+  /** Lets every snapshot carry the recipe by which the data become inputs. */
+  keepRecipe(recipe: Recipe | undefined): void {
+    this.model = withRecipe(this.model, recipe);
+  }
+
+  /** The injected model with the current state as its defaults: a run can go on from it. */
+  snapshot(): Model {
+    this.#demandIdle('snapshot');
+    const state = this.#withOwnTables(this.#state);
+    return withInitializers(this.model, name => state[name]);
+  }
+
+  /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
+  checkpoint(): Map<string, Tensor> {
+    this.#demandIdle('checkpoint');
+    return toPytorch(this.description, this.state);
+  }
+
+  /**
+   * Goes on from a state in PyTorch's terms, in which the optimizer is to have the same options. Returns the names that
+   * mean nothing here. Throws `bad-state` where it does not fit the model.
+   */
+  restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
+    this.#demandIdle('restore');
+    const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
+    this.#state = this.#withOwnTables(Object.fromEntries(state));
+    return unused;
+  }
+
+  /**
+   * One training step: the loss before the update. `lr` overrides the model's learning rate for this step.
+   * Throws as `steps` does.
+   */
+  async step(batch: Feeds, options: { lr?: number } = {}): Promise<{ loss: number }> {
+    const one = Object.entries(asFeeds(batch)).map(([name, t]) => [
+      name,
+      new Tensor(t.dtype, [1, ...t.dims], t.bytes),
+    ]);
+    const [loss] = await this.steps(Object.fromEntries(one), options);
+    return { loss: loss! };
+  }
+
+  /**
+   * As many training steps as the batches' leading axis is long, in one run: the state stays in the runtime
+   * between them. Returns each step's loss before its update.
+   *
+   * Throws `non-finite` where a loss is, unless the model skips such steps, and where an update made part of the state so,
+   * telemetry apart. The state is then that of the last step before, those of the same run done again. Throws
+   * `missing-data`, `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for what is no tensor and for targets
+   * that the loss does not take. Of a step that takes two targets, batches without the second one have the first alone.
+   */
+  async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
+    const feeds = this.#checked(batches);
+    const missing = this.inputs.find(({ name }) => !feeds[name]);
+    const few = this.inputs.find(({ name, least = 1 }) => feeds[name] && feeds[name].dims[1]! < least);
+    if (few) throw singleValue(this.description.leastBatch!.node);
+    if (missing) {
+      const given = Object.keys(feeds).map(name => `'${name}'`);
+      throw new AgdError(
+        'missing-data',
+        `Input '${missing.name}' is fed nothing; given: ${given.join(', ') || 'nothing'}.`,
+      );
+    }
+    return this.#inTurn(() => this.#steps(this.#withSecondTarget(feeds), options));
+  }
+
+  /** The first target has all of the share where no second one is fed. */
+  #withSecondTarget(feeds: Feeds): Feeds {
+    const { mix, target } = this.description.loss;
+    if (!mix || feeds[mix.target]) return feeds;
+    const first = feeds[target!]!;
+    return {
+      ...feeds,
+      [mix.target]: first,
+      [mix.share]: Tensor.filled('float32', first.dims.slice(0, 2), 1),
+    };
+  }
+
+  async #steps(batches: Feeds, { lr }: { lr?: number }): Promise<number[]> {
+    const { description, updates } = this;
+    const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
+    const feeds = {
+      ...batches,
+      ...inExtents(this.#state, n => this.run.hoisted.get(n)),
+      [description.lr]: rate,
+    };
+    const shown = this.run.stacked.values();
+    const rows = this.run.tables.map(table => table.rows);
+    const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
+    const results = await this.session.run(feeds, wanted);
+    const losses = results[description.loss.name]!.numbers();
+    const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
+    if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
+    if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
+    const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
+    const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
+    const broken = firstNonFinite(this.#deciding(next));
+    if (broken) {
+      if (
+        losses.length === 1 &&
+        description.statistics.includes(broken) &&
+        next[broken]!.numbers().every(Number.isNaN)
+      )
+        throw singleValue(`the batch normalization of '${broken}'`);
+      if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
+      throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
+    }
+    const changed = this.#rowsOf(results);
+    for (const { name, table } of changed) next[name] = table;
+    changed.forEach(putRows);
+    const before = this.#counts();
+    this.#state = next;
+    this.#telemetry = this.#readTelemetry(feeds, results);
+    this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
+    return losses;
+  }
+
+  #counts(): { updates: number; batches: number } {
+    const { accumulation, step } = this.description;
+    return { updates: this.#counter(step), batches: this.#counter(accumulation?.counter) };
+  }
+
+  /** What is known of steps that began `before`. Where losses are not finite their batches were skipped. */
+  async #describeSteps(
+    losses: readonly number[],
+    before: { updates: number; batches: number },
+    lr: number,
+    results: Feeds,
+  ): Promise<StepInfo[]> {
+    const { accumulation, schedule, gradNorm } = this.description;
+    const perUpdate = accumulation?.batches ?? 1;
+    let batches = before.batches;
+    const updates = losses.map(loss => {
+      const update = before.updates + Math.floor(batches / perUpdate);
+      if (Number.isFinite(loss)) batches++;
+      return { update, isDone: Number.isFinite(loss) && batches % perUpdate === 0 };
+    });
+    const factors =
+      schedule &&
+      (await this.#factors(
+        schedule,
+        updates.map(u => u.update),
+      ));
+    const seen = this.run.stacked.get(gradNorm ?? '') ?? '';
+    const clipped =
+      gradNorm === undefined ? undefined : (results[seen]?.numbers() ?? this.#state[gradNorm]!.numbers());
+    const observed = new Map(
+      this.#telemetry.map(rows => [rows[0]!.values.update, rows.map(r => r.values.grad_norm!)]),
+    );
+    return updates.map(({ update, isDone }, i) => {
+      const norms = observed.get(update + 1);
+      const norm = isDone ? (clipped?.[i] ?? (norms && Math.hypot(...norms))) : undefined;
+      return { lr: lr * (factors?.[i] ?? 1), ...(norm === undefined ? {} : { gradNorm: norm }) };
+    });
+  }
+
+  /** The schedule's factors on the learning rate, after so many updates each. */
+  async #factors(schedule: PlannedSchedule, done: readonly number[]): Promise<number[]> {
+    this.#schedule ??= await Session.create(scheduleFactors(schedule), { threads: 1 });
+    const { factor } = await this.#schedule.run({
+      done: Tensor.from('float64', [done.length], Float64Array.from(done)),
+    });
+    return factor!.numbers();
+  }
+
+  /**
+   * Mean loss and metrics over the samples, in inference form: no dropout, running statistics. Where targets are
+   * ignored or weigh differently, the loss is the mean over all of them, as if they were one batch. Throws as `steps` does,
+   * `bad-data` where nothing counts, and `bad-option` for metrics that are unknown or do not apply to the loss.
+   */
+  evaluate(
+    batches: Iterable<Batch> | AsyncIterable<Batch>,
+    options: EvaluateOptions = {},
+  ): Promise<Evaluation> {
+    return this.#inTurn(() =>
+      evaluateBatches(
+        batches,
+        this.description.loss,
+        options,
+        given => this.#evaluatorFor(given),
+        readRecipe(this.model),
+      ),
+    );
+  }
+
+  async #evaluatorFor(given: Feeds) {
+    const inputs = this.#checked(given);
+    this.#evaluator ??= await this.#createEvaluator(inputs);
+    const { session, samples } = this.#evaluator;
+    const state = this.#learned(session);
+    return {
+      samples,
+      inputs,
+      run: (fetch: readonly string[]) => session.run({ ...state, ...inputs }, fetch),
+    };
+  }
+
+  async #createEvaluator(batch: Feeds) {
+    const oracle = shapesIn(() => batch);
+    const { model, samples } = await evaluationModel(this.model, oracle);
+    return { session: await Session.create(await layOut(model, this.options), this.options), samples };
+  }
+
+  /**
+   * What the model makes of the samples of each batch with the parameters of that moment, in inference form: of the output
+   * that it trains on, or of all outputs where it computes its loss itself. Batches need no target.
+   */
+  async *predict(batches: Iterable<Batch> | AsyncIterable<Batch>): AsyncGenerator<Prediction> {
+    const { loss, outputs } = this.description;
+    const names = loss.kind === 'output' ? outputs : [loss.output];
+    const spec = taskOf(loss);
+    const recipe = readRecipe(this.model);
+    const run = (given: Feeds) => this.#inTurn(() => this.#predict(names, given));
+    yield* predictions(batches, {
+      names,
+      spec: spec?.task === 'values' ? undefined : spec,
+      classes: recipe && classNames(recipe),
+      run,
+    });
+  }
+
+  async #predict(names: readonly string[], given: Feeds): Promise<Feeds> {
+    const all = asFeeds(given);
+    this.#predictor ??= await this.#createPredictor(names, all);
+    const session = this.#predictor;
+    const inputs = Object.fromEntries(Object.entries(all).filter(([name]) => session.inputs.includes(name)));
+    return session.run({ ...this.#learned(session), ...inputs }, names);
+  }
+
+  async #createPredictor(names: readonly string[], batch: Feeds): Promise<Session> {
+    const model = await injectedPredictionModel(
+      this.model,
+      names,
+      shapesIn(() => batch),
+    );
+    return Session.create(await layOut(model, this.options), this.options);
+  }
+
+  /** The parameters and running statistics that a session takes. */
+  #learned(session: Session): Feeds {
+    const { parameters, statistics } = this.description;
+    const names = [...parameters.map(p => p.name), ...statistics].filter(n => session.inputs.includes(n));
+    return Object.fromEntries(names.map(name => [name, this.#state[name]!]));
+  }
+
+  /** Frees the runtime's memory, after the steps under way; the trainer cannot be used after it. */
+  async release(): Promise<void> {
+    if (this.#isReleased) return;
+    await this.#inTurn(async () => {
+      this.#isReleased = true;
+      await this.session.release();
+      await this.#evaluator?.session.release();
+      await this.#predictor?.release();
+      await this.#schedule?.release();
+    });
+  }
+
+  /** One thing at a time: each step begins from the state that the one before it left. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#last.then(async () => {
+      try {
+        if (this.#isReleased)
+          throw new AgdError('bad-state', 'The trainer was released: create another one.');
+        return await work();
+      } finally {
+        // Before the caller's await returns, which may ask for the state at once.
+        this.#pending--;
+      }
+    });
+    this.#pending++;
+    this.#last = run.catch(() => {});
+    return run;
+  }
+
+  #demandIdle(what: string): void {
+    if (this.#pending) throw new AgdError('bad-state', `A step is under way: await it before ${what}().`);
+  }
+
+  /** What a caller feeds, as tensors, with targets that the loss takes. */
+  #checked(given: Feeds): Feeds {
+    const feeds = asFeeds(given);
+    for (const input of this.inputs) {
+      const tensor = feeds[input.name];
+      if (tensor && input.range) checkRange(input, tensor);
+    }
+    return feeds;
+  }
+
+  /** The rows of tables that a run looked up. */
+  #rowsOf(results: Feeds): RowsOfRun[] {
+    const next = new Map(this.updates.map(u => [u.state, u.value]));
+    return this.run.tables.flatMap(({ states, rows }) =>
+      states.map(name => ({
+        name,
+        table: this.#state[name]!,
+        values: results[next.get(name)!]!,
+        rows: results[rows]!.data as Int32Array,
+      })),
+    );
+  }
+
+  /** With copies of the tables that change in place. */
+  #withOwnTables(state: Feeds): Feeds {
+    const names = this.run.tables.flatMap(table => table.states);
+    const own = names.map(name => {
+      const { dtype, dims, bytes } = state[name]!;
+      return [name, new Tensor(dtype, dims, bytes.slice())] as const;
+    });
+    return record({ ...state, ...Object.fromEntries(own) });
+  }
+
+  /** A table that did not change since the step before shows nothing new. */
+  #readTelemetry(feeds: Feeds, results: Feeds): TelemetryRow[][] {
+    const { telemetry, parameters } = this.description;
+    if (!telemetry) return [];
+    const { name, columns } = telemetry;
+    const after = results[this.run.stacked.get(name) ?? ''] ?? this.#state[name]!;
+    const values = after.numbers();
+    const size = parameters.length * columns.length;
+    let [last] = feeds[name]!.numbers();
+    const found: TelemetryRow[][] = [];
+    for (let start = 0; start < values.length; start += size) {
+      if (values[start] === last) continue;
+      last = values[start];
+      found.push(
+        parameters.map(({ name: parameter }, i) => {
+          const row = columns.map((column, j) => [column, values[start + i * columns.length + j]!]);
+          return { parameter, values: Object.fromEntries(row) };
+        }),
+      );
+    }
+    return found;
+  }
+
+  #counter(name: string | undefined): number {
+    return name === undefined ? 0 : this.#state[name]!.numbers()[0]!;
+  }
+
+  /** The model's own learning rate, before its schedule. */
+  get lr(): number {
+    return this.#defaultLr().numbers()[0]!;
+  }
+
+  #defaultLr(): Tensor {
+    for (const [value, tensor] of this.model.graph.initializers)
+      if (value.name === this.description.lr) return tensor;
+    throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
+  }
+
+  /** All that the next step depends on: what only shows may be more than its element type holds. */
+  #deciding(state: Feeds): Feeds {
+    const shown = [this.description.telemetry?.name, this.description.gradNorm];
+    return Object.fromEntries(Object.entries(state).filter(([name]) => !shown.includes(name)));
+  }
+
+  /** The cause of a loss that is not finite: the data, what the run began with, or the step's own arithmetic. */
+  #diverged(loss: number, batch: Feeds): AgdError {
+    const at = `is ${loss} at step ${this.stepCount + 1}`;
+    const input = firstNonFinite(batch);
+    if (input) return nonFinite(`Loss ${at}: the data for '${input}' are not finite`);
+    const { loss: spec } = this.description;
+    const ignored = 'ignoreIndex' in spec ? spec.ignoreIndex : undefined;
+    if (ignored !== undefined && batch[spec.target!]!.numbers().every(label => label === ignored))
+      return new AgdError(
+        'non-finite',
+        `Loss ${at}: all targets of the batch are ${ignored}, which is ignored. Use larger batches, or leave out such ` +
+          'batches with --on-nonfinite skip.',
+      );
+    const state = firstNonFinite(this.#deciding(this.#state));
+    if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
+    return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
+  }
+}
+
+/** Tensors with other extents, where `dims` has any for them. */
+function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | undefined): Feeds {
+  const entries = Object.entries(tensors).map(([name, t]) => {
+    const other = dims(name);
+    return [name, other ? new Tensor(t.dtype, other, t.bytes) : t];
+  });
+  return record(Object.fromEntries(entries));
+}
+
+/** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */
+function slice(batches: Feeds, from: number, to: number): Feeds {
+  const cut = Object.entries(batches).map(([name, { dtype, dims, bytes }]) => {
+    const size = bytes.length / dims[0]!;
+    return [name, new Tensor(dtype, [to - from, ...dims.slice(1)], bytes.subarray(from * size, to * size))];
+  });
+  return record(Object.fromEntries(cut));
+}
+
+function nonFinite(what: string): AgdError {
+  return new AgdError('non-finite', `${what}. The state is that of the last good step; try a smaller --lr.`);
+}
+
+/** The inputs that a caller feeds at every step: neither state nor learning rate nor other defaults. */
+function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
+  return graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
+}
+
+/** What arrays have to be to feed these inputs of a graph. Throws `unsupported-type`. */
+export function inputSpecs({ graph, inputs, leastBatch }: Fed): InputSpec[] {
+  const rows = rowNumbers(graph, inputs);
+  return inputs.map(value => {
+    const spec = inputSpec(value, leastBatch);
+    return rows.has(value) ? { ...spec, numbersRows: true } : spec;
+  });
+}
+
+function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
+  if (value.type?.kind !== 'tensor')
+    throw new AgdError(
+      'unsupported-type',
+      `Input '${value.name}' is not a tensor; it cannot be fed from arrays.`,
+    );
+  const { dtype, shape } = value.type;
+  const isBatched = leastBatch !== undefined && shape?.[0] === leastBatch.axis;
+  return { name: value.name, dtype, shape, ...(isBatched ? { least: leastBatch.samples } : {}) };
+}

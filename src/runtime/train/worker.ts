@@ -1,0 +1,83 @@
+/** Runs training in a process of its own: the runtime blocks the event loop while it runs, and a fault in it ends its process. */
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { crashError } from '../../graph/crash.js';
+import { AgdError, type ErrorCode } from '../../graph/errors.js';
+import type { TrainEvent } from './events.js';
+import type { TrainJob } from './train-job.js';
+
+/** What the process is sent. */
+export type Order = { job: TrainJob } | 'stop';
+
+/** What it answers; `bug` is an error that is not the user's. */
+export type Answer =
+  | { event: TrainEvent }
+  | { error: { code: ErrorCode; message: string } }
+  | { bug: unknown }
+  | 'done';
+
+/**
+ * Runs a training job in a process of its own. `signal` stops it after the step under way; the promise then
+ * resolves when the state is written. Where the run has not begun there is nothing to keep, and the process is ended. `kill`
+ * ends it in any case, with nothing saved. Rejects as `runTrainJob` does, with `runtime` where the process crashes,
+ * and with what `emit` throws, which stops the job as `signal` does.
+ */
+export async function trainInWorker(
+  job: TrainJob,
+  emit: (event: TrainEvent) => void,
+  signal?: AbortSignal,
+  kill?: AbortSignal,
+): Promise<void> {
+  const child = fork(fileURLToPath(new URL('train-process.js', import.meta.url)), {
+    serialization: 'advanced',
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  let [begun, done, ended] = [false, false, false];
+  let failure: { cause: unknown } | undefined;
+  const send = (order: Order) => {
+    if (child.connected) child.send(order, () => {});
+  };
+  const end = () => {
+    ended = true;
+    child.kill('SIGKILL');
+  };
+  const stop = () => (begun ? send('stop') : end());
+  const answer = (message: Answer) => {
+    if (message === 'done') done = true;
+    else if ('error' in message)
+      failure ??= { cause: new AgdError(message.error.code, message.error.message) };
+    else if ('bug' in message) failure ??= { cause: message.bug };
+    else if (!failure) {
+      begun ||= message.event.type === 'start';
+      try {
+        emit(message.event);
+      } catch (cause) {
+        failure = { cause };
+        stop();
+      }
+    }
+  };
+  signal?.addEventListener('abort', stop);
+  kill?.addEventListener('abort', end);
+  try {
+    if (signal?.aborted || kill?.aborted) end();
+    else send({ job });
+    await new Promise<void>((resolve, reject) => {
+      child.on('message', answer);
+      child.on('error', reject);
+      let open = 2;
+      const close = () => {
+        if (--open > 0) return;
+        if (failure) reject(failure.cause);
+        else if (done || ended) resolve();
+        else reject(crashError(child.exitCode, child.signalCode));
+      };
+      // The last messages may arrive after the process has ended.
+      child.on('exit', close);
+      child.on('disconnect', close);
+    });
+  } finally {
+    signal?.removeEventListener('abort', stop);
+    kill?.removeEventListener('abort', end);
+  }
+}

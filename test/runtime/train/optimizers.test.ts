@@ -1,0 +1,113 @@
+import { describe, expect, it } from 'vitest';
+import type { Model } from '../../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { OPTIMIZER_NAMES, type OptimizerSpec } from '../../../src/ops/optimizers/index.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
+import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { mlp, mlpData } from '../../sample.js';
+
+const LOSS = { kind: 'cross-entropy' } as const;
+
+async function injected(optimizer: OptimizerSpec, options: InjectOptions = {}): Promise<Model> {
+  const { model } = await inject(mlp(), { loss: LOSS, optimizer, ...options }, sessionShapes);
+  return model;
+}
+
+const batch = (count: number, seed?: number) => Object.fromEntries(mlpData(count, seed));
+
+/** The first (`i` is 0) or second half of the samples. */
+function half(samples: Feeds, i: number): Feeds {
+  const cut = ({ dtype, dims: [count, ...dims], bytes }: Tensor) =>
+    new Tensor(
+      dtype,
+      [count! / 2, ...dims],
+      bytes.slice((i * bytes.length) / 2, ((i + 1) * bytes.length) / 2),
+    );
+  return Object.fromEntries(Object.entries(samples).map(([name, tensor]) => [name, cut(tensor)]));
+}
+
+/** Losses of so many steps on one batch. */
+async function losses(trainer: Trainer, steps: number): Promise<number[]> {
+  const result = [];
+  for (let k = 0; k < steps; k++) result.push((await trainer.step(batch(16))).loss);
+  return result;
+}
+
+describe.each(OPTIMIZER_NAMES)('%s', name => {
+  const optimizer = { name, lr: name === 'sgd' ? 0.5 : 0.05 };
+
+  it('learns, and says what it is', async () => {
+    const trainer = await Trainer.create(await injected(optimizer));
+    const [first, ...others] = await losses(trainer, 60);
+    expect(others.at(-1)).toBeLessThan(0.5 * first!);
+    expect(trainer.description.optimizer).toMatchObject({ name, options: { lr: optimizer.lr } });
+    await trainer.release();
+  });
+
+  it('goes on in a file it was kept in as if it had not stopped, bit for bit', async () => {
+    const trainer = await Trainer.create(await injected(optimizer));
+    await losses(trainer, 3);
+    const other = await Trainer.create(decodeModel(encodeModel(trainer.snapshot())));
+    expect(await losses(other, 3)).toEqual(await losses(trainer, 3));
+    await trainer.release();
+    await other.release();
+  });
+
+  it('does the same in many steps of one run as in runs of one step, bit for bit', async () => {
+    const [many, one] = [
+      await Trainer.create(await injected(optimizer)),
+      await Trainer.create(await injected(optimizer)),
+    ];
+    const runs = Object.entries(batch(64)).map(
+      ([
+        key,
+        {
+          dtype,
+          dims: [, ...dims],
+          bytes,
+        },
+      ]) => [key, new Tensor(dtype, [4, 16, ...dims], bytes)] as const,
+    );
+    const each = [0, 1, 2, 3].map(i => half(half(batch(64), i >> 1), i & 1));
+    const losses = await many.steps(Object.fromEntries(runs));
+    for (const [i, samples] of each.entries()) expect((await one.step(samples)).loss).toBe(losses[i]);
+    for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
+    await many.release();
+    await one.release();
+  });
+
+  it('hands its state out in PyTorch’s terms, and takes it back', async () => {
+    const [trainer, other] = [
+      await Trainer.create(await injected(optimizer)),
+      await Trainer.create(await injected(optimizer)),
+    ];
+    await losses(trainer, 3);
+    expect(other.restore(trainer.checkpoint())).toEqual([]);
+    for (const [key, tensor] of trainer.state)
+      for (const [i, x] of other.state.get(key)!.numbers().entries())
+        expect(Math.abs(x - tensor.numbers()[i]!), key).toBeLessThanOrEqual(2e-7 * Math.abs(x));
+    await trainer.release();
+    await other.release();
+  });
+});
+
+it('AdaHessian makes one update of two batches as of both in one', async () => {
+  const optimizer = { name: 'adahessian', lr: 0.05 } as const;
+  const [whole, halves] = [
+    await Trainer.create(await injected(optimizer)),
+    await Trainer.create(await injected(optimizer, { accumulate: 2 })),
+  ];
+  for (let k = 0; k < 3; k++) {
+    const all = batch(16, k + 1);
+    await whole.step(all);
+    for (const i of [0, 1]) await halves.step(half(all, i));
+  }
+  for (const [key, tensor] of whole.state)
+    for (const [i, x] of halves.state.get(key)!.numbers().entries())
+      expect(x, key).toBeCloseTo(tensor.numbers()[i]!, 5);
+  await whole.release();
+  await halves.release();
+});

@@ -1,0 +1,53 @@
+import { rmSync } from 'node:fs';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { AgdError } from '../../../src/graph/errors.js';
+import { loadModel, saveModel } from '../../../src/graph/files.js';
+import { writeSafetensors } from '../../../src/runtime/data/safetensors.js';
+import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { mlp, mlpData } from '../../sample.js';
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'agd-onnx-test-'));
+});
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+async function job(): Promise<TrainJob> {
+  const [model, data, out] = ['mlp.onnx', 'data.safetensors', 'out'].map(name => join(folder, name));
+  await saveModel(mlp(), model!);
+  await writeSafetensors(data!, mlpData(16));
+  await mkdir(out!);
+  const inject = { loss: { kind: 'cross-entropy' } } as const;
+  return {
+    model: model!,
+    data: data!,
+    output: join(out!, 'mlp.trained.onnx'),
+    inject,
+    epochs: 2,
+    batchSize: 8,
+  };
+}
+
+it('keeps what was learnt where the trained model cannot be written', async () => {
+  const wanted = await job();
+  const failing = runTrainJob(wanted, event => {
+    if (event.type === 'epoch' && event.epoch === 2) rmSync(dirname(wanted.output), { recursive: true });
+  });
+  const error = await failing.then(
+    () => undefined,
+    (e: unknown) => e,
+  );
+  expect(error).toBeInstanceOf(AgdError);
+  const { code, message } = error as AgdError;
+  expect(code).toBe('io');
+  expect(message).toContain(wanted.output);
+  const path = /What was learnt is in (\S+): agd-onnx export takes the model out of it\.$/.exec(message)![1]!;
+  const trainer = await Trainer.create(await loadModel(path));
+  expect(trainer.stepCount).toBe(4);
+  await trainer.release();
+  await rm(dirname(path), { recursive: true });
+});

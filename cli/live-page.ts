@@ -13,12 +13,14 @@ export type LivePage = {
   url: string;
   /** The record has changed: browsers are told, a few times a second at most. */
   changed(): void;
-  /** Sends the last state and closes. */
-  close(): Promise<void>;
+  /** Sends the last state, with the error of a run that failed, and closes. */
+  close(failure?: string): Promise<void>;
 };
 
 const HOST = '127.0.0.1';
 const PAUSE_MS = 1000;
+/** How long the end of a run waits for browsers that do not read. */
+const END_MS = 1000;
 /** Drawing takes at most this share of the time. */
 const DRAWING_SHARE = 0.05;
 
@@ -29,6 +31,8 @@ const DRAWING_SHARE = 0.05;
 export async function serveLivePage(record: RunRecord, title: string): Promise<LivePage> {
   const token = randomBytes(18).toString('base64url');
   const clients = new Set<ServerResponse>();
+  /** Those that have not read what was sent, and missed a page since. */
+  const behind = new Set<ServerResponse>();
   const server = createServer((request, response) => {
     const { port } = server.address() as AddressInfo;
     const found = judge(request, port, token);
@@ -46,7 +50,11 @@ export async function serveLivePage(record: RunRecord, title: string): Promise<L
     response.writeHead(200, { ...HEADERS, 'Content-Type': 'text/event-stream' });
     response.write(message(draw()));
     clients.add(response);
-    response.on('close', () => clients.delete(response));
+    response.on('drain', () => behind.delete(response) && changed());
+    response.on('close', () => {
+      clients.delete(response);
+      behind.delete(response);
+    });
     return undefined;
   });
   await new Promise<void>((resolve, reject) => {
@@ -55,7 +63,7 @@ export async function serveLivePage(record: RunRecord, title: string): Promise<L
   });
   server.unref();
 
-  const draw = () => liveMain(record, title);
+  const draw = (failure?: string) => liveMain(record, title, failure);
   let timer: NodeJS.Timeout | undefined;
   let pause = PAUSE_MS;
   const send = () => {
@@ -63,18 +71,27 @@ export async function serveLivePage(record: RunRecord, title: string): Promise<L
     if (!clients.size) return;
     const start = performance.now();
     const text = message(draw());
-    for (const client of clients) client.write(text);
+    for (const client of clients)
+      if (client.writableNeedDrain) behind.add(client);
+      else client.write(text);
     pause = Math.max(PAUSE_MS, (performance.now() - start) / DRAWING_SHARE);
+  };
+  const changed = () => {
+    timer ??= setTimeout(send, pause).unref();
   };
   return {
     url: `http://${HOST}:${(server.address() as AddressInfo).port}/${token}/`,
-    changed() {
-      timer ??= setTimeout(send, pause).unref();
-    },
-    async close() {
+    changed,
+    async close(failure) {
       clearTimeout(timer);
-      const text = `${message(draw())}event: end\ndata:\n\n`;
-      await Promise.all([...clients].map(client => new Promise<void>(done => client.end(text, done))));
+      const text = `${message(draw(failure))}event: end\ndata:\n\n`;
+      const ended = [...clients].map(client => new Promise<void>(done => client.end(text, done)));
+      let late: NodeJS.Timeout | undefined;
+      const limit = new Promise<void>(done => {
+        late = setTimeout(done, END_MS);
+      });
+      await Promise.race([Promise.all(ended), limit]);
+      clearTimeout(late);
       await new Promise<void>(done => {
         server.close(() => done());
         server.closeAllConnections();
@@ -129,17 +146,20 @@ source.onerror = () => {
 };
 `;
 
-function liveMain(record: RunRecord, title: string): Markup {
+function liveMain(record: RunRecord, title: string, failure?: string): Markup {
   const { losses, epochs, start, end, validation } = record;
   const { epochs: total = 1, stepsPerEpoch = 1 } = start ?? {};
   const done = losses.length;
-  const status = end
-    ? `${end.stopped ? 'Stopped' : 'Done'} after ${formatCount(end.steps, 'step')}.`
-    : !start
-      ? 'Training has not begun.'
-      : validation
-        ? `Epoch ${validation.epoch} of ${total}: validation, batch ${formatCount(validation.batch)} of ${formatCount(validation.batches)}.`
-        : `Epoch ${Math.min(total, Math.floor(done / stepsPerEpoch) + 1)} of ${total}, step ${formatCount(done)} of ${formatCount(total * stepsPerEpoch)}.`;
+  const status =
+    failure !== undefined
+      ? `Failed: ${failure}`
+      : end
+        ? `${end.stopped ? 'Stopped' : 'Done'} after ${formatCount(end.steps, 'step')}.`
+        : !start
+          ? 'Training has not begun.'
+          : validation
+            ? `Epoch ${validation.epoch} of ${total}: validation, batch ${formatCount(validation.batch)} of ${formatCount(validation.batches)}.`
+            : `Epoch ${Math.min(total, Math.floor(done / stepsPerEpoch) + 1)} of ${total}, step ${formatCount(done)} of ${formatCount(total * stepsPerEpoch)}.`;
   const bar = h('progress', {
     value: end ? 1 : done,
     max: end ? 1 : total * stepsPerEpoch,

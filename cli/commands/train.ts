@@ -215,13 +215,17 @@ export async function handler(args: TrainArgs): Promise<void> {
   const display = createDisplay(job, args, args.log);
   const page = args.ui ? await openPage(record, args, display) : undefined;
   const watchers = [...(await fileWatchers(args)), (event: TrainEvent) => record.watch(event)];
+  let failure: string | undefined;
   try {
     await runWithProgress(job, display, event => {
       for (const watch of watchers) watch(event);
       page?.changed();
     });
+  } catch (error) {
+    failure = error instanceof Error ? error.message : String(error);
+    throw error;
   } finally {
-    await page?.close();
+    await page?.close(failure);
   }
   if (args.report !== undefined && record.rangeTest) {
     const { writeFileAtomic } = await import('../../src/internal.js');

@@ -5,7 +5,7 @@ export type Scale = { at(value: number): number; ticks: number[]; format(tick: n
 
 export type Interval = readonly [from: number, to: number];
 
-/** Lowest and highest finite value, widened where they are one; [0, 1] where there is none. */
+/** Lowest and highest finite value, widened where they are equal up to rounding; [0, 1] where there is none. */
 export function extent(values: Iterable<number>): Interval {
   let low = Number.POSITIVE_INFINITY;
   let high = Number.NEGATIVE_INFINITY;
@@ -15,8 +15,9 @@ export function extent(values: Iterable<number>): Interval {
     high = Math.max(high, value);
   }
   if (low > high) return [0, 1];
-  if (low < high) return [low, high];
-  const margin = Math.abs(low) / 10 || 1;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low > size * 1e-9) return [low, high];
+  const margin = size / 10 || 1;
   return [low - margin, high + margin];
 }
 
@@ -72,9 +73,15 @@ function logTicks([from, to]: Interval, count: number): number[] {
   return inside.length > 2 ? inside : multiples(tickStep(to - from, count), [from, to]);
 }
 
+/** Far above what any axis has: a domain narrower than its rounding must not run on. */
+const MOST_TICKS = 1000;
+
 function multiples(step: number, [from, to]: Interval): number[] {
   const ticks: number[] = [];
-  for (let k = Math.ceil(from / step - 1e-9); k * step <= to + step * 1e-9; k++) ticks.push(exact(k * step));
+  const first = Math.ceil(from / step - 1e-9);
+  // A counter of its own: above 2^53 a multiple plus one is the same multiple.
+  for (let i = 0; i <= MOST_TICKS && (first + i) * step <= to + step * 1e-9; i++)
+    ticks.push(exact((first + i) * step));
   return ticks;
 }
 

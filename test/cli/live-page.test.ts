@@ -1,5 +1,6 @@
-import { type IncomingHttpHeaders, request } from 'node:http';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type IncomingHttpHeaders, request, ServerResponse } from 'node:http';
+import { connect } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type LivePage, serveLivePage } from '../../cli/live-page.js';
 import { RunRecord } from '../../cli/run-record.js';
 import { start, workplace } from './run.js';
@@ -102,6 +103,40 @@ it('shows how the run stands, and tells browsers until it ends', async () => {
   expect(parts.at(-1)).toBe('event: end\ndata:');
   expect(JSON.parse(parts.at(-2)!.slice('data: '.length))).toContain('Done after 8 steps.');
   await expect(ask(page.url)).rejects.toThrow(/ECONNREFUSED/);
+});
+
+it('neither piles up pages for a browser that does not read, nor waits for it', async () => {
+  // More than the buffers of a connection hold.
+  const large = await serveLivePage(record, 'm'.repeat(2 ** 24));
+  const { port, pathname } = new URL(large.url);
+  const write = vi.spyOn(ServerResponse.prototype, 'write');
+  const socket = connect(Number(port), '127.0.0.1').pause();
+  try {
+    socket.on('error', () => {});
+    socket.write(`GET ${pathname}events HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n\r\n`);
+    await vi.waitFor(() => expect(write).toHaveBeenCalledTimes(1));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    for (let i = 0; i < 3; i++) {
+      large.changed();
+      vi.advanceTimersByTime(1e9);
+    }
+    vi.useRealTimers();
+    expect(write).toHaveBeenCalledTimes(1);
+    await large.close();
+  } finally {
+    vi.useRealTimers();
+    write.mockRestore();
+    socket.destroy();
+  }
+});
+
+it('says of a run that failed why it did', async () => {
+  const events = ask(`${page.url}events`);
+  record.watch(begin);
+  await ask(page.url);
+  closed = true;
+  await page.close('the loss is not finite');
+  expect((await events).body).toContain('Failed: the loss is not finite');
 });
 
 it('train --ui prints its address, and ends with the run', async () => {

@@ -64,3 +64,11 @@ test('an extent is never empty', () => {
   expect(extent([5, 5])).toEqual([4.5, 5.5]);
   expect(extent([0])).toEqual([-1, 1]);
 });
+
+test('a domain as narrow as rounding still has an end of ticks', () => {
+  const [low, high] = extent([0.39999999999999997, 0.4]);
+  expect(low).toBeLessThan(0.37);
+  expect(high).toBeGreaterThan(0.43);
+  expect(extent([0.4, 0.4 + 1e-6])).toEqual([0.4, 0.4 + 1e-6]);
+  expect(linearScale([0.39999999999999997, 0.4], [0, 100], { count: 5.6 }).ticks.length).toBeLessThan(2000);
+});

@@ -60,8 +60,11 @@ export function replaceHead({ graph }: Model, names: Names, head: LinearLayer, t
       return [numbers[numbers.length === 1 ? 0 : row]!];
     };
     const place = { dims: [1], outAxis: 0, name: `${layer.name}.bias` };
-    const rank = Math.max(1, stored.tensor.dims.length);
-    const classes = stored.tensor.size === 1 ? rank - 1 : stored.tensor.dims.findIndex(d => d !== 1);
+    // A separate bias has the axes of the output from that of the classes on; others before them are of extent 1.
+    const isSeparate = layer.bias.node !== layer.node && head.classAxis >= 0;
+    const axes = isSeparate ? dims.length - head.classAxis : 1;
+    const rank = Math.max(axes, stored.tensor.dims.length);
+    const classes = stored.tensor.size === 1 ? rank - axes : stored.tensor.dims.findIndex(d => d !== 1);
     const shape = Array(rank).fill(1);
     const bias = (_dims: readonly number[], _axis: number, dtype: FloatDType) =>
       fromRows(dtype, shape, classes, to.outputs, row => to.row(row, 'bias', fanIn, before));

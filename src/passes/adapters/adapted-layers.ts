@@ -126,7 +126,7 @@ export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =
 
 /** Operators that compute more than a product, or a product of integers only. */
 const REFUSED =
-  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulIntegerToFloat|DynamicQuantizeMatMul)$/;
+  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|MatMulBnb4|DynamicQuantizeMatMul)$/;
 
 /** Throws `unsupported-op` for a layer whose operator takes no adapter. */
 export function checkAdaptable(layer: AdaptedLayer): void {
@@ -138,7 +138,7 @@ export function checkAdaptable(layer: AdaptedLayer): void {
     refuse(
       node.opType.startsWith('Fused')
         ? 'ONNX Runtime has fused its activation; use the model as exported, not as optimized'
-        : `${node.opType} has no rule, as what it returns is quantized with the product; use the model before it was quantized`,
+        : `${node.opType} has no rule, as it multiplies quantized numbers; use the model before it was quantized`,
     );
   const group = node.attrs.get('group');
   if (kind === 'conv' && group?.type === 'int' && Number(group.value) !== 1)

@@ -79,6 +79,7 @@ const listed = (layers: readonly AdaptedLayer[]) =>
 
 /** The layers that adapters of a file are for, by the module; a file may name modules from further out. */
 function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedAdapters): Planned[] {
+  const taken = new Map<AdaptedLayer, string>();
   return adapters.flatMap(adapter => {
     const { module, kind } = adapter;
     const fits = (l: AdaptedLayer) => l.kind === kind;
@@ -92,6 +93,13 @@ function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedA
         `${name} is an adapter of another model: it has values for '${module}', but of such layers ${listed(layers)}`,
       );
     return found.map(layer => {
+      const other = taken.get(layer);
+      if (other !== undefined)
+        throw new AgdError(
+          'bad-option',
+          `${name} has two adapters for layer ${describeLayer(layer)}: '${other}' and '${module}'. It is of a larger model, or of one with other names of modules.`,
+        );
+      taken.set(layer, module);
       const values = fromPeft(adapter, name, layer);
       return { ...adapter, layer, values };
     });

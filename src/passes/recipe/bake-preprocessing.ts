@@ -190,7 +190,7 @@ function bakeColumn({ steps, kind }: ColumnRecipe, raw: Expr): Expr[] {
         break;
       case 'date': {
         const parts = writeDateParts(x, step.parts, step.cyclic);
-        if (parts.length > 1) return parts;
+        if (parts.length > 1) return [...parts, ...indicators];
         x = parts[0]!;
         break;
       }

@@ -168,8 +168,7 @@ function onIntegers(node: Node, input: Value, output: Value): LinearLayer | unde
 /** DynamicQuantizeLinear, MatMulInteger, Cast and Mul by the scales: together a floating-point product. */
 function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLayer | undefined {
   if (node.opType !== 'Mul') return undefined;
-  const cast = node.inputs.find(v => v?.producer?.opType === 'Cast')?.producer;
-  const product = cast?.inputs[0]?.producer;
+  const product = integerProduct(node);
   const rounding = product?.inputs[0]?.producer;
   if (product?.opType !== 'MatMulInteger' || rounding?.opType !== 'DynamicQuantizeLinear') return undefined;
   const weight = product.inputs[1] && storedAt(graph, product.inputs[1]);
@@ -180,6 +179,10 @@ function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLa
     quantized: 'MatMulInteger',
   };
 }
+
+/** What the Mul by the scales of a dynamically quantized product reads. */
+const integerProduct = (node: Node): Node | undefined =>
+  node.inputs.find(v => v?.producer?.opType === 'Cast')?.producer?.inputs[0]?.producer;
 
 /** The module of a weight according to its name, or else the name of its node. */
 function nameOf(weight: Value, node: Node): string {
@@ -200,9 +203,15 @@ function withBias(graph: Graph, layer: LinearLayer, add: Node): LinearLayer | un
 
 /** All linear layers of a graph, with biases added by separate nodes. */
 export function linearLayers(graph: Graph): LinearLayer[] {
-  return graph.nodes.flatMap(node => {
-    const layer = layerAt(graph, node);
-    if (!layer) return [];
+  const layers = graph.nodes.flatMap(node => layerAt(graph, node) ?? []);
+  // The product inside a dynamically quantized layer is no layer of its own.
+  const inner = new Set(
+    layers.flatMap(({ node, quantized }) =>
+      node.opType === 'Mul' && quantized ? (integerProduct(node) ?? []) : [],
+    ),
+  );
+  return layers.flatMap(layer => {
+    if (inner.has(layer.node)) return [];
     const [add, ...others] = layer.output.readers;
     const isAdded = add?.opType === 'Add' && !others.length && !layer.output.outputOf.length;
     return [(isAdded && isVector(graph, add, layer) && withBias(graph, layer, add)) || layer];

@@ -104,6 +104,21 @@ describe('a new head', () => {
     expect(plain.results['Identity:0']!.dims).toEqual([6, 1]);
   });
 
+  it.each([[[1, 1, 1, 1]], [[1]]])(
+    'has one bias per channel where a convolution of one output had %j',
+    async dims => {
+      const s = new Sketch();
+      const product = s.add(
+        'Conv',
+        [s.input('x', ['N', 2, 3, 4]), s.weight('fc.weight', [1, 2, 1, 1])],
+        'product',
+      );
+      const model = s.model([s.add('Add', [product, s.weight('fc.bias', dims)], 'y')]);
+      const { results } = await adapted(model, { classes: 5 }, { x: spread([2, 2, 3, 4], [-1, 1], 3) });
+      expect(results.y!.dims).toEqual([2, 5, 3, 4]);
+    },
+  );
+
   it('returns the logits twice where a Softmax between two outputs is removed', async () => {
     const s = new Sketch();
     const logits = s.add(

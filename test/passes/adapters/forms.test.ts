@@ -11,7 +11,7 @@ import { checkGradients } from '../../../src/runtime/check-gradients.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
-import { Sketch } from '../../sample.js';
+import { mlp, Sketch } from '../../sample.js';
 
 const bytes = (dtype: 'uint8' | 'int8', dims: readonly number[]) =>
   new Tensor(
@@ -57,6 +57,13 @@ function embedding(write: (s: Sketch, ids: Value) => Value, merges: boolean): Fo
 const microsoft = (s: Sketch) => {
   s.graph.nodes.at(-1)!.domain = 'com.microsoft';
 };
+
+/** Levels, scale and zero point of x. */
+function dynamic(s: Sketch, x: Value): [Value, Value, Value] {
+  const outputs: [Value, Value, Value] = [new Value('x_levels'), new Value('x_scale'), new Value('x_zero')];
+  s.graph.append(new Node('DynamicQuantizeLinear', [x], outputs));
+  return outputs;
+}
 
 const FORMS: Record<string, () => Form> = {
   MatMul: () => linear((s, x) => s.add('MatMul', [x, s.weight('w', [32, 3])], 'y'), true),
@@ -109,6 +116,21 @@ const FORMS: Record<string, () => Form> = {
       const y = s.add('MatMulNBits', inputs, 'y', { K: 32, N: 3, bits: 4, block_size: 16 });
       microsoft(s);
       return y;
+    }, false),
+  'a dynamically quantized product': () =>
+    linear((s, x) => {
+      const rounded = dynamic(s, x);
+      const product = s.add(
+        'MatMulInteger',
+        [rounded[0], s.weight('w', bytes('uint8', [32, 3])), rounded[2]],
+        'p',
+      );
+      const scale = s.add(
+        'Mul',
+        [rounded[1], s.weight('w.scale', Tensor.filled('float32', [], 0.01))],
+        'scale',
+      );
+      return s.add('Mul', [s.add('Cast', [product], 'c', { to: 1 }), scale], 'y');
     }, false),
   Conv: () => {
     const s = new Sketch();
@@ -220,4 +242,24 @@ it('dequantizes the rows of a large weight of 4 bits in parts', async () => {
   });
   const [gradient] = found.gradients.values();
   expect(farthest(gradient!.numbers(), wanted)).toBeLessThan(1e-4);
+});
+
+it('refuses a file with two adapters for one layer', () => {
+  const [adapter] = adapterOf('linear', 4, 8).adapters;
+  const adapters = ['encoder.fc1', 'decoder.fc1'].map(module => ({ ...adapter!, module }));
+  expect(() => addAdapters(mlp(), [], { name: 'adapter.safetensors', adapters })).toThrow(
+    "adapter.safetensors has two adapters for layer 'fc1' (Gemm, 4 to 8): 'encoder.fc1' and 'decoder.fc1'.",
+  );
+});
+
+it('refuses a product of blocks of 4-bit floats', () => {
+  const { model } = linear((s, x) => {
+    const y = s.add('MatMulBnb4', [x, s.weight('w', bytes('uint8', [48])), s.weight('m', [6])], 'y', {
+      K: 32,
+      N: 3,
+    });
+    microsoft(s);
+    return y;
+  }, false);
+  expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(/MatMulBnb4 has no rule/);
 });

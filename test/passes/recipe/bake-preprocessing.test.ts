@@ -139,6 +139,7 @@ describe('a baked model gives what the recipe and the model give', () => {
     ['dates', 'at:date(year,month,day,weekday,hour,epoch-days)', 6],
     ['cycles', 'at:date(month,day,weekday,hour,cyclic)', 8],
     ['a part of a date as category', 'at:date(month)+one-hot', 5],
+    ['dates with an indicator', 'at:fill(0,indicator)+date(month,day)', 3],
     ['a column twice', 'height:fill(0),height:fill(mean,indicator)', 3],
   ])('for %s', async (_, columns, width) => {
     const recipe = await fitted(animals(), [`x=${columns}`], 'species', width);

@@ -41,11 +41,26 @@ function joinValues(parts: readonly Values[]): Values {
   if (parts.length === 1) return first;
   if (first instanceof Tensor) return joinTensors(parts as readonly Tensor[]);
   if (Array.isArray(first)) return (parts as readonly (readonly never[])[]).flat(1);
-  const typed = parts as readonly Float64Array[];
+  const typed = sameType(parts as readonly Numbers[]) as readonly Float64Array[];
   const starts = offsets(typed.map(({ length }) => length));
   const out = new (typed[0]!.constructor as Float64ArrayConstructor)(starts.at(-1)!);
   for (const [i, part] of typed.entries()) out.set(part, starts[i]);
   return out;
+}
+
+type Numbers = Exclude<Values, Tensor | readonly unknown[]>;
+
+/**
+ * Blocks of one column can differ in type: of integers that no double holds, or without missing values. All become 64-bit
+ * integers where each has such values, and doubles otherwise.
+ */
+function sameType(parts: readonly Numbers[]): readonly Numbers[] {
+  if (parts.every(part => part.constructor === parts[0]!.constructor)) return parts;
+  const isExact = (part: Numbers) =>
+    part instanceof BigInt64Array || (part as Float64Array).every(Number.isSafeInteger);
+  if (parts.some(part => part instanceof BigInt64Array) && parts.every(isExact))
+    return parts.map(part => BigInt64Array.from(part as Float64Array, BigInt));
+  return parts.map(part => Float64Array.from(part as Float64Array, Number));
 }
 
 /** Arrays one after the other along the first axis. All have the element type and row shape of the first. */
@@ -101,7 +116,6 @@ export function someRows(source: Source, rows: Uint32Array): Source {
     blocks: source.blocks.map((_, i) => bounds[i + 1]! - bounds[i]!),
     async read(block, fields) {
       const own = rows.subarray(bounds[block]!, bounds[block + 1]!);
-      if (!own.length) return { rows: 0, values: new Map() };
       return gatherBlock(
         await source.read(block, fields),
         own.map(row => row - starts[block]!),

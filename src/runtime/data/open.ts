@@ -158,10 +158,18 @@ async function openTable(
     return skipDamaged ? withoutDamaged(source, notes) : { source, notes };
   }
   const { kindsOf } = await import('./recipe/apply-recipe.js');
-  const opened = await openSource(files, recipe && kindsOf(recipe));
-  const source = await resolveImages(opened.source, files[0]!);
-  if (source === opened.source) return { ...opened, notes: [] };
-  return skipDamaged ? withoutDamaged(source, []) : { source, notes: [] };
+  // The first file tells which columns are paths; each file has those from its own folder.
+  const opened = await openSource(files, recipe && kindsOf(recipe), (source, file, first) =>
+    resolveImages(source, file, first && imagesOf(first)),
+  );
+  const { source } = opened;
+  try {
+    if (skipDamaged && imagesOf(source).length) return await withoutDamaged(source, []);
+    return { ...opened, notes: [] };
+  } catch (error) {
+    await source.close().catch(() => {});
+    throw error;
+  }
 }
 
 /** Throws `missing-data` for a column that is not there. */
@@ -197,10 +205,12 @@ function isMissing(values: Values, row: number): boolean {
 /** `notes` are lines for the user on what is left out. */
 type OpenTable = OpenSource & { notes: readonly string[] };
 
+const imagesOf = ({ fields }: Source) =>
+  fields.filter(({ kind }) => kind === 'image').map(({ name }) => name);
+
 async function withoutDamaged(source: Source, notes: readonly string[]): Promise<OpenTable> {
   const { describeDamaged, findDamaged } = await import('./images/damaged.js');
-  const columns = source.fields.filter(({ kind }) => kind === 'image').map(({ name }) => name);
-  const found = await findDamaged(source, columns);
+  const found = await findDamaged(source, imagesOf(source));
   const note = describeDamaged(found);
   if (note === undefined) return { source, notes };
   return { source: someRows(source, found.rows), notes: [...notes, note] };
@@ -545,12 +555,13 @@ const EDGE = 2 ** 20;
 
 /** Of large files the size, the first and the last megabyte: reading all of it would take as long as an epoch. */
 async function fileChecksum(path: string, sum: number): Promise<number> {
+  const info = await stat(path).catch(() => undefined);
+  if (info?.isDirectory()) return folderChecksum(path, sum);
+  // A pipe whose other end is closed cannot be opened again: opening it waits for a writer.
+  if (info && !info.isFile()) return crc32(path, sum);
   const handle = await open(path).catch(() => undefined);
-  if (!handle) return sum;
+  if (!info || !handle) return sum;
   try {
-    const info = await handle.stat();
-    if (info.isDirectory()) return folderChecksum(path, sum);
-    if (!info.isFile()) return crc32(path, sum);
     let found = crc32(`${info.size} `, sum);
     for (const position of [0, Math.max(0, info.size - EDGE)]) {
       const { bytesRead, buffer } = await handle.read(Buffer.alloc(EDGE), 0, EDGE, position);

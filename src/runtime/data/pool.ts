@@ -31,6 +31,8 @@ export const hasThreads = () => existsSync(SCRIPT);
 /** One core is the session's. */
 export const threadCount = () => Math.max(1, Math.min(4, availableParallelism() - 1));
 
+const CLOSED = 'The data was closed while it was being read.';
+
 type Waiting = { resolve(arrays: Map<string, Tensor>): void; reject(error: Error): void };
 
 /** Tasks that a thread has at a time: while it computes, the next file is read. More would only take memory. */
@@ -41,6 +43,7 @@ export class Pool {
   readonly #threads: { worker: Worker; waiting: Map<number, Waiting> }[] = [];
   readonly #queue: ({ id: number; task: Task } & Waiting)[] = [];
   #next = 0;
+  #isClosed = false;
 
   constructor(
     private readonly setup: Setup,
@@ -50,6 +53,7 @@ export class Pool {
   run(task: Task): Promise<Map<string, Tensor>> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
+      if (this.#isClosed) throw new Error(CLOSED);
       this.#queue.push({ id, task, resolve, reject });
       this.#assign();
     });
@@ -82,7 +86,9 @@ export class Pool {
     };
     worker.on('message', (reply: Reply) => {
       const { id } = reply;
-      const waiting = thread.waiting.get(id)!;
+      const waiting = thread.waiting.get(id);
+      // A reply that was under way when the pool was closed.
+      if (!waiting) return;
       thread.waiting.delete(id);
       if ('error' in reply) {
         const { code, message } = reply.error;
@@ -99,6 +105,8 @@ export class Pool {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const { reject } of this.#queue.splice(0)) reject(new Error(CLOSED));
     await Promise.all(this.#threads.splice(0).map(({ worker }) => worker.terminate()));
   }
 }

@@ -7,6 +7,8 @@ import type { Pixels } from './pixels.js';
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const INDEXED = 3;
+/** As sharp's default limit, which refuses what is larger. */
+const MOST_PIXELS = 0x3fff ** 2;
 
 /** Undefined for any other file, also for interlaced ones and damaged ones. */
 export function readIndexedPng(bytes: Uint8Array): Pixels | undefined {
@@ -15,6 +17,7 @@ export function readIndexedPng(bytes: Uint8Array): Pixels | undefined {
   const [width, height] = [view.getUint32(16), view.getUint32(20)];
   const [bits, type, interlaced] = [bytes[24]!, bytes[25], bytes[28]];
   if (type !== INDEXED || interlaced || ![1, 2, 4, 8].includes(bits)) return undefined;
+  if (width * height > MOST_PIXELS) return undefined;
   const row = Math.ceil((width * bits) / 8);
   const lines = inflate(imageData(bytes, view), height * (row + 1));
   return (

@@ -3,6 +3,7 @@ import { AgdError } from '../../../graph/errors.js';
 import { Tensor } from '../../../graph/tensor.js';
 import type { ColumnKind } from '../../../passes/recipe/names.js';
 import type { Values } from '../source.js';
+import { parseDate } from '../sources/kinds.js';
 
 /** Where values are from, for messages: the file, the column, and the number of the first row, from 1. */
 export type Place = { source: string; column: string; firstRow: number };
@@ -25,7 +26,7 @@ export function numbersOf(values: Values, kind: ColumnKind, place: Place): Numbe
   return Float64Array.from(values as readonly unknown[], (value, row) => {
     if (value === null || value === '') return Number.NaN;
     const text = typeof value === 'object' ? textOf(value as Uint8Array) : String(value);
-    const number = kind === 'date' ? Date.parse(text) : kind === 'bool' ? readBool(text) : Number(text);
+    const number = kind === 'date' ? parseDate(text) : kind === 'bool' ? readBool(text) : Number(text);
     if (Number.isNaN(number))
       throw badValue(place, row, `'${text}' is not a ${kind === 'date' ? 'date' : 'number'}`);
     return number;

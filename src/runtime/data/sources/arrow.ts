@@ -89,6 +89,8 @@ async function findMessages(file: DataFile): Promise<Message[]> {
       const message = FlatTable.root(bytes);
       const head = message.byte(1);
       const end = from + length + Number(message.int64(3));
+      // Its length is signed: read back into the file, the loop would not end.
+      if (end < from + length) throw damaged('a message has a negative length');
       if (end > file.size) throw damaged('the file is truncated');
       const rows = head === HEADS.records ? Number(message.table(2)?.int64(0) ?? 0n) : 0;
       messages.push({ start: at, end, head, rows });

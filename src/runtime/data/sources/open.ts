@@ -37,7 +37,7 @@ export async function formatOf(path: string): Promise<Format> {
     const head = await file.read(0, 16);
     const text = head.toString('latin1');
     if (text.startsWith('PAR1')) return 'parquet';
-    if (text.startsWith('ARROW1') || head.readInt32LE?.(0) === -1) return 'arrow';
+    if (text.startsWith('ARROW1') || (head.length >= 4 && head.readInt32LE(0) === -1)) return 'arrow';
     if (/^PK|^\x93NUMPY/.test(text) || text[8] === '{') return 'arrays';
     if (/^(\xef\xbb\xbf)?\s*[{[]/.test(text)) return 'json';
   } finally {
@@ -55,18 +55,25 @@ export type SourceSpec = { path: string; format: Format; index?: CsvIndex | Json
 /** A source and, where other threads can open it too, how. */
 export type OpenSource = { source: Source; spec?: SourceSpec };
 
+/** What is made of the records of one file; `first` is what was made of those of the first file. */
+export type Wrap = (source: Source, path: string, first: Source | undefined) => Promise<Source>;
+
 /**
  * The records of files, one after the other. `kinds` are those of columns that are known already. Throws `io` and
  * `bad-data`.
  */
-export async function openSource(paths: readonly string[], kinds: Kinds = new Map()): Promise<OpenSource> {
+export async function openSource(
+  paths: readonly string[],
+  kinds: Kinds = new Map(),
+  wrap: Wrap = async source => source,
+): Promise<OpenSource> {
   const opened: { source: Source; spec?: SourceSpec[number] }[] = [];
   try {
-    for (const path of paths) opened.push(await openOne(path, kinds));
+    for (const path of paths) opened.push(await openOne(path, kinds, wrap, opened[0]?.source));
     const source = await concatSources(
       opened.map(({ source }) => source),
       async (i, wider: ReadonlyMap<string, FieldKind>) => {
-        opened[i] = await openOne(paths[i]!, wider);
+        opened[i] = await openOne(paths[i]!, wider, wrap, i ? opened[0]!.source : undefined);
         return opened[i].source;
       },
     );
@@ -81,18 +88,23 @@ export async function openSource(paths: readonly string[], kinds: Kinds = new Ma
 /** The source that a spec describes. */
 export async function reopenSource(spec: SourceSpec): Promise<Source> {
   const sources = await Promise.all(spec.map(async one => sourceOf(await openFile(one.path), one)));
-  return concatSources(sources, async i => sources[i]!);
+  return concatSources(sources, async i => sourceOf(await openFile(spec[i]!.path), spec[i]!));
 }
 
-async function openOne(path: string, kinds: Kinds) {
+async function openOne(path: string, kinds: Kinds, wrap: Wrap, first: Source | undefined) {
   const format = await formatOf(path);
   if (format === 'arrays' || format === 'folder')
     throw new AgdError('bad-data', `${path} cannot be read together with files of records.`);
   const file = await openFile(path);
   try {
-    const index = await indexOf(file, format, kinds);
+    // Files of text hold the paths of images; `wrap` tells that they are paths.
+    const own = new Map([...kinds].map(([name, kind]) => [name, kind === 'image' ? 'text' : kind]));
+    const index = await indexOf(file, format, own);
     const spec = { path, format, ...(index ? { index } : {}) };
-    return { source: await sourceOf(file, spec), ...(file.isTemporary ? {} : { spec }) };
+    const plain = await sourceOf(file, spec);
+    const source = await wrap(plain, path, first);
+    // Other threads can open the file, and do not know what was made of it.
+    return { source, ...(file.isTemporary || source !== plain ? {} : { spec }) };
   } catch (error) {
     await file.close();
     throw error;

@@ -58,7 +58,7 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
   if (lossOutput !== undefined) return { kind: 'output', output: lossOutput, target: details.target };
   if (!kind) throw new AgdError('bad-option', `${flagAt(`loss.${given[0]}`)} needs --loss.`);
   const spec = parseLoss(kind);
-  if (kind.includes('(')) {
+  if (spec.kind !== kind) {
     const [other] = given;
     if (other === undefined) return spec;
     throw new AgdError(

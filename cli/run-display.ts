@@ -10,6 +10,9 @@ import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
 export type Detail = { verbose?: boolean; quiet?: boolean; json?: boolean; color?: boolean };
 
+/** What follows a run beside its display. */
+export type RunOutputs = { log?: string; csv?: string; logdir?: string; report?: string; ui?: boolean };
+
 export type Display = {
   watch(event: TrainEvent): void;
   /** The run was asked to stop. */
@@ -25,9 +28,14 @@ type Event<T extends TrainEvent['type']> = Extract<TrainEvent, { type: T }>;
 /**
  * The display of a job. Without options: a line on the job, warnings, progress and results. `verbose` adds the report of
  * the injection and all notes, `quiet` leaves the files written. With `json` the events are lines of standard output.
- * Under the last two, what is wrong or a person has to decide goes to standard error. `log` is told to who resumes.
+ * Under the last two, what is wrong or a person has to decide goes to standard error. `outputs` are in the command that
+ * resumes.
  */
-export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: Detail, log?: string): Display {
+export function createDisplay(
+  job: TrainJob,
+  { verbose, quiet, json, color }: Detail,
+  outputs: RunOutputs = {},
+): Display {
   const talks = !quiet && !json;
   let progress: Progress | undefined;
   let injected: Event<'injected'> | undefined;
@@ -79,7 +87,7 @@ export function createDisplay(job: TrainJob, { verbose, quiet, json, color }: De
       case 'saved':
         if (event.what === 'state') {
           if (talks || stops) tell(`saved state to ${event.path}`);
-          if (stops) tell(`resume with: ${resumeCommand(job, event.path, log)}`);
+          if (stops) tell(`resume with: ${resumeCommand(job, event.path, outputs)}`);
         } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
         else if (!json) say(`wrote ${event.path}${quiet ? '' : describeBest(event)}`);
         return undefined;
@@ -221,9 +229,10 @@ const named = (what: string, evaluation: Evaluation | undefined) =>
   Object.fromEntries(singleMetrics(evaluation?.metrics).map(([name, value]) => [`${what} ${name}`, value]));
 
 /** The command that resumes a job from a state as if it had not been stopped. */
-function resumeCommand(job: TrainJob, state: string, log?: string): string {
+function resumeCommand(job: TrainJob, state: string, { log, csv, logdir, report, ui }: RunOutputs): string {
   const { bind: { map = {}, scale, whole } = {} } = job;
   const given = {
+    extend: job.extend,
     data: job.data,
     val: job.validation,
     columns: columnFlags(job.columns),
@@ -258,6 +267,10 @@ function resumeCommand(job: TrainJob, state: string, log?: string): string {
     state: job.state ?? state,
     out: job.output,
     log,
+    csv,
+    logdir,
+    report,
+    ui: ui || undefined,
     device: job.device === 'cpu' ? undefined : job.device,
     threads: job.threads,
   };

@@ -18,12 +18,14 @@ export function runLog(path: string, warn: (text: string) => void): Watcher {
   let pending: TrainEvent[] | undefined = [];
   return event => {
     if (pending) pending.push(event);
-    if (pending && event.type !== 'start') return;
+    // A range test ends without a start.
+    if (pending && event.type !== 'start' && event.type !== 'rates') return;
     const lines = (pending ?? [event]).map(line);
-    if (pending && event.type === 'start') {
-      const kept = event.stepsBefore
-        ? (linesBefore(path, event.stepsBefore) ?? historyEvents(event).map(line))
-        : [];
+    if (pending) {
+      const kept =
+        event.type === 'start' && event.stepsBefore
+          ? (linesBefore(path, event.stepsBefore) ?? historyEvents(event).map(line))
+          : [];
       attempt(() => writeFileSync(path, [...kept, ...lines].join('')));
       pending = undefined;
     } else attempt(() => appendFileSync(path, lines.join('')));

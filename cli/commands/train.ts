@@ -52,6 +52,7 @@ export const options = {
     ...RUN,
     type: types.flag,
     help: 'Do a few steps and print what the run would take: memory, disk, time; write nothing',
+    conflicts: ['log'],
   },
   findLr: {
     ...RUN,
@@ -212,7 +213,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     threads: args.threads,
   };
   const record = new RunRecord();
-  const display = createDisplay(job, args, args.log);
+  const display = createDisplay(job, args, args);
   const page = args.ui ? await openPage(record, args, display) : undefined;
   const watchers = [...(await fileWatchers(args)), (event: TrainEvent) => record.watch(event)];
   let failure: string | undefined;

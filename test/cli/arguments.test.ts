@@ -232,3 +232,16 @@ it('makes flag, help, check and configuration key of one entry of a table', asyn
   expect(await readConfig(config({ minLength: 3 }), 'train', own)).toEqual({ minLength: 3 });
   await expect(readConfig(config({ minLength: 1.5 }), 'train', own)).rejects.toThrow('minLength must be');
 });
+
+it('reads a sum of losses without parentheses', async () => {
+  const loss = async (text: string, ...more: string[]) =>
+    (await told('inject', '--loss', text, ...more)).loss as unknown;
+  expect(await loss('mse + 0.1*l1')).toEqual({ kind: 'mse', plus: [{ kind: 'l1', weight: 0.1 }] });
+  expect(await loss('0.5*mse')).toEqual({ kind: 'mse', weight: 0.5 });
+  await expect(loss('mse + l1', '--target', 't')).rejects.toThrow('in the parentheses of a loss');
+});
+
+it('refuses a log of a run that is only planned', async () => {
+  const flags = ['--loss', 'mse', '--data', 'train.npz', '--dry-run', '--log', 'log.jsonl'];
+  await expect(told('train', ...flags)).rejects.toThrow('--dry-run cannot be combined with --log');
+});

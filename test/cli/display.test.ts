@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
+import { createDisplay } from '../../cli/run-display.js';
 import { EVENT_SCHEMAS } from '../../src/runtime/train/events.js';
 import { agdOnnx, workplace } from './run.js';
 
@@ -80,4 +81,20 @@ describe('train prints', () => {
     expect(code).toBe(1);
     expect(err).toContain(`${a} cannot be combined with ${b}`);
   });
+});
+
+it('the command that resumes has the extensions and the files that follow the run', () => {
+  const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+  try {
+    const job = { model: 'm.onnx', data: 'd.npz', output: 'o.onnx', epochs: 2, extend: ['own.js'] };
+    const outputs = { log: 'l.jsonl', csv: 'c.csv', logdir: 'events', report: 'r.html', ui: true };
+    const display = createDisplay(job, { quiet: true }, outputs);
+    display.stopping();
+    display.watch({ type: 'saved', time: 0, path: 's.onnx', what: 'state' });
+    const [command] = write.mock.calls.map(String).filter(text => text.includes('resume with'));
+    expect(command).toContain('train s.onnx --extend own.js --data d.npz ');
+    expect(command).toContain(' --log l.jsonl --csv c.csv --logdir events --report r.html --ui');
+  } finally {
+    write.mockRestore();
+  }
 });

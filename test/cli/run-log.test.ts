@@ -67,3 +67,13 @@ it('is given up where it cannot be written, and said once', () => {
   expect(said).toHaveLength(1);
   expect(said[0]).toContain('training continues without a log');
 });
+
+it('holds a range test, which never starts a run', () => {
+  const path = join(folder, 'log.jsonl');
+  write(path, [
+    { type: 'note', time: 0, text: 'n', level: 'warning' },
+    { type: 'rates', time: 0, rates: [0.1, 0.2], losses: [2, 1], suggested: 0.1 },
+  ]);
+  const rows = readFileSync(path, 'utf8').trim().split('\n');
+  expect(rows.map(row => JSON.parse(row).type)).toEqual(['note', 'rates']);
+});

@@ -27,7 +27,7 @@ const weights = v.pipe(
 /** A kind, or an expression of kinds. */
 const what = () => `one of ${LOSS_NAMES.join(', ')}`;
 const lossText = v.pipe(
-  v.union([choice(LOSS_NAMES), v.pipe(v.string(what), v.regex(/\(/, what))], what),
+  v.union([choice(LOSS_NAMES), v.pipe(v.string(what), v.regex(/[(+*]/, what))], what),
   v.description(`${what()}, or a sum such as cross-entropy(logits, target) + 0.5*mse(aux, aux_target)`),
 );
 /** What is said in the parentheses of a loss, or by a program. */

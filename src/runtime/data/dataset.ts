@@ -71,6 +71,8 @@ export type BatchOptions = {
   pad?: boolean;
   /** Batches of the pass to leave out at its begin, by a run that goes on in its middle. */
   skip?: number;
+  /** Samples as the data has them, although their order is random: none is augmented or mixed. For evaluation. */
+  asStored?: boolean;
 };
 
 export const DEFAULT_BATCH_SIZE = 32;
@@ -177,8 +179,8 @@ export class Dataset {
    */
   async *chunks(options: BatchOptions, steps: (first: number) => number): AsyncGenerator<Chunk> {
     const parts = this.#parts(options, steps);
-    const { shuffle, epoch = 0 } = options;
-    const pass = shuffle === undefined ? undefined : { seed: shuffle, epoch };
+    const { shuffle, epoch = 0, asStored } = options;
+    const pass = shuffle === undefined || asStored ? undefined : { seed: shuffle, epoch };
     const make = async ({ rows, first, lead, padding }: Part): Promise<Chunk> => {
       const places = this.options.weights && Uint32Array.from(rows, (_, i) => first + i);
       const { inputs } = await this.take(rows, lead, pass && places ? { ...pass, places } : pass);

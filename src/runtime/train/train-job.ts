@@ -98,6 +98,8 @@ export type TrainJob = SessionOptions &
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   } & Omit<DataOptions, 'recipe'>;
 
+const NOTHING_SAVED = { state: undefined, saveEvery: undefined, keepBest: undefined, keepLast: undefined };
+
 /**
  * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
  * of the last good step is written before returning or throwing: to `state`, or beside `output`.
@@ -112,7 +114,7 @@ export async function runTrainJob(
     // Rates are tried from the beginning, as they are.
     const { inject } = job;
     const asked = job.findLr
-      ? { ...job, state: undefined, inject: inject && { ...inject, schedule: undefined } }
+      ? { ...job, ...NOTHING_SAVED, inject: inject && { ...inject, schedule: undefined } }
       : job;
     await runOnData(asked, report, signal, opened);
   } finally {
@@ -159,10 +161,7 @@ async function runOnData(
     trainer = await withSchedule(trainer, job, train, emit);
     trainer.keepRecipe(data.recipe);
     if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });
-    if (job.recipeOut !== undefined) {
-      await saveRecipe(job.recipeOut, neededRecipe(data.recipe));
-      emit({ type: 'saved', path: job.recipeOut, what: 'recipe' });
-    }
+    const recipeToSave = job.recipeOut === undefined ? undefined : neededRecipe(data.recipe);
     if (job.dryRun) {
       const files = { source: job.model, output: job.output, state: job.state };
       emit(await dryRun(trainer, { train, validation }, job, files));
@@ -171,6 +170,10 @@ async function runOnData(
     if (job.findLr) {
       emit(await findRate(trainer, train, job));
       return;
+    }
+    if (recipeToSave) {
+      await saveRecipe(job.recipeOut!, recipeToSave);
+      emit({ type: 'saved', path: job.recipeOut!, what: 'recipe' });
     }
     const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
     const metric = job.monitor ?? 'loss';

@@ -172,7 +172,7 @@ const TRAIN_SAMPLES = 10_000;
 /** Batches of the same samples in each epoch, about `count` of them: the last batch is not cut. */
 async function* sampled(train: Dataset, order: BatchOptions, count: number): AsyncGenerator<Batch> {
   let seen = 0;
-  for await (const batch of train.batches({ ...order, epoch: 0, pad: true })) {
+  for await (const batch of train.batches({ ...order, epoch: 0, pad: true, asStored: true })) {
     yield batch;
     seen += batch.size;
     if (seen >= count) return;

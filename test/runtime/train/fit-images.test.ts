@@ -33,6 +33,14 @@ it('fit augments images, in the words of the command line too', async () => {
   expect(cropped.history.losses[0]).not.toBe(plain.history.losses[0]);
 });
 
+it('evaluates the training data as they are, neither augmented nor mixed', async () => {
+  const augment = 'crop:scale=0.3,flip,mixup';
+  const options = { ...OPTIONS, augment, epochs: 1, validation: PETS, trainMetrics: true };
+  const { history } = await fitModel(backbone(32), PETS, options);
+  const [{ training, validation }] = history.epochs as [(typeof history.epochs)[0]];
+  expect(training!.loss).toBeCloseTo(validation!.loss, 5);
+});
+
 it('fit mixes arrays of images, and nothing else of arrays', async () => {
   const target = Tensor.from(
     'int64',

@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -50,4 +50,20 @@ it('keeps what was learnt where the trained model cannot be written', async () =
   expect(trainer.stepCount).toBe(4);
   await trainer.release();
   await rm(dirname(path), { recursive: true });
+});
+
+it.each(['dryRun', 'findLr'] as const)('writes nothing with %s, whatever is to be saved', async mode => {
+  const { output, ...wanted } = await job();
+  const data = join(folder, 'data.csv');
+  const rows = Array.from({ length: 16 }, (_, i) => `${i},1,0,${-i},${i % 3}`);
+  await writeFile(data, `a,b,c,d,kind\n${rows.join('\n')}\n`);
+  const to = (name: string) => join(dirname(output), name);
+  const saved = { state: to('s.agd.onnx'), recipeOut: to('recipe.json'), saveEvery: '500steps', keepLast: 2 };
+  const columns = { columns: { x: ['a', 'b', 'c', 'd'] }, label: 'kind', valSplit: 0.25, keepBest: 1 };
+  const events: string[] = [];
+  await runTrainJob({ ...wanted, ...columns, ...saved, data, output, [mode]: true }, event => {
+    events.push(event.type);
+  });
+  expect(events.at(-1)).toBe(mode === 'dryRun' ? 'plan' : 'rates');
+  expect(await readdir(dirname(output))).toEqual([]);
 });

@@ -20,6 +20,7 @@ export const ctc: Loss = {
   target: 'classes',
   third: 'lengths',
   isSequence: true,
+  hasNoMask: true,
   options: ['blank', 'lengths'],
   terms(output, target, { blank = 0 }, { lengths }) {
     if (output.rank !== 3)

@@ -10,6 +10,7 @@ export const dice: Loss = {
   range: { least: 0, most: 1 },
   activation: 'sigmoid',
   options: ['smooth'],
+  hasNoMask: true,
   terms(output, target, { smooth = 1 }) {
     const p = output.sigmoid();
     const axes = output.rank > 2 ? range(2, output.rank) : [output.rank - 1];

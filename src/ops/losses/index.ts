@@ -1,5 +1,6 @@
 /** The losses, by name: means over all positions, as PyTorch's functions of the same names define them. */
 import type { DType } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
 import type { Shape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
 import { checkNewName, unknownName } from '../core/option-type.js';
@@ -78,7 +79,11 @@ export function lossTerms(
 ): LossTerms {
   checkLossOptions(options);
   const terms = lossNamed(kind).terms(output, target, options, values);
-  return values.mask ? maskTerms(terms, values.mask) : terms;
+  const { mask } = values;
+  if (!mask) return terms;
+  // Where the terms have all axes of the output, the mask lacks one in their midst.
+  const isInner = terms.loss.rank === output.rank && mask.rank === output.rank - 1 && mask.rank > 0;
+  return maskTerms(terms, isInner ? mask.unsqueeze([axisWithoutMask(kind, output, options)]) : mask);
 }
 
 /** Throws `bad-option` for an unknown kind. */
@@ -92,9 +97,27 @@ const OF_CLASSES = ['classAxis', 'labelSmoothing', 'ignoreIndex', 'classWeights'
 
 /** The options that a loss reads. */
 export function lossOptionNames(kind: string): readonly (keyof LossOptions)[] {
-  const { options, target } = lossNamed(kind);
+  const { options, target, hasNoMask } = lossNamed(kind);
   const own = options ?? [...(target === 'classes' ? OF_CLASSES : [])];
-  return [...own, ...(kind === 'bce-with-logits' ? (['posWeight', 'classAxis'] as const) : []), 'mask'];
+  const ofLabels = kind === 'bce-with-logits' ? (['posWeight', 'classAxis'] as const) : [];
+  return [...own, ...ofLabels, ...(hasNoMask ? [] : (['mask'] as const))];
+}
+
+/** The axis of the output that a mask of its positions lacks: that of the classes, or the last one. */
+function axisWithoutMask(kind: LossKind, output: Expr, options: LossOptions): number {
+  const hasClasses = takesClasses(kind) || lossOptionNames(kind).includes('classAxis');
+  return hasClasses ? classAxisIn(output, options) : output.rank - 1;
+}
+
+/** The shape of a mask of the output's positions. Throws `bad-option` for a loss that takes none. */
+export function maskShape(kind: LossKind, output: Expr, options: LossOptions): Shape {
+  if (lossNamed(kind).hasNoMask)
+    throw new AgdError(
+      'bad-option',
+      `The loss ${kind} takes no mask: each of its terms is of many positions.`,
+    );
+  const axis = axisWithoutMask(kind, output, options);
+  return output.rank === 1 ? output.shape! : output.shape!.filter((_, i) => i !== axis);
 }
 
 /** Element type and shape of the target for an output: int64 classes, or values like the output's. */

@@ -24,6 +24,8 @@ export type Loss = {
   readonly acrossBatch?: boolean;
   /** The target is a sequence of classes for each sample, of another length than the output. */
   readonly isSequence?: boolean;
+  /** Each term is of many positions together, so that a mask cannot leave some out. */
+  readonly hasNoMask?: boolean;
   /** The loss at each position, of the output's type. `values` are those that options name. */
   terms(output: Expr, target: Expr, options: LossOptions, values: NamedValues): LossTerms;
 };
@@ -66,7 +68,7 @@ export type LossOptions = {
   blank?: number;
   /** Name of a value with the number of times of each sample. ctc. */
   lengths?: string;
-  /** Name of a value that is 0 where a position does not count, such as an attention mask: all losses. */
+  /** Name of a value that is 0 where a position does not count, such as an attention mask: all losses but dice and ctc. */
   mask?: string;
   /** Two classes for each target, each with a share: for mixup and CutMix. Losses of classes alone. */
   mixTargets?: boolean;

@@ -7,6 +7,7 @@ import { range } from '../../ops/core/rule.js';
 import {
   lossNamed,
   lossTerms,
+  maskShape,
   meanOf,
   mixTerms,
   type NamedValues,
@@ -187,7 +188,7 @@ function namedValues(g: Builder, term: LossTerm, output: Expr, added: Set<Value>
     return known ? g.of(known) : addInput(g, name, { kind: 'tensor', dtype: 'int64', shape }, added);
   };
   const { mask, lengths, negative } = term;
-  if (mask !== undefined) values.mask = read(mask, output.shape!.slice(0, Math.max(1, output.rank - 1)));
+  if (mask !== undefined) values.mask = read(mask, maskShape(term.kind, output, term));
   if (lengths !== undefined) values.lengths = read(lengths, output.shape!.slice(0, 1));
   if (negative !== undefined) values.negative = pick(g, { ...term, output: negative });
   return values;

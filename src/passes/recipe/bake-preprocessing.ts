@@ -12,7 +12,6 @@ import { upgradeOpset } from '../normalize/upgrade-opset.js';
 import { writeDateParts } from './bake-dates.js';
 import {
   type ColumnRecipe,
-  classNames,
   type FinalStep,
   type InputRecipe,
   isNumberStep,
@@ -33,8 +32,8 @@ const isText = ({ kind }: ColumnRecipe) => kind === 'text';
 /**
  * A copy of the model with one input per column of the recipe, with the column's name and shape [samples, 1]: text as
  * strings, with '' for a missing value, everything else as float64 (dates in milliseconds since 1970), with NaN for a
- * missing one. The steps of the recipe become operators of ONNX and ai.onnx.ml, computed in float64. If the target has
- * named classes and `scores` identifies their scores, an additional output, named after the target's column, has the
+ * missing one. The steps of the recipe become operators of ONNX and ai.onnx.ml, computed in float64. If the target is
+ * one of several named classes and `scores` identifies their scores, an additional output, named after the target's column, has the
  * name of the best class per sample. Inputs that are fed a column of their name unchanged stay. Throws `unsupported-op`
  * for steps without ONNX operators, and names the column.
  */
@@ -49,7 +48,11 @@ export function bakePreprocessing(model: Model, recipe: Recipe, scores = recipe.
   for (const part of parts) checkBakeable(part);
   const names = Names.of(baked);
   const columns = [...new Set(parts.flatMap(part => part.columns.map(c => c.column)))];
-  const asked = scores && classNames(recipe) ? targetColumn(recipe)?.column : undefined;
+  const target = targetColumn(recipe);
+  // A target with several labels per sample has no single best class.
+  const last = target?.steps.at(-1);
+  const classes = last?.step === 'class' ? last.names : undefined;
+  const asked = scores && classes ? target?.column : undefined;
   const wanted = new Set([...columns, ...(asked === undefined ? [] : [asked])]);
   rename(
     baked,
@@ -79,7 +82,7 @@ export function bakePreprocessing(model: Model, recipe: Recipe, scores = recipe.
     ...[...raw.values()].map(({ value }) => value),
   ];
   graph.nodes = [...made, ...rest];
-  if (asked !== undefined) nameClasses(g, asked, classNames(recipe)!, scores!);
+  if (asked !== undefined) nameClasses(g, asked, classes!, scores!);
   if (graph.nodes.some(node => node.domain === ML))
     baked.opsetImports.set(ML, Math.max(2, baked.opsetImports.get(ML) ?? 2));
   eliminateDeadNodes(baked);

@@ -117,3 +117,50 @@ it('a ctc target that does not fit into the time has an infinite loss', async ()
   });
   await expect(wrong).rejects.toThrow("Loss 'loss' is Infinity");
 });
+
+describe('a mask of an image', () => {
+  const scores = { dims: [2, 3, 2, 2], values: Array.from({ length: 24 }, (_, i) => Math.sin(i)) };
+  const mask = ints([1, 0, 1, 1, 0, 0, 1, 0], [2, 2, 2]);
+  const kept = [0, 2, 3, 6];
+  /** The number of a channel at a pixel of the batch. */
+  const at = (values: readonly number[], pixel: number, channel: number) =>
+    values[12 * Math.floor(pixel / 4) + 4 * channel + (pixel % 4)]!;
+  const mean = (values: readonly number[]) => values.reduce((n, v) => n + v, 0) / values.length;
+  const logp = (pixel: number) => {
+    const row = [0, 1, 2].map(c => at(scores.values, pixel, c));
+    const total = Math.log(row.reduce((n, v) => n + Math.exp(v), 0));
+    return row.map(v => v - total);
+  };
+
+  it('has one number per pixel for a loss of classes', async () => {
+    const target = [0, 2, 1, 1, 2, 0, 2, 1];
+    const { loss } = await run(parseLoss('cross-entropy(a, target, mask=mask)'), [scores], {
+      target: ints(target, [2, 2, 2]),
+      mask,
+    });
+    expect(loss).toBeCloseTo(mean(kept.map(p => -logp(p)[target[p]!]!)), 5);
+  });
+
+  it('has one number per pixel for kl', async () => {
+    const target = floatsOf(Array(24).fill(1 / 3), [2, 3, 2, 2]);
+    const { loss } = await run(parseLoss('kl(a, target, mask=mask)'), [scores], { target, mask });
+    expect(loss).toBeCloseTo(mean(kept.map(p => mean(logp(p).map(l => Math.log(1 / 3) - l)))), 5);
+  });
+
+  it('has one number per pixel for labels', async () => {
+    const target = floatsOf(Array(24).fill(0), [2, 3, 2, 2]);
+    const { loss } = await run(parseLoss('bce-with-logits(a, target, mask=mask)'), [scores], {
+      target,
+      mask,
+    });
+    const each = kept.flatMap(p => [0, 1, 2].map(c => Math.log(1 + Math.exp(at(scores.values, p, c)))));
+    expect(loss).toBeCloseTo(mean(each), 5);
+  });
+});
+
+it.each(['dice', 'ctc'] as const)('%s takes no mask', async kind => {
+  expect(() => parseLoss(`${kind}(a, target, mask=mask)`)).toThrow(`option of ${kind}`);
+  const spec: LossSpec = { kind, output: 'a', mask: 'mask' };
+  const output = { dims: [1, 2, 3], values: [1, 2, 3, 4, 5, 6] };
+  await expect(run(spec, [output], {})).rejects.toThrow(`The loss ${kind} takes no mask`);
+});

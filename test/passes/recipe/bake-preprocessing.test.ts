@@ -13,6 +13,7 @@ import {
   type Recipe,
   readRecipe,
   type Scores,
+  type Step,
   withRecipe,
 } from '../../../src/passes/recipe/recipe.js';
 import { applyRecipe } from '../../../src/runtime/data/recipe/apply-recipe.js';
@@ -182,6 +183,19 @@ describe('a baked model gives what the recipe and the model give', () => {
     const { answer } = await run(baked, await rawFeeds(source));
     // -1, 0 and 2: a score of 0 says no, as everywhere.
     expect(Array.from(answer!.data)).toEqual(['no', 'no', 'yes']);
+  });
+  it('without class names where a sample has several labels', async () => {
+    const source = sourceOf({ x: [1, 2], species: ['a', 'b'] }, { size: 2 });
+    const recipe = await fitted(source, ['x=x:standardize'], 'species', 1);
+    const labels = recipe.inputs.find(({ input }) => input === recipe.target)!;
+    for (const table of ['multi-hot', 'one-hot'] as const) {
+      const rest = { unknown: 'zeros', missing: 'zeros' } as const;
+      labels.columns[0]!.steps = [
+        { step: table, table: ['a', 'b', 'c'], ...(table === 'one-hot' ? rest : {}) } as Step,
+      ];
+      const baked = bakePreprocessing(linear(1, 3), recipe, { output: 'scores', threshold: 0 });
+      expect(baked.graph.outputs.map(v => v.name)).toEqual(['scores']);
+    }
   });
   it('where a column is named as a value of the model', async () => {
     const source = sourceOf({ x: [1, 2], w: [3, 5], species: ['a', 'b'] }, { size: 2 });

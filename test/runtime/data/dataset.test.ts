@@ -34,6 +34,18 @@ describe('batches', () => {
     expect(first!.inputs.y!.data).toEqual(Float32Array.of(0, 100, 1, 101));
   });
 
+  test('as they are stored, in the order of a seed, where nothing is to be augmented or mixed', async () => {
+    const passes: unknown[] = [];
+    const dataset = new Dataset([column(4)]).map((batch, { pass }) => {
+      passes.push(pass);
+      return batch;
+    });
+    const order = { batchSize: 4, shuffle: 5 };
+    const stored = await firsts(dataset, { ...order, asStored: true });
+    expect(stored).toEqual(await firsts(dataset, order));
+    expect(passes).toEqual([undefined, { seed: 5, epoch: 0 }]);
+  });
+
   test('shuffled by seed and epoch, all inputs alike, each sample once', async () => {
     const dataset = new Dataset([column(8), column(8, 'y')]);
     const order = async (shuffle: number, epoch?: number) =>

@@ -1,6 +1,7 @@
 /** The transforms of one column while they are being fitted. */
 import { readFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { parse } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { AgdError } from '../../../graph/errors.js';
 import { showTransform, type Transform } from '../../../passes/recipe/columns.js';
 import { DATE_PARTS, type DatePart } from '../../../passes/recipe/names.js';
@@ -191,16 +192,22 @@ export class Chain {
     if (file === undefined)
       throw this.#error('tokenizer needs its file, as in tokenizer(tokenizer.json,length=128)');
     const { tokenizers } = this.shared;
-    const name = basename(file);
-    if (!Object.hasOwn(tokenizers, name)) {
-      try {
-        tokenizers[name] = JSON.parse(readFileSync(file, 'utf8'));
-      } catch (error) {
-        const code = (error as NodeJS.ErrnoException).code ? 'io' : 'bad-data';
-        throw new AgdError(code, `Cannot read the tokenizer ${file}: ${(error as Error).message}.`);
-      }
+    let contents: unknown;
+    try {
+      contents = JSON.parse(readFileSync(file, 'utf8'));
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code ? 'io' : 'bad-data';
+      throw new AgdError(code, `Cannot read the tokenizer ${file}: ${(error as Error).message}.`);
     }
-    return { tokenizer: name, contents: tokenizers[name] };
+    // Files in different folders can have the same name.
+    const { name: stem, ext } = parse(file);
+    let name = `${stem}${ext}`;
+    for (let i = 2; Object.hasOwn(tokenizers, name); i++) {
+      if (isDeepStrictEqual(tokenizers[name], contents)) break;
+      name = `${stem}-${i}${ext}`;
+    }
+    tokenizers[name] = contents;
+    return { tokenizer: name, contents };
   }
 
   #lookFor(transform: Transform): Look {

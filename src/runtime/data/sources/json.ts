@@ -118,37 +118,41 @@ function parseObjects(text: string, path: string, first: number): Json[] {
     // Lines without commas, or damage.
   }
   const objects: Json[] = [];
-  let pending = '';
+  let [pending, depth, inText] = ['', 0, false];
   for (const line of lines) {
     pending += pending ? `\n${line}` : line;
+    [depth, inText] = depthAfter(line, depth, inText);
+    // An object may take several lines: parsing it before its end would take time in proportion to their square.
+    if (depth > 0 || inText) continue;
     const trimmed = pending.trim().replace(/^,|,$/g, '');
     if (!trimmed) continue;
     try {
-      const parsed = JSON.parse(`[${trimmed}]`);
-      objects.push(...parsed);
-      pending = '';
+      objects.push(...JSON.parse(`[${trimmed}]`));
     } catch (error) {
-      // An object may take several lines; what is closed and cannot be read is damaged.
-      if (/\}\s*,?\s*$/.test(pending) && balanced(trimmed))
-        throw new AgdError(
-          'bad-data',
-          `${path}, row ${first + objects.length} is not JSON: ${(error as Error).message}.`,
-        );
+      throw new AgdError(
+        'bad-data',
+        `${path}, row ${first + objects.length} is not JSON: ${(error as Error).message}.`,
+      );
     }
+    [pending, depth] = ['', 0];
   }
   if (pending.trim())
     throw new AgdError('bad-data', `${path}, row ${first + objects.length} is not JSON: it does not end.`);
   return objects;
 }
 
-/** Whether every brace outside of strings is closed. */
-function balanced(text: string): boolean {
-  let depth = 0;
-  for (const [piece] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]]/g)) {
-    if (piece === '{' || piece === '[') depth++;
-    else if (piece === '}' || piece === ']') depth--;
+/** The number of open braces and brackets after a line, and whether a string is. */
+function depthAfter(line: string, depth: number, inText: boolean): [number, boolean] {
+  for (let i = 0; i < line.length; i++) {
+    const char = line.charCodeAt(i);
+    if (inText) {
+      if (char === BACKSLASH) i++;
+      else if (char === QUOTE) inText = false;
+    } else if (char === QUOTE) inText = true;
+    else if (char === OPEN || char === OPEN_LIST) depth++;
+    else if (char === CLOSE || char === CLOSE_LIST) depth--;
   }
-  return depth <= 0;
+  return [depth, inText];
 }
 
 async function inferFields(file: DataFile, index: JsonIndex, kinds: Kinds): Promise<Field[]> {

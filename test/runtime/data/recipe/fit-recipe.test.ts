@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -205,6 +205,33 @@ describe('text', () => {
     const { of } = await arrays(sourceOf({ text: ['ab', 'é€x', ''] }), [ids('x', 4)], ['x=text:bytes']);
     expect(of('x')).toEqual([97, 98, 0, 0, 0xc3, 0xa9, 0xe2, 0x82, 0, 0, 0, 0]);
   });
+  it('goes through tokenizers of the same file name in different folders', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-test-'));
+    const files = ['a', 'b'].map((name, i) => {
+      mkdirSync(join(folder, name));
+      const file = join(folder, name, 'tokenizer.json');
+      writeFileSync(file, JSON.stringify({ ...TOKENIZER, extra: i }));
+      return file;
+    });
+    const { recipe } = await recipeOf(
+      sourceOf({ text: ['a cat'], other: ['a cat'], third: ['a cat'] }),
+      [ids('p', 5), ids('q', 5), ids('r', 5)],
+      [
+        `p=text:tokenizer("${files[0]}",length=5)`,
+        `q=other:tokenizer("${files[1]}",length=5)`,
+        `r=third:tokenizer("${files[0]}",length=5)`,
+      ],
+    );
+    expect(Object.entries(recipe.tokenizers!)).toMatchObject([
+      ['tokenizer.json', { extra: 0 }],
+      ['tokenizer-2.json', { extra: 1 }],
+    ]);
+    const names = recipe.inputs.map(
+      ({ columns }) => (columns[0]!.steps[0] as { tokenizer: string }).tokenizer,
+    );
+    expect(names).toEqual(['tokenizer.json', 'tokenizer-2.json', 'tokenizer.json']);
+  });
+
   it('goes through a tokenizer, with its mask', async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'tokenizer.json');
     writeFileSync(file, JSON.stringify(TOKENIZER));

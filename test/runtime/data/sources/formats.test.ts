@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Source } from '../../../../src/runtime/data/source.js';
 import { openFile } from '../../../../src/runtime/data/sources/file.js';
 import { indexJson, jsonSource } from '../../../../src/runtime/data/sources/json.js';
@@ -123,6 +123,21 @@ describe('Arrow', () => {
     );
   });
 
+  test('with a negative length is refused', async () => {
+    const bytes = Buffer.from(TABLES.arrow_stream, 'base64');
+    // Of each message: a mark, the length of its table, the table, and the body, whose length is field 3.
+    let place = 0;
+    for (let at = 0; !place; at += 8 + bytes.readInt32LE(at + 4)) {
+      const table = at + 8 + bytes.readUInt32LE(at + 8);
+      const fields = table - bytes.readInt32LE(table);
+      const field = bytes.readUInt16LE(fields) > 10 ? bytes.readUInt16LE(fields + 10) : 0;
+      if (field && bytes.readBigInt64LE(table + field) > 0n) place = table + field;
+    }
+    bytes.writeBigInt64LE(-(2n ** 40n), place);
+    const path = write('negative.arrows', bytes);
+    await expect(openSource([path])).rejects.toThrow(/negative length/);
+  });
+
   test('holds what JSON of the same data holds', async () => {
     const [arrow, json] = await Promise.all(
       ['flights-200k.arrow', 'flights-200k.json'].map(async name =>
@@ -167,6 +182,22 @@ describe('JSON', () => {
       const source = jsonSource(file, await indexJson(file, { blockBytes }));
       expect(source.blocks).toEqual(blockBytes === 1 ? [1, 1, 1] : source.blocks);
       expect(await columns(source)).toEqual(expected);
+    }
+  });
+
+  test('of objects over many lines is parsed once, at the end of each object', async () => {
+    const list = Array.from({ length: 50 }, (_, i) => ({ l: [i, i + 1], q: '}' }));
+    const text = list.map(o => JSON.stringify(o, null, 1)).join('\n');
+    const file = await openFile(write('long.json', text));
+    const source = jsonSource(file, await indexJson(file));
+    const parse = vi.spyOn(JSON, 'parse');
+    try {
+      await source.read(0);
+      // All at once, which fails without commas, and object by object.
+      expect(parse).toHaveBeenCalledTimes(51);
+      expect((await columns(source)).l).toEqual(list.map(({ l }) => l));
+    } finally {
+      parse.mockRestore();
     }
   });
 

@@ -11,6 +11,14 @@ export const model =
 
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
+/** What is written instead of a model: one of them, without what decides how the model is written. */
+const INSTEAD = ['pytorchState', 'ortCheckpoint', 'peft', 'onnxAdapter'] as const;
+const OF_MODEL = ['out', 'params', 'ema', 'bakePreprocessing', 'recipe', 'adapter', 'adaptersOnly'] as const;
+const conflictsOf = (own: (typeof INSTEAD)[number]) => [
+  ...OF_MODEL,
+  ...INSTEAD.filter(other => other !== own),
+];
+
 export const options = {
   out: { ...OUTPUT, type: types.text, alias: 'o', help: 'Model to write', shown: 'MODEL.trained.onnx' },
   params: {
@@ -23,27 +31,25 @@ export const options = {
     ...OUTPUT,
     type: types.flag,
     help: 'Write the preprocessing of the columns into the graph: the model takes raw columns',
-    conflicts: ['pytorchState', 'ortCheckpoint'],
   },
   recipe: {
     ...OUTPUT,
     type: types.text,
     help: 'Recipe of the columns (.json, or a model that has one)',
     shown: "the model's own",
-    conflicts: ['pytorchState', 'ortCheckpoint'],
   },
   recipeOut: { ...OUTPUT, type: types.text, help: 'Also write the recipe of the columns as JSON' },
   pytorchState: {
     ...OUTPUT,
     type: types.text,
     help: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
-    conflicts: ['out', 'params', 'ema', 'ortCheckpoint'],
+    conflicts: conflictsOf('pytorchState'),
   },
   adapter: {
     ...OUTPUT,
     type: types.text,
     help: 'Merge the adapters of this folder, as PEFT writes it, into a model without a training step',
-    conflicts: ['params', 'ema', 'peft', 'onnxAdapter'],
+    conflicts: ['params', 'ema', 'recipe', 'bakePreprocessing'],
   },
   adaptersOnly: {
     ...OUTPUT,
@@ -54,19 +60,19 @@ export const options = {
     ...OUTPUT,
     type: types.text,
     help: "Write the adapters as PEFT's adapter_model.safetensors and adapter_config.json to this folder instead",
-    conflicts: ['out', 'params', 'ema', 'adaptersOnly', 'onnxAdapter'],
+    conflicts: conflictsOf('peft'),
   },
   onnxAdapter: {
     ...OUTPUT,
     type: types.text,
     help: "Write the adapters as ONNX Runtime's .onnx_adapter to this file instead",
-    conflicts: ['out', 'params', 'ema', 'adaptersOnly'],
+    conflicts: conflictsOf('onnxAdapter'),
   },
   ortCheckpoint: {
     ...OUTPUT,
     type: types.text,
     help: "Write parameters and AdamW's state as a checkpoint of ONNX Runtime's training instead",
-    conflicts: ['out', 'params', 'ema'],
+    conflicts: conflictsOf('ortCheckpoint'),
   },
 } satisfies Options;
 

@@ -245,3 +245,19 @@ it('refuses a log of a run that is only planned', async () => {
   const flags = ['--loss', 'mse', '--data', 'train.npz', '--dry-run', '--log', 'log.jsonl'];
   await expect(told('train', ...flags)).rejects.toThrow('--dry-run cannot be combined with --log');
 });
+
+it.each([
+  ['--pytorch-state a', '--peft b'],
+  ['--pytorch-state a', '--adapter b'],
+  ['--pytorch-state a', '--adapters-only'],
+  ['--pytorch-state a', '--onnx-adapter b'],
+  ['--ort-checkpoint a', '--adapter b'],
+  ['--ort-checkpoint a', '--peft b'],
+  ['--peft a', '--bake-preprocessing'],
+  ['--peft a', '--onnx-adapter b'],
+  ['--onnx-adapter a', '--recipe b'],
+  ['--adapter a', '--recipe b'],
+  ['--adapter a', '--bake-preprocessing'],
+])('export refuses %s with %s, of which it would do one', async (one, other) => {
+  await expect(told('export', ...`${one} ${other}`.split(' '))).rejects.toThrow('cannot be combined with');
+});

@@ -1,7 +1,7 @@
 import { cloneModel } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import { type Model, type Node, Value } from '../../graph/ir.js';
+import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
@@ -76,7 +76,10 @@ function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map
   );
 }
 
-/** Gives the layers the weight with the adapter in it. Others that read the weight go on with what it was. */
+/**
+ * Gives the layers the weight with the adapter in it. Others that read the weight, or what the nodes between it and these
+ * layers make of it, go on with what it was.
+ */
 function putSum(
   { graph }: Model,
   names: Names,
@@ -86,15 +89,36 @@ function putSum(
 ): string {
   const { value } = layers[0]!.weight;
   const sum = withProduct(record, source, layers[0]!);
-  const readers = new Set(layers.map(({ weight, node }) => weight.through[0] ?? node));
-  const isShared = value.readers.some(n => !readers.has(n)) || value.outputOf.length > 0;
+  const readers = new Set(layers.flatMap(({ weight, node }) => [...weight.through, node]));
+  const read = new Set(
+    layers.flatMap(({ weight }) => [value, ...weight.through.map(node => node.outputs[0]!)]),
+  );
+  const isShared = [...read].some(v => v.readers.some(n => !readers.has(n)) || v.outputOf.length > 0);
   if (!isShared && value.producer) value.producer.setAttr('value', { type: 'tensor', value: sum });
   if (!isShared && value.producer) return value.name;
   const target = isShared ? new Value(names.fresh(`${value.name}_adapted`), value.type) : value;
-  if (isShared)
-    for (const reader of readers) reader.inputs = reader.inputs.map(v => (v === value ? target : v));
   graph.initializers.set(target, sum);
+  if (isShared) readInstead(graph, names, layers, target);
   return target.name;
+}
+
+/** Lets the layers read another weight, through copies of the nodes that lead from the weight to them. */
+function readInstead(graph: Graph, names: Names, layers: readonly AdaptedLayer[], target: Value): void {
+  const instead = new Map([[layers[0]!.weight.value, target]]);
+  const replaced = (inputs: Node['inputs']) => inputs.map(v => (v && instead.get(v)) ?? v);
+  for (const { weight, node } of layers) {
+    for (const each of weight.through) {
+      const [output] = each.outputs;
+      if (instead.has(output!)) continue;
+      const copy = new Value(names.fresh(`${output!.name}_adapted`), output!.type);
+      const made = new Node(each.opType, replaced(each.inputs), [copy], each.attrs);
+      made.domain = each.domain;
+      made.name = names.fresh(`${each.name || output!.name}_adapted`);
+      graph.insertBefore(each, made);
+      instead.set(output!, copy);
+    }
+    node.inputs = replaced(node.inputs);
+  }
 }
 
 /** W + scale * A B, in the layout and type that W has in the file. */

@@ -263,3 +263,38 @@ it('refuses a product of blocks of 4-bit floats', () => {
   }, false);
   expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(/MatMulBnb4 has no rule/);
 });
+
+describe('merging beside another layer that reads the same transposed weight', () => {
+  const make = () => {
+    const s = new Sketch();
+    const t = s.add('Transpose', [s.weight('w', [8, 8])], 't');
+    const first = s.add('MatMul', [s.input('x', ['batch', 8]), t], 'first');
+    return s.model([s.add('MatMul', [s.add('Tanh', [first], 'a'), t], 'y')]);
+  };
+  const feeds = { x: spread([4, 8], [-1, 1], 3) };
+
+  it.each([
+    ['without an adapter', [{ match: 'first_node', r: 2 }]],
+    [
+      'with an adapter of another rank',
+      [
+        { match: 'first_node', r: 2 },
+        { match: 'y_node', r: 3 },
+      ],
+    ],
+  ])('%s', async (_, specs) => {
+    const adapted = addAdapters(make(), specs, undefined);
+    for (const [value, tensor] of adapted.graph.initializers)
+      if (value.name.includes('.lora_B') || value.name.includes('lora_B_'))
+        adapted.graph.initializers.set(value, spread(tensor.dims, [-1, 1], value.name.length));
+    const { model: result, merged } = mergeAdapters(adapted);
+    expect(merged.length).toBe(specs.length);
+    const [before, apart, after] = [
+      await run(make(), feeds),
+      await run(adapted, feeds),
+      await run(result, feeds),
+    ];
+    expect(farthest(before, apart)).toBeGreaterThan(0.01);
+    expect(farthest(apart, after)).toBeLessThan(1e-4);
+  });
+});

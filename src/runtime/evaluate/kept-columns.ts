@@ -51,6 +51,8 @@ async function* rowsOf(source: Source, names: readonly string[]): AsyncGenerator
 /** Reads a value as it would be written: dates in ISO form, lists and arrays as JSON. */
 function readerOf(values: Values, kind: FieldKind): (row: number) => RawValue {
   if (values instanceof Tensor) {
+    const { data } = values;
+    if (data instanceof BigInt64Array && data.length === values.dims[0]) return row => data[row]!;
     const numbers = values.numbers();
     const width = numbers.length / values.dims[0]!;
     if (width === 1) return row => numbers[row]!;

@@ -4,7 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import { Tensor } from '../../graph/tensor.js';
 import { writeNpz } from '../data/npz.js';
-import type { Prediction } from './predictions.js';
+import { type Prediction, stringTensor } from './predictions.js';
 
 /** A value of a column of the data, as it is written beside the predictions. */
 export type RawValue = string | number | bigint | boolean | null;
@@ -183,11 +183,14 @@ function jsonRows(
   for (let row = 0; row < rows; row++) {
     const kept = [...raw].map(([name, values]) => [name, values[row]]);
     const predicted = fields.map(field => [field.name, jsonValue(field, row)]);
-    const plain = (_: string, x: unknown) => (typeof x === 'bigint' ? Number(x) : x);
+    const plain = (_: string, x: unknown) => (typeof x === 'bigint' ? exactJson(x) : x);
     text += `${JSON.stringify(Object.fromEntries([...kept, ...predicted]), plain)}\n`;
   }
   return text;
 }
+
+/** JSON's readers take numbers as float64: text where one cannot hold the integer. */
+const exactJson = (x: bigint) => (Number.isSafeInteger(Number(x)) ? Number(x) : String(x));
 
 /** A value; of named elements an object, else nested arrays. */
 function jsonValue(field: Field, row: number): unknown {
@@ -237,6 +240,20 @@ function appendTo<T>(lists: Map<string, T[]>, name: string, more: readonly T[]):
 function numbersOf(name: string, values: readonly RawValue[]): Tensor {
   if (values.some(value => typeof value === 'string'))
     throw new AgdError('unsupported-type', `Column '${name}' holds texts: write .csv or .jsonl instead.`);
+  // As float64, ids of 64 bits would be rounded.
+  const isLarge = (x: RawValue) => typeof x === 'bigint' && !Number.isSafeInteger(Number(x));
+  if (values.some(isLarge)) {
+    if (values.includes(null))
+      throw new AgdError(
+        'unsupported-type',
+        `Column '${name}' has missing values beside integers beyond 2^53, which no array holds: write .csv or .jsonl instead.`,
+      );
+    return Tensor.from(
+      'int64',
+      [values.length],
+      BigInt64Array.from(values, x => BigInt(x!)),
+    );
+  }
   const numbers = Float64Array.from(values, value => (value === null ? NaN : Number(value)));
   return Tensor.from('float64', [values.length], numbers);
 }
@@ -251,7 +268,13 @@ export function joinRows(name: string, parts: readonly Tensor[]): Tensor {
       `'${name}' has shapes [${dims}] and [${other.dims}], which no array holds together: take the predictions batch by batch, or write .jsonl.`,
     );
   const rows = parts.reduce((n, part) => n + part.dims[0]!, 0);
-  return new Tensor(dtype, [rows, ...dims.slice(1)], Buffer.concat(parts.map(({ bytes }) => bytes)));
+  const shape = [rows, ...dims.slice(1)];
+  if (dtype === 'string')
+    return stringTensor(
+      shape,
+      parts.flatMap(part => part.strings!),
+    );
+  return new Tensor(dtype, shape, Buffer.concat(parts.map(({ bytes }) => bytes)));
 }
 
 /** The number of fewest digits that is this float32. */

@@ -62,11 +62,21 @@ export async function* predictions(
 }
 
 /** The rows of an output that belong to samples. */
-function rowsOf(name: string, { dtype, dims, bytes }: Tensor, rows: number, padding: number): Tensor {
+function rowsOf(name: string, output: Tensor, rows: number, padding: number): Tensor {
+  const { dtype, dims, strings } = output;
   if (dims[0] !== rows + padding)
     throw new AgdError(
       'bad-shape',
       `Output '${name}' [${dims}] does not have a row for each of the ${rows} samples of a batch: choose another one with --output.`,
     );
-  return new Tensor(dtype, [rows, ...dims.slice(1)], bytes.subarray(0, (bytes.length / dims[0]) * rows));
+  const shape = [rows, ...dims.slice(1)];
+  if (strings) return stringTensor(shape, strings.slice(0, (strings.length / dims[0]) * rows));
+  const { bytes } = output;
+  return new Tensor(dtype, shape, bytes.subarray(0, (bytes.length / dims[0]) * rows));
+}
+
+export function stringTensor(dims: readonly number[], strings: Uint8Array[]): Tensor {
+  const tensor = new Tensor('string', dims, new Uint8Array(0));
+  tensor.strings = strings;
+  return tensor;
 }

@@ -29,7 +29,7 @@ import type {
 } from './events.js';
 import { directionOf } from './monitor.js';
 import { bind, bindingOf, bindTraining, trainable, withMixedTargets, withSchedule } from './prepare.js';
-import { emptyHistory, fitHistory, type Run, type RunHistory, readRun, withRun } from './run-state.js';
+import { beginRun, type Run, type RunHistory, readRun, settingsOf, withRun } from './run-state.js';
 import { Trainer } from './trainer.js';
 import { type Reply, type RunOptions, trainRun } from './training-run.js';
 
@@ -171,12 +171,12 @@ async function fitOn(
           );
     trainer = await withSchedule(trainer, prepared, train, emit);
     trainer.keepRecipe(given.recipe);
-    const before = readRun(injected);
-    const { seed = 0, lr } = options;
-    const run: Run = {
-      settings: before?.settings ?? { data: 0, batchSize: train.batchSize({ batchSize }), seed, lr },
-      history: fitHistory(before?.history ?? emptyHistory(), trainer.batchCount),
-    };
+    const { seed, lr } = options;
+    const asked = { seed, lr, bind: binding, augment };
+    const settings = await settingsOf(asked, given, train.batchSize({ batchSize }));
+    const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
+    const begun = beginRun(readRun(injected), settings, trainer.batchCount, note);
+    const run: Run = { ...begun, checkpoints: [] };
     const metric = options.monitor ?? 'loss';
     const keepsBest = held !== undefined && options.export !== 'last';
     const checkpoints = new Checkpoints({

@@ -148,7 +148,8 @@ export function follow(history: RunHistory, event: LoopEvent): void {
 
 /** What tells one job from another. */
 type Job = {
-  model: string;
+  /** Its file, if it has one. */
+  model?: string;
   inject?: InjectOptions;
   seed?: number;
   lr?: number;
@@ -168,7 +169,8 @@ export async function settingsOf(job: Job, data: Data, batchSize: number): Promi
 
 /** The model that a job trains, and how it is injected. */
 export async function sourceOf({ model, inject }: Job): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
-  const bytes = inject?.original ?? (await readFile(model).catch(() => undefined));
+  const read = () => (model === undefined ? undefined : readFile(model).catch(() => undefined));
+  const bytes = inject?.original ?? (await read());
   return {
     sha256: bytes && createHash('sha256').update(bytes).digest('hex'),
     inject: inject && optionsText(inject),
@@ -181,8 +183,30 @@ function optionsText(given: InjectOptions): string {
   return JSON.stringify(Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))));
 }
 
+/**
+ * The run that begins, or continues `before`, whose history ends after `steps` steps, where the state does. Tells which
+ * settings differ from what they were.
+ */
+export function beginRun(
+  before: Run | undefined,
+  settings: RunSettings,
+  steps: number,
+  note: (text: string) => void,
+): Run {
+  if (!before) return { settings, history: fitHistory(emptyHistory(), steps) };
+  const differences = steps ? changes(before.settings, settings) : [];
+  if (differences.length)
+    note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
+  const { sha256, inject } = before.settings;
+  return {
+    ...before,
+    settings: { ...settings, sha256, inject },
+    history: fitHistory(before.history, steps),
+  };
+}
+
 /** The settings in which a resumed run differs from what it was, as a user calls them. */
-export function changes(before: RunSettings, now: RunSettings): string[] {
+function changes(before: RunSettings, now: RunSettings): string[] {
   const numbers = (['batchSize', 'seed', 'lr'] as const).map(name => {
     const flag = name === 'batchSize' ? 'batch-size' : name;
     const [was, is] = [before[name], now[name]];
@@ -191,7 +215,8 @@ export function changes(before: RunSettings, now: RunSettings): string[] {
       : `--${flag} ${is ?? "of the model's own"} (was ${was ?? "the model's own"})`;
   });
   const others = [
-    before.data !== now.data && 'other data',
+    // States that `fit` made in earlier versions have 0.
+    before.data !== 0 && before.data !== now.data && 'other data',
     before.bind !== now.bind && 'other --map, --scale or --whole',
     before.augment !== now.augment && 'other --augment',
   ];

@@ -34,17 +34,7 @@ import {
   withMixedTargets,
   withSchedule,
 } from './prepare.js';
-import {
-  changes,
-  emptyHistory,
-  fitHistory,
-  type Run,
-  type RunSettings,
-  readRun,
-  settingsOf,
-  sourceOf,
-  withRun,
-} from './run-state.js';
+import { beginRun, fitHistory, type Run, readRun, settingsOf, sourceOf, withRun } from './run-state.js';
 import { Trainer } from './trainer.js';
 import { parseInterval, trainRun } from './training-run.js';
 
@@ -101,8 +91,8 @@ export type TrainJob = SessionOptions &
 const NOTHING_SAVED = { state: undefined, saveEvery: undefined, keepBest: undefined, keepLast: undefined };
 
 /**
- * Runs a job and reports what happens. When `signal` asks to stop, or the loss is no longer finite, the state
- * of the last good step is written before returning or throwing: to `state`, or beside `output`.
+ * Runs a job and reports what happens. When `signal` asks to stop, the loss is no longer finite, or a sample cannot be read,
+ * the state of the last good step is written before returning or throwing: to `state`, or beside `output`.
  */
 export async function runTrainJob(
   job: TrainJob,
@@ -175,7 +165,13 @@ async function runOnData(
       await saveRecipe(job.recipeOut!, recipeToSave);
       emit({ type: 'saved', path: job.recipeOut!, what: 'recipe' });
     }
-    const run = await beginRun(job, trainer, model, await settingsOf(job, data, train.batchSize(job)), emit);
+    const before = readRun(model);
+    const warn = (text: string) => emit({ type: 'note', text, level: 'warning' });
+    if (before && job.state === undefined)
+      warn(`${job.model} stays as it is: --state ${job.model} updates it`);
+    const settings = await settingsOf(job, data, train.batchSize(job));
+    const run = beginRun(before, settings, trainer.batchCount, warn);
+    const stepsBefore = trainer.batchCount;
     const metric = job.monitor ?? 'loss';
     const keepsBest = validation !== undefined && job.export !== 'last';
     const checkpoints = new Checkpoints({
@@ -227,7 +223,8 @@ async function runOnData(
       });
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
-      if (error.code === 'non-finite') await save(stateFile(job));
+      const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
+      if (error.code === 'non-finite' || hasLearned) await save(stateFile(job));
       throw error.code === 'io' ? await rescued(trainer, job, run, error) : error;
     }
   } finally {
@@ -299,29 +296,6 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
 async function isSameFile(a: string, b: string): Promise<boolean> {
   const [one, other] = await Promise.all([a, b].map(path => realpath(path).catch(() => path)));
   return one === other;
-}
-
-/** The run that a job begins or goes on with, whose history ends where the state does. Says what is other than it was. */
-async function beginRun(
-  job: TrainJob,
-  trainer: Trainer,
-  model: Model,
-  settings: RunSettings,
-  emit: Emit,
-): Promise<Run> {
-  const before = readRun(model);
-  if (!before) return { settings, history: fitHistory(emptyHistory(), trainer.batchCount) };
-  const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
-  if (job.state === undefined) note(`${job.model} stays as it is: --state ${job.model} updates it`);
-  const differences = trainer.batchCount ? changes(before.settings, settings) : [];
-  if (differences.length)
-    note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
-  const { sha256, inject } = before.settings;
-  return {
-    ...before,
-    settings: { ...settings, sha256, inject },
-    history: fitHistory(before.history, trainer.batchCount),
-  };
 }
 
 const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');

@@ -16,6 +16,7 @@ import {
 } from '../../../src/internal.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { writeNpz } from '../../../src/runtime/data/npz.js';
+import { readRun } from '../../../src/runtime/train/run-state.js';
 import { runTrainJob } from '../../../src/runtime/train/train-job.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData } from '../../sample.js';
@@ -144,6 +145,19 @@ describe('callbacks', () => {
     expect(reason).toBe('callback');
     expect(history.epochs).toHaveLength(name === 'onStart' ? 0 : 1);
   });
+});
+
+it('reports the settings in which a resumed run differs, as train does', async () => {
+  const { state } = await fitModel(mlp(), TRAIN, { ...CE, epochs: 1, seed: 3 });
+  const notes: string[] = [];
+  const onEvent = (event: TrainEvent) => event.type === 'note' && notes.push(event.text);
+  await fitModel(state, TRAIN, { batchSize: 8, epochs: 2, seed: 3, onEvent });
+  expect(notes.filter(text => text.startsWith('resumed'))).toEqual([]);
+  const other = await fitModel(state, TRAIN, { batchSize: 16, epochs: 2, onEvent });
+  expect(notes).toContain(
+    'resumed with --batch-size 16 (was 8), --seed 0 (was 3): results differ from an uninterrupted run',
+  );
+  expect(readRun(other.state)?.settings).toMatchObject({ batchSize: 16, seed: 0 });
 });
 
 it('stops early and returns the best epoch by a metric of its own', async () => {

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { AgdError } from '../../../src/graph/errors.js';
 import { loadModel, saveModel } from '../../../src/graph/files.js';
 import { writeSafetensors } from '../../../src/runtime/data/safetensors.js';
@@ -66,4 +66,16 @@ it.each(['dryRun', 'findLr'] as const)('writes nothing with %s, whatever is to b
   });
   expect(events.at(-1)).toBe(mode === 'dryRun' ? 'plan' : 'rates');
   expect(await readdir(dirname(output))).toEqual([]);
+});
+
+it('saves the state where a sample cannot be read in the middle of a run', async () => {
+  const wanted = { ...(await job()), state: join(folder, 's.agd.onnx') };
+  const evaluate = vi
+    .spyOn(Trainer.prototype, 'evaluate')
+    .mockRejectedValue(new AgdError('bad-data', 'Row 3.'));
+  await expect(runTrainJob({ ...wanted, trainMetrics: true }, () => {})).rejects.toThrow('Row 3.');
+  evaluate.mockRestore();
+  const trainer = await Trainer.create(await loadModel(wanted.state));
+  expect(trainer.stepCount).toBe(2);
+  await trainer.release();
 });

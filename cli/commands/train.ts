@@ -52,7 +52,6 @@ export const options = {
     ...RUN,
     type: types.flag,
     help: 'Do a few steps and print what the run would take: memory, disk, time; write nothing',
-    conflicts: ['log'],
   },
   findLr: {
     ...RUN,

@@ -241,11 +241,6 @@ it('reads a sum of losses without parentheses', async () => {
   await expect(loss('mse + l1', '--target', 't')).rejects.toThrow('in the parentheses of a loss');
 });
 
-it('refuses a log of a run that is only planned', async () => {
-  const flags = ['--loss', 'mse', '--data', 'train.npz', '--dry-run', '--log', 'log.jsonl'];
-  await expect(told('train', ...flags)).rejects.toThrow('--dry-run cannot be combined with --log');
-});
-
 it.each([
   ['--pytorch-state a', '--peft b'],
   ['--pytorch-state a', '--adapter b'],

@@ -34,7 +34,7 @@ export async function evaluateBatches(
   open: (inputs: Feeds) => Promise<EvaluationRun>,
   recipe?: Recipe,
 ): Promise<Evaluation> {
-  const metrics = new MetricSet(spec, options.metrics, options.confusion);
+  const metrics = new MetricSet(spec, options.metrics, options.confusion, recipe);
   let [samples, leftOut] = [0, 0];
   const totals: Total[] = [];
   for await (const { inputs: given, size, padding = 0 } of batches) {

@@ -5,6 +5,7 @@ import { checkNewName, unknownName } from '../../ops/core/option-type.js';
 import { activationOf, lossNamed, takesClasses, takesProbabilities } from '../../ops/losses/index.js';
 import { classAxisOf } from '../../ops/losses/loss.js';
 import type { LossSpec } from '../../passes/options.js';
+import { type Recipe, targetColumn } from '../../passes/recipe/recipe.js';
 import { CALIBRATION } from './calibration.js';
 import { CONFUSION, COUNTS } from './counts.js';
 import { LIKELIHOOD } from './likelihood.js';
@@ -129,6 +130,12 @@ export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[]): 
   new MetricSet(loss, chosen);
 }
 
+/** The bytes in UTF-8 of each character, where the targets are characters. */
+function classBytes(recipe: Recipe): number[] | undefined {
+  const last = targetColumn(recipe)?.steps.at(-1);
+  return last?.step === 'characters' ? last.table.map(c => Buffer.byteLength(c)) : undefined;
+}
+
 /** The metrics of one evaluation. */
 export class MetricSet {
   readonly #spec: TaskSpec | undefined;
@@ -141,8 +148,15 @@ export class MetricSet {
     loss: LossSpec,
     chosen: readonly MetricChoice[] = [DEFAULT],
     private readonly confusion = false,
+    recipe?: Recipe,
   ) {
-    this.#spec = taskOf(loss);
+    const spec = taskOf(loss);
+    this.#spec = spec && recipe ? { ...spec, classBytes: classBytes(recipe) } : spec;
+    if (chosen.includes('bits-per-byte') && recipe && targetColumn(recipe)?.steps.at(-1)?.step === 'tokens')
+      throw new AgdError(
+        'bad-option',
+        "Metric 'bits-per-byte' needs targets that are bytes or characters, and these are tokens: use perplexity.",
+      );
     this.#asked = chosen;
     this.#check(this.#metrics([]));
     // What is usual depends on the first batch.

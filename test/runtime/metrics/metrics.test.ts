@@ -195,3 +195,27 @@ describe('a metric of one’s own', () => {
     expect(() => defineMetric({ name: 'accuracy', create })).toThrow("Metric 'accuracy' exists already");
   });
 });
+
+it('bits per byte counts the bytes of each character, and refuses tokens', () => {
+  const recipe = (step: object) =>
+    ({
+      version: 1,
+      inputs: [
+        {
+          input: 't',
+          dtype: 'int64',
+          dims: [],
+          columns: [{ column: 'text', kind: 'text', width: 1, steps: [step] }],
+        },
+      ],
+      target: 't',
+    }) as never;
+  const loss = { kind: 'cross-entropy', output: 'y', target: 't' } as const;
+  const characters = recipe({ step: 'characters', table: ['a', '\u20ac'], length: null, unknown: 0, pad: 0 });
+  const set = new MetricSet(loss, ['bits-per-byte'], false, characters);
+  const scores = Tensor.from('float32', [2, 2], new Float32Array(4));
+  set.add(scores, Tensor.from('int64', [2], BigInt64Array.of(0n, 1n)), 2);
+  expect(set.result().metrics['bits-per-byte']).toBeCloseTo(2 / 4, 12);
+  const tokens = recipe({ step: 'tokens', tokenizer: 't', length: null, pad: 0, output: 'ids' });
+  expect(() => new MetricSet(loss, ['bits-per-byte'], false, tokens)).toThrow('these are tokens');
+});

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { unknownName } from '../../ops/core/option-type.js';
 import { parseLoss } from '../../passes/options/parse-loss.js';
@@ -29,7 +30,15 @@ import type {
 } from './events.js';
 import { directionOf } from './monitor.js';
 import { bind, bindingOf, bindTraining, trainable, withMixedTargets, withSchedule } from './prepare.js';
-import { beginRun, type Run, type RunHistory, readRun, settingsOf, withRun } from './run-state.js';
+import {
+  beginRun,
+  fitHistory,
+  type Run,
+  type RunHistory,
+  readRun,
+  settingsOf,
+  withRun,
+} from './run-state.js';
 import { Trainer } from './trainer.js';
 import { type Reply, type RunOptions, trainRun } from './training-run.js';
 
@@ -103,7 +112,8 @@ const DATA = [
 
 /**
  * Trains a model on data, from a plain model, an injected one or a file of either. The model given is not changed. Throws
- * `bad-option`, `bad-data`, `bad-shape` and `non-finite`, as `inject`, `bindData` and `trainingLoop` do.
+ * `bad-option`, `bad-data`, `bad-shape` and `non-finite`, as `inject`, `bindData` and `trainingLoop` do. Where a run ends with
+ * `non-finite` or `bad-data`, the `state` of the error is the one after the last good step.
  */
 export async function fit(
   model: Model | string,
@@ -191,9 +201,16 @@ async function fitOn(
       return replies.includes('stop') ? 'stop' : undefined;
     };
     const plan = { ...options, epochs, stepwise: callbacks.some(({ onStep }) => onStep) };
-    const { reason } = await trainRun(trainer, { train, validation: held }, plan, run, checkpoints, {
-      emit: tell,
-      signal,
+    const stateNow = () => {
+      fitHistory(run.history, trainer.batchCount);
+      return withRun(trainer.snapshot(), run);
+    };
+    const hooks = { emit: tell, signal };
+    const sets = { train, validation: held };
+    const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(error => {
+      if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
+        error.state = stateNow();
+      throw error;
     });
     const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
     const chosen = best && (await checkpoints.bestModel());
@@ -208,7 +225,7 @@ async function fitOn(
     };
     onEvent?.(end);
     for (const callback of callbacks) await callback.onEnd?.(end, trainer);
-    const state = withRun(trainer.snapshot(), run);
+    const state = stateNow();
     return {
       model: trainedModel(chosen ?? state),
       state,

@@ -180,6 +180,18 @@ it('takes losses of extensions', async () => {
   expect(history.losses.at(-1)!).toBeLessThan(history.losses[0]! / 2);
 });
 
+it('keeps the state of the last good step where the loss is no longer finite', async () => {
+  const data = new Map(TRAIN);
+  const x = Float32Array.from(TRAIN.get('x')!.numbers());
+  x[4 * 40] = Number.NaN;
+  data.set('x', Tensor.from('float32', [64, 4], x));
+  const error = await fitModel(mlp(), data, { ...CE, epochs: 1 }).catch(found => found);
+  expect(error).toMatchObject({ code: 'non-finite' });
+  const { history } = await fitModel(error.state, TRAIN, { batchSize: 8, epochs: 1 });
+  expect(history.losses).toHaveLength(8);
+  expect(history.losses.at(-1)).not.toBeNaN();
+});
+
 it('refuses options that it does not know', async () => {
   const options = { ...CE, epoch: 3 } as never;
   await expect(fitModel(mlp(), TRAIN, options)).rejects.toThrow(

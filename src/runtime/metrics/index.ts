@@ -126,8 +126,8 @@ export type Measured = {
 };
 
 /** Throws `bad-option` for metrics that are unknown, or do not apply to the loss: better before a run than after it. */
-export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[]): void {
-  new MetricSet(loss, chosen);
+export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[], recipe?: Recipe): void {
+  new MetricSet(loss, chosen, false, recipe);
 }
 
 /** The bytes in UTF-8 of each character, where the targets are characters. */

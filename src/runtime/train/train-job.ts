@@ -147,7 +147,7 @@ async function runOnData(
       path === undefined
         ? await data.validation(trainer.inputs, bindingOf(job, target))
         : await bind(job, opened.add(await openHeld(path, job, data)), trainer.inputs, target);
-    checkMetrics(trainer.description.loss, job.metrics);
+    checkMetrics(trainer.description.loss, job.metrics, data.recipe);
     trainer = await withSchedule(trainer, job, train, emit);
     trainer.keepRecipe(data.recipe);
     if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });

@@ -1,3 +1,4 @@
+import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { readIndexedPng } from '../../../../src/runtime/data/images/indexed-png.js';
@@ -22,6 +23,35 @@ describe('a mask', () => {
     const pixels = readIndexedPng(bytesOf(palette[name]))!;
     expect([pixels.height, pixels.width]).toEqual([7, 9]);
     expect(pixels.data).toEqual(bytesOf(palette.pixels));
+  });
+
+  it('with a palette is not decoded where it has more pixels than decoders of images take', () => {
+    const size = 0x4000;
+    const head = Buffer.from([
+      137,
+      80,
+      78,
+      71,
+      13,
+      10,
+      26,
+      10,
+      0,
+      0,
+      0,
+      13,
+      ...Buffer.from('IHDR'),
+      ...Array(17),
+    ]);
+    head.writeUInt32BE(size, 16);
+    head.writeUInt32BE(size, 20);
+    head.set([1, 3], 24);
+    const data = deflateSync(Buffer.alloc(size * (size / 8 + 1)), { level: 1 });
+    const chunk = Buffer.alloc(data.length + 12);
+    chunk.writeUInt32BE(data.length, 0);
+    chunk.write('IDAT', 4);
+    data.copy(chunk, 8);
+    expect(readIndexedPng(Buffer.concat([head, chunk]))).toBeUndefined();
   });
 
   it('with a palette feeds its numbers', async () => {

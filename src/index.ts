@@ -69,7 +69,7 @@ export type {
   TelemetryRow,
   TrainEvent,
 } from './runtime/train/events.js';
-export { type Callbacks, type FitOptions, type FitResult, fit } from './runtime/train/fit.js';
+export { type Callbacks, FitError, type FitOptions, type FitResult, fit } from './runtime/train/fit.js';
 export type { RunHistory } from './runtime/train/run-state.js';
 export { runTrainJob, type TrainJob } from './runtime/train/train-job.js';
 export { Trainer } from './runtime/train/trainer.js';

@@ -1,5 +1,3 @@
-import type { Model } from './ir.js';
-
 /**
  * The stable codes of user errors, with their meaning and remedy: printed with the message, matched by callers, and
  * listed in docs/reference/errors.md.
@@ -86,9 +84,6 @@ export class AgdError extends Error {
 
   /** Longer advice, such as code to write, which the command line prints below the message. */
   declare readonly details?: string;
-
-  /** Of a run of `fit` that ended with this error: the state after the last good step, from which to resume. */
-  declare state?: Model;
 
   constructor(
     readonly code: ErrorCode,

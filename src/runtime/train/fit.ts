@@ -110,10 +110,20 @@ const DATA = [
   ...['augment', 'skipMissing', 'skipDamaged'],
 ];
 
+/** The error that a run of `fit` ended with, and the state after the last good step, from which to resume. */
+export class FitError extends AgdError {
+  constructor(
+    cause: AgdError,
+    readonly state: Model,
+  ) {
+    super(cause.code, cause.message, { cause });
+  }
+}
+
 /**
  * Trains a model on data, from a plain model, an injected one or a file of either. The model given is not changed. Throws
  * `bad-option`, `bad-data`, `bad-shape` and `non-finite`, as `inject`, `bindData` and `trainingLoop` do. Where a run ends with
- * `non-finite` or `bad-data`, the `state` of the error is the one after the last good step.
+ * `non-finite` or `bad-data`, the error is a `FitError`.
  */
 export async function fit(
   model: Model | string,
@@ -209,7 +219,7 @@ async function fitOn(
     const sets = { train, validation: held };
     const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(error => {
       if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
-        error.state = stateNow();
+        throw new FitError(error, stateNow());
       throw error;
     });
     const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;

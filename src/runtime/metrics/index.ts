@@ -2,7 +2,13 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { checkNewName, unknownName } from '../../ops/core/option-type.js';
-import { activationOf, lossNamed, takesClasses, takesProbabilities } from '../../ops/losses/index.js';
+import {
+  activationOf,
+  isKnownLoss,
+  lossNamed,
+  takesClasses,
+  takesProbabilities,
+} from '../../ops/losses/index.js';
 import { classAxisOf } from '../../ops/losses/loss.js';
 import type { LossSpec } from '../../passes/options.js';
 import { type Recipe, targetColumn } from '../../passes/recipe/recipe.js';
@@ -82,8 +88,10 @@ export function metricNamed(choice: MetricChoice): Metric {
 
 /** How the output and the target of a loss are read; undefined where the model computes the loss itself. */
 export function taskOf(loss: LossSpec): TaskSpec | undefined {
-  if (loss.kind === 'output' || ['output', 'none'].includes(lossNamed(loss.kind).target)) return undefined;
-  if (lossNamed(loss.kind).isSequence) return undefined;
+  // A step trains without the extension that defined its loss.
+  if (loss.kind === 'output' || !isKnownLoss(loss.kind)) return undefined;
+  const { target, isSequence } = lossNamed(loss.kind);
+  if (['output', 'none'].includes(target) || isSequence) return undefined;
   const { kind, classAxis, ignoreIndex } = loss;
   const classWeights = loss.classWeights === 'balanced' ? undefined : loss.classWeights;
   const task = takesClasses(kind) ? 'classes' : takesProbabilities(kind) ? 'labels' : 'values';

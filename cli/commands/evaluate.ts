@@ -20,14 +20,6 @@ export const options = {
     required: true,
     help: 'Data with the targets, in any form that train reads; several, or a glob, are read one after the other',
   },
-  recipe: {
-    ...OUTPUT,
-    group: 'Data',
-    type: types.text,
-    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
-    shown: "the model's, if any",
-    conflicts: ['columns', 'label'],
-  },
   ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
   json: { ...OUTPUT, type: types.flag, help: 'Print JSON' },
 } satisfies Options;
@@ -39,7 +31,6 @@ export const examples = [
 
 type Args = Omit<Arguments, 'ema' | 'data'> & {
   data: string | string[];
-  recipe?: string;
   ema?: boolean;
   json?: boolean;
 };

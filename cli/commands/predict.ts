@@ -41,14 +41,6 @@ export const options = {
     help: 'What makes probabilities of the output',
     shown: 'by the loss, the recipe, or the last operator',
   },
-  recipe: {
-    ...OUTPUT,
-    group: 'Data',
-    type: types.text,
-    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
-    shown: "the model's, if any",
-    conflicts: ['columns', 'label'],
-  },
   ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
 } satisfies Options;
 
@@ -63,7 +55,6 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
   keep?: string[];
   outputs?: string[];
   activation?: Activation;
-  recipe?: string;
   ema?: boolean;
 };
 

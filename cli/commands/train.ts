@@ -82,14 +82,6 @@ export const options = {
     type: types.flag,
     help: 'Write the preprocessing of the columns into the graph: the trained model takes raw columns',
   },
-  recipe: {
-    ...OUTPUT,
-    group: 'Data',
-    type: types.text,
-    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
-    shown: "the model's, if any",
-    conflicts: ['columns', 'label'],
-  },
   recipeOut: { ...OUTPUT, type: types.text, help: 'Also write the recipe of the columns as JSON' },
   report: { ...OUTPUT, type: types.text, help: 'Write an HTML report with the loss curves' },
   log: { ...OUTPUT, type: types.text, help: 'Write every event as a line of JSON' },
@@ -132,9 +124,7 @@ export const examples = [
 ] as const;
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
-  [K in
-    | ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch')
-    | ('recipe' | 'recipeOut')]?: string;
+  [K in ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch') | 'recipeOut']?: string;
 } & Detail & {
     exportEma?: boolean;
     dryRun?: boolean;

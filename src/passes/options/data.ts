@@ -41,6 +41,13 @@ export const DATA_OPTIONS = {
     commands: READS,
     help: 'Column of a table that is the target',
   }),
+  recipe: option(text, {
+    ...DATA,
+    commands: ['train', 'evaluate', 'predict'],
+    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
+    shown: "the model's, if any",
+    conflicts: ['columns', 'label'],
+  }),
   skipMissing: option(texts, {
     ...DATA,
     commands: [...RUNS, 'evaluate'],

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { quotedColumn, showAugmentations } from '../src/constants.js';
 import type { Evaluation, TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
+import { dataStatus } from './ui/data-status.js';
 import { formatBytes, formatCount, formatNumber, formatSeconds } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
 import { sparkline } from './ui/sparkline.js';
@@ -38,6 +39,7 @@ export function createDisplay(
 ): Display {
   const talks = !quiet && !json;
   let progress: Progress | undefined;
+  const reading = dataStatus(process.stdout);
   let injected: Event<'injected'> | undefined;
   let stops = false;
   const say = (line: string) => (progress ? progress.note(line) : print(line));
@@ -49,6 +51,8 @@ export function createDisplay(
     if (talks && verbose) say(line);
   };
   const show = (event: TrainEvent) => {
+    if (event.type === 'data') return talks ? reading.show(event) : undefined;
+    reading.clear();
     switch (event.type) {
       case 'note':
         return event.level === 'warning' ? tell(event.text) : detail(event.text);
@@ -110,6 +114,7 @@ export function createDisplay(
       show(event);
     },
     stopping() {
+      reading.clear();
       stops = true;
       tell(
         progress || !talks
@@ -118,7 +123,10 @@ export function createDisplay(
       );
     },
     notice: tell,
-    done: () => progress?.done(),
+    done() {
+      reading.clear();
+      progress?.done();
+    },
   };
 }
 

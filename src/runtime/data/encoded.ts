@@ -6,7 +6,8 @@ import { SHUFFLE_BYTES } from './dataset.js';
 import { type Encoding, type EncodingSpec, makeEncoding } from './encoding.js';
 import { gatherBlock, joinTensors, readAll } from './gather.js';
 import { offsets, partOf } from './order.js';
-import { hasThreads, Pool, type Task } from './pool.js';
+import { hasThreads, Pool, type Task, threadCount } from './pool.js';
+import type { Progress } from './progress.js';
 import type { Pass, Samples } from './samples.js';
 import type { Block, Source } from './source.js';
 import type { OpenSource } from './sources/open.js';
@@ -23,6 +24,8 @@ export type EncodedOptions = {
   shuffleBuffer?: number;
   /** The bytes of samples up to which all are kept. */
   memory?: number;
+  /** Is told how much of what is loaded now is done. */
+  progress?: Progress;
 };
 
 /** Samples in memory as arrays, or those that are read when they are taken. */
@@ -32,21 +35,24 @@ export type Encoded = { arrays: Map<string, Tensor> } | { samples: Samples; clos
 export async function encodeSource(
   { source, spec }: OpenSource,
   encodingSpec: EncodingSpec,
-  { shuffleBuffer, memory = MEMORY }: EncodedOptions = {},
+  { shuffleBuffer, memory = MEMORY, progress }: EncodedOptions = {},
 ): Promise<Encoded> {
   const encoding = makeEncoding(encodingSpec);
   const rows = source.blocks.reduce((n, count) => n + count, 0);
   const bytes = bytesOf(encoding);
   const fits = rows * bytes <= memory && (shuffleBuffer === undefined || shuffleBuffer >= rows);
+  const isLazy = encoding.isRandom || (encoding.isSlow && !fits);
+  const loads = fits && !isLazy;
   const setup = { encoding: encodingSpec, name: source.name };
   const work = new Work(
     encoding,
     source,
-    hasThreads() ? new Pool({ ...setup, source: spec }) : undefined,
+    hasThreads() ? new Pool({ ...setup, source: spec }, threadCount(!loads)) : undefined,
     !!spec,
+    progress,
   );
   try {
-    if (encoding.isRandom || (encoding.isSlow && !fits)) {
+    if (isLazy) {
       const samples = await rowSamples(work);
       return { samples, close: () => work.close() };
     }
@@ -91,6 +97,7 @@ class Work {
     readonly source: Source,
     private readonly pool: Pool | undefined,
     private readonly opensSource: boolean,
+    readonly progress: Progress = () => {},
   ) {
     this.starts = offsets(source.blocks);
   }
@@ -133,6 +140,7 @@ async function eachBlock(
       ahead.push(encoded);
     }
     visit(await ahead.shift()!, block);
+    work.progress('encode', (block + 1) / blocks);
   }
 }
 

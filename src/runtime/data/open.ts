@@ -15,6 +15,7 @@ import { type Encoded, encodeSource } from './encoded.js';
 import { gatherBlock, joinArrays, readAll, someRows } from './gather.js';
 import { describeImageInputs } from './images/recipe.js';
 import { loadArrays } from './load.js';
+import { type Progress, watched } from './progress.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
 import { balancedWeights, checkWeights, type Split, splitEnd, splitRows } from './split.js';
@@ -44,6 +45,8 @@ export type DataOptions = {
   skipMissing?: readonly string[];
   /** Leave out rows with images that cannot be decoded. */
   skipDamaged?: boolean;
+  /** Is told where the passes over records stand that come before the first sample. */
+  progress?: Progress;
 };
 
 /** Files of data, before it is known what they feed. */
@@ -91,7 +94,7 @@ export function dataOptionsOf({
   augment,
   skipMissing,
   skipDamaged,
-}: Omit<DataOptions, 'recipe'>): DataOptions {
+}: Omit<DataOptions, 'recipe' | 'progress'>): DataOptions {
   const rows = { skipMissing, skipDamaged };
   return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, ...rows };
 }
@@ -112,7 +115,7 @@ export async function openData(paths: string | readonly string[], options: DataO
       : dataOf(arrays, name, options);
   }
   const opened = await openTable(files, formats, options);
-  return new Table(await withoutMissing(opened, options.skipMissing), files, options);
+  return new Table(await withoutMissing(opened, options), files, options);
 }
 
 /** The records of the files that paths and globs name, as they are. Throws `io`, and `bad-data` for files of arrays. */
@@ -146,7 +149,7 @@ export async function areArrays(paths: string | readonly string[]): Promise<bool
 async function openTable(
   files: readonly string[],
   formats: readonly string[],
-  { recipe, skipDamaged }: DataOptions,
+  { recipe, skipDamaged, progress }: DataOptions,
 ): Promise<OpenTable> {
   const { openImageFolder, resolveImages } = await import('./sources/images.js');
   if (files.length === 1 && formats[0] === 'folder') {
@@ -159,9 +162,11 @@ async function openTable(
   }
   const { kindsOf } = await import('./recipe/apply-recipe.js');
   // The first file tells which columns are paths; each file has those from its own folder.
-  const opened = await openSource(files, recipe && kindsOf(recipe), (source, file, first) =>
-    resolveImages(source, file, first && imagesOf(first)),
-  );
+  const opened = await openSource(files, {
+    kinds: recipe && kindsOf(recipe),
+    wrap: (source, file, first) => resolveImages(source, file, first && imagesOf(first)),
+    progress,
+  });
   const { source } = opened;
   try {
     if (skipDamaged && imagesOf(source).length) return await withoutDamaged(source, []);
@@ -173,17 +178,21 @@ async function openTable(
 }
 
 /** Throws `missing-data` for a column that is not there. */
-async function withoutMissing(opened: OpenTable, columns: readonly string[] = []): Promise<OpenTable> {
+async function withoutMissing(
+  opened: OpenTable,
+  { skipMissing: columns = [], progress }: DataOptions,
+): Promise<OpenTable> {
   if (!columns.length) return opened;
   const { source, notes } = opened;
   const { noSuchColumn } = await import('./recipe/plan.js');
   const fields = new Map(source.fields.map(field => [field.name, field]));
   const unknown = columns.find(column => !fields.has(column));
   if (unknown !== undefined) throw noSuchColumn('--skip-missing', unknown, fields, source);
+  const pass = watched(source, 'index', progress);
   const rows: number[] = [];
   let first = 0;
   for (const [index, count] of source.blocks.entries()) {
-    const { values } = await source.read(index, columns);
+    const { values } = await pass.read(index, columns);
     for (let row = 0; row < count; row++)
       if (columns.every(column => !isMissing(values.get(column)!, row))) rows.push(first + row);
     first += count;
@@ -389,11 +398,11 @@ class Table implements Data {
       const { recipe, notes } = await this.#fit(inputs, binding, await this.#fittedRows(inputs, binding));
       const before = this.#bound?.encoded;
       if (before && 'close' in before) await before.close();
-      const { shuffleBuffer, augment } = this.options;
+      const { shuffleBuffer, augment, progress } = this.options;
       const hasImages = recipe.inputs.some(({ columns }) => columns[0]!.steps.at(-1)!.step === 'image');
       checkAugmented(augment, this.name, hasImages);
       const spec = { recipe, inputs: inputs.map(i => i.name), ...(augment ? { augment } : {}) };
-      const encoded = await encodeSource(this.opened, spec, { shuffleBuffer });
+      const encoded = await encodeSource(this.opened, spec, { shuffleBuffer, progress });
       this.recipe = recipe;
       const images = this.options.recipe ? [] : describeImageInputs(recipe);
       this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes, ...images] };
@@ -411,7 +420,8 @@ class Table implements Data {
     const { recipe } = this.options;
     if (recipe) return { recipe, notes: [] };
     const { fitRecipe } = await import('./recipe/fit-recipe.js');
-    const source = rows ? someRows(this.#source, rows) : this.#source;
+    const all = watched(this.#source, 'fit', this.options.progress);
+    const source = rows ? someRows(all, rows) : all;
     // What was fitted on all rows is not what is fitted on some.
     const fitted = this.options.valSplit === undefined ? this.recipe : undefined;
     const [spec, wanted] = [this.#spec(binding), recipeInputs(inputs, binding)];
@@ -474,8 +484,9 @@ class Table implements Data {
     const numbers = new Map<unknown, number>();
     const classes = new Int32Array(this.#rows);
     let row = 0;
-    for (const block of this.#source.blocks.keys()) {
-      const { values } = await this.#source.read(block, [field.name]);
+    const source = watched(this.#source, 'fit', this.options.progress);
+    for (const block of source.blocks.keys()) {
+      const { values } = await source.read(block, [field.name]);
       for (const value of values.get(field.name) as ArrayLike<unknown> & Iterable<unknown>) {
         let number = numbers.get(value);
         if (number === undefined) {

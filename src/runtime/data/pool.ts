@@ -28,8 +28,11 @@ const SCRIPT = fileURLToPath(new URL('./pool-thread.js', import.meta.url));
 /** Whether threads can be started: not where the library runs from its TypeScript sources. */
 export const hasThreads = () => existsSync(SCRIPT);
 
-/** One core is the session's. */
-export const threadCount = () => Math.max(1, Math.min(4, availableParallelism() - 1));
+const MOST_THREADS = 4;
+
+/** One core is the session's, where one runs. */
+export const threadCount = (hasSession = true) =>
+  Math.max(1, Math.min(MOST_THREADS, availableParallelism() - (hasSession ? 1 : 0)));
 
 const CLOSED = 'The data was closed while it was being read.';
 

@@ -29,7 +29,7 @@ export type Comparison = SessionOptions & {
   epochs: number;
   batchSize?: number;
   bind?: Omit<BindOptions, 'labels' | 'source'>;
-} & Omit<DataOptions, 'recipe' | 'seed'>;
+} & Omit<DataOptions, 'recipe' | 'seed' | 'progress'>;
 
 export type ComparedRun = {
   candidate: string;

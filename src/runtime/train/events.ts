@@ -5,6 +5,7 @@
 import * as v from 'valibot';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import type { InjectReport } from '../../passes/inject.js';
+import { STAGES } from '../data/progress.js';
 import type { RunHistory } from './run-state.js';
 
 type Schema = v.GenericSchema;
@@ -142,6 +143,18 @@ const injectedSchema = event('injected', 'A plain model was made trainable.', {
   ),
 });
 
+const dataSchema = event(
+  'data',
+  'Data are being read before the first step; where that takes long, a few times a second at most.',
+  {
+    stage: said(
+      'index: where rows lie and of which types columns are; fit: what the recipe needs to know of them; encode: samples are made of them',
+      v.picklist(STAGES),
+    ),
+    share: said('How much of it is done, from 0 to 1', real),
+  },
+);
+
 const startSchema = event('start', 'Training begins.', {
   epochs: said('Passes over the data in all', whole),
   stepsPerEpoch: said('Steps of each', whole),
@@ -247,6 +260,7 @@ export const loopSchemas = [stepSchema, telemetrySchema, validationSchema, epoch
 /** By the order in which a run has them. */
 export const EVENT_SCHEMAS = [
   noteSchema,
+  dataSchema,
   injectedSchema,
   startSchema,
   ...loopSchemas,
@@ -267,6 +281,7 @@ export type TelemetryRow = v.InferOutput<typeof telemetryRow>;
 export type BestEpoch = v.InferOutput<typeof bestSchema>;
 export type StepEvent = v.InferOutput<typeof stepSchema>;
 export type EpochEvent = v.InferOutput<typeof epochSchema>;
+export type DataEvent = v.InferOutput<typeof dataSchema>;
 export type StartEvent = v.InferOutput<typeof startSchema>;
 export type SavedEvent = v.InferOutput<typeof savedSchema>;
 export type RatesEvent = v.InferOutput<typeof ratesSchema>;

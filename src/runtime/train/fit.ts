@@ -29,7 +29,15 @@ import type {
   TrainEvent,
 } from './events.js';
 import { directionOf } from './monitor.js';
-import { bind, bindingOf, bindTraining, trainable, withMixedTargets, withSchedule } from './prepare.js';
+import {
+  bind,
+  bindingOf,
+  bindTraining,
+  dataProgress,
+  trainable,
+  withMixedTargets,
+  withSchedule,
+} from './prepare.js';
 import {
   beginRun,
   fitHistory,
@@ -59,7 +67,7 @@ export type Callbacks = {
 export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
   SessionOptions &
-  Omit<DataOptions, 'recipe' | 'seed' | 'augment'> & {
+  Omit<DataOptions, 'recipe' | 'seed' | 'augment' | 'progress'> & {
     /** What to minimize, where the model has no training step yet: a specification, or the text of --loss. */
     loss?: LossSpec | string;
     optimizer?: OptimizerSpec | OptimizerSpec['name'];
@@ -157,7 +165,8 @@ async function fitOn(
     const found = await dataFrom(what, name, how);
     return isOpen(what) ? found : own.add(found);
   };
-  const given = await open(data, undefined, dataOptionsOf({ ...options, augment }));
+  const how = { ...dataOptionsOf({ ...options, augment }), progress: dataProgress(emit) };
+  const given = await open(data, undefined, how);
   const session = { device, threads };
   const opened =
     typeof model === 'string'

@@ -16,6 +16,7 @@ import type { Dataset } from '../data/dataset.js';
 import { mixChunk } from '../data/images/mix.js';
 import { mixingOf } from '../data/images/mixing.js';
 import { type Data, type DataBinding, type DataOptions, openData } from '../data/open.js';
+import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
 import { type Opened, openForInjection } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
@@ -28,6 +29,10 @@ import { inputSpecs, Trainer } from './trainer.js';
 
 /** Reports an event, as of now. */
 export type Emit = (event: NewEvent) => void;
+
+/** Reports where the passes over data before the first step stand. */
+export const dataProgress = (emit: Emit): Progress =>
+  throttled((stage, share) => emit({ type: 'data', stage, share }));
 
 /** What is to be known of a run to give its model a training step. */
 export type Preparation = Pick<TrainJob, 'bind' | 'batchSize' | 'epochs' | 'device'> & {
@@ -161,8 +166,9 @@ export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefine
 /** Data that are not trained on: columns become inputs as they do in training. */
 export function openHeld(
   paths: string | readonly string[],
-  { columns, label, shuffleBuffer, skipMissing, skipDamaged }: Omit<DataOptions, 'recipe'>,
+  { columns, label, shuffleBuffer, skipMissing, skipDamaged, progress }: Omit<DataOptions, 'recipe'>,
   { recipe }: Data,
 ): Promise<Data> {
-  return openData(paths, { columns, label, shuffleBuffer, skipMissing, skipDamaged, recipe });
+  const rows = { skipMissing, skipDamaged };
+  return openData(paths, { columns, label, shuffleBuffer, ...rows, recipe, progress });
 }

@@ -28,6 +28,7 @@ import {
   bind,
   bindingOf,
   bindTraining,
+  dataProgress,
   type Emit,
   openHeld,
   trainableFile,
@@ -86,7 +87,7 @@ export type TrainJob = SessionOptions &
     /** How many of the validation samples with the largest loss the last event tells; none if not given. */
     worstSamples?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
-  } & Omit<DataOptions, 'recipe'>;
+  } & Omit<DataOptions, 'recipe' | 'progress'>;
 
 const NOTHING_SAVED = { state: undefined, saveEvery: undefined, keepBest: undefined, keepLast: undefined };
 
@@ -126,7 +127,8 @@ async function runOnData(
   for (const path of [job.output, stateFile(job)]) await checkWritable(path);
   checkRetention(job);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
-  const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe }));
+  const progress = dataProgress(emit);
+  const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe, progress }));
   const resumed = await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
   if (resumed) data.use(readRecipe(resumed));
@@ -146,7 +148,12 @@ async function runOnData(
     const validation =
       path === undefined
         ? await data.validation(trainer.inputs, bindingOf(job, target))
-        : await bind(job, opened.add(await openHeld(path, job, data)), trainer.inputs, target);
+        : await bind(
+            job,
+            opened.add(await openHeld(path, { ...job, progress }, data)),
+            trainer.inputs,
+            target,
+          );
     checkMetrics(trainer.description.loss, job.metrics, data.recipe);
     trainer = await withSchedule(trainer, job, train, emit);
     trainer.keepRecipe(data.recipe);

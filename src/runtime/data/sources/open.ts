@@ -3,6 +3,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgdError } from '../../../graph/errors.js';
 import { ioError } from '../../../graph/files.js';
+import type { Progress } from '../progress.js';
 import type { FieldKind, Source } from '../source.js';
 import { concatSources } from './concat.js';
 import type { CsvIndex } from './csv.js';
@@ -58,22 +59,28 @@ export type OpenSource = { source: Source; spec?: SourceSpec };
 /** What is made of the records of one file; `first` is what was made of those of the first file. */
 export type Wrap = (source: Source, path: string, first: Source | undefined) => Promise<Source>;
 
-/**
- * The records of files, one after the other. `kinds` are those of columns that are known already. Throws `io` and
- * `bad-data`.
- */
+export type OpenOptions = {
+  /** Kinds of columns that are known already. */
+  kinds?: Kinds;
+  wrap?: Wrap;
+  progress?: Progress;
+};
+
+/** The records of files, one after the other. Throws `io` and `bad-data`. */
 export async function openSource(
   paths: readonly string[],
-  kinds: Kinds = new Map(),
-  wrap: Wrap = async source => source,
+  { kinds = new Map(), wrap = async source => source, progress }: OpenOptions = {},
 ): Promise<OpenSource> {
   const opened: { source: Source; spec?: SourceSpec[number] }[] = [];
+  const share = (i: number) => (done: number) => progress?.('index', (i + done) / paths.length);
   try {
-    for (const path of paths) opened.push(await openOne(path, kinds, wrap, opened[0]?.source));
+    for (const [i, path] of paths.entries())
+      opened.push(await openOne(path, { kinds, wrap, first: opened[0]?.source, progress: share(i) }));
     const source = await concatSources(
       opened.map(({ source }) => source),
       async (i, wider: ReadonlyMap<string, FieldKind>) => {
-        opened[i] = await openOne(paths[i]!, wider, wrap, i ? opened[0]!.source : undefined);
+        const first = i ? opened[0]!.source : undefined;
+        opened[i] = await openOne(paths[i]!, { kinds: wider, wrap, first, progress: share(i) });
         return opened[i].source;
       },
     );
@@ -91,7 +98,9 @@ export async function reopenSource(spec: SourceSpec): Promise<Source> {
   return concatSources(sources, async i => sourceOf(await openFile(spec[i]!.path), spec[i]!));
 }
 
-async function openOne(path: string, kinds: Kinds, wrap: Wrap, first: Source | undefined) {
+type One = { kinds: Kinds; wrap: Wrap; first: Source | undefined; progress: (share: number) => void };
+
+async function openOne(path: string, { kinds, wrap, first, progress }: One) {
   const format = await formatOf(path);
   if (format === 'arrays' || format === 'folder')
     throw new AgdError('bad-data', `${path} cannot be read together with files of records.`);
@@ -99,7 +108,7 @@ async function openOne(path: string, kinds: Kinds, wrap: Wrap, first: Source | u
   try {
     // Files of text hold the paths of images; `wrap` tells that they are paths.
     const own = new Map([...kinds].map(([name, kind]) => [name, kind === 'image' ? 'text' : kind]));
-    const index = await indexOf(file, format, own);
+    const index = await indexOf(withProgress(file, progress), format, own);
     const spec = { path, format, ...(index ? { index } : {}) };
     const plain = await sourceOf(file, spec);
     const source = await wrap(plain, path, first);
@@ -109,6 +118,19 @@ async function openOne(path: string, kinds: Kinds, wrap: Wrap, first: Source | u
     await file.close();
     throw error;
   }
+}
+
+/** The same file; what is read of it beyond all that was read before is progress. */
+function withProgress(file: DataFile, progress: (share: number) => void): DataFile {
+  let most = 0;
+  return {
+    ...file,
+    read(start, end) {
+      most = Math.max(most, start);
+      progress(most / file.size);
+      return file.read(start, end);
+    },
+  };
 }
 
 async function indexOf(file: DataFile, format: Format, kinds: Kinds) {

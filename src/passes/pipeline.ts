@@ -12,7 +12,7 @@ import { neededInputs } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
-import { adapterNames } from './adapters/adapter-record.js';
+import { adapterNames, checkFixedBases, detachedValues } from './adapters/adapter-record.js';
 import { addAdapters } from './adapters/add-adapters.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
@@ -384,6 +384,17 @@ const ALL = [
 
   // Differentiate
   pass({
+    name: 'detach-norms',
+    does: "Selects the values that a step takes as constants: the norms of DoRA's weights",
+    requires: ['work', 'trained'],
+    ensures: ['detached'],
+    run(c) {
+      checkFixedBases(c.work, c.trained);
+      c.detached = detachedValues(c.work);
+      return false;
+    },
+  }),
+  pass({
     name: 'train-batch-norm',
     does: 'Sets batch normalization to training or inference mode',
     requires: ['g'],
@@ -434,7 +445,7 @@ const ALL = [
       const { g, loss, seeds = new Map() } = c;
       if (loss) seeds.set(loss.loss, g.of(loss.loss).ones());
       const wrt = c.trained.map(p => c.lookups?.get(p)?.looked ?? p);
-      c.cotangents = backward(g, seeds, wrt, c.options);
+      c.cotangents = backward(g, seeds, wrt, { ...c.options, detached: c.detached });
       return true;
     },
   }),
@@ -867,7 +878,7 @@ export const PIPELINES = {
     ...NORMALIZE,
     ...list('attach-loss', 'select-parameters', 'check-loss', 'group-parameters'),
     ...MODES,
-    ...list('look-up-rows', 'draw-random', 'backward', 'lower-batch-norm', 'name-gradients'),
+    ...list('look-up-rows', 'draw-random', 'detach-norms', 'backward', 'lower-batch-norm', 'name-gradients'),
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],

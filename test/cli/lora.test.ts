@@ -41,13 +41,47 @@ describe('--lora', () => {
     expect(twice.err).toContain('The model has adapters already, which go on training without --lora');
   });
 
+  it('trains magnitudes, and resumes, accumulates and merges as without', async () => {
+    const flags = [...LOSS, '--lora', 'fc1,fc2:r=2,dora,dropout=0.1', '--accumulate', '2'];
+    const data = ['--data', 'train.npz', '--batch-size', '32', '--seed', '3'];
+    const whole = agdOnnx(
+      folder,
+      'train',
+      'model.onnx',
+      ...flags,
+      ...data,
+      '--epochs',
+      '2',
+      '-o',
+      'whole.onnx',
+    );
+    expect(whole.err).toBe('');
+    expect(whole.out).toContain('trains 57 parameters');
+    const half = ['--epochs', '1', '--state', 'half.agd.onnx', '-o', 'half.onnx'];
+    expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...half).err).toBe('');
+    const apart = agdOnnx(folder, 'export', 'half.agd.onnx', '--adapters-only', '-o', 'dora.onnx');
+    expect(apart.err).toBe('');
+    const rest = ['--epochs', '2', '--state', 'half.agd.onnx', '-o', 'resumed.onnx'];
+    expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...rest).err).toBe('');
+    const values = async (file: string) =>
+      [...(await loadModel(join(folder, file))).graph.initializers.values()].map(t => t.numbers());
+    expect(await values('resumed.onnx')).toEqual(await values('whole.onnx'));
+    expect(await names('whole.onnx')).toEqual(await names('model.onnx'));
+    expect(await values('whole.onnx')).not.toEqual(await values('model.onnx'));
+    const [merged, beside] = ['half.onnx', 'dora.onnx'].map(
+      file => agdOnnx(folder, 'evaluate', file, ...LOSS, '--data', 'test.npz', '--json').out,
+    );
+    const loss = (out: string) => JSON.parse(out).loss as number;
+    expect(loss(beside!)).toBeCloseTo(loss(merged!), 5);
+  });
+
   it.each([
     [
       'fc9:r=2',
       "--lora 'fc9' matches no layer that multiplies with a weight; there are 'fc1' (Gemm, 4 to 8), 'fc2' (Gemm, 8 to 3).",
     ],
     ['fc1:r=5', "--lora: rank 5 is above that of layer 'fc1' (Gemm, 4 to 8), which is at most 4."],
-    ['fc1:rank=5', "unknown setting 'rank' of adapters; expected one of r, alpha, dropout, rslora."],
+    ['fc1:rank=5', "unknown setting 'rank' of adapters; expected one of r, alpha, dropout, rslora, dora."],
     ['fc1:r=0', 'r must be a whole number of at least 1'],
   ])('%s is refused in one line', (text, message) => {
     const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, '--lora', text, '-o', 'x.onnx');

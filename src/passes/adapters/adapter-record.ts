@@ -1,12 +1,12 @@
 import { AgdError } from '../../graph/errors.js';
-import type { Model } from '../../graph/ir.js';
+import type { Model, Value } from '../../graph/ir.js';
 import { isObject } from '../options/option.js';
 import type { AdapterKind } from './adapted-layers.js';
 
 /** Key of the metadata in which a model with adapters says what they are, as a JSON list. */
 export const ADAPTERS_KEY = 'agd.adapters';
 
-/** An adapter in a model: y = layer(x) + scale * dropout(x) A B. */
+/** An adapter in a model: y = layer(x) + scale * dropout(x) A B, of DoRA times magnitude / norm. */
 export type AdapterRecord = {
   module: string;
   kind: AdapterKind;
@@ -18,6 +18,9 @@ export type AdapterRecord = {
   alpha: number;
   dropout: number;
   rslora: boolean;
+  /** Of DoRA, the name of the magnitudes, and of the norms that they are divided by, one for each place of the layer. */
+  magnitude?: string;
+  norms?: string[];
 };
 
 /** What the product with A B is multiplied with; rsLoRA's is that of arXiv:2312.03732. */
@@ -39,10 +42,13 @@ export function readAdapters({ metadata }: Pick<Model, 'metadata'>): AdapterReco
     isObject(x) &&
     [x.module, x.weight, x.a, x.b].every(s => typeof s === 'string') &&
     [x.r, x.alpha, x.dropout].every(n => typeof n === 'number') &&
-    ['linear', 'conv', 'embedding'].includes(x.kind as string);
+    ['linear', 'conv', 'embedding'].includes(x.kind as string) &&
+    (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms)));
   if (!Array.isArray(list) || !list.every(isRecord)) throw damaged;
   return list as AdapterRecord[];
 }
+
+const isTexts = (x: unknown) => Array.isArray(x) && x.every(text => typeof text === 'string');
 
 export function writeAdapters(model: Model, records: readonly AdapterRecord[]): void {
   if (records.length) model.metadata.set(ADAPTERS_KEY, JSON.stringify(records));
@@ -51,4 +57,36 @@ export function writeAdapters(model: Model, records: readonly AdapterRecord[]): 
 
 /** Names of the initializers of a model's adapters. */
 export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
-  new Set(readAdapters(model).flatMap(({ a, b }) => [a, b]));
+  new Set(readAdapters(model).flatMap(namesIn));
+
+/** Names of the initializers of an adapter, in the order of its file. */
+export const namesIn = ({ a, b, magnitude }: AdapterRecord): string[] =>
+  magnitude === undefined ? [a, b] : [a, b, magnitude];
+
+/**
+ * The values that a training step takes as constants: DoRA's norms, as in section 4.3 of arXiv:2402.09353. Throws
+ * `invalid-model` where the graph has lost one.
+ */
+export function detachedValues(model: Pick<Model, 'metadata' | 'graph'>): ReadonlySet<Value> {
+  const wanted = new Set(readAdapters(model).flatMap(({ norms = [] }) => norms));
+  const found = new Set(
+    wanted.size ? model.graph.nodes.flatMap(n => n.outputs.filter(v => v && wanted.has(v.name))) : [],
+  ) as Set<Value>;
+  if (found.size === wanted.size) return found;
+  const names = new Set([...found].map(v => v.name));
+  throw new AgdError(
+    'invalid-model',
+    `The graph has no '${[...wanted].find(name => !names.has(name))}', a norm of its DoRA adapters: use the file as agd-onnx wrote it.`,
+  );
+}
+
+/** Throws `bad-option` where a weight trains whose norm a DoRA adapter takes as constant. */
+export function checkFixedBases(model: Pick<Model, 'metadata'>, trained: readonly Value[]): void {
+  const names = new Set(trained.map(v => v.name));
+  const fixed = readAdapters(model).find(r => r.magnitude !== undefined && names.has(r.weight));
+  if (fixed)
+    throw new AgdError(
+      'bad-option',
+      `'${fixed.weight}' cannot train: the DoRA adapter of '${fixed.module}' keeps the norm that it had. Leave it out of --train.`,
+    );
+}

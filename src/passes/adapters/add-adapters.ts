@@ -6,17 +6,19 @@ import { Names } from '../../graph/names.js';
 import { spellDefaultDomain } from '../../graph/proto/read.js';
 import { random } from '../../graph/random.js';
 import { Tensor } from '../../graph/tensor.js';
-import { type AttrInit, float, toAttrs } from '../../ops/core/builder.js';
+import { float, toAttrs } from '../../ops/core/builder.js';
 import { normal, uniformByFanIn } from '../adapt/initial-values.js';
 import { globTest } from '../common/match-names.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
 import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
 import { type AdapterRecord, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+import { checkMagnitudes, columnSquares } from './column-norms.js';
 import { fromPeft } from './peft-layout.js';
+import { type Emit, type Magnitudes, rescale } from './rescale.js';
 
-type Rank = Pick<AdapterRecord, 'r' | 'alpha' | 'dropout' | 'rslora'>;
-type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor } };
+type Rank = Pick<AdapterRecord, 'r' | 'alpha' | 'dropout' | 'rslora'> & { dora: boolean };
+type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor; magnitude?: Tensor } };
 
 /**
  * A copy of the model with low-rank adapters: y = layer(x) + dropout(x) A B * scale, as of Hu et al.: «LoRA: Low-Rank
@@ -40,14 +42,17 @@ export function addAdapters(
   inlineFunctions(model);
   const layers = adaptedLayers(model.graph);
   const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs);
-  for (const { layer } of planned) checkAdaptable(layer);
+  for (const { layer, dora } of planned) {
+    checkAdaptable(layer);
+    if (dora) checkMagnitudes(layer);
+  }
   place(model, planned, seed);
   return model;
 }
 
 function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]): Planned[] {
   const planned = new Map<AdaptedLayer, Planned>();
-  for (const { match, r = 8, alpha = r, dropout = 0, rslora = false } of specs) {
+  for (const { match, r = 8, alpha = r, dropout = 0, rslora = false, dora = false } of specs) {
     for (const glob of [match].flat()) {
       const test = globTest(glob);
       const found = layers.filter(l =>
@@ -58,7 +63,7 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
           'no-such-value',
           `--lora '${glob}' matches no layer that multiplies with a weight; ${listed(layers)}`,
         );
-      for (const layer of found) planned.set(layer, { layer, r, alpha, dropout, rslora });
+      for (const layer of found) planned.set(layer, { layer, r, alpha, dropout, rslora, dora });
     }
   }
   for (const { layer, r } of planned.values()) {
@@ -69,7 +74,7 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
         `--lora: rank ${r} is above that of layer ${describeLayer(layer)}, which is at most ${most}.`,
       );
   }
-  return [...planned.values()];
+  return layers.flatMap(layer => planned.get(layer) ?? []);
 }
 
 const listed = (layers: readonly AdaptedLayer[]) =>
@@ -101,19 +106,22 @@ function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedA
         );
       taken.set(layer, module);
       const values = fromPeft(adapter, name, layer);
-      return { ...adapter, layer, values };
+      const { r, alpha, dropout, rslora } = adapter;
+      return { r, alpha, dropout, rslora, dora: values.magnitude !== undefined, layer, values };
     });
   });
 }
 
+/** The values of an adapter, and the names of the norms that DoRA takes as constants. */
+type Shared = { a: Value; b: Value; magnitudes?: Magnitudes; norms?: string[] };
+
 function place(model: Model, planned: readonly Planned[], seed: number): void {
   const { graph } = model;
   const names = Names.of(model);
-  const before = new Map<Node, Node[]>();
   const after = new Map<Node, Node[]>();
   const records: AdapterRecord[] = [];
   /** Layers with one weight have one adapter. */
-  const shared = new Map<string, { a: Value; b: Value }>();
+  const shared = new Map<string, Shared>();
   const constant = (hint: string, tensor: Tensor) => {
     const { dtype, dims: shape } = tensor;
     const value = new Value(names.fresh(hint), { kind: 'tensor', dtype, shape });
@@ -129,15 +137,29 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
     if (!pair) {
       const { a, b } = values ?? initialValues(layer, rank.r, compute, random(seed, stream));
       pair = { a: constant(`${name}.lora_A`, a), b: constant(`${name}.lora_B`, b) };
+      const record: AdapterRecord = {
+        ...{ module, kind, weight, a: pair.a.name, b: pair.b.name, ...rankOf(rank) },
+      };
+      if (rank.dora) {
+        const [of, squares] = [[layer.outputs], columnSquares(layer)];
+        const norms = Tensor.ofNumbers(compute, of, squares.map(Math.sqrt));
+        pair.magnitudes = {
+          magnitude: constant(`${name}.lora_magnitude_vector`, values?.magnitude ?? norms),
+          squares: constant('lora_squares', Tensor.ofNumbers(compute, of, squares)),
+        };
+        record.magnitude = pair.magnitudes.magnitude.name;
+        record.norms = pair.norms = [];
+      }
       shared.set(key, pair);
-      records.push({ module, kind, weight, a: pair.a.name, b: pair.b.name, ...rankOf(rank) });
+      records.push(record);
     }
-    const inner: Node[] = [];
-    const emit = (opType: string, inputs: readonly Value[], attrs: AttrInit = {}, output?: Value) => {
+    const added: Node[] = [];
+    const emit: Emit = (opType, inputs, attrs = {}, { output, domain = '' } = {}) => {
       const value = output ?? new Value(names.fresh(`${module}.lora_${opType.toLowerCase()}`));
       const made = new Node(opType, inputs, [value], toAttrs(attrs));
       made.name = names.fresh(`${module}.lora.${opType}`);
-      inner.push(made);
+      made.domain = domain;
+      added.push(made);
       return value;
     };
     const to = (x: Value, dtype: FloatDType) => emit('Cast', [x], { to: dtypeCode(dtype) });
@@ -158,15 +180,21 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
       low = emit('Conv', [emit('Conv', [x, pair.a], attrs), pair.b]);
     } else if (kind === 'embedding') low = emit('MatMul', [emit('Gather', [pair.a, x]), pair.b]);
     else low = emit('MatMul', [emit('MatMul', [x, pair.a]), pair.b]);
-    const scaled = emit('Mul', [low, constant('lora_scale', Tensor.ofNumbers(compute, [], [scaleOf(rank)]))]);
-    const delta = isCast ? to(scaled, layer.dtype) : scaled;
-    before.set(node, [...inner]);
-    inner.length = 0;
+    const scale = constant('lora_scale', Tensor.ofNumbers(compute, [], [scaleOf(rank)]));
+    let delta = emit('Mul', [low, scale]);
+    if (pair.magnitudes) {
+      const dropped = rank.dropout ? x : undefined;
+      const from = { layer, base, dropped, delta, a: pair.a, b: pair.b, scale, compute };
+      const rescaled = rescale(from, pair.magnitudes, { emit, constant, opset: model.opset });
+      delta = rescaled.delta;
+      pair.norms!.push(rescaled.norm.name);
+    }
+    if (isCast) delta = to(delta, layer.dtype);
     node.setOutput(0, base);
-    emit('Add', [base, delta], {}, y);
-    after.set(node, [...inner]);
+    emit('Add', [base, delta], {}, { output: y });
+    after.set(node, added);
   });
-  graph.nodes = graph.nodes.flatMap(node => [...(before.get(node) ?? []), node, ...(after.get(node) ?? [])]);
+  graph.nodes = graph.nodes.flatMap(node => [node, ...(after.get(node) ?? [])]);
   writeAdapters(model, records);
 }
 

@@ -6,7 +6,14 @@ import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { type AdaptedLayer, adaptedLayers } from './adapted-layers.js';
-import { type AdapterRecord, adapterNames, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+import {
+  type AdapterRecord,
+  adapterNames,
+  namesIn,
+  readAdapters,
+  scaleOf,
+  writeAdapters,
+} from './adapter-record.js';
 
 export type MergedAdapters = {
   model: Model;
@@ -39,7 +46,8 @@ export function mergeAdapters(source: Model): MergedAdapters {
       graph.remove([add]);
       base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));
     }
-    graph.inputs = graph.inputs.filter(v => v.name !== record.a && v.name !== record.b);
+    const own = namesIn(record);
+    graph.inputs = graph.inputs.filter(v => !own.includes(v.name));
     eliminateDeadNodes(model);
     merged.push(
       putSum(
@@ -61,14 +69,20 @@ const isMergeable = ({ weight, quantized }: AdaptedLayer) => !quantized && isFlo
 
 /** The sums that add an adapter to its layers. */
 function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map<Node, AdaptedLayer>) {
-  const value = [...graph.initializers.keys()].find(v => v.name === b);
-  const places = (value?.readers ?? []).map(product => {
-    let at = product.outputs[0]!;
-    while (at.readers.length === 1 && at.readers[0]!.opType !== 'Add') at = at.readers[0]!.outputs[0]!;
-    const [add] = at.readers;
-    const layer = add?.inputs[0]?.producer && layers.get(add.inputs[0].producer);
-    return add && layer ? { add, layer } : undefined;
-  });
+  const start = [...graph.initializers.keys()].find(v => v.name === b);
+  const seen = new Set<Node>();
+  const places: ({ add: Node; layer: AdaptedLayer } | undefined)[] = [];
+  for (const pending = [...(start?.readers ?? [])]; pending.length; ) {
+    const node = pending.pop()!;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    const base = node.opType === 'Add' ? node.inputs[0]?.producer : undefined;
+    const layer = base && layers.get(base);
+    const next = node.outputs[0]?.readers ?? [];
+    if (layer && !seen.has(base)) places.push({ add: node, layer });
+    else if (next.length) pending.push(...next);
+    else places.push(undefined);
+  }
   if (places.length && places.every(p => p !== undefined)) return places;
   throw new AgdError(
     'invalid-model',
@@ -121,7 +135,9 @@ function readInstead(graph: Graph, names: Names, layers: readonly AdaptedLayer[]
   }
 }
 
-/** W + scale * A B, in the layout and type that W has in the file. */
+type Floats = ReturnType<Tensor['floats']>;
+
+/** W + scale * A B, of DoRA with its magnitudes, in the layout and type that W has in the file. */
 function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer): Tensor {
   const stored = (name: string) => {
     const found = [...source.graph.initializers].find(([v]) => v.name === name)?.[1];
@@ -133,21 +149,29 @@ function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer):
   const { tensor, isTransposed } = weight;
   if (!isFloat(tensor.dtype)) throw new Error(`'${record.weight}' is not of floating-point numbers.`);
   const { r } = record;
-  const [a, b] = [stored(record.a), stored(record.b)];
+  const [a, b, magnitude] = namesIn(record).map(stored) as [Floats, Floats, Floats?];
   const alpha = node.attrs.get('alpha');
-  const scale = scaleOf(record) / (alpha?.type === 'float' ? alpha.value : 1);
+  const factor = alpha?.type === 'float' ? alpha.value : 1;
+  const scale = scaleOf(record) / factor;
   const columns = inputs * kernel.reduce((n, d) => n * d, 1);
   const result = Float64Array.from(tensor.floats());
   const isConv = kind === 'conv';
   // A convolution's A is [r, columns] and its B is [outputs, r]; of others A is [columns, r] and B [r, outputs].
   const outFirst = isConv || (isTransposed ? 1 - outAxis : outAxis) === 0;
-  for (let o = 0; o < outputs; o++)
+  const at = (o: number, c: number) => (outFirst ? o * columns + c : c * outputs + o);
+  for (let o = 0; o < outputs; o++) {
+    let squares = 0;
     for (let c = 0; c < columns; c++) {
       let sum = 0;
       for (let k = 0; k < r; k++)
         sum += isConv ? b[o * r + k]! * a[k * columns + c]! : a[c * r + k]! * b[k * outputs + o]!;
-      result[outFirst ? o * columns + c : c * outputs + o]! += scale * sum;
+      result[at(o, c)]! += scale * sum;
+      squares += result[at(o, c)]! ** 2;
     }
+    if (!magnitude || !squares) continue;
+    const stretch = magnitude[o]! / (Math.abs(factor) * Math.sqrt(squares));
+    for (let c = 0; c < columns; c++) result[at(o, c)]! *= stretch;
+  }
   return Tensor.ofNumbers(tensor.dtype, tensor.dims, result);
 }
 

@@ -19,12 +19,16 @@ export function transposed(tensor: Tensor, dtype: FloatDType = tensor.dtype as F
 export const toPeft = (kind: AdapterKind, tensor: Tensor): Tensor =>
   kind === 'conv' ? tensor : transposed(tensor);
 
+/** Magnitudes as a file holds them: of a convolution along the axis of its channels. */
+export const magnitudeToPeft = (kind: AdapterKind, { dtype, dims, bytes }: Tensor, kernel: number): Tensor =>
+  new Tensor(dtype, kind === 'conv' ? [1, ...dims, ...Array(kernel).fill(1)] : dims, bytes);
+
 /** The values of a file for a layer, as the graph takes them. Throws `bad-shape`. */
 export function fromPeft(
-  { kind, r, a, b }: PeftAdapter,
+  { kind, r, a, b, magnitude }: PeftAdapter,
   file: string,
   layer: AdaptedLayer,
-): { a: Tensor; b: Tensor } {
+): { a: Tensor; b: Tensor; magnitude?: Tensor } {
   const { inputs, outputs, kernel } = layer;
   const dtype = layer.dtype === 'float64' ? 'float64' : 'float32';
   const wanted =
@@ -37,14 +41,20 @@ export function fromPeft(
           [r, inputs],
           [outputs, r],
         ];
-  [a, b].forEach((tensor, i) => {
-    if (`${tensor.dims}` === `${wanted[i]}` && isFloat(tensor.dtype)) return;
-    throw new AgdError(
-      'bad-shape',
-      `${file} is an adapter of another model: its lora_${'AB'[i]} for layer ${describeLayer(layer)} is ${tensor.dtype}[${tensor.dims}], not of shape [${wanted[i]}].`,
-    );
-  });
+  const perOutput = [[1], [outputs], kernel.map(() => 1)].flat();
+  const values = [
+    ['lora_A', a, wanted[0]],
+    ['lora_B', b, wanted[1]],
+    ['lora_magnitude_vector', magnitude, kind === 'conv' ? perOutput : [outputs]],
+  ] as const;
+  for (const [name, tensor, dims] of values)
+    if (tensor && (`${tensor.dims}` !== `${dims}` || !isFloat(tensor.dtype)))
+      throw new AgdError(
+        'bad-shape',
+        `${file} is an adapter of another model: its ${name} for layer ${describeLayer(layer)} is ${tensor.dtype}[${tensor.dims}], not of shape [${dims}].`,
+      );
   const cast = (t: Tensor) =>
     kind === 'conv' ? Tensor.ofNumbers(dtype, t.dims, t.floats()) : transposed(t, dtype);
-  return { a: cast(a), b: cast(b) };
+  const norms = magnitude && { magnitude: Tensor.ofNumbers(dtype, [outputs], magnitude.floats()) };
+  return { a: cast(a), b: cast(b), ...norms };
 }

@@ -99,6 +99,8 @@ export type Facts = {
   lastRows: Map<Value, Value>;
   /** Name of the output that holds the gradient of a value; null if the gradient is zero. */
   gradients: Map<string, string | null>;
+  /** Values that the backward pass takes as constants. */
+  detached: ReadonlySet<Value>;
   /** Names of the inputs and outputs of derivatives. */
   derivatives: DerivativeNames;
   schedule: PlannedSchedule | undefined;

@@ -12,6 +12,8 @@ import { expandNodes } from './expand-nodes.js';
 export type BackwardOptions = {
   /** Pass the gradient through rounding operators unchanged instead of stopping it. */
   straightThrough?: boolean;
+  /** Values that are taken as constants. */
+  detached?: ReadonlySet<Value>;
 };
 
 /**
@@ -96,7 +98,8 @@ export function activeValues(
   for (const node of nodes) {
     if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
     for (const output of node.outputs)
-      if (output && mayCarryGradient(node, output, options)) active.add(output);
+      if (output && !options.detached?.has(output) && mayCarryGradient(node, output, options))
+        active.add(output);
   }
   return active;
 }

@@ -11,6 +11,8 @@ export type PeftAdapter = {
   kind: 'linear' | 'conv' | 'embedding';
   a: Tensor;
   b: Tensor;
+  /** DoRA's magnitude of each output. */
+  magnitude?: Tensor;
   r: number;
   alpha: number;
   dropout: number;
@@ -27,14 +29,15 @@ const spec = v.strictObject(
     alpha: v.optional(positive),
     dropout: v.optional(belowOne),
     rslora: v.optional(flag),
+    dora: v.optional(flag),
   },
-  'an object of match, r, alpha, dropout and rslora',
+  'an object of match, r, alpha, dropout, rslora and dora',
 );
 const specs = v.pipe(
   v.array(spec, 'a list of adapters'),
   v.minLength(1, 'a list of adapters'),
   v.readonly(),
-  v.description('a list of adapters: globs to match, r, alpha, dropout, rslora'),
+  v.description('a list of adapters: globs to match, r, alpha, dropout, rslora, dora'),
 );
 export type LoraSpec = v.InferOutput<typeof specs>[number];
 
@@ -61,7 +64,7 @@ export const ADAPTER_OPTIONS = {
 
 /** `GLOB,GLOB:r=8,alpha=16`, or globs alone. Throws `bad-option`. */
 export function parseLora(text: string): LoraSpec {
-  const spelled = text.replace(/([:,])\s*(rslora)\s*(?=,|$)/g, '$1$2=true');
+  const spelled = text.replace(/([:,])\s*(rslora|dora)\s*(?=,|$)/g, '$1$2=true');
   const { match, options } = /:\s*\w+\s*=/.test(spelled)
     ? parseGroup(spelled)
     : { match: text.split(/,(?![^{]*\})/).map(glob => glob.trim()), options: {} };

@@ -1,4 +1,5 @@
 /** What evaluating a model and predicting with it have in common: the model as it is to run, and its data. */
+import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import { loadModel } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
@@ -67,6 +68,15 @@ export type PlainModel = {
   outputs: readonly string[];
 };
 
+/** A model whose inputs are those without a default: data do not feed the adapters of a file, or weights of an old one. */
+function withDefaults(model: Model): Model {
+  const { initializers } = model.graph;
+  if (!model.graph.inputs.some(v => initializers.has(v))) return model;
+  const copy = cloneModel(model);
+  copy.graph.inputs = copy.graph.inputs.filter(v => !copy.graph.initializers.has(v));
+  return copy;
+}
+
 /** What a trained model was trained on, as its recipe says. */
 function lossOf(model: Model): PlainModel['loss'] {
   const { loss: kind, output } = readRecipe(model)?.scores ?? {};
@@ -86,7 +96,7 @@ export async function plainModel(
   if (typeof source === 'string') await checkState(model, source);
   if (!isInjected(model)) {
     if (ema) throw new AgdError('bad-option', 'Only a training state keeps an average of the weights.');
-    const plain = withRecipe(model, recipe);
+    const plain = withRecipe(withDefaults(model), recipe);
     const loss = lossOf(plain);
     return { model: plain, ...(loss ? { loss } : {}), outputs: model.graph.outputs.map(v => v.name) };
   }

@@ -9,8 +9,8 @@ import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { type AdapterRecord, readAdapters } from '../../passes/adapters/adapter-record.js';
-import { toPeft } from '../../passes/adapters/peft-layout.js';
+import { type AdapterRecord, namesIn, readAdapters } from '../../passes/adapters/adapter-record.js';
+import { magnitudeToPeft, toPeft } from '../../passes/adapters/peft-layout.js';
 import type { LoadedAdapters, PeftAdapter } from '../../passes/options/adapters.js';
 import { isObject } from '../../passes/options/option.js';
 import { encodeFlatbuffer } from '../data/flatbuffer.js';
@@ -24,25 +24,29 @@ const PREFIX = 'base_model.model.';
 export async function readPeft(folder: string): Promise<LoadedAdapters> {
   const config = await readConfig(join(folder, CONFIG));
   const { tensors } = await readSafetensors(join(folder, WEIGHTS));
-  const found = new Map<string, { a?: Tensor; b?: Tensor; isEmbedding: boolean }>();
+  const found = new Map<string, { a?: Tensor; b?: Tensor; magnitude?: Tensor; isEmbedding: boolean }>();
   for (const [name, tensor] of tensors) {
     const [, module, embedding, side] =
-      /^(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$/.exec(name) ?? [];
+      /^(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB]|magnitude_vector)(?:\.default)?(?:\.weight)?$/.exec(
+        name,
+      ) ?? [];
     if (module === undefined)
       throw new AgdError('bad-data', `${folder}: '${name}' is not part of a LoRA adapter that can be read.`);
     const entry = found.get(module) ?? { isEmbedding: embedding !== undefined };
-    entry[side === 'A' ? 'a' : 'b'] = tensor;
+    entry[side === 'A' ? 'a' : side === 'B' ? 'b' : 'magnitude'] = tensor;
     found.set(module, entry);
   }
   if (!found.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
-  const adapters = [...found].map(([module, { a, b, isEmbedding }]): PeftAdapter => {
+  const adapters = [...found].map(([module, { a, b, magnitude, isEmbedding }]): PeftAdapter => {
     if (!a || !b) throw new AgdError('bad-data', `${folder}: '${module}' lacks lora_${a ? 'B' : 'A'}.`);
+    if (config.use_dora === true && !magnitude)
+      throw new AgdError('bad-data', `${folder}: '${module}' lacks lora_magnitude_vector.`);
     const kind = isEmbedding ? 'embedding' : a.dims.length > 2 ? 'conv' : 'linear';
     const patterned = (pattern: unknown, otherwise: number) => valueFor(pattern, module) ?? otherwise;
     const r = a.dims[0]!;
     const alpha = patterned(config.alpha_pattern, Number(config.lora_alpha ?? 8));
     const dropout = Number(config.lora_dropout ?? 0);
-    return { module, kind, a, b, r, alpha, dropout, rslora: config.use_rslora === true };
+    return { module, kind, a, b, magnitude, r, alpha, dropout, rslora: config.use_rslora === true };
   });
   return { name: folder, adapters };
 }
@@ -70,22 +74,25 @@ async function readConfig(path: string): Promise<Record<string, unknown>> {
       'bad-data',
       `${path} is of an adapter of type ${isObject(config) ? config.peft_type : 'unknown'}; only LORA can be read.`,
     );
-  for (const name of ['use_dora', 'fan_in_fan_out', 'lora_bias'])
+  for (const name of ['fan_in_fan_out', 'lora_bias'])
     if (config[name] === true) throw new AgdError('bad-data', `${path}: ${name} cannot be read.`);
   if (isObject(config) && config.modules_to_save && (config.modules_to_save as unknown[]).length)
     throw new AgdError('bad-data', `${path}: modules_to_save cannot be read.`);
   return config;
 }
 
+type Adapter = { record: AdapterRecord; a: Tensor; b: Tensor; magnitude?: Tensor };
+
 /** The adapters of a model and their values. Throws `bad-option` where it has none. */
-function adaptersOf(model: Model): { record: AdapterRecord; a: Tensor; b: Tensor }[] {
+function adaptersOf(model: Model): Adapter[] {
   const tensors = new Map([...model.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
   const records = readAdapters(model);
   if (!records.length)
     throw new AgdError('bad-option', 'The model has no adapters: train it with --lora first.');
   return records.map(record => {
-    const [a, b] = [tensors.get(record.a), tensors.get(record.b)];
-    if (a && b) return { record, a, b };
+    const values = namesIn(record).flatMap(name => tensors.get(name) ?? []);
+    const [a, b, magnitude] = values;
+    if (a && b && values.length === namesIn(record).length) return { record, a, b, magnitude };
     throw new AgdError('invalid-model', `The model lacks the values of the adapter of '${record.module}'.`);
   });
 }
@@ -94,25 +101,33 @@ function adaptersOf(model: Model): { record: AdapterRecord; a: Tensor; b: Tensor
 export async function writePeft(model: Model, folder: string): Promise<void> {
   const adapters = adaptersOf(model);
   const tensors = new Map<string, Tensor>();
-  for (const { record, a, b } of adapters) {
+  for (const { record, a, b, magnitude } of adapters) {
     const { module, kind } = record;
     const name = (side: string) =>
       `${PREFIX}${module}.lora_${kind === 'embedding' ? `embedding_${side}` : `${side}.weight`}`;
     tensors.set(name('A'), toPeft(kind, a));
     tensors.set(name('B'), toPeft(kind, b));
+    if (magnitude)
+      tensors.set(
+        `${PREFIX}${module}.lora_magnitude_vector`,
+        magnitudeToPeft(kind, magnitude, b.dims.length - 2),
+      );
   }
   const records = adapters.map(({ record }) => record);
   const [{ r, alpha, dropout, rslora }] = records as [AdapterRecord];
-  if (records.some(other => other.rslora !== rslora || other.dropout !== dropout))
+  const dora = records[0]!.magnitude !== undefined;
+  const differs = (other: AdapterRecord) =>
+    other.rslora !== rslora || other.dropout !== dropout || (other.magnitude !== undefined) !== dora;
+  if (records.some(differs))
     throw new AgdError(
       'bad-option',
-      'The adapters differ in rslora or dropout, of which a PEFT folder has one value: export them as .onnx_adapter.',
+      'The adapters differ in rslora, dora or dropout, of which a PEFT folder has one value: export them as .onnx_adapter.',
     );
   const differing = (key: 'r' | 'alpha', usual: number) =>
     Object.fromEntries(records.flatMap(x => (x[key] === usual ? [] : [[x.module, x[key]]])));
   const config = {
     ...{ peft_type: 'LORA', task_type: null, base_model_name_or_path: null, inference_mode: true },
-    ...{ r, lora_alpha: alpha, lora_dropout: dropout, use_rslora: rslora, use_dora: false, bias: 'none' },
+    ...{ r, lora_alpha: alpha, lora_dropout: dropout, use_rslora: rslora, use_dora: dora, bias: 'none' },
     ...{ rank_pattern: differing('r', r), alpha_pattern: differing('alpha', alpha) },
     ...{ target_modules: records.map(({ module }) => module), fan_in_fan_out: false },
     ...{ init_lora_weights: true, modules_to_save: null },
@@ -126,10 +141,10 @@ export async function writePeft(model: Model, folder: string): Promise<void> {
 
 /** Writes the values of a model's adapters as ONNX Runtime's .onnx_adapter: by the names of the inputs they are fed to. */
 export async function writeOnnxAdapter(model: Model, path: string): Promise<void> {
-  const tensors = adaptersOf(model).flatMap(({ record, a, b }) => [
-    [record.a, a] as const,
-    [record.b, b] as const,
-  ]);
+  const tensors = adaptersOf(model).flatMap(({ record, a, b, magnitude }) => {
+    const values = magnitude ? [a, b, magnitude] : [a, b];
+    return namesIn(record).map((name, i) => [name, values[i]!] as const);
+  });
   const parameters = tensors.map(([name, tensor]) => {
     if (!isFloat(tensor.dtype)) throw new Error(`'${name}' of ${basename(path)} is ${tensor.dtype}.`);
     const type = { int32: dtypeCode(tensor.dtype) };

@@ -194,6 +194,95 @@ describe.each(Object.entries(FORMS))('an adapter of %s', (_, make) => {
   });
 });
 
+/** Forms whose activations stay as they are, and whose weight has columns. */
+const WITH_MAGNITUDES = Object.entries(FORMS).filter(([name]) => !/Gather|dynamically/.test(name));
+
+/** The adapter with DoRA's magnitudes, which are not the norms of the weight. */
+function withMagnitudes({ model, adapters: { name, adapters }, ...rest }: Form): Form {
+  const dora = adapters.map(each => {
+    const [outputs, , ...kernel] = each.b.dims;
+    const dims = each.kind === 'conv' ? [1, outputs!, ...kernel] : [outputs!];
+    return { ...each, magnitude: spread(dims, [0.5, 2], 9) };
+  });
+  return { model, adapters: { name, adapters: dora }, ...rest };
+}
+
+describe.each(WITH_MAGNITUDES)('an adapter with magnitudes of %s', (_, make) => {
+  it('has the gradients of finite differences where its norms are no constants', async () => {
+    const { model, adapters, feeds } = withMagnitudes(make());
+    const options = { cotangents: ['y'], adapters, wrt: ['*.lora_[AB]', '*.lora_magnitude_vector'] };
+    const dims = (await outputOf(model, feeds)).dims;
+    const fed = { ...feeds, y_cotangent: spread([...dims], [-1, 1], 7) };
+    const found = await gradients(model, options, fed);
+    const checks = await checkGradients(model, options, fed, found);
+    expect(checks.map(c => c.unchecked ?? c.passed)).toEqual([true, true, true]);
+  });
+
+  it('gives each column of the weight its norm', async () => {
+    const { model, adapters, feeds, merges } = withMagnitudes(make());
+    const adapted = addAdapters(model, [], adapters);
+    const { model: result, merged } = mergeAdapters(adapted);
+    expect(merged.length).toBe(merges ? 1 : 0);
+    const [before, apart, after] = [
+      await run(model, feeds),
+      await run(adapted, feeds),
+      await run(result, feeds),
+    ];
+    expect(farthest(before, apart)).toBeGreaterThan(0.1);
+    expect(farthest(apart, after)).toBeLessThan(1e-4);
+  });
+
+  it('changes nothing at the start', async () => {
+    const { model, feeds } = make();
+    const adapted = addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined);
+    expect(farthest(await run(model, feeds), await run(adapted, feeds))).toBeLessThan(1e-4);
+    const dropped = addAdapters(model, [{ match: 'w', r: 2, dora: true, dropout: 0.5 }], undefined);
+    expect(farthest(await run(model, feeds), await run(dropped, feeds))).toBeLessThan(1e-4);
+  });
+});
+
+it.each(['Gather', 'GatherBlockQuantized', 'a dynamically quantized product'])(
+  '%s has no magnitudes',
+  form => {
+    const { model } = FORMS[form]!();
+    expect(() => addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined)).toThrow(
+      /^No DoRA adapter for layer 'w' \(.*, \d+ to \d+\): .*without dora\.$/,
+    );
+  },
+);
+
+it('reads norms of every layout of integers behind DequantizeLinear', async () => {
+  const forms = {
+    'by row': [spread([32, 1], [0.01, 0.02], 4), { axis: 0 }],
+    'by column': [spread([3], [0.01, 0.02], 4), { axis: -1 }],
+    'in blocks': [spread([4, 3], [0.01, 0.02], 4), { axis: 0, block_size: 8 }],
+  } as const;
+  for (const [name, [scales, attrs]] of Object.entries(forms)) {
+    const { model, feeds } = linear(
+      (s, x) => {
+        const dims = name === 'by row' ? [32] : scales.dims;
+        const scale = s.weight('w.scale', new Tensor('float32', dims, scales.bytes));
+        const zero = s.weight('w.zero', bytes('int8', dims));
+        const w = s.add('DequantizeLinear', [s.weight('w', bytes('int8', [32, 3])), scale, zero], 'd', attrs);
+        return s.add('MatMul', [x, w], 'y');
+      },
+      false,
+      [32, 3],
+      21,
+    );
+    const adapted = addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined);
+    expect(farthest(await run(model, feeds), await run(adapted, feeds))).toBeLessThan(1e-4);
+  }
+});
+
+it('keeps the weight of an adapter with magnitudes as it was', async () => {
+  const lora = [{ match: 'fc1', r: 2, dora: true }];
+  const options = { loss: { kind: 'cross-entropy' }, lora, train: ['fc1.weight'] } as const;
+  await expect(inject(mlp(), options, sessionShapes)).rejects.toThrow(
+    "'fc1.weight' cannot train: the DoRA adapter of 'fc1' keeps the norm that it had. Leave it out of --train.",
+  );
+});
+
 it('leaves MatMulNBits in a training step, and dequantizes in a loop', async () => {
   const { model, adapters } = FORMS.MatMulNBits!();
   const options = { loss: { kind: 'mse', output: 'y' }, adapters } as const;

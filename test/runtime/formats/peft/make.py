@@ -144,4 +144,5 @@ def read(folder):
                  - np.array(expected['logits'])).max())
 
 
-read(sys.argv[2]) if len(sys.argv) > 2 else main()
+if __name__ == "__main__":
+    read(sys.argv[2]) if len(sys.argv) > 2 else main()

@@ -12,6 +12,7 @@ import {
 import { classAxisOf } from '../../ops/losses/loss.js';
 import type { LossSpec } from '../../passes/options.js';
 import { type Recipe, targetColumn } from '../../passes/recipe/recipe.js';
+import { tokenBytes } from '../data/recipe/token-bytes.js';
 import { CALIBRATION } from './calibration.js';
 import { CONFUSION, COUNTS } from './counts.js';
 import { LIKELIHOOD } from './likelihood.js';
@@ -138,10 +139,19 @@ export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[], r
   new MetricSet(loss, chosen, false, recipe);
 }
 
-/** The bytes in UTF-8 of each character, where the targets are characters. */
-function classBytes(recipe: Recipe): number[] | undefined {
+/** The bytes in UTF-8 of each class, where the targets are characters or tokens. Throws `bad-option` where tokens do not tell. */
+function classBytes(recipe: Recipe): ArrayLike<number> | undefined {
   const last = targetColumn(recipe)?.steps.at(-1);
-  return last?.step === 'characters' ? last.table.map(c => Buffer.byteLength(c)) : undefined;
+  if (last?.step === 'characters') return last.table.map(c => Buffer.byteLength(c));
+  if (last?.step !== 'tokens') return undefined;
+  const contents = recipe.tokenizers?.[last.tokenizer];
+  const found = tokenBytes(contents);
+  if (found) return found;
+  const { type = 'this' } = (contents as { model?: { type?: string } } | undefined)?.model ?? {};
+  throw new AgdError(
+    'bad-option',
+    `Metric 'bits-per-byte' needs tokens that hold all bytes of the text, and those of ${last.tokenizer} (${type} without byte-level or SentencePiece tokens) drop spaces: use perplexity.`,
+  );
 }
 
 /** The metrics of one evaluation. */
@@ -159,12 +169,8 @@ export class MetricSet {
     recipe?: Recipe,
   ) {
     const spec = taskOf(loss);
-    this.#spec = spec && recipe ? { ...spec, classBytes: classBytes(recipe) } : spec;
-    if (chosen.includes('bits-per-byte') && recipe && targetColumn(recipe)?.steps.at(-1)?.step === 'tokens')
-      throw new AgdError(
-        'bad-option',
-        "Metric 'bits-per-byte' needs targets that are bytes or characters, and these are tokens: use perplexity.",
-      );
+    const countsBytes = recipe && chosen.includes('bits-per-byte');
+    this.#spec = spec && countsBytes ? { ...spec, classBytes: classBytes(recipe) } : spec;
     this.#asked = chosen;
     this.#check(this.#metrics([]));
     // What is usual depends on the first batch.

@@ -4,12 +4,13 @@ import { AgdError } from '../../../graph/errors.js';
 /** Ids of a text, at most `length` of them; what the tokenizer adds at the begin and the end stays. */
 export type Encode = (text: string, length: number | null) => number[];
 
-/** The models that the library has; it takes others for one of these. */
-const MODELS = ['BPE', 'WordPiece', 'Unigram'];
+/** The models that can be read; the library takes others for one of these. */
+const MODELS = ['BPE', 'WordPiece', 'Unigram', 'WordLevel'];
 
-/** Throws `bad-data` where the contents are not a tokenizer. */
+/** Throws `bad-data` where the contents are not a tokenizer, and from `Encode` for a word of which it says nothing. */
 export async function makeTokenizer(contents: unknown, name: string): Promise<Encode> {
-  const type = (contents as { model?: { type?: unknown } } | null)?.model?.type;
+  const { type, unk_token } =
+    (contents as { model?: { type?: unknown; unk_token?: unknown } } | null)?.model ?? {};
   // Files of early versions have none.
   if (type !== undefined && !MODELS.includes(type as string))
     throw new AgdError(
@@ -19,15 +20,23 @@ export async function makeTokenizer(contents: unknown, name: string): Promise<En
   const { Tokenizer } = await import('@huggingface/tokenizers');
   let tokenizer: InstanceType<typeof Tokenizer>;
   try {
-    tokenizer = new Tokenizer(contents as object, {});
+    // The library has no WordLevel, but what it does without a known type is just that, if it is told the unknown token.
+    tokenizer = new Tokenizer(
+      withUnicodeWords(contents) as object,
+      type === 'WordLevel' ? { unk_token } : {},
+    );
   } catch (error) {
     throw new AgdError(
       'bad-data',
       `${name} is not a tokenizer that can be read: ${(error as Error).message}.`,
     );
   }
-  const encode = (text: string, special: boolean) =>
-    tokenizer.encode(text, { add_special_tokens: special }).ids as number[];
+  const encode = (text: string, special: boolean) => {
+    const { ids, tokens } = tokenizer.encode(text, { add_special_tokens: special });
+    const at = (ids as (number | undefined)[]).indexOf(undefined);
+    if (at < 0) return ids as number[];
+    throw new AgdError('bad-data', `${name} has no token for '${tokens[at]}', nor one for unknown words.`);
+  };
   return (text, length) => {
     const ids = encode(text, true);
     if (length === null || ids.length <= length) return ids;
@@ -42,6 +51,21 @@ export async function makeTokenizer(contents: unknown, name: string): Promise<En
       ...ids.slice(before + content.length),
     ];
   };
+}
+
+const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d';
+const WORDS = { type: 'Split', pattern: { Regex: `[${WORD}]+|[^${WORD}\\s]+` }, invert: true };
+
+/** The library's own Whitespace takes letters other than those of ASCII for punctuation. */
+function withUnicodeWords(contents: unknown): unknown {
+  const { pre_tokenizer, ...others } = contents as { pre_tokenizer?: unknown };
+  return { ...others, pre_tokenizer: replaced(pre_tokenizer) };
+}
+
+function replaced(part: unknown): unknown {
+  const { type, pretokenizers } = (part ?? {}) as { type?: string; pretokenizers?: unknown[] };
+  if (type === 'Whitespace') return WORDS;
+  return pretokenizers ? { ...(part as object), pretokenizers: pretokenizers.map(replaced) } : part;
 }
 
 /** The id that fills up, as the contents of a tokenizer.json say, else that of a token with a usual name, else 0. */

@@ -7,7 +7,6 @@ import { type ColumnsOption, parseColumns } from '../../../../src/passes/recipe/
 import { classNames, parseRecipe, targetColumn } from '../../../../src/passes/recipe/recipe.js';
 import { applyRecipe, targetNumbers } from '../../../../src/runtime/data/recipe/apply-recipe.js';
 import { fitRecipe, type RecipeInput } from '../../../../src/runtime/data/recipe/fit-recipe.js';
-import { makeTokenizer } from '../../../../src/runtime/data/recipe/tokenizer.js';
 import type { Source } from '../../../../src/runtime/data/source.js';
 import { sourceOf } from './source.js';
 
@@ -332,13 +331,6 @@ const TOKENIZER = {
     unk_token: '[UNK]',
   },
 };
-
-it('refuses a tokenizer of a kind that its library does not read', async () => {
-  const contents = { ...TOKENIZER, model: { ...TOKENIZER.model, type: 'WordLevel' } };
-  await expect(makeTokenizer(contents, 'tokenizer.json')).rejects.toThrow(
-    "tokenizer.json: a model of type 'WordLevel' is not supported, only BPE, WordPiece, Unigram.",
-  );
-});
 
 describe('columns of other kinds', () => {
   it('dates give their parts', async () => {

@@ -4,9 +4,10 @@ import { quotedColumn, showAugmentations } from '../src/constants.js';
 import type { Evaluation, TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
 import { dataStatus } from './ui/data-status.js';
-import { formatBytes, formatCount, formatNumber, formatSeconds } from './ui/format.js';
+import { formatBytes, formatCount, formatMetric, formatNumber, formatSeconds } from './ui/format.js';
 import { createProgress, type Progress } from './ui/progress.js';
 import { sparkline } from './ui/sparkline.js';
+import { renderTable } from './ui/table.js';
 import { jsonText, print, printPainted, warn } from './ui/terminal.js';
 
 export type Detail = { verbose?: boolean; quiet?: boolean; json?: boolean; color?: boolean };
@@ -41,6 +42,7 @@ export function createDisplay(
   let progress: Progress | undefined;
   const reading = dataStatus(process.stdout);
   let injected: Event<'injected'> | undefined;
+  const folds: Event<'fold'>[] = [];
   let stops = false;
   const say = (line: string) => (progress ? progress.note(line) : print(line));
   const tell = (line: string) => (talks ? say(line) : warn(line));
@@ -98,6 +100,15 @@ export function createDisplay(
       case 'rates':
         if (!json) for (const line of describeRates(event)) say(line);
         return undefined;
+      case 'fold':
+        folds.push(event);
+        // The next one reads its data anew.
+        progress?.done();
+        progress = undefined;
+        return undefined;
+      case 'folds':
+        if (!json) for (const line of describeFolds(folds, event)) say(line);
+        return undefined;
       case 'plan':
         if (!json) for (const line of describePlan(job, event)) say(line);
         return undefined;
@@ -138,7 +149,8 @@ export function eventLine(event: TrainEvent): string {
 
 /** What is trained on what, in a line. */
 function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'injected'>): string {
-  const { samples, stepsPerEpoch, batchSize, stepsBefore } = start;
+  const { samples, stepsPerEpoch, batchSize, stepsBefore, fold, folds } = start;
+  if (fold !== undefined && fold > 1) return `fold ${fold} of ${folds}: ${formatCount(samples, 'sample')}`;
   const trained = injected?.parameters.filter(p => p.trains) ?? [];
   const numbers = trained.reduce((n, { shape }) => n + elements(shape), 0);
   return [
@@ -146,6 +158,7 @@ function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'i
     injected ? `trains ${formatCount(numbers, 'parameter')} by ${nameOf(injected)} on ` : '',
     `${formatCount(samples, 'sample')}, ${formatCount(stepsPerEpoch, 'step')} of ${batchSize} an epoch`,
     stepsBefore ? `; ${formatCount(stepsBefore, 'step')} are done already` : '',
+    fold === undefined ? '' : `; fold 1 of ${folds}`,
   ].join('');
 }
 
@@ -186,6 +199,33 @@ function describeRates({ rates, losses, suggested }: Event<'rates'>): string[] {
     `      ${' '.repeat(Math.max(0, at))}^`,
     `rate  ${first}${' '.repeat(Math.max(1, width - first.length - last.length))}${last}`,
     `suggested: --lr ${suggested} (the loss falls fastest there); nothing was trained or written`,
+  ];
+}
+
+/** What each fold of a cross-validation has come to, and all of them. */
+function describeFolds(folds: readonly Event<'fold'>[], { choice, values, best }: Event<'folds'>): string[] {
+  const names = ['loss', ...singleMetrics(folds[0]!.values).map(([name]) => name)];
+  const cells = (of: (name: string) => number) => names.map(name => formatMetric(name, of(name)));
+  const means = names.map(name => {
+    const { mean, spread } = values[name]!;
+    return `${formatMetric(name, mean)} ± ${formatMetric(name, spread)}`;
+  });
+  const rows = folds.map(({ fold, epoch, samples, values }) => [
+    ...[`${fold}`, `${samples}`, `${epoch}`],
+    ...cells(name => values[name]!),
+  ]);
+  const table = renderTable({
+    head: ['fold', 'samples', 'epoch', ...names.map(name => `val ${name}`)],
+    rows,
+    foot: ['mean ± sd', '', '', ...means],
+  });
+  const epochs = Math.min(...folds.map(fold => fold.epochs));
+  return [
+    ...table.split('\n'),
+    `each fold counts with its ${choice} epoch; --export ${choice === 'best' ? 'last' : 'best'} for its ${choice === 'best' ? 'last' : 'best'} one`,
+    ...(best && epochs > 1
+      ? [`best mean val ${best.metric}: ${formatNumber(best.value)} after epoch ${best.epoch} of ${epochs}`]
+      : []),
   ];
 }
 

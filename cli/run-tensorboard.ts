@@ -7,7 +7,7 @@ import { type Scalars, scalarsOf } from './run-scalars.js';
 
 /**
  * Writes the scalars of a run into a new event file in `folder`. One of a resumed run takes the place of what older files
- * there have from its first step on. Where it cannot be written, `warn` is told once, and training goes on.
+ * there have from its first step on. Each fold of a cross-validation has a folder of its own in it, which is a run to TensorBoard. Where it cannot be written, `warn` is told once, and training goes on.
  */
 export function runTensorBoard(folder: string, warn: (text: string) => void): Watcher {
   const attempt = attempts(folder, 'event files', warn);
@@ -18,10 +18,11 @@ export function runTensorBoard(folder: string, warn: (text: string) => void): Wa
   };
   const begin = (start: Start) => {
     stepsPerEpoch = start.stepsPerEpoch;
-    mkdirSync(folder, { recursive: true });
-    const hasOthers = readdirSync(folder).some(name => name.includes('tfevents'));
+    const own = start.fold === undefined ? folder : join(folder, `fold-${start.fold}`);
+    mkdirSync(own, { recursive: true });
+    const hasOthers = readdirSync(own).some(name => name.includes('tfevents'));
     const name = `events.out.tfevents.${Math.floor(start.time / 1000)}.agd-onnx.${process.pid}`;
-    file = openSync(join(folder, name), 'w');
+    file = openSync(join(own, name), 'w');
     writeSync(file, record(versionEvent(start.time)));
     writeSync(file, record(startEvent(start.time, start.stepsBefore + 1)));
     if (!hasOthers)

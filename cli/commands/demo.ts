@@ -93,7 +93,7 @@ async function samples(job: TrainJob, count = 60): Promise<LabelledImage[]> {
   const data = bindData(new Map([['x', digits]]), [
     { name: 'input', dtype: 'float32', shape: [null, 1, 28, 28] },
   ]);
-  const session = await Session.create(await loadModel(job.output));
+  const session = await Session.create(await loadModel(job.output!));
   const { inputs } = await data.take(Uint32Array.from({ length: count }, (_, i) => i));
   const { logits } = await session.run(inputs);
   await session.release();

@@ -2,6 +2,7 @@ import { basename, resolve } from 'node:path';
 import { types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
+import { UsageError } from '../failure.js';
 import { checkOutputs, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
 import type { LivePage } from '../live-page.js';
@@ -23,6 +24,11 @@ export const options = {
     alias: 'o',
     help: 'Trained model to write',
     shown: 'MODEL.trained.onnx',
+  },
+  outDir: {
+    ...OUTPUT,
+    type: types.text,
+    help: 'With --folds: folder for the model of each fold, fold-1.onnx and so on',
   },
   state: {
     ...OUTPUT,
@@ -124,7 +130,9 @@ export const examples = [
 ] as const;
 
 export type TrainArgs = Arguments & { data: string | readonly string[] } & {
-  [K in ('out' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch') | 'recipeOut']?: string;
+  [K in
+    | ('out' | 'outDir' | 'state' | 'report' | 'log' | 'csv' | 'logdir' | 'resumePytorch')
+    | 'recipeOut']?: string;
 } & Detail & {
     exportEma?: boolean;
     dryRun?: boolean;
@@ -145,7 +153,9 @@ const choosing = ({ saveEvery, keepBest, keepLast, export: which, monitor, patie
 const WORST_SAMPLES = 24;
 
 export async function handler(args: TrainArgs): Promise<void> {
-  const output = args.out ?? args.model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
+  if (args.outDir !== undefined && args.folds === undefined)
+    throw new UsageError('--out-dir takes the models of --folds: give -o FILE for one model.');
+  const output = args.folds === undefined ? (args.out ?? trainedName(args.model)) : undefined;
   const { checkWritable, dataOptionsOf, isArtifacts } = await import('../../src/internal.js');
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may overwrite the one that training resumes from, but not a model without state.
@@ -183,6 +193,8 @@ export async function handler(args: TrainArgs): Promise<void> {
     batchSize: args.batchSize,
     bind: args.bind,
     output,
+    folds: args.folds,
+    outDir: args.outDir,
     state: args.state,
     resumePytorch: args.resumePytorch,
     exportEma: args.exportEma,
@@ -227,6 +239,8 @@ export async function handler(args: TrainArgs): Promise<void> {
   await writeReport(args.report, args, record);
   display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
 }
+
+const trainedName = (model: string) => model.replace(/((\.trained)?\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
 
 async function openPage(record: RunRecord, { model }: TrainArgs, display: Display): Promise<LivePage> {
   const { serveLivePage } = await import('../live-page.js');

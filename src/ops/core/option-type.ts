@@ -25,6 +25,7 @@ export const belowOne = number('a number in [0, 1)', from(0), below(1));
 export const betweenZeroAndOne = number('a number between 0 and 1, exclusive', above(0), below(1));
 export const integer = number('a whole number', v.safeInteger);
 export const count = number('a whole number of at least 1', v.safeInteger, from(1));
+export const countFromTwo = number('a whole number of at least 2', v.safeInteger, from(2));
 export const countFromZero = number('a whole number of at least 0', v.safeInteger, from(0));
 
 export const flag = v.pipe(v.boolean('true or false'), v.description('true or false'));

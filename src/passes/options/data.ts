@@ -3,6 +3,7 @@ import {
   betweenZeroAndOne,
   choice,
   count,
+  countFromTwo,
   parsePaths,
   paths,
   positive,
@@ -16,6 +17,12 @@ import { parsePair, parseScales } from './text.js';
 const DATA = { group: 'Data', commands: RUNS, stage: 'run' } as const;
 
 const READS = [...RUNS, ...APPLIES] as const;
+
+/** What belongs to one run, or says otherwise what is held out. */
+const FOLDS_EXCLUDE: readonly string[] = [
+  ...['validation', 'valSplit', 'out', 'state', 'saveEvery', 'keepBest', 'keepLast', 'resumePytorch'],
+  ...['recipeOut', 'dryRun', 'findLr', 'report', 'csv', 'ui'],
+];
 
 export const DATA_OPTIONS = {
   data: option(paths, {
@@ -57,6 +64,12 @@ export const DATA_OPTIONS = {
     ...DATA,
     conflicts: ['validation'],
     help: 'Share of the training data to keep for validation, of each class where the target is classes',
+  }),
+  folds: option(countFromTwo, {
+    ...DATA,
+    commands: ['train'],
+    conflicts: FOLDS_EXCLUDE,
+    help: 'Cross-validation: train once for each of N folds, with the fold as validation data, and print mean and spread; no model is written without --out-dir',
   }),
   sampler: option(choice(['shuffle', 'weighted']), {
     ...DATA,

@@ -18,7 +18,15 @@ import { loadArrays } from './load.js';
 import { type Progress, watched } from './progress.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
-import { balancedWeights, checkWeights, type Split, splitEnd, splitRows } from './split.js';
+import {
+  balancedWeights,
+  checkWeights,
+  type Fold,
+  type Split,
+  splitEnd,
+  splitFold,
+  splitRows,
+} from './split.js';
 
 export type DataBinding = Omit<BindOptions, 'source'>;
 
@@ -31,6 +39,8 @@ export type DataOptions = {
   recipe?: Recipe;
   /** The share of the samples that is kept for validation, of each class where the target is classes. */
   valSplit?: number;
+  /** The fold that is kept for validation, of so many, in place of a share. */
+  fold?: Fold;
   /** Seed of that choice. */
   seed?: number;
   /** `weighted`: each class is as likely as the others, or samples as their `sampleWeights` are. */
@@ -87,6 +97,7 @@ export function dataOptionsOf({
   columns,
   label,
   valSplit,
+  fold,
   seed,
   sampler,
   sampleWeights,
@@ -96,7 +107,7 @@ export function dataOptionsOf({
   skipDamaged,
 }: Omit<DataOptions, 'recipe' | 'progress'>): DataOptions {
   const rows = { skipMissing, skipDamaged };
-  return { columns, label, valSplit, seed, sampler, sampleWeights, shuffleBuffer, augment, ...rows };
+  return { columns, label, valSplit, fold, seed, sampler, sampleWeights, shuffleBuffer, augment, ...rows };
 }
 
 /** Opens the files that paths and globs name, which are read one after the other. Throws `io`, `bad-data`, `bad-option`. */
@@ -238,18 +249,17 @@ export function checkAugmented(list: readonly Augmentation[] = [], name: string,
 /** Arrays as data. */
 export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, options: DataOptions = {}): Data {
   checkAugmented(options.augment, name, false);
-  const { valSplit, seed = 0 } = options;
   const whole = (inputs: readonly InputSpec[], binding: DataBinding = {}) =>
     bindData(arrays, inputs, { ...binding, source: name });
   const split = (data: Dataset, { labels = [] }: DataBinding) =>
-    splitRows(data.length, valSplit!, seed, targetClasses(data, labels[0]));
+    splitBy(options, data.length, targetClasses(data, labels[0]));
   return {
     name,
     recipe: undefined,
     use() {},
     async bind(inputs, binding = {}) {
       const data = whole(inputs, binding);
-      const train = valSplit === undefined ? data : data.subset(split(data, binding).train);
+      const train = isSplit(options) ? data.subset(split(data, binding).train) : data;
       return sampled(train, options, binding, () => {
         const column = arrays.get(options.sampleWeights!);
         if (column?.dims[0] === data.length && column.size === data.length)
@@ -262,7 +272,7 @@ export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, option
       });
     },
     async validation(inputs, binding = {}) {
-      if (valSplit === undefined) return undefined;
+      if (!isSplit(options)) return undefined;
       const data = whole(inputs, binding);
       return data.subset(split(data, binding).validation);
     },
@@ -271,6 +281,15 @@ export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, option
     close: async () => {},
   };
 }
+
+/** Whether a part of the samples is kept for validation. */
+const isSplit = ({ valSplit, fold }: DataOptions) => valSplit !== undefined || fold !== undefined;
+
+const splitBy = (
+  { valSplit, fold, seed = 0 }: DataOptions,
+  length: number,
+  classes: Int32Array | undefined,
+): Split => (fold ? splitFold(length, fold, seed, classes) : splitRows(length, valSplit!, seed, classes));
 
 /** With the weights that the sampler asks for. */
 async function sampled(
@@ -357,7 +376,7 @@ class Table implements Data {
   }
 
   async validation(inputs: readonly InputSpec[], binding: DataBinding = {}): Promise<Dataset | undefined> {
-    if (this.options.valSplit === undefined) return undefined;
+    if (!isSplit(this.options)) return undefined;
     const data = await this.#whole(inputs, binding);
     return data.subset((await this.#splitOf(inputs, binding, data))!.validation);
   }
@@ -423,10 +442,10 @@ class Table implements Data {
     const all = watched(this.#source, 'fit', this.options.progress);
     const source = rows ? someRows(all, rows) : all;
     // What was fitted on all rows is not what is fitted on some.
-    const fitted = this.options.valSplit === undefined ? this.recipe : undefined;
+    const fitted = isSplit(this.options) ? undefined : this.recipe;
     const [spec, wanted] = [this.#spec(binding), recipeInputs(inputs, binding)];
     const found = await fitRecipe(source, spec, wanted, { fitted });
-    if (this.options.valSplit === undefined) this.recipe = found.recipe;
+    if (!isSplit(this.options)) this.recipe = found.recipe;
     if (!fitted) return found;
     // What was decided before is told too.
     const { planColumns, showPlan } = await import('./recipe/plan.js');
@@ -451,12 +470,15 @@ class Table implements Data {
     binding: DataBinding,
     data?: Dataset,
   ): Promise<Split | undefined> {
-    const { valSplit, seed = 0 } = this.options;
-    if (valSplit === undefined) return undefined;
+    const { valSplit } = this.options;
+    if (!isSplit(this.options)) return undefined;
     const overlap = overlapOf(this.recipe);
-    if (data && overlap !== undefined) return splitEnd(data.length, valSplit, overlap);
+    if (data && overlap !== undefined) {
+      if (valSplit === undefined) throw noFoldsOfWindows(this.name);
+      return splitEnd(data.length, valSplit, overlap);
+    }
     this.#split ??= this.#classes(inputs, binding).then(classes =>
-      splitRows(this.#rows, valSplit, seed, classes),
+      splitBy(this.options, this.#rows, classes),
     );
     return this.#split;
   }
@@ -464,10 +486,11 @@ class Table implements Data {
   /** The rows that the recipe is fitted on; undefined for all. */
   async #fittedRows(inputs: readonly InputSpec[], binding: DataBinding): Promise<Uint32Array | undefined> {
     const { valSplit, recipe } = this.options;
-    if (valSplit === undefined || recipe) return undefined;
+    if (!isSplit(this.options) || recipe) return undefined;
     const { hasRowWindows, planColumns } = await import('./recipe/plan.js');
     const plan = planColumns(this.#source, this.#spec(binding), recipeInputs(inputs, binding));
     if (!plan.inputs.some(({ windows }) => windows)) return (await this.#splitOf(inputs, binding))!.train;
+    if (valSplit === undefined) throw noFoldsOfWindows(this.name);
     // Running text has few rows, each of many windows: its tables are those of all of it.
     return hasRowWindows(plan) ? splitEnd(this.#rows, valSplit).train : undefined;
   }
@@ -512,6 +535,12 @@ class Table implements Data {
     return Float64Array.from(values.get(field.name) as ArrayLike<number>, Number);
   }
 }
+
+const noFoldsOfWindows = (name: string) =>
+  new AgdError(
+    'bad-option',
+    `--folds: samples of ${name} are windows that overlap, so a fold would share values with the others. --val-split keeps the last windows for validation.`,
+  );
 
 /** How many windows after one have places in common with it; undefined where samples are rows. */
 function overlapOf(recipe: Recipe | undefined): number | undefined {

@@ -50,12 +50,23 @@ export function splitEnd(length: number, share: number, overlap = 0): Split {
   return { train: range(0, train), validation: range(first, length) };
 }
 
+/** One of several folds, from 0. */
+export type Fold = { index: number; of: number };
+
+/** All samples but those of a fold, and those of the fold. Throws as `foldRows` does. */
+export function splitFold(length: number, { index, of }: Fold, seed: number, classes?: Int32Array): Split {
+  const folds = foldRows(length, of, seed, classes);
+  const chosen = new Uint8Array(length);
+  for (const row of folds[index]!) chosen[row] = 1;
+  return { train: positions(chosen, 0), validation: folds[index]! };
+}
+
 /** The samples of k folds of nearly the same size, each ascending: with classes, each class is spread over all of them. */
 export function foldRows(length: number, k: number, seed: number, classes?: Int32Array): Uint32Array[] {
   if (!Number.isSafeInteger(k) || k < 2 || k > length)
     throw new AgdError(
       'bad-option',
-      `${length} samples cannot be divided into ${k} folds: it takes 2 to ${length}.`,
+      `${length} sample${length === 1 ? '' : 's'} cannot be divided into ${k} folds: choose 2 or more, and at most one per sample.`,
     );
   const draw = random(seed, FOLD_STREAM);
   const fold = new Uint32Array(length);

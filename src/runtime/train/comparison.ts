@@ -10,6 +10,7 @@ import type { SessionOptions } from '../session.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
+import { type Spread, spreadOf } from './spread.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 
@@ -162,8 +163,8 @@ export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
 export type Standing = {
   candidate: string;
   lr: number;
-  final: { mean: number; spread: number };
-  best: { mean: number; spread: number };
+  final: Spread;
+  best: Spread;
   /** Mean number of steps after which the target was first met, where every seed did. */
   stepsToTarget?: number;
   secondsPerStep: number;
@@ -213,20 +214,12 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
   return {
     candidate,
     lr,
-    final: summary(curves.map(curve => curve.at(-1)!)),
-    best: summary(curves.map(curve => best(...curve))),
-    stepsToTarget: met.length && met.length === group.length ? summary(met).mean : undefined,
-    secondsPerStep: summary(whole.map(run => run.secondsPerStep)).mean,
-    sgdShare: shares.length ? summary(shares).mean : undefined,
+    final: spreadOf(curves.map(curve => curve.at(-1)!)),
+    best: spreadOf(curves.map(curve => best(...curve))),
+    stepsToTarget: met.length && met.length === group.length ? spreadOf(met).mean : undefined,
+    secondsPerStep: spreadOf(whole.map(run => run.secondsPerStep)).mean,
+    sgdShare: shares.length ? spreadOf(shares).mean : undefined,
     seeds: group.length,
     diverged: group.length - whole.length,
   };
-}
-
-/** Mean and standard deviation of the sample; 0 for a single value, no number where there is none. */
-function summary(values: readonly number[]): { mean: number; spread: number } {
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
-  const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
-  const spread = values.length ? Math.sqrt(squares / Math.max(1, values.length - 1)) : Number.NaN;
-  return { mean, spread };
 }

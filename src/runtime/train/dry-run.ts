@@ -19,7 +19,7 @@ export async function dryRun(
   trainer: Trainer,
   { train, validation }: RunData,
   options: RunOptions,
-  files: { source: string; output: string; state?: string },
+  files: { source: string; output?: string; state?: string },
 ): Promise<Omit<PlanEvent, 'time'>> {
   const { epochs, batchSize, seed, lr, metrics } = options;
   const learned = new Set(trainer.description.parameters.map(({ name }) => name));
@@ -59,7 +59,7 @@ export async function dryRun(
   const { maxRSS } = process.resourceUsage();
   const peak = maxRSS * 1024;
   const source = await stat(files.source).catch(() => undefined);
-  const disk = await statfs(dirname(files.output)).catch(() => undefined);
+  const disk = await statfs(dirname(files.output ?? '.')).catch(() => undefined);
   return {
     type: 'plan',
     inputs: trainer.inputs.map(({ name, dtype, shape }) => ({ name, dtype, shape: [...(shape ?? [])] })),

@@ -161,6 +161,8 @@ const startSchema = event('start', 'Training begins.', {
   stepsBefore: said('Steps done already, where a run is resumed', whole),
   batchSize: said('Samples a step', whole),
   samples: said('Samples of the training data', whole),
+  fold: optional('The fold that is held out, from 1, with --folds: each has its own start', whole),
+  folds: optional('Folds in all', whole),
   history: optional(
     'How the run went so far, where it is resumed; not in lines of JSON',
     v.custom<RunHistory>(x => typeof x === 'object', 'an object'),
@@ -206,6 +208,25 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
   steps: said('Updates done', whole),
   skipped: said('Batches whose gradients were not finite, and which changed nothing', whole),
   worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
+});
+
+const foldSchema = event('fold', 'A fold of a cross-validation is done.', {
+  fold: said('From 1', whole),
+  folds: said('Folds in all', whole),
+  epoch: said('The epoch that counts', whole),
+  epochs: said('Epochs done', whole),
+  samples: said('Samples of the fold that count', whole),
+  values: said('Loss and metrics on the fold after that epoch', reals),
+});
+
+const foldsSchema = event('folds', 'The result of a cross-validation.', {
+  folds: said('Folds that were done', whole),
+  choice: said('Which epoch of each fold counts: the best or the last', v.picklist(['best', 'last'])),
+  values: said(
+    'Loss and metrics: mean and standard deviation over the folds',
+    v.record(v.string(), v.strictObject({ mean: real, spread: real })),
+  ),
+  best: optional('The epoch, the same in all folds, with the best mean of the monitored value', bestSchema),
 });
 
 const bytes = (what: string) => said(`${what}, in bytes`, whole);
@@ -267,6 +288,8 @@ export const EVENT_SCHEMAS = [
   savedSchema,
   planSchema,
   ratesSchema,
+  foldSchema,
+  foldsSchema,
   endSchema,
 ] as const;
 
@@ -286,6 +309,8 @@ export type StartEvent = v.InferOutput<typeof startSchema>;
 export type SavedEvent = v.InferOutput<typeof savedSchema>;
 export type RatesEvent = v.InferOutput<typeof ratesSchema>;
 export type PlanEvent = v.InferOutput<typeof planSchema>;
+export type FoldEvent = v.InferOutput<typeof foldSchema>;
+export type FoldsEvent = v.InferOutput<typeof foldsSchema>;
 export type EndEvent = v.InferOutput<typeof endSchema>;
 
 /** What a training loop reports. Epochs and steps count from 1. */

@@ -20,6 +20,7 @@ import type { Beginning } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import type { SessionOptions } from '../session.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
+import { crossValidate } from './cross-validate.js';
 import { dryRun } from './dry-run.js';
 import type { JudgedSample, TrainEvent } from './events.js';
 import { findRate } from './find-lr.js';
@@ -51,8 +52,12 @@ export type TrainJob = SessionOptions &
     /** Files, or globs, which are read one after the other. */
     data: string | readonly string[];
     validation?: string | readonly string[];
-    /** Where the trained model goes: the original model with its new weights. */
-    output: string;
+    /** Where the trained model goes: the original model with its new weights. Not written if not given. */
+    output?: string;
+    /** Cross-validation with so many folds, each of which is held out in a run of its own. */
+    folds?: number;
+    /** The folder for the model of each fold. */
+    outDir?: string;
     /** Where the training step with its state goes, after every epoch and when stopped: a run can go on from it. */
     state?: string;
     /** A .safetensors file of parameters and optimizer state in PyTorch's terms, from which the run goes on. */
@@ -100,6 +105,14 @@ export async function runTrainJob(
   report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
+  return job.folds === undefined ? runOnce(job, report, signal) : crossValidate(job, runOnce, report, signal);
+}
+
+async function runOnce(
+  job: TrainJob,
+  report: (event: TrainEvent) => void,
+  signal: { readonly aborted: boolean },
+): Promise<void> {
   const opened = new OpenedData();
   try {
     // Rates are tried from the beginning, as they are.
@@ -124,7 +137,7 @@ async function runOnData(
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   job.metrics?.forEach(metricNamed);
-  for (const path of [job.output, stateFile(job)]) await checkWritable(path);
+  for (const path of [job.output, stateFile(job)]) if (path !== undefined) await checkWritable(path);
   checkRetention(job);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
   const progress = dataProgress(emit);
@@ -179,6 +192,11 @@ async function runOnData(
     const settings = await settingsOf(job, data, train.batchSize(job));
     const run = beginRun(before, settings, trainer.batchCount, warn);
     const stepsBefore = trainer.batchCount;
+    if (job.fold && stepsBefore)
+      throw new AgdError(
+        'bad-option',
+        `${job.model} was trained for ${stepsBefore} steps already, on samples of every fold: cross-validate the model that it began with.`,
+      );
     const metric = job.monitor ?? 'loss';
     const keepsBest = validation !== undefined && job.export !== 'last';
     const checkpoints = new Checkpoints({
@@ -207,16 +225,17 @@ async function runOnData(
     try {
       const hooks = { emit, signal, save: state === undefined ? undefined : () => save(state) };
       const { reason } = await trainRun(trainer, { train, validation }, job, run, checkpoints, hooks);
-      if (state || signal.aborted) await save(stateFile(job));
+      const kept = state ?? (signal.aborted ? stateFile(job) : undefined);
+      if (kept !== undefined) await save(kept);
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
       const chosen = best && (await checkpoints.bestModel());
-      await exportFile(chosen ?? trainer.snapshot(), job.output, {
-        ema: job.exportEma,
-        bakePreprocessing: job.bakePreprocessing,
-      });
-      emit({ type: 'saved', path: job.output, what: 'model', ...(best ? { best } : {}) });
-      const kept = checkpoints.list;
       const judged = chosen ?? trainer.snapshot();
+      const { output, exportEma, bakePreprocessing } = job;
+      if (output !== undefined) {
+        await exportFile(judged, output, { ema: exportEma, bakePreprocessing });
+        emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
+      }
+      const versions = checkpoints.list;
       const worst = validation && (await worstOf(judged, validation, job, emit));
       emit({
         type: 'end',
@@ -225,14 +244,17 @@ async function runOnData(
         steps: trainer.stepCount,
         skipped: trainer.skippedCount,
         ...(best ? { best } : {}),
-        ...(state && kept.length ? { checkpoints: { folder: checkpointFolder(state), kept } } : {}),
+        ...(state && versions.length
+          ? { checkpoints: { folder: checkpointFolder(state), kept: versions } }
+          : {}),
         ...(worst?.length ? { worst } : {}),
       });
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
-      if (error.code === 'non-finite' || hasLearned) await save(stateFile(job));
-      throw error.code === 'io' ? await rescued(trainer, job, run, error) : error;
+      const rescue = stateFile(job);
+      if (rescue !== undefined && (error.code === 'non-finite' || hasLearned)) await save(rescue);
+      throw error.code === 'io' && !job.fold ? await rescued(trainer, job, run, error) : error;
     }
   } finally {
     await trainer.release();
@@ -305,12 +327,14 @@ async function isSameFile(a: string, b: string): Promise<boolean> {
   return one === other;
 }
 
-const stateFile = (job: TrainJob) => job.state ?? job.output.replace(/(\.onnx)?$/, '.agd.onnx');
+/** Of a fold nothing can be resumed. */
+const stateFile = (job: TrainJob) =>
+  job.fold ? undefined : (job.state ?? job.output?.replace(/(\.onnx)?$/, '.agd.onnx'));
 
 /** Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files. */
 async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdError): Promise<AgdError> {
   const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-'));
-  const path = join(folder, basename(stateFile(job)));
+  const path = join(folder, basename(stateFile(job) ?? `${job.model}.agd.onnx`));
   try {
     await saveSnapshot(withRun(trainer.snapshot(), run), path);
   } catch {

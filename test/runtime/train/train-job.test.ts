@@ -16,7 +16,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true, force: true }));
 
-async function job(): Promise<TrainJob> {
+async function job(): Promise<TrainJob & { output: string }> {
   const [model, data, out] = ['mlp.onnx', 'data.safetensors', 'out'].map(name => join(folder, name));
   await saveModel(mlp(), model!);
   await writeSafetensors(data!, mlpData(16));

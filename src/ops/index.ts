@@ -13,7 +13,9 @@ import * as lossOperators from './loss-operators.js';
 import * as contribAttention from './microsoft/attention.js';
 import * as contribExperts from './microsoft/experts.js';
 import * as contrib from './microsoft/fused.js';
+import * as contribGrouped from './microsoft/grouped-attention.js';
 import * as contribIntegers from './microsoft/integers.js';
+import * as contribLinear from './microsoft/linear-attention.js';
 import * as contribQuantized from './microsoft/quantized.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
@@ -53,7 +55,15 @@ const FAMILIES: Record<string, Record<string, unknown>[]> = {
     signal,
   ],
   'ai.onnx.preview.training': [onnxOptimizers],
-  'com.microsoft': [contrib, contribAttention, contribExperts, contribIntegers, contribQuantized],
+  'com.microsoft': [
+    contrib,
+    contribAttention,
+    contribExperts,
+    contribGrouped,
+    contribIntegers,
+    contribLinear,
+    contribQuantized,
+  ],
 };
 
 /** By domain and operator. */
@@ -96,10 +106,11 @@ export function addOperator(operator: Operator, def: OpDef): void {
   EXTENSIONS.add(def);
 }
 
-/** The expansion of a node's operator by an extension. */
-export function extensionOf(node: Operator): Extract<OpDef, { kind: 'expansion' }> | undefined {
+/** The expansion of a node that no kernel for the CPU computes: of an extension's operator, or in some form. */
+export function expansionWithoutKernel(node: Node): Extract<OpDef, { kind: 'expansion' }> | undefined {
   const def = opDef(node);
-  return def?.kind === 'expansion' && EXTENSIONS.has(def) ? def : undefined;
+  if (def?.kind !== 'expansion') return undefined;
+  return EXTENSIONS.has(def) || def.lacksKernel?.(node) ? def : undefined;
 }
 
 /** Every operator of the table, as [domain, opType, definition]. */

@@ -205,7 +205,7 @@ const ALL = [
   }),
   pass({
     name: 'expand-extensions',
-    does: 'Expands operators that extensions define in standard operators',
+    does: 'Expands operators that extensions define, and forms without a kernel, in standard operators',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => expandExtensions(c.work, c.oracle),

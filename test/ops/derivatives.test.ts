@@ -8,10 +8,10 @@ import { toAttrs } from '../../src/ops/core/builder.js';
 import { derivativeModel } from '../../src/passes/differentiate.js';
 import { type Feeds, Session, sessionShapes } from '../../src/runtime/session.js';
 import { EXAMPLES, type Example } from './examples.js';
-import { spread } from './vjp.js';
+import { runnable, spread } from './vjp.js';
 
 async function run(model: Model, feeds: Feeds): Promise<Feeds> {
-  const session = await Session.create(model);
+  const session = await Session.create(await runnable(model));
   const known = Object.entries(feeds).filter(([name]) => session.inputs.includes(name));
   const results = await session.run(Object.fromEntries(known));
   await session.release();

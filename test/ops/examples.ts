@@ -456,12 +456,70 @@ const MICROSOFT = [
       constants: [5, 6],
       without: {
         position_ids: INTEGER,
-        head_sink: 'a smooth softmax is not supported',
         k_scale: 'a quantized past is not supported',
         v_scale: 'a quantized past is not supported',
-        q_norm_weight: 'normalized heads are not supported',
-        k_norm_weight: 'normalized heads are not supported',
       },
+    },
+  ),
+  microsoft(
+    'GroupQueryAttention',
+    [
+      ...[[2, 2, 32], [2, 2, 16], [2, 2, 16], null, null, int32([1, 0]), int32([2], []), null, null],
+      ...[null, null, [2], null, null, [16], [16]],
+    ],
+    {
+      attrs: { num_heads: 2, kv_num_heads: 1 },
+      outputs: 3,
+      symbolic: [0, 1, 2],
+      range: [0.2, 1],
+      constants: [5, 6],
+    },
+  ),
+  microsoft(
+    'SparseAttention',
+    [
+      ...[
+        [1, 17, 4],
+        [1, 17, 2],
+        [1, 17, 2],
+        [1, 1, 32, 2],
+        [1, 1, 32, 2],
+      ],
+      ...[
+        int32([0, 1, 2, 0, 1, 3], [2, 3]),
+        int32([0, 1, -1, 0, 0, 1], [2, 3]),
+        int32([17], []),
+        int32([17]),
+      ],
+      ...[
+        [32, 1],
+        [32, 1],
+      ],
+    ],
+    {
+      attrs: { num_heads: 2, kv_num_heads: 1, sparse_block_size: 16, do_rotary: 1 },
+      outputs: 3,
+      cotangents: [0],
+      wrt: [0, 1, 2],
+      symbolic: [0],
+      range: [-1, 1],
+    },
+  ),
+  microsoft(
+    'LinearAttention',
+    [
+      [2, 3, 6],
+      [2, 3, 6],
+      [2, 3, 4],
+      [2, 2, 3, 2],
+      [2, 3, 2],
+      [2, 3, 1],
+    ],
+    {
+      attrs: { q_num_heads: 2, kv_num_heads: 2 },
+      outputs: 2,
+      symbolic: [0],
+      range: [-0.7, 0.7],
     },
   ),
   microsoft(
@@ -525,7 +583,7 @@ const MICROSOFT = [
     range: [0.1, 0.4],
     constants: [1, 3],
     symbolic: [0],
-    without: { g_idx: 'another order of the columns is not supported' },
+    without: { g_idx: INTEGER },
   }),
   microsoft(
     'GatherBlockQuantized',
@@ -554,7 +612,66 @@ const MICROSOFT = [
     {
       attrs: { k: 2, activation_type: 'silu' },
       symbolic: [0, 1],
-      without: { fc3_experts_weights: 'no kernel on the CPU', fc3_experts_bias: 'no kernel on the CPU' },
+    },
+  ),
+  microsoft(
+    'MoE',
+    [
+      ...[[3, 2], floatsOf([0.9, 0.1, 0.5, 0.2, 0.8, 0.4, 0.3, 0.7, 0.1], [3, 3])],
+      ...[
+        [3, 4, 2],
+        [3, 4],
+        [3, 2, 4],
+        [3, 2],
+        [3, 4, 2],
+        [3, 4],
+      ],
+    ],
+    { attrs: { k: 2, activation_type: 'silu' }, symbolic: [0, 1], range: [-1, 1] },
+  ),
+  microsoft(
+    'QMoE',
+    [
+      ...[[2, 32], floatsOf([0.9, 0.1, 0.5, 0.2, 0.8, 0.4], [2, 3])],
+      ...[nibbles(3 * 2 * 16, [3, 2, 16]), [3, 2], [3, 2]],
+      ...[nibbles(3 * 32, [3, 32, 1]), [3, 32], [3, 32]],
+      ...[nibbles(3 * 2 * 16, [3, 2, 16]), [3, 2], [3, 2]],
+      nibbles(3, [3, 1]),
+    ],
+    {
+      attrs: { k: 2, activation_type: 'silu', expert_weight_bits: 4 },
+      range: [0.02, 0.06],
+      step: 2e-3,
+      symbolic: [0],
+      constants: [2, 5, 8, 11],
+      without: {
+        fc2_zero_points: INTEGER,
+        fc3_zero_points: INTEGER,
+        ...Object.fromEntries(
+          ['fc1_global_scale', 'fc2_global_scale', 'fc1_act_scale', 'fc2_act_scale'].map(name => [
+            name,
+            'of floating-point weights of few bits, which are not supported',
+          ]),
+        ),
+        fc1_act_block_scale: 'of floating-point weights of few bits, which are not supported',
+        fc2_act_block_scale: 'of floating-point weights of few bits, which are not supported',
+      },
+    },
+  ),
+  microsoft(
+    'QMoE',
+    [
+      ...[[2, 32], floatsOf([0.9, 0.1, 0.5, 0.2, 0.8, 0.4], [2, 3])],
+      ...[nibbles(3 * 2 * 16, [3, 2, 16]), [3, 2], null, nibbles(3 * 32, [3, 32, 1]), [3, 32], null],
+      ...[null, null, null, null, null, null, floatsOf([0.5, 0.2, 0.3, 0.1, 0.4, 0.6], [2, 3])],
+    ],
+    {
+      attrs: { k: 2, activation_type: 'silu', expert_weight_bits: 4 },
+      range: [0.02, 0.06],
+      step: 2e-3,
+      wrt: [0, 14],
+      symbolic: [0],
+      constants: [2, 5],
     },
   ),
   microsoft('RotaryEmbedding', [[2, 3, 8], ints([0, 1, 2, 4, 2, 3], [2, 3]), [5, 2], [5, 2]]),

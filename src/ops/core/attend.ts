@@ -52,6 +52,7 @@ export type Attended = {
 
 /**
  * softmax(cap(q k^T scale) + bias) v on [B, N, S, H]; with `mayMaskAll`, rows in which everything is masked give zeros.
+ * `sink` [1, N, 1, 1] or a scalar is the score of a key whose value is zero: its exponential adds to the denominator.
  */
 export function attend(
   q: Expr,
@@ -62,19 +63,33 @@ export function attend(
     softcap = 0,
     biases,
     mayMaskAll,
-  }: { scale: number | Expr; softcap?: number; biases: readonly Expr[]; mayMaskAll: boolean },
+    sink,
+  }: {
+    scale: number | Expr;
+    softcap?: number;
+    biases: readonly Expr[];
+    mayMaskAll: boolean;
+    sink?: Expr;
+  },
 ): Attended {
   const raw = q.mul(scale).matmul(k.mT);
   const capped = softcap > 0 ? raw.div(softcap).tanh().mul(softcap) : raw;
   const biased = biases.reduce((sum, b) => sum.add(b), capped);
   const floor = q.g.scalar(lowest(q.dtype), q.dtype);
   const scores = biases.length ? biased.op('Clip', [floor]) : biased;
-  const softmax = scores.op('Softmax', [], { axis: -1 });
+  const softmax = sink ? withSink(scores, sink) : scores.op('Softmax', [], { axis: -1 });
   const masked = mayMaskAll
     ? scores.max([-1], { keepdims: true }).lessOrEqual(lowest(q.dtype) / 2)
     : undefined;
   const p = masked ? masked.where(softmax.zeros(), softmax) : softmax;
   return { y: p.matmul(v), stages: [raw, capped, biased, p] };
+}
+
+/** The softmax over scores and one more, of which the share of that is left out. */
+function withSink(scores: Expr, sink: Expr): Expr {
+  const column = scores.slice([0], [1], [3]).zeros().add(sink);
+  const all = scores.concat([column], 3).op('Softmax', [], { axis: -1 });
+  return all.slice([0], [-1], [3]).typed(scores.type);
 }
 
 /** The number of query heads that share a key head: a number, or an int64 vector with one element. */

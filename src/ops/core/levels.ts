@@ -27,3 +27,15 @@ function along(e: Expr, x: Expr, axis: number): Expr {
   const isOfAxis = e.rank === 1 && e.extent(0) !== 1;
   return isOfAxis ? e.unsqueeze(range(1, x.rank - axis)) : e;
 }
+
+/** Unpacks numbers of `bits` bits from bytes, lowest bits first, along a new last axis. */
+export function unpacked(bytes: Expr, bits: number): Expr {
+  const { g } = bytes;
+  if (bits === 8) return bytes;
+  const mask = g.scalar(2 ** bits - 1, 'uint8');
+  const parts = Array.from({ length: 8 / bits }, (_, i) => {
+    const shifted = bytes.op('BitShift', [g.scalar(i * bits, 'uint8')], { direction: 'RIGHT' });
+    return shifted.op('BitwiseAnd', [mask]).unsqueeze([-1]);
+  });
+  return parts[0]!.concat(parts.slice(1), -1);
+}

@@ -40,6 +40,8 @@ export type OpDef =
       straightThrough?: Rule<never, never>;
       /** Where a gradient is wanted for these inputs only, the node stays as it is and has this rule. */
       partial?: { inputs: readonly number[]; rule: Rule<never, never> };
+      /** Whether the runtime has no kernel for this node on the CPU, although it has one for the operator. */
+      lacksKernel?: (node: Node) => boolean;
     }
   /** The outputs are integers, booleans or shapes, or do not depend on the values of any input. */
   | { kind: 'none'; why: string }
@@ -57,6 +59,12 @@ export const expansion = <I extends Operands>(
   straightThrough,
   partial: partial as never,
 });
+
+/** The same, for an operator of which the runtime does not compute all forms on the CPU. */
+export const expansionWithForms = <I extends Operands>(
+  lacksKernel: (node: Node) => boolean,
+  expand: Expansion<I>,
+): OpDef => ({ kind: 'expansion', expand: expand as never, lacksKernel });
 
 /** Whether the rule for some of a node's inputs serves: a gradient is wanted for none of the others. */
 export const hasPartialRule = (def: OpDef | undefined, needs: (input: number) => boolean, count: number) =>

@@ -1,16 +1,9 @@
 /** ONNX Runtime's own attention operators, in the forms that its optimizer and exporters write. */
-import {
-  attend,
-  causalBias,
-  defaultScale,
-  lengthBias,
-  mergeHeads,
-  repeatHeads,
-  splitHeads,
-} from '../core/attend.js';
+import type { Node } from '../../graph/ir.js';
+import { attend, causalBias, defaultScale, lengthBias, mergeHeads, splitHeads } from '../core/attend.js';
 import type { Expr } from '../core/expr.js';
 import { rotate } from '../core/rotate.js';
-import { expansion, type NodeView } from '../core/rule.js';
+import { expansion, expansionWithForms, type NodeView } from '../core/rule.js';
 
 type View = Pick<NodeView, 'attrs' | 'g' | 'unsupported'>;
 
@@ -55,13 +48,17 @@ type MultiHead = readonly [
   beams?: Expr,
 ];
 
+/** Packed forms, [B, S, N, 3, H] or [B, S, N, 2, H] for keys and values, have kernels on other devices only. */
+const isPacked = (node: Node) => !node.inputs[1] || !node.inputs[2];
+
 /**
  * Attention of projected queries, keys and values [B, S, N * H]; keys and values of another sequence may be [B, N, S,
  * H].
  */
-export const MultiHeadAttention = expansion<MultiHead>(node => {
-  const [q, k, v, bias, mask, attentionBias, pastKey, pastValue, pastLength, beams] = node.inputs;
-  if (!k || !v || k.rank === 5) return node.unsupported('packed queries, keys and values');
+export const MultiHeadAttention = expansionWithForms<MultiHead>(isPacked, node => {
+  const [, , , bias, mask, attentionBias, pastKey, pastValue, pastLength, beams] = node.inputs;
+  const [q, k, v] = partsOf(node.inputs);
+  if (node.has(3)) node.unsupported("its output 'qk'");
   if (pastLength) node.unsupported('a past that shares its buffer');
   if (beams) node.unsupported("'cache_indirection'");
   const heads = node.attrs.int('num_heads', 1);
@@ -73,59 +70,12 @@ export const MultiHeadAttention = expansion<MultiHead>(node => {
   return [y, key, value];
 });
 
-type Grouped = readonly [
-  q: Expr,
-  k: Expr | undefined,
-  v: Expr | undefined,
-  pastKey: Expr | undefined,
-  pastValue: Expr | undefined,
-  lengths: Expr,
-  total: Expr,
-  cos?: Expr,
-  sin?: Expr,
-  positions?: Expr,
-  attentionBias?: Expr,
-  sink?: Expr,
-  ...others: Expr[],
-];
-
-/** Attention, usually causal, in which query heads share a key head, with a past of equal length for each sample. */
-export const GroupQueryAttention = expansion<Grouped>(node => {
-  const [q, k, v, pastKey, pastValue, , , cos, sin, positions, attentionBias, sink, ...others] = node.inputs;
-  const { attrs } = node;
-  if (sink || attrs.int('smooth_softmax', 0)) node.unsupported('a smooth softmax');
-  if (others.some(e => e)) node.unsupported('a quantized past or normalized heads');
-  if (attrs.int('sliding_window_cache', 0)) node.unsupported("'sliding_window_cache'");
-  const [queries, keys] = [attrs.int('num_heads', 1), attrs.int('kv_num_heads', 1)];
-  const heads = [queries, keys, keys];
-  const parts = (k && v ? [q, k, v] : packed(q, heads)) as Three;
-  const turned = (x: Expr, i: number) => {
-    if (!cos || !sin || i === 2 || !attrs.int('do_rotary', 0)) return splitHeads(x, heads[i]!);
-    const own = x.dims(1, 2).iota();
-    const places = positions ?? (pastKey ? own.add(pastKey.dims(2, 3)) : own).unsqueeze([0]);
-    const interleaved = attrs.int('rotary_interleaved', 0) === 1;
-    const spread = x.reshape([0, 0, heads[i]!, -1]);
-    return rotate(spread, [cos, sin, places], { width: rotaryWidth(cos, spread), interleaved }).transpose([
-      0, 2, 1, 3,
-    ]);
-  };
-  const [query, key0, value0] = parts.map(turned) as Three;
-  const [key, value] = [after(pastKey, key0), after(pastValue, value0)];
-  const times = queries / keys;
-  const scale = attrs.float('scale', 0);
-  const window = Math.max(0, attrs.int('local_window_size', -1));
-  const isCausal = attrs.int('causal', 1) === 1;
-  if (window && !isCausal) node.unsupported("'local_window_size' where it is not causal");
-  const biases = isCausal ? [causalBias(query, key, pastKey?.dims(2, 3), window)] : [];
-  if (attentionBias) biases.push(attentionBias);
-  const { y } = attend(query, repeatHeads(key, times), repeatHeads(value, times), {
-    scale: scale === 0 ? defaultScale(query) : scale,
-    softcap: attrs.float('softcap', 0),
-    biases,
-    mayMaskAll: false,
-  });
-  return [mergeHeads(y), key, value];
-});
+/** Queries, keys and values, of which the last two or all may be packed. */
+function partsOf([q, k, v]: MultiHead): Three {
+  const part = (x: Expr, i: number) => x.gather(x.g.scalar(i, 'int64'), 3).reshape([0, 0, -1]);
+  if (!k) return [part(q, 0), part(q, 1), part(q, 2)];
+  return v ? [q, k, v] : [q, part(k, 0), part(k, 1)];
+}
 
 type Rotary = readonly [x: Expr, positions: Expr, cos: Expr, sin: Expr];
 
@@ -145,12 +95,6 @@ export const RotaryEmbedding = expansion<Rotary>(node => {
   });
   return [merged ? turned.reshapeLike(x) : turned.transpose([0, 2, 1, 3])];
 });
-
-/** The number of features that the tables of angles cover; 0 for all. */
-function rotaryWidth(cos: Expr, x: Expr): number {
-  const half = cos.extent(-1);
-  return typeof half === 'number' && half * 2 !== x.extent(-1) ? half * 2 : 0;
-}
 
 const after = (past: Expr | undefined, x: Expr) => (past ? past.concat([x], 2) : x);
 
@@ -192,20 +136,6 @@ function thirds(x: Expr, sizes: readonly number[] | undefined): Expr[] {
   const each = sizes ?? Array(3).fill(typeof size === 'number' ? size / 3 : null);
   const types = each.map(n => ({ kind: 'tensor', dtype: x.dtype, shape: lead && [...lead, n] }) as const);
   return x.g.emit('Split', [x, sizes && x.g.ints(sizes)], attrs, { outputs: 3, types });
-}
-
-/** Splits rows of concatenated queries, keys and values by their numbers of heads. */
-function packed(x: Expr, heads: readonly number[]): Expr[] {
-  const total = heads.reduce((a, b) => a + b);
-  const size = x.extent(-1);
-  const byHead = typeof size === 'number' ? x.g.ints(heads.map(n => (n * size) / total)) : undefined;
-  const sizes = byHead ?? x.dims(-1).div(total).mul(x.g.ints(heads));
-  const type = {
-    kind: 'tensor',
-    dtype: x.dtype,
-    shape: x.shape?.map((d, i) => (i === x.rank - 1 ? null : d)),
-  } as const;
-  return x.g.emit('Split', [x, sizes], { axis: x.rank - 1 }, { outputs: 3, types: [type, type, type] });
 }
 
 /** The bias of queries, keys and values: the first two are as wide as the queries. */

@@ -107,15 +107,19 @@ function attributes({ node }: Pick<NodeView, 'node'>, names: readonly string[]):
 
 /** The input, preceded by its past, convolved channel by channel; and the past for the next input. */
 export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]>(node => {
-  const [x, w, b, past] = node.inputs;
+  const [given, w, b, before] = node.inputs;
   const { attrs, g } = node;
-  for (const name of ['state_window', 'channels_last']) if (attrs.int(name, 0)) node.unsupported(`'${name}'`);
+  const isLast = attrs.int('channels_last', 0) === 1;
+  const channelsFirst = (e: Expr) => (isLast ? e.reshape(g.vector([e.dims(0, 2), -1])).mT : e);
+  const channelsBack = (e: Expr) => (isLast ? e.mT.reshape(g.vector([0, 0, given.dims(2)])) : e);
+  const [x, past] = [channelsFirst(given), before && channelsFirst(before)];
+  if (attrs.int('state_window', 0)) node.unsupported("'state_window'");
   if (attrs.int('ndim', 1) !== 1) node.unsupported('several spatial axes');
   const [dilation, taps, group] = [attrs.int('dilation', 1), w.extent(2), w.extent(0)];
   if (typeof taps !== 'number' || typeof group !== 'number')
     return node.unsupported('a kernel whose extents are not known before the run');
-  const before = (taps - 1) * dilation;
-  const all = past ? past.concat([x], 2) : x.pad(g.ints([before, 0]), g.ints([2]));
+  const reach = (taps - 1) * dilation;
+  const all = past ? past.concat([x], 2) : x.pad(g.ints([reach, 0]), g.ints([2]));
   const y = all.op(
     'Conv',
     [w, b],
@@ -123,8 +127,8 @@ export const CausalConvWithState = expansion<readonly [Expr, Expr, Expr?, Expr?]
     { types: [x.type] },
   );
   const isGated = /silu|swish/.test(attrs.string('activation', 'none'));
-  const state = all.slice(all.dims(2).sub(before), all.dims(2), [2]);
-  return [isGated ? y.mul(y.sigmoid()) : y, state];
+  const state = all.slice(all.dims(2).sub(reach), all.dims(2), [2]);
+  return [channelsBack(isGated ? y.mul(y.sigmoid()) : y), channelsBack(state)];
 });
 
 // ---- sums and norms with gates ----

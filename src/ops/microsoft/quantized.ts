@@ -1,6 +1,7 @@
 /** ONNX Runtime's own operators with quantized weights: gradients for the other operand and for scales. */
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
+import { unpacked } from '../core/levels.js';
 import { expansion, type NodeView, normalizeAxis } from '../core/rule.js';
 import { loop } from '../core/scan.js';
 
@@ -36,18 +37,28 @@ export const MatMulNBits = expansion<NBits>(
 /** Extents of the weight: rows, columns, blocks in a row, and numbers in a block. Throws for forms without a gradient. */
 function formOf(node: NodeView<NBits>) {
   const { attrs } = node;
-  if (node.inputs[4]) node.unsupported("'g_idx'");
   if (attrs.int('weight_prepacked', 0)) node.unsupported("'weight_prepacked'");
+  // In other forms with an order of columns, the kernel ignores zero points or there is none.
+  if (node.inputs[4] && (node.inputs[3] || attrs.int('bits', 4) !== 4))
+    node.unsupported("'g_idx' and zero points, or other than 4 bits");
   const [n, k, size, bits] = ['N', 'K', 'block_size', 'bits'].map(name => attrs.int(name, 4)) as Four;
   return { n, k, size, bits, blocks: Math.ceil(k / size) };
 }
 
 /** The numbers [rows, k] that the weight stands for, or of the rows that `cut` takes of what has one entry for each. */
 function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => byRow): Expr {
-  const [a, b, scales, zeros] = node.inputs;
+  const [a, b, scales, zeros, order] = node.inputs;
   const { n, k, size, bits, blocks } = formOf(node);
   const levels = unpacked(cut(b), bits).reshape([rows, blocks, size]).cast(a.dtype);
   const g = levels.g;
+  if (order) {
+    const byColumn = cut(scales.reshape([n, blocks])).gather(g.of(order.value).slice([0], [k], [0]), 1);
+    return levels
+      .sub(2 ** (bits - 1))
+      .reshape([rows, blocks * size])
+      .slice([0], [k], [1])
+      .mul(byColumn);
+  }
   const padded = (Math.ceil((blocks * bits) / 8) * 8) / bits;
   const packedZero = (e: Expr) =>
     unpacked(e, bits).reshape([rows, padded]).slice([0], [blocks], [1]).cast(a.dtype);
@@ -122,18 +133,6 @@ export const GatherBlockQuantized = expansion<
 });
 
 type Four = [number, number, number, number];
-
-/** Unpacks numbers of `bits` bits from bytes, lowest bits first, along a new last axis. */
-function unpacked(bytes: Expr, bits: number): Expr {
-  const { g } = bytes;
-  if (bits === 8) return bytes;
-  const mask = g.scalar(2 ** bits - 1, 'uint8');
-  const parts = Array.from({ length: 8 / bits }, (_, i) => {
-    const shifted = bytes.op('BitShift', [g.scalar(i * bits, 'uint8')], { direction: 'RIGHT' });
-    return shifted.op('BitwiseAnd', [mask]).unsqueeze([-1]);
-  });
-  return parts[0]!.concat(parts.slice(1), -1);
-}
 
 /** The values of four bits, by `quant_type`: bitsandbytes' FP4, and NF4 of «QLoRA» (arXiv:2305.14314), appendix E. */
 const BNB4: readonly (readonly number[])[] = [

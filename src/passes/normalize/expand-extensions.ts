@@ -4,14 +4,14 @@ import { Graph, type Model, type Node, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { bodyInputTypes } from '../../ops/core/bodies.js';
 import { Builder } from '../../ops/core/builder.js';
-import { extensionOf } from '../../ops/index.js';
+import { expansionWithoutKernel } from '../../ops/index.js';
 import { expandNode } from '../common/expand-node.js';
 import { bodyModel, inferShapes, type ShapeOracle } from './infer-shapes.js';
 
 /**
- * Replaces operators for which an extension defines an expansion, in the main graph and in subgraphs, so that the
- * runtime needs no kernel for them. An expansion may depend on the types of its inputs, which can follow from other
- * expansions: each round infers the types of what no remaining extension affects, and replaces the operators that read
+ * Replaces operators for which an extension defines an expansion, and forms of others that no kernel for the CPU
+ * computes, in the main graph and in subgraphs, so that the runtime needs no kernel for them. An expansion may depend on the types of its inputs, which can follow from other
+ * expansions: each round infers the types of what no remaining one affects, and replaces the operators that read
  * only this. Returns whether there were any.
  */
 export async function expandExtensions(model: Model, oracle: ShapeOracle): Promise<boolean> {
@@ -37,7 +37,7 @@ async function expandReady(model: Model, g: Builder, oracle: ShapeOracle): Promi
     await inferShapes(withGraph(model, Graph.view(model.graph, { nodes: known, outputs })), oracle);
   const nodes: Node[] = [];
   for (const node of graph.nodes) {
-    const def = extensionOf(node);
+    const def = expansionWithoutKernel(node);
     const isReady = holdsExtension(node) && !reads(node).some(v => unknown.has(v));
     if (isReady && def) nodes.push(...expandNode(g, node, def));
     else nodes.push(node);
@@ -70,4 +70,4 @@ function unknownValues({ nodes }: Graph): Set<Value> {
 }
 
 const holdsExtension = (node: Node): boolean =>
-  extensionOf(node) !== undefined || node.subgraphs().some(sub => sub.nodes.some(holdsExtension));
+  expansionWithoutKernel(node) !== undefined || node.subgraphs().some(sub => sub.nodes.some(holdsExtension));

@@ -12,8 +12,8 @@ import { neededInputs } from '../graph/prune.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
-import { adapterNames, checkFixedBases, detachedValues } from './adapters/adapter-record.js';
-import { addAdapters } from './adapters/add-adapters.js';
+import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
+import { adapterNames, applyAdapters, asksForAdapters } from './adapters/apply-adapters.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
@@ -81,13 +81,12 @@ const ALL = [
   // Adapters
   pass({
     name: 'add-adapters',
-    does: 'Adds low-rank adapters beside the layers that are named',
+    does: 'Adds the adapters that the options ask for',
     requires: [],
     ensures: [],
     run(c) {
-      const { lora = [], adapters, seed } = c.options;
-      if (!lora.length && !adapters) return false;
-      c.source = addAdapters(c.source, lora, adapters, seed);
+      if (!asksForAdapters(c.options)) return false;
+      c.source = applyAdapters(c.source, c.options);
       return true;
     },
   }),
@@ -737,7 +736,7 @@ const ALL = [
     ensures: [],
     run(c) {
       const { model, description, options } = c;
-      const isRewritten = c.moved || options.lora?.length || options.adapters;
+      const isRewritten = c.moved || asksForAdapters(options);
       const original = (!isRewritten && options.original) || encodeModel(model);
       const learned = [...description.parameters.map(p => p.name), ...description.statistics];
       embedOriginal(c.work, original, model, learned);

@@ -6,8 +6,8 @@ import { writePatched } from '../graph/patch-file.js';
 import { withEntry } from '../graph/patch-metadata.js';
 import type { Tensor } from '../graph/tensor.js';
 import { takesClasses } from '../ops/losses/index.js';
-import { readAdapters } from '../passes/adapters/adapter-record.js';
-import { mergeAdapters, withAdapterInputs } from '../passes/adapters/merge-adapters.js';
+import { adaptedWeights, adapterNames, withAdapterInputs } from '../passes/adapters/apply-adapters.js';
+import { mergeAdapters } from '../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
 import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
@@ -42,9 +42,9 @@ export async function exportFile(injected: Model, path: string, options: ExportO
   const trained = ema ? averagedModel(injected) : injected;
   const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
-  if (exports?.length || options.bakePreprocessing || readAdapters(injected).length) {
+  if (exports?.length || options.bakePreprocessing || adapterNames(injected).size) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-    const { weights = new Set() } = options.adaptersOnly ? {} : adaptedWeights(injected);
+    const weights = options.adaptersOnly ? new Set() : adaptedWeights(injected);
     const learned = new Map(
       names.flatMap(name => (weights.has(name) ? [] : [[name, values.get(name)!] as const])),
     );
@@ -86,9 +86,6 @@ function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undef
   const rank = injected.graph.outputs.find(v => v.name === output)?.shape?.length ?? 2;
   return { ...recipe, scores: { output, loss, classAxis: spec.classAxis ?? (rank >= 4 ? 1 : -1) } };
 }
-
-/** The weights of an injected model that merging changes. */
-const adaptedWeights = (injected: Model) => ({ weights: new Set(readAdapters(injected).map(r => r.weight)) });
 
 /** What `exportFile` writes, as a model in memory. Throws as it does. */
 export function trainedModel(injected: Model, options: ExportOptions = {}): Model {

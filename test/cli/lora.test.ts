@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
@@ -13,7 +13,7 @@ beforeAll(async () => {
 const names = async (file: string) =>
   [...(await loadModel(join(folder, file))).graph.initializers.keys()].map(v => v.name);
 
-describe('--lora', () => {
+describe('adapters', () => {
   it('is read from a configuration file, and may be repeated', async () => {
     const lora = [{ match: ['fc1', 'fc2'], r: 2, rslora: true }];
     writeFileSync(join(folder, 'lora.json'), JSON.stringify({ loss: 'cross-entropy', lora }));
@@ -29,6 +29,13 @@ describe('--lora', () => {
     );
   });
 
+  it('are of one method', () => {
+    const both = ['--lora', 'fc1:r=2', '--ia3', 'fc2'];
+    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, ...both, '-o', 'x.onnx');
+    expect(code).toBe(1);
+    expect(err).toMatch(/^agd-onnx: --ia3 cannot be combined with --lora\b.*\n$/);
+  });
+
   it('goes on with the adapters of a file, and merges them', async () => {
     const step = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, '--lora', 'fc1:r=2', '-o', 'a.onnx');
     expect(step.err).toBe('');
@@ -41,9 +48,13 @@ describe('--lora', () => {
     expect(twice.err).toContain('The model has adapters already, which go on training without --lora');
   });
 
-  it('trains magnitudes, and resumes, accumulates and merges as without', async () => {
-    const flags = [...LOSS, '--lora', 'fc1,fc2:r=2,dora,dropout=0.1', '--accumulate', '2'];
+  it.each([
+    ['--lora', 'fc1,fc2:r=2,dora,dropout=0.1', 57],
+    ['--ia3', 'fc1,fc2:feedforward', 12],
+  ])('%s %s resumes, accumulates, merges, and evaluates apart', async (flag, text, count) => {
+    const flags = [...LOSS, flag, text, '--accumulate', '2'];
     const data = ['--data', 'train.npz', '--batch-size', '32', '--seed', '3'];
+    rmSync(join(folder, 'half.agd.onnx'), { force: true });
     const whole = agdOnnx(
       folder,
       'train',
@@ -56,10 +67,10 @@ describe('--lora', () => {
       'whole.onnx',
     );
     expect(whole.err).toBe('');
-    expect(whole.out).toContain('trains 57 parameters');
+    expect(whole.out).toContain(`trains ${count} parameters`);
     const half = ['--epochs', '1', '--state', 'half.agd.onnx', '-o', 'half.onnx'];
     expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...half).err).toBe('');
-    const apart = agdOnnx(folder, 'export', 'half.agd.onnx', '--adapters-only', '-o', 'dora.onnx');
+    const apart = agdOnnx(folder, 'export', 'half.agd.onnx', '--adapters-only', '-o', 'apart.onnx');
     expect(apart.err).toBe('');
     const rest = ['--epochs', '2', '--state', 'half.agd.onnx', '-o', 'resumed.onnx'];
     expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...rest).err).toBe('');
@@ -68,7 +79,7 @@ describe('--lora', () => {
     expect(await values('resumed.onnx')).toEqual(await values('whole.onnx'));
     expect(await names('whole.onnx')).toEqual(await names('model.onnx'));
     expect(await values('whole.onnx')).not.toEqual(await values('model.onnx'));
-    const [merged, beside] = ['half.onnx', 'dora.onnx'].map(
+    const [merged, beside] = ['half.onnx', 'apart.onnx'].map(
       file => agdOnnx(folder, 'evaluate', file, ...LOSS, '--data', 'test.npz', '--json').out,
     );
     const loss = (out: string) => JSON.parse(out).loss as number;
@@ -83,8 +94,15 @@ describe('--lora', () => {
     ['fc1:r=5', "--lora: rank 5 is above that of layer 'fc1' (Gemm, 4 to 8), which is at most 4."],
     ['fc1:rank=5', "unknown setting 'rank' of adapters; expected one of r, alpha, dropout, rslora, dora."],
     ['fc1:r=0', 'r must be a whole number of at least 1'],
-  ])('%s is refused in one line', (text, message) => {
-    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, '--lora', text, '-o', 'x.onnx');
+    ['fc1:rank', "--lora 'fc1:rank' matches no layer", '--lora'],
+    [
+      'fc9:feedforward',
+      "--ia3 'fc9' matches no layer that multiplies with a weight; there are 'fc1'",
+      '--ia3',
+    ],
+    ['fc1:r=5', "unknown setting 'r' of adapters; expected one of feedforward.", '--ia3'],
+  ])('%s is refused in one line', (text, message, flag = '--lora') => {
+    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, flag, text, '-o', 'x.onnx');
     expect(code).toBe(1);
     expect(err).toContain(message);
     expect(err.trim().split('\n')).toHaveLength(1);

@@ -17,6 +17,9 @@ export type AdaptedLayer = {
   /** What the adapter reads: the features, or the indices of an embedding. */
   input: Value;
   weight: Stored;
+  /** What it returns, with the bias that a node of its own may add. */
+  output: Value;
+  bias?: LinearLayer['bias'];
   /** Extents of the weight as the layer uses it, a convolution's in PyTorch's order: [out, in, ...kernel]. */
   inputs: number;
   outputs: number;
@@ -50,6 +53,7 @@ function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
       : { inputs: dims[isConv ? 1 : 1 - layer.outAxis]!, outputs: dims[layer.outAxis]! };
   return {
     ...{ kind: isConv ? 'conv' : 'linear', node, input: layer.input, weight, outAxis: layer.outAxis },
+    ...{ output: layer.output, bias: layer.bias },
     ...{ ...namesOf(weight.value, node, layer.bias?.value), ...sizes, kernel: isConv ? dims.slice(2) : [] },
     ...{ dtype: dtypeAt(graph, node, weight), quantized },
   };
@@ -76,7 +80,13 @@ function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
     isPacked && weight.tensor.dtype === 'uint8' ? 8 / (bits?.type === 'int' ? Number(bits.value) : 4) : 1;
   return {
     ...{ kind: 'embedding', ...namesOf(weight.value, node), node, input, weight, kernel: [] },
-    ...{ inputs: rows, outputs: columns * perByte, outAxis: 1, dtype: dtypeAt(graph, node, weight) },
+    ...{
+      output: node.outputs[0]!,
+      inputs: rows,
+      outputs: columns * perByte,
+      outAxis: 1,
+      dtype: dtypeAt(graph, node, weight),
+    },
     quantized: isPacked ? node.opType : weight.quantized,
   };
 }

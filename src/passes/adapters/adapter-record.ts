@@ -55,10 +55,6 @@ export function writeAdapters(model: Model, records: readonly AdapterRecord[]): 
   else model.metadata.delete(ADAPTERS_KEY);
 }
 
-/** Names of the initializers of a model's adapters. */
-export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
-  new Set(readAdapters(model).flatMap(namesIn));
-
 /** Names of the initializers of an adapter, in the order of its file. */
 export const namesIn = ({ a, b, magnitude }: AdapterRecord): string[] =>
   magnitude === undefined ? [a, b] : [a, b, magnitude];

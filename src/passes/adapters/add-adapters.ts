@@ -8,11 +8,11 @@ import { random } from '../../graph/random.js';
 import { Tensor } from '../../graph/tensor.js';
 import { float, toAttrs } from '../../ops/core/builder.js';
 import { normal, uniformByFanIn } from '../adapt/initial-values.js';
-import { globTest } from '../common/match-names.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
 import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
-import { type AdapterRecord, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+import { type AdapterRecord, scaleOf, writeAdapters } from './adapter-record.js';
+import { layersMatching, layersNamed } from './choose-layers.js';
 import { checkMagnitudes, columnSquares } from './column-norms.js';
 import { fromPeft } from './peft-layout.js';
 import { type Emit, type Magnitudes, rescale } from './rescale.js';
@@ -32,11 +32,6 @@ export function addAdapters(
   loaded: LoadedAdapters | undefined,
   seed = 0,
 ): Model {
-  if (readAdapters(source).length)
-    throw new AgdError(
-      'bad-option',
-      'The model has adapters already, which go on training without --lora or --adapter: leave that out, or merge them first with agd-onnx export.',
-    );
   const model = cloneModel(source);
   spellDefaultDomain(model);
   inlineFunctions(model);
@@ -54,16 +49,8 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
   const planned = new Map<AdaptedLayer, Planned>();
   for (const { match, r = 8, alpha = r, dropout = 0, rslora = false, dora = false } of specs) {
     for (const glob of [match].flat()) {
-      const test = globTest(glob);
-      const found = layers.filter(l =>
-        [l.module, l.name, l.weight.value.name, l.node.name].some(n => n && test(n)),
-      );
-      if (!found.length)
-        throw new AgdError(
-          'no-such-value',
-          `--lora '${glob}' matches no layer that multiplies with a weight; ${listed(layers)}`,
-        );
-      for (const layer of found) planned.set(layer, { layer, r, alpha, dropout, rslora, dora });
+      for (const layer of layersMatching(layers, glob, '--lora'))
+        planned.set(layer, { layer, r, alpha, dropout, rslora, dora });
     }
   }
   for (const { layer, r } of planned.values()) {
@@ -77,38 +64,12 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
   return layers.flatMap(layer => planned.get(layer) ?? []);
 }
 
-const listed = (layers: readonly AdaptedLayer[]) =>
-  layers.length
-    ? `there are ${layers.slice(0, 12).map(describeLayer).join(', ')}${layers.length > 12 ? ` and ${layers.length - 12} more` : ''}.`
-    : 'the model has none.';
-
-/** The layers that adapters of a file are for, by the module; a file may name modules from further out. */
+/** The layers that adapters of a file are for. */
 function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedAdapters): Planned[] {
-  const taken = new Map<AdaptedLayer, string>();
-  return adapters.flatMap(adapter => {
-    const { module, kind } = adapter;
-    const fits = (l: AdaptedLayer) => l.kind === kind;
-    const exact = layers.filter(l => fits(l) && l.module === module);
-    const found = exact.length
-      ? exact
-      : layers.filter(l => fits(l) && (l.module.endsWith(`.${module}`) || module.endsWith(`.${l.module}`)));
-    if (!found.length)
-      throw new AgdError(
-        'no-such-value',
-        `${name} is an adapter of another model: it has values for '${module}', but of such layers ${listed(layers)}`,
-      );
-    return found.map(layer => {
-      const other = taken.get(layer);
-      if (other !== undefined)
-        throw new AgdError(
-          'bad-option',
-          `${name} has two adapters for layer ${describeLayer(layer)}: '${other}' and '${module}'. It is of a larger model, or of one with other names of modules.`,
-        );
-      taken.set(layer, module);
-      const values = fromPeft(adapter, name, layer);
-      const { r, alpha, dropout, rslora } = adapter;
-      return { r, alpha, dropout, rslora, dora: values.magnitude !== undefined, layer, values };
-    });
+  return [...layersNamed(layers, adapters, name)].map(([layer, adapter]) => {
+    const values = fromPeft(adapter, name, layer);
+    const { r, alpha, dropout, rslora } = adapter;
+    return { r, alpha, dropout, rslora, dora: values.magnitude !== undefined, layer, values };
   });
 }
 

@@ -1,19 +1,14 @@
 import { cloneModel } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
+import type { Model, Node } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { type AdaptedLayer, adaptedLayers } from './adapted-layers.js';
-import {
-  type AdapterRecord,
-  adapterNames,
-  namesIn,
-  readAdapters,
-  scaleOf,
-  writeAdapters,
-} from './adapter-record.js';
+import { type AdapterRecord, namesIn, readAdapters, scaleOf, writeAdapters } from './adapter-record.js';
+import { mergeScales } from './merge-scales.js';
+import { isMergeable, putWeight } from './put-weight.js';
 
 export type MergedAdapters = {
   model: Model;
@@ -25,7 +20,7 @@ export type MergedAdapters = {
 
 /**
  * A copy of the model in which the adapters of floating-point weights are added to these: W + scale * A B, computed in
- * float64. Those of quantized weights stay as they are.
+ * float64. Those of quantized weights stay as they are, and so do prompts.
  */
 export function mergeAdapters(source: Model): MergedAdapters {
   const model = cloneModel(source);
@@ -49,23 +44,18 @@ export function mergeAdapters(source: Model): MergedAdapters {
     const own = namesIn(record);
     graph.inputs = graph.inputs.filter(v => !own.includes(v.name));
     eliminateDeadNodes(model);
-    merged.push(
-      putSum(
-        model,
-        names,
-        record,
-        source,
-        places.map(p => p.layer),
-      ),
-    );
+    const changed = places.map(p => p.layer);
+    merged.push(putWeight(graph, names, changed, withProduct(record, source, changed[0]!)));
   }
   eliminateDeadNodes(model);
   writeAdapters(model, kept);
-  return { model, merged, kept: kept.map(r => r.module) };
+  const scaled = mergeScales(model, names);
+  return {
+    model,
+    merged: [...merged, ...scaled.merged],
+    kept: [...kept.map(r => r.module), ...scaled.kept],
+  };
 }
-
-/** Stored as floating-point numbers, which nothing but a transposition comes after. */
-const isMergeable = ({ weight, quantized }: AdaptedLayer) => !quantized && isFloat(weight.tensor.dtype);
 
 /** The sums that add an adapter to its layers. */
 function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map<Node, AdaptedLayer>) {
@@ -88,51 +78,6 @@ function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map
     'invalid-model',
     `The adapter of layer '${module}' is not in the graph as it was added: '${a}' and '${b}' have no sum with a layer.`,
   );
-}
-
-/**
- * Gives the layers the weight with the adapter in it. Others that read the weight, or what the nodes between it and these
- * layers make of it, go on with what it was.
- */
-function putSum(
-  { graph }: Model,
-  names: Names,
-  record: AdapterRecord,
-  source: Model,
-  layers: readonly AdaptedLayer[],
-): string {
-  const { value } = layers[0]!.weight;
-  const sum = withProduct(record, source, layers[0]!);
-  const readers = new Set(layers.flatMap(({ weight, node }) => [...weight.through, node]));
-  const read = new Set(
-    layers.flatMap(({ weight }) => [value, ...weight.through.map(node => node.outputs[0]!)]),
-  );
-  const isShared = [...read].some(v => v.readers.some(n => !readers.has(n)) || v.outputOf.length > 0);
-  if (!isShared && value.producer) value.producer.setAttr('value', { type: 'tensor', value: sum });
-  if (!isShared && value.producer) return value.name;
-  const target = isShared ? new Value(names.fresh(`${value.name}_adapted`), value.type) : value;
-  graph.initializers.set(target, sum);
-  if (isShared) readInstead(graph, names, layers, target);
-  return target.name;
-}
-
-/** Lets the layers read another weight, through copies of the nodes that lead from the weight to them. */
-function readInstead(graph: Graph, names: Names, layers: readonly AdaptedLayer[], target: Value): void {
-  const instead = new Map([[layers[0]!.weight.value, target]]);
-  const replaced = (inputs: Node['inputs']) => inputs.map(v => (v && instead.get(v)) ?? v);
-  for (const { weight, node } of layers) {
-    for (const each of weight.through) {
-      const [output] = each.outputs;
-      if (instead.has(output!)) continue;
-      const copy = new Value(names.fresh(`${output!.name}_adapted`), output!.type);
-      const made = new Node(each.opType, replaced(each.inputs), [copy], each.attrs);
-      made.domain = each.domain;
-      made.name = names.fresh(`${each.name || output!.name}_adapted`);
-      graph.insertBefore(each, made);
-      instead.set(output!, copy);
-    }
-    node.inputs = replaced(node.inputs);
-  }
 }
 
 type Floats = ReturnType<Tensor['floats']>;
@@ -173,17 +118,4 @@ function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer):
     for (let c = 0; c < columns; c++) result[at(o, c)]! *= stretch;
   }
   return Tensor.ofNumbers(tensor.dtype, tensor.dims, result);
-}
-
-/** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */
-export function withAdapterInputs(source: Model): Model {
-  const model = cloneModel(source);
-  const { graph } = model;
-  const names = adapterNames(model);
-  for (const [value, { dtype, dims: shape }] of graph.initializers) {
-    if (!names.has(value.name) || graph.inputs.includes(value)) continue;
-    value.type = { kind: 'tensor', dtype, shape };
-    graph.inputs.push(value);
-  }
-  return model;
 }

@@ -19,8 +19,15 @@ export type PeftAdapter = {
   rslora: boolean;
 };
 
-/** The adapters of a file, which messages call `name`. */
-export type LoadedAdapters = { name: string; adapters: readonly PeftAdapter[] };
+/** An IA3 vector, in any shape. */
+export type PeftScale = { module: string; feedforward: boolean; value: Tensor };
+
+/** The adapters of a file, which messages call `name`; of IA3 `scales`. */
+export type LoadedAdapters = {
+  name: string;
+  adapters: readonly PeftAdapter[];
+  scales?: readonly PeftScale[];
+};
 
 const spec = v.strictObject(
   {
@@ -41,6 +48,18 @@ const specs = v.pipe(
 );
 export type LoraSpec = v.InferOutput<typeof specs>[number];
 
+const ia3Spec = v.strictObject(
+  { match: v.union([text, texts], 'a glob or a list of globs'), feedforward: v.optional(flag) },
+  'an object of match and feedforward',
+);
+const ia3Specs = v.pipe(
+  v.array(ia3Spec, 'a list of layers'),
+  v.minLength(1, 'a list of layers'),
+  v.readonly(),
+  v.description('a list of layers: globs to match, feedforward'),
+);
+export type Ia3Spec = v.InferOutput<typeof ia3Specs>[number];
+
 const ADAPTERS = { group: 'What trains', commands: INJECTS, stage: 'inject' } as const;
 
 /** Low-rank adapters beside layers that stay as they are. */
@@ -50,6 +69,12 @@ export const ADAPTER_OPTIONS = {
     help: "Train low-rank adapters of these layers only, as '*q_proj*,*v_proj*:r=8,alpha=16,dropout=0.05'",
     parseAll: (list: readonly string[]) => list.map(parseLora),
     conflicts: ['adapter', 'gradients'],
+  }),
+  ia3: option(ia3Specs, {
+    ...ADAPTERS,
+    help: "Train vectors that scale the outputs of these layers, or their inputs, as '*down_proj*:feedforward'",
+    parseAll: (list: readonly string[]) => list.map(parseIa3),
+    conflicts: ['lora', 'adapter', 'gradients'],
   }),
   adapter: option(text, {
     ...ADAPTERS,
@@ -63,14 +88,20 @@ export const ADAPTER_OPTIONS = {
 } satisfies Record<string, Option>;
 
 /** `GLOB,GLOB:r=8,alpha=16`, or globs alone. Throws `bad-option`. */
-export function parseLora(text: string): LoraSpec {
-  const spelled = text.replace(/([:,])\s*(rslora|dora)\s*(?=,|$)/g, '$1$2=true');
+export const parseLora = (text: string): LoraSpec => parseSpec(spec, text);
+
+/** `GLOB,GLOB:feedforward`, or globs alone. Throws `bad-option`. */
+export const parseIa3 = (text: string): Ia3Spec => parseSpec(ia3Spec, text);
+
+/** Globs and settings, of which flags may stand without a value. */
+function parseSpec<S extends typeof spec | typeof ia3Spec>(type: S, text: string): v.InferOutput<S> {
+  const spelled = text.replace(/([:,])\s*(rslora|dora|feedforward)\s*(?=,|$)/g, '$1$2=true');
   const { match, options } = /:\s*\w+\s*=/.test(spelled)
     ? parseGroup(spelled)
     : { match: text.split(/,(?![^{]*\})/).map(glob => glob.trim()), options: {} };
-  const result = v.safeParse(spec, { match, ...options }, { abortEarly: true });
+  const result = v.safeParse(type, { match, ...options }, { abortEarly: true });
   if (result.success) return result.output;
-  const known = Object.keys(spec.entries).filter(name => name !== 'match');
+  const known = Object.keys(type.entries).filter(name => name !== 'match');
   const unknown = Object.keys(options).find(name => !known.includes(name));
   if (unknown !== undefined)
     throw new AgdError(

@@ -8,9 +8,8 @@ import { patchModelFile } from '../../graph/patch-file.js';
 import { decodeModel } from '../../graph/proto/codec.js';
 import { checkState } from '../../graph/state-file.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { readAdapters } from '../../passes/adapters/adapter-record.js';
-import { addAdapters } from '../../passes/adapters/add-adapters.js';
-import { mergeAdapters, withAdapterInputs } from '../../passes/adapters/merge-adapters.js';
+import { adapterNames, applyAdapters, withAdapterInputs } from '../../passes/adapters/apply-adapters.js';
+import { mergeAdapters } from '../../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../../passes/common/part-of-model.js';
 import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
@@ -173,8 +172,9 @@ export async function exportFrom(
     const kept = exporting.adaptersOnly ? [] : mergeAdapters(readOriginal(model)).kept;
     return { isUntrained: !values && stepOf(model) === 0, kept };
   }
-  if (adapter !== undefined || (readAdapters(model).length && !values)) {
-    const adapted = adapter === undefined ? model : addAdapters(model, [], await readPeft(adapter));
+  if (adapter !== undefined || (adapterNames(model).size && !values)) {
+    const adapted =
+      adapter === undefined ? model : applyAdapters(model, { adapters: await readPeft(adapter) });
     const merged = exporting.adaptersOnly
       ? { model: withAdapterInputs(adapted), kept: [] }
       : mergeAdapters(adapted);

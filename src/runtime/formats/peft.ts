@@ -8,10 +8,12 @@ import { dtypeCode, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
-import type { Tensor } from '../../graph/tensor.js';
-import { type AdapterRecord, namesIn, readAdapters } from '../../passes/adapters/adapter-record.js';
+import { Tensor } from '../../graph/tensor.js';
+import { type AdapterRecord, readAdapters } from '../../passes/adapters/adapter-record.js';
+import { adapterNames } from '../../passes/adapters/apply-adapters.js';
 import { magnitudeToPeft, toPeft } from '../../passes/adapters/peft-layout.js';
-import type { LoadedAdapters, PeftAdapter } from '../../passes/options/adapters.js';
+import { readScales, type ScaleRecord } from '../../passes/adapters/scale-record.js';
+import type { LoadedAdapters, PeftAdapter, PeftScale } from '../../passes/options/adapters.js';
 import { isObject } from '../../passes/options/option.js';
 import { encodeFlatbuffer } from '../data/flatbuffer.js';
 import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
@@ -19,11 +21,16 @@ import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
 const PREFIX = 'base_model.model.';
+/** The methods whose folders can be read. */
+const READ = ['LORA', 'IA3'];
 
 /** Throws `bad-data` for what is not an adapter of this kind, `io` where a file cannot be read. */
 export async function readPeft(folder: string): Promise<LoadedAdapters> {
   const config = await readConfig(join(folder, CONFIG));
   const { tensors } = await readSafetensors(join(folder, WEIGHTS));
+  if (!tensors.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
+  if (config.peft_type === 'IA3')
+    return { name: folder, adapters: [], scales: readVectors(folder, config, tensors) };
   const found = new Map<string, { a?: Tensor; b?: Tensor; magnitude?: Tensor; isEmbedding: boolean }>();
   for (const [name, tensor] of tensors) {
     const [, module, embedding, side] =
@@ -36,7 +43,6 @@ export async function readPeft(folder: string): Promise<LoadedAdapters> {
     entry[side === 'A' ? 'a' : side === 'B' ? 'b' : 'magnitude'] = tensor;
     found.set(module, entry);
   }
-  if (!found.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
   const adapters = [...found].map(([module, { a, b, magnitude, isEmbedding }]): PeftAdapter => {
     if (!a || !b) throw new AgdError('bad-data', `${folder}: '${module}' lacks lora_${a ? 'B' : 'A'}.`);
     if (config.use_dora === true && !magnitude)
@@ -49,6 +55,27 @@ export async function readPeft(folder: string): Promise<LoadedAdapters> {
     return { module, kind, a, b, magnitude, r, alpha, dropout, rslora: config.use_rslora === true };
   });
   return { name: folder, adapters };
+}
+
+/** The vectors of IA3. Of feed-forward layers they are rows, of others columns; of convolutions the configuration tells. */
+function readVectors(
+  folder: string,
+  config: Record<string, unknown>,
+  tensors: ReadonlyMap<string, Tensor>,
+): PeftScale[] {
+  const listed = config.feedforward_modules;
+  const isListed = (module: string) =>
+    typeof listed === 'string'
+      ? new RegExp(`^(?:${listed})$`).test(module)
+      : Array.isArray(listed) && listed.some(end => module === end || module.endsWith(`.${end}`));
+  return [...tensors].map(([name, value]) => {
+    const module = /^(?:base_model\.model\.)?(.+)\.ia3_l(?:\.default)?$/.exec(name)?.[1];
+    if (module === undefined)
+      throw new AgdError('bad-data', `${folder}: '${name}' is not part of an IA3 adapter that can be read.`);
+    const isColumn = value.dims.length === 2 && value.dims[1] === 1 && value.size > 1;
+    const isRow = value.dims.length === 2 && value.dims[0] === 1 && value.size > 1;
+    return { module, value, feedforward: isRow || (!isColumn && isListed(module)) };
+  });
 }
 
 /** The value for a module of PEFT's rank_pattern and alpha_pattern: keys are ends of names. */
@@ -69,10 +96,11 @@ async function readConfig(path: string): Promise<Record<string, unknown>> {
   } catch (error) {
     throw new AgdError('bad-data', `${path} is not JSON: ${(error as Error).message}.`);
   }
-  if (!isObject(config) || config.peft_type !== 'LORA')
+  const type = isObject(config) ? config.peft_type : undefined;
+  if (!isObject(config) || !READ.includes(type as string))
     throw new AgdError(
       'bad-data',
-      `${path} is of an adapter of type ${isObject(config) ? config.peft_type : 'unknown'}; only LORA can be read.`,
+      `${path} is of an adapter of type ${type ?? 'unknown'}; those that can be read are ${READ.join(', ')}.`,
     );
   for (const name of ['fan_in_fan_out', 'lora_bias'])
     if (config[name] === true) throw new AgdError('bad-data', `${path}: ${name} cannot be read.`);
@@ -81,39 +109,58 @@ async function readConfig(path: string): Promise<Record<string, unknown>> {
   return config;
 }
 
-type Adapter = { record: AdapterRecord; a: Tensor; b: Tensor; magnitude?: Tensor };
-
-/** The adapters of a model and their values. Throws `bad-option` where it has none. */
-function adaptersOf(model: Model): Adapter[] {
-  const tensors = new Map([...model.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
-  const records = readAdapters(model);
-  if (!records.length)
+/** A model's initializers by name. Throws `bad-option` where none is of an adapter. */
+function valuesOf(model: Model): (name: string) => Tensor {
+  if (!adapterNames(model).size)
     throw new AgdError('bad-option', 'The model has no adapters: train it with --lora first.');
-  return records.map(record => {
-    const values = namesIn(record).flatMap(name => tensors.get(name) ?? []);
-    const [a, b, magnitude] = values;
-    if (a && b && values.length === namesIn(record).length) return { record, a, b, magnitude };
-    throw new AgdError('invalid-model', `The model lacks the values of the adapter of '${record.module}'.`);
-  });
+  const tensors = new Map([...model.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
+  return name => {
+    const tensor = tensors.get(name);
+    if (tensor) return tensor;
+    throw new AgdError('invalid-model', `The model lacks '${name}', of its adapters.`);
+  };
 }
 
 /** Writes a folder that PEFT reads: the names of modules are those of the file's weights. */
 export async function writePeft(model: Model, folder: string): Promise<void> {
-  const adapters = adaptersOf(model);
+  const value = valuesOf(model);
+  const scales = readScales(model);
+  const { tensors, config } = scales.length ? ia3(scales, value) : lora(readAdapters(model), value);
+  await mkdir(folder, { recursive: true }).catch((error: Error) => {
+    throw new AgdError('io', `Cannot make the folder '${folder}': ${error.message}.`);
+  });
+  await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
+  const all = { ...config, task_type: null, base_model_name_or_path: null, inference_mode: true };
+  await writeFileAtomic(join(folder, CONFIG), [Buffer.from(`${JSON.stringify(all, null, 2)}\n`)]);
+}
+
+type Written = { tensors: Map<string, Tensor>; config: Record<string, unknown> };
+
+function ia3(records: readonly ScaleRecord[], value: (name: string) => Tensor): Written {
+  const tensors = records.map(({ module, scale, feedforward }) => {
+    const { dtype, dims, bytes } = value(scale);
+    const shape = dims.length > 1 ? dims : feedforward ? [1, ...dims] : [...dims, 1];
+    return [`${PREFIX}${module}.ia3_l`, new Tensor(dtype, shape, bytes)] as const;
+  });
+  const config = {
+    ...{ peft_type: 'IA3', target_modules: records.map(r => r.module), fan_in_fan_out: false },
+    feedforward_modules: records.flatMap(r => (r.feedforward ? [r.module] : [])),
+    ...{ init_ia3_weights: true, modules_to_save: null },
+  };
+  return { tensors: new Map(tensors), config };
+}
+
+function lora(records: readonly AdapterRecord[], value: (name: string) => Tensor): Written {
   const tensors = new Map<string, Tensor>();
-  for (const { record, a, b, magnitude } of adapters) {
-    const { module, kind } = record;
+  for (const { module, kind, a, b, magnitude } of records) {
     const name = (side: string) =>
       `${PREFIX}${module}.lora_${kind === 'embedding' ? `embedding_${side}` : `${side}.weight`}`;
-    tensors.set(name('A'), toPeft(kind, a));
-    tensors.set(name('B'), toPeft(kind, b));
-    if (magnitude)
-      tensors.set(
-        `${PREFIX}${module}.lora_magnitude_vector`,
-        magnitudeToPeft(kind, magnitude, b.dims.length - 2),
-      );
+    tensors.set(name('A'), toPeft(kind, value(a)));
+    tensors.set(name('B'), toPeft(kind, value(b)));
+    if (magnitude === undefined) continue;
+    const kernel = value(b).dims.length - 2;
+    tensors.set(`${PREFIX}${module}.lora_magnitude_vector`, magnitudeToPeft(kind, value(magnitude), kernel));
   }
-  const records = adapters.map(({ record }) => record);
   const [{ r, alpha, dropout, rslora }] = records as [AdapterRecord];
   const dora = records[0]!.magnitude !== undefined;
   const differs = (other: AdapterRecord) =>
@@ -126,25 +173,26 @@ export async function writePeft(model: Model, folder: string): Promise<void> {
   const differing = (key: 'r' | 'alpha', usual: number) =>
     Object.fromEntries(records.flatMap(x => (x[key] === usual ? [] : [[x.module, x[key]]])));
   const config = {
-    ...{ peft_type: 'LORA', task_type: null, base_model_name_or_path: null, inference_mode: true },
-    ...{ r, lora_alpha: alpha, lora_dropout: dropout, use_rslora: rslora, use_dora: dora, bias: 'none' },
+    ...{
+      peft_type: 'LORA',
+      r,
+      lora_alpha: alpha,
+      lora_dropout: dropout,
+      use_rslora: rslora,
+      use_dora: dora,
+      bias: 'none',
+    },
     ...{ rank_pattern: differing('r', r), alpha_pattern: differing('alpha', alpha) },
     ...{ target_modules: records.map(({ module }) => module), fan_in_fan_out: false },
     ...{ init_lora_weights: true, modules_to_save: null },
   };
-  await mkdir(folder, { recursive: true }).catch((error: Error) => {
-    throw new AgdError('io', `Cannot make the folder '${folder}': ${error.message}.`);
-  });
-  await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
-  await writeFileAtomic(join(folder, CONFIG), [Buffer.from(`${JSON.stringify(config, null, 2)}\n`)]);
+  return { tensors, config };
 }
 
 /** Writes the values of a model's adapters as ONNX Runtime's .onnx_adapter: by the names of the inputs they are fed to. */
 export async function writeOnnxAdapter(model: Model, path: string): Promise<void> {
-  const tensors = adaptersOf(model).flatMap(({ record, a, b, magnitude }) => {
-    const values = magnitude ? [a, b, magnitude] : [a, b];
-    return namesIn(record).map((name, i) => [name, values[i]!] as const);
-  });
+  const value = valuesOf(model);
+  const tensors = [...adapterNames(model)].map(name => [name, value(name)] as const);
   const parameters = tensors.map(([name, tensor]) => {
     if (!isFloat(tensor.dtype)) throw new Error(`'${name}' of ${basename(path)} is ${tensor.dtype}.`);
     const type = { int32: dtypeCode(tensor.dtype) };

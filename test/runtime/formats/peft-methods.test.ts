@@ -83,6 +83,7 @@ const METHODS = [
   ['dora', 'model.onnx'],
   ['dora-int4', 'model.int4.onnx'],
   ['rslora', 'model.onnx'],
+  ['ia3', 'model.onnx'],
 ] as const;
 
 describe.each(METHODS)('%s', (method, file) => {

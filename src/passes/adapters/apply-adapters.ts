@@ -1,0 +1,53 @@
+/** All methods that train something small beside a model that stays as it is. */
+import { cloneModel } from '../../graph/clone.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import type { InjectOptions } from '../options.js';
+import { namesIn, readAdapters } from './adapter-record.js';
+import { addAdapters } from './add-adapters.js';
+import { addScales } from './add-scales.js';
+import { readScales } from './scale-record.js';
+
+type AdapterOptions = Pick<InjectOptions, 'lora' | 'ia3' | 'adapters' | 'seed'>;
+
+/** Whether the options ask for adapters. */
+export const asksForAdapters = ({ lora, ia3, adapters }: AdapterOptions) =>
+  !!(lora?.length || ia3?.length || adapters);
+
+/** Names of the initializers of a model's adapters. */
+export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
+  new Set([...readAdapters(model).flatMap(namesIn), ...readScales(model).map(r => r.scale)]);
+
+/** Names of the weights and biases that merging a model's adapters changes. */
+export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
+  new Set([
+    ...readAdapters(model).map(r => r.weight),
+    ...readScales(model).flatMap(({ weight, bias, feedforward }) =>
+      bias === undefined || feedforward ? [weight] : [weight, bias],
+    ),
+  ]);
+
+/** A copy of the model with the adapters that the options ask for. Throws `bad-option` where it has some, and as these do. */
+export function applyAdapters(model: Model, options: AdapterOptions): Model {
+  const { lora = [], ia3 = [], adapters, seed } = options;
+  if (adapterNames(model).size)
+    throw new AgdError(
+      'bad-option',
+      `The model has adapters already, which go on training without --${lora.length ? 'lora' : ia3.length ? 'ia3' : 'adapter'}: leave that out, or merge them first with agd-onnx export.`,
+    );
+  if (ia3.length || adapters?.scales) return addScales(model, ia3, adapters);
+  return addAdapters(model, lora, adapters, seed);
+}
+
+/** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */
+export function withAdapterInputs(source: Model): Model {
+  const model = cloneModel(source);
+  const { graph } = model;
+  const names = adapterNames(model);
+  for (const [value, { dtype, dims: shape }] of graph.initializers) {
+    if (!names.has(value.name) || graph.inputs.includes(value)) continue;
+    value.type = { kind: 'tensor', dtype, shape };
+    graph.inputs.push(value);
+  }
+  return model;
+}

@@ -269,6 +269,11 @@ export class Dataset {
     if (stray !== undefined)
       throw new AgdError('bad-option', `Sample ${stray} is not one of the ${this.length} samples.`);
     const { rows: own, weights, samples } = this.options;
+    if (samples?.isSequential)
+      throw new AgdError(
+        'bad-option',
+        'The samples of a function are read in order, so no part of them can be chosen: give validation data apart from them.',
+      );
     if (samples?.blocks) chosen.sort();
     return new Dataset(this.columns, {
       ...this.options,
@@ -315,7 +320,9 @@ export class Dataset {
     if (this.options.samples?.blocks)
       throw new AgdError(
         'bad-option',
-        'Samples that are read in blocks cannot be drawn by weight: raise --shuffle-buffer to their number, if they fit in memory.',
+        this.options.samples.isSequential
+          ? 'The samples of a function are read in order and cannot be drawn by weight.'
+          : 'Samples that are read in blocks cannot be drawn by weight: raise --shuffle-buffer to their number, if they fit in memory.',
       );
     return new Dataset(this.columns, { ...this.options, weights });
   }
@@ -329,7 +336,8 @@ export class Dataset {
     if (weights) return weighted(weights, shuffle, epoch);
     if (!samples?.blocks) return shuffled(this.length, shuffle, epoch);
     const blocks = rows ? countIn(samples.blocks, rows) : samples.blocks;
-    return blockwise(blocks, this.#shuffleBuffer(), shuffle, epoch);
+    const { isSequential } = samples;
+    return blockwise(blocks, { buffer: this.#shuffleBuffer(), isSequential }, shuffle, epoch);
   }
 
   /** Samples that are shuffled at a time. */

@@ -2,10 +2,10 @@
 import { byteLength } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
-import { SHUFFLE_BYTES } from './dataset.js';
+import { blockSamples, bytesOf } from './block-samples.js';
 import { type Encoding, type EncodingSpec, makeEncoding } from './encoding.js';
 import { gatherBlock, joinTensors, readAll } from './gather.js';
-import { offsets, partOf } from './order.js';
+import { offsets } from './order.js';
 import { hasThreads, Pool, type Task, threadCount } from './pool.js';
 import type { Progress } from './progress.js';
 import type { Pass, Samples } from './samples.js';
@@ -14,8 +14,6 @@ import type { OpenSource } from './sources/open.js';
 
 /** Encoded samples up to this size are kept in memory. */
 const MEMORY = 256 * 2 ** 20;
-/** Blocks that are kept, beside those that are shuffled together and the next of them. */
-const SPARE_BYTES = 32 * 2 ** 20;
 /** What a thread's start is worth: fewer tasks are done in this one. */
 const FEW = { blocks: 3, rows: 64 };
 
@@ -62,30 +60,24 @@ export async function encodeSource(
         await work.close();
         return { arrays: parts.arrays };
       }
-      const samples = blockSamples(work, parts.counts, shuffleBuffer);
-      return { samples, close: () => work.close() };
+      return inBlocks(work, parts.counts, shuffleBuffer);
     }
     if (fits) {
       const arrays = await loadAll(work);
       await work.close();
       return { arrays };
     }
-    return { samples: blockSamples(work, source.blocks, shuffleBuffer), close: () => work.close() };
+    return inBlocks(work, source.blocks, shuffleBuffer);
   } catch (error) {
     await work.close();
     throw error;
   }
 }
 
-/** Bytes of a sample. */
-export function bytesOf({ arrays }: Pick<Samples, 'arrays'>): number {
-  let sum = 0;
-  for (const { dtype, dims } of arrays.values())
-    sum += byteLength(
-      dtype,
-      dims.reduce((n, d) => n * d, 1),
-    );
-  return Math.max(1, sum);
+function inBlocks(work: Work, blocks: readonly number[], shuffleBuffer?: number): Encoded {
+  const { arrays } = work.encoding;
+  const samples = blockSamples({ arrays, blocks, shuffleBuffer, read: block => work.block(block) });
+  return { samples, close: () => work.close() };
 }
 
 /** Encodes here or in the pool, whichever is there and worth it. */
@@ -182,74 +174,6 @@ async function countWindows(work: Work, memory: number, bytes: number) {
     );
   const arrays = parts && new Map([...parts].map(([name, list]) => [name, joinTensors(list)]));
   return { counts, arrays };
-}
-
-/** Samples in blocks, of which those in use and the next are kept. */
-function blockSamples(work: Work, blocks: readonly number[], shuffleBuffer?: number): Samples {
-  const { encoding } = work;
-  const starts = offsets(blocks);
-  const row = bytesOf(encoding);
-  const largest = blocks.reduce((n, rows) => Math.max(n, rows), 0);
-  const window = Math.max(largest * row, shuffleBuffer === undefined ? SHUFFLE_BYTES : shuffleBuffer * row);
-  const capacity = 2 * window + SPARE_BYTES;
-  const kept = new Map<number, Promise<Map<string, Tensor>>>();
-  let held = 0;
-  const load = (block: number) => {
-    let arrays = kept.get(block);
-    kept.delete(block);
-    if (!arrays) {
-      arrays = work.block(block);
-      // Whoever awaits it is told; the next one who asks tries again.
-      arrays.catch(() => {
-        if (kept.delete(block)) held -= blocks[block]! * row;
-      });
-      held += blocks[block]! * row;
-    }
-    kept.set(block, arrays);
-    for (const [oldest] of kept) {
-      if (held <= capacity || oldest === block) break;
-      kept.delete(oldest);
-      held -= blocks[oldest]! * row;
-    }
-    return arrays;
-  };
-  return {
-    length: starts.at(-1)!,
-    arrays: encoding.arrays,
-    blocks,
-    prepare(wanted) {
-      for (const block of wanted) if (!kept.has(block)) load(block);
-    },
-    async take(rows) {
-      const byBlock = new Map<number, { from: number[]; to: number[] }>();
-      for (const [i, taken] of rows.entries()) {
-        const block = partOf(starts, taken);
-        const places = byBlock.get(block) ?? { from: [], to: [] };
-        places.from.push(taken - starts[block]!);
-        places.to.push(i);
-        byBlock.set(block, places);
-      }
-      const out = new Map<string, Tensor>();
-      for (const [name, { dtype, dims }] of encoding.arrays) {
-        const size = byteLength(
-          dtype,
-          dims.reduce((n, d) => n * d, 1),
-        );
-        out.set(name, new Tensor(dtype, [rows.length, ...dims], new Uint8Array(rows.length * size)));
-      }
-      const loading = [...byBlock].map(async ([block, places]) => [await load(block), places] as const);
-      for (const [arrays, { from, to }] of await Promise.all(loading))
-        for (const [name, array] of arrays) copyRows(array, from, out.get(name)!, to);
-      return out;
-    },
-  };
-}
-
-function copyRows(from: Tensor, rows: readonly number[], out: Tensor, places: readonly number[]): void {
-  const width = out.dims[0] ? out.byteLength / out.dims[0] : 0;
-  const { bytes } = from;
-  for (const [i, row] of rows.entries())
-    out.bytes.set(bytes.subarray(row * width, (row + 1) * width), places[i]! * width);
 }
 
 /** Samples whose records are in memory, as paths of images are, and which are made as they are taken. */

@@ -16,6 +16,7 @@ import { gatherBlock, joinArrays, readAll, someRows } from './gather.js';
 import { describeImageInputs } from './images/recipe.js';
 import { loadArrays } from './load.js';
 import { type Progress, watched } from './progress.js';
+import type { Samples } from './samples.js';
 import type { Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
 import {
@@ -246,11 +247,18 @@ export function checkAugmented(list: readonly Augmentation[] = [], name: string,
   );
 }
 
-/** Arrays as data. */
-export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, options: DataOptions = {}): Data {
+/** Arrays, or samples that are not in memory, as data. */
+export function dataOf(
+  arrays: ReadonlyMap<string, Tensor> | Samples,
+  name: string,
+  options: DataOptions = {},
+  close = async () => {},
+): Data {
   checkAugmented(options.augment, name, false);
+  const { shuffleBuffer } = options;
+  const samples = 'take' in arrays ? arrays : undefined;
   const whole = (inputs: readonly InputSpec[], binding: DataBinding = {}) =>
-    bindData(arrays, inputs, { ...binding, source: name });
+    bindData(arrays, inputs, { ...binding, source: name }).with({ shuffleBuffer });
   const split = (data: Dataset, { labels = [] }: DataBinding) =>
     splitBy(options, data.length, targetClasses(data, labels[0]));
   return {
@@ -261,10 +269,10 @@ export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, option
       const data = whole(inputs, binding);
       const train = isSplit(options) ? data.subset(split(data, binding).train) : data;
       return sampled(train, options, binding, () => {
-        const column = arrays.get(options.sampleWeights!);
+        const column = 'take' in arrays ? undefined : arrays.get(options.sampleWeights!);
         if (column?.dims[0] === data.length && column.size === data.length)
           return Float64Array.from(column.numbers());
-        const is = column ? `is [${column.dims}]` : 'is not there';
+        const is = column ? `is [${column.dims}]` : samples ? 'does not fit in memory' : 'is not there';
         throw new AgdError(
           'missing-data',
           `Array '${options.sampleWeights}' of ${name} ${is}: weights are one number for each sample.`,
@@ -277,8 +285,8 @@ export function dataOf(arrays: ReadonlyMap<string, Tensor>, name: string, option
       return data.subset(split(data, binding).validation);
     },
     preview: async (inputs, binding) => whole(inputs, binding),
-    fingerprint: async () => checksum(arrays),
-    close: async () => {},
+    fingerprint: async () => ('take' in arrays ? 0 : checksum(arrays)),
+    close,
   };
 }
 

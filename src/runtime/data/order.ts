@@ -59,15 +59,21 @@ function firstAbove(sums: Float64Array, x: number): number {
 }
 
 /**
- * Random order for samples that are read in blocks: the blocks in random order, as many of them at a time as have at most
+ * Random order for samples that are read in blocks: the blocks in random order, unless they are sequential, as many of them at a time as have at most
  * `buffer` samples together (one at least), and the samples of these in random order. A part of the order is computed
  * without what comes before it.
  */
-export function blockwise(blocks: readonly number[], buffer: number, seed: number, epoch: number): Order {
+export function blockwise(
+  blocks: readonly number[],
+  { buffer, isSequential = false }: { buffer: number; isSequential?: boolean },
+  seed: number,
+  epoch: number,
+): Order {
   const starts = offsets(blocks);
+  const sequence = isSequential ? blocks.keys() : permutation(blocks.length, random(seed, epoch));
   const windows: { start: number; length: number; blocks: number[] }[] = [];
   let at = 0;
-  for (const block of permutation(blocks.length, random(seed, epoch))) {
+  for (const block of sequence) {
     const rows = blocks[block]!;
     if (rows === 0) continue;
     const last = windows.at(-1);

@@ -17,6 +17,8 @@ export interface Samples {
   readonly arrays: ReadonlyMap<string, { dtype: DType; dims: readonly number[] }>;
   /** Rows of the parts that are read together, where rows are not read one by one. */
   readonly blocks?: readonly number[];
+  /** Whether blocks can be read in their order alone, each pass from the first. */
+  readonly isSequential?: boolean;
   /**
    * The rows with these numbers, as fresh arrays with the rows along the first axis. `pass` is given in training only:
    * without it nothing is augmented.

@@ -1,6 +1,7 @@
 import { AgdError } from '../../graph/errors.js';
 import { type Batch, type BatchOptions, Dataset } from '../data/dataset.js';
-import { datasetFrom, type FitData } from '../data/from-values.js';
+import { dataFrom, type FitData, isOpen } from '../data/from-values.js';
+import { OpenedData } from '../data/open.js';
 import type { EvaluateOptions } from '../evaluate/evaluation.js';
 import { checkMetrics } from '../metrics/index.js';
 import type { Evaluation, LoopEvent } from './events.js';
@@ -42,19 +43,34 @@ export async function* trainingLoop(
   data: FitData,
   options: LoopOptions,
 ): AsyncGenerator<LoopEvent> {
-  const { epochs, seed = 0, batchSize, trainMetrics = false, lr, signal, metrics } = options;
+  checkMetrics(trainer.description.loss, options.metrics);
+  const { target } = trainer.description.loss;
+  const opened = new OpenedData();
+  const bound = async (given: FitData) => {
+    if (given instanceof Dataset) return given;
+    const found = await dataFrom(given);
+    if (!isOpen(given)) opened.add(found);
+    return found.bind(trainer.inputs, { labels: target === undefined ? [] : [target] });
+  };
+  try {
+    const train = await bound(data);
+    const validation = options.validation === undefined ? undefined : await bound(options.validation);
+    yield* loopOver(trainer, train, { ...options, validation });
+  } finally {
+    await opened.close();
+  }
+}
+
+async function* loopOver(
+  trainer: Trainer,
+  train: Dataset,
+  options: LoopOptions & { validation: Dataset | undefined },
+): AsyncGenerator<LoopEvent> {
+  const { epochs, seed = 0, batchSize, validation, trainMetrics = false, lr, signal, metrics } = options;
   const { limit = () => Number.POSITIVE_INFINITY, afterRun } = options;
-  checkMetrics(trainer.description.loss, metrics);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
-  const { target } = trainer.description.loss;
-  const bound = (given: FitData) =>
-    given instanceof Dataset
-      ? given
-      : datasetFrom(given, trainer.inputs, { labels: target === undefined ? [] : [target] });
-  const train = await bound(data);
-  const validation = options.validation === undefined ? undefined : await bound(options.validation);
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
   const perUpdate = trainer.description.accumulation?.batches ?? 1;

@@ -214,7 +214,7 @@ describe('weights', () => {
 });
 
 test('an order of blocks is had in parts', () => {
-  const order = blockwise([3, 0, 5, 2, 7, 1], 8, 1, 0);
+  const order = blockwise([3, 0, 5, 2, 7, 1], { buffer: 8 }, 1, 0);
   const all = Array.from(order.rows(0, 18));
   expect(all.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 18 }, (_, i) => i));
   for (const [from, to] of [

@@ -34,8 +34,12 @@ import { fieldAt } from './wire.js';
 /** Larger models store tensors in a separate data file: protobuf's limit is 2 GiB, and readers need some margin. */
 export const INLINE_LIMIT = 1.5e9;
 
-/** Smaller tensors stay in the model file, where shape inference can see them. */
-export const SMALL = 1024;
+/**
+ * Whether a tensor stays in the model file, where shape inference sees it: the runtime refuses a model that has the extents
+ * of its values in a data file, and a list of extents may be long.
+ */
+export const isSmall = ({ dtype, dims, byteLength }: Tensor): boolean =>
+  byteLength < 1024 || (dtype === 'int64' && dims.length < 2 && byteLength < 2 ** 16);
 
 /** External tensors are aligned to pages, so that runtimes can map them into memory. */
 export const PAGE = 4096;
@@ -142,11 +146,11 @@ async function layOut(tensors: readonly Tensor[], path: string) {
     normalize(external.location) === location;
   const placed = new Map<Tensor, ExternalData>();
   // A data file that is rewritten must keep its contents.
-  if (tensors.every(t => isOwn(t) || (!t.external && t.byteLength < SMALL)))
+  if (tensors.every(t => isOwn(t) || (!t.external && isSmall(t))))
     return { placed, kept: new Set(tensors.filter(isOwn)) };
   let offset = 0;
   for (const tensor of tensors) {
-    if (!isOwn(tensor) && tensor.byteLength < SMALL) continue;
+    if (!isOwn(tensor) && isSmall(tensor)) continue;
     placed.set(tensor, { location, offset, length: tensor.byteLength, folder: dirname(path) });
     offset += Math.ceil(tensor.byteLength / PAGE) * PAGE;
   }

@@ -12,10 +12,10 @@ import {
   checkModelTarget,
   INLINE_LIMIT,
   ioError,
+  isSmall,
   modelChunks,
   PAGE,
   replaceFiles,
-  SMALL,
   storedTensors,
   syncFolder,
   targetOf,
@@ -54,7 +54,7 @@ export async function saveState(model: Model, name: string, limit = INLINE_LIMIT
     const file = join(dirname(path), location);
     let offset = 0;
     for (const tensor of tensors.keys()) {
-      if (tensor.byteLength < SMALL) continue;
+      if (isSmall(tensor)) continue;
       placed.set(tensor, { location, offset, length: tensor.byteLength, folder: dirname(path) });
       offset += Math.ceil(tensor.byteLength / PAGE) * PAGE;
     }

@@ -39,6 +39,9 @@ function arrayType(data: unknown): string {
 /** The location of a tensor's bytes outside the model file: `location` is relative to the model's folder. */
 export type ExternalData = { location: string; offset: number; length: number; folder: string };
 
+/** The place of a tensor's bytes in a model file that is kept open. `isCurrent`: the path still names that file. */
+export type StoredInFile = { path: string; offset: number; isCurrent: () => boolean };
+
 /** Reads the bytes of a tensor outside the model file; `name` is for messages. */
 export type ExternalReader = (data: ExternalData, name: string) => Uint8Array;
 
@@ -56,6 +59,8 @@ export class Tensor {
   #bytes: Uint8Array | undefined;
   /** Set if the bytes are in another file; they are then read on each access and not cached. */
   external: ExternalData | undefined;
+  /** Set if the bytes are still in the model file; they are then read on each access and not cached. */
+  stored: StoredInFile | undefined;
   /** The elements of a `string` tensor, which has no raw bytes. */
   strings: Uint8Array[] | undefined;
   /** Set if every byte is zero; the bytes are then allocated on each access and not cached. */
@@ -135,7 +140,7 @@ export class Tensor {
 
   /** The elements as little-endian bytes. Read only: they may be shared with the file they came from. */
   get bytes(): Uint8Array {
-    if (this.external || this.isZero) return this.#checked((this.source as () => Uint8Array)());
+    if (this.isRead || this.isZero) return this.#checked((this.source as () => Uint8Array)());
     this.#bytes ??= this.#checked(typeof this.source === 'function' ? this.source() : this.source);
     return this.#bytes;
   }
@@ -175,7 +180,7 @@ export class Tensor {
     const length = byteLength(this.dtype, 1);
     const offset = index * length;
     if (this.isZero) return 0;
-    const bytes = this.external
+    const bytes = this.isRead
       ? (this.source as (part: Part) => Uint8Array)({ offset, length })
       : this.bytes.subarray(offset, offset + length);
     // Called several times for each initializer of a model, so the most frequent type avoids an array.
@@ -185,9 +190,14 @@ export class Tensor {
 
   /** Whether all elements are equal. */
   get isUniform(): boolean {
-    if (this.external && this.at(0) !== this.at(this.size - 1)) return false;
+    if (this.isRead && this.at(0) !== this.at(this.size - 1)) return false;
     const { data } = this;
     return data.every((x: number | bigint) => x === data[0]);
+  }
+
+  /** Whether every access reads a file. */
+  private get isRead(): boolean {
+    return this.external !== undefined || this.stored !== undefined;
   }
 
   #checked(bytes: Uint8Array): Uint8Array {

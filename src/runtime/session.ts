@@ -1,10 +1,11 @@
+import { basename, dirname, resolve } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { type DType, dtypeOf, isFloat } from '../graph/dtype.js';
+import { byteLength, type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto/codec.js';
 import { record } from '../graph/record.js';
-import { Tensor, type TypedArray } from '../graph/tensor.js';
+import { type Placement, Tensor, type TypedArray } from '../graph/tensor.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
 import type { Device } from '../passes/options.js';
@@ -31,6 +32,19 @@ let denormals: Record<string, string> = {};
 export function flushDenormals(): void {
   denormals = { set_denormal_as_zero: '1' };
 }
+
+/**
+ * Frees what is no longer referred to, where the process was started with --expose-gc. The engine does not count what the
+ * runtime allocates, so that the files and models of a preparation would stay beside it.
+ */
+export function freeMemory(): void {
+  globalThis.gc?.();
+}
+
+/** Memory is freed around the creation of sessions of at least this many bytes. */
+const LEAST_FREED = 2 ** 24;
+const storedBytes = ({ graph }: Model) =>
+  [...graph.initializers.values()].reduce((n, tensor) => n + tensor.byteLength, 0);
 
 /** Tensors by the name of the graph input or output they belong to. */
 export type Feeds = Record<string, Tensor>;
@@ -64,18 +78,19 @@ export class Session {
   ): Promise<Session> {
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
+    const { place, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
       enableMemPattern: false,
-      extra: { session: { ...IN_FLOAT, ...denormals } },
+      extra: { session: { ...IN_FLOAT, ...denormals, ...folder } },
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
     if (source instanceof Model) checkAttributes(source.graph);
-    // A session made from bytes has no folder to look for external data in.
-    const model = source instanceof Model ? encodeModel(source, inline) : source;
+    const model = source instanceof Model ? encodeModel(source, place) : source;
+    if (source instanceof Model && storedBytes(source) > LEAST_FREED) freeMemory();
     try {
       const made =
         typeof model === 'string'
@@ -172,6 +187,39 @@ function misfit(types: ReadonlyMap<string, TensorType>, feeds: Feeds): AgdError 
     );
   }
   return undefined;
+}
+
+/** Tensors of fewer bytes are copied into the session, where shape inference sees them. */
+const LEAST_MAPPED = 2 ** 16;
+
+/** The folder under the runtime's name for it. */
+type Mapped = { model_external_initializers_file_folder_path?: string; place: Placement };
+const NOTHING_MAPPED: Mapped = { place: inline };
+
+/**
+ * Which of a model's initializers the runtime maps from the files that hold them, so that they take no memory of this
+ * process: large ones that were not read yet. The files are in one folder, as the runtime takes only one. Numbers begin at
+ * a multiple of their size, as kernels expect it. Windows does not let a mapped file be replaced, as saving does.
+ */
+function mapped({ graph }: Model): Mapped {
+  if (process.platform === 'win32') return NOTHING_MAPPED;
+  const initializers = new Set(graph.initializers.values());
+  const inFile = (tensor: Tensor) => {
+    const { stored, external, dtype, byteLength: length } = tensor;
+    if (!initializers.has(tensor) || length < LEAST_MAPPED || dtype === 'int64') return undefined;
+    const found = stored?.isCurrent()
+      ? { folder: dirname(stored.path), location: basename(stored.path), offset: stored.offset, length }
+      : external && { ...external, folder: resolve(external.folder) };
+    return found && found.offset % byteLength(dtype, 1) === 0 ? found : undefined;
+  };
+  const folder = [...initializers].map(inFile).find(found => found)?.folder;
+  return {
+    ...(folder === undefined ? {} : { model_external_initializers_file_folder_path: folder }),
+    place: tensor => {
+      const found = inFile(tensor);
+      return found?.folder === folder ? found : undefined;
+    },
+  };
 }
 
 const provider = (device: Device, source: Source) =>

@@ -75,6 +75,13 @@ describe('a saved model', () => {
     expect(ends(model)).toEqual(ENDS);
   });
 
+  it('keeps lists of extents in the model file, however long', async () => {
+    const model = sample();
+    model.graph.initializers.set(new Value('split'), Tensor.ints(Array(200).fill(3072)));
+    await saveModel(model, at('m.onnx'), { externalData: 'always' });
+    expect(tensor(await loadModel(at('m.onnx')), 'split').external).toBeUndefined();
+  });
+
   it('keeps external data external, and takes it in where asked', async () => {
     await mkdir(at('copy'));
     await saveModel(sample(), at('m.onnx'), { externalData: 'always' });

@@ -29,10 +29,12 @@ export type Observed = {
 const DOMAINS = new Set(['', 'ai.onnx.ml']);
 
 /**
- * Larger floating-point initializers are inputs of the model that the oracle gets: shapes do not depend on their
- * values.
+ * Larger initializers are inputs of the model that the oracle gets: shapes do not depend on their values. Integers may be
+ * extents or positions, but not so many of them.
  */
 const SMALL = 64;
+const SMALL_INTEGERS = 2 ** 16;
+const decidesShapes = ({ dtype, size }: Tensor) => size <= (isFloat(dtype) ? SMALL : SMALL_INTEGERS);
 
 /**
  * Sets the type of every value that a node of the main graph writes, as the runtime infers it: the values become
@@ -151,7 +153,7 @@ export function bodyModel(model: Model, sub: Graph): Model {
   const body = Graph.view(sub, { inputs: [], initializers: new Map() });
   for (const value of sub.captures()) {
     const tensor = model.graph.initializers.get(value);
-    if (tensor && (!isFloat(tensor.dtype) || tensor.size <= SMALL)) body.initializers.set(value, tensor);
+    if (tensor && decidesShapes(tensor)) body.initializers.set(value, tensor);
     else body.inputs.push(value);
   }
   body.inputs.push(...sub.inputs);
@@ -232,7 +234,7 @@ function probe(
   copy.inputs = [...graph.inputs, ...[...read].filter(v => known.has(v))];
   for (const [value, tensor] of graph.initializers) {
     if (!read.has(value)) continue;
-    if (isFloat(tensor.dtype) && tensor.size > SMALL) {
+    if (!decidesShapes(tensor)) {
       if (!graph.inputs.includes(value)) copy.inputs.push(new Value(value.name, value.type));
     } else copy.initializers.set(value, tensor);
   }

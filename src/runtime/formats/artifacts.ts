@@ -4,6 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { AgdError } from '../../graph/errors.js';
 import { loadModel, saveModel } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
+import { openModel } from '../../graph/open-model.js';
 import { patchModelFile } from '../../graph/patch-file.js';
 import { decodeModel } from '../../graph/proto/codec.js';
 import { checkState } from '../../graph/state-file.js';
@@ -72,7 +73,7 @@ export async function openForInjection(
   if (adapter !== undefined)
     return openForInjection(path, { ...options, adapters: await readPeft(adapter) }, { params, initialize });
   const file = await modelFile(path);
-  const training = await loadModel(file);
+  const training = await openModel(file);
   await checkState(training, file);
   const given: Stored | undefined = initialize
     ? { values: await initialValues(training, options.seed) }

@@ -3,8 +3,9 @@ import { mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { AgdError } from '../../graph/errors.js';
-import { checkWritable, loadModel } from '../../graph/files.js';
+import { checkWritable } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
+import { openModel } from '../../graph/open-model.js';
 import { checkState, saveState as saveSnapshot } from '../../graph/state-file.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import type { InjectOptions } from '../../passes/options.js';
@@ -18,7 +19,7 @@ import { checkExport, exportFile, neededRecipe } from '../export.js';
 import { loadExtensions } from '../extensions.js';
 import type { Beginning } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
-import type { SessionOptions } from '../session.js';
+import { freeMemory, type SessionOptions } from '../session.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
 import { crossValidate } from './cross-validate.js';
 import { dryRun } from './dry-run.js';
@@ -231,6 +232,9 @@ async function runOnData(
       const chosen = best && (await checkpoints.bestModel());
       const judged = chosen ?? trainer.snapshot();
       const { output, exportEma, bakePreprocessing } = job;
+      // The trained model and the session need not be in memory together.
+      await trainer.release();
+      freeMemory();
       if (output !== undefined) {
         await exportFile(judged, output, { ema: exportEma, bakePreprocessing });
         emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
@@ -298,7 +302,7 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
   const { state } = job;
   if (state === undefined || !existsSync(state) || (await isSameFile(state, job.model))) return undefined;
   const restart = `to start anew, remove it first: rm ${state}`;
-  const model = await loadModel(state);
+  const model = await openModel(state);
   if (!isInjected(model))
     throw new AgdError(
       'bad-option',

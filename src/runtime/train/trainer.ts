@@ -28,7 +28,7 @@ import { type EvaluateOptions, evaluateBatches } from '../evaluate/evaluation.js
 import { type Prediction, predictions } from '../evaluate/predictions.js';
 import { fromPytorch, toPytorch } from '../formats/pytorch-state.js';
 import { taskOf } from '../metrics/index.js';
-import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from '../session.js';
+import { asFeeds, type Feeds, freeMemory, Session, type SessionOptions, shapesIn } from '../session.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
@@ -85,6 +85,7 @@ export class Trainer {
       : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
+    freeMemory();
     const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
     return new Trainer(model, description, session, fed, updates, options, run);
   }

@@ -29,6 +29,8 @@ export async function trainInWorker(
   kill?: AbortSignal,
 ): Promise<void> {
   const child = fork(fileURLToPath(new URL('train-process.js', import.meta.url)), {
+    // See `freeMemory`.
+    execArgv: [...process.execArgv, '--expose-gc'],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });

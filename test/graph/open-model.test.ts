@@ -1,0 +1,97 @@
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadModel } from '../../src/graph/files.js';
+import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import { openModel } from '../../src/graph/open-model.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { Session } from '../../src/runtime/session.js';
+
+const SIZE = 2 ** 14;
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'agd-open-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** y = table[i] + 0.5, with a table of 64 KiB. */
+function tableModel(first: number): Model {
+  const graph = new Graph('g');
+  const [table, bias, i] = ['table', 'bias', 'i'].map(name => new Value(name)) as [Value, Value, Value];
+  i.type = { kind: 'tensor', dtype: 'int64', shape: ['n'] };
+  const y = new Value('y', { kind: 'tensor', dtype: 'float32', shape: ['n'] });
+  const row = new Value('row');
+  graph.inputs = [i];
+  graph.outputs = [y];
+  graph.nodes = [new Node('Gather', [table, i], [row]), new Node('Add', [row, bias], [y])];
+  const numbers = Float32Array.from({ length: SIZE }, (_, n) => n || first);
+  graph.initializers.set(table, Tensor.from('float32', [SIZE], numbers));
+  graph.initializers.set(bias, Tensor.from('float32', [], Float32Array.of(0.5)));
+  return Object.assign(new Model(graph), { irVersion: 8, opsetImports: new Map([['', 17]]) });
+}
+
+/** The file has the table at a multiple of four bytes, where the runtime can map it. */
+function written(name: string, first = 1): string {
+  const path = join(folder, name);
+  const model = tableModel(first);
+  for (let pad = ''; ; pad += '.') {
+    model.producerName = pad;
+    const bytes = Buffer.from(encodeModel(model));
+    writeFileSync(path, bytes);
+    if (bytes.indexOf(find(model, 'table').bytes) % 4 === 0) return path;
+  }
+}
+
+const find = ({ graph }: Model, name: string) =>
+  [...graph.initializers].find(([value]) => value.name === name)![1];
+
+describe('openModel', () => {
+  it('leaves large initializers in the file, and writes the same model', async () => {
+    const path = written('a.onnx');
+    const opened = await openModel(path);
+    expect(find(opened, 'table').stored).toBeDefined();
+    expect(find(opened, 'bias').stored).toBeUndefined();
+    expect(Buffer.compare(encodeModel(opened), readFileSync(path))).toBe(0);
+    expect(find(opened, 'table').at(7)).toBe(7);
+  });
+
+  it('goes on reading the file that another one has replaced', async () => {
+    const path = written('b.onnx');
+    const opened = await openModel(path);
+    renameSync(written('c.onnx', 5), path);
+    expect(find(opened, 'table').at(0)).toBe(1);
+    expect(find(await openModel(path), 'table').at(0)).toBe(5);
+    // A session does not map the other file either.
+    expect(await looksUp(opened, 0)).toBe(1.5);
+  });
+
+  it('refuses a file that was overwritten in place', async () => {
+    const path = written('d.onnx');
+    const opened = await openModel(path);
+    writeFileSync(path, 'other');
+    expect(() => find(opened, 'table').bytes).toThrow(
+      `${path} was overwritten while it was in use: start again.`,
+    );
+  });
+
+  it('gives sessions what the runtime maps', async () => {
+    const path = written('e.onnx');
+    const opened = await openModel(path);
+    const session = await Session.create(opened);
+    const maps = process.platform === 'linux' ? readFileSync('/proc/self/maps', 'utf8') : path;
+    expect(maps).toContain(path);
+    const { y } = await session.run({ i: Tensor.ints([3]) });
+    expect([...y!.numbers()]).toEqual([3.5]);
+    await session.release();
+    expect(await looksUp(await loadModel(path), 3)).toBe(3.5);
+  });
+});
+
+async function looksUp(of: Model, index: number): Promise<number> {
+  const session = await Session.create(of);
+  const { y } = await session.run({ i: Tensor.ints([index]) });
+  await session.release();
+  return y!.numbers()[0]!;
+}

@@ -139,9 +139,11 @@ function edgeOf({ candidate, lr }: Standing, standings: readonly Standing[]): st
 }
 
 const formatMetric = ({ name }: Metric, value: number) =>
-  !Number.isFinite(value) ? '' : name === 'accuracy' ? formatPercent(value, 2) : formatLoss(value);
+  !Number.isFinite(value) ? '' : isShare(name) ? formatPercent(value, 2) : formatLoss(value);
 
 const axisOf = ({ name }: Metric) =>
-  name === 'accuracy' ? { label: name, format: (v: number) => formatPercent(v) } : { label: name };
+  isShare(name) ? { label: name, format: (v: number) => formatPercent(v) } : { label: name };
+
+const isShare = (name: string) => /accuracy$/.test(name);
 
 const capital = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`;

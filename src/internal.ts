@@ -11,6 +11,7 @@ export { parseSchedule, SCHEDULES } from './ops/schedules.js';
 export { originalBytes, readOriginal as exportTrained } from './passes/file/embed-original.js';
 export { isInjected, readDescription } from './passes/file/step-metadata.js';
 export { trainingInfoForm } from './passes/file/write-training-info.js';
+export { attachModels } from './passes/normalize/attach-models.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { DEVICES, parseScale } from './passes/options.js';
 export { readRecipe } from './passes/recipe/recipe.js';
@@ -42,6 +43,7 @@ export {
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
 export { readPeft, writeOnnxAdapter, writePeft } from './runtime/formats/peft.js';
+export { gradientFeeds } from './runtime/gradient-feeds.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';
 export {

@@ -32,8 +32,17 @@ export const options = {
     help: "Learning rates to try, as '3e-4,1e-3; sgd=0.03,0.1'",
   },
   seeds: { ...RUN, type: types.count, help: 'Repeats with different shuffles', shown: '3' },
-  byLoss: { ...RUN, type: types.flag, help: 'Rank by loss even where there is an accuracy' },
-  reach: { ...RUN, type: types.finite, help: 'Count the steps until this accuracy or loss' },
+  monitor: {
+    ...RUN,
+    type: types.text,
+    help: 'Validation value that runs are ranked by: loss or a metric',
+    shown: 'the first --metric, else accuracy, else loss',
+  },
+  reach: {
+    ...RUN,
+    type: types.finite,
+    help: 'Count the steps until the value that runs are ranked by is reached',
+  },
   out: {
     ...RUN,
     type: types.text,
@@ -56,21 +65,38 @@ type Args = Arguments & {
   optimizers?: string;
   lr?: string;
   seeds?: number;
-  byLoss?: boolean;
+  monitor?: string;
   reach?: number;
   out?: string;
 };
 
 export async function handler(args: Args): Promise<void> {
   const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
-  const { compare, dataOptionsOf, metricCurve, metricOf, standings } = await import('../../src/internal.js');
+  const { compare, dataOptionsOf, loadRecipe, metricCurve, metricOf, standings } = await import(
+    '../../src/internal.js'
+  );
   const inject = await withOriginal(injectOptionsOf(args), model);
   const candidates = candidatesOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
-  const source = { data, validation, batchSize, bind, ...dataOptionsOf(args) };
-  const comparison = { model, inject, ...source, candidates, seeds, epochs, device, threads };
-  const runs = await runAll(compare(comparison), args.color);
+  const { metrics, monitor, teacher, lossModel } = args;
+  const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
+  const source = { data, validation, batchSize, bind, ...dataOptionsOf(args), recipe };
+  const comparison = {
+    model,
+    inject,
+    ...source,
+    candidates,
+    seeds,
+    epochs,
+    device,
+    threads,
+    metrics,
+    monitor,
+    teacher,
+    lossModel,
+  };
+  const runs = await runAll(compare(comparison), args);
   if (!runs.length) return;
   const metric = metricOf(runs, args);
   const results = {
@@ -86,8 +112,9 @@ export async function handler(args: Args): Promise<void> {
 /** Runs one after the other; Ctrl-C ends them, and what is done counts. */
 async function runAll(
   events: ReturnType<typeof import('../../src/internal.js').compare>,
-  color: boolean | undefined,
+  { color, ...by }: Pick<Args, 'color' | 'monitor' | 'metrics'>,
 ): Promise<ComparedRun[]> {
+  const { metricCurve, metricOf } = await import('../../src/internal.js');
   const done: ComparedRun[] = [];
   let progress: Progress | undefined;
   let stopped = false;
@@ -120,7 +147,8 @@ async function runAll(
         done.push(result);
         const name = `${result.candidate} at ${formatNumber(result.lr)}, seed ${result.seed}`;
         const last = result.epochs.at(-1);
-        const accuracy = last?.validation?.accuracy;
+        const metric = metricOf([result], by);
+        const value = metricCurve(result, metric).at(-1);
         progress?.epoch({
           ...{
             epoch: run + 1,
@@ -128,7 +156,8 @@ async function runAll(
             trainLoss: last?.trainLoss ?? Number.NaN,
             valLoss: last?.validation?.loss,
           },
-          metrics: accuracy === undefined ? undefined : { 'val accuracy': accuracy },
+          metrics:
+            value === undefined || metric.name.endsWith('loss') ? {} : { [`val ${metric.name}`]: value },
           seconds: (performance.now() - start) / 1000,
         });
         start = performance.now();

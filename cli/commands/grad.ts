@@ -1,9 +1,9 @@
 import { AgdError, noLoss, types } from '../../src/constants.js';
-import type { Tensor } from '../../src/internal.js';
+import type { GradientOptions, Model, Tensor } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
-import { formatNumber } from '../ui/format.js';
+import { formatCount, formatNumber } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
 import { print, printPainted } from '../ui/terminal.js';
 
@@ -17,7 +17,7 @@ export const options = {
     type: types.text,
     group: 'Data',
     required: true,
-    help: 'One batch: arrays named as the inputs and the target',
+    help: 'One batch: arrays named as the inputs and the target, or a table, of which the first rows are taken',
   },
   cotangents: {
     ...RUN,
@@ -26,7 +26,7 @@ export const options = {
     help: 'Arrays named as outputs: the vector-Jacobian product with these, in inference mode',
     conflicts: [
       ...['loss', 'lossOutput', 'output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights'],
-      ...['classAxis', 'batchNorm', 'dropout'],
+      ...['classAxis', 'batchNorm', 'dropout', 'lossModel', 'teacher', 'distill'],
     ],
   },
   wrt: {
@@ -60,13 +60,22 @@ type Args = Arguments & {
 };
 
 /** The arrays of the batch under the names of what they feed. Throws `missing-data` for one that is not there. */
-async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>> {
-  const { areArrays, loadArrays } = await import('../../src/internal.js');
-  if (!(await areArrays(inputs)))
-    throw new AgdError(
-      'bad-data',
-      `--inputs ${inputs}: this file has rows, but grad takes one batch of arrays named as the inputs (.npz, .npy or .safetensors).`,
-    );
+async function readFeeds(
+  { inputs, bind, columns, label, recipe, skipMissing, batchSize }: Args,
+  model: Model,
+  options: GradientOptions,
+): Promise<Record<string, Tensor>> {
+  const { areArrays, gradientFeeds, loadArrays, loadRecipe } = await import('../../src/internal.js');
+  const { map: _, ...other } = bind ?? {};
+  const asData = [columns, label, recipe, skipMissing, batchSize, ...Object.values(other)];
+  if (asData.some(given => given !== undefined) || !(await areArrays(inputs))) {
+    const fitted = recipe === undefined ? undefined : await loadRecipe(recipe);
+    const how = { columns, label, skipMissing, recipe: fitted, batchSize, bind };
+    const { feeds, samples, of } = await gradientFeeds(model, options, inputs, how);
+    if (samples < of)
+      print(`takes the first ${samples} of ${formatCount(of, 'sample')}; --batch-size takes others`);
+    return feeds;
+  }
   const arrays = await loadArrays(inputs);
   const mapped = Object.entries(bind?.map ?? {}).map(([input, name]): [string, Tensor] => {
     const array = arrays.get(name);
@@ -81,19 +90,24 @@ async function readFeeds({ inputs, bind }: Args): Promise<Record<string, Tensor>
 }
 
 export async function handler(args: Args): Promise<void> {
-  const { checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } = await import(
-    '../../src/internal.js'
-  );
+  const { attachModels, checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } =
+    await import('../../src/internal.js');
   const out = args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors');
-  checkOutputs([out], [args.model, args.inputs, args.cotangents]);
-  if (!args.cotangents && !args.loss) throw noLoss();
-  const model = await loadModel(args.model);
-  const feeds = await readFeeds(args);
+  const { distill, lossModel, teacher } = args;
+  const read = [args.model, args.inputs, args.cotangents, args.recipe, lossModel, teacher];
+  checkOutputs([out], read);
+  if (!args.cotangents && !args.loss && !lossModel && !distill) throw noLoss();
+  const attached = attachModels(await loadModel(args.model), {
+    loss: args.loss,
+    distill,
+    ...(teacher === undefined ? {} : { teacherModel: await loadModel(teacher) }),
+    ...(lossModel === undefined ? {} : { lossGraph: await loadModel(lossModel) }),
+  });
+  const { model } = attached;
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
-  for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
   const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
   const options = {
-    ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: args.loss }),
+    ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: attached.options.loss }),
     batchNorm: args.batchNorm,
     dropout: args.dropout,
     train,
@@ -104,6 +118,8 @@ export async function handler(args: Args): Promise<void> {
     seed,
     dumpPasses,
   };
+  const feeds = await readFeeds(args, model, options);
+  for (const [name, tensor] of cotangents ?? []) feeds[`${name}_cotangent`] = tensor;
   const found = await gradients(model, options, feeds, { device, threads });
   const { loss } = found;
   for (const text of found.warnings) print(`warning: ${text}`);

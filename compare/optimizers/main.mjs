@@ -30,7 +30,7 @@ const text = model => ({
   model: from(`${model}.onnx`),
   data: ['train', 'val'].map(part => from(`text-${part}.npz`)),
 });
-const TEXT = '--loss cross-entropy --batch-size 32 --epochs 2 --by-loss';
+const TEXT = '--loss cross-entropy --batch-size 32 --epochs 2 --monitor loss';
 const table = name => ({
   model: from(`${name}.onnx`),
   data: ['train', 'val'].map(part => from(`${name}-${part}.npz`)),
@@ -93,7 +93,7 @@ const format = ({ name }, value) =>
   name === 'accuracy' ? `${(100 * value).toFixed(2)} %` : value.toFixed(4);
 
 function markdown({ runs }, byLoss) {
-  const metric = metricOf(runs, { byLoss });
+  const metric = metricOf(runs, byLoss ? { monitor: 'loss' } : {});
   const all = standings(runs, undefined, metric);
   const rows = all
     .filter((s, i) => s.candidate !== all[i - 1]?.candidate)
@@ -135,6 +135,6 @@ for (const [name, { model, data, flags, who, lr }] of Object.entries(COMPARISONS
     if (status) process.exit(status);
   }
   console.log(
-    `\n${name}\n\n${markdown(JSON.parse(readFileSync(results, 'utf8')), flags.includes('--by-loss'))}`,
+    `\n${name}\n\n${markdown(JSON.parse(readFileSync(results, 'utf8')), flags.includes('--monitor loss'))}`,
   );
 }

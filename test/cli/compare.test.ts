@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { agdOnnx, workplace } from './run.js';
@@ -55,12 +55,80 @@ it('tries a tenth of, the default and ten times the default rate where nothing i
 
 it('judges by the loss, and shows the switch, where that is asked for', () => {
   const who = ['--optimizers', 'agd,sgd', '--lr', '0.01', '--seeds', '1'];
-  const { out, err } = compare(...who, '--by-loss', '--telemetry', '2', '-o', 'by-loss');
+  const { out, err } = compare(...who, '--monitor', 'loss', '--telemetry', '2', '-o', 'by-loss');
   expect(err).toBe('');
   expect(out).toMatch(/optimizer +lr +final validation loss +best +share of SGD/);
   expect(out).toMatch(/^agd +0\.01 .* \d+\.\d % /m);
   const svg = readFileSync(join(folder, 'by-loss/switch.svg'), 'utf8');
   expect(svg).toContain('<title>Share of coordinates in steps of SGD</title>');
+});
+
+it('ranks by the metrics that are chosen, of tables too, and by what a teacher says', async () => {
+  const rows = Array.from({ length: 60 }, (_, i) => [i % 7, (i * i) % 11, 5 - (i % 3), i / 60, 'abc'[i % 3]]);
+  writeFileSync(join(folder, 't.csv'), `a,b,c,d,kind\n${rows.map(row => row.join(',')).join('\n')}\n`);
+  const few = ['--optimizers', 'agd,sgd', '--lr', '0.1', '--seeds', '1'];
+  const table = [
+    'compare',
+    'model.onnx',
+    '--loss',
+    'cross-entropy',
+    '--data',
+    't.csv',
+    '--val-split',
+    '0.5',
+    ...few,
+  ];
+  const label = ['--label', 'kind', '-o', 'tables'];
+  const both = ['--metric', 'balanced-accuracy', '--metric', 'f1'];
+  const first = agdOnnx(folder, ...table, ...label, ...both);
+  expect(first.out).toMatch(/optimizer +lr +final balanced-accuracy .*\n.*\nagd .* \d\d\.\d\d %/);
+  const other = agdOnnx(folder, ...table, ...label, ...both, '--monitor', 'f1');
+  expect(other.out).toMatch(/sgd at 0\.1, seed 0 .* val f1 0\.\d+/);
+  expect(other.out).toMatch(/optimizer +lr +final f1 +best/);
+  // A recipe that was fitted before gives the same samples.
+  const recipe = [
+    'train',
+    'model.onnx',
+    '--loss',
+    'cross-entropy',
+    '--data',
+    't.csv',
+    '--label',
+    'kind',
+    '--recipe-out',
+    'r.json',
+  ];
+  expect(agdOnnx(folder, ...recipe).code).toBe(0);
+  const given = agdOnnx(folder, ...table, '--recipe', 'r.json', '-o', 'given');
+  expect({ code: given.code, err: given.err }).toEqual({ code: 0, err: '' });
+  const teacher = ['--teacher', 'model.onnx', '--distill', 'mse:logits=logits,weight=1'];
+  const taught = agdOnnx(
+    folder,
+    'compare',
+    'model.onnx',
+    ...teacher,
+    '--data',
+    'train.npz',
+    ...few,
+    '-o',
+    'taught',
+  );
+  expect(taught.out).toMatch(/agd at 0\.1, seed 0 {2}train loss 0\.000/);
+  expect(fails('--monitor', 'acuracy', '-o', 'none')).toMatch(/did you mean 'accuracy'/);
+  expect(fails('--monitor', 'auc/0', '-o', 'none')).toMatch(/the validation gives loss, accuracy/);
+  const none = [
+    'compare',
+    'model.onnx',
+    '--loss',
+    'cross-entropy',
+    '--data',
+    'train.npz',
+    '--monitor',
+    'loss',
+    '-o',
+    'none',
+  ];
+  expect(agdOnnx(folder, ...none).err).toContain('--monitor needs validation data');
 });
 
 it('says in one line what is wrong', () => {

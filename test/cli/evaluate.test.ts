@@ -3,8 +3,10 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { type Recipe, withRecipe } from '../../src/passes/recipe/recipe.js';
-import { readNpz } from '../../src/runtime/data/npz.js';
+import { readNpz, writeNpz } from '../../src/runtime/data/npz.js';
+import { saveRecipe } from '../../src/runtime/data/recipe/recipe-file.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
@@ -47,6 +49,17 @@ beforeAll(async () => {
   );
   await saveModel(withRecipe(await loadModel(file('trained.onnx')), recipe), file('named.onnx'));
   const arrays = await readNpz(file('test.npz'));
+  const s = new Sketch();
+  const e = s.add('Sub', [s.input('logits', ['n', 3]), s.input('wanted', ['n', 3])], 'e');
+  await saveModel(s.model([s.add('ReduceMean', [s.add('Abs', [e], 'a')], 'loss')]), file('loss.onnx'));
+  const wanted = Tensor.filled('float32', [64, 3], 0.5);
+  await writeNpz(
+    file('wanted.npz'),
+    new Map([
+      ['x', arrays.get('x')!],
+      ['wanted', wanted],
+    ]),
+  );
   const x = arrays.get('x')!.numbers();
   const rows = arrays
     .get('target')!
@@ -90,11 +103,17 @@ describe('evaluate', () => {
       err: expect.stringContaining('none.csv'),
     });
   });
-  it('of a table is refused for gradients, in a line that says what is taken', () => {
-    const { code, err } = run('grad', 'model.onnx', '--loss', 'cross-entropy', '--inputs', 'test.csv');
-    expect(code).toBe(1);
-    expect(err).toBe(
-      'agd-onnx: --inputs test.csv: this file has rows, but grad takes one batch of arrays named as the inputs (.npz, .npy or .safetensors). [bad-data]\n',
+  it('takes a loss from another model, and learns how far a model is from its teacher', () => {
+    const loss = (...args: string[]) => JSON.parse(ok('evaluate', 'trained.onnx', ...args, '--json')).loss;
+    const l1 = loss('--loss', 'l1', '--target', 'wanted', '--data', 'wanted.npz');
+    expect(loss('--loss-model', 'loss.onnx', '--data', 'wanted.npz')).toBeCloseTo(l1, 6);
+    const data = ['--loss', 'cross-entropy', '--data', 'test.npz'];
+    const own = ['--teacher', 'trained.onnx', '--distill', 'kl:T=2,alpha=0.25'];
+    expect(loss(...data, ...own)).toBeCloseTo(0.75 * loss(...data), 6);
+    const state = run('evaluate', 'run.agd.onnx', '--data', 'test.npz', ...own);
+    expect(state).toMatchObject({ code: 1, err: expect.stringContaining('A training state has its loss') });
+    expect(run('evaluate', 'trained.onnx', '--data', 'test.npz', '--teacher', 'trained.onnx').err).toContain(
+      '--distill',
     );
   });
   it('reads tables by the recipe of the model', () => {
@@ -121,6 +140,88 @@ describe('evaluate', () => {
     const balanced = ['--loss', 'cross-entropy', '--class-weights', 'balanced'];
     expect(run('evaluate', 'trained.onnx', '--data', 'test.npz', ...balanced).err).toContain('give numbers');
     expect(run('evaluate', 'run.agd.onnx').err).toContain('--data is missing');
+  });
+});
+
+describe('grad', () => {
+  const gradients = (name: string, ...args: string[]) => {
+    const out = ok('grad', ...args, '-o', name);
+    return { out, bytes: readFileSync(file(name)) };
+  };
+  const loss = ['--loss', 'cross-entropy'];
+  it('of rows of a table is that of their arrays', async () => {
+    const table = gradients(
+      't.safetensors',
+      'named.onnx',
+      ...loss,
+      '--inputs',
+      'test.csv',
+      '--batch-size',
+      '64',
+    );
+    const arrays = gradients('a.safetensors', 'trained.onnx', ...loss, '--inputs', 'test.npz');
+    expect(table.bytes.equals(arrays.bytes)).toBe(true);
+    const columns = [
+      '--columns',
+      'x=a:none,b:none,c:none,d:none',
+      '--columns',
+      `target=kind:class(ape,bear,other=rest)`,
+    ];
+    const named = gradients(
+      'c.safetensors',
+      'trained.onnx',
+      ...loss,
+      '--inputs',
+      'test.csv',
+      ...columns,
+      '--check',
+    );
+    expect(named.out).toContain('takes the first 32 of 64 samples; --batch-size takes others');
+    expect(named.out).not.toContain('WRONG');
+    await saveRecipe(file('names.json'), recipe);
+    const given = ['--recipe', 'names.json', '--batch-size', '64'];
+    const fitted = gradients('r.safetensors', 'trained.onnx', ...loss, '--inputs', 'test.csv', ...given);
+    expect(fitted.bytes.equals(arrays.bytes)).toBe(true);
+    expect(run('grad', 'trained.onnx', ...loss, '--inputs', 'test.csv')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining("no column 'target'"),
+    });
+  });
+  it('of a loss that another model computes, or that reads a teacher', () => {
+    const l1 = gradients(
+      'l.safetensors',
+      'trained.onnx',
+      '--loss',
+      'l1',
+      '--target',
+      'wanted',
+      '--inputs',
+      'wanted.npz',
+    );
+    const own = gradients(
+      'm.safetensors',
+      'trained.onnx',
+      '--loss-model',
+      'loss.onnx',
+      '--inputs',
+      'wanted.npz',
+      '--check',
+    );
+    expect(own.out).not.toContain('WRONG');
+    expect(l1.out).toContain(own.out.split('\n')[0]);
+    const teacher = ['--teacher', 'model.onnx', '--distill', 'kl:T=2,alpha=0.5'];
+    const taught = gradients(
+      'd.safetensors',
+      'trained.onnx',
+      ...loss,
+      ...teacher,
+      '--inputs',
+      'test.npz',
+      '--check',
+    );
+    expect(taught.out).not.toContain('WRONG');
+    const cotangents = ['--cotangents', 'wanted.npz', '--loss-model', 'loss.onnx', '--inputs', 'wanted.npz'];
+    expect(run('grad', 'trained.onnx', ...cotangents).err).toContain('cannot be combined');
   });
 });
 

@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { saveModel } from '../../src/graph/files.js';
 import { floatsOf } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, start, workplace } from './run.js';
@@ -85,6 +86,33 @@ describe('the same command again', () => {
     const plain = train(...LOSS, '--state', 'o.onnx', '-o', 'p.onnx');
     expect(plain).toMatchObject({ code: 1, err: expect.stringContaining('holds no training state') });
     expect(readFileSync(file('o.agd.onnx')).equals(before)).toBe(true);
+  });
+  it('is refused for another teacher, or another model of the loss', async () => {
+    for (const name of ['teacher.onnx', 'loss.onnx']) {
+      const s = new Sketch();
+      const [a, b] = name === 'teacher.onnx' ? ['x'] : ['logits', 'x'];
+      const x = s.input(a!, ['n', b ? 3 : 4]);
+      const made = b
+        ? s.add('ReduceMean', [s.add('Abs', [x], 'a')], 'loss')
+        : s.add('MatMul', [x, s.weight('w', [4, 3])], 'logits');
+      await saveModel(s.model([made]), file(name));
+      await saveModel(s.model([s.add('Neg', [made], 'other')]), file(`other.${name}`));
+    }
+    const teacher = ['--teacher', 'teacher.onnx', '--distill', 'mse:logits=logits'];
+    for (const [args, what] of [
+      [[...LOSS, ...teacher], 'another teacher than teacher.onnx'],
+      [
+        ['model.onnx', '--data', 'train.npz', '--loss-model', 'loss.onnx'],
+        'another loss model than loss.onnx',
+      ],
+    ] as const) {
+      const name = args[args.findIndex(arg => /^--(teacher|loss-model)$/.test(arg)) + 1]!;
+      const all = [...args, '--state', `beside.${name}`, '-o', 'beside.onnx'];
+      ok(...all);
+      ok(...all, '--epochs', '2');
+      copyFileSync(file(`other.${name}`), file(name));
+      expect(train(...all, '--epochs', '3')).toMatchObject({ code: 1, err: expect.stringContaining(what) });
+    }
   });
   it('says in what the run is another one', () => {
     ok(...LOSS, '--state', 'b.agd.onnx', '-o', 'b.onnx');

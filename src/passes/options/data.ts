@@ -16,7 +16,8 @@ import { parsePair, parseScales } from './text.js';
 
 const DATA = { group: 'Data', commands: RUNS, stage: 'run' } as const;
 
-const READS = [...RUNS, ...APPLIES] as const;
+/** Commands that feed data to a model. */
+const FEEDS = [...RUNS, ...APPLIES, 'grad'] as const;
 
 /** What belongs to one run, or says otherwise what is held out. */
 const FOLDS_EXCLUDE: readonly string[] = [
@@ -39,25 +40,25 @@ export const DATA_OPTIONS = {
   }),
   columns: option(columnsType, {
     ...DATA,
-    commands: READS,
+    commands: FEEDS,
     help: 'INPUT=COLUMN,COLUMN:TRANSFORM+TRANSFORM: which columns of a table feed an input, and how',
     parseAll: parseColumns,
   }),
   label: option(text, {
     ...DATA,
-    commands: READS,
+    commands: FEEDS,
     help: 'Column of a table that is the target',
   }),
   recipe: option(text, {
     ...DATA,
-    commands: ['train', 'evaluate', 'predict'],
+    commands: FEEDS,
     help: 'Use the recipe of the columns in this file: .json, or a model that has one',
     shown: "the model's, if any",
     conflicts: ['columns', 'label'],
   }),
   skipMissing: option(texts, {
     ...DATA,
-    commands: [...RUNS, 'evaluate'],
+    commands: [...RUNS, 'evaluate', 'grad'],
     help: 'Column of a table: leave out rows in which it has no value',
   }),
   valSplit: option(betweenZeroAndOne, {
@@ -90,27 +91,27 @@ export const DATA_OPTIONS = {
   }),
   batchSize: option(count, {
     ...DATA,
-    commands: READS,
+    commands: FEEDS,
     help: 'Batch size',
     shown: '32',
   }),
   map: option(v.record(text, text, 'pairs INPUT=ARRAY'), {
     ...DATA,
-    commands: [...READS, 'grad'],
+    commands: FEEDS,
     path: 'bind.map',
     help: 'INPUT=ARRAY, where the names differ',
     parseAll: (list: readonly string[]) => Object.fromEntries(list.map(parsePair)),
   }),
   scale: option(v.union([positive, v.record(text, positive)], 'a factor, or pairs INPUT=FACTOR'), {
     ...DATA,
-    commands: READS,
+    commands: FEEDS,
     path: 'bind.scale',
     help: 'Factor for integer arrays, as 1/255 or INPUT=1/255',
     parseAll: parseScales,
   }),
   whole: option(texts, {
     ...DATA,
-    commands: READS,
+    commands: FEEDS,
     path: 'bind.whole',
     help: 'Input that is not split into samples: its whole array is fed at every step',
   }),

@@ -69,18 +69,18 @@ export const LOSS_OPTIONS = {
   }),
   lossModel: option(text, {
     ...LOSS,
-    commands: ['inject', 'train'],
+    commands: [...LEARNS, 'evaluate'],
     help: 'ONNX file that computes the loss: its inputs are outputs of the model, by name, and targets',
     conflicts: ['loss', 'lossOutput', 'output', 'target'],
   }),
   teacher: option(text, {
     ...LOSS,
-    commands: ['inject', 'train'],
+    commands: [...LEARNS, 'evaluate'],
     help: 'ONNX file of a model to learn from, which stays as it is; see --distill',
   }),
   distill: option(texts, {
     ...LOSS,
-    commands: ['inject', 'train'],
+    commands: [...LEARNS, 'evaluate'],
     help: "Loss between outputs of the model and the teacher's: kl:T=2,alpha=0.5 or mse:hidden=hidden_t,weight=0.1",
   }),
   labelSmoothing: option(belowOne, {

@@ -22,7 +22,7 @@ export const RUN_OPTIONS = {
   /** The names are checked where the loss is known: extensions add theirs, and not all apply to every loss. */
   metrics: option(texts, {
     ...RUN,
-    commands: ['train', 'evaluate'],
+    commands: [...RUNS, 'evaluate'],
     flag: 'metric',
     help: 'Metric to compute, such as accuracy, f1, auc, r2, iou; may be repeated',
     shown: 'by loss and output',

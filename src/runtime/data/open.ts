@@ -17,7 +17,7 @@ import { describeImageInputs } from './images/recipe.js';
 import { loadArrays } from './load.js';
 import { type Progress, watched } from './progress.js';
 import type { Samples } from './samples.js';
-import type { Source, Values } from './source.js';
+import type { Field, Source, Values } from './source.js';
 import { expandPaths, formatOf, type OpenSource, openSource } from './sources/open.js';
 import {
   balancedWeights,
@@ -505,13 +505,8 @@ class Table implements Data {
 
   /** The class of each row, numbered as they come, where the target's column has few different values. */
   async #classes(inputs: readonly InputSpec[], binding: DataBinding): Promise<Int32Array | undefined> {
-    const { planColumns } = await import('./recipe/plan.js');
-    const plan = planColumns(this.#source, this.#spec(binding), recipeInputs(inputs, binding));
-    const target = plan.inputs.find(({ spec }) => spec.isTarget);
-    const [field] = target?.columns.map(column => column.field) ?? [];
-    if (!field || target!.columns.length !== 1 || !['text', 'bool', 'integer'].includes(field.kind))
-      return undefined;
-    if (target!.windows || (field.kind === 'integer' && isFloat(target!.spec.dtype))) return undefined;
+    const field = await this.#classField(inputs, binding);
+    if (!field) return undefined;
     const numbers = new Map<unknown, number>();
     const classes = new Int32Array(this.#rows);
     let row = 0;
@@ -529,6 +524,29 @@ class Table implements Data {
       }
     }
     return classes;
+  }
+
+  /** The column of the target, where it may hold classes. */
+  async #classField(inputs: readonly InputSpec[], binding: DataBinding) {
+    const fields = new Map(this.#source.fields.map(field => [field.name, field]));
+    const { recipe } = this.options;
+    const target = inputs.find(({ name }) => name === binding.labels?.[0]);
+    let found: { fields: readonly (Field | undefined)[]; windows?: unknown } | undefined;
+    if (recipe) {
+      const { columns, windows } = recipe.inputs.find(({ input }) => input === target?.name) ?? {
+        columns: [],
+      };
+      found = { fields: columns.map(({ column }) => fields.get(column)), windows };
+    } else {
+      const { planColumns } = await import('./recipe/plan.js');
+      const plan = planColumns(this.#source, this.#spec(binding), recipeInputs(inputs, binding));
+      const own = plan.inputs.find(({ spec }) => spec.isTarget);
+      found = own && { fields: own.columns.map(({ field }) => field), windows: own.windows };
+    }
+    const [field, ...others] = found?.fields ?? [];
+    if (!field || others.length || found!.windows || !['text', 'bool', 'integer'].includes(field.kind))
+      return undefined;
+    return field.kind === 'integer' && isFloat(target!.dtype) ? undefined : field;
   }
 
   async #weights(): Promise<Float64Array> {

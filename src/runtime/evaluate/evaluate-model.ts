@@ -1,7 +1,8 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
-import { type LossSpec, noLoss } from '../../passes/options.js';
+import { attachModels } from '../../passes/normalize/attach-models.js';
+import { type InjectOptions, type LossSpec, noLoss } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import { modelWithLoss } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
@@ -18,7 +19,7 @@ export type EvaluateModelOptions = EvaluateOptions &
   ModelRunOptions & {
     /** Needed for a plain model; of an injected one its own if not given. */
     loss?: LossSpec;
-  };
+  } & Pick<InjectOptions, 'lossGraph' | 'teacherModel' | 'distill'>;
 
 /**
  * Loss and metrics of a model on data, in inference form. The model is a plain one, an injected one or a training state, or
@@ -31,8 +32,17 @@ export async function evaluate(
   options: EvaluateModelOptions = {},
 ): Promise<Evaluation> {
   const { batchSize, bind, metrics, onLosses } = options;
-  const plain = await plainModel(source, options);
-  const spec = options.loss ?? plain.loss;
+  const { lossGraph, teacherModel, distill } = options;
+  const stored = await plainModel(source, options);
+  if (stored.isInjected && (lossGraph || teacherModel || distill))
+    throw new AgdError(
+      'bad-option',
+      'A training state has its loss, and the models that it reads: --loss-model, --teacher and --distill apply to plain models.',
+    );
+  const own = options.loss ?? (lossGraph ? undefined : stored.loss);
+  const attached = attachModels(stored.model, { loss: own, lossGraph, teacherModel, distill });
+  const { model: plain } = attached;
+  const { loss: spec } = attached.options;
   if (!spec) throw noLoss();
   const weights: unknown[] = Object.values(spec);
   if (weights.includes('balanced'))
@@ -41,10 +51,10 @@ export async function evaluate(
       "'balanced' weights follow from training data: give numbers to evaluate with.",
     );
   checkMetrics(spec, metrics);
-  const data = await dataFor(given, plain.model, options);
+  const data = await dataFor(given, plain, options);
   try {
-    const about = { job: { bind, batchSize }, data, model: plain.model, options: { loss: spec } };
-    const { model, loss, samples } = await modelWithLoss(plain.model, spec, await shapesOf(about));
+    const about = { job: { bind, batchSize }, data, model: plain, options: { loss: spec } };
+    const { model, loss, samples } = await modelWithLoss(plain, spec, await shapesOf(about));
     const { graph } = model;
     const written = graph.nodes.flatMap(node => node.outputs);
     const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);
@@ -67,7 +77,7 @@ export async function evaluate(
           );
           return { samples, inputs: batch, run: fetch => session.run(feeds, fetch) };
         },
-        readRecipe(plain.model),
+        readRecipe(plain),
       );
     } finally {
       await session.release();

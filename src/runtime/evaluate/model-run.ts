@@ -66,6 +66,8 @@ export type PlainModel = {
   loss?: LossSpec & { output: string };
   /** The outputs that the model had before it computed a loss. */
   outputs: readonly string[];
+  /** Whether it was taken out of an injected one. */
+  isInjected?: true;
 };
 
 /** A model whose inputs are those without a default: data do not feed the adapters of a file, or weights of an old one. */
@@ -109,5 +111,6 @@ export async function plainModel(
     ),
     loss: spec as LossSpec & { output: string },
     outputs,
+    isInjected: true,
   };
 }

@@ -2,13 +2,17 @@ import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import type { OptimizerSpec } from '../../ops/optimizers/index.js';
 import { inject } from '../../passes/inject.js';
+import { attachModels } from '../../passes/normalize/attach-models.js';
 import type { InjectOptions } from '../../passes/options.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { BindOptions } from '../data/bind.js';
 import { type Data, type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
-import { openForInjection } from '../formats/artifacts.js';
+import { type Beginning, openForInjection } from '../formats/artifacts.js';
+import { checkMetrics, metricNamed } from '../metrics/index.js';
 import type { SessionOptions } from '../session.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { batchToFree, shapesOf } from './model-data.js';
+import { type Direction, directionOf, metricsWith, monitoredValue } from './monitor.js';
 import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
 import { type Spread, spreadOf } from './spread.js';
 import { inputSpecs, Trainer } from './trainer.js';
@@ -30,7 +34,11 @@ export type Comparison = SessionOptions & {
   epochs: number;
   batchSize?: number;
   bind?: Omit<BindOptions, 'labels' | 'source'>;
-} & Omit<DataOptions, 'recipe' | 'seed' | 'progress'>;
+  /** Metrics of the validation, and the value that runs are ranked by: `loss` or a metric. */
+  metrics?: readonly string[];
+  monitor?: string;
+} & Omit<DataOptions, 'seed' | 'progress' | 'fold'> &
+  Pick<Beginning, 'teacher' | 'lossModel'>;
 
 export type ComparedRun = {
   candidate: string;
@@ -69,11 +77,22 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
       'bad-option',
       'The schedule plateau is not available in comparisons: choose another one.',
     );
-  const data = opened.add(await openData(comparison.data, dataOptionsOf(comparison)));
-  const { validation: path } = comparison;
+  const { validation: path, metrics, monitor, recipe } = comparison;
+  if (monitor !== undefined) {
+    directionOf(monitor);
+    if (path === undefined && comparison.valSplit === undefined)
+      throw new AgdError(
+        'bad-option',
+        '--monitor needs validation data: give them with --val or --val-split.',
+      );
+  }
+  const data = opened.add(await openData(comparison.data, { ...dataOptionsOf(comparison), recipe }));
   let held: Data | undefined;
-  const { inject: given, augment } = comparison;
-  const source = await openForInjection(comparison.model, withMixedTargets(given, augment));
+  const { inject: given, augment, teacher, lossModel } = comparison;
+  const beside = { teacher, lossModel };
+  const file = await openForInjection(comparison.model, withMixedTargets(given, augment), beside);
+  data.use(readRecipe(file.model));
+  const source = { ...file, ...attachModels(file.model, file.options) };
   const plain = { ...source, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   if (note) yield { type: 'note', text: note };
@@ -94,12 +113,19 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
     const trainer = await Trainer.create(model, comparison);
     try {
       const { target } = trainer.description.loss;
+      checkMetrics(trainer.description.loss, metrics, data.recipe);
       const train = await bindTraining(comparison, data, trainer);
       if (path !== undefined) held ??= opened.add(await openHeld(path, comparison, data));
       const validation = held
         ? await bind(comparison, held, trainer.inputs, target)
         : await data.validation(trainer.inputs, bindingOf(comparison, target));
-      const loop = { epochs, batchSize: comparison.batchSize, validation, seed };
+      const loop = {
+        epochs,
+        batchSize: comparison.batchSize,
+        validation,
+        seed,
+        metrics: metricsWith(monitor, metrics),
+      };
       const stepsPerRun = epochs * train.batchCount(loop);
       if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };
       if (run === 0)
@@ -114,6 +140,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
           if (event.type === 'epoch') {
             result.epochs.push({ trainLoss: event.trainLoss, validation: event.validation });
             seconds += event.trainSeconds;
+            if (monitor !== undefined) monitoredValue(event, monitor);
           }
           if (event.type === 'telemetry' && event.rows[0]!.values.sgd_share !== undefined) {
             result.sgdShare ??= [];
@@ -143,20 +170,30 @@ function shareOf(rows: readonly TelemetryRow[], state: ReadonlyMap<string, Tenso
   return { update: rows[0]!.values.update!, share: taken / all };
 }
 
-/** What runs are judged by: the first of these that their results have, or with `byLoss` the first loss. */
-export type Metric = { name: 'accuracy' | 'validation loss' | 'train loss'; better: 'higher' | 'lower' };
+/** What runs are ranked by: a metric of the validation, `validation loss` or `train loss`. */
+export type Metric = { name: string; better: Direction };
 
-export function metricOf(runs: readonly ComparedRun[], { byLoss = false } = {}): Metric {
+/**
+ * The monitored value where one is given, or else the first of these that the results have: one of `metrics`, the accuracy,
+ * the loss on the validation data, and that in training.
+ */
+export function metricOf(
+  runs: readonly ComparedRun[],
+  { monitor, metrics = [] }: { monitor?: string; metrics?: readonly string[] } = {},
+): Metric {
   const [epoch] = runs.flatMap(run => run.epochs);
-  if (!byLoss && epoch?.validation?.accuracy !== undefined) return { name: 'accuracy', better: 'higher' };
+  const found = epoch?.validation?.metrics ?? {};
+  const isRanked = (name: string) => found[name] !== undefined && metricNamed(name).better !== undefined;
+  const name = monitor ?? [...metrics, 'accuracy'].find(isRanked) ?? 'loss';
+  if (name !== 'loss') return { name, better: directionOf(name) };
   return { name: epoch?.validation ? 'validation loss' : 'train loss', better: 'lower' };
 }
 
 /** The metric after each epoch that was finished. */
 export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
-  return run.epochs.map(({ trainLoss, validation }) =>
-    name === 'accuracy' ? validation!.accuracy! : name === 'validation loss' ? validation!.loss : trainLoss,
-  );
+  if (name === 'train loss') return run.epochs.map(({ trainLoss }) => trainLoss);
+  const monitored = name === 'validation loss' ? 'loss' : name;
+  return run.epochs.map(epoch => monitoredValue(epoch, monitored) ?? Number.NaN);
 }
 
 /** One candidate at one rate, over the seeds. Spreads are standard deviations of the sample. */

@@ -67,7 +67,7 @@ export type Callbacks = {
 export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
   SessionOptions &
-  Omit<DataOptions, 'recipe' | 'seed' | 'augment' | 'progress'> & {
+  Omit<DataOptions, 'recipe' | 'seed' | 'augment' | 'progress' | 'fold'> & {
     /** What to minimize, where the model has no training step yet: a specification, or the text of --loss. */
     loss?: LossSpec | string;
     optimizer?: OptimizerSpec | OptimizerSpec['name'];

@@ -31,7 +31,10 @@ export function directionOf(metric: string, metrics: readonly MetricChoice[] = [
 }
 
 /** The value of a metric after an epoch; undefined where the epoch was not validated. Throws `bad-option` where it has no such value. */
-export function monitoredValue({ validation }: EpochEvent, metric: string): number | undefined {
+export function monitoredValue(
+  { validation }: Pick<EpochEvent, 'validation'>,
+  metric: string,
+): number | undefined {
   if (!validation) return undefined;
   const values = new Map(Object.entries({ loss: validation.loss, ...validation.metrics }));
   // A history that was saved has null where a value was not a number.

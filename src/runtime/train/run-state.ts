@@ -32,6 +32,9 @@ export type RunSettings = {
   sha256?: string;
   /** The options of injection as JSON. */
   inject?: string;
+  /** Of the files of a teacher and of a loss, the same as of the model. */
+  teacher?: string;
+  lossModel?: string;
   /** The fingerprint of the training data. */
   data: number;
   batchSize: number;
@@ -150,6 +153,8 @@ export function follow(history: RunHistory, event: LoopEvent): void {
 type Job = {
   /** Its file, if it has one. */
   model?: string;
+  teacher?: string;
+  lossModel?: string;
   inject?: InjectOptions;
   seed?: number;
   lr?: number;
@@ -167,13 +172,21 @@ export async function settingsOf(job: Job, data: Data, batchSize: number): Promi
   };
 }
 
-/** The model that a job trains, and how it is injected. */
-export async function sourceOf({ model, inject }: Job): Promise<Pick<RunSettings, 'sha256' | 'inject'>> {
-  const read = () => (model === undefined ? undefined : readFile(model).catch(() => undefined));
-  const bytes = inject?.original ?? (await read());
+/** What a training step is made of. */
+export type RunSource = Pick<RunSettings, 'sha256' | 'inject' | 'teacher' | 'lossModel'>;
+
+/** The model that a job trains, how it is injected, and the models that its loss reads. */
+export async function sourceOf({ model, inject, teacher, lossModel }: Job): Promise<RunSource> {
+  const read = (path?: string) => (path === undefined ? undefined : readFile(path).catch(() => undefined));
+  const digest = (bytes?: Uint8Array) => bytes && createHash('sha256').update(bytes).digest('hex');
+  const beside = {
+    ...(teacher === undefined ? {} : { teacher: digest(await read(teacher)) }),
+    ...(lossModel === undefined ? {} : { lossModel: digest(await read(lossModel)) }),
+  };
   return {
-    sha256: bytes && createHash('sha256').update(bytes).digest('hex'),
+    sha256: digest(inject?.original ?? (await read(model))),
     inject: inject && optionsText(inject),
+    ...beside,
   };
 }
 
@@ -197,10 +210,10 @@ export function beginRun(
   const differences = steps ? changes(before.settings, settings) : [];
   if (differences.length)
     note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
-  const { sha256, inject } = before.settings;
+  const { sha256, inject, teacher, lossModel } = before.settings;
   return {
     ...before,
-    settings: { ...settings, sha256, inject },
+    settings: { ...settings, sha256, inject, teacher, lossModel },
     history: fitHistory(before.history, steps),
   };
 }

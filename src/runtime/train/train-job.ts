@@ -37,7 +37,16 @@ import {
   withMixedTargets,
   withSchedule,
 } from './prepare.js';
-import { beginRun, fitHistory, type Run, readRun, settingsOf, sourceOf, withRun } from './run-state.js';
+import {
+  beginRun,
+  fitHistory,
+  type Run,
+  type RunSource,
+  readRun,
+  settingsOf,
+  sourceOf,
+  withRun,
+} from './run-state.js';
 import { Trainer } from './trainer.js';
 import { parseInterval, trainRun } from './training-run.js';
 
@@ -310,12 +319,16 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
     );
   const run = readRun(model);
   const source = await sourceOf(job);
-  const other =
-    run?.settings.sha256 !== source.sha256
-      ? `another model than ${job.model}`
-      : run?.settings.inject !== source.inject
-        ? 'other options'
-        : undefined;
+  const before: RunSource = run?.settings ?? {};
+  const differs = (key: 'teacher' | 'lossModel') =>
+    before[key] !== undefined && source[key] !== undefined && before[key] !== source[key];
+  const differences = [
+    before.sha256 !== source.sha256 && `another model than ${job.model}`,
+    before.inject !== source.inject && 'other options',
+    differs('teacher') && `another teacher than ${job.teacher}`,
+    differs('lossModel') && `another loss model than ${job.lossModel}`,
+  ];
+  const other = differences.find(text => text !== false);
   if (other)
     throw new AgdError(
       'bad-option',

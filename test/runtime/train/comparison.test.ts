@@ -57,7 +57,7 @@ it('ranks the rates of each candidate by the mean over the seeds', () => {
 
 it('is about the loss where that is asked for', () => {
   const runs = [run('a', 0.1, 0, [0.2, 0.5]), run('a', 1, 0, [0.6, 0.4])];
-  const metric = metricOf(runs, { byLoss: true });
+  const metric = metricOf(runs, { monitor: 'loss' });
   expect(metric).toEqual({ name: 'validation loss', better: 'lower' });
   const [first] = standings(runs, 0.55, metric);
   expect(first).toMatchObject({ lr: 0.1, final: { mean: 0.5 }, stepsToTarget: 4 });

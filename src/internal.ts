@@ -46,6 +46,7 @@ export { readPeft, writeOnnxAdapter, writePeft } from './runtime/formats/peft.js
 export { gradientFeeds } from './runtime/gradient-feeds.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';
+export { withRanges } from './runtime/train/calibrate.js';
 export {
   type Metric,
   metricCurve,

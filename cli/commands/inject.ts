@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { injectOptionsOf, types } from '../../src/constants.js';
+import { AgdError, injectOptionsOf, types } from '../../src/constants.js';
 import type { Model, TrainEvent } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs, makeFolder, withOriginal } from '../files.js';
@@ -19,6 +19,12 @@ export const options = {
     alias: 'o',
     shown: 'MODEL.agd.onnx',
     help: 'File to write; with --split, --plain-state or --steps, the folder',
+  },
+  calibrate: {
+    ...OUTPUT,
+    group: 'Data',
+    type: types.text,
+    help: 'Data whose first samples give the initial ranges of --qat',
   },
   split: {
     ...OUTPUT,
@@ -55,6 +61,7 @@ type Injected = Omit<Extract<TrainEvent, { type: 'injected' }>, 'time'>;
 
 type Args = Arguments & {
   out?: string;
+  calibrate?: string;
   split?: boolean;
   plainState?: boolean;
   steps?: number;
@@ -62,7 +69,8 @@ type Args = Arguments & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { resumeOptimizer, inject, injectedEvent, openForInjection } = await import('../../src/internal.js');
+  const library = await import('../../src/internal.js');
+  const { resumeOptimizer, inject, injectedEvent, openForInjection, withRanges } = library;
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -72,7 +80,11 @@ export async function handler(args: Args): Promise<void> {
     await withOriginal(injectOptionsOf(args), args.model),
     args,
   );
-  const { model, report } = await inject(source.model, source.options);
+  const { qat, calibrate } = args;
+  if (calibrate !== undefined && !qat) throw new AgdError('bad-option', '--calibrate needs --qat.');
+  const options =
+    calibrate === undefined ? source.options : await withRanges(source.model, source.options, calibrate);
+  const { model, report } = await inject(source.model, options);
   const begun = resumeOptimizer(model, source.optimizer);
   const written = await write(begun.model, out, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);

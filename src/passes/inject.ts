@@ -32,7 +32,7 @@ export async function inject(
   asked: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
-  const { model: source, options } = attachModels(given, asked);
+  const { model: source, options } = attachModels(given, withRounding(asked));
   const { loss, gradients, replaceOptimizer, values } = options;
   checkInjectOptions(options);
   const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');
@@ -50,6 +50,10 @@ export async function inject(
   const { work } = await runPasses(PIPELINES.lowerTraining, context, ['work']);
   return injectStep(work, { ...options, original: options.original ?? encodeModel(model) }, oracle);
 }
+
+/** Gradients pass the rounding that is trained for. */
+const withRounding = (options: InjectOptions): InjectOptions =>
+  options.qat ? { ...options, straightThrough: true } : options;
 
 async function injectStep(
   model: Model,

@@ -18,6 +18,7 @@ import { LOSS_OPTIONS } from './options/loss.js';
 import { MODEL_OPTIONS } from './options/model.js';
 import type { Option } from './options/option.js';
 import { PARAMETER_OPTIONS } from './options/parameters.js';
+import { QUANTIZATION_OPTIONS } from './options/quantization.js';
 import { RUN_OPTIONS } from './options/run.js';
 import { UPDATE_OPTIONS } from './options/update.js';
 
@@ -40,6 +41,7 @@ export const OPTIONS = {
   ...ADAPTER_OPTIONS,
   ...UPDATE_OPTIONS,
   ...MODEL_OPTIONS,
+  ...QUANTIZATION_OPTIONS,
   ...DATA_OPTIONS,
   ...IMAGE_OPTIONS,
   ...RUN_OPTIONS,

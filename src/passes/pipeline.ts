@@ -54,6 +54,10 @@ import { splitMergedInitializers } from './normalize/split-merged-initializers.j
 import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
 import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { noLoss } from './options.js';
+import { groupsOfScales, scaleGradientsOfScales } from './quantize/learned-scales.js';
+import { observeRanges } from './quantize/observe-ranges.js';
+import { followingScales, scalesOf } from './quantize/quantization-record.js';
+import { quantizeModel } from './quantize/quantize-model.js';
 import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
 import { headParameters } from './select/find-head.js';
@@ -87,6 +91,19 @@ const ALL = [
     run(c) {
       if (!asksForAdapters(c.options)) return false;
       c.source = applyAdapters(c.source, c.options);
+      return true;
+    },
+  }),
+
+  pass({
+    name: 'quantize-model',
+    does: 'Rounds weights and activations as ONNX Runtime would quantize them',
+    requires: [],
+    ensures: [],
+    run(c) {
+      const { qat, ranges } = c.options;
+      if (!qat) return false;
+      c.source = quantizeModel(c.source, qat, ranges);
       return true;
     },
   }),
@@ -334,7 +351,7 @@ const ALL = [
       const { loss, output, constants } = c.loss;
       const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
       const head = () => headParameters(c.work, ends);
-      const given = { constants, head, adapters: adapterNames(c.work) };
+      const given = { constants, head, adapters: adapterNames(c.work), quantizers: scalesOf(c.work) };
       c.parameters = selectParameters(graph, [loss], c.origins, c.options, given);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
@@ -369,27 +386,28 @@ const ALL = [
   pass({
     name: 'group-parameters',
     does: 'Resolves the optimizer options that differ by parameter',
-    requires: ['g', 'trained', 'optimizer'],
+    requires: ['work', 'g', 'trained', 'optimizer'],
     ensures: ['groups', 'distances'],
     run(c) {
       const { optimizer, settings } = c.optimizer;
       const { layerDecay, unfreezeEvery } = c.options;
       const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
       c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
-      c.groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
+      const groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
+      c.groups = groupsOfScales(c.work, c.trained, groups, { name: c.optimizer.name, settings });
       return false;
     },
   }),
 
   // Differentiate
   pass({
-    name: 'detach-norms',
-    does: "Selects the values that a step takes as constants: the norms of DoRA's weights",
+    name: 'detach-values',
+    does: 'Selects the values that a step takes as constants: norms of DoRA, scales that follow the data',
     requires: ['work', 'trained'],
     ensures: ['detached'],
     run(c) {
       checkFixedBases(c.work, c.trained);
-      c.detached = detachedValues(c.work);
+      c.detached = new Set([...detachedValues(c.work), ...followingScales(c.work)]);
       return false;
     },
   }),
@@ -415,6 +433,17 @@ const ALL = [
     run: c => trainDropout(c.g, c.options.dropout ?? 'train'),
   }),
   pass({
+    name: 'observe-ranges',
+    does: 'Moves averaged ranges of quantization towards those of the batch',
+    requires: ['work', 'g', 'statistics'],
+    ensures: [],
+    run(c) {
+      const updates = observeRanges(c.g, c.work);
+      c.statistics.push(...updates);
+      return updates.length > 0;
+    },
+  }),
+  pass({
     name: 'look-up-rows',
     does: 'Merges the lookups of each table with sparse updates into one',
     requires: ['g', 'trained'],
@@ -438,7 +467,7 @@ const ALL = [
   pass({
     name: 'backward',
     does: 'Adds the backward pass',
-    requires: ['g', 'trained'],
+    requires: ['work', 'g', 'trained'],
     ensures: ['cotangents'],
     run(c) {
       const { g, loss, seeds = new Map() } = c;
@@ -457,6 +486,17 @@ const ALL = [
       const changed = hasBatchNorm(c.g.graph);
       lowerBatchNorm(c.g);
       return changed;
+    },
+  }),
+  pass({
+    name: 'scale-gradients-of-scales',
+    does: 'Scales the gradients of learned quantization scales',
+    requires: ['work', 'g', 'trained', 'cotangents'],
+    ensures: [],
+    run(c) {
+      const before = c.cotangents;
+      c.cotangents = scaleGradientsOfScales(c.g, c.work, c.trained, before);
+      return c.cotangents.some((e, i) => e !== before[i]);
     },
   }),
   pass({
@@ -736,7 +776,7 @@ const ALL = [
     ensures: [],
     run(c) {
       const { model, description, options } = c;
-      const isRewritten = c.moved || asksForAdapters(options);
+      const isRewritten = c.moved || asksForAdapters(options) || options.qat;
       const original = (!isRewritten && options.original) || encodeModel(model);
       const learned = [...description.parameters.map(p => p.name), ...description.statistics];
       embedOriginal(c.work, original, model, learned);
@@ -818,6 +858,7 @@ function list(...names: string[]): Pass[] {
 const STANDARDIZE = list(
   'check-attributes',
   'add-adapters',
+  'quantize-model',
   'copy-model',
   'upgrade-opset',
   'expand-sparse',
@@ -877,7 +918,8 @@ export const PIPELINES = {
     ...NORMALIZE,
     ...list('attach-loss', 'select-parameters', 'check-loss', 'group-parameters'),
     ...MODES,
-    ...list('look-up-rows', 'draw-random', 'detach-norms', 'backward', 'lower-batch-norm', 'name-gradients'),
+    ...list('observe-ranges', 'look-up-rows', 'draw-random', 'detach-values', 'backward', 'lower-batch-norm'),
+    ...list('scale-gradients-of-scales', 'name-gradients'),
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],

@@ -11,6 +11,7 @@ import { mergeAdapters } from '../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
 import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
+import { roundedNames, storeIntegers } from '../passes/quantize/store-integers.js';
 import { bakePreprocessing } from '../passes/recipe/bake-preprocessing.js';
 import { classNames, RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
 import { averagedModel } from '../passes/update/average-weights.js';
@@ -42,11 +43,14 @@ export async function exportFile(injected: Model, path: string, options: ExportO
   const trained = ema ? averagedModel(injected) : injected;
   const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
-  if (exports?.length || options.bakePreprocessing || adapterNames(injected).size) {
+  const rounded = roundedNames(injected);
+  if (exports?.length || options.bakePreprocessing || adapterNames(injected).size || rounded.size) {
     const values = new Map([...trained.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
     const weights = options.adaptersOnly ? new Set() : adaptedWeights(injected);
     const learned = new Map(
-      names.flatMap(name => (weights.has(name) ? [] : [[name, values.get(name)!] as const])),
+      names.flatMap(name =>
+        weights.has(name) || rounded.has(name) ? [] : [[name, values.get(name)!] as const],
+      ),
     );
     return saveTrained(trainedModel(injected, options), path, learned);
   }
@@ -94,9 +98,10 @@ export function trainedModel(injected: Model, options: ExportOptions = {}): Mode
   const { exports } = readStep(injected);
   const part = exports?.length ? partOfModel(original, exports) : original;
   const whole = options.adaptersOnly ? withAdapterInputs(part) : mergeAdapters(part).model;
+  const stored = storeIntegers(whole);
   return options.bakePreprocessing
-    ? bakePreprocessing(whole, neededRecipe(recipe))
-    : withRecipe(whole, recipe);
+    ? bakePreprocessing(stored, neededRecipe(recipe))
+    : withRecipe(stored, recipe);
 }
 
 /** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */

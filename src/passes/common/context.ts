@@ -117,7 +117,7 @@ export type Fact = keyof Facts;
 
 /** The state that all passes of a run share. */
 export type Context = {
-  /** The model as given, or a copy of it with adapters; passes do not change it. */
+  /** The model as given, or a copy of it with adapters or rounding; passes do not change it. */
   source: Model;
   readonly options: PassOptions;
   readonly oracle: ShapeOracle;

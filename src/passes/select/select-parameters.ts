@@ -25,6 +25,8 @@ type Knowledge = {
   head?: () => readonly string[];
   /** Names of adapters' parameters. */
   adapters?: ReadonlySet<string>;
+  /** Names of scales of quantization-aware training that train, and of those that do not. */
+  quantizers?: { learned: ReadonlySet<string>; constant: ReadonlySet<string> };
 };
 
 /**
@@ -41,7 +43,7 @@ export function selectParameters(
   targets: readonly Value[],
   origins: Origins,
   options: SelectOptions = {},
-  { constants = new Set(), head, adapters = new Set() }: Knowledge = {},
+  { constants = new Set(), head, adapters = new Set(), quantizers }: Knowledge = {},
 ): ParameterChoice[] {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
@@ -55,6 +57,7 @@ export function selectParameters(
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
     if (isAttached(value.name)) return no('of the teacher or the loss', 'rule');
+    if (quantizers?.constant.has(value.name)) return no('a range of quantization', 'file');
     if (choiceOf(value.name) === 'freeze') return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
     if (!reached.has(value) && !rounded.has(value))
@@ -63,6 +66,8 @@ export function selectParameters(
       return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (adapters.has(value.name)) return { value, trains: true, why: 'an adapter', by: 'file' };
     if (adapters.size) return no('the adapters train, not what they adapt', 'file');
+    if (quantizers?.learned.has(value.name))
+      return { value, trains: true, why: 'a scale of quantization', by: 'file' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
     // No file records which parameters do not require gradients, but 0, 1, 2 ... is not a weight.

@@ -15,7 +15,7 @@ import { type Feeds, Session, shapesIn } from '../session.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs } from './trainer.js';
 
-type Source = {
+export type Source = {
   job: Pick<TrainJob, 'bind' | 'batchSize'>;
   data: Data;
   model: Model;
@@ -28,7 +28,7 @@ const TOLERANCE = 1e-3;
 const VERIFIED = 4;
 
 /** The first samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
-async function modelData(source: Source): Promise<Dataset | undefined> {
+export async function modelData(source: Source): Promise<Dataset | undefined> {
   const { job, data, model, options } = source;
   const { graph } = model;
   const { loss } = options;

@@ -22,6 +22,7 @@ import { type Opened, openForInjection } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
 import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
+import { calibrate } from './calibrate.js';
 import { injectedEvent, type NewEvent } from './events.js';
 import { batchToFree, shapesOf } from './model-data.js';
 import type { TrainJob } from './train-job.js';
@@ -78,7 +79,8 @@ export async function trainable(
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
   if (note) emit({ type: 'note', text: note });
   const shapes = await shapesOf(source);
-  const asked = { ...options, updates, tile, freeBatch };
+  const ranges = await calibrate({ ...source, options: { ...options, freeBatch } }, shapes);
+  const asked = { ...options, updates, tile, freeBatch, ranges };
   const balanced = await withBalance(asked, async loss => {
     const { model: trial } = await inject(model, { ...asked, loss }, shapes);
     const trainer = await Trainer.create(trial, job);

@@ -1,0 +1,74 @@
+import { AgdError } from '../../graph/errors.js';
+import type { Graph, Model, Value } from '../../graph/ir.js';
+import { isObject } from '../options/option.js';
+
+/** Key of the metadata in which a model in quantization-aware training lists its quantizers, as JSON. */
+const KEY = 'agd.quantizers';
+
+/** The largest whole number of 7-bit weights, whose products with activations of 8 bits add up in 16 bits two by two. */
+export const REDUCED = 63;
+
+/**
+ * Where a scale comes from: `learned`, an initializer that trains, of which the magnitude counts; `fixed`, one that does
+ * not; `averaged`, a range that each step moves towards that of its batch; `largest`, the largest weights of the moment.
+ */
+export type ScaleKind = 'learned' | 'fixed' | 'averaged' | 'largest';
+
+/** A scale and zero point with which a model in quantization-aware training rounds. All are names of values. */
+export type Quantizer = {
+  kind: ScaleKind;
+  scale: string;
+  zero: string;
+  /** The initializer that the scale is computed from. */
+  source: string;
+  /** The constant that is rounded, if it is one, and the axis of its scales, if it has several. */
+  weight?: string;
+  axis?: number;
+  /** The largest whole number that a constant is rounded to, where scales are chosen for it; the least is its negative. */
+  most?: number;
+};
+
+/** The quantizers of a model, none if it is not in quantization-aware training. Throws `invalid-model`. */
+export function readQuantizers({ metadata }: Pick<Model, 'metadata'>): Quantizer[] {
+  const text = metadata.get(KEY);
+  if (text === undefined) return [];
+  const isQuantizer = (x: unknown) =>
+    isObject(x) &&
+    ['learned', 'fixed', 'averaged', 'largest'].includes(x.kind as string) &&
+    [x.scale, x.zero, x.source].every(s => typeof s === 'string') &&
+    typeof (x.weight ?? '') === 'string' &&
+    [x.axis, x.most].every(n => typeof (n ?? 0) === 'number');
+  try {
+    const list: unknown = JSON.parse(text);
+    if (Array.isArray(list) && list.every(isQuantizer)) return list as Quantizer[];
+  } catch {}
+  throw new AgdError('invalid-model', `The metadata '${KEY}' is not a list of quantizers.`);
+}
+
+export function writeQuantizers(model: Model, quantizers: readonly Quantizer[]): void {
+  if (quantizers.length) model.metadata.set(KEY, JSON.stringify(quantizers));
+  else model.metadata.delete(KEY);
+}
+
+/** The scales that train, and the sources of scales that do not. */
+export function scalesOf(model: Pick<Model, 'metadata'>): {
+  learned: ReadonlySet<string>;
+  constant: ReadonlySet<string>;
+} {
+  const of = (...kinds: ScaleKind[]) =>
+    new Set(readQuantizers(model).flatMap(q => (kinds.includes(q.kind) ? [q.source] : [])));
+  return { learned: of('learned'), constant: of('averaged', 'fixed') };
+}
+
+/** The scales and zero points that are computed anew in each step, through which no gradient passes. */
+export function followingScales(model: Pick<Model, 'metadata' | 'graph'>): Set<Value> {
+  const computed = readQuantizers(model).filter(q => q.kind === 'averaged' || q.kind === 'largest');
+  const names = new Set(computed.flatMap(q => [q.scale, q.zero]));
+  return new Set(namedIn(model.graph, names).values());
+}
+
+/** The values of a graph that have one of these names. */
+export function namedIn(graph: Graph, names: ReadonlySet<string>): Map<string, Value> {
+  const all = [...graph.initializers.keys(), ...graph.nodes.flatMap(node => node.outputs)];
+  return new Map(all.flatMap(v => (v && names.has(v.name) ? [[v.name, v] as const] : [])));
+}

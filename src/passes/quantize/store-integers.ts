@@ -1,0 +1,202 @@
+import { cloneModel } from '../../graph/clone.js';
+import { type DType, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
+import { namedIn, type Quantizer, REDUCED, readQuantizers, writeQuantizers } from './quantization-record.js';
+
+/**
+ * A copy of a model in quantization-aware training as ONNX Runtime runs it with integer kernels: scales and zero points
+ * are initializers, weights are stored as integers before DequantizeLinear, and biases of quantized products as int32 in
+ * steps of the scale of the product. Rounds as QuantizeLinear does. A model that is not in training stays as it is.
+ */
+export function storeIntegers(source: Model): Model {
+  const quantizers = readQuantizers(source);
+  if (!quantizers.length) return source;
+  const model = cloneModel(source);
+  const { graph } = model;
+  const values = namedIn(
+    graph,
+    new Set(quantizers.flatMap(q => [q.scale, q.zero, q.source, q.weight ?? ''])),
+  );
+  const find = (name: string) => {
+    const value = values.get(name);
+    if (value) return value;
+    throw new AgdError('invalid-model', `The model lacks '${name}', of its quantization.`);
+  };
+  for (const quantizer of quantizers) {
+    const scale = find(quantizer.scale);
+    const zero = find(quantizer.zero);
+    const source = graph.initializers.get(find(quantizer.source))!;
+    const node = scale.readers.find(n => n.opType === 'QuantizeLinear');
+    if (!node) continue;
+    const numbers = numbersOf(quantizer, source, graph.initializers.get(zero), node);
+    settle(graph, scale, numbers.scale);
+    settle(graph, zero, numbers.zero);
+    if (quantizer.weight !== undefined) {
+      const weight = graph.initializers.get(find(quantizer.weight))!;
+      const levels = node.outputs[0]!;
+      graph.remove([node]);
+      levels.name = levels.name.replace('_QuantizeLinear_Output', '_quantized');
+      graph.initializers.set(levels, levelsOf(weight, numbers, quantizer));
+    }
+    if (quantizer.kind === 'learned') {
+      const trained = find(quantizer.source);
+      scale.name = trained.name;
+      graph.initializers.delete(trained);
+    }
+  }
+  storeBiases(model);
+  eliminateDeadNodes(model);
+  writeQuantizers(model, []);
+  return model;
+}
+
+/** Makes a computed value an initializer. */
+function settle(graph: Graph, value: Value, tensor: Tensor): void {
+  if (value.producer) graph.remove([value.producer]);
+  value.type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
+  graph.initializers.set(value, tensor);
+}
+
+/** What the graph computes, in its precision. */
+function numbersOf(
+  { kind, axis, most = 127 }: Quantizer,
+  source: Tensor,
+  zero: Tensor | undefined,
+  node: Node,
+): { scale: Tensor; zero: Tensor } {
+  const LEAST = Math.fround(1e-8);
+  const { fround } = Math;
+  if (kind === 'learned' || kind === 'fixed')
+    return { scale: Tensor.ofNumbers('float32', source.dims, source.numbers().map(Math.abs)), zero: zero! };
+  if (kind === 'largest') {
+    const scales = largestOf(source, axis).map(x => Math.max(fround(x / most), LEAST));
+    return { scale: Tensor.ofNumbers('float32', zero!.dims, scales), zero: zero! };
+  }
+  const [low, high] = source.numbers() as [number, number];
+  const scale = Math.max(fround(fround(high - low) / 255), LEAST);
+  const to = node.inputs[2]?.producer?.attrs.get('to');
+  const dtype = to?.type === 'int' && Number(to.value) === 3 ? 'int8' : 'uint8';
+  const least = dtype === 'int8' ? -128 : 0;
+  const level = roundHalfEven(fround(least - fround(low / scale)));
+  return { scale: Tensor.filled('float32', [], scale), zero: Tensor.filled(dtype, [], level) };
+}
+
+const RANGES: Partial<Record<DType, readonly [number, number]>> = {
+  int8: [-128, 127],
+  uint8: [0, 255],
+  int4: [-8, 7],
+};
+
+/** x in whole steps, as QuantizeLinear computes them. */
+function levelsOf(
+  x: Tensor,
+  { scale, zero }: { scale: Tensor; zero: Tensor },
+  { axis, most: bound = 127 }: Quantizer,
+): Tensor {
+  const channelOf = channels(x, axis);
+  const [scales, zeros] = [scale.numbers(), zero.numbers()];
+  const [least, most] = RANGES[zero.dtype]!;
+  const levels = x.numbers().map((value, i) => {
+    const c = channelOf(i);
+    const level = roundHalfEven(Math.fround(value / scales[c]!)) + zeros[c]!;
+    const bounded = bound === REDUCED ? Math.min(Math.max(level, -bound), bound) : level;
+    return Math.min(Math.max(bounded, least), most);
+  });
+  if (zero.dtype !== 'int4')
+    return Tensor.from(
+      zero.dtype,
+      x.dims,
+      zero.dtype === 'int8' ? Int8Array.from(levels) : Uint8Array.from(levels),
+    );
+  const packed = new Uint8Array(Math.ceil(levels.length / 2));
+  levels.forEach((level, i) => {
+    packed[i >> 1]! |= (level & 15) << (i % 2 ? 4 : 0);
+  });
+  return Tensor.from('int4', x.dims, packed);
+}
+
+/** The channel of each element. */
+function channels({ dims }: Tensor, axis: number | undefined): (element: number) => number {
+  if (axis === undefined) return () => 0;
+  const inner = dims.slice(axis + 1).reduce((n, d) => n * d, 1);
+  return i => Math.floor(i / inner) % dims[axis]!;
+}
+
+function largestOf(x: Tensor, axis: number | undefined): number[] {
+  const channelOf = channels(x, axis);
+  const most = new Array<number>(axis === undefined ? 1 : x.dims[axis]!).fill(0);
+  x.floats().forEach((value: number, i: number) => {
+    const c = channelOf(i);
+    most[c] = Math.max(most[c]!, Math.abs(value));
+  });
+  return most;
+}
+
+function roundHalfEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  if (rest !== 0.5) return Math.round(x);
+  return floor % 2 ? floor + 1 : floor;
+}
+
+const BIASED = /^(Conv|ConvTranspose|Gemm)$/;
+
+/** Biases of products of which both factors are quantized, with the scale that the product has. */
+function storeBiases(model: Model): void {
+  const { graph } = model;
+  const names = Names.of(model);
+  const added: Node[] = [];
+  for (const node of graph.nodes) {
+    const [x, w, bias] = node.inputs;
+    const tensor = bias && graph.initializers.get(bias);
+    const scales = [x, w].map(v => scaleBehind(graph, v));
+    const isScaled = ['alpha', 'beta'].some(name => {
+      const attr = node.attrs.get(name);
+      return attr?.type === 'float' && attr.value !== 1;
+    });
+    if (!BIASED.test(node.opType) || !bias || !tensor || !isFloat(tensor.dtype) || tensor.dims.length !== 1)
+      continue;
+    const [ofInput, ofWeight] = scales;
+    if (isScaled || !ofInput || !ofWeight) continue;
+    const product = ofWeight.numbers().map(s => Math.fround(s * ofInput.numbers()[0]!));
+    const isPerChannel = product.length > 1;
+    if (isPerChannel && product.length !== tensor.size) continue;
+    const levels = tensor
+      .numbers()
+      .map((b, c) => roundHalfEven(Math.fround(b / product[isPerChannel ? c : 0]!)))
+      .map(level => Math.min(Math.max(level, -(2 ** 31)), 2 ** 31 - 1));
+    const dims = isPerChannel ? [product.length] : [];
+    const constant = (hint: string, made: Tensor) => {
+      const value = new Value(names.fresh(hint), { kind: 'tensor', dtype: made.dtype, shape: made.dims });
+      graph.initializers.set(value, made);
+      return value;
+    };
+    const { name } = bias;
+    const inputs = [
+      constant(`${name}_quantized`, Tensor.from('int32', tensor.dims, Int32Array.from(levels))),
+      constant(`${name}_quantized_scale`, Tensor.ofNumbers('float32', dims, product)),
+      constant(`${name}_quantized_zero_point`, Tensor.zeros('int32', dims)),
+    ];
+    const output = new Value(names.fresh(`${name}_DequantizeLinear_Output`));
+    const made = new Node('DequantizeLinear', inputs, [output]);
+    if (isPerChannel) made.setAttr('axis', { type: 'int', value: 0 });
+    made.name = names.fresh(`${name}_DequantizeLinear`);
+    added.push(made);
+    node.setInput(2, output);
+  }
+  graph.prepend(...added);
+}
+
+function scaleBehind(graph: Graph, value: Value | null | undefined): Tensor | undefined {
+  const node = value?.producer;
+  const scale = node?.opType === 'DequantizeLinear' ? node.inputs[1] : undefined;
+  return scale ? graph.initializers.get(scale) : undefined;
+}
+
+/** Names of the initializers that `storeIntegers` replaces. */
+export const roundedNames = (model: Model): Set<string> =>
+  new Set(readQuantizers(model).flatMap(q => [q.source, q.weight ?? q.source]));

@@ -1,0 +1,85 @@
+import { AgdError } from '../../graph/errors.js';
+import type { Model } from '../../graph/ir.js';
+import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
+import type { Ranges } from '../../passes/options/quantization.js';
+import type { InjectOptions } from '../../passes/options.js';
+import { valuesToCalibrate } from '../../passes/quantize/quantize-model.js';
+import { predictionModel } from '../../passes/run/evaluation-model.js';
+import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
+import { openData } from '../data/open.js';
+import { fileOrder } from '../data/order.js';
+import { Session } from '../session.js';
+import { modelData, type Source, shapesOf } from './model-data.js';
+
+/** How many batches initial ranges are of. */
+const BATCHES = 8;
+
+/**
+ * The least and the largest of each value that `qat` rounds, over the first batches of the data, in inference mode;
+ * undefined without `qat`. Values of other types than float32 have none. Throws `missing-data` where the data lack an
+ * input, and `non-finite` for values without a range.
+ */
+export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ranges | undefined> {
+  const { qat, freeBatch } = source.options;
+  if (!qat) return undefined;
+  const { model, values } = valuesToCalibrate(source.model, qat);
+  if (!values.length) return new Map();
+  const data = await modelData(source);
+  if (!data)
+    throw new AgdError(
+      'missing-data',
+      '--qat calibrates ranges with the data, which lack an input of the model.',
+    );
+  const ranges = new Map<string, [number, number]>();
+  const fed = new Set(model.graph.inputs.map(v => v.name));
+  const computed = values.filter(name => !fed.has(name));
+  const session = await Session.create(await predictionModel(model, computed, shapes, { freeBatch }));
+  try {
+    const size = data.fixedBatch ?? source.job.batchSize ?? DEFAULT_BATCH_SIZE;
+    const end = Math.min(data.length, BATCHES * size);
+    const whole = data.fixedBatch ? end - (end % size) : end;
+    for (let at = 0; at < whole; at += size) {
+      const { inputs } = await data.take(fileOrder(at, Math.min(at + size, whole)));
+      const results = await session.run(
+        Object.fromEntries(session.inputs.map(name => [name, inputs[name]!])),
+      );
+      const given = Object.entries(inputs).filter(([name]) => values.includes(name));
+      for (const [name, { dtype, data: numbers }] of [...given, ...Object.entries(results)])
+        if (dtype === 'float32') ranges.set(name, widened(ranges.get(name), numbers as Float32Array));
+    }
+  } finally {
+    await session.release();
+  }
+  const [name] = [...ranges].find(([, range]) => !range.every(Number.isFinite)) ?? [];
+  if (name !== undefined)
+    throw new AgdError(
+      'non-finite',
+      `--qat: '${name}' is not finite for the first samples, so it has no range.`,
+    );
+  return ranges;
+}
+
+/** Options of an injection with the ranges that files of data give. Throws as `calibrate` does. */
+export async function withRanges(
+  model: Model,
+  options: InjectOptions,
+  paths: string | readonly string[],
+): Promise<InjectOptions> {
+  const data = await openData(paths, {});
+  try {
+    const source = { job: {}, data, model, options };
+    return { ...options, ranges: await calibrate(source, await shapesOf(source)) };
+  } finally {
+    await data.close();
+  }
+}
+
+/** NaN stays, once there is one. */
+function widened(range: [number, number] | undefined, numbers: Float32Array): [number, number] {
+  let [low, high] = range ?? [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (const x of numbers) {
+    low = Math.min(low, x);
+    high = Math.max(high, x);
+  }
+  return [low, high];
+}

@@ -1,0 +1,135 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { Sketch } from '../sample.js';
+import { agdOnnx, workplace } from './run.js';
+
+const LOSS = ['--loss', 'cross-entropy'];
+const DATA = [...LOSS, '--data', 'train.npz', '--lr', '1e-2'];
+let folder: string;
+beforeAll(async () => {
+  folder = await workplace();
+});
+
+const run = (...args: string[]) => {
+  const outcome = agdOnnx(folder, ...args);
+  expect(outcome.err).toBe('');
+  return outcome.out;
+};
+const typesIn = async (file: string) =>
+  new Map([...(await loadModel(join(folder, file))).graph.initializers].map(([v, t]) => [v.name, t.dtype]));
+const bytes = (file: string) => readFileSync(join(folder, file));
+
+describe('--qat', () => {
+  it('trains a file of integers, which evaluate and predict run as it was validated', async () => {
+    const qat = ['--qat', 'int8:reduce-range=true'];
+    const out = run(
+      'train',
+      'model.onnx',
+      ...DATA,
+      '--val',
+      'test.npz',
+      ...qat,
+      '--epochs',
+      '3',
+      '-o',
+      'q.onnx',
+    );
+    const validated = Number(/epoch 3\/3 .* val loss ([\d.]+)/.exec(out)![1]);
+    const types = await typesIn('q.onnx');
+    expect(types.get('fc1.weight_quantized')).toBe('int8');
+    expect(types.get('fc1.bias_quantized')).toBe('int32');
+    expect(types.has('fc1.weight')).toBe(false);
+    const evaluated = run('evaluate', 'q.onnx', ...LOSS, '--data', 'test.npz');
+    expect(Number(/loss\s+([\d.]+)/.exec(evaluated)![1])).toBeCloseTo(validated, 2);
+    run('predict', 'q.onnx', '--data', 'test.npz', '-o', 'predicted.npz');
+  });
+
+  it.each([
+    ['int8', []],
+    ['int8:method=lsq', ['--accumulate', '2']],
+    ['int8:method=ema', ['--accumulate', '2', '--ema', '0.9', '--checkpoint-activations']],
+    ['int4', ['--optimizer', 'sgd']],
+  ])('%s goes on where it stopped (%j)', async (qat, more) => {
+    const args = [...DATA, '--qat', qat, ...more];
+    run('train', 'model.onnx', ...args, '--epochs', '2', '-o', 'whole.onnx');
+    run('train', 'model.onnx', ...args, '--epochs', '1', '--state', `${qat}.agd.onnx`, '-o', 'half.onnx');
+    run('train', 'model.onnx', ...args, '--epochs', '2', '--state', `${qat}.agd.onnx`, '-o', 'rest.onnx');
+    expect(bytes('rest.onnx').equals(bytes('whole.onnx'))).toBe(true);
+    expect(bytes('half.onnx').equals(bytes('whole.onnx'))).toBe(false);
+    run('export', `${qat}.agd.onnx`, '-o', 'exported.onnx');
+    expect(bytes('exported.onnx').equals(bytes('whole.onnx'))).toBe(true);
+  });
+
+  it('stores weights of four bits, in opset 21', async () => {
+    run('train', 'model.onnx', ...DATA, '--qat', 'int4', '-o', 'four.onnx');
+    expect((await typesIn('four.onnx')).get('fc1.weight_quantized')).toBe('int4');
+    expect((await loadModel(join(folder, 'four.onnx'))).opset).toBe(21);
+    run('evaluate', 'four.onnx', ...LOSS, '--data', 'test.npz');
+  });
+
+  it('is read from a configuration file, leaves what it is to skip, and freezes', async () => {
+    const qat = { weights: 'int8', method: 'lsq', activations: 'int8', perChannel: false, skip: 'fc2.*' };
+    writeFileSync(
+      join(folder, 'qat.json'),
+      JSON.stringify({ loss: 'cross-entropy', qat, freeze: ['fc1.*'] }),
+    );
+    run('train', 'model.onnx', '--config', 'qat.json', '--data', 'train.npz', '-o', 'config.onnx');
+    const flag = 'int8:method=lsq,activations=int8,per-channel=false,skip=fc2.*';
+    run(
+      'train',
+      'model.onnx',
+      ...LOSS,
+      '--data',
+      'train.npz',
+      '--qat',
+      flag,
+      '--freeze',
+      'fc1.*',
+      '-o',
+      'f.onnx',
+    );
+    expect(bytes('config.onnx').equals(bytes('f.onnx'))).toBe(true);
+    const types = await typesIn('f.onnx');
+    expect(types.get('fc2.weight')).toBe('float32');
+    expect(types.get('x_zero_point')).toBe('int8');
+    expect(types.has('fc1.weight_quantized')).toBe(true);
+  });
+
+  it('is injected with data to calibrate on', async () => {
+    run('inject', 'model.onnx', ...LOSS, '--qat', 'int8', '--calibrate', 'train.npz', '-o', 'step.agd.onnx');
+    run('train', 'step.agd.onnx', '--data', 'train.npz', '-o', 'step.onnx');
+    expect((await typesIn('step.onnx')).get('fc1.weight_quantized')).toBe('int8');
+  });
+
+  it.each([
+    [['--qat', 'int9'], "weights must be one of int8, int4, in 'int9'"],
+    [['--qat', 'int8:rang=1'], "Unknown setting of --qat 'rang'"],
+    [['--qat', 'int8:method=max'], "method must be one of lsq, ema, fixed, in 'int8:method=max'"],
+    [
+      ['--qat', 'int8:skip=fc9', '--calibrate', 'train.npz'],
+      "--qat: skip 'fc9' matches no layer that is quantized; there are 'Gemm'",
+    ],
+    [['--qat', 'int8', '--lora', 'fc1'], '--qat cannot be combined with --lora'],
+    [['--qat', 'int8'], 'initial ranges: with inject, --calibrate FILE'],
+    [['--calibrate', 'train.npz'], '--calibrate needs --qat.'],
+    [['--qat', 'int8', '--calibrate', 'nothing.npz'], 'nothing.npz'],
+  ])('%j is refused in one line', (flags, message) => {
+    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, ...flags, '-o', 'x.onnx');
+    expect(err).toContain(message);
+    expect(err.trim().split('\n')).toHaveLength(1);
+    expect(code).toBe(1);
+  });
+
+  it('takes no weights of 16 bits', async () => {
+    const s = new Sketch();
+    const w = s.weight('w', Tensor.filled('float16', [4, 3], 0.5));
+    const y = s.add('MatMul', [s.add('Cast', [s.input('x', ['n', 4])], 'h', { to: 10 }), w], 'm');
+    await saveModel(s.model([s.add('Cast', [y], 'y', { to: 1 })]), join(folder, 'half.onnx'));
+    const { code, err } = agdOnnx(folder, 'train', 'half.onnx', ...DATA, '--qat', 'int8', '-o', 'x.onnx');
+    expect(code).toBe(1);
+    expect(err).toContain("--qat takes float32 models: 'w' of 'MatMul' (node 'm_node') is float16.");
+  });
+});

@@ -1,0 +1,230 @@
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as ort from 'onnxruntime-node';
+import { describe, expect, it } from 'vitest';
+import { withInitializers } from '../../../src/graph/clone.js';
+import { loadModel } from '../../../src/graph/files.js';
+import type { Model, Value } from '../../../src/graph/ir.js';
+import { encodeModel } from '../../../src/graph/proto/codec.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { QatSpec, Ranges } from '../../../src/passes/options/quantization.js';
+import { quantizeModel, valuesToCalibrate } from '../../../src/passes/quantize/quantize-model.js';
+import { storeIntegers } from '../../../src/passes/quantize/store-integers.js';
+import { Session, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { spread } from '../../ops/vjp.js';
+import { Sketch } from '../../sample.js';
+
+const floats = (dims: readonly number[], numbers: readonly number[]) =>
+  Tensor.ofNumbers('float32', dims, numbers);
+
+/** Convolutions with a residual sum, pooling, linear layers and normalizations. */
+function network(opset = 17): Model {
+  const s = new Sketch();
+  const x = s.input('x', ['n', 1, 8, 8]);
+  const pads = { pads: [1, 1, 1, 1] };
+  const c1 = s.add('Conv', [x, s.weight('w1', [4, 1, 3, 3]), s.weight('b1', [4])], 'c1', pads);
+  const r1 = s.add('Relu', [c1], 'r1');
+  const c2 = s.add('Conv', [r1, s.weight('w2', [4, 4, 3, 3]), s.weight('b2', [4])], 'c2', pads);
+  const r2 = s.add('Relu', [s.add('Add', [c2, r1], 'a1')], 'r2');
+  const p = s.add('MaxPool', [r2], 'p', { kernel_shape: [2, 2], strides: [2, 2] });
+  const f = s.add('Flatten', [p], 'f');
+  const g = s.add('Gemm', [f, s.weight('wg', [10, 64]), s.weight('bg', [10])], 'g', { transB: 1 });
+  const m = s.add('MatMul', [s.add('Sigmoid', [g], 's'), s.weight('wm', [10, 10])], 'm');
+  const y0 = s.add('Add', [m, s.weight('ba', [10])], 'y0');
+  const l = s.add('LayerNormalization', [y0, s.weight('lg', [10]), s.weight('lb', [10])], 'l');
+  const model = s.model([s.add('Softmax', [l], 'y')], opset);
+  model.irVersion = 8;
+  return model;
+}
+
+const INPUT = { x: spread([16, 1, 8, 8], [-1, 1], 7) };
+
+/** The ranges of a model's values for the input above. */
+async function rangesOf(source: Model, spec: QatSpec): Promise<Ranges> {
+  const { model, values } = valuesToCalibrate(source, spec);
+  const { graph } = model;
+  const inner = graph.nodes.flatMap(n => n.outputs).filter((v): v is Value => !!v && values.includes(v.name));
+  graph.outputs = inner;
+  const session = await Session.create(model);
+  const results = { ...INPUT, ...(await session.run(INPUT)) };
+  await session.release();
+  return new Map(
+    Object.entries(results).map(([name, t]) => {
+      const numbers = t.numbers();
+      return [name, [Math.min(...numbers), Math.max(...numbers)] as const];
+    }),
+  );
+}
+
+async function quantized(source: Model, spec: QatSpec) {
+  return quantizeModel(source, spec, await rangesOf(source, spec));
+}
+
+/** What rounds which value with which scale, as `VALUE SCALE` or `VALUE SCALE AXIS`. */
+const rounding = ({ graph }: Model) =>
+  graph.nodes
+    .filter(n => n.opType === 'DequantizeLinear' && graph.initializers.get(n.inputs[0]!)?.dtype !== 'int32')
+    .map(({ inputs: [x, scale], attrs }) => {
+      const axis = attrs.get('axis');
+      return [x!.name, scale!.name, ...(axis?.type === 'int' ? [axis.value] : [])].join(' ');
+    });
+
+/** The operators of the model after ONNX Runtime has optimized it. */
+async function kernels(model: Model): Promise<Set<string>> {
+  const path = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'optimized.onnx');
+  const options = {
+    optimizedModelFilePath: path,
+    graphOptimizationLevel: 'all',
+    logSeverityLevel: 4,
+  } as const;
+  await (await ort.InferenceSession.create(encodeModel(model), options)).release();
+  return new Set((await loadModel(path)).graph.nodes.map(n => n.opType));
+}
+
+async function outputs(model: Model, optimize: boolean) {
+  const session = await Session.create(model, { optimize });
+  const { y } = await session.run(INPUT);
+  await session.release();
+  return y!.numbers();
+}
+
+describe('a model in quantization-aware training', () => {
+  // Recorded from quantize_static of onnxruntime 1.30 (Python) with per_channel=True and activation_type=QUInt8.
+  const RECORDED = [
+    'w1_quantized w1_scale 0',
+    'w2_quantized w2_scale 0',
+    'wg_quantized wg_scale 0',
+    'wm_quantized wm_scale 1',
+    'ba_quantized ba_scale',
+    ...['x', 'r1', 'c2', 'r2'].map(name => `${name}_QuantizeLinear_Output ${name}_scale`),
+    ...['p', 'f'].map(name => `${name}_QuantizeLinear_Output r2_scale`),
+    ...['g', 's', 'm', 'y0', 'l', 'y'].map(name => `${name}_QuantizeLinear_Output ${name}_scale`),
+  ];
+
+  it.each(['ema', 'lsq', 'fixed'] as const)(
+    "rounds what ONNX Runtime's quantizer does (%s)",
+    async method => {
+      const stored = storeIntegers(await quantized(network(), { weights: 'int8', method }));
+      expect(rounding(stored).sort()).toEqual([...RECORDED].sort());
+      expect(stored.opset).toBe(17);
+      const types = new Map([...stored.graph.initializers].map(([v, t]) => [v.name, t.dtype]));
+      expect(types.get('w1_quantized')).toBe('int8');
+      expect(types.get('b1_quantized')).toBe('int32');
+      expect(types.get('r1_zero_point')).toBe('uint8');
+      expect(types.has('w1')).toBe(false);
+    },
+  );
+
+  it('has the scales of its ranges', async () => {
+    const ranges = new Map([
+      ...(await rangesOf(network(), { weights: 'int8' })),
+      ['x', [-1.5, 2.325] as const],
+    ]);
+    for (const method of ['ema', 'lsq', 'fixed'] as const) {
+      const model = storeIntegers(quantizeModel(network(), { weights: 'int8', method }, ranges));
+      const value = (name: string) =>
+        [...model.graph.initializers].find(([v]) => v.name === name)![1].numbers();
+      expect(value('x_scale')[0]).toBeCloseTo(0.015, 8);
+      expect(value('x_zero_point')).toEqual([100]);
+    }
+  });
+
+  it('runs with integer kernels, and as it was trained but for a step of rounding', async () => {
+    for (const spec of [
+      { weights: 'int8', reduceRange: true },
+      { weights: 'int8', reduceRange: true, method: 'lsq' },
+      { weights: 'int8', reduceRange: true, perChannel: false },
+    ] as const) {
+      const trained = await quantized(network(), spec);
+      const stored = storeIntegers(trained);
+      expect([...(await kernels(stored))]).toEqual(
+        expect.arrayContaining(['QLinearConv', 'QLinearAdd', 'QGemm', 'QLinearMatMul', 'QLinearSigmoid']),
+      );
+      const before = await outputs(trained, false);
+      // Biases are whole steps too, which may move a number over the bound between two steps.
+      for (const optimize of [false, true]) {
+        const after = await outputs(stored, optimize);
+        const off = after.map((y, i) => Math.round(Math.abs(y - before[i]!) * 255));
+        expect(Math.max(...off)).toBeLessThanOrEqual(1);
+        expect(off.filter(n => n > 0).length / off.length).toBeLessThan(optimize ? 0.15 : 0.02);
+      }
+    }
+  });
+});
+
+describe('gradients', () => {
+  const w = [0.51, -0.32, 0.14, 0.77, -0.25, 0.93, -0.61, 0.08, 1.4, 0.02, -0.36, 0.45];
+  const x = [0.31, -0.42, 1.27, 0.05, -1.9, 0.77, -0.13, 2.6, 0.9, -0.66, 0.28, -1.1];
+  const target = floats([3, 3], [0.5, 0.1, -0.3, 0.2, -0.7, 0.9, -0.4, 0.6, 0.3]);
+  function layer(): Model {
+    const s = new Sketch();
+    const weights = [s.weight('w', floats([3, 4], w)), s.weight('b', floats([3], [0.1, -0.2, 0.05]))];
+    return s.model([s.add('Gemm', [s.input('x', ['n', 4]), ...weights], 'y', { transB: 1 })]);
+  }
+  const ranges = new Map([
+    ['x', [-1.5, 2.325] as const],
+    ['y', [-2.4, 2.7] as const],
+  ]);
+  /** The change of each parameter in a step of gradient descent. */
+  async function step(method: 'lsq' | 'fixed') {
+    const qat = { weights: 'int8', method } as const;
+    const optimizer = { name: 'sgd', lr: 1 } as const;
+    const { model } = await inject(layer(), { loss: { kind: 'mse' }, qat, ranges, optimizer }, sessionShapes);
+    const scale = floats([3], [0.005, 0.006, 0.01]);
+    const trainer = await Trainer.create(withInitializers(model, n => (n === 'w_scale' ? scale : undefined)));
+    const before = trainer.state;
+    const { loss } = await trainer.step({ x: floats([3, 4], x), target });
+    const change = (name: string) => {
+      const now = trainer.state.get(name)!.numbers();
+      return before
+        .get(name)!
+        .numbers()
+        .map((old, i) => old - now[i]!);
+    };
+    await trainer.release();
+    return { loss, change, names: trainer.description.parameters.map(p => p.name) };
+  }
+  // Recorded from PyTorch 2: fake_quantize_per_channel_affine and _fake_quantize_learnable_per_tensor_affine.
+  const RECORDED = {
+    loss: 1.285688877105713,
+    w: [
+      -0.002333328127861023, -0.027799997478723526, 0.05106665566563606, 0, -1.0329333543777466, 0,
+      -0.5836666822433472, 1.3070000410079956, 0, -0.34786665439605713, 0.15193332731723785,
+      -0.9124666452407837,
+    ],
+    b: [0.21333330869674683, -0.3422222137451172, -0.2355556],
+    scales: {
+      w: [6.366933345794678, 87.9364013671875, 79.2056655883789],
+      x: [38.8605842590332],
+      y: [-0.3332545],
+    },
+  };
+  const close = (actual: readonly number[], expected: readonly number[], digits: number) =>
+    actual.forEach((a, i) => {
+      expect(a).toBeCloseTo(expected[i]!, digits);
+    });
+
+  it.each(['lsq', 'fixed'] as const)("are PyTorch's (%s)", async method => {
+    const { loss, change } = await step(method);
+    expect(loss).toBeCloseTo(RECORDED.loss, 5);
+    close(change('w'), RECORDED.w, 5);
+    close(change('b'), RECORDED.b, 5);
+  });
+
+  it("of learned scales are PyTorch's, scaled as of the paper", async () => {
+    const { change } = await step('lsq');
+    const { scales } = RECORDED;
+    const by = (numbers: readonly number[], count: number, most: number) =>
+      numbers.map(n => n / Math.sqrt(count * most));
+    close(change('w_scale'), by(scales.w, 4, 127), 4);
+    close(change('x_scale'), by(scales.x, 4, 255), 4);
+    close(change('y_scale'), by(scales.y, 3, 255), 5);
+  });
+
+  it('of fixed scales there are none', async () => {
+    expect((await step('fixed')).names).toEqual(['w', 'b']);
+  });
+});

@@ -61,7 +61,10 @@ export function createDisplay(
       case 'injected':
         injected = event;
         if (talks && verbose) for (const line of describeInjection(event)) say(line);
-        else for (const text of event.warnings) tell(`warning: ${text}`);
+        else {
+          for (const text of event.warnings) tell(`warning: ${text}`);
+          for (const text of event.notes ?? []) inform(text);
+        }
         return undefined;
       case 'start': {
         inform(describeStart(job, event, injected));
@@ -87,7 +90,11 @@ export function createDisplay(
           tell(`waited for data ${Math.round(100 * share)} % of the time of epoch ${epoch}`);
         return progress?.epoch({
           ...{ epoch, trainLoss, valLoss: validation?.loss, seconds },
-          metrics: { ...named('train', training), ...named('val', validation) },
+          metrics: {
+            ...named('train', training),
+            ...named('val', validation),
+            ...(event.privacy ? { epsilon: event.privacy.epsilon } : {}),
+          },
         });
       }
       case 'saved':
@@ -116,7 +123,9 @@ export function createDisplay(
         if (event.skipped)
           tell(`skipped ${formatCount(event.skipped, 'step')} whose gradients were not finite`);
         if (event.checkpoints) inform(describeKept(event.checkpoints));
-        return inform(`${ENDINGS[event.reason](job)} after ${formatCount(event.steps, 'step')}`);
+        return inform(
+          `${ENDINGS[event.reason](job)} after ${formatCount(event.steps, 'step')}${describePrivacy(event)}`,
+        );
     }
   };
   return {
@@ -246,6 +255,10 @@ function describePlan(job: TrainJob, plan: Event<'plan'>): string[] {
   ];
 }
 
+/** What a private run has spent. */
+export const describePrivacy = ({ privacy }: Pick<Event<'end'>, 'privacy'>): string =>
+  privacy ? `; epsilon ${formatNumber(privacy.epsilon)} at a delta of ${formatNumber(privacy.delta)}` : '';
+
 /** Which weights an exported model has. */
 function describeBest({ best }: Event<'saved'>): string {
   if (!best) return '';
@@ -287,6 +300,7 @@ function resumeCommand(job: TrainJob, state: string, { log, csv, logdir, report,
     label: job.label,
     'val-split': job.valSplit,
     sampler: job.sampler,
+    'dp-delta': job.dpDelta,
     'sample-weights': job.sampleWeights,
     'shuffle-buffer': job.shuffleBuffer,
     augment: job.augment && showAugmentations(job.augment),

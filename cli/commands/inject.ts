@@ -118,11 +118,19 @@ async function write(
 }
 
 /** What an injection did, a line each. */
-export function describeInjection({ parameters, warnings, nodes, bytes, description }: Injected): string[] {
+export function describeInjection({
+  parameters,
+  warnings,
+  notes = [],
+  nodes,
+  bytes,
+  description,
+}: Injected): string[] {
   const trained = parameters.filter(p => p.trains);
   const frozen = parameters.filter(p => !p.trains);
   return [
     ...warnings.map(text => `warning: ${text}`),
+    ...notes,
     `trains   ${formatCount(trained.length, 'tensor')}, ${formatBytes(bytes.parameters)}: ${names(trained)}`,
     `frozen   ${formatCount(frozen.length, 'tensor')}${frozen.length ? `: ${reasons(frozen)}` : ''}`,
     ...describeStep(description),

@@ -9,7 +9,7 @@ import type { LivePage } from '../live-page.js';
 import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
 import { runLog, type Watcher } from '../run-log.js';
 import { RunRecord } from '../run-record.js';
-import { formatCount } from '../ui/format.js';
+import { formatCount, formatNumber } from '../ui/format.js';
 import { warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a folder of training artifacts';
@@ -205,6 +205,8 @@ export async function handler(args: TrainArgs): Promise<void> {
     dryRun: args.dryRun,
     findLr: args.findLr,
     epochs: args.epochs ?? 1,
+    dpEpsilon: args.dpEpsilon,
+    dpDelta: args.dpDelta,
     seed: args.seed,
     lr: args.optimizer?.lr,
     metrics: args.metrics,
@@ -267,10 +269,18 @@ async function writeReport(path: string, { model, data }: TrainArgs, record: Run
     title: basename(model),
     subtitle: `Trained on ${formatCount(record.start!.samples, 'sample')} of ${pathsOf(data)
       .map(path => basename(path))
-      .join(', ')}.`,
+      .join(', ')}.${privacyOf(record)}`,
     code: commandLine(process.argv.slice(2)),
   });
   await writeFileAtomic(path, [Buffer.from(page)]);
+}
+
+/** What a private run has spent, as a sentence. */
+function privacyOf({ epochs }: RunRecord): string {
+  const { privacy } = epochs.at(-1) ?? {};
+  if (!privacy) return '';
+  const [epsilon, delta] = [privacy.epsilon, privacy.delta].map(formatNumber);
+  return ` Differentially private: epsilon ${epsilon} at a delta of ${delta}.`;
 }
 
 /** The signals that stop a run, with the exit codes of programs that end by them. */

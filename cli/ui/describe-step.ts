@@ -23,10 +23,13 @@ export function describeStep(description: TrainingDescription): string[] {
 }
 
 function describeExtras(description: TrainingDescription): string[] {
-  const { schedule, clipGradNorm, clipGradValue, accumulation, ema, parameters, skipped } = description;
+  const { dpSgd, schedule, clipGradNorm, clipGradValue, accumulation, ema, parameters, skipped } =
+    description;
   const lazy = parameters.flatMap(p => (p.rows === undefined ? [] : [p.name]));
   const { kind, ...settings } = schedule ?? { kind: undefined };
+  const how = dpSgd?.method === 'ghost' ? 'ghost clipping' : 'a loop over the samples';
   const lines: Record<string, unknown> = {
+    'private: gradients of samples within': dpSgd && `${dpSgd.clip}, noise ${dpSgd.noise}, by ${how}`,
     'learning rate': kind && [kind, ...Object.entries(settings).map(([k, v]) => `${k}=${v}`)].join(' '),
     'gradient elements within': clipGradValue,
     'norm of all gradients within': clipGradNorm,

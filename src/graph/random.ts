@@ -2,6 +2,7 @@
  * Random numbers that are the same on every platform: xoshiro128** 1.1 seeded by SplitMix64.
  * Blackman, Vigna: Scrambled Linear Pseudorandom Number Generators, ACM TOMS 47(4), 2021; prng.di.unimi.it.
  */
+import { randomBytes } from 'node:crypto';
 
 /** Draws the next integer of [0, 2^32). */
 export type Random = () => number;
@@ -58,3 +59,6 @@ export function below(n: number, draw: Random): number {
   while (x >= limit) x = draw();
   return x % n;
 }
+
+/** A seed of 48 bits from the system's source of secrets. */
+export const secretSeed = (): number => randomBytes(6).readUIntBE(0, 6);

@@ -1,5 +1,6 @@
 import type { Model, Value } from '../graph/ir.js';
 import { encodeModel } from '../graph/proto/codec.js';
+import { secretSeed } from '../graph/random.js';
 import { ensure } from '../ops/optimizers/optimizer.js';
 import { contextOf, runPasses } from './common/context.js';
 import { countNodes } from './common/eliminate-dead-nodes.js';
@@ -17,6 +18,8 @@ export type InjectReport = {
   parameters: ParameterChoice[];
   /** Likely mistakes in the request, one line each. */
   warnings: string[];
+  /** What else a user may want to know, one line each. */
+  notes?: string[];
   nodes: { before: number; after: number };
   /** Bytes of the parameters, and of optimizer state, running statistics and counters together. */
   bytes: { parameters: number; state: number };
@@ -61,10 +64,12 @@ async function injectStep(
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
   const before = countNodes(model);
+  // Noise that others can compute hides nothing.
+  const seed = options.seed ?? (options.dpSgd ? secretSeed() : undefined);
   const passes = options.gradients ? PIPELINES.injectGradients : PIPELINES.inject;
-  const { work, parameters, trained, warnings, attached, description } = await runPasses(
+  const { work, parameters, trained, warnings, attached, description, perSample } = await runPasses(
     passes,
-    contextOf(model, options, oracle),
+    contextOf(model, { ...options, seed }, oracle),
     ['work', 'parameters', 'trained', 'warnings', 'attached', 'description'],
   );
   const bytes = sizes(
@@ -73,8 +78,12 @@ async function injectStep(
     attached.updates.map(u => u.state),
   );
   const nodes = { before, after: countNodes(work) };
-  return { model: work, report: { parameters, warnings, nodes, bytes, description } };
+  const notes = perSample?.why === undefined ? {} : { notes: [whyLoop(perSample.why)] };
+  return { model: work, report: { parameters, warnings, ...notes, nodes, bytes, description } };
 }
+
+const whyLoop = (why: string) =>
+  `gradients of single samples are computed in a loop over the samples, ${why}`;
 
 /** The model's own training step in standard operators, with state as inputs and outputs. */
 async function adopt(

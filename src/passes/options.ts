@@ -18,12 +18,14 @@ import { LOSS_OPTIONS } from './options/loss.js';
 import { MODEL_OPTIONS } from './options/model.js';
 import type { Option } from './options/option.js';
 import { PARAMETER_OPTIONS } from './options/parameters.js';
+import { PRIVACY_OPTIONS } from './options/privacy.js';
 import { QUANTIZATION_OPTIONS } from './options/quantization.js';
 import { RUN_OPTIONS } from './options/run.js';
 import { UPDATE_OPTIONS } from './options/update.js';
 
 export type { Fed, LeastBatch, StoredCheckpoint, StoredProperty } from './options/library.js';
 export { type Command, DEVICES, type Device, GROUPS, type Option } from './options/option.js';
+export type { DpSgd } from './options/privacy.js';
 export { type ParameterGroup, parseAssignments, parseNumbers, parseScale } from './options/text.js';
 
 /** The loss: computed from an output and a target, or by the model itself, which may take a target. */
@@ -40,6 +42,7 @@ export const OPTIONS = {
   ...PARAMETER_OPTIONS,
   ...ADAPTER_OPTIONS,
   ...UPDATE_OPTIONS,
+  ...PRIVACY_OPTIONS,
   ...MODEL_OPTIONS,
   ...QUANTIZATION_OPTIONS,
   ...DATA_OPTIONS,
@@ -68,7 +71,7 @@ export type InjectOptions = {
 export type StepOptions = Pick<
   InjectOptions,
   | ('schedule' | 'clipGradNorm' | 'clipGradValue' | 'accumulate' | 'ema' | 'onNonfinite')
-  | ('lazyRows' | 'compensate' | 'telemetry' | 'tile' | 'scalars')
+  | ('lazyRows' | 'compensate' | 'telemetry' | 'tile' | 'scalars' | 'dpSgd')
 >;
 export type ScalarType = NonNullable<InjectOptions['scalars']>;
 /** Which parameters train. */

@@ -22,6 +22,7 @@ import { attachLoss, attachSampleLosses } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
 import { checkpointActivations } from './differentiate/checkpoint-activations.js';
+import { checkStatistics, clipSamples, separateSamples } from './differentiate/clip-samples.js';
 import { computeInFloat } from './differentiate/compute-in-float.js';
 import { drawRandom, numberBatches } from './differentiate/draw-random.js';
 import { expandNodes } from './differentiate/expand-nodes.js';
@@ -65,6 +66,7 @@ import { distancesFromHead } from './select/group-layers.js';
 import { groupParameters } from './select/group-parameters.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
+import type { Noise } from './update/add-noise.js';
 import { attachOptimizer } from './update/attach-optimizer.js';
 import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
@@ -444,6 +446,20 @@ const ALL = [
     },
   }),
   pass({
+    name: 'separate-samples',
+    does: 'Prepares the graph for the gradients of single samples, for differentially private training',
+    requires: ['g', 'loss', 'trained', 'statistics'],
+    ensures: ['perSample'],
+    run(c) {
+      const { g, loss, trained, options } = c;
+      c.perSample = undefined;
+      if (!options.dpSgd) return false;
+      checkStatistics(g, c.statistics);
+      c.perSample = separateSamples(g, loss, trained, options.dpSgd);
+      return true;
+    },
+  }),
+  pass({
     name: 'look-up-rows',
     does: 'Merges the lookups of each table with sparse updates into one',
     requires: ['g', 'trained'],
@@ -470,7 +486,14 @@ const ALL = [
     requires: ['work', 'g', 'trained'],
     ensures: ['cotangents'],
     run(c) {
-      const { g, loss, seeds = new Map() } = c;
+      const { g, loss, perSample, options, seeds = new Map() } = c;
+      if (perSample) {
+        c.cotangents = clipSamples(g, perSample, c.trained, options.dpSgd!, {
+          ...options,
+          detached: c.detached,
+        });
+        return true;
+      }
       if (loss) seeds.set(loss.loss, g.of(loss.loss).ones());
       const wrt = c.trained.map(p => c.lookups?.get(p)?.looked ?? p);
       c.cotangents = backward(g, seeds, wrt, { ...c.options, detached: c.detached });
@@ -699,6 +722,7 @@ const ALL = [
         ...options,
         schedule,
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
+        noise: noiseOf(c),
       };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
@@ -831,6 +855,17 @@ const ALL = [
   }),
 ] as const satisfies readonly Pass[];
 
+/** The noise of an update, if there is any. */
+function noiseOf(c: With<'g'>): Noise | undefined {
+  const { g, perSample, options, drawn } = c;
+  if (!perSample || !options.dpSgd) return undefined;
+  const { clip, noise = 0, batch } = options.dpSgd;
+  const key = drawn?.key ?? g.newValue('batch_key', { kind: 'tensor', dtype: 'int64', shape: [] });
+  if (noise > 0) c.drawn = { key };
+  const samples = batch === undefined ? perSample.samples.op('Max', [1]) : g.scalar(batch, 'int64');
+  return { deviation: noise * clip, samples, key, seed: options.seed ?? 0 };
+}
+
 /**
  * Expands operators if their kernels read inputs that are not fed: a gradient, and so a training step, may not depend on
  * all that a kernel reads, such as the lengths of sequences.
@@ -918,8 +953,8 @@ export const PIPELINES = {
     ...NORMALIZE,
     ...list('attach-loss', 'select-parameters', 'check-loss', 'group-parameters'),
     ...MODES,
-    ...list('observe-ranges', 'look-up-rows', 'draw-random', 'detach-values', 'backward', 'lower-batch-norm'),
-    ...list('scale-gradients-of-scales', 'name-gradients'),
+    ...list('observe-ranges', 'detach-values', 'separate-samples', 'look-up-rows', 'draw-random', 'backward'),
+    ...list('lower-batch-norm', 'scale-gradients-of-scales', 'name-gradients'),
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],

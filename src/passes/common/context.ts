@@ -12,6 +12,7 @@ import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer
 import type { PlannedSchedule } from '../../ops/schedules.js';
 import type { DerivativeNames } from '../differentiate/add-derivatives.js';
 import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
+import type { PerSample } from '../differentiate/clip-samples.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
 import type { TrainingDescription } from '../file/description.js';
 import type { TrainingOperators } from '../import/lower-training-operators.js';
@@ -81,6 +82,8 @@ export type Facts = {
   statistics: StateUpdate[];
   /** Set if batch normalization needs more than one sample. */
   leastBatch: LeastBatch | undefined;
+  /** How the gradients of single samples are clipped, with the number of samples, an int64 scalar; undefined if they are not. */
+  perSample: PerSample | undefined;
   /** Tables of which a step updates only some rows. */
   lookups: Map<Value, Lookup>;
   /** The outputs that the backward pass starts from if there is no loss, with their cotangents. */

@@ -5,6 +5,7 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
 import {
+  type LossTerms,
   lossNamed,
   lossTerms,
   maskShape,
@@ -31,6 +32,8 @@ export type AttachedLoss = {
   mix?: MixInputs;
   exposed?: readonly Value[];
   constants?: ReadonlySet<Value>;
+  /** The losses of a sum before their means, with their factors; undefined if the model computes its loss itself. */
+  terms?: readonly (LossTerms & { factor: number })[];
 };
 
 /** The second target, of the type and shape of the first, and the share of the first in each sample [batch], float32. */
@@ -61,14 +64,15 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
   const means = operands.map(({ term, output, target, values }, i) => {
     const of = (t: Expr) => lossTerms(term.kind, output, t, term, values);
     const terms = of(target);
-    const mean = meanOf(mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms);
-    return { mean, weight: term.weight ?? 1 };
+    const mixed = mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms;
+    return { mean: meanOf(mixed), weight: term.weight ?? 1, terms: mixed };
   });
   const loss = weightedSum(means);
+  const terms = means.map(m => ({ ...m.terms, factor: m.weight }));
   const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
   const exposed = operands.flatMap(o => o.exposed ?? []);
   const target = first!.isInput ? first!.target.value : undefined;
-  return { loss: addOutput(g, loss), output: first!.output.value, target, mix, exposed, constants };
+  return { loss: addOutput(g, loss), output: first!.output.value, target, mix, exposed, constants, terms };
 }
 
 function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {

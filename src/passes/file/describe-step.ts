@@ -46,6 +46,7 @@ function describe(context: Described): TrainingDescription {
     step: attached.step.name,
     scheduleTotal: attached.total?.name,
     ...(recordedOptions({ ...options, schedule: context.schedule }) as Planned),
+    ...(options.dpSgd ? { dpSgd: { ...options.dpSgd, method: context.perSample?.method } } : {}),
     accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
     skipped: attached.skipped?.name,
     telemetry: attached.telemetry && {

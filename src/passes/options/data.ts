@@ -72,10 +72,10 @@ export const DATA_OPTIONS = {
     conflicts: FOLDS_EXCLUDE,
     help: 'Cross-validation: train once for each of N folds, with the fold as validation data, and print mean and spread; no model is written without --out-dir',
   }),
-  sampler: option(choice(['shuffle', 'weighted']), {
+  sampler: option(choice(['shuffle', 'weighted', 'poisson']), {
     ...DATA,
     expert: true,
-    help: 'How an epoch draws samples; weighted: each class is equally likely, or by --sample-weights',
+    help: 'How an epoch draws samples; weighted: each class is equally likely, or by --sample-weights; poisson: each sample is in a batch with the same probability, for --dp-sgd',
     shown: 'shuffle',
   }),
   sampleWeights: option(text, {

@@ -5,6 +5,7 @@ import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer
 import { resolveSchedule } from '../../ops/schedules.js';
 import type { StepOptions } from '../options.js';
 import { accumulateGradients } from './accumulate-gradients.js';
+import { addNoise, type Noise } from './add-noise.js';
 import { averageWeights } from './average-weights.js';
 import { clipGradients } from './clip-gradients.js';
 import { hessianProducts } from './hessian-products.js';
@@ -41,7 +42,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: PlannedUpdate & { seed?: number } = {},
+  options: PlannedUpdate & { seed?: number; noise?: Noise } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
@@ -64,9 +65,13 @@ export function attachOptimizer<O extends OptimizerOptions>(
     transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
   };
   const averaged = ema === undefined ? clipped : averageWeights(g, params, ema, clipped.transition);
+  const { noise } = options;
+  const released = noise
+    ? { ...averaged, transition: addNoise(g, noise, accumulate, averaged.transition) }
+    : averaged;
   const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
-    accumulate === 1 ? averaged : accumulateGradients(g, params, kinds, accumulate, averaged.transition);
+    accumulate === 1 ? released : accumulateGradients(g, params, kinds, accumulate, released.transition);
   const tracked: Transition = (b, terms) =>
     new Map([
       ...accumulated.transition(b, terms),
@@ -78,7 +83,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
     state,
     value: output(g, e.typed(state.type), `${state.name}_new`),
   }));
-  const { transition: _, ...attached } = { ...observed, ...clipped, ...averaged, ...accumulated, ...guarded };
+  const { transition: _, ...attached } = { ...observed, ...clipped, ...released, ...accumulated, ...guarded };
   return { ...attached, products: products.map(e => e.value), updates };
 }
 

@@ -2,6 +2,7 @@ import { AgdError } from '../../graph/errors.js';
 import { optimizerNamed } from '../../ops/optimizers/index.js';
 import { ensure, resolveOptions } from '../../ops/optimizers/optimizer.js';
 import type { Facts } from '../common/context.js';
+import { checkPrivacy } from '../differentiate/clip-samples.js';
 import type { InjectOptions } from '../options.js';
 
 /** The optimizer with its options. Throws `bad-option` if one of them, or of the step's options, is invalid. */
@@ -15,6 +16,7 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
       'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
     );
   checkLazy(options, optimizer);
+  checkPrivacy(options, { name, diagonal: optimizer.diagonal });
   return { name, optimizer, settings };
 }
 

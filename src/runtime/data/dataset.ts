@@ -1,8 +1,19 @@
 import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
+import { random } from '../../graph/random.js';
 import { Tensor } from '../../graph/tensor.js';
 import { convert, moveAxis, takeRows } from './convert.js';
-import { blockwise, fileOrder, inBlocks, type Order, offsets, partOf, shuffled, weighted } from './order.js';
+import {
+  blockwise,
+  fileOrder,
+  inBlocks,
+  type Order,
+  offsets,
+  partOf,
+  poissonSample,
+  shuffled,
+  weighted,
+} from './order.js';
 import type { ArrayType, Pass, Samples } from './samples.js';
 import { foldRows, splitRows } from './split.js';
 
@@ -37,6 +48,8 @@ export type DatasetOptions = {
   rows?: Uint32Array;
   /** The weight of each sample: an epoch with a seed draws in proportion to them, with replacement. */
   weights?: Float64Array;
+  /** Each sample is in a batch of an epoch with the same probability, by itself; so many batches share an update. */
+  poisson?: number;
   /** Most samples that are shuffled at a time where they are read in blocks. */
   shuffleBuffer?: number;
   /** Changes what a run is fed, batch by batch. */
@@ -126,6 +139,8 @@ export class Dataset {
   /** Number of batches in a whole pass. Throws `bad-option`, also where not one batch can be filled. */
   batchCount(options: BatchOptions = {}): number {
     const size = this.batchSize(options);
+    const { poisson } = this.options;
+    if (poisson !== undefined && !options.pad) return Math.ceil(this.length / (size * poisson)) * poisson;
     const count = (this.length - this.leftOut(options)) / size;
     if (count > 0) return Math.ceil(count);
     const why = this.fixedBatch === undefined ? '' : ' that the model takes';
@@ -138,7 +153,7 @@ export class Dataset {
   /** Samples that no batch of a pass has. Throws `bad-option`. */
   leftOut(options: BatchOptions = {}): number {
     const rest = this.length % this.batchSize(options);
-    if (options.pad) return 0;
+    if (options.pad || this.isPoisson) return 0;
     return options.dropLast || this.fixedBatch !== undefined || rest < this.#least ? rest : 0;
   }
 
@@ -208,6 +223,11 @@ export class Dataset {
   *#parts(options: BatchOptions, steps: (first: number) => number): Generator<Part> {
     const size = this.batchSize(options);
     const count = this.batchCount(options);
+    const { poisson } = this.options;
+    if (poisson !== undefined && !options.pad) {
+      yield* this.#drawn(options, size, count, poisson);
+      return;
+    }
     const order = this.#order(options);
     const full = Math.floor(this.length / size);
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
@@ -219,6 +239,26 @@ export class Dataset {
       const padding = this.fixedBatch === undefined ? 0 : size - each;
       const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
       yield { rows: filled, first: i * size, lead: [k, each + padding], padding };
+    }
+  }
+
+  /** Batches of Poisson sampling: their sizes differ, so that each is a chunk of its own. */
+  *#drawn(
+    { shuffle = 0, epoch = 0, skip = 0 }: BatchOptions,
+    size: number,
+    count: number,
+    perUpdate: number,
+  ): Generator<Part> {
+    const draw = random(shuffle, epoch);
+    const rate = Math.min(1, (size * perUpdate) / this.length);
+    for (let first = 0; first < count; first += perUpdate) {
+      const rows = poissonSample(this.length, rate, draw);
+      for (let i = 0; i < perUpdate; i++) {
+        if (first + i < skip) continue;
+        const [from, to] = [i, i + 1].map(j => Math.floor((rows.length * j) / perUpdate));
+        const part = rows.subarray(from, to);
+        yield { rows: part, first: (first + i) * size, lead: [1, part.length], padding: 0 };
+      }
     }
   }
 
@@ -325,6 +365,29 @@ export class Dataset {
           : 'Samples that are read in blocks cannot be drawn by weight: raise --shuffle-buffer to their number, if they fit in memory.',
       );
     return new Dataset(this.columns, { ...this.options, weights });
+  }
+
+  /** Whether `poisson` was called. */
+  get isPoisson(): boolean {
+    return this.options.poisson !== undefined;
+  }
+
+  /**
+   * Batches of Poisson sampling, whose sizes differ: in each update of `perUpdate` batches, each sample is with the same
+   * probability, whatever the others are. Throws `bad-option` where the model has a fixed batch, and for samples in blocks.
+   */
+  poisson(perUpdate = 1): Dataset {
+    if (this.fixedBatch !== undefined)
+      throw new AgdError(
+        'bad-option',
+        `--sampler poisson draws batches of different sizes, and the model takes exactly ${this.fixedBatch} samples: make its batch variable with --free-batch.`,
+      );
+    if (this.options.samples?.blocks)
+      throw new AgdError(
+        'bad-option',
+        'Samples that are read in blocks cannot be drawn by --sampler poisson: raise --shuffle-buffer to their number, if they fit in memory.',
+      );
+    return new Dataset(this.columns, { ...this.options, poisson: perUpdate });
   }
 
   #order({ shuffle, epoch = 0 }: BatchOptions): Order {

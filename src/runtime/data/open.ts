@@ -44,8 +44,11 @@ export type DataOptions = {
   fold?: Fold;
   /** Seed of that choice. */
   seed?: number;
-  /** `weighted`: each class is as likely as the others, or samples as their `sampleWeights` are. */
-  sampler?: 'shuffle' | 'weighted';
+  /**
+   * `weighted`: each class is as likely as the others, or samples as their `sampleWeights` are. `poisson`: each sample is in
+   * a batch with the same probability, whatever the others are.
+   */
+  sampler?: 'shuffle' | 'weighted' | 'poisson';
   /** The column, or array, of the samples' weights. */
   sampleWeights?: string;
   /** Most samples that are shuffled at a time where data are read in blocks. */
@@ -312,6 +315,7 @@ async function sampled(
     const weights = checkWeights(await read(), sampleWeights);
     return data.weighted(data.rows ? Float64Array.from(data.rows, row => weights[row]!) : weights);
   }
+  if (sampler === 'poisson') return data.poisson();
   if (sampler !== 'weighted') return data;
   const found = await classes();
   if (!found)

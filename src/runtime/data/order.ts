@@ -43,6 +43,21 @@ export function weighted(weights: Float64Array, seed: number, epoch: number): Or
   return { rows: (from, to) => order.subarray(from, to) };
 }
 
+/**
+ * The samples, in ascending order, of which each is taken with this probability by itself. The gaps between them have a
+ * geometric distribution: P(gap >= k) = (1 - rate)^k.
+ */
+export function poissonSample(length: number, rate: number, draw: Random): Uint32Array {
+  if (rate >= 1) return fileOrder(0, length);
+  const rows: number[] = [];
+  const each = Math.log1p(-rate);
+  for (let row = -1; ; ) {
+    row += 1 + Math.floor(Math.log1p(-unit(draw)) / each);
+    if (!(row < length)) return Uint32Array.from(rows);
+    rows.push(row);
+  }
+}
+
 /** A double of [0, 1) with 53 random bits. */
 export function unit(draw: Random): number {
   return ((draw() >>> 5) * 2 ** 26 + (draw() >>> 6)) / 2 ** 53;

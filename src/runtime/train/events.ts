@@ -102,12 +102,18 @@ const validationSchema = event(
   },
 );
 
+const privacySchema = v.strictObject({
+  epsilon: said('Infinite, which is null in JSON, without noise', real),
+  delta: real,
+});
+
 const epochSchema = event('epoch', 'An epoch is done.', {
   epoch: said('From 1', whole),
   trainLoss: said("Mean of the steps' losses over the samples", real),
   validation: optional('Result on the validation data', evaluationSchema),
   training: optional('Result on training data, in inference form, with --train-metrics', evaluationSchema),
   best: optional('Whether the monitored value is the best so far', v.literal(true)),
+  privacy: optional('What a private run has spent so far', privacySchema),
   seconds: said('Duration, validation included', real),
   trainSeconds: said('Seconds of these in which steps were done', real),
   waitSeconds: optional('Seconds of these in which the next batches were waited for', real),
@@ -132,6 +138,7 @@ const injectedSchema = event('injected', 'A plain model was made trainable.', {
     ),
   ),
   warnings: said('What is likely not meant as it was asked for', v.array(v.string())),
+  notes: optional('What else a user may want to know', v.array(v.string())),
   nodes: said('Nodes of the graph', v.strictObject({ before: whole, after: whole })),
   bytes: said(
     'Bytes of parameters, and of the optimizer state and running statistics beside them',
@@ -206,6 +213,7 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
     }),
   ),
   steps: said('Updates done', whole),
+  privacy: optional('What a private run has spent', privacySchema),
   skipped: said('Batches whose gradients were not finite, and which changed nothing', whole),
   worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
 });

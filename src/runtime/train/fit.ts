@@ -38,6 +38,7 @@ import {
   withMixedTargets,
   withSchedule,
 } from './prepare.js';
+import { accountingOf, checkBudget, checkResumed, seedOf } from './privacy.js';
 import {
   beginRun,
   fitHistory,
@@ -111,6 +112,8 @@ const OWN = [
   'minDelta',
   'metrics',
   'trainMetrics',
+  'dpEpsilon',
+  'dpDelta',
 ];
 const OTHER = ['validation', 'bind', 'export', 'callbacks', 'onEvent', 'signal', 'device', 'threads'];
 const DATA = [
@@ -175,7 +178,10 @@ async function fitOn(
           inject ? { ...inject, original: await readFile(model).catch(() => undefined) } : {},
         )
       : { model, options: inject ?? {} };
-  const prepared = { bind: binding, batchSize, epochs, inject, augment, ...session };
+  const { sampler, dpEpsilon, dpDelta } = options;
+  checkBudget(inject, options);
+  const budget = { sampler, dpEpsilon, dpDelta };
+  const prepared = { bind: binding, batchSize, epochs, inject, augment, ...budget, ...session };
   const injected = await trainable(
     opened,
     prepared,
@@ -200,10 +206,14 @@ async function fitOn(
           );
     trainer = await withSchedule(trainer, prepared, train, emit);
     trainer.keepRecipe(given.recipe);
-    const { seed, lr } = options;
+    const { lr } = options;
+    const seed = seedOf(trainer.description, options.seed, readRun(injected));
+    const privacy = accountingOf(trainer.description, train, { ...options, epochs });
+    for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
     const asked = { seed, lr, bind: binding, augment };
     const settings = await settingsOf(asked, given, train.batchSize({ batchSize }));
     const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
+    checkResumed(trainer.description, readRun(injected), settings, trainer.batchCount);
     const begun = beginRun(readRun(injected), settings, trainer.batchCount, note);
     const run: Run = { ...begun, checkpoints: [] };
     const metric = options.monitor ?? 'loss';
@@ -219,7 +229,7 @@ async function fitOn(
       for (const callback of callbacks) replies.push(await calledBy(callback, event, trainer));
       return replies.includes('stop') ? 'stop' : undefined;
     };
-    const plan = { ...options, epochs, stepwise: callbacks.some(({ onStep }) => onStep) };
+    const plan = { ...options, seed, epochs, stepwise: callbacks.some(({ onStep }) => onStep) };
     const stateNow = () => {
       fitHistory(run.history, trainer.batchCount);
       return withRun(trainer.snapshot(), run);
@@ -240,6 +250,7 @@ async function fitOn(
       reason,
       steps: trainer.stepCount,
       skipped: trainer.skippedCount,
+      ...(privacy ? { privacy: privacy.spent(trainer.batchCount) } : {}),
       ...(best ? { best } : {}),
     };
     onEvent?.(end);

@@ -8,7 +8,7 @@ import { isInjected } from '../../passes/file/step-metadata.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
 import { inject } from '../../passes/inject.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
-import type { Fed, InjectOptions } from '../../passes/options.js';
+import type { Fed, InjectOptions, LossSpec } from '../../passes/options.js';
 import { type Augmentation, mixes } from '../../passes/recipe/augmentation.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { InputSpec } from '../data/bind.js';
@@ -25,6 +25,7 @@ import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
 import { injectedEvent, type NewEvent } from './events.js';
 import { batchToFree, shapesOf } from './model-data.js';
+import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
 
@@ -36,9 +37,10 @@ export const dataProgress = (emit: Emit): Progress =>
   throttled((stage, share) => emit({ type: 'data', stage, share }));
 
 /** What is to be known of a run to give its model a training step. */
-export type Preparation = Pick<TrainJob, 'bind' | 'batchSize' | 'epochs' | 'device'> & {
-  inject?: InjectOptions;
-};
+export type Preparation = Pick<TrainJob, 'bind' | 'batchSize' | 'epochs' | 'device' | 'sampler'> &
+  PrivacyOptions & {
+    inject?: InjectOptions;
+  };
 
 /** The model in a file with its training step, injected where it has none yet. Throws `bad-option` where it needs a loss, or has a step and options are given. */
 export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
@@ -81,14 +83,16 @@ export async function trainable(
   const shapes = await shapesOf(source);
   const ranges = await calibrate({ ...source, options: { ...options, freeBatch } }, shapes);
   const asked = { ...options, updates, tile, freeBatch, ranges };
-  const balanced = await withBalance(asked, async loss => {
-    const { model: trial } = await inject(model, { ...asked, loss }, shapes);
+  const opened = async (loss: LossSpec | undefined) => {
+    const { model: trial } = await inject(model, { ...asked, loss, dpSgd: undefined }, shapes);
     const trainer = await Trainer.create(trial, job);
     const { inputs, description } = trainer;
     await trainer.release();
     const data = await bind(job, source.data, inputs, description.loss.target);
     return { data, target: inputs.find(({ name }) => name === description.loss.target)! };
-  });
+  };
+  const noisy = await withNoise(asked, job, async () => (await opened(asked.loss)).data);
+  const balanced = await withBalance(noisy, opened);
   const { model: injected, report } = await inject(model, balanced, shapes);
   emit(injectedEvent(report));
   const begun = resumeOptimizer(injected, optimizer);
@@ -122,7 +126,9 @@ export async function withSchedule(
 
 /** The updates of the whole run, at least 1. */
 export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
-  return Math.max(1, Math.floor((job.epochs * data.batchCount(job)) / (job.inject?.accumulate ?? 1)));
+  const { accumulate = 1 } = job.inject ?? {};
+  const sampled = data.isPoisson ? data.poisson(accumulate) : data;
+  return Math.max(1, Math.floor((job.epochs * sampled.batchCount(job)) / accumulate));
 }
 
 /** What the data feed the inputs, of which `target` takes labels. */
@@ -142,7 +148,8 @@ export async function bindTraining(
   { inputs, description }: Pick<Trainer, 'inputs' | 'description'>,
 ): Promise<Dataset> {
   const { loss } = description;
-  const train = await bind(job, data, inputs, loss.target);
+  const bound = await bind(job, data, inputs, loss.target);
+  const train = bound.isPoisson ? bound.poisson(description.accumulation?.batches) : bound;
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;
   return train.map((batch, { rows, pass }) =>

@@ -37,6 +37,7 @@ import {
   withMixedTargets,
   withSchedule,
 } from './prepare.js';
+import { accountingOf, checkBudget, checkResumed, type PrivacyOptions, seedOf } from './privacy.js';
 import {
   beginRun,
   fitHistory,
@@ -102,7 +103,8 @@ export type TrainJob = SessionOptions &
     /** How many of the validation samples with the largest loss the last event tells; none if not given. */
     worstSamples?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
-  } & Omit<DataOptions, 'recipe' | 'progress'>;
+  } & PrivacyOptions &
+  Omit<DataOptions, 'recipe' | 'progress'>;
 
 const NOTHING_SAVED = { state: undefined, saveEvery: undefined, keepBest: undefined, keepLast: undefined };
 
@@ -143,7 +145,8 @@ async function runOnData(
   opened: OpenedData,
 ): Promise<void> {
   const { inject, augment } = given;
-  const job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
+  let job = inject ? { ...given, inject: withMixedTargets(inject, augment) } : given;
+  checkBudget(job.inject, job);
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   job.metrics?.forEach(metricNamed);
@@ -161,12 +164,15 @@ async function runOnData(
       'bad-option',
       'The model keeps no average of its weights: inject it with --ema DECAY.',
     );
+  job = { ...job, seed: seedOf(readDescription(model), job.seed, readRun(model)) };
   let trainer = await Trainer.create(model, job);
   try {
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
     const { target } = trainer.description.loss;
     const train = await bindTraining(job, data, trainer);
     for (const note of train.reportOn(job)) emit({ type: 'note', ...note });
+    const privacy = accountingOf(trainer.description, train, job);
+    for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
     const { validation: path } = job;
     const validation =
       path === undefined
@@ -200,6 +206,7 @@ async function runOnData(
     if (before && job.state === undefined)
       warn(`${job.model} stays as it is: --state ${job.model} updates it`);
     const settings = await settingsOf(job, data, train.batchSize(job));
+    checkResumed(trainer.description, before, settings, trainer.batchCount);
     const run = beginRun(before, settings, trainer.batchCount, warn);
     const stepsBefore = trainer.batchCount;
     if (job.fold && stepsBefore)
@@ -256,6 +263,7 @@ async function runOnData(
         reason,
         steps: trainer.stepCount,
         skipped: trainer.skippedCount,
+        ...(privacy ? { privacy: privacy.spent(trainer.batchCount) } : {}),
         ...(best ? { best } : {}),
         ...(state && versions.length
           ? { checkpoints: { folder: checkpointFolder(state), kept: versions } }

@@ -187,7 +187,7 @@ export class Trainer {
   async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
     const feeds = this.#checked(batches);
     const missing = this.inputs.find(({ name }) => !feeds[name]);
-    const few = this.inputs.find(({ name, least = 1 }) => feeds[name] && feeds[name].dims[1]! < least);
+    const few = this.inputs.find(({ name, least = 0 }) => feeds[name] && feeds[name].dims[1]! < least);
     if (few) throw singleValue(this.description.leastBatch!.node);
     if (missing) {
       const given = Object.keys(feeds).map(name => `'${name}'`);

@@ -1,9 +1,11 @@
 /** One training run, whatever starts it: `runTrainJob` from files to files, or `fit` from a program. */
 import { AgdError } from '../../graph/errors.js';
 import type { Dataset } from '../data/dataset.js';
+import type { DataOptions } from '../data/open.js';
 import type { Checkpoints } from './checkpoints.js';
 import type { EndEvent, EpochEvent, LoopEvent, StartEvent } from './events.js';
 import { Monitor, type MonitorOptions, metricsWith, monitoredValue, Plateau } from './monitor.js';
+import { accountingOf, type PrivacyOptions } from './privacy.js';
 import { fitHistory, follow, type Run, withRun } from './run-state.js';
 import type { Trainer } from './trainer.js';
 import { type LoopOptions, trainingLoop } from './training-loop.js';
@@ -13,8 +15,11 @@ import { type LoopOptions, trainingLoop } from './training-loop.js';
 export type Reply = 'stop' | void;
 
 export type RunOptions = MonitorOptions &
+  PrivacyOptions &
   Pick<LoopOptions, 'metrics' | 'trainMetrics'> & {
     epochs: number;
+    sampler?: DataOptions['sampler'];
+    sampleWeights?: string;
     batchSize?: number;
     seed?: number;
     lr?: number;
@@ -74,6 +79,7 @@ export async function trainRun(
   // The best epoch is the best of those whose weights are kept.
   if (checkpoints.keepsBest) monitor.best = checkpoints.bestEpoch(monitor.metric);
   const size = { batchSize: train.batchSize(options), stepsPerEpoch: train.batchCount(options) };
+  const privacy = accountingOf(trainer.description, train, options);
   const stepsBefore = trainer.batchCount;
   const before = stepsBefore ? { history: structuredClone(history) } : {};
   let asked = false;
@@ -126,7 +132,8 @@ export async function trainRun(
     }
     plateau?.observe(event);
     const isBest = monitor.observe(event);
-    const shown: EpochEvent = isBest ? { ...event, best: true } : event;
+    const told = privacy ? { ...event, privacy: privacy.spent(trainer.batchCount) } : event;
+    const shown: EpochEvent = isBest ? { ...told, best: true } : told;
     follow(history, shown);
     if (isBest) {
       const { epoch, value } = monitor.best!;

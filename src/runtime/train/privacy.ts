@@ -1,0 +1,158 @@
+/** Differentially private runs: the noise that a budget asks for, what a run has spent, and what it may not do. */
+import { AgdError } from '../../graph/errors.js';
+import { secretSeed } from '../../graph/random.js';
+import type { TrainingDescription } from '../../passes/file/description.js';
+import type { InjectOptions } from '../../passes/options.js';
+import type { Dataset } from '../data/dataset.js';
+import type { DataOptions } from '../data/open.js';
+import { epsilonOf, noiseFor } from './accountant.js';
+import type { Run, RunSettings } from './run-state.js';
+
+export type PrivacyOptions = {
+  /** The epsilon that all epochs together may spend: decides the noise where `dpSgd` has none. */
+  dpEpsilon?: number;
+  /** The delta for which epsilon is computed; samples^-1.1 if not given. */
+  dpDelta?: number;
+};
+
+/** What is known of a run before it begins. */
+type Plan = PrivacyOptions & Pick<DataOptions, 'sampler'> & { batchSize?: number; epochs: number };
+
+/** What a run has spent. */
+export type PrivacySpent = { epsilon: number; delta: number };
+
+/** Throws `bad-option` for options that need --dp-sgd, or another form of it. */
+export function checkBudget(inject: InjectOptions | undefined, { dpEpsilon, dpDelta }: PrivacyOptions): void {
+  const { dpSgd, loss } = inject ?? {};
+  const terms = dpSgd && loss && loss.kind !== 'output' ? [loss, ...(loss.plus ?? [])] : [];
+  if (terms.some(term => term.posWeight === 'balanced'))
+    throw new AgdError(
+      'bad-option',
+      '--pos-weight balanced is computed from the data, which --dp-sgd does not cover: give numbers.',
+    );
+  if (dpEpsilon === undefined || !inject) return;
+  if (!dpSgd)
+    throw new AgdError('bad-option', '--dp-epsilon needs the norm to clip to: add --dp-sgd clip=1.');
+  if (dpSgd.noise !== undefined)
+    throw new AgdError(
+      'bad-option',
+      `--dp-epsilon chooses the noise, and --dp-sgd has noise=${dpSgd.noise}: give one of the two.`,
+    );
+  if (dpDelta !== undefined && dpDelta >= 1) throw new AgdError('bad-option', '--dp-delta must be below 1.');
+}
+
+/** The options of injection with the expected size of a batch, and with the noise that the budget asks for. */
+export async function withNoise(
+  options: InjectOptions,
+  plan: Plan,
+  open: () => Promise<Dataset>,
+): Promise<InjectOptions> {
+  const { dpSgd, accumulate = 1 } = options;
+  if (!dpSgd) return options;
+  checkBudget(options, plan);
+  const { dpEpsilon } = plan;
+  let { noise, batch } = dpSgd;
+  if (batch === undefined || (noise === undefined && dpEpsilon !== undefined)) {
+    const data = await open();
+    const train = data.isPoisson ? data.poisson(accumulate) : data;
+    batch ??= train.batchSize(plan);
+    if (noise === undefined && dpEpsilon !== undefined) {
+      const updates = Math.ceil((plan.epochs * train.batchCount(plan)) / accumulate);
+      const rate = rateOf(train, plan, accumulate);
+      noise = noiseFor(dpEpsilon, deltaOf(train, plan), { rate, updates });
+    }
+  }
+  return { ...options, dpSgd: { ...dpSgd, noise, batch } };
+}
+
+const deltaOf = (train: Dataset, { dpDelta }: PrivacyOptions) => dpDelta ?? train.length ** -1.1;
+
+/** The share of the samples that an update has. */
+const rateOf = (train: Dataset, options: { batchSize?: number }, accumulate: number) =>
+  Math.min(1, (accumulate * train.batchSize(options)) / train.length);
+
+/** The seed of a private run, which is secret unless the user chose it; a resumed run has that of the run before. */
+export function seedOf(
+  description: TrainingDescription,
+  seed: number | undefined,
+  before: Run | undefined,
+): number | undefined {
+  if (!description.dpSgd || seed !== undefined) return seed;
+  return before?.settings.seed ?? secretSeed();
+}
+
+/** Throws `bad-option` where a resumed run would no longer spend what it tells. */
+export function checkResumed(
+  { dpSgd }: TrainingDescription,
+  before: Run | undefined,
+  now: RunSettings,
+  steps: number,
+): void {
+  if (!dpSgd || !before || !steps) return;
+  const { batchSize, data } = before.settings;
+  const other =
+    batchSize !== now.batchSize
+      ? `--batch-size ${now.batchSize} (was ${batchSize})`
+      : data !== now.data
+        ? 'other data'
+        : undefined;
+  if (other)
+    throw new AgdError(
+      'bad-option',
+      `A private run cannot be resumed with ${other}: what it has spent is computed for the run as it began.`,
+    );
+}
+
+/** Follows what a private run spends, after so many batches. */
+export type Accounting = { spent(batches: number): PrivacySpent; notes: string[] };
+
+/**
+ * The accounting of a run; undefined if it is not private. Throws `bad-option` for a sampler under which a sample may
+ * count for more than the noise hides.
+ */
+export function accountingOf(
+  { dpSgd, accumulation }: TrainingDescription,
+  train: Dataset,
+  options: PrivacyOptions &
+    Pick<DataOptions, 'sampler' | 'sampleWeights'> & { batchSize?: number; epochs: number },
+): Accounting | undefined {
+  const perUpdate = accumulation?.batches ?? 1;
+  if (!dpSgd) {
+    if (options.dpEpsilon === undefined && options.dpDelta === undefined) return undefined;
+    throw new AgdError('bad-option', '--dp-epsilon and --dp-delta are for private training: add --dp-sgd.');
+  }
+  if (options.sampler === 'weighted' || options.sampleWeights !== undefined)
+    throw new AgdError(
+      'bad-option',
+      '--dp-sgd needs samples that are equally likely, and a weighted sampler draws some more often: use --sampler poisson.',
+    );
+  const batches = train.batchCount(options);
+  if (!train.isPoisson && batches % perUpdate)
+    throw new AgdError(
+      'bad-option',
+      `An epoch has ${batches} batches and an update takes ${perUpdate}, so that some updates could take a sample twice, which --dp-sgd excludes: use --sampler poisson, or another --batch-size.`,
+    );
+  const { noise = 0, clip, method } = dpSgd;
+  const rate = rateOf(train, options, perUpdate);
+  const delta = deltaOf(train, options);
+  const spent = (done: number) => {
+    const updates = Math.ceil(done / perUpdate);
+    return { epsilon: epsilonOf({ noise, rate, updates }, delta), delta };
+  };
+  const { epsilon } = spent(options.epochs * batches);
+  const total = Number.isFinite(epsilon)
+    ? `epsilon will be ${epsilon.toPrecision(3)} at a delta of ${delta.toPrecision(3)} after the whole run`
+    : 'without noise nothing is private';
+  const how = method === 'ghost' ? 'by ghost clipping' : 'in a loop over the samples';
+  return {
+    spent,
+    notes: [
+      `private: gradients of samples clipped to ${clip} (${how}), noise ${noise}; ${total}`,
+      ...(train.isPoisson
+        ? []
+        : [
+            'private: epsilon is that of Poisson sampling, and this run shuffles: with --sampler poisson it holds',
+          ]),
+    ],
+  };
+}

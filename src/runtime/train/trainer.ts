@@ -9,6 +9,7 @@ import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
+import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import type { Fed, LeastBatch } from '../../passes/options.js';
 import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import {
@@ -28,7 +29,15 @@ import { type EvaluateOptions, evaluateBatches } from '../evaluate/evaluation.js
 import { type Prediction, predictions } from '../evaluate/predictions.js';
 import { fromPytorch, toPytorch } from '../formats/pytorch-state.js';
 import { taskOf } from '../metrics/index.js';
-import { asFeeds, type Feeds, freeMemory, Session, type SessionOptions, shapesIn } from '../session.js';
+import {
+  asFeeds,
+  type Feeds,
+  freeMemory,
+  Session,
+  type SessionOptions,
+  sessionShapes,
+  shapesIn,
+} from '../session.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
@@ -77,6 +86,7 @@ export class Trainer {
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const part = trainingPart(model);
+    await typeConvolutions(part);
     const data = dataInputs(part, description);
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
@@ -514,6 +524,17 @@ function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | u
     return [name, other ? new Tensor(t.dtype, other, t.bytes) : t];
   });
   return record(Object.fromEntries(entries));
+}
+
+/**
+ * How convolutions are laid out follows from types, which a saved state does not have. Without them a resumed run would be
+ * slower, and round otherwise than one that was not stopped.
+ */
+async function typeConvolutions(part: Model): Promise<void> {
+  const values = part.graph.nodes
+    .filter(node => node.opType === 'Conv')
+    .flatMap(node => [...node.inputs, ...node.outputs]);
+  if (values.some(v => v && !v.type)) await inferShapes(part, sessionShapes);
 }
 
 /** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */

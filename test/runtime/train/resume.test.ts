@@ -73,3 +73,26 @@ it.each(OPTIONS)('draws what a run that never stopped would%s', async (_, option
   );
   expect(await stateAfter(other.model, [STEPS], false)).not.toEqual(whole);
 });
+
+it('lays out convolutions as a run that never stopped', async () => {
+  const s = new Sketch();
+  const image = s.add(
+    'Reshape',
+    [
+      s.add(
+        'Gemm',
+        [s.input('x', ['batch', 4]), s.weight('fc1.weight', [4, 64]), s.weight('fc1.bias', [64])],
+        'h',
+      ),
+      s.weight('shape', Tensor.ints([-1, 1, 8, 8])),
+    ],
+    'image',
+  );
+  const first = s.add('Relu', [s.add('Conv', [image, s.weight('conv1', [16, 1, 3, 3])], 'c1')], 'r1');
+  const second = s.add('Relu', [s.add('Conv', [first, s.weight('conv2', [16, 16, 3, 3])], 'c2')], 'r2');
+  const flat = s.add('Flatten', [second], 'flat');
+  const logits = s.add('Gemm', [flat, s.weight('fc2.weight', [256, 3]), s.weight('fc2.bias', [3])], 'logits');
+  const { model } = await inject(s.model([logits]), { loss: { kind: 'cross-entropy' } }, sessionShapes);
+  const whole = await stateAfter(model, [STEPS], false);
+  expect(await stateAfter(model, [4, STEPS], true)).toEqual(whole);
+});

@@ -84,6 +84,30 @@ function tokens(): Model {
   return s.model([s.add('MatMul', [embedded, s.weight('head.weight', [4, 40])], 'logits')]);
 }
 
+/** Tokens and a cache in, one number for each token of 40 and the longer cache out. */
+function decoder(): Model {
+  const s = new Sketch();
+  const ids = s.input('input_ids', ['batch', 'length'], 'int64');
+  const [key, value] = ['key', 'value'].map(x => s.input(`past_key_values.0.${x}`, ['batch', 1, 'past', 4]));
+  const embedded = s.add('Gather', [s.weight('embed.weight', [40, 4]), ids], 'embedded');
+  const own = s.add('Unsqueeze', [embedded, s.weight('axis', Tensor.ints([1]))], 'own');
+  const [keys, values] = [key!, value!].map((past, i) =>
+    s.add('Concat', [past, own], `present.0.${['key', 'value'][i]}`, { axis: 2 }),
+  );
+  const turned = s.add('Transpose', [keys!], 'turned', { perm: [0, 1, 3, 2] });
+  const weights = s.add('Softmax', [s.add('MatMul', [own, turned], 'scores')], 'weights', { axis: 3 });
+  const mixed = s.add(
+    'Squeeze',
+    [s.add('MatMul', [weights, values!], 'heads'), s.weight('at', Tensor.ints([1]))],
+    'mixed',
+  );
+  const logits = s.add('MatMul', [mixed, s.weight('head.weight', [4, 40])], 'logits');
+  logits.type = { kind: 'tensor', dtype: 'float32', shape: ['batch', 'length', 40] };
+  for (const v of [keys!, values!])
+    v.type = { kind: 'tensor', dtype: 'float32', shape: ['batch', 1, 'total', 4] };
+  return s.model([logits, keys!, values!]);
+}
+
 /** A table of four numbers and a class. */
 function flowers(): string {
   const rows = Array.from({ length: 60 }, (_, i) => [i % 7, (i * i) % 11, 5 - (i % 3), i / 60, 'abc'[i % 3]]);
@@ -125,6 +149,19 @@ async function folderFor(text: string): Promise<string> {
   await writeNpz(join(folder, 'trained.npz'), parametersOf(mlp()));
   await saveModel(quantized(), join(folder, 'quantized.onnx'));
   await saveModel(tokens(), join(folder, 'tokens.onnx'));
+  await saveModel(decoder(), join(folder, 'decoder.onnx'));
+  const sentences = Tensor.from(
+    'int64',
+    [16, 5],
+    BigInt64Array.from({ length: 80 }, (_, i) => BigInt((i * 7) % 40)),
+  );
+  await writeNpz(
+    join(folder, 'tokens.npz'),
+    new Map([
+      ['input_ids', sentences],
+      ['target', sentences],
+    ]),
+  );
   for (const name of ['flowers.csv', 'part-1.csv', 'part-2.csv'])
     writeFileSync(join(folder, name), flowers());
   writeFileSync(join(folder, 'people.csv'), PEOPLE);

@@ -5,18 +5,35 @@ import type { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../options.js';
 import { namesIn, readAdapters } from './adapter-record.js';
 import { addAdapters } from './add-adapters.js';
+import { addPrompt } from './add-prompt.js';
 import { addScales } from './add-scales.js';
+import { readPrompt } from './prompt-record.js';
 import { readScales } from './scale-record.js';
 
-type AdapterOptions = Pick<InjectOptions, 'lora' | 'ia3' | 'adapters' | 'seed'>;
+type AdapterOptions = Pick<
+  InjectOptions,
+  'lora' | 'ia3' | 'promptTokens' | 'promptInit' | 'prefixTokens' | 'adapters' | 'seed'
+>;
 
 /** Whether the options ask for adapters. */
-export const asksForAdapters = ({ lora, ia3, adapters }: AdapterOptions) =>
-  !!(lora?.length || ia3?.length || adapters);
+export const asksForAdapters = (options: AdapterOptions) => flagOf(options) !== undefined;
+
+/** The flag that asks for adapters, or says how they start. */
+function flagOf({ lora, ia3, promptTokens, promptInit, prefixTokens, adapters }: AdapterOptions) {
+  if (lora?.length) return '--lora';
+  if (ia3?.length) return '--ia3';
+  if (promptTokens) return '--prompt-tokens';
+  if (prefixTokens) return '--prefix-tokens';
+  return promptInit ? '--prompt-init' : adapters && '--adapter';
+}
 
 /** Names of the initializers of a model's adapters. */
 export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
-  new Set([...readAdapters(model).flatMap(namesIn), ...readScales(model).map(r => r.scale)]);
+  new Set([
+    ...readAdapters(model).flatMap(namesIn),
+    ...readScales(model).map(r => r.scale),
+    ...[readPrompt(model) ?? []].flat().map(r => r.name),
+  ]);
 
 /** Names of the weights and biases that merging a model's adapters changes. */
 export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
@@ -29,12 +46,22 @@ export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<stri
 
 /** A copy of the model with the adapters that the options ask for. Throws `bad-option` where it has some, and as these do. */
 export function applyAdapters(model: Model, options: AdapterOptions): Model {
-  const { lora = [], ia3 = [], adapters, seed } = options;
+  const { lora = [], ia3 = [], adapters, seed, promptTokens, promptInit, prefixTokens } = options;
   if (adapterNames(model).size)
     throw new AgdError(
       'bad-option',
-      `The model has adapters already, which go on training without --${lora.length ? 'lora' : ia3.length ? 'ia3' : 'adapter'}: leave that out, or merge them first with agd-onnx export.`,
+      `The model has adapters already, which go on training without ${flagOf(options)}: leave that out, or merge them first with agd-onnx export.`,
     );
+  if (promptTokens) {
+    const virtual = { kind: 'prompt', tokens: promptTokens, init: promptInit } as const;
+    return addPrompt(model, virtual, undefined, seed);
+  }
+  if (promptInit) throw new AgdError('bad-option', '--prompt-init needs --prompt-tokens.');
+  if (prefixTokens) return addPrompt(model, { kind: 'prefix', tokens: prefixTokens }, undefined, seed);
+  if (adapters?.prompt) {
+    const { kind, value } = adapters.prompt;
+    return addPrompt(model, { kind, tokens: value.dims[0]! }, adapters.prompt);
+  }
   if (ia3.length || adapters?.scales) return addScales(model, ia3, adapters);
   return addAdapters(model, lora, adapters, seed);
 }

@@ -1,9 +1,18 @@
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { belowOne, count, flag, given, positive, text, texts } from '../../ops/core/option-type.js';
+import {
+  belowOne,
+  count,
+  countFromZero,
+  flag,
+  given,
+  positive,
+  text,
+  texts,
+} from '../../ops/core/option-type.js';
 import { INJECTS, isObject, type Option, option } from './option.js';
-import { parseGroup } from './text.js';
+import { parseGroup, parseNumbers } from './text.js';
 
 /** An adapter in PEFT's layout, and how it is scaled. */
 export type PeftAdapter = {
@@ -22,11 +31,20 @@ export type PeftAdapter = {
 /** An IA3 vector, in any shape. */
 export type PeftScale = { module: string; feedforward: boolean; value: Tensor };
 
+/** The virtual tokens of a file, [tokens, width], and the parameters that it has besides, such as those of a head. */
+export type LoadedPrompt = {
+  kind: 'prompt' | 'prefix';
+  name: string;
+  value: Tensor;
+  others: ReadonlyMap<string, Tensor>;
+};
+
 /** The adapters of a file, which messages call `name`; of IA3 `scales`. */
 export type LoadedAdapters = {
   name: string;
   adapters: readonly PeftAdapter[];
   scales?: readonly PeftScale[];
+  prompt?: LoadedPrompt;
 };
 
 const spec = v.strictObject(
@@ -60,6 +78,15 @@ const ia3Specs = v.pipe(
 );
 export type Ia3Spec = v.InferOutput<typeof ia3Specs>[number];
 
+const promptInit = v.pipe(
+  v.union(
+    [v.literal('vocab'), v.pipe(v.array(countFromZero), v.minLength(1, 'a list of tokens'), v.readonly())],
+    "'vocab' or a list of tokens",
+  ),
+  v.description("'vocab' or a list of tokens"),
+);
+export type PromptInit = v.InferOutput<typeof promptInit>;
+
 const ADAPTERS = { group: 'What trains', commands: INJECTS, stage: 'inject' } as const;
 
 /** Low-rank adapters beside layers that stay as they are. */
@@ -75,6 +102,22 @@ export const ADAPTER_OPTIONS = {
     help: "Train vectors that scale the outputs of these layers, or their inputs, as '*down_proj*:feedforward'",
     parseAll: (list: readonly string[]) => list.map(parseIa3),
     conflicts: ['lora', 'adapter', 'gradients'],
+  }),
+  promptTokens: option(count, {
+    ...ADAPTERS,
+    help: 'Train the embeddings of this many virtual tokens before the text',
+    conflicts: ['prefixTokens', 'lora', 'ia3', 'adapter', 'gradients'],
+  }),
+  promptInit: option(promptInit, {
+    ...ADAPTERS,
+    help: "Tokens whose embeddings the virtual ones start as, such as 12,7,3, or 'vocab' for random ones",
+    shown: 'normal numbers',
+    parse: (text: string) => (text === 'vocab' ? text : parseNumbers(text)),
+  }),
+  prefixTokens: option(count, {
+    ...ADAPTERS,
+    help: 'Train the keys and values of this many virtual tokens before the cache of a decoder',
+    conflicts: ['promptInit', 'lora', 'ia3', 'adapter', 'gradients'],
   }),
   adapter: option(text, {
     ...ADAPTERS,

@@ -9,11 +9,13 @@ import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
+import { adaptedLayers } from '../../passes/adapters/adapted-layers.js';
 import { type AdapterRecord, readAdapters } from '../../passes/adapters/adapter-record.js';
 import { adapterNames } from '../../passes/adapters/apply-adapters.js';
-import { magnitudeToPeft, toPeft } from '../../passes/adapters/peft-layout.js';
+import { magnitudeToPeft, toPeft, transposed } from '../../passes/adapters/peft-layout.js';
+import { type PromptRecord, readPrompt } from '../../passes/adapters/prompt-record.js';
 import { readScales, type ScaleRecord } from '../../passes/adapters/scale-record.js';
-import type { LoadedAdapters, PeftAdapter, PeftScale } from '../../passes/options/adapters.js';
+import type { LoadedAdapters, LoadedPrompt, PeftAdapter, PeftScale } from '../../passes/options/adapters.js';
 import { isObject } from '../../passes/options/option.js';
 import { encodeFlatbuffer } from '../data/flatbuffer.js';
 import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
@@ -22,7 +24,7 @@ const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
 const PREFIX = 'base_model.model.';
 /** The methods whose folders can be read. */
-const READ = ['LORA', 'IA3'];
+const READ = ['LORA', 'IA3', 'PROMPT_TUNING', 'PREFIX_TUNING'];
 
 /** Throws `bad-data` for what is not an adapter of this kind, `io` where a file cannot be read. */
 export async function readPeft(folder: string): Promise<LoadedAdapters> {
@@ -31,6 +33,8 @@ export async function readPeft(folder: string): Promise<LoadedAdapters> {
   if (!tensors.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
   if (config.peft_type === 'IA3')
     return { name: folder, adapters: [], scales: readVectors(folder, config, tensors) };
+  if (config.peft_type !== 'LORA')
+    return { name: folder, adapters: [], prompt: readVirtual(folder, config, tensors) };
   const found = new Map<string, { a?: Tensor; b?: Tensor; magnitude?: Tensor; isEmbedding: boolean }>();
   for (const [name, tensor] of tensors) {
     const [, module, embedding, side] =
@@ -55,6 +59,24 @@ export async function readPeft(folder: string): Promise<LoadedAdapters> {
     return { module, kind, a, b, magnitude, r, alpha, dropout, rslora: config.use_rslora === true };
   });
   return { name: folder, adapters };
+}
+
+/** The embeddings of a prompt, or the keys and values of a prefix. */
+function readVirtual(
+  folder: string,
+  config: Record<string, unknown>,
+  tensors: ReadonlyMap<string, Tensor>,
+): LoadedPrompt {
+  if (config.prefix_projection === true)
+    throw new AgdError('bad-data', `${folder}: prefix_projection cannot be read.`);
+  const value = tensors.get('prompt_embeddings');
+  if (value?.dims.length !== 2 || !isFloat(value.dtype))
+    throw new AgdError('bad-data', `${folder}: ${WEIGHTS} has no matrix 'prompt_embeddings'.`);
+  const others = [...tensors].flatMap(([name, tensor]) =>
+    tensor === value ? [] : [[name.replace(/^base_model\.(model\.)?/, ''), tensor] as const],
+  );
+  const kind = config.peft_type === 'PREFIX_TUNING' ? 'prefix' : 'prompt';
+  return { kind, name: folder, value, others: new Map(others) };
 }
 
 /** The vectors of IA3. Of feed-forward layers they are rows, of others columns; of convolutions the configuration tells. */
@@ -104,7 +126,8 @@ async function readConfig(path: string): Promise<Record<string, unknown>> {
     );
   for (const name of ['fan_in_fan_out', 'lora_bias'])
     if (config[name] === true) throw new AgdError('bad-data', `${path}: ${name} cannot be read.`);
-  if (isObject(config) && config.modules_to_save && (config.modules_to_save as unknown[]).length)
+  const isVirtual = /^(PROMPT|PREFIX)_TUNING$/.test(String(config.peft_type));
+  if (!isVirtual && config.modules_to_save && (config.modules_to_save as unknown[]).length)
     throw new AgdError('bad-data', `${path}: modules_to_save cannot be read.`);
   return config;
 }
@@ -125,16 +148,58 @@ function valuesOf(model: Model): (name: string) => Tensor {
 export async function writePeft(model: Model, folder: string): Promise<void> {
   const value = valuesOf(model);
   const scales = readScales(model);
-  const { tensors, config } = scales.length ? ia3(scales, value) : lora(readAdapters(model), value);
+  const prompt = readPrompt(model);
+  const { tensors, config } = prompt
+    ? virtual(model, prompt, value)
+    : scales.length
+      ? ia3(scales, value)
+      : lora(readAdapters(model), value);
   await mkdir(folder, { recursive: true }).catch((error: Error) => {
     throw new AgdError('io', `Cannot make the folder '${folder}': ${error.message}.`);
   });
   await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
-  const all = { ...config, task_type: null, base_model_name_or_path: null, inference_mode: true };
+  const all = { task_type: null, base_model_name_or_path: null, inference_mode: true, ...config };
   await writeFileAtomic(join(folder, CONFIG), [Buffer.from(`${JSON.stringify(all, null, 2)}\n`)]);
 }
 
 type Written = { tensors: Map<string, Tensor>; config: Record<string, unknown> };
+
+/**
+ * PEFT takes numbers that are null from the configuration of the base model. Of a classifier it wants the head, too, which it
+ * knows by these names.
+ */
+function virtual(model: Model, record: PromptRecord, value: (name: string) => Tensor): Written {
+  const { kind, name, tokens, perToken, layers = null, heads = null, headWidth } = record;
+  const tensor = value(name);
+  const head = record.perToken ? [] : headOf(model);
+  const task = perToken ? 'CAUSAL_LM' : head.length ? 'SEQ_CLS' : 'FEATURE_EXTRACTION';
+  const config = {
+    ...{ peft_type: kind === 'prefix' ? 'PREFIX_TUNING' : 'PROMPT_TUNING', num_virtual_tokens: tokens },
+    ...{ task_type: task, num_transformer_submodules: 1 },
+    ...{ num_layers: layers, num_attention_heads: heads },
+    token_dim: heads && headWidth ? heads * headWidth : tensor.dims[1],
+    ...(kind === 'prefix' ? { prefix_projection: false } : { prompt_tuning_init: 'RANDOM' }),
+  };
+  return { tensors: new Map([...head, ['prompt_embeddings', tensor]]), config };
+}
+
+/** Weights and biases of the layers that are called classifier or score, in PyTorch's layout. */
+function headOf({ graph }: Model): [string, Tensor][] {
+  const found = new Map<string, Tensor>();
+  for (const { module, kind, weight, outAxis, outputs, bias, quantized } of adaptedLayers(graph)) {
+    const name = /(?:^|\.)((?:classifier|score)(?:\.\w+)*)$/.exec(module)?.[1];
+    const { tensor, isTransposed } = weight;
+    if (name === undefined || kind !== 'linear' || quantized || found.has(`base_model.${name}.weight`))
+      continue;
+    const out = isTransposed ? 1 - outAxis : outAxis;
+    found.set(`base_model.${name}.weight`, out === 0 ? tensor : transposed(tensor));
+    if (bias) found.set(`base_model.${name}.bias`, bias.tensor);
+    else if (name.startsWith('classifier'))
+      // Exporters leave out a bias of zeros.
+      found.set(`base_model.${name}.bias`, Tensor.zeros(tensor.dtype, [outputs]));
+  }
+  return [...found];
+}
 
 function ia3(records: readonly ScaleRecord[], value: (name: string) => Tensor): Written {
   const tensors = records.map(({ module, scale, feedforward }) => {

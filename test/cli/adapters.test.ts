@@ -2,6 +2,10 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { readDescription } from '../../src/passes/file/step-metadata.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
+import { Sketch } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
 const LOSS = ['--loss', 'cross-entropy'];
@@ -27,6 +31,94 @@ describe('adapters', () => {
     expect((await loadModel(join(folder, 'flags.onnx'))).metadata.get('agd.adapters')).toContain(
       '"r":1,"alpha":2,"dropout":0,"rslora":true',
     );
+  });
+
+  it('before a text resume, and are evaluated inside the model and apart', async () => {
+    const s = new Sketch();
+    const ids = s.input('input_ids', ['batch', 'length'], 'int64');
+    const found = s.add('Gather', [s.weight('embed.weight', [9, 4]), ids], 'found');
+    const mean = s.add('ReduceMean', [found], 'mean', { axes: [1], keepdims: 0 });
+    const own = await workplace(s.model([s.add('MatMul', [mean, s.weight('head.weight', [4, 3])], 'y')], 17));
+    const rows = (n: number, dims: number[]) =>
+      Tensor.from(
+        'int64',
+        dims,
+        BigInt64Array.from({ length: n }, (_, i) => BigInt((i * i) % 3)),
+      );
+    await writeNpz(
+      join(own, 'text.npz'),
+      new Map([
+        ['input_ids', rows(160, [32, 5])],
+        ['target', rows(32, [32])],
+      ]),
+    );
+    const flags = [
+      ...LOSS,
+      '--prompt-tokens',
+      '2',
+      '--data',
+      'text.npz',
+      '--batch-size',
+      '8',
+      '--accumulate',
+      '2',
+    ];
+    const train = (epochs: number, ...more: string[]) =>
+      agdOnnx(own, 'train', 'model.onnx', ...flags, '--epochs', `${epochs}`, ...more);
+    const whole = train(2, '-o', 'whole.onnx');
+    expect(whole.err).toBe('');
+    expect(whole.out).toContain('trains 8 parameters');
+    expect(train(1, '--state', 's.agd.onnx', '-o', 'half.onnx').err).toBe('');
+    expect(agdOnnx(own, 'export', 's.agd.onnx', '--adapters-only', '-o', 'apart.onnx').err).toBe('');
+    const evaluated = ['half.onnx', 'apart.onnx'].map(file => {
+      const { out, err } = agdOnnx(own, 'evaluate', file, ...LOSS, '--data', 'text.npz', '--json');
+      expect(err).toBe('');
+      return JSON.parse(out).loss;
+    });
+    expect(evaluated[0]).toBe(evaluated[1]);
+    expect(train(2, '--state', 's.agd.onnx', '-o', 'resumed.onnx').err).toBe('');
+    const [a, b] = await Promise.all(
+      ['whole.onnx', 'resumed.onnx'].map(async file =>
+        [...(await loadModel(join(own, file))).graph.initializers.values()].map(t => t.numbers()),
+      ),
+    );
+    expect(a).toEqual(b);
+    const again = agdOnnx(own, 'inject', 'whole.onnx', ...LOSS, '-o', 'again.onnx');
+    expect(again.out).toContain('1 tensor, 32 B: prompt_embeddings');
+    const wrong = agdOnnx(own, 'inject', 'model.onnx', ...LOSS, '--prefix-tokens', '2', '-o', 'x.onnx');
+    expect(wrong).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^agd-onnx: No virtual tokens: .*\n$/),
+    });
+  });
+
+  it('of biases alone leave everything else, and have state for biases only', async () => {
+    const flags = [...LOSS, '--freeze', '*', '--train', '*.bias', '--data', 'train.npz'];
+    const run = agdOnnx(
+      folder,
+      'train',
+      'model.onnx',
+      ...flags,
+      '--state',
+      'bias.agd.onnx',
+      '-o',
+      'bias.onnx',
+    );
+    expect(run.err).toBe('');
+    expect(run.out).toContain('trains 11 parameters');
+    const values = async (file: string) =>
+      new Map(
+        [...(await loadModel(join(folder, file))).graph.initializers].map(([v, t]) => [v.name, t.numbers()]),
+      );
+    const [before, after] = [await values('model.onnx'), await values('bias.onnx')];
+    const moved = [...before].filter(([name, x]) => `${x}` !== `${after.get(name)}`).map(([name]) => name);
+    expect(moved).toEqual(['fc1.bias', 'fc2.bias']);
+    const state = readDescription(await loadModel(join(folder, 'bias.agd.onnx'))).parameters;
+    expect(state.map(p => p.name)).toEqual(['fc1.bias', 'fc2.bias']);
+    const sizes = state.flatMap(p => Object.values(p.state));
+    const stored = await names('bias.agd.onnx');
+    expect(stored.filter(name => sizes.includes(name))).toHaveLength(sizes.length);
+    expect(stored.filter(name => /weight.+exp_avg|weight.+moment/.test(name))).toEqual([]);
   });
 
   it('are of one method', () => {

@@ -106,6 +106,7 @@ export async function handler(args: Args): Promise<void> {
   const { model } = attached;
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
+  const { deriveInputs } = args;
   const options = {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: attached.options.loss }),
     batchNorm: args.batchNorm,
@@ -116,6 +117,7 @@ export async function handler(args: Args): Promise<void> {
     wrt,
     straightThrough,
     seed,
+    deriveInputs,
     dumpPasses,
   };
   const feeds = await readFeeds(args, model, options);

@@ -24,6 +24,8 @@ export type GradientOptions = SelectOptions & {
   batchNorm?: 'train' | 'eval';
   dropout?: 'train' | 'eval';
   seed?: number;
+  /** Globs of inputs of a decoder that are computed from its tokens. */
+  deriveInputs?: readonly string[];
   dumpPasses?: string;
 };
 

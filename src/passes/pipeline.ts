@@ -42,6 +42,7 @@ import { lowerTrainingOperators } from './import/lower-training-operators.js';
 import { useGradients } from './import/use-gradients.js';
 import { isAttached } from './normalize/attached.js';
 import { checkStored } from './normalize/check-attributes.js';
+import { deriveInputs } from './normalize/derive-inputs.js';
 import { expandExtensions } from './normalize/expand-extensions.js';
 import { expandSparse } from './normalize/expand-sparse.js';
 import { foldShapes } from './normalize/fold-shapes.js';
@@ -227,6 +228,18 @@ const ALL = [
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => expandExtensions(c.work, c.oracle),
+  }),
+  pass({
+    name: 'derive-inputs',
+    does: 'Computes the inputs of a decoder that follow from its tokens, where these are named',
+    requires: ['work', 'inlined'],
+    ensures: [],
+    run(c) {
+      const { deriveInputs: globs } = c.options;
+      if (!globs?.length) return false;
+      deriveInputs(c.work, globs);
+      return true;
+    },
   }),
   pass({
     name: 'free-batch',
@@ -913,7 +926,7 @@ const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
 const NORMALIZE = [
   ...STANDARDIZE,
   ...PLACE,
-  ...list('lift-constants', 'expand-extensions', 'free-batch'),
+  ...list('lift-constants', 'derive-inputs', 'expand-extensions', 'free-batch'),
   ...INFER,
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
@@ -962,7 +975,7 @@ export const PIPELINES = {
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
-    ...list('lift-constants', 'expand-extensions'),
+    ...list('lift-constants', 'derive-inputs', 'expand-extensions'),
     ...INFER,
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,
@@ -1013,7 +1026,7 @@ export const PIPELINES = {
 export function normalize(
   model: Model,
   oracle: ShapeOracle,
-  options: Pick<PassOptions, 'freeBatch'> = {},
+  options: Pick<PassOptions, 'freeBatch' | 'deriveInputs'> = {},
 ): Promise<With<'work' | 'g' | 'origins' | 'model'>> {
   const facts = ['work', 'g', 'origins', 'model'] as const;
   return runPasses(PIPELINES.normalize, contextOf(model, options, oracle), facts);

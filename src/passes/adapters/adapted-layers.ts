@@ -66,20 +66,30 @@ function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
   const axis = node.attrs.get(isPacked ? 'gather_axis' : 'axis');
   if (axis?.type === 'int' && Number(axis.value) !== 0) return undefined;
   const [table, input] = node.inputs;
-  const weight = table && storedAt(graph, table);
-  if (!weight || !input || weight.tensor.dims.length !== 2) return undefined;
+  // The weight of a tied head has its blocks on an axis of their own: [rows, blocks, bytes].
+  const reshape = isPacked && table?.producer?.opType === 'Reshape' ? table.producer : undefined;
+  const source = reshape ? reshape.inputs[0] : table;
+  const weight = source && storedAt(graph, source);
+  if (!weight || !input || (weight.tensor.dims.length !== 2 && !reshape)) return undefined;
   if (!isPacked && !weight.quantized && !isFloat(weight.tensor.dtype)) return undefined;
   // What is looked up by constant indices is no table of embeddings.
   if (storedAt(graph, input)) return undefined;
-  const [rows, columns] = (weight.isTransposed ? [...weight.tensor.dims].reverse() : weight.tensor.dims) as [
-    number,
-    number,
-  ];
+  const { dims } = weight.tensor;
+  const [rows, columns] = (
+    reshape ? [dims[0], weight.tensor.size / dims[0]!] : weight.isTransposed ? [...dims].reverse() : dims
+  ) as [number, number];
   const bits = node.attrs.get('bits');
   const perByte =
     isPacked && weight.tensor.dtype === 'uint8' ? 8 / (bits?.type === 'int' ? Number(bits.value) : 4) : 1;
   return {
-    ...{ kind: 'embedding', ...namesOf(weight.value, node), node, input, weight, kernel: [] },
+    ...{
+      kind: 'embedding',
+      ...(reshape ? namesOfNode(node) : namesOf(weight.value, node)),
+      node,
+      input,
+      weight,
+      kernel: [],
+    },
     ...{
       output: node.outputs[0]!,
       inputs: rows,
@@ -127,7 +137,21 @@ function namesOf(weight: Value, node: Node, bias?: Value): { module: string; nam
     .replace(/^\//, '')
     .replace(/[./](MatMul|Gemm|Conv|Gather)(_\w+)?$/, '')
     .replaceAll('/', '.');
-  return { module, name: isMadeUp(weight.name) ? `${module}.weight` : weight.name };
+  // The model builder of ONNX Runtime's generation API shortens the name of a decoder's attention.
+  const isBuilt = /\.MatMul\.weight/.test(weight.name);
+  return {
+    module: isBuilt ? module.replace(/^(model\.layers\.\d+)\.attn\./, '$1.self_attn.') : module,
+    name: isMadeUp(weight.name) ? `${module}.weight` : weight.name,
+  };
+}
+
+/** Those of a node whose weight is that of another layer. */
+function namesOfNode({ name, outputs }: Node): { module: string; name: string } {
+  const module = (name || outputs[0]!.name)
+    .replace(/^\//, '')
+    .replace(/\/[^/]*$/, '')
+    .replaceAll('/', '.');
+  return { module, name: `${module}.weight` };
 }
 
 /** How messages list a layer. */

@@ -31,6 +31,14 @@ export const MODEL_OPTIONS = {
     expert: true,
     help: 'Inputs whose fixed batch size becomes free (train does so by itself)',
   }),
+  /** Inputs of a decoder that follow from its tokens: an empty cache, a mask of ones, positions in order. */
+  deriveInputs: option(texts, {
+    ...MODEL,
+    commands: ['inject', 'grad'],
+    recorded: true,
+    expert: true,
+    help: 'Globs of inputs to compute from the tokens: empty cache, mask, positions (train does so by itself)',
+  }),
   checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
     ...MODEL,
     commands: ['inject', 'train'],

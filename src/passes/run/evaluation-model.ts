@@ -7,6 +7,7 @@ import type { AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import { readOriginal } from '../file/embed-original.js';
 import { readDescription } from '../file/step-metadata.js';
 import { withAlgorithm } from '../import/adopt-step.js';
+import { derivedHere } from '../normalize/derive-inputs.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
 import type { LossSpec } from '../options.js';
 import { PIPELINES } from '../pipeline.js';
@@ -25,12 +26,15 @@ const INFERENCE = { batchNorm: 'eval', dropout: 'eval', seed: 0 } as const;
  * parameters and running statistics are inputs.
  */
 export function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
-  const { loss, outputs, freeBatch } = readDescription(injected);
+  const { loss, outputs, freeBatch, deriveInputs } = readDescription(injected);
   const original = readOriginal(injected);
   // A model that computes its loss may compute gradients and an update from it, which validation does not need.
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
-  return modelWithLoss(source, loss, oracle, { freeBatch, ...stateOf(injected) });
+  return modelWithLoss(source, loss, oracle, {
+    ...{ freeBatch, deriveInputs: derivedHere(source.graph, deriveInputs) },
+    ...stateOf(injected),
+  });
 }
 
 /** A plain model in inference mode with a loss, sample by sample. Throws as `attachLoss` does. */
@@ -60,7 +64,9 @@ export async function predictionModel(
   oracle: ShapeOracle,
   options: PassOptions = {},
 ): Promise<Model> {
-  const context = contextOf(partOfModel(model, outputs), { ...options, ...INFERENCE }, oracle);
+  const part = partOfModel(model, outputs);
+  const deriveInputs = derivedHere(part.graph, options.deriveInputs);
+  const context = contextOf(part, { ...options, ...INFERENCE, deriveInputs }, oracle);
   return (await runPasses(PIPELINES.predict, context, ['work'])).work;
 }
 
@@ -70,9 +76,9 @@ export function injectedPredictionModel(
   outputs: readonly string[],
   oracle: ShapeOracle,
 ): Promise<Model> {
-  const { freeBatch } = readDescription(injected);
+  const { freeBatch, deriveInputs } = readDescription(injected);
   const original = withAlgorithm(readOriginal(injected));
-  return predictionModel(original, outputs, oracle, { freeBatch, ...stateOf(injected) });
+  return predictionModel(original, outputs, oracle, { freeBatch, deriveInputs, ...stateOf(injected) });
 }
 
 /** What an evaluation of an injected model is fed: its state, and what its step is fed. */

@@ -94,6 +94,10 @@ const SETTINGS = record<readonly number[]>({
   Pow: [1],
   QuantizeLinear: [1, 2],
   DequantizeLinear: [1, 2],
+  GatherBlockQuantized: [2, 3],
+  MatMulBnb4: [2],
+  MatMulNBits: [2, 3],
+  QMoE: [3, 6, 9],
   Range: [0, 1, 2],
   Resize: [1, 2],
   STFT: [2],
@@ -187,7 +191,7 @@ function isOverGroups(node: Node): boolean {
 /** Operators between a table of positions and its use, or that read a basis. */
 const POSITIONAL = setOf(
   'Add Sub Mul Gather GatherND Slice Unsqueeze Squeeze Reshape Transpose Expand Concat Cast RotaryEmbedding ' +
-    'GroupQueryAttention MatMul Gemm Conv Einsum',
+    'GroupQueryAttention SparseAttention MatMul Gemm Conv Einsum',
 );
 
 const PRODUCTS = setOf('MatMul Gemm Conv');

@@ -81,6 +81,7 @@ function ofDataset(dataset: Dataset, name: string): Data {
   return {
     name,
     recipe: undefined,
+    has: input => dataset.columns.some(column => column.input === input),
     use() {},
     bind,
     validation: async () => undefined,

@@ -69,6 +69,8 @@ export interface Data {
   readonly name: string;
   /** How columns became inputs, of tables: known once they were bound. */
   readonly recipe: Recipe | undefined;
+  /** Whether there is an array, a column or a part of the recipe of this name. */
+  has(name: string): boolean;
   /** What they feed these inputs. Throws as `bindData` and `fitRecipe` do. */
   bind(inputs: readonly InputSpec[], options?: DataBinding): Promise<Dataset>;
   /** Takes a recipe that was fitted before, unless columns or a recipe were given. */
@@ -267,6 +269,7 @@ export function dataOf(
   return {
     name,
     recipe: undefined,
+    has: array => ('take' in arrays ? arrays.arrays : arrays).has(array),
     use() {},
     async bind(inputs, binding = {}) {
       const data = whole(inputs, binding);
@@ -403,6 +406,12 @@ class Table implements Data {
       inputs,
       withoutMap(binding, this.name),
     );
+  }
+
+  has(name: string): boolean {
+    const { columns = {}, recipe } = this.options;
+    const isField = this.#source.fields.some(field => field.name === name);
+    return isField || Object.hasOwn(columns, name) || !!recipe?.inputs.some(({ input }) => input === name);
   }
 
   /** Of the files: their sizes, and their first and last megabyte. */

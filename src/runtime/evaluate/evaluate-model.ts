@@ -10,7 +10,7 @@ import { type FitData, isOpen } from '../data/from-values.js';
 import { checkMetrics } from '../metrics/index.js';
 import { asFeeds, Session } from '../session.js';
 import type { Evaluation } from '../train/events.js';
-import { shapesOf } from '../train/model-data.js';
+import { inputsToDerive, shapesOf } from '../train/model-data.js';
 import { inputSpecs } from '../train/trainer.js';
 import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
 import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
@@ -54,7 +54,9 @@ export async function evaluate(
   const data = await dataFor(given, plain, options);
   try {
     const about = { job: { bind, batchSize }, data, model: plain, options: { loss: spec } };
-    const { model, loss, samples } = await modelWithLoss(plain, spec, await shapesOf(about));
+    const { options: derived } = await inputsToDerive(about);
+    const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
+    const { model, loss, samples } = await modelWithLoss(plain, spec, shapes, derived);
     const { graph } = model;
     const written = graph.nodes.flatMap(node => node.outputs);
     const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);

@@ -13,7 +13,7 @@ import { type FitData, isOpen } from '../data/from-values.js';
 import { taskOf } from '../metrics/index.js';
 import type { TaskSpec } from '../metrics/metric.js';
 import { asFeeds, type Feeds, Session } from '../session.js';
-import { shapesOf } from '../train/model-data.js';
+import { inputsToDerive, shapesOf } from '../train/model-data.js';
 import { inputSpecs } from '../train/trainer.js';
 import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
 import { joinRows } from './prediction-files.js';
@@ -73,7 +73,9 @@ export async function* predictBatches(
       model: plain.model,
       options: { loss: { kind: 'output', output: names[0]! } as const },
     };
-    const model = await predictionModel(plain.model, names, await shapesOf(about));
+    const { options: derived } = await inputsToDerive(about);
+    const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
+    const model = await predictionModel(plain.model, names, shapes, derived);
     const dataset = await data.bind(
       inputSpecs({ graph: model.graph, inputs: model.graph.inputs }),
       options.bind,

@@ -11,7 +11,7 @@ import { type Beginning, openForInjection } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import type { SessionOptions } from '../session.js';
 import type { Evaluation, TelemetryRow } from './events.js';
-import { batchToFree, shapesOf } from './model-data.js';
+import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
 import { type Direction, directionOf, metricsWith, monitoredValue } from './monitor.js';
 import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
 import { type Spread, spreadOf } from './spread.js';
@@ -93,15 +93,16 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const file = await openForInjection(comparison.model, withMixedTargets(given, augment), beside);
   data.use(readRecipe(file.model));
   const source = { ...file, ...attachModels(file.model, file.options) };
-  const plain = { ...source, job: comparison, data };
+  const derived = await inputsToDerive({ ...source, job: comparison, data });
+  const plain = { ...source, options: { ...source.options, ...derived.options }, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
-  if (note) yield { type: 'note', text: note };
+  for (const text of [derived.note, note]) if (text) yield { type: 'note', text };
   const plans = candidates.flatMap(candidate =>
     candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),
   );
   for (const [run, { candidate, lr, seed }] of plans.entries()) {
     const options: InjectOptions = {
-      ...source.options,
+      ...plain.options,
       freeBatch,
       optimizer: { ...candidate.optimizer, lr },
       seed,

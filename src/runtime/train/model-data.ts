@@ -1,10 +1,12 @@
 /** What the data feed a model before it has a training step: its shapes and its batch axis come from there. */
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Model } from '../../graph/ir.js';
+import type { Model, Value } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../../passes/common/eliminate-dead-nodes.js';
+import { globTest } from '../../passes/common/match-names.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
+import { type Derived, derivableInputs } from '../../passes/normalize/derive-inputs.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { normalize } from '../../passes/pipeline.js';
@@ -27,13 +29,19 @@ const TOLERANCE = 1e-3;
 /** Samples on which a free batch axis is verified, in batches of the fixed size: two at least. */
 const VERIFIED = 4;
 
-/** The first samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
-export async function modelData(source: Source): Promise<Dataset | undefined> {
-  const { job, data, model, options } = source;
-  const { graph } = model;
-  const { loss } = options;
+/** The inputs that the loss may depend on, and that are not computed from others. */
+function inputsOf({ model: { graph }, options: { loss, deriveInputs = [] } }: Source): Value[] {
   const output = graph.nodes.flatMap(node => node.outputs).find(v => v && v.name === loss?.output);
   const needed = neededInputs(graph, output ? [output] : graph.outputs);
+  const tests = deriveInputs.map(globTest);
+  return needed.filter(({ name }) => !tests.some(test => test(name)));
+}
+
+/** The first samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
+export async function modelData(source: Source): Promise<Dataset | undefined> {
+  const { job, data, model } = source;
+  const { graph } = model;
+  const needed = inputsOf(source);
   const names = new Set(needed.map(v => v.name));
   const known = <T>(given: Readonly<Record<string, T>> = {}) =>
     Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
@@ -49,6 +57,64 @@ export async function modelData(source: Source): Promise<Dataset | undefined> {
     if (error instanceof AgdError) return undefined;
     throw error;
   }
+}
+
+/** What of a decoder's inputs may be derived, in the order in which that is tried: data rarely have the first. */
+const DERIVED: readonly (readonly Derived[])[] = [
+  ['an empty cache', 'false', 'zero'],
+  ['positions in order', 'zeros'],
+  ['ones'],
+];
+
+type DerivedInputs = { options?: { deriveInputs: string[] }; note?: string };
+
+/**
+ * The inputs of a decoder that are computed from its tokens as the data do not have them, and a line that says so. None
+ * where the data lack others too.
+ */
+export async function inputsToDerive(source: Source): Promise<DerivedInputs> {
+  const { job, data, options, model } = source;
+  if (options.deriveInputs || options.gradients || hasOwnStep(model)) return {};
+  const known = derivableInputs(model.graph);
+  const { map = {} } = job.bind ?? {};
+  const needed = inputsOf(source);
+  const wanted = needed.filter(v => known.has(v) && !data.has(map[v.name] ?? v.name));
+  if (!wanted.length) return {};
+  const { loss } = options;
+  const target = (loss && 'target' in loss && loss.target) || 'target';
+  const asked = (loss && loss.kind !== 'output') || data.has(target) ? target : undefined;
+  // Another array may feed an input that it alone fits, if it is not the target.
+  const fits = async (derived: ReadonlySet<Value>) => {
+    const fed = inputSpecs({ graph: model.graph, inputs: needed.filter(v => !derived.has(v)) });
+    for (const dtype of asked === undefined ? [undefined] : (['int64', 'float32'] as const)) {
+      const specs = dtype ? [...fed, { name: asked!, dtype }] : fed;
+      try {
+        const { columns } = await data.preview(specs, {
+          ...job.bind,
+          labels: asked === undefined ? [] : [asked],
+        });
+        return fed.every(({ name }) => columns.some(({ input }) => input === name));
+      } catch (error) {
+        if (!(error instanceof AgdError)) throw error;
+      }
+    }
+    return false;
+  };
+  const chosen = new Set<Value>();
+  for (const kinds of [[], ...DERIVED]) {
+    const more = wanted.filter(v => kinds.includes(known.get(v)!));
+    for (const value of more) chosen.add(value);
+    if ((more.length || !kinds.length) && (await fits(chosen))) break;
+  }
+  if (!chosen.size) return {};
+  const parts = [...new Set([...chosen].map(v => known.get(v)!))].map(kind => {
+    const [first, ...others] = [...chosen].filter(v => known.get(v) === kind);
+    return `'${first!.name}'${others.length ? ` and ${others.length} more` : ''} (${kind})`;
+  });
+  return {
+    options: { deriveInputs: [...chosen].map(v => v.name) },
+    note: `The data have no array for ${parts.join(', ')}: computed from the tokens.`,
+  };
 }
 
 /** Shapes, of which those that nothing tells before a run are those of the first batch. */
@@ -123,7 +189,8 @@ async function whyNotFree(
 
 /** The model as far as what the loss may read. */
 async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
-  const { work } = await normalize(source.model, await shapesOf(source), { freeBatch });
+  const { deriveInputs } = source.options;
+  const { work } = await normalize(source.model, await shapesOf(source), { freeBatch, deriveInputs });
   const { graph } = work;
   const output = source.options.loss?.output;
   const inner = graph.nodes.flatMap(n => n.outputs).find(v => v?.name === output);

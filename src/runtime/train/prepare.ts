@@ -24,7 +24,7 @@ import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
 import { injectedEvent, type NewEvent } from './events.js';
-import { batchToFree, shapesOf } from './model-data.js';
+import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
@@ -77,12 +77,13 @@ export async function trainable(
     updatesOf({ ...job, epochs }, await bind(job, data, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
-  const source = { job, data, model, options };
+  const derived = await inputsToDerive({ job, data, model, options });
+  const source = { job, data, model, options: { ...options, ...derived.options } };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
-  if (note) emit({ type: 'note', text: note });
+  for (const text of [derived.note, note]) if (text) emit({ type: 'note', text });
   const shapes = await shapesOf(source);
-  const ranges = await calibrate({ ...source, options: { ...options, freeBatch } }, shapes);
-  const asked = { ...options, updates, tile, freeBatch, ranges };
+  const ranges = await calibrate({ ...source, options: { ...source.options, freeBatch } }, shapes);
+  const asked = { ...source.options, updates, tile, freeBatch, ranges };
   const opened = async (loss: LossSpec | undefined) => {
     const { model: trial } = await inject(model, { ...asked, loss, dpSgd: undefined }, shapes);
     const trainer = await Trainer.create(trial, job);

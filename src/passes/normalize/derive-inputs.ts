@@ -1,0 +1,177 @@
+import { isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Graph, Model, Node, Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { Attributes } from '../../ops/core/rule.js';
+import { globTest } from '../common/match-names.js';
+
+/** What an input is when nothing precedes the tokens that are fed. */
+export type Derived = 'an empty cache' | 'false' | 'zero' | 'zeros' | 'positions in order' | 'ones';
+
+const isInteger = ({ dtype }: Value) => dtype === 'int64' || dtype === 'int32';
+
+/** Tokens, or their embeddings: [batch, length, ...]. */
+function tokensOf(graph: Graph): Value | undefined {
+  const named = (pattern: RegExp) => graph.inputs.find(v => pattern.test(v.name) && v.shape);
+  return named(/^(decoder_)?input_ids$/) ?? named(/^inputs_embeds$/);
+}
+
+/**
+ * The inputs of a decoder that follow from its tokens where these are all there is: caches, which are then empty, the
+ * switch of a merged file to its branch without a cache, the mask, positions and segments of tokens, and the number of
+ * logits to keep, of which 0 means all.
+ */
+export function derivableInputs(graph: Graph): Map<Value, Derived> {
+  const found = new Map<Value, Derived>();
+  const tokens = tokensOf(graph);
+  if (!tokens) return found;
+  const isMerged = graph.inputs.some(v => v.name === 'use_cache_branch');
+  for (const value of graph.inputs) {
+    if (graph.initializers.has(value) || value === tokens) continue;
+    const derived = derivedFrom(value, isMerged);
+    if (derived) found.set(value, derived);
+  }
+  return found;
+}
+
+function derivedFrom(value: Value, isMerged: boolean): Derived | undefined {
+  const { name, shape, dtype } = value;
+  if (!shape) return undefined;
+  const rank = shape.length;
+  if (dtype === 'bool' && name === 'use_cache_branch') return 'false';
+  if (isFloat(dtype) && rank >= 3 && /^past|cache/.test(name)) {
+    // A decoder has the keys of its encoder there, which are not empty.
+    if (!isMerged && /encoder\b/.test(name.replace('decoder', ''))) return undefined;
+    return neededReader(value) || !cacheExtents(value).includes(null) ? 'an empty cache' : undefined;
+  }
+  if (!isInteger(value)) return undefined;
+  if (/^(num_)?logits_to_keep$/.test(name) && rank < 2) return 'zero';
+  if (name === 'cache_position' && rank === 1) return 'positions in order';
+  if (rank !== 2) return undefined;
+  if (name === 'position_ids') return 'positions in order';
+  if (name === 'token_type_ids') return 'zeros';
+  return /^(decoder_)?attention_mask$/.test(name) ? 'ones' : undefined;
+}
+
+/** Those of the globs that match an input which follows from the tokens: a part of a model may not have them all. */
+export function derivedHere(graph: Graph, globs: readonly string[] = []): string[] {
+  const names = [...derivableInputs(graph).keys()].map(v => v.name);
+  return globs.filter(glob => {
+    const test = globTest(glob);
+    return names.some(name => test(name));
+  });
+}
+
+/**
+ * Computes these inputs from the tokens, so that they need not be fed; positions count what the mask keeps, where one is
+ * fed. Names may be globs. Throws `no-such-value` for one that matches no such input.
+ */
+export function deriveInputs(model: Model, globs: readonly string[]): void {
+  const { graph } = model;
+  const derivable = derivableInputs(graph);
+  const tests = globs.map(globTest);
+  globs.forEach((glob, i) => {
+    if (graph.inputs.some(v => tests[i]!(v.name) && derivable.has(v))) return;
+    const known = [...derivable.keys()].map(v => `'${v.name}'`).join(', ');
+    throw new AgdError(
+      'no-such-value',
+      `--derive-inputs '${glob}' matches no input that follows from the tokens; ${known ? `these do: ${known}` : 'the model has none'}.`,
+    );
+  });
+  const chosen = [...derivable].filter(([v]) => tests.some(test => test(v.name)));
+  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  const mask = graph.inputs.find(v => derivable.get(v) === 'ones' && !chosen.some(([c]) => c === v));
+  const tokens = g.of(tokensOf(graph)!);
+  const front: Node[] = [];
+  // All caches read the size of the batch, which has to be computed before the first of them.
+  const batch = g.into(front, () => tokens.dims(0, 1));
+  const [late, early] = [true, false].map(isLate => chosen.filter(([v]) => !!neededReader(v) === isLate));
+  for (const [value, derived] of [...early!, ...late!]) {
+    const reader = neededReader(value);
+    const nodes = reader ? [] : front;
+    const made = g.into(nodes, () => derive(value, derived, { tokens, batch, mask: mask && g.of(mask) }));
+    value.replaceAllUses(made.value);
+    if (reader) graph.insertBefore(reader, ...nodes);
+  }
+  graph.prepend(...front);
+  graph.inputs = graph.inputs.filter(v => !chosen.some(([c]) => c === v));
+}
+
+type Given = { tokens: Expr; batch: Expr; mask: Expr | undefined };
+
+function derive(value: Value, derived: Derived, { tokens, batch, mask }: Given): Expr {
+  const { g } = tokens;
+  const { shape = [] } = value;
+  const dtype = value.dtype!;
+  const filled = (extents: Expr, number: number) =>
+    g.emit(
+      'ConstantOfShape',
+      [extents],
+      { value: Tensor.filled(dtype, [1], number) },
+      {
+        types: [value.type],
+      },
+    )[0]!;
+  switch (derived) {
+    case 'false':
+    case 'zero':
+      return g.tensor(
+        Tensor.filled(
+          dtype,
+          shape.map(d => (typeof d === 'number' ? d : 1)),
+          0,
+        ),
+      );
+    case 'zeros':
+    case 'ones':
+      return filled(tokens.dims(0, 2), derived === 'ones' ? 1 : 0);
+    case 'positions in order': {
+      const own = tokens.dims(1, 2).iota();
+      if (shape.length === 1) return own.cast(dtype);
+      const all = mask
+        ? mask
+            .cast('int64')
+            .op('CumSum', [g.scalar(1, 'int64')])
+            .sub(1)
+            .maximum(0)
+        : own.unsqueeze([0]).expand(tokens.dims(0, 2));
+      return all.cast(dtype);
+    }
+    case 'an empty cache': {
+      const reader = neededReader(value);
+      const extents = cacheExtents(value).map((d, i) => {
+        if (typeof d === 'number') return d;
+        if (d === 'batch') return batch;
+        return i === shape.length - 1 ? headSize(reader!, g) : keyHeads(reader!);
+      });
+      const known = extents.map((d, i) => (typeof d === 'number' ? d : (shape[i] ?? null)));
+      return filled(g.vector(extents), 0).typed({ kind: 'tensor', dtype, shape: known });
+    }
+  }
+}
+
+/** Extents of an empty cache: of [batch, heads, length, size], or of a state without a length; null if its reader tells. */
+function cacheExtents({ shape = [] }: Value): (number | 'batch' | null)[] {
+  // Of keys and values together, the first axis is these.
+  const batch = shape.length === 5 && shape[0] === 2 ? 1 : 0;
+  const length = shape.length >= 4 ? shape.length - 2 : undefined;
+  return shape.map((d, i) => (typeof d === 'number' ? d : i === batch ? 'batch' : i === length ? 0 : null));
+}
+
+/** The attention of whose keys or values this is the past, if the file leaves extents to it. */
+const neededReader = (value: Value): Node | undefined =>
+  cacheExtents(value).includes(null)
+    ? value.readers.find(n => n.domain === 'com.microsoft' && /^(GroupQuery|Sparse)Attention$/.test(n.opType))
+    : undefined;
+
+const keyHeads = (reader: Node) => new Attributes(reader).int('kv_num_heads', 1);
+
+/** Of queries alone, or with keys and values beside them. */
+function headSize(reader: Node, g: Builder): Expr {
+  const [query, key] = reader.inputs;
+  const heads = new Attributes(reader).int('num_heads', 1) + (key ? 0 : 2 * keyHeads(reader));
+  return g.of(query!).dims(-1).div(heads);
+}

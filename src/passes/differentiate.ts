@@ -94,7 +94,7 @@ const DERIVATIVES_KEY = 'agd.derivatives';
 
 /**
  * A model that computes derivatives, in the mode stored in the file: its outputs are the differentiated values and the
- * derivatives. The values that it is differentiated by are inputs; former initializers become their defaults.
+ * derivatives. The values of `wrt` are inputs; initializers among them become defaults.
  */
 export async function derivativeModel(
   model: Model,

@@ -1,4 +1,4 @@
-/** Jacobian-vector and Hessian-vector products of every operator, as files have them, against finite differences. */
+/** Products of every operator with the Jacobian, its transpose and the Hessian, as files have them, against differences. */
 import { describe, expect, it } from 'vitest';
 import { isFloat } from '../../src/graph/dtype.js';
 import { type Model, Node, Value } from '../../src/graph/ir.js';
@@ -69,6 +69,13 @@ function expectDifference(
   expect(Math.max(0, ...errors)).toBeLessThan(tolerance);
 }
 
+const products = (a: Tensor, b: Tensor): number[] => {
+  const factors = b.numbers();
+  return a.numbers().map((x, i) => x * factors[i]!);
+};
+
+const sum = (values: readonly number[]) => values.reduce((total, x) => total + x, 0);
+
 /** The sum of the squares of all elements of these values, each with a weight of its own. */
 function addLoss({ graph }: Model, names: readonly string[]): void {
   const terms = names.map((name, i) => {
@@ -91,7 +98,7 @@ function addLoss({ graph }: Model, names: readonly string[]): void {
 describe.each(EXAMPLES.map(e => [`${e.domain} ${e.op}`.trim(), e] as const))('%s', (_, example) => {
   const step = example.c.step ?? 1e-2;
 
-  it('has a Jacobian-vector product', async () => {
+  it('has a Jacobian-vector product, and its transpose', async () => {
     const { model, feeds, ys, xs, tangents } = await asFile(example);
     const made = await derivativeModel(model, { of: ys, wrt: xs, mode: 'jvp' }, sessionShapes);
     const directions = Object.fromEntries(made.directions.map(d => [d.input, tangents[d.of]!]));
@@ -102,6 +109,16 @@ describe.each(EXAMPLES.map(e => [`${e.domain} ${e.op}`.trim(), e] as const))('%s
     ];
     for (const { of, output } of made.results)
       expectDifference(found[output]!, [up[of]!, down[of]!], step, example.c.tolerance ?? 5e-3);
+    // A vector-Jacobian product is the transpose: <u, J v> = <J^T u, v>.
+    const back = await derivativeModel(model, { of: ys, wrt: xs, mode: 'vjp' }, sessionShapes);
+    const cotangents = Object.fromEntries(
+      ys.map((y, i) => [`${y}_cotangent`, spread(up[y]!.dims, [-1, 1], 90 + i)]),
+    );
+    const pulled = await run(back.model, { ...feeds, ...cotangents });
+    const forth = ys.flatMap(y => products(cotangents[`${y}_cotangent`]!, found[`${y}_tangent`]!));
+    const transposed = xs.flatMap(x => products(pulled[`${x}_grad`]!, tangents[x]!));
+    const scale = Math.max(1, ...[...forth, ...transposed].map(Math.abs));
+    expect(Math.abs(sum(forth) - sum(transposed))).toBeLessThan(1e-4 * scale);
   });
 
   it('has a Hessian-vector product', async () => {

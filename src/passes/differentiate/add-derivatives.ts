@@ -18,7 +18,7 @@ export type DerivativeNames = {
 };
 
 /**
- * Adds derivatives of the values `ys` by the values `xs`, and the inputs for their directions:
+ * Adds derivatives of the values `ys` with respect to the values `xs`, and inputs for their directions:
  *
  * - gradient: dy/dx of a scalar y
  * - vjp: the sum over y of u dy/dx, with the cotangent u of y as an input
@@ -94,7 +94,7 @@ export function addDerivatives(
   return names;
 }
 
-/** The values of these names that can be differentiated: outputs, or what nodes compute. Throws `no-such-value`. */
+/** The values with these names: outputs, or intermediate values of a floating-point type. Throws `no-such-value`. */
 export function valuesToDifferentiate(graph: Graph, names: readonly string[]): Value[] {
   return names.map(name => {
     const inner = () => graph.nodes.flatMap(n => n.outputs).find(v => v?.name === name);
@@ -126,11 +126,11 @@ export function checkModes(ys: readonly Value[], mode: DerivativeMode): void {
 
 const onesOf = (g: Builder, y: Value) => g.of(y).ones();
 
-/** The directions of those derivatives that are not zero everywhere. */
+/** The derivatives that are not zero everywhere, with their directions. */
 const pairs = (values: readonly (Expr | undefined)[], directions: readonly Expr[]) =>
   values.flatMap((e, i) => (e ? [[e.value, directions[i]!] as const] : []));
 
-/** Several variables may have the same value as their gradient. */
+/** Adds up directions of the same value: it may be the gradient of several variables. */
 function summed(seeds: readonly (readonly [Value, Expr])[]): Map<Value, Expr> {
   const sums = new Map<Value, Expr>();
   for (const [value, e] of seeds) sums.set(value, sums.get(value)?.add(e) ?? e);

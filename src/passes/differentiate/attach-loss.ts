@@ -82,13 +82,13 @@ function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {
     .reduce((sum, term) => sum.add(term));
 }
 
-/** Outputs of one number for each sample: the sum of its losses, and of what they weigh, if not 1 for each target. */
+/** Outputs with one number per sample: the sum of its losses, and the sum of their weights unless each is 1. */
 export type SampleLosses = {
   losses: Value;
   weights?: Value;
   /** The factor of the mean in the sum of losses. */
   factor: number;
-  /** Losses of samples depend on the others of the batch. */
+  /** The loss of a sample depends on the other samples of the batch. */
   acrossBatch: boolean;
 };
 

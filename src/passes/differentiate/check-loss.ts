@@ -76,7 +76,7 @@ export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): stri
 
 const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.');
 
-/** What the values are, as far as the operator that makes them tells, and what it made them of. */
+/** The nature of the values if the operator that computes them determines it, and the value that it was computed from. */
 export function natureOf(output: Value) {
   let node = output.producer;
   while (node && node.domain === '' && MOVES.has(node.opType)) node = node.inputs[0]?.producer;

@@ -19,7 +19,7 @@ import {
   sumClippedGradients,
 } from './separate-samples.js';
 
-/** `why` says why the samples run one by one, if they do. */
+/** `why`: the reason why the samples run one by one, if they do. */
 export type PerSample = { samples: Expr } & (
   | { method: 'scan'; scan: SampleScan; why?: string }
   | { method: 'ghost'; losses: Value; layers: readonly Layer[]; why?: undefined }

@@ -85,7 +85,7 @@ const RULES = record<NormRule>({
   },
 });
 
-/** The layer of each parameter; the text says why there is none for one of them. */
+/** The layer of each parameter, or the reason why one of them has none. */
 export function ghostLayers(trained: readonly Value[]): Layer[] | string {
   const layers: Layer[] = [];
   for (const param of trained) {
@@ -140,7 +140,7 @@ const BY_SAMPLE = new Set(
   ),
 );
 
-/** Those that leave an axis as it is, but for the ones that their attribute names. */
+/** Those that keep an axis unless their attribute names it. */
 const ALONG_AXIS = record<number>({
   Softmax: -1,
   LogSoftmax: -1,
@@ -165,7 +165,7 @@ export function mixesSamples(g: Builder, { inputs, batch }: SampleInputs, losses
     for (const v of reads(node)) needed.add(v);
     if (reads(node).some(v => data.has(v))) nodes.unshift(node);
   }
-  /** Values that tell of the batch only its size. */
+  /** Values that depend on the batch only through its size. */
   const sizes = new Set<Value | null>();
   for (const node of nodes) {
     const read = reads(node).filter(v => data.has(v));

@@ -130,7 +130,7 @@ export function scanSamples(
   return { scan, body: b.graph, loss: lossOfOne, counts: counts.value };
 }
 
-/** Pads of the first axis alone, at its end. */
+/** Pads of the first axis only, at its end. */
 function padsAfter(count: Expr, rank: number): Expr {
   const zeros = (n: number) => Array<number>(n).fill(0);
   return count.g.vector([...zeros(rank), count, ...zeros(rank - 1)]);

@@ -6,7 +6,7 @@ const DERIVATIVE = { group: 'Model', commands: [], stage: 'run' } as const;
 export const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'hessian'] as const;
 export type DerivativeMode = (typeof DERIVATIVE_MODES)[number];
 
-/** Comma-separated names; commas in {a,b} belong to a glob. */
+/** Comma-separated names. A comma in {a,b} is part of the glob. */
 const parseNames = (list: readonly string[]) =>
   list.flatMap(text => text.split(/,(?![^{]*\})/).map(name => name.trim())).filter(Boolean);
 

@@ -6,9 +6,9 @@ import { scanSteps } from './scan-steps.js';
 export type PlainStep = { step: Model; state: Model };
 
 /**
- * An injected model's step in which state and learning rate are plain inputs: runtimes in some languages cannot feed an
+ * An injected model's step in which state and learning rate are plain inputs: the bindings of some languages cannot feed an
  * input that has a default. `state` is a model without inputs whose outputs are the initial values. With `steps`, one run
- * is so many steps: batches and the loss get a leading axis of that length, and the model's own outputs are left out.
+ * is that many steps: batches and the loss get a leading axis of that length, and the model's own outputs are left out.
  */
 export function plainStep(injected: Model, steps?: number): PlainStep {
   const updates = injected.trainingInfo.flatMap(info => info.updates);

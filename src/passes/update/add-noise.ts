@@ -4,10 +4,10 @@ import type { Expr } from '../../ops/core/expr.js';
 import { Generator } from '../../ops/random.js';
 import type { Transition } from './transition.js';
 
-/** Tells the numbers of this use of a seed from those of dropout. */
+/** Distinguishes these random numbers from those of dropout with the same seed. */
 const USE = 0x6e6f697365;
 
-/** `deviation` is that of the noise on the sum over the samples of an update; `samples` the number of them in a batch. */
+/** `deviation`: standard deviation of the noise on the sum over the samples of an update. `samples`: their number in a batch. */
 export type Noise = { deviation: number; samples: Expr; key: Value; seed: number };
 
 /**

@@ -207,6 +207,7 @@ export async function handler(args: TrainArgs): Promise<void> {
     epochs: args.epochs ?? 1,
     dpEpsilon: args.dpEpsilon,
     dpDelta: args.dpDelta,
+    memory: args.memory,
     seed: args.seed,
     lr: args.optimizer?.lr,
     metrics: args.metrics,

@@ -1,6 +1,7 @@
 import * as v from 'valibot';
-import { choice, count, countFromZero, flag, text, texts } from '../../ops/core/option-type.js';
+import { choice, count, countFromZero, flag, positive, text, texts } from '../../ops/core/option-type.js';
 import { APPLIES, DEVICES, LEARNS, type Option, option, RUNS } from './option.js';
+import { parseBytes } from './text.js';
 
 const RUN = { group: 'Run', stage: 'run' } as const;
 
@@ -31,6 +32,13 @@ export const RUN_OPTIONS = {
     ...RUN,
     commands: ['train'],
     help: 'Also evaluate a sample of the training data after each epoch',
+  }),
+  memory: option(positive, {
+    ...RUN,
+    commands: ['train'],
+    help: 'Keep the process that trains within this memory, as 8GB: computes batches in parts, or activations again, as far as needed',
+    parse: parseBytes,
+    conflicts: ['folds', 'gradients'],
   }),
   device: option(choice(DEVICES), {
     ...RUN,

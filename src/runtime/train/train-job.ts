@@ -93,6 +93,10 @@ export type TrainJob = SessionOptions &
     /** `output` takes raw columns: what the recipe does is in its graph. */
     bakePreprocessing?: boolean;
     epochs: number;
+    /**
+     * The most memory that the process that trains may take, in bytes: `trainInWorker` chooses how batches are computed.
+     */
+    memory?: number;
     batchSize?: number;
     seed?: number;
     lr?: number;

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { crashError } from '../../graph/crash.js';
 import { AgdError, type ErrorCode } from '../../graph/errors.js';
 import type { TrainEvent } from './events.js';
+import { withinMemory } from './memory-plan.js';
 import type { TrainJob } from './train-job.js';
 
 /** What the process is sent. */
@@ -17,12 +18,40 @@ export type Answer =
   | 'done';
 
 /**
- * Runs a training job in a process of its own. `signal` stops it after the step under way; the promise then
+ * Runs a training job in a process of its own, with `memory` after trials in others. `signal` stops it after the step under way; the promise then
  * resolves when the state is written. Where the run has not begun there is nothing to keep, and the process is ended. `kill`
  * ends it in any case, with nothing saved. Rejects as `runTrainJob` does, with `runtime` where the process crashes,
  * and with what `emit` throws, which stops the job as `signal` does.
  */
 export async function trainInWorker(
+  job: TrainJob,
+  emit: (event: TrainEvent) => void,
+  signal?: AbortSignal,
+  kill?: AbortSignal,
+): Promise<void> {
+  const { memory } = job;
+  if (memory === undefined) return inProcess(job, emit, signal, kill);
+  const tell = (text: string) => emit({ type: 'note', time: Date.now(), text, level: 'warning' });
+  const planned = await withinMemory({ ...job, memory }, one => measured(one, signal, kill), tell);
+  return inProcess(planned, emit, signal, kill);
+}
+
+/** Copies of the parameters that a run holds when it writes the trained model, which a trial does not. */
+const COPIES = 3;
+
+/** The memory of a run by that of a few steps, in a process of its own. */
+async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal) {
+  let [peak, hasStatistics] = [Number.POSITIVE_INFINITY, false];
+  const watch = (event: TrainEvent) => {
+    if (event.type === 'injected') hasStatistics = event.description.statistics.length > 0;
+    if (event.type === 'plan') peak = event.memory.peak + COPIES * event.memory.parameters;
+  };
+  await inProcess({ ...job, dryRun: true, findLr: undefined, state: undefined }, watch, signal, kill);
+  // A run that is stopped needs no plan.
+  return { peak: signal?.aborted || kill?.aborted ? 0 : peak, hasStatistics };
+}
+
+async function inProcess(
   job: TrainJob,
   emit: (event: TrainEvent) => void,
   signal?: AbortSignal,

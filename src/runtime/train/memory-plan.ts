@@ -1,0 +1,153 @@
+/** Chooses how a batch is computed so that a run keeps within a bound of memory. */
+import { existsSync } from 'node:fs';
+import { AgdError } from '../../graph/errors.js';
+import { loadModel } from '../../graph/files.js';
+import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
+import { readRun } from './run-state.js';
+import type { TrainJob } from './train-job.js';
+
+/** How a batch is computed: in parts of `batchSize` samples, of which an update takes `accumulate`. */
+export type BatchPlan = { batchSize: number; accumulate: number; recompute: boolean };
+
+/** The largest size of a process that trains by this plan, in bytes, as measured in some steps, and whether it updates running statistics. */
+export type Trial = (plan: BatchPlan) => Promise<{ peak: number; hasStatistics: boolean }>;
+
+/** What the options of a run allow. */
+export type Freedom = { accumulate: boolean; recompute: boolean };
+
+/** The share of the bound that the trials leave free: whole runs, which also save and validate, took 4 to 16 percent more. */
+const RESERVE = 0.15;
+
+/**
+ * The plan for batches of `batch` samples, which is the effective size of any plan: the whole batch if it fits; else the
+ * largest parts of it that do, without recomputing activations if possible. Where batch normalization takes the
+ * statistics of a batch, which parts would change, the whole batch with recomputation comes before parts. What fits is extrapolated
+ * from two trials with small parts, and verified by one. Throws `bad-option` with the least memory if nothing fits.
+ */
+export async function planBatch(
+  batch: number,
+  limit: number,
+  trial: Trial,
+  may: Freedom,
+): Promise<BatchPlan & { peak: number }> {
+  const bound = limit * (1 - RESERVE);
+  const parts = may.accumulate ? divisors(batch) : [batch];
+  const measured = new Map<string, Promise<{ peak: number; hasStatistics: boolean }>>();
+  const planOf = (size: number, recompute: boolean) => ({
+    ...{ batchSize: size, accumulate: batch / size, recompute },
+  });
+  const measure = (size: number, recompute: boolean) => {
+    const key = `${size} ${recompute}`;
+    const found = measured.get(key) ?? trial(planOf(size, recompute));
+    measured.set(key, found);
+    return found;
+  };
+  /** The largest of the sizes that fits, by the line through two small ones. */
+  const largest = async (sizes: readonly number[], recompute: boolean) => {
+    const small = sizes[0]!;
+    const first = await measure(small, recompute);
+    if (first.peak > bound) return undefined;
+    const next = sizes.find(size => size >= 4 * small) ?? sizes.at(-1)!;
+    const second = next === small ? first : await measure(next, recompute);
+    const slope = next === small ? 0 : Math.max(0, (second.peak - first.peak) / (next - small));
+    for (const size of sizes.toReversed()) {
+      if (size > next && first.peak + slope * (size - small) > bound) continue;
+      const { peak } = await measure(size, recompute);
+      if (peak <= bound) return { ...planOf(size, recompute), peak };
+    }
+    return undefined;
+  };
+  const { hasStatistics } = await measure(parts.find(size => size > 1) ?? batch, false);
+  // Batch normalization needs two samples.
+  const sizes = hasStatistics && parts.length > 1 ? parts.filter(size => size > 1) : parts;
+  const plain = await largest(sizes, false);
+  if (plain?.batchSize === batch || !may.recompute) return plain ?? refuse(sizes[0]!, false);
+  if (hasStatistics) {
+    const whole = await largest(sizes, true);
+    if (whole?.batchSize === batch) return whole;
+  }
+  return plain ?? (await largest(sizes, true)) ?? refuse(sizes[0]!, true);
+
+  async function refuse(size: number, recompute: boolean): Promise<never> {
+    const { peak } = await measure(size, recompute);
+    const least = Math.ceil(peak / (1 - RESERVE) / 2 ** 20);
+    const how = [
+      size === batch ? `batches of ${batch}` : `${batch / size} parts of ${size}`,
+      recompute ? ' with activations computed again' : '',
+    ].join('');
+    throw new AgdError(
+      'bad-option',
+      `The run does not fit into --memory ${Math.floor(limit / 2 ** 20)}MB: it needs at least ${least}MB, in ${how}.`,
+    );
+  }
+}
+
+const divisors = (n: number) => Array.from({ length: n }, (_, i) => i + 1).filter(d => n % d === 0);
+
+/** A line on what was chosen, and why. */
+export function describeBatchPlan(
+  { batchSize, accumulate, recompute, peak }: BatchPlan & { peak: number },
+  limit: number,
+): string {
+  const size = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
+  const batch = batchSize * accumulate;
+  const how =
+    accumulate === 1
+      ? `batches of ${batch} as a whole`
+      : `batches of ${batch} in ${accumulate} parts of ${batchSize}`;
+  const again = recompute ? ', computing activations again in the backward pass' : '';
+  return `memory: ${how}${again}: ${size(peak)} expected, of ${size(limit)}`;
+}
+
+/**
+ * The job with the plan that keeps it within `job.memory`; a run that is resumed keeps the plan that it began with. Throws
+ * `bad-option` for a model that was injected already.
+ */
+export async function withinMemory(
+  job: TrainJob & { memory: number },
+  measure: (job: TrainJob) => Promise<{ peak: number; hasStatistics: boolean }>,
+  note: (text: string) => void,
+): Promise<TrainJob> {
+  const { memory, inject, ...rest } = job;
+  if (!inject)
+    throw new AgdError(
+      'bad-option',
+      `--memory chooses accumulation and recomputation, which are part of ${job.model} already: inject it with --accumulate or --checkpoint-activations.`,
+    );
+  const resumed = await planOfState(job);
+  if (resumed) return { ...rest, inject: { ...inject, ...resumed.inject }, batchSize: resumed.batchSize };
+  const { accumulate = 1, checkpointActivations, lazyRows, dpSgd } = inject;
+  const jobOf = ({ batchSize, accumulate: parts, recompute }: BatchPlan): TrainJob => ({
+    ...rest,
+    batchSize,
+    inject: {
+      ...inject,
+      ...(parts * accumulate > 1 ? { accumulate: parts * accumulate } : {}),
+      ...(recompute ? { checkpointActivations: true } : {}),
+    },
+  });
+  note('memory: measured in a few steps with small parts of a batch');
+  const plan = await planBatch(job.batchSize ?? DEFAULT_BATCH_SIZE, memory, p => measure(jobOf(p)), {
+    accumulate: !lazyRows?.length,
+    recompute: checkpointActivations === undefined && !dpSgd,
+  });
+  note(describeBatchPlan(plan, memory));
+  return jobOf(plan);
+}
+
+/** The plan of the state that the job would resume. */
+async function planOfState({ state }: TrainJob) {
+  if (state === undefined || !existsSync(state)) return undefined;
+  const { settings } = readRun(await loadModel(state)) ?? {};
+  if (settings?.inject === undefined) return undefined;
+  const { accumulate, checkpointActivations } = JSON.parse(settings.inject) as NonNullable<
+    TrainJob['inject']
+  >;
+  return {
+    batchSize: settings.batchSize,
+    inject: {
+      ...(accumulate === undefined ? {} : { accumulate }),
+      ...(checkpointActivations === undefined ? {} : { checkpointActivations }),
+    },
+  };
+}

@@ -72,6 +72,14 @@ function shownDefaults(owners: readonly { optimizer: string; value: unknown }[])
     .join('; ');
 }
 
+/** The data of commands that run a model as it is. */
+export const dataToRead = (what: string) =>
+  ({
+    ...{ group: 'Data', commands: [], stage: 'run', required: true },
+    ...{ type: types.paths, parseAll: types.parsePaths },
+    help: `Data ${what}, in any form that train reads; several, or a glob, are read one after the other`,
+  }) satisfies Option;
+
 type Kind = 'number' | 'boolean' | 'string' | 'list' | 'other';
 
 /** What the text of a flag of this type is. */

@@ -2,12 +2,12 @@
 import type { TrainEvent } from '../src/internal.js';
 import { formatNumber } from './ui/format.js';
 import { renderReport } from './ui/report.js';
-import { lineChart } from './ui/svg.js';
+import { bothSizes } from './ui/svg.js';
 
 type Rates = Extract<TrainEvent, { type: 'rates' }>;
 
 export function renderRates({ rates, losses, suggested }: Rates, model: string): string {
-  const chart = lineChart({
+  const chart = bothSizes({
     title: 'Loss by learning rate',
     x: { label: 'learning rate', scale: 'log', format: formatNumber },
     y: { label: 'smoothed loss' },
@@ -17,7 +17,7 @@ export function renderRates({ rates, losses, suggested }: Rates, model: string):
   return renderReport({
     title: model,
     subtitle: 'Learning-rate range test',
-    tiles: [{ label: 'suggested rate', value: formatNumber(suggested) }],
+    tiles: [{ label: 'Suggested rate', value: formatNumber(suggested) }],
     sections: [{ title: 'Range test', blocks: [{ kind: 'charts', svgs: [chart] }] }],
   });
 }

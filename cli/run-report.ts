@@ -61,7 +61,6 @@ export function runSections(run: RunRecord, more: readonly Section[] = []): Sect
 export function tiles(run: RunRecord): Tile[] {
   const { losses, seconds, injected, start, epochs, best } = run;
   const result = best ?? epochs.at(-1);
-  const trained = injected?.parameters.filter(p => p.trains) ?? [];
   const { loss, accuracy } = result?.validation ?? {};
   const where =
     best && epochs.length > 1 ? `of the best epoch, ${best.epoch} of ${epochs.length}` : undefined;
@@ -79,13 +78,17 @@ export function tiles(run: RunRecord): Tile[] {
       note: `${formatCount(losses.length, 'step')} of ${formatCount(start?.batchSize ?? 1, 'sample')}`,
     },
     { label: 'Steps a second', value: formatRate(losses.length / seconds), note: 'evaluation included' },
-    ...(injected
+    ...(start?.parameters
       ? [
           {
             label: 'Parameters',
-            value: formatCount(trained.reduce((n, { shape }) => n + elements(shape), 0)),
-            note: `in ${formatCount(trained.length, 'tensor')}`,
+            value: formatCount(start.parameters.elements),
+            note: `in ${formatCount(start.parameters.tensors, 'tensor')}`,
           },
+        ]
+      : []),
+    ...(injected
+      ? [
           {
             label: 'Graph',
             value: formatCount(injected.nodes.after, 'node'),
@@ -140,7 +143,7 @@ function charts(run: RunRecord): Chart[] {
       (name): Chart => ({
         title: `${capital(name)} after each epoch`,
         x: { label: 'epoch' },
-        y: { label: name, format: v => formatMetric(name, v) },
+        y: { label: name, ...(/accuracy$/.test(name) ? { format: (v: number) => formatPercent(v) } : {}) },
         series: [
           ...series(
             'training',

@@ -1,7 +1,7 @@
 import { types } from '../../src/constants.js';
 import type { Evaluation } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
-import type { Options } from '../flags.js';
+import { dataToRead, type Options } from '../flags.js';
 import { formatCount, formatMetric } from '../ui/format.js';
 import { countSamples } from '../ui/sample-count.js';
 import { renderTable } from '../ui/table.js';
@@ -12,14 +12,7 @@ export const model = 'ONNX file, plain or injected, or a training state';
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
 export const options = {
-  data: {
-    ...OUTPUT,
-    group: 'Data',
-    type: types.paths,
-    parseAll: types.parsePaths,
-    required: true,
-    help: 'Data with the targets, in any form that train reads; several, or a glob, are read one after the other',
-  },
+  data: dataToRead('with the targets'),
   ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
   json: { ...OUTPUT, type: types.flag, help: 'Print JSON' },
 } satisfies Options;

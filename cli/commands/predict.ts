@@ -2,7 +2,7 @@ import { types } from '../../src/constants.js';
 import type { Activation } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
-import type { Options } from '../flags.js';
+import { dataToRead, type Options } from '../flags.js';
 import { formatCount } from '../ui/format.js';
 import { countSamples } from '../ui/sample-count.js';
 import { print } from '../ui/terminal.js';
@@ -12,14 +12,7 @@ export const model = 'ONNX file, plain or injected, or a training state';
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
 export const options = {
-  data: {
-    ...OUTPUT,
-    group: 'Data',
-    type: types.paths,
-    parseAll: types.parsePaths,
-    required: true,
-    help: 'Data for the inputs, in any form that train reads; several, or a glob, are read one after the other',
-  },
+  data: dataToRead('for the inputs'),
   out: {
     ...OUTPUT,
     type: types.text,

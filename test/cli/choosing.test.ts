@@ -84,6 +84,7 @@ describe('early stopping', () => {
     [['--keep-best', '2', '--state', 's.onnx'], '--keep-best needs validation data'],
     [['--keep-last', '2'], '--keep-last needs a file to save the state to'],
     [['--save-every', '2min'], '--save-every needs a file to save the state to'],
+    [['--save-every', '2epochs', '--find-lr'], '--save-every needs a file to save the state to'],
     [['--save-every', '2 days', '--state', 's.onnx'], "expected 500steps, 10min or 2epochs, not '2 days'"],
   ])('refuses %j', (args, message) => {
     const plain = DATA.slice(0, -2);

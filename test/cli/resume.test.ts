@@ -75,6 +75,8 @@ describe('the same command again', () => {
     expect(steps('a.jsonl')[0]).toMatchObject({ lr: expect.any(Number), gradNorm: expect.any(Number) });
     const page = readFileSync(file('t.html'), 'utf8');
     expect(page).toContain('Norm of the gradients before clipping');
+    // 4 tensors: 32 + 8 + 24 + 3 numbers, and 1 for the ratio, which does not train.
+    expect(page).toMatch(/Parameters<\/dt><dd class="value">67<\/dd><dd class="note">in 4 tensors</);
   });
   it('is refused for another model or other options, with both ways out', () => {
     ok(...LOSS, '--state', 'o.agd.onnx', '-o', 'o.onnx');

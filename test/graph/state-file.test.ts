@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { checkWritable, loadModel, saveModel, writeFileAtomic } from '../../src/graph/files.js';
 import type { Model } from '../../src/graph/ir.js';
@@ -91,6 +92,8 @@ describe('a state with a data file', () => {
   });
   it('is one version or the other, whenever its writer is killed', async () => {
     const module = (name: string) => new URL(`../../dist/${name}`, import.meta.url).href;
+    if (!existsSync(fileURLToPath(module('src/graph/state-file.js'))))
+      throw new Error('This test runs the built package, which is not there: run npm run build first.');
     const script = `
       const { saveState } = await import('${module('src/graph/state-file.js')}');
       const { loadModel } = await import('${module('src/graph/files.js')}');
@@ -102,7 +105,11 @@ describe('a state with a data file', () => {
     for (let kill = 0; kill < 12; kill++) {
       const child = spawn(process.execPath, ['--input-type=module', '-e', script], { cwd: folder });
       const ended = new Promise(resolve => child.on('close', resolve));
-      await new Promise(resolve => child.stdout.once('data', resolve));
+      const failed = ended.then(code =>
+        Promise.reject(new Error(`The writer ended with exit code ${code}.`)),
+      );
+      await Promise.race([new Promise(resolve => child.stdout.once('data', resolve)), failed]);
+      failed.catch(() => {});
       setTimeout(() => child.kill('SIGKILL'), (kill * 7) % 40);
       await ended;
       const model = await loadModel(file('s.onnx'));

@@ -3,7 +3,7 @@ import { dtypeOf, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { type LinearLayer, linearLayers, type Stored, storedAt } from '../select/find-head.js';
-import { sourcesOf } from '../select/read-origins.js';
+import { layerNames } from '../select/layer-names.js';
 
 export type AdapterKind = 'linear' | 'conv' | 'embedding';
 
@@ -54,7 +54,11 @@ function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
   return {
     ...{ kind: isConv ? 'conv' : 'linear', node, input: layer.input, weight, outAxis: layer.outAxis },
     ...{ output: layer.output, bias: layer.bias },
-    ...{ ...namesOf(weight.value, node, layer.bias?.value), ...sizes, kernel: isConv ? dims.slice(2) : [] },
+    ...{
+      ...layerNames(weight.value, node, layer.bias?.value),
+      ...sizes,
+      kernel: isConv ? dims.slice(2) : [],
+    },
     ...{ dtype: dtypeAt(graph, node, weight), quantized },
   };
 }
@@ -84,7 +88,7 @@ function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
   return {
     ...{
       kind: 'embedding',
-      ...(reshape ? namesOfNode(node) : namesOf(weight.value, node)),
+      ...(reshape ? namesOfNode(node) : layerNames(weight.value, node)),
       node,
       input,
       weight,
@@ -115,34 +119,6 @@ function dtypeAt(graph: Graph, node: Node, { through, tensor }: Stored): FloatDT
 function floatOf(graph: Graph, value: Value | null | undefined): FloatDType {
   const dtype = value && (storedAt(graph, value)?.tensor.dtype ?? value.dtype);
   return dtype && isFloat(dtype) ? dtype : 'float32';
-}
-
-/** Names that an exporter made up. */
-const isMadeUp = (name: string) => /^(onnx::|val_\d|arith_constant)/.test(name);
-
-const WEIGHT = /^(.+?)[./](?:weight|kernel|MatMul\/ReadVariableOp|Cast\/ReadVariableOp)[\w.:/]*$/;
-
-/**
- * The module that a layer is, by the name of its weight or of what an exporter computed that from, of its bias, or of its
- * node; and the name of its weight.
- */
-function namesOf(weight: Value, node: Node, bias?: Value): { module: string; name: string } {
-  const [source] = sourcesOf(weight);
-  const found =
-    WEIGHT.exec(source ?? weight.name)?.[1] ??
-    (isMadeUp(weight.name)
-      ? (/^(.+)[./]bias$/.exec(bias?.name ?? '')?.[1] ?? (node.name || weight.name))
-      : weight.name);
-  const module = found
-    .replace(/^\//, '')
-    .replace(/[./](MatMul|Gemm|Conv|Gather)(_\w+)?$/, '')
-    .replaceAll('/', '.');
-  // The model builder of ONNX Runtime's generation API shortens the name of a decoder's attention.
-  const isBuilt = /\.MatMul\.weight/.test(weight.name);
-  return {
-    module: isBuilt ? module.replace(/^(model\.layers\.\d+)\.attn\./, '$1.self_attn.') : module,
-    name: isMadeUp(weight.name) ? `${module}.weight` : weight.name,
-  };
 }
 
 /** Those of a node whose weight is that of another layer. */

@@ -5,6 +5,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { layerNames } from './layer-names.js';
 
 /** A constant that a node reads, directly or through nodes that only change its layout or type. */
 export type Stored = {
@@ -134,7 +135,14 @@ function layerAt(graph: Graph, node: Node): LinearLayer | undefined {
   const bias = read2 && storedAt(graph, read2);
   if (read2 && !bias) return undefined;
   return {
-    ...{ name: nameOf(weight.value, node), node, input, weight, output, outAxis: operator.outAxis(node) },
+    ...{
+      name: layerNames(weight.value, node).module,
+      node,
+      input,
+      weight,
+      output,
+      outAxis: operator.outAxis(node),
+    },
     ...{ classAxis: operator.classAxis, quantized: weight.quantized },
     ...(bias ? { bias: { ...bias, node, index: operator.bias! } } : {}),
   };
@@ -147,7 +155,15 @@ function blockwise(graph: Graph, node: Node, input: Value, output: Value): Linea
   const read = node.inputs[5];
   const bias = read ? storedAt(graph, read) : undefined;
   return {
-    ...{ name: nameOf(packed.value, node), node, input, weight: packed, outAxis: 0, output, classAxis: -1 },
+    ...{
+      name: layerNames(packed.value, node).module,
+      node,
+      input,
+      weight: packed,
+      outAxis: 0,
+      output,
+      classAxis: -1,
+    },
     ...(bias ? { bias: { ...bias, node, index: 5 } } : {}),
     quantized: node.opType,
   };
@@ -175,7 +191,15 @@ function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLa
   const input = rounding.inputs[0];
   if (!weight || !input || weight.tensor.dims.length !== 2) return undefined;
   return {
-    ...{ name: nameOf(weight.value, product), node, input, weight, outAxis: 1, output, classAxis: -1 },
+    ...{
+      name: layerNames(weight.value, product).module,
+      node,
+      input,
+      weight,
+      outAxis: 1,
+      output,
+      classAxis: -1,
+    },
     quantized: 'MatMulInteger',
   };
 }
@@ -183,14 +207,6 @@ function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLa
 /** What the Mul by the scales of a dynamically quantized product reads. */
 const integerProduct = (node: Node): Node | undefined =>
   node.inputs.find(v => v?.producer?.opType === 'Cast')?.producer?.inputs[0]?.producer;
-
-/** The module of a weight according to its name, or else the name of its node. */
-function nameOf(weight: Value, node: Node): string {
-  const module = /^(.+?)[./](?:weight|kernel|MatMul\/ReadVariableOp|Cast\/ReadVariableOp)[\w.:/]*$/.exec(
-    weight.name,
-  )?.[1];
-  return module ?? (/^(onnx::|val_\d)/.test(weight.name) ? node.name || weight.name : weight.name);
-}
 
 /** A bias that a separate node adds to `product`. */
 function withBias(graph: Graph, layer: LinearLayer, add: Node): LinearLayer | undefined {

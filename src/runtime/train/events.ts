@@ -168,6 +168,10 @@ const startSchema = event('start', 'Training begins.', {
   stepsBefore: said('Steps done already, where a run is resumed', whole),
   batchSize: said('Samples a step', whole),
   samples: said('Samples of the training data', whole),
+  parameters: optional(
+    'What trains',
+    v.strictObject({ tensors: said('Tensors', whole), elements: said('Numbers in them', whole) }),
+  ),
   fold: optional('The fold that is held out, from 1, with --folds: each has its own start', whole),
   folds: optional('Folds in all', whole),
   history: optional(

@@ -5,6 +5,8 @@ import type { RatesEvent } from './events.js';
 import type { Trainer } from './trainer.js';
 
 const [FIRST, LAST] = [1e-7, 10];
+/** Steps on each side over which the fall of the loss is measured. */
+const SPAN = 4;
 const STEPS = 100;
 /** Decay of the moving average of the losses, whose bias is corrected. */
 const SMOOTH = 0.9;
@@ -37,7 +39,9 @@ export async function findRate(
       rates!.push(rate);
       losses!.push(smooth);
     }
-  const falls = losses!.map((loss, i) => (losses![i + 1] ?? loss) - loss);
+  // Over several steps: between two, the smoothed loss still moves with the batch.
+  const at = (i: number) => losses![Math.max(0, Math.min(losses!.length - 1, i))]!;
+  const falls = losses!.map((_, i) => at(i + SPAN) - at(i - SPAN));
   const lowest = losses!.indexOf(Math.min(...losses!));
   const before = falls.slice(0, Math.max(1, lowest));
   const steepest = before.indexOf(Math.min(...before));

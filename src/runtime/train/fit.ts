@@ -12,7 +12,7 @@ import {
 } from '../../passes/options.js';
 import { type Augmentation, parseAugmentations } from '../../passes/recipe/augmentation.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
-import { dataFrom, type FitData, isOpen } from '../data/from-values.js';
+import { arePaths, dataFrom, type FitData, isOpen } from '../data/from-values.js';
 import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from '../data/open.js';
 import { trainedModel } from '../export.js';
 import { openForInjection } from '../formats/artifacts.js';
@@ -37,6 +37,7 @@ import {
   trainable,
   withMixedTargets,
   withSchedule,
+  worstOf,
 } from './prepare.js';
 import { accountingOf, checkBudget, checkResumed, seedOf } from './privacy.js';
 import {
@@ -82,6 +83,8 @@ export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
     bind?: Omit<DataBinding, 'labels'>;
     /** Whose weights to return: those of the best epoch by validation, which is the default, or the last ones. */
     export?: 'best' | 'last';
+    /** How many of the validation samples with the largest loss the last event tells; none if not given. */
+    worstSamples?: number;
     callbacks?: Callbacks | readonly Callbacks[];
     /** Told every event, notes too. */
     onEvent?: (event: TrainEvent) => void;
@@ -115,7 +118,17 @@ const OWN = [
   'dpEpsilon',
   'dpDelta',
 ];
-const OTHER = ['validation', 'bind', 'export', 'callbacks', 'onEvent', 'signal', 'device', 'threads'];
+const OTHER = [
+  'validation',
+  'bind',
+  'export',
+  'worstSamples',
+  'callbacks',
+  'onEvent',
+  'signal',
+  'device',
+  'threads',
+];
 const DATA = [
   ...['columns', 'label', 'valSplit', 'sampler', 'sampleWeights', 'shuffleBuffer'],
   ...['augment', 'skipMissing', 'skipDamaged'],
@@ -243,6 +256,10 @@ async function fitOn(
     });
     const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
     const chosen = best && (await checkpoints.bestModel());
+    const files = validation ?? data;
+    const about = { batchSize, ...session, ...(arePaths(files) ? { paths: files } : {}) };
+    const worst =
+      held && (await worstOf(chosen ?? trainer.snapshot(), held, options.worstSamples, about, emit));
     const end: EndEvent = {
       type: 'end',
       time: Date.now(),
@@ -252,6 +269,7 @@ async function fitOn(
       skipped: trainer.skippedCount,
       ...(privacy ? { privacy: privacy.spent(trainer.batchCount) } : {}),
       ...(best ? { best } : {}),
+      ...(worst?.length ? { worst } : {}),
     };
     onEvent?.(end);
     for (const callback of callbacks) await callback.onEnd?.(end, trainer);

@@ -23,11 +23,12 @@ import { resumeOptimizer } from '../formats/ort-state.js';
 import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
-import { injectedEvent, type NewEvent } from './events.js';
+import { injectedEvent, type JudgedSample, type NewEvent } from './events.js';
 import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
+import type { WorstOptions } from './worst-samples.js';
 
 /** Reports an event, as of now. */
 export type Emit = (event: NewEvent) => void;
@@ -166,6 +167,25 @@ export function withMixedTargets(
   const { loss } = inject;
   if (!loss || loss.kind === 'output' || !takesClasses(loss.kind) || !mixes(augment)) return inject;
   return { ...inject, loss: { ...loss, mixTargets: true } };
+}
+
+/** The samples of the validation data that a trained model does worst on. A run that is done does not fail for want of them. */
+export async function worstOf(
+  model: Model,
+  data: Dataset,
+  count: number | undefined,
+  { batchSize, device, threads, paths }: Omit<WorstOptions, 'count'>,
+  emit: Emit,
+): Promise<JudgedSample[]> {
+  if (!count) return [];
+  const { worstSamples } = await import('./worst-samples.js');
+  try {
+    return await worstSamples(model, data, { count, batchSize, device, threads, paths });
+  } catch (error) {
+    if (!(error instanceof AgdError)) throw error;
+    emit({ type: 'note', text: `no samples with the largest loss: ${error.message}`, level: 'warning' });
+    return [];
+  }
 }
 
 /** How the arrays of a job feed inputs, of which `target` takes labels. */

@@ -11,7 +11,6 @@ import { isInjected, readDescription } from '../../passes/file/step-metadata.js'
 import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { BindOptions } from '../data/bind.js';
-import type { Dataset } from '../data/dataset.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
 import { loadRecipe, saveRecipe } from '../data/recipe/recipe-file.js';
 import { readSafetensors } from '../data/safetensors.js';
@@ -23,7 +22,7 @@ import { freeMemory, type SessionOptions } from '../session.js';
 import { Checkpoints, checkpointFolder } from './checkpoints.js';
 import { crossValidate } from './cross-validate.js';
 import { dryRun } from './dry-run.js';
-import type { JudgedSample, TrainEvent } from './events.js';
+import type { TrainEvent } from './events.js';
 import { findRate } from './find-lr.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
 import {
@@ -36,6 +35,7 @@ import {
   trainableFile,
   withMixedTargets,
   withSchedule,
+  worstOf,
 } from './prepare.js';
 import { accountingOf, checkBudget, checkResumed, type PrivacyOptions, seedOf } from './privacy.js';
 import {
@@ -129,6 +129,7 @@ async function runOnce(
   report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean },
 ): Promise<void> {
+  checkRetention(job);
   const opened = new OpenedData();
   try {
     // Rates are tried from the beginning, as they are.
@@ -155,7 +156,6 @@ async function runOnData(
   await loadExtensions(job.extend);
   job.metrics?.forEach(metricNamed);
   for (const path of [job.output, stateFile(job)]) if (path !== undefined) await checkWritable(path);
-  checkRetention(job);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
   const progress = dataProgress(emit);
   const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe, progress }));
@@ -260,7 +260,15 @@ async function runOnData(
         emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
       }
       const versions = checkpoints.list;
-      const worst = validation && (await worstOf(judged, validation, job, emit));
+      const worst =
+        validation &&
+        (await worstOf(
+          judged,
+          validation,
+          job.worstSamples,
+          { ...job, paths: job.validation ?? job.data },
+          emit,
+        ));
       emit({
         type: 'end',
         stopped: signal.aborted,
@@ -283,21 +291,6 @@ async function runOnData(
     }
   } finally {
     await trainer.release();
-  }
-}
-
-/** The validation samples that were asked for. A run that is done does not fail for want of them. */
-async function worstOf(model: Model, data: Dataset, job: TrainJob, emit: Emit): Promise<JudgedSample[]> {
-  const { worstSamples: count, batchSize, device, threads, validation, data: files } = job;
-  if (!count) return [];
-  const { worstSamples } = await import('./worst-samples.js');
-  try {
-    const paths = validation ?? files;
-    return await worstSamples(model, data, { count, batchSize, device, threads, paths });
-  } catch (error) {
-    if (!(error instanceof AgdError)) throw error;
-    emit({ type: 'note', text: `no samples with the largest loss: ${error.message}`, level: 'warning' });
-    return [];
   }
 }
 

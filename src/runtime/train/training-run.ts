@@ -91,6 +91,7 @@ export async function trainRun(
     time: Date.now(),
     epochs,
     samples: train.length,
+    parameters: sizeOf(trainer),
     stepsBefore,
     ...size,
     ...before,
@@ -152,6 +153,11 @@ export async function trainRun(
         ? 'patience'
         : 'epochs';
   return { reason, epochs: history.epochs };
+}
+
+function sizeOf({ description: { parameters }, state }: Trainer) {
+  const sizes = parameters.map(({ name }) => state.get(name)?.size ?? 0);
+  return { tensors: sizes.length, elements: sizes.reduce((a, b) => a + b, 0) };
 }
 
 const UNITS = { step: 'steps', min: 'minutes', epoch: 'epochs' } as const;

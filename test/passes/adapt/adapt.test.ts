@@ -93,7 +93,7 @@ describe('a new head', () => {
     const sum = s.add('Add', [s.add('MatMul', [input, kernel], 'product'), bias], 'sum');
     const model = s.model([s.add('Softmax', [sum], 'Identity:0', { axis: -1 })]);
     const { results, report } = await adapted(model, { classes: 2 }, { input_1: x });
-    expect(report.heads[0]).toMatchObject({ name: 'sequential/dense_1', before: 3, after: 2 });
+    expect(report.heads[0]).toMatchObject({ name: 'sequential.dense_1', before: 3, after: 2 });
     expect(results['Identity:0']!.dims).toEqual([6, 2]);
     const rows = results['Identity:0']!.numbers();
     expect(rows[0]! + rows[1]!).toBeCloseTo(1, 5);

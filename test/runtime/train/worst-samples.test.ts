@@ -7,6 +7,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { writeNpz } from '../../../src/runtime/data/npz.js';
 import { predict } from '../../../src/runtime/evaluate/predict.js';
 import type { EndEvent, EpochEvent, TrainEvent } from '../../../src/runtime/train/events.js';
+import { fit as fitModel } from '../../../src/runtime/train/fit.js';
 import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
 import { backbone, withImages } from '../../docs/images.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
@@ -53,6 +54,20 @@ it('the last event has the samples on which the best model does worst, and epoch
   }
   const { matrix } = epochs[0]!.validation!.confusion!;
   expect(matrix.flat().reduce((a, b) => a + b)).toBe(40);
+});
+
+it('fit tells them too, of arrays and of files', async () => {
+  await saveModel(mlp(), at('model.onnx'));
+  await writeNpz(at('val.npz'), mlpData(40, 2));
+  await writeNpz(at('train.npz'), mlpData(64, 1));
+  const { end } = await train({ validation: at('val.npz') });
+  const given = { loss: 'cross-entropy', epochs: 2, worstSamples: 3 } as const;
+  for (const validation of [mlpData(40, 2), at('val.npz')]) {
+    const ends: EndEvent[] = [];
+    const callbacks = { onEnd: (event: EndEvent) => void ends.push(event) };
+    await fitModel(mlp(), mlpData(64, 1), { ...given, validation, callbacks });
+    expect(ends[0]!.worst).toEqual(end.worst);
+  }
 });
 
 it('images are shown as they were decoded, with the names of their classes', async () => {

@@ -1,0 +1,3 @@
+import { runPages } from './commands.js';
+
+runPages(import.meta.filename);

@@ -1,10 +1,10 @@
 """Trains the same network on birdstrikes.csv with scikit-learn and with agd-onnx, on the same splits.
 
-birdstrikes.py OUT    # scikit-learn, onnx, onnxruntime, pandas or csv of the standard library; after npm ci && npm run build
+birdstrikes.py OUT [SPLITS]    # as 0,1,2; needs scikit-learn, onnx, onnxruntime; after npm ci && npm run build
 
-Prints the AUC of both on the held-out fifth for each seed. Both get the same rows; each uses encoders of its own. Then the
-trained model with its preprocessing baked in runs on the raw columns in Python's onnxruntime, and must predict the same
-classes and probabilities as `agd-onnx predict`.
+Prints the AUC of both on the held-out fifth of each split, with several initial weights and orders of the samples: the mean,
+and the standard deviation between these. Both get the same rows; each uses encoders of its own. Then each trained model with its preprocessing baked in runs on the raw columns in Python's onnxruntime, and must predict the same classes and
+probabilities as `agd-onnx predict`.
 """
 
 import csv
@@ -32,7 +32,8 @@ SPEED = 'Speed IAS in knots'
 LABEL = 'Effect Amount of damage'
 HIDDEN = (64, 32)
 EPOCHS = 20
-SEEDS = range(5)
+SPLITS = range(5)
+SEEDS = range(3)
 warnings.filterwarnings('ignore')
 
 
@@ -93,41 +94,57 @@ def raw_inputs(rows):
     return inputs
 
 
-def main(out):
+def train_theirs(train, test, seed):
+    """AUC, and the number of inputs."""
+    encode = encoder()
+    x = encode.fit_transform(features(train))
+    peer = MLPClassifier(HIDDEN, max_iter=EPOCHS, batch_size=32, random_state=seed, alpha=0)
+    peer.fit(x, labels(train))
+    return roc_auc_score(labels(test), peer.predict_proba(encode.transform(features(test)))[:, 1]), x.shape[1]
+
+
+def train_ours(out, test, inputs, seed):
+    network(inputs, seed, out / 'strikes.onnx')
+    columns = [f'"{name}":one-hot' for name in TEXTS] + [f'"{SPEED}":fill(median,indicator)+standardize']
+    agd_onnx(
+        *('train', out / 'strikes.onnx', '--loss', 'bce-with-logits', '--data', out / 'train.csv'),
+        *('--columns', f'x={",".join(columns)}', '--columns', f'target="{LABEL}":class(None,other=damage)'),
+        *('--optimizer', 'adam', '--epochs', EPOCHS, '--batch-size', 32, '--seed', seed, '-o', out / 'trained.onnx'),
+    )
+    agd_onnx('predict', out / 'trained.onnx', '--data', out / 'test.csv', '-o', out / 'predictions.csv')
+    predicted = read(out / 'predictions.csv')
+    check_baked(out, test, predicted)
+    return roc_auc_score(labels(test), [float(row['probability']) for row in predicted])
+
+
+def check_baked(out, test, predicted):
+    agd_onnx('export', out / 'trained.onnx', '--bake-preprocessing', '-o', out / 'raw.onnx')
+    session = onnxruntime.InferenceSession(out / 'raw.onnx')
+    names, logits = session.run([LABEL, 'logit'], raw_inputs(test))
+    assert all(row['class'] == name for row, name in zip(predicted, names.ravel()))
+    far = max(abs(float(row['probability']) - 1 / (1 + np.exp(-np.float64(z)))) for row, z in zip(predicted, logits.ravel()))
+    assert far < 1e-6, far
+
+
+def main(out, splits):
     out.mkdir(parents=True, exist_ok=True)
     rows = read(DATA)
-    found = []
-    for seed in SEEDS:
-        train, test = train_test_split(rows, test_size=0.2, random_state=seed, stratify=labels(rows))
-        encode = encoder()
-        x = encode.fit_transform(features(train))
-        peer = MLPClassifier(HIDDEN, max_iter=EPOCHS, batch_size=32, random_state=seed, alpha=0)
-        peer.fit(x, labels(train))
-        theirs = roc_auc_score(labels(test), peer.predict_proba(encode.transform(features(test)))[:, 1])
-
+    means = []
+    for split in splits:
+        train, test = train_test_split(rows, test_size=0.2, random_state=split, stratify=labels(rows))
         write(out / 'train.csv', train)
         write(out / 'test.csv', test)
-        network(x.shape[1], seed, out / 'strikes.onnx')
-        columns = [f'"{name}":one-hot' for name in TEXTS] + [f'"{SPEED}":fill(median,indicator)+standardize']
-        agd_onnx(
-            *('train', out / 'strikes.onnx', '--loss', 'bce-with-logits', '--data', out / 'train.csv'),
-            *('--columns', f'x={",".join(columns)}', '--columns', f'target="{LABEL}":class(None,other=damage)'),
-            *('--optimizer', 'adam', '--epochs', EPOCHS, '--batch-size', 32, '--seed', seed, '-o', out / 'trained.onnx'),
-        )
-        agd_onnx('predict', out / 'trained.onnx', '--data', out / 'test.csv', '-o', out / 'predictions.csv')
-        predicted = read(out / 'predictions.csv')
-        ours = roc_auc_score(labels(test), [float(row['probability']) for row in predicted])
-
-        agd_onnx('export', out / 'trained.onnx', '--bake-preprocessing', '-o', out / 'raw.onnx')
-        session = onnxruntime.InferenceSession(out / 'raw.onnx')
-        names, logits = session.run([LABEL, 'logit'], raw_inputs(test))
-        same = sum(row['class'] == name for row, name in zip(predicted, names.ravel()))
-        far = max(abs(float(row['probability']) - 1 / (1 + np.exp(-np.float64(z)))) for row, z in zip(predicted, logits.ravel()))
-        found.append((theirs, ours))
-        print(f'seed {seed}: AUC scikit-learn {theirs:.4f}, agd-onnx {ours:.4f}; baked: {same} of {len(test)} classes the same, probabilities within {far:.1e}', flush=True)
-    theirs, ours = np.mean(found, axis=0)
-    print(f'mean: AUC scikit-learn {theirs:.4f}, agd-onnx {ours:.4f}')
+        found = []
+        for seed in SEEDS:
+            theirs, inputs = train_theirs(train, test, seed)
+            found.append((theirs, train_ours(out, test, inputs, seed)))
+        mean, spread = np.mean(found, axis=0), np.std(found, axis=0, ddof=1)
+        means.append(mean)
+        shown = [f'{name} {m:.4f} (sd {s:.4f})' for name, m, s in zip(('scikit-learn', 'agd-onnx'), mean, spread)]
+        print(f'split {split}: {", ".join(shown)}; {[(round(a, 4), round(b, 4)) for a, b in found]}', flush=True)
+    theirs, ours = np.mean(means, axis=0)
+    print(f'mean: scikit-learn {theirs:.4f}, agd-onnx {ours:.4f}')
 
 
 if __name__ == '__main__':
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(split) for split in sys.argv[2].split(',')] if len(sys.argv) > 2 else SPLITS)

@@ -74,6 +74,28 @@ describe('a table larger than the buffer', () => {
   });
 });
 
+it('rows without a value are left out in threads as they are without', async () => {
+  const [head, ...rows] = readFileSync(file('all.csv'), 'utf8').split('\n');
+  const gaps = rows.map((row, i) => (i % 7 ? row : row.replace(/^[^,]*/, '')));
+  writeFileSync(file('gaps.csv'), [head, ...gaps].join('\n'));
+  train('--data', 'gaps.csv', '--skip-missing', 'a', '-o', 'threads.onnx');
+  await runTrainJob(
+    {
+      ...{
+        model: file('model.onnx'),
+        data: file('gaps.csv'),
+        output: file('alone.onnx'),
+        epochs: 1,
+        seed: 3,
+      },
+      ...{ label: 'kind', columns: { x: ['a', 'b', 'c', 'd'] }, skipMissing: ['a'] },
+      inject: { loss: { kind: 'cross-entropy' }, seed: 3 },
+    },
+    () => {},
+  );
+  expect(bytes('alone.onnx').equals(bytes('threads.onnx'))).toBe(true);
+});
+
 it('files that a glob names are one table', () => {
   train('--data', 'all.csv', '-o', 'one.onnx');
   train('--data', 'part-*.csv', '-o', 'two.onnx');

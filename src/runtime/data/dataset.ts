@@ -93,7 +93,7 @@ export const DEFAULT_BATCH_SIZE = 32;
 /** Memory for the samples that are shuffled at a time, where they are read in blocks and no number is given. */
 export const SHUFFLE_BYTES = 64 * 2 ** 20;
 /** Chunks that are prepared before they are asked for: so many, with so many bytes together. */
-const AHEAD = { chunks: 4, bytes: 64 * 2 ** 20 };
+const AHEAD = { chunks: 4, bytes: 32 * 2 ** 20 };
 
 /**
  * Samples for a model: row i of every column is sample i. Where all columns are fed whole, they are one sample. Conversion

@@ -31,7 +31,7 @@ export type Encoded = { arrays: Map<string, Tensor> } | { samples: Samples; clos
 
 /** The samples of a source. Throws `bad-data` with row and column where they are encoded now, else when they are taken. */
 export async function encodeSource(
-  { source, spec }: OpenSource,
+  { source, spec, rows: kept }: OpenSource,
   encodingSpec: EncodingSpec,
   { shuffleBuffer, memory = MEMORY, progress }: EncodedOptions = {},
 ): Promise<Encoded> {
@@ -45,7 +45,7 @@ export async function encodeSource(
   const work = new Work(
     encoding,
     source,
-    hasThreads() ? new Pool({ ...setup, source: spec }, threadCount(!loads)) : undefined,
+    hasThreads() ? new Pool({ ...setup, source: spec, rows: kept }, threadCount(!loads)) : undefined,
     !!spec,
     progress,
   );

@@ -218,7 +218,8 @@ async function withoutMissing(
     throw new AgdError('bad-data', `--skip-missing ${columns.join(', ')} leaves no row of ${source.name}.`);
   if (rows.length === first) return opened;
   const note = `Left out ${first - rows.length} of ${first} rows of ${source.name}, which have no ${columns.join(', or no ')}.`;
-  return { source: someRows(source, Uint32Array.from(rows)), notes: [...notes, note] };
+  const kept = Uint32Array.from(rows);
+  return { ...opened, source: someRows(source, kept), rows: kept, notes: [...notes, note] };
 }
 
 /** Whether a row has no value. */
@@ -460,12 +461,11 @@ class Table implements Data {
     const { recipe } = this.options;
     if (recipe) return { recipe, notes: [] };
     const { fitRecipe } = await import('./recipe/fit-recipe.js');
-    const all = watched(this.#source, 'fit', this.options.progress);
-    const source = rows ? someRows(all, rows) : all;
+    const source = watched(this.#source, 'fit', this.options.progress);
     // What was fitted on all rows is not what is fitted on some.
     const fitted = isSplit(this.options) ? undefined : this.recipe;
     const [spec, wanted] = [this.#spec(binding), recipeInputs(inputs, binding)];
-    const found = await fitRecipe(source, spec, wanted, { fitted });
+    const found = await fitRecipe(source, spec, wanted, { fitted, rows });
     if (!isSplit(this.options)) this.recipe = found.recipe;
     if (!fitted) return found;
     // What was decided before is told too.

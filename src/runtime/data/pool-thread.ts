@@ -6,10 +6,10 @@ import { makeEncoding } from './encoding.js';
 import type { Packed, Reply, Setup, Task } from './pool.js';
 import { reopenSource } from './sources/open.js';
 
-const { encoding: spec, source: opened, name } = workerData as Setup;
+const { encoding: spec, source: opened, rows: kept, name } = workerData as Setup;
 const port = parentPort!;
 const encoding = makeEncoding(spec);
-const source = opened && reopenSource(opened);
+const source = opened && reopenSource(opened, kept);
 // Where it fails, the task that needs it is told.
 source?.catch(() => {});
 

@@ -11,7 +11,7 @@ import type { Values } from './source.js';
 import type { SourceSpec } from './sources/open.js';
 
 /** What a thread is told when it starts. */
-export type Setup = { encoding: EncodingSpec; source?: SourceSpec; name: string };
+export type Setup = { encoding: EncodingSpec; source?: SourceSpec; rows?: Uint32Array; name: string };
 
 /** A block of the source that the thread opened, or records themselves, with the numbers of their rows. */
 export type Task =

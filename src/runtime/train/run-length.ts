@@ -6,7 +6,7 @@ const RUN_MILLISECONDS = 250;
 /** Large steps go together too, as each run copies the state in and out: so many, in so much time. */
 const LARGE_STEPS = { count: 32, milliseconds: 2000 };
 /** Of the inputs of one run. */
-const RUN_BYTES = 64 * 2 ** 20;
+const RUN_BYTES = 32 * 2 ** 20;
 
 /** How many steps to do in one run, from how long one takes and how large its batch is. */
 export class RunLength {

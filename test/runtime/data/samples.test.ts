@@ -309,3 +309,19 @@ describe('a sequence', () => {
     await expect(datasetFrom(data, inputs)).rejects.toThrow(/mixes samples with batches/);
   });
 });
+
+test('a category that only validation has does not change the width of an input', async () => {
+  const file = join(folder, 'rare.csv');
+  const rows = Array.from({ length: 40 }, (_, i) => `${i},${i ? 'xy'[i % 2] : 'rare'},${i % 3}`);
+  writeFileSync(file, ['n,c,kind', ...rows].join('\n'));
+  for (let seed = 0; seed < 6; seed++) {
+    const data = await openData(file, { columns: { x: ['n', 'c'] }, label: 'kind', valSplit: 0.5, seed });
+    const inputs = [
+      { name: 'x', dtype: 'float32', shape: ['n', 4] },
+      { name: 'target', dtype: 'int64', shape: ['n'], range: { least: 0, most: 2 } },
+    ] as const;
+    // Throws where the columns give another width than 4.
+    await data.bind(inputs, { labels: ['target'] });
+    await data.close();
+  }
+});

@@ -72,6 +72,11 @@ export class Chain {
     this.#look?.see(values, place);
   }
 
+  /** Whether the pass finds which values there are, not statistics of them. */
+  get findsTable(): boolean {
+    return TABLES.includes(this.open[0]!.name);
+  }
+
   /** Takes what the pass has shown. */
   finish(): void {
     if (!this.#look) return;
@@ -456,6 +461,9 @@ export class Chain {
     return { step: 'class', names: table };
   }
 }
+
+/** Transforms whose width, or number of ids, is that of a table. */
+const TABLES: readonly string[] = ['one-hot', 'id', 'class', 'characters', 'multi-hot', 'list'];
 
 /** More different numbers than this are not classes. */
 const FEW_CLASSES = 100_000;

@@ -2,6 +2,7 @@
 import { AgdError } from '../../../graph/errors.js';
 import type { ColumnsOption } from '../../../passes/recipe/columns.js';
 import type { InputRecipe, Recipe } from '../../../passes/recipe/recipe.js';
+import { gather, lowerBound } from '../gather.js';
 import type { Source } from '../source.js';
 import { Chain } from './chain.js';
 import { type Plan, planColumns, type RecipeInput, showPlan } from './plan.js';
@@ -15,6 +16,11 @@ export type RecipeSpec = { columns?: ColumnsOption; label?: string };
 export type FitOptions = {
   /** A recipe of the same data, from which inputs that were fitted for the same specification are taken. */
   fitted?: Recipe;
+  /**
+   * The rows that statistics are of, in ascending order; all if not given. Tables are of all rows in any case, so that the
+   * width of an input does not depend on which rows are chosen.
+   */
+  rows?: Uint32Array;
 };
 
 /** Of what an input's recipe was fitted, to tell whether it can be used again. */
@@ -30,7 +36,7 @@ export async function fitRecipe(
   source: Source,
   spec: RecipeSpec,
   inputs: readonly RecipeInput[],
-  { fitted }: FitOptions = {},
+  { fitted, rows }: FitOptions = {},
 ): Promise<{ recipe: Recipe; notes: string[] }> {
   const notes: string[] = [];
   const tokenizers: Record<string, unknown> = { ...fitted?.tokenizers };
@@ -49,7 +55,7 @@ export async function fitRecipe(
       ),
     );
   }
-  await look(source, [...chains.values()].flat());
+  await look(source, [...chains.values()].flat(), rows);
   const parts = plan.inputs.map(part => {
     const own = chains.get(part);
     if (!own) return known.get(part.spec.name)!;
@@ -70,7 +76,7 @@ export async function fitRecipe(
   };
 }
 
-async function look(source: Source, chains: readonly Chain[]): Promise<void> {
+async function look(source: Source, chains: readonly Chain[], chosen?: Uint32Array): Promise<void> {
   for (;;) {
     const open = chains.filter(chain => chain.prepare());
     if (!open.length) return;
@@ -78,8 +84,15 @@ async function look(source: Source, chains: readonly Chain[]): Promise<void> {
     let firstRow = 1;
     for (const [i, rows] of source.blocks.entries()) {
       const { values } = await source.read(i, columns);
-      for (const chain of open)
-        chain.see(values.get(chain.column)!, { source: source.name, column: chain.column, firstRow });
+      const [from, to] = chosen
+        ? [firstRow - 1, firstRow - 1 + rows].map(row => lowerBound(chosen, row))
+        : [];
+      const own = chosen?.subarray(from, to).map(row => row - (firstRow - 1));
+      for (const chain of open) {
+        const all = values.get(chain.column)!;
+        const seen = own && !chain.findsTable ? gather(all, own) : all;
+        chain.see(seen, { source: source.name, column: chain.column, firstRow });
+      }
       firstRow += rows;
     }
     if (firstRow === 1) throw new AgdError('bad-data', `${source.name} has no rows.`);

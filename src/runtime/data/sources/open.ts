@@ -3,6 +3,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgdError } from '../../../graph/errors.js';
 import { ioError } from '../../../graph/files.js';
+import { someRows } from '../gather.js';
 import type { Progress } from '../progress.js';
 import type { FieldKind, Source } from '../source.js';
 import { concatSources } from './concat.js';
@@ -53,8 +54,8 @@ export async function formatOf(path: string): Promise<Format> {
 /** How a file is opened again, in another thread too: what one pass over it has found is not looked for twice. */
 export type SourceSpec = { path: string; format: Format; index?: CsvIndex | JsonIndex | TextIndex }[];
 
-/** A source and, where other threads can open it too, how. */
-export type OpenSource = { source: Source; spec?: SourceSpec };
+/** A source and, where other threads can open it too, how: it is `rows` of what the spec opens, or all. */
+export type OpenSource = { source: Source; spec?: SourceSpec; rows?: Uint32Array };
 
 /** What is made of the records of one file; `first` is what was made of those of the first file. */
 export type Wrap = (source: Source, path: string, first: Source | undefined) => Promise<Source>;
@@ -92,10 +93,11 @@ export async function openSource(
   }
 }
 
-/** The source that a spec describes. */
-export async function reopenSource(spec: SourceSpec): Promise<Source> {
+/** The source that a spec describes, or some rows of it. */
+export async function reopenSource(spec: SourceSpec, rows?: Uint32Array): Promise<Source> {
   const sources = await Promise.all(spec.map(async one => sourceOf(await openFile(one.path), one)));
-  return concatSources(sources, async i => sourceOf(await openFile(spec[i]!.path), spec[i]!));
+  const all = await concatSources(sources, async i => sourceOf(await openFile(spec[i]!.path), spec[i]!));
+  return rows ? someRows(all, rows) : all;
 }
 
 type One = { kinds: Kinds; wrap: Wrap; first: Source | undefined; progress: (share: number) => void };

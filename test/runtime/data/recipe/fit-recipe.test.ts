@@ -56,6 +56,19 @@ async function arrays(
   return { recipe, notes, of, dims: applied[0]!.get(inputs[0]!.name)!.dims };
 }
 
+it('takes tables from all rows and statistics from those chosen', async () => {
+  const fitted = async (rows: Uint32Array) => {
+    const source = sourceOf({ age: [20, 30, 40, 90], sex: ['m', 'f', null, 'd'] });
+    const columns = parseColumns(['x=age:standardize,sex:one-hot']);
+    const { recipe } = await fitRecipe(source, { columns }, [floats('x', 5)], { rows });
+    return recipe.inputs[0]!.columns.map(({ steps }) => steps.at(-1)!);
+  };
+  const table = { step: 'one-hot', table: ['d', 'f', 'm'], missing: 'column' };
+  const of = (mean: number) => [{ step: 'standardize', mean }, table];
+  expect(await fitted(Uint32Array.of(0, 1, 2))).toMatchObject(of(30));
+  expect(await fitted(Uint32Array.of(1, 3))).toMatchObject(of(60));
+});
+
 describe('what nobody says', () => {
   it('feeds the only float input from all columns but the label', async () => {
     const { of, notes, recipe } = await arrays(people(), [floats('x', 4), classes(3)], [], 'outcome');

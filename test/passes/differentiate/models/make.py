@@ -401,7 +401,7 @@ def export(name, model, feed):
         opset_version=20, external_data=False, verbose=False,
     )
     proto = onnx.load(path)
-    for node in proto.graph.node:
+    for node in [*proto.graph.node, *(n for f in proto.functions for n in f.node)]:
         del node.metadata_props[:]
         node.doc_string = ''
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:

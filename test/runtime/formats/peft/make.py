@@ -103,6 +103,16 @@ def dequantized(model):
     return found
 
 
+def strip(path):
+    # Where the lines of code were, which no one needs.
+    model = onnx.load(path)
+    for node in model.graph.node:
+        kept = [p for p in node.metadata_props if not p.key.endswith('stack_trace')]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(model, path)
+
+
 def main():
     generator = torch.Generator().manual_seed(2)
     draw = lambda: torch.randint(V, (3, T), generator=generator)
@@ -110,6 +120,7 @@ def main():
     batch = torch.export.Dim('batch', min=1, max=1024)
     torch.onnx.export(net(), (batches[0][0],), f'{HERE}/model.onnx', dynamo=True, external_data=False,
                       input_names=['tokens'], output_names=['logits'], dynamic_shapes=({0: batch},))
+    strip(f'{HERE}/model.onnx')
     peft = adapted(net())
     peft.save_pretrained(f'{HERE}/start')
     losses = train(peft, batches)

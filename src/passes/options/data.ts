@@ -59,7 +59,7 @@ export const DATA_OPTIONS = {
   skipMissing: option(texts, {
     ...DATA,
     commands: [...RUNS, 'evaluate', 'grad'],
-    help: 'Column of a table: leave out rows in which it has no value',
+    help: 'Column of a table, or array: leave out rows in which it has no value, or is not finite',
   }),
   valSplit: option(betweenZeroAndOne, {
     ...DATA,

@@ -85,9 +85,10 @@ export function bindData(
     check(array);
     checkCounted(input, array, arrayName);
     const bad = nonFiniteRows(array);
-    if (bad)
+    const [first] = bad;
+    if (first !== undefined)
       notes.push(
-        `Array '${arrayName}' of ${source} is NaN or infinite in row ${bad.first + 1}${bad.count > 1 ? ` and ${bad.count - 1} more` : ''} (counted from 1): leave such rows out, or their batches with --on-nonfinite skip.`,
+        `Array '${arrayName}' of ${source} is NaN or infinite in row ${first + 1}${bad.size > 1 ? ` and ${bad.size - 1} more` : ''} (counted from 1): --skip-missing ${arrayName} leaves such rows out, --on-nonfinite skip their batches.`,
       );
     if (options.labels?.includes(input.name) && isFloat(input.dtype) && !input.range && isOneHot(array))
       notes.push(

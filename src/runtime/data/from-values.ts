@@ -70,7 +70,9 @@ const ofSamples = (
   name: string,
   options: DataOptions,
 ): Data =>
-  'arrays' in found ? dataOf(found.arrays, name, options) : dataOf(found.samples, name, options, found.close);
+  'arrays' in found
+    ? dataOf(found.arrays, name, options)
+    : dataOf(found.samples, name, options, { close: found.close });
 
 const tensors = (arrays: readonly (readonly [string, TensorLike])[]) =>
   new Map(arrays.map(([name, array]) => [name, toTensor(array, name)]));

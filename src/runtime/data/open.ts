@@ -8,6 +8,7 @@ import { Tensor } from '../../graph/tensor.js';
 import type { Augmentation } from '../../passes/recipe/augmentation.js';
 import type { ColumnsOption } from '../../passes/recipe/columns.js';
 import type { Recipe } from '../../passes/recipe/recipe.js';
+import { nonFiniteRows } from '../train/finite.js';
 import { type BindOptions, bindData, type InputSpec } from './bind.js';
 import { isInteger } from './convert.js';
 import type { Dataset } from './dataset.js';
@@ -126,10 +127,11 @@ export async function openData(paths: string | readonly string[], options: DataO
   if (formats.every(format => format === 'arrays')) {
     const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
     for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
-    const arrays = loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
+    const all = loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
+    const { arrays, notes } = finiteRows(all, name, options.skipMissing);
     return hasSpec
-      ? new Table({ source: arraysAsSource(arrays, name), notes: [] }, files, options)
-      : dataOf(arrays, name, options);
+      ? new Table({ source: arraysAsSource(arrays, name), notes }, files, options)
+      : dataOf(arrays, name, options, { notes });
   }
   const opened = await openTable(files, formats, options);
   return new Table(await withoutMissing(opened, options), files, options);
@@ -192,6 +194,30 @@ async function openTable(
     await source.close().catch(() => {});
     throw error;
   }
+}
+
+/** The rows in which none of these arrays is NaN or infinite. Throws `missing-data` for one that is not there. */
+function finiteRows(
+  arrays: ReadonlyMap<string, Tensor>,
+  name: string,
+  wanted: readonly string[] = [],
+): { arrays: ReadonlyMap<string, Tensor>; notes: string[] } {
+  const unknown = wanted.find(array => !arrays.get(array)?.dims.length);
+  if (unknown !== undefined)
+    throw new AgdError(
+      'missing-data',
+      `--skip-missing ${unknown}: ${name} has no array of rows '${unknown}', only ${[...arrays.keys()].map(array => `'${array}'`).join(', ')}.`,
+    );
+  const bad = new Set(wanted.flatMap(array => [...nonFiniteRows(arrays.get(array)!)]));
+  if (!bad.size) return { arrays, notes: [] };
+  const length = arrays.get(wanted[0]!)!.dims[0]!;
+  const rows = Array.from({ length }, (_, row) => row).filter(row => !bad.has(row));
+  if (!rows.length)
+    throw new AgdError('bad-data', `--skip-missing ${wanted.join(', ')} leaves no row of ${name}.`);
+  const sampled = [...arrays].filter(([, { dims }]) => dims[0] === length);
+  const { values } = gatherBlock({ rows: length, values: new Map(sampled) }, rows);
+  const note = `Left out ${bad.size} of ${length} rows of ${name}, in which ${wanted.join(' or ')} is NaN or infinite.`;
+  return { arrays: new Map([...arrays, ...(values as Map<string, Tensor>)]), notes: [note] };
 }
 
 /** Throws `missing-data` for a column that is not there. */
@@ -258,13 +284,13 @@ export function dataOf(
   arrays: ReadonlyMap<string, Tensor> | Samples,
   name: string,
   options: DataOptions = {},
-  close = async () => {},
+  { close = async () => {}, notes = [] }: { close?: () => Promise<void>; notes?: readonly string[] } = {},
 ): Data {
   checkAugmented(options.augment, name, false);
   const { shuffleBuffer } = options;
   const samples = 'take' in arrays ? arrays : undefined;
   const whole = (inputs: readonly InputSpec[], binding: DataBinding = {}) =>
-    bindData(arrays, inputs, { ...binding, source: name }).with({ shuffleBuffer });
+    bindData(arrays, inputs, { ...binding, source: name }).with({ shuffleBuffer, notes });
   const split = (data: Dataset, { labels = [] }: DataBinding) =>
     splitBy(options, data.length, targetClasses(data, labels[0]));
   return {

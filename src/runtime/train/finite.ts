@@ -8,15 +8,14 @@ export function firstNonFinite(tensors: Feeds): string | undefined {
 }
 
 /** The first row, along the first axis, with an element that is infinite or not a number, and how many there are. */
-export function nonFiniteRows(array: Tensor): { first: number; count: number } | undefined {
+export function nonFiniteRows(array: Tensor): Set<number> {
   const rows = array.dims[0] ?? 0;
-  if (!isFloat(array.dtype) || !rows || allFinite(array)) return undefined;
+  if (!isFloat(array.dtype) || !rows || allFinite(array)) return new Set();
   const size = array.size / rows;
   const values = array.floats();
   const bad = new Set<number>();
   for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i]!)) bad.add(Math.floor(i / size));
-  const [first] = bad;
-  return first === undefined ? undefined : { first, count: bad.size };
+  return bad;
 }
 
 /** Of 16-bit floats, which are their bits: the exponent, all of whose bits are set in what is not finite. */

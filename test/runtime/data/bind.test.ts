@@ -206,7 +206,7 @@ test('rows that are not finite are told when the data are bound', () => {
   };
   expect(notes({})).toEqual([]);
   expect(notes({ 7: Number.NaN })).toEqual([
-    "Array 'x' of a.npz is NaN or infinite in row 3 (counted from 1): leave such rows out, or their batches with --on-nonfinite skip.",
+    "Array 'x' of a.npz is NaN or infinite in row 3 (counted from 1): --skip-missing x leaves such rows out, --on-nonfinite skip their batches.",
   ]);
   expect(notes({ 4: Infinity, 5: 1 / 0, 11: Number.NaN })[0]).toMatch(/in row 2 and 1 more/);
 });

@@ -49,6 +49,7 @@ import { foldShapes } from './normalize/fold-shapes.js';
 import { freeBatch } from './normalize/free-batch.js';
 import { inferShapes, type ShapeOracle } from './normalize/infer-shapes.js';
 import { inlineFunctions } from './normalize/inline-functions.js';
+import { keepAllPositions } from './normalize/keep-all-positions.js';
 import { liftConstants } from './normalize/lift-constants.js';
 import { liftSubgraphInitializers } from './normalize/lift-subgraph-initializers.js';
 import { lowerOpset } from './normalize/lower-opset.js';
@@ -238,6 +239,17 @@ const ALL = [
       const { deriveInputs: globs } = c.options;
       if (!globs?.length) return false;
       deriveInputs(c.work, globs);
+      return true;
+    },
+  }),
+  pass({
+    name: 'keep-all-positions',
+    does: 'Lets a head that reads the last token only read all of them, where that is asked for',
+    requires: ['work', 'inlined'],
+    ensures: [],
+    run(c) {
+      if (!c.options.allPositions) return false;
+      keepAllPositions(c.work);
       return true;
     },
   }),
@@ -926,7 +938,7 @@ const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
 const NORMALIZE = [
   ...STANDARDIZE,
   ...PLACE,
-  ...list('lift-constants', 'derive-inputs', 'expand-extensions', 'free-batch'),
+  ...list('lift-constants', 'derive-inputs', 'keep-all-positions', 'expand-extensions', 'free-batch'),
   ...INFER,
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
@@ -975,7 +987,7 @@ export const PIPELINES = {
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
-    ...list('lift-constants', 'derive-inputs', 'expand-extensions'),
+    ...list('lift-constants', 'derive-inputs', 'keep-all-positions', 'expand-extensions'),
     ...INFER,
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,
@@ -1026,7 +1038,7 @@ export const PIPELINES = {
 export function normalize(
   model: Model,
   oracle: ShapeOracle,
-  options: Pick<PassOptions, 'freeBatch' | 'deriveInputs'> = {},
+  options: Pick<PassOptions, 'freeBatch' | 'deriveInputs' | 'allPositions'> = {},
 ): Promise<With<'work' | 'g' | 'origins' | 'model'>> {
   const facts = ['work', 'g', 'origins', 'model'] as const;
   return runPasses(PIPELINES.normalize, contextOf(model, options, oracle), facts);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { saveModel } from '../../src/graph/files.js';
 import type { Model, Value } from '../../src/graph/ir.js';
+import { decoder } from '../decoder.js';
 import { spread } from '../ops/vjp.js';
 import { vega } from '../runtime/data/vega.js';
 import { Sketch } from '../sample.js';
@@ -173,6 +174,7 @@ function forecast(): Model {
 }
 
 const MODELS: Readonly<Record<string, () => Model>> = {
+  decoder: () => decoder({ tied: true }),
   strikes: () => mlp(16, [32, 16], 1),
   weather: () => mlp(6, [16], 5),
   temperature: () => mlp(8, [16], 1),

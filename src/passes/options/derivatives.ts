@@ -7,7 +7,7 @@ export const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'h
 export type DerivativeMode = (typeof DERIVATIVE_MODES)[number];
 
 /** Comma-separated names. A comma in {a,b} is part of the glob. */
-const parseNames = (list: readonly string[]) =>
+export const parseNames = (list: readonly string[]) =>
   list.flatMap(text => text.split(/,(?![^{]*\})/).map(name => name.trim())).filter(Boolean);
 
 /** The options of `differentiate` other than the loss. */

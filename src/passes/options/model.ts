@@ -1,5 +1,6 @@
 import * as v from 'valibot';
 import { choice, count, flag, text, texts } from '../../ops/core/option-type.js';
+import { parseNames } from './derivatives.js';
 import { LEARNS, type Option, option } from './option.js';
 
 const MODEL = { group: 'Model', commands: LEARNS, stage: 'inject' } as const;
@@ -37,7 +38,15 @@ export const MODEL_OPTIONS = {
     commands: ['inject', 'grad'],
     recorded: true,
     expert: true,
-    help: 'Globs of inputs to compute from the tokens: empty cache, mask, positions (train does so by itself)',
+    parseAll: parseNames,
+    help: 'Inputs (globs) to compute from the tokens: empty cache, mask, positions (train does so by itself)',
+  }),
+  allPositions: option(flag, {
+    ...MODEL,
+    commands: ['inject', 'train', 'compare'],
+    recorded: true,
+    expert: true,
+    help: 'Let a head that reads the last token only read all of them',
   }),
   checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
     ...MODEL,

@@ -189,8 +189,12 @@ async function whyNotFree(
 
 /** The model as far as what the loss may read. */
 async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
-  const { deriveInputs } = source.options;
-  const { work } = await normalize(source.model, await shapesOf(source), { freeBatch, deriveInputs });
+  const { deriveInputs, allPositions } = source.options;
+  const { work } = await normalize(source.model, await shapesOf(source), {
+    freeBatch,
+    deriveInputs,
+    allPositions,
+  });
   const { graph } = work;
   const output = source.options.loss?.output;
   const inner = graph.nodes.flatMap(n => n.outputs).find(v => v?.name === output);

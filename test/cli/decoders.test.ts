@@ -1,0 +1,68 @@
+/** Decoders of 4-bit weights through the built command line: text in, one command. */
+import { cpSync, mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { saveModel } from '../../src/graph/files.js';
+import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
+import { decoder, tokenData } from '../decoder.js';
+import { agdOnnx } from './run.js';
+
+const FIXTURE = join(import.meta.dirname, '../runtime/decoders');
+const LOSS = ['--loss', 'cross-entropy', '--output', 'logits'];
+
+async function workplace() {
+  const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-test-'));
+  for (const name of ['model.onnx', 'text.txt']) cpSync(join(FIXTURE, name), join(folder, name));
+  await saveModel(decoder({ pruned: true }), join(folder, 'pruned.onnx'));
+  await writeSafetensors(join(folder, 'tokens.safetensors'), tokenData(4, 5));
+  const run = (...args: string[]) => {
+    const { code, out, err } = agdOnnx(folder, ...args);
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+    return out;
+  };
+  const fail = (...args: string[]) => {
+    const { code, err } = agdOnnx(folder, ...args);
+    expect(code).toBe(1);
+    return err.trim();
+  };
+  return { folder, run, fail };
+}
+
+it('text tunes adapters of a decoder that is shipped in 4 bits, whose file keeps its inputs', async () => {
+  const { folder, run } = await workplace();
+  const text = ['--data', 'text.txt'];
+  const columns = ['--columns', 'input_ids=text:characters+windows(24)'];
+  const said = run(
+    ...['train', 'model.onnx', ...LOSS, ...text, ...columns, '--lora', '*_proj*:r=8,alpha=16', '--verbose'],
+    ...['--optimizer', 'adam', '--lr', '1e-2', '--batch-size', '8', '--epochs', '12', '-o', 'tuned.onnx'],
+  );
+  expect(said).toContain(
+    "The data have no array for 'past_key_values.0.key' and 3 more (an empty cache), 'attention_mask' (ones): computed from the tokens.",
+  );
+  const losses = [...said.matchAll(/train loss ([\d.]+)/g)].map(([, x]) => Number(x));
+  expect(losses.at(-1)).toBeLessThan(losses[0]! - 0.1);
+  const inputs = (file: string) => /inputs +(.*)/.exec(run('inspect', file))![1];
+  expect(inputs('tuned.onnx')).toBe(inputs('model.onnx'));
+  const perplexity = Number(/perplexity +([\d.]+)/.exec(run('evaluate', 'tuned.onnx', ...text))![1]);
+  expect(Math.log(perplexity)).toBeLessThan(losses[0]! - 0.1);
+  run('predict', 'tuned.onnx', ...text, '-o', 'predictions.npz');
+  expect(readFileSync(join(folder, 'predictions.npz')).length).toBeGreaterThan(0);
+}, 120_000);
+
+it('--derive-inputs and --all-positions say what inject and grad compute', async () => {
+  const { run, fail } = await workplace();
+  const derive = ['--derive-inputs', 'past*,attention_mask'];
+  run('inject', 'pruned.onnx', ...LOSS, ...derive, '--all-positions', '-o', 'step.onnx');
+  expect(run('inspect', 'step.onnx')).not.toContain('past_key_values');
+  run('train', 'step.onnx', '--data', 'tokens.safetensors', '--epochs', '1', '-o', 'out.onnx');
+  run('train', 'pruned.onnx', ...LOSS, '--all-positions', '--data', 'tokens.safetensors', '-o', 'out.onnx');
+  const grads = ['grad', 'model.onnx', ...LOSS, '--inputs', 'tokens.safetensors'];
+  expect(run(...grads, ...derive)).toMatch(/^loss [\d.]+$/m);
+  expect(fail('inject', 'model.onnx', ...LOSS, '--derive-inputs', 'cash*', '-o', 'x.onnx')).toMatch(
+    /^agd-onnx: --derive-inputs 'cash\*' matches no input that follows from the tokens; these do: 'attention_mask', .*\[no-such-value\]$/,
+  );
+  expect(fail('inject', 'model.onnx', ...LOSS, '--all-positions', '-o', 'x.onnx')).toMatch(
+    /^agd-onnx: --all-positions: nothing in the model takes the last position of a sequence, .*\[bad-option\]$/,
+  );
+}, 120_000);

@@ -34,6 +34,7 @@ export {
   type Opened,
   openForInjection,
 } from './runtime/formats/artifacts.js';
+export { readOnnxAdapter, writeOnnxAdapter } from './runtime/formats/onnx-adapter.js';
 export {
   type OptimizerGroup,
   type OrtCheckpoint,
@@ -42,7 +43,7 @@ export {
   writeOrtCheckpoint,
 } from './runtime/formats/ort-checkpoint.js';
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
-export { readPeft, writeOnnxAdapter, writePeft } from './runtime/formats/peft.js';
+export { readPeft, writePeft } from './runtime/formats/peft.js';
 export { gradientFeeds } from './runtime/gradient-feeds.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';

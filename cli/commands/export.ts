@@ -48,7 +48,7 @@ export const options = {
   adapter: {
     ...OUTPUT,
     type: types.text,
-    help: 'Merge the adapters of this folder, as PEFT writes it, into a model without a training step',
+    help: 'Merge the adapters of this folder of PEFT, or of this .onnx_adapter, into a model without a training step',
     conflicts: ['params', 'ema', 'recipe', 'bakePreprocessing'],
   },
   adaptersOnly: {

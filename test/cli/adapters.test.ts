@@ -5,6 +5,7 @@ import { loadModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
+import { readOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
@@ -16,6 +17,105 @@ beforeAll(async () => {
 
 const names = async (file: string) =>
   [...(await loadModel(join(folder, file))).graph.initializers.keys()].map(v => v.name);
+
+/** What Python's onnxruntime.AdapterFormat wrote: A of fc1 as arange(8) / 8, and B as arange(16) / 16. */
+const RECORDED =
+  'DAAAAFRPUlQAAAAAXP///wEAAAADAAAAAgAAAAQAAAACAAAAmAAAAAQAAAB8////aAAAAFAAAAABAAAABAAAAEAAAAAAAAAAAACAPQAAAD4AAEA+AACAPgAA' +
+  'oD4AAMA+AADgPgAAAD8AABA/AAAgPwAAMD8AAEA/AABQPwAAYD8AAHA/AgAAAAIAAAAAAAAACAAAAAAAAAARAAAAZmMxLndlaWdodC5sb3JhX0IAAAAMABQA' +
+  'BAAIAAwAEAAMAAAASAAAADAAAAABAAAABAAAACAAAAAAAAAAAAAAPgAAgD4AAMA+AAAAPwAAID8AAEA/AABgPwIAAAAEAAAAAAAAAAIAAAAAAAAAEQAAAGZj' +
+  'MS53ZWlnaHQubG9yYV9BAAAA';
+
+describe('an .onnx_adapter', () => {
+  const values = async (file: string) =>
+    new Map(
+      [...(await loadModel(join(folder, file))).graph.initializers].map(([v, t]) => [v.name, t.numbers()]),
+    );
+  const run = (...args: string[]) => {
+    const { code, err, out } = agdOnnx(folder, ...args);
+    expect(err).toBe('');
+    expect(code).toBe(0);
+    return out;
+  };
+  const adapted = (name: string, spec: string) => {
+    run('inject', 'model.onnx', ...LOSS, '--lora', spec, '-o', `${name}.agd.onnx`);
+    run('export', `${name}.agd.onnx`, '--adapters-only', '-o', `${name}.onnx`);
+  };
+  beforeAll(() => {
+    const recorded = Buffer.from(RECORDED, 'base64');
+    writeFileSync(join(folder, 'fc1.onnx_adapter'), recorded);
+    writeFileSync(join(folder, 'cut.onnx_adapter'), recorded.subarray(0, 150));
+    adapted('adapted', 'fc1:r=2');
+    adapted('other', 'fc2:r=2');
+    adapted('rank1', 'fc1:r=1');
+  }, 60_000);
+
+  it('is merged into the weights', async () => {
+    run('export', 'adapted.onnx', '--adapter', 'fc1.onnx_adapter', '-o', 'sum.onnx');
+    const [before, after] = [await values('model.onnx'), await values('sum.onnx')];
+    const a = (i: number, k: number) => (2 * i + k) / 8;
+    const b = (k: number, o: number) => (8 * k + o) / 16;
+    after.get('fc1.weight')!.forEach((w, at) => {
+      const [i, o] = [Math.floor(at / 8), at % 8];
+      const product = a(i, 0) * b(0, o) + a(i, 1) * b(1, o);
+      expect(w - before.get('fc1.weight')![at]!).toBeCloseTo(product, 5);
+    });
+  });
+
+  it('goes on training, and is written again', async () => {
+    run('inject', 'adapted.onnx', ...LOSS, '--adapter', 'fc1.onnx_adapter', '-o', 'begun.agd.onnx');
+    run('export', 'begun.agd.onnx', '--onnx-adapter', 'again.onnx_adapter');
+    const read = (file: string) => readOnnxAdapter(join(folder, file));
+    const [recorded, again] = [await read('fc1.onnx_adapter'), await read('again.onnx_adapter')];
+    expect([...again.keys()].sort()).toEqual([...recorded.keys()].sort());
+    for (const [name, tensor] of recorded) expect(again.get(name)!.numbers()).toEqual(tensor.numbers());
+    // The weights are not as they were before, though no step was done.
+    expect(run('export', 'begun.agd.onnx', '-o', 'begun.onnx')).not.toContain('step 0');
+    expect(run('export', 'adapted.agd.onnx', '-o', 'new.onnx')).toContain('step 0');
+    const merged = (await values('begun.onnx')).get('fc1.weight')!;
+    expect(merged).not.toEqual((await values('model.onnx')).get('fc1.weight'));
+    run(
+      'train',
+      'adapted.onnx',
+      ...LOSS,
+      '--adapter',
+      'fc1.onnx_adapter',
+      '--data',
+      'train.npz',
+      '-o',
+      'on.onnx',
+    );
+    expect((await values('on.onnx')).get('fc1.weight')).not.toEqual(merged);
+  });
+
+  it.each([
+    [
+      'model.onnx',
+      'fc1.onnx_adapter',
+      "fc1.onnx_adapter is an adapter of another model: it has values for 'fc1.weight.lora_A', but the model has no adapters: use the file that export --adapters-only wrote beside it.",
+    ],
+    [
+      'other.onnx',
+      'fc1.onnx_adapter',
+      "it has values for 'fc1.weight.lora_A', but the model's are 'fc2.weight.lora_A', 'fc2.weight.lora_B'.",
+    ],
+    [
+      'rank1.onnx',
+      'fc1.onnx_adapter',
+      "its 'fc1.weight.lora_A' is of shape [4,2], which the model takes as [4,1].",
+    ],
+    ['adapted.onnx', 'cut.onnx_adapter', 'cut.onnx_adapter is damaged: '],
+    [
+      'adapted.onnx',
+      'train.npz',
+      'train.npz is not an .onnx_adapter of ONNX Runtime; --adapter takes such a file, or a folder of PEFT.',
+    ],
+  ])('%s does not take %s', (model, adapter, message) => {
+    const { code, err } = agdOnnx(folder, 'export', model, '--adapter', adapter, '-o', 'x.onnx');
+    expect(code).toBe(1);
+    expect(err).toContain(message);
+    expect(err.trim().split('\n')).toHaveLength(1);
+  });
+});
 
 describe('adapters', () => {
   it('is read from a configuration file, and may be repeated', async () => {

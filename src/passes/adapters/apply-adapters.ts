@@ -9,6 +9,7 @@ import { addPrompt } from './add-prompt.js';
 import { addScales } from './add-scales.js';
 import { readPrompt } from './prompt-record.js';
 import { readScales } from './scale-record.js';
+import { setAdapterValues } from './set-adapter-values.js';
 
 type AdapterOptions = Pick<
   InjectOptions,
@@ -47,6 +48,8 @@ export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<stri
 /** A copy of the model with the adapters that the options ask for. Throws `bad-option` where it has some, and as these do. */
 export function applyAdapters(model: Model, options: AdapterOptions): Model {
   const { lora = [], ia3 = [], adapters, seed, promptTokens, promptInit, prefixTokens } = options;
+  if (adapters?.values)
+    return setAdapterValues(model, adapters.values, adapters.name, [...adapterNames(model)]);
   if (adapterNames(model).size)
     throw new AgdError(
       'bad-option',

@@ -39,11 +39,12 @@ export type LoadedPrompt = {
   others: ReadonlyMap<string, Tensor>;
 };
 
-/** The adapters of a file, which messages call `name`; of IA3 `scales`. */
+/** The adapters of a file, which messages call `name`; of IA3 `scales`, of .onnx_adapter `values` by the model's names. */
 export type LoadedAdapters = {
   name: string;
   adapters: readonly PeftAdapter[];
   scales?: readonly PeftScale[];
+  values?: ReadonlyMap<string, Tensor>;
   prompt?: LoadedPrompt;
 };
 
@@ -122,7 +123,7 @@ export const ADAPTER_OPTIONS = {
   adapter: option(text, {
     ...ADAPTERS,
     commands: ['inject', 'train'],
-    help: 'Go on training the adapters of this folder, as PEFT writes it',
+    help: "Go on training the adapters of this folder, as PEFT writes it, or of this .onnx_adapter of ONNX Runtime's",
   }),
   adapters: option(
     given<LoadedAdapters>('adapters of a file', x => isObject(x) && Array.isArray(x.adapters)),

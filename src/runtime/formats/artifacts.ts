@@ -11,6 +11,7 @@ import { checkState } from '../../graph/state-file.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { adapterNames, applyAdapters, withAdapterInputs } from '../../passes/adapters/apply-adapters.js';
 import { mergeAdapters } from '../../passes/adapters/merge-adapters.js';
+import { adaptersChange } from '../../passes/adapters/set-adapter-values.js';
 import { partOfModel } from '../../passes/common/part-of-model.js';
 import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
@@ -24,6 +25,7 @@ import { loadArrays } from '../data/load.js';
 import { type ExportOptions, exportFile, exportPlain, saveTrained, withParameters } from '../export.js';
 import { sessionShapes } from '../session.js';
 import { initialValues } from './initialize.js';
+import { readAdapterFile } from './onnx-adapter.js';
 import {
   decodeCheckpoint,
   isCheckpoint,
@@ -32,7 +34,6 @@ import {
   parametersOf,
 } from './ort-checkpoint.js';
 import { storeProperties } from './ort-state.js';
-import { readPeft } from './peft.js';
 
 const TRAINING = 'training_model.onnx';
 const CHECKPOINT = /checkpoint$|\.ckpt$/;
@@ -71,7 +72,11 @@ export async function openForInjection(
     return openForInjection(path, { ...options, ...models }, { params, initialize, adapter });
   }
   if (adapter !== undefined)
-    return openForInjection(path, { ...options, adapters: await readPeft(adapter) }, { params, initialize });
+    return openForInjection(
+      path,
+      { ...options, adapters: await readAdapterFile(adapter) },
+      { params, initialize },
+    );
   const file = await modelFile(path);
   const training = await openModel(file);
   await checkState(training, file);
@@ -171,11 +176,11 @@ export async function exportFrom(
       );
     await exportFile(values ? withParameters(model, values) : model, target, exporting);
     const kept = exporting.adaptersOnly ? [] : mergeAdapters(readOriginal(model)).kept;
-    return { isUntrained: !values && stepOf(model) === 0, kept };
+    return { isUntrained: !values && stepOf(model) === 0 && !adaptersChange(model), kept };
   }
   if (adapter !== undefined || (adapterNames(model).size && !values)) {
     const adapted =
-      adapter === undefined ? model : applyAdapters(model, { adapters: await readPeft(adapter) });
+      adapter === undefined ? model : applyAdapters(model, { adapters: await readAdapterFile(adapter) });
     const merged = exporting.adaptersOnly
       ? { model: withAdapterInputs(adapted), kept: [] }
       : mergeAdapters(adapted);

@@ -1,10 +1,7 @@
-/**
- * Adapters in the files of PEFT (a folder with adapter_model.safetensors and adapter_config.json) and of ONNX Runtime
- * (.onnx_adapter: a FlatBuffer with the identifier TORT, whose parameters are fed to the inputs of these names).
- */
+/** Adapters in the files of PEFT: a folder with adapter_model.safetensors and adapter_config.json. */
 import { mkdir, readFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { dtypeCode, isFloat } from '../../graph/dtype.js';
+import { join } from 'node:path';
+import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
@@ -17,7 +14,6 @@ import { type PromptRecord, readPrompt } from '../../passes/adapters/prompt-reco
 import { readScales, type ScaleRecord } from '../../passes/adapters/scale-record.js';
 import type { LoadedAdapters, LoadedPrompt, PeftAdapter, PeftScale } from '../../passes/options/adapters.js';
 import { isObject } from '../../passes/options/option.js';
-import { encodeFlatbuffer } from '../data/flatbuffer.js';
 import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
 
 const CONFIG = 'adapter_config.json';
@@ -133,7 +129,7 @@ async function readConfig(path: string): Promise<Record<string, unknown>> {
 }
 
 /** A model's initializers by name. Throws `bad-option` where none is of an adapter. */
-function valuesOf(model: Model): (name: string) => Tensor {
+export function valuesOf(model: Model): (name: string) => Tensor {
   if (!adapterNames(model).size)
     throw new AgdError('bad-option', 'The model has no adapters: train it with --lora first.');
   const tensors = new Map([...model.graph.initializers].map(([v, tensor]) => [v.name, tensor]));
@@ -252,17 +248,4 @@ function lora(records: readonly AdapterRecord[], value: (name: string) => Tensor
     ...{ init_lora_weights: true, modules_to_save: null },
   };
   return { tensors, config };
-}
-
-/** Writes the values of a model's adapters as ONNX Runtime's .onnx_adapter: by the names of the inputs they are fed to. */
-export async function writeOnnxAdapter(model: Model, path: string): Promise<void> {
-  const value = valuesOf(model);
-  const tensors = [...adapterNames(model)].map(name => [name, value(name)] as const);
-  const parameters = tensors.map(([name, tensor]) => {
-    if (!isFloat(tensor.dtype)) throw new Error(`'${name}' of ${basename(path)} is ${tensor.dtype}.`);
-    const type = { int32: dtypeCode(tensor.dtype) };
-    return { table: [{ string: name }, { int64s: tensor.dims }, type, { bytes: tensor.bytes }] };
-  });
-  const versions = [{ int32: 1 }, { int32: 1 }, { int32: 1 }];
-  await writeFileAtomic(path, [encodeFlatbuffer({ table: [...versions, { tables: parameters }] }, 'TORT')]);
 }

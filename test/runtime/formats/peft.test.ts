@@ -11,7 +11,8 @@ import { FlatTable } from '../../../src/runtime/data/flatbuffer.js';
 import { readSafetensors } from '../../../src/runtime/data/safetensors.js';
 import { exportFile } from '../../../src/runtime/export.js';
 import { exportFrom, openForInjection } from '../../../src/runtime/formats/artifacts.js';
-import { readPeft, writeOnnxAdapter, writePeft } from '../../../src/runtime/formats/peft.js';
+import { writeOnnxAdapter } from '../../../src/runtime/formats/onnx-adapter.js';
+import { readPeft, writePeft } from '../../../src/runtime/formats/peft.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 

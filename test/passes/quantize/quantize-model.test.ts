@@ -155,6 +155,44 @@ describe('a model in quantization-aware training', () => {
   });
 });
 
+describe('a model that is quantized already', () => {
+  const again = (source: Model, method: 'fixed' | 'lsq') =>
+    storeIntegers(quantizeModel(source, { weights: 'int8', method }, undefined));
+
+  it.each(['fixed', 'lsq'] as const)('has the same integers before it trains (%s)', async method => {
+    const stored = storeIntegers(await quantized(network(), { weights: 'int8', reduceRange: true }));
+    expect(rounding(again(stored, method)).sort()).toEqual(rounding(stored).sort());
+    expect(await outputs(again(stored, method), true)).toEqual(await outputs(stored, true));
+  });
+
+  it.each(['fixed', 'lsq'] as const)('may have operators on integers (%s)', async method => {
+    const s = new Sketch();
+    const scale = (name: string, value: number) => s.weight(name, Tensor.filled('float32', [], value));
+    const zero = (name: string, value: number) => s.weight(name, Tensor.filled('uint8', [], value));
+    const [xs, xz, ys, yz] = [scale('xs', 0.01), zero('xz', 128), scale('ys', 0.02), zero('yz', 120)];
+    const w = s.weight('w', Tensor.from('int8', [2, 1, 1, 1], Int8Array.from([90, -41])));
+    const ws = s.weight('ws', floats([2], [0.01, 0.02]));
+    const wz = s.weight('wz', Tensor.filled('int8', [2], 0));
+    const b = s.weight('b', Tensor.from('int32', [2], Int32Array.from([500, -800])));
+    const q = s.add('QuantizeLinear', [s.input('x', ['n', 1, 8, 8]), xs, xz], 'q');
+    const c = s.add('QLinearConv', [q, xs, xz, w, ws, wz, ys, yz, b], 'c');
+    const p = s.add('MaxPool', [c], 'p', { kernel_shape: [2, 2] });
+    const model = s.model([s.add('DequantizeLinear', [p, ys, yz], 'y')]);
+    expect(await outputs(again(model, method), true)).toEqual(await outputs(model, true));
+    const trained = quantizeModel(model, { weights: 'int8', method }, undefined);
+    expect([...trained.graph.initializers].find(([v]) => v.name === 'w_float')![1].numbers()[1]).toBeCloseTo(
+      -0.82,
+    );
+  });
+
+  it('decides what its method does not', async () => {
+    const stored = storeIntegers(await quantized(network(), { weights: 'int8' }));
+    expect(() => quantizeModel(stored, { weights: 'int8', skip: 'w1' }, undefined)).toThrow(
+      "--qat: 'skip' is decided by the model, which is quantized already",
+    );
+  });
+});
+
 describe('gradients', () => {
   const w = [0.51, -0.32, 0.14, 0.77, -0.25, 0.93, -0.61, 0.08, 1.4, 0.02, -0.36, 0.45];
   const x = [0.31, -0.42, 1.27, 0.05, -1.9, 0.77, -0.13, 2.6, 0.9, -0.66, 0.28, -1.1];

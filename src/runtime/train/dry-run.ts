@@ -8,6 +8,8 @@ import type { RunData, RunOptions } from './training-run.js';
 
 /** Long enough for runs of steps to reach their length, and so the memory that they take. */
 const TRIAL_MS = 3000;
+/** The memory of the runtime still grows in the second and third step. */
+const LEAST_STEPS = 4;
 const VALIDATION_MS = 1000;
 
 /**
@@ -30,7 +32,9 @@ export async function dryRun(
   const start = performance.now();
   const first = trainer.batchCount;
   let [warm, warmSteps] = [start, first];
-  const isOver = () => performance.now() - start > TRIAL_MS;
+  // An update takes memory that the batches before it do not.
+  const least = Math.max(LEAST_STEPS, trainer.description.accumulation?.batches ?? 1);
+  const isOver = () => performance.now() - start > TRIAL_MS && trainer.batchCount - first >= least;
   const signal = {
     get aborted() {
       return isOver();

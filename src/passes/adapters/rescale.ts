@@ -1,6 +1,7 @@
 /** DoRA: the weight keeps a direction, which an adapter changes, and has a magnitude for each output. */
 import { dtypeCode, type FloatDType } from '../../graph/dtype.js';
 import type { Value } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { AttrInit } from '../../ops/core/builder.js';
 import type { AdaptedLayer } from './adapted-layers.js';
@@ -33,7 +34,7 @@ type Adapted = {
 type Graph = { emit: Emit; constant(hint: string, tensor: Tensor): Value; opset: number };
 
 /** Positions of the bias among the inputs of operators. */
-const BIAS: Readonly<Record<string, number>> = { Gemm: 2, Conv: 2, MatMulNBits: 5 };
+const BIAS = record<number>({ Gemm: 2, Conv: 2, MatMulNBits: 5 });
 
 /** Floors the squares of norms, so that an output whose weights are all zero stays zero. */
 const TINY = 1e-30;

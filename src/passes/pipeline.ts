@@ -18,7 +18,7 @@ import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } fr
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
 import { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
-import { attachLoss, attachSampleLosses } from './differentiate/attach-loss.js';
+import { attachLoss, attachSampleLosses, batchWeight } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
 import { checkpointActivations } from './differentiate/checkpoint-activations.js';
@@ -748,6 +748,7 @@ const ALL = [
         schedule,
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),
+        batchWeight: batchWeightOf(c),
       };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
@@ -881,6 +882,18 @@ const ALL = [
 ] as const satisfies readonly Pass[];
 
 /** The noise of an update, if there is any. */
+/** With privacy, each sample counts the same. */
+function batchWeightOf({ loss, spec, options, warnings }: With<'g'>): Expr | undefined {
+  const { accumulate = 1, dpSgd } = options;
+  if (!loss || !spec || accumulate === 1 || dpSgd) return undefined;
+  const { weight, isUneven } = batchWeight(spec, loss);
+  if (isUneven)
+    warnings?.push(
+      `The losses of the sum count different positions: --accumulate ${accumulate} takes the mean of the gradients of ${accumulate} batches, which differs from the gradient of one large batch.`,
+    );
+  return weight;
+}
+
 function noiseOf(c: With<'g'>): Noise | undefined {
   const { g, perSample, options, drawn } = c;
   if (!perSample || !options.dpSgd) return undefined;

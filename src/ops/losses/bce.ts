@@ -44,19 +44,15 @@ function labelWeights(weights: readonly number[], output: Expr, options: LossOpt
   return g.tensor(values, 'pos_weight').cast(dtype).reshape(shape);
 }
 
+/** -t log(p) - (1 - t) log(1 - p). */
 export const bce: Loss = {
   target: 'values',
   range: { least: 0, most: 1 },
-  terms: (output, target) => ({ loss: bceTerm(output, target) }),
+  terms(p, t) {
+    const loss = t.mul(boundedLog(p)).add(t.rsub(1).mul(boundedLog(p.rsub(1))));
+    return { loss: loss.neg() };
+  },
 };
-
-/** -t log(p) - (1 - t) log(1 - p), in float32 where the output has 16 bits. */
-function bceTerm(output: Expr, target: Expr): Expr {
-  const dtype = output.dtype === 'float64' ? 'float64' : 'float32';
-  const [p, t] = [output.cast(dtype), target.cast(dtype)];
-  const loss = t.mul(boundedLog(p)).add(t.rsub(1).mul(boundedLog(p.rsub(1))));
-  return loss.neg().cast(output.dtype);
-}
 
 /**
  * log(p), at least -100, as in PyTorch's BCELoss. The logarithm has no slope at p = 0; there it is PyTorch's, 1 / 1e-12.

@@ -29,8 +29,8 @@ export const ctc: Loss = {
         `Output '${output.value.name}' of shape [${output.shape}] does not fit ctc: expected [batch, time, classes].`,
       );
     const { g } = output;
-    const dtype = output.dtype === 'float64' ? 'float64' : 'float32';
-    const logp = output.cast(dtype).op('LogSoftmax', [], { axis: 2 });
+    const { dtype } = output;
+    const logp = output.op('LogSoftmax', [], { axis: 2 });
     const isLabel = target.greaterOrEqual(0).and(target.equal(blank).not());
     const labels = isLabel.where(target, blank);
     const count = isLabel.cast('int64').sum([1]);
@@ -84,7 +84,6 @@ export const ctc: Loss = {
       .op('ReduceLogSumExp', [g.ints([1])], { keepdims: 0 })
       .neg();
     const found = loss.less(-NEVER / 2).where(loss, g.scalar(Infinity, dtype));
-    const mean = found.div(count.maximum(g.scalar(1, 'int64')).cast(dtype));
-    return { loss: mean.cast(output.dtype) };
+    return { loss: found.div(count.maximum(g.scalar(1, 'int64')).cast(dtype)) };
   },
 };

@@ -69,21 +69,35 @@ export function addLoss(name: string, loss: Loss): void {
   NAMES.push(name as LossKind);
 }
 
-/** The loss position by position, of the output's element type. Throws `bad-option`. */
+/**
+ * The loss position by position. That of 16-bit outputs is computed in float32, in which small terms, counts of positions
+ * and sums over them are exact enough. Throws `bad-option`.
+ */
 export function lossTerms(
   kind: LossKind,
-  output: Expr,
-  target: Expr,
+  narrow: Expr,
+  narrowTarget: Expr,
   options: LossOptions = {},
   values: NamedValues = {},
 ): LossTerms {
   checkLossOptions(options);
-  const terms = lossNamed(kind).terms(output, target, options, values);
-  const { mask } = values;
+  const { mask, negative } = values;
+  const output = widen(narrow);
+  const target = narrowTarget.value === narrow.value ? output : widen(narrowTarget);
+  const terms = lossNamed(kind).terms(output, target, options, {
+    ...values,
+    ...(negative && { negative: widen(negative) }),
+  });
   if (!mask) return terms;
   // Where the terms have all axes of the output, the mask lacks one in their midst.
   const isInner = terms.loss.rank === output.rank && mask.rank === output.rank - 1 && mask.rank > 0;
   return maskTerms(terms, isInner ? mask.unsqueeze([axisWithoutMask(kind, output, options)]) : mask);
+}
+
+/** 16-bit numbers as float32. Messages name the value itself. */
+function widen(x: Expr): Expr {
+  if (x.dtype !== 'float16' && x.dtype !== 'bfloat16') return x;
+  return x.g.of(x.g.rename(x.cast('float32'), x.value.name));
 }
 
 /** Throws `bad-option` for an unknown kind. */

@@ -26,7 +26,7 @@ export type Loss = {
   readonly isSequence?: boolean;
   /** Each term is of many positions together, so that a mask cannot leave some out. */
   readonly hasNoMask?: boolean;
-  /** The loss at each position, of the output's type. `values` are those that options name. */
+  /** The loss at each position, of the output's type: float32 or float64. `values` are those that options name. */
   terms(output: Expr, target: Expr, options: LossOptions, values: NamedValues): LossTerms;
 };
 

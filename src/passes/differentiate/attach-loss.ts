@@ -82,6 +82,30 @@ function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {
     .reduce((sum, term) => sum.add(term));
 }
 
+/**
+ * What a batch weighs in the mean over several: the sum of the weights of its loss, or the number of positions. Undefined if all
+ * batches weigh the same. A sum of losses of which each counts other positions has no such weight: `isUneven`.
+ */
+export function batchWeight(spec: LossSpec, { terms }: AttachedLoss): { weight?: Expr; isUneven: boolean } {
+  if (!terms || spec.kind === 'output') return { isUneven: false };
+  const { plus = [], ...first } = spec;
+  const keys = [first, ...plus].map((term, i) => countedBy(term, terms[i]!));
+  if (keys.some(key => key !== keys[0])) return { isUneven: true };
+  const { loss, weight } = terms[0]!;
+  const dtype = loss.dtype === 'float64' ? 'float64' : 'float32';
+  if (weight) return { weight: weight.cast(dtype).sum(), isUneven: false };
+  if (!loss.shape || loss.staticShape) return { isUneven: false };
+  return { weight: loss.count(dtype), isUneven: false };
+}
+
+/** Equal for losses whose weights are proportional to each other in all batches. */
+function countedBy(term: LossTerm, { loss }: LossTerms): string {
+  const { mask, ignoreIndex, classWeights, target } = term;
+  const open = loss.shape?.filter(d => typeof d !== 'number');
+  const classes = ignoreIndex === undefined && !classWeights ? [] : [target, ignoreIndex, classWeights];
+  return JSON.stringify([mask, open, ...classes]);
+}
+
 /** Outputs with one number per sample: the sum of its losses, and the sum of their weights unless each is 1. */
 export type SampleLosses = {
   losses: Value;

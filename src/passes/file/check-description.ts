@@ -107,7 +107,7 @@ const DESCRIPTION = shaped({
   lr: text,
   step: text,
   scheduleTotal: optional(text),
-  accumulation: optional(shaped({ batches: count, counter: text })),
+  accumulation: optional(shaped({ batches: count, counter: text, weight: optional(text) })),
   skipped: optional(text),
   gradNorm: optional(text),
   leastBatch: optional(shaped({ axis: text, samples: count, node: text })),
@@ -199,7 +199,11 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),
     ...Object.values(p.state),
   ]);
-  for (const name of [...states, ...statistics, ...[telemetry?.name, gradNorm].flatMap(n => n ?? [])])
+  for (const name of [
+    ...states,
+    ...statistics,
+    ...[telemetry?.name, gradNorm, accumulation?.weight].flatMap(n => n ?? []),
+  ])
     ensure(updated.has(name), `nothing updates its state '${name}'`);
   ensure(
     gradNorm === undefined || isScalar(gradNorm, 'float32'),

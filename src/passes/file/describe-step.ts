@@ -47,7 +47,11 @@ function describe(context: Described): TrainingDescription {
     scheduleTotal: attached.total?.name,
     ...(recordedOptions({ ...options, schedule: context.schedule }) as Planned),
     ...(options.dpSgd ? { dpSgd: { ...options.dpSgd, method: context.perSample?.method } } : {}),
-    accumulation: attached.counter && { batches: accumulate, counter: attached.counter.name },
+    accumulation: attached.counter && {
+      batches: accumulate,
+      counter: attached.counter.name,
+      weight: attached.weight?.name,
+    },
     skipped: attached.skipped?.name,
     telemetry: attached.telemetry && {
       name: attached.telemetry.state.name,

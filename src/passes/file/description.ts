@@ -21,8 +21,11 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   step: string;
   /** If the schedule ends with the run: the initializer with its total. */
   scheduleTotal?: string;
-  /** The number of batches per update, and the int64 scalar that counts batches since the last update. */
-  accumulation?: { batches: number; counter: string };
+  /**
+   * The number of batches per update, the int64 scalar that counts batches since the last update and, where these do not all
+   * count the same, the scalar of what they weigh.
+   */
+  accumulation?: { batches: number; counter: string; weight?: string };
   /** If steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
   /**

@@ -23,6 +23,7 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   averages?: Value[];
   sums?: Value[];
   counter?: Value;
+  weight?: Value;
   /** For second-order optimizers: the part for each parameter of the product of the Hessian with random signs. */
   products: Value[];
   skipped?: Value;
@@ -42,7 +43,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: PlannedUpdate & { seed?: number; noise?: Noise } = {},
+  options: PlannedUpdate & { seed?: number; noise?: Noise; batchWeight?: Expr } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
   const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
@@ -65,13 +66,15 @@ export function attachOptimizer<O extends OptimizerOptions>(
     transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
   };
   const averaged = ema === undefined ? clipped : averageWeights(g, params, ema, clipped.transition);
-  const { noise } = options;
+  const { noise, batchWeight } = options;
   const released = noise
     ? { ...averaged, transition: addNoise(g, noise, accumulate, averaged.transition) }
     : averaged;
   const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
   const accumulated =
-    accumulate === 1 ? released : accumulateGradients(g, params, kinds, accumulate, released.transition);
+    accumulate === 1
+      ? released
+      : accumulateGradients(g, params, kinds, accumulate, released.transition, batchWeight);
   const tracked: Transition = (b, terms) =>
     new Map([
       ...accumulated.transition(b, terms),

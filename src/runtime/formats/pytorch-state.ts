@@ -69,7 +69,8 @@ export function fromPytorch(
     if (ema) result.set(ema, result.get(name)!);
     for (const zero of [carry, gradSum, hessianSum]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
   }
-  if (accumulation) result.set(accumulation.counter, Tensor.filled('int64', [], 0));
+  for (const zero of [accumulation?.counter, accumulation?.weight])
+    if (zero) result.set(zero, zerosLike(state.get(zero)!));
   optional(description)
     .filter(entry => tensors.has(entry.name))
     .forEach(take);

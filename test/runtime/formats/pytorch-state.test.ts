@@ -94,7 +94,7 @@ it('begins averages as the weights, and sums of gradients and rounding at 0', as
   const tensors = await checkpoint(10);
   t.restore(tensors);
   expect(t.state.get('fc1.bias_ema')).toEqual(tensors.get('fc1.bias'));
-  for (const zero of ['grad_sum', 'carry'])
+  for (const zero of ['grad_mean', 'carry'])
     expect(t.state.get(`fc1.bias_${zero}`)!.numbers()).toEqual(Array(8).fill(0));
   expect(t.batchCount).toBe(20);
   await t.release();

@@ -129,10 +129,10 @@ it('describes all of it', async () => {
     skipped: 'skipped',
   });
   expect(description.parameters.map(p => [p.name, p.options, p.gradSum, p.ema])).toEqual([
-    ['fc1.weight', undefined, 'fc1.weight_grad_sum', 'fc1.weight_ema'],
-    ['fc1.bias', { weightDecay: 0 }, 'fc1.bias_grad_sum', 'fc1.bias_ema'],
-    ['fc2.weight', { win: true, lr: 2e-3 }, 'fc2.weight_grad_sum', 'fc2.weight_ema'],
-    ['fc2.bias', { weightDecay: 0, win: true, lr: 2e-3 }, 'fc2.bias_grad_sum', 'fc2.bias_ema'],
+    ['fc1.weight', undefined, 'fc1.weight_grad_mean', 'fc1.weight_ema'],
+    ['fc1.bias', { weightDecay: 0 }, 'fc1.bias_grad_mean', 'fc1.bias_ema'],
+    ['fc2.weight', { win: true, lr: 2e-3 }, 'fc2.weight_grad_mean', 'fc2.weight_ema'],
+    ['fc2.bias', { weightDecay: 0, win: true, lr: 2e-3 }, 'fc2.bias_grad_mean', 'fc2.bias_ema'],
   ]);
 });
 

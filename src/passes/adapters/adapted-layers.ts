@@ -29,6 +29,10 @@ export type AdaptedLayer = {
   /** Element type of what the layer returns. */
   dtype: FloatDType;
   quantized?: string;
+  /** It is a projection inside an operator that computes more: an adapter is added to its weight, [inputs, outputs]. */
+  isInner?: boolean;
+  /** It is some of the outputs of another layer, from this one on, of so many: queries, keys or values. */
+  part?: { from: number; all: number };
 };
 
 /** Layers that multiply with a constant, or look up its rows, in the order of the graph. */
@@ -36,7 +40,8 @@ export function adaptedLayers(graph: Graph): AdaptedLayer[] {
   const linear = linearLayers(graph).map(layer => fromLinear(graph, layer));
   const embeddings = graph.nodes.flatMap(node => embeddingAt(graph, node) ?? []);
   const order = new Map(graph.nodes.map((node, i) => [node, i]));
-  return [...linear, ...embeddings].sort((a, b) => order.get(a.node)! - order.get(b.node)!);
+  const projections = graph.nodes.flatMap(node => projectionAt(graph, node) ?? []);
+  return [...linear, ...embeddings, ...projections].sort((a, b) => order.get(a.node)! - order.get(b.node)!);
 }
 
 function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
@@ -105,6 +110,29 @@ function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
   };
 }
 
+/** The product that ONNX Runtime's Attention begins with. Adapters may be added to its weight already. */
+function projectionAt(graph: Graph, node: Node): AdaptedLayer | undefined {
+  if (!/^Q?Attention$/.test(node.opType) || node.domain !== 'com.microsoft') return undefined;
+  const [input, read, bias] = node.inputs;
+  const sums: Node[] = [];
+  let at = read;
+  for (; at?.producer?.opType === 'Add'; at = at.producer.inputs[0]) sums.unshift(at.producer);
+  const weight = at && storedAt(graph, at);
+  if (!input || !weight || weight.tensor.dims.length !== 2) return undefined;
+  const { tensor, isTransposed, through, quantized } = weight;
+  const [inputs, outputs] = (isTransposed ? [...tensor.dims].reverse() : tensor.dims) as [number, number];
+  const names = layerNames(weight.value, node, bias ?? undefined);
+  return {
+    ...{ kind: 'linear', node, input, output: node.outputs[0]!, inputs, outputs, outAxis: 1, kernel: [] },
+    weight: { ...weight, through: [...through, ...sums] },
+    name: names.name,
+    // Where ONNX Runtime fused three weights, it made up the name of the result.
+    module: /qkv_weights?\w*$/.test(names.module) ? namesOfNode(node).module : names.module,
+    ...{ dtype: dtypeAt(graph, node, weight), isInner: true },
+    quantized: node.opType === 'QAttention' ? node.opType : quantized,
+  };
+}
+
 /** The element type that a layer computes in. */
 function dtypeAt(graph: Graph, node: Node, { through, tensor }: Stored): FloatDType {
   for (const each of [...through].reverse()) {
@@ -121,7 +149,7 @@ function floatOf(graph: Graph, value: Value | null | undefined): FloatDType {
   return dtype && isFloat(dtype) ? dtype : 'float32';
 }
 
-/** Those of a node whose weight is that of another layer. */
+/** Those of a node whose weight does not tell them. */
 function namesOfNode({ name, outputs }: Node): { module: string; name: string } {
   const module = (name || outputs[0]!.name)
     .replace(/^\//, '')
@@ -136,7 +164,7 @@ export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =
 
 /** Operators that compute more than a product, or a product of integers only. */
 const REFUSED =
-  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|MatMulBnb4|DynamicQuantizeMatMul)$/;
+  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|MatMulBnb4|DynamicQuantizeMatMul|QAttention)$/;
 
 /** Throws `unsupported-op` for a layer whose operator takes no adapter. */
 export function checkAdaptable(layer: AdaptedLayer): void {

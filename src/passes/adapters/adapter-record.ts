@@ -14,6 +14,8 @@ export type AdapterRecord = {
   weight: string;
   a: string;
   b: string;
+  /** Of queries, keys or values in a packed weight: the first of their outputs. */
+  from?: number;
   r: number;
   alpha: number;
   dropout: number;
@@ -43,6 +45,7 @@ export function readAdapters({ metadata }: Pick<Model, 'metadata'>): AdapterReco
     [x.module, x.weight, x.a, x.b].every(s => typeof s === 'string') &&
     [x.r, x.alpha, x.dropout].every(n => typeof n === 'number') &&
     ['linear', 'conv', 'embedding'].includes(x.kind as string) &&
+    (x.from === undefined || typeof x.from === 'number') &&
     (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms)));
   if (!Array.isArray(list) || !list.every(isRecord)) throw damaged;
   return list as AdapterRecord[];

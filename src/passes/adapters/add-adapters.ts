@@ -14,6 +14,7 @@ import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from 
 import { type AdapterRecord, scaleOf, writeAdapters } from './adapter-record.js';
 import { layersMatching, layersNamed } from './choose-layers.js';
 import { checkMagnitudes, columnSquares } from './column-norms.js';
+import { partsOf } from './packed-parts.js';
 import { fromPeft } from './peft-layout.js';
 import { type Emit, type Magnitudes, rescale } from './rescale.js';
 
@@ -35,11 +36,16 @@ export function addAdapters(
   const model = cloneModel(source);
   spellDefaultDomain(model);
   inlineFunctions(model);
-  const layers = adaptedLayers(model.graph);
+  const layers = adaptedLayers(model.graph).flatMap(layer => [layer, ...partsOf(layer)]);
   const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs);
-  for (const { layer, dora } of planned) {
+  for (const { layer, dora, dropout } of planned) {
     checkAdaptable(layer);
     if (dora) checkMagnitudes(layer);
+    if (dropout && layer.isInner)
+      throw new AgdError(
+        'unsupported-op',
+        `No dropout for layer ${describeLayer(layer)}: the adapter is added to its weight; leave out dropout.`,
+      );
   }
   place(model, planned, seed);
   return model;
@@ -49,8 +55,11 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
   const planned = new Map<AdaptedLayer, Planned>();
   for (const { match, r = 8, alpha = r, dropout = 0, rslora = false, dora = false } of specs) {
     for (const glob of [match].flat()) {
-      for (const layer of layersMatching(layers, glob, '--lora'))
+      for (const layer of layersMatching(layers, glob, '--lora')) {
+        for (const other of planned.keys())
+          if (other.node === layer.node && !other.part !== !layer.part) planned.delete(other);
         planned.set(layer, { layer, r, alpha, dropout, rslora, dora });
+      }
     }
   }
   for (const { layer, r } of planned.values()) {
@@ -68,7 +77,8 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]):
 function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedAdapters): Planned[] {
   return [...layersNamed(layers, adapters, name)].map(([layer, adapter]) => {
     const values = fromPeft(adapter, name, layer);
-    const { r, alpha, dropout, rslora } = adapter;
+    const { r, alpha, rslora } = adapter;
+    const dropout = layer.isInner ? 0 : adapter.dropout;
     return { r, alpha, dropout, rslora, dora: values.magnitude !== undefined, layer, values };
   });
 }
@@ -79,7 +89,7 @@ type Shared = { a: Value; b: Value; magnitudes?: Magnitudes; norms?: string[] };
 function place(model: Model, planned: readonly Planned[], seed: number): void {
   const { graph } = model;
   const names = Names.of(model);
-  const after = new Map<Node, Node[]>();
+  const around = new Map<Node, { before: Node[]; after: Node[] }>();
   const records: AdapterRecord[] = [];
   /** Layers with one weight have one adapter. */
   const shared = new Map<string, Shared>();
@@ -90,16 +100,16 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
     return value;
   };
   planned.forEach(({ layer, values, ...rank }, stream) => {
-    const { node, kind, module, name } = layer;
+    const { node, kind, module, name, part, isInner } = layer;
     const weight = layer.weight.value.name;
-    const key = JSON.stringify([weight, kind, layer.outAxis, layer.weight.isTransposed, rank]);
+    const key = JSON.stringify([weight, kind, layer.outAxis, layer.weight.isTransposed, part, rank]);
     let pair = shared.get(key);
     const compute: FloatDType = layer.dtype === 'float64' ? 'float64' : 'float32';
     if (!pair) {
       const { a, b } = values ?? initialValues(layer, rank.r, compute, random(seed, stream));
       pair = { a: constant(`${name}.lora_A`, a), b: constant(`${name}.lora_B`, b) };
       const record: AdapterRecord = {
-        ...{ module, kind, weight, a: pair.a.name, b: pair.b.name, ...rankOf(rank) },
+        ...{ module, kind, weight, a: pair.a.name, b: pair.b.name, from: part?.from, ...rankOf(rank) },
       };
       if (rank.dora) {
         const [of, squares] = [[layer.outputs], columnSquares(layer)];
@@ -125,9 +135,11 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
     };
     const to = (x: Value, dtype: FloatDType) => emit('Cast', [x], { to: dtypeCode(dtype) });
     const isCast = layer.dtype !== compute;
+    const place = around.get(node) ?? { before: [], after: [] };
+    around.set(node, place);
     const y = node.outputs[0]!;
-    const base = new Value(names.fresh(`${y.name}_base`), y.type);
-    let x = isCast && kind !== 'embedding' ? to(layer.input, compute) : layer.input;
+    const base = isInner ? node.inputs[1]! : new Value(names.fresh(`${y.name}_base`), y.type);
+    let x = isCast && kind !== 'embedding' && !isInner ? to(layer.input, compute) : layer.input;
     if (rank.dropout && kind !== 'embedding') {
       const ratio = () => constant('lora_dropout', Tensor.ofNumbers('float32', [], [rank.dropout]));
       x =
@@ -135,12 +147,21 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
           ? emit('Dropout', [x, ratio()])
           : emit('Dropout', [x], { ratio: float(rank.dropout) });
     }
+    let b = pair.b;
+    if (part) {
+      const pads = [0, part.from, 0, part.all - part.from - layer.outputs];
+      b =
+        model.opset >= 11
+          ? emit('Pad', [b, constant('lora_pads', Tensor.ints(pads))])
+          : emit('Pad', [b], { pads });
+    }
     let low: Value;
     if (kind === 'conv') {
       const { kernel_shape: _, ...attrs } = Object.fromEntries(node.attrs);
       low = emit('Conv', [emit('Conv', [x, pair.a], attrs), pair.b]);
     } else if (kind === 'embedding') low = emit('MatMul', [emit('Gather', [pair.a, x]), pair.b]);
-    else low = emit('MatMul', [emit('MatMul', [x, pair.a]), pair.b]);
+    else if (isInner) low = emit('MatMul', [pair.a, b]);
+    else low = emit('MatMul', [emit('MatMul', [x, pair.a]), b]);
     const scale = constant('lora_scale', Tensor.ofNumbers(compute, [], [scaleOf(rank)]));
     let delta = emit('Mul', [low, scale]);
     if (pair.magnitudes) {
@@ -151,11 +172,20 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
       pair.norms!.push(rescaled.norm.name);
     }
     if (isCast) delta = to(delta, layer.dtype);
+    if (isInner) {
+      node.setInput(1, emit('Add', [base, delta]));
+      place.before.push(...added);
+      return;
+    }
     node.setOutput(0, base);
     emit('Add', [base, delta], {}, { output: y });
-    after.set(node, added);
+    // The first to be added writes the result, and reads the sum with the next.
+    place.after.unshift(...added);
   });
-  graph.nodes = graph.nodes.flatMap(node => [node, ...(after.get(node) ?? [])]);
+  graph.nodes = graph.nodes.flatMap(node => {
+    const { before = [], after = [] } = around.get(node) ?? {};
+    return [...before, node, ...after];
+  });
   writeAdapters(model, records);
 }
 

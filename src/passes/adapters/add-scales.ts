@@ -10,6 +10,7 @@ import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { Ia3Spec, LoadedAdapters, PeftScale } from '../options/adapters.js';
 import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
 import { layersMatching, layersNamed } from './choose-layers.js';
+import { partsOf } from './packed-parts.js';
 import { type ScaleRecord, writeScales } from './scale-record.js';
 
 type Planned = { layer: AdaptedLayer; feedforward: boolean; value?: Tensor };
@@ -28,7 +29,7 @@ export function addScales(
   const model = cloneModel(source);
   spellDefaultDomain(model);
   inlineFunctions(model);
-  const layers = adaptedLayers(model.graph);
+  const layers = adaptedLayers(model.graph).flatMap(layer => [layer, ...partsOf(layer)]);
   const planned = loaded?.scales ? planLoaded(layers, loaded, loaded.scales) : planSpecs(layers, specs);
   for (const each of planned) check(each);
   place(model, planned);
@@ -67,9 +68,11 @@ function check({ layer, feedforward }: Planned): void {
   const why =
     layer.kind === 'embedding'
       ? 'an embedding'
-      : feedforward && layer.quantized === 'MatMulInteger'
-        ? 'its input is quantized; leave out feedforward'
-        : undefined;
+      : layer.isInner || layer.part
+        ? 'it is part of an operator that computes more'
+        : feedforward && layer.quantized === 'MatMulInteger'
+          ? 'its input is quantized; leave out feedforward'
+          : undefined;
   if (why) throw new AgdError('unsupported-op', `No IA3 vector for layer ${describeLayer(layer)}: ${why}.`);
 }
 

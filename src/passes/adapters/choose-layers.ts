@@ -1,5 +1,6 @@
 /** Which layers of a model an option or a file of adapters names. */
 import { AgdError } from '../../graph/errors.js';
+import type { Node } from '../../graph/ir.js';
 import { globTest } from '../common/match-names.js';
 import { type AdaptedLayer, describeLayer } from './adapted-layers.js';
 
@@ -8,12 +9,24 @@ const listed = (layers: readonly AdaptedLayer[]) =>
     ? `there are ${layers.slice(0, 12).map(describeLayer).join(', ')}${layers.length > 12 ? ` and ${layers.length - 12} more` : ''}.`
     : 'the model has none.';
 
-/** The layers whose module, weight or node matches. Throws `no-such-value` if none does. */
+/** The layers whose module, weight or node matches; some or all parts of one, not both. Throws `no-such-value` if none does. */
 export function layersMatching(layers: readonly AdaptedLayer[], glob: string, flag: string): AdaptedLayer[] {
   const test = globTest(glob);
-  const found = layers.filter(l =>
-    [l.module, l.name, l.weight.value.name, l.node.name].some(n => n && test(n)),
+  const matching = new Set(
+    layers.filter(({ module, name, weight, node, part }) =>
+      [module, name, ...(part ? [] : [weight.value.name, node.name])].some(n => n && test(n)),
+    ),
   );
+  const parts = new Map<Node, AdaptedLayer[]>();
+  for (const l of layers) if (l.part) parts.set(l.node, [...(parts.get(l.node) ?? []), l]);
+  // '*v_proj' is the values of a layer 'qkv_proj', and '*' all of it.
+  const found = layers.filter(l => {
+    if (!matching.has(l)) return false;
+    const own = parts.get(l.node) ?? [];
+    const count = own.filter(p => matching.has(p)).length;
+    if (!l.part) return count === 0 || count === own.length;
+    return count < own.length || !layers.some(o => o.node === l.node && !o.part && matching.has(o));
+  });
   if (found.length) return found;
   throw new AgdError(
     'no-such-value',

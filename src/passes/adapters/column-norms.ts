@@ -26,6 +26,8 @@ const refusal = (layer: AdaptedLayer, why: string) =>
 /** Throws `unsupported-op` for a layer that cannot have magnitudes. */
 export function checkMagnitudes(layer: AdaptedLayer): void {
   if (layer.kind === 'embedding') throw refusal(layer, 'an embedding; use one without dora');
+  if (layer.isInner || layer.part)
+    throw refusal(layer, 'it is part of an operator that computes more; use an adapter without dora');
   if (layer.quantized === 'MatMulInteger')
     throw refusal(layer, 'its activations are quantized; use an adapter without dora');
 }

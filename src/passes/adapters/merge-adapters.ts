@@ -26,7 +26,8 @@ export function mergeAdapters(source: Model): MergedAdapters {
   const model = cloneModel(source);
   const { graph } = model;
   const names = Names.of(model);
-  const layers = new Map(adaptedLayers(graph).map(layer => [layer.node, layer]));
+  const layersByNode = () => new Map(adaptedLayers(graph).map(layer => [layer.node, layer]));
+  let layers = layersByNode();
   const merged: string[] = [];
   const kept: AdapterRecord[] = [];
   for (const record of readAdapters(model)) {
@@ -35,16 +36,19 @@ export function mergeAdapters(source: Model): MergedAdapters {
       kept.push(record);
       continue;
     }
-    for (const { add } of places) {
-      // The layer writes what the sum did.
+    for (const { add, layer } of places) {
       const [base, output] = [add.inputs[0]!, add.outputs[0]!];
       graph.remove([add]);
-      base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));
+      if (layer.isInner) output.replaceAllUses(base);
+      // The layer writes what the sum did, or the sum with another adapter.
+      else base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));
     }
     const own = namesIn(record);
     graph.inputs = graph.inputs.filter(v => !own.includes(v.name));
     eliminateDeadNodes(model);
-    const changed = places.map(p => p.layer);
+    // A packed weight may have changed by the adapter of another part.
+    if (record.from !== undefined || places.some(p => p.layer.isInner)) layers = layersByNode();
+    const changed = places.map(p => layers.get(p.layer.node)!);
     merged.push(putWeight(graph, names, changed, withProduct(record, source, changed[0]!)));
   }
   eliminateDeadNodes(model);
@@ -58,7 +62,8 @@ export function mergeAdapters(source: Model): MergedAdapters {
 }
 
 /** The sums that add an adapter to its layers. */
-function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map<Node, AdaptedLayer>) {
+function placesOf({ graph }: Model, record: AdapterRecord, layers: ReadonlyMap<Node, AdaptedLayer>) {
+  const { a, b, module } = record;
   const start = [...graph.initializers.keys()].find(v => v.name === b);
   const seen = new Set<Node>();
   const places: ({ add: Node; layer: AdaptedLayer } | undefined)[] = [];
@@ -66,10 +71,9 @@ function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map
     const node = pending.pop()!;
     if (seen.has(node)) continue;
     seen.add(node);
-    const base = node.opType === 'Add' ? node.inputs[0]?.producer : undefined;
-    const layer = base && layers.get(base);
+    const layer = node.opType === 'Add' ? layerOf(node, layers, record.from !== undefined) : undefined;
     const next = node.outputs[0]?.readers ?? [];
-    if (layer && !seen.has(base)) places.push({ add: node, layer });
+    if (layer && !seen.has(layer.node)) places.push({ add: node, layer });
     else if (next.length) pending.push(...next);
     else places.push(undefined);
   }
@@ -78,6 +82,19 @@ function placesOf({ graph }: Model, { a, b, module }: AdapterRecord, layers: Map
     'invalid-model',
     `The adapter of layer '${module}' is not in the graph as it was added: '${a}' and '${b}' have no sum with a layer.`,
   );
+}
+
+/** The layer whose output, or inner weight, this sum changes; with the sums of other adapters between if it has parts. */
+function layerOf(add: Node, layers: ReadonlyMap<Node, AdaptedLayer>, hasParts: boolean) {
+  const before = (node: Node) => node.inputs[0]?.producer;
+  let at = before(add);
+  while (hasParts && at?.opType === 'Add') at = before(at);
+  const layer = at && layers.get(at);
+  if (layer) return layer;
+  let sum = add.outputs[0]!;
+  while (hasParts && sum.readers[0]?.opType === 'Add') sum = sum.readers[0].outputs[0]!;
+  const inner = sum.readers[0] && layers.get(sum.readers[0]);
+  return inner?.isInner && inner.node.inputs[1] === sum ? inner : undefined;
 }
 
 type Floats = ReturnType<Tensor['floats']>;
@@ -93,23 +110,24 @@ function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer):
   const { weight, kind, outAxis, inputs, outputs, kernel, node } = layer;
   const { tensor, isTransposed } = weight;
   if (!isFloat(tensor.dtype)) throw new Error(`'${record.weight}' is not of floating-point numbers.`);
-  const { r } = record;
+  const { r, from = 0 } = record;
   const [a, b, magnitude] = namesIn(record).map(stored) as [Floats, Floats, Floats?];
   const alpha = node.attrs.get('alpha');
   const factor = alpha?.type === 'float' ? alpha.value : 1;
   const scale = scaleOf(record) / factor;
+  const count = record.from === undefined ? outputs : b.length / r;
   const columns = inputs * kernel.reduce((n, d) => n * d, 1);
   const result = Float64Array.from(tensor.floats());
   const isConv = kind === 'conv';
   // A convolution's A is [r, columns] and its B is [outputs, r]; of others A is [columns, r] and B [r, outputs].
   const outFirst = isConv || (isTransposed ? 1 - outAxis : outAxis) === 0;
-  const at = (o: number, c: number) => (outFirst ? o * columns + c : c * outputs + o);
-  for (let o = 0; o < outputs; o++) {
+  const at = (o: number, c: number) => (outFirst ? (from + o) * columns + c : c * outputs + from + o);
+  for (let o = 0; o < count; o++) {
     let squares = 0;
     for (let c = 0; c < columns; c++) {
       let sum = 0;
       for (let k = 0; k < r; k++)
-        sum += isConv ? b[o * r + k]! * a[k * columns + c]! : a[c * r + k]! * b[k * outputs + o]!;
+        sum += isConv ? b[o * r + k]! * a[k * columns + c]! : a[c * r + k]! * b[k * count + o]!;
       result[at(o, c)]! += scale * sum;
       squares += result[at(o, c)]! ** 2;
     }

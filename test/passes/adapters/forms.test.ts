@@ -3,7 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { type Graph, type Model, Node, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { readAdapters } from '../../../src/passes/adapters/adapter-record.js';
 import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
+import { addScales } from '../../../src/passes/adapters/add-scales.js';
 import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LoadedAdapters } from '../../../src/passes/options/adapters.js';
@@ -153,6 +155,80 @@ const FORMS: Record<string, () => Form> = {
     }, false),
 };
 
+/** An adapter of the queries and one of the values of a layer. */
+function ofParts(form: Form, inputs: number, [q, v]: [number, number]): Form {
+  const [
+    {
+      adapters: [a],
+    },
+    {
+      adapters: [b],
+    },
+  ] = [adapterOf('linear', inputs, q), adapterOf('linear', inputs, v)];
+  const adapters = [
+    { ...a!, module: 'q_proj' },
+    { ...b!, module: 'v_proj' },
+  ];
+  return { ...form, adapters: { name: 'values', adapters } };
+}
+
+/** Attention of two heads by one weight; values are half as wide as queries and keys. */
+const attention = (transposed = false, [k, n] = [8, 20]) => {
+  const form = linear(
+    (s, x) => {
+      const w = transposed
+        ? s.add('Transpose', [s.weight('w', [n, k])], 't', { perm: [1, 0] })
+        : s.weight('w', [k, n]);
+      const y = s.add('Attention', [x, w, s.weight('bias', [n])], 'y', {
+        num_heads: 2,
+        qkv_hidden_sizes: [8, 8, 4],
+      });
+      microsoft(s);
+      return y;
+    },
+    true,
+    [k, n],
+  );
+  form.model.graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: ['batch', 3, k] };
+  return { ...form, feeds: { x: spread([2, 3, k], [-1, 1], 3) } };
+};
+
+/** Queries of four heads, keys and values of two, from one product. */
+const grouped = (write: (s: Sketch, x: Value) => Value, merges: boolean) => {
+  const form = linear(
+    (s, x) => {
+      const scalar = (name: string, n: number, dims: number[]) =>
+        s.weight(name, Tensor.from('int32', dims, Int32Array.from(Array(dims[0] ?? 1).fill(n))));
+      const inputs = [write(s, x), null, null, null, null, scalar('lengths', 2, [2]), scalar('total', 3, [])];
+      const y = s.add('GroupQueryAttention', inputs, 'y', { num_heads: 4, kv_num_heads: 2 });
+      microsoft(s);
+      return y;
+    },
+    merges,
+    [32, 64],
+  );
+  form.model.graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: [2, 3, 32] };
+  return ofParts({ ...form, feeds: { x: spread([2, 3, 32], [-1, 1], 3) } }, 32, [32, 16]);
+};
+
+const INNER: Record<string, () => Form> = {
+  Attention: attention,
+  'Attention by a transposed weight': () => attention(true),
+};
+
+const PARTS: Record<string, () => Form> = {
+  Attention: () => ofParts(attention(), 8, [8, 4]),
+  'a MatMul before GroupQueryAttention': () =>
+    grouped((s, x) => s.add('MatMul', [x, s.weight('qkv_proj.weight', [32, 64])], 'qkv'), true),
+  'a MatMulNBits before GroupQueryAttention': () =>
+    grouped((s, x) => {
+      const inputs = [x, s.weight('qkv_proj.weight', bytes('uint8', [64, 2, 8])), s.weight('scales', [128])];
+      const y = s.add('MatMulNBits', inputs, 'qkv', { K: 32, N: 64, bits: 4, block_size: 16 });
+      microsoft(s);
+      return y;
+    }, false),
+};
+
 async function outputOf(model: Model, feeds: Record<string, Tensor>): Promise<Tensor> {
   const session = await Session.create(decodeModel(encodeModel(model)));
   const { y } = await session.run(feeds);
@@ -165,7 +241,7 @@ const run = async (model: Model, feeds: Record<string, Tensor>) => (await output
 const farthest = (a: readonly number[], b: readonly number[]) =>
   Math.max(...a.map((x, i) => Math.abs(x - b[i]!)));
 
-describe.each(Object.entries(FORMS))('an adapter of %s', (_, make) => {
+describe.each(Object.entries({ ...FORMS, ...INNER }))('an adapter of %s', (_, make) => {
   it('has the gradients of finite differences', async () => {
     const { model, adapters, feeds } = make();
     const options = { cotangents: ['y'], adapters, wrt: ['*.lora_[AB]'] };
@@ -191,6 +267,68 @@ describe.each(Object.entries(FORMS))('an adapter of %s', (_, make) => {
     expect(farthest(before, apart)).toBeGreaterThan(0.1);
     expect(farthest(apart, after)).toBeLessThan(1e-4);
     if (merges) expect(result.graph.nodes.length).toBe(model.graph.nodes.length);
+  });
+});
+
+describe.each(Object.entries(PARTS))('adapters of queries and values in %s', (_, make) => {
+  it('have the gradients of finite differences', async () => {
+    const { model, adapters, feeds } = make();
+    const options = { cotangents: ['y'], adapters, wrt: ['*.lora_[AB]'] };
+    const dims = (await outputOf(model, feeds)).dims;
+    const fed = { ...feeds, y_cotangent: spread([...dims], [-1, 1], 7) };
+    const found = await gradients(model, options, fed);
+    const checks = await checkGradients(model, options, fed, found);
+    expect(checks.map(c => c.unchecked ?? c.passed)).toEqual(Array(4).fill(true));
+  });
+
+  it('are merged where the weight is in floating point', async () => {
+    const { model, adapters, feeds, merges } = make();
+    const adapted = addAdapters(model, [], adapters);
+    const { model: result, merged, kept } = mergeAdapters(adapted);
+    expect({ merged: merged.length, kept: kept.length }).toEqual(
+      merges ? { merged: 2, kept: 0 } : { merged: 0, kept: 2 },
+    );
+    const [before, apart, after] = [
+      await run(model, feeds),
+      await run(adapted, feeds),
+      await run(result, feeds),
+    ];
+    expect(farthest(before, apart)).toBeGreaterThan(0.01);
+    expect(farthest(apart, after)).toBeLessThan(1e-4);
+    if (merges) expect(result.graph.nodes.length).toBe(model.graph.nodes.length);
+  });
+});
+
+describe('a layer of queries, keys and values', () => {
+  const make = () => PARTS['a MatMul before GroupQueryAttention']!().model;
+  const chosen = (...lora: { match: string; r: number }[]) =>
+    readAdapters(addAdapters(make(), lora, undefined)).map(({ module, r }) => [module, r]);
+
+  it('is chosen by its own name, its parts by theirs, and the last one counts', () => {
+    expect(chosen({ match: '*', r: 2 })).toEqual([['qkv_proj', 2]]);
+    expect(chosen({ match: '*qkv*', r: 2 })).toEqual([['qkv_proj', 2]]);
+    expect(chosen({ match: '*v_proj', r: 2 })).toEqual([['v_proj', 2]]);
+    const [whole, part] = [
+      { match: '*', r: 2 },
+      { match: 'k_proj', r: 3 },
+    ];
+    expect(chosen(whole, part)).toEqual([['k_proj', 3]]);
+    expect(chosen(part, whole)).toEqual([['qkv_proj', 2]]);
+  });
+
+  it('takes each method in whole, its parts LoRA alone', () => {
+    const { model } = attention();
+    const why = /: it is part of an operator that computes more.*\.$/;
+    expect(() => addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined)).toThrow(why);
+    expect(() => addAdapters(make(), [{ match: 'v_proj', r: 2, dora: true }], undefined)).toThrow(why);
+    expect(() => addScales(model, [{ match: 'w' }], undefined)).toThrow(why);
+    expect(() => addScales(make(), [{ match: 'v_proj' }], undefined)).toThrow(why);
+    expect(() => addAdapters(model, [{ match: 'w', r: 2, dropout: 0.1 }], undefined)).toThrow(
+      "No dropout for layer 'w' (Attention, 8 to 20): the adapter is added to its weight; leave out dropout.",
+    );
+    expect(() => addAdapters(model, [{ match: 'w.v_proj', r: 5 }], undefined)).toThrow(
+      "--lora: rank 5 is above that of layer 'w.v_proj' (Attention, 8 to 4), which is at most 4.",
+    );
   });
 });
 
@@ -338,6 +476,24 @@ it('refuses a file with two adapters for one layer', () => {
   const adapters = ['encoder.fc1', 'decoder.fc1'].map(module => ({ ...adapter!, module }));
   expect(() => addAdapters(mlp(), [], { name: 'adapter.safetensors', adapters })).toThrow(
     "adapter.safetensors has two adapters for layer 'fc1' (Gemm, 4 to 8): 'encoder.fc1' and 'decoder.fc1'.",
+  );
+});
+
+it('refuses an attention layer of integers', () => {
+  const { model } = linear(
+    (s, x) => {
+      const levels = dynamic(s, x);
+      const inputs = [levels[0], s.weight('w', bytes('int8', [8, 24])), s.weight('bias', [24])];
+      const scale = s.weight('w.scale', Tensor.filled('float32', [], 0.01));
+      const y = s.add('QAttention', [...inputs, levels[1], scale, null, levels[2]], 'y', { num_heads: 2 });
+      microsoft(s);
+      return y;
+    },
+    false,
+    [8, 24],
+  );
+  expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(
+    "No adapter for layer 'w' (QAttention, 8 to 24): QAttention has no rule",
   );
 });
 

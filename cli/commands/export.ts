@@ -48,24 +48,24 @@ export const options = {
   adapter: {
     ...OUTPUT,
     type: types.text,
-    help: 'Merge the adapters of this folder of PEFT, or of this .onnx_adapter, into a model without a training step',
+    help: 'Merge the adapters in this PEFT folder or .onnx_adapter file into a model without a training step',
     conflicts: ['params', 'ema', 'recipe', 'bakePreprocessing'],
   },
   adaptersOnly: {
     ...OUTPUT,
     type: types.flag,
-    help: 'Leave the weights as they were, and the adapters beside them as inputs with a default',
+    help: 'Do not merge: leave the weights unchanged and write the adapters as inputs with defaults',
   },
   peft: {
     ...OUTPUT,
     type: types.text,
-    help: "Write the adapters as PEFT's adapter_model.safetensors and adapter_config.json to this folder instead",
+    help: 'Write the adapters to this PEFT folder instead (adapter_model.safetensors, adapter_config.json)',
     conflicts: conflictsOf('peft'),
   },
   onnxAdapter: {
     ...OUTPUT,
     type: types.text,
-    help: "Write the adapters as ONNX Runtime's .onnx_adapter to this file instead",
+    help: 'Write the adapters to this .onnx_adapter file of ONNX Runtime instead',
     conflicts: conflictsOf('onnxAdapter'),
   },
   ortCheckpoint: {

@@ -24,7 +24,7 @@ export const options = {
     ...OUTPUT,
     group: 'Data',
     type: types.text,
-    help: 'Data whose first samples give the initial ranges of --qat',
+    help: 'Calibration data: the first samples give the initial ranges of --qat',
   },
   split: {
     ...OUTPUT,

@@ -57,7 +57,7 @@ export const options = {
   dryRun: {
     ...RUN,
     type: types.flag,
-    help: 'Do a few steps and print what the run would take: memory, disk, time; write nothing',
+    help: 'Run a few steps and print the memory, disk space and time of the run; write nothing',
   },
   findLr: {
     ...RUN,

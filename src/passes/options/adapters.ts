@@ -111,8 +111,8 @@ export const ADAPTER_OPTIONS = {
   }),
   promptInit: option(promptInit, {
     ...ADAPTERS,
-    help: "Tokens whose embeddings the virtual ones start as, such as 12,7,3, or 'vocab' for random ones",
-    shown: 'normal numbers',
+    help: "Initialize virtual tokens from the embeddings of these tokens, as 12,7,3, or 'vocab' for random ones",
+    shown: 'normal distribution',
     parse: (text: string) => (text === 'vocab' ? text : parseNumbers(text)),
   }),
   prefixTokens: option(count, {
@@ -123,7 +123,7 @@ export const ADAPTER_OPTIONS = {
   adapter: option(text, {
     ...ADAPTERS,
     commands: ['inject', 'train'],
-    help: "Go on training the adapters of this folder, as PEFT writes it, or of this .onnx_adapter of ONNX Runtime's",
+    help: 'Start from the adapters in this PEFT folder or .onnx_adapter file',
   }),
   adapters: option(
     given<LoadedAdapters>('adapters of a file', x => isObject(x) && Array.isArray(x.adapters)),

@@ -75,7 +75,7 @@ export const DATA_OPTIONS = {
   sampler: option(choice(['shuffle', 'weighted', 'poisson']), {
     ...DATA,
     expert: true,
-    help: 'How an epoch draws samples; weighted: each class is equally likely, or by --sample-weights; poisson: each sample is in a batch with the same probability, for --dp-sgd',
+    help: 'How an epoch draws samples; weighted: each class is equally likely, or by --sample-weights; poisson: each batch draws each sample with the same probability, for --dp-sgd',
     shown: 'shuffle',
   }),
   sampleWeights: option(text, {

@@ -54,7 +54,7 @@ export const PRIVACY_OPTIONS = {
     ...PRIVACY,
     commands: ['train'],
     stage: 'run',
-    help: 'With --dp-sgd without noise: choose the noise so that all epochs together spend this epsilon',
+    help: 'With --dp-sgd without noise: choose the noise so that the whole run spends this epsilon',
   }),
   dpDelta: option(betweenZeroAndOne, {
     ...PRIVACY,

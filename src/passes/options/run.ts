@@ -36,7 +36,7 @@ export const RUN_OPTIONS = {
   memory: option(positive, {
     ...RUN,
     commands: ['train'],
-    help: 'Keep the process that trains within this memory, as 8GB: computes batches in parts, or activations again, as far as needed',
+    help: 'Limit the memory of the training process, as 8GB: splits batches or recomputes activations as needed',
     parse: parseBytes,
     conflicts: ['folds', 'gradients'],
   }),

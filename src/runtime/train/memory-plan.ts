@@ -1,4 +1,4 @@
-/** Chooses how a batch is computed so that a run keeps within a bound of memory. */
+/** Chooses how a batch is computed so that a run stays within a memory limit. */
 import { existsSync } from 'node:fs';
 import { AgdError } from '../../graph/errors.js';
 import { loadModel } from '../../graph/files.js';
@@ -73,7 +73,7 @@ export async function planBatch(
     const least = Math.ceil(peak / (1 - RESERVE) / 2 ** 20);
     const how = [
       size === batch ? `batches of ${batch}` : `${batch / size} parts of ${size}`,
-      recompute ? ' with activations computed again' : '',
+      recompute ? ' with activations recomputed' : '',
     ].join('');
     throw new AgdError(
       'bad-option',
@@ -95,7 +95,7 @@ export function describeBatchPlan(
     accumulate === 1
       ? `batches of ${batch} as a whole`
       : `batches of ${batch} in ${accumulate} parts of ${batchSize}`;
-  const again = recompute ? ', computing activations again in the backward pass' : '';
+  const again = recompute ? ', recomputing activations in the backward pass' : '';
   return `memory: ${how}${again}: ${size(peak)} expected, of ${size(limit)}`;
 }
 

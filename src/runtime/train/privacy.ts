@@ -142,7 +142,7 @@ export function accountingOf(
   const { epsilon } = spent(options.epochs * batches);
   const total = Number.isFinite(epsilon)
     ? `epsilon will be ${epsilon.toPrecision(3)} at a delta of ${delta.toPrecision(3)} after the whole run`
-    : 'without noise nothing is private';
+    : 'without noise, there is no privacy';
   const how = method === 'ghost' ? 'by ghost clipping' : 'in a loop over the samples';
   return {
     spent,
@@ -151,7 +151,7 @@ export function accountingOf(
       ...(train.isPoisson
         ? []
         : [
-            'private: epsilon is that of Poisson sampling, and this run shuffles: with --sampler poisson it holds',
+            'private: epsilon assumes Poisson sampling, but this run shuffles: use --sampler poisson for a guarantee',
           ]),
     ],
   };

@@ -44,7 +44,7 @@ describe('the plan of a batch within memory', () => {
     const { trial } = trialOf(100, 200, 20);
     const plan = await planBatch(6, 220 * MB, trial, all);
     expect(plan).toMatchObject({ batchSize: 3, accumulate: 2, recompute: true });
-    expect(describeBatchPlan(plan, 220 * MB)).toMatch(/parts of 3, computing activations again/);
+    expect(describeBatchPlan(plan, 220 * MB)).toMatch(/parts of 3, recomputing activations/);
   });
 
   it('keeps the whole batch where parts would change its statistics', async () => {
@@ -70,7 +70,7 @@ describe('the plan of a batch within memory', () => {
 
   it('says how much the least is', async () => {
     await expect(planBatch(8, 100 * MB, trialOf(120, 5, 1).trial, all)).rejects.toThrow(
-      /does not fit into --memory 100MB: it needs at least 155MB, in 8 parts of 1 with activations computed again/,
+      /does not fit into --memory 100MB: it needs at least 155MB, in 8 parts of 1 with activations recomputed/,
     );
   });
 });

@@ -55,7 +55,7 @@ const OPTIONS: [string, Partial<InjectOptions>][] = [
   [', in the middle of an accumulation', { accumulate: 4 }],
   [', where steps may be skipped', { onNonfinite: 'skip' }],
   [', with the signs of AdaHessian', { optimizer: { name: 'adahessian' } }],
-  [', computing activations again', { checkpointActivations: true }],
+  [', recomputing activations', { checkpointActivations: true }],
 ];
 it.each(OPTIONS)('draws what a run that never stopped would%s', async (_, options) => {
   const { model } = await inject(

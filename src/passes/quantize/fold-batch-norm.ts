@@ -2,6 +2,7 @@ import type { Graph, Model, Node } from '../../graph/ir.js';
 import { Value } from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
+import { isAttachedNode } from '../normalize/attached.js';
 
 /**
  * Merges each inference-mode BatchNormalization into the convolution or Gemm before it, as ONNX Runtime does when it
@@ -9,7 +10,8 @@ import { Tensor } from '../../graph/tensor.js';
  * or whose values are computed, stay.
  */
 export function foldBatchNorm({ graph }: Model, names: Names): void {
-  for (const norm of [...graph.nodes]) if (norm.opType === 'BatchNormalization') fold(graph, names, norm);
+  for (const norm of [...graph.nodes])
+    if (norm.opType === 'BatchNormalization' && !isAttachedNode(norm)) fold(graph, names, norm);
 }
 
 function fold(graph: Graph, names: Names, norm: Node): void {
@@ -28,14 +30,18 @@ function fold(graph: Graph, names: Names, norm: Node): void {
   const attr = norm.attrs.get('epsilon');
   const epsilon = attr?.type === 'float' ? attr.value : 1e-5;
   const factor = gamma!.map((g, c) => g / Math.sqrt(variance![c]! + epsilon));
-  const before = b?.numbers() ?? [];
-  const shift = factor.map((f, c) => ((before[c] ?? 0) - mean![c]!) * f + beta![c]!);
+  // One number of a Gemm's bias may count for all channels; rows of its own have no place in the folded one.
+  const before = b?.numbers() ?? [0];
+  const isPerChannel = b?.dims.at(-1) === factor.length && before.length === factor.length;
+  if (!isPerChannel && before.length !== 1) return;
+  const shift = factor.map((f, c) => (before[isPerChannel ? c : 0]! - mean![c]!) * f + beta![c]!);
   const channel = outputChannel(layer, w);
   const folded = w.numbers().map((value, i) => value * factor[channel(i)]!);
   const constant = (old: Value | null | undefined, hint: string, tensor: Tensor) => {
     const isShared = !old || old.readers.length > 1;
     const type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims } as const;
-    const value = isShared ? new Value(names.fresh(hint), type) : old;
+    const value = isShared ? new Value(names.fresh(hint)) : old;
+    value.type = type;
     graph.initializers.set(value, tensor);
     return value;
   };

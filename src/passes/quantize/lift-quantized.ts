@@ -3,6 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
+import { isAttachedNode } from '../normalize/attached.js';
 import type { QatSpec } from '../options/quantization.js';
 import { methodOf } from './plan-quantization.js';
 import { REDUCED, writeQuantizers } from './quantization-record.js';
@@ -10,8 +11,9 @@ import { QuantizerNodes } from './quantizer-nodes.js';
 
 const ROUNDING = /^(QuantizeLinear|DequantizeLinear|DynamicQuantizeLinear|QLinear\w+|QGemm|\w*Integer\w*)$/;
 
-/** Whether a graph rounds already. */
-export const isQuantized = ({ nodes }: Graph): boolean => nodes.some(n => ROUNDING.test(n.opType));
+/** Whether a graph rounds already, apart from a teacher. */
+export const isQuantized = ({ nodes }: Graph): boolean =>
+  nodes.some(n => ROUNDING.test(n.opType) && !isAttachedNode(n));
 
 /**
  * Makes a quantized model one in quantization-aware training, in place: integers before DequantizeLinear become the
@@ -52,7 +54,7 @@ function liftConstants(graph: Graph, write: QuantizerNodes): void {
   const { first, method } = write;
   const done = new Map<string, Value>();
   for (const node of [...graph.nodes]) {
-    if (node.opType !== 'DequantizeLinear' || node.attrs.has('block_size')) continue;
+    if (node.opType !== 'DequantizeLinear' || node.attrs.has('block_size') || isAttachedNode(node)) continue;
     const [levels, scale, zero] = node.inputs;
     const tensor = levels && graph.initializers.get(levels);
     const scales = scale && graph.initializers.get(scale);
@@ -107,7 +109,7 @@ function liftActivations(graph: Graph, write: QuantizerNodes): void {
   const own = new Set(first);
   const found = new Map<Value, Node[]>();
   for (const node of graph.nodes) {
-    if (!/^(Quant|Dequant)izeLinear$/.test(node.opType) || own.has(node)) continue;
+    if (!/^(Quant|Dequant)izeLinear$/.test(node.opType) || own.has(node) || isAttachedNode(node)) continue;
     const scale = node.inputs[1];
     if (scale && graph.initializers.get(scale)?.size === 1)
       found.set(scale, [...(found.get(scale) ?? []), node]);
@@ -197,7 +199,11 @@ function expandOperators(graph: Graph, write: QuantizerNodes): void {
   const nodes: Node[] = [];
   const scales = new Map<Value, readonly Value[]>();
   for (const node of graph.nodes) {
-    if (!ROUNDING.test(node.opType) || /^(Quant|Dequant)izeLinear$/.test(node.opType)) {
+    if (
+      isAttachedNode(node) ||
+      !ROUNDING.test(node.opType) ||
+      /^(Quant|Dequant)izeLinear$/.test(node.opType)
+    ) {
       const scale = scales.get(node.inputs[0]!);
       const moved = scale && MOVES.has(node.opType) ? movedFloats(write, node, scale) : [node];
       if (scale && moved.length > 1) scales.set(node.outputs[0]!, scale);

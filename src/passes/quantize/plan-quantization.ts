@@ -3,6 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { globTest } from '../common/match-names.js';
+import { isAttachedNode } from '../normalize/attached.js';
 import type { QatSpec, Ranges } from '../options/quantization.js';
 
 /** A constant operand, and the axis with a scale for each index; a `weight` is one factor of a product. */
@@ -61,7 +62,7 @@ const AXES = record<(node: Node) => number>({
 /**
  * What `quantize_static` of ONNX Runtime quantizes with its defaults, in a graph without functions: operands and results
  * of the operators above, of float32. With `ranges`, only values that have one. Embeddings, scales and biases of
- * normalizations, and what is in the bodies of other operators stay as they are. Throws `no-such-value` for a glob of
+ * normalizations, what is in the bodies of other operators, and a teacher or graph of the loss stay as they are. Throws `no-such-value` for a glob of
  * `skip` that matches nothing, `bad-dtype` for weights of another type, and `unsupported-op` where there is nothing.
  */
 export function planQuantization(graph: Graph, spec: QatSpec, ranges?: Ranges): QuantizationPlan {
@@ -78,7 +79,7 @@ export function planQuantization(graph: Graph, spec: QatSpec, ranges?: Ranges): 
     return tensor.dtype === 'float32' && tensor.size > 0 && isOrdinary(tensor.floats());
   };
   for (const node of graph.nodes) {
-    if (node.domain !== '' || isSkipped(node)) continue;
+    if (node.domain !== '' || isAttachedNode(node) || isSkipped(node)) continue;
     const [first] = node.inputs;
     const [output] = node.outputs;
     if (!output) continue;
@@ -182,7 +183,9 @@ const namesOf = (graph: Graph, node: Node) =>
 
 function skipTest(graph: Graph, { skip = [] }: QatSpec): (node: Node) => boolean {
   const tests = [skip].flat().map(glob => ({ glob, test: globTest(glob) }));
-  const layers = graph.nodes.filter(node => node.opType in COMPUTES && node.domain === '');
+  const layers = graph.nodes.filter(
+    node => node.opType in COMPUTES && node.domain === '' && !isAttachedNode(node),
+  );
   for (const { glob, test } of tests)
     if (!layers.some(node => namesOf(graph, node).some(name => test(name))))
       throw new AgdError(

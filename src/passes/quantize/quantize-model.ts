@@ -14,6 +14,7 @@ import { isQuantized, liftQuantized } from './lift-quantized.js';
 import { activationsOf, methodOf, planQuantization } from './plan-quantization.js';
 import { REDUCED, readQuantizers, writeQuantizers } from './quantization-record.js';
 import { filled, LEAST, QuantizerNodes, type Scale } from './quantizer-nodes.js';
+import { transposeWeights } from './transpose-weights.js';
 
 /** A copy of the model as it is quantized, and the names of the values whose ranges that takes. */
 export function valuesToCalibrate(source: Model, spec: QatSpec): { model: Model; values: string[] } {
@@ -60,6 +61,7 @@ function prepared(source: Model, { weights }: QatSpec): Model {
   upgradeOpset(model, 13);
   if (weights === 'int4' && !isQuantized(model.graph)) raiseOpset(model);
   liftConstants(model);
+  transposeWeights(model);
   foldBatchNorm(model, Names.of(model));
   return model;
 }

@@ -85,7 +85,7 @@ const SCALED = new Set('Add Sub Mul Div'.split(' '));
 
 /**
  * Finds a constant through nodes that only change its layout. `quantized`: it consists of integers behind
- * DequantizeLinear.
+ * DequantizeLinear, or is rounded to such in training.
  */
 export function storedAt(graph: Graph, value: Value): (Stored & { quantized?: string }) | undefined {
   const through: Node[] = [];
@@ -101,7 +101,8 @@ export function storedAt(graph: Graph, value: Value): (Stored & { quantized?: st
     const { producer } = at;
     const next = producer?.inputs[0];
     if (!producer || !next) return undefined;
-    if (!/^(Transpose|Identity|Cast|DequantizeLinear)$/.test(producer.opType)) return undefined;
+    if (!/^(Transpose|Identity|Cast|QuantizeLinear|DequantizeLinear)$/.test(producer.opType))
+      return undefined;
     if (producer.opType === 'Transpose' && !isSwap(producer)) return undefined;
     if (producer.opType === 'Transpose') isTransposed = !isTransposed;
     if (producer.opType === 'DequantizeLinear') quantized = 'DequantizeLinear';

@@ -60,7 +60,7 @@ async function rangesOf(source: Model, spec: QatSpec): Promise<Ranges> {
 }
 
 async function quantized(source: Model, spec: QatSpec) {
-  return quantizeModel(source, spec, await rangesOf(source, spec));
+  return quantizeModel(source, spec, spec.weights === 'int4' ? undefined : await rangesOf(source, spec));
 }
 
 /** What rounds which value with which scale, as `VALUE SCALE` or `VALUE SCALE AXIS`. */
@@ -155,8 +155,34 @@ describe('a model in quantization-aware training', () => {
   });
 });
 
+/** What a linear layer is where its exporter folds no constants. */
+function transposedLayer(): Model {
+  const s = new Sketch();
+  const x = s.input('x', ['n', 1, 8, 8]);
+  const w = s.weight('w', [10, 8]);
+  const m = s.add('MatMul', [x, s.add('Transpose', [w], 't', { perm: [1, 0] })], 'm');
+  return s.model([s.add('Sigmoid', [m], 'y')]);
+}
+
+describe('a weight behind a Transpose', () => {
+  it.each([{ weights: 'int8', reduceRange: true }, { weights: 'int4' }] as const)(
+    'is stored as integers (%j)',
+    async spec => {
+      const source = transposedLayer();
+      const trained = await quantized(source, spec);
+      const stored = storeIntegers(trained);
+      const types = [...stored.graph.initializers].map(([v, t]) => `${v.name} ${t.dtype} ${t.dims}`);
+      expect(types).toContain(`w_quantized ${spec.weights} 8,10`);
+      expect(types.some(t => t.startsWith('w float'))).toBe(false);
+      const [float, rounded] = [await outputs(source, false), await outputs(stored, false)];
+      const off = rounded.map((y, i) => Math.abs(y - float[i]!));
+      expect(Math.max(...off)).toBeLessThan(spec.weights === 'int4' ? 0.1 : 0.02);
+    },
+  );
+});
+
 describe('a model that is quantized already', () => {
-  const again = (source: Model, method: 'fixed' | 'lsq') =>
+  const again = (source: Model, method: 'fixed' | 'lsq' | 'ema') =>
     storeIntegers(quantizeModel(source, { weights: 'int8', method }, undefined));
 
   it.each(['fixed', 'lsq'] as const)('has the same integers before it trains (%s)', async method => {
@@ -183,7 +209,19 @@ describe('a model that is quantized already', () => {
     expect([...trained.graph.initializers].find(([v]) => v.name === 'w_float')![1].numbers()[1]).toBeCloseTo(
       -0.82,
     );
+    const [before, averaged] = [await outputs(model, false), await outputs(again(model, 'ema'), false)];
+    for (const [i, y] of before.entries()) expect(Math.abs(averaged[i]! - y)).toBeLessThan(0.021);
   });
+
+  it.each([true, false])(
+    'gives the same but for a step with averaged ranges (reduce-range %s)',
+    async reduceRange => {
+      const stored = storeIntegers(await quantized(network(), { weights: 'int8', reduceRange }));
+      const [before, after] = [await outputs(stored, false), await outputs(again(stored, 'ema'), false)];
+      const off = after.map((y, i) => Math.round(Math.abs(y - before[i]!) * 255));
+      expect(Math.max(...off)).toBeLessThanOrEqual(1);
+    },
+  );
 
   it('decides what its method does not', async () => {
     const stored = storeIntegers(await quantized(network(), { weights: 'int8' }));

@@ -8,6 +8,7 @@ import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
 import { type DerivativeModel, type DerivativeOptions, derivativeModel } from './passes/differentiate.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
+import { type LossFunction, withLossFunction } from './passes/normalize/loss-function.js';
 import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
 import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
@@ -23,6 +24,13 @@ export type { AnyOptions, OptimizerName } from './ops/optimizers/index.js';
 export type { Schedule } from './ops/schedules.js';
 export type { GradientOptions } from './passes/differentiate.js';
 export type { TrainingDescription } from './passes/file/description.js';
+export type {
+  LossContext,
+  LossExpression,
+  LossFunction,
+  LossOperand,
+  LossTargets,
+} from './passes/normalize/loss-function.js';
 export { parseLoss } from './passes/options/parse-loss.js';
 export type { Device, ParameterGroup, StepOptions } from './passes/options.js';
 export type { GroupOptions } from './passes/select/group-parameters.js';
@@ -98,9 +106,12 @@ export type {
  */
 export function inject(
   model: Model,
-  options: InjectOptions,
+  options: Omit<InjectOptions, 'loss'> & {
+    /** A specification, or a function that writes the loss as an expression. */
+    loss?: LossSpec | LossFunction;
+  },
 ): Promise<{ model: Model; report: InjectReport }> {
-  return injectPass(model, options, sessionShapes);
+  return injectPass(model, withLossFunction(options), sessionShapes);
 }
 
 /** A copy of the model with a new head for other classes, or a longer vocabulary; see `AdaptOptions`. */

@@ -27,7 +27,7 @@ beforeAll(async () => {
     'node',
     '--skipLibCheck',
   ];
-  const files = ['custom-loop.ts', 'k-fold.ts', 'callbacks.ts'];
+  const files = ['custom-loop.ts', 'k-fold.ts', 'callbacks.ts', 'own-loss.ts'];
   const tsc = join(ROOT, 'node_modules/typescript/lib/tsc.js');
   const result = spawnSync(process.execPath, [tsc, ...options, ...files], { cwd: folder, encoding: 'utf8' });
   expect(result.stdout + result.stderr).toBe('');
@@ -41,6 +41,7 @@ it.each([
     'callbacks',
     [/192 samples, 6 steps an epoch/, /ended by callback after \d+ steps/, /weights of epoch \d+/],
   ],
+  ['own-loss', [/loss \d\.\d+, after \d+ steps \d\.\d+/]],
 ])(
   '%s runs',
   (name, lines) => {

@@ -8,6 +8,7 @@ import { type Distilled, parseDistillation } from '../options/parse-distillation
 import type { InjectOptions, LossSpec, LossTerm } from '../options.js';
 import { LOSS, TEACHER } from './attached.js';
 import { inlineFunctions } from './inline-functions.js';
+import { lossGraphOf } from './loss-function.js';
 import { upgradeOpset } from './upgrade-opset.js';
 
 /**
@@ -20,7 +21,8 @@ export function attachModels(
   source: Model,
   options: InjectOptions,
 ): { model: Model; options: InjectOptions } {
-  const { teacherModel, lossGraph, distill, ...others } = options;
+  const { teacherModel, lossGraph: loaded, distill, ...others } = options;
+  const lossGraph = typeof loaded === 'function' ? lossGraphOf(source, loaded) : loaded;
   if (distill && !teacherModel)
     throw new AgdError('bad-option', '--distill needs a model to learn from: add --teacher FILE.');
   if (teacherModel && !distill?.length)

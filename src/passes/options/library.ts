@@ -1,6 +1,7 @@
 import type { Graph, Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { given, texts } from '../../ops/core/option-type.js';
+import type { LossFunction } from '../normalize/loss-function.js';
 import { isObject, type Option, option } from './option.js';
 
 /** The fewest samples, along the batch axis of this name, that batch normalization can be trained on, and which it is. */
@@ -26,7 +27,10 @@ export const LIBRARY_OPTIONS = {
   frozen: option(texts, library('Names of parameters that stay as they are')),
   exports: option(texts, library('Outputs that the model to write computes')),
   teacherModel: option(given<Model>('a Model', isObject), library('Teacher of distill')),
-  lossGraph: option(given<Model>('a Model', isObject), library('Model that computes the loss')),
+  lossGraph: option(
+    given<Model | LossFunction>('a Model or a function', x => isObject(x) || typeof x === 'function'),
+    library('Model that computes the loss, or a function that writes it'),
+  ),
   values: option(
     given<ReadonlyMap<string, Tensor>>('a Map of tensors', x => x instanceof Map),
     { ...library('Values of inputs and initializers, by name'), ownStep: true },

@@ -2,6 +2,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
+import { type LossFunction, withLossFunction } from '../../passes/normalize/loss-function.js';
 import { type InjectOptions, type LossSpec, noLoss } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import { modelWithLoss } from '../../passes/run/evaluation-model.js';
@@ -17,8 +18,8 @@ import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './mod
 
 export type EvaluateModelOptions = EvaluateOptions &
   ModelRunOptions & {
-    /** Needed for a plain model; of an injected one its own if not given. */
-    loss?: LossSpec;
+    /** Needed for a plain model, where it may be a function too; of an injected one its own if not given. */
+    loss?: LossSpec | LossFunction;
   } & Pick<InjectOptions, 'lossGraph' | 'teacherModel' | 'distill'>;
 
 /**
@@ -29,8 +30,9 @@ export type EvaluateModelOptions = EvaluateOptions &
 export async function evaluate(
   source: Model | string,
   given: FitData,
-  options: EvaluateModelOptions = {},
+  asked: EvaluateModelOptions = {},
 ): Promise<Evaluation> {
+  const options = withLossFunction(asked);
   const { batchSize, bind, metrics, onLosses } = options;
   const { lossGraph, teacherModel, distill } = options;
   const stored = await plainModel(source, options);

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { unknownName } from '../../ops/core/option-type.js';
+import { type LossFunction, withLossFunction } from '../../passes/normalize/loss-function.js';
 import { parseLoss } from '../../passes/options/parse-loss.js';
 import {
   INJECT_OPTION_NAMES,
@@ -70,8 +71,11 @@ export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
   SessionOptions &
   Omit<DataOptions, 'recipe' | 'seed' | 'augment' | 'progress' | 'fold'> & {
-    /** What to minimize, where the model has no training step yet: a specification, or the text of --loss. */
-    loss?: LossSpec | string;
+    /**
+     * What to minimize, where the model has no training step yet: a specification, the text of --loss, or a function that writes
+     * it as an expression.
+     */
+    loss?: LossSpec | string | LossFunction;
     optimizer?: OptimizerSpec | OptimizerSpec['name'];
     /** What is done to images in training, in the words of `--augment` too: 'flip,crop:padding=4,mixup'. */
     augment?: string | readonly Augmentation[];
@@ -303,7 +307,7 @@ function calledBy(callback: Callbacks, event: LoopEvent | StartEvent, trainer: T
 function injectOptions({ loss, optimizer, ...options }: FitOptions): InjectOptions | undefined {
   const found: InjectOptions = injectOptionsOf({
     ...options,
-    loss: typeof loss === 'string' ? parseLoss(loss) : loss,
+    ...withLossFunction({ ...options, loss: typeof loss === 'string' ? parseLoss(loss) : loss }),
     optimizer: typeof optimizer === 'string' ? ({ name: optimizer } as OptimizerSpec) : optimizer,
   });
   const { seed, ...decided } = found;

@@ -4,7 +4,6 @@ import { AgdError } from '../../graph/errors.js';
 import { Graph, Model, Node, type Shape, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../ops/core/builder.js';
-import type { LossSpec } from '../options.js';
 
 const TARGETS = ['float32', 'float64', 'int64', 'int32', 'bool'] as const;
 
@@ -269,14 +268,17 @@ const described = (x: unknown) => (typeof x === 'object' ? JSON.stringify(x) : S
 const shorten = (text: string) => (text.length <= 80 ? text : `…${text.slice(-79)}`);
 
 /** The options with a loss that is a function as `lossGraph`. Throws `bad-option` if there is such a graph too. */
-export function withLossFunction<O extends { loss?: LossSpec | LossFunction; lossGraph?: unknown }>(
+export function withLossFunction<O extends { loss?: unknown; lossGraph?: unknown }>(
   options: O,
-): Omit<O, 'loss' | 'lossGraph'> & { loss?: LossSpec; lossGraph?: Model | LossFunction } {
+): Omit<O, 'loss' | 'lossGraph'> & {
+  loss?: Exclude<O['loss'], LossFunction>;
+  lossGraph?: Model | LossFunction;
+} {
   const { loss, lossGraph, ...others } = options;
   if (typeof loss !== 'function') return options as never;
   if (lossGraph)
     throw new AgdError('bad-option', 'Give the loss as a function or as lossGraph, not as both.');
-  return { ...others, lossGraph: loss };
+  return { ...others, lossGraph: loss as LossFunction };
 }
 
 /**

@@ -56,7 +56,11 @@ export const UPDATE_OPTIONS = {
   }),
   clipGradNorm: option(positive, { ...STEP, help: 'Clip global gradient norm', recorded: true }),
   clipGradValue: option(positive, { ...STEP, help: 'Clip gradients elementwise', recorded: true }),
-  accumulate: option(count, { ...STEP, help: 'Batches for one update, which is that of one large batch', shown: '1' }),
+  accumulate: option(count, {
+    ...STEP,
+    help: 'Batches for one update, which is that of one large batch',
+    shown: '1',
+  }),
   ema: option(belowOne, {
     ...STEP,
     help: 'Keep an exponential moving average of the weights with this decay',

@@ -50,14 +50,31 @@ export function writeQuantizers(model: Model, quantizers: readonly Quantizer[]):
   else model.metadata.delete(KEY);
 }
 
-/** The scales that train, and the sources of scales that do not. */
-export function scalesOf(model: Pick<Model, 'metadata'>): {
+/** The scales that train, and what else rounding is computed from that does not: sources of scales, and numbers. */
+export function scalesOf({ metadata, graph }: Pick<Model, 'metadata' | 'graph'>): {
   learned: ReadonlySet<string>;
   constant: ReadonlySet<string>;
 } {
-  const of = (...kinds: ScaleKind[]) =>
-    new Set(readQuantizers(model).flatMap(q => (kinds.includes(q.kind) ? [q.source] : [])));
-  return { learned: of('learned'), constant: of('averaged', 'fixed') };
+  const quantizers = readQuantizers({ metadata });
+  const of = (...kinds: ScaleKind[]) => quantizers.flatMap(q => (kinds.includes(q.kind) ? [q.source] : []));
+  const learned = new Set(of('learned'));
+  const trained = new Set([...learned, ...quantizers.flatMap(q => q.weight ?? [])]);
+  const scales = new Set(quantizers.map(q => q.scale));
+  // Only a constant is rounded with nothing but constants before it.
+  const rounding = graph.nodes.filter(n => n.opType === 'QuantizeLinear' && scales.has(n.inputs[1]!.name));
+  const weights = new Set(quantizers.flatMap(q => (q.weight === undefined ? [] : [q.scale])));
+  const read = rounding.flatMap(({ inputs }) => (weights.has(inputs[1]!.name) ? inputs : inputs.slice(1)));
+  const constant = new Set(of('averaged', 'fixed'));
+  const seen = new Set<Value>();
+  for (const value of read) collect(value);
+  return { learned, constant };
+
+  function collect(value: Value | null): void {
+    if (!value || seen.has(value)) return;
+    seen.add(value);
+    if (graph.initializers.has(value) && !trained.has(value.name)) constant.add(value.name);
+    value.producer?.inputs.forEach(collect);
+  }
 }
 
 /** The scales and zero points that are computed anew in each step, through which no gradient passes. */

@@ -101,14 +101,14 @@ export class QuantizerNodes {
   averaged(name: string, range: readonly [number, number], dtype: 'uint8' | 'int8'): Scale {
     const least = dtype === 'int8' ? -128 : 0;
     const source = this.constant(`${name}_range`, Tensor.ofNumbers('float32', [2], range));
-    const signs = this.constant('quantization', Tensor.ofNumbers('float32', [2], [-1, 1]));
-    const index = this.constant('quantization', Tensor.filled('int64', [], 0));
-    const signed = this.#first('Mul', [source, signs], `${name}_signed`);
-    const width = this.#first('ReduceSum', [signed], `${name}_width`, { keepdims: 0 });
+    const [low, high] = ([0, 1] as const).map(end => {
+      const index = this.constant('quantization', Tensor.filled('int64', [], end));
+      return this.#first('Gather', [source, index], `${name}_${end ? 'most' : 'least'}`);
+    });
+    const width = this.#first('Sub', [high!, low!], `${name}_width`);
     const step = this.#first('Div', [width, this.#float(255)], `${name}_quotient`);
     const scale = this.#first('Max', [step, this.#float(LEAST)], `${name}_scale`);
-    const low = this.#first('Gather', [source, index], `${name}_least`);
-    const steps = this.#first('Div', [low, scale], `${name}_steps`);
+    const steps = this.#first('Div', [low!, scale], `${name}_steps`);
     const level = this.#first('Sub', [this.#float(least), steps], `${name}_level`);
     const rounded = this.#first('Round', [level], `${name}_rounded`);
     const zero = this.#first('Cast', [rounded], `${name}_zero_point`, { to: dtypeCode(dtype) });

@@ -10,6 +10,7 @@ import { encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { QatSpec, Ranges } from '../../../src/passes/options/quantization.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
 import { quantizeModel, valuesToCalibrate } from '../../../src/passes/quantize/quantize-model.js';
 import { storeIntegers } from '../../../src/passes/quantize/store-integers.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
@@ -302,5 +303,26 @@ describe('gradients', () => {
 
   it('of fixed scales there are none', async () => {
     expect((await step('fixed')).names).toEqual(['w', 'b']);
+  });
+});
+
+describe('what trains', () => {
+  const trained = async (options: InjectOptions) => {
+    const { report } = await inject(
+      network(),
+      { loss: { kind: 'cross-entropy' }, ...options },
+      sessionShapes,
+    );
+    return report.parameters.flatMap(p => (p.trains ? [p.value.name] : [])).sort();
+  };
+
+  it.each(['ema', 'fixed'] as const)('is what trains without (%s)', async method => {
+    for (const reduceRange of [false, true]) {
+      const qat = { weights: 'int8', method, reduceRange } as const;
+      const ranges = await rangesOf(network(), qat);
+      const plain = await trained({});
+      expect(await trained({ qat, ranges })).toEqual(plain);
+      expect(await trained({ qat, ranges, train: ['*'] })).toEqual(plain);
+    }
   });
 });

@@ -91,11 +91,18 @@ export class Session {
     if (source instanceof Model) checkAttributes(source.graph);
     const model = source instanceof Model ? encodeModel(source, place) : source;
     if (source instanceof Model && storedBytes(source) > LEAST_FREED) freeMemory();
+    const load = (level = options.graphOptimizationLevel) => {
+      const chosen = { ...options, graphOptimizationLevel: level };
+      return typeof model === 'string'
+        ? ort.InferenceSession.create(model, chosen)
+        : ort.InferenceSession.create(model, chosen);
+    };
     try {
-      const made =
-        typeof model === 'string'
-          ? ort.InferenceSession.create(model, options)
-          : ort.InferenceSession.create(model, options);
+      // Where a Cast of 16-bit floats has the type that it had, the runtime breaks its types, and mends them as it optimizes.
+      const made = load().catch(error => {
+        if (optimize || !/InsertedPrecisionFreeCast_/.test(String(error))) throw error;
+        return load('basic');
+      });
       return new Session(await made, device);
     } catch (error) {
       const unavailable =

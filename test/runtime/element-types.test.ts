@@ -145,3 +145,11 @@ it('a type that an operator is not defined for is the runtime\u2019s own error',
     message: expect.stringMatching(/bfloat16.*Conv/),
   });
 });
+
+it('a Cast of float16 to float16, as optimizers of files leave it, does not stop the shapes from being inferred', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['n', 4], 'float16');
+  const y = s.add('Sqrt', [s.add('Cast', [s.add('Sqrt', [x], 'root')], 'cast', { to: 10 })], 'y');
+  const types = await sessionShapes(s.model([y]));
+  expect(types.get('y')).toMatchObject({ dtype: 'float16', shape: ['n', 4] });
+});

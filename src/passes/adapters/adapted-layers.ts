@@ -35,14 +35,25 @@ export type AdaptedLayer = {
   part?: { from: number; all: number };
 };
 
-/** Layers that multiply with a constant, or look up its rows, in the order of the graph. */
+/**
+ * Layers that multiply with a constant, or look up its rows, in the order of the graph. Those of branches follow, as far as
+ * their weights are the main graph's, such as those of a decoder with a branch for its first tokens.
+ */
 export function adaptedLayers(graph: Graph): AdaptedLayer[] {
   const linear = linearLayers(graph).map(layer => fromLinear(graph, layer));
   const embeddings = graph.nodes.flatMap(node => embeddingAt(graph, node) ?? []);
   const order = new Map(graph.nodes.map((node, i) => [node, i]));
   const projections = graph.nodes.flatMap(node => projectionAt(graph, node) ?? []);
-  return [...linear, ...embeddings, ...projections].sort((a, b) => order.get(a.node)! - order.get(b.node)!);
+  const own = [...linear, ...embeddings, ...projections];
+  own.sort((a, b) => order.get(a.node)! - order.get(b.node)!);
+  const branches = graph.nodes.flatMap(node => (node.opType === 'If' ? node.subgraphs() : []));
+  const inner = branches.flatMap(adaptedLayers);
+  return [...own, ...inner.filter(({ weight }) => !branches.some(b => isOf(b, weight)))];
 }
+
+/** Whether a constant is in this graph. */
+const isOf = (graph: Graph, { value }: Stored) =>
+  graph.initializers.has(value) || value.producer?.graph === graph;
 
 function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
   const { node, weight, quantized } = layer;
@@ -160,7 +171,7 @@ function namesOfNode({ name, outputs }: Node): { module: string; name: string } 
 
 /** How messages list a layer. */
 export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =>
-  `'${module}' (${node.opType}, ${inputs} to ${outputs})`;
+  `'${module}' (${node.opType}${Number.isInteger(outputs) ? `, ${inputs} to ${outputs}` : ''})`;
 
 /** Operators that compute more than a product, or a product of integers only. */
 const REFUSED =

@@ -182,10 +182,11 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
     // The first to be added writes the result, and reads the sum with the next.
     place.after.unshift(...added);
   });
-  graph.nodes = graph.nodes.flatMap(node => {
-    const { before = [], after = [] } = around.get(node) ?? {};
-    return [...before, node, ...after];
-  });
+  for (const each of new Set([...around.keys()].map(node => node.graph!)))
+    each.nodes = each.nodes.flatMap(node => {
+      const { before = [], after = [] } = around.get(node) ?? {};
+      return [...before, node, ...after];
+    });
   writeAdapters(model, records);
 }
 

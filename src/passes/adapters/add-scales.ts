@@ -118,7 +118,7 @@ function place(model: Model, planned: readonly Planned[]): void {
     if (feedforward) {
       const scaled = new Value(names.fresh(`${module}.ia3_input`));
       added.push(make('Mul', [layer.input, factor], scaled));
-      for (const each of added) graph.insertBefore(node, each);
+      for (const each of added) node.graph!.insertBefore(node, each);
       node.setInput(0, scaled);
     } else {
       const { output } = layer;
@@ -126,8 +126,9 @@ function place(model: Model, planned: readonly Planned[]): void {
       const base = new Value(names.fresh(`${output.name}_base`), output.type);
       last.setOutput(0, base);
       added.push(make('Mul', [base, factor], output));
-      const at = graph.nodes.indexOf(last) + 1;
-      graph.nodes = [...graph.nodes.slice(0, at), ...added, ...graph.nodes.slice(at)];
+      const own = last.graph!;
+      const at = own.nodes.indexOf(last) + 1;
+      own.nodes = [...own.nodes.slice(0, at), ...added, ...own.nodes.slice(at)];
     }
   }
   writeScales(model, records);

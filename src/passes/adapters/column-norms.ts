@@ -28,6 +28,7 @@ export function checkMagnitudes(layer: AdaptedLayer): void {
   if (layer.kind === 'embedding') throw refusal(layer, 'an embedding; use one without dora');
   if (layer.isInner || layer.part)
     throw refusal(layer, 'it is part of an operator that computes more; use an adapter without dora');
+  if (layer.node.graph!.owner) throw refusal(layer, 'in a branch; use one without dora');
   if (layer.quantized === 'MatMulInteger')
     throw refusal(layer, 'its activations are quantized; use an adapter without dora');
 }

@@ -38,7 +38,7 @@ export function mergeAdapters(source: Model): MergedAdapters {
     }
     for (const { add, layer } of places) {
       const [base, output] = [add.inputs[0]!, add.outputs[0]!];
-      graph.remove([add]);
+      add.graph!.remove([add]);
       if (layer.isInner) output.replaceAllUses(base);
       // The layer writes what the sum did, or the sum with another adapter.
       else base.producer!.outputs = base.producer!.outputs.map(v => (v === base ? output : v));

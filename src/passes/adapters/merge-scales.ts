@@ -28,7 +28,7 @@ export function mergeScales(model: Model, names: Names): { merged: string[]; kep
     const scale = [...graph.initializers].find(([v]) => v.name === record.scale)![1].floats();
     for (const { mul, layer } of places) {
       const [x, , y] = [mul.inputs[0]!, mul.inputs[1]!, mul.outputs[0]!];
-      graph.remove([mul]);
+      mul.graph!.remove([mul]);
       if (record.feedforward) layer.node.setInput(0, x);
       else x.producer!.outputs = x.producer!.outputs.map(v => (v === x ? y : v));
     }

@@ -28,12 +28,12 @@ export function putWeight(
   if (!isShared && value.producer) return value.name;
   const target = isShared ? new Value(names.fresh(`${value.name}_adapted`), value.type) : value;
   graph.initializers.set(target, weight);
-  if (isShared) readInstead(graph, names, layers, target);
+  if (isShared) readInstead(names, layers, target);
   return target.name;
 }
 
 /** Lets the layers read another weight, through copies of the nodes that lead from the weight to them. */
-function readInstead(graph: Graph, names: Names, layers: readonly AdaptedLayer[], target: Value): void {
+function readInstead(names: Names, layers: readonly AdaptedLayer[], target: Value): void {
   const instead = new Map([[layers[0]!.weight.value, target]]);
   const replaced = (inputs: Node['inputs']) => inputs.map(v => (v && instead.get(v)) ?? v);
   for (const { weight, node } of layers) {
@@ -44,7 +44,7 @@ function readInstead(graph: Graph, names: Names, layers: readonly AdaptedLayer[]
       const made = new Node(each.opType, replaced(each.inputs), [copy], each.attrs);
       made.domain = each.domain;
       made.name = names.fresh(`${each.name || output!.name}_adapted`);
-      graph.insertBefore(each, made);
+      each.graph!.insertBefore(each, made);
       instead.set(output!, copy);
     }
     node.inputs = replaced(node.inputs);

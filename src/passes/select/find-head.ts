@@ -83,6 +83,15 @@ const TAIL = new Set(
 );
 const SCALED = new Set('Add Sub Mul Div'.split(' '));
 
+/** The initializer that a value is in a graph, or in one around it. */
+function initializerOf(graph: Graph, value: Value): Tensor | undefined {
+  for (let at: Graph | undefined = graph; at; at = at.owner?.graph) {
+    const tensor = at.initializers.get(value);
+    if (tensor) return tensor;
+  }
+  return undefined;
+}
+
 /**
  * Finds a constant through nodes that only change its layout. `quantized`: it consists of integers behind
  * DequantizeLinear, or is rounded to such in training.
@@ -92,7 +101,7 @@ export function storedAt(graph: Graph, value: Value): (Stored & { quantized?: st
   let isTransposed = false;
   let quantized: string | undefined;
   for (let at = value; ; ) {
-    const tensor = graph.initializers.get(at) ?? (at.producer && constantOf(at.producer)?.tensor);
+    const tensor = initializerOf(graph, at) ?? (at.producer && constantOf(at.producer)?.tensor);
     if (tensor) {
       // Without a permutation, a Transpose reverses all axes.
       const isMatrix = tensor.dims.length === 2 || !through.some(n => n.opType === 'Transpose');
@@ -122,7 +131,7 @@ function layerAt(graph: Graph, node: Node): LinearLayer | undefined {
   const [input, output] = [node.inputs[0], node.outputs[0]];
   if (!output) return undefined;
   if (node.opType === 'MatMulNBits' && input) return blockwise(graph, node, input, output);
-  if (QUANTIZED.has(node.opType) && input) return onIntegers(node, input, output);
+  if (QUANTIZED.has(node.opType) && input) return onIntegers(graph, node, input, output);
   const product = dynamicallyQuantized(graph, node, output);
   if (product) return product;
   const operator = LINEAR[node.opType];
@@ -171,9 +180,9 @@ function blockwise(graph: Graph, node: Node, input: Value, output: Value): Linea
 }
 
 /** For operators on integers, which are rejected, only a name is needed. */
-function onIntegers(node: Node, input: Value, output: Value): LinearLayer | undefined {
+function onIntegers(graph: Graph, node: Node, input: Value, output: Value): LinearLayer | undefined {
   const value = node.inputs[1];
-  const tensor = node.inputs.flatMap(v => (v && node.graph?.initializers.get(v)) ?? []).find(t => t.size > 1);
+  const tensor = node.inputs.flatMap(v => (v && initializerOf(graph, v)) ?? []).find(t => t.size > 1);
   if (!value || !tensor) return undefined;
   const weight: Stored = { value, tensor, through: [], isTransposed: false };
   return {

@@ -55,6 +55,7 @@ export {
   type Standing,
   standings,
 } from './runtime/train/comparison.js';
+export { foldOutput } from './runtime/train/cross-validate.js';
 export { EVENT_SCHEMAS, injectedEvent } from './runtime/train/events.js';
 export { RunLength } from './runtime/train/run-length.js';
 export { webgpuProvider } from './runtime/webgpu.js';

@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { AgdError, injectOptionsOf, types } from '../../src/constants.js';
 import type { Model, TrainEvent } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
@@ -74,7 +74,8 @@ export async function handler(args: Args): Promise<void> {
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
-  checkOutputs([out], [args.model, args.teacher, args.lossModel, args.params, args.config]);
+  const paths = isFolder ? PARTS[args.split ? 'split' : 'plain'].map(name => join(out, name)) : [out];
+  checkOutputs(paths, [args.model, args.teacher, args.lossModel, args.params, args.config]);
   const source = await openForInjection(
     args.model,
     await withOriginal(injectOptionsOf(args), args.model),
@@ -86,35 +87,31 @@ export async function handler(args: Args): Promise<void> {
     calibrate === undefined ? source.options : await withRanges(source.model, source.options, calibrate);
   const { model, report } = await inject(source.model, options);
   const begun = resumeOptimizer(model, source.optimizer);
-  const written = await write(begun.model, out, args);
+  await write(begun.model, paths, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);
   if (begun.note) print(begun.note);
-  print(`wrote ${written.join(', ')}`);
+  print(`wrote ${paths.join(', ')}`);
 }
 
-/** Saves the step, or its parts and their first state in a folder. Returns the files. */
-async function write(
-  model: Model,
-  out: string,
-  { split, plainState, steps, format }: Args,
-): Promise<string[]> {
+/** Files of a step in parts. */
+const PARTS = { plain: ['step.onnx', 'state.onnx'], split: ['grad.onnx', 'update.onnx', 'state.onnx'] };
+
+/** Saves the step in one file, or its parts and their first state in several. */
+async function write(model: Model, paths: readonly string[], { split, steps, format }: Args): Promise<void> {
   const { plainStep, saveModel, splitStep, trainingInfoForm } = await import('../../src/internal.js');
-  const isPlain = plainState || steps !== undefined;
-  if (!split && !isPlain) {
-    await saveModel(format === 'training-info' ? trainingInfoForm(model) : model, out);
-    return [out];
-  }
-  await makeFolder(out);
-  const files: Record<string, Model> = {};
-  if (isPlain) {
-    const { step, state } = plainStep(model, steps);
-    Object.assign(files, { 'step.onnx': step, 'state.onnx': state });
-  } else {
+  const parts = async (): Promise<Model[]> => {
+    if (paths.length === 1) return [format === 'training-info' ? trainingInfoForm(model) : model];
+    if (!split) {
+      const { step, state } = plainStep(model, steps);
+      return [step, state];
+    }
     const { gradients, update, state } = await splitStep(model);
-    Object.assign(files, { 'grad.onnx': gradients, 'update.onnx': update, 'state.onnx': state });
+    return [gradients, update, state];
+  };
+  for (const [i, part] of (await parts()).entries()) {
+    if (paths.length > 1) await makeFolder(dirname(paths[i]!));
+    await saveModel(part, paths[i]!);
   }
-  for (const [name, part] of Object.entries(files)) await saveModel(part, join(out, name));
-  return Object.keys(files).map(name => join(out, name));
 }
 
 /** What an injection did, a line each. */

@@ -155,13 +155,23 @@ const WORST_SAMPLES = 24;
 export async function handler(args: TrainArgs): Promise<void> {
   if (args.outDir !== undefined && args.folds === undefined)
     throw new UsageError('--out-dir takes the models of --folds: give -o FILE for one model.');
+  if (args.folds !== undefined && args.outDir === undefined)
+    for (const [flag, given] of Object.entries({
+      'export-ema': args.exportEma,
+      'bake-preprocessing': args.bakePreprocessing,
+    }))
+      if (given) throw new UsageError(`--${flag} changes the models that --folds writes: add --out-dir DIR.`);
   const output = args.folds === undefined ? (args.out ?? trainedName(args.model)) : undefined;
-  const { checkWritable, dataOptionsOf, isArtifacts } = await import('../../src/internal.js');
+  const { checkWritable, dataOptionsOf, foldOutput, isArtifacts } = await import('../../src/internal.js');
+  const { folds = 0, outDir } = args;
+  const models =
+    outDir === undefined ? [output] : Array.from({ length: folds }, (_, i) => foldOutput(outDir, i));
   const inject = injectOptionsIfTask(args, await isArtifacts(args.model));
   // A state may overwrite the one that training resumes from, but not a model without state.
   checkOutputs(
     [
-      ...[output, isInPlace(args) && !inject ? undefined : args.state],
+      ...models,
+      isInPlace(args) && !inject ? undefined : args.state,
       ...[args.log, args.csv, args.report, args.recipeOut],
     ],
     [

@@ -1,5 +1,5 @@
 /** Cross-validation from files: what each fold is trained and fitted on, and what is said of all. */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
@@ -182,6 +182,15 @@ it('options of a single run are refused, and a model that has seen the folds', (
   refuses([...ARRAYS, '--folds', '257'], '256 samples cannot be divided into 257 folds');
   refuses([...ARRAYS, '--folds', '2', '--val', 'test.npz'], '--folds cannot be combined with --val');
   refuses([...ARRAYS, '--folds', '2', '-o', 'x.onnx'], '--folds cannot be combined with --out');
+  copyFileSync(file('model.onnx'), file('fold-2.onnx'));
+  refuses(
+    ['train', 'fold-2.onnx', ...ARRAYS.slice(2), '--folds', '2', '--out-dir', '.'],
+    'fold-2.onnx would overwrite what it is made from',
+  );
+  refuses(
+    [...ARRAYS, '--folds', '2', '--export-ema', '--ema', '0.9'],
+    '--export-ema changes the models that --folds writes',
+  );
   refuses([...ARRAYS, '--out-dir', 'x'], '--out-dir takes the models of --folds');
   const windows = ['--columns', 'x=a:windows(4)', '--columns', 'target=c:class(3,4,5)'];
   const series = ['train', 'model.onnx', '--loss', 'cross-entropy', '--data', 'table.csv', ...windows];

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
@@ -34,4 +34,17 @@ it.each([
   const { code, err } = agdOnnx(await workplace(), ...INJECT, ...flags);
   expect(code).toBe(1);
   expect(err).toContain(message);
+});
+
+it.each([
+  ['--plain-state', 'step.onnx'],
+  ['--split', 'grad.onnx'],
+])('inject %s does not overwrite its source', async (flag, name) => {
+  const folder = await workplace();
+  const source = join(folder, name);
+  copyFileSync(join(folder, 'model.onnx'), source);
+  const before = readFileSync(source);
+  const { code, err } = agdOnnx(folder, 'inject', name, '--loss', 'cross-entropy', flag, '-o', '.');
+  expect([code, err]).toEqual([1, expect.stringContaining(`${name} would overwrite what it is made from`)]);
+  expect(readFileSync(source).equals(before)).toBe(true);
 });

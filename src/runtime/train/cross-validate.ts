@@ -11,8 +11,11 @@ type Report = (event: TrainEvent) => void;
 type Signal = { readonly aborted: boolean };
 type RunOne = (job: TrainJob, report: Report, signal: Signal) => Promise<void>;
 
+/** The file for the model of the fold with this index. */
+export const foldOutput = (folder: string, index: number) => join(folder, `fold-${index + 1}.onnx`);
+
 /**
- * Runs `job` once for each of its folds, with what is fitted on columns fitted anew on the other folds, and reports a `fold`
+ * Runs `job` once for each of its folds, with the statistics of columns taken from the other folds, and reports a `fold`
  * for each and `folds` for all. A fold counts with its last epoch, or with its best one where the job stops or chooses by the
  * monitored value. Models are written to `job.outDir`, if there is one.
  */
@@ -44,7 +47,7 @@ export async function crossValidate(
       } else report(event);
       if (event.type === 'epoch') epochs.push(event);
     };
-    const output = outDir === undefined ? undefined : join(outDir, `fold-${index + 1}.onnx`);
+    const output = outDir === undefined ? undefined : foldOutput(outDir, index);
     const fold = { index, of };
     await runOne({ ...job, folds: undefined, fold, output, export: choice }, watch, signal).catch(error => {
       // What was asked for is wrong for all folds.

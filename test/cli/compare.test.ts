@@ -78,7 +78,7 @@ it('ranks by the metrics that are chosen, of tables too, and by what a teacher s
     '0.5',
     ...few,
   ];
-  const label = ['--label', 'kind', '-o', 'tables'];
+  const label = ['--label', 'kind', '--class-weights', 'balanced', '-o', 'tables'];
   const both = ['--metric', 'balanced-accuracy', '--metric', 'f1'];
   const first = agdOnnx(folder, ...table, ...label, ...both);
   expect(first.out).toMatch(/optimizer +lr +final balanced-accuracy .*\n.*\nagd .* \d\d\.\d\d %/);

@@ -25,8 +25,9 @@ const CLASSIFIERS = new Set(['Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax', 'TopK
  * Warnings for a loss that does not fit its output, as far as operators tell, with the suggested option. One line
  * each.
  */
-export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): string[] {
-  if (kind === 'output' || !isBuiltInLoss(kind)) return [];
+export function checkLoss(graph: Graph, spec: LossSpec, output: Value): string[] {
+  const { kind } = spec;
+  if (kind === 'output' || !isBuiltInLoss(kind) || takesScores(graph, spec)) return [];
   const made = natureOf(output);
   if (!made) return [];
   const { nature, node, before } = made;
@@ -73,6 +74,11 @@ export function checkLoss(graph: Graph, { kind }: LossSpec, output: Value): stri
     }
   }
 }
+
+/** kl takes the softmax of scores, and other losses compare scores with those of a teacher. */
+const takesScores = (graph: Graph, { kind, target }: LossSpec) =>
+  kind === 'kl' ||
+  (target !== undefined && graph.nodes.some(node => node.outputs.some(v => v?.name === target)));
 
 const use = (what: string) => (what ? `Use ${what}.` : 'Use the value before it.');
 

@@ -12,7 +12,6 @@ import { upgradeOpset } from '../normalize/upgrade-opset.js';
 import { writeDateParts } from './bake-dates.js';
 import {
   type ColumnRecipe,
-  type FinalStep,
   type InputRecipe,
   isNumberStep,
   type Recipe,
@@ -131,6 +130,8 @@ const NOT_BAKED: Partial<Record<Step['step'], string>> = {
   image: 'decoding of images',
   'multi-hot': 'lists',
   list: 'lists',
+  transpose: 'arrays per row',
+  argmax: 'arrays per row',
   tensor: 'an array per row beside other columns',
 };
 
@@ -182,6 +183,9 @@ function bakeColumn({ steps, kind }: ColumnRecipe, raw: Expr): Expr[] {
       case 'min-max':
         x = x.sub(step.min).div(step.max - step.min || 1);
         break;
+      case 'subtract':
+        x = x.sub(step.by);
+        break;
       case 'fill': {
         const isMissing = x.op('IsNaN').typed({ kind: 'tensor', dtype: 'bool', shape: raw.shape });
         if (step.indicator) indicators.push(isMissing.cast('float32'));
@@ -205,7 +209,7 @@ function bakeColumn({ steps, kind }: ColumnRecipe, raw: Expr): Expr[] {
 }
 
 /** One-hot vectors or ids by a table; a missing value is '' or NaN. */
-function bakeTable(step: FinalStep, x: Expr, isText: boolean, fill: string): Expr[] {
+function bakeTable(step: Step, x: Expr, isText: boolean, fill: string): Expr[] {
   if (step.step !== 'one-hot' && step.step !== 'id') throw new Error(`${step.step} is not baked`);
   const { table } = step;
   const size = table.length;

@@ -23,6 +23,15 @@ const step = v.variant('step', [
     std: v.pipe(finite, v.gtValue(0)),
   }),
   v.strictObject({ step: v.literal('min-max'), min: finite, max: finite }),
+  v.strictObject({ step: v.literal('subtract'), by: finite, except: v.optional(finite) }),
+  v.pipe(
+    v.strictObject({ step: v.literal('transpose'), axes: v.pipe(v.array(whole), v.minLength(1)) }),
+    v.check(
+      ({ axes }) => axes.every((_, axis) => axes.includes(axis)),
+      'the axes are not an order of all axes',
+    ),
+  ),
+  v.strictObject({ step: v.literal('argmax') }),
   v.strictObject({ step: v.literal('fill'), with: finite, indicator: v.optional(v.boolean()) }),
   v.strictObject({ step: v.literal('fill-text'), with: text }),
   v.strictObject({ step: v.literal('one-hot'), table, unknown: otherwise, missing: otherwise }),
@@ -65,7 +74,10 @@ const step = v.variant('step', [
   v.strictObject({ step: v.literal('tensor') }),
 ]);
 
-const NUMBER_STEPS = new Set(['none', 'log1p', 'standardize', 'min-max', 'fill']);
+const NUMBER_STEPS = new Set(['none', 'log1p', 'standardize', 'min-max', 'subtract', 'fill']);
+const ARRAY_STEPS = new Set(['transpose', 'argmax']);
+
+const NOT_LAST = new Set(['fill-text', ...ARRAY_STEPS]);
 
 const column = v.strictObject({
   column: text,
@@ -75,7 +87,7 @@ const column = v.strictObject({
     v.array(step),
     v.minLength(1),
     v.check(
-      steps => steps.slice(0, -1).every(s => isBeforeLast(s)) && steps.at(-1)!.step !== 'fill-text',
+      steps => steps.slice(0, -1).every(s => isBeforeLast(s)) && !NOT_LAST.has(steps.at(-1)!.step),
       'a step that ends a column is not its last',
     ),
   ),
@@ -123,7 +135,7 @@ function widthOf(s: v.InferOutput<typeof step>): number | undefined {
 /** A single part of a date is a number, to which further steps apply. */
 function isBeforeLast(s: v.InferOutput<typeof step>): boolean {
   if (s.step === 'date') return s.parts.length === 1 && (!s.cyclic || /year|epoch/.test(s.parts[0]!));
-  return NUMBER_STEPS.has(s.step) || s.step === 'fill-text';
+  return NUMBER_STEPS.has(s.step) || ARRAY_STEPS.has(s.step) || s.step === 'fill-text';
 }
 
 const isDType = (name: string) => {

@@ -19,6 +19,8 @@ export type NumberStep =
   | { step: 'log1p' }
   | { step: 'standardize'; mean: number; std: number }
   | { step: 'min-max'; min: number; max: number }
+  /** `except`: a label that is ignored, which stays. */
+  | { step: 'subtract'; by: number; except?: number }
   /** `indicator`: an additional column after the values is 1 where the value was missing, and 0 elsewhere. */
   | { step: 'fill'; with: number; indicator?: boolean };
 
@@ -60,7 +62,13 @@ export type FinalStep =
 /** Replaces missing text, before a table. */
 export type FillText = { step: 'fill-text'; with: string };
 
-export type Step = NumberStep | FillText | FinalStep;
+/**
+ * A step on arrays. `axes`: as NumPy's transpose has them, with the axes of the stored array; the first is that of the
+ * samples. `argmax`: the position of the largest number along the last axis.
+ */
+export type ArrayStep = { step: 'transpose'; axes: number[] } | { step: 'argmax' };
+
+export type Step = NumberStep | FillText | ArrayStep | FinalStep;
 
 /** `width`: the number of values per row. */
 export type ColumnRecipe = { column: string; kind: ColumnKind; width: number; steps: Step[] };
@@ -99,7 +107,7 @@ export type Recipe = {
 };
 
 export const isNumberStep = (step: Step): step is NumberStep =>
-  ['none', 'log1p', 'standardize', 'min-max', 'fill'].includes(step.step);
+  ['none', 'log1p', 'standardize', 'min-max', 'subtract', 'fill'].includes(step.step);
 
 /** The metadata key of a model's recipe, as JSON. */
 export const RECIPE_KEY = 'agd.recipe';
@@ -148,6 +156,10 @@ export function parseRecipe(
   if (wrong !== undefined) throw new AgdError(code, `${what} is not a valid recipe: ${wrong}.`);
   return recipe as Recipe;
 }
+
+/** Whether it was fitted on arrays: its columns are arrays' names. */
+export const isOfArrays = ({ inputs }: Recipe) =>
+  inputs.some(({ columns }) => columns.some(({ kind }) => kind === 'tensor'));
 
 /** The names of the target's classes, or of the labels of a multi-label target, if the recipe has them. */
 export function classNames(recipe: Recipe): readonly string[] | undefined {

@@ -1,6 +1,9 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
+import { flagValue } from '../../passes/options/text.js';
+import { quotedColumn } from '../../passes/recipe/columns.js';
+import type { ColumnRecipe } from '../../passes/recipe/recipe.js';
 import { nonFiniteRows } from '../train/finite.js';
 import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
@@ -8,7 +11,7 @@ import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
 import { type Fit, fitInput, type InputSpec, matchNames, showShape } from './match.js';
 import type { ArrayType, Samples } from './samples.js';
-import { checkCounted, checkRange, isOneHot } from './targets.js';
+import { checkCounted, checkRange, type Flags, isOneHot } from './targets.js';
 
 export type { InputSpec };
 
@@ -30,6 +33,8 @@ export type BindOptions = {
   labels?: readonly string[];
   /** Where the arrays are from, for messages. */
   source?: string;
+  /** Of arrays from files: what a recipe makes each input of, for the options that messages name. */
+  columns?: ReadonlyMap<string, ColumnRecipe>;
 };
 
 /**
@@ -66,10 +71,13 @@ export function bindData(
   const count = counted && arrays.get(names.get(counted.name)!)!.dims[0];
 
   let symbols: Symbols = new Map();
+  const flags: Flags = (input, transform) => columnsFlag(input, transform, specs, names, options);
   const columns = specs.map((input): Column => {
-    const arrayName = names.get(input.name)!;
-    const given = arrays.get(arrayName)!;
-    const fit = checkShape(input, arrayName, given, symbols, count, options.source);
+    const key = names.get(input.name)!;
+    const made = options.columns?.get(input.name);
+    const arrayName = made?.kind === 'tensor' ? made.column : key;
+    const given = arrays.get(key)!;
+    const fit = checkShape(input, arrayName, given, symbols, count, options.source, flags);
     symbols = fit.symbols;
     const { name, dtype, batchAxis } = input;
     if (samples && fit.axis !== 0) throw notWhole(name, source);
@@ -78,9 +86,18 @@ export function bindData(
     const scale = scaleOf(input, arrayName, array, options, notes);
     const check = (rows: Tensor) => {
       checkValues(input, arrayName, rows);
-      checkRange(input, rows, arrayName, scale);
+      checkRange(input, rows, arrayName, scale, flags);
     };
-    const column = { input: name, array, arrayName, dtype, dims: fit.dims, scale, batchAxis };
+    const column = {
+      input: name,
+      array,
+      arrayName: array instanceof Tensor ? arrayName : key,
+      dtype,
+      dims: fit.dims,
+      scale,
+      batchAxis,
+      isFromFile: options.columns !== undefined,
+    };
     if (!(array instanceof Tensor)) return { ...column, check };
     check(array);
     checkCounted(input, array, arrayName);
@@ -145,7 +162,8 @@ function checkShape(
   array: ArrayType,
   symbols: Symbols,
   count: number | undefined,
-  source?: string,
+  source: string | undefined,
+  flags: Flags,
 ): Fit {
   const fit = fitInput(input, array, symbols, count);
   if (fit) return fit;
@@ -154,20 +172,45 @@ function checkShape(
   const known = inner.filter(d => typeof d === 'string' && symbols.has(d));
   const where = known.map(d => `, ${d} = ${symbols.get(d as string)}`).join('');
   const what = `Input '${input.name}' takes ${showShape(shape)}${where}, but array '${arrayName}'${source === undefined ? '' : ` of ${source}`} is ${showShape(array.dims)}`;
-  const cause = causeOf(input, array, arrayName);
+  const cause = causeOf(input, array, flags);
   throw new AgdError('bad-shape', `${what}; ${cause ?? adviceOnShape(input, array, count)}`);
 }
 
-/** What is usually the matter with an array of such a shape, and the NumPy expression that mends it. */
+/** With the options by which the arrays of other names are found, as columns are not matched by their shapes. */
+function columnsFlag(
+  input: string,
+  transform: string,
+  specs: readonly InputSpec[],
+  names: ReadonlyMap<string, string>,
+  { columns, labels = [], map = {} }: BindOptions,
+): string | undefined {
+  const known = columns?.get(input);
+  if (!columns || (known ? known.steps.length > 1 || known.kind !== 'tensor' : columns.size))
+    return undefined;
+  const array = known?.column ?? names.get(input)!;
+  const others = specs.filter(
+    ({ name, alias }) =>
+      name !== input && !Object.hasOwn(map, name) && ![name, alias].includes(names.get(name)),
+  );
+  const flags = others.map(({ name }) => {
+    const other = names.get(name)!;
+    return labels.includes(name)
+      ? `--label ${flagValue(other)}`
+      : `--columns ${flagValue(`${quotedColumn(name)}=${quotedColumn(other)}`)}`;
+  });
+  return [`--columns '${quotedColumn(input)}=${quotedColumn(array)}:${transform}'`, ...flags].join(' ');
+}
+
+/** What is usually the matter with an array of such a shape, and the option that mends it. */
 function causeOf(
   { name, dtype, shape, batchAxis = 0 }: InputSpec,
   array: ArrayType,
-  arrayName: string,
+  flags: Flags,
 ): string | undefined {
   const { dims } = array;
   if (batchAxis !== 0 || !shape) return undefined;
   if (isInteger(dtype) && dims.length === shape.length + 1 && array instanceof Tensor && isOneHot(array))
-    return `its rows are one-hot, and the loss takes the number of the class: save ${arrayName}.argmax(-1), or use a loss of separate labels.`;
+    return `its rows are one-hot, and the loss takes the number of the class: ${flags(name, 'argmax') ?? 'give the position of the one'}, or use a loss of separate labels.`;
   const fits = (order: readonly number[]) =>
     fitInput(
       { name, dtype, shape, batchAxis },
@@ -175,7 +218,8 @@ function causeOf(
       new Map(),
     );
   const rest = dims.map((_, axis) => axis).slice(1);
-  const mend = (order: readonly number[]) => `save ${arrayName}.transpose(${order.join(', ')}).`;
+  const mend = (order: readonly number[]) =>
+    `${flags(name, `transpose(${order})`) ?? `put its axes in the order ${order.join(', ')}`}.`;
   const channelsFirst = [0, rest.at(-1)!, ...rest.slice(0, -1)];
   const channelsLast = [0, ...rest.slice(1), rest[0]!];
   if (rest.length > 1 && fits(channelsFirst))

@@ -109,6 +109,18 @@ export function moveAxis(array: Tensor, from: number, to: number): Tensor {
   return new Tensor(array.dtype, dims, out);
 }
 
+/** NumPy's transpose: axis i of the result is axis `order[i]`. */
+export function permute(array: Tensor, order: readonly number[]): Tensor {
+  const places = order.map((_, i) => i);
+  let now = array;
+  for (const [to, axis] of order.entries()) {
+    const from = places.indexOf(axis);
+    now = moveAxis(now, from, to);
+    places.splice(to, 0, ...places.splice(from, 1));
+  }
+  return now;
+}
+
 function copyRows(from: Uint8Array, rows: Uint32Array, to: Uint8Array): void {
   const width = to.length / rows.length;
   rows.forEach((row, i) => {

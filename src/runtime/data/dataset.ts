@@ -26,6 +26,8 @@ export type Column = {
   input: string;
   array: Tensor | ArrayType;
   arrayName: string;
+  /** Whether it was read from a file, to which options of files apply. */
+  isFromFile?: boolean;
   dtype: DType;
   dims: readonly number[];
   scale: number;

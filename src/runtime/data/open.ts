@@ -30,7 +30,7 @@ import {
   splitRows,
 } from './split.js';
 
-export type DataBinding = Omit<BindOptions, 'source'>;
+export type DataBinding = Omit<BindOptions, 'source' | 'columns'>;
 
 /** What is made of the files. */
 export type DataOptions = {
@@ -125,13 +125,12 @@ export async function openData(paths: string | readonly string[], options: DataO
   const hasSpec =
     options.columns !== undefined || options.label !== undefined || options.recipe !== undefined;
   if (formats.every(format => format === 'arrays')) {
-    const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
-    for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
-    const all = loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
-    const { arrays, notes } = finiteRows(all, name, options.skipMissing);
-    return hasSpec
-      ? new Table({ source: arraysAsSource(arrays, name), notes }, files, options)
-      : dataOf(arrays, name, options, { notes });
+    const { columns, recipe, skipMissing } = options;
+    const { arrays, notes } = finiteRows(await readArrays(files, columns, recipe), name, skipMissing);
+    if (!hasSpec) return dataOf(arrays, name, options, { notes, columns: new Map() });
+    const { withDimsOf } = await import('./recipe/array-steps.js');
+    const own = recipe ? { recipe: withDimsOf(recipe, arrays) } : {};
+    return new Table({ source: arraysAsSource(arrays, name), notes }, files, { ...options, ...own });
   }
   const opened = await openTable(files, formats, options);
   return new Table(await withoutMissing(opened, options), files, options);
@@ -154,9 +153,23 @@ export async function openRecords(paths: string | readonly string[], recipe?: Re
 export async function openRows(paths: string | readonly string[], recipe?: Recipe): Promise<Source> {
   const files = await expandPaths([paths].flat() as string[]);
   if (!(await areArrays(files))) return openRecords(files, recipe);
+  return arraysAsSource(await readArrays(files, undefined, recipe), files.join(', '));
+}
+
+/** The arrays of all files, samples first where a transpose of the columns or the recipe has them on another axis. */
+async function readArrays(
+  files: readonly string[],
+  columns?: ColumnsOption,
+  recipe?: Recipe,
+): Promise<Map<string, Tensor>> {
   const loaded: { path: string; arrays: Map<string, Tensor> }[] = [];
   for (const path of files) loaded.push({ path, arrays: await loadArrays(path) });
-  return arraysAsSource(loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded), files.join(', '));
+  if (columns || recipe) {
+    const { sampleAxes, withSamplesFirst } = await import('./recipe/array-steps.js');
+    const axes = sampleAxes(columns, recipe);
+    for (const file of loaded) file.arrays = withSamplesFirst(file.arrays, axes);
+  }
+  return loaded.length === 1 ? loaded[0]!.arrays : joinArrays(loaded);
 }
 
 /** Whether all files hold arrays, not records. Throws `io`, `bad-data`. */
@@ -279,18 +292,23 @@ export function checkAugmented(list: readonly Augmentation[] = [], name: string,
   );
 }
 
+type ArraysOptions = Pick<BindOptions, 'columns'> & {
+  close?: () => Promise<void>;
+  notes?: readonly string[];
+};
+
 /** Arrays, or samples that are not in memory, as data. */
 export function dataOf(
   arrays: ReadonlyMap<string, Tensor> | Samples,
   name: string,
   options: DataOptions = {},
-  { close = async () => {}, notes = [] }: { close?: () => Promise<void>; notes?: readonly string[] } = {},
+  { close = async () => {}, notes = [], columns }: ArraysOptions = {},
 ): Data {
   checkAugmented(options.augment, name, false);
   const { shuffleBuffer } = options;
   const samples = 'take' in arrays ? arrays : undefined;
   const whole = (inputs: readonly InputSpec[], binding: DataBinding = {}) =>
-    bindData(arrays, inputs, { ...binding, source: name }).with({ shuffleBuffer, notes });
+    bindData(arrays, inputs, { ...binding, columns, source: name }).with({ shuffleBuffer, notes });
   const split = (data: Dataset, { labels = [] }: DataBinding) =>
     splitBy(options, data.length, targetClasses(data, labels[0]));
   return {
@@ -431,7 +449,7 @@ class Table implements Data {
     return bindData(
       'arrays' in encoded ? encoded.arrays : encoded.samples,
       inputs,
-      withoutMap(binding, this.name),
+      boundBy(recipe, binding, this.name),
     );
   }
 
@@ -475,8 +493,9 @@ class Table implements Data {
       this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes, ...images] };
     }
     const { encoded, notes } = this.#bound;
+    const recipe = this.recipe!;
     const data = 'arrays' in encoded ? encoded.arrays : encoded.samples;
-    return bindData(data, inputs, withoutMap(binding, this.name)).with({
+    return bindData(data, inputs, boundBy(recipe, binding, this.name)).with({
       notes,
       shuffleBuffer: this.options.shuffleBuffer,
     });
@@ -618,7 +637,12 @@ const recipeInputs = (inputs: readonly InputSpec[], { labels = [] }: DataBinding
   inputs.map(input => ({ ...input, isTarget: input.name === labels[0] }));
 
 /** Arrays of a recipe have the names of their inputs. */
-const withoutMap = ({ map: _, ...binding }: DataBinding, source: string) => ({ ...binding, source });
+function boundBy(recipe: Recipe, { map: _, ...binding }: DataBinding, source: string): BindOptions {
+  const columns = recipe.inputs
+    .filter(({ columns }) => columns.length === 1)
+    .map(({ input, columns: [only] }) => [input, only!] as const);
+  return { ...binding, source, columns: new Map(columns) };
+}
 
 const PREVIEW_ROWS = 256;
 

@@ -4,18 +4,25 @@ import type { TargetRange } from '../../ops/losses/index.js';
 import { firstOutside } from './convert.js';
 import type { InputSpec } from './match.js';
 
+/** The option that applies a transform to the array of an input; undefined where there is none to add. */
+export type Flags = (input: string, transform: string) => string | undefined;
+
 /** Throws `bad-data` where the array holds what the loss is not defined for, with what is likely meant. */
 export function checkRange(
   { name, range }: Pick<InputSpec, 'name' | 'range'>,
   array: Tensor,
   arrayName = name,
   scale = 1,
+  flags: Flags = () => undefined,
 ): void {
   const outside = range && firstOutside(array, range, scale);
   if (outside === undefined) return;
   const { least, most } = range!;
   const seen = summarize(array, range!, scale);
-  const advice = 'ignored' in range! ? adviceOnClasses(seen, most) : adviceOnProbabilities(seen, name, array);
+  const flag = (transform: string) =>
+    isSingle(array) || transform !== 'class' ? flags(name, transform) : undefined;
+  const advice =
+    'ignored' in range! ? adviceOnClasses(seen, most, flag) : adviceOnProbabilities(seen, name, array, flag);
   throw new AgdError(
     'bad-data',
     `Array '${arrayName}' holds ${outside}, but the loss takes targets ${most < Infinity ? `from ${least} to ${most}` : `from ${least} on`}; ${advice}.`,
@@ -69,13 +76,16 @@ function summarize(array: Tensor, { least, most, ignored }: TargetRange, scale: 
   return seen;
 }
 
-function adviceOnClasses(seen: Summary, most: number): string {
+type Flag = (transform: string) => string | undefined;
+
+function adviceOnClasses(seen: Summary, most: number, flag: Flag): string {
   const { low, high, strays } = seen;
   const classes = most + 1;
   if (most === 0)
     return 'the output has one score a sample: for two classes, 0 and 1, use --loss bce-with-logits';
-  if (isSigns(seen)) return 'write the classes -1 and 1 as 0 and 1';
-  if (low >= 1 && high === classes) return 'the labels count from 1: subtract 1 from them';
+  if (isSigns(seen)) return `write the classes -1 and 1 as 0 and 1${following(flag('class'))}`;
+  if (low >= 1 && high === classes)
+    return `the labels count from 1: ${flag('subtract(1)') ?? 'subtract 1 from them'}`;
   // A class more than there are follows the last one; what marks samples without a class does not.
   const [stray] = strays;
   if (strays.size === 1 && stray !== classes)
@@ -85,14 +95,19 @@ function adviceOnClasses(seen: Summary, most: number): string {
   return 'classes are numbered from 0';
 }
 
-function adviceOnProbabilities(seen: Summary, name: string, array: Tensor): string {
+function adviceOnProbabilities(seen: Summary, name: string, array: Tensor, flag: Flag): string {
   const { low, high, isWhole } = seen;
-  if (isSigns(seen)) return 'write the classes -1 and 1 as 0 and 1';
-  if (isWhole && low === 1 && high === 2) return 'write the classes 1 and 2 as 0 and 1';
+  if (isSigns(seen)) return `write the classes -1 and 1 as 0 and 1${following(flag('class'))}`;
+  if (isWhole && low === 1 && high === 2)
+    return `write the classes 1 and 2 as 0 and 1${following(flag('subtract(1)'))}`;
   if (isWhole && low >= 0 && (array.dtype === 'uint8' || high === 255))
     return `--scale ${name}=1/255 makes shares of 8-bit numbers`;
   if (isWhole && low >= 0) return 'numbers of classes are targets of --loss cross-entropy';
   return `--scale ${name}=FACTOR scales its elements`;
 }
+
+const isSingle = ({ dims }: Tensor) => dims.length === 1;
+
+const following = (flag: string | undefined) => (flag === undefined ? '' : `: ${flag}`);
 
 const isSigns = ({ values }: Summary) => values.size === 2 && values.has(-1) && values.has(1);

@@ -9,7 +9,7 @@ import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import { withAlgorithm } from '../../passes/import/adopt-step.js';
 import type { LossSpec } from '../../passes/options.js';
-import { type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
+import { isOfArrays, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { averagedModel } from '../../passes/update/average-weights.js';
 import type { BindOptions } from '../data/bind.js';
 import type { Batch, Dataset } from '../data/dataset.js';
@@ -31,11 +31,17 @@ export type ModelRunOptions = SessionOptions &
 export async function dataFor(
   given: FitData,
   model: Model,
-  { columns, label, skipMissing }: Pick<DataOptions, 'columns' | 'label' | 'skipMissing'> = {},
+  {
+    columns,
+    label,
+    skipMissing,
+    bind,
+  }: Pick<ModelRunOptions, 'columns' | 'label' | 'skipMissing' | 'bind'> = {},
 ): Promise<Data> {
   const recipe = columns || label !== undefined ? undefined : readRecipe(model);
-  // Arrays feed the inputs of their names. How columns are read depends on the recipe.
-  const isTable = recipe && arePaths(given) && !(await areArrays(given));
+  // Arrays feed the inputs of their names, unless arrays were trained on. How columns are read depends on the recipe.
+  const isKnown = recipe && isOfArrays(recipe) && !bind?.map;
+  const isTable = recipe && arePaths(given) && (isKnown || !(await areArrays(given)));
   const data = await dataFrom(given, undefined, {
     columns,
     label,

@@ -10,10 +10,19 @@ import { type Data, type DataOptions, dataOptionsOf, OpenedData, openData } from
 import { type Beginning, openForInjection } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import type { SessionOptions } from '../session.js';
+import { withBalance } from './balance.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
 import { type Direction, directionOf, metricsWith, monitoredValue } from './monitor.js';
-import { bind, bindingOf, bindTraining, openHeld, updatesOf, withMixedTargets } from './prepare.js';
+import {
+  bind,
+  bindingOf,
+  bindTraining,
+  openHeld,
+  trialData,
+  updatesOf,
+  withMixedTargets,
+} from './prepare.js';
 import { type Spread, spreadOf } from './spread.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
@@ -100,15 +109,14 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const plans = candidates.flatMap(candidate =>
     candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),
   );
+  const updates: InjectOptions['updates'] = async (fed, epochs = comparison.epochs) =>
+    updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target));
+  const shapes = await shapesOf(plain);
+  const shared = await withBalance({ ...plain.options, freeBatch, updates }, loss =>
+    trialData({ ...plain, options: { ...plain.options, freeBatch, updates, loss } }, shapes),
+  );
   for (const [run, { candidate, lr, seed }] of plans.entries()) {
-    const options: InjectOptions = {
-      ...plain.options,
-      freeBatch,
-      optimizer: { ...candidate.optimizer, lr },
-      seed,
-      updates: async (fed, epochs = comparison.epochs) =>
-        updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target)),
-    };
+    const options: InjectOptions = { ...shared, optimizer: { ...candidate.optimizer, lr }, seed };
     const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
     const trainer = await Trainer.create(model, comparison);

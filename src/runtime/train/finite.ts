@@ -8,13 +8,13 @@ export function firstNonFinite(tensors: Feeds): string | undefined {
 }
 
 /** The first row, along the first axis, with an element that is infinite or not a number, and how many there are. */
-export function nonFiniteRows(array: Tensor): Set<number> {
+export function nonFiniteRows(array: Tensor, isBad = (x: number) => !Number.isFinite(x)): Set<number> {
   const rows = array.dims[0] ?? 0;
   if (!isFloat(array.dtype) || !rows || allFinite(array)) return new Set();
   const size = array.size / rows;
   const values = array.floats();
   const bad = new Set<number>();
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i]!)) bad.add(Math.floor(i / size));
+  for (let i = 0; i < values.length; i++) if (isBad(values[i]!)) bad.add(Math.floor(i / size));
   return bad;
 }
 

@@ -2,12 +2,15 @@
 import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
+import { Tensor } from '../../graph/tensor.js';
 import { takesClasses } from '../../ops/losses/index.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
 import { inject } from '../../passes/inject.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
+import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
+import { flagValue } from '../../passes/options/text.js';
 import type { Fed, InjectOptions, LossSpec } from '../../passes/options.js';
 import { type Augmentation, mixes } from '../../passes/recipe/augmentation.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
@@ -24,7 +27,8 @@ import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
 import { injectedEvent, type JudgedSample, type NewEvent } from './events.js';
-import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
+import { nonFiniteRows } from './finite.js';
+import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
@@ -85,14 +89,8 @@ export async function trainable(
   const shapes = await shapesOf(source);
   const ranges = await calibrate({ ...source, options: { ...source.options, freeBatch } }, shapes);
   const asked = { ...source.options, updates, tile, freeBatch, ranges };
-  const opened = async (loss: LossSpec | undefined) => {
-    const { model: trial } = await inject(model, { ...asked, loss, dpSgd: undefined }, shapes);
-    const trainer = await Trainer.create(trial, job);
-    const { inputs, description } = trainer;
-    await trainer.release();
-    const data = await bind(job, source.data, inputs, description.loss.target);
-    return { data, target: inputs.find(({ name }) => name === description.loss.target)! };
-  };
+  const opened = (loss: LossSpec | undefined) =>
+    trialData({ ...source, options: { ...asked, loss, dpSgd: undefined } }, shapes);
   const noisy = await withNoise(asked, job, async () => (await opened(asked.loss)).data);
   const balanced = await withBalance(noisy, opened);
   const { model: injected, report } = await inject(model, balanced, shapes);
@@ -100,6 +98,19 @@ export async function trainable(
   const begun = resumeOptimizer(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
   return begun.model;
+}
+
+/** The training data as a step with these options takes them, and its target. */
+export async function trialData(
+  { job, data, model, options }: Source & { job: SessionOptions },
+  shapes: ShapeOracle,
+): Promise<{ data: Dataset; target: InputSpec }> {
+  const { model: trial } = await inject(model, options, shapes);
+  const trainer = await Trainer.create(trial, job);
+  const { inputs, description } = trainer;
+  await trainer.release();
+  const bound = await bind(job, data, inputs, description.loss.target);
+  return { data: bound, target: inputs.find(({ name }) => name === description.loss.target)! };
 }
 
 /** A trainer whose schedule ends with the run, where it is to. */
@@ -151,12 +162,36 @@ export async function bindTraining(
 ): Promise<Dataset> {
   const { loss } = description;
   const bound = await bind(job, data, inputs, loss.target);
+  if (description.skipped === undefined) checkNumbers(bound, data.name);
   const train = bound.isPoisson ? bound.poisson(description.accumulation?.batches) : bound;
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;
   return train.map((batch, { rows, pass }) =>
     pass ? { ...batch, inputs: mixChunk(batch.inputs, pass.places ?? rows, pass, mixing) } : batch,
   );
+}
+
+/** How many rows a message names. */
+const FEW = 4;
+
+/** Throws `bad-data` for rows of files' arrays to train on that hold NaN, which would make all weights NaN. */
+function checkNumbers({ columns, rows }: Dataset, source: string): void {
+  const chosen = rows && new Set(rows);
+  for (const { array, arrayName, isFromFile } of columns) {
+    if (!isFromFile || !(array instanceof Tensor)) continue;
+    const bad = [...nonFiniteRows(array, Number.isNaN)].filter(row => chosen?.has(row) ?? true);
+    if (!bad.length) continue;
+    const named = bad
+      .slice(0, FEW)
+      .map(row => row + 1)
+      .join(', ');
+    const more = bad.length > FEW ? ` and ${bad.length - FEW} more` : '';
+    const flag = flagValue(arrayName);
+    throw new AgdError(
+      'bad-data',
+      `Array '${arrayName}' of ${source} is NaN in row${bad.length > 1 ? 's' : ''} ${named}${more} (${bad.length} of ${rows?.length ?? array.dims[0]}, counted from 1): leave them out with --skip-missing ${flag}, or the batches that have them with --on-nonfinite skip.`,
+    );
+  }
 }
 
 /** The options of injection, with two classes for each target where the samples of a batch are to be mixed. */

@@ -60,6 +60,7 @@ it('knows a softmax that is written out', async () => {
 it('knows the scores of a classifier by what the model makes of them', async () => {
   const [warning] = await warnings(ending('Softmax'), 'mse', 'scores');
   expect(warning).toContain('scores of classes, of which the model takes Softmax');
+  expect(await warnings(ending('Softmax'), 'kl', 'scores')).toEqual([]);
   const { warnings: found } = await gradients(
     ending('Softmax'),
     { loss: { kind: 'cross-entropy' } },

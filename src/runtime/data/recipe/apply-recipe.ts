@@ -15,13 +15,14 @@ import {
 } from '../../../passes/recipe/recipe.js';
 import { convert, firstMisfit, isInteger } from '../convert.js';
 import type { Block, FieldKind, Values } from '../source.js';
+import { runArray } from './array-steps.js';
 import { datePart, writeDate } from './dates.js';
 import { murmur3 } from './hash.js';
 import { type Encode, makeTokenizer } from './tokenizer.js';
 import {
   badValue,
   eachKey,
-  isNumberKind,
+  hasNumbers,
   listsOf,
   numbersOf,
   type Place,
@@ -123,12 +124,19 @@ function applyInput(
   }
   if (last.step === 'tensor' && columns.length === 1) {
     const values = read(only!.column);
-    if (values instanceof Tensor)
+    if (values instanceof Tensor) {
+      const array = runArray(values, only!.steps);
+      if (array.size !== block.rows * width)
+        throw new AgdError(
+          'bad-shape',
+          `${source}, array '${only!.column}' has [${values.dims.slice(1)}] per row, but the recipe makes [${dims}] of it for input '${input.input}'.`,
+        );
       return asType(
-        new Tensor(values.dtype, [block.rows, ...dims], values.bytes),
+        new Tensor(array.dtype, [block.rows, ...dims], array.bytes),
         dtype,
         placeOf(only!.column),
       );
+    }
   }
   const out =
     dtype === 'float32' ? new Float32Array(block.rows * width) : new Float64Array(block.rows * width);
@@ -227,7 +235,14 @@ function makeEncoder({ kind, width, steps }: ColumnRecipe, tokenizers: Tokenizer
       if (missing) for (let i = 0; i < rows; i++) out[i * stride + at + 1] = missing[i]!;
     };
   const fill = before.find(step => step.step === 'fill-text');
-  const write = writerOf(last as FinalStep, kind, width, tokenizers);
+  if (last.step === 'tensor')
+    return (values, rows, out, stride, at, place) => {
+      const isArray = values instanceof Tensor;
+      const numbers = isArray ? runArray(values, before).numbers() : numbersOf(values, kind, place);
+      for (let i = 0; i < rows; i++)
+        for (let j = 0; j < width; j++) out[i * stride + at + j] = numbers[i * width + j]!;
+    };
+  const write = writerOf(last as Parameters<typeof writerOf>[0], kind, width, tokenizers);
   if (!before.length) return write;
   return (values, rows, out, stride, at, place) => {
     if (fill)
@@ -283,6 +298,8 @@ export function functionOf(step: Step): (x: number) => number {
       const range = step.max - step.min || 1;
       return x => (x - step.min) / range;
     }
+    case 'subtract':
+      return x => (x === step.except ? x : x - step.by);
     case 'fill':
       return x => (Number.isNaN(x) ? step.with : x);
     case 'date':
@@ -292,10 +309,15 @@ export function functionOf(step: Step): (x: number) => number {
   }
 }
 
-function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: Tokenizers): Encoder {
+function writerOf(
+  step: Exclude<FinalStep, { step: 'tensor' }>,
+  kind: FieldKind,
+  width: number,
+  tokenizers: Tokenizers,
+): Encoder {
   switch (step.step) {
     case 'one-hot': {
-      const positions = positionsOf(step.table, isNumberKind(kind));
+      const positions = positionsOf(step.table, hasNumbers(kind));
       const unknown = step.table.length;
       const missing = unknown + (step.unknown === 'column' ? 1 : 0);
       return (values, _rows, out, stride, at, place) =>
@@ -311,7 +333,7 @@ function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: T
     case 'id':
     case 'class': {
       const isId = step.step === 'id';
-      const positions = positionsOf(isId ? step.table : step.names, isNumberKind(kind));
+      const positions = positionsOf(isId ? step.table : step.names, hasNumbers(kind));
       const { start, unknown, missing } = isId
         ? step
         : { start: 0, unknown: step.other ?? null, missing: null };
@@ -381,12 +403,6 @@ function writerOf(step: FinalStep, kind: FieldKind, width: number, tokenizers: T
           }
         });
     }
-    case 'tensor':
-      return (values, rows, out, stride, at, place) => {
-        const numbers = numbersOf(values, kind, place);
-        for (let i = 0; i < rows; i++)
-          for (let j = 0; j < width; j++) out[i * stride + at + j] = numbers[i * width + j]!;
-      };
     case 'image':
       throw new AgdError('bad-option', 'An image feeds an input alone, without other columns.');
   }
@@ -420,6 +436,8 @@ function inverseOf(step: NumberStep): (x: number) => number {
       return x => x * step.std + step.mean;
     case 'min-max':
       return x => x * (step.max - step.min || 1) + step.min;
+    case 'subtract':
+      return x => x + step.by;
     default:
       return x => x;
   }

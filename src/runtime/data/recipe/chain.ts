@@ -8,6 +8,7 @@ import { DATE_PARTS, type DatePart } from '../../../passes/recipe/names.js';
 import type { FinalStep, NumberStep, Otherwise, Step } from '../../../passes/recipe/recipe.js';
 import type { Field, Values } from '../source.js';
 import { functionOf, runNumbers } from './apply-recipe.js';
+import { dimsAfter } from './array-steps.js';
 import { dateWidth } from './dates.js';
 import { Counts, Extremes, Moments, Sample, sorted } from './statistics.js';
 import { padOf } from './tokenizer.js';
@@ -52,14 +53,22 @@ export class Chain {
   prepare(): boolean {
     while (this.open.length && !this.#look) {
       const before = this.fitted.at(-1);
-      if (before && !isOpenEnded(before)) throw this.#error(`nothing can follow ${before.step}`);
+      if (before && !this.#takesMore(before, this.open[0]!))
+        throw this.#error(`nothing can follow ${before.step}`);
       const step = this.#known(this.open[0]!);
       if (step) {
         this.#add(step);
         this.open.shift();
       } else this.#look = this.#lookFor(this.open[0]!);
     }
+    const last = this.fitted.at(-1);
+    if (!this.#look && this.#isArray && last && isOpenEnded(last)) this.fitted.push({ step: 'tensor' });
     return this.#look !== undefined;
+  }
+
+  /** Steps on arrays are followed by such steps alone. */
+  #takesMore(before: Step, { name }: Transform): boolean {
+    return isOpenEnded(before) && (!this.#isArray || name === 'subtract' || isArrayStep({ step: name }));
   }
 
   see(values: Values, place: Place): void {
@@ -86,23 +95,43 @@ export class Chain {
     this.#look = undefined;
   }
 
+  /** The shape of a row of an array after the steps so far. */
+  get dims(): readonly number[] | undefined {
+    const { kind, dims } = this.field;
+    return kind === 'tensor' && dims ? dimsAfter(this.fitted, dims, this.#where) : undefined;
+  }
+
   get width(): number {
     const indicator = this.fitted.some(step => step.step === 'fill' && step.indicator) ? 1 : 0;
-    return widthOf(this.fitted.at(-1)!, this.field) + indicator;
+    return widthOf(this.fitted.at(-1)!, this.dims) + indicator;
   }
 
   get #isNumbers(): boolean {
     return isNumberKind(this.field.kind) || this.fitted.length > 0;
   }
 
+  get #isArray(): boolean {
+    return this.field.kind === 'tensor';
+  }
+
+  get #where(): string {
+    return `--columns ${this.input}=${this.column}`;
+  }
+
   #error(what: string): AgdError {
-    return new AgdError('bad-option', `--columns ${this.input}=${this.column}: ${what}.`);
+    return new AgdError('bad-option', `${this.#where}: ${what}.`);
   }
 
   #add(step: Step): void {
     const before = this.fitted.at(-1);
     if (before?.step === 'fill-text' && isNumeric(step))
       throw this.#error(`${step.step} takes numbers, not text`);
+    if (isArrayStep(step) && !this.#isArray)
+      throw this.#error(`${step.step} takes arrays, but the column has values of kind ${this.field.kind}`);
+    if (step.step === 'subtract' && this.#isArray) {
+      this.fitted.push(step);
+      return;
+    }
     if (isNumeric(step) && !['number', 'integer', 'bool', 'date', 'text'].includes(this.field.kind))
       throw this.#error(`${step.step} takes numbers, but the column has values of kind ${this.field.kind}`);
     this.fitted.push(step);
@@ -118,6 +147,20 @@ export class Chain {
         return this.field.kind === 'tensor' ? { step: 'tensor' } : { step: 'none' };
       case 'log1p':
         return { step: 'log1p' };
+      case 'subtract': {
+        const { ignored } = this.label ?? {};
+        return { step: 'subtract', by: number('by'), ...(ignored === undefined ? {} : { except: ignored }) };
+      }
+      case 'transpose': {
+        const axes = list.map(Number);
+        if (!list.length || axes.some((_, axis) => !axes.includes(axis)))
+          throw this.#error(
+            `${showTransform(transform)}: transpose takes the order of all axes, the samples' first, as in transpose(0,3,1,2)`,
+          );
+        return { step: 'transpose', axes };
+      }
+      case 'argmax':
+        return { step: 'argmax' };
       case 'fill': {
         const { with: value } = options;
         if (value === undefined) throw this.#error('fill says with what: fill(mean), fill(median), fill(0)');
@@ -426,7 +469,10 @@ export class Chain {
     const { classes } = rule;
     const where = `Column '${this.column}'`;
     const shown = `${table.slice(0, 8).join(', ')}${table.length > 8 ? ` and ${table.length - 8} more` : ''}`;
-    const isNumber = isNumberKind(kind);
+    const isArray = this.#isArray && this.field.dtype !== 'string';
+    const isNumber = isNumberKind(kind) || isArray;
+    // What does not suit is told when the array is bound.
+    if (isArray && this.field.dims?.length) return { step: 'tensor' };
     if (!rule.takesClasses) {
       const isBinary = table.length === 2 && !isFull;
       if (!isNumber && !isBinary)
@@ -468,11 +514,13 @@ const TABLES: readonly string[] = ['one-hot', 'id', 'class', 'characters', 'mult
 /** More different numbers than this are not classes. */
 const FEW_CLASSES = 100_000;
 
-const isNumeric = (step: Step) =>
-  step.step === 'log1p' || step.step === 'standardize' || step.step === 'min-max';
+const isNumeric = (step: Step) => ['log1p', 'standardize', 'min-max', 'subtract'].includes(step.step);
+
+const isArrayStep = ({ step }: { step: string }) => step === 'transpose' || step === 'argmax';
 
 const isOpenEnded = (step: Step) =>
   isNumeric(step) ||
+  isArrayStep(step) ||
   ['none', 'fill', 'fill-text'].includes(step.step) ||
   (step.step === 'date' && dateWidth(step.parts, step.cyclic) === 1);
 
@@ -486,7 +534,7 @@ function scaleStep(
 }
 
 /** How many numbers a column gives that ends with this step; windows and texts without a length say it themselves. */
-function widthOf(step: Step, field: Field): number {
+function widthOf(step: Step, dims: readonly number[] = []): number {
   switch (step.step) {
     case 'one-hot':
       return step.table.length + (step.unknown === 'column' ? 1 : 0) + (step.missing === 'column' ? 1 : 0);
@@ -502,7 +550,7 @@ function widthOf(step: Step, field: Field): number {
     case 'image':
       return 0;
     case 'tensor':
-      return (field.dims ?? []).reduce((n, d) => n * d, 1);
+      return dims.reduce((n, d) => n * d, 1);
     default:
       return 1;
   }

@@ -119,10 +119,11 @@ function saidBy(
           'bad-option',
           `--columns ${name}=…: no input '${name}'; the data feeds ${inputs.map(i => `'${i.name}'`).join(', ')}.`,
         );
-    if (label !== undefined && said.has(target.name))
+    const own = said.get(target.name);
+    if (label !== undefined && own?.some(({ column }) => column !== label))
       throw new AgdError(
         'bad-option',
-        `--label cannot be combined with --columns ${target.name}=…, which says the same.`,
+        `--label cannot be combined with --columns ${target.name}=…, which names other columns.`,
       );
   }
   if (label !== undefined && !fields.has(label)) throw noSuchColumn('--label', label, fields, source);

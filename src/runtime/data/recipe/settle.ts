@@ -34,6 +34,13 @@ export function settleDims(
       steps: fitted,
     }),
   );
+  const array = chains.length === 1 && last.step === 'tensor' ? chains[0]! : undefined;
+  // Bound as arrays without a recipe are: axes keep their order, and the type tells images.
+  if (array?.dims && (array.dims.length > 1 || total === 1)) {
+    const isNew = array.fitted.some(({ step }) => step === 'subtract' || step === 'argmax');
+    const own = isNew ? undefined : array.field.dtype;
+    return { input: name, dtype: own ?? dtype, dims: [...array.dims], columns };
+  }
   const dims = dimsOf(sample, total, chains);
   if (!dims) throw misfit(spec, columns, total, source);
   return { input: name, dtype, dims, columns, ...(windows ? { windows: stored(windows) } : {}) };
@@ -102,7 +109,7 @@ function dimsOf(
   total: number,
   [first]: readonly Chain[],
 ): number[] | undefined {
-  const own = first?.field.kind === 'tensor' ? first.field.dims : undefined;
+  const own = first?.dims;
   if (!sample) return own ? [...own] : total === 1 ? [] : [total];
   const open = sample.filter(d => typeof d !== 'number').length;
   const known = sample.reduce<number>((n, d) => (typeof d === 'number' ? n * d : n), 1);

@@ -16,6 +16,9 @@ export function badValue({ source, column, firstRow }: Place, row: number, what:
 export const isNumberKind = (kind: ColumnKind) =>
   kind === 'number' || kind === 'integer' || kind === 'bool' || kind === 'date';
 
+/** The same, of arrays too. */
+export const hasNumbers = (kind: ColumnKind) => isNumberKind(kind) || kind === 'tensor';
+
 type Numbers = Float64Array | Float32Array | Int32Array;
 
 /** Numbers, NaN where missing. Throws `bad-data` for text that is not a number (or, of dates, not a date). */
@@ -57,7 +60,8 @@ export function eachKey(
   place: Place,
   visit: (key: string | number | null, row: number) => void,
 ): void {
-  if (isNumberKind(kind) && !(values instanceof BigInt64Array)) {
+  const isArray = values instanceof Tensor && !values.strings;
+  if ((isNumberKind(kind) || isArray) && !(values instanceof BigInt64Array)) {
     const numbers = numbersOf(values, kind, place);
     for (let i = 0; i < numbers.length; i++) visit(Number.isNaN(numbers[i]!) ? null : numbers[i]!, i);
     return;

@@ -200,12 +200,14 @@ function targetOf(
     const want = type.shape[i];
     return typeof d === 'number' && typeof want === 'number' && d !== want;
   };
-  if (made.dtype !== type.dtype || made.shape?.length !== type.shape.length || made.shape.some(isOther))
+  // The numbers of a teacher may be of another precision.
+  const fits = made.dtype === type.dtype || (!known && isFloat(made.dtype) && isFloat(type.dtype));
+  if (!fits || made.shape?.length !== type.shape.length || made.shape.some(isOther))
     throw new AgdError(
       'bad-shape',
-      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].`,
+      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].${isAttached(name) ? ' To compare values of different widths, add a projection to one of the models, and name its output.' : ''}`,
     );
-  return { target: g.of(made), isInput: !!known };
+  return { target: g.of(made).cast(type.dtype), isInput: !!known };
 }
 
 function namedValues(g: Builder, term: LossTerm, output: Expr, added: Set<Value>): NamedValues {

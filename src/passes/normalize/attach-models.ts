@@ -1,9 +1,10 @@
 /** Adds a teacher, or a graph that computes the loss, to the model that is to be trained. */
 import { cloneModel, cloneNodes } from '../../graph/clone.js';
-import { isFloat } from '../../graph/dtype.js';
+import { dtypeCode, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import { type Model, Value } from '../../graph/ir.js';
+import { type Model, Node, Value } from '../../graph/ir.js';
 import { encodeModel } from '../../graph/proto/codec.js';
+import { toAttrs } from '../../ops/core/builder.js';
 import { type Distilled, parseDistillation } from '../options/parse-distillation.js';
 import type { InjectOptions, LossSpec, LossTerm } from '../options.js';
 import { LOSS, TEACHER } from './attached.js';
@@ -62,22 +63,28 @@ function attach(
   upgradeOpset(model, opset);
   for (const [domain, version] of other.opsetImports)
     model.opsetImports.set(domain, Math.max(version, model.opsetImports.get(domain) ?? 0));
-  const values = new Map<Value, Value>();
-  const added: Value[] = [];
-  for (const input of dataInputs(other)) {
-    const value = find(input.name) ?? new Value(input.name, input.type);
-    if (!find(input.name)) added.push(value);
-    values.set(input, value);
-  }
   const { graph } = model;
   const name = (n: string) => prefix + n;
+  const values = new Map<Value, Value>();
+  const added: Value[] = [];
+  const casts: Node[] = [];
+  for (const input of dataInputs(other)) {
+    const found = find(input.name);
+    const value = found ?? new Value(input.name, input.type);
+    if (!found) added.push(value);
+    values.set(input, value);
+    if (!found?.dtype || !input.dtype || found.dtype === input.dtype) continue;
+    const made = new Value(name(input.name), input.type);
+    casts.push(new Node('Cast', [found], [made], toAttrs({ to: dtypeCode(input.dtype) })));
+    values.set(input, made);
+  }
   for (const [value, tensor] of other.graph.initializers) {
     const copy = new Value(name(value.name), value.type);
     values.set(value, copy);
     graph.initializers.set(copy, tensor);
   }
   graph.inputs.push(...added);
-  graph.append(...cloneNodes(other.graph.nodes, { values, name }));
+  graph.append(...casts, ...cloneNodes(other.graph.nodes, { values, name }));
   return added;
 }
 

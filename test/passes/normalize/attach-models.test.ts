@@ -5,10 +5,11 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
+import { convert } from '../../../src/runtime/data/convert.js';
 import { trainedModel } from '../../../src/runtime/export.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
-import { floatsOf } from '../../ops/vjp.js';
+import { floatsOf, spread } from '../../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 
 const DATA = mlpData(10, 3);
@@ -110,11 +111,38 @@ it.each([
   ['mse:a=hidden', "The teacher computes no value 'hidden'"],
   ['kl:alpha=2', 'alpha must be a number from 0 to 1'],
   ['cross-entropy', 'cross-entropy does not compare values'],
-  ['mse:a=hidden_t', "'teacher::hidden_t'"],
+  ['mse:a=hidden_t', "'teacher::hidden_t' is float32 [batch,6]"],
+  ['mse:a=hidden_t', 'different widths, add a projection to one of the models'],
 ])('--distill %s is refused', async (distill, message) => {
   const refused = step({ loss: { kind: 'cross-entropy' }, teacherModel: teacher(), distill: [distill] });
   await expect(refused).rejects.toThrow(message);
 });
+
+it.each(['float16', 'float32'] as const)(
+  'a teacher may be of another element type than a %s student, and its input too',
+  async own => {
+    const of = (dtype: 'float16' | 'float32', gain: number) => {
+      const s = new Sketch();
+      const x = s.input('x', ['n', 4], dtype);
+      const h = s.add('MatMul', [x, s.weight('w', convert(spread([4, 3], [-gain, gain], 2), dtype))], 'h');
+      return s.model([s.add('Tanh', [h], 'y')]);
+    };
+    const other = own === 'float16' ? 'float32' : 'float16';
+    const { trainer } = await step(
+      { teacherModel: of(other, 1), distill: ['kl:T=2', 'mse:h=h,weight=0.5'] },
+      of(own, 0.5),
+    );
+    const same = await step(
+      { teacherModel: of('float32', 1), distill: ['kl:T=2', 'mse:h=h,weight=0.5'] },
+      of('float32', 0.5),
+    );
+    const x = spread([6, 4], [-1, 1]);
+    const { loss } = await trainer.step({ x: convert(x, own) });
+    expect(loss).toBeCloseTo((await same.trainer.step({ x })).loss, 3);
+    await trainer.release();
+    await same.trainer.release();
+  },
+);
 
 /** mean over classes of (logits - wanted)^2: one number for each sample, with a constant of its own. */
 function lossGraph(perSample: boolean): Model {

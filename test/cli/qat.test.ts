@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
+import { QUANTIZATION_OPTIONS } from '../../src/passes/options/quantization.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
@@ -48,11 +49,10 @@ describe('--qat', () => {
   });
 
   it.each([
-    ['int8', []],
-    ['int8:method=lsq', ['--accumulate', '2']],
-    ['int8:method=ema', ['--accumulate', '2', '--ema', '0.9', '--checkpoint-activations']],
-    ['int4', ['--optimizer', 'sgd']],
-  ])('%s goes on where it stopped (%j)', async (qat, more) => {
+    ['int8:method=lsq', ['--accumulate', '2'], 'int8', 18],
+    ['int8:method=ema', ['--accumulate', '2', '--ema', '0.9', '--checkpoint-activations'], 'int8', 18],
+    ['int4', ['--optimizer', 'sgd'], 'int4', 21],
+  ])('%s continues where it stopped (%j), and stores %s in opset %i', async (qat, more, dtype, opset) => {
     const args = [...DATA, '--qat', qat, ...more];
     run('train', 'model.onnx', ...args, '--epochs', '2', '-o', 'whole.onnx');
     run('train', 'model.onnx', ...args, '--epochs', '1', '--state', `${qat}.agd.onnx`, '-o', 'half.onnx');
@@ -61,13 +61,9 @@ describe('--qat', () => {
     expect(bytes('half.onnx').equals(bytes('whole.onnx'))).toBe(false);
     run('export', `${qat}.agd.onnx`, '-o', 'exported.onnx');
     expect(bytes('exported.onnx').equals(bytes('whole.onnx'))).toBe(true);
-  });
-
-  it('stores weights of four bits, in opset 21', async () => {
-    run('train', 'model.onnx', ...DATA, '--qat', 'int4', '-o', 'four.onnx');
-    expect((await typesIn('four.onnx')).get('fc1.weight_quantized')).toBe('int4');
-    expect((await loadModel(join(folder, 'four.onnx'))).opset).toBe(21);
-    run('evaluate', 'four.onnx', ...LOSS, '--data', 'test.npz');
+    expect((await typesIn('whole.onnx')).get('fc1.weight_quantized')).toBe(dtype);
+    expect((await loadModel(join(folder, 'whole.onnx'))).opset).toBe(opset);
+    run('evaluate', 'whole.onnx', ...LOSS, '--data', 'test.npz');
   });
 
   it('is read from a configuration file, leaves what it is to skip, and freezes', async () => {
@@ -105,9 +101,14 @@ describe('--qat', () => {
   });
 
   it.each([
+    ['int8:rang=1', "Unknown setting of --qat 'rang'"],
+    ['int8:method=max', "method must be one of lsq, ema, fixed, in 'int8:method=max'"],
+  ])('%s is rejected', (text, message) => {
+    expect(() => QUANTIZATION_OPTIONS.qat.parse(text)).toThrow(message);
+  });
+
+  it.each([
     [['--qat', 'int9'], "weights must be one of int8, int4, in 'int9'"],
-    [['--qat', 'int8:rang=1'], "Unknown setting of --qat 'rang'"],
-    [['--qat', 'int8:method=max'], "method must be one of lsq, ema, fixed, in 'int8:method=max'"],
     [
       ['--qat', 'int8:skip=fc9', '--calibrate', 'train.npz'],
       "--qat: skip 'fc9' matches no layer that is quantized; there are 'Gemm'",

@@ -30,12 +30,17 @@ function along(e: Expr, x: Expr, axis: number): Expr {
 
 /** Unpacks numbers of `bits` bits from bytes, lowest bits first, along a new last axis. */
 export function unpacked(bytes: Expr, bits: number): Expr {
-  const { g } = bytes;
   if (bits === 8) return bytes;
-  const mask = g.scalar(2 ** bits - 1, 'uint8');
-  const parts = Array.from({ length: 8 / bits }, (_, i) => {
-    const shifted = bytes.op('BitShift', [g.scalar(i * bits, 'uint8')], { direction: 'RIGHT' });
-    return shifted.op('BitwiseAnd', [mask]).unsqueeze([-1]);
-  });
+  const parts = levelsIn(bytes, bits).map(part => part.unsqueeze([-1]));
   return parts[0]!.concat(parts.slice(1), -1);
+}
+
+/** The first number of `bits` bits in each byte, the second, and so on, without the copy that puts them in order. */
+export function levelsIn(bytes: Expr, bits: number): Expr[] {
+  const { g } = bytes;
+  const count = 8 / bits;
+  return Array.from({ length: count }, (_, i) => {
+    const shifted = i ? bytes.op('BitShift', [g.scalar(i * bits, 'uint8')], { direction: 'RIGHT' }) : bytes;
+    return i < count - 1 ? shifted.op('BitwiseAnd', [g.scalar(2 ** bits - 1, 'uint8')]) : shifted;
+  });
 }

@@ -1,7 +1,7 @@
 /** ONNX Runtime's own operators with quantized weights: gradients for the other operand and for scales. */
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
-import { unpacked } from '../core/levels.js';
+import { levelsIn, unpacked } from '../core/levels.js';
 import { expansion, type NodeView, normalizeAxis } from '../core/rule.js';
 import { loop } from '../core/scan.js';
 
@@ -21,7 +21,7 @@ type NBits = readonly [
 export const MatMulNBits = expansion<NBits>(
   node => {
     const [a, , , , , bias] = node.inputs;
-    const y = a.matmul(numbersOf(node, formOf(node).n).mT);
+    const y = a.matmul(numbersOf(node, formOf(node).n)[0]!.mT);
     return [bias ? y.add(bias) : y];
   },
   undefined,
@@ -45,19 +45,25 @@ function formOf(node: NodeView<NBits>) {
   return { n, k, size, bits, blocks: Math.ceil(k / size) };
 }
 
-/** The numbers [rows, k] that the weight stands for, or of the rows that `cut` takes of what has one entry for each. */
-function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => byRow): Expr {
+/**
+ * The numbers [rows, k] that the weight stands for, or of the rows that `cut` takes of what has one entry for each. With
+ * as many parts as a byte has numbers, they are apart, [rows, k / parts]: the first of each byte, the second, and so on.
+ */
+function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => byRow, parts = 1): Expr[] {
   const [a, b, scales, zeros, order] = node.inputs;
   const { n, k, size, bits, blocks } = formOf(node);
-  const levels = unpacked(cut(b), bits).reshape([rows, blocks, size]).cast(a.dtype);
-  const g = levels.g;
+  const bytes = cut(b);
+  const width = size / parts;
+  const packed = parts === 1 ? [unpacked(bytes, bits)] : levelsIn(bytes, bits);
+  const levels = packed.map(part => part.reshape([rows, blocks, width]).cast(a.dtype));
+  const { g } = bytes;
+  const flat = (e: Expr) => {
+    const whole = e.reshape([rows, blocks * width]);
+    return k % size ? whole.slice([0], [k], [1]) : whole;
+  };
   if (order) {
     const byColumn = cut(scales.reshape([n, blocks])).gather(g.of(order.value).slice([0], [k], [0]), 1);
-    return levels
-      .sub(2 ** (bits - 1))
-      .reshape([rows, blocks * size])
-      .slice([0], [k], [1])
-      .mul(byColumn);
+    return levels.map(e => flat(e.sub(2 ** (bits - 1))).mul(byColumn));
   }
   const padded = (Math.ceil((blocks * bits) / 8) * 8) / bits;
   const packedZero = (e: Expr) =>
@@ -67,11 +73,7 @@ function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => b
     ? g.scalar(2 ** (bits - 1), a.dtype)
     : (byRow.dtype === 'uint8' ? packedZero(byRow) : byRow).reshape([rows, blocks, 1]);
   const scale = cut(scales.reshape([n, blocks])).reshape([rows, blocks, 1]);
-  return levels
-    .sub(zero)
-    .mul(scale)
-    .reshape([rows, blocks * size])
-    .slice([0], [k], [1]);
+  return levels.map(e => flat(e.sub(zero).mul(scale)));
 }
 
 /** Numbers of the weight that are in memory at once. */
@@ -83,17 +85,26 @@ const NUMBERS = 2 ** 20;
  */
 function timesRows(dy: Expr, node: NodeView<NBits>): Expr {
   const { g, inputs } = node;
-  const { n, k } = formOf(node);
+  const { n, k, size, bits } = formOf(node);
   const rows = Math.min(n, Math.max(1, Math.floor(NUMBERS / k)));
   const count = g.scalar(Math.ceil(n / rows), 'int64');
-  const [a] = inputs;
-  const { states } = loop(g, count, [{ start: a.zeros(), type: a.type }], (b, i, [sum]) => {
+  const [a, , , , order] = inputs;
+  // Numbers that share bytes are multiplied apart, as putting them in order would copy the weight; dy @ w is smaller.
+  const parts = order || k % size ? 1 : 8 / bits;
+  const width = k / parts;
+  const start =
+    parts === 1 ? a.zeros() : g.scalar(0, a.dtype).expand(g.vector([a.dims(0, a.rank - 1), width]));
+  const type = { ...a.type, shape: a.shape && [...a.shape.slice(0, -1), width] };
+  const { states } = loop(g, count, Array(parts).fill({ start, type }), (b, i, sums) => {
     const from = i.mul(rows).reshape([1]);
     // The last rows may be fewer: slices end where the tensor does.
     const part = (e: Expr, axis: number) => b.of(e.value).slice(from, from.add(rows), [axis]);
-    return [sum!.add(part(dy, -1).matmul(numbersOf(node, -1, e => part(e, 0))))];
+    const [cotangent, w] = [part(dy, -1), numbersOf(node, -1, e => part(e, 0), parts)];
+    return sums.map((sum, p) => sum.add(cotangent.matmul(w[p]!)));
   });
-  return states[0]!;
+  if (parts === 1) return states[0]!;
+  const [first, ...others] = states.map(e => e.unsqueeze([-1]));
+  return first!.concat(others, -1).reshapeLike(a);
 }
 
 /**

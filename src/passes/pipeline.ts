@@ -105,9 +105,9 @@ const ALL = [
     requires: [],
     ensures: [],
     run(c) {
-      const { qat, ranges } = c.options;
+      const { qat, ranges, loss } = c.options;
       if (!qat) return false;
-      c.source = quantizeModel(c.source, qat, ranges);
+      c.source = quantizeModel(c.source, qat, ranges, loss);
       return true;
     },
   }),

@@ -124,6 +124,7 @@ export function checkExport(injected: Model, { recipe, ...options }: ExportOptio
   const { exports, parameters, statistics } = readStep(injected);
   if (exports?.length) partOfModel(readOriginal(injected), exports);
   else placesFor([...parameters.map(p => p.name), ...statistics], injected);
+  if (roundedNames(injected).size) trainedModel(injected, { ...options, recipe });
 }
 
 /** Saves a model that has these values. Throws `invalid-model` where one of them is not in the file as written. */

@@ -1,10 +1,13 @@
 /** Which values of a graph ONNX Runtime's quantizer rounds. */
+
+import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { globTest } from '../common/match-names.js';
-import { isAttachedNode } from '../normalize/attached.js';
+import { isAttached, isAttachedNode } from '../normalize/attached.js';
 import type { QatSpec, Ranges } from '../options/quantization.js';
+import type { LossSpec } from '../options.js';
 
 /** A constant operand, and the axis with a scale for each index; a `weight` is one factor of a product. */
 export type QuantizedConstant = {
@@ -62,10 +65,15 @@ const AXES = record<(node: Node) => number>({
 /**
  * What `quantize_static` of ONNX Runtime quantizes with its defaults, in a graph without functions: operands and results
  * of the operators above, of float32. With `ranges`, only values that have one. Embeddings, scales and biases of
- * normalizations, what is in the bodies of other operators, and a teacher or graph of the loss stay as they are. Throws `no-such-value` for a glob of
+ * normalizations, what is in the bodies of other operators, a teacher, and what computes nothing but the loss stay as they are. Throws `no-such-value` for a glob of
  * `skip` that matches nothing, `bad-dtype` for weights of another type, and `unsupported-op` where there is nothing.
  */
-export function planQuantization(graph: Graph, spec: QatSpec, ranges?: Ranges): QuantizationPlan {
+export function planQuantization(
+  graph: Graph,
+  spec: QatSpec,
+  { ranges, loss }: { ranges?: Ranges; loss?: LossSpec } = {},
+): QuantizationPlan {
+  const ofLoss = lossNodes(graph, loss);
   const isSkipped = skipTest(graph, spec);
   const plan: QuantizationPlan = { constants: [], activations: new Map(), observed: new Set() };
   const { constants, activations, observed } = plan;
@@ -79,7 +87,7 @@ export function planQuantization(graph: Graph, spec: QatSpec, ranges?: Ranges): 
     return tensor.dtype === 'float32' && tensor.size > 0 && isOrdinary(tensor.floats());
   };
   for (const node of graph.nodes) {
-    if (node.domain !== '' || isAttachedNode(node) || isSkipped(node)) continue;
+    if (node.domain !== '' || isAttachedNode(node) || ofLoss.has(node) || isSkipped(node)) continue;
     const [first] = node.inputs;
     const [output] = node.outputs;
     if (!output) continue;
@@ -117,6 +125,20 @@ export function planQuantization(graph: Graph, spec: QatSpec, ranges?: Ranges): 
       'Nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul has a constant float32 weight.',
     );
   return plan;
+}
+
+/** The nodes that no output but the loss depends on, if the graph computes it beside others. */
+function lossNodes(graph: Graph, loss: LossSpec | undefined): Set<Node> {
+  if (loss?.kind !== 'output' && loss?.kind !== 'mean') return new Set();
+  const others = graph.outputs.filter(v => v.name !== loss.output && !isAttached(v.name));
+  const needed = new Set<Node>();
+  const visit = (v: Value | null | undefined) => {
+    if (!v?.producer || needed.has(v.producer)) return;
+    needed.add(v.producer);
+    reads(v.producer).forEach(visit);
+  };
+  others.forEach(visit);
+  return new Set(others.length ? graph.nodes.filter(node => !needed.has(node)) : []);
 }
 
 /** Where scales come from: 4 bits are too few for the largest weight to decide. */

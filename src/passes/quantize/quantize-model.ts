@@ -5,10 +5,12 @@ import { Names } from '../../graph/names.js';
 import { spellDefaultDomain } from '../../graph/proto/read.js';
 import { Tensor } from '../../graph/tensor.js';
 import { adapterNames } from '../adapters/apply-adapters.js';
+import { isAttachedNode } from '../normalize/attached.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import { liftConstants } from '../normalize/lift-constants.js';
 import { upgradeOpset } from '../normalize/upgrade-opset.js';
 import type { QatSpec, Ranges } from '../options/quantization.js';
+import type { LossSpec } from '../options.js';
 import { foldBatchNorm } from './fold-batch-norm.js';
 import { isQuantized, liftQuantized } from './lift-quantized.js';
 import { activationsOf, methodOf, planQuantization } from './plan-quantization.js';
@@ -17,10 +19,14 @@ import { filled, LEAST, QuantizerNodes, type Scale } from './quantizer-nodes.js'
 import { transposeWeights } from './transpose-weights.js';
 
 /** A copy of the model as it is quantized, and the names of the values whose ranges that takes. */
-export function valuesToCalibrate(source: Model, spec: QatSpec): { model: Model; values: string[] } {
+export function valuesToCalibrate(
+  source: Model,
+  spec: QatSpec,
+  loss?: LossSpec,
+): { model: Model; values: string[] } {
   const model = prepared(source, spec);
   if (isQuantized(model.graph)) return { model, values: [] };
-  const { observed } = planQuantization(model.graph, spec);
+  const { observed } = planQuantization(model.graph, spec, { loss });
   return { model, values: [...observed].map(v => v.name) };
 }
 
@@ -33,7 +39,12 @@ export function valuesToCalibrate(source: Model, spec: QatSpec): { model: Model;
  * A model that is quantized already keeps its scales and what it rounds: see `liftQuantized`. Throws as that and as
  * `planQuantization`, and `missing-data` without ranges.
  */
-export function quantizeModel(source: Model, spec: QatSpec, ranges: Ranges | undefined): Model {
+export function quantizeModel(
+  source: Model,
+  spec: QatSpec,
+  ranges: Ranges | undefined,
+  loss?: LossSpec,
+): Model {
   const model = prepared(source, spec);
   if (isQuantized(model.graph)) {
     liftQuantized(model, spec);
@@ -45,7 +56,7 @@ export function quantizeModel(source: Model, spec: QatSpec, ranges: Ranges | und
       'missing-data',
       '--qat needs data that give activations their initial ranges: with inject, --calibrate FILE.',
     );
-  insert(model, spec, ranges ?? new Map());
+  insert(model, spec, ranges ?? new Map(), loss);
   return model;
 }
 
@@ -87,11 +98,11 @@ function raiseOpset(model: Model): void {
 const LARGEST = { int8: 127, uint8: 127, int4: 7 } as const;
 type Rounded = keyof typeof LARGEST;
 
-function insert(model: Model, spec: QatSpec, ranges: Ranges): void {
+function insert(model: Model, spec: QatSpec, ranges: Ranges, loss: LossSpec | undefined): void {
   const { graph } = model;
   const { weights, reduceRange } = spec;
   const method = methodOf(spec);
-  const { constants, activations } = planQuantization(graph, spec, ranges);
+  const { constants, activations } = planQuantization(graph, spec, { ranges, loss });
   const write = new QuantizerNodes(model, method);
   const { first, names } = write;
 
@@ -152,7 +163,10 @@ function insert(model: Model, spec: QatSpec, ranges: Ranges): void {
       write.round(nodes, raw, scale, value);
     } else {
       const rounded = new Value(names.fresh(`${value.name}_DequantizeLinear_Output`), value.type);
+      // A teacher and a graph of the loss read numbers that are not rounded.
+      const unrounded = value.uses.filter(({ node }) => isAttachedNode(node));
       value.replaceAllUses(rounded);
+      for (const { node, index } of unrounded) node.setInput(index, value);
       write.round(nodes, value, scale, rounded);
     }
     if (producer) after.set(producer, [...(after.get(producer) ?? []), ...nodes]);

@@ -26,13 +26,18 @@ export function storeIntegers(source: Model): Model {
     if (value) return value;
     throw new AgdError('invalid-model', `The model lacks '${name}', of its quantization.`);
   };
-  for (const quantizer of quantizers) {
+  // Weights come after the activations that they multiply, whose scales theirs may depend on.
+  const activationsFirst = [...quantizers].sort((a, b) => Number(!!a.weight) - Number(!!b.weight));
+  for (const quantizer of activationsFirst) {
+    // The part that is exported may lack what only the loss reads.
+    if (!values.has(quantizer.scale)) continue;
     const scale = find(quantizer.scale);
     const zero = find(quantizer.zero);
     const source = graph.initializers.get(find(quantizer.source))!;
     const node = scale.readers.find(n => n.opType === 'QuantizeLinear');
     if (!node) continue;
     const numbers = numbersOf(quantizer, source, graph.initializers.get(zero), node);
+    if (quantizer.weight !== undefined) numbers.scale = leavingRoom(graph, numbers.scale, node);
     settle(graph, scale, numbers.scale);
     settle(graph, zero, numbers.zero);
     if (quantizer.weight !== undefined) {
@@ -145,6 +150,43 @@ function roundHalfEven(x: number): number {
 
 const BIASED = /^(Conv|ConvTranspose|Gemm)$/;
 
+/** The bias of a product that becomes int32 if both factors are quantized. */
+function biasOf(graph: Graph, { opType, inputs, attrs }: Node): Tensor | undefined {
+  const tensor = inputs[2] ? graph.initializers.get(inputs[2]) : undefined;
+  const isScaled = ['alpha', 'beta'].some(name => {
+    const attr = attrs.get(name);
+    return attr?.type === 'float' && attr.value !== 1;
+  });
+  const isVector = tensor && isFloat(tensor.dtype) && tensor.dims.length === 1;
+  return BIASED.test(opType) && isVector && !isScaled ? tensor : undefined;
+}
+
+/** The largest stored bias: half of the range of int32, so that products can be added to it. */
+const LARGEST_BIAS = 2 ** 30;
+
+/**
+ * The scales of a weight, so large that biases fit into int32 in steps of the scale of the product. Only weights that
+ * are next to nothing beside the bias have smaller ones, so that the coarser steps change outputs by about 1e-7 of the
+ * bias for each of the factors that are added up: training can do without.
+ */
+function leavingRoom(graph: Graph, scale: Tensor, rounding: Node): Tensor {
+  const restored = rounding.outputs[0]!.readers.filter(n => n.opType === 'DequantizeLinear');
+  const scales = scale.numbers();
+  const isShared = rounding.inputs[1]!.readers.some(n => n !== rounding && !restored.includes(n));
+  const products = isShared ? [] : restored.flatMap(n => n.outputs[0]!.readers);
+  for (const node of products) {
+    const step = scaleBehind(graph, node.inputs[0])?.numbers()[0];
+    const bias =
+      node.inputs[1]?.producer && restored.includes(node.inputs[1].producer) && biasOf(graph, node);
+    if (!bias || step === undefined || (scales.length > 1 && scales.length !== bias.size)) continue;
+    bias.numbers().forEach((b, i) => {
+      const c = scales.length > 1 ? i : 0;
+      scales[c] = Math.max(scales[c]!, Math.abs(b) / step / LARGEST_BIAS);
+    });
+  }
+  return Tensor.ofNumbers('float32', scale.dims, scales);
+}
+
 /** Biases of products of which both factors are quantized, with the scale that the product has. */
 function storeBiases(model: Model): void {
   const { graph } = model;
@@ -152,16 +194,10 @@ function storeBiases(model: Model): void {
   const added: Node[] = [];
   for (const node of graph.nodes) {
     const [x, w, bias] = node.inputs;
-    const tensor = bias && graph.initializers.get(bias);
-    const scales = [x, w].map(v => scaleBehind(graph, v));
-    const isScaled = ['alpha', 'beta'].some(name => {
-      const attr = node.attrs.get(name);
-      return attr?.type === 'float' && attr.value !== 1;
-    });
-    if (!BIASED.test(node.opType) || !bias || !tensor || !isFloat(tensor.dtype) || tensor.dims.length !== 1)
-      continue;
-    const [ofInput, ofWeight] = scales;
-    if (isScaled || !ofInput || !ofWeight) continue;
+    const tensor = biasOf(graph, node);
+    const ofInput = scaleBehind(graph, x);
+    const ofWeight = scaleBehind(graph, w);
+    if (!bias || !tensor || !ofInput || !ofWeight) continue;
     const product = ofWeight.numbers().map(s => Math.fround(s * ofInput.numbers()[0]!));
     const isPerChannel = product.length > 1;
     if (isPerChannel && product.length !== tensor.size) continue;

@@ -22,7 +22,7 @@ const BATCHES = 8;
 export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ranges | undefined> {
   const { qat, freeBatch } = source.options;
   if (!qat) return undefined;
-  const { model, values } = valuesToCalibrate(source.model, qat);
+  const { model, values } = valuesToCalibrate(source.model, qat, source.options.loss);
   if (!values.length) return new Map();
   const data = await modelData(source);
   if (!data)

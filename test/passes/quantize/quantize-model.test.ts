@@ -8,11 +8,15 @@ import { loadModel } from '../../../src/graph/files.js';
 import type { Model, Value } from '../../../src/graph/ir.js';
 import { encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { readOriginal } from '../../../src/passes/file/embed-original.js';
 import { inject } from '../../../src/passes/inject.js';
+import { attachModels } from '../../../src/passes/normalize/attach-models.js';
 import type { QatSpec, Ranges } from '../../../src/passes/options/quantization.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
+import { readQuantizers } from '../../../src/passes/quantize/quantization-record.js';
 import { quantizeModel, valuesToCalibrate } from '../../../src/passes/quantize/quantize-model.js';
 import { storeIntegers } from '../../../src/passes/quantize/store-integers.js';
+import { checkExport, trainedModel } from '../../../src/runtime/export.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
@@ -324,5 +328,71 @@ describe('what trains', () => {
       expect(await trained({ qat, ranges })).toEqual(plain);
       expect(await trained({ qat, ranges, train: ['*'] })).toEqual(plain);
     }
+  });
+});
+
+describe('biases', () => {
+  it.each(['ema', 'lsq', 'fixed'] as const)(
+    'of channels with small weights are stored (%s)',
+    async method => {
+      for (const perChannel of [true, false]) {
+        const s = new Sketch();
+        const weight = floats([3, 1, 1, 1], perChannel ? [0.5, 0, 1e-9] : [1e-9, 0, -1e-9]);
+        const operands = [s.weight('w', weight), s.weight('b', floats([3], [0.25, 3, -2]))];
+        const c = s.add('Conv', [s.input('x', ['n', 1, 8, 8]), ...operands], 'c');
+        const model = s.model([s.add('Identity', [c], 'y')]);
+        const trained = await quantized(model, { weights: 'int8', method, perChannel });
+        const before = await outputs(trained, false);
+        for (const optimize of [false, true]) {
+          const after = await outputs(storeIntegers(trained), optimize);
+          // A step of the output, which is rounded to 8 bits.
+          after.forEach((y, i) => {
+            expect(Math.abs(y - before[i]!)).toBeLessThan(0.025);
+          });
+        }
+      }
+    },
+  );
+});
+
+describe('what only the loss reads', () => {
+  /** A model that computes its loss beside its output. */
+  function withLoss(): Model {
+    const s = new Sketch();
+    const h = s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 3])], 'h');
+    const off = s.add('Sub', [h, s.input('t', ['n', 3])], 'off');
+    const scaled = s.add('MatMul', [s.add('Mul', [off, off], 'squares'), s.weight('v', [3, 3])], 'scaled');
+    return s.model([h, s.add('ReduceMean', [scaled], 'loss', { keepdims: 0 })], 17);
+  }
+
+  it('is not rounded, and export leaves it out', async () => {
+    const loss = { kind: 'output', output: 'loss' } as const;
+    const qat = { weights: 'int8' } as const;
+    const ranges = new Map(['x', 'h', 'off', 'squares', 'scaled', 't'].map(name => [name, [-3, 3] as const]));
+    const { model } = await inject(withLoss(), { loss, qat, ranges, exports: ['h'] }, sessionShapes);
+    expect(readQuantizers(model).map(q => q.source)).toEqual(['w', 'x_range', 'h_range']);
+    checkExport(model);
+    expect(trainedModel(model).graph.outputs.map(v => v.name)).toEqual(['h']);
+  });
+});
+
+describe('a teacher', () => {
+  it('is fed what it would be without quantization, and is not exported', async () => {
+    const teacherModel = network();
+    const options = {
+      loss: { kind: 'cross-entropy' },
+      teacherModel,
+      distill: ['mse:alpha=0.5'],
+      qat: { weights: 'int8' },
+    } as unknown as InjectOptions;
+    const attached = attachModels(network(), options);
+    const ranges = await rangesOf(network(), { weights: 'int8' });
+    const { model } = await inject(attached.model, { ...attached.options, ranges }, sessionShapes);
+    const original = readOriginal(model);
+    const first = original.graph.nodes.find(n => n.outputs[0]?.name === 'teacher::c1');
+    expect(first?.inputs.map(v => v?.name)).toEqual(['x', 'teacher::w1', 'teacher::b1']);
+    checkExport(model);
+    const names = [...trainedModel(model).graph.initializers.keys()].map(v => v.name);
+    expect(names.filter(name => name.startsWith('teacher'))).toEqual([]);
   });
 });

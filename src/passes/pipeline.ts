@@ -480,7 +480,7 @@ const ALL = [
       c.perSample = undefined;
       if (!options.dpSgd) return false;
       checkStatistics(g, c.statistics);
-      c.perSample = separateSamples(g, loss, trained, options.dpSgd);
+      c.perSample = separateSamples(g, loss, trained, options.dpSgd, options.onNonfinite);
       return true;
     },
   }),
@@ -881,7 +881,6 @@ const ALL = [
   }),
 ] as const satisfies readonly Pass[];
 
-/** The noise of an update, if there is any. */
 /** With privacy, each sample counts the same. */
 function batchWeightOf({ loss, spec, options, warnings }: With<'g'>): Expr | undefined {
   const { accumulate = 1, dpSgd } = options;
@@ -894,6 +893,7 @@ function batchWeightOf({ loss, spec, options, warnings }: With<'g'>): Expr | und
   return weight;
 }
 
+/** The noise of an update, if there is any. */
 function noiseOf(c: With<'g'>): Noise | undefined {
   const { g, perSample, options, drawn } = c;
   if (!perSample || !options.dpSgd) return undefined;

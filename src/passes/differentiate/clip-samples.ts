@@ -9,7 +9,7 @@ import type { DpSgd, InjectOptions } from '../options.js';
 import type { StateUpdate } from '../update/transition.js';
 import type { AttachedLoss } from './attach-loss.js';
 import type { BackwardOptions } from './backward.js';
-import { clipByGhostNorms, ghostLayers, type Layer, mixesSamples } from './ghost-norms.js';
+import { clipByGhostNorms, ghostLayers, type Layer, rowsOfSamples } from './ghost-norms.js';
 import {
   type SampleScan,
   sampleCount,
@@ -34,6 +34,7 @@ export function separateSamples(
   loss: AttachedLoss,
   trained: readonly Value[],
   { method }: DpSgd,
+  onNonfinite?: InjectOptions['onNonfinite'],
 ): PerSample {
   const samples = sampleInputs(g.graph, loss);
   const why = method === 'scan' ? undefined : ghostly();
@@ -47,6 +48,8 @@ export function separateSamples(
   return { method: 'scan', scan, why, samples: sampleCount(g, outer) };
 
   function ghostly(): string | { method: 'ghost'; losses: Value; layers: readonly Layer[] } {
+    // The norms of a whole batch are of no use to leave out one sample, and a skipped update would have no noise.
+    if (onNonfinite === 'skip') return 'as --on-nonfinite skip leaves out single samples';
     if (!loss.terms) return 'as the model computes its loss itself';
     if (typeof samples.batch === 'number' || samples.batch === null) return 'as the batch axis has no name';
     const layers = ghostLayers(trained);
@@ -54,8 +57,11 @@ export function separateSamples(
     const losses = loss.terms
       .map(terms => sampleMeans(terms).mul(terms.factor))
       .reduce((sum, term) => sum.add(term)).value;
-    const mixing = mixesSamples(g, samples, losses);
-    if (mixing !== undefined) return `as ${mixing} is not known to keep samples apart`;
+    const rows = rowsOfSamples(g, samples, losses);
+    if (typeof rows === 'string') return `as ${rows} is not known to keep samples apart`;
+    // The cotangent of an output that all samples read, such as the embedding of positions, is a sum over the samples.
+    const shared = layers.find(({ node }) => !rows.has(node.outputs[0]!));
+    if (shared) return `as the output of the layer of '${shared.param.name}' is shared by all samples`;
     const size = sampleCount(g, samples).op('Max', [1]).cast(losses.dtype!);
     replaceOutput(g, loss, g.of(losses).sum().div(size));
     return { method: 'ghost', losses, layers };

@@ -151,10 +151,14 @@ const ALONG_AXIS = record<number>({
 });
 
 /**
- * Whether the rows of `losses` [batch] depend on the samples of the same rows alone, as far as the operators in between
- * are known to: undefined if so, else the operator that may mix samples.
+ * The values that have a row for each sample which depends on that sample alone, if the rows of `losses` [batch] do, as
+ * far as the operators in between are known to; else the operator that may mix samples.
  */
-export function mixesSamples(g: Builder, { inputs, batch }: SampleInputs, losses: Value): string | undefined {
+export function rowsOfSamples(
+  g: Builder,
+  { inputs, batch }: SampleInputs,
+  losses: Value,
+): ReadonlySet<Value | null> | string {
   const data = dependentValues(g.graph.nodes, inputs);
   const byRow = new Set<Value | null>(inputs);
   const first = (v: Value | null | undefined) => v?.shape?.[0];
@@ -186,7 +190,7 @@ export function mixesSamples(g: Builder, { inputs, batch }: SampleInputs, losses
       return node.label;
     for (const v of node.outputs) byRow.add(v);
   }
-  return byRow.has(losses) ? undefined : `'${losses.name}'`;
+  return byRow.has(losses) ? byRow : `'${losses.name}'`;
 }
 
 function keepsRows(

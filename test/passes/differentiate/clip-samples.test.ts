@@ -326,6 +326,47 @@ describe('a private step', () => {
     expect(report.description.dpSgd?.method).toBe('scan');
     expect(report.notes?.[0]).toMatch(/is not known to keep samples apart/);
   });
+  /** Logits of sequences, from embeddings of tokens and of positions. */
+  const positional = (rank: 2 | 3) => () => {
+    const s = new Sketch();
+    const tokens = s.input('ids', ['batch', 'time'], 'int64');
+    const length = s.add(
+      'Gather',
+      [s.add('Shape', [tokens], 'shape'), s.weight('one', ints([1], []))],
+      'length',
+    );
+    const scalars = [s.weight('zero', ints([0], [])), length, s.weight('step', ints([1], []))];
+    const range = s.add('Range', scalars, 'range');
+    const at = rank === 2 ? range : s.add('Unsqueeze', [range, s.weight('front', ints([0]))], 'at');
+    const e = s.add('Gather', [weight(s, 'word', [11, 6], 10), tokens], 'e');
+    const p = s.add('Gather', [weight(s, 'pos', [5, 6], 11), at], 'p');
+    const t = s.add('Tanh', [s.add('Add', [e, p], 'sum')], 't');
+    const mean = s.add('ReduceMean', [t, s.weight('axes', ints([1]))], 'mean', { keepdims: 0 });
+    return s.model([s.add('MatMul', [mean, weight(s, 'head', [6, 3], 12)], 'logits')]);
+  };
+  it.each([2, 3] as const)('bounds each sample where all share positions of rank %i', async rank => {
+    const make = positional(rank);
+    const asked = { loss, train: ['pos', 'head'], seed: 5 };
+    const feeds = { ids, target: ints([0, 2, 1, 2]) };
+    const { sums, report } = await changes(make(), options(0.01, asked), feeds);
+    expect(report.description.dpSgd?.method).toBe('scan');
+    expect(report.notes).toEqual([expect.stringMatching(/layer of 'pos' is shared by all samples/)]);
+    expect(Math.hypot(...Object.values(sums).flat())).toBeLessThan(4 * 0.01 + 1e-6);
+    await expect(inject(make(), options(0.01, asked, 'ghost'), sessionShapes)).rejects.toThrow(
+      /Ghost clipping does not apply, as the output of the layer of 'pos' is shared by all samples/,
+    );
+  });
+  it('leaves out a sample, not the update, where it skips what is not finite', async () => {
+    const asked = privately({ clip: 1, noise: 0, batch: 1 }, { onNonfinite: 'skip' });
+    const bad = { ...rows(0, 4), x: floatsOf([Number.NaN, ...data.x!.numbers().slice(1, 16)], [4, 4]) };
+    const { sums, report } = await changes(mlp(), asked, bad);
+    expect(report.description.dpSgd?.method).toBe('scan');
+    expect(report.notes).toEqual([expect.stringMatching(/as --on-nonfinite skip leaves out single samples/)]);
+    const { sums: others } = await changes(mlp(), asked, rows(1, 4));
+    expectClose(sums, others);
+    const ghost = privately({ clip: 1, noise: 1, method: 'ghost' }, { onNonfinite: 'skip' });
+    await expect(inject(mlp(), ghost, sessionShapes)).rejects.toThrow(/leave out method=ghost/);
+  });
   it('computes samples one by one if layers share a weight', async () => {
     const s = new Sketch();
     const w = weight(s, 'w', [4, 4], 1);

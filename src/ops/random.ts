@@ -5,6 +5,7 @@
  * The numbers form a matrix. The one in row i and column j is (a_i + b_j) * (c_i + d_j) modulo 2^32, where a, b, c and
  * d are hashes of position and key: any few of them are independent, and one costs three integer operations.
  */
+import { splitMix64 } from '../graph/random.js';
 import type { Expr } from './core/expr.js';
 
 /** A prime below 2^31: products of two numbers below it are int64. */
@@ -12,31 +13,23 @@ const MODULUS = 2 ** 31 - 1;
 const PER_POSITION = 1103515245;
 const PER_BATCH = 754877669;
 const PER_ITERATION = 1664525;
-const PER_SEED = 1597334677n;
 
 /** Number of columns of the matrix. */
 const COLUMNS = 1024;
 
 const modulo = (x: Expr) => x.op('Mod', [MODULUS]);
 
-/** Two rounds of x <- (x^2 + 1) mod p decorrelate neighbours and successive keys. */
-function hash(x: Expr): Expr {
-  let hashed = modulo(x);
-  for (let round = 0; round < 2; round++) hashed = modulo(hashed.square().add(1));
-  return hashed;
-}
-
-/** An int64 scalar below 2^31 that identifies a batch. */
-export const keyOfBatch = (batch: Expr): Expr => hash(batch.mul(PER_BATCH));
+/** An int64 scalar below 2^31 that identifies a batch: no two of the first 2^31 have the same. */
+export const keyOfBatch = (batch: Expr): Expr => modulo(batch.mul(PER_BATCH));
 
 /** A separate key for each iteration of a loop, an int64 scalar. */
 export const keyOfIteration = (key: Expr, iteration: Expr): Expr => key.add(iteration.mul(PER_ITERATION));
 
-/** A number below 2^31 for each pair of a seed and a use of it. */
-function salt(seed: number, use: number): number {
-  let x = BigInt.asUintN(52, BigInt(seed)) * PER_SEED + BigInt(use + 1) * 2654435761n;
-  for (let round = 0; round < 3; round++) x = (x * x + 1n) % BigInt(MODULUS);
-  return Number(x);
+/** Four numbers below 2^31 - 1 for each pair of a seed and a use of it. */
+function salts(seed: number, use: number): [number, number, number, number] {
+  const next = splitMix64(splitMix64(BigInt(seed))() ^ BigInt(use));
+  const salt = () => Number(next() % BigInt(MODULUS));
+  return [salt(), salt(), salt(), salt()];
 }
 
 /** Draws different numbers on each call, which depend on the seed, the use and the key of the batch. */
@@ -54,9 +47,13 @@ export class Generator {
 
   /** Two vectors of `count` int32 hashes, in the shape of rows or columns of the matrix. */
   #hashes(key: Expr, count: Expr, shape: readonly number[]): Expr[] {
-    const positions = count.mul(2).iota().mul(PER_POSITION);
-    const own = key.add(salt(this.seed, this.#uses++));
-    const pair = hash(positions.add(own)).cast('int32').reshape(shape);
+    // Rounds of x <- (x^2 + salt) mod p decorrelate neighbours; the key comes between, lest one batch be another shifted.
+    const [one, two, three, four] = salts(this.seed, this.#uses++);
+    const round = (x: Expr, salt: number) => modulo(modulo(x).square().add(salt));
+    const position = round(count.mul(2).iota().mul(PER_POSITION).add(one), two);
+    const pair = round(round(position.add(key), three), four)
+      .cast('int32')
+      .reshape(shape);
     return [0, 1].map(i => pair.gather(key.g.scalar(i, 'int64')));
   }
 

@@ -23,15 +23,20 @@ function twice(inputs: (s: Sketch) => (Value | null)[]): Model {
 const ratio = (value: number) => (s: Sketch) => [s.weight('ratio', floatsOf([value], []))];
 
 /** Which elements of y0 and y1 are dropped, in each of some runs of a new session. */
-async function masks(model: Model, mode: 'train' | 'eval', seed = 0, runs = 4): Promise<boolean[][][]> {
+async function masks(
+  model: Model,
+  mode: 'train' | 'eval',
+  seed = 0,
+  runs: readonly number[] = [0, 1, 2, 3],
+): Promise<boolean[][][]> {
   const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
   trainDropout(g, mode);
   const batch = g.input('batch_number', { kind: 'tensor', dtype: 'int64', shape: [] });
   numberBatches(g, drawRandom(g, seed), () => batch);
   const session = await Session.create(encodeModel(model));
   const drawn: boolean[][][] = [];
-  for (let i = 0; i < runs; i++) {
-    const batch_number = Tensor.filled('int64', [], i);
+  for (const run of runs) {
+    const batch_number = Tensor.filled('int64', [], run);
     const results = await session.run({ x, batch_number });
     drawn.push(['y0', 'y1'].map(y => results[y]!.numbers().map(v => v === 0)));
   }
@@ -46,7 +51,7 @@ describe('trainDropout', () => {
     [0.25, ratio(0.25)],
     [0.5, () => []],
   ])('drops a share of %d', async (want, inputs) => {
-    const [dropped] = await masks(twice(inputs), 'train', 1, 1);
+    const [dropped] = await masks(twice(inputs), 'train', 1, [0]);
     expect(Math.abs(share(dropped!.flat()) - want)).toBeLessThan(0.12);
   });
 
@@ -59,6 +64,14 @@ describe('trainDropout', () => {
   it('draws masks of their own for every node and run', async () => {
     const drawn = (await masks(twice(ratio(0.5)), 'train')).flat().map(String);
     expect(new Set(drawn).size).toBe(drawn.length);
+  });
+
+  it('draws other masks for seeds that differ by multiples of 2^31 and of 2^31 - 1, and far apart', async () => {
+    const seeds = [5, 5 + 2 ** 31 - 1, 5 + 2 ** 31, 5 + 2 ** 47];
+    const drawn = await Promise.all(seeds.map(seed => masks(twice(ratio(0.5)), 'train', seed, [0])));
+    expect(new Set(drawn.flat(2).map(String)).size).toBe(2 * seeds.length);
+    const late = await masks(twice(ratio(0.5)), 'train', 0, [61_629, 67_111, 2 ** 31 - 2]);
+    expect(new Set(late.flat().map(String)).size).toBe(6);
   });
 
   it('does nothing at a ratio of 0, and in eval mode', async () => {

@@ -31,14 +31,14 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
 export async function handler(args: Args): Promise<void> {
   const { evaluate, loadModel, loadRecipe } = await import('../../src/internal.js');
   const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, device, threads } = args;
-  const { skipMissing, distill, teacher, lossModel } = args;
+  const { skipMissing, distill, teacher, lossModel, allPositions } = args;
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
   const teacherModel = teacher === undefined ? undefined : await loadModel(teacher);
   const lossGraph = lossModel === undefined ? undefined : await loadModel(lossModel);
   const count = countSamples(process.stderr, 'evaluated');
   const found = await evaluate(path, data, {
     ...{ loss, metrics, batchSize, bind, columns, label, skipMissing, recipe, ema, device, threads },
-    ...{ teacherModel, lossGraph, distill },
+    ...{ teacherModel, lossGraph, distill, allPositions },
     onProgress: count.show,
   }).finally(count.done);
   if (args.json) {

@@ -57,6 +57,17 @@ it('--derive-inputs and --all-positions say what inject and grad compute', async
   expect(run('inspect', 'step.onnx')).not.toContain('past_key_values');
   run('train', 'step.onnx', '--data', 'tokens.safetensors', '--epochs', '1', '-o', 'out.onnx');
   run('train', 'pruned.onnx', ...LOSS, '--all-positions', '--data', 'tokens.safetensors', '-o', 'out.onnx');
+  const evaluated = run(
+    'evaluate',
+    'pruned.onnx',
+    ...LOSS,
+    '--all-positions',
+    '--data',
+    'tokens.safetensors',
+  );
+  expect(run('evaluate', 'step.onnx', '--data', 'tokens.safetensors')).toContain(
+    /loss +[\d.]+/.exec(evaluated)![0],
+  );
   const grads = ['grad', 'model.onnx', ...LOSS, '--inputs', 'tokens.safetensors'];
   expect(run(...grads, ...derive)).toMatch(/^loss [\d.]+$/m);
   expect(fail('inject', 'model.onnx', ...LOSS, '--derive-inputs', 'cash*', '-o', 'x.onnx')).toMatch(

@@ -43,7 +43,7 @@ export const MODEL_OPTIONS = {
   }),
   allPositions: option(flag, {
     ...MODEL,
-    commands: ['inject', 'train', 'compare'],
+    commands: ['inject', 'train', 'compare', 'evaluate'],
     recorded: true,
     expert: true,
     help: 'Let a head that reads the last token only read all of them',

@@ -20,7 +20,7 @@ export type EvaluateModelOptions = EvaluateOptions &
   ModelRunOptions & {
     /** Needed for a plain model, where it may be a function too; of an injected one its own if not given. */
     loss?: LossSpec | LossFunction;
-  } & Pick<InjectOptions, 'lossGraph' | 'teacherModel' | 'distill'>;
+  } & Pick<InjectOptions, 'lossGraph' | 'teacherModel' | 'distill' | 'allPositions'>;
 
 /**
  * Loss and metrics of a model on data, in inference form. The model is a plain one, an injected one or a training state, or
@@ -41,6 +41,7 @@ export async function evaluate(
       'bad-option',
       'A training state has its loss, and the models that it reads: --loss-model, --teacher and --distill apply to plain models.',
     );
+  const allPositions = options.allPositions ?? stored.allPositions;
   const own = options.loss ?? (lossGraph ? undefined : stored.loss);
   const attached = attachModels(stored.model, { loss: own, lossGraph, teacherModel, distill });
   const { model: plain } = attached;
@@ -55,10 +56,10 @@ export async function evaluate(
   checkMetrics(spec, metrics);
   const data = await dataFor(given, plain, options);
   try {
-    const about = { job: { bind, batchSize }, data, model: plain, options: { loss: spec } };
+    const about = { job: { bind, batchSize }, data, model: plain, options: { loss: spec, allPositions } };
     const { options: derived } = await inputsToDerive(about);
     const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
-    const { model, loss, samples } = await modelWithLoss(plain, spec, shapes, derived);
+    const { model, loss, samples } = await modelWithLoss(plain, spec, shapes, { ...derived, allPositions });
     const { graph } = model;
     const written = graph.nodes.flatMap(node => node.outputs);
     const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);

@@ -72,6 +72,8 @@ export type PlainModel = {
   loss?: LossSpec & { output: string };
   /** The outputs that the model had before it computed a loss. */
   outputs: readonly string[];
+  /** Whether it was trained with a head that reads all tokens, where that of the file reads the last only. */
+  allPositions?: boolean;
   /** Whether it was taken out of an injected one. */
   isInjected?: true;
 };
@@ -108,7 +110,7 @@ export async function plainModel(
     const loss = lossOf(plain);
     return { model: plain, ...(loss ? { loss } : {}), outputs: model.graph.outputs.map(v => v.name) };
   }
-  const { loss, outputs } = readDescription(model);
+  const { loss, outputs, allPositions } = readDescription(model);
   const { name: _, ...spec } = loss;
   return {
     model: withRecipe(
@@ -117,6 +119,7 @@ export async function plainModel(
     ),
     loss: spec as LossSpec & { output: string },
     outputs,
+    allPositions,
     isInjected: true,
   };
 }

@@ -304,7 +304,7 @@ const ALL = [
       const { g, options } = c;
       if (!options.loss) throw noLoss();
       c.spec = options.loss;
-      c.loss = attachLoss(g, c.spec);
+      c.loss = attachLoss(g, c.spec, (c.options.accumulate ?? 1) > 1);
       const { loss, exposed } = c.loss;
       const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
       c.inference = own.map(v => v.name);

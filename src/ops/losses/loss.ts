@@ -80,9 +80,18 @@ export type LossOptions = {
  */
 export type LossTerms = { loss: Expr; weight?: Expr };
 
-/** The mean over all positions, a scalar. */
-export const meanOf = ({ loss, weight }: LossTerms): Expr =>
-  weight ? loss.sum().div(weight.sum()) : loss.mean();
+/**
+ * The mean over all positions, a scalar. Where all weights are 0 it is NaN, as in PyTorch, or 0 with `emptyIsZero`: a part of
+ * an accumulated batch may have no positions of its own.
+ */
+export function meanOf({ loss, weight }: LossTerms, emptyIsZero = false): Expr {
+  if (!weight) return loss.mean();
+  const total = weight.sum();
+  return loss.sum().div(emptyIsZero ? orOne(total) : total);
+}
+
+/** A number to divide by: 1 instead of 0. */
+export const orOne = (total: Expr): Expr => total.equal(0).not().where(total, 1);
 
 /**
  * The terms of two targets of the same output: each sample (row of the first axis) has `share` of the first and the rest of

@@ -44,9 +44,9 @@ type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 /**
  * Adds the loss to `g.graph` as an output, with the targets as new inputs if the kinds take them. Throws `no-such-value`
  * for an unknown output, `bad-option` if there are several outputs to choose from, `bad-dtype` or `bad-shape` if the
- * output does not fit the loss.
+ * output does not fit the loss. `emptyIsZero` is that of `meanOf`.
  */
-export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
+export function attachLoss(g: Builder, spec: LossSpec, emptyIsZero = false): AttachedLoss {
   if (spec.kind === 'output') {
     const output = pick(g, spec);
     const target = g.graph.inputs.find(v => v.name === spec.target);
@@ -65,7 +65,7 @@ export function attachLoss(g: Builder, spec: LossSpec): AttachedLoss {
     const of = (t: Expr) => lossTerms(term.kind, output, t, term, values);
     const terms = of(target);
     const mixed = mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms;
-    return { mean: meanOf(mixed), weight: term.weight ?? 1, terms: mixed };
+    return { mean: meanOf(mixed, emptyIsZero), weight: term.weight ?? 1, terms: mixed };
   });
   const loss = weightedSum(means);
   const terms = means.map(m => ({ ...m.terms, factor: m.weight }));

@@ -2,6 +2,7 @@ import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
+import { orOne } from '../../ops/losses/index.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
 
 /**
@@ -37,7 +38,8 @@ export function accumulateGradients(
       const count = b.of(counter).add(1);
       const own = weight && b.of(weight.value);
       const heavy = weighed && own && b.of(weighed).add(own);
-      const share = heavy && own!.div(heavy);
+      // A run may weigh nothing, the first one too.
+      const share = heavy && own!.div(orOne(heavy));
       const totals = terms.map((term, i) => {
         const sum = b.of(sums[i]!);
         return share ? sum.add(term.sub(sum).mul(share.cast(sum.dtype))) : sum.add(term);

@@ -215,6 +215,34 @@ it('a sum of losses that count different positions warns that accumulation takes
   expect((await updated(parseLoss(UNEVEN), UNEVEN, [N])).warnings.join()).not.toContain('accumulate');
 });
 
+it.each(['float32', 'float16'] as const)(
+  'parts of a %s batch in which no position counts add nothing to its update',
+  async dtype => {
+    const text = 'cross-entropy(a, labels, ignore-index=-100)';
+    const data = dataOf(text, dtype);
+    const ignored = { ...rowsOf(data, 0, 2), labels: ints(Array(2 * TIMES).fill(-100), [2, TIMES]) };
+    const after = async (batches: readonly Record<string, Tensor>[]) => {
+      const optimizer = { name: 'sgd', lr: 0.5 } as const;
+      const options = { loss: parseLoss(text), optimizer, accumulate: batches.length };
+      const trainer = await Trainer.create((await inject(model(dtype), options, sessionShapes)).model);
+      for (const batch of batches) await trainer.step(batch);
+      const found = [...trainer.state.get('wa')!.numbers()];
+      await trainer.release();
+      return found;
+    };
+    const [one, other] = [rowsOf(data, 0, 4), rowsOf(data, 4, N)];
+    const want = await after([one, other]);
+    for (const batches of [
+      [ignored, one, other],
+      [one, ignored, other],
+      [one, other, ignored],
+    ])
+      (await after(batches)).forEach((w, i) => {
+        expect(w).toBeCloseTo(want[i]!, dtype === 'float16' ? 3 : 6);
+      });
+  },
+);
+
 describe('in a float16 model', () => {
   const half = (values: readonly number[], dims: readonly number[]) =>
     convert(Tensor.from('float32', dims, Float32Array.from(values)), 'float16');

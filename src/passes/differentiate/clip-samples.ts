@@ -99,6 +99,11 @@ export function checkPrivacy(options: InjectOptions, optimizer: { name: string; 
     dpSgd.noise !== undefined,
     '--dp-sgd needs the noise, as clip=1,noise=1.1; train can choose it, with --dp-epsilon.',
   );
+  // The sum over several batches cannot be divided by the size of one of them.
+  ensure(
+    dpSgd.batch !== undefined || (options.accumulate ?? 1) === 1,
+    '--dp-sgd with --accumulate needs the expected size of a batch, as clip=1,noise=1.1,batch=32.',
+  );
   const { lazyRows, checkpointActivations, gradients } = options;
   const others = {
     '--lazy-rows': lazyRows?.length,

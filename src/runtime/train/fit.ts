@@ -227,8 +227,8 @@ async function fitOn(
     const seed = seedOf(trainer.description, options.seed, readRun(injected));
     const privacy = accountingOf(trainer.description, train, { ...options, epochs });
     for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
-    const asked = { seed, lr, bind: binding, augment };
-    const settings = await settingsOf(asked, given, train.batchSize({ batchSize }));
+    const asked = { batchSize, seed, lr, bind: binding, augment };
+    const settings = await settingsOf(asked, given, train);
     const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
     checkResumed(trainer.description, readRun(injected), settings, trainer.batchCount);
     const begun = beginRun(readRun(injected), settings, trainer.batchCount, note);

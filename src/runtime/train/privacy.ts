@@ -89,26 +89,35 @@ export function checkResumed(
   steps: number,
 ): void {
   if (!dpSgd || !before || !steps) return;
-  const { batchSize, data } = before.settings;
+  const { batchSize, data, samples, sampler } = before.settings;
+  const differs = (was: unknown, is: unknown) => was !== undefined && was !== is;
   const other =
     batchSize !== now.batchSize
       ? `--batch-size ${now.batchSize} (was ${batchSize})`
       : data !== now.data
         ? 'other data'
-        : undefined;
+        : differs(samples, now.samples)
+          ? `${now.samples} training samples (was ${samples}; --val-split changes their number)`
+          : differs(sampler, now.sampler)
+            ? `--sampler ${now.sampler} (was ${sampler})`
+            : undefined;
   if (other)
     throw new AgdError(
       'bad-option',
-      `A private run cannot be resumed with ${other}: what it has spent is computed for the run as it began.`,
+      `A private run cannot be resumed with ${other}: its epsilon is computed for the run as it began.`,
     );
 }
+
+/** Relative; the noise for a budget is found to a limited precision. */
+const TOLERANCE = 1e-6;
 
 /** Follows what a private run spends, after so many batches. */
 export type Accounting = { spent(batches: number): PrivacySpent; notes: string[] };
 
 /**
  * The accounting of a run; undefined if it is not private. Throws `bad-option` for a sampler under which a sample may
- * count for more than the noise hides.
+ * count for more than the noise hides, and for a run that spends more than `dpEpsilon`: its noise may be fixed already,
+ * in a state or an injected file.
  */
 export function accountingOf(
   { dpSgd, accumulation }: TrainingDescription,
@@ -126,6 +135,11 @@ export function accountingOf(
       'bad-option',
       '--dp-sgd needs samples that are equally likely, and a weighted sampler draws some more often: use --sampler poisson.',
     );
+  if (dpSgd.batch === undefined && perUpdate > 1)
+    throw new AgdError(
+      'bad-option',
+      'The model divides the sum over several batches by the size of the last one, which depends on the data: inject it again, with batch= in --dp-sgd.',
+    );
   const batches = train.batchCount(options);
   if (!train.isPoisson && batches % perUpdate)
     throw new AgdError(
@@ -140,6 +154,20 @@ export function accountingOf(
     return { epsilon: epsilonOf({ noise, rate, updates }, delta), delta };
   };
   const { epsilon } = spent(options.epochs * batches);
+  const { dpEpsilon } = options;
+  const fits = (epochs: number) => spent(epochs * batches).epsilon <= dpEpsilon! * (1 + TOLERANCE);
+  if (dpEpsilon !== undefined && !fits(options.epochs)) {
+    let [most, tooMany] = [0, options.epochs];
+    while (tooMany - most > 1) {
+      const middle = Math.floor((most + tooMany) / 2);
+      if (fits(middle)) most = middle;
+      else tooMany = middle;
+    }
+    throw new AgdError(
+      'bad-option',
+      `${options.epochs} epochs spend an epsilon of ${epsilon.toPrecision(3)} with the noise of this run, ${noise}, which is above --dp-epsilon ${dpEpsilon}: ${most ? `--epochs ${most} is the most that fits` : 'not even one epoch fits'}.`,
+    );
+  }
   const total = Number.isFinite(epsilon)
     ? `epsilon will be ${epsilon.toPrecision(3)} at a delta of ${delta.toPrecision(3)} after the whole run`
     : 'without noise, there is no privacy';

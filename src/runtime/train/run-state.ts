@@ -5,6 +5,7 @@ import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../../passes/options.js';
 import type { BindOptions } from '../data/bind.js';
+import type { Dataset } from '../data/dataset.js';
 import type { Data } from '../data/open.js';
 import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
 
@@ -38,6 +39,9 @@ export type RunSettings = {
   /** The fingerprint of the training data. */
   data: number;
   batchSize: number;
+  /** How many samples there are to train on, and how they are drawn; states of earlier versions lack both. */
+  samples?: number;
+  sampler?: 'shuffle' | 'poisson';
   seed: number;
   lr?: number;
   bind?: string;
@@ -163,11 +167,17 @@ type Job = {
 };
 
 /** How a job is asked for. */
-export async function settingsOf(job: Job, data: Data, batchSize: number): Promise<RunSettings> {
+export async function settingsOf(
+  job: Job & { batchSize?: number },
+  data: Data,
+  train: Dataset,
+): Promise<RunSettings> {
   const { seed = 0, lr, bind, augment } = job;
+  const batchSize = train.batchSize(job);
   return {
     ...(await sourceOf(job)),
     data: await data.fingerprint(),
+    ...{ samples: train.length, sampler: train.isPoisson ? 'poisson' : 'shuffle' },
     ...{ batchSize, seed, lr, bind: JSON.stringify(bind), augment: augment && JSON.stringify(augment) },
   };
 }

@@ -209,7 +209,7 @@ async function runOnData(
     const warn = (text: string) => emit({ type: 'note', text, level: 'warning' });
     if (before && job.state === undefined)
       warn(`${job.model} stays as it is: --state ${job.model} updates it`);
-    const settings = await settingsOf(job, data, train.batchSize(job));
+    const settings = await settingsOf(job, data, train);
     checkResumed(trainer.description, before, settings, trainer.batchCount);
     const run = beginRun(before, settings, trainer.batchCount, warn);
     const stepsBefore = trainer.batchCount;

@@ -278,6 +278,7 @@ describe('a private step', () => {
 
   const refused: [string, () => Model, Partial<InjectOptions>, RegExp][] = [
     ['no noise', mlp, { dpSgd: { clip: 1 } }, /needs the noise/],
+    ['accumulation without the expected size of a batch', mlp, { accumulate: 2 }, /expected size of a batch/],
     [
       'a loss across the batch',
       mlp,

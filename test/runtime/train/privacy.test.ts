@@ -5,10 +5,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { saveModel } from '../../../src/graph/files.js';
 import { random } from '../../../src/graph/random.js';
 import { fit as fitModel, type TrainEvent } from '../../../src/internal.js';
+import { inject } from '../../../src/passes/inject.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import type { Dataset } from '../../../src/runtime/data/dataset.js';
 import { writeNpz } from '../../../src/runtime/data/npz.js';
 import { poissonSample } from '../../../src/runtime/data/order.js';
+import { sessionShapes } from '../../../src/runtime/session.js';
 import { epsilonOf } from '../../../src/runtime/train/accountant.js';
 import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
 import { collect, mlp, mlpData } from '../../sample.js';
@@ -125,7 +127,7 @@ describe('a private run', () => {
   it('says that epsilon assumes Poisson sampling if it shuffles', async () => {
     const events = await run(job({ sampler: undefined }));
     expect(events).toContainEqual(
-      expect.objectContaining({ text: expect.stringMatching(/this run shuffles: with --sampler poisson/) }),
+      expect.objectContaining({ text: expect.stringMatching(/this run shuffles: use --sampler poisson/) }),
     );
   });
 
@@ -158,6 +160,37 @@ describe('a private run', () => {
     expect(epsilon).toBeGreaterThan(1.99);
     const injected = events.find(e => e.type === 'injected')!;
     expect(injected.description.dpSgd).toMatchObject({ clip: 1, batch: 8, method: 'ghost' });
+  });
+
+  const RESUMED: [string, Partial<TrainJob>, RegExp][] = [
+    ['another sampler', { sampler: undefined }, /resumed with --sampler shuffle \(was poisson\)/],
+    ['another split', { valSplit: 0.75 }, /resumed with 15 training samples \(was 64;/],
+    [
+      'more epochs than the budget has',
+      { epochs: 90 },
+      /90 epochs spend .* --epochs \d+ is the most that fits/,
+    ],
+    ['a smaller budget', { dpEpsilon: 0.01 }, /above --dp-epsilon 0\.01: not even one epoch fits/],
+  ];
+  it('is not resumed in a way that makes its epsilon wrong', async () => {
+    const state = at('resumed.agd.onnx');
+    const asked = { state, dpEpsilon: 2, inject: { ...PRIVATE, dpSgd: { clip: 1 } } };
+    await run(job(asked));
+    for (const [what, rest, message] of RESUMED)
+      await expect(run(job({ ...asked, epochs: 3, dpEpsilon: 5, ...rest })), what).rejects.toThrow(message);
+    const { epsilon } = end(await run(job({ ...asked, epochs: 3, dpEpsilon: 5 }))).privacy!;
+    expect(epsilon).toBeGreaterThan(2);
+  });
+
+  it('keeps to a budget with the noise of an injected file', async () => {
+    const { model } = await inject(mlp(), { ...PRIVATE, seed: 1 }, sessionShapes);
+    await saveModel(model, at('p.agd.onnx'));
+    const asked = { model: at('p.agd.onnx'), inject: undefined };
+    const { epsilon } = end(await run(job(asked))).privacy!;
+    await run(job({ ...asked, dpEpsilon: epsilon }));
+    await expect(run(job({ ...asked, dpEpsilon: epsilon * 0.99 }))).rejects.toThrow(
+      /--epochs 1 is the most that fits/,
+    );
   });
 
   const refused: [string, Partial<TrainJob>, RegExp][] = [

@@ -83,12 +83,15 @@ export async function handler(args: Args): Promise<void> {
   );
   const { qat, calibrate } = args;
   if (calibrate !== undefined && !qat) throw new AgdError('bad-option', '--calibrate needs --qat.');
-  const options =
-    calibrate === undefined ? source.options : await withRanges(source.model, source.options, calibrate);
+  const { options, notes } =
+    calibrate === undefined
+      ? { options: source.options, notes: [] }
+      : await withRanges(source.model, source.options, calibrate);
   const { model, report } = await inject(source.model, options);
   const begun = resumeOptimizer(model, source.optimizer);
   await write(begun.model, paths, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);
+  for (const note of notes) print(note);
   if (begun.note) print(begun.note);
   print(`wrote ${paths.join(', ')}`);
 }

@@ -4,6 +4,8 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { QUANTIZATION_OPTIONS } from '../../src/passes/options/quantization.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
+import { ints, spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
@@ -107,12 +109,55 @@ describe('--qat', () => {
     expect(() => QUANTIZATION_OPTIONS.qat.parse(text)).toThrow(message);
   });
 
+  it('calibrates with inputs that are computed from the tokens', async () => {
+    const s = new Sketch();
+    const ids = s.input('input_ids', ['n', 's'], 'int64');
+    const mask = s.input('attention_mask', ['n', 's'], 'int64');
+    const kept = s.add(
+      'Unsqueeze',
+      [s.add('Cast', [mask], 'm', { to: 1 }), s.weight('axis', ints([-1]))],
+      'k',
+    );
+    const table = s.weight('table', spread([6, 4], [-1, 1], 3));
+    const h = s.add('Mul', [s.add('Gather', [table, ids], 'e'), kept], 'h');
+    const head = s.weight('head', spread([4, 6], [-1, 1], 5));
+    await saveModel(s.model([s.add('MatMul', [h, head], 'logits')], 17), join(folder, 'tokens.onnx'));
+    const tokens = ints([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0], [4, 3]);
+    await writeNpz(
+      join(folder, 'tokens.npz'),
+      new Map([
+        ['input_ids', tokens],
+        ['target', tokens],
+      ]),
+    );
+    const qat = [...LOSS, '--qat', 'int8'];
+    run('train', 'tokens.onnx', ...qat, '--data', 'tokens.npz', '-o', 'out.onnx');
+    expect((await typesIn('out.onnx')).get('head_quantized')).toBe('int8');
+    const out = run('inject', 'tokens.onnx', ...qat, '--calibrate', 'tokens.npz', '-o', 'tokens.agd.onnx');
+    expect(out).toContain("The data have no array for 'attention_mask' (ones): computed from the tokens.");
+    run('train', 'tokens.agd.onnx', '--data', 'tokens.npz', '-o', 'out.onnx');
+    expect((await typesIn('out.onnx')).get('head_quantized')).toBe('int8');
+  });
+
+  it("calibrates by the model's recipe", async () => {
+    const rows = Array.from({ length: 24 }, (_, i) => `${i},${(i >> 1) % 3},${'pqr'[i % 3]}`);
+    writeFileSync(join(folder, 'rows.csv'), `a,b,kind\n${rows.join('\n')}\n`);
+    const columns = 'x=a:standardize,b:one-hot';
+    const trained = ['--data', 'rows.csv', '--columns', columns, '--label', 'kind', ...LOSS];
+    run('train', 'model.onnx', ...trained, '--epochs', '1', '-o', 'known.onnx');
+    run('inject', 'known.onnx', ...LOSS, '--qat', 'int8', '--calibrate', 'rows.csv', '-o', 'known.agd.onnx');
+    const { initializers } = (await loadModel(join(folder, 'known.agd.onnx'))).graph;
+    const [, range] = [...initializers].find(([v]) => v.name === 'x_range')!;
+    expect(range.numbers()[1]).toBeLessThan(2);
+  });
+
   it.each([
     [['--qat', 'int9'], "weights must be one of int8, int4, in 'int9'"],
     [
       ['--qat', 'int8:skip=fc9', '--calibrate', 'train.npz'],
       "--qat: skip 'fc9' matches no layer that is quantized; there are 'Gemm'",
     ],
+    [['--qat', 'int8', '--prompt-tokens', '4'], '--qat cannot be combined with --prompt-tokens'],
     [['--qat', 'int8', '--lora', 'fc1'], '--qat cannot be combined with --lora'],
     [['--qat', 'int8'], 'initial ranges: with inject, --calibrate FILE'],
     [['--calibrate', 'train.npz'], '--calibrate needs --qat.'],

@@ -33,7 +33,7 @@ export const QUANTIZATION_OPTIONS = {
     commands: ['inject', 'train'],
     help: "Quantization-aware training: int8, int4, or with settings as 'int8:method=ema,skip=head*'",
     parse: parseQat,
-    conflicts: ['lora', 'ia3', 'adapter', 'gradients', 'replaceOptimizer'],
+    conflicts: ['lora', 'ia3', 'adapter', 'promptTokens', 'prefixTokens', 'gradients', 'replaceOptimizer'],
   }),
   ranges: option(
     given<Ranges>('a Map of pairs', x => x instanceof Map),

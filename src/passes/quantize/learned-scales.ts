@@ -45,7 +45,7 @@ export function scaleGradientsOfScales(
 
 /**
  * The options of learned scales: no weight decay; and as optimizers other than SGD take steps of about lr, whatever the
- * gradient, a learning rate in proportion to the scale.
+ * gradient, a learning rate in proportion to the scale: that of its group or layer, if it has one, times the scale.
  */
 export function groupsOfScales(
   model: Model,
@@ -59,6 +59,7 @@ export function groupsOfScales(
     if (!learned.has(value.name)) return own;
     const scales = model.graph.initializers.get(value)!.numbers();
     const mean = scales.reduce((sum, s) => sum + Math.abs(s), 0) / scales.length;
-    return { weightDecay: 0, ...(name === 'sgd' ? {} : { lr: settings.lr * mean }), ...own };
+    const { lr = settings.lr } = own as { lr?: number };
+    return { ...own, weightDecay: 0, ...(name === 'sgd' ? {} : { lr: lr * mean }) };
   });
 }

@@ -4,12 +4,13 @@ import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { Ranges } from '../../passes/options/quantization.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { valuesToCalibrate } from '../../passes/quantize/quantize-model.js';
+import { readRecipe } from '../../passes/recipe/recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
 import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
 import { openData } from '../data/open.js';
 import { fileOrder } from '../data/order.js';
 import { Session } from '../session.js';
-import { modelData, type Source, shapesOf } from './model-data.js';
+import { batchToFree, inputsToDerive, modelData, type Source, shapesOf } from './model-data.js';
 
 /** How many batches initial ranges are of. */
 const BATCHES = 8;
@@ -20,7 +21,7 @@ const BATCHES = 8;
  * input, and `non-finite` for values without a range.
  */
 export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ranges | undefined> {
-  const { qat, freeBatch } = source.options;
+  const { qat, freeBatch, deriveInputs } = source.options;
   if (!qat) return undefined;
   const { model, values } = valuesToCalibrate(source.model, qat, source.options.loss);
   if (!values.length) return new Map();
@@ -33,7 +34,9 @@ export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ra
   const ranges = new Map<string, [number, number]>();
   const fed = new Set(model.graph.inputs.map(v => v.name));
   const computed = values.filter(name => !fed.has(name));
-  const session = await Session.create(await predictionModel(model, computed, shapes, { freeBatch }));
+  const session = await Session.create(
+    await predictionModel(model, computed, shapes, { freeBatch, deriveInputs }),
+  );
   try {
     const size = data.fixedBatch ?? source.job.batchSize ?? DEFAULT_BATCH_SIZE;
     const end = Math.min(data.length, BATCHES * size);
@@ -44,8 +47,10 @@ export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ra
         Object.fromEntries(session.inputs.map(name => [name, inputs[name]!])),
       );
       const given = Object.entries(inputs).filter(([name]) => values.includes(name));
+      // A cache that is computed from the tokens is empty.
       for (const [name, { dtype, data: numbers }] of [...given, ...Object.entries(results)])
-        if (dtype === 'float32') ranges.set(name, widened(ranges.get(name), numbers as Float32Array));
+        if (dtype === 'float32' && numbers.length)
+          ranges.set(name, widened(ranges.get(name), numbers as Float32Array));
     }
   } finally {
     await session.release();
@@ -59,16 +64,26 @@ export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ra
   return ranges;
 }
 
-/** Options of an injection with the ranges that files of data give. Throws as `calibrate` does. */
+/**
+ * Options of an injection with the ranges that files of data give, prepared as for training: by the model's recipe,
+ * with the inputs that the data lack computed from the tokens, and in batches; `notes` say what the options gained. Throws as
+ * `calibrate` does.
+ */
 export async function withRanges(
   model: Model,
   options: InjectOptions,
   paths: string | readonly string[],
-): Promise<InjectOptions> {
+): Promise<{ options: InjectOptions; notes: string[] }> {
   const data = await openData(paths, {});
   try {
-    const source = { job: {}, data, model, options };
-    return { ...options, ranges: await calibrate(source, await shapesOf(source)) };
+    data.use(readRecipe(model));
+    const derived = await inputsToDerive({ job: {}, data, model, options });
+    const source = { job: {}, data, model, options: { ...options, ...derived.options } };
+    const { freeBatch = options.freeBatch, note } = await batchToFree(source);
+    const prepared = { ...source, options: { ...source.options, freeBatch } };
+    const ranges = await calibrate(prepared, await shapesOf(prepared));
+    const notes = [derived.note, note].flatMap(text => text ?? []);
+    return { options: { ...prepared.options, ranges }, notes };
   } finally {
     await data.close();
   }

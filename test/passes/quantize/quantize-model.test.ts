@@ -13,6 +13,7 @@ import { inject } from '../../../src/passes/inject.js';
 import { attachModels } from '../../../src/passes/normalize/attach-models.js';
 import type { QatSpec, Ranges } from '../../../src/passes/options/quantization.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
+import { groupsOfScales } from '../../../src/passes/quantize/learned-scales.js';
 import { readQuantizers } from '../../../src/passes/quantize/quantization-record.js';
 import { quantizeModel, valuesToCalibrate } from '../../../src/passes/quantize/quantize-model.js';
 import { storeIntegers } from '../../../src/passes/quantize/store-integers.js';
@@ -394,5 +395,25 @@ describe('a teacher', () => {
     checkExport(model);
     const names = [...trainedModel(model).graph.initializers.keys()].map(v => v.name);
     expect(names.filter(name => name.startsWith('teacher'))).toEqual([]);
+  });
+});
+
+describe('the learning rate of a learned scale', () => {
+  it('is that of its group or layer times the scale', async () => {
+    const qat = { weights: 'int8', method: 'lsq' } as const;
+    const model = await quantized(network(), qat);
+    const [value, tensor] = [...model.graph.initializers].find(([v]) => v.name === 'w1_scale')!;
+    const scales = tensor.numbers();
+    const mean = scales.reduce((sum, s) => sum + s, 0) / scales.length;
+    const rate = (own: { lr?: number }, name = 'adamw') => {
+      const base = { name, settings: { lr: 0.01 } };
+      return (groupsOfScales(model, [value], [{ ...own, weightDecay: 0.1 }], base)[0] as { lr?: number }).lr;
+    };
+    expect(rate({})).toBeCloseTo(0.01 * mean, 10);
+    expect(rate({ lr: 0.005 })).toBeCloseTo(0.005 * mean, 10);
+    expect(rate({ lr: 0.005 }, 'sgd')).toBe(0.005);
+    expect(
+      groupsOfScales(model, [value], [{ weightDecay: 0.1 }], { name: 'sgd', settings: { lr: 1 } }),
+    ).toEqual([{ weightDecay: 0 }]);
   });
 });

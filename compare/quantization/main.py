@@ -1,6 +1,7 @@
-"""Accuracy of 8-bit models: quantized after training by onnxruntime, and trained by agd-onnx with --qat.
+"""Accuracy of 8-bit models: quantized after training by onnxruntime, and trained by agd-onnx with --qat; with `int4`, of
+models with weights of 4 bits: rounded to the nearest step, and trained.
 
-    npm run build && python compare/quantization/main.py [lenet] [resnet20] [bert]
+    npm run build && python compare/quantization/main.py [int4] [lenet] [resnet20] [bert]
 
 Needs torch, transformers, onnx and onnxruntime. Every file is evaluated by onnxruntime with its integer kernels, on the
 1,000 test digits. The table is in docs/guide/qat.md.
@@ -158,15 +159,37 @@ def row(name, folder):
     return f"| {name} | " + " | ".join(results) + " |"
 
 
+def row_of_four_bits(name, folder):
+    path, input_name, data = make(name, folder)
+    float_path = folder / f"{name}.float.onnx"
+    train(name, folder, path, float_path, EPOCHS[name])
+    longer, state, rounded = (folder / f"{name}.{kind}.onnx" for kind in ("longer", "state.agd", "rounded"))
+    train(name, folder, float_path, longer, MORE, "--lr", "1e-4", "--batch-norm", "eval")
+    cli("inject", longer, "--loss", "cross-entropy", "--qat", "int4:method=fixed", "-o", state)
+    cli("export", state, "-o", rounded)
+    results = [accuracy(p, input_name, *data["test"]) for p in (float_path, longer, rounded)]
+    for method in ("fixed", "ema", "lsq"):
+        for lr in ("1e-4", "1e-3"):
+            ours = folder / f"{name}.{method}.onnx"
+            train(name, folder, float_path, ours, MORE, "--lr", lr, "--qat", f"int4:method={method}")
+            results.append(accuracy(ours, input_name, *data["test"]))
+    return f"| {name} | " + " | ".join(results) + " |"
+
+
 def main():
-    names = sys.argv[1:] or list(EPOCHS)
+    arguments = sys.argv[1:]
+    is_four = "int4" in arguments
+    names = [name for name in arguments if name != "int4"] or list(EPOCHS)
     head = ["model", "float", "float, trained on"]
-    head += [f"{way}{bits}" for bits in ("", ", 7 bits") for way in ("quantize_static", "--qat ema", "--qat lsq")]
+    if is_four:
+        head += ["rounded", *(f"{method}, lr {lr}" for method in ("fixed", "ema", "lsq") for lr in ("1e-4", "1e-3"))]
+    else:
+        head += [f"{way}{bits}" for bits in ("", ", 7 bits") for way in ("quantize_static", "--qat ema", "--qat lsq")]
     print("| " + " | ".join(head) + " |")
     print("| " + " | ".join("---" for _ in head) + " |")
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            print(row(name, Path(folder)), flush=True)
+            print((row_of_four_bits if is_four else row)(name, Path(folder)), flush=True)
 
 
 if __name__ == "__main__":

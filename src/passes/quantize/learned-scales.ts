@@ -30,7 +30,7 @@ export function scaleGradientsOfScales(
     if (!grad || !node) return grad;
     if (quantizer.weight !== undefined) {
       const channels = trained[i]!.shape?.[0] ?? 1;
-      const { size } = g.graph.initializers.get(weights.get(quantizer.weight)!)!;
+      const size = (weights.get(quantizer.weight)?.shape ?? []).reduce<number>((n, d) => n * Number(d), 1);
       const count = size / Number(channels);
       return grad.mul(1 / Math.sqrt(count * (quantizer.most ?? 127)));
     }

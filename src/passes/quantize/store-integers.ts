@@ -4,6 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
+import { transposed } from '../adapters/peft-layout.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { namedIn, type Quantizer, REDUCED, readQuantizers, writeQuantizers } from './quantization-record.js';
 
@@ -26,6 +27,7 @@ export function storeIntegers(source: Model): Model {
     if (value) return value;
     throw new AgdError('invalid-model', `The model lacks '${name}', of its quantization.`);
   };
+  untie(graph, values.values());
   // Weights come after the activations that they multiply, whose scales theirs may depend on.
   const activationsFirst = [...quantizers].sort((a, b) => Number(!!a.weight) - Number(!!b.weight));
   for (const quantizer of activationsFirst) {
@@ -57,6 +59,15 @@ export function storeIntegers(source: Model): Model {
   eliminateDeadNodes(model);
   writeQuantizers(model, []);
   return model;
+}
+
+/** Weights that are another's transpose have integers of their own. */
+function untie(graph: Graph, values: Iterable<Value>): void {
+  for (const value of values) {
+    const table = value.producer?.opType === 'Transpose' && value.producer.inputs[0];
+    const tensor = table && graph.initializers.get(table);
+    if (tensor) settle(graph, value, transposed(tensor));
+  }
 }
 
 /** Makes a computed value an initializer. */

@@ -38,8 +38,10 @@ export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ra
     await predictionModel(model, computed, shapes, { freeBatch, deriveInputs }),
   );
   try {
-    const size = data.fixedBatch ?? source.job.batchSize ?? DEFAULT_BATCH_SIZE;
-    const end = Math.min(data.length, BATCHES * size);
+    // As many samples of a model exported for single ones.
+    const asked = source.job.batchSize ?? DEFAULT_BATCH_SIZE;
+    const size = data.fixedBatch ?? asked;
+    const end = Math.min(data.length, BATCHES * Math.max(size, asked));
     const whole = data.fixedBatch ? end - (end % size) : end;
     for (let at = 0; at < whole; at += size) {
       const { inputs } = await data.take(fileOrder(at, Math.min(at + size, whole)));

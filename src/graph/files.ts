@@ -8,6 +8,7 @@ import {
   openSync,
   readSync,
   realpathSync,
+  type Stats,
   statSync,
 } from 'node:fs';
 import {
@@ -258,7 +259,7 @@ async function copyExternal(
 ): Promise<void> {
   const source = await open(externalPath(data, name));
   try {
-    checkLength((await source.stat()).size, data, name);
+    checkFile(await source.stat(), data, name);
     await copyRange(source, data.offset, data.length, target, offset);
   } finally {
     await source.close();
@@ -444,7 +445,7 @@ export function readRange(path: string, data: ExternalData, name: string): Uint8
   let file: number | undefined;
   try {
     file = openSync(path, 'r');
-    checkLength(fstatSync(file).size, data, name);
+    checkFile(fstatSync(file), data, name);
     const bytes = new Uint8Array(data.length);
     for (let done = 0, read = 0; done < bytes.length; done += read) {
       read = readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), data.offset + done);
@@ -484,6 +485,27 @@ function externalPath({ location, folder }: Pick<ExternalData, 'location' | 'fol
     throw new AgdError('external-data', `Tensor '${name}' lies in '${location}', which is not a file.`);
   return path;
 }
+
+type FileState = Pick<Stats, 'dev' | 'ino' | 'size' | 'mtimeMs'>;
+
+/** Differs between files, and changes when one is written. */
+export const stampOf = ({ dev, ino, size, mtimeMs }: FileState) => [dev, ino, size, mtimeMs].join();
+
+/** The stamp of the file that a tensor lies in; undefined if it cannot be found. */
+export function stampOfExternal({ folder, location }: ExternalData): string | undefined {
+  const info = statSync(join(folder, location), { throwIfNoEntry: false });
+  return info && stampOf(info);
+}
+
+/** Throws `io` for a file that was changed since the model was opened, and as `checkLength`. */
+function checkFile(info: FileState, data: ExternalData, name: string): void {
+  if (data.stamp !== undefined && data.stamp !== stampOf(info))
+    throw changedFile(join(data.folder, data.location));
+  checkLength(info.size, data, name);
+}
+
+export const changedFile = (path: string) =>
+  new AgdError('io', `${path} was overwritten while it was in use: start again.`);
 
 function checkLength(size: number, { location, offset, length }: ExternalData, name: string): void {
   if (size < offset + length)

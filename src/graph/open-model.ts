@@ -1,8 +1,17 @@
 /** Models that stay in their file: large tensors are read when they are needed, and not kept. */
 import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { AgdError } from './errors.js';
-import { ioError, naming, readExternal, readModelBytes } from './files.js';
+import { crc32 } from 'node:zlib';
+import {
+  changedFile,
+  ioError,
+  naming,
+  readExternal,
+  readModelBytes,
+  stampOf,
+  stampOfExternal,
+  storedTensors,
+} from './files.js';
 import type { Model } from './ir.js';
 import { placeOf } from './places.js';
 import { decodeModel, inherit } from './proto/codec.js';
@@ -15,8 +24,8 @@ const LARGE = 2 ** 16;
 
 /**
  * The model in `path`, as `loadModel` reads it, but initializers of at least 64 KiB stay in the file, which is kept open:
- * replacing it by another does not change them. Reading one throws `io` if the file was overwritten in place. Throws as
- * `loadModel` does.
+ * replacing it by another does not change them. Reading one throws `io` if the file was overwritten in place with other
+ * contents, or if the file of an external tensor was changed or replaced. Throws as `loadModel` does.
  */
 export async function openModel(path: string): Promise<Model> {
   const bytes = await readModelBytes(path);
@@ -26,8 +35,8 @@ export async function openModel(path: string): Promise<Model> {
     const isInitializer = name !== undefined && place === placeOf(['', name]);
     return isInitializer && range && !others.length && range.length >= LARGE ? [{ name, ...range }] : [];
   });
-  if (!large.length) return naming(path, () => decodeModel(bytes, dirname(path), readExternal));
-  const file = new OpenFile(path, bytes.length);
+  if (!large.length) return stamped(naming(path, () => decodeModel(bytes, dirname(path), readExternal)));
+  const file = new OpenFile(path, bytes, large);
   const without = editMessage(
     bytes,
     large.map(({ offset, length }) => ({ offset, length, bytes: new Uint8Array() })),
@@ -39,8 +48,17 @@ export async function openModel(path: string): Promise<Model> {
     const offset = offsets.get(value.name);
     if (offset !== undefined) model.graph.initializers.set(value, file.tensor(value.name, tensor, offset));
   }
+  return stamped(model);
+}
+
+function stamped(model: Model): Model {
+  for (const { external } of storedTensors(model).keys())
+    if (external) external.stamp = stampOfExternal(external);
   return model;
 }
+
+/** Bytes of which a checksum is computed at a time. */
+const BLOCK = 4 * 2 ** 20;
 
 const unused = new FinalizationRegistry<number>(fd => closeSync(fd));
 
@@ -48,16 +66,25 @@ const unused = new FinalizationRegistry<number>(fd => closeSync(fd));
 class OpenFile {
   readonly #path: string;
   readonly #fd: number;
-  readonly #state: string;
+  readonly #size: number;
+  readonly #checksums: readonly (Part & { sum: number })[];
+  #state: string;
 
-  constructor(path: string, length: number) {
+  /** `ranges` are those of its tensors. */
+  constructor(path: string, bytes: Uint8Array, ranges: readonly Part[]) {
     try {
       this.#path = realpathSync(path);
       this.#fd = openSync(path, 'r');
       unused.register(this, this.#fd);
       const info = fstatSync(this.#fd);
-      this.#state = stateOf(info);
-      if (info.size !== length) throw this.#changed();
+      this.#state = stampOf(info);
+      this.#size = bytes.length;
+      if (info.size !== this.#size) throw changedFile(this.#path);
+      this.#checksums = ranges.map(({ offset, length }) => ({
+        offset,
+        length,
+        sum: crc32(bytes.subarray(offset, offset + length)),
+      }));
     } catch (error) {
       throw ioError(`Cannot read '${path}'`, error);
     }
@@ -74,27 +101,41 @@ class OpenFile {
 
   #isCurrent(): boolean {
     const info = statSync(this.#path, { throwIfNoEntry: false });
-    return info !== undefined && stateOf(info) === this.#state;
+    return info !== undefined && stampOf(info) === this.#state;
   }
 
   #read(name: string, offset: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(length);
     try {
-      if (stateOf(fstatSync(this.#fd)) !== this.#state) throw this.#changed();
-      for (let done = 0, read = 0; done < length; done += read) {
-        read = readSync(this.#fd, bytes, done, Math.min(length - done, 2 ** 30), offset + done);
-        if (read === 0) throw this.#changed();
-      }
+      this.#check();
+      return this.#bytes(offset, length);
     } catch (error) {
       throw ioError(`Cannot read tensor '${name}' from '${this.#path}'`, error);
     }
+  }
+
+  /** Another time alone, as `touch` sets, or the same contents written again, do no harm. */
+  #check(): void {
+    const info = fstatSync(this.#fd);
+    const state = stampOf(info);
+    if (state === this.#state) return;
+    const isSame = info.size === this.#size && this.#checksums.every(range => this.#sum(range) === range.sum);
+    if (!isSame) throw changedFile(this.#path);
+    this.#state = state;
+  }
+
+  #sum({ offset, length }: Part): number {
+    let sum = 0;
+    for (let done = 0; done < length; done += BLOCK)
+      sum = crc32(this.#bytes(offset + done, Math.min(BLOCK, length - done)), sum);
+    return sum;
+  }
+
+  #bytes(offset: number, length: number): Uint8Array {
+    const bytes = new Uint8Array(length);
+    for (let done = 0, read = 0; done < length; done += read) {
+      read = readSync(this.#fd, bytes, done, Math.min(length - done, 2 ** 30), offset + done);
+      if (read === 0) throw changedFile(this.#path);
+    }
     return bytes;
   }
-
-  #changed(): AgdError {
-    return new AgdError('io', `${this.#path} was overwritten while it was in use: start again.`);
-  }
 }
-
-const stateOf = ({ dev, ino, size, mtimeMs }: { dev: number; ino: number; size: number; mtimeMs: number }) =>
-  [dev, ino, size, mtimeMs].join();

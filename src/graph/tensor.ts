@@ -36,8 +36,17 @@ function arrayType(data: unknown): string {
   return (data as TypedArray)[Symbol.toStringTag] ?? data.constructor?.name ?? 'an object';
 }
 
-/** The location of a tensor's bytes outside the model file: `location` is relative to the model's folder. */
-export type ExternalData = { location: string; offset: number; length: number; folder: string };
+/**
+ * The location of a tensor's bytes outside the model file: `location` is relative to the model's folder. `stamp` is the state
+ * of that file when the model was opened: reading another one is an error.
+ */
+export type ExternalData = {
+  location: string;
+  offset: number;
+  length: number;
+  folder: string;
+  stamp?: string | undefined;
+};
 
 /** The place of a tensor's bytes in a model file that is kept open. `isCurrent`: the path still names that file. */
 export type StoredInFile = { path: string; offset: number; isCurrent: () => boolean };

@@ -2,10 +2,11 @@ import { basename, dirname, resolve } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { byteLength, type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
+import { stampOfExternal } from '../graph/files.js';
 import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto/codec.js';
 import { record } from '../graph/record.js';
-import { type Placement, Tensor, type TypedArray } from '../graph/tensor.js';
+import { type ExternalData, type Placement, Tensor, type TypedArray } from '../graph/tensor.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
 import type { Device } from '../passes/options.js';
@@ -216,9 +217,12 @@ function mapped({ graph }: Model): Mapped {
     if (!initializers.has(tensor) || length < LEAST_MAPPED || dtype === 'int64') return undefined;
     const found = stored?.isCurrent()
       ? { folder: dirname(stored.path), location: basename(stored.path), offset: stored.offset, length }
-      : external && { ...external, folder: resolve(external.folder) };
+      : external && isUnchanged(external) && { ...external, folder: resolve(external.folder) };
     return found && found.offset % byteLength(dtype, 1) === 0 ? found : undefined;
   };
+  // Reading a changed file is an error, which mapping it would hide.
+  const isUnchanged = (data: ExternalData) =>
+    data.stamp === undefined || data.stamp === stampOfExternal(data);
   const folder = [...initializers].map(inFile).find(found => found)?.folder;
   return {
     ...(folder === undefined ? {} : { model_external_initializers_file_folder_path: folder }),

@@ -1,8 +1,8 @@
-import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { loadModel } from '../../src/graph/files.js';
+import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { openModel } from '../../src/graph/open-model.js';
 import { encodeModel } from '../../src/graph/proto/codec.js';
@@ -74,6 +74,43 @@ describe('openModel', () => {
     expect(() => find(opened, 'table').bytes).toThrow(
       `${path} was overwritten while it was in use: start again.`,
     );
+  });
+
+  it('goes on with a file that only got another time, or the same contents again', async () => {
+    const path = written('touched.onnx');
+    const opened = await openModel(path);
+    utimesSync(path, 1, 2);
+    expect(find(opened, 'table').at(7)).toBe(7);
+    writeFileSync(path, readFileSync(path));
+    expect(await looksUp(opened, 3)).toBe(3.5);
+    // As long, with another table.
+    const bytes = readFileSync(path);
+    bytes[bytes.length / 2] = 1;
+    writeFileSync(path, bytes);
+    expect(() => find(opened, 'table').bytes).toThrow(`${path} was overwritten`);
+  });
+
+  it.each([
+    ['overwritten', writeFileSync],
+    [
+      'replaced',
+      (path: string, bytes: Uint8Array) => {
+        writeFileSync(`${path}.new`, bytes);
+        renameSync(`${path}.new`, path);
+      },
+    ],
+  ] as const)('refuses a data file that was %s', async (how, write) => {
+    const path = join(folder, `${how}.onnx`);
+    const model = tableModel(1);
+    await saveModel(model, path, { externalData: 'always' });
+    const opened = await openModel(path);
+    expect(await looksUp(opened, 3)).toBe(3.5);
+    write(`${path}.data`, readFileSync(`${path}.data`).fill(1, 0, 4));
+    utimesSync(`${path}.data`, 1, 2);
+    const message = `${path}.data was overwritten`;
+    expect(() => find(opened, 'table').bytes).toThrow(message);
+    await expect(looksUp(opened, 0)).rejects.toThrow(message);
+    await expect(saveModel(opened, join(folder, 'copy.onnx'))).rejects.toThrow(message);
   });
 
   it('gives sessions what the runtime maps', async () => {

@@ -13,7 +13,7 @@ import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { BindOptions } from '../data/bind.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
 import { loadRecipe, saveRecipe } from '../data/recipe/recipe-file.js';
-import { readSafetensors } from '../data/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
 import { checkExport, exportFile, neededRecipe } from '../export.js';
 import { loadExtensions } from '../extensions.js';
 import type { Beginning } from '../formats/artifacts.js';
@@ -353,18 +353,28 @@ async function isSameFile(a: string, b: string): Promise<boolean> {
 const stateFile = (job: TrainJob) =>
   job.fold ? undefined : (job.state ?? job.output?.replace(/(\.onnx)?$/, '.agd.onnx'));
 
-/** Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files. */
+/**
+ * Where the disk is full or a folder has gone, what was learnt goes to the system's folder for temporary files; without the
+ * rest of the model where that can no longer be read.
+ */
 async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdError): Promise<AgdError> {
   const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-'));
   const path = join(folder, basename(stateFile(job) ?? `${job.model}.agd.onnx`));
+  const values = `${path.replace(/(\.agd)?\.onnx$/, '')}.safetensors`;
+  const reason = error.message.replace(/\.$/, '');
+  const saved = (text: string) =>
+    new AgdError('io', `${reason}. What was learnt is in ${text}`, { cause: error });
   try {
     await saveSnapshot(withRun(trainer.snapshot(), run), path);
+    return saved(`${path}: agd-onnx export takes the model out of it.`);
+  } catch {}
+  try {
+    await writeSafetensors(values, trainer.checkpoint());
+    return saved(`${values}: with the model as it was, --resume-pytorch ${values} continues from there.`);
   } catch {
     await rm(folder, { recursive: true });
     return error;
   }
-  const text = `${error.message.replace(/\.$/, '')}. What was learnt is in ${path}: agd-onnx export takes the model out of it.`;
-  return new AgdError('io', text, { cause: error });
 }
 
 async function saveState(path: string, trainer: Trainer, run: Run, emit: Emit): Promise<void> {

@@ -1,14 +1,15 @@
-import { rmSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { AgdError } from '../../../src/graph/errors.js';
 import { loadModel, saveModel } from '../../../src/graph/files.js';
-import { writeSafetensors } from '../../../src/runtime/data/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../../../src/runtime/data/safetensors.js';
 import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
-import { mlp, mlpData } from '../../sample.js';
+import { spread } from '../../ops/vjp.js';
+import { mlp, mlpData, Sketch } from '../../sample.js';
 
 let folder: string;
 beforeEach(async () => {
@@ -50,6 +51,36 @@ it('keeps what was learnt where the trained model cannot be written', async () =
   expect(trainer.stepCount).toBe(4);
   await trainer.release();
   await rm(dirname(path), { recursive: true });
+});
+
+it('keeps what was learnt where the rest of the model was overwritten', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const wide = s.add('MatMul', [x, s.weight('frozen', spread([4, 5000], [-1, 1]))], 'wide');
+  const model = s.model([s.add('MatMul', [wide, s.weight('head', spread([5000, 3], [-1, 1]))], 'logits')]);
+  const wanted = await job();
+  await saveModel(model, wanted.model);
+  const inject = { loss: { kind: 'cross-entropy' }, freeze: ['frozen'] } as const;
+  const failing = runTrainJob({ ...wanted, inject }, async event => {
+    if (event.type === 'epoch' && event.epoch === 2)
+      writeFileSync(wanted.model, readFileSync(wanted.model).fill(1));
+  });
+  const { message } = await failing.then(
+    () => new Error('nothing failed'),
+    (e: Error) => e,
+  );
+  expect(message).toContain(`${wanted.model} was overwritten`);
+  const [, path] = /What was learnt is in (\S+): with the model as it was, --resume-pytorch/.exec(message)!;
+  const { tensors } = await readSafetensors(path!);
+  expect(tensors.get('head')!.dims).toEqual([5000, 3]);
+  expect(tensors.get('head')!.at(0)).not.toBe(spread([5000, 3], [-1, 1]).at(0));
+  await saveModel(model, wanted.model);
+  const steps: unknown[] = [];
+  await runTrainJob({ ...wanted, inject, epochs: 1, resumePytorch: path }, event => {
+    if (event.type === 'note') steps.push(event.text);
+  });
+  expect(steps.join()).toContain('after 4 updates');
+  await rm(dirname(path!), { recursive: true });
 });
 
 it.each(['dryRun', 'findLr'] as const)('writes nothing with %s, whatever is to be saved', async mode => {

@@ -13,10 +13,19 @@ export type Derived = 'an empty cache' | 'false' | 'zero' | 'zeros' | 'positions
 
 const isInteger = ({ dtype }: Value) => dtype === 'int64' || dtype === 'int32';
 
-/** Tokens, or their embeddings: [batch, length, ...]. */
-function tokensOf(graph: Graph): Value | undefined {
-  const named = (pattern: RegExp) => graph.inputs.find(v => pattern.test(v.name) && v.shape);
-  return named(/^(decoder_)?input_ids$/) ?? named(/^inputs_embeds$/);
+/** Tokens, or their embeddings: [batch, length, ...]. Of a model of both, first those of its encoder, then of its decoder. */
+function tokensOf(graph: Graph): Value[] {
+  const named = (...names: string[]) => graph.inputs.find(v => names.includes(v.name) && v.shape);
+  const own = named('input_ids') ?? named('inputs_embeds');
+  const decoded = named('decoder_input_ids') ?? named('decoder_inputs_embeds');
+  return [own, decoded].filter(v => v !== undefined);
+}
+
+/** Those of the tokens that a value follows: of which it shares the name of its length, or else of its part of the model. */
+function tokensFor({ name, shape = [] }: Value, tokens: readonly Value[]): Value {
+  const alike = tokens.filter(t => typeof shape[1] === 'string' && t.shape![1] === shape[1]);
+  if (shape.length === 2 && alike.length === 1) return alike[0]!;
+  return /^(decoder_|past|cache)/.test(name) ? tokens.at(-1)! : tokens[0]!;
 }
 
 /**
@@ -27,10 +36,10 @@ function tokensOf(graph: Graph): Value | undefined {
 export function derivableInputs(graph: Graph): Map<Value, Derived> {
   const found = new Map<Value, Derived>();
   const tokens = tokensOf(graph);
-  if (!tokens) return found;
+  if (!tokens.length) return found;
   const isMerged = graph.inputs.some(v => v.name === 'use_cache_branch');
   for (const value of graph.inputs) {
-    if (graph.initializers.has(value) || value === tokens) continue;
+    if (graph.initializers.has(value) || tokens.includes(value)) continue;
     const derived = derivedFrom(value, isMerged);
     if (derived) found.set(value, derived);
   }
@@ -83,16 +92,21 @@ export function deriveInputs(model: Model, globs: readonly string[]): void {
   });
   const chosen = [...derivable].filter(([v]) => tests.some(test => test(v.name)));
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
-  const mask = graph.inputs.find(v => derivable.get(v) === 'ones' && !chosen.some(([c]) => c === v));
-  const tokens = g.of(tokensOf(graph)!);
+  const masks = graph.inputs.filter(v => derivable.get(v) === 'ones' && !chosen.some(([c]) => c === v));
+  const all = tokensOf(graph);
+  const given = (value: Value) => {
+    const tokens = tokensFor(value, all);
+    const mask = masks.find(m => tokensFor(m, all) === tokens);
+    return { tokens: g.of(tokens), batch, mask: mask && g.of(mask) };
+  };
   const front: Node[] = [];
   // All caches read the size of the batch, which has to be computed before the first of them.
-  const batch = g.into(front, () => tokens.dims(0, 1));
+  const batch = g.into(front, () => g.of(all[0]!).dims(0, 1));
   const [late, early] = [true, false].map(isLate => chosen.filter(([v]) => !!neededReader(v) === isLate));
   for (const [value, derived] of [...early!, ...late!]) {
     const reader = neededReader(value);
     const nodes = reader ? [] : front;
-    const made = g.into(nodes, () => derive(value, derived, { tokens, batch, mask: mask && g.of(mask) }));
+    const made = g.into(nodes, () => derive(value, derived, given(value)));
     value.replaceAllUses(made.value);
     if (reader) graph.insertBefore(reader, ...nodes);
   }

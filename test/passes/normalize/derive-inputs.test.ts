@@ -1,10 +1,12 @@
 import { expect, it } from 'vitest';
+import type { Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { type DecoderForm, decoder, tokenData } from '../../decoder.js';
-import { ints } from '../../ops/vjp.js';
+import { ints, spread } from '../../ops/vjp.js';
+import { Sketch } from '../../sample.js';
 
 const loss = { kind: 'cross-entropy', output: 'logits' } as const;
 const data = Object.fromEntries(tokenData(3, 5));
@@ -85,3 +87,49 @@ it('a glob that matches no such input is refused with those there are', async ()
     "--derive-inputs 'cash*' matches no input that follows from the tokens; these do: 'attention_mask', 'past_key_values.0.key', 'past_key_values.0.value'.",
   );
 });
+
+it.each([
+  ['by their names', ['b', 'n'], ['b', 'm']],
+  ['by the name of their length', ['b', 'enc'], ['b', 'dec']],
+] as const)(
+  'the masks of an encoder and a decoder follow their own tokens, %s',
+  async (how, own, decoded) => {
+    const isNamed = how === 'by their names';
+    const s = new Sketch();
+    // Numbers of the mask with which a decoder reads its encoder are named as the decoder's where only the length tells.
+    const names = isNamed
+      ? ['attention_mask', 'decoder_attention_mask']
+      : ['decoder_attention_mask', 'attention_mask'];
+    const ids = s.input('input_ids', ['b', 'enc'], 'int64');
+    const decoderIds = s.input('decoder_input_ids', ['b', 'dec'], 'int64');
+    const masked = (tokens: Value, mask: string, shape: readonly string[]) => {
+      const rows = s.add('Gather', [table, tokens], `${mask}_rows`);
+      const kept = s.add('Cast', [s.input(mask, [...shape], 'int64')], `${mask}_float`, { to: 1 });
+      const one = s.add('Unsqueeze', [kept, last], `${mask}_column`);
+      return s.add('ReduceMean', [s.add('Mul', [rows, one], `${mask}_kept`), middle], `${mask}_mean`, {
+        keepdims: 0,
+      });
+    };
+    const table = s.weight('table', spread([7, 4], [-1, 1]));
+    const [last, middle] = [s.weight('last', ints([2])), s.weight('middle', ints([1]))];
+    const sum = s.add('Add', [masked(ids, names[0]!, own), masked(decoderIds, names[1]!, decoded)], 'logits');
+    const tokens = (n: number) =>
+      ints(
+        Array.from({ length: 2 * n }, (_, i) => (i * i) % 7),
+        [2, n],
+      );
+    const feeds = { input_ids: tokens(8), decoder_input_ids: tokens(5), target: ints([1, 3]) };
+    const model = () => s.model([sum]);
+    const derived = await gradients(model(), { loss, deriveInputs: ['*attention_mask'] }, feeds);
+    const ones = (n: number) => Tensor.filled('int64', [2, n], 1);
+    const whole = await gradients(
+      model(),
+      { loss },
+      { ...feeds, [names[0]!]: ones(8), [names[1]!]: ones(5) },
+    );
+    expect(derived.loss).toBeCloseTo(whole.loss!, 6);
+    expect([...derived.gradients.get('table')!.numbers()]).toEqual([
+      ...whole.gradients.get('table')!.numbers(),
+    ]);
+  },
+);

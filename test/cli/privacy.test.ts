@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { PRIVACY_OPTIONS } from '../../src/passes/options/privacy.js';
@@ -83,8 +83,14 @@ describe('--memory', () => {
 
   it('computes a batch as a whole if it fits, and says so', async () => {
     const folder = await workplace();
-    const { code, out } = agdOnnx(folder, ...SMALL, '--memory', '4GB', '-o', 'o.onnx');
+    const { code, out } = agdOnnx(
+      folder,
+      ...SMALL,
+      ...['--memory', '4GB', '--state', 's.agd.onnx', '--save-every', '8steps', '--keep-last', '2'],
+      ...['-o', 'o.onnx'],
+    );
     expect(code).toBe(0);
+    expect(existsSync(join(folder, 's.agd.onnx'))).toBe(true);
     expect(out).toMatch(/^memory: batches of 2 as a whole: \d+ MB expected, of 4096 MB$/m);
     expect(out).toMatch(/32 steps of 2 an epoch/);
   }, 120_000);

@@ -2,6 +2,8 @@
 import { existsSync } from 'node:fs';
 import { AgdError } from '../../graph/errors.js';
 import { loadModel } from '../../graph/files.js';
+import type { Graph } from '../../graph/ir.js';
+import type { InjectOptions } from '../../passes/options.js';
 import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
 import { readRun } from './run-state.js';
 import type { TrainJob } from './train-job.js';
@@ -90,18 +92,35 @@ export function describeBatchPlan(
   limit: number,
 ): string {
   const size = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
+  return `memory: ${partsOf({ batchSize, accumulate, recompute })}: ${size(peak)} expected, of ${size(limit)}`;
+}
+
+function partsOf({ batchSize, accumulate, recompute }: BatchPlan): string {
   const batch = batchSize * accumulate;
   const how =
     accumulate === 1
       ? `batches of ${batch} as a whole`
       : `batches of ${batch} in ${accumulate} parts of ${batchSize}`;
-  const again = recompute ? ', recomputing activations in the backward pass' : '';
-  return `memory: ${how}${again}: ${size(peak)} expected, of ${size(limit)}`;
+  return `${how}${recompute ? ', recomputing activations in the backward pass' : ''}`;
 }
+
+/** The batch size that all inputs of the model fix, if they do and it stays so: a run without --batch-size takes it. */
+async function fixedBatchOf(job: TrainJob, inject: InjectOptions): Promise<number | undefined> {
+  if (inject.freeBatch) return undefined;
+  const { openForInjection } = await import('../formats/artifacts.js');
+  const { model } = await openForInjection(job.model, inject, job);
+  const sizes = dataInputs(model.graph).map(v => v.shape?.[0]);
+  const [size] = sizes;
+  // Models with batches of one sample are freed for training.
+  return typeof size === 'number' && size > 1 && sizes.every(other => other === size) ? size : undefined;
+}
+
+const dataInputs = (graph: Graph) =>
+  graph.inputs.filter(v => !graph.initializers.has(v) && v.shape?.length !== 0);
 
 /**
  * The job with the plan that keeps it within `job.memory`; a run that is resumed keeps the plan that it began with. Throws
- * `bad-option` for a model that was injected already.
+ * `bad-option` for a model that was injected already, and where a resumed run is asked for updates of another size.
  */
 export async function withinMemory(
   job: TrainJob & { memory: number },
@@ -114,9 +133,14 @@ export async function withinMemory(
       'bad-option',
       `--memory chooses accumulation and recomputation, which are part of ${job.model} already: inject it with --accumulate or --checkpoint-activations.`,
     );
-  const resumed = await planOfState(job);
-  if (resumed) return { ...rest, inject: { ...inject, ...resumed.inject }, batchSize: resumed.batchSize };
   const { accumulate = 1, checkpointActivations, lazyRows, dpSgd } = inject;
+  const fixed = await fixedBatchOf(job, inject);
+  const batch = job.batchSize ?? fixed ?? DEFAULT_BATCH_SIZE;
+  if (dpSgd?.batch !== undefined && dpSgd.batch !== batch)
+    throw new AgdError(
+      'bad-option',
+      `--memory divides batches of ${batch}, and --dp-sgd has batch=${dpSgd.batch}: leave out batch=, which train sets to the batch size.`,
+    );
   const jobOf = ({ batchSize, accumulate: parts, recompute }: BatchPlan): TrainJob => ({
     ...rest,
     batchSize,
@@ -124,11 +148,26 @@ export async function withinMemory(
       ...inject,
       ...(parts * accumulate > 1 ? { accumulate: parts * accumulate } : {}),
       ...(recompute ? { checkpointActivations: true } : {}),
+      ...(dpSgd?.batch === undefined ? {} : { dpSgd: { ...dpSgd, batch: batchSize } }),
     },
   });
+  const resumed = await planOfState(job);
+  if (resumed) {
+    const { batchSize, accumulate: parts = 1, checkpointActivations: again } = resumed;
+    const recompute = again !== undefined && checkpointActivations === undefined;
+    const isAsked = job.batchSize !== undefined || inject.accumulate !== undefined;
+    if (isAsked && batch * accumulate !== batchSize * parts)
+      throw new AgdError(
+        'bad-option',
+        `An update of the run in ${job.state} takes ${batchSize * parts} samples, and --batch-size and --accumulate ask for ${batch * accumulate}: a resumed run keeps its size.`,
+      );
+    note(`memory: as when the run began, ${partsOf({ batchSize, accumulate: parts, recompute: !!again })}`);
+    const planned = jobOf({ batchSize, accumulate: 1, recompute });
+    return { ...planned, inject: { ...planned.inject, accumulate: resumed.accumulate } };
+  }
   note('memory: measured in a few steps with small parts of a batch');
-  const plan = await planBatch(job.batchSize ?? DEFAULT_BATCH_SIZE, memory, p => measure(jobOf(p)), {
-    accumulate: !lazyRows?.length,
+  const plan = await planBatch(batch, memory, p => measure(jobOf(p)), {
+    accumulate: !lazyRows?.length && (fixed === undefined || job.batchSize !== undefined),
     recompute: checkpointActivations === undefined && !dpSgd,
   });
   note(describeBatchPlan(plan, memory));
@@ -140,14 +179,6 @@ async function planOfState({ state }: TrainJob) {
   if (state === undefined || !existsSync(state)) return undefined;
   const { settings } = readRun(await loadModel(state)) ?? {};
   if (settings?.inject === undefined) return undefined;
-  const { accumulate, checkpointActivations } = JSON.parse(settings.inject) as NonNullable<
-    TrainJob['inject']
-  >;
-  return {
-    batchSize: settings.batchSize,
-    inject: {
-      ...(accumulate === undefined ? {} : { accumulate }),
-      ...(checkpointActivations === undefined ? {} : { checkpointActivations }),
-    },
-  };
+  const { accumulate, checkpointActivations }: InjectOptions = JSON.parse(settings.inject);
+  return { batchSize: settings.batchSize, accumulate, checkpointActivations };
 }

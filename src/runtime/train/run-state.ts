@@ -63,6 +63,14 @@ export type KeptCheckpoint = {
 /** `checkpoints` are those that belong to this version of the state; see `Checkpoints`. */
 export type Run = { settings: RunSettings; history: RunHistory; checkpoints?: readonly KeptCheckpoint[] };
 
+/** Options of a job that leaves no state. */
+export const NOTHING_SAVED = {
+  state: undefined,
+  saveEvery: undefined,
+  keepBest: undefined,
+  keepLast: undefined,
+};
+
 const KEY = 'agd.run';
 
 /** The model with the run in its metadata; graph and tensors are shared. */

@@ -41,6 +41,7 @@ import { accountingOf, checkBudget, checkResumed, type PrivacyOptions, seedOf } 
 import {
   beginRun,
   fitHistory,
+  NOTHING_SAVED,
   type Run,
   type RunSource,
   readRun,
@@ -109,8 +110,6 @@ export type TrainJob = SessionOptions &
     bind?: Omit<BindOptions, 'labels' | 'source'>;
   } & PrivacyOptions &
   Omit<DataOptions, 'recipe' | 'progress'>;
-
-const NOTHING_SAVED = { state: undefined, saveEvery: undefined, keepBest: undefined, keepLast: undefined };
 
 /**
  * Runs a job and reports what happens. When `signal` asks to stop, the loss is no longer finite, or a sample cannot be read,

@@ -5,6 +5,7 @@ import { crashError } from '../../graph/crash.js';
 import { AgdError, type ErrorCode } from '../../graph/errors.js';
 import type { TrainEvent } from './events.js';
 import { withinMemory } from './memory-plan.js';
+import { NOTHING_SAVED } from './run-state.js';
 import type { TrainJob } from './train-job.js';
 
 /** What the process is sent. */
@@ -46,7 +47,7 @@ async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal)
     if (event.type === 'injected') hasStatistics = event.description.statistics.length > 0;
     if (event.type === 'plan') peak = event.memory.peak + COPIES * event.memory.parameters;
   };
-  await inProcess({ ...job, dryRun: true, findLr: undefined, state: undefined }, watch, signal, kill);
+  await inProcess({ ...job, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, watch, signal, kill);
   // A run that is stopped needs no plan.
   return { peak: signal?.aborted || kill?.aborted ? 0 : peak, hasStatistics };
 }

@@ -1,5 +1,18 @@
-import { describe, expect, it } from 'vitest';
-import { type BatchPlan, describeBatchPlan, planBatch } from '../../../src/runtime/train/memory-plan.js';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { saveModel } from '../../../src/graph/files.js';
+import type { TrainEvent } from '../../../src/internal.js';
+import { writeNpz } from '../../../src/runtime/data/npz.js';
+import {
+  type BatchPlan,
+  describeBatchPlan,
+  planBatch,
+  withinMemory,
+} from '../../../src/runtime/train/memory-plan.js';
+import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
+import { mlp, mlpData, Sketch } from '../../sample.js';
 
 const MB = 2 ** 20;
 
@@ -71,6 +84,80 @@ describe('the plan of a batch within memory', () => {
   it('says how much the least is', async () => {
     await expect(planBatch(8, 100 * MB, trialOf(120, 5, 1).trial, all)).rejects.toThrow(
       /does not fit into --memory 100MB: it needs at least 155MB, in 8 parts of 1 with activations recomputed/,
+    );
+  });
+});
+
+describe('a job within memory', () => {
+  let folder: string;
+  const at = (name: string) => join(folder, name);
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'agd-onnx-test-'));
+    await saveModel(mlp(), at('m.onnx'));
+    await writeNpz(at('t.npz'), mlpData(64, 1));
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  const job = (rest: Partial<TrainJob> = {}) => ({
+    ...{ model: at('m.onnx'), data: at('t.npz'), epochs: 1, batchSize: 32, seed: 3, memory: 200 * MB },
+    inject: { loss: { kind: 'cross-entropy' }, optimizer: { name: 'sgd', lr: 0.5 } } as const,
+    ...rest,
+  });
+  /** Batches of 8 are the largest that fit. */
+  const planned = async (asked: TrainJob & { memory: number }) => {
+    const notes: string[] = [];
+    const measure = async ({ batchSize }: TrainJob) => ({
+      peak: (100 + 5 * batchSize!) * MB,
+      hasStatistics: false,
+    });
+    const plan = await withinMemory(asked, measure, text => notes.push(text));
+    return { plan, notes };
+  };
+  const trained = async (asked: TrainJob) => {
+    const events: TrainEvent[] = [];
+    await runTrainJob(asked, event => events.push(event));
+    return events.flatMap(event => (event.type === 'step' ? [event.loss] : []));
+  };
+  const privately = (batch: number) => ({
+    ...job().inject,
+    seed: 3,
+    dpSgd: { clip: 0.1, noise: 0, batch },
+  });
+
+  it('divides the expected size of a private batch as the batch', async () => {
+    const { plan } = await planned(job({ inject: privately(32) }));
+    expect(plan).toMatchObject({ batchSize: 8, inject: { accumulate: 4, dpSgd: { batch: 8 } } });
+    // After the first update, the parameters are the same.
+    const mean = (losses: readonly number[]) => losses.reduce((sum, x) => sum + x) / losses.length;
+    const [parts, whole] = [await trained(plan), await trained(job({ inject: privately(32) }))];
+    expect(mean(parts.slice(4))).toBeCloseTo(whole[1]!, 5);
+    await expect(planned(job({ inject: privately(20) }))).rejects.toThrow(
+      /--memory divides batches of 32, and --dp-sgd has batch=20: leave out batch=/,
+    );
+  });
+
+  it('keeps the batch that the model fixes', async () => {
+    const s = new Sketch();
+    const x = s.input('x', [16, 4]);
+    await saveModel(s.model([s.add('MatMul', [x, s.weight('w', [4, 3])], 'y')]), at('f.onnx'));
+    const fixed = await planned(job({ model: at('f.onnx'), batchSize: undefined, memory: 300 * MB }));
+    expect(fixed.plan.batchSize).toBe(16);
+    expect(fixed.plan.inject!.accumulate).toBeUndefined();
+    await expect(
+      planned(job({ model: at('f.onnx'), batchSize: undefined, memory: 150 * MB })),
+    ).rejects.toThrow(/needs at least \d+MB, in batches of 16/);
+  });
+
+  it('is resumed as it began, with the size of its updates', async () => {
+    const state = at('s.agd.onnx');
+    const asked = job({ state, inject: privately(32) });
+    await trained((await planned(asked)).plan);
+    const again = await planned({ ...asked, epochs: 2, memory: 4000 * MB });
+    expect(again.notes).toEqual(['memory: as when the run began, batches of 32 in 4 parts of 8']);
+    expect(await trained(again.plan)).toHaveLength(8);
+    const other = { ...asked, batchSize: 16, inject: privately(16) };
+    await expect(planned(other)).rejects.toThrow(
+      /takes 32 samples, and --batch-size and --accumulate ask for 16: a resumed run keeps its size/,
     );
   });
 });

@@ -176,6 +176,11 @@ export function accountingOf(
     spent,
     notes: [
       `private: gradients of samples clipped to ${clip} (${how}), noise ${noise}; ${total}`,
+      ...(dpSgd.batch === undefined
+        ? [
+            'private: updates are divided by the number of samples that they took, which the noise does not hide: inject with batch= in --dp-sgd',
+          ]
+        : []),
       ...(train.isPoisson
         ? []
         : [

@@ -186,7 +186,11 @@ describe('a private run', () => {
     const { model } = await inject(mlp(), { ...PRIVATE, seed: 1 }, sessionShapes);
     await saveModel(model, at('p.agd.onnx'));
     const asked = { model: at('p.agd.onnx'), inject: undefined };
-    const { epsilon } = end(await run(job(asked))).privacy!;
+    const events = await run(job(asked));
+    expect(events).toContainEqual(
+      expect.objectContaining({ text: expect.stringMatching(/inject with batch= in --dp-sgd/) }),
+    );
+    const { epsilon } = end(events).privacy!;
     await run(job({ ...asked, dpEpsilon: epsilon }));
     await expect(run(job({ ...asked, dpEpsilon: epsilon * 0.99 }))).rejects.toThrow(
       /--epochs 1 is the most that fits/,

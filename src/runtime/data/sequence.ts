@@ -348,11 +348,22 @@ class Passes implements Samples {
       });
       pass.to += value.rows;
       drop();
+      if (pass.to >= this.length) await this.#demandEnd(pass);
     }
     drop();
     const starts = offsets(pass.parts.map(part => part.rows));
     const places = rows.map(row => row - pass.from);
     return takeFrom(starts, this.arrays, places, part => pass.parts[part]!.arrays);
+  }
+
+  /** Further samples would be left out without a word. */
+  async #demandEnd({ epoch, iterator, to }: { epoch: number; iterator: AsyncGenerator<Part>; to: number }) {
+    const { value, done } = to > this.length ? { value: undefined, done: false } : await iterator.next();
+    if (done) return;
+    throw new AgdError(
+      'bad-data',
+      `The data of epoch ${epoch + 1} have at least ${to + (value?.rows ?? 0)} samples, and the first pass over them had ${this.length}: each has to give as many.`,
+    );
   }
 
   async close(): Promise<void> {

@@ -83,6 +83,12 @@ describe('a function that gives a sequence for each epoch', () => {
     await expect(rowsOf(fewer, { shuffle: 1, epoch: 1 })).rejects.toThrow(
       'The data of epoch 2 end after 90 samples, and the first pass over them had 100: each has to give as many.',
     );
+    const more = await openStream(((epoch: number) => numbers(epoch ? 1000 : 100)) as never);
+    await expect(rowsOf(more, { shuffle: 1, epoch: 1 })).rejects.toThrow(
+      /The data of epoch 2 have at least \d+ samples, and the first pass over them had 100: each has to give as many\./,
+    );
+    const oneMore = await openStream(((epoch: number) => numbers(epoch ? 257 : 256)) as never);
+    await expect(rowsOf(oneMore, { shuffle: 1, epoch: 1 })).rejects.toThrow('at least 257 samples');
     const other = await openStream(((epoch: number) => [
       { x: Float32Array.of(1, 2), target: 0 },
       { x: epoch ? Float64Array.of(1, 2) : Float32Array.of(1, 2), target: 0 },

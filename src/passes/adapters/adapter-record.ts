@@ -23,6 +23,8 @@ export type AdapterRecord = {
   /** Of DoRA, the name of the magnitudes, and of the norms that they are divided by, one for each place of the layer. */
   magnitude?: string;
   norms?: string[];
+  /** Of DoRA, the names of the scales and zero points that the base weight is dequantized with. */
+  scaledBy?: string[];
 };
 
 /** What the product with A B is multiplied with; rsLoRA's is that of arXiv:2312.03732. */
@@ -46,7 +48,8 @@ export function readAdapters({ metadata }: Pick<Model, 'metadata'>): AdapterReco
     [x.r, x.alpha, x.dropout].every(n => typeof n === 'number') &&
     ['linear', 'conv', 'embedding'].includes(x.kind as string) &&
     (x.from === undefined || typeof x.from === 'number') &&
-    (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms)));
+    (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms))) &&
+    (x.scaledBy === undefined || isTexts(x.scaledBy));
   if (!Array.isArray(list) || !list.every(isRecord)) throw damaged;
   return list as AdapterRecord[];
 }
@@ -79,13 +82,15 @@ export function detachedValues(model: Pick<Model, 'metadata' | 'graph'>): Readon
   );
 }
 
-/** Throws `bad-option` where a weight trains whose norm a DoRA adapter takes as constant. */
+/** Throws `bad-option` where a weight trains, or its scale, whose norm a DoRA adapter takes as constant. */
 export function checkFixedBases(model: Pick<Model, 'metadata'>, trained: readonly Value[]): void {
   const names = new Set(trained.map(v => v.name));
-  const fixed = readAdapters(model).find(r => r.magnitude !== undefined && names.has(r.weight));
-  if (fixed)
+  for (const { magnitude, module, weight, scaledBy = [] } of readAdapters(model)) {
+    const fixed = [weight, ...scaledBy].find(name => names.has(name));
+    if (magnitude === undefined || fixed === undefined) continue;
     throw new AgdError(
       'bad-option',
-      `'${fixed.weight}' cannot train: the DoRA adapter of '${fixed.module}' keeps the norm that it had. Leave it out of --train.`,
+      `'${fixed}' cannot train: the DoRA adapter of '${module}' keeps the norm that it had. Leave it out of --train.`,
     );
+  }
 }

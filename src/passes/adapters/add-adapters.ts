@@ -10,6 +10,7 @@ import { float, toAttrs } from '../../ops/core/builder.js';
 import { normal, uniformByFanIn } from '../adapt/initial-values.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
+import { storedAt } from '../select/find-head.js';
 import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
 import { type AdapterRecord, scaleOf, writeAdapters } from './adapter-record.js';
 import { layersMatching, layersNamed } from './choose-layers.js';
@@ -120,6 +121,8 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
         };
         record.magnitude = pair.magnitudes.magnitude.name;
         record.norms = pair.norms = [];
+        const scaledBy = scalesOf(layer);
+        if (scaledBy.length) record.scaledBy = scaledBy;
       }
       shared.set(key, pair);
       records.push(record);
@@ -188,6 +191,15 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
       return [...before, node, ...after];
     });
   writeAdapters(model, records);
+}
+
+/** Names of the scales and zero points that a layer's weight is dequantized with. */
+function scalesOf({ node, weight }: AdaptedLayer): string[] {
+  const read = [
+    ...weight.through.flatMap(n => n.inputs.slice(1)),
+    ...(node.opType === 'MatMulNBits' ? node.inputs.slice(2, 4) : []),
+  ];
+  return read.flatMap(value => (value && storedAt(node.graph!, value)?.value.name) ?? []);
 }
 
 const rankOf = ({ r, alpha, dropout, rslora }: Rank) => ({ r, alpha, dropout, rslora });

@@ -90,8 +90,10 @@ function normOf(
     isConv ? emit('Reshape', [x, constant('lora_shape', Tensor.ints([0, -1]))]) : x;
   // Kernels without strides and padding: each product covers all of them.
   const attrs = layer.node.attrs.has('kernel_shape') ? { kernel_shape: [...layer.kernel] } : {};
+  // In training, what a MatMulNBits multiplies is not rounded to 8 bits: the norm that is exported is the same.
+  const { accuracy_level: _, ...exact } = Object.fromEntries(layer.node.attrs);
   const rows = isConv ? a : emit('Transpose', [a], { perm: [1, 0] });
-  const cross = isConv ? matrix(apply(a, attrs)) : apply(rows);
+  const cross = isConv ? matrix(apply(a, attrs)) : apply(rows, exact);
   const gram = isConv ? matrix(emit('Conv', [a, a], attrs)) : emit('MatMul', [rows, a]);
   const right = isConv ? emit('Transpose', [matrix(b)], { perm: [1, 0] }) : b;
   const quadratic = emit('Mul', [emit('MatMul', [gram, right]), scale]);

@@ -421,6 +421,30 @@ it('keeps the weight of an adapter with magnitudes as it was', async () => {
   );
 });
 
+it.each([
+  ['MatMulNBits', 'MatMulNBits'],
+  ['DequantizeLinear', 'MatMul behind DequantizeLinear'],
+])('keeps the scales of %s below an adapter with magnitudes as they were', async (opType, form) => {
+  const { model } = FORMS[form]!();
+  const node = model.graph.nodes.find(n => n.opType === opType)!;
+  const scale = node.inputs[opType === 'MatMulNBits' ? 2 : 1]!.name;
+  const adapted = addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined);
+  const options = { loss: { kind: 'mse', output: 'y' }, train: [scale] } as const;
+  await expect(inject(adapted, options, sessionShapes)).rejects.toThrow(`'${scale}' cannot train: the DoRA`);
+});
+
+it('computes the norms of a MatMulNBits that rounds its input exactly', () => {
+  const { model } = FORMS.MatMulNBits!();
+  const [node] = model.graph.nodes.filter(n => n.opType === 'MatMulNBits');
+  node!.attrs = new Map([...node!.attrs, ['accuracy_level', { type: 'int', value: 4n }]]);
+  const adapted = addAdapters(model, [{ match: 'w', r: 2, dora: true }], undefined);
+  const levels = adapted.graph.nodes
+    .filter(n => n.opType === 'MatMulNBits')
+    .map(n => [n.inputs[0]!.name === 'x', n.attrs.has('accuracy_level')]);
+  expect(levels).toHaveLength(2);
+  for (const [isOfInput, rounds] of levels) expect(rounds).toBe(isOfInput);
+});
+
 it('leaves MatMulNBits in a training step, and dequantizes in a loop', async () => {
   const { model, adapters } = FORMS.MatMulNBits!();
   const options = { loss: { kind: 'mse', output: 'y' }, adapters } as const;

@@ -317,6 +317,12 @@ export function dataOf(
     has: array => ('take' in arrays ? arrays.arrays : arrays).has(array),
     use() {},
     async bind(inputs, binding = {}) {
+      const { sampler, sampleWeights } = options;
+      if (samples?.isSequential && (sampleWeights !== undefined || (sampler && sampler !== 'shuffle')))
+        throw new AgdError(
+          'bad-option',
+          `The samples of a function are read in order, so ${sampleWeights === undefined ? `--sampler ${sampler}` : '--sample-weights'} cannot draw from them: give arrays, a sequence of samples or files.`,
+        );
       const data = whole(inputs, binding);
       const train = isSplit(options) ? data.subset(split(data, binding).train) : data;
       return sampled(train, options, binding, () => {

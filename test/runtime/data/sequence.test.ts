@@ -112,6 +112,15 @@ describe('a function that gives a sequence for each epoch', () => {
     expect(() => stream.weighted(new Float64Array(100).fill(1))).toThrow('read in order');
   });
 
+  it.each([{ sampler: 'weighted' }, { sampler: 'poisson' }, { sampleWeights: 'x' }] as const)(
+    'cannot be drawn from with %o',
+    async options => {
+      await expect(openStream((() => numbers(100)) as never, options)).rejects.toThrow(
+        /^The samples of a function are read in order, so --(sampler|sample-weights).* cannot draw from them/,
+      );
+    },
+  );
+
   it('trains with the same bits when it is resumed, and its generators are ended', async () => {
     const [x, target] = ['x', 'target'].map(name => mlpData(96, 1).get(name)!.numbers());
     let open = 0;

@@ -23,6 +23,9 @@ ort.env.logLevel = 'fatal';
  */
 const IN_FLOAT = { qdq_matmulnbits_accuracy_level: '1' };
 
+/** Where some scales are constants, the runtime otherwise fuses part of a layer that its gradient reads, and stops. */
+const APART = { disable_quant_qdq: '1' };
+
 let denormals: Record<string, string> = {};
 
 /**
@@ -57,6 +60,8 @@ export type SessionOptions = {
   threads?: number;
   /** Off keeps every value of the graph as it is written. */
   optimize?: boolean;
+  /** Off keeps QuantizeLinear and DequantizeLinear apart from the operators between them, without integer kernels. */
+  integerKernels?: boolean;
 };
 
 /** A model, its bytes, or its file. */
@@ -75,7 +80,7 @@ export class Session {
    */
   static async create(
     source: Source,
-    { device = 'cpu', threads, optimize = true }: SessionOptions = {},
+    { device = 'cpu', threads, optimize = true, integerKernels = true }: SessionOptions = {},
   ): Promise<Session> {
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
@@ -86,7 +91,7 @@ export class Session {
       graphOptimizationLevel: optimize ? 'all' : 'disabled',
       // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
       enableMemPattern: false,
-      extra: { session: { ...IN_FLOAT, ...denormals, ...folder } },
+      extra: { session: { ...IN_FLOAT, ...(integerKernels ? {} : APART), ...denormals, ...folder } },
       ...(threads ? { intraOpNumThreads: threads } : {}),
     };
     if (source instanceof Model) checkAttributes(source.graph);

@@ -11,6 +11,7 @@ import type { TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import type { Fed, LeastBatch } from '../../passes/options.js';
+import { readQuantizers } from '../../passes/quantize/quantization-record.js';
 import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import {
   type EvaluationModel,
@@ -81,7 +82,9 @@ export class Trainer {
    * Loads an injected model into the runtime. Throws `invalid-model` where the model was not injected,
    * `device` where the execution provider is not there.
    */
-  static async create(model: Model, options: SessionOptions = {}): Promise<Trainer> {
+  static async create(model: Model, given: SessionOptions = {}): Promise<Trainer> {
+    // Quantization-aware training computes what its gradients are of, which integer kernels would round once more.
+    const options = readQuantizers(model).length ? { ...given, integerKernels: false } : given;
     const description = readStep(model);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.

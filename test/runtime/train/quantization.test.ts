@@ -24,7 +24,7 @@ it('learns from a teacher, in floating point or quantized, which stays as it is'
 });
 
 it('trains the head only', async () => {
-  for (const method of ['ema'] as const) {
+  for (const method of ['ema', 'lsq'] as const) {
     const qat = { weights: 'int8', method } as const;
     const s = new Sketch();
     const h = s.add(

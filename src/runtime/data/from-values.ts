@@ -1,8 +1,17 @@
 /** What a program trains on, as data that can be bound to a model's inputs. */
 import { AgdError } from '../../graph/errors.js';
+import type { Tensor } from '../../graph/tensor.js';
 import type { InputSpec } from './bind.js';
 import { Dataset } from './dataset.js';
-import { checkAugmented, type Data, type DataBinding, type DataOptions, dataOf, openData } from './open.js';
+import {
+  checkAugmented,
+  type Data,
+  type DataBinding,
+  type DataOptions,
+  dataOf,
+  finiteRows,
+  openData,
+} from './open.js';
 import { passSamples, readSequence, type Sample, type Sequence } from './sequence.js';
 import { type TensorLike, toTensor } from './to-tensor.js';
 
@@ -37,13 +46,14 @@ export async function datasetFrom(
 
 /** Throws `io`, `bad-data` and `bad-shape`; `name` is for messages. */
 export async function dataFrom(given: FitData, name = 'the data', options: DataOptions = {}): Promise<Data> {
+  if (!isOpen(given) && !arePaths(given)) checkFileless(options, name);
   if (given instanceof Dataset) {
     checkAugmented(options.augment, name, false);
     return ofDataset(given, name);
   }
   if (isOpen(given)) return given;
   if (arePaths(given)) return openData(given, options);
-  if (given instanceof Map) return dataOf(tensors([...given]), name, options);
+  if (given instanceof Map) return ofArrays(tensors([...given]), name, options);
   if (typeof given === 'function') return ofSamples(await passSamples(given, options), name, options);
   if (typeof given !== 'object' || given === null)
     throw new AgdError(
@@ -52,7 +62,7 @@ export async function dataFrom(given: FitData, name = 'the data', options: DataO
     );
   if (Symbol.iterator in given || Symbol.asyncIterator in given)
     return ofSamples(await readSequence(given as Sequence, options), name, options);
-  return dataOf(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
+  return ofArrays(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
 }
 
 export const arePaths = (given: FitData): given is string | readonly string[] =>
@@ -65,13 +75,28 @@ export const isOpen = (given: FitData): given is Data =>
   !(given instanceof Dataset) &&
   typeof (given as Partial<Data> | null)?.bind === 'function';
 
+/** Throws `bad-option` for options of files, with which nothing would be done. */
+function checkFileless({ columns, label, skipDamaged }: DataOptions, name: string): void {
+  const [option] = Object.entries({ columns, label, skipDamaged }).find(([, value]) => value) ?? [];
+  if (option)
+    throw new AgdError(
+      'bad-option',
+      `'${option}' is for files, and ${name} feeds the inputs of the names that its arrays have: leave it out, or give a path.`,
+    );
+}
+
+function ofArrays(arrays: ReadonlyMap<string, Tensor>, name: string, options: DataOptions): Data {
+  const { arrays: finite, notes } = finiteRows(arrays, name, options.skipMissing);
+  return dataOf(finite, name, options, { notes });
+}
+
 const ofSamples = (
   found: Awaited<ReturnType<typeof readSequence>>,
   name: string,
   options: DataOptions,
 ): Data =>
   'arrays' in found
-    ? dataOf(found.arrays, name, options)
+    ? ofArrays(found.arrays, name, options)
     : dataOf(found.samples, name, options, { close: found.close });
 
 const tensors = (arrays: readonly (readonly [string, TensorLike])[]) =>

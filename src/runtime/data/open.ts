@@ -210,7 +210,7 @@ async function openTable(
 }
 
 /** The rows in which none of these arrays is NaN or infinite. Throws `missing-data` for one that is not there. */
-function finiteRows(
+export function finiteRows(
   arrays: ReadonlyMap<string, Tensor>,
   name: string,
   wanted: readonly string[] = [],

@@ -217,7 +217,11 @@ async function fitOn(
         ? await given.validation(trainer.inputs, bindingOf(prepared, target))
         : await bind(
             prepared,
-            await open(validation, 'the validation data', heldOptions(options, given)),
+            await open(
+              validation,
+              'the validation data',
+              heldOptions(options, given, arePaths(validation), arePaths(data)),
+            ),
             trainer.inputs,
             target,
           );
@@ -318,11 +322,12 @@ function injectOptions({ loss, optimizer, ...options }: FitOptions): InjectOptio
 const heldOptions = (
   { columns, label, shuffleBuffer, skipMissing, skipDamaged }: FitOptions,
   { recipe }: Data,
+  areFiles: boolean,
+  ofFiles: boolean,
 ): DataOptions => ({
-  columns,
-  label,
+  // What belongs to columns of the training files means nothing for arrays.
+  ...(areFiles ? { columns, label, skipDamaged } : {}),
+  ...(areFiles || !ofFiles ? { skipMissing } : {}),
   shuffleBuffer,
-  skipMissing,
-  skipDamaged,
   recipe,
 });

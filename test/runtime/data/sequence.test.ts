@@ -199,3 +199,35 @@ it('tensors may be values of samples, and rows that differ are named', async () 
     "samples 256 to 299: array 'x' is int64 [3], but int64 [2] before.",
   );
 });
+
+describe.each([
+  [
+    'arrays',
+    () => ({
+      x: [
+        [1, 2],
+        [Number.NaN, 4],
+        [5, 6],
+      ],
+      target: [0, 1, 2],
+    }),
+  ],
+  ['samples', () => [sampleOf(1), { x: [Number.NaN, 4], target: 1 }, sampleOf(5)]],
+])('options of %s in memory', (_, make) => {
+  it('leave out rows that are not finite', async () => {
+    const data = await dataFrom(make(), 'the data', { skipMissing: ['x'] });
+    expect(await rowsOf(await data.bind(INPUTS, { labels: ['target'] }), {})).toEqual([1, 5]);
+    await expect(dataFrom(make(), 'the data', { skipMissing: ['nope'] })).rejects.toThrow(
+      "array of rows 'nope'",
+    );
+  });
+
+  it.each([{ columns: { x: ['nope'] } }, { label: 'nope' }, { skipDamaged: true }])(
+    'refuse %o',
+    async options => {
+      await expect(dataFrom(make(), 'the data', options)).rejects.toThrow(
+        /^'(columns|label|skipDamaged)' is for files/,
+      );
+    },
+  );
+});

@@ -491,10 +491,13 @@ type FileState = Pick<Stats, 'dev' | 'ino' | 'size' | 'mtimeMs'>;
 /** Differs between files, and changes when one is written. */
 export const stampOf = ({ dev, ino, size, mtimeMs }: FileState) => [dev, ino, size, mtimeMs].join();
 
-/** The stamp of the file that a tensor lies in; undefined if it cannot be found. */
+/** The stamp of the file that a tensor lies in; undefined if there is none, which reading it explains. */
 export function stampOfExternal({ folder, location }: ExternalData): string | undefined {
-  const info = statSync(join(folder, location), { throwIfNoEntry: false });
-  return info && stampOf(info);
+  try {
+    return stampOf(statSync(join(folder, location)));
+  } catch {
+    return undefined;
+  }
 }
 
 /** Throws `io` for a file that was changed since the model was opened, and as `checkLength`. */

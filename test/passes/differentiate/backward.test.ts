@@ -21,8 +21,8 @@ function errorFor(op: string, domain: string): string {
 }
 
 it('says of an operator without a rule what to do', () => {
-  expect(errorFor('SparseAttention', 'com.microsoft')).toMatch(
-    /'com.microsoft.SparseAttention' \(node 'y'\), on the path from 'w' to 'y'. Freeze 'w'/,
+  expect(errorFor('PagedAttention', 'com.microsoft')).toMatch(
+    /'com.microsoft.PagedAttention' \(node 'y'\), on the path from 'w' to 'y'. Freeze 'w'/,
   );
   expect(errorFor('ReorderOutput', 'com.microsoft.nchwc')).toMatch(
     /save it at optimization level "extended" or below/,

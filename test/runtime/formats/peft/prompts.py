@@ -9,6 +9,7 @@ import numpy as np, onnx, torch, torch.nn as nn
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 from transformers.cache_utils import DynamicCache
+from make import strip
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = f'{HERE}/prompts'
@@ -58,16 +59,6 @@ def export(module, args, names, outputs, shapes, name):
     torch.onnx.export(module, args, f'{OUT}/{name}.onnx', dynamo=True, external_data=False, input_names=names,
                       output_names=outputs, dynamic_shapes=shapes, optimize=True)
     strip(f'{OUT}/{name}.onnx')
-
-
-def strip(path):
-    # Where the lines of code were, which no one needs.
-    model = onnx.load(path)
-    for node in model.graph.node:
-        kept = [p for p in node.metadata_props if not p.key.endswith('stack_trace')]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    onnx.save(model, path)
 
 
 def main():

@@ -5,7 +5,5 @@ import { mlp } from '../sample.js';
 
 it('refuses an option that there is not', async () => {
   const options = { loss: { kind: 'cross-entropy' }, agd: { lr: 1 } } as const;
-  await expect(inject(mlp(), options, sessionShapes)).rejects.toThrow(
-    "Unknown option 'agd'; expected one of loss, optimizer, ",
-  );
+  await expect(inject(mlp(), options, sessionShapes)).rejects.toThrow("Unknown option 'agd'.");
 });

@@ -39,12 +39,7 @@ export function decodeModel(bytes: Uint8Array, folder = '.', read: ExternalReade
 /** The ModelProto of a model file, whose bytes fields are views of `bytes`. Throws `not-onnx`. */
 function parseModel(bytes: Uint8Array): ModelProto {
   checkSize(bytes.length);
-  let proto: ModelProto;
-  try {
-    proto = parse('ModelProto', bytes);
-  } catch (error) {
-    throw new AgdError('not-onnx', `Not an ONNX file, or damaged: ${(error as Error).message}.`);
-  }
+  const proto = parse('ModelProto', bytes);
   if (!proto.graph) throw new AgdError('not-onnx', 'Not an ONNX model: it has no graph.');
   return proto;
 }

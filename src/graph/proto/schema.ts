@@ -9,6 +9,7 @@
  */
 import type { onnx } from 'onnx-proto';
 import protobuf from 'protobufjs/light.js';
+import { AgdError } from '../errors.js';
 
 type Fields<Known> = { [Name in keyof Known]-?: [type: string, id: number] } & Record<
   string,
@@ -376,12 +377,18 @@ function typeOf(name: string): protobuf.Type {
   return type;
 }
 
-/** Parses a message; what the schema does not know is kept. Strings and bytes are views where possible. */
+/**
+ * Parses a message; what the schema does not know is kept. Strings and bytes are views where possible. Throws `not-onnx`.
+ */
 export function parse<Name extends keyof Messages>(name: Name, bytes: Uint8Array): Messages[Name] {
   // A Buffer's own slice() would not copy, so views must be of the plain kind.
   const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
   reader.discardUnknown = false;
-  return typeOf(name).decode(reader) as Messages[Name];
+  try {
+    return typeOf(name).decode(reader) as Messages[Name];
+  } catch (error) {
+    throw new AgdError('not-onnx', `Not an ONNX file, or damaged: ${(error as Error).message}.`);
+  }
 }
 
 /** Serializes a message, unknown fields included. */

@@ -1,6 +1,7 @@
 import { reads } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Node } from '../graph/ir.js';
+import type { Provider } from '../ops/core/provider.js';
 import type { TargetRange } from '../ops/losses/index.js';
 import { contextOf, runPasses } from './common/context.js';
 import type { DerivativeNames } from './differentiate/add-derivatives.js';
@@ -24,6 +25,8 @@ export type GradientOptions = SelectOptions & {
   batchNorm?: 'train' | 'eval';
   dropout?: 'train' | 'eval';
   seed?: number;
+  /** The execution provider to write nodes for; cpu if not given. */
+  provider?: Provider;
   /** Globs of inputs of a decoder that are computed from its tokens. */
   deriveInputs?: readonly string[];
   dumpPasses?: string;

@@ -289,7 +289,12 @@ const ALL = [
     requires: ['work', 'typed'],
     ensures: ['g'],
     run(c) {
-      c.g = new Builder(c.work.graph, { names: Names.of(c.work), opsets: c.work.opsetImports });
+      const { work, options } = c;
+      c.g = new Builder(work.graph, {
+        names: Names.of(work),
+        opsets: work.opsetImports,
+        provider: options.provider,
+      });
       return false;
     },
   }),

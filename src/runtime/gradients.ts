@@ -2,6 +2,7 @@ import { AgdError } from '../graph/errors.js';
 import type { Model } from '../graph/ir.js';
 import { record } from '../graph/record.js';
 import { Tensor } from '../graph/tensor.js';
+import { providerOf } from '../ops/core/provider.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import { type GradientOptions, gradientModel } from '../passes/differentiate.js';
 import { checkCounted, checkRange } from './data/targets.js';
@@ -31,7 +32,7 @@ export async function gradients(
   const values = record(Object.fromEntries([...model.graph.initializers].map(([v, t]) => [v.name, t])));
   const made = await gradientModel(
     model,
-    options,
+    { provider: providerOf(session.device), ...options },
     shapesIn(() => feeds),
   );
   feeds = withTarget(feeds, options, made.model);

@@ -4,6 +4,7 @@ import type { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Expr } from './expr.js';
 import { inferTypes } from './infer.js';
+import type { Provider } from './provider.js';
 
 /** Attributes as rules write them: whole numbers are ints, `float(x)` is a float. */
 export type AttrInit = Record<string, Attr | Int | readonly number[] | string | Tensor | Graph | undefined>;
@@ -23,7 +24,12 @@ export type EmitOptions = {
 };
 
 /** State that all graphs of one model share while nodes are added. */
-export type Scope = { names: Names; opsets: ReadonlyMap<string, number> };
+export type Scope = {
+  names: Names;
+  opsets: ReadonlyMap<string, number>;
+  /** The execution provider to write nodes for; cpu if not given. */
+  provider?: Provider;
+};
 
 /** Random operators: equal nodes have different outputs. */
 export const RANDOM: ReadonlySet<string> = new Set([
@@ -66,6 +72,11 @@ export class Builder {
     this.#known = new Map(parent ? parent.#known : []);
     for (const [value, tensor] of graph.initializers) this.#known.set(value, tensor);
     for (const node of graph.nodes) this.#learn(node);
+  }
+
+  /** The execution provider whose kernels decide between equivalent nodes. */
+  get provider(): Provider {
+    return this.scope.provider ?? 'cpu';
   }
 
   /** A builder of a new subgraph, whose nodes may read all values that are visible here. */

@@ -1,5 +1,6 @@
 import * as v from 'valibot';
 import { choice, count, flag, text, texts } from '../../ops/core/option-type.js';
+import { PROVIDERS } from '../../ops/core/provider.js';
 import { parseNames } from './derivatives.js';
 import { LEARNS, type Option, option } from './option.js';
 
@@ -47,6 +48,16 @@ export const MODEL_OPTIONS = {
     recorded: true,
     expert: true,
     help: 'Let a head that reads the last token only read all of them',
+  }),
+  /** The file runs everywhere; passes and rules choose among equivalent nodes those with the best kernels there. */
+  provider: option(choice(PROVIDERS), {
+    ...MODEL,
+    commands: ['inject'],
+    recorded: true,
+    ownStep: true,
+    flag: 'for',
+    help: 'Execution provider to write the graph for; it runs on all (train takes --device)',
+    shown: 'cpu',
   }),
   checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
     ...MODEL,

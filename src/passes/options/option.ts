@@ -1,5 +1,6 @@
 /** The entry of an option in the registry. */
 import type { OptionType } from '../../ops/core/option-type.js';
+import { PROVIDERS } from '../../ops/core/provider.js';
 
 export type Command =
   | 'inspect'
@@ -19,7 +20,7 @@ export type Command =
   | 'init';
 
 /** Execution providers, by the name that users give. */
-export const DEVICES = ['cpu', 'cuda', 'webgpu'] as const;
+export const DEVICES = PROVIDERS;
 export type Device = (typeof DEVICES)[number];
 
 /** Groups of the help text, in order. */

@@ -1,5 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { providerOf } from '../../ops/core/provider.js';
 import type { OptimizerSpec } from '../../ops/optimizers/index.js';
 import { inject } from '../../passes/inject.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
@@ -103,7 +104,9 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   data.use(readRecipe(file.model));
   const source = { ...file, ...attachModels(file.model, file.options) };
   const derived = await inputsToDerive({ ...source, job: comparison, data });
-  const plain = { ...source, options: { ...source.options, ...derived.options }, job: comparison, data };
+  const provider = source.options.provider ?? providerOf(comparison.device);
+  const options = { ...source.options, ...derived.options, provider };
+  const plain = { ...source, options, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   for (const text of [derived.note, note]) if (text) yield { type: 'note', text };
   const plans = candidates.flatMap(candidate =>

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
+import { providerOf } from '../../ops/core/provider.js';
 import { takesClasses } from '../../ops/losses/index.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
@@ -83,7 +84,8 @@ export async function trainable(
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;
   const tile = adopted ? options.tile : (options.tile ?? (job.device ?? 'cpu') === 'cpu');
   const derived = await inputsToDerive({ job, data, model, options });
-  const source = { job, data, model, options: { ...options, ...derived.options } };
+  const provider = options.provider ?? providerOf(job.device);
+  const source = { job, data, model, options: { ...options, ...derived.options, provider } };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
   for (const text of [derived.note, note]) if (text) emit({ type: 'note', text });
   const shapes = await shapesOf(source);

@@ -64,6 +64,14 @@ export function isFloat(dtype: DType | undefined): dtype is FloatDType {
   return dtype === 'float32' || dtype === 'float64' || dtype === 'float16' || dtype === 'bfloat16';
 }
 
+/** The floating-point types of 16 bits. */
+export function isHalf(dtype: DType | undefined): dtype is 'float16' | 'bfloat16' {
+  return dtype === 'float16' || dtype === 'bfloat16';
+}
+
+/** The type in which sums over numbers of this type are exact enough: float32 for 16 bits, else its own. */
+export const wideOf = (dtype: DType): DType => (isHalf(dtype) ? 'float32' : dtype);
+
 /** The types that quantization writes: integers of at most 16 bits, and floats of at most 8. */
 export function isQuantized(dtype: DType): boolean {
   return /^u?int(2|4|8|16)$|^float[468]e/.test(dtype);

@@ -1,4 +1,4 @@
-import { type DType, dtypeCode } from '../../graph/dtype.js';
+import { type DType, dtypeCode, isHalf, wideOf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Dim, Graph, Shape, Value, ValueType } from '../../graph/ir.js';
 import { dependencies } from '../../graph/prune.js';
@@ -187,6 +187,10 @@ export class Expr {
   cast(dtype: DType): Expr {
     return dtype === this.dtype ? this : this.op('Cast', [], { to: dtypeCode(dtype) });
   }
+  /** 16-bit floats as float32; other types unchanged. */
+  wide(): Expr {
+    return this.cast(wideOf(this.dtype));
+  }
 
   matmul(b: Expr): Expr {
     return this.op('MatMul', [b]);
@@ -293,11 +297,8 @@ export class Expr {
   }
   /** 16-bit numbers are summed in float32: the runtime has no 16-bit kernel, and small terms would be lost. */
   #scatter(op: string, indices: Expr, updates: Expr, attrs: { axis?: number; reduction: string }): Expr {
-    if (attrs.reduction === 'none' || (this.dtype !== 'float16' && this.dtype !== 'bfloat16'))
-      return this.op(op, [indices, updates], attrs);
-    return this.cast('float32')
-      .op(op, [indices, updates.cast('float32')], attrs)
-      .cast(this.dtype);
+    if (attrs.reduction === 'none' || !isHalf(this.dtype)) return this.op(op, [indices, updates], attrs);
+    return this.wide().op(op, [indices, updates.wide()], attrs).cast(this.dtype);
   }
   /**
    * Pads with `fill` (zeros if not given): `pads` are the numbers of elements before, along each of `axes`, then those

@@ -1,5 +1,5 @@
 /** The losses, by name: means over all positions, as PyTorch's functions of the same names define them. */
-import type { DType } from '../../graph/dtype.js';
+import { type DType, isHalf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Shape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
@@ -96,8 +96,7 @@ export function lossTerms(
 
 /** 16-bit numbers as float32. Messages name the value itself. */
 function widen(x: Expr): Expr {
-  if (x.dtype !== 'float16' && x.dtype !== 'bfloat16') return x;
-  return x.g.of(x.g.rename(x.cast('float32'), x.value.name));
+  return isHalf(x.dtype) ? x.g.of(x.g.rename(x.wide(), x.value.name)) : x;
 }
 
 /** Throws `bad-option` for an unknown kind. */

@@ -281,9 +281,8 @@ export function clipByGhostNorms(
   const squares = layers.flatMap(({ node, index }) => {
     const dy = dys[outputs.indexOf(node.outputs[0]!)];
     if (!dy) return [];
-    const wide = (e: Expr) => (e.dtype === 'float16' || e.dtype === 'bfloat16' ? e.cast('float32') : e);
-    const inputs = node.inputs.map(v => wide(g.of(v!)));
-    return [RULES[node.opType]!(wide(dy), inputs, index, node)];
+    const inputs = node.inputs.map(v => g.of(v!).wide());
+    return [RULES[node.opType]!(dy.wide(), inputs, index, node)];
   });
   const norm = normOf(squares);
   if (!norm) return trained.map(() => undefined);

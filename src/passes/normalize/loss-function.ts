@@ -1,5 +1,5 @@
 /** A loss that a program writes as a function of expressions, which becomes a graph. */
-import { type DType, dtypeCode } from '../../graph/dtype.js';
+import { type DType, dtypeCode, isHalf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Graph, Model, Node, type Shape, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
@@ -303,7 +303,7 @@ export function lossGraphOf(model: Model, write: LossFunction): Model {
         `The loss: outputs.${name}: the model has no such output; it has ${model.graph.outputs.map(v => `'${v.name}'`).join(', ')}.`,
       );
     const found = input(name, value.type, name);
-    return value.dtype === 'float16' || value.dtype === 'bfloat16' ? found.cast('float32') : found;
+    return isHalf(value.dtype) ? found.cast('float32') : found;
   };
   const outputs = new Proxy<Record<string, LossExpression>>(
     {},

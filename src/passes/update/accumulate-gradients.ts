@@ -1,3 +1,4 @@
+import { wideOf } from '../../graph/dtype.js';
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
@@ -27,7 +28,7 @@ export function accumulateGradients(
   const sums = kinds.flatMap(kind =>
     params.map(p => {
       const { dtype, dims } = g.graph.initializers.get(p)!;
-      return stateInput(g, `${p.name}_${kind}_${weight ? 'mean' : 'sum'}`, Tensor.zeros(dtype, dims));
+      return stateInput(g, `${p.name}_${kind}_${weight ? 'mean' : 'sum'}`, Tensor.zeros(wideOf(dtype), dims));
     }),
   );
   return {

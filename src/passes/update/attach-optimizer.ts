@@ -54,7 +54,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
     if (!inputs.has(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
-  const grads = parameters.map(p => p.grad);
+  const grads = parameters.map(p => p.grad.wide());
   const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
   const { transition, ...observed } =
     telemetry === undefined
@@ -65,7 +65,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
     ...bounded,
     transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
   };
-  const averaged = ema === undefined ? clipped : averageWeights(g, params, ema, clipped.transition);
+  const averaged =
+    ema === undefined ? clipped : averageWeights(g, params, rule.carries, ema, clipped.transition);
   const { noise, batchWeight } = options;
   const released = noise
     ? { ...averaged, transition: addNoise(g, noise, accumulate, averaged.transition) }

@@ -28,5 +28,7 @@ export function hessianProducts(
     parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!),
   );
   const products = backward(g, new Map(grads.map((grad, i) => [grad.value, signs[i]!])), params);
-  return params.map((p, i) => g.of(g.rename(products[i] ?? g.of(p).zeros(), `${p.name}_hessian_product`)));
+  return params.map((p, i) =>
+    g.of(g.rename((products[i] ?? g.of(p).zeros()).wide(), `${p.name}_hessian_product`)),
+  );
 }

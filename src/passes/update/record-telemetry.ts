@@ -1,3 +1,4 @@
+import { isHalf } from '../../graph/dtype.js';
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
@@ -5,7 +6,7 @@ import type { Expr } from '../../ops/core/expr.js';
 import { norm } from '../../ops/core/norm.js';
 import { ensure, type Optimizer, type OptimizerOptions } from '../../ops/optimizers/optimizer.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
-import type { TrainedParameter, UpdateRule } from './update-parameters.js';
+import { exactWeight, type TrainedParameter, type UpdateRule } from './update-parameters.js';
 
 /** Telemetry: a float32 tensor with a row for each parameter and a column for each name. */
 export type Telemetry = { state: Value; columns: string[] };
@@ -40,7 +41,11 @@ export function recordTelemetry<O extends OptimizerOptions>(
       const after = Object.fromEntries(slots.map(([name, v]) => [name, inner(updates.get(v))]));
       const scalars = Object.entries(optimizer.scalars(t, b.of(rule.lr).cast(rule.scalars), options));
       const typed = Object.fromEntries(scalars.map(([name, e]) => [name, e.cast(grad.dtype)]));
-      const moved = inner(updates.get(param)).sub(b.of(param));
+      const carry = isHalf(param.dtype) ? rule.carries[i] : undefined;
+      const exact = (w: Expr, rest?: Expr) => (isHalf(param.dtype) ? exactWeight(w, rest) : w);
+      const moved = exact(inner(updates.get(param)), carry && inner(updates.get(carry))).sub(
+        exact(b.of(param), carry && b.of(carry)),
+      );
       const own = optimizer.observed?.observe(before, after, typed, options) ?? [];
       return [step, norm(grad), norm(moved), ...own].map(e => e.cast('float32').reshape([1, 1]));
     });

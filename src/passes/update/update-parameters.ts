@@ -1,4 +1,4 @@
-import type { DType } from '../../graph/dtype.js';
+import { type DType, isHalf, wideOf } from '../../graph/dtype.js';
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
@@ -33,7 +33,10 @@ export type UpdateRule = {
   slots: Map<Value, Record<string, Value>>;
   /** The type of a step's scalars. */
   scalars: ScalarType;
-  /** With `compensate`: the rounding error carried to the next step, per parameter. */
+  /**
+   * With `compensate`, per parameter: the rounding error carried to the next step. For 16-bit parameters it is float32,
+   * so that the difference of both is exactly the weight in float32 that the optimizer updates.
+   */
   carries: (Value | undefined)[];
   /** The initializer with the schedule's total, if the schedule ends with the run. */
   total?: Value;
@@ -48,7 +51,8 @@ export type PlannedUpdate = Omit<StepOptions, 'schedule'> & {
 /**
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
  * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
- * share the scalars of the step, which are computed in the type given.
+ * share the scalars of the step, which are computed in the type given. 16-bit parameters have gradients and states in
+ * float32: squares of gradients, and an eps of 1e-8, would round to 0 in float16.
  */
 export function updateParameters<O extends OptimizerOptions>(
   g: Builder,
@@ -91,7 +95,7 @@ export function updateParameters<O extends OptimizerOptions>(
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
     const shared = new Map<string, Scalars>();
     const updates: Updates = new Map();
-    const keys = parameters.map(({ options }, i) => `${terms[i]!.dtype} ${JSON.stringify(options)}`);
+    const keys = parameters.map(({ param, options }) => `${param.dtype} ${JSON.stringify(options)}`);
     const alone = keys.map((key, i) => (parameters[i]!.lookup ? `${i}` : key));
     const chosen = params.flatMap((_, i) => ((parameters[i]!.begins ?? 0) === begins ? [i] : []));
     for (const members of groupSmall(params, alone, chosen)) {
@@ -120,7 +124,8 @@ export function updateParameters<O extends OptimizerOptions>(
           : {}),
       };
       const compute = (own: Scalars, { w, grad, carry, diagonal, ...state }: Tensors): Tensors => {
-        const updated = optimizer.update(w!, grad!, state, own, options, diagonal);
+        const exact = isHalf(w!.dtype) ? exactWeight(w!, carry) : w!;
+        const updated = optimizer.update(exact, grad!, state, own, options, diagonal);
         const next = names.map(name => [name, updated.state[name]!]);
         return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
       };
@@ -172,8 +177,6 @@ function initializer(g: Builder, hint: string, tensor: Tensor): Value {
   return value;
 }
 
-const isHalf = (dtype: DType | undefined) => dtype === 'float16' || dtype === 'bfloat16';
-
 /** The table with new rows. Equal rows are written more than once, with the same values. */
 function putRows(table: Expr, rows: Expr, values: Expr): Expr {
   return table.scatterND(rows.unsqueeze([1]), values).typed(anyRows(table.type));
@@ -198,15 +201,19 @@ function inTiles(
   return Object.fromEntries(results.map((name, i) => [name, outputs[i]!]));
 }
 
+/** The weight in float32: the 16-bit one without its rounding error. */
+export function exactWeight(w: Expr, carry?: Expr): Expr {
+  return carry ? w.wide().sub(carry) : w.wide();
+}
+
 /** w - step. The rounding error becomes the next `carry`, which is subtracted with the next step. */
 function subtract(w: Expr, step: Expr, carry?: Expr): { w: Expr; carry?: Expr } {
-  if (!carry) return { w: w.sub(step) };
   if (isHalf(w.dtype)) {
-    // Runtimes compute 16-bit types in float32, and round between two nodes only at explicit casts.
-    const exact = w.cast('float32').sub(step.cast('float32').add(carry.cast('float32')));
+    const exact = exactWeight(w, carry).sub(step);
     const next = exact.cast(w.dtype);
-    return { w: next, carry: next.cast('float32').sub(exact).cast(w.dtype) };
+    return carry ? { w: next, carry: next.wide().sub(exact) } : { w: next };
   }
+  if (!carry) return { w: w.sub(step) };
   const due = step.add(carry);
   const next = w.sub(due);
   return { w: next, carry: due.sub(w.sub(next)) };
@@ -225,5 +232,5 @@ function slotInputs<O extends OptimizerOptions>(
 
 function zerosLike(g: Builder, param: Value): Tensor {
   const { dtype, dims } = g.graph.initializers.get(param)!;
-  return Tensor.zeros(dtype, dims);
+  return Tensor.zeros(wideOf(dtype), dims);
 }

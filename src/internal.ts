@@ -15,6 +15,7 @@ export { attachModels } from './passes/normalize/attach-models.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { DEVICES, parseScale } from './passes/options.js';
 export { readRecipe } from './passes/recipe/recipe.js';
+export { findLaunch, type Launch } from './runtime/collective/launcher.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { areArrays, dataOptionsOf, openRecords } from './runtime/data/open.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';

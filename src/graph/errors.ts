@@ -70,6 +70,10 @@ export const ERROR_CODES = {
     'ONNX Runtime stopped with an error; the message is its own.',
     'Check the data and the operator that it names.',
   ],
+  collective: [
+    'The processes of a distributed run cannot exchange data.',
+    'Check that all of them run, on machines that reach each other, with the MPI library of their launcher.',
+  ],
   io: ['A file cannot be read or written.', 'Check the path, its permissions and the free space.'],
 } as const satisfies Record<string, readonly [meaning: string, remedy: string]>;
 

@@ -1,0 +1,314 @@
+/** MPI through koffi, the one importer of it: an optional dependency, loaded when a distributed run begins. */
+import { hostname } from 'node:os';
+import type { KoffiFunc, LibraryHandle } from 'koffi';
+import { AgdError } from '../../graph/errors.js';
+import type { Collective, Numbers, ReduceOp } from './collective.js';
+import { findLaunch, type Launch } from './launcher.js';
+
+type Koffi = typeof import('koffi');
+type KoffiCall = KoffiFunc<(...args: unknown[]) => number>;
+type Handle = number | bigint;
+
+/** Elements of one message: counts are 32-bit integers. */
+const MOST_ELEMENTS = 2 ** 28;
+
+/** Only one thread at a time calls the library, but not always the same one. */
+const THREAD_SERIALIZED = 2;
+
+/**
+ * The constants of an implementation. Those of Open MPI are addresses of variables of the library, those of MPICH, Intel MPI
+ * and others with its binary interface are integers.
+ */
+type Constants = { handle: string; inPlace: bigint; of: (name: keyof typeof MPICH) => Handle };
+
+const MPICH = {
+  comm_world: 0x44000000,
+  float: 0x4c00040a,
+  double: 0x4c00080b,
+  int: 0x4c000405,
+  byte: 0x4c00010d,
+  op_sum: 0x58000003,
+  op_max: 0x58000001,
+  errors_return: 0x54000001,
+} as const;
+
+const OPEN_MPI: Partial<Record<keyof typeof MPICH, string>> = {
+  comm_world: 'ompi_mpi_comm_world',
+  errors_return: 'ompi_mpi_errors_return',
+  op_sum: 'ompi_mpi_op_sum',
+  op_max: 'ompi_mpi_op_max',
+};
+
+const FILES: Record<string, Record<'Open MPI' | 'MPICH', readonly string[]>> = {
+  linux: {
+    'Open MPI': ['libmpi.so.40', 'libmpi.so'],
+    MPICH: ['libmpich.so.12', 'libmpi.so.12', 'libmpich.so', 'libmpi.so'],
+  },
+  darwin: { 'Open MPI': ['libmpi.dylib'], MPICH: ['libmpich.dylib', 'libmpi.dylib'] },
+};
+
+/**
+ * Joins the run that `mpirun` or `srun` started this process for. `library` is the path of the MPI library, which is otherwise
+ * looked for by the names of Open MPI and MPICH. Throws `bad-option` if this process was not started so, or koffi or the
+ * library is missing, and `collective` if the library is not that of the launcher.
+ */
+export async function openCollective({ library }: { library?: string } = {}): Promise<Collective> {
+  const launch = findLaunch();
+  if (!launch)
+    throw new AgdError(
+      'bad-option',
+      'This process is not part of a distributed run: start it with mpirun -n RANKS, or with srun.',
+    );
+  const koffi = await loadKoffi();
+  const mpi = new Mpi(loadLibrary(koffi, launch, library));
+  mpi.join(launch, library);
+  return mpi;
+}
+
+/** Bytes of stack of a call in another thread: MPICH takes more than the default of 256 kB. */
+const STACK = 2 ** 22;
+
+/** It may be configured once. */
+let isConfigured = false;
+
+async function loadKoffi(): Promise<Koffi> {
+  try {
+    const koffi = await import('koffi');
+    if (!isConfigured) koffi.config({ async_stack_size: STACK });
+    isConfigured = true;
+    return koffi;
+  } catch (cause) {
+    throw new AgdError(
+      'bad-option',
+      `MPI is called through the package koffi, which cannot be loaded here (${firstLine(cause)}). Install it: npm install koffi.`,
+      { cause },
+    );
+  }
+}
+
+const firstLine = (cause: unknown) =>
+  (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!;
+
+function loadLibrary(koffi: Koffi, launch: Launch, path: string | undefined): LibraryHandle {
+  const known = FILES[process.platform];
+  const kinds =
+    launch.library === 'MPICH' ? (['MPICH', 'Open MPI'] as const) : (['Open MPI', 'MPICH'] as const);
+  const names = path === undefined ? [...new Set(kinds.flatMap(kind => known?.[kind] ?? []))] : [path];
+  let failure: unknown;
+  for (const name of names)
+    try {
+      // Plugins of Open MPI look up the symbols of the library that loads them.
+      return koffi.load(name, { global: true });
+    } catch (cause) {
+      failure ??= cause;
+    }
+  throw new AgdError(
+    'bad-option',
+    path === undefined
+      ? `No MPI library was found (${names.join(', ') || `none is known for ${process.platform}`}): install Open MPI or MPICH, or give its path with --mpi-library.`
+      : `--mpi-library: ${path} cannot be loaded: ${firstLine(failure)}`,
+    { cause: failure },
+  );
+}
+
+function constantsOf(library: LibraryHandle): Constants {
+  const address = (name: string) => library.symbol(name) as bigint;
+  try {
+    address('ompi_mpi_comm_world');
+  } catch {
+    return { handle: 'int', inPlace: 0xffff_ffff_ffff_ffffn, of: name => MPICH[name] };
+  }
+  return { handle: 'void *', inPlace: 1n, of: name => address(OPEN_MPI[name] ?? `ompi_mpi_${name}`) };
+}
+
+class Mpi implements Collective {
+  rank = 0;
+  size = 1;
+  host = hostname();
+  engine = 'MPI';
+  readonly #library: LibraryHandle;
+  readonly #constants: Constants;
+  readonly #functions = new Map<string, KoffiCall>();
+  #last: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
+
+  constructor(library: LibraryHandle) {
+    this.#library = library;
+    this.#constants = constantsOf(library);
+  }
+
+  join({ size, launcher }: Launch, path: string | undefined): void {
+    const provided = [0];
+    this.#check(
+      'MPI_Init_thread',
+      this.#function('MPI_Init_thread(void *argc, void *argv, int required, _Out_ int *provided)')(
+        null,
+        null,
+        THREAD_SERIALIZED,
+        provided,
+      ),
+    );
+    const world = this.#constants.of('comm_world');
+    const number = (name: string) => {
+      const out = [0];
+      this.#check(name, this.#function(`${name}(HANDLE comm, _Out_ int *out)`)(world, out));
+      return out[0]!;
+    };
+    this.rank = number('MPI_Comm_rank');
+    this.size = number('MPI_Comm_size');
+    this.#check(
+      'MPI_Comm_set_errhandler',
+      this.#function('MPI_Comm_set_errhandler(HANDLE comm, HANDLE handler)')(
+        world,
+        this.#constants.of('errors_return'),
+      ),
+    );
+    const text = (name: string) => {
+      const [bytes, length] = [Buffer.alloc(8192), [0]];
+      this.#check(name, this.#function(`${name}(void *text, _Out_ int *length)`)(bytes, length));
+      return bytes.toString('utf8', 0, length[0]).replace(/\0.*/s, '');
+    };
+    this.engine = versionIn(text('MPI_Get_library_version'));
+    this.host = text('MPI_Get_processor_name');
+    if (size !== undefined && this.size !== size)
+      throw new AgdError(
+        'collective',
+        `${launcher} started ${size} processes, but ${this.engine}${path === undefined ? '' : ` (${path})`} sees ${this.size}: it is another MPI than that of ${launcher}. Give the right library with --mpi-library PATH.`,
+      );
+    if (provided[0]! < THREAD_SERIALIZED)
+      throw new AgdError(
+        'collective',
+        `${this.engine} was built without support for threads, which is needed here: use another build of it.`,
+      );
+  }
+
+  async allReduce(data: Exclude<Numbers, Uint8Array>, op: ReduceOp = 'sum'): Promise<void> {
+    const { inPlace, of } = this.#constants;
+    const reduce = 'MPI_Allreduce(void *from, void *to, int count, HANDLE type, HANDLE op, HANDLE comm)';
+    for (const part of parts(data))
+      await this.#call(
+        reduce,
+        inPlace,
+        part,
+        part.length,
+        this.#typeOf(part),
+        of(`op_${op}`),
+        of('comm_world'),
+      );
+  }
+
+  async allGather<T extends Numbers>(data: T): Promise<T[]> {
+    const { of } = this.#constants;
+    const gather =
+      'MPI_Allgather(void *from, int count, HANDLE type, void *to, int each, HANDLE type2, HANDLE comm)';
+    const own = Int32Array.of(data.length);
+    const lengths = new Int32Array(this.size);
+    await this.#call(gather, own, 1, of('int'), lengths, 1, of('int'), of('comm_world'));
+    const places = new Int32Array(this.size);
+    let total = 0;
+    lengths.forEach((length, rank) => {
+      places[rank] = total;
+      total += length;
+    });
+    if (total > 2 ** 31 - 1)
+      throw new AgdError('collective', `${total} numbers are more than MPI can gather at once.`);
+    const all = new (data.constructor as new (length: number) => T)(total);
+    const type = this.#typeOf(data);
+    await this.#call(
+      'MPI_Allgatherv(void *from, int count, HANDLE type, void *to, void *counts, void *places, HANDLE type2, HANDLE comm)',
+      ...[data, data.length, type, all, lengths, places, type, of('comm_world')],
+    );
+    return Array.from(lengths, (length, rank) => all.slice(places[rank], places[rank]! + length) as T);
+  }
+
+  async reduceScatter<T extends Float32Array | Float64Array>(data: T, counts: readonly number[]): Promise<T> {
+    const { of } = this.#constants;
+    const own = new (data.constructor as new (length: number) => T)(counts[this.rank]!);
+    await this.#call(
+      'MPI_Reduce_scatter(void *from, void *to, void *counts, HANDLE type, HANDLE op, HANDLE comm)',
+      ...[data, own, Int32Array.from(counts), this.#typeOf(data), of('op_sum'), of('comm_world')],
+    );
+    return own;
+  }
+
+  async broadcast(data: Numbers, root = 0): Promise<void> {
+    const broadcast = 'MPI_Bcast(void *data, int count, HANDLE type, int root, HANDLE comm)';
+    for (const part of parts(data))
+      await this.#call(
+        broadcast,
+        part,
+        part.length,
+        this.#typeOf(part),
+        root,
+        this.#constants.of('comm_world'),
+      );
+  }
+
+  async barrier(): Promise<void> {
+    await this.#call('MPI_Barrier(HANDLE comm)', this.#constants.of('comm_world'));
+  }
+
+  abort(reason: string): void {
+    process.stderr.write(`agd-onnx: rank ${this.rank} of ${this.size} (${this.host}): ${reason}\n`);
+    this.#function('MPI_Abort(HANDLE comm, int code)')(this.#constants.of('comm_world'), 1);
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#last;
+    // By the thread that initialized the library.
+    this.#check('MPI_Finalize', this.#function('MPI_Finalize()')());
+  }
+
+  /** Runs in another thread, so that this one can notice if it takes too long. One call at a time. */
+  #call(prototype: string, ...args: unknown[]): Promise<void> {
+    const call = this.#function(prototype);
+    const run = this.#last.then(
+      () =>
+        new Promise<void>((resolve, reject) => {
+          call.async(...args, (error: unknown, code: number) => {
+            if (error) return reject(error);
+            try {
+              this.#check(prototype.slice(0, prototype.indexOf('(')), code);
+              resolve();
+            } catch (failure) {
+              reject(failure);
+            }
+          });
+        }),
+    );
+    this.#last = run.catch(() => {});
+    return run;
+  }
+
+  #function(prototype: string): KoffiCall {
+    const known = this.#functions.get(prototype);
+    if (known) return known;
+    const made = this.#library.func(`int ${prototype.replaceAll('HANDLE', this.#constants.handle)}`);
+    this.#functions.set(prototype, made);
+    return made;
+  }
+
+  #check(name: string, code: number): void {
+    if (code !== 0) throw new AgdError('collective', `${this.engine}: ${name} failed with error ${code}.`);
+  }
+
+  #typeOf(data: Numbers): Handle {
+    const { of } = this.#constants;
+    if (data instanceof Float32Array) return of('float');
+    if (data instanceof Float64Array) return of('double');
+    return of(data instanceof Int32Array ? 'int' : 'byte');
+  }
+}
+
+/** Messages that are not too long for one call. */
+function* parts<T extends Numbers>(data: T): Generator<T> {
+  for (let i = 0; i < data.length; i += MOST_ELEMENTS) yield data.subarray(i, i + MOST_ELEMENTS) as T;
+}
+
+/** 'Open MPI v4.1.4, package: ...' and 'MPICH Version:\t4.0.2\n...' as 'Open MPI 4.1.4' and 'MPICH 4.0.2'. */
+function versionIn(text: string): string {
+  const [, name, version] = /^(.*?)[\s:]*(?:Version|Library)?[\s:]*v?(\d[\w.]*)/.exec(text) ?? [];
+  return name ? `${name.trim()} ${version}` : text.split(/[\n,]/)[0]!;
+}

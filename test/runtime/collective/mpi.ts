@@ -1,0 +1,43 @@
+/** The MPI implementations of this machine, and how tests start ranks with them. */
+import { execFile, spawnSync } from 'node:child_process';
+import { promisify } from 'node:util';
+
+export type Launcher = { name: 'Open MPI' | 'MPICH'; command: string; args: readonly string[] };
+
+const KNOWN: readonly Launcher[] = [
+  {
+    name: 'Open MPI',
+    command: 'mpirun.openmpi',
+    args: ['--allow-run-as-root', '--oversubscribe', '--mca', 'btl', 'self,vader,tcp'],
+  },
+  { name: 'MPICH', command: 'mpirun.mpich', args: [] },
+];
+
+/** Those that start processes here. */
+export const launchers = KNOWN.filter(({ command }) => {
+  const { status } = spawnSync(command, ['--version'], { stdio: 'ignore' });
+  return status === 0;
+});
+
+/** Why tests of the others are skipped. */
+export const missing = KNOWN.filter(known => !launchers.includes(known)).map(
+  ({ name, command }) => `${name} is not installed here: there is no ${command}`,
+);
+
+const run = promisify(execFile);
+
+/** Runs Node on each rank; resolves with what they printed, also if they failed. */
+export async function start(
+  { command, args }: Launcher,
+  ranks: number,
+  script: readonly string[],
+): Promise<{ stdout: string; stderr: string; code: number }> {
+  // One rank must not take the cores of another.
+  const env = { ...process.env, OMPI_MCA_rmaps_base_oversubscribe: '1', UCX_LOG_LEVEL: 'error' };
+  const all = [...args, '-n', `${ranks}`, process.execPath, ...script];
+  try {
+    return { ...(await run(command, all, { env })), code: 0 };
+  } catch (error) {
+    return error as { stdout: string; stderr: string; code: number };
+  }
+}

@@ -12,7 +12,12 @@ import { type LossFunction, withLossFunction } from './passes/normalize/loss-fun
 import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
 import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
-import { type SplitStep, splitStep as splitStepPass } from './passes/run/split-step.js';
+import {
+  type Exchanged,
+  type SplitStep,
+  type SplitTable,
+  splitStep as splitStepPass,
+} from './passes/run/split-step.js';
 import { sessionShapes } from './runtime/session.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
@@ -92,6 +97,7 @@ export type {
   AdaptReport,
   DerivativeModel,
   DerivativeOptions,
+  Exchanged,
   InjectOptions,
   InjectReport,
   Inspection,
@@ -101,6 +107,7 @@ export type {
   OptimizerSpec,
   PlainStep,
   SplitStep,
+  SplitTable,
 };
 
 /**

@@ -78,7 +78,10 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs(paths, [args.model, args.teacher, args.lossModel, args.params, args.config]);
   const source = await openForInjection(
     args.model,
-    await withOriginal(injectOptionsOf(args), args.model),
+    await withOriginal(
+      { ...injectOptionsOf(args), ...(args.split ? { lossDivisor: true } : {}) },
+      args.model,
+    ),
     args,
   );
   const { qat, calibrate } = args;

@@ -64,6 +64,12 @@ export async function handler({ model: path, json, color, loss, ...args }: Args)
     for (const line of describeStep(training)) print(`  ${line}`);
     print(`  state    ${formatCount(found.outputs.length - own!.size, 'tensor')}, each with its next value`);
   }
+  if (found.split) {
+    const { divisor, exchange } = found.split;
+    printPainted(`\n${paint('bold', 'Exchange between workers')}  divisor ${divisor ?? 'unknown'}`);
+    const rows = exchange.map(e => [e.name, e.reduce, e.weighted ? 'yes' : 'no']);
+    printPainted(renderTable({ head: ['name', 'reduce', 'weighted'], rows }, paint));
+  }
   printPainted(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);
   const rows = found.operators.map(o => [o.operator, o.count, o.gradient, o.onPath ? 'yes' : 'no']);
   printPainted(renderTable({ head: ['operator', 'count', 'gradient', 'on the path'], rows }, paint));

@@ -11,6 +11,7 @@ import { notLowered } from './import/lower-ort-gradients.js';
 import { isOrtTraining } from './import/ort-operators.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
 import { normalize } from './pipeline.js';
+import { isSplit, readSplitTable, type SplitTable } from './run/split-step.js';
 import { explain, ROUNDED } from './select/detect-quantization.js';
 import { headParameters } from './select/find-head.js';
 import type { ParameterChoice } from './select/parameter-choice.js';
@@ -38,9 +39,10 @@ export type OperatorUse = {
 
 export type Inspection = {
   /**
-   * The kind of file: a forward model, one with a training step (injected or other), or an artifact of ONNX Runtime.
+   * The kind of file: a forward model, one with a training step (injected or other) or half of one, or an artifact of ONNX
+   * Runtime.
    */
-  kind: 'forward' | 'injected' | 'gradients' | 'ort-training' | 'training-info';
+  kind: 'forward' | 'injected' | 'split' | 'gradients' | 'ort-training' | 'training-info';
   irVersion: number;
   opsets: Record<string, number>;
   producer: string;
@@ -57,6 +59,8 @@ export type Inspection = {
   operators: OperatorUse[];
   /** The training step of an injected model. */
   training?: TrainingDescription;
+  /** What workers exchange between the halves of a step, if the file is one of them. */
+  split?: SplitTable;
   /** What `inject` still needs, or why it cannot work; one line each. */
   needs: string[];
 };
@@ -85,6 +89,7 @@ export async function inspect(
     return {
       ...base,
       ...(kind === 'injected' ? { training: readStep(model) } : {}),
+      ...(kind === 'split' ? { split: readSplitTable(model) } : {}),
       parameters: [],
       operators: countOperators(nodes, new Set()),
       needs: [...notLowered(model.graph).map(n => `standard operators for ${n.label}`), KIND_NEEDS[kind]],
@@ -132,6 +137,7 @@ export async function inspect(
 
 const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
   injected: 'nothing: it is ready for `agd-onnx train`',
+  split: 'nothing: it is half of a training step, to be run by a program',
   gradients:
     "--grad '{param}_grad', as the gradients are named, and --loss-output NAME where several may be it",
   'ort-training': 'nothing but the checkpoint beside it, or --params FILE',
@@ -141,6 +147,7 @@ const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
 
 function kindOf(model: Model): Inspection['kind'] {
   if (isInjected(model)) return 'injected';
+  if (isSplit(model)) return 'split';
   if (model.graph.nodes.some(isOrtTraining)) return 'ort-training';
   if (model.trainingInfo.length) return 'training-info';
   const names = new Set([...model.graph.initializers.keys(), ...model.graph.inputs].map(v => v.name));

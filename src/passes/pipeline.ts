@@ -309,7 +309,7 @@ const ALL = [
       const { g, options } = c;
       if (!options.loss) throw noLoss();
       c.spec = options.loss;
-      c.loss = attachLoss(g, c.spec, (c.options.accumulate ?? 1) > 1);
+      c.loss = attachLoss(g, c.spec, options.lossDivisor || (options.accumulate ?? 1) > 1);
       const { loss, exposed } = c.loss;
       const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
       c.inference = own.map(v => v.name);
@@ -719,6 +719,20 @@ const ALL = [
     },
   }),
   pass({
+    name: 'return-divisor',
+    does: 'Adds an output with what the loss of a batch is divided by',
+    requires: ['g', 'loss'],
+    ensures: ['divisor'],
+    run(c) {
+      c.divisor = undefined;
+      if (!c.options.lossDivisor) return false;
+      const divisor = divisorOf(c);
+      c.divisor = divisor && output(c.g, divisor, 'loss_divisor');
+      if (c.divisor && c.perSample) c.perSample.samples = c.g.of(c.divisor);
+      return c.divisor !== undefined;
+    },
+  }),
+  pass({
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
@@ -732,6 +746,7 @@ const ALL = [
       'statistics',
       'schedule',
       'begins',
+      'divisor',
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -816,6 +831,7 @@ const ALL = [
       'leastBatch',
       'schedule',
       'begins',
+      'divisor',
       'attached',
     ],
     ensures: ['description'],
@@ -887,15 +903,31 @@ const ALL = [
 ] as const satisfies readonly Pass[];
 
 /** With privacy, each sample counts the same. */
-function batchWeightOf({ loss, spec, options, warnings }: With<'g'>): Expr | undefined {
+function batchWeightOf({ g, loss, spec, divisor, options, warnings }: With<'g'>): Expr | undefined {
   const { accumulate = 1, dpSgd } = options;
   if (!loss || !spec || accumulate === 1 || dpSgd) return undefined;
+  if (divisor) return g.of(divisor);
   const { weight, isUneven } = batchWeight(spec, loss);
   if (isUneven)
     warnings?.push(
       `The losses of the sum count different positions: --accumulate ${accumulate} takes the mean of the gradients of ${accumulate} batches, which differs from the gradient of one large batch.`,
     );
   return weight;
+}
+
+/** With privacy, the number of samples, by which the sum of their gradients is divided. */
+function divisorOf({ loss, spec, perSample, warnings }: With<'g' | 'loss'>): Expr | undefined {
+  if (perSample) return perSample.samples;
+  if (!spec || !loss.terms) return undefined;
+  const { weight, isUneven } = batchWeight(spec, loss);
+  if (isUneven)
+    warnings?.push(
+      'The losses of the sum count different positions: no single divisor makes means over parts of a batch exact.',
+    );
+  if (weight || isUneven) return weight;
+  const { loss: first } = loss.terms[0]!;
+  const dtype = first.dtype === 'float64' ? 'float64' : 'float32';
+  return first.shape ? first.count(dtype) : first.op('Size').cast(dtype);
 }
 
 /** The noise of an update, if there is any. */
@@ -961,7 +993,7 @@ const NORMALIZE = [
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
-  ...list('plan-schedule', 'plan-unfreezing', 'attach-optimizer', 'number-batches'),
+  ...list('plan-schedule', 'plan-unfreezing', 'return-divisor', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
   ...list('declare-value-types', 'describe-step', 'embed-original'),
 ];

@@ -48,3 +48,31 @@ it.each([
   expect([code, err]).toEqual([1, expect.stringContaining(`${name} would overwrite what it is made from`)]);
   expect(readFileSync(source).equals(before)).toBe(true);
 });
+
+it('inspect prints what workers exchange between the halves of a step', async () => {
+  const folder = await workplace();
+  expect(agdOnnx(folder, ...INJECT, '--split', '-o', 'halves').code).toBe(0);
+  for (const half of ['grad', 'update']) {
+    const { code, out } = agdOnnx(folder, 'inspect', `halves/${half}.onnx`, '--json');
+    expect(code).toBe(0);
+    const { kind, split } = JSON.parse(out);
+    expect(kind).toBe('split');
+    expect(split).toMatchObject({
+      version: 1,
+      loss: 'loss',
+      divisor: 'loss_divisor',
+      lr: 'lr',
+      step: 'step',
+    });
+    expect(split.exchange).toEqual(
+      expect.arrayContaining([
+        { name: 'loss_divisor', reduce: 'sum', weighted: false },
+        { name: 'loss', reduce: 'sum', weighted: true },
+        { name: 'fc1.weight_grad', reduce: 'sum', weighted: true },
+      ]),
+    );
+  }
+  const shown = agdOnnx(folder, 'inspect', 'halves/grad.onnx').out;
+  expect(shown).toMatch(/Exchange between workers {2}divisor loss_divisor/);
+  expect(shown).toMatch(/fc1\.weight_grad +sum +yes/);
+});

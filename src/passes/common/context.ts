@@ -107,6 +107,8 @@ export type Facts = {
   /** Names of the inputs and outputs of derivatives. */
   derivatives: DerivativeNames;
   schedule: PlannedSchedule | undefined;
+  /** The output with what the loss of a batch is divided by; undefined if it is not asked for, or unknown. */
+  divisor: Value | undefined;
   attached: AttachedOptimizer;
   /** ONNX's training operators before they were expanded. */
   operators: TrainingOperators;

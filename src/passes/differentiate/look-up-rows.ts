@@ -12,6 +12,8 @@ export type Lookup = {
   rows: Value;
   /** The looked-up rows; their gradient is that of the table. */
   looked: Value;
+  /** The gradient of each of them, equal ones not summed. */
+  grad?: Value;
 };
 
 /**
@@ -72,6 +74,8 @@ function lookUpOnce(g: Builder, table: Value, gathers: readonly Node[]): Lookup 
   const indices = gathers.map(node => g.of(node.inputs[1]!));
   const flat = indices.map(e => (e.rank === 1 ? e : e.reshape([-1])).cast('int64'));
   const rows = g.rename(flat[0]!.concat(flat.slice(1), 0), `${table.name}_rows`);
+  // An update may get the rows of several batches, even where the size of a batch is fixed.
+  rows.type = { kind: 'tensor', dtype: 'int64', shape: [null] };
   const looked = g.of(table).gather(g.of(rows));
   const count = indices.map(e => e.count('int64').reshape([1]));
   const parts =
@@ -118,6 +122,7 @@ export function sumLookups(
     const count = g.of(param).op('Shape', [], { end: 1 });
     const last = lastPlaces(g.of(lookup.rows), count);
     lastRows.set(param, last.value);
+    lookup.grad = named[i]!;
     return sumRows(g.of(named[i]!), last);
   });
   return { grads, lastRows };

@@ -101,6 +101,7 @@ const DESCRIPTION = shaped({
     plus: optional(list(shaped(LOSS_TERM))),
     mix: optional(shaped({ target: text, share: text })),
   }),
+  lossDivisor: optional(text),
   outputs: list(text),
   exports: optional(list(text)),
   optimizer: shaped({ name: text, options, extension: optional(when(x => x === true)) }),
@@ -169,6 +170,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   }
   const {
     loss,
+    lossDivisor,
     lr,
     step,
     accumulation,
@@ -180,6 +182,10 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     scheduleTotal,
   } = description;
   ensure(outputs.has(loss.name), `its loss '${loss.name}' is not an output`);
+  ensure(
+    lossDivisor === undefined || outputs.has(lossDivisor),
+    `its divisor '${lossDivisor}' is not an output`,
+  );
   const isScalar = (name: string, dtype: string) => {
     const tensor = stored.get(name)?.tensor;
     return tensor?.dtype === dtype && tensor.size === 1;

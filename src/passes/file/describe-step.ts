@@ -6,7 +6,7 @@ import { writeDescription } from './step-metadata.js';
 
 type Described = With<
   | ('work' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
-  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'attached')
+  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'divisor' | 'attached')
 >;
 
 /** The options as recorded, with the schedule in updates. */
@@ -35,6 +35,7 @@ function describe(context: Described): TrainingDescription {
       mix: loss.mix && { target: loss.mix.target.name, share: loss.mix.share.name },
       output: loss.output?.name ?? loss.loss.name,
     },
+    lossDivisor: context.divisor?.name,
     outputs: context.inference,
     exports: context.exports,
     optimizer: {
@@ -60,7 +61,7 @@ function describe(context: Described): TrainingDescription {
     gradNorm: attached.gradNorm?.name,
     parameters: trained.map((v, i) => ({
       name: v.name,
-      grad: grads[i]!.value.name,
+      grad: (lookups?.get(v)?.grad ?? grads[i]!.value).name,
       state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
       options: Object.keys(groups[i]!).length ? groups[i] : undefined,
       hessianProduct: attached.products[i]?.name,

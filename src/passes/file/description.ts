@@ -10,6 +10,11 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
    * a second target.
    */
   loss: LossSpec & { name: string; output: string; target?: string; mix?: { target: string; share: string } };
+  /**
+   * The output with what the loss of the batch is divided by, a scalar: with it, means over parts of a batch combine to the
+   * mean over all.
+   */
+  lossDivisor?: string;
   /** The outputs of the original model. */
   outputs: string[];
   /** If only a part of the original is exported: the outputs of that part. */
@@ -48,7 +53,7 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
     carry?: string;
     /**
      * For a table of which a step updates only the looked-up rows: the value with the row numbers; the gradient is that
-     * of the rows.
+     * of the rows, equal ones not summed.
      */
     rows?: string;
     hessianProduct?: string;

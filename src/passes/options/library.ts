@@ -1,6 +1,6 @@
 import type { Graph, Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
-import { given, texts } from '../../ops/core/option-type.js';
+import { flag, given, texts } from '../../ops/core/option-type.js';
 import type { LossFunction } from '../normalize/loss-function.js';
 import { isObject, type Option, option } from './option.js';
 
@@ -26,6 +26,11 @@ function library(help: string) {
 export const LIBRARY_OPTIONS = {
   frozen: option(texts, library('Names of parameters that stay as they are')),
   exports: option(texts, library('Outputs that the model to write computes')),
+  /** Data-parallel training needs it: see `SplitStep`. */
+  lossDivisor: option(flag, {
+    ...library('Add an output with what the loss of a batch is divided by'),
+    ownStep: true,
+  }),
   teacherModel: option(given<Model>('a Model', isObject), library('Teacher of distill')),
   lossGraph: option(
     given<Model | LossFunction>('a Model or a function', x => isObject(x) || typeof x === 'function'),

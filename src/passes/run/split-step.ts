@@ -1,13 +1,49 @@
 import { cloneModel } from '../../graph/clone.js';
 import { dependentValues, reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
-import { Graph, type Model, type Value } from '../../graph/ir.js';
+import { type Binding, Graph, type Model, type Value } from '../../graph/ir.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
+import type { TrainingDescription } from '../file/description.js';
 import { readDescription } from '../file/step-metadata.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import { constantsOf, like, recordUpdates } from './plain-state.js';
 
-export type SplitStep = { gradients: Model; update: Model; state: Model };
+export type SplitStep = { gradients: Model; update: Model; state: Model; table: SplitTable };
+
+/**
+ * What `gradients` returns for data-parallel training, in `agd.split` of the metadata of both halves (JSON). Names are those of
+ * outputs of `gradients`, and of inputs of `update` where this half reads them.
+ */
+export type SplitTable = {
+  version: 1;
+  /** The loss, a mean over the batch. */
+  loss: string;
+  /**
+   * What that mean is divided by, a scalar: a number of positions, or the sum of their weights. Missing if it is unknown: then
+   * each worker weighs the same.
+   */
+  divisor?: string;
+  lr: string;
+  /** The int64 scalar that counts updates. */
+  step: string;
+  /** By parameter. With `rows`, the row numbers of a table (int64 vector), the gradient is that of these rows. */
+  parameters: {
+    name: string;
+    grad: string;
+    rows?: string;
+    hessianProduct?: string;
+    state: Record<string, string>;
+  }[];
+  /** Running statistics that a step updates. */
+  statistics: string[];
+  exchange: Exchanged[];
+};
+
+/**
+ * How the values that workers compute become one: multiplied by the worker's share if `weighted`, its divisor over the
+ * sum of all divisors, then summed, or concatenated along the first axis in the same order for all values.
+ */
+export type Exchanged = { name: string; reduce: 'sum' | 'concat'; weighted: boolean };
 
 /**
  * An injected model's step in two halves, for work between gradients and update: `gradients` takes the batch and
@@ -15,18 +51,23 @@ export type SplitStep = { gradients: Model; update: Model; state: Model };
  * the same as the step. The first half updates state that depends on the batch alone (running statistics), unless the
  * second half decides whether to; then it is passed on, like everything else that only the batch determines.
  *
+ * What workers on parts of a batch have to exchange in between is in `table`; it is exact if the step was injected with
+ * `lossDivisor`.
+ *
  * State and learning rate are plain inputs, which runtimes in all languages can feed; `state` is a model without
  * inputs whose outputs are the initial values. The oracle infers types of values that are passed on, if a model that
  * was read from a file lacks them. Throws `invalid-model` if the step cannot be split.
  */
 export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<SplitStep> {
   const model = await withTypes(injected, oracle);
-  const { parameters, lr } = readDescription(model);
+  const description = readDescription(model);
+  const { parameters, lr, lossDivisor } = description;
   const { graph } = model;
   const updates = model.trainingInfo.flatMap(info => info.updates);
-  const names = new Set(parameters.flatMap(p => [p.grad, p.hessianProduct]));
   const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
-  const grads = written.filter(v => names.has(v.name));
+  const among = (names: readonly (string | undefined)[]) => written.filter(v => names.includes(v.name));
+  const grads = among(parameters.flatMap(p => [p.grad, p.hessianProduct]));
+  const handed = new Set([...grads, ...among([lossDivisor, ...parameters.map(p => p.rows)])]);
   if (!grads.length)
     throw new AgdError(
       'invalid-model',
@@ -34,18 +75,79 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
     );
   const after = dependentValues(graph.nodes, grads);
   const data = graph.inputs.filter(v => !graph.initializers.has(v));
-  const batch = dependentValues(graph.nodes, data, after);
+  const batch = dependentValues(graph.nodes, data, new Set([...after, ...handed]));
 
   const next = new Set(updates.map(u => u.value));
   const isLate = (v: Value) => next.has(v.name) && (after.has(v) || !batch.has(v));
   const late = graph.outputs.filter(isLate);
   const early = graph.outputs.filter(v => !isLate(v));
-  const cut = frontier(late, v => grads.includes(v) || (batch.has(v) && !after.has(v)));
+  const cut = frontier(late, v => handed.has(v) || (batch.has(v) && !after.has(v)));
   const fed = new Set([...updates.map(u => u.state), lr]);
-  return {
+  const result = {
     gradients: part(model, [...new Set([...early, ...cut])], [], fed),
     update: part(model, late, cut, fed),
     state: constantsOf(model, fed),
+    table: tableOf(description, cut, early, updates),
+  };
+  for (const half of [result.gradients, result.update]) writeSplitTable(half, result.table);
+  return result;
+}
+
+const KEY = 'agd.split';
+
+export function writeSplitTable({ metadata }: Model, table: SplitTable): void {
+  metadata.set(KEY, JSON.stringify(table));
+}
+
+export const isSplit = ({ metadata }: Model): boolean => metadata.has(KEY);
+
+/** The table of a half; undefined for other files. Throws `invalid-model` if it is damaged. */
+export function readSplitTable({ metadata }: Model): SplitTable | undefined {
+  const text = metadata.get(KEY);
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new AgdError('invalid-model', `The metadata entry '${KEY}' is not JSON: the file is damaged.`);
+  }
+}
+
+function tableOf(
+  { loss, lossDivisor, lr, step, parameters, statistics, dpSgd }: TrainingDescription,
+  cut: readonly Value[],
+  early: readonly Value[],
+  updates: readonly Binding[],
+): SplitTable {
+  const exchange = new Map<string, Exchanged>();
+  const add = (name: string | undefined, reduce: Exchanged['reduce'] = 'sum', weighted = true) => {
+    if (name !== undefined && !exchange.has(name)) exchange.set(name, { name, reduce, weighted });
+  };
+  add(lossDivisor, 'sum', false);
+  add(loss.name);
+  for (const { grad, rows, hessianProduct } of parameters) {
+    // Those of private training are sums, which the update divides.
+    add(grad, rows === undefined ? 'sum' : 'concat', !dpSgd);
+    add(rows, 'concat', false);
+    add(hessianProduct);
+  }
+  // Running statistics. If a step may be skipped, its update decides which become the next ones.
+  const next = new Set(updates.map(u => u.value));
+  for (const v of [...cut, ...early.filter(v => next.has(v.name))]) add(v.name);
+  return {
+    version: 1,
+    loss: loss.name,
+    divisor: lossDivisor,
+    lr,
+    step,
+    parameters: parameters.map(({ name, grad, rows, hessianProduct, state }) => ({
+      name,
+      grad,
+      rows,
+      hessianProduct,
+      state,
+    })),
+    statistics,
+    exchange: [...exchange.values()],
   };
 }
 

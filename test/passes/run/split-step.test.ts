@@ -1,13 +1,13 @@
 import { expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
-import type { Tensor } from '../../../src/graph/tensor.js';
+import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
-import { splitStep } from '../../../src/passes/run/split-step.js';
+import { readSplitTable, type SplitTable, splitStep } from '../../../src/passes/run/split-step.js';
 import { stateInputs } from '../../../src/passes/run/state-inputs.js';
 import { type Feeds, Session, sessionShapes } from '../../../src/runtime/session.js';
-import { spread } from '../../ops/vjp.js';
+import { floatsOf, ints, spread } from '../../ops/vjp.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 
 /** x[batch,4] -> batch normalization and dropout -> logits[batch,3]. */
@@ -148,4 +148,155 @@ it('hands products of the Hessian over as it does gradients', async () => {
   expect(gradients.graph.outputs.map(v => v.name)).toEqual(expect.arrayContaining(handed));
   const states = model.trainingInfo.flatMap(info => info.updates.map(u => u.state));
   expect(update.graph.inputs.map(v => v.name).sort()).toEqual([...handed, ...states, 'lr'].sort());
+});
+
+/** ids[batch,2], or of a fixed size -> rows of a table -> logits[batch,3]. */
+function lookups(batch: string | number = 'batch'): Model {
+  const s = new Sketch();
+  const ids = s.input('ids', [batch, 2], 'int64');
+  const rows = s.add('Gather', [s.weight('table', [6, 4]), ids], 'looked');
+  const flat = s.add('Reshape', [rows, s.weight('shape', Tensor.ints([-1, 8]))], 'flat');
+  return s.model([s.add('MatMul', [s.add('Tanh', [flat], 'a'), s.weight('w', [8, 3])], 'logits')]);
+}
+
+const SAMPLES = 10;
+const idsOf = (seed: number) =>
+  ints(
+    spread([2 * SAMPLES], [0, 6], seed)
+      .numbers()
+      .map(v => Math.min(5, Math.floor(v))),
+    [SAMPLES, 2],
+  );
+
+/** Samples from `from` on, of every input. */
+const samples = (feeds: Feeds, from: number, count: number): Feeds =>
+  Object.fromEntries(
+    Object.entries(feeds).map(([name, { dtype, dims, bytes }]) => {
+      const size = bytes.length / dims[0]!;
+      const part = bytes.slice(from * size, (from + count) * size);
+      return [name, new Tensor(dtype, [count, ...dims.slice(1)], part)];
+    }),
+  );
+
+/** What workers computed, made one as the table says. */
+function exchanged({ divisor, exchange }: SplitTable, workers: readonly Feeds[]): Feeds {
+  const weights = workers.map(w => (divisor === undefined ? 1 : w[divisor]!.numbers()[0]!));
+  const total = weights.reduce((n, w) => n + w, 0);
+  return Object.fromEntries(
+    exchange.map(({ name, reduce, weighted }) => {
+      const parts = workers.map((worker, i) => {
+        const values = worker[name]!.numbers();
+        return weighted ? values.map(v => (v * weights[i]!) / total) : values;
+      });
+      const { dtype, dims } = workers[0]![name]!;
+      const numbers =
+        reduce === 'concat'
+          ? parts.flat()
+          : parts[0]!.map((_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));
+      const shape =
+        reduce === 'concat' ? [workers.reduce((n, w) => n + w[name]!.dims[0]!, 0), ...dims.slice(1)] : dims;
+      return [name, dtype === 'int64' ? ints(numbers, shape) : floatsOf(numbers, shape)];
+    }),
+  );
+}
+
+it.each<[string, Model, InjectOptions, number[]]>([
+  ['of different sizes', mlp(), {}, [7, 2, 1]],
+  ['with padding', mlp(), { loss: { ...LOSS, ignoreIndex: 0 } }, [6, 4]],
+  ['of which one is all padding', mlp(), { loss: { ...LOSS, ignoreIndex: 0 } }, [1, 8, 1]],
+  ['with class weights', mlp(), { loss: { ...LOSS, classWeights: [0.2, 1, 3] } }, [6, 4]],
+  ['for rows of a table', lookups(), { lazyRows: ['table'], loss: { ...LOSS, ignoreIndex: 1 } }, [5, 3, 2]],
+  ['for rows of a table, of a fixed size', lookups(5), { lazyRows: ['table'] }, [5, 5]],
+  [
+    'for bounded gradients of rows',
+    lookups(),
+    { lazyRows: ['table'], clipGradNorm: 0.05, onNonfinite: 'skip' },
+    [5, 3, 2],
+  ],
+  [
+    'of second order',
+    mlp(),
+    { optimizer: { name: 'adahessian' }, loss: { ...LOSS, ignoreIndex: 0 } },
+    [6, 4],
+  ],
+  ['that accumulate', mlp(), { accumulate: 2, loss: { ...LOSS, ignoreIndex: 0 }, ema: 0.9 }, [6, 4]],
+  ['of private training', mlp(), { dpSgd: { clip: 0.1, noise: 0.5 }, seed: 3 }, [7, 3]],
+  [
+    'with running statistics that are used',
+    normalized(),
+    { batchNorm: 'eval', dropout: 'eval', onNonfinite: 'skip' },
+    [7, 3],
+  ],
+])('parts of a batch on workers give the update of the whole batch: %s', async (_, source, given, parts) => {
+  const options = { loss: LOSS, lossDivisor: true, optimizer: { lr: 0.1, delta: 0.1 }, ...given };
+  const fixed = parts.every(n => n === parts[0]);
+  const isLookup = source.graph.inputs[0]!.name === 'ids';
+  const injected = (await inject(source, options, sessionShapes)).model;
+  const reference = isLookup && fixed ? (await inject(lookups(), options, sessionShapes)).model : injected;
+  const updates = injected.trainingInfo.flatMap(i => i.updates);
+  const joint = await Session.create(stateInputs(reference, updates));
+  const { gradients, update, state, table } = await splitStep(injected, sessionShapes);
+  expect(readSplitTable(decodeModel(encodeModel(gradients)))).toEqual(JSON.parse(JSON.stringify(table)));
+  expect(readSplitTable(update)).toEqual(readSplitTable(gradients));
+  const [first, second, begin] = await Promise.all([gradients, update, state].map(m => Session.create(m)));
+  const start = await begin!.run({});
+  let [whole, split] = [start, start];
+  for (let step = 0; step < 4; step++) {
+    const data = Object.fromEntries(mlpData(SAMPLES, 10 + step));
+    const batch: Feeds = isLookup ? { ids: idsOf(step + 1), target: data.target! } : data;
+    const run = async (session: Session, ...sources: Feeds[]) => {
+      const all = Object.assign({}, ...sources);
+      return session.run(Object.fromEntries(session.inputs.map(name => [name, all[name] as Tensor])));
+    };
+    const workers: Feeds[] = [];
+    let from = 0;
+    for (const count of parts) {
+      workers.push(await run(first!, split, samples(batch, from, count)));
+      from += count;
+    }
+    const one = exchanged(table, workers);
+    const two = { ...one, ...(await run(second!, split, one)) };
+    const results = await run(joint, whole, batch);
+    const next = (state: Feeds, results: Feeds) => ({
+      ...state,
+      ...Object.fromEntries(updates.map(u => [u.state, results[u.value] ?? state[u.state]!])),
+    });
+    expect(one.loss!.numbers()[0]).toBeCloseTo(results.loss!.numbers()[0]!, 6);
+    [whole, split] = [next(whole, results), next(split, two)];
+  }
+  for (const [name, tensor] of Object.entries(whole)) {
+    const found = split[name]!.numbers();
+    tensor.numbers().forEach((value, i) => {
+      expect(Math.abs(found[i]! - value), `${name}[${i}]`).toBeLessThan(2e-6 * Math.max(1, Math.abs(value)));
+    });
+  }
+  expect(bits(split)).not.toEqual(bits(start));
+});
+
+it('reads nothing in the second half that the table does not name', async () => {
+  const options = { loss: LOSS, lossDivisor: true, onNonfinite: 'skip', accumulate: 2 } as const;
+  for (const source of [normalized(), mlp()]) {
+    const { model } = await inject(source, options, sessionShapes);
+    const { gradients, update, table } = await splitStep(model, sessionShapes);
+    const names = table.exchange.map(e => e.name);
+    const outputs = gradients.graph.outputs.map(v => v.name);
+    expect(outputs).toEqual(expect.arrayContaining(names));
+    const states = new Set([table.lr, ...model.trainingInfo.flatMap(i => i.updates.map(u => u.state))]);
+    const read = update.graph.inputs.map(v => v.name).filter(name => !states.has(name));
+    expect(names).toEqual(expect.arrayContaining(read));
+  }
+});
+
+it('has no divisor where the model computes its loss itself', async () => {
+  const s = new Sketch();
+  const y = s.add('MatMul', [s.input('x', ['batch', 2]), s.weight('w', [2, 2])], 'y');
+  const source = s.model([s.add('ReduceMean', [y], 'own', { keepdims: 0 })]);
+  const options: InjectOptions = { loss: { kind: 'output', output: 'own' }, lossDivisor: true };
+  const { model } = await inject(source, options, sessionShapes);
+  const { table } = await splitStep(model, sessionShapes);
+  expect(table.divisor).toBeUndefined();
+  expect(table.exchange).toEqual([
+    { name: 'own', reduce: 'sum', weighted: true },
+    { name: 'w_grad', reduce: 'sum', weighted: true },
+  ]);
 });

@@ -16,6 +16,7 @@ import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
 import { adapterNames, applyAdapters, asksForAdapters } from './adapters/apply-adapters.js';
 import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
+import { narrowSplits } from './common/narrow-splits.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
 import { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 import { attachLoss, attachSampleLosses, batchWeight } from './differentiate/attach-loss.js';
@@ -808,6 +809,13 @@ const ALL = [
     run: c => dropUnreadInputs(c.work),
   }),
   pass({
+    name: 'narrow-splits',
+    does: 'Splits in several nodes what WebGPU cannot split in one, if the step is written for it',
+    requires: ['work'],
+    ensures: [],
+    run: c => c.options.provider === 'webgpu' && narrowSplits(c.work),
+  }),
+  pass({
     name: 'declare-value-types',
     does: 'Declares the types of values whose shapes no runtime infers',
     requires: ['work', 'typed'],
@@ -995,7 +1003,7 @@ const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
 const UPDATE = [
   ...list('plan-schedule', 'plan-unfreezing', 'return-divisor', 'attach-optimizer', 'number-batches'),
   ...CLEAN,
-  ...list('declare-value-types', 'describe-step', 'embed-original'),
+  ...list('narrow-splits', 'declare-value-types', 'describe-step', 'embed-original'),
 ];
 const MODES = list('train-batch-norm', 'train-dropout');
 const DRAW = list('draw-random', 'number-batches', 'compute-in-float');
@@ -1080,7 +1088,7 @@ export const PIPELINES = {
     ...list('read-algorithm', 'lower-training-operators', 'infer-shapes', 'open-graph', 'adopt-step'),
     ...DRAW,
     ...CLEAN,
-    ...list('describe-own-step', 'embed-original'),
+    ...list('narrow-splits', 'describe-own-step', 'embed-original'),
   ],
 } satisfies Record<string, readonly Pass[]>;
 

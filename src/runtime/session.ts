@@ -7,6 +7,7 @@ import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto/codec.js';
 import { record } from '../graph/record.js';
 import { type ExternalData, type Placement, Tensor, type TypedArray } from '../graph/tensor.js';
+import { narrowSplits } from '../passes/common/narrow-splits.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
 import type { Device } from '../passes/options.js';
@@ -84,6 +85,7 @@ export class Session {
   ): Promise<Session> {
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
+    if (device === 'webgpu' && source instanceof Model) narrowSplits(source);
     const { place, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,

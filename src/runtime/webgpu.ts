@@ -3,6 +3,7 @@
 import { allGraphs, type Model, type Node } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
 import { record } from '../graph/record.js';
+import { isWideSplit } from '../passes/common/narrow-splits.js';
 
 /** Nodes that the provider takes, and then stops at or computes wrong (onnxruntime 1.30). */
 const FOR_CPU = record<(node: Node) => boolean>({
@@ -14,6 +15,7 @@ const FOR_CPU = record<(node: Node) => boolean>({
     const antialias = attrs.get('antialias');
     return antialias?.type === 'int' && Number(antialias.value) === 1;
   },
+  Split: isWideSplit,
 });
 
 /** As onnxruntime takes an execution provider with its options. */

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { Value } from '../../src/graph/ir.js';
+import { Node, Value } from '../../src/graph/ir.js';
 import { webgpuProvider } from '../../src/runtime/webgpu.js';
 import { Sketch } from '../sample.js';
 
@@ -31,4 +31,15 @@ it('gives no list where there is nothing to list', () => {
   const s = new Sketch();
   const model = s.model([s.add('Relu', [s.input('x', [2])], 'y')]);
   expect(webgpuProvider(model)).toEqual({ name: 'webgpu', preferredLayout: 'NCHW' });
+});
+
+it('leaves to the CPU a Split into more outputs than a kernel has storage buffers', () => {
+  const splitInto = (count: number) => {
+    const s = new Sketch();
+    const outputs = Array.from({ length: count }, (_, i) => new Value(`y${i}`));
+    s.graph.append(new Node('Split', [s.input('x', [count]), s.input('sizes', [count], 'int64')], outputs));
+    return webgpuProvider(s.model(outputs)).forceCpuNodeNames;
+  };
+  expect(splitInto(7)).toBeUndefined();
+  expect(splitInto(8)).toEqual(['split']);
 });

@@ -1,0 +1,62 @@
+/** Notices ranks that are lost, hung or slow: the other ranks would wait for them forever. */
+import { AgdError } from '../../graph/errors.js';
+import type { Collective } from './collective.js';
+
+export type WatchOptions = {
+  /** Seconds after which an operation counts as hung. */
+  timeout: number;
+  /** Called once for an operation that takes half as long; rank 0 only gets it in a run of several ranks. */
+  warn?: (message: string) => void;
+};
+
+/**
+ * The collective with a watchdog: an operation that takes longer than the timeout aborts the run, and throws `collective`.
+ * Engines learn of a killed process by themselves, but not of a stopped one, nor of a cable that is pulled.
+ */
+export function watched(collective: Collective, options: WatchOptions): Collective {
+  const { rank, size, host } = collective;
+  let failure: AgdError | undefined;
+
+  async function watch<T>(operation: string, run: () => Promise<T>): Promise<T> {
+    if (failure) throw failure;
+    const { timeout, warn } = options;
+    const waited = (seconds: number) => `has waited ${seconds} s for the other ranks in ${operation}`;
+    const self = `rank ${rank} of ${size} (${host})`;
+    const timers: NodeJS.Timeout[] = [];
+    const late = new Promise<never>((_, reject) => {
+      if (warn && rank === 0)
+        timers.push(
+          setTimeout(
+            () => warn(`${self} ${waited(timeout / 2)}; the run ends after ${timeout} s`),
+            (timeout / 2) * 1000,
+          ),
+        );
+      const stop = () => {
+        const reason = `${waited(timeout)}: one of them is lost, hung or unreachable. Resume from the last saved state, or set a longer --timeout`;
+        failure = new AgdError('collective', `${self} ${reason}.`);
+        reject(failure);
+        collective.abort(reason);
+      };
+      timers.push(setTimeout(stop, timeout * 1000));
+    });
+    try {
+      return await Promise.race([run(), late]);
+    } finally {
+      for (const timer of timers) clearTimeout(timer);
+    }
+  }
+
+  return {
+    rank,
+    size,
+    host,
+    engine: collective.engine,
+    allReduce: (data, op) => watch('allReduce', () => collective.allReduce(data, op)),
+    allGather: data => watch('allGather', () => collective.allGather(data)),
+    reduceScatter: (data, counts) => watch('reduceScatter', () => collective.reduceScatter(data, counts)),
+    broadcast: (data, root) => watch('broadcast', () => collective.broadcast(data, root)),
+    barrier: () => watch('barrier', () => collective.barrier()),
+    abort: reason => collective.abort(reason),
+    close: () => collective.close(),
+  };
+}

@@ -1,0 +1,31 @@
+/** Ranks that die or hang in the middle of a run, under the launchers that are installed. */
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { launchers, missing, start } from './mpi.js';
+
+const SCRIPT = join(import.meta.dirname, '../../../dist/test/runtime/collective/failing-process.js');
+
+describe.each(launchers)('a run that $name started', launcher => {
+  it('ends if a rank is killed', { timeout: 60_000 }, async () => {
+    const { stdout, code } = await start(launcher, 3, [SCRIPT, 'SIGKILL', '600']);
+    expect(code).not.toBe(0);
+    expect(stdout).not.toContain('done');
+  });
+
+  it('ends with a message if a rank is stopped', { timeout: 60_000 }, async () => {
+    const { stdout, stderr, code } = await start(launcher, 3, [SCRIPT, 'SIGSTOP', '2']);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(
+      /rank [01] of 3 \(.+\): has waited 2 s for the other ranks in allReduce: one of them is lost, hung or unreachable\./,
+    );
+    expect(stdout).not.toContain('done');
+  });
+
+  it('ends by itself if no rank fails', { timeout: 60_000 }, async () => {
+    const { stdout, stderr, code } = await start(launcher, 2, [SCRIPT, 'SIGCONT', '30']);
+    expect({ code, stderr: code ? stderr : '' }).toEqual({ code: 0, stderr: '' });
+    expect(stdout.match(/done/g)).toHaveLength(2);
+  });
+});
+
+for (const reason of missing) it.skip(reason, () => {});

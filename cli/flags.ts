@@ -102,8 +102,13 @@ function kindOf(type: types.OptionType): Kind {
 const isRepeatable = ({ type, parse, parseAll }: Option) =>
   parseAll !== undefined || (parse === undefined && kindOf(type) === 'list');
 
-export const isSwitch = ({ type, parse, parseAll }: Option) =>
-  !parse && !parseAll && (kindOf(type) === 'boolean' || type.type === 'union');
+export const isSwitch = ({ type, parse, parseAll }: Option) => !parse && !parseAll && isTruthValue(type);
+
+/** Whether it may be true or false, as one of its forms. */
+function isTruthValue(type: types.OptionType): boolean {
+  const { options } = type as unknown as { options?: readonly types.OptionType[] };
+  return kindOf(type) === 'boolean' || (type.type === 'union' && !!options?.some(isTruthValue));
+}
 
 /** Adds the flags to a command, expert ones hidden unless `all`. */
 export function addFlags(args: Argv, command: Command, own: Options, all: boolean): Argv {

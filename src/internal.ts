@@ -13,13 +13,14 @@ export { isInjected, readDescription } from './passes/file/step-metadata.js';
 export { trainingInfoForm } from './passes/file/write-training-info.js';
 export { attachModels } from './passes/normalize/attach-models.js';
 export { withValues } from './passes/normalize/with-values.js';
-export { DEVICES, parseScale } from './passes/options.js';
+export { parseScale } from './passes/options.js';
 export { readRecipe } from './passes/recipe/recipe.js';
 export { findLaunch, type Launch } from './runtime/collective/launcher.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { areArrays, dataOptionsOf, openRecords } from './runtime/data/open.js';
 export { loadRecipe, saveRecipe } from './runtime/data/recipe/recipe-file.js';
 export { readSafetensors, writeSafetensors } from './runtime/data/safetensors.js';
+export { withDevice } from './runtime/devices/choose.js';
 export { keepColumns } from './runtime/evaluate/kept-columns.js';
 export {
   type KeptColumns,

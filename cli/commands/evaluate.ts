@@ -5,7 +5,7 @@ import { dataToRead, type Options } from '../flags.js';
 import { formatCount, formatMetric } from '../ui/format.js';
 import { countSamples } from '../ui/sample-count.js';
 import { renderTable } from '../ui/table.js';
-import { painter, print, printJson, printPainted } from '../ui/terminal.js';
+import { painter, print, printJson, printPainted, warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a training state';
 
@@ -29,12 +29,13 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { evaluate, loadModel, loadRecipe } = await import('../../src/internal.js');
-  const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, device, threads } = args;
+  const { evaluate, loadModel, loadRecipe, withDevice } = await import('../../src/internal.js');
+  const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, threads } = args;
   const { skipMissing, distill, teacher, lossModel, allPositions } = args;
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
   const teacherModel = teacher === undefined ? undefined : await loadModel(teacher);
   const lossGraph = lossModel === undefined ? undefined : await loadModel(lossModel);
+  const { device } = await withDevice(args, warn);
   const count = countSamples(process.stderr, 'evaluated');
   const found = await evaluate(path, data, {
     ...{ loss, metrics, batchSize, bind, columns, label, skipMissing, recipe, ema, device, threads },

@@ -5,7 +5,7 @@ import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
-import { print, printPainted } from '../ui/terminal.js';
+import { print, printPainted, warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file';
 
@@ -90,8 +90,16 @@ async function readFeeds(
 }
 
 export async function handler(args: Args): Promise<void> {
-  const { attachModels, checkGradients, gradients, loadArrays, loadModel, Tensor, writeSafetensors } =
-    await import('../../src/internal.js');
+  const {
+    attachModels,
+    checkGradients,
+    gradients,
+    loadArrays,
+    loadModel,
+    Tensor,
+    withDevice,
+    writeSafetensors,
+  } = await import('../../src/internal.js');
   const out = args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors');
   const { distill, lossModel, teacher } = args;
   const read = [args.model, args.inputs, args.cotangents, args.recipe, lossModel, teacher];
@@ -105,7 +113,8 @@ export async function handler(args: Args): Promise<void> {
   });
   const { model } = attached;
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
-  const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, device, threads } = args;
+  const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, threads } = args;
+  const { device } = await withDevice(args, warn);
   const { deriveInputs } = args;
   const options = {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: attached.options.loss }),

@@ -5,7 +5,7 @@ import { checkOutputs } from '../files.js';
 import { dataToRead, type Options } from '../flags.js';
 import { formatCount } from '../ui/format.js';
 import { countSamples } from '../ui/sample-count.js';
-import { print } from '../ui/terminal.js';
+import { print, warn } from '../ui/terminal.js';
 
 export const model = 'ONNX file, plain or injected, or a training state';
 
@@ -60,16 +60,18 @@ export async function handler(args: Args): Promise<void> {
     predictBatches,
     predictionFormat,
     readRecipe,
+    withDevice,
     writePredictions,
   } = await import('../../src/internal.js');
   const { model: path, data, keep, loss, outputs, activation, batchSize, bind, columns, label, ema } = args;
-  const { device, threads } = args;
+  const { threads } = args;
   const out = args.out ?? path.replace(/(\.onnx)?$/, '.predictions.csv');
   predictionFormat(out);
   checkOutputs([out], [path, args.recipe, ...[data].flat()]);
   await checkWritable(out);
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
   const source = keep && (await keepColumns(data, keep, recipe ?? readRecipe(await loadModel(path))));
+  const { device } = await withDevice(args, warn);
   const count = countSamples(process.stderr, 'predicted');
   try {
     const batches = predictBatches(path, data, {

@@ -65,7 +65,14 @@ export const ERROR_CODES = {
     'A loss, gradient or parameter became NaN or infinite.',
     'Lower the learning rate, clip gradients, or leave out such batches with `--on-nonfinite skip`.',
   ],
-  device: ['The execution provider is not available.', 'Use `--device cpu`.'],
+  device: [
+    'The execution provider cannot be used: the message names what is missing.',
+    'Install it as the message says, or use `--device cpu`.',
+  ],
+  'out-of-memory': [
+    'The memory of the device is full.',
+    'Use a smaller `--batch-size`, with `--accumulate` if updates are to stay the same, or `--memory`.',
+  ],
   runtime: [
     'ONNX Runtime stopped with an error; the message is its own.',
     'Check the data and the operator that it names.',

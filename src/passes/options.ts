@@ -23,8 +23,9 @@ import { QUANTIZATION_OPTIONS } from './options/quantization.js';
 import { RUN_OPTIONS } from './options/run.js';
 import { UPDATE_OPTIONS } from './options/update.js';
 
+export { type Device, placeOf } from './options/device.js';
 export type { Fed, LeastBatch, StoredCheckpoint, StoredProperty } from './options/library.js';
-export { type Command, DEVICES, type Device, GROUPS, type Option } from './options/option.js';
+export { type Command, GROUPS, type Option } from './options/option.js';
 export type { DpSgd } from './options/privacy.js';
 export { type ParameterGroup, parseAssignments, parseNumbers, parseScale } from './options/text.js';
 

@@ -2,14 +2,12 @@
 import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
+import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
 /** Lays the convolutions of a model that is to run on the CPU out for its processor; changes the model's nodes. */
-export async function layOut(
-  model: Model,
-  { device = 'cpu', optimize = true }: SessionOptions,
-): Promise<Model> {
-  if (device !== 'cpu' || !optimize) return model;
+export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
+  if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
   blockSize ??= askBlockSize();
   const block = await blockSize;
   if (block) blockChannels(model, block);

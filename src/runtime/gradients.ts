@@ -6,6 +6,7 @@ import { providerOf } from '../ops/core/provider.js';
 import { singleValue } from '../passes/differentiate/train-batch-norm.js';
 import { type GradientOptions, gradientModel } from '../passes/differentiate.js';
 import { checkCounted, checkRange } from './data/targets.js';
+import { withDevice } from './devices/choose.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 import { firstNonFinite } from './train/finite.js';
 
@@ -23,8 +24,9 @@ export async function gradients(
   model: Model,
   options: GradientOptions,
   given: Feeds,
-  session: SessionOptions = {},
+  run: SessionOptions = {},
 ): Promise<Gradients> {
+  const session = await withDevice(run);
   let feeds = asFeeds(given);
   const arrays = Object.values(feeds).filter(t => t.dims.length);
   if (options.loss && arrays.length && arrays.every(t => t.dims[0] === 0))

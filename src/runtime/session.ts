@@ -10,9 +10,11 @@ import { type ExternalData, type Placement, Tensor, type TypedArray } from '../g
 import { narrowSplits } from '../passes/common/narrow-splits.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
-import type { Device } from '../passes/options.js';
+import { type Device, placeOf } from '../passes/options.js';
 import { type Symbols, settle } from './data/fit.js';
 import { showShape } from './data/match.js';
+import { resolveDevice } from './devices/choose.js';
+import { faultOf, outOfMemory } from './devices/faults.js';
 import { webgpuProvider } from './webgpu.js';
 
 // Errors are thrown; what the runtime would print beside that is noise.
@@ -55,7 +57,10 @@ const storedBytes = ({ graph }: Model) =>
 export type Feeds = Record<string, Tensor>;
 
 export type SessionOptions = {
-  /** Where to run; what the device has no kernel for runs on the CPU. Default: cpu. */
+  /**
+   * Where to run; what the device has no kernel for runs on the CPU. `cuda:1` is the second GPU, `auto` the fastest that is
+   * available. Default: cpu.
+   */
   device?: Device;
   /** Threads within an operator; as many as there are cores where not given. */
   threads?: number;
@@ -65,6 +70,8 @@ export type SessionOptions = {
   integerKernels?: boolean;
 };
 
+type Concrete = Exclude<Device, 'auto'>;
+
 /** A model, its bytes, or its file. */
 type Source = Model | Uint8Array | string;
 
@@ -72,17 +79,18 @@ type Source = Model | Uint8Array | string;
 export class Session {
   private constructor(
     private readonly session: ort.InferenceSession,
-    private readonly device: Device,
+    private readonly device: Concrete,
   ) {}
 
   /**
-   * Throws `bad-option` for such a number of threads, `device` where the execution provider is missing, `no-kernel` for an operator that it cannot run,
+   * Throws `bad-option` for such a number of threads or device, `device` where the execution provider cannot be used, `no-kernel` for an operator that it cannot run,
    * `runtime` with the runtime's own words where it refuses the model.
    */
   static async create(
     source: Source,
-    { device = 'cpu', threads, optimize = true, integerKernels = true }: SessionOptions = {},
+    { device: wanted, threads, optimize = true, integerKernels = true }: SessionOptions = {},
   ): Promise<Session> {
+    const { device } = await resolveDevice(wanted);
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
     if (device === 'webgpu' && source instanceof Model) narrowSplits(source);
@@ -113,14 +121,6 @@ export class Session {
       });
       return new Session(await made, device);
     } catch (error) {
-      const unavailable =
-        device !== 'cpu' && /provider|backend|device|cuda|webgpu|dawn|library/i.test(String(error));
-      if (unavailable)
-        throw new AgdError(
-          'device',
-          `Device '${device}' is not available here: ${firstLine(error)}. Use --device cpu.`,
-          { cause: error },
-        );
       throw runtimeError('ONNX Runtime does not load the model', error, device, source);
     }
   }
@@ -240,8 +240,11 @@ function mapped({ graph }: Model): Mapped {
   };
 }
 
-const provider = (device: Device, source: Source) =>
-  device === 'webgpu' && source instanceof Model ? webgpuProvider(source) : device;
+function provider(device: Concrete, source: Source): ort.InferenceSession.ExecutionProviderConfig {
+  const { provider: name, gpu } = placeOf(device);
+  if (name === 'webgpu' && source instanceof Model) return webgpuProvider(source);
+  return name === 'cuda' ? { name, deviceId: gpu } : name;
+}
 
 function toOrt(t: Tensor): ort.Tensor {
   const data = t.dtype === 'bool' ? new Uint8Array(t.bytes) : t.data;
@@ -284,14 +287,22 @@ function fromOrt(t: ort.Tensor): Tensor {
 }
 
 /** The runtime's errors, cut to what a user can use. */
-function runtimeError(what: string, cause: unknown, device: Device, source?: Source): AgdError {
+function runtimeError(what: string, cause: unknown, device: Concrete, source?: Source): AgdError {
+  const full = outOfMemory(cause, device);
+  if (full) return new AgdError('out-of-memory', full, { cause });
+  const fault = faultOf(cause, device);
+  if (fault) {
+    const remedy = fault.remedy ? ` ${fault.remedy}` : '';
+    const message = `Device '${device}' cannot be used here: ${fault.reason}.${remedy} Else use --device cpu.`;
+    return new AgdError('device', message, { cause });
+  }
   return (
     missingKernel(cause, device, source) ?? new AgdError('runtime', `${what}: ${firstLine(cause)}`, { cause })
   );
 }
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */
-function missingKernel(cause: unknown, device: Device, source?: Source): AgdError | undefined {
+function missingKernel(cause: unknown, device: Concrete, source?: Source): AgdError | undefined {
   const line = textOf(cause);
   const loading = /implementation for (\w+)\((\d+)\) node with name '(.*?)'/.exec(line);
   const running = /running (\w+) node\. Name:'(.*?)'.* does not support double/.exec(line);

@@ -50,7 +50,7 @@ describe('bash', () => {
   it('completes choices, after a space and after =', () => {
     expect(completed('train', 'model.onnx', '--optimizer', 'adam')).toEqual(['adam', 'adamw']);
     expect(completed('train', 'model.onnx', '--optimizer', '=', 'adam')).toEqual(['adam', 'adamw']);
-    expect(completed('train', 'model.onnx', '--device', '=')).toEqual(['cpu', 'cuda', 'webgpu']);
+    expect(completed('train', 'model.onnx', '--device', '=')).toEqual(['auto', 'cpu', 'cuda', 'webgpu']);
   });
   it('leaves files to the shell, and offers nothing for numbers', () => {
     expect(completed('train', 'mod')).toEqual(['FILES']);

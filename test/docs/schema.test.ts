@@ -16,7 +16,10 @@ describe('the schema of configuration files', () => {
   });
   it('has ranges, choices and descriptions', () => {
     expect(schema.properties.epochs).toMatchObject({ type: 'integer', minimum: 1 });
-    expect(schema.properties.device.enum).toEqual(['cpu', 'cuda', 'webgpu']);
+    expect(schema.properties.device.anyOf).toMatchObject([
+      { enum: ['auto', 'cpu', 'cuda', 'webgpu'] },
+      { type: 'string', pattern: expect.stringContaining('cuda:') },
+    ]);
     const optimizer = schema.properties.optimizer.anyOf[1].properties;
     expect(optimizer.name.enum).toContain('adamw');
     expect(optimizer.weightDecay).toMatchObject({ type: 'number', minimum: 0 });

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
-import { providerOf } from '../../src/ops/core/provider.js';
+import { type Provider, providerOf } from '../../src/ops/core/provider.js';
 import { contextOf, runPasses } from '../../src/passes/common/context.js';
 import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { inject } from '../../src/passes/inject.js';
@@ -48,7 +48,7 @@ describe('the execution provider to write for', () => {
       const path = join(folder, 'data.safetensors');
       await writeSafetensors(path, mlpData(16));
       const data = await openData(path, {});
-      const written = async (device: Device, provider?: Device) => {
+      const written = async (device: Device, provider?: Provider) => {
         const opened = { model: mlp(), options: { loss: LOSS, provider } };
         return readDescription(await trainable(opened, { epochs: 1, device }, 'mlp', data, () => {}))
           .provider;

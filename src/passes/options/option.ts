@@ -1,6 +1,5 @@
 /** The entry of an option in the registry. */
 import type { OptionType } from '../../ops/core/option-type.js';
-import { PROVIDERS } from '../../ops/core/provider.js';
 
 export type Command =
   | 'inspect'
@@ -18,10 +17,6 @@ export type Command =
   | 'completion'
   | 'demo'
   | 'init';
-
-/** Execution providers, by the name that users give. */
-export const DEVICES = PROVIDERS;
-export type Device = (typeof DEVICES)[number];
 
 /** Groups of the help text, in order. */
 export const GROUPS = [

@@ -1,6 +1,7 @@
 import * as v from 'valibot';
-import { choice, count, countFromZero, flag, positive, text, texts } from '../../ops/core/option-type.js';
-import { APPLIES, DEVICES, LEARNS, type Option, option, RUNS } from './option.js';
+import { count, countFromZero, flag, positive, text, texts } from '../../ops/core/option-type.js';
+import { deviceType } from './device.js';
+import { APPLIES, LEARNS, type Option, option, RUNS } from './option.js';
 import { parseBytes } from './text.js';
 
 const RUN = { group: 'Run', stage: 'run' } as const;
@@ -40,10 +41,10 @@ export const RUN_OPTIONS = {
     parse: parseBytes,
     conflicts: ['folds', 'gradients'],
   }),
-  device: option(choice(DEVICES), {
+  device: option(deviceType, {
     ...RUN,
     commands: [...RUNS, ...APPLIES, 'grad'],
-    help: 'Execution provider',
+    help: 'Execution provider; cuda:N for one of several GPUs, auto for the fastest available',
     shown: 'cpu',
   }),
   threads: option(count, {

@@ -8,6 +8,7 @@ import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { BindOptions } from '../data/bind.js';
 import { type Data, type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
+import { withDevice } from '../devices/choose.js';
 import { type Beginning, openForInjection } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import type { SessionOptions } from '../session.js';
@@ -73,8 +74,11 @@ export type ComparisonEvent =
 /** Yields what happens; each run's result when it is done. Throws as `inject` and `openData` do. */
 export async function* compare(comparison: Comparison): AsyncGenerator<ComparisonEvent> {
   const opened = new OpenedData();
+  const notes: string[] = [];
+  const placed = await withDevice(comparison, why => notes.push(why));
+  for (const text of notes) yield { type: 'note', text };
   try {
-    yield* compareOnData(comparison, opened);
+    yield* compareOnData(placed, opened);
   } finally {
     await opened.close();
   }

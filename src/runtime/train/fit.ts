@@ -15,6 +15,7 @@ import { type Augmentation, parseAugmentations } from '../../passes/recipe/augme
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import { arePaths, dataFrom, type FitData, isOpen } from '../data/from-values.js';
 import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from '../data/open.js';
+import { withDevice } from '../devices/choose.js';
 import { trainedModel } from '../export.js';
 import { openForInjection } from '../formats/artifacts.js';
 import type { SessionOptions } from '../session.js';
@@ -187,7 +188,9 @@ async function fitOn(
   };
   const how = { ...dataOptionsOf({ ...options, augment }), progress: dataProgress(emit) };
   const given = await open(data, undefined, how);
-  const session = { device, threads };
+  const session = await withDevice({ device, threads }, text =>
+    emit({ type: 'note', text, level: 'warning' }),
+  );
   const opened =
     typeof model === 'string'
       ? await openForInjection(

@@ -73,13 +73,16 @@ export async function planBatch(
   async function refuse(size: number, recompute: boolean): Promise<never> {
     const { peak } = await measure(size, recompute);
     const least = Math.ceil(peak / (1 - RESERVE) / 2 ** 20);
+    const isFull = peak === Number.POSITIVE_INFINITY;
     const how = [
       size === batch ? `batches of ${batch}` : `${batch / size} parts of ${size}`,
       recompute ? ' with activations recomputed' : '',
     ].join('');
     throw new AgdError(
       'bad-option',
-      `The run does not fit into --memory ${Math.floor(limit / 2 ** 20)}MB: it needs at least ${least}MB, in ${how}.`,
+      isFull
+        ? `The run does not fit into the memory of the device, not even in ${how}.`
+        : `The run does not fit into --memory ${Math.floor(limit / 2 ** 20)}MB: it needs at least ${least}MB, in ${how}.`,
     );
   }
 }

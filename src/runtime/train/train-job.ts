@@ -14,6 +14,7 @@ import type { BindOptions } from '../data/bind.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
 import { loadRecipe, saveRecipe } from '../data/recipe/recipe-file.js';
 import { readSafetensors, writeSafetensors } from '../data/safetensors.js';
+import { withDevice } from '../devices/choose.js';
 import { checkExport, exportFile, neededRecipe } from '../export.js';
 import { loadExtensions } from '../extensions.js';
 import type { Beginning } from '../formats/artifacts.js';
@@ -120,7 +121,11 @@ export async function runTrainJob(
   report: (event: TrainEvent) => void,
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
-  return job.folds === undefined ? runOnce(job, report, signal) : crossValidate(job, runOnce, report, signal);
+  const note = (text: string) => report({ type: 'note', time: Date.now(), text, level: 'warning' });
+  const placed = await withDevice(job, note);
+  return job.folds === undefined
+    ? runOnce(placed, report, signal)
+    : crossValidate(placed, runOnce, report, signal);
 }
 
 async function runOnce(

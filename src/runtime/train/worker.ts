@@ -47,7 +47,13 @@ async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal)
     if (event.type === 'injected') hasStatistics = event.description.statistics.length > 0;
     if (event.type === 'plan') peak = event.memory.peak + COPIES * event.memory.parameters;
   };
-  await inProcess({ ...job, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, watch, signal, kill);
+  try {
+    await inProcess({ ...job, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, watch, signal, kill);
+  } catch (error) {
+    // What the device has no room for is too much, whatever the process takes.
+    if (!(error instanceof AgdError) || error.code !== 'out-of-memory') throw error;
+    peak = Number.POSITIVE_INFINITY;
+  }
   // A run that is stopped needs no plan.
   return { peak: signal?.aborted || kill?.aborted ? 0 : peak, hasStatistics };
 }

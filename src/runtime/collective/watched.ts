@@ -46,17 +46,12 @@ export function watched(collective: Collective, options: WatchOptions): Collecti
     }
   }
 
-  return {
-    rank,
-    size,
-    host,
-    engine: collective.engine,
-    allReduce: (data, op) => watch('allReduce', () => collective.allReduce(data, op)),
-    allGather: data => watch('allGather', () => collective.allGather(data)),
-    reduceScatter: (data, counts) => watch('reduceScatter', () => collective.reduceScatter(data, counts)),
-    broadcast: (data, root) => watch('broadcast', () => collective.broadcast(data, root)),
-    barrier: () => watch('barrier', () => collective.barrier()),
-    abort: reason => collective.abort(reason),
-    close: () => collective.close(),
-  };
+  return new Proxy(collective, {
+    get(target, key) {
+      const value = Reflect.get(target, key, target);
+      if (typeof value !== 'function') return value;
+      if (key === 'abort' || key === 'close') return value.bind(target);
+      return (...args: unknown[]) => watch(String(key), () => value.apply(target, args));
+    },
+  });
 }

@@ -115,7 +115,7 @@ export async function handler(args: Args): Promise<void> {
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, threads } = args;
   const { device } = await withDevice(args, warn);
-  const { deriveInputs } = args;
+  const { deriveInputs, pack } = args;
   const options = {
     ...(cotangents ? { cotangents: [...cotangents.keys()] } : { loss: attached.options.loss }),
     batchNorm: args.batchNorm,
@@ -127,6 +127,7 @@ export async function handler(args: Args): Promise<void> {
     straightThrough,
     seed,
     deriveInputs,
+    pack,
     dumpPasses,
   };
   const feeds = await readFeeds(args, model, options);

@@ -29,6 +29,8 @@ export type GradientOptions = SelectOptions & {
   provider?: Provider;
   /** Globs of inputs of a decoder that are computed from its tokens. */
   deriveInputs?: readonly string[];
+  /** Whether rows hold several documents, told apart by the input `segment_ids`. */
+  pack?: boolean;
   dumpPasses?: string;
 };
 

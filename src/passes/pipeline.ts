@@ -41,6 +41,7 @@ import { embedOriginal } from './file/embed-original.js';
 import { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
 import { lowerTrainingOperators } from './import/lower-training-operators.js';
 import { useGradients } from './import/use-gradients.js';
+import { addSegments } from './normalize/add-segments.js';
 import { isAttached } from './normalize/attached.js';
 import { checkStored } from './normalize/check-attributes.js';
 import { deriveInputs } from './normalize/derive-inputs.js';
@@ -54,6 +55,7 @@ import { keepAllPositions } from './normalize/keep-all-positions.js';
 import { liftConstants } from './normalize/lift-constants.js';
 import { liftSubgraphInitializers } from './normalize/lift-subgraph-initializers.js';
 import { lowerOpset } from './normalize/lower-opset.js';
+import { maskSegments } from './normalize/mask-segments.js';
 import { splitMergedInitializers } from './normalize/split-merged-initializers.js';
 import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
 import { upgradeOpset } from './normalize/upgrade-opset.js';
@@ -232,6 +234,17 @@ const ALL = [
     run: c => expandExtensions(c.work, c.oracle),
   }),
   pass({
+    name: 'add-segments',
+    does: 'Adds the input that tells documents packed into one row apart, and computes positions from it',
+    requires: ['work', 'inlined'],
+    ensures: [],
+    run(c) {
+      if (!c.options.pack) return false;
+      addSegments(c.work);
+      return true;
+    },
+  }),
+  pass({
     name: 'derive-inputs',
     does: 'Computes the inputs of a decoder that follow from its tokens, where these are named',
     requires: ['work', 'inlined'],
@@ -297,6 +310,17 @@ const ALL = [
         provider: options.provider,
       });
       return false;
+    },
+  }),
+  pass({
+    name: 'mask-segments',
+    does: 'Keeps attention within the documents of a row, where these are packed',
+    requires: ['work', 'g'],
+    ensures: [],
+    run(c) {
+      if (!c.options.pack) return false;
+      maskSegments(c.g);
+      return true;
     },
   }),
 
@@ -992,11 +1016,12 @@ const PLACE_IN_SOURCE = list(
   'split-merged-initializers',
   'tie-transposed-initializers',
 );
-const INFER = list('infer-shapes', 'fold-shapes', 'open-graph');
+const INFER = list('infer-shapes', 'fold-shapes', 'open-graph', 'mask-segments');
 const NORMALIZE = [
   ...STANDARDIZE,
   ...PLACE,
-  ...list('lift-constants', 'derive-inputs', 'keep-all-positions', 'expand-extensions', 'free-batch'),
+  ...list('lift-constants', 'add-segments', 'derive-inputs', 'keep-all-positions', 'expand-extensions'),
+  ...list('free-batch'),
   ...INFER,
 ];
 const CLEAN = list('eliminate-dead-nodes', 'drop-unread-inputs');
@@ -1045,7 +1070,7 @@ export const PIPELINES = {
   injectGradients: [
     ...list('resolve-optimizer'),
     ...STANDARDIZE,
-    ...list('lift-constants', 'derive-inputs', 'keep-all-positions', 'expand-extensions'),
+    ...list('lift-constants', 'add-segments', 'derive-inputs', 'keep-all-positions', 'expand-extensions'),
     ...INFER,
     ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
     ...UPDATE,
@@ -1096,7 +1121,7 @@ export const PIPELINES = {
 export function normalize(
   model: Model,
   oracle: ShapeOracle,
-  options: Pick<PassOptions, 'freeBatch' | 'deriveInputs' | 'allPositions'> = {},
+  options: Pick<PassOptions, 'freeBatch' | 'deriveInputs' | 'allPositions' | 'pack'> = {},
 ): Promise<With<'work' | 'g' | 'origins' | 'model'>> {
   const facts = ['work', 'g', 'origins', 'model'] as const;
   return runPasses(PIPELINES.normalize, contextOf(model, options, oracle), facts);

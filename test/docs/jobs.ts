@@ -31,6 +31,8 @@ export async function withJobs(folder: string, text: string): Promise<void> {
   }
   if (has('articles.jsonl')) put('articles.jsonl', lines(ARTICLES.map(x => JSON.stringify(x))));
   if (has('clicks.csv')) put('clicks.csv', clicks());
+  if (has('notes.csv'))
+    put('notes.csv', lines(['text', ...['to be', 'or not to be', 'that is the question', 'be or not']]));
   if (has('book.txt')) put('book.txt', 'to be or not to be that is the question\n'.repeat(40));
   if (has('pets/') || has('scenes')) await withImages(folder);
   for (const [name, make] of Object.entries(MODELS))

@@ -14,7 +14,7 @@ export type Derived = 'an empty cache' | 'false' | 'zero' | 'zeros' | 'positions
 const isInteger = ({ dtype }: Value) => dtype === 'int64' || dtype === 'int32';
 
 /** Tokens, or their embeddings: [batch, length, ...]. Of a model of both, first those of its encoder, then of its decoder. */
-function tokensOf(graph: Graph): Value[] {
+export function tokensOf(graph: Graph): Value[] {
   const named = (...names: string[]) => graph.inputs.find(v => names.includes(v.name) && v.shape);
   const own = named('input_ids') ?? named('inputs_embeds');
   const decoded = named('decoder_input_ids') ?? named('decoder_inputs_embeds');

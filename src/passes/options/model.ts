@@ -59,6 +59,14 @@ export const MODEL_OPTIONS = {
     help: 'Execution provider to write the graph for; it runs on all (train takes --device)',
     shown: 'cpu',
   }),
+  /** The step takes rows of several documents, told apart by the input segment_ids. */
+  pack: option(flag, {
+    ...MODEL,
+    commands: ['inject', 'train', 'compare', 'grad'],
+    recorded: true,
+    conflicts: ['promptTokens', 'prefixTokens', 'dpSgd'],
+    help: 'Pack several documents into each row; attention, positions and targets stay within a document',
+  }),
   checkpointActivations: option(v.union([flag, count], 'true, false or a whole number of at least 1'), {
     ...MODEL,
     commands: ['inject', 'train'],

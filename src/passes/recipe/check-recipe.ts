@@ -161,6 +161,7 @@ const input = v.pipe(
         stride: count,
         shift: extent,
         channelsFirst: v.optional(v.boolean()),
+        documents: v.optional(v.strictObject({ fill: whole, segments: v.optional(v.literal(true)) })),
       }),
     ),
   }),

@@ -49,6 +49,7 @@ const TRANSFORMS = {
   characters: { options: ['length', 'unknown', 'pad'] },
   bytes: { options: ['length', 'pad'] },
   windows: { positional: ['length'], options: ['stride', 'ahead'] },
+  documents: { positional: ['length'] },
   'multi-hot': { options: ['max'] },
   list: { positional: ['length'], options: ['unknown', 'pad'] },
   image: {

@@ -76,8 +76,8 @@ export type ColumnRecipe = { column: string; kind: ColumnKind; width: number; st
 /**
  * The contents of one model input, of type `dtype`: its columns concatenated, with the numbers of a row in shape
  * `dims`. With `windows`, a sample is a window of `length` places, one every `stride` places of a block, shifted by `shift`
- * places. Places are tokens where the column is text, whose rows are joined by line breaks and encoded as one; otherwise
- * they are rows. The numbers of a row are the last axis of a window, or the first one with `channelsFirst`.
+ * places. Places are tokens where the column is text, whose rows are joined by line breaks and encoded as one; with
+ * `documents`, each row is encoded by itself and its windows are padded. Otherwise places are rows. The numbers of a row are the last axis of a window, or the first one with `channelsFirst`.
  */
 export type InputRecipe = {
   input: string;
@@ -87,7 +87,20 @@ export type InputRecipe = {
   windows?: Windows;
 };
 
-export type Windows = { length: number; stride: number; shift: number; channelsFirst?: boolean };
+export type Windows = {
+  length: number;
+  stride: number;
+  shift: number;
+  channelsFirst?: boolean;
+  documents?: Documents;
+};
+
+/**
+ * Windows that stay within a document. `fill`: what stands where there is no token. `segments`: in place of tokens, the
+ * number of the window that each belongs to, from 1, or 0 for padding. An encoding that has these packs several windows
+ * into a row.
+ */
+export type Documents = { fill: number; segments?: true };
 
 /**
  * The scores of the target's classes, or the predicted numbers: the value that the loss reads, its class axis (the last one

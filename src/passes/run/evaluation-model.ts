@@ -26,13 +26,13 @@ const INFERENCE = { batchNorm: 'eval', dropout: 'eval', seed: 0 } as const;
  * parameters and running statistics are inputs.
  */
 export function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
-  const { loss, outputs, freeBatch, deriveInputs, allPositions } = readDescription(injected);
+  const { loss, outputs, freeBatch, deriveInputs, allPositions, pack } = readDescription(injected);
   const original = readOriginal(injected);
   // A model that computes its loss may compute gradients and an update from it, which validation does not need.
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
   return modelWithLoss(source, loss, oracle, {
-    ...{ freeBatch, allPositions, deriveInputs: derivedHere(source.graph, deriveInputs) },
+    ...{ freeBatch, allPositions, pack, deriveInputs: derivedHere(source.graph, deriveInputs) },
     ...stateOf(injected),
   });
 }

@@ -27,7 +27,10 @@ export type EncodedOptions = {
 };
 
 /** Samples in memory as arrays, or those that are read when they are taken. */
-export type Encoded = { arrays: Map<string, Tensor> } | { samples: Samples; close(): Promise<void> };
+export type Encoded = ({ arrays: Map<string, Tensor> } | { samples: Samples; close(): Promise<void> }) & {
+  /** Lines for the user on how samples were made. */
+  notes?: readonly string[];
+};
 
 /** The samples of a source. Throws `bad-data` with row and column where they are encoded now, else when they are taken. */
 export async function encodeSource(
@@ -58,9 +61,9 @@ export async function encodeSource(
       const parts = await countWindows(work, memory, bytes);
       if (parts.arrays) {
         await work.close();
-        return { arrays: parts.arrays };
+        return { arrays: parts.arrays, notes: parts.notes };
       }
-      return inBlocks(work, parts.counts, shuffleBuffer);
+      return { ...inBlocks(work, parts.counts, shuffleBuffer), notes: parts.notes };
     }
     if (fits) {
       const arrays = await loadAll(work);
@@ -159,7 +162,10 @@ async function countWindows(work: Work, memory: number, bytes: number) {
   const counts: number[] = [];
   let parts: Map<string, Tensor[]> | undefined = new Map();
   let total = 0;
+  const packing = { pieces: 0, tokens: 0, length: 0 };
   await eachBlock(work, block => {
+    const segments = block.get(work.encoding.segments ?? '');
+    if (segments) addPacking(packing, segments);
     const [first] = block.values();
     const count = first!.dims[0]!;
     counts.push(count);
@@ -167,13 +173,38 @@ async function countWindows(work: Work, memory: number, bytes: number) {
     if (total * bytes > memory) parts = undefined;
     for (const [name, array] of block) parts?.set(name, [...(parts.get(name) ?? []), array]);
   });
+  if (total === 0 && work.encoding.hasDocuments)
+    throw new AgdError('bad-data', `No document of ${work.source.name} has two tokens or more.`);
   if (total === 0)
     throw new AgdError(
       'bad-data',
       `${work.source.name} is shorter than one window: make the windows shorter.`,
     );
   const arrays = parts && new Map([...parts].map(([name, list]) => [name, joinTensors(list)]));
-  return { counts, arrays };
+  return { counts, arrays, notes: packing.length ? [describePacking(packing, total)] : [] };
+}
+
+type Packing = { pieces: number; tokens: number; length: number };
+
+/** Counts the windows of documents in these rows, and their tokens. */
+function addPacking(packing: Packing, segments: Tensor): void {
+  const [rows, length] = segments.dims as [number, number];
+  const numbers = segments.numbers();
+  packing.length = length;
+  for (let row = 0; row < rows; row++) {
+    let last = 0;
+    for (let i = row * length; i < (row + 1) * length && numbers[i]; i++) {
+      last = numbers[i]!;
+      packing.tokens++;
+    }
+    packing.pieces += last;
+  }
+}
+
+function describePacking({ pieces, tokens, length }: Packing, rows: number): string {
+  const [before, after] = [pieces, rows].map(n => n * length - tokens);
+  const count = (n: number) => n.toLocaleString('en-US');
+  return `Packed ${count(pieces)} documents into ${count(rows)} rows of ${length} tokens: ${count(after!)} tokens of padding instead of ${count(before!)}.`;
 }
 
 /** Samples whose records are in memory, as paths of images are, and which are made as they are taken. */

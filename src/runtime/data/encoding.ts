@@ -27,6 +27,10 @@ export type Encoding = {
   isSlow: boolean;
   /** Whether samples are windows over the text of a block. */
   isWindowed: boolean;
+  /** Whether these windows stay within documents. */
+  hasDocuments: boolean;
+  /** The array that tells the documents of a row apart, where they are packed. */
+  segments?: string;
   /** `rows` are the numbers of the records; `firstRow` that of the first where they follow one another. */
   encode(
     block: Block,
@@ -44,6 +48,8 @@ export function makeEncoding({ recipe, inputs, augment = [] }: EncodingSpec): En
     isRandom: images.length > 0 && augment.length > 0,
     isSlow: images.length > 0,
     isWindowed: hasWindows(recipe),
+    hasDocuments: used.some(({ windows }) => windows?.documents),
+    segments: used.find(({ windows }) => windows?.documents?.segments)?.input,
     async encode(block, { source, firstRow, rows, pass }) {
       const encoded = others.length
         ? await applyRecipe(recipe, block, { inputs: others, source, firstRow })

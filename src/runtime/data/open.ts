@@ -496,7 +496,11 @@ class Table implements Data {
       const encoded = await encodeSource(this.opened, spec, { shuffleBuffer, progress });
       this.recipe = recipe;
       const images = this.options.recipe ? [] : describeImageInputs(recipe);
-      this.#bound = { key, encoded, notes: [...this.opened.notes, ...notes, ...images] };
+      this.#bound = {
+        key,
+        encoded,
+        notes: [...this.opened.notes, ...notes, ...images, ...(encoded.notes ?? [])],
+      };
     }
     const { encoded, notes } = this.#bound;
     const recipe = this.recipe!;
@@ -546,6 +550,7 @@ class Table implements Data {
     if (!isSplit(this.options)) return undefined;
     const overlap = overlapOf(this.recipe);
     if (data && overlap !== undefined) {
+      if (overlap === 'none') return splitBy(this.options, data.length, undefined);
       if (valSplit === undefined) throw noFoldsOfWindows(this.name);
       return splitEnd(data.length, valSplit, overlap);
     }
@@ -562,6 +567,7 @@ class Table implements Data {
     const { hasRowWindows, planColumns } = await import('./recipe/plan.js');
     const plan = planColumns(this.#source, this.#spec(binding), recipeInputs(inputs, binding));
     if (!plan.inputs.some(({ windows }) => windows)) return (await this.#splitOf(inputs, binding))!.train;
+    if (plan.inputs.some(({ windows }) => windows?.documents)) return undefined;
     if (valSplit === undefined) throw noFoldsOfWindows(this.name);
     // Running text has few rows, each of many windows: its tables are those of all of it.
     return hasRowWindows(plan) ? splitEnd(this.#rows, valSplit).train : undefined;
@@ -632,9 +638,10 @@ const noFoldsOfWindows = (name: string) =>
     `--folds: samples of ${name} are windows that overlap, so a fold would share values with the others. --val-split keeps the last windows for validation.`,
   );
 
-/** How many windows after one have places in common with it; undefined where samples are rows. */
-function overlapOf(recipe: Recipe | undefined): number | undefined {
+/** How many windows after one have places in common with it; none of documents; undefined where samples are rows. */
+function overlapOf(recipe: Recipe | undefined): number | 'none' | undefined {
   const windows = recipe?.inputs.flatMap(input => input.windows ?? []) ?? [];
+  if (windows.some(({ documents }) => documents)) return 'none';
   const span = Math.max(...windows.map(({ shift, length }) => shift + length));
   return windows.length ? Math.ceil(span / windows[0]!.stride) - 1 : undefined;
 }

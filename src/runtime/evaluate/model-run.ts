@@ -89,9 +89,15 @@ function withDefaults(model: Model): Model {
 
 /** What a trained model was trained on, as its recipe says. */
 function lossOf(model: Model): PlainModel['loss'] {
-  const { loss: kind, output } = readRecipe(model)?.scores ?? {};
+  const recipe = readRecipe(model);
+  const { loss: kind, output } = recipe?.scores ?? {};
   if (output === undefined || !LOSS_NAMES.some(name => name === kind)) return undefined;
-  return { kind: kind as LossKind, output };
+  const padded = recipe!.inputs.find(({ input }) => input === recipe!.target)?.windows?.documents;
+  return {
+    kind: kind as LossKind,
+    output,
+    ...(padded ? { ignoreIndex: padded.fill } : {}),
+  } as PlainModel['loss'];
 }
 
 /**

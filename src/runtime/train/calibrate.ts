@@ -21,7 +21,7 @@ const BATCHES = 8;
  * input, and `non-finite` for values without a range.
  */
 export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ranges | undefined> {
-  const { qat, freeBatch, deriveInputs } = source.options;
+  const { qat, freeBatch, deriveInputs, pack } = source.options;
   if (!qat) return undefined;
   const { model, values } = valuesToCalibrate(source.model, qat, source.options.loss);
   if (!values.length) return new Map();
@@ -35,7 +35,7 @@ export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ra
   const fed = new Set(model.graph.inputs.map(v => v.name));
   const computed = values.filter(name => !fed.has(name));
   const session = await Session.create(
-    await predictionModel(model, computed, shapes, { freeBatch, deriveInputs }),
+    await predictionModel(model, computed, shapes, { freeBatch, deriveInputs, pack }),
   );
   try {
     // As many samples of a model exported for single ones.

@@ -28,6 +28,7 @@ import {
 import { type Spread, spreadOf } from './spread.js';
 import { inputSpecs, Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
+import { verifyPacking } from './verify-packing.js';
 
 /** An optimizer with its options, and the learning rates that it is tried at. */
 export type Candidate = { name: string; optimizer: OptimizerSpec; rates: readonly number[] };
@@ -112,6 +113,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const options = { ...source.options, ...derived.options, provider };
   const plain = { ...source, options, job: comparison, data };
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
+  await verifyPacking({ ...plain, options: { ...plain.options, freeBatch } });
   for (const text of [derived.note, note]) if (text) yield { type: 'note', text };
   const plans = candidates.flatMap(candidate =>
     candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),

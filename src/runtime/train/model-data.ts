@@ -6,6 +6,7 @@ import { neededInputs } from '../../graph/prune.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../../passes/common/eliminate-dead-nodes.js';
 import { globTest } from '../../passes/common/match-names.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
+import { inputsOfSegments, segmentsInput } from '../../passes/normalize/add-segments.js';
 import { type Derived, derivableInputs } from '../../passes/normalize/derive-inputs.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../../passes/options.js';
@@ -25,16 +26,19 @@ export type Source = {
 };
 
 /** Largest difference of outputs in another batch, relative to the largest element: kernels add up in another order. */
-const TOLERANCE = 1e-3;
+export const TOLERANCE = 1e-3;
 /** Samples on which a free batch axis is verified, in batches of the fixed size: two at least. */
 const VERIFIED = 4;
 
 /** The inputs that the loss may depend on, and that are not computed from others. */
-function inputsOf({ model: { graph }, options: { loss, deriveInputs = [] } }: Source): Value[] {
+function inputsOf({ model: { graph }, options: { loss, deriveInputs = [], pack } }: Source): Value[] {
   const output = graph.nodes.flatMap(node => node.outputs).find(v => v && v.name === loss?.output);
   const needed = neededInputs(graph, output ? [output] : graph.outputs);
   const tests = deriveInputs.map(globTest);
-  return needed.filter(({ name }) => !tests.some(test => test(name)));
+  const fed = needed.filter(({ name }) => !tests.some(test => test(name)));
+  if (!pack) return fed;
+  const positions = inputsOfSegments(graph);
+  return [...fed.filter(v => !positions.includes(v)), segmentsInput(graph)];
 }
 
 /** The first samples of the inputs that the loss may depend on; undefined where the data do not have them all. */
@@ -188,12 +192,13 @@ async function whyNotFree(
 }
 
 /** The model as far as what the loss may read. */
-async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
-  const { deriveInputs, allPositions } = source.options;
+export async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
+  const { deriveInputs, allPositions, pack } = source.options;
   const { work } = await normalize(source.model, await shapesOf(source), {
     freeBatch,
     deriveInputs,
     allPositions,
+    pack,
   });
   const { graph } = work;
   const output = source.options.loss?.output;
@@ -204,7 +209,7 @@ async function inference(source: Source, freeBatch?: readonly string[]): Promise
   return work;
 }
 
-async function outputsOf(model: Model, batches: readonly Feeds[]): Promise<Feeds[]> {
+export async function outputsOf(model: Model, batches: readonly Feeds[]): Promise<Feeds[]> {
   const session = await Session.create(model);
   try {
     const results: Feeds[] = [];

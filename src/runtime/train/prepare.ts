@@ -33,6 +33,7 @@ import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer } from './trainer.js';
+import { verifyPacking } from './verify-packing.js';
 import type { WorstOptions } from './worst-samples.js';
 
 /** Reports an event, as of now. */
@@ -87,6 +88,7 @@ export async function trainable(
   const provider = options.provider ?? providerOf(job.device);
   const source = { job, data, model, options: { ...options, ...derived.options, provider } };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
+  await verifyPacking({ ...source, options: { ...source.options, freeBatch } });
   for (const text of [derived.note, note]) if (text) emit({ type: 'note', text });
   const shapes = await shapesOf(source);
   const ranges = await calibrate({ ...source, options: { ...source.options, freeBatch } }, shapes);

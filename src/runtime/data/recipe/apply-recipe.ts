@@ -17,6 +17,7 @@ import { convert, firstMisfit, isInteger } from '../convert.js';
 import type { Block, FieldKind, Values } from '../source.js';
 import { runArray } from './array-steps.js';
 import { datePart, writeDate } from './dates.js';
+import { layOutDocuments } from './documents.js';
 import { murmur3 } from './hash.js';
 import { type Encode, makeTokenizer } from './tokenizer.js';
 import {
@@ -67,7 +68,9 @@ export async function applyRecipe(
   const tokenizers = await tokenizersOf(recipe, used);
   const arrays = new Map<string, Tensor>();
   const span = Math.max(0, ...used.map(({ windows }) => (windows ? windows.shift + windows.length : 0)));
-  for (const input of used) arrays.set(input.input, applyInput(input, block, options, tokenizers, span));
+  const isPacked = used.some(({ windows }) => windows?.documents?.segments);
+  for (const input of used)
+    arrays.set(input.input, applyInput(input, block, options, tokenizers, { span, isPacked }));
   return arrays;
 }
 
@@ -89,13 +92,13 @@ async function tokenizersOf({ tokenizers = {} }: Recipe, used: readonly InputRec
 
 type Out = Float64Array | Float32Array;
 
-/** `span`: how many places the windows of a sample take together. */
+/** `span`: how many places the windows of a sample take together; `isPacked`: whether a row has several documents. */
 function applyInput(
   input: InputRecipe,
   block: Block,
   options: ApplyOptions,
   tokenizers: Tokenizers,
-  span: number,
+  { span, isPacked }: { span: number; isPacked: boolean },
 ): Tensor {
   const { dtype, dims, columns, windows } = input;
   const { source = 'the data', firstRow = 1 } = options;
@@ -113,13 +116,12 @@ function applyInput(
   const [only] = columns;
   const last = only!.steps.at(-1)!;
   if (windows && isTokens) {
-    const ids = idsOf(
-      textsOf(read(only!.column))
-        .map(text => text ?? '')
-        .join('\n'),
-      last,
-      tokenizers,
-    );
+    const texts = textsOf(read(only!.column)).map(text => text ?? '');
+    if (windows.documents) {
+      const documents = texts.map(text => idsOf(text, last, tokenizers));
+      return typed(layOutDocuments(documents, windows, isPacked), dtype, dims, placeOf(only!.column));
+    }
+    const ids = idsOf(texts.join('\n'), last, tokenizers);
     return typed(cut(ids, windows, span), dtype, dims, placeOf(only!.column));
   }
   if (last.step === 'tensor' && columns.length === 1) {

@@ -197,7 +197,8 @@ export class Chain {
       case 'class':
         return list.length || options.other !== undefined ? this.#givenClasses(transform) : undefined;
       case 'windows':
-        throw this.#error('windows are the last transform of a column');
+      case 'documents':
+        throw this.#error(`${name} are the last transform of a column`);
       default:
         return undefined;
     }

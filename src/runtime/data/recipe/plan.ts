@@ -2,6 +2,7 @@
 import { isFloat } from '../../../graph/dtype.js';
 import { AgdError } from '../../../graph/errors.js';
 import { nearest } from '../../../ops/core/option-type.js';
+import { SEGMENTS } from '../../../passes/normalize/add-segments.js';
 import {
   type ColumnSpec,
   quotedColumn,
@@ -9,7 +10,7 @@ import {
   showTransform,
   type Transform,
 } from '../../../passes/recipe/columns.js';
-import type { InputRecipe } from '../../../passes/recipe/recipe.js';
+import type { Windows } from '../../../passes/recipe/recipe.js';
 import { isInteger } from '../convert.js';
 import { type InputSpec, showShape } from '../match.js';
 import type { Field, Source } from '../source.js';
@@ -21,7 +22,10 @@ export type RecipeInput = InputSpec & { isTarget?: boolean };
 
 export type PlannedColumn = { field: Field; transforms: Transform[] };
 /** `length` 0: that of the input, if it has one, else one. `ahead`: how far behind a window's end its target begins. */
-export type PlannedWindows = NonNullable<InputRecipe['windows']> & { ahead: number };
+export type PlannedWindows = Omit<Windows, 'documents'> & {
+  ahead: number;
+  documents?: 'tokens' | 'segments';
+};
 export type PlannedInput = {
   spec: RecipeInput;
   columns: PlannedColumn[];
@@ -153,7 +157,9 @@ function planSaid(
       matching(column, fields, taken).map(field => {
         if (!field) throw noSuchColumn(`--columns ${input.name}=`, column, fields, source);
         const given = transforms && [...transforms];
-        if (given?.at(-1)?.name === 'windows') windows.set(field.name, windowsOf(given.pop()!, input, field));
+        const cut = given?.at(-1)?.name;
+        if (cut === 'windows' || cut === 'documents')
+          windows.set(field.name, windowsOf(given!.pop()!, input, field));
         // Before windows, what is usual need not be said.
         const chosen = given?.length ? given : usual(field, input);
         if (!chosen) throw unclearColumn(field, input);
@@ -212,7 +218,7 @@ function matching(
 
 const escaped = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-function windowsOf({ options }: Transform, input: RecipeInput, field: Field): PlannedWindows {
+function windowsOf({ name, options }: Transform, input: RecipeInput, field: Field): PlannedWindows {
   const isRows = field.kind !== 'text';
   const [length, stride, ahead] = [
     options.length,
@@ -220,6 +226,19 @@ function windowsOf({ options }: Transform, input: RecipeInput, field: Field): Pl
     options.ahead ?? 1,
   ].map(Number);
   const isCount = (n: number | undefined, least = 1) => Number.isSafeInteger(n) && n! >= least;
+  if (name === 'documents') {
+    if (!isCount(length))
+      throw new AgdError(
+        'bad-option',
+        `--columns ${input.name}=…: documents needs a length, as in documents(512).`,
+      );
+    if (isRows)
+      throw new AgdError(
+        'bad-option',
+        `--columns ${input.name}=…: documents are text, and column '${field.name}' has values of kind ${field.kind}.`,
+      );
+    return { length: length!, stride: length!, shift: 0, ahead: 1, documents: 'tokens' };
+  }
   if (!isCount(length) || !isCount(stride) || !isCount(ahead, 0))
     throw new AgdError(
       'bad-option',
@@ -242,6 +261,12 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
           planned.set(to, part(input, [{ field, transforms: [own] }], undefined, true));
         }
     if (!windows || spec.isTarget) continue;
+    const segments = windows.documents && inputs.find(({ name }) => name === SEGMENTS);
+    if (segments)
+      planned.set(SEGMENTS, {
+        ...part(segments, columns, undefined, true),
+        windows: { ...windows, documents: 'segments' },
+      });
     const target = inputs.find(input => input.isTarget);
     if (!target) continue;
     const isTokens = columns.some(hasTokens);
@@ -374,6 +399,11 @@ function noColumn(
   fields: readonly Field[],
   source: Source,
 ): AgdError {
+  if (missing.some(i => i.name === SEGMENTS))
+    throw new AgdError(
+      'bad-option',
+      `--pack packs documents, which are rows of a column of text: --columns '${missing.find(i => !i.isTarget && i.name !== SEGMENTS)?.name ?? 'input_ids'}=COLUMN:tokenizer(FILE)+documents(512)', in place of windows.`,
+    );
   const columns = listed(fields.map(({ name, kind }) => `${name} (${kind})`));
   if (input.isTarget || missing.some(i => i.isTarget))
     return new AgdError(
@@ -418,7 +448,11 @@ export function showPlan(
           ({ field, transforms }) => `${quotedColumn(field.name)}:${transforms.map(showTransform).join('+')}`,
         );
       const rest = columns.length > FEW ? ',…' : '';
-      const cut = windows ? `+windows(${windows.length},stride=${windows.stride})` : '';
+      const cut = !windows
+        ? ''
+        : windows.documents
+          ? `+documents(${windows.length})`
+          : `+windows(${windows.length},stride=${windows.stride})`;
       return `--columns '${spec.name}=${parts.join(',')}${cut}${rest}'`;
     });
   const told = decided.map(p => {

@@ -43,7 +43,25 @@ export function settleDims(
   }
   const dims = dimsOf(sample, total, chains);
   if (!dims) throw misfit(spec, columns, total, source);
-  return { input: name, dtype, dims, columns, ...(windows ? { windows: stored(windows) } : {}) };
+  const cut = windows && { ...stored(windows), ...documentsOf(windows, spec, last, source) };
+  return { input: name, dtype, dims, columns, ...(cut ? { windows: cut } : {}) };
+}
+
+/** What pads windows of documents: the tokenizer's token, or else the first id, and the ignored class in the target. */
+function documentsOf(
+  { documents }: PlannedWindows,
+  { name, isTarget, range }: PlannedInput['spec'],
+  last: Step,
+  source: string,
+): Pick<Windows, 'documents'> {
+  if (!documents) return {};
+  if (documents === 'segments') return { documents: { fill: 0, segments: true } };
+  if (!isTarget) return { documents: { fill: last.step === 'tokens' ? last.pad : 0 } };
+  if (range?.ignored !== undefined) return { documents: { fill: range.ignored } };
+  throw new AgdError(
+    'bad-option',
+    `Target '${name}' of the documents of ${source} has places without a token: name the class that stands there, as --ignore-index -100.`,
+  );
 }
 
 const stored = ({ length, stride, shift }: PlannedWindows): Windows => ({ length, stride, shift });
@@ -86,7 +104,7 @@ function settleImage(
 }
 
 /** Texts without a length take the input's. */
-function widthIn(chain: Chain, windows: InputRecipe['windows'], wanted: number | undefined): number {
+function widthIn(chain: Chain, windows: PlannedWindows | undefined, wanted: number | undefined): number {
   const last = chain.fitted.at(-1)!;
   if (windows) {
     // Running text has no length of its own.

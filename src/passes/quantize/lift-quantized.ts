@@ -6,8 +6,8 @@ import { Tensor } from '../../graph/tensor.js';
 import { isAttachedNode } from '../normalize/attached.js';
 import type { QatSpec } from '../options/quantization.js';
 import { methodOf } from './plan-quantization.js';
-import { REDUCED, writeQuantizers } from './quantization-record.js';
-import { QuantizerNodes } from './quantizer-nodes.js';
+import { FOUR_BITS, type FourBits, REDUCED, writeQuantizers } from './quantization-record.js';
+import { eightBits, integers, QuantizerNodes } from './quantizer-nodes.js';
 
 const ROUNDING = /^(QuantizeLinear|DequantizeLinear|DynamicQuantizeLinear|QLinear\w+|QGemm|\w*Integer\w*)$/;
 
@@ -80,23 +80,20 @@ function liftConstants(graph: Graph, write: QuantizerNodes): void {
     const { name } = levels;
     const base = name.replace(/_quantized$/, '');
     const master = write.constant(base === name ? `${name}_float` : base, numbers());
-    const zeroPoint = zero ?? write.constant(`${base}_zero_point`, zeros);
+    const stored = Object.hasOwn(FOUR_BITS, tensor.dtype) ? (tensor.dtype as FourBits) : undefined;
+    const zeroPoint = stored
+      ? write.constant(`${base}_zero_point`, integers(eightBits(stored), zeros.dims, zeros.numbers()))
+      : (zero ?? write.constant(`${base}_zero_point`, zeros));
     const isReduced = tensor.dtype === 'int8' && tensor.numbers().every(n => Math.abs(n) <= REDUCED + 1);
     const most = tensor.dtype === 'int4' ? 7 : isReduced && method === 'ema' ? REDUCED : 127;
     const isSymmetric = /^int/.test(tensor.dtype) && zeros.numbers().every(z => z === 0);
     const made =
       method === 'ema' && isSymmetric
-        ? write.largest(master, tensor, zeroPoint, most, axis)
-        : write.stored(scale, zeroPoint, { weight: master.name, axis, most });
+        ? write.largest(master, tensor, zeroPoint, { axis, most, stored })
+        : write.stored(scale, zeroPoint, { weight: master.name, axis, most, stored });
     graph.initializers.delete(levels);
-    const rounded = new Value(name, levels.type);
-    write.emit(
-      first,
-      'QuantizeLinear',
-      [master, made.scale, made.zero],
-      rounded,
-      axis === undefined ? {} : { axis },
-    );
+    const rounded = new Value(name, stored ? undefined : levels.type);
+    write.levels(first, master, made, rounded, axis === undefined ? {} : { axis });
     node.inputs = [rounded, made.scale, made.zero];
     done.set(key, rounded);
   }

@@ -26,7 +26,16 @@ export type Quantizer = {
   axis?: number;
   /** The largest whole number that a constant is rounded to, where scales are chosen for it; the least is its negative. */
   most?: number;
+  /**
+   * The type in which a constant of 4 bits is written. The graph computes its levels in 8 bits: the runtime gives the
+   * memory of a 4-bit value, half a byte an element, to later values of one byte an element with the same shape.
+   */
+  stored?: FourBits;
 };
+
+/** Types of 4 bits, and the least and the largest of their numbers. */
+export const FOUR_BITS = { int4: [-8, 7], uint4: [0, 15] } as const;
+export type FourBits = keyof typeof FOUR_BITS;
 
 /** The quantizers of a model, none if it is not in quantization-aware training. Throws `invalid-model`. */
 export function readQuantizers({ metadata }: Pick<Model, 'metadata'>): Quantizer[] {
@@ -37,7 +46,8 @@ export function readQuantizers({ metadata }: Pick<Model, 'metadata'>): Quantizer
     ['learned', 'fixed', 'averaged', 'largest'].includes(x.kind as string) &&
     [x.scale, x.zero, x.source].every(s => typeof s === 'string') &&
     typeof (x.weight ?? '') === 'string' &&
-    [x.axis, x.most].every(n => typeof (n ?? 0) === 'number');
+    [x.axis, x.most].every(n => typeof (n ?? 0) === 'number') &&
+    Object.hasOwn(FOUR_BITS, (x.stored ?? 'int4') as string);
   try {
     const list: unknown = JSON.parse(text);
     if (Array.isArray(list) && list.every(isQuantizer)) return list as Quantizer[];

@@ -15,7 +15,7 @@ import { foldBatchNorm } from './fold-batch-norm.js';
 import { isQuantized, liftQuantized } from './lift-quantized.js';
 import { activationsOf, methodOf, planQuantization } from './plan-quantization.js';
 import { REDUCED, readQuantizers, writeQuantizers } from './quantization-record.js';
-import { filled, LEAST, QuantizerNodes, type Scale } from './quantizer-nodes.js';
+import { eightBits, LEAST, QuantizerNodes, type Scale } from './quantizer-nodes.js';
 import { transposeWeights } from './transpose-weights.js';
 
 /** A copy of the model as it is quantized, and the names of the values whose ranges that takes. */
@@ -114,19 +114,18 @@ function insert(model: Model, spec: QatSpec, ranges: Ranges, loss: LossSpec | un
     if (!rounded) {
       const { name } = value;
       const tensor = graph.initializers.get(value)!;
-      const zeros = filled(
-        dtype,
-        axis === undefined ? [] : [tensor.dims[axis]!],
-        dtype === 'uint8' ? 128 : 0,
-      );
+      const stored = dtype === 'int4' ? dtype : undefined;
+      const dims = axis === undefined ? [] : [tensor.dims[axis]!];
+      const zeros = Tensor.filled(stored ? eightBits(stored) : dtype, dims, dtype === 'uint8' ? 128 : 0);
       const zero = write.constant(`${name}_zero_point`, zeros);
       const isReduced = isWeight && dtype === 'int8' && reduceRange;
       const most = isReduced ? REDUCED : LARGEST[dtype];
-      const stored = () => {
-        const source = write.constant(`${name}_scale`, scalesOfConstant(tensor, most, axis));
-        return write.stored(source, zero, { weight: name, axis, most });
-      };
-      const scale = method === 'ema' ? write.largest(value, tensor, zero, most, axis) : stored();
+      const more = { axis, most, stored };
+      const initial = () => write.constant(`${name}_scale`, scalesOfConstant(tensor, most, axis));
+      const scale =
+        method === 'ema'
+          ? write.largest(value, tensor, zero, more)
+          : write.stored(initial(), zero, { ...more, weight: name });
       rounded = new Value(names.fresh(`${name}_DequantizeLinear_Output`));
       const isBounded = isReduced && method !== 'ema';
       const x = isBounded ? write.clipped(value, tensor, scale.scale, most, axis) : value;
@@ -185,7 +184,10 @@ function fromRange(
 ): Scale {
   const scale = Math.max(Math.fround((high - low) / 255), LEAST);
   const least = dtype === 'int8' ? -128 : 0;
-  const zero = write.constant(`${name}_zero_point`, filled(dtype, [], Math.round(least - low / scale)));
+  const zero = write.constant(
+    `${name}_zero_point`,
+    Tensor.filled(dtype, [], Math.round(least - low / scale)),
+  );
   const source = write.constant(`${name}_scale`, Tensor.filled('float32', [], scale));
   return isFixed ? write.stored(source, zero, {}, true) : write.stored(source, zero);
 }

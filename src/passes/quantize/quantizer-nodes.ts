@@ -1,13 +1,13 @@
-import { type DType, dtypeCode } from '../../graph/dtype.js';
+import { dtypeCode } from '../../graph/dtype.js';
 import { type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../ops/core/builder.js';
 import type { QatSpec } from '../options/quantization.js';
-import type { Quantizer, ScaleKind } from './quantization-record.js';
+import { FOUR_BITS, type FourBits, type Quantizer, type ScaleKind } from './quantization-record.js';
 
-/** A scale and zero point in the graph. */
-export type Scale = { scale: Value; zero: Value };
+/** A scale and zero point in the graph, and the type in which what has them is written, if of 4 bits. */
+export type Scale = { scale: Value; zero: Value; stored?: FourBits };
 export type Method = NonNullable<QatSpec['method']>;
 
 /** Scales of nothing but zeros, so that they can grow. */
@@ -58,7 +58,7 @@ export class QuantizerNodes {
 
   #keep(kind: ScaleKind, source: Value, { scale, zero }: Scale, more: Partial<Quantizer>): Scale {
     this.quantizers.push({ kind, scale: scale.name, zero: zero.name, source: source.name, ...more });
-    return { scale, zero };
+    return { scale, zero, ...(more.stored ? { stored: more.stored } : {}) };
   }
 
   /** A scale that is stored; one that trains may not change its sign. */
@@ -69,8 +69,9 @@ export class QuantizerNodes {
   }
 
   /** The scale that the largest magnitude of each channel of a constant gives, for which `most` is the level. */
-  largest(value: Value, { dims }: Tensor, zero: Value, most: number, axis: number | undefined): Scale {
+  largest(value: Value, { dims }: Tensor, zero: Value, more: Partial<Quantizer> & { most: number }): Scale {
     const { name } = value;
+    const { axis, most } = more;
     const reduced = dims.map((_, i) => i).filter(i => i !== axis);
     const sizes = this.#first('Abs', [value], `${name}_magnitudes`);
     const largest =
@@ -84,7 +85,7 @@ export class QuantizerNodes {
         : this.#first('ReduceMax', [sizes], `${name}_largest`, { axes: reduced, keepdims: 0 });
     const quotient = this.#first('Div', [largest, this.#float(most)], `${name}_quotient`);
     const scale = this.#first('Max', [quotient, this.#float(LEAST)], `${name}_scale`);
-    return this.#keep('largest', value, { scale, zero }, { weight: name, axis, most });
+    return this.#keep('largest', value, { scale, zero }, { ...more, weight: name });
   }
 
   /** A constant within fewer levels than its type has. */
@@ -116,20 +117,44 @@ export class QuantizerNodes {
   }
 
   /** QuantizeLinear and DequantizeLinear of a value. */
-  round(nodes: Node[], x: Value, { scale, zero }: Scale, output: Value, axis?: number): void {
+  round(nodes: Node[], x: Value, scale: Scale, output: Value, axis?: number): void {
     const attrs = axis === undefined ? {} : { axis };
     const name = x.name.replace(/_(QuantizeLinear_Input|within)(_\d+)?$/, '');
-    const levels = this.emit(
-      nodes,
-      'QuantizeLinear',
-      [x, scale, zero],
-      `${name}_QuantizeLinear_Output`,
-      attrs,
+    const levels = this.levels(nodes, x, scale, `${name}_QuantizeLinear_Output`, attrs);
+    this.emit(nodes, 'DequantizeLinear', [levels, scale.scale, scale.zero], output, attrs);
+  }
+
+  /** QuantizeLinear of a value, within the numbers of the type that it is written in. */
+  levels(
+    nodes: Node[],
+    x: Value,
+    { scale, zero, stored }: Scale,
+    output: string | Value,
+    attrs: AttrInit,
+  ): Value {
+    const inputs = [x, scale, zero];
+    if (!stored) return this.emit(nodes, 'QuantizeLinear', inputs, output, attrs);
+    const wide = this.emit(nodes, 'QuantizeLinear', inputs, `${x.name}_levels`, attrs);
+    const bounds = FOUR_BITS[stored].map(n =>
+      this.constant('quantization', Tensor.filled(eightBits(stored), [], n)),
     );
-    this.emit(nodes, 'DequantizeLinear', [levels, scale, zero], output, attrs);
+    return this.emit(nodes, 'Clip', [wide, ...bounds], output);
   }
 }
 
-export function filled(dtype: DType, dims: readonly number[], value: number): Tensor {
-  return dtype === 'int4' ? Tensor.zeros(dtype, dims) : Tensor.filled(dtype, dims, value);
+/** Types of levels. */
+export type Level = 'int8' | 'uint8' | FourBits;
+
+/** A tensor of levels, of which those of 4 bits are packed two by two. */
+export function integers(dtype: Level, dims: readonly number[], numbers: readonly number[]): Tensor {
+  if (dtype === 'int8') return Tensor.from(dtype, dims, Int8Array.from(numbers));
+  if (dtype === 'uint8') return Tensor.from(dtype, dims, Uint8Array.from(numbers));
+  const packed = new Uint8Array(Math.ceil(numbers.length / 2));
+  numbers.forEach((n, i) => {
+    packed[i >> 1]! |= (n & 15) << (i % 2 ? 4 : 0);
+  });
+  return Tensor.from(dtype, dims, packed);
 }
+
+/** The type of 8 bits that has the numbers of one of 4 bits. */
+export const eightBits = (dtype: FourBits) => (dtype === 'int4' ? 'int8' : 'uint8');

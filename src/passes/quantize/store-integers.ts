@@ -6,7 +6,15 @@ import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { transposed } from '../adapters/peft-layout.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
-import { namedIn, type Quantizer, REDUCED, readQuantizers, writeQuantizers } from './quantization-record.js';
+import {
+  FOUR_BITS,
+  namedIn,
+  type Quantizer,
+  REDUCED,
+  readQuantizers,
+  writeQuantizers,
+} from './quantization-record.js';
+import { integers, type Level } from './quantizer-nodes.js';
 
 /**
  * A copy of a model in quantization-aware training as ONNX Runtime runs it with integer kernels: scales and zero points
@@ -39,13 +47,16 @@ export function storeIntegers(source: Model): Model {
     const node = scale.readers.find(n => n.opType === 'QuantizeLinear');
     if (!node) continue;
     const numbers = numbersOf(quantizer, source, graph.initializers.get(zero), node);
-    if (quantizer.weight !== undefined) numbers.scale = leavingRoom(graph, numbers.scale, node);
+    const clip = quantizer.stored && node.outputs[0]!.readers.find(n => n.opType === 'Clip');
+    const levels = (clip ?? node).outputs[0]!;
+    if (quantizer.weight !== undefined) numbers.scale = leavingRoom(graph, numbers.scale, node, levels);
+    if (quantizer.stored)
+      numbers.zero = integers(quantizer.stored, numbers.zero.dims, numbers.zero.numbers());
     settle(graph, scale, numbers.scale);
     settle(graph, zero, numbers.zero);
     if (quantizer.weight !== undefined) {
       const weight = graph.initializers.get(find(quantizer.weight))!;
-      const levels = node.outputs[0]!;
-      graph.remove([node]);
+      graph.remove(clip ? [node, clip] : [node]);
       levels.name = levels.name.replace('_QuantizeLinear_Output', '_quantized');
       graph.initializers.set(levels, levelsOf(weight, numbers, quantizer));
     }
@@ -104,7 +115,7 @@ function numbersOf(
 const RANGES: Partial<Record<DType, readonly [number, number]>> = {
   int8: [-128, 127],
   uint8: [0, 255],
-  int4: [-8, 7],
+  ...FOUR_BITS,
 };
 
 /** x in whole steps, as QuantizeLinear computes them. */
@@ -122,17 +133,7 @@ function levelsOf(
     const bounded = bound === REDUCED ? Math.min(Math.max(level, -bound), bound) : level;
     return Math.min(Math.max(bounded, least), most);
   });
-  if (zero.dtype !== 'int4')
-    return Tensor.from(
-      zero.dtype,
-      x.dims,
-      zero.dtype === 'int8' ? Int8Array.from(levels) : Uint8Array.from(levels),
-    );
-  const packed = new Uint8Array(Math.ceil(levels.length / 2));
-  levels.forEach((level, i) => {
-    packed[i >> 1]! |= (level & 15) << (i % 2 ? 4 : 0);
-  });
-  return Tensor.from('int4', x.dims, packed);
+  return integers(zero.dtype as Level, x.dims, levels);
 }
 
 /** The channel of each element. */
@@ -180,8 +181,8 @@ const LARGEST_BIAS = 2 ** 30;
  * are next to nothing beside the bias have smaller ones, so that the coarser steps change outputs by about 1e-7 of the
  * bias for each of the factors that are added up: training can do without.
  */
-function leavingRoom(graph: Graph, scale: Tensor, rounding: Node): Tensor {
-  const restored = rounding.outputs[0]!.readers.filter(n => n.opType === 'DequantizeLinear');
+function leavingRoom(graph: Graph, scale: Tensor, rounding: Node, levels: Value): Tensor {
+  const restored = levels.readers.filter(n => n.opType === 'DequantizeLinear');
   const scales = scale.numbers();
   const isShared = rounding.inputs[1]!.readers.some(n => n !== rounding && !restored.includes(n));
   const products = isShared ? [] : restored.flatMap(n => n.outputs[0]!.readers);

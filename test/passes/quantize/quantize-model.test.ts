@@ -16,6 +16,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { groupsOfScales } from '../../../src/passes/quantize/learned-scales.js';
 import { readQuantizers } from '../../../src/passes/quantize/quantization-record.js';
 import { quantizeModel, valuesToCalibrate } from '../../../src/passes/quantize/quantize-model.js';
+import { integers } from '../../../src/passes/quantize/quantizer-nodes.js';
 import { storeIntegers } from '../../../src/passes/quantize/store-integers.js';
 import { checkExport, trainedModel } from '../../../src/runtime/export.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
@@ -229,6 +230,27 @@ describe('a model that is quantized already', () => {
     },
   );
 
+  it.each([
+    ['int4', 'fixed'],
+    ['int4', 'ema'],
+    ['uint4', 'fixed'],
+    ['uint4', 'lsq'],
+  ] as const)('may have weights of type %s (%s)', async (dtype, method) => {
+    const s = new Sketch();
+    const levels = dtype === 'int4' ? [-7, 7, 3, -8, 0, 5] : [0, 15, 3, 8, 9, 5];
+    const w = s.weight('w', integers(dtype, [3, 2], levels));
+    const scale = s.weight('scale', floats([2], [0.1, 0.2]));
+    const zero = s.weight('zero', integers(dtype, [2], dtype === 'int4' ? [0, 0] : [7, 8]));
+    const d = s.add('DequantizeLinear', [w, scale, zero], 'd', { axis: 1 });
+    const m = s.add('MatMul', [s.input('x', ['n', 3]), d], 'm');
+    const model = s.model([s.add('Identity', [m], 'y')], 21);
+    const stored = again(model, method);
+    const after = [...stored.graph.initializers].find(([v]) => v.name === 'w')![1];
+    expect(after.dtype).toBe(dtype);
+    // The averaged scale of a channel follows its largest magnitude, of which -8 has no counterpart.
+    if (method !== 'ema') expect(after.numbers()).toEqual(levels);
+  });
+
   it('decides what its method does not', async () => {
     const stored = storeIntegers(await quantized(network(), { weights: 'int8' }));
     expect(() => quantizeModel(stored, { weights: 'int8', skip: 'w1' }, undefined)).toThrow(
@@ -251,11 +273,11 @@ describe('gradients', () => {
     ['y', [-2.4, 2.7] as const],
   ]);
   /** The change of each parameter in a step of gradient descent. */
-  async function step(method: 'lsq' | 'fixed') {
-    const qat = { weights: 'int8', method } as const;
+  async function step(method: 'lsq' | 'fixed' | 'ema', weights: 'int8' | 'int4' = 'int8') {
+    const qat = { weights, method } as const;
     const optimizer = { name: 'sgd', lr: 1 } as const;
     const { model } = await inject(layer(), { loss: { kind: 'mse' }, qat, ranges, optimizer }, sessionShapes);
-    const scale = floats([3], [0.005, 0.006, 0.01]);
+    const scale = floats([3], weights === 'int8' ? [0.005, 0.006, 0.01] : [0.08, 0.07, 0.15]);
     const trainer = await Trainer.create(withInitializers(model, n => (n === 'w_scale' ? scale : undefined)));
     const before = trainer.state;
     const { loss } = await trainer.step({ x: floats([3, 4], x), target });
@@ -306,8 +328,84 @@ describe('gradients', () => {
     close(change('y_scale'), by(scales.y, 3, 255), 5);
   });
 
+  // Recorded in the same way with quant_min -8 and quant_max 7; the scales of ema are the largest magnitudes over 7.
+  const FOUR_BITS = {
+    loss: 1.1346116065979004,
+    w: [
+      0.04763197898864746, -0.0643182247877121, 0.06276978552341461, 0, -1.114036202430725, 0, 0,
+      1.3403922319412231, 0, -0.3265378177165985, 0.14394444227218628, -0.9700778126716614,
+    ],
+    scale: [-0.2569693922996521, 8.902228355407715, 5.251669883728027],
+    ema: [
+      -0.1631859838962555, 0.03439998999238014, 0.0323113352060318, 0.2441032975912094, -1.4168620109558105,
+      0.8097681999206543, -0.6400765180587769, 1.711161494255066, 1.1329243183135986, -0.5085465908050537,
+      0.1818888634443283, -1.5057332515716553,
+    ],
+  };
+  it.each(['lsq', 'fixed', 'ema'] as const)("of 4-bit weights are PyTorch's (%s)", async method => {
+    const { loss, change } = await step(method, 'int4');
+    expect(loss).toBeCloseTo(method === 'ema' ? 1.9802600145339966 : FOUR_BITS.loss, 5);
+    close(change('w'), method === 'ema' ? FOUR_BITS.ema : FOUR_BITS.w, 5);
+    if (method === 'lsq')
+      close(
+        change('w_scale'),
+        FOUR_BITS.scale.map(n => n / Math.sqrt(4 * 7)),
+        5,
+      );
+  });
+
   it('of fixed scales there are none', async () => {
     expect((await step('fixed')).names).toEqual(['w', 'b']);
+  });
+});
+
+describe('a step with 4-bit weights', () => {
+  /** A network of which the runtime computes parts of the backward pass late. */
+  async function trainingStep(method: 'ema' | 'lsq' | 'fixed') {
+    const { model } = await inject(
+      await loadModel(join(import.meta.dirname, '../../../models/lenet.onnx')),
+      {
+        loss: { kind: 'cross-entropy' },
+        qat: { weights: 'int4', method },
+        optimizer: { name: 'sgd', lr: 1 },
+      },
+      sessionShapes,
+    );
+    return model;
+  }
+
+  it('computes no values of 4 bits, whose memory the runtime overruns', async () => {
+    for (const method of ['ema', 'lsq', 'fixed'] as const) {
+      const { graph } = await trainingStep(method);
+      const types = graph.nodes.filter(n => n.opType === 'QuantizeLinear').map(n => n.inputs[2]!.dtype);
+      expect([...new Set(types)]).toEqual(['int8']);
+    }
+  });
+
+  it('has the same gradients in each of many runs', async () => {
+    const bytes = encodeModel(await trainingStep('ema'));
+    const session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 4 });
+    const target = BigInt64Array.from({ length: 32 }, (_, i) => BigInt(i % 10));
+    const bias = [...(await trainingStep('ema')).graph.initializers].find(([v]) => v.name === 'fc3.bias')![1];
+    for (let seed = 1; seed < 5; seed++) {
+      const x = spread([32, 1, 28, 28], [0, 1], seed).floats() as Float32Array;
+      const feeds = {
+        input: new ort.Tensor('float32', x, [32, 1, 28, 28]),
+        target: new ort.Tensor('int64', target, [32]),
+      };
+      const results = await session.run(feeds);
+      // The gradient of the last bias follows from the logits: the mean of softmax - onehot.
+      const logits = results.logits!.data as Float32Array;
+      const wanted = new Float64Array(10);
+      for (let i = 0; i < 32; i++) {
+        const row = [...logits.subarray(10 * i, 10 * i + 10)].map(Math.exp);
+        const sum = row.reduce((a, b) => a + b, 0);
+        for (const [c, e] of row.entries()) wanted[c] += (e / sum - Number(i % 10 === c)) / 32;
+      }
+      const updated = results['fc3.bias_new']!.data as Float32Array;
+      for (const [c, b] of bias.numbers().entries()) expect(b - updated[c]!).toBeCloseTo(wanted[c]!, 5);
+    }
+    await session.release();
   });
 });
 

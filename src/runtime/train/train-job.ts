@@ -99,6 +99,8 @@ export type TrainJob = SessionOptions &
      * The most memory that the process that trains may take, in bytes: `trainInWorker` chooses how batches are computed.
      */
     memory?: number;
+    /** The most bytes of inputs of one run of steps. */
+    runBytes?: number;
     batchSize?: number;
     seed?: number;
     lr?: number;

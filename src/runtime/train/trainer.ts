@@ -10,7 +10,7 @@ import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { inferShapes } from '../../passes/normalize/infer-shapes.js';
-import type { Fed, LeastBatch } from '../../passes/options.js';
+import type { Device, Fed, LeastBatch } from '../../passes/options.js';
 import { readQuantizers } from '../../passes/quantize/quantization-record.js';
 import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import {
@@ -26,6 +26,7 @@ import { layOut } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
 import { checkRange } from '../data/targets.js';
+import { withDevice } from '../devices/choose.js';
 import { type EvaluateOptions, evaluateBatches } from '../evaluate/evaluation.js';
 import { type Prediction, predictions } from '../evaluate/predictions.js';
 import { fromPytorch, toPytorch } from '../formats/pytorch-state.js';
@@ -82,7 +83,8 @@ export class Trainer {
    * Loads an injected model into the runtime. Throws `invalid-model` where the model was not injected,
    * `device` where the execution provider is not there.
    */
-  static async create(model: Model, given: SessionOptions = {}): Promise<Trainer> {
+  static async create(model: Model, where: SessionOptions = {}): Promise<Trainer> {
+    const given = await withDevice(where);
     // Quantization-aware training computes what its gradients are of, which integer kernels would round once more.
     const options = readQuantizers(model).length ? { ...given, integerKernels: false } : given;
     const description = readStep(model);
@@ -112,6 +114,11 @@ export class Trainer {
       const range = ranges.get(input.name);
       return range ? { ...input, range } : input;
     });
+  }
+
+  /** Where the steps run. */
+  get device(): Device {
+    return this.options.device ?? 'cpu';
   }
 
   /** Updates of the parameters so far, those before a restart included. */

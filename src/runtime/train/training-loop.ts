@@ -29,6 +29,8 @@ export type LoopOptions = Pick<EvaluateOptions, 'metrics'> & {
   signal?: { readonly aborted: boolean };
   /** The most steps to do in one run of the session, of those that follow the first `done` steps. No limit if not given. */
   limit?: (done: number) => number;
+  /** The most bytes of inputs of one run. */
+  runBytes?: number;
   /** Called between two runs of steps of an epoch, when the trainer's state is that of the last step reported. */
   afterRun?: () => void | Promise<void>;
 };
@@ -80,7 +82,7 @@ async function* loopOver(
       `An update takes ${perUpdate} batches, but the run has only ${epochs * steps}: nothing would be trained.`,
     );
   let done = trainer.batchCount;
-  const length = new RunLength();
+  const length = new RunLength({ onDevice: trainer.device !== 'cpu', bytes: options.runBytes });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     if (signal?.aborted) return;
     const begin = performance.now();

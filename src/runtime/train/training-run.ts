@@ -16,7 +16,7 @@ export type Reply = 'stop' | void;
 
 export type RunOptions = MonitorOptions &
   PrivacyOptions &
-  Pick<LoopOptions, 'metrics' | 'trainMetrics'> & {
+  Pick<LoopOptions, 'metrics' | 'trainMetrics' | 'runBytes'> & {
     epochs: number;
     sampler?: DataOptions['sampler'];
     sampleWeights?: string;
@@ -53,7 +53,7 @@ export async function trainRun(
   checkpoints: Checkpoints,
   { emit, save, signal }: RunHooks,
 ): Promise<RunResult> {
-  const { epochs, batchSize, seed, lr, patience, stepwise, metrics, trainMetrics } = options;
+  const { epochs, batchSize, seed, lr, patience, stepwise, metrics, trainMetrics, runBytes } = options;
   const { history } = run;
   if (!validation && (patience !== undefined || options.monitor !== undefined))
     throw new AgdError(
@@ -115,7 +115,7 @@ export async function trainRun(
   };
   const limit = (done: number) => (stepwise ? 1 : timer.stepsLeft(done));
   const rate = plateau ? () => plateau.rate(lr, trainer.lr) : lr;
-  const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics };
+  const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics, runBytes };
   const events = trainingLoop(trainer, train, {
     ...loop,
     metrics: metricsWith(options.monitor, metrics),

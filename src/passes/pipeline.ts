@@ -9,6 +9,7 @@ import { Names } from '../graph/names.js';
 import { encodeModel } from '../graph/proto/codec.js';
 import { spellDefaultDomain } from '../graph/proto/read.js';
 import { neededInputs } from '../graph/prune.js';
+import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
@@ -75,7 +76,7 @@ import type { Noise } from './update/add-noise.js';
 import { attachOptimizer } from './update/attach-optimizer.js';
 import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
-import { output } from './update/transition.js';
+import { initializer, output } from './update/transition.js';
 
 const ALL = [
   pass({
@@ -810,8 +811,14 @@ const ALL = [
     requires: ['g', 'drawn'],
     ensures: ['numbered'],
     run(c) {
-      const { g, drawn, batchNumber } = c;
-      numberBatches(g, drawn.key, () => batchNumber?.() ?? g.scalar(0, 'int64'));
+      const { g, drawn, batchNumber, options } = c;
+      // The noise of private training is of the update, the same for all workers.
+      const isDivided = options.lossDivisor && !options.dpSgd && drawn.key !== undefined;
+      c.stream = isDivided ? initializer(g, 'random_stream', Tensor.filled('int64', [], 0)) : undefined;
+      numberBatches(g, drawn.key, () => {
+        const batch = batchNumber?.() ?? g.scalar(0, 'int64');
+        return c.stream ? batch.add(g.of(c.stream).mul(PER_STREAM)) : batch;
+      });
       c.numbered = true;
       return drawn.key !== undefined;
     },
@@ -933,6 +940,9 @@ const ALL = [
     },
   }),
 ] as const satisfies readonly Pass[];
+
+/** Batches of which no two workers have the same random numbers, below 2^31 in all: those of 64 workers. */
+const PER_STREAM = 2 ** 25;
 
 /** With privacy, each sample counts the same. */
 function batchWeightOf({ g, loss, spec, divisor, options, warnings }: With<'g'>): Expr | undefined {

@@ -109,6 +109,8 @@ export type Facts = {
   schedule: PlannedSchedule | undefined;
   /** The output with what the loss of a batch is divided by; undefined if it is not asked for, or unknown. */
   divisor: Value | undefined;
+  /** The initializer that chooses the random numbers of a worker, where the step draws any. */
+  stream: Value | undefined;
   attached: AttachedOptimizer;
   /** ONNX's training operators before they were expanded. */
   operators: TrainingOperators;

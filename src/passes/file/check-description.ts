@@ -102,6 +102,7 @@ const DESCRIPTION = shaped({
     mix: optional(shaped({ target: text, share: text })),
   }),
   lossDivisor: optional(text),
+  randomStream: optional(text),
   outputs: list(text),
   exports: optional(list(text)),
   optimizer: shaped({ name: text, options, extension: optional(when(x => x === true)) }),
@@ -171,6 +172,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   const {
     loss,
     lossDivisor,
+    randomStream,
     lr,
     step,
     accumulation,
@@ -191,7 +193,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     return tensor?.dtype === dtype && tensor.size === 1;
   };
   ensure(isScalar(lr, 'float32'), `its learning rate '${lr}' is not a float32 scalar`);
-  for (const counter of [step, accumulation?.counter, skipped])
+  for (const counter of [step, accumulation?.counter, skipped, randomStream])
     ensure(
       counter === undefined || isScalar(counter, 'int64'),
       `its counter '${counter}' is not an int64 scalar`,

@@ -36,6 +36,7 @@ function describe(context: Described): TrainingDescription {
       output: loss.output?.name ?? loss.loss.name,
     },
     lossDivisor: context.divisor?.name,
+    randomStream: context.stream?.name,
     outputs: context.inference,
     exports: context.exports,
     optimizer: {

@@ -15,6 +15,8 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
    * mean over all.
    */
   lossDivisor?: string;
+  /** The int64 scalar, an initializer, that chooses which random numbers the step draws: workers differ in it. */
+  randomStream?: string;
   /** The outputs of the original model. */
   outputs: string[];
   /** If only a part of the original is exported: the outputs of that part. */

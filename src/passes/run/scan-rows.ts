@@ -1,11 +1,12 @@
 import { cloneGraph, cloneModel } from '../../graph/clone.js';
-import { Graph, type Model, Node, type Value } from '../../graph/ir.js';
+import { type Binding, Graph, type Model, Node, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';
 import { Builder } from '../../ops/core/builder.js';
 import { positions } from '../../ops/core/scatter.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { anyRows, lastPlaces } from '../differentiate/look-up-rows.js';
+import type { TrainingDescription } from '../file/description.js';
 import { readDescription } from '../file/step-metadata.js';
 import { output } from '../update/transition.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';
@@ -26,11 +27,9 @@ export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
  * table. The caller has to write them back, as a graph cannot write to its inputs.
  */
 export function scanRows(model: Model): ScannedRows {
-  const { lr, parameters } = readDescription(model);
-  const lookups = parameters.flatMap(({ name, state, carry, rows }) => {
-    const states = [name, ...Object.values(state), ...(carry === undefined ? [] : [carry])];
-    return rows === undefined ? [] : [{ rows, states }];
-  });
+  const description = readDescription(model);
+  const { lr } = description;
+  const lookups = lookupsOf(description);
   if (!lookups.length) return { ...scanSteps(model), tables: [] };
 
   const step = cloneModel(model);
@@ -44,11 +43,9 @@ export function scanRows(model: Model): ScannedRows {
   graph.nodes = graph.nodes.filter(node => !node.outputs.some(v => indexing.outputs.includes(v!)));
   graph.inputs.push(...indexing.outputs);
   eliminateDeadNodes(step);
-  const next = new Map(step.trainingInfo.flatMap(info => info.updates.map(u => [u.state, u.value])));
   const types = new Map(graph.inputs.map(v => [v.name, v.type]));
-  for (const name of lookups.flatMap(l => l.states))
-    for (const v of [named(graph.inputs, name), named(graph.outputs, next.get(name)!)])
-      v.type = anyRows(v.type);
+  const updates = step.trainingInfo.flatMap(info => info.updates);
+  for (const { states } of lookups) takeAnyRows(graph, states, updates);
 
   const scanned = scanSteps(step);
   const outer = scanned.model.graph;
@@ -87,6 +84,25 @@ export function scanRows(model: Model): ScannedRows {
   outer.inputs = outer.inputs.filter(v => !numbers.includes(v));
   outer.nodes = [scan, ...before, ...outer.nodes];
   return { ...scanned, tables };
+}
+
+/** The tables with sparse updates: parameter and optimizer state, and the value with the row numbers. */
+export function lookupsOf({ parameters }: Pick<TrainingDescription, 'parameters'>): RunTable[] {
+  return parameters.flatMap(({ name, state, carry, rows }) => {
+    const states = [name, ...Object.values(state), ...(carry === undefined ? [] : [carry])];
+    return rows === undefined ? [] : [{ rows, states }];
+  });
+}
+
+/** Lets the step take some rows of these states instead of whole tables. */
+export function takeAnyRows(
+  { inputs, outputs }: Graph,
+  states: readonly string[],
+  updates: readonly Binding[],
+): void {
+  const next = new Map(updates.map(u => [u.state, u.value]));
+  for (const name of states)
+    for (const v of [named(inputs, name), named(outputs, next.get(name)!)]) v.type = anyRows(v.type);
 }
 
 /** The part that computes the numbers of the rows that a step looks up. */

@@ -20,6 +20,13 @@ export function stateInput(g: Builder, hint: string, tensor: Tensor): Value {
   return value;
 }
 
+/** A constant that others may replace, with its own name. */
+export function initializer(g: Builder, hint: string, tensor: Tensor): Value {
+  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
+  g.graph.initializers.set(value, tensor);
+  return value;
+}
+
 /**
  * Executes one of two branches in an If, so that only that one costs time. A state that only one branch changes stays
  * as it is in the other.

@@ -9,7 +9,7 @@ import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
 import type { ScalarType, StepOptions } from '../options.js';
 import { groupSmall, join, part } from './batch-small-updates.js';
 import { tiled, tileOf } from './tile-large-updates.js';
-import { stateInput, type Transition, type Updates, when } from './transition.js';
+import { initializer, stateInput, type Transition, type Updates, when } from './transition.js';
 
 /**
  * With `lookup`, only the rows that a step looks up change, and the gradient is that of these rows: see `sumRows`. With
@@ -170,12 +170,6 @@ export function updateParameters<O extends OptimizerOptions>(
 }
 
 type Tensors = Record<string, Expr>;
-
-function initializer(g: Builder, hint: string, tensor: Tensor): Value {
-  const value = g.newValue(hint, { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims });
-  g.graph.initializers.set(value, tensor);
-  return value;
-}
 
 /** The table with new rows. Equal rows are written more than once, with the same values. */
 function putRows(table: Expr, rows: Expr, values: Expr): Expr {

@@ -23,6 +23,8 @@ export interface Collective {
   allReduce(data: Exclude<Numbers, Uint8Array>, op?: ReduceOp): Promise<void>;
   /** The arrays of all ranks, in their order; their lengths may differ. */
   allGather<T extends Numbers>(data: T): Promise<T[]>;
+  /** The arrays that the ranks have for this one: `parts` are those for the ranks, of which each is of any length. */
+  allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]>;
   /** This rank's part of the elementwise sum over the ranks; `counts` are the lengths of the parts. */
   reduceScatter<T extends Float32Array | Float64Array>(data: T, counts: readonly number[]): Promise<T>;
   /** Replaces the array by that of rank `root`, 0 if not given. */

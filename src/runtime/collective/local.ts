@@ -77,6 +77,24 @@ class LocalCollective implements Collective {
     return all.map(one => one.slice() as T);
   }
 
+  async allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]> {
+    const own = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
+    const lengths = Float64Array.from(parts, part => part.length);
+    let at = 0;
+    for (const part of parts) {
+      own.set(part, at);
+      at += part.length;
+    }
+    const all = await this.meeting.join(this.rank, 'allToAll', own);
+    const counts = await this.meeting.join(this.rank, 'allToAll lengths', lengths);
+    return all.map((bytes, i) => {
+      const start = Array.from(counts[i]!)
+        .slice(0, this.rank)
+        .reduce((n, count) => n + count, 0);
+      return bytes.slice(start, start + counts[i]![this.rank]!) as Uint8Array;
+    });
+  }
+
   async reduceScatter<T extends Float32Array | Float64Array>(data: T, counts: readonly number[]): Promise<T> {
     const all = await this.meeting.join(this.rank, `reduceScatter ${describe(data)} [${counts}]`, data);
     const sum = data.slice();

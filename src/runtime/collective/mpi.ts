@@ -204,14 +204,7 @@ class Mpi implements Collective {
     const own = Int32Array.of(data.length);
     const lengths = new Int32Array(this.size);
     await this.#call(gather, own, 1, of('int'), lengths, 1, of('int'), of('comm_world'));
-    const places = new Int32Array(this.size);
-    let total = 0;
-    lengths.forEach((length, rank) => {
-      places[rank] = total;
-      total += length;
-    });
-    if (total > 2 ** 31 - 1)
-      throw new AgdError('collective', `${total} numbers are more than MPI can gather at once.`);
+    const { places, total } = placesOf(lengths);
     const all = new (data.constructor as new (length: number) => T)(total);
     const type = this.#typeOf(data);
     await this.#call(
@@ -219,6 +212,26 @@ class Mpi implements Collective {
       ...[data, data.length, type, all, lengths, places, type, of('comm_world')],
     );
     return Array.from(lengths, (length, rank) => all.slice(places[rank], places[rank]! + length) as T);
+  }
+
+  async allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]> {
+    const { of } = this.#constants;
+    const counts = Int32Array.from(parts, part => part.length);
+    const lengths = new Int32Array(this.size);
+    await this.#call(
+      'MPI_Alltoall(void *from, int count, HANDLE type, void *to, int each, HANDLE type2, HANDLE comm)',
+      ...[counts, 1, of('int'), lengths, 1, of('int'), of('comm_world')],
+    );
+    const [given, taken] = [placesOf(counts), placesOf(lengths)];
+    const [own, all] = [new Uint8Array(given.total), new Uint8Array(taken.total)];
+    parts.forEach((part, rank) => {
+      own.set(part, given.places[rank]);
+    });
+    await this.#call(
+      'MPI_Alltoallv(void *from, void *counts, void *places, HANDLE type, void *to, void *counts2, void *places2, HANDLE type2, HANDLE comm)',
+      ...[own, counts, given.places, of('byte'), all, lengths, taken.places, of('byte'), of('comm_world')],
+    );
+    return Array.from(lengths, (length, rank) => all.slice(taken.places[rank], taken.places[rank]! + length));
   }
 
   async reduceScatter<T extends Float32Array | Float64Array>(data: T, counts: readonly number[]): Promise<T> {
@@ -300,6 +313,19 @@ class Mpi implements Collective {
     if (data instanceof Float64Array) return of('double');
     return of(data instanceof Int32Array ? 'int' : 'byte');
   }
+}
+
+/** Where the parts of one array begin that are so long. */
+function placesOf(lengths: Int32Array): { places: Int32Array; total: number } {
+  const places = new Int32Array(lengths.length);
+  let total = 0;
+  lengths.forEach((length, rank) => {
+    places[rank] = total;
+    total += length;
+  });
+  if (total > 2 ** 31 - 1)
+    throw new AgdError('collective', `${total} numbers are more than MPI can exchange at once.`);
+  return { places, total };
 }
 
 /** Messages that are not too long for one call. */

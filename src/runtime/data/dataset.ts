@@ -2,6 +2,7 @@ import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { random } from '../../graph/random.js';
 import { Tensor } from '../../graph/tensor.js';
+import { partOfRank } from '../collective/collective.js';
 import { convert, moveAxis, takeRows } from './convert.js';
 import {
   blockwise,
@@ -56,7 +57,12 @@ export type DatasetOptions = {
   shuffleBuffer?: number;
   /** Changes what a run is fed, batch by batch. */
   mapped?: Mapping;
+  /** The rank of a distributed run that this data set is for, and the fewest samples of a part of a batch. */
+  shard?: Shard;
 };
+
+/** A rank of a distributed run. */
+type Shard = { rank: number; size: number; least: number };
 
 /** `rows` are the numbers of the samples in the data, `pass` is the pass over them in training. */
 export type Mapping = (batch: Batch, about: { rows: Uint32Array; pass?: Pass }) => Batch | Promise<Batch>;
@@ -126,16 +132,22 @@ export class Dataset {
   }
 
   /** Samples in a full batch. Throws `bad-option`. */
-  batchSize({ batchSize }: BatchOptions = {}): number {
-    const size = batchSize ?? this.fixedBatch ?? DEFAULT_BATCH_SIZE;
+  batchSize({ batchSize, pad }: BatchOptions = {}): number {
+    const { fixedBatch } = this;
+    const { shard } = this.options;
+    const whole = fixedBatch && fixedBatch * (shard?.size ?? 1);
+    const size = batchSize ?? whole ?? DEFAULT_BATCH_SIZE;
     if (!Number.isSafeInteger(size) || size < 1)
       throw new AgdError('bad-option', `A batch size of ${size} is not a whole number above 0.`);
-    if (this.fixedBatch !== undefined && size !== this.fixedBatch)
+    if (whole !== undefined && size !== whole)
       throw new AgdError(
         'bad-option',
-        `The model takes batches of exactly ${this.fixedBatch} samples, not ${size}.`,
+        shard
+          ? `The model takes batches of exactly ${fixedBatch} samples on each of ${shard.size} ranks, ${whole} in all, not ${size}.`
+          : `The model takes batches of exactly ${fixedBatch} samples, not ${size}.`,
       );
-    return size;
+    // Ranks evaluate batches, not parts of them.
+    return pad && fixedBatch !== undefined ? fixedBatch : size;
   }
 
   /** Number of batches in a whole pass. Throws `bad-option`, also where not one batch can be filled. */
@@ -198,11 +210,12 @@ export class Dataset {
     const parts = this.#parts(options, steps);
     const { shuffle, epoch = 0, asStored } = options;
     const pass = shuffle === undefined || asStored ? undefined : { seed: shuffle, epoch };
-    const make = async ({ rows, first, lead, padding }: Part): Promise<Chunk> => {
+    const make = async ({ rows, first, lead, padding, size }: Part): Promise<Chunk> => {
+      if (!rows.length && size) return { inputs: {}, sizes: [size] };
       const places = this.options.weights && Uint32Array.from(rows, (_, i) => first + i);
       const { inputs } = await this.take(rows, lead, pass && places ? { ...pass, places } : pass);
       const [k, each] = lead as [number, number];
-      return { inputs, sizes: Array(k).fill(each - padding), ...(padding ? { padding } : {}) };
+      return { inputs, sizes: Array(k).fill(size ?? each - padding), ...(padding ? { padding } : {}) };
     };
     const ahead: Promise<Chunk>[] = [];
     let most = this.options.samples ? 1 : 0;
@@ -232,6 +245,11 @@ export class Dataset {
     }
     const order = this.#order(options);
     const full = Math.floor(this.length / size);
+    const { shard } = this.options;
+    if (shard) {
+      yield* this.#partsOfRank(options, size, count, order, shard);
+      return;
+    }
     for (let i = options.skip ?? 0, k: number; i < count; i += k) {
       k = i < full ? Math.max(1, Math.min(steps(i), full - i)) : 1;
       const end = Math.min((i + k) * size, this.length);
@@ -241,6 +259,31 @@ export class Dataset {
       const padding = this.fixedBatch === undefined ? 0 : size - each;
       const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % each]!) : rows;
       yield { rows: filled, first: i * size, lead: [k, each + padding], padding };
+    }
+  }
+
+  /**
+   * Of each batch of training this rank's part, with the samples of the whole batch as its size; fewer ranks share a batch that
+   * has not enough samples for all. Of an evaluation, in turn whole batches.
+   */
+  *#partsOfRank(
+    options: BatchOptions,
+    size: number,
+    count: number,
+    order: Order,
+    { rank, size: ranks, least }: Shard,
+  ): Generator<Part> {
+    const { skip = 0, pad } = options;
+    for (let i = pad ? skip + rank : skip; i < count; i += pad ? ranks : 1) {
+      const [first, end] = [i * size, Math.min((i + 1) * size, this.length)];
+      const all = end - first;
+      const sharing = Math.max(1, Math.min(ranks, Math.floor(all / least)));
+      const [from, to] = pad ? [0, all] : rank < sharing ? partOfRank(all, { rank, size: sharing }) : [0, 0];
+      const rows = order.rows(first + from, first + to);
+      if (order.blocks) this.options.samples!.prepare?.(order.blocks(end));
+      const padding = pad && this.fixedBatch !== undefined ? size - all : 0;
+      const filled = padding ? Uint32Array.from({ length: size }, (_, j) => rows[j % all]!) : rows;
+      yield { rows: filled, first: first + from, lead: [1, filled.length], padding, size: all };
     }
   }
 
@@ -369,6 +412,23 @@ export class Dataset {
     return new Dataset(this.columns, { ...this.options, weights });
   }
 
+  /**
+   * What a rank of a distributed run takes: of each batch of training a part of its samples, `least` at least, none if there
+   * are too few for all ranks; of an evaluation (`pad`) whole batches in turn. `batchSize` and the sizes of batches are those of
+   * all ranks together, as are the order and the number of batches. A batch without samples of this rank has no inputs.
+   * Throws `bad-option` for Poisson sampling.
+   */
+  sharded({ rank, size }: { rank: number; size: number }, least = 1): Dataset {
+    if (this.isPoisson)
+      throw new AgdError('bad-option', '--sampler poisson cannot be combined with --distributed.');
+    return new Dataset(this.columns, { ...this.options, shard: { rank, size, least } });
+  }
+
+  /** Whether `sharded` was called. */
+  get isSharded(): boolean {
+    return this.options.shard !== undefined;
+  }
+
   /** Whether `poisson` was called. */
   get isPoisson(): boolean {
     return this.options.poisson !== undefined;
@@ -422,8 +482,8 @@ export class Dataset {
   }
 }
 
-/** `first` is the place in the pass of the first of the rows. */
-type Part = { rows: Uint32Array; first: number; lead: readonly number[]; padding: number };
+/** `first` is the place in the pass of the first of the rows, `size` that of the whole batch, if these are a part of one. */
+type Part = { rows: Uint32Array; first: number; lead: readonly number[]; padding: number; size?: number };
 
 function chunksAhead({ inputs }: Chunk): number {
   const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0);

@@ -1,9 +1,13 @@
 /** Evaluation of a model: loss and metrics over batches of any sizes, as if they were one. */
+import { deserialize, serialize } from 'node:v8';
+import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
+import { Tensor } from '../../graph/tensor.js';
 import type { AttachedSampleLosses } from '../../passes/differentiate/attach-loss.js';
 import type { LossSpec } from '../../passes/options.js';
 import { classNames, type Recipe } from '../../passes/recipe/recipe.js';
 import type { NamedLoss } from '../../passes/run/evaluation-model.js';
+import type { Collective } from '../collective/collective.js';
 import type { Batch } from '../data/dataset.js';
 import { type MetricChoice, MetricSet } from '../metrics/index.js';
 import type { Feeds } from '../session.js';
@@ -14,6 +18,8 @@ export type EvaluateOptions = {
   metrics?: readonly MetricChoice[];
   /** Told the mean loss of each sample of a batch, in the order of the data: not of a loss that does not tell them apart. */
   onLosses?: (losses: readonly number[]) => void;
+  /** The batches are those of this rank, of a sharded data set: the result is that of the batches of all, on each rank. */
+  collective?: Collective;
   /** Also computes the confusion matrix, where there are few classes and the usual metrics are computed. */
   confusion?: boolean;
 };
@@ -37,29 +43,25 @@ export async function evaluateBatches(
   const metrics = new MetricSet(spec, options.metrics, options.confusion, recipe);
   let [samples, leftOut] = [0, 0];
   const totals: Total[] = [];
-  for await (const { inputs: given, size, padding = 0 } of batches) {
-    const { samples: outputs, inputs, run } = await open(given);
-    const wanted = outputs?.terms.flatMap(t => [t.losses.name, ...(t.weights ? [t.weights.name] : [])]) ?? [
-      spec.name,
-    ];
-    const results = await run([...wanted, ...(outputs && metrics.isActive ? [spec.output] : [])]);
-    const losses = outputs?.terms.map(t => results[t.losses.name]!.numbers());
-    const areApart = outputs?.terms.every((t, i) => !t.acrossBatch && losses![i]!.length === size + padding);
+  const { collective } = options;
+  const own = judged(batches, spec, open, () => metrics.isActive);
+  for await (const { size, padding, terms, loss, output, target } of collective
+    ? gathered(own, collective)
+    : own) {
+    const areApart = terms?.every(t => !t.acrossBatch && t.losses.length === size + padding);
     if (padding && !areApart) {
       leftOut += size;
       continue;
     }
     samples += size;
-    if (!outputs) {
-      addTo(totals, 0, 1, results[spec.name]!.numbers()[0]! * size, size);
+    if (!terms) {
+      addTo(totals, 0, 1, loss! * size, size);
       continue;
     }
-    const target = spec.target === undefined ? undefined : inputs[spec.target];
     const each = Array<number>(size).fill(0);
-    for (const [i, { weights: given, factor }] of outputs.terms.entries()) {
-      const all = losses![i]!;
+    for (const [i, { losses: all, weights: given, factor }] of terms.entries()) {
       const counted = all.length - padding;
-      const weights = given ? results[given.name]!.numbers() : all.map(() => target!.size / all.length);
+      const weights = given ?? all.map(() => target!.size / all.length);
       // What is one number for the whole batch counts once for each of its samples.
       const times = all.length === 1 ? size : 1;
       addTo(totals, i, factor, times * sum(all, counted), times * sum(weights, counted));
@@ -68,9 +70,9 @@ export async function evaluateBatches(
         each[at]! += (factor * all[at]!) / weights[at]! || 0;
       });
     }
-    if (losses!.every(all => all.length === size + padding)) options.onLosses?.(each);
-    if (metrics.isActive && target)
-      metrics.add(results[spec.output]!, target, losses![0]!.length - padding, padding);
+    if (terms.every(t => t.losses.length === size + padding)) options.onLosses?.(each);
+    if (metrics.isActive && target && output)
+      metrics.add(output, target, terms[0]!.losses.length - padding, padding);
   }
   if (!samples || totals.some(t => t.weight === 0)) throw nothingCounts(spec, leftOut, samples);
   const { metrics: found, confusion, notes } = metrics.result();
@@ -85,6 +87,76 @@ export async function evaluateBatches(
     ...(notes.length ? { notes } : {}),
   };
 }
+
+/** What a model made of a batch: the losses of its samples by the losses of a sum, or one number. */
+type Judged = {
+  size: number;
+  padding: number;
+  terms?: { factor: number; acrossBatch: boolean; losses: number[]; weights?: number[] }[];
+  loss?: number;
+  output?: Tensor;
+  target?: Tensor;
+};
+
+async function* judged(
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  spec: NamedLoss,
+  open: (inputs: Feeds) => Promise<EvaluationRun>,
+  wantsOutput: () => boolean,
+): AsyncGenerator<Judged> {
+  for await (const { inputs: given, size, padding = 0 } of batches) {
+    const { samples: outputs, inputs, run } = await open(given);
+    const wanted = outputs?.terms.flatMap(t => [t.losses.name, ...(t.weights ? [t.weights.name] : [])]) ?? [
+      spec.name,
+    ];
+    const needsOutput = outputs && wantsOutput();
+    const results = await run([...wanted, ...(needsOutput ? [spec.output] : [])]);
+    const numbers = (value: { name: string } | undefined) => value && results[value.name]!.numbers();
+    const terms = outputs?.terms.map(({ factor, acrossBatch, losses, weights }) => ({
+      ...{ factor, acrossBatch, losses: numbers(losses)! },
+      weights: numbers(weights),
+    }));
+    yield {
+      ...{ size, padding, terms },
+      loss: outputs ? undefined : results[spec.name]!.numbers()[0]!,
+      output: needsOutput ? results[spec.output] : undefined,
+      target: spec.target === undefined ? undefined : inputs[spec.target],
+    };
+  }
+}
+
+/**
+ * The batches of all ranks, in the order that one process would have them in: of a sharded data set, each rank has every nth.
+ * So metrics have the same bits with any number of ranks.
+ */
+async function* gathered(own: AsyncGenerator<Judged>, collective: Collective): AsyncGenerator<Judged> {
+  for (;;) {
+    const { value, done } = await own.next();
+    const bytes = done ? new Uint8Array() : new Uint8Array(serialize(packed(value)));
+    const all = await collective.allGather(bytes);
+    const found = all.flatMap(one => (one.length ? [unpacked(deserialize(one))] : []));
+    yield* found;
+    if (found.length < collective.size) return;
+  }
+}
+
+type Packed = Omit<Judged, 'output' | 'target'> & Record<'output' | 'target', PlainTensor | undefined>;
+type PlainTensor = { dtype: DType; dims: readonly number[]; bytes: Uint8Array };
+
+const plain = (tensor: Tensor | undefined): PlainTensor | undefined =>
+  tensor && { dtype: tensor.dtype, dims: [...tensor.dims], bytes: tensor.bytes };
+const tensorOf = (given: PlainTensor | undefined) =>
+  given && new Tensor(given.dtype, given.dims, new Uint8Array(given.bytes));
+const packed = (batch: Judged): Packed => ({
+  ...batch,
+  output: plain(batch.output),
+  target: plain(batch.target),
+});
+const unpacked = (batch: Packed): Judged => ({
+  ...batch,
+  output: tensorOf(batch.output),
+  target: tensorOf(batch.target),
+});
 
 /** Of one loss of a sum: its factor, the sum of the losses, and what they weigh. */
 type Total = { factor: number; loss: number; weight: number };

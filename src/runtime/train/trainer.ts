@@ -22,6 +22,7 @@ import { rowNumbers } from '../../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
+import type { Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
@@ -40,6 +41,7 @@ import {
   sessionShapes,
   shapesIn,
 } from '../session.js';
+import { type DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
@@ -68,10 +70,10 @@ export class Trainer {
   private constructor(
     private model: Model,
     readonly description: TrainingDescription,
-    private readonly session: Session,
+    private readonly session: Session | DistributedStep,
     private readonly fed: readonly InputSpec[],
     private readonly updates: readonly { state: string; value: string }[],
-    private readonly options: SessionOptions,
+    private readonly options: TrainerOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
   ) {
     const names = new Set(updates.map(u => u.state));
@@ -80,10 +82,11 @@ export class Trainer {
   }
 
   /**
-   * Loads an injected model into the runtime. Throws `invalid-model` where the model was not injected,
-   * `device` where the execution provider is not there.
+   * Loads an injected model into the runtime. With a collective, each rank feeds its part of a batch, and all get the state of
+   * rank 0: see `DistributedStep`; ranks call `create`, `step`, `steps`, `settle` and `release` together. Throws `invalid-model`
+   * where the model was not injected, `device` where the execution provider is not there.
    */
-  static async create(model: Model, where: SessionOptions = {}): Promise<Trainer> {
+  static async create(model: Model, where: TrainerOptions = {}): Promise<Trainer> {
     const given = await withDevice(where);
     // Quantization-aware training computes what its gradients are of, which integer kernels would round once more.
     const options = readQuantizers(model).length ? { ...given, integerKernels: false } : given;
@@ -95,14 +98,28 @@ export class Trainer {
     const data = dataInputs(part, description);
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
+    const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
+    const { collective } = options;
+    if (collective) {
+      const step = await DistributedStep.create(model, { ...options, collective });
+      const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
+      const trainer = new Trainer(model, description, step, fed, updates, options, run);
+      trainer.#state = await sameState(collective, trainer.#state);
+      freeMemory();
+      return trainer;
+    }
     const { model: steps, ...run } = data.length
       ? scanRows(part)
       : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
     freeMemory();
-    const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
     return new Trainer(model, description, session, fed, updates, options, run);
+  }
+
+  /** The processes that train together. */
+  get collective(): Collective | undefined {
+    return this.options.collective;
   }
 
   /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
@@ -161,8 +178,23 @@ export class Trainer {
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
     this.#demandIdle('snapshot');
+    if (this.session instanceof DistributedStep && this.session.isUnsettled)
+      throw new AgdError(
+        'bad-state',
+        'The ranks have gradients that are not in the state yet: call settle() on all of them.',
+      );
     const state = this.#withOwnTables(this.#state);
     return withInitializers(this.model, name => state[name]);
+  }
+
+  /**
+   * Between the batches of an update in a distributed run, puts the gradients that the ranks have accumulated into the state, so
+   * that a snapshot of it has them. All ranks call it together.
+   */
+  settle(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.session instanceof DistributedStep) this.#state = await this.session.settle(this.#state);
+    });
   }
 
   /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
@@ -203,9 +235,12 @@ export class Trainer {
    * telemetry apart. The state is then that of the last step before, those of the same run done again. Throws
    * `missing-data`, `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for what is no tensor and for targets
    * that the loss does not take. Of a step that takes two targets, batches without the second one have the first alone.
+   *
+   * In a distributed run, the batches are this rank's parts, and no inputs at all where it has no samples in the one step.
    */
   async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
     const feeds = this.#checked(batches);
+    if (this.collective && !Object.keys(feeds).length) return this.#inTurn(() => this.#steps({}, options));
     const missing = this.inputs.find(({ name }) => !feeds[name]);
     const few = this.inputs.find(({ name, least = 0 }) => feeds[name] && feeds[name].dims[1]! < least);
     if (few) throw singleValue(this.description.leastBatch!.node);
@@ -234,15 +269,17 @@ export class Trainer {
   async #steps(batches: Feeds, { lr }: { lr?: number }): Promise<number[]> {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
-    const feeds = {
-      ...batches,
-      ...inExtents(this.#state, n => this.run.hoisted.get(n)),
-      [description.lr]: rate,
-    };
+    const count = Object.values(batches)[0]?.dims[0] ?? 1;
+    if (this.collective && count > 1) return this.#oneByOne(batches, count, { lr });
+    const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
+    const feeds = { ...batches, ...state };
     const shown = this.run.stacked.values();
     const rows = this.run.tables.map(table => table.rows);
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
-    const results = await this.session.run(feeds, wanted);
+    const results =
+      this.session instanceof DistributedStep
+        ? await this.session.run(unstacked(batches), state)
+        : await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
     const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
     if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
@@ -267,6 +304,19 @@ export class Trainer {
     this.#state = next;
     this.#telemetry = this.#readTelemetry(feeds, results);
     this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
+    return losses;
+  }
+
+  /** Ranks exchange gradients between two steps. */
+  async #oneByOne(batches: Feeds, count: number, options: { lr?: number }): Promise<number[]> {
+    const losses: number[] = [];
+    const [telemetry, steps]: [TelemetryRow[][], StepInfo[]] = [[], []];
+    for (let i = 0; i < count; i++) {
+      losses.push(...(await this.#steps(slice(batches, i, i + 1), options)));
+      telemetry.push(...this.#telemetry);
+      steps.push(...this.#lastSteps);
+    }
+    [this.#telemetry, this.#lastSteps] = [telemetry, steps];
     return losses;
   }
 
@@ -525,6 +575,29 @@ export class Trainer {
     if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
     return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
   }
+}
+
+/** What a trainer runs on. */
+export type TrainerOptions = SessionOptions & Partial<Pick<DistributedOptions, 'collective' | 'compress'>>;
+
+/** The state of rank 0, on all ranks. */
+async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {
+  const entries: [string, Tensor][] = [];
+  for (const [name, { dtype, dims, bytes }] of Object.entries(state)) {
+    const own = bytes.slice();
+    await collective.broadcast(own);
+    entries.push([name, new Tensor(dtype, dims, own)]);
+  }
+  return record(Object.fromEntries(entries));
+}
+
+/** The one batch without the axis of steps. */
+function unstacked(batches: Feeds): Feeds {
+  const entries = Object.entries(batches).map(([name, t]) => [
+    name,
+    new Tensor(t.dtype, t.dims.slice(1), t.bytes),
+  ]);
+  return record(Object.fromEntries(entries));
 }
 
 /** Tensors with other extents, where `dims` has any for them. */

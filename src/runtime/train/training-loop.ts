@@ -1,4 +1,5 @@
 import { AgdError } from '../../graph/errors.js';
+import { anyRank } from '../collective/collective.js';
 import { type Batch, type BatchOptions, Dataset } from '../data/dataset.js';
 import { dataFrom, type FitData, isOpen } from '../data/from-values.js';
 import { OpenedData } from '../data/open.js';
@@ -57,7 +58,10 @@ export async function* trainingLoop(
   try {
     const train = await bound(data);
     const validation = options.validation === undefined ? undefined : await bound(options.validation);
-    yield* loopOver(trainer, train, { ...options, validation });
+    const { collective, description } = trainer;
+    const own = (set: Dataset) =>
+      collective && !set.isSharded ? set.sharded(collective, description.leastBatch?.samples) : set;
+    yield* loopOver(trainer, own(train), { ...options, validation: validation && own(validation) });
   } finally {
     await opened.close();
   }
@@ -70,6 +74,9 @@ async function* loopOver(
 ): AsyncGenerator<LoopEvent> {
   const { epochs, seed = 0, batchSize, validation, trainMetrics = false, lr, signal, metrics } = options;
   const { limit = () => Number.POSITIVE_INFINITY, afterRun } = options;
+  const { collective } = trainer;
+  // Ranks are asked to stop at different times.
+  const isStopped = async () => (collective ? anyRank(collective, !!signal?.aborted) : !!signal?.aborted);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
     throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
@@ -84,7 +91,7 @@ async function* loopOver(
   let done = trainer.batchCount;
   const length = new RunLength({ onDevice: trainer.device !== 'cpu', bytes: options.runBytes });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
-    if (signal?.aborted) return;
+    if (await isStopped()) return;
     const begin = performance.now();
     let [sum, samples] = [0, 0];
     // Only a batch that was skipped has a loss that is not finite.
@@ -103,7 +110,7 @@ async function* loopOver(
     const waits = !train.isInMemory;
     let [waited, asked] = [0, performance.now()];
     for await (const { inputs, sizes } of chunks) {
-      if (signal?.aborted) return;
+      if (await isStopped()) return;
       const start = performance.now();
       if (waits) waited += start - asked;
       const losses = await trainer.steps(inputs, { lr: typeof lr === 'function' ? lr() : lr });
@@ -127,7 +134,8 @@ async function* loopOver(
     const pass = { batchSize, pad: true };
     if (validation) result = yield* evaluated(trainer, validation, pass, epoch + 1, metrics);
     const count = trainMetrics === true ? TRAIN_SAMPLES : trainMetrics;
-    const training = count && (await trainer.evaluate(sampled(train, order, count), { metrics }));
+    const training =
+      count && (await trainer.evaluate(sampled(train, order, count, collective), { metrics, collective }));
     const seconds = (performance.now() - begin) / 1000;
     yield {
       type: 'epoch',
@@ -155,12 +163,13 @@ async function* evaluated(
   metrics: LoopOptions['metrics'],
 ): AsyncGenerator<LoopEvent, Evaluation> {
   const batches = validation.batchCount(options);
+  const { collective } = trainer;
   let [batch, told] = [0, performance.now()];
   let tell = () => {};
   async function* counted(): AsyncGenerator<Batch> {
     for await (const one of validation.batches(options)) {
       yield one;
-      batch++;
+      batch = Math.min(batches, batch + (collective?.size ?? 1));
       if (performance.now() - told < VALIDATION_MS) continue;
       told = performance.now();
       tell();
@@ -169,7 +178,7 @@ async function* evaluated(
     }
   }
   let result: Evaluation | undefined;
-  const done = trainer.evaluate(counted(), { metrics, confusion: true }).then(evaluation => {
+  const done = trainer.evaluate(counted(), { metrics, confusion: true, collective }).then(evaluation => {
     result = evaluation;
   });
   // A failure is thrown where it is awaited.
@@ -187,12 +196,19 @@ async function* evaluated(
 /** Samples of the training data that are evaluated after an epoch. */
 const TRAIN_SAMPLES = 10_000;
 
-/** Batches of the same samples in each epoch, about `count` of them: the last batch is not cut. */
-async function* sampled(train: Dataset, order: BatchOptions, count: number): AsyncGenerator<Batch> {
-  let seen = 0;
-  for await (const batch of train.batches({ ...order, epoch: 0, pad: true, asStored: true })) {
+/** Batches of the same samples in each epoch, about `count` of them: the last batch is not cut. Ranks take them in turn. */
+async function* sampled(
+  train: Dataset,
+  order: BatchOptions,
+  count: number,
+  { rank, size } = { rank: 0, size: 1 },
+): AsyncGenerator<Batch> {
+  const pass = { ...order, epoch: 0, pad: true, asStored: true };
+  const last = Math.ceil(count / train.batchSize(pass));
+  let number = rank;
+  for await (const batch of train.batches(pass)) {
+    if (number >= last) return;
     yield batch;
-    seen += batch.size;
-    if (seen >= count) return;
+    number += size;
   }
 }

@@ -9,6 +9,9 @@ export async function operate(c: Collective) {
   const greatest = Int32Array.of(rank, -rank);
   await c.allReduce(greatest, 'max');
   const gathered = await c.allGather(Float64Array.from({ length: rank }, (_, i) => 10 * rank + i));
+  const turned = await c.allToAll(
+    Array.from({ length: c.size }, (_, to) => new Uint8Array(to).fill(10 * rank + to)),
+  );
   const counts = Array.from({ length: c.size }, (_, i) => i + 1);
   const total = counts.reduce((n, count) => n + count, 0);
   const part = await c.reduceScatter(
@@ -23,6 +26,7 @@ export async function operate(c: Collective) {
     sum: [...sum],
     greatest: [...greatest],
     gathered: gathered.map(one => [...one]),
+    turned: turned.map(one => [...one]),
     part: [...part],
     data: [...data],
     bytes: [...bytes],
@@ -38,6 +42,7 @@ export function expected(rank: number, size: number) {
     sum: [(size * (size + 1)) / 2, size / 2, 0 - (size * (size - 1)) / 2],
     greatest: [size - 1, 0],
     gathered: ranks.map(r => Array.from({ length: r }, (_, i) => 10 * r + i)),
+    turned: ranks.map(r => Array<number>(rank).fill(10 * r + rank)),
     part: Array.from({ length: rank + 1 }, (_, i) => size * (start + i)),
     data: [size - 1, 7],
     bytes: [3, 1, 4],

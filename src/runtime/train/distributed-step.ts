@@ -1,0 +1,366 @@
+import { cloneModel, withInitializers } from '../../graph/clone.js';
+import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
+import type { Binding, Model } from '../../graph/ir.js';
+import { record } from '../../graph/record.js';
+import { Tensor } from '../../graph/tensor.js';
+import type { TrainingDescription } from '../../passes/file/description.js';
+import { readStep } from '../../passes/file/step-metadata.js';
+import { lookupsOf, type RunTable, takeAnyRows } from '../../passes/run/scan-rows.js';
+import { type SplitTable, splitStep } from '../../passes/run/split-step.js';
+import type { Collective } from '../collective/collective.js';
+import { layOut } from '../cpu.js';
+import { takeRows } from '../data/convert.js';
+import { type Feeds, Session, type SessionOptions, sessionShapes } from '../session.js';
+import { type Compression, GradientBuffer, type Summed } from './exchange.js';
+import { firstNonFinite } from './finite.js';
+
+export type DistributedOptions = SessionOptions & { collective: Collective; compress?: Compression };
+
+/**
+ * A training step of which each rank computes the gradients of its part of the batch, and all do the same update, with the
+ * gradient of the whole batch: that of the mean over it, to which a rank contributes in proportion to what its loss is divided
+ * by. So padding, class weights and parts of different sizes are exact, and a rank without samples contributes nothing.
+ *
+ * Accumulated gradients are summed by each rank for itself until the update is due. Running statistics are the mean of those
+ * of the ranks, by their samples. Of tables with sparse updates, the ranks exchange the rows that they looked up.
+ */
+export class DistributedStep {
+  readonly #others: readonly { name: string; dtype: DType; dims: readonly number[]; size: number }[];
+  readonly #lookups: readonly {
+    grad: string;
+    rows: string;
+    states: readonly string[];
+    dims: readonly number[];
+  }[];
+  readonly #buffer: GradientBuffer;
+  readonly #grads: readonly string[];
+  readonly #fetched: readonly string[];
+  /** Whether the buffer holds gradients of this rank that wait for the update. */
+  #waits = false;
+
+  private constructor(
+    private readonly description: TrainingDescription,
+    private readonly table: SplitTable,
+    private readonly gradients: Session,
+    private readonly update: Session,
+    private readonly bindings: readonly Binding[],
+    private readonly options: DistributedOptions,
+    model: Model,
+  ) {
+    const types = new Map(model.graph.outputs.map(v => [v.name, v.type]));
+    const typeOf = (name: string) => {
+      const type = types.get(name);
+      if (type?.kind !== 'tensor') throw open(name);
+      const dims = type.shape?.map(d => (typeof d === 'number' ? d : undefined));
+      return { name, dtype: type.dtype, dims };
+    };
+    const fixed = (name: string) => {
+      const { dtype, dims } = typeOf(name);
+      if (!dims || dims.some(d => d === undefined)) throw open(name);
+      return { name, dtype, dims: dims as number[], size: (dims as number[]).reduce((n, d) => n * d, 1) };
+    };
+    const tables = new Map(lookupsOf(description).map(t => [t.rows, t.states]));
+    const ofRows = table.parameters.filter(p => p.rows !== undefined);
+    this.#lookups = ofRows.map(({ grad, rows }) => ({
+      ...{ grad, rows: rows!, states: tables.get(rows!)! },
+      dims: typeOf(grad).dims!.slice(1) as number[],
+    }));
+    const summed = table.parameters.flatMap(p => [
+      ...(p.rows === undefined ? [p.grad] : []),
+      ...(p.hessianProduct === undefined ? [] : [p.hessianProduct]),
+    ]);
+    this.#grads = summed;
+    this.#buffer = new GradientBuffer(summed.map(name => fixed(name) as Summed));
+    const apart = new Set([
+      ...[table.loss, table.divisor, ...summed],
+      ...this.#lookups.flatMap(l => [l.grad, l.rows]),
+    ]);
+    this.#others = table.exchange.flatMap(({ name }) => (apart.has(name) ? [] : [fixed(name)]));
+    this.#fetched = table.exchange.map(e => e.name);
+  }
+
+  /**
+   * Throws `bad-option` if the step was injected without what ranks need to combine their parts, and for private training,
+   * `invalid-model` if it cannot be split.
+   */
+  static async create(injected: Model, options: DistributedOptions): Promise<DistributedStep> {
+    const description = readStep(injected);
+    const { lossDivisor, randomStream, loss, dpSgd } = description;
+    if (dpSgd) throw new AgdError('bad-option', 'Private training (--dp-clip) cannot be distributed.');
+    if (lossDivisor === undefined && loss.kind !== 'output')
+      throw new AgdError(
+        'bad-option',
+        'The training step does not tell what its loss is divided by, which distributed training needs: start from the model without a step, or inject it anew with --split.',
+      );
+    const rank = Tensor.filled('int64', [], options.collective.rank);
+    const own = withInitializers(injected, name => (name === randomStream ? rank : undefined));
+    const { gradients, update, table } = await splitStep(own, sessionShapes);
+    const bindings = injected.trainingInfo.flatMap(info => info.updates);
+    const rowwise = cloneModel(update);
+    for (const { states } of lookupsOf(description)) takeAnyRows(rowwise.graph, states, bindings);
+    const first = await Session.create(await layOut(cloneModel(gradients), options), options);
+    const second = await Session.create(rowwise, options);
+    return new DistributedStep(description, table, first, second, bindings, options, gradients);
+  }
+
+  /** What a run returns for tables with sparse updates. */
+  get tables(): RunTable[] {
+    return this.#lookups.map(({ states, rows }) => ({ states: [...states], rows: `${rows}_of_run` }));
+  }
+
+  /** Whether gradients of this rank wait for the update: the state lacks them until `settle`. */
+  get isUnsettled(): boolean {
+    return this.#waits;
+  }
+
+  /**
+   * One step on this rank's part of a batch; nothing is fed where it has no samples in it. `feeds` are state and learning rate.
+   * Returns the loss of the whole batch as a vector, and the next state; only the loss if that is not finite and such steps are
+   * not skipped. All ranks call it together.
+   */
+  async run(batch: Feeds, feeds: Feeds): Promise<Feeds> {
+    const { description, table, options } = this;
+    const { collective } = options;
+    const { loss, divisor } = table;
+    const own = await this.#gradients(batch, feeds);
+    const samples = own ? samplesIn(batch, description) : 0;
+    const weight = own && divisor !== undefined ? own[divisor]!.numbers()[0]! : samples;
+    const { batches = 1 } = description.accumulation ?? {};
+    const skips = batches > 1 && description.skipped !== undefined;
+    const isBad = skips && own !== undefined && firstNonFinite(pick(own, this.#grads)) !== undefined;
+    const shared = Float64Array.of(
+      ...[samples, weight, own ? own[loss]!.numbers()[0]! * weight : 0, isBad ? 1 : 0],
+    );
+    const others = this.#others.flatMap(({ name, size }) =>
+      own ? own[name]!.numbers().map(x => x * samples) : Array<number>(size).fill(0),
+    );
+    const all = Float64Array.from([...shared, ...others]);
+    await collective.allReduce(all);
+    const [total, heavy, lossSum, bad] = all as unknown as [number, number, number, number];
+    const mean = heavy > 0 ? lossSum / heavy : lossSum;
+    const told = { [loss]: Tensor.from('float32', [1], Float32Array.of(mean)) };
+    // The caller stops, or does the steps before again.
+    if (!Number.isFinite(mean) && description.skipped === undefined) return told;
+
+    const share = heavy > 0 ? weight / heavy : 0;
+    const done = description.accumulation && feeds[description.accumulation.counter]!.numbers()[0]!;
+    const isDue = done === undefined || (done + 1 === batches && !bad);
+    const given = this.#means(all.subarray(shared.length), total);
+    if (divisor !== undefined) given[divisor] = Tensor.ofNumbers(this.#divisorType(own), [], [heavy]);
+    if (done === undefined) {
+      this.#buffer.clear();
+      this.#add(own, share);
+    } else if (!bad) {
+      if (!this.#waits) this.#resume(feeds);
+      this.#waits = true;
+      // A weighted mean is divided by the sum of the weights when it is due.
+      this.#add(own, this.#isWeighted ? weight : share);
+    }
+    const rows = await this.#exchangeRows(own, share, feeds);
+    if (isDue) {
+      if (done !== undefined && this.#isWeighted)
+        this.#buffer.scale(1 / (this.#weightBefore(feeds) + heavy || 1));
+      await this.#buffer.reduce(collective, options.compress);
+      this.#waits = false;
+      Object.assign(given, this.#buffer.tensors());
+    } else Object.assign(given, this.#nothing(bad > 0));
+    return { ...told, ...(await this.#update(feeds, given, rows, isDue)) };
+  }
+
+  /**
+   * The state with the gradients that wait on all ranks in it, so that it can be saved. All ranks call it together; it changes
+   * nothing if an update was just done.
+   */
+  async settle(state: Feeds): Promise<Feeds> {
+    const { accumulation } = this.description;
+    if (!accumulation || !this.#waits) return state;
+    const weight = this.#weightBefore(state);
+    if (this.#isWeighted) this.#buffer.scale(1 / (weight || 1));
+    await this.#buffer.reduce(this.options.collective);
+    const sums = Object.entries(this.#buffer.tensors()).map(([name, { dtype, dims, bytes }]) => [
+      this.#sumOf(name),
+      new Tensor(dtype, dims, bytes.slice()),
+    ]);
+    this.#waits = false;
+    return record({ ...state, ...Object.fromEntries(sums) });
+  }
+
+  async release(): Promise<void> {
+    await this.gradients.release();
+    await this.update.release();
+  }
+
+  get #isWeighted(): boolean {
+    return this.description.accumulation?.weight !== undefined;
+  }
+
+  /** What the batches since the last update weigh. */
+  #weightBefore(state: Feeds): number {
+    const { weight } = this.description.accumulation ?? {};
+    return weight === undefined ? 0 : state[weight]!.numbers()[0]!;
+  }
+
+  /** The state that sums a gradient, or a product of the Hessian. */
+  #sumOf(name: string): string {
+    const found = this.description.parameters.find(p => [p.grad, p.hessianProduct].includes(name))!;
+    return (found.grad === name ? found.gradSum : found.hessianSum)!;
+  }
+
+  #sums(): string[] {
+    return this.description.parameters.flatMap(p => [p.gradSum, p.hessianSum].flatMap(n => n ?? []));
+  }
+
+  /** Takes over what the state has of an update that is not due yet: rank 0 adds it. */
+  #resume(state: Feeds): void {
+    this.#buffer.clear();
+    const counter = state[this.description.accumulation!.counter]!.numbers()[0]!;
+    if (!counter || this.options.collective.rank > 0) return;
+    const factor = this.#isWeighted ? this.#weightBefore(state) : 1;
+    for (const name of this.#grads) this.#buffer.add(name, state[this.#sumOf(name)]!, factor);
+  }
+
+  /** What the first half makes of this rank's samples; undefined if it has none. */
+  async #gradients(batch: Feeds, state: Feeds): Promise<Feeds | undefined> {
+    if (!Object.keys(batch).length) return undefined;
+    const inputs = this.gradients.inputs.map(name => [name, batch[name] ?? state[name]!] as const);
+    return this.gradients.run(Object.fromEntries(inputs), this.#fetched);
+  }
+
+  #add(own: Feeds | undefined, factor: number): void {
+    if (own) for (const name of this.#grads) this.#buffer.add(name, own[name]!, factor);
+  }
+
+  /** What takes the place of gradients in a step without an update: nothing, or what makes it a step to skip. */
+  #nothing(isBad: boolean): Feeds {
+    return Object.fromEntries(
+      Object.entries(this.#buffer.tensors()).map(([name, { dtype, dims }], i) => [
+        name,
+        isBad && i === 0 ? Tensor.filled(dtype, dims, Number.NaN) : Tensor.filled(dtype, dims, 0),
+      ]),
+    );
+  }
+
+  /** Running statistics and what else depends on the batch: means over the ranks. */
+  #means(sums: Float64Array, samples: number): Feeds {
+    let at = 0;
+    const entries = this.#others.map(({ name, dtype, dims, size }) => {
+      const values = Array.from(sums.subarray(at, at + size), x => x / samples);
+      at += size;
+      if (isFloat(dtype)) return [name, Tensor.ofNumbers(dtype, dims, values)];
+      throw new AgdError(
+        'bad-option',
+        `The update reads '${name}' (${dtype}) of the batch, which has no mean.`,
+      );
+    });
+    return Object.fromEntries(entries);
+  }
+
+  #divisorType(own: Feeds | undefined): FloatDType {
+    const { divisor } = this.table;
+    return (own?.[divisor!]?.dtype ?? 'float32') as FloatDType;
+  }
+
+  /** The rows of all ranks with their gradients. The update sums those of equal rows. */
+  async #exchangeRows(own: Feeds | undefined, share: number, state: Feeds): Promise<RowsOfAll[]> {
+    const { collective } = this.options;
+    const found: RowsOfAll[] = [];
+    for (const { grad, rows, states, dims } of this.#lookups) {
+      const count = state[states[0]!]!.dims[0]!;
+      const numbers = own
+        ? Int32Array.from(own[rows]!.numbers(), n => (n < 0 ? n + count : n))
+        : new Int32Array();
+      const isWide = state[states[0]!]!.dtype === 'float64';
+      const values = own ? own[grad]!.floats() : [];
+      const scaled = isWide ? Float64Array.from(values) : Float32Array.from(values);
+      for (let i = 0; i < scaled.length; i++) scaled[i]! *= share;
+      const all = (await collective.allGather(numbers)).flatMap(one => Array.from(one));
+      const grads = await collective.allGather(scaled);
+      const places = new Map<number, number>();
+      const at = all.map(row => {
+        if (!places.has(row)) places.set(row, places.size);
+        return places.get(row)!;
+      });
+      const dtype = (own?.[grad]?.dtype ?? state[states[0]!]!.dtype) as FloatDType;
+      const joined = Tensor.ofNumbers(dtype, [all.length, ...dims], concatenated(grads));
+      const unique = Uint32Array.from(places.keys());
+      found.push({ grad, rows, states, joined, places: Tensor.ints(at), unique });
+    }
+    return found;
+  }
+
+  async #update(state: Feeds, given: Feeds, rows: readonly RowsOfAll[], isDue: boolean): Promise<Feeds> {
+    const { accumulation, parameters } = this.description;
+    const feeds: Feeds = { ...state, ...given };
+    const results: Feeds = {};
+    for (const { grad, rows: numbers, states, joined, places, unique } of rows) {
+      feeds[grad] = joined;
+      feeds[numbers] = places;
+      for (const name of states) {
+        const { dtype, dims } = state[name]!;
+        feeds[name] = takeRows(state[name]!, unique, dtype, [unique.length, ...dims.slice(1)], 1);
+      }
+      results[`${numbers}_of_run`] = Tensor.from('int32', [unique.length], Int32Array.from(unique));
+    }
+    // The buffer has the whole mean.
+    if (accumulation && isDue) {
+      if (accumulation.weight !== undefined) feeds[accumulation.weight] = zeros(state[accumulation.weight]!);
+      for (const name of this.#sums()) feeds[name] = zeros(state[name]!);
+    }
+    // Without an update, what only it changes stays as it is, and is not copied.
+    const still = new Set(
+      isDue
+        ? []
+        : parameters.flatMap(p => [
+            ...[p.name, p.carry, p.ema, p.gradSum, p.hessianSum],
+            ...Object.values(p.state),
+          ]),
+    );
+    const late = this.bindings.filter(b => this.update.outputs.includes(b.value) && !still.has(b.state));
+    const inputs = this.update.inputs.map(name => [name, feeds[name]!] as const);
+    const updated = await this.update.run(
+      Object.fromEntries(inputs),
+      late.map(b => b.value),
+    );
+    for (const { state: name, value } of this.bindings)
+      results[value] = updated[value] ?? given[value] ?? state[name]!;
+    return results;
+  }
+}
+
+/** The rows that ranks looked up: their gradients, and places among the different ones. */
+type RowsOfAll = {
+  grad: string;
+  rows: string;
+  states: readonly string[];
+  joined: Tensor;
+  places: Tensor;
+  unique: Uint32Array;
+};
+
+const pick = (feeds: Feeds, names: readonly string[]): Feeds =>
+  Object.fromEntries(names.map(name => [name, feeds[name]!]));
+
+const zeros = ({ dtype, dims }: Tensor) => Tensor.filled(dtype, dims, 0);
+
+function concatenated(parts: readonly (Float32Array | Float64Array)[]): Float64Array {
+  const all = new Float64Array(parts.reduce((n, part) => n + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+function samplesIn(batch: Feeds, { loss }: TrainingDescription): number {
+  const { dims } = batch[loss.target ?? ''] ?? Object.values(batch)[0]!;
+  return dims[0] ?? 1;
+}
+
+function open(name: string): AgdError {
+  return new AgdError(
+    'bad-option',
+    `The size of '${name}' depends on the batch: such a step cannot be distributed.`,
+  );
+}

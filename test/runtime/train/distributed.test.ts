@@ -1,0 +1,334 @@
+/** Training on several ranks: the same numbers as on one, but for rounding, and the same bits on all of them. */
+import { describe, expect, it } from 'vitest';
+import { AgdError } from '../../../src/graph/errors.js';
+import type { Model } from '../../../src/graph/ir.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
+import type { Collective } from '../../../src/runtime/collective/collective.js';
+import { localCollectives } from '../../../src/runtime/collective/local.js';
+import { bindData } from '../../../src/runtime/data/bind.js';
+import { sessionShapes } from '../../../src/runtime/session.js';
+import type { EpochEvent, StepEvent } from '../../../src/runtime/train/events.js';
+import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
+import { type LoopOptions, trainingLoop } from '../../../src/runtime/train/training-loop.js';
+import { ints, spread } from '../../ops/vjp.js';
+import { collect, mlp, mlpData, Sketch } from '../../sample.js';
+
+type Arrays = Map<string, Tensor>;
+type Setting = { model: Model; arrays: Arrays; inject: InjectOptions; loop?: Partial<LoopOptions> };
+
+/** x[batch,4] -> batch normalization -> logits[batch,3]. */
+function normalized(): Model {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
+  const [one, zero] = [1, 0].map(n => spread([8], [n, n + 0.5], 3));
+  const stats = ['scale', 'bias', 'mean', 'var'].map((name, i) =>
+    s.weight(`bn.${name}`, i % 2 ? zero! : one!),
+  );
+  const y = s.add('BatchNormalization', [h, ...stats], 'y');
+  return s.model([
+    s.add(
+      'Gemm',
+      [s.add('Relu', [y], 'r'), s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])],
+      'logits',
+    ),
+  ]);
+}
+
+/** tokens[batch,4] -> embedding -> scores[batch,4,6] of the next token. */
+function language(): Model {
+  const s = new Sketch();
+  const tokens = s.input('tokens', ['batch', 4], 'int64');
+  const e = s.add('Gather', [s.weight('embedding', [9, 5]), tokens], 'e');
+  const h = s.add('Tanh', [s.add('MatMul', [e, s.weight('w1', [5, 5])], 'm')], 'h');
+  return s.model([s.add('MatMul', [h, s.weight('w2', [5, 6])], 'scores')]);
+}
+
+/** Texts of different lengths, one of them empty: -100 is padding. */
+function languageData(count: number): Arrays {
+  const tokens = spread([count, 4], [0, 9], 5)
+    .numbers()
+    .map(x => Math.min(8, Math.floor(x)));
+  const labels = tokens.map((token, i) => (i % 4 >= Math.floor(i / 4) % 5 ? -100 : token % 6));
+  return new Map([
+    ['tokens', ints(tokens, [count, 4])],
+    ['target', ints(labels, [count, 4])],
+  ]);
+}
+
+async function train(
+  { model, arrays, inject: options, loop }: Setting,
+  given: TrainerOptions = {},
+  start?: Model,
+) {
+  const injected = start ?? (await inject(model, { lossDivisor: true, ...options }, sessionShapes)).model;
+  const trainer = await Trainer.create(injected, { threads: 1, ...given });
+  try {
+    const { target } = trainer.description.loss;
+    const data = bindData(arrays, trainer.inputs, { labels: target === undefined ? [] : [target] });
+    const events = await collect(
+      trainingLoop(trainer, data, {
+        epochs: 2,
+        batchSize: 8,
+        seed: 4,
+        validation: data,
+        trainMetrics: 9,
+        ...loop,
+      }),
+    );
+    await trainer.settle();
+    return {
+      state: trainer.snapshot(),
+      losses: events.flatMap(e => (e.type === 'step' ? [(e as StepEvent).loss] : [])),
+      epochs: events.flatMap(e => (e.type === 'epoch' ? [e as EpochEvent] : [])),
+      skipped: trainer.skippedCount,
+    };
+  } finally {
+    await trainer.release();
+  }
+}
+
+type Trained = Awaited<ReturnType<typeof train>>;
+
+const onRanks = (size: number, setting: Setting, given: TrainerOptions = {}, start?: Model) =>
+  Promise.all(
+    localCollectives(size).map(async (collective: Collective) => {
+      try {
+        return await train(setting, { ...given, collective }, start);
+      } catch (error) {
+        collective.abort(String(error));
+        throw error;
+      }
+    }),
+  );
+
+function tensorsOf({ state }: Trained) {
+  const names = new Set(state.trainingInfo.flatMap(info => info.updates.map(u => u.state)));
+  return new Map([...state.graph.initializers].flatMap(([v, t]) => (names.has(v.name) ? [[v.name, t]] : [])));
+}
+
+/** The largest difference of a tensor, relative to its largest number. */
+function difference(a: Trained, b: Trained): number {
+  const others = tensorsOf(b);
+  return Math.max(
+    ...[...tensorsOf(a)].map(([name, tensor]) => {
+      const [x, y] = [tensor.numbers(), others.get(name)!.numbers()];
+      const scale = Math.max(1e-3, ...x.map(Math.abs));
+      return Math.max(0, ...x.map((value, i) => Math.abs(value - y[i]!) / scale));
+    }),
+  );
+}
+
+const bits = (trained: Trained) =>
+  [...tensorsOf(trained)].map(([name, t]) => [name, Buffer.from(t.bytes).toString('hex')]);
+
+const CE = { kind: 'cross-entropy' } as const;
+const SETTINGS: [string, Setting][] = [
+  // 21 samples in batches of 8: the last one has 5, one of 4 ranks has 2 of them.
+  ['plain', { model: mlp(), arrays: mlpData(21), inject: { loss: CE } }],
+  ['a last batch of one sample', { model: mlp(), arrays: mlpData(17), inject: { loss: CE } }],
+  [
+    'class weights',
+    { model: mlp(), arrays: mlpData(21), inject: { loss: { ...CE, classWeights: [1, 5, 0.2] } } },
+  ],
+  [
+    'padding',
+    { model: language(), arrays: languageData(21), inject: { loss: { ...CE, ignoreIndex: -100 } } },
+  ],
+  [
+    'lazy rows',
+    {
+      model: language(),
+      arrays: languageData(21),
+      inject: { loss: { ...CE, ignoreIndex: -100 }, lazyRows: ['embedding'] },
+    },
+  ],
+  [
+    'accumulation and clipping',
+    {
+      model: language(),
+      arrays: languageData(37),
+      inject: {
+        loss: { ...CE, ignoreIndex: -100 },
+        accumulate: 3,
+        clipGradNorm: 0.05,
+        ema: 0.9,
+        telemetry: 1,
+      },
+    },
+  ],
+  [
+    'a schedule and Adam',
+    {
+      model: mlp(),
+      arrays: mlpData(21),
+      inject: { loss: CE, optimizer: { name: 'adamw', eps: 1e-3 }, schedule: { kind: 'cosine', total: 6 } },
+    },
+  ],
+  [
+    'products of the Hessian',
+    { model: mlp(), arrays: mlpData(21), inject: { loss: CE, optimizer: { name: 'adahessian', eps: 1e-2 } } },
+  ],
+];
+
+describe.each(SETTINGS)('training with %s', (_, setting) => {
+  it('has the same result on 1, 2 and 4 ranks', async () => {
+    const alone = await train(setting);
+    for (const size of [1, 2, 4]) {
+      const ranks = await onRanks(size, setting);
+      expect(difference(alone, ranks[0]!)).toBeLessThan(1e-6);
+      ranks[0]!.losses.forEach((loss, i) => {
+        expect(Math.abs(loss - alone.losses[i]!)).toBeLessThan(1e-6 * Math.max(1, Math.abs(loss)));
+      });
+      expect(ranks[0]!.losses.length).toBe(alone.losses.length);
+      for (const other of ranks.slice(1)) {
+        expect(bits(other)).toEqual(bits(ranks[0]!));
+        expect(other.losses).toEqual(ranks[0]!.losses);
+        expect(other.epochs.map(e => [e.validation, e.training])).toEqual(
+          ranks[0]!.epochs.map(e => [e.validation, e.training]),
+        );
+      }
+      ranks[0]!.epochs.forEach((epoch, i) => {
+        const { validation, training, trainLoss } = alone.epochs[i]!;
+        expect(epoch.validation!.samples).toBe(validation!.samples);
+        expect(epoch.validation!.loss).toBeCloseTo(validation!.loss, 6);
+        expect(epoch.training!.samples).toBe(training!.samples);
+        expect(epoch.training!.loss).toBeCloseTo(training!.loss, 6);
+        expect(epoch.trainLoss).toBeCloseTo(trainLoss, 6);
+      });
+    }
+  });
+});
+
+describe('a distributed run', () => {
+  it('goes on from its state with another number of ranks, in the middle of an update', async () => {
+    const [, setting] = SETTINGS[5]!;
+    const whole = await train(setting);
+    const stopped = (steps: number): Partial<LoopOptions> => {
+      let seen = 0;
+      return {
+        afterRun: () => void seen++,
+        signal: {
+          get aborted() {
+            return seen >= steps;
+          },
+        },
+      };
+    };
+    // Four batches: one update, and one batch that waits.
+    const results = await Promise.all(
+      localCollectives(2).map(collective => train({ ...setting, loop: stopped(4) }, { collective })),
+    );
+    expect(results[0]!.losses.length).toBe(4);
+    expect(bits(results[1]!)).toEqual(bits(results[0]!));
+    const [resumed] = await onRanks(3, setting, {}, results[0]!.state);
+    expect(difference(whole, resumed!)).toBeLessThan(1e-6);
+    const alone = await train(setting, {}, results[0]!.state);
+    expect(difference(whole, alone)).toBeLessThan(1e-6);
+  });
+
+  it('refuses a snapshot that lacks gradients', async () => {
+    const { model } = await inject(mlp(), { loss: CE, accumulate: 2, lossDivisor: true }, sessionShapes);
+    const [collective] = localCollectives(1);
+    const trainer = await Trainer.create(model, { collective });
+    const [x, target] = ['x', 'target'].map(name => mlpData(4).get(name)!);
+    await trainer.step({ x: x!, target: target! });
+    expect(() => trainer.snapshot()).toThrow('call settle()');
+    await trainer.settle();
+    expect(trainer.snapshot()).toBeDefined();
+    await trainer.release();
+  });
+
+  it.each([1, 2])(
+    'leaves out a batch with gradients that are not finite on all ranks: accumulate %i',
+    async accumulate => {
+      const arrays = mlpData(24);
+      const x = Float32Array.from(arrays.get('x')!.numbers());
+      x[4 * 5] = Number.NaN;
+      const setting: Setting = {
+        model: mlp(),
+        arrays: new Map([...arrays, ['x', Tensor.from('float32', [24, 4], x)]]),
+        inject: { loss: CE, onNonfinite: 'skip', accumulate },
+        loop: { validation: undefined, trainMetrics: false },
+      };
+      const alone = await train(setting);
+      const ranks = await onRanks(2, setting);
+      expect(alone.skipped).toBe(2);
+      expect(ranks.map(r => r.skipped)).toEqual([2, 2]);
+      expect(difference(alone, ranks[0]!)).toBeLessThan(1e-6);
+      expect(bits(ranks[1]!)).toEqual(bits(ranks[0]!));
+    },
+  );
+
+  it('ends on all ranks if the loss is not finite on one', async () => {
+    const arrays = mlpData(8);
+    const x = Float32Array.from(arrays.get('x')!.numbers());
+    x[0] = Number.POSITIVE_INFINITY;
+    const setting: Setting = {
+      model: mlp(),
+      arrays: new Map([...arrays, ['x', Tensor.from('float32', [8, 4], x)]]),
+      inject: { loss: { kind: 'mse' } },
+    };
+    setting.arrays.set('target', spread([8, 3], [-1, 1], 2));
+    const results = await Promise.allSettled(
+      localCollectives(2).map(collective => train(setting, { collective })),
+    );
+    for (const result of results) {
+      expect(result.status).toBe('rejected');
+      expect((result as PromiseRejectedResult).reason).toMatchObject({ code: 'non-finite' });
+    }
+  });
+
+  it('rounds gradients to float16 on the way where asked to', async () => {
+    const [, setting] = SETTINGS[0]!;
+    const alone = await train(setting);
+    const ranks = await onRanks(4, setting, { compress: 'fp16' });
+    const far = difference(alone, ranks[0]!);
+    expect(far).toBeGreaterThan(1e-6);
+    expect(far).toBeLessThan(5e-3);
+    for (const other of ranks) expect(bits(other)).toEqual(bits(ranks[0]!));
+  });
+
+  it('averages the running statistics of batch normalization', async () => {
+    const setting: Setting = { model: normalized(), arrays: mlpData(17), inject: { loss: CE } };
+    const ranks = await onRanks(4, setting);
+    for (const other of ranks) expect(bits(other)).toEqual(bits(ranks[0]!));
+    const [one] = await onRanks(1, setting);
+    expect(difference(await train(setting), one!)).toBeLessThan(1e-6);
+  });
+
+  it('drops other places on each rank', async () => {
+    const s = new Sketch();
+    const x = s.input('x', ['batch', 64]);
+    const d = s.add('Dropout', [s.add('Mul', [x, s.weight('w', [64])], 'm')], 'd');
+    const injected = (await inject(s.model([d]), { loss: { kind: 'mse' }, lossDivisor: true }, sessionShapes))
+      .model;
+    const feeds = { x: Tensor.filled('float32', [1, 64], 1), target: Tensor.filled('float32', [1, 64], 0) };
+    const losses = await Promise.all(
+      localCollectives(2).map(async collective => {
+        const trainer = await Trainer.create(injected, { collective });
+        // Each rank alone has samples once.
+        const own = [];
+        for (const rank of [0, 1]) own.push((await trainer.step(rank === collective.rank ? feeds : {})).loss);
+        await trainer.release();
+        return own;
+      }),
+    );
+    expect(losses[0]).toEqual(losses[1]);
+    // The second batch of one process, and of the second rank.
+    const trainer = await Trainer.create(injected);
+    const alone = [(await trainer.step(feeds)).loss, (await trainer.step(feeds)).loss];
+    await trainer.release();
+    expect(losses[0]![0]).toBeCloseTo(alone[0]!, 6);
+    expect(Math.abs(losses[0]![1]! - alone[1]!)).toBeGreaterThan(1e-4);
+  });
+
+  it('refuses a step that does not tell its divisor', async () => {
+    const { model } = await inject(mlp(), { loss: CE }, sessionShapes);
+    const [collective] = localCollectives(1);
+    await expect(Trainer.create(model, { collective })).rejects.toThrow(AgdError);
+    await expect(Trainer.create(model, { collective })).rejects.toThrow('--split');
+  });
+});

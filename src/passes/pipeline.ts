@@ -98,7 +98,9 @@ const ALL = [
     ensures: [],
     run(c) {
       if (!asksForAdapters(c.options)) return false;
-      c.source = applyAdapters(c.source, c.options);
+      const notes: string[] = [];
+      c.source = applyAdapters(c.source, c.options, notes);
+      c.warnings = notes;
       return true;
     },
   }),
@@ -437,7 +439,8 @@ const ALL = [
     requires: ['g', 'spec', 'loss'],
     ensures: ['warnings'],
     run(c) {
-      c.warnings = c.loss.output ? checkLoss(c.g.graph, c.spec, c.loss.output) : [];
+      const found = c.loss.output ? checkLoss(c.g.graph, c.spec, c.loss.output) : [];
+      c.warnings = [...(c.warnings ?? []), ...found];
       return false;
     },
   }),

@@ -1,6 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
-import { isObject } from '../options/option.js';
+import { readList, writeList } from '../common/metadata-list.js';
 import type { AdapterKind } from './adapted-layers.js';
 
 /** Key of the metadata in which a model with adapters says what they are, as a JSON list. */
@@ -32,34 +32,24 @@ export const scaleOf = ({ alpha, r, rslora }: Pick<AdapterRecord, 'alpha' | 'r' 
   alpha / (rslora ? Math.sqrt(r) : r);
 
 /** The adapters of a model, none if it has none. Throws `invalid-model` if the metadata hold something else. */
-export function readAdapters({ metadata }: Pick<Model, 'metadata'>): AdapterRecord[] {
-  const text = metadata.get(ADAPTERS_KEY);
-  if (text === undefined) return [];
-  const damaged = new AgdError('invalid-model', `The metadata '${ADAPTERS_KEY}' is not a list of adapters.`);
-  let list: unknown;
-  try {
-    list = JSON.parse(text);
-  } catch {
-    throw damaged;
-  }
-  const isRecord = (x: unknown) =>
-    isObject(x) &&
-    [x.module, x.weight, x.a, x.b].every(s => typeof s === 'string') &&
-    [x.r, x.alpha, x.dropout].every(n => typeof n === 'number') &&
-    ['linear', 'conv', 'embedding'].includes(x.kind as string) &&
-    (x.from === undefined || typeof x.from === 'number') &&
-    (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms))) &&
-    (x.scaledBy === undefined || isTexts(x.scaledBy));
-  if (!Array.isArray(list) || !list.every(isRecord)) throw damaged;
-  return list as AdapterRecord[];
-}
+export const readAdapters = (model: Pick<Model, 'metadata'>): AdapterRecord[] =>
+  readList(
+    model,
+    ADAPTERS_KEY,
+    'adapters',
+    x =>
+      [x.module, x.weight, x.a, x.b].every(s => typeof s === 'string') &&
+      [x.r, x.alpha, x.dropout].every(n => typeof n === 'number') &&
+      ['linear', 'conv', 'embedding'].includes(x.kind as string) &&
+      (x.from === undefined || typeof x.from === 'number') &&
+      (x.magnitude === undefined || (typeof x.magnitude === 'string' && isTexts(x.norms))) &&
+      (x.scaledBy === undefined || isTexts(x.scaledBy)),
+  );
 
 const isTexts = (x: unknown) => Array.isArray(x) && x.every(text => typeof text === 'string');
 
-export function writeAdapters(model: Model, records: readonly AdapterRecord[]): void {
-  if (records.length) model.metadata.set(ADAPTERS_KEY, JSON.stringify(records));
-  else model.metadata.delete(ADAPTERS_KEY);
-}
+export const writeAdapters = (model: Model, records: readonly AdapterRecord[]): void =>
+  writeList(model, ADAPTERS_KEY, records);
 
 /** Names of the initializers of an adapter, in the order of its file. */
 export const namesIn = ({ a, b, magnitude }: AdapterRecord): string[] =>

@@ -26,19 +26,21 @@ type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor; ma
  * A copy of the model with low-rank adapters: y = layer(x) + dropout(x) A B * scale, as of Hu et al.: «LoRA: Low-Rank
  * Adaptation of Large Language Models» (arXiv:2106.09685). The layers and their weights stay as they are, quantized or
  * not. A of a layer is initialized as PEFT does, uniform by its fan-in, and B with zeros; of an embedding the other way
- * round. Adapters are float32 where the layer is of 16 bits. Throws `no-such-value`, `bad-option`, `unsupported-op`.
+ * round. Adapters are float32 where the layer is of 16 bits. `notes` gets a line on the layers of a pattern that are left out
+ * as they are narrower than the rank. Throws `no-such-value`, `bad-option`, `unsupported-op`.
  */
 export function addAdapters(
   source: Model,
   specs: readonly LoraSpec[],
   loaded: LoadedAdapters | undefined,
   seed = 0,
+  notes: string[] = [],
 ): Model {
   const model = cloneModel(source);
   spellDefaultDomain(model);
   inlineFunctions(model);
   const layers = adaptedLayers(model.graph).flatMap(layer => [layer, ...partsOf(layer)]);
-  const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs);
+  const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs, notes);
   for (const { layer, dora, dropout } of planned) {
     checkAdaptable(layer);
     if (dora) checkMagnitudes(layer);
@@ -52,27 +54,37 @@ export function addAdapters(
   return model;
 }
 
-function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[]): Planned[] {
+function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[], notes: string[]): Planned[] {
   const planned = new Map<AdaptedLayer, Planned>();
+  const byPattern = new Set<AdaptedLayer>();
   for (const { match, r = 8, alpha = r, dropout = 0, rslora = false, dora = false } of specs) {
     for (const glob of [match].flat()) {
       for (const layer of layersMatching(layers, glob, '--lora')) {
         for (const other of planned.keys())
           if (other.node === layer.node && !other.part !== !layer.part) planned.delete(other);
+        if (/[*?]/.test(glob)) byPattern.add(layer);
+        else byPattern.delete(layer);
         planned.set(layer, { layer, r, alpha, dropout, rslora, dora });
       }
     }
   }
-  for (const { layer, r } of planned.values()) {
-    const most = Math.min(layer.inputs * layer.kernel.reduce((n, d) => n * d, 1), layer.outputs);
-    if (r > most)
-      throw new AgdError(
-        'bad-option',
-        `--lora: rank ${r} is above that of layer ${describeLayer(layer)}, which is at most ${most}.`,
-      );
-  }
+  const narrow = [...planned.values()].filter(({ layer, r }) => r > highestRank(layer));
+  const refused = narrow.length === planned.size ? narrow[0] : narrow.find(p => !byPattern.has(p.layer));
+  if (refused)
+    throw new AgdError(
+      'bad-option',
+      `--lora: rank ${refused.r} is above that of layer ${describeLayer(refused.layer)}, which is at most ${highestRank(refused.layer)}.`,
+    );
+  for (const { layer } of narrow) planned.delete(layer);
+  if (narrow.length)
+    notes.push(
+      `--lora leaves out ${narrow.map(p => describeLayer(p.layer)).join(', ')}: the rank ${narrow[0]!.r} is above that of the layer.`,
+    );
   return layers.flatMap(layer => planned.get(layer) ?? []);
 }
+
+const highestRank = ({ inputs, kernel, outputs }: AdaptedLayer): number =>
+  Math.min(inputs * kernel.reduce((n, d) => n * d, 1), outputs);
 
 /** The layers that adapters of a file are for. */
 function planLoaded(layers: readonly AdaptedLayer[], { adapters, name }: LoadedAdapters): Planned[] {

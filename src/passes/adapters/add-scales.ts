@@ -81,29 +81,27 @@ function place(model: Model, planned: readonly Planned[]): void {
   const names = Names.of(model);
   const records: ScaleRecord[] = [];
   /** Layers with one weight have one vector. */
-  const shared = new Map<string, Value>();
+  const shared = new Map<string, { scale: Value; record: ScaleRecord }>();
   for (const { layer, feedforward, value } of planned) {
     const { node, module, name, weight, bias, kind, kernel } = layer;
     const compute = layer.dtype === 'float64' ? 'float64' : 'float32';
     const count = feedforward ? layer.inputs : layer.outputs;
     const key = JSON.stringify([weight.value.name, layer.outAxis, weight.isTransposed, feedforward]);
-    let scale = shared.get(key);
-    if (!scale) {
+    let own = shared.get(key);
+    if (!own) {
       const dims = kind === 'conv' ? [1, count, ...kernel.map(() => 1)] : [count];
       const tensor = value
         ? Tensor.ofNumbers(compute, dims, value.floats())
         : Tensor.filled(compute, dims, 1);
-      scale = new Value(names.fresh(`${name}.ia3_l`), { kind: 'tensor', dtype: compute, shape: dims });
+      const scale = new Value(names.fresh(`${name}.ia3_l`), { kind: 'tensor', dtype: compute, shape: dims });
       graph.initializers.set(scale, tensor);
-      shared.set(key, scale);
-      records.push({
-        module,
-        weight: weight.value.name,
-        bias: bias?.value.name,
-        scale: scale.name,
-        feedforward,
-      });
+      const record = { module, weight: weight.value.name, biases: [], scale: scale.name, feedforward };
+      own = { scale, record };
+      shared.set(key, own);
+      records.push(record);
     }
+    const { scale, record } = own;
+    if (bias && !record.biases.includes(bias.value.name)) record.biases.push(bias.value.name);
     const make = (opType: string, inputs: readonly Value[], output: Value, attrs: AttrInit = {}) => {
       const made = new Node(opType, inputs, [output], toAttrs(attrs));
       made.name = names.fresh(`${module}.ia3.${opType}`);

@@ -40,13 +40,13 @@ export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string
 export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
   new Set([
     ...readAdapters(model).map(r => r.weight),
-    ...readScales(model).flatMap(({ weight, bias, feedforward }) =>
-      bias === undefined || feedforward ? [weight] : [weight, bias],
+    ...readScales(model).flatMap(({ weight, biases, feedforward }) =>
+      feedforward ? [weight] : [weight, ...biases],
     ),
   ]);
 
-/** A copy of the model with the adapters that the options ask for. Throws `bad-option` where it has some, and as these do. */
-export function applyAdapters(model: Model, options: AdapterOptions): Model {
+/** A copy of the model with the adapters that the options ask for; `notes` gets lines for the user. Throws `bad-option` where it has some, and as these do. */
+export function applyAdapters(model: Model, options: AdapterOptions, notes: string[] = []): Model {
   const { lora = [], ia3 = [], adapters, seed, promptTokens, promptInit, prefixTokens } = options;
   if (adapters?.values)
     return setAdapterValues(model, adapters.values, adapters.name, [...adapterNames(model)]);
@@ -66,7 +66,7 @@ export function applyAdapters(model: Model, options: AdapterOptions): Model {
     return addPrompt(model, { kind, tokens: value.dims[0]! }, adapters.prompt);
   }
   if (ia3.length || adapters?.scales) return addScales(model, ia3, adapters);
-  return addAdapters(model, lora, adapters, seed);
+  return addAdapters(model, lora, adapters, seed, notes);
 }
 
 /** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */

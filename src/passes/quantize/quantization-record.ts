@@ -1,6 +1,5 @@
-import { AgdError } from '../../graph/errors.js';
 import type { Graph, Model, Value } from '../../graph/ir.js';
-import { isObject } from '../options/option.js';
+import { readList, writeList } from '../common/metadata-list.js';
 
 /** Key of the metadata in which a model in quantization-aware training lists its quantizers, as JSON. */
 const KEY = 'agd.quantizers';
@@ -38,27 +37,21 @@ export const FOUR_BITS = { int4: [-8, 7], uint4: [0, 15] } as const;
 export type FourBits = keyof typeof FOUR_BITS;
 
 /** The quantizers of a model, none if it is not in quantization-aware training. Throws `invalid-model`. */
-export function readQuantizers({ metadata }: Pick<Model, 'metadata'>): Quantizer[] {
-  const text = metadata.get(KEY);
-  if (text === undefined) return [];
-  const isQuantizer = (x: unknown) =>
-    isObject(x) &&
-    ['learned', 'fixed', 'averaged', 'largest'].includes(x.kind as string) &&
-    [x.scale, x.zero, x.source].every(s => typeof s === 'string') &&
-    typeof (x.weight ?? '') === 'string' &&
-    [x.axis, x.most].every(n => typeof (n ?? 0) === 'number') &&
-    Object.hasOwn(FOUR_BITS, (x.stored ?? 'int4') as string);
-  try {
-    const list: unknown = JSON.parse(text);
-    if (Array.isArray(list) && list.every(isQuantizer)) return list as Quantizer[];
-  } catch {}
-  throw new AgdError('invalid-model', `The metadata '${KEY}' is not a list of quantizers.`);
-}
+export const readQuantizers = (model: Pick<Model, 'metadata'>): Quantizer[] =>
+  readList(
+    model,
+    KEY,
+    'quantizers',
+    x =>
+      ['learned', 'fixed', 'averaged', 'largest'].includes(x.kind as string) &&
+      [x.scale, x.zero, x.source].every(s => typeof s === 'string') &&
+      typeof (x.weight ?? '') === 'string' &&
+      [x.axis, x.most].every(n => typeof (n ?? 0) === 'number') &&
+      Object.hasOwn(FOUR_BITS, (x.stored ?? 'int4') as string),
+  );
 
-export function writeQuantizers(model: Model, quantizers: readonly Quantizer[]): void {
-  if (quantizers.length) model.metadata.set(KEY, JSON.stringify(quantizers));
-  else model.metadata.delete(KEY);
-}
+export const writeQuantizers = (model: Model, quantizers: readonly Quantizer[]): void =>
+  writeList(model, KEY, quantizers);
 
 /** The scales that train, and what else rounding is computed from that does not: sources of scales, and numbers. */
 export function scalesOf({ metadata, graph }: Pick<Model, 'metadata' | 'graph'>): {

@@ -67,6 +67,25 @@ describe('an adapter', () => {
   });
 });
 
+describe('a layer that is narrower than the rank', () => {
+  const loss = { kind: 'cross-entropy' } as const;
+  const injected = (...lora: LoraSpec[]) => inject(mlp(), { loss, lora }, sessionShapes);
+
+  it('is left out where a pattern names it, with a note', async () => {
+    const { model, report } = await injected({ match: '*', r: 4 });
+    expect(readAdapters(model).map(r => r.module)).toEqual(['fc1']);
+    expect(report.warnings).toContain(
+      "--lora leaves out 'fc2' (Gemm, 8 to 3): the rank 4 is above that of the layer.",
+    );
+  });
+
+  it('is refused where it is named itself, or nothing would be left', async () => {
+    const message = "--lora: rank 4 is above that of layer 'fc2' (Gemm, 8 to 3), which is at most 3.";
+    await expect(injected({ match: '*', r: 2 }, { match: 'fc2', r: 4 })).rejects.toThrow(message);
+    await expect(injected({ match: 'fc2*', r: 4 })).rejects.toThrow(message);
+  });
+});
+
 describe('errors name what there is', () => {
   it.each([
     [

@@ -1,6 +1,10 @@
 /** IA3 of every form of layer: gradients beside finite differences, and merged weights beside vectors left apart. */
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../../src/graph/check-graph.js';
+import { loadModel } from '../../../src/graph/files.js';
 import type { Model, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
@@ -9,8 +13,10 @@ import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
 import { readScales } from '../../../src/passes/adapters/scale-record.js';
 import { inject } from '../../../src/passes/inject.js';
 import { checkGradients } from '../../../src/runtime/check-gradients.js';
+import { exportFile } from '../../../src/runtime/export.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp, Sketch } from '../../sample.js';
 
@@ -134,6 +140,29 @@ it('train alone', async () => {
   const { report } = await inject(mlp(), { loss, ia3 }, sessionShapes);
   const trained = report.parameters.filter(p => p.trains).map(p => `${p.value.name} ${p.value.shape}`);
   expect(trained).toEqual(['fc1.weight.ia3_l 8', 'fc2.weight.ia3_l 8']);
+});
+
+it('of two layers with one weight are merged with the biases that trained beside them', async () => {
+  const s = new Sketch();
+  const w = s.weight('w', [8, 8]);
+  const h = s.add('Gemm', [s.input('x', ['batch', 8]), w, s.weight('b1', [8])], 'h');
+  const source = s.model([s.add('Gemm', [s.add('Tanh', [h], 't'), w, s.weight('b2', [8])], 'y')]);
+  const options = { loss: { kind: 'mse' }, ia3: [{ match: 'w' }], train: ['b1', 'b2'] } as const;
+  const { model } = await inject(source, options, sessionShapes);
+  const trainer = await Trainer.create(model);
+  const x = spread([4, 8], [-1, 1], 3);
+  for (let i = 0; i < 3; i++) await trainer.step({ x, target: spread([4, 8], [-1, 1], 9) }, { lr: 0.1 });
+  const state = trainer.snapshot();
+  await trainer.release();
+  const trained = new Map([...state.graph.initializers].map(([v, t]) => [v.name, t]));
+  const apart = applyAdapters(source, { ia3: [{ match: 'w' }] });
+  for (const value of apart.graph.initializers.keys())
+    apart.graph.initializers.set(value, trained.get(value.name)!);
+  const file = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'y.onnx');
+  await exportFile(state, file);
+  const exported = await loadModel(file);
+  expect(farthest(await outputOf(exported, x), await outputOf(apart, x))).toBeLessThan(1e-5);
+  expect(farthest(await outputOf(exported, x), await outputOf(source, x))).toBeGreaterThan(0.05);
 });
 
 it.each([

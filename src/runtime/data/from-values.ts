@@ -108,6 +108,7 @@ function ofDataset(dataset: Dataset, name: string): Data {
   return {
     name,
     recipe: undefined,
+    isSplit: false,
     has: input => dataset.columns.some(column => column.input === input),
     use() {},
     bind,

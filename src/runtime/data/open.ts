@@ -76,6 +76,8 @@ export interface Data {
   bind(inputs: readonly InputSpec[], options?: DataBinding): Promise<Dataset>;
   /** Takes a recipe that was fitted before, unless columns or a recipe were given. */
   use(recipe: Recipe | undefined): void;
+  /** Whether a part is kept for validation, which `preview` may hold too. */
+  readonly isSplit: boolean;
   /** The part that was kept for validation; undefined where none is. */
   validation(inputs: readonly InputSpec[], options?: DataBinding): Promise<Dataset | undefined>;
   /** The same as `bind` from the first samples alone where not all are in memory: for shapes and trials. */
@@ -314,6 +316,7 @@ export function dataOf(
   return {
     name,
     recipe: undefined,
+    isSplit: isSplit(options),
     has: array => ('take' in arrays ? arrays.arrays : arrays).has(array),
     use() {},
     async bind(inputs, binding = {}) {
@@ -419,6 +422,10 @@ class Table implements Data {
     if (!recipe || this.options.recipe || this.options.columns || this.options.label !== undefined) return;
     this.options.recipe = recipe;
     this.recipe = recipe;
+  }
+
+  get isSplit(): boolean {
+    return isSplit(this.options);
   }
 
   get #rows(): number {

@@ -6,7 +6,7 @@ import type { InjectOptions } from '../../passes/options.js';
 import { valuesToCalibrate } from '../../passes/quantize/quantize-model.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
-import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
+import { type Dataset, DEFAULT_BATCH_SIZE } from '../data/dataset.js';
 import { openData } from '../data/open.js';
 import { fileOrder } from '../data/order.js';
 import { Session } from '../session.js';
@@ -17,15 +17,20 @@ const BATCHES = 8;
 
 /**
  * The least and the largest of each value that `qat` rounds, over the first batches of the data, in inference mode;
- * undefined without `qat`. Values of other types than float32 have none. Throws `missing-data` where the data lack an
- * input, and `non-finite` for values without a range.
+ * undefined without `qat`. `training` gives the samples to train on where a part of the data is kept for validation.
+ * Values of other types than float32 have no range. Throws `missing-data` where the data lack an input, and
+ * `non-finite` for values without a range.
  */
-export async function calibrate(source: Source, shapes: ShapeOracle): Promise<Ranges | undefined> {
+export async function calibrate(
+  source: Source,
+  shapes: ShapeOracle,
+  training?: () => Promise<Dataset>,
+): Promise<Ranges | undefined> {
   const { qat, freeBatch, deriveInputs, pack } = source.options;
   if (!qat) return undefined;
   const { model, values } = valuesToCalibrate(source.model, qat, source.options.loss);
   if (!values.length) return new Map();
-  const data = await modelData(source);
+  const data = await (source.data.isSplit && training ? training() : modelData(source));
   if (!data)
     throw new AgdError(
       'missing-data',

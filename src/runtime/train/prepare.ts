@@ -91,12 +91,14 @@ export async function trainable(
   await verifyPacking({ ...source, options: { ...source.options, freeBatch } });
   for (const text of [derived.note, note]) if (text) emit({ type: 'note', text });
   const shapes = await shapesOf(source);
-  const ranges = await calibrate({ ...source, options: { ...source.options, freeBatch } }, shapes);
-  const asked = { ...source.options, updates, tile, freeBatch, ranges };
-  const opened = (loss: LossSpec | undefined) =>
-    trialData({ ...source, options: { ...asked, loss, dpSgd: undefined } }, shapes);
-  const noisy = await withNoise(asked, job, async () => (await opened(asked.loss)).data);
-  const balanced = await withBalance(noisy, opened);
+  const unrounded = { ...source.options, updates, tile, freeBatch };
+  const opened = (loss: LossSpec | undefined, tried: InjectOptions) =>
+    trialData({ ...source, options: { ...tried, loss, dpSgd: undefined } }, shapes);
+  const training = async () => (await opened(unrounded.loss, { ...unrounded, qat: undefined })).data;
+  const ranges = await calibrate({ ...source, options: unrounded }, shapes, training);
+  const asked = { ...unrounded, ranges };
+  const noisy = await withNoise(asked, job, async () => (await opened(asked.loss, asked)).data);
+  const balanced = await withBalance(noisy, loss => opened(loss, asked));
   const { model: injected, report } = await inject(model, balanced, shapes);
   emit(injectedEvent(report));
   const begun = resumeOptimizer(injected, optimizer);

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
 import { fit as fitModel, Tensor } from '../../../src/internal.js';
+import { dataFrom } from '../../../src/runtime/data/from-values.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 
 const [TRAIN, VAL] = [mlpData(64, 1), mlpData(32, 2)];
@@ -41,6 +42,26 @@ it('trains the head only', async () => {
         /^(head|bias)$/.test(name),
       ]);
   }
+});
+
+it('calibrates on samples to train on alone', async () => {
+  const split = { valSplit: 0.25, seed: 3 };
+  const specs = [
+    { name: 'x', dtype: 'float32' },
+    { name: 'target', dtype: 'int64' },
+  ] as const;
+  const data = await dataFrom(TRAIN, 'samples', split);
+  const held = (await data.validation(specs, { labels: ['target'] }))!.rows!;
+  const qat = { weights: 'int8', method: 'fixed' } as const;
+  const scale = async (held: Iterable<number>) => {
+    const numbers = TRAIN.get('x')!.numbers();
+    for (const row of held) numbers[4 * row] = 100;
+    const changed = new Map([...TRAIN, ['x', Tensor.ofNumbers('float32', [64, 4], numbers)]]);
+    const { model } = await fitModel(mlp(), changed, { ...OPTIONS, ...split, qat });
+    return weight(model, 'x_scale');
+  };
+  expect(held).toHaveLength(16);
+  expect(await scale(held)).toEqual(await scale([]));
 });
 
 it('calibrates a model of batch 1 with as many samples as others', async () => {

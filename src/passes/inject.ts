@@ -78,12 +78,24 @@ async function injectStep(
     attached.updates.map(u => u.state),
   );
   const nodes = { before, after: countNodes(work) };
-  const notes = perSample?.why === undefined ? {} : { notes: [whyLoop(perSample.why)] };
-  return { model: work, report: { parameters, warnings, ...notes, nodes, bytes, description } };
+  const notes = [
+    ...(perSample?.why === undefined ? [] : [whyLoop(perSample.why)]),
+    ...whyRounds(description, options.provider),
+  ];
+  const noted = notes.length ? { notes } : {};
+  return { model: work, report: { parameters, warnings, ...noted, nodes, bytes, description } };
 }
 
 const whyLoop = (why: string) =>
   `gradients of single samples are computed in a loop over the samples, ${why}`;
+
+function whyRounds({ precision }: TrainingDescription, provider = 'cpu'): string[] {
+  if (provider !== 'cpu' || precision === undefined || precision === 'fp32') return [];
+  const type = precision === 'fp16' ? 'float16' : 'bfloat16';
+  return [
+    `${precision}: the CPU has no ${type} kernels of products and arithmetic, so these round to ${type} and compute in float32, which is slower than --precision fp32`,
+  ];
+}
 
 /** The model's own training step in standard operators, with state as inputs and outputs. */
 async function adopt(

@@ -3,6 +3,7 @@
  * what each pass relies on. The tables in docs/explain/architecture.md are generated from this file.
  */
 import { cloneModel } from '../graph/clone.js';
+import { isHalf } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
@@ -29,6 +30,8 @@ import { computeInFloat } from './differentiate/compute-in-float.js';
 import { drawRandom, numberBatches } from './differentiate/draw-random.js';
 import { expandNodes } from './differentiate/expand-nodes.js';
 import { lookUpRows, sumLookups } from './differentiate/look-up-rows.js';
+import { lowerPrecision, precisionOf } from './differentiate/lower-precision.js';
+import { addLossScale, unscaled } from './differentiate/scale-loss.js';
 import {
   hasBatchNorm,
   leastBatchOf,
@@ -332,15 +335,17 @@ const ALL = [
     name: 'attach-loss',
     does: 'Adds the loss as an output and the target as an input',
     requires: ['work', 'g'],
-    ensures: ['spec', 'loss', 'inference', 'exports'],
+    ensures: ['spec', 'loss', 'inference', 'exports', 'lossNodes'],
     run(c) {
       const { g, options } = c;
       if (!options.loss) throw noLoss();
       c.spec = options.loss;
+      const before = new Set(g.graph.nodes);
       c.loss = attachLoss(g, c.spec, options.lossDivisor || (options.accumulate ?? 1) > 1);
       const { loss, exposed } = c.loss;
       const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
       c.inference = own.map(v => v.name);
+      c.lossNodes = new Set(g.graph.nodes.filter(node => !before.has(node)));
       c.exports = options.exports && [...options.exports];
       return true;
     },
@@ -494,6 +499,33 @@ const ALL = [
     run: c => trainDropout(c.g, c.options.dropout ?? 'train'),
   }),
   pass({
+    name: 'lower-precision',
+    does: 'Computes products in 16 bits and what loses by that in float32, where that is asked for',
+    requires: ['g', 'trained', 'lossNodes', 'detached'],
+    ensures: ['precision'],
+    run(c) {
+      c.precision = precisionOf(c.options, c.trained, c.g.provider);
+      if (!c.precision) return false;
+      const isHalfModel = c.trained.some(p => isHalf(p.dtype));
+      if (c.precision === 'fp32' && !isHalfModel) return false;
+      return lowerPrecision(c.g, c.precision, {
+        kept: c.lossNodes,
+        constants: c.detached,
+        rounds: c.g.provider === 'cpu',
+      });
+    },
+  }),
+  pass({
+    name: 'scale-loss',
+    does: 'Adds a loss scale that adapts to the gradients, where these are float16',
+    requires: ['g', 'precision'],
+    ensures: ['scaling'],
+    run(c) {
+      c.scaling = c.precision === 'fp16' ? addLossScale(c.g, c.options) : undefined;
+      return c.scaling !== undefined;
+    },
+  }),
+  pass({
     name: 'observe-ranges',
     does: 'Moves averaged ranges of quantization towards those of the batch',
     requires: ['work', 'g', 'statistics'],
@@ -553,7 +585,9 @@ const ALL = [
         });
         return true;
       }
-      if (loss) seeds.set(loss.loss, g.of(loss.loss).ones());
+      const start = c.scaling && g.of(c.scaling.scale);
+      const ones = loss && g.of(loss.loss).ones();
+      if (loss && ones) seeds.set(loss.loss, start ? ones.mul(start.cast(ones.dtype)) : ones);
       const wrt = c.trained.map(p => c.lookups?.get(p)?.looked ?? p);
       c.cotangents = backward(g, seeds, wrt, { ...c.options, detached: c.detached });
       return true;
@@ -579,6 +613,18 @@ const ALL = [
       const before = c.cotangents;
       c.cotangents = scaleGradientsOfScales(c.g, c.work, c.trained, before);
       return c.cotangents.some((e, i) => e !== before[i]);
+    },
+  }),
+  pass({
+    name: 'unscale-gradients',
+    does: 'Divides the gradients, in float32, by the loss scale',
+    requires: ['scaling', 'cotangents'],
+    ensures: [],
+    run(c) {
+      const { scaling } = c;
+      if (!scaling) return false;
+      c.cotangents = c.cotangents.map(e => e && unscaled(e, scaling));
+      return true;
     },
   }),
   pass({
@@ -798,6 +844,7 @@ const ALL = [
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),
         batchWeight: batchWeightOf(c),
+        scaling: c.scaling,
       };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
@@ -1074,8 +1121,9 @@ export const PIPELINES = {
     ...NORMALIZE,
     ...list('attach-loss', 'select-parameters', 'check-loss', 'group-parameters'),
     ...MODES,
-    ...list('observe-ranges', 'detach-values', 'separate-samples', 'look-up-rows', 'draw-random', 'backward'),
-    ...list('lower-batch-norm', 'scale-gradients-of-scales', 'name-gradients'),
+    ...list('observe-ranges', 'detach-values', 'lower-precision', 'separate-samples', 'look-up-rows'),
+    ...list('draw-random', 'scale-loss', 'backward'),
+    ...list('lower-batch-norm', 'scale-gradients-of-scales', 'unscale-gradients', 'name-gradients'),
     ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
     ...UPDATE,
   ],

@@ -58,7 +58,11 @@ it.each<[string, Model, object]>([
   ['layers, accumulated, clipped and averaged', mlp(), { accumulate: 2, clipGradNorm: 1, ema: 0.9 }],
   ['layers that are computed again', mlp(), { checkpointActivations: true }],
   ['layers, whose step is skipped where it is not finite', mlp(), { onNonfinite: 'skip' }],
+  ['layers in float16', mlp(), { precision: 'fp16' }],
   ['a Scan', recurrent(), {}],
+  ['a Scan in float16', recurrent(), { precision: 'fp16' }],
+  ['a Loop in bfloat16', looping(), { precision: 'bf16' }],
+  ['an If in float16', branching(), { precision: 'fp16' }],
   ['a Loop', looping(), {}],
   ['an If', branching(), {}],
 ])('links what is injected as its lists say: %s', async (_, source, more) => {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { checkGraph } from '../../graph/check-graph.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
-import type { Binding, Model, Value } from '../../graph/ir.js';
+import type { Binding, Model, Node, Value } from '../../graph/ir.js';
 import { encodeChunks } from '../../graph/proto/codec.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
@@ -14,6 +14,8 @@ import type { DerivativeNames } from '../differentiate/add-derivatives.js';
 import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import type { PerSample } from '../differentiate/clip-samples.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
+import type { Precision } from '../differentiate/lower-precision.js';
+import type { LossScale } from '../differentiate/scale-loss.js';
 import type { TrainingDescription } from '../file/description.js';
 import type { TrainingOperators } from '../import/lower-training-operators.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
@@ -84,6 +86,12 @@ export type Facts = {
   leastBatch: LeastBatch | undefined;
   /** How the gradients of single samples are clipped, with the number of samples, an int64 scalar; undefined if they are not. */
   perSample: PerSample | undefined;
+  /** The nodes that compute the loss from the model's output. */
+  lossNodes: ReadonlySet<Node>;
+  /** The precision that the step computes in; undefined for that of each operator in the file. */
+  precision: Precision | undefined;
+  /** The scale of the loss that is differentiated; undefined if it has none. */
+  scaling: LossScale | undefined;
   /** Tables of which a step updates only some rows. */
   lookups: Map<Value, Lookup>;
   /** The outputs that the backward pass starts from if there is no loss, with their cotangents. */

@@ -111,6 +111,7 @@ const DESCRIPTION = shaped({
   scheduleTotal: optional(text),
   accumulation: optional(shaped({ batches: count, counter: text, weight: optional(text) })),
   skipped: optional(text),
+  scaling: optional(shaped({ scale: text, good: text, stops: bool })),
   gradNorm: optional(text),
   leastBatch: optional(shaped({ axis: text, samples: count, node: text })),
   telemetry: optional(shaped({ name: text, columns: list(text) })),
@@ -177,6 +178,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     step,
     accumulation,
     skipped,
+    scaling,
     gradNorm,
     telemetry,
     parameters,
@@ -193,7 +195,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     return tensor?.dtype === dtype && tensor.size === 1;
   };
   ensure(isScalar(lr, 'float32'), `its learning rate '${lr}' is not a float32 scalar`);
-  for (const counter of [step, accumulation?.counter, skipped, randomStream])
+  for (const counter of [step, accumulation?.counter, skipped, randomStream, scaling?.good])
     ensure(
       counter === undefined || isScalar(counter, 'int64'),
       `its counter '${counter}' is not an int64 scalar`,
@@ -210,12 +212,16 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   for (const name of [
     ...states,
     ...statistics,
-    ...[telemetry?.name, gradNorm, accumulation?.weight].flatMap(n => n ?? []),
+    ...[telemetry?.name, gradNorm, accumulation?.weight, scaling?.scale].flatMap(n => n ?? []),
   ])
     ensure(updated.has(name), `nothing updates its state '${name}'`);
   ensure(
     gradNorm === undefined || isScalar(gradNorm, 'float32'),
     `its norm of gradients '${gradNorm}' is not a float32 scalar`,
+  );
+  ensure(
+    !scaling || isScalar(scaling.scale, 'float32'),
+    `its loss scale '${scaling?.scale}' is not a float32 scalar`,
   );
   if (telemetry) {
     const rows = stored.get(telemetry.name)!.tensor.size;

@@ -47,7 +47,7 @@ function describe(context: Described): TrainingDescription {
     lr: attached.lr.name,
     step: attached.step.name,
     scheduleTotal: attached.total?.name,
-    ...(recordedOptions({ ...options, schedule: context.schedule }) as Planned),
+    ...(recordedOptions({ ...options, precision: context.precision, schedule: context.schedule }) as Planned),
     ...(options.dpSgd ? { dpSgd: { ...options.dpSgd, method: context.perSample?.method } } : {}),
     accumulation: attached.counter && {
       batches: accumulate,
@@ -55,6 +55,11 @@ function describe(context: Described): TrainingDescription {
       weight: attached.weight?.name,
     },
     skipped: attached.skipped?.name,
+    scaling: context.scaling && {
+      scale: context.scaling.scale.name,
+      good: context.scaling.good.name,
+      stops: options.onNonfinite !== 'skip',
+    },
     telemetry: attached.telemetry && {
       name: attached.telemetry.state.name,
       columns: attached.telemetry.columns,

@@ -36,6 +36,11 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   /** If steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
   /**
+   * With a loss scale: the float32 scalar with it, and the int64 scalar of the updates since it last changed. `stops`: a
+   * loss that is not finite ends the run, as lowering the scale does not help.
+   */
+  scaling?: { scale: string; good: string; stops: boolean };
+  /**
    * Telemetry of every Nth update: the name of the state, which has a row per parameter, and the names of its columns.
    */
   telemetry?: { name: string; columns: string[] };
@@ -72,3 +77,7 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   /** The other contents of the ONNX Runtime training checkpoint that the parameters come from. */
   checkpoint?: StoredCheckpoint;
 };
+
+/** Whether a run goes on after a loss that is not finite. */
+export const skipsLosses = ({ skipped, scaling }: TrainingDescription): boolean =>
+  skipped !== undefined && !scaling?.stops;

@@ -72,6 +72,28 @@ export const UPDATE_OPTIONS = {
    * weight decay or averaging, as in PyTorch's SparseAdam.
    */
   lazyRows: option(texts, { ...STEP, help: 'Embeddings to update sparsely (glob)', expert: true }),
+  /** That of the file's weights if not given: float16 weights train with `fp16`. */
+  precision: option(choice(['fp32', 'fp16', 'bf16']), {
+    ...STEP,
+    help: 'Compute in 16 bits where that is safe; weights and optimizer state are float32',
+    shown: "the weights'",
+    recorded: true,
+    conflicts: ['qat', 'dpSgd', 'gradients'],
+  }),
+  lossScale: option(positive, {
+    ...STEP,
+    help: 'Initial factor on the loss with --precision fp16; halved when gradients overflow',
+    shown: '65536',
+    recorded: true,
+    expert: true,
+  }),
+  lossScaleWindow: option(count, {
+    ...STEP,
+    help: 'Updates without overflow after which the loss scale is doubled',
+    shown: '2000',
+    recorded: true,
+    expert: true,
+  }),
   /** With `skip`, the graph itself leaves all state unchanged and counts the step. */
   onNonfinite: option(choice(['stop', 'skip']), {
     ...STEP,

@@ -3,6 +3,7 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
 import { resolveSchedule } from '../../ops/schedules.js';
+import type { LossScale } from '../differentiate/scale-loss.js';
 import type { StepOptions } from '../options.js';
 import { accumulateGradients } from './accumulate-gradients.js';
 import { addNoise, type Noise } from './add-noise.js';
@@ -43,10 +44,15 @@ export function attachOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   lr: number,
   parameters: readonly (TrainedParameter<O> & { grad: Expr })[],
-  options: PlannedUpdate & { seed?: number; noise?: Noise; batchWeight?: Expr } = {},
+  options: PlannedUpdate & {
+    seed?: number;
+    noise?: Noise;
+    batchWeight?: Expr;
+    scaling?: LossScale;
+  } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
-  const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0 } = options;
+  const { schedule, ema, accumulate = 1, onNonfinite, telemetry, seed = 0, scaling } = options;
   if (schedule) resolveSchedule(schedule);
   const params = parameters.map(p => p.param);
   const inputs = new Set(g.graph.inputs);
@@ -55,7 +61,9 @@ export function attachOptimizer<O extends OptimizerOptions>(
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
   const grads = parameters.map(p => p.grad.wide());
-  const products = optimizer.diagonal ? hessianProducts(g, params, grads, g.of(rule.step), seed) : [];
+  const products = optimizer.diagonal
+    ? hessianProducts(g, params, grads, g.of(rule.step), seed, scaling)
+    : [];
   const { transition, ...observed } =
     telemetry === undefined
       ? rule
@@ -81,7 +89,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
       ...accumulated.transition(b, terms),
       ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
     ]);
-  const guarded = onNonfinite === 'skip' ? skipNonFinite(g, tracked) : { transition: tracked };
+  const guarded =
+    onNonfinite === 'skip' || scaling ? skipNonFinite(g, tracked, scaling) : { transition: tracked };
   const next = guarded.transition(g, [...grads, ...products]);
   const updates = [...next].map(([state, e]) => ({
     state,

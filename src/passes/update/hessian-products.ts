@@ -3,11 +3,12 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { coins } from '../../ops/rademacher.js';
 import { backward } from '../differentiate/backward.js';
+import { type LossScale, unscaled } from '../differentiate/scale-loss.js';
 
 /**
  * The product of the loss's Hessian with a vector of random signs z, split by parameter: the gradient of sum(grads *
  * z). Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
- * without a rule.
+ * without a rule. A loss scale is that of the products' backward pass, too.
  */
 export function hessianProducts(
   g: Builder,
@@ -15,6 +16,7 @@ export function hessianProducts(
   grads: readonly Expr[],
   step: Expr,
   seed: number,
+  scaling?: LossScale,
 ): Expr[] {
   const dims = params.map(p => g.graph.initializers.get(p)!.dims);
   const sizes = dims.map(extents => extents.reduce((n, d) => n * d, 1));
@@ -27,8 +29,11 @@ export function hessianProducts(
   const signs = grads.map((grad, i) =>
     parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!),
   );
-  const products = backward(g, new Map(grads.map((grad, i) => [grad.value, signs[i]!])), params);
-  return params.map((p, i) =>
-    g.of(g.rename((products[i] ?? g.of(p).zeros()).wide(), `${p.name}_hessian_product`)),
-  );
+  const scaled = (e: Expr) => (scaling ? e.mul(g.of(scaling.scale).cast(e.dtype)) : e);
+  const products = backward(g, new Map(grads.map((grad, i) => [grad.value, scaled(signs[i]!)])), params);
+  const productOf = (i: number) => {
+    const product = products[i] ?? g.of(params[i]!).zeros();
+    return scaling ? unscaled(product, scaling) : product.wide();
+  };
+  return params.map((p, i) => g.of(g.rename(productOf(i), `${p.name}_hessian_product`)));
 }

@@ -15,9 +15,15 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
       'bad-option',
       'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
     );
+  checkPrecision(options);
   checkLazy(options, optimizer);
   checkPrivacy(options, { name, diagonal: optimizer.diagonal });
   return { name, optimizer, settings };
+}
+
+function checkPrecision({ precision, qat, dpSgd, gradients }: InjectOptions): void {
+  const other = Object.entries({ qat, dpSgd, gradients }).find(([, value]) => value !== undefined)?.[0];
+  ensure(precision === undefined || !other, `precision cannot be combined with ${other}: leave out one.`);
 }
 
 /** Throws `bad-option` if sparse updates are combined with an option that needs whole tables. */

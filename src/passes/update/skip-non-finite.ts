@@ -1,15 +1,18 @@
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
+import { keepScale, type LossScale, lowerScale } from '../differentiate/scale-loss.js';
 import { globalNorm } from './clip-gradients.js';
 import { stateInput, type Transition, when } from './transition.js';
 
 /**
- * Leaves all state unchanged if the global gradient norm is not finite, and counts such steps in the state `skipped`.
+ * Leaves all state unchanged if the global gradient norm is not finite, and counts such steps in the state `skipped`. With
+ * `scaling`, such a step lowers the loss scale.
  */
 export function skipNonFinite(
   g: Builder,
   transition: Transition,
+  scaling?: LossScale,
 ): { transition: Transition; skipped: Value } {
   const skipped = stateInput(g, 'skipped', Tensor.filled('int64', [], 0));
   return {
@@ -19,11 +22,18 @@ export function skipNonFinite(
         b,
         globalNorm(grads).less(Number.POSITIVE_INFINITY),
         then =>
-          transition(
-            then,
-            grads.map(e => then.of(e.value)),
-          ),
-        otherwise => new Map([[skipped, otherwise.of(skipped).add(1)]]),
+          new Map([
+            ...transition(
+              then,
+              grads.map(e => then.of(e.value)),
+            ),
+            ...(scaling ? keepScale(then, scaling) : []),
+          ]),
+        otherwise =>
+          new Map([
+            [skipped, otherwise.of(skipped).add(1)],
+            ...(scaling ? lowerScale(otherwise, scaling) : []),
+          ]),
       ),
   };
 }

@@ -5,6 +5,7 @@ import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { providerOf } from '../../ops/core/provider.js';
 import { takesClasses } from '../../ops/losses/index.js';
+import { skipsLosses } from '../../passes/file/description.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
@@ -168,7 +169,7 @@ export async function bindTraining(
 ): Promise<Dataset> {
   const { loss } = description;
   const bound = await bind(job, data, inputs, loss.target);
-  if (description.skipped === undefined) checkNumbers(bound, data.name);
+  if (!skipsLosses(description)) checkNumbers(bound, data.name);
   const train = bound.isPoisson ? bound.poisson(description.accumulation?.batches) : bound;
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;

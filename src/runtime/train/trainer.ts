@@ -7,7 +7,7 @@ import type { PlannedSchedule } from '../../ops/schedules.js';
 import { trainingPart } from '../../passes/common/part-of-model.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
-import type { TrainingDescription } from '../../passes/file/description.js';
+import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import type { Device, Fed, LeastBatch } from '../../passes/options.js';
@@ -281,7 +281,7 @@ export class Trainer {
         ? await this.session.run(unstacked(batches), state)
         : await this.session.run(feeds, wanted);
     const losses = results[description.loss.name]!.numbers();
-    const bad = description.skipped === undefined ? losses.findIndex(loss => !Number.isFinite(loss)) : -1;
+    const bad = skipsLosses(description) ? -1 : losses.findIndex(loss => !Number.isFinite(loss));
     if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
     if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
     const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
@@ -297,6 +297,7 @@ export class Trainer {
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
       throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
     }
+    this.#checkScale(next);
     const changed = this.#rowsOf(results);
     for (const { name, table } of changed) next[name] = table;
     changed.forEach(putRows);
@@ -320,25 +321,40 @@ export class Trainer {
     return losses;
   }
 
-  #counts(): { updates: number; batches: number } {
-    const { accumulation, step } = this.description;
-    return { updates: this.#counter(step), batches: this.#counter(accumulation?.counter) };
+  /** Throws `non-finite` where gradients overflow whatever the loss scale is. */
+  #checkScale(next: Feeds): void {
+    const { scaling } = this.description;
+    const scale = scaling?.stops ? next[scaling.scale]!.numbers()[0]! : 1;
+    if (scale < LEAST_SCALE)
+      throw nonFinite(`Gradients overflow float16 at any loss scale, down to ${scale}`, WIDER);
   }
 
-  /** What is known of steps that began `before`. Where losses are not finite their batches were skipped. */
+  #counts(): { updates: number; batches: number; skipped: number } {
+    const { accumulation, step } = this.description;
+    return {
+      updates: this.#counter(step),
+      batches: this.#counter(accumulation?.counter),
+      skipped: this.skippedCount,
+    };
+  }
+
+  /** What is known of steps that began `before`. */
   async #describeSteps(
     losses: readonly number[],
-    before: { updates: number; batches: number },
+    before: { updates: number; batches: number; skipped: number },
     lr: number,
     results: Feeds,
   ): Promise<StepInfo[]> {
-    const { accumulation, schedule, gradNorm } = this.description;
+    const { accumulation, schedule, gradNorm, skipped } = this.description;
     const perUpdate = accumulation?.batches ?? 1;
     let batches = before.batches;
-    const updates = losses.map(loss => {
+    const counts =
+      skipped && (results[this.run.stacked.get(skipped) ?? ''] ?? this.#state[skipped]!).numbers();
+    const updates = losses.map((_, i) => {
       const update = before.updates + Math.floor(batches / perUpdate);
-      if (Number.isFinite(loss)) batches++;
-      return { update, isDone: Number.isFinite(loss) && batches % perUpdate === 0 };
+      const isSkipped = counts !== undefined && counts[i]! > (counts[i - 1] ?? before.skipped);
+      if (!isSkipped) batches++;
+      return { update, isDone: !isSkipped && batches % perUpdate === 0 };
     });
     const factors =
       schedule &&
@@ -573,7 +589,9 @@ export class Trainer {
       );
     const state = firstNonFinite(this.#deciding(this.#state));
     if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
-    return nonFinite(`Loss '${this.description.loss.name}' ${at}`);
+    const isHalf = this.description.precision === 'fp16';
+    const advice = isHalf ? `try a smaller --lr, or a wider type: --precision bf16 or fp32` : undefined;
+    return nonFinite(`Loss '${this.description.loss.name}' ${at}`, advice);
   }
 }
 
@@ -629,8 +647,12 @@ function slice(batches: Feeds, from: number, to: number): Feeds {
   return record(Object.fromEntries(cut));
 }
 
-function nonFinite(what: string): AgdError {
-  return new AgdError('non-finite', `${what}. The state is that of the last good step; try a smaller --lr.`);
+/** With scales below it, gradients that float16 holds would round to zero: the overflow is not one of the scale. */
+const LEAST_SCALE = 2 ** -24;
+const WIDER = 'try --precision bf16 or fp32';
+
+function nonFinite(what: string, advice = 'try a smaller --lr'): AgdError {
+  return new AgdError('non-finite', `${what}. The state is that of the last good step; ${advice}.`);
 }
 
 /** The inputs that a caller feeds at every step: neither state nor learning rate nor other defaults. */

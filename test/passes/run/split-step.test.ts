@@ -56,6 +56,7 @@ it.each<[string, Model, InjectOptions]>([
   ],
   ['products with decay', products(), { optimizer: { weightDecay: 0.1, weightDecouple: false } }],
   ['accumulating', mlp(), { accumulate: 2, clipGradNorm: 0.1 }],
+  ['in float16', normalized(), { precision: 'fp16', seed: 3 }],
   ['normalized by batch', normalized(), { seed: 3 }],
   [
     'with everything around the update',

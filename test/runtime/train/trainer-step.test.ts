@@ -199,7 +199,8 @@ it('stops where an update takes a weight of 16 bits beyond what these hold', asy
   const half = (...values: number[]) => convert(floatsOf(values, [1, values.length]), 'float16');
   const terms = s.add('Mul', [s.input('x', [1, 2], 'float16'), s.weight('w', half(1, 1))], 'terms');
   const y = s.add('ReduceSum', [terms], 'y', { keepdims: 0 });
-  const options = { loss: { kind: 'output', output: 'y' }, optimizer: { name: 'sgd', lr: 100 } } as const;
+  const optimizer = { name: 'sgd', lr: 100 } as const;
+  const options = { loss: { kind: 'output', output: 'y' }, optimizer, lossScale: 1 } as const;
   const t = await Trainer.create((await inject(s.model([y]), options, sessionShapes)).model);
   await expect(t.step({ x: half(1000, -1000) })).rejects.toThrow(/The update of step 1 made 'w' non-finite/);
   expect(t.state.get('w')!.numbers()).toEqual([1, 1]);

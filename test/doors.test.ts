@@ -39,6 +39,7 @@ it('package.json has a door for each, with types', () => {
     '.': at('index'),
     './ir': at('ir'),
     './extend': at('extend'),
+    './web': { types: './dist/src/web/index.d.ts', default: './dist/web/index.js' },
     './internal': at('internal'),
     './config.schema.json': './docs/reference/config.schema.json',
     './events.schema.json': './docs/reference/events.schema.json',

@@ -209,15 +209,17 @@ const LEAST_MAPPED = 2 ** 16;
 
 /** The folder under the runtime's name for it. */
 type Mapped = { model_external_initializers_file_folder_path?: string; place: Placement };
+const UNMAPPED = ['win32', 'browser'] as NodeJS.Platform[];
 const NOTHING_MAPPED: Mapped = { place: inline };
 
 /**
  * Which of a model's initializers the runtime maps from the files that hold them, so that they take no memory of this
  * process: large ones that were not read yet. The files are in one folder, as the runtime takes only one. Numbers begin at
- * a multiple of their size, as kernels expect it. Windows does not let a mapped file be replaced, as saving does.
+ * a multiple of their size, as kernels expect it. Windows does not let a mapped file be replaced, as saving does, and a
+ * browser's files are in memory.
  */
 function mapped({ graph }: Model): Mapped {
-  if (process.platform === 'win32') return NOTHING_MAPPED;
+  if (UNMAPPED.includes(process.platform)) return NOTHING_MAPPED;
   const initializers = new Set(graph.initializers.values());
   const inFile = (tensor: Tensor) => {
     const { stored, external, dtype, byteLength: length } = tensor;

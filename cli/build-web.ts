@@ -1,0 +1,43 @@
+/** Bundles `agd-onnx/web`: the same sources as in Node, with what browsers have in place of Node's modules. */
+import { rmSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+const source = (path: string) => fileURLToPath(new URL(`../src/web/${path}.js`, import.meta.url));
+const outdir = fileURLToPath(new URL('../web', import.meta.url));
+
+const small = [
+  'buffer',
+  'child_process',
+  'crypto',
+  'os',
+  'stream/promises',
+  'url',
+  'util',
+  'worker_threads',
+  'zlib',
+];
+rmSync(outdir, { recursive: true, force: true });
+await build({
+  entryPoints: { index: source('index') },
+  outdir,
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  target: 'es2023',
+  platform: 'browser',
+  minify: true,
+  legalComments: 'linked',
+  inject: [source('node/globals')],
+  define: { 'import.meta.url': '"file:///agd-onnx/"' },
+  alias: {
+    'node:fs': source('node/fs'),
+    'node:fs/promises': source('node/fs-promises'),
+    'node:path': 'pathe',
+    'onnxruntime-node': source('runtime'),
+    jiti: source('node/small'),
+    sharp: source('images'),
+    ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
+  },
+  logLevel: 'warning',
+});

@@ -1,0 +1,71 @@
+/** Folders of the page's files that are kept in a directory of the browser, such as OPFS: they outlive the page. */
+import { basename, dirname, relative, resolve } from 'pathe';
+import { find, makeFile, makeFolder, writeAt } from './node/memory-files.js';
+
+/** The part of the browser's FileSystemDirectoryHandle that is used. */
+export type Directory = {
+  entries(): AsyncIterable<[string, DirectoryEntry]>;
+  getFileHandle(name: string, options?: { create?: boolean }): Promise<FileEntry>;
+  getDirectoryHandle(name: string, options?: { create?: boolean }): Promise<Directory>;
+  removeEntry(name: string, options?: { recursive?: boolean }): Promise<void>;
+};
+type FileEntry = {
+  readonly kind: 'file';
+  getFile(): Promise<{ arrayBuffer(): Promise<ArrayBuffer> }>;
+  createWritable(): Promise<{
+    write(bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+    close(): Promise<void>;
+  }>;
+};
+type DirectoryEntry = FileEntry | (Directory & { readonly kind: 'directory' });
+
+const mounts = new Map<string, Directory>();
+
+/**
+ * Makes `folder` the directory: its files are read into memory, and what is written to the folder later is written to the
+ * directory too, before the call that wrote it is done. A file that is being written has another name until it is
+ * complete, so that a page may be closed at any time.
+ */
+export async function mount(folder: string, directory: Directory): Promise<void> {
+  const path = resolve('/', folder);
+  makeFolder(path, true);
+  await load(path, directory);
+  mounts.set(path, directory);
+}
+
+async function load(path: string, directory: Directory): Promise<void> {
+  for await (const [name, entry] of directory.entries()) {
+    const own = `${path}/${name}`;
+    if (entry.kind === 'directory') {
+      makeFolder(own, true);
+      await load(own, entry);
+    } else writeAt(makeFile(own), new Uint8Array(await (await entry.getFile()).arrayBuffer()), 0);
+  }
+}
+
+/** Unfinished files have such names, and are not worth keeping. */
+const isTemporary = (name: string) => /\.tmp$/.test(name);
+
+let last: Promise<void> = Promise.resolve();
+
+/** Brings what is kept of `path` up to date, after the changes before it. */
+export function changed(path: string): Promise<void> {
+  const full = resolve('/', path);
+  const found = [...mounts].find(([folder]) => full.startsWith(`${folder}/`));
+  if (!found || isTemporary(full)) return Promise.resolve();
+  const done = last.then(() => keep(full, relative(found[0], full), found[1]));
+  last = done.catch(() => {});
+  return done;
+}
+
+async function keep(full: string, inner: string, directory: Directory): Promise<void> {
+  const entry = find(full);
+  let folder = directory;
+  for (const part of dirname(inner).split('/'))
+    if (part !== '.') folder = await folder.getDirectoryHandle(part, { create: entry !== undefined });
+  if (!entry) return folder.removeEntry(basename(inner), { recursive: true }).catch(() => {});
+  if (entry.kind === 'folder') return;
+  const writable = await (await folder.getFileHandle(basename(inner), { create: true })).createWritable();
+  await writable.write(entry.bytes.slice(0, entry.size));
+  await writable.close();
+}

@@ -1,0 +1,100 @@
+/** Stands in for the modules of Node of which the library uses a function or two. */
+import { sha256 } from '@noble/hashes/sha2.js';
+import { Buffer } from 'buffer';
+import { buf as crc } from 'crc-32';
+import { dequal } from 'dequal';
+import { deflateSync, inflateSync as inflateRaw, unzlibSync } from 'fflate';
+
+// node:crypto
+export const randomBytes = (count: number): Buffer =>
+  Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(count)));
+
+export function createHash(_: 'sha256') {
+  const hash = sha256.create();
+  const steps = {
+    update(bytes: Uint8Array | string) {
+      hash.update(typeof bytes === 'string' ? new TextEncoder().encode(bytes) : bytes);
+      return steps;
+    },
+    digest: (_: 'hex'): string => Buffer.from(hash.digest()).toString('hex'),
+  };
+  return steps;
+}
+
+// node:zlib
+export const crc32 = (bytes: Uint8Array, before = 0): number => crc(bytes, before | 0) >>> 0;
+export const deflateRawSync = (bytes: Uint8Array): Buffer => Buffer.from(deflateSync(bytes));
+export const inflateRawSync = (bytes: Uint8Array): Buffer => Buffer.from(inflateRaw(bytes));
+export const inflateSync = (bytes: Uint8Array): Buffer => Buffer.from(unzlibSync(bytes));
+
+type Chunks = AsyncIterable<Uint8Array>;
+
+export const createGunzip = () =>
+  async function* (chunks: Chunks): Chunks {
+    const stream = new DecompressionStream('gzip');
+    const writer = stream.writable.getWriter();
+    const written = (async () => {
+      for await (const chunk of chunks) await writer.write(new Uint8Array(chunk));
+      await writer.close();
+    })().catch(() => {});
+    const reader = stream.readable.getReader();
+    try {
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        yield value as Uint8Array;
+      }
+    } catch (error) {
+      throw Object.assign(new Error((error as Error).message), { code: 'Z_DATA_ERROR' });
+    }
+    await written;
+  };
+
+// node:stream/promises
+export async function pipeline(source: Chunks, ...steps: ((chunks: Chunks) => unknown)[]): Promise<void> {
+  await steps.reduce<unknown>((chunks, step) => step(chunks as Chunks), source);
+}
+
+// node:os
+export const availableParallelism = (): number =>
+  (globalThis as { navigator?: { hardwareConcurrency?: number } }).navigator?.hardwareConcurrency ?? 1;
+export const tmpdir = (): string => '/tmp';
+
+// node:url
+export const fileURLToPath = (url: URL): string => url.pathname;
+export const pathToFileURL = (path: string): URL => new URL(`file://${path}`);
+
+// node:util
+export const isDeepStrictEqual = dequal;
+
+type Callback<T> = (error: Error | null, result?: T) => void;
+export const promisify =
+  <A extends unknown[], T>(action: (...args: [...A, Callback<T>]) => void) =>
+  (...args: A): Promise<T> =>
+    new Promise((resolve, reject) =>
+      action(...args, (error, result) => (error ? reject(error) : resolve(result as T))),
+    );
+
+// node:buffer
+export { Buffer };
+export function isUtf8(bytes: Uint8Array): boolean {
+  try {
+    new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// node:worker_threads and node:child_process: neither is started, as `hasThreads` finds no script of theirs.
+export class Worker {}
+export const parentPort = null;
+export const workerData = undefined;
+export function fork(): never {
+  throw new Error('A page has no processes: train in a Web Worker.');
+}
+
+// jiti
+export function createJiti(): never {
+  throw new Error("A page imports its extensions itself, and registers them with 'agd-onnx/extend'.");
+}

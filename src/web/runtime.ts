@@ -1,0 +1,50 @@
+/** Stands in for `onnxruntime-node`: the runtime that the page brings, such as onnxruntime-web. */
+import type * as ort from 'onnxruntime-node';
+import { AgdError } from '../graph/errors.js';
+import { files } from './files.js';
+
+/** onnxruntime-web, or any package with the interface of onnxruntime-common. */
+export type Runtime = Pick<typeof ort, 'InferenceSession' | 'Tensor'> & { env: { logLevel?: string } };
+
+let chosen: Runtime | undefined;
+
+/** Chooses the runtime, before anything else is asked for: `setRuntime(await import('onnxruntime-web'))`. */
+export function setRuntime(runtime: Runtime): void {
+  chosen = runtime;
+  runtime.env.logLevel = 'fatal';
+}
+
+function runtime(): Runtime {
+  if (chosen) return chosen;
+  throw new AgdError(
+    'bad-state',
+    "No runtime was chosen: call setRuntime(await import('onnxruntime-web')) first.",
+  );
+}
+
+/** Set by `setRuntime`. */
+export const env: { logLevel?: string } = {};
+
+type Options = ort.InferenceSession.SessionOptions;
+
+/** What Node calls the CPU is WebAssembly here. */
+const providers = ({ executionProviders = [] }: Options) =>
+  executionProviders.map(provider => (provider === 'cpu' ? 'wasm' : provider));
+
+export const InferenceSession = {
+  create: (model: Uint8Array | string, options: Options): Promise<ort.InferenceSession> =>
+    runtime().InferenceSession.create(typeof model === 'string' ? files.read(model) : model, {
+      ...options,
+      executionProviders: providers(options) as Options['executionProviders'],
+    }),
+};
+
+/** Makes tensors of the chosen runtime. */
+class RuntimeTensor {
+  constructor(...given: unknown[]) {
+    const Chosen = runtime().Tensor as unknown as new (...args: unknown[]) => RuntimeTensor;
+    // biome-ignore lint/correctness/noConstructorReturn: what `new` gives is the runtime's own.
+    return new Chosen(...given);
+  }
+}
+export const Tensor = RuntimeTensor as unknown as typeof ort.Tensor;

@@ -10,6 +10,7 @@ const small = [
   'buffer',
   'child_process',
   'crypto',
+  'module',
   'os',
   'stream/promises',
   'url',
@@ -36,8 +37,17 @@ await build({
     'node:path': 'pathe',
     'onnxruntime-node': source('runtime'),
     jiti: source('node/small'),
+    koffi: source('node/small'),
     sharp: source('images'),
     ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
   },
+  plugins: [
+    {
+      name: 'stand-ins',
+      setup({ onResolve }) {
+        onResolve({ filter: /\/probe-apart\.js$/ }, () => ({ path: source('probe-apart') }));
+      },
+    },
+  ],
   logLevel: 'warning',
 });

@@ -1,10 +1,9 @@
-/** Chooses the device for `auto`: by trying each in a process of its own, as drivers may crash or print. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
+/** Chooses the device for `auto`: by trying each. */
 import { checkOption } from '../../ops/core/option-type.js';
 import type { Provider } from '../../ops/core/provider.js';
 import { deviceType } from '../../passes/options/device.js';
 import type { Device } from '../../passes/options.js';
+import { probeApart } from './probe-apart.js';
 
 /** What a probe found: how long a product of matrices takes there and on the CPU, or why there is none. */
 export type Probed = { milliseconds: number; cpuMilliseconds: number } | { reason: string };
@@ -61,21 +60,3 @@ export async function withDevice<T extends { device?: Device }>(
   if (why !== undefined) tell(why);
   return { ...options, device };
 }
-
-/** A probe that takes longer found a device that is not worth waiting for. */
-const PROBE_MS = 60_000;
-
-const probeApart: Probe = provider =>
-  new Promise(resolve => {
-    const script = fileURLToPath(new URL('probe.js', import.meta.url));
-    // Within Electron, the program that runs is Electron's own.
-    const env = { ...process.env, ELECTRON_RUN_AS_NODE: '1' };
-    execFile(process.execPath, [script, provider], { env, timeout: PROBE_MS }, (error, stdout) => {
-      try {
-        resolve(JSON.parse(stdout.trim().split('\n').at(-1)!) as Probed);
-      } catch {
-        const how = error?.signal ? `ended by ${error.signal}` : `exit code ${error?.code}`;
-        resolve({ reason: `trying it crashed (${how})` });
-      }
-    });
-  });

@@ -22,10 +22,10 @@ export function runtimeFiles(): RuntimeFiles {
 }
 
 /** What the runtime's error says of the device; undefined where it is about something else, such as the model. */
-export function faultOf(error: unknown, device: Concrete, files = runtimeFiles()): Fault | undefined {
+export function faultOf(error: unknown, device: Concrete, files?: RuntimeFiles): Fault | undefined {
   const text = String(error instanceof Error ? error.message : error);
   const { provider, gpu } = placeOf(device);
-  if (provider === 'cuda') return cudaFault(text, gpu, files);
+  if (provider === 'cuda') return cudaFault(text, gpu, files ?? runtimeFiles());
   if (provider === 'webgpu') return webgpuFault(text);
   return undefined;
 }

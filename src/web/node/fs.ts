@@ -4,6 +4,7 @@ import { resolve } from 'pathe';
 import {
   existing,
   existingFile,
+  existingFolder,
   fileError,
   find,
   type MemoryFile,
@@ -120,6 +121,8 @@ export const unlinkSync = (path: string): void => {
   removeAt(path, 'unlink');
 };
 export const rmdirSync = (path: string): void => removeAt(path, 'rmdir');
+
+export const readdirSync = (path: string): string[] => [...existingFolder(path, 'scandir').children.keys()];
 
 export function mkdtempSync(prefix: string): string {
   const path = `${prefix}${Math.random().toString(36).slice(2, 8)}`;

@@ -3,6 +3,8 @@ export { Buffer } from 'buffer';
 
 export const process = {
   platform: 'browser',
+  arch: 'wasm',
+  argv: [] as string[],
   pid: 1,
   env: {} as Record<string, string | undefined>,
   execArgv: [] as string[],

@@ -86,6 +86,15 @@ export function isUtf8(bytes: Uint8Array): boolean {
   }
 }
 
+// node:os, of devices that browsers do not have
+export const constants = { errno: {}, signals: {} };
+export const hostname = (): string => 'page';
+
+// node:module
+export function createRequire(): never {
+  throw new Error('A page has no packages to look for.');
+}
+
 // node:worker_threads and node:child_process: neither is started, as `hasThreads` finds no script of theirs.
 export class Worker {}
 export const parentPort = null;
@@ -93,6 +102,9 @@ export const workerData = undefined;
 export function fork(): never {
   throw new Error('A page has no processes: train in a Web Worker.');
 }
+export const execFile = fork;
+
+// koffi: `openCollective` finds no launcher, and says so.
 
 // jiti
 export function createJiti(): never {

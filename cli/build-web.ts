@@ -15,6 +15,7 @@ const small = [
   'stream/promises',
   'url',
   'util',
+  'v8',
   'worker_threads',
   'zlib',
 ];

@@ -104,7 +104,9 @@ export function fork(): never {
 }
 export const execFile = fork;
 
-// koffi: `openCollective` finds no launcher, and says so.
+// koffi and node:v8, for distributed runs: `openCollective` finds no launcher, and says so.
+export const serialize = fork;
+export const deserialize = fork;
 
 // jiti
 export function createJiti(): never {

@@ -20,9 +20,11 @@ export const MaxPool: Rule<readonly [Expr], readonly [Expr, Expr?]> = ([dy], nod
       const windows = windowsOf(node, x, dy);
       const overlap = windows.some(w => (w.kernel - 1) * w.dilation >= w.stride);
       const isInside = areWithin(node, windows) && windows.every(isUnpadded);
+      // No two windows choose one element: nothing is added up, which on a GPU takes atomic operations.
+      if (x.g.provider === 'cuda') return scatterFlat(dy, indices, x, overlap ? 'add' : 'none');
       if (overlap || !isInside || x.dtype !== 'float32') return scatterFlat(dy, indices, x);
       // Up to 9 times faster on the CPU, but it would keep only one of several dy where windows overlap, and would
-      // assume a larger x where they exceed it.
+      // assume a larger x where they exceed it. CUDA has no kernel.
       const { kernel_shape, strides } = Object.fromEntries(node.node.attrs);
       return dy.op('MaxUnpool', [indices, x.dims()], { kernel_shape, strides }, { types: [x.type] });
     },

@@ -13,7 +13,7 @@ export const ReduceSum: Reduction = ([dy], node) => [() => keep(dy, node).expand
 export const ReduceMean: Reduction = ([dy], node) => {
   const [x] = node.inputs;
   const axes = knownAxes(node);
-  const size = (e: Expr) => e.op('Size').cast(x.dtype);
+  const size = (e: Expr) => (e.shape ? e.count(x.dtype) : e.op('Size').cast(x.dtype));
   const n = () => (axes ? x.count(x.dtype, axes) : size(x).div(size(node.output())));
   return [() => keep(dy.div(n()), node).expandLike(x), null];
 };

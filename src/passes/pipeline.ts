@@ -301,7 +301,8 @@ const ALL = [
     requires: ['work', 'typed'],
     ensures: [],
     repeatFrom: 'infer-shapes',
-    run: c => foldShapes(c.work),
+    // What a GPU waits for is worth folding, even if no type depends on it.
+    run: c => foldShapes(c.work, { all: c.options.provider === 'cuda' }),
   }),
   pass({
     name: 'open-graph',
@@ -840,6 +841,8 @@ const ALL = [
       });
       const planned = {
         ...options,
+        // Most GPUs are slow in float64.
+        scalars: options.scalars ?? (options.provider === 'cuda' ? ('float32' as const) : undefined),
         schedule,
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),

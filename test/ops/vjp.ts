@@ -10,6 +10,7 @@ import { Names } from '../../src/graph/names.js';
 import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, Builder, toAttrs } from '../../src/ops/core/builder.js';
+import type { Provider } from '../../src/ops/core/provider.js';
 import { type BackwardOptions, backward } from '../../src/passes/differentiate/backward.js';
 import { expandExtensions } from '../../src/passes/normalize/expand-extensions.js';
 import { inferShapes } from '../../src/passes/normalize/infer-shapes.js';
@@ -43,6 +44,10 @@ export type VjpCase = {
   step?: number;
   dtype?: DType;
   options?: BackwardOptions;
+  /** The execution provider to write the gradient for; cpu where not given. */
+  provider?: Provider;
+  /** Sees the graph with its backward pass. */
+  written?: (graph: Graph) => void;
 };
 
 /** Numbers in [low, high) from a linear congruential generator: distinct, so that no maximum is tied. */
@@ -185,7 +190,8 @@ export async function gradients(
   await expandExtensions(model, sessionShapes);
   await inferShapes(model, sessionShapes);
   const { graph } = model;
-  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
+  const { provider } = c;
+  const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports, provider });
   const written = new Map(
     graph.nodes.flatMap(n => n.outputs.filter(v => v !== null).map(v => [v.name, v] as const)),
   );
@@ -209,6 +215,7 @@ export async function gradients(
     graph.addOutputs(out);
     return out.name;
   });
+  c.written?.(graph);
   const session = await Session.create(encodeModel(model));
   const cotangents = Object.fromEntries(Object.entries(dys).map(([name, dy]) => [`${name}_cotangent`, dy]));
   const results = await session.run({ ...feeds, ...cotangents }, [...names, ...Object.keys(expected)]);

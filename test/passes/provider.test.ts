@@ -7,7 +7,7 @@ import { type Provider, providerOf } from '../../src/ops/core/provider.js';
 import { contextOf, runPasses } from '../../src/passes/common/context.js';
 import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { inject } from '../../src/passes/inject.js';
-import type { Device } from '../../src/passes/options.js';
+import type { Device, InjectOptions } from '../../src/passes/options.js';
 import { PIPELINES } from '../../src/passes/pipeline.js';
 import { openData } from '../../src/runtime/data/open.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
@@ -21,6 +21,17 @@ describe('the execution provider to write for', () => {
   it('is recorded in the file', async () => {
     const { model } = await inject(mlp(), { loss: LOSS, provider: 'cuda' }, sessionShapes);
     expect(readDescription(decodeModel(encodeModel(model))).provider).toBe('cuda');
+  });
+
+  it('decides the type of the scalars of a step', async () => {
+    const doubles = async (options: InjectOptions) => {
+      const { model } = await inject(mlp(), { loss: LOSS, ...options }, sessionShapes);
+      const read = model.graph.nodes.flatMap(n => [...n.inputs, ...n.outputs]);
+      return read.some(v => v?.dtype === 'float64');
+    };
+    expect(await doubles({})).toBe(true);
+    expect(await doubles({ provider: 'cuda' })).toBe(false);
+    expect(await doubles({ provider: 'cuda', scalars: 'float64' })).toBe(true);
   });
 
   it('reaches the builder of rules, in subgraphs too', async () => {

@@ -238,7 +238,26 @@ export class Expr {
         (known as number[]).reduce((n, d) => n * d, 1),
         dtype,
       );
+    if (this.g.provider === 'cuda' && dtype !== 'int64') return this.#countOnDevice(dtype, over);
     return this.dims().gather(this.g.ints(over)).prod([0]).cast(dtype);
+  }
+  /**
+   * The same, as a sum of ones: what is computed from a Shape is on the CPU, and a number that the device reads of it
+   * would have to be copied at each step, while an Expand takes its extents from there.
+   */
+  #countOnDevice(dtype: DType, over: readonly number[]): Expr {
+    const known = over.map(a => this.extent(a)).filter(d => typeof d === 'number');
+    const open = over.filter(a => typeof this.extent(a) !== 'number');
+    const factors = open.map(a =>
+      this.g
+        .scalar(1, 'float32')
+        .expand(this.dims(a, a + 1))
+        .sum(),
+    );
+    const size = known.reduce((n, d) => n * d, 1);
+    const [first, ...rest] = factors;
+    const count = rest.reduce((n, factor) => n.mul(factor), first!);
+    return (size === 1 ? count : count.mul(size)).cast(dtype);
   }
   reshape(shape: readonly number[] | Expr): Expr {
     if (shape instanceof Expr) return this.op('Reshape', [shape]);

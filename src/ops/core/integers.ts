@@ -4,11 +4,14 @@ import type { Dim, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
 
-/** A scalar or a vector of integers or booleans (0, 1). Unknown elements are the name of an extent, or null. */
-export type Integers = { scalar: boolean; data: readonly Dim[] };
+/**
+ * A scalar, a vector or a matrix with so many columns, of integers or booleans (0, 1). Unknown elements are the name of an
+ * extent, or null.
+ */
+export type Integers = { scalar: boolean; data: readonly Dim[]; columns?: number };
 
 /** Integers that are all known. */
-export type Known = { scalar: boolean; data: readonly number[] };
+export type Known = Integers & { data: readonly number[] };
 export const isKnown = (x: Integers): x is Known => x.data.every(d => typeof d === 'number');
 
 const INTEGER = new Set(['int64', 'int32', 'bool']);
@@ -45,10 +48,22 @@ const elementwise =
     return { scalar: inputs.every(x => x.scalar), data };
   };
 
-const reshape: Evaluate = ([x], { outputs }) => {
+const reshape: Evaluate = ([x, to], { outputs }) => {
   const rank = outputs[0]?.shape?.length;
-  return x && rank !== undefined && rank < 2 ? { scalar: rank === 0, data: x.data } : undefined;
+  if (!x || rank === undefined || rank > 2) return undefined;
+  if (rank < 2) return { scalar: rank === 0, data: x.data };
+  const columns = to?.data[1];
+  return typeof columns === 'number' && columns > 0 ? { ...vector(x.data), columns } : undefined;
 };
+
+const rowsOf = ({ data, columns = 1 }: Integers) =>
+  Array.from({ length: data.length / columns }, (_, i) => data.slice(i * columns, (i + 1) * columns));
+
+/** The range of a list as Slice has it; a step back goes to the beginning. */
+function sliced<T>(list: readonly T[], from: number, to: number, step: number): readonly T[] | undefined {
+  if (step === 1) return list.slice(from, to);
+  return step === -1 && from === -1 && to < -list.length ? list.toReversed() : undefined;
+}
 
 const EVALUATE = record<Evaluate>({
   Shape: ([x], node) => {
@@ -76,10 +91,25 @@ const EVALUATE = record<Evaluate>({
     const data = at.data.map(i => (typeof i === 'number' ? (x.data.at(i) ?? null) : null));
     return { scalar: at.scalar, data };
   },
-  Slice: ([x, starts, ends, , steps]) => {
+  Slice: ([x, starts, ends, axes, steps]) => {
     const [from, to, step = 1] = [starts, ends, steps].map(e => e?.data[0]);
-    if (!x || typeof from !== 'number' || typeof to !== 'number' || step !== 1) return undefined;
-    return vector(x.data.slice(from, to));
+    const isFirst = starts?.data.length === 1 && (axes?.data[0] ?? 0) === 0;
+    if (!x || typeof from !== 'number' || typeof to !== 'number' || typeof step !== 'number')
+      return undefined;
+    if (x.columns === undefined) {
+      const kept = sliced(x.data, from, to, step);
+      return kept && vector(kept);
+    }
+    const rows = isFirst ? sliced(rowsOf(x), from, to, step) : undefined;
+    return rows && { ...vector(rows.flat()), columns: x.columns };
+  },
+  Transpose: ([x], { attrs }) => {
+    const perm = attrs.get('perm');
+    if (x?.columns === undefined) return x;
+    if (perm?.type === 'ints' && Number(perm.value[0]) === 0) return x;
+    const rows = rowsOf(x);
+    const data = Array.from({ length: x.columns }, (_, i) => rows.map(row => row[i]!));
+    return { ...vector(data.flat()), columns: rows.length };
   },
   Range: ([from, to, step]) => {
     const [a, b, by] = [from, to, step].map(e => e?.data[0]);
@@ -116,6 +146,9 @@ const EVALUATE = record<Evaluate>({
   Where: elementwise((c, a, b) => (c ? a : b)),
 });
 
+/** Operators that are evaluated of matrices too. */
+const OF_MATRICES = new Set(['Identity', 'Cast', 'Reshape', 'Slice', 'Transpose']);
+
 /** The first output of a node, given what is known about its inputs. */
 export function evaluate(node: Node, known: ReadonlyMap<Value, Integers>): Integers | undefined {
   if (node.domain !== '') return undefined;
@@ -123,9 +156,8 @@ export function evaluate(node: Node, known: ReadonlyMap<Value, Integers>): Integ
     const value = node.attrs.get('value');
     return value?.type === 'tensor' ? integersOf(value.value) : undefined;
   }
-  const found = EVALUATE[node.opType]?.(
-    node.inputs.map(v => (v ? known.get(v) : undefined)),
-    node,
-  );
+  const given = node.inputs.map(v => (v ? known.get(v) : undefined));
+  if (!OF_MATRICES.has(node.opType) && given.some(x => x?.columns !== undefined)) return undefined;
+  const found = EVALUATE[node.opType]?.(given, node);
   return found && found.data.length <= MOST ? found : undefined;
 }

@@ -18,10 +18,13 @@ export function scatterBack(dy: Expr, node: NodeView<Operands>, others = node.in
   return scatterFlat(dy, origin, x);
 }
 
-/** Sums `values` at the flat positions `at` of a tensor of the shape of `x`, which is zero elsewhere. */
-export function scatterFlat(values: Expr, at: Expr, x: Expr): Expr {
+/**
+ * Sums `values` at the flat positions `at` of a tensor of the shape of `x`, which is zero elsewhere. With the reduction
+ * 'none', no position may be there twice.
+ */
+export function scatterFlat(values: Expr, at: Expr, x: Expr, reduction: 'add' | 'none' = 'add'): Expr {
   const flat = x.zeros().reshape([-1]);
-  return flat.scatterElements(at.reshape([-1]), values.reshape([-1]), 0, 'add').reshapeLike(x);
+  return flat.scatterElements(at.reshape([-1]), values.reshape([-1]), 0, reduction).reshapeLike(x);
 }
 
 /** If `e` is zero except for one number per line along `axis`: these numbers and their positions. */

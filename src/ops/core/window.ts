@@ -114,6 +114,7 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
   });
   if (windows.every(isPadded) && flipped.every(v => v.stride === 1 && v.begin >= 0 && v.end >= 0))
     return dy.op('Conv', [flip(w, group)], convAttrs(flipped, group), { types });
+  if (x.g.provider === 'cuda') return symmetricAdjoint(dy, w, windows, x, group);
   const known = windows.every(v => v.surplus !== undefined);
   const ends = windows.map(v => (known ? v.end! - v.surplus! : 1 - v.stride));
   const dx = dy.op(
@@ -131,6 +132,37 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
   if (known) return dx;
   const [starts, axes] = [windows.map(() => 0), range(2, x.rank)].map(v => x.g.ints(v));
   return dx.op('Slice', [starts, x.dims(2), axes], {}, { types });
+}
+
+/**
+ * The same as a ConvTranspose with as much padding before an axis as after it and no `output_padding`, as cuDNN has it.
+ * What is too much is sliced off; where elements follow the last window, dy is extended by a window of zeros.
+ */
+function symmetricAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Expr, group: number): Expr {
+  const { g } = x;
+  const axes = windows.map((_, i) => 2 + i);
+  // Elements of the full extent to leave out at the end; with an added window, it covers all of x, and more.
+  const ends = windows.map(v => (v.surplus === undefined ? Number.NEGATIVE_INFINITY : v.end! - v.surplus));
+  const added = ends.map(e => (e < 0 ? 1 : 0));
+  const padded = added.some(n => n) ? dy.pad(g.ints([...added.map(() => 0), ...added]), g.ints(axes)) : dy;
+  const even = windows.map((v, i) => {
+    const pad = Math.max(0, Math.min(v.begin!, ends[i]! + added[i]! * v.stride)) || 0;
+    return { ...v, begin: pad, end: pad };
+  });
+  const full = padded.op('ConvTranspose', [w], convAttrs(even, group));
+  const starts = windows.map((v, i) => v.begin! - even[i]!.begin);
+  const isExact = windows.every(
+    (v, i) => starts[i] === 0 && ends[i]! + added[i]! * v.stride === even[i]!.end,
+  );
+  if (isExact) return full.typed(x.type);
+  const extents = x.dims(2);
+  const known = extents.constant;
+  const to = known
+    ? g.ints(known.map((d, i) => d + starts[i]!))
+    : starts.some(n => n)
+      ? extents.add(g.ints(starts))
+      : extents;
+  return full.op('Slice', [g.ints(starts), to, g.ints(axes)], {}, { types: [x.type] });
 }
 
 /**

@@ -1,5 +1,5 @@
 import { cloneNodes } from '../../graph/clone.js';
-import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
+import { type Dim, type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Builder } from '../../ops/core/builder.js';
@@ -64,11 +64,16 @@ function fold(graph: Graph, node: Node, known: Map<Value, Integers>, names: Name
   const [output] = node.outputs;
   const result = output && known.get(output);
   // A scalar decides no rank, but it decides branches, which the runtime then infers more strictly than it accepts.
-  // The largest 64-bit integers are bounds of slices, which a JavaScript number cannot represent.
   const isShape =
-    result && isKnown(result) && !result.scalar && result.data.every(d => Number.isSafeInteger(d));
+    result &&
+    isKnown(result) &&
+    !result.scalar &&
+    result.columns === undefined &&
+    result.data.every(d => Number.isSafeInteger(d) || isEnd(output, d));
   if (isShape && node.opType !== 'Constant' && !graph.outputs.includes(output)) {
-    graph.initializers.set(output, integerTensor(output, result));
+    const tensor = integerTensor(output, result);
+    graph.initializers.set(output, tensor);
+    output.type = { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
     return [];
   }
   const condition = node.opType === 'If' ? known.get(node.inputs[0]!)?.data[0] : undefined;
@@ -104,11 +109,16 @@ function scalarRange(graph: Graph, node: Node, names: Names): Node[] {
   return [...reshapes, node];
 }
 
+/** The bound of a slice that goes to the end; as a JavaScript number, it is one above the largest 64-bit integer. */
+const END = 2 ** 63;
+const isEnd = ({ dtype }: Value, d: Dim) => dtype === 'int64' && typeof d === 'number' && Math.abs(d) === END;
+const toInt64 = (d: number) => (d === END ? 2n ** 63n - 1n : BigInt(d));
+
 function integerTensor({ dtype }: Value, { scalar, data }: Known): Tensor {
   const dims = scalar ? [] : [data.length];
   if (dtype === 'bool') return new Tensor('bool', dims, Uint8Array.from(data));
   if (dtype === 'int32') return Tensor.from('int32', dims, Int32Array.from(data));
-  return Tensor.from('int64', dims, BigInt64Array.from(data, BigInt));
+  return Tensor.from('int64', dims, BigInt64Array.from(data, toInt64));
 }
 
 /** The nodes of the branch that is executed. */

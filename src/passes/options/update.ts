@@ -124,7 +124,7 @@ export const UPDATE_OPTIONS = {
   scalars: option(choice(['float64', 'float32']), {
     ...STEP,
     help: 'Type of the scalars of a step (float32 for runtimes without float64)',
-    shown: 'float64',
+    shown: 'float64, float32 for CUDA',
     expert: true,
   }),
 } satisfies Record<string, Option>;

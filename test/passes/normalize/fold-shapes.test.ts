@@ -1,10 +1,12 @@
 import { expect, it } from 'vitest';
 import type { Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { contextOf, runPasses } from '../../../src/passes/common/context.js';
 import { inject } from '../../../src/passes/inject.js';
+import { PIPELINES } from '../../../src/passes/pipeline.js';
 import { checkGradients } from '../../../src/runtime/check-gradients.js';
 import { gradients } from '../../../src/runtime/gradients.js';
-import { sessionShapes } from '../../../src/runtime/session.js';
+import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Body, control } from '../../ops/body.js';
 import { floatsOf, ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
@@ -139,4 +141,46 @@ it('keeps the names of extents that pass through arithmetic, so that nothing is 
       ['b', true],
     ]);
   }
+});
+
+/** F.pad of a strided slice: the pads are turned around in a matrix, the slice ends at the largest integer. */
+it('evaluates the pads and bounds that exporters compute, for a device that would wait for them', async () => {
+  const s = new Sketch();
+  const int = (name: string, values: (number | bigint)[], dims?: number[]) =>
+    s.weight(name, dims ? ints(values.map(Number), dims) : Tensor.ints(values));
+  const x = s.add('MatMul', [s.input('x', [2, 3, 4]), s.weight('w', [4, 6])], 'xw');
+  const end = s.add(
+    'Unsqueeze',
+    [
+      s.weight('most', new Tensor('int64', [], new Uint8Array(new BigInt64Array([2n ** 63n - 1n]).buffer))),
+      int('front', [0]),
+    ],
+    'end',
+  );
+  const halves = s.add('Slice', [x, int('from', [0]), end, int('axis', [2]), int('by', [2])], 'halves');
+  const listed = s.add('Concat', [int('own', [1, 2]), int('others', [0, 0, 0, 0])], 'listed', { axis: 0 });
+  const pairs = s.add('Reshape', [listed, int('pairs', [-1, 2])], 'paired');
+  const turned = s.add(
+    'Slice',
+    [pairs, int('last', [-1]), int('first', [-(2 ** 40)]), int('zero', [0]), int('back', [-1])],
+    'turned',
+  );
+  const columns = s.add('Transpose', [turned], 'columns', { perm: [1, 0] });
+  const pads = s.add('Reshape', [columns, int('flat', [-1])], 'pads');
+  const y = s.add('Pad', [halves, pads], 'y');
+  const context = contextOf(s.model([y]), { provider: 'cuda' }, sessionShapes);
+  const { work } = await runPasses(PIPELINES.normalize, context, ['work']);
+  const pad = work.graph.nodes.at(-1)!;
+  expect(work.graph.initializers.get(pad.inputs[1]!)?.numbers()).toEqual([0, 0, 1, 0, 0, 2]);
+  expect(work.graph.outputs[0]!.shape).toEqual([2, 3, 6]);
+  const session = await Session.create(work);
+  const padded = (await session.run({ x: spread([2, 3, 4]) })).y!;
+  await session.release();
+  expect(padded.dims).toEqual([2, 3, 6]);
+  expect(
+    padded
+      .numbers()
+      .slice(0, 6)
+      .map(v => v === 0),
+  ).toEqual([true, false, false, false, true, true]);
 });

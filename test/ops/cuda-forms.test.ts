@@ -107,7 +107,8 @@ it('corrects a bias in float32 within its rounding, from the first step to the l
     const s = new Sketch();
     const step = s.input('step', []);
     const model = s.model([]);
-    const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
+    const scope = { names: Names.of(model), opsets: model.opsetImports, provider: 'cuda' } as const;
+    const g = new Builder(model.graph, scope);
     model.graph.outputs = [g.rename(correction(g.of(step), beta), 'y')];
     expect(model.graph.nodes.map(n => n.opType)).not.toContain('Sinh');
     if (beta === 0) continue;

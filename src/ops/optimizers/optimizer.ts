@@ -114,13 +114,16 @@ export function ensure(ok: boolean, message: string): void {
 
 /**
  * 1 - beta^step, the bias correction of a moving average that starts at 0. The difference would lose digits in float32;
- * -2 tanh(u / 2) / (1 - tanh(u / 2)) with u = step ln(beta) keeps them, and has kernels on all execution providers.
+ * -2 exp(u / 2) sinh(u / 2) with u = step ln(beta) keeps them. CUDA has no kernel of Sinh: with a = tanh(u / 2), the same is
+ * -2 a / (1 - a).
  */
 export function correction(step: Expr, beta: number): Expr {
   if (step.dtype === 'float64') return step.g.scalar(beta, 'float64').pow(step).rsub(1);
   if (beta === 0) return step.g.scalar(1, step.dtype);
-  const half = step.mul(Math.log(beta) / 2).tanh();
-  return half.mul(-2).div(half.rsub(1));
+  const half = step.mul(Math.log(beta) / 2);
+  if (step.g.provider !== 'cuda') return half.exp().mul(half.op('Sinh')).mul(-2);
+  const a = half.tanh();
+  return a.mul(-2).div(a.rsub(1));
 }
 
 /** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */

@@ -64,7 +64,7 @@ export async function handler(args: Args): Promise<void> {
     writePredictions,
   } = await import('../../src/internal.js');
   const { model: path, data, keep, loss, outputs, activation, batchSize, bind, columns, label, ema } = args;
-  const { threads } = args;
+  const { threads, allPositions } = args;
   const out = args.out ?? path.replace(/(\.onnx)?$/, '.predictions.csv');
   predictionFormat(out);
   checkOutputs([out], [path, args.recipe, ...[data].flat()]);
@@ -76,6 +76,7 @@ export async function handler(args: Args): Promise<void> {
   try {
     const batches = predictBatches(path, data, {
       ...{ loss, outputs, activation, batchSize, bind, columns, label, recipe, ema, device, threads },
+      allPositions,
       onProgress: count.show,
     });
     const rows = await writePredictions(out, batches, source).finally(count.done);

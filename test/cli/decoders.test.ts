@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { saveModel } from '../../src/graph/files.js';
+import { loadArrays } from '../../src/runtime/data/load.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { decoder, tokenData } from '../decoder.js';
 import { agdOnnx } from './run.js';
@@ -51,7 +52,7 @@ it('text tunes adapters of a decoder that is shipped in 4 bits, whose file keeps
 }, 120_000);
 
 it('--derive-inputs and --all-positions say what inject and grad compute', async () => {
-  const { run, fail } = await workplace();
+  const { folder, run, fail } = await workplace();
   const derive = ['--derive-inputs', 'past*,attention_mask'];
   run('inject', 'pruned.onnx', ...LOSS, ...derive, '--all-positions', '-o', 'step.onnx');
   expect(run('inspect', 'step.onnx')).not.toContain('past_key_values');
@@ -68,6 +69,21 @@ it('--derive-inputs and --all-positions say what inject and grad compute', async
   expect(run('evaluate', 'step.onnx', '--data', 'tokens.safetensors')).toContain(
     /loss +[\d.]+/.exec(evaluated)![0],
   );
+  const tokens = ['--data', 'tokens.safetensors'];
+  run('predict', 'pruned.onnx', ...LOSS, ...tokens, '--all-positions', '-o', 'all.npz');
+  run('predict', 'pruned.onnx', ...LOSS, ...tokens, '-o', 'last.npz');
+  run('predict', 'step.onnx', ...tokens, '-o', 'state.npz');
+  const sizes = ['all', 'last', 'state'].map(async name => {
+    const arrays = await loadArrays(join(folder, `${name}.npz`));
+    return arrays.get('class')!.dims[1];
+  });
+  expect(await Promise.all(sizes)).toEqual([5, 1, 5]);
+  const hint =
+    /the head of the model reads the last token only; with --all-positions, it reads all of them\./i;
+  expect(fail('train', 'pruned.onnx', ...LOSS, ...tokens, '-o', 'x.onnx')).toMatch(hint);
+  expect(fail('evaluate', 'pruned.onnx', ...LOSS, ...tokens)).toMatch(hint);
+  const windows = ['--data', 'text.txt', '--columns', 'input_ids=text:characters+windows(4)'];
+  expect(fail('train', 'pruned.onnx', ...LOSS, ...windows, '-o', 'x.onnx')).toMatch(hint);
   const grads = ['grad', 'model.onnx', ...LOSS, '--inputs', 'tokens.safetensors'];
   expect(run(...grads, ...derive)).toMatch(/^loss [\d.]+$/m);
   expect(fail('inject', 'model.onnx', ...LOSS, '--derive-inputs', 'cash*', '-o', 'x.onnx')).toMatch(

@@ -17,6 +17,9 @@ export function keepAllPositions({ graph }: Model): void {
   for (const { from, to } of taken) to.replaceAllUses(from);
 }
 
+/** Whether a head reads the last token only; what a training step adds to the graph may read that token too. */
+export const readsLastToken = (graph: Graph): boolean => graph.nodes.some(node => lastOf(graph, node));
+
 /** All tokens, and the value that holds the last of them: [batch, 1, ...]. */
 function lastOf(graph: Graph, node: Node): { from: Value; to: Value } | undefined {
   const [from, start, , axes] = node.inputs;
@@ -30,9 +33,8 @@ function lastOf(graph: Graph, node: Node): { from: Value; to: Value } | undefine
   const index = node.opType === 'Gather' ? tensorOf(graph, start) : undefined;
   if (axis?.type !== 'int' || Number(axis.value) !== 1 || !isOne(graph, start, -1)) return undefined;
   if (index?.dims.length === 1) return { from, to };
-  const [reader] = to.readers;
-  const isRestored = reader?.opType === 'Unsqueeze' && isOne(graph, reader.inputs[1], 1);
-  return isRestored && to.readers.length === 1 ? { from, to: reader.outputs[0]! } : undefined;
+  const reader = to.readers.find(n => n.opType === 'Unsqueeze' && isOne(graph, n.inputs[1], 1));
+  return reader && { from, to: reader.outputs[0]! };
 }
 
 const isOne = (graph: Graph, value: Value | null | undefined, wanted: number) => {

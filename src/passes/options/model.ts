@@ -44,7 +44,7 @@ export const MODEL_OPTIONS = {
   }),
   allPositions: option(flag, {
     ...MODEL,
-    commands: ['inject', 'train', 'compare', 'evaluate'],
+    commands: ['inject', 'train', 'compare', 'evaluate', 'predict'],
     recorded: true,
     expert: true,
     help: 'Let a head that reads the last token only read all of them',

@@ -9,6 +9,7 @@ import { readDescription } from '../file/step-metadata.js';
 import { withAlgorithm } from '../import/adopt-step.js';
 import { derivedHere } from '../normalize/derive-inputs.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
+import { readsLastToken } from '../normalize/keep-all-positions.js';
 import type { LossSpec } from '../options.js';
 import { PIPELINES } from '../pipeline.js';
 
@@ -76,9 +77,13 @@ export function injectedPredictionModel(
   outputs: readonly string[],
   oracle: ShapeOracle,
 ): Promise<Model> {
-  const { freeBatch, deriveInputs } = readDescription(injected);
+  const { freeBatch, deriveInputs, allPositions, pack } = readDescription(injected);
   const original = withAlgorithm(readOriginal(injected));
-  return predictionModel(original, outputs, oracle, { freeBatch, deriveInputs, ...stateOf(injected) });
+  const part = partOfModel(original, outputs);
+  return predictionModel(original, outputs, oracle, {
+    ...{ freeBatch, deriveInputs, pack, allPositions: allPositions && readsLastToken(part.graph) },
+    ...stateOf(injected),
+  });
 }
 
 /** What an evaluation of an injected model is fed: its state, and what its step is fed. */

@@ -9,7 +9,7 @@ import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
-import { type Fit, fitInput, type InputSpec, matchNames, showShape } from './match.js';
+import { type Fit, fitInput, type InputSpec, LAST_TOKEN, matchNames, showShape } from './match.js';
 import type { ArrayType, Samples } from './samples.js';
 import { checkCounted, checkRange, type Flags, isOneHot } from './targets.js';
 
@@ -232,7 +232,12 @@ function causeOf(
   return undefined;
 }
 
-function adviceOnShape({ name, shape, batchAxis = 0 }: InputSpec, array: ArrayType, count?: number): string {
+function adviceOnShape(
+  { name, shape, batchAxis = 0, ofLastToken }: InputSpec,
+  array: ArrayType,
+  count?: number,
+): string {
+  if (ofLastToken) return LAST_TOKEN;
   const adapted = 'only axes of length 1 are added or dropped.';
   if (shape?.length === 0) return 'a scalar is one number for all samples of a batch.';
   if (batchAxis === null) return `it is fed whole, and ${adapted}`;

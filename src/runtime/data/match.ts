@@ -20,9 +20,15 @@ export type InputSpec = {
   batchAxis?: number | null;
   /** Whether its elements are numbers of rows of another input, as the edges of a graph are of its nodes. */
   numbersRows?: boolean;
+  /** Whether it is the target of a model whose head reads the last token only. */
+  ofLastToken?: boolean;
   /** Another name that its array may have. */
   alias?: string;
 };
+
+/** What is wrong with a target that has a place for each token. */
+export const LAST_TOKEN =
+  'the head of the model reads the last token only; with --all-positions, it reads all of them.';
 
 /**
  * The name of the array that feeds each input, by the input's name: what `map` says, else the same name, else

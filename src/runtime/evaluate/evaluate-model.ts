@@ -2,6 +2,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
+import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import { type LossFunction, withLossFunction } from '../../passes/normalize/loss-function.js';
 import { type InjectOptions, type LossSpec, noLoss } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
@@ -63,9 +64,10 @@ export async function evaluate(
     const { graph } = model;
     const written = graph.nodes.flatMap(node => node.outputs);
     const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);
+    const ofLastToken = readsLastToken(graph);
     const inputs = inputSpecs({ graph, inputs: graph.inputs }).map(input => {
       const range = ranges.get(input.name);
-      return range ? { ...input, range } : input;
+      return range ? { ...input, range, ofLastToken } : input;
     });
     const labels = loss.target === undefined ? [] : [loss.target];
     const dataset = await data.bind(inputs, { ...bind, labels });

@@ -3,7 +3,9 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import type { Activation } from '../../ops/losses/loss.js';
+import { partOfModel } from '../../passes/common/part-of-model.js';
 import { natureOf } from '../../passes/differentiate/check-loss.js';
+import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import type { LossSpec } from '../../passes/options.js';
 import { classNames, type Recipe, readRecipe, targetColumn } from '../../passes/recipe/recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
@@ -27,6 +29,8 @@ export type PredictOptions = ModelRunOptions & {
   outputs?: readonly string[];
   /** The loss that the output was trained with, which says how to read it; of an injected model its own if not given. */
   loss?: LossSpec;
+  /** Let a head that reads the last token only read all of them; as in training for a training state. */
+  allPositions?: boolean;
   /**
    * What makes probabilities of the output, instead of what the loss, the recipe or the operator that writes it tells:
    * softmax or exp of classes, sigmoid of labels, none for the numbers as they are.
@@ -75,7 +79,9 @@ export async function* predictBatches(
     };
     const { options: derived } = await inputsToDerive(about);
     const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
-    const model = await predictionModel(plain.model, names, shapes, derived);
+    const allPositions =
+      options.allPositions ?? (plain.allPositions && readsLastToken(partOfModel(plain.model, names).graph));
+    const model = await predictionModel(plain.model, names, shapes, { ...derived, allPositions });
     const dataset = await data.bind(
       inputSpecs({ graph: model.graph, inputs: model.graph.inputs }),
       options.bind,

@@ -10,6 +10,7 @@ import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { inferShapes } from '../../passes/normalize/infer-shapes.js';
+import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import type { Device, Fed, LeastBatch } from '../../passes/options.js';
 import { readQuantizers } from '../../passes/quantize/quantization-record.js';
 import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
@@ -127,9 +128,10 @@ export class Trainer {
     const { loss } = this.description;
     const outputs = new Map(this.model.graph.outputs.map(v => [v.name, v]));
     const ranges = rangesOfTargets(loss, name => outputs.get(name));
+    const ofLastToken = readsLastToken(this.model.graph);
     return this.fed.map(input => {
       const range = ranges.get(input.name);
-      return range ? { ...input, range } : input;
+      return range ? { ...input, range, ofLastToken } : input;
     });
   }
 

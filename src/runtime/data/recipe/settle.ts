@@ -3,7 +3,7 @@ import { AgdError } from '../../../graph/errors.js';
 import type { ColumnRecipe, InputRecipe, Step, Windows } from '../../../passes/recipe/recipe.js';
 import { imageDims } from '../images/recipe.js';
 import type { ImageParameters } from '../images/spec.js';
-import { showShape } from '../match.js';
+import { LAST_TOKEN, showShape } from '../match.js';
 import type { Chain } from './chain.js';
 import type { PlannedInput, PlannedWindows } from './plan.js';
 
@@ -141,7 +141,7 @@ function dimsOf(
 const FEW = 16;
 
 function misfit(
-  { name, shape, isTarget }: PlannedInput['spec'],
+  { name, shape, isTarget, ofLastToken }: PlannedInput['spec'],
   columns: readonly ColumnRecipe[],
   total: number,
   source: string,
@@ -155,8 +155,11 @@ function misfit(
     );
   const more = columns.length > FEW ? ` and ${columns.length - FEW} more columns` : '';
   const sample = showShape(shape?.slice(1));
+  const advice = ofLastToken
+    ? `T${LAST_TOKEN.slice(1)}`
+    : `Choose columns and transforms with --columns '${name}=COLUMN:TRANSFORM,…'.`;
   return new AgdError(
     'bad-shape',
-    `${isTarget ? 'Target' : 'Input'} '${name}' takes ${sample} per sample, but the columns of ${source} give ${total}: ${length === undefined ? '' : `windows of ${length} rows with `}${gives.join(', ')}${more}. Choose columns and transforms with --columns '${name}=COLUMN:TRANSFORM,…'.`,
+    `${isTarget ? 'Target' : 'Input'} '${name}' takes ${sample} per sample, but the columns of ${source} give ${total}: ${length === undefined ? '' : `windows of ${length} rows with `}${gives.join(', ')}${more}. ${advice}`,
   );
 }

@@ -461,7 +461,8 @@ const ALL = [
       const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
       c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
       const groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
-      c.groups = groupsOfScales(c.work, c.trained, groups, { name: c.optimizer.name, settings });
+      const chosen = { name: c.optimizer.name, settings };
+      c.groups = groupsOfScales(c.work, c.trained, groups, chosen, c.options.groups);
       return false;
     },
   }),

@@ -45,13 +45,15 @@ export function scaleGradientsOfScales(
 
 /**
  * The options of learned scales: no weight decay; and as optimizers other than SGD take steps of about lr, whatever the
- * gradient, a learning rate in proportion to the scale: that of its group or layer, if it has one, times the scale.
+ * gradient, a learning rate in proportion to the scale: that of its group or layer, if it has one, times the scale. A
+ * group that names the scale itself, rather than by a pattern, decides its options as they are.
  */
 export function groupsOfScales(
   model: Model,
   trained: readonly Value[],
   groups: readonly AnyOptions[],
   { name, settings }: { name: string; settings: { lr: number } },
+  given: readonly { match: string | readonly string[]; options: AnyOptions }[] = [],
 ): AnyOptions[] {
   const learned = new Set(readQuantizers(model).flatMap(q => (q.kind === 'learned' ? [q.source] : [])));
   return groups.map((own, i) => {
@@ -60,6 +62,9 @@ export function groupsOfScales(
     const scales = model.graph.initializers.get(value)!.numbers();
     const mean = scales.reduce((sum, s) => sum + Math.abs(s), 0) / scales.length;
     const { lr = settings.lr } = own as { lr?: number };
-    return { ...own, weightDecay: 0, ...(name === 'sgd' ? {} : { lr: lr * mean }) };
+    const named = given.filter(({ match }) => [match].flat().includes(value.name)).map(g => g.options);
+    const isRelative = name !== 'sgd' && !named.some(options => 'lr' in options);
+    const hasDecay = named.some(options => 'weightDecay' in options);
+    return { ...own, ...(hasDecay ? {} : { weightDecay: 0 }), ...(isRelative ? { lr: lr * mean } : {}) };
   });
 }

@@ -131,7 +131,23 @@ function liftActivations(graph: Graph, write: QuantizerNodes): void {
         ? write.averaged(name, [(least - z) * s, (least + 255 - z) * s], dtype as 'uint8' | 'int8')
         : write.stored(scale, zero ?? write.constant(`${name}_zero_point`, zeros));
     for (const node of nodes) node.inputs = [node.inputs[0]!, made.scale, made.zero];
+    if (method === 'ema' && z === least)
+      for (const node of nodes) if (node.opType === 'QuantizeLinear') rectify(graph, write, node);
   }
+}
+
+/**
+ * Writes out the Relu that quantizers leave to rounding with a range from zero up: an averaged range would follow the
+ * negative numbers, so that the model loses it.
+ */
+function rectify(graph: Graph, { names }: QuantizerNodes, rounding: Node): void {
+  const x = rounding.inputs[0]!;
+  if (!x.producer || MOVES.has(x.producer.opType) || /^(Relu|Clip)$/.test(x.producer.opType)) return;
+  const y = new Value(names.fresh(`${x.name}_rectified`), x.type);
+  const relu = new Node('Relu', [x], [y]);
+  relu.name = names.fresh(`${x.name}_Relu`);
+  rounding.setInput(0, y);
+  graph.nodes = graph.nodes.flatMap(node => (node === rounding ? [relu, node] : [node]));
 }
 
 function axisOf(node: Node, { dims }: Tensor): number {

@@ -251,6 +251,45 @@ describe('a model that is quantized already', () => {
     if (method !== 'ema') expect(after.numbers()).toEqual(levels);
   });
 
+  it('keeps the Relu that its quantizer left to rounding', async () => {
+    // Outputs of a layer of which only zero and above has levels.
+    const s = new Sketch();
+    const zero = s.weight('yz', Tensor.filled('uint8', [], 0));
+    const w = s.weight(
+      'w',
+      Tensor.from(
+        'int8',
+        [4, 3],
+        Int8Array.from({ length: 12 }, (_, i) => 10 * i - 60),
+      ),
+    );
+    const ws = s.weight('ws', Tensor.filled('float32', [], 0.01));
+    const d = s.add('DequantizeLinear', [w, ws, s.weight('wz', Tensor.filled('int8', [], 0))], 'd');
+    const m = s.add('MatMul', [s.input('x', ['n', 4]), d], 'm');
+    const ys = s.weight('ys', Tensor.filled('float32', [], 0.01));
+    const q = s.add('QuantizeLinear', [m, ys, zero], 'q');
+    const source = s.model([s.add('DequantizeLinear', [q, ys, zero], 'y')]);
+    const { model } = await inject(
+      source,
+      {
+        loss: { kind: 'mse' },
+        qat: { weights: 'int8', method: 'ema' },
+        optimizer: { name: 'sgd', lr: 1e-9 },
+      },
+      sessionShapes,
+    );
+    const trainer = await Trainer.create(model);
+    const x = spread([8, 4], [-1, 1], 5);
+    for (let i = 0; i < 5; i++) await trainer.step({ x, target: floats([8, 3], Array(24).fill(0)) });
+    const trained = trainedModel(trainer.snapshot());
+    await trainer.release();
+    const session = await Session.create(trained);
+    const y = (await session.run({ x })).y!.numbers();
+    await session.release();
+    expect(Math.min(...y)).toBe(0);
+    expect(Math.max(...y)).toBeGreaterThan(0.1);
+  });
+
   it('decides what its method does not', async () => {
     const stored = storeIntegers(await quantized(network(), { weights: 'int8' }));
     expect(() => quantizeModel(stored, { weights: 'int8', skip: 'w1' }, undefined)).toThrow(
@@ -513,5 +552,21 @@ describe('the learning rate of a learned scale', () => {
     expect(
       groupsOfScales(model, [value], [{ weightDecay: 0.1 }], { name: 'sgd', settings: { lr: 1 } }),
     ).toEqual([{ weightDecay: 0 }]);
+  });
+
+  it('is that of a group that names it', async () => {
+    const qat = { weights: 'int8', method: 'lsq' } as const;
+    const ranges = await rangesOf(network(), qat);
+    const optionsOf = async (match: string | readonly string[]) => {
+      const groups = [{ match, options: { lr: 0.005, weightDecay: 0.1 } }];
+      const optimizer = { name: 'adamw', lr: 0.01 } as const;
+      const loss = { kind: 'cross-entropy' } as const;
+      const { report } = await inject(network(), { loss, qat, ranges, optimizer, groups }, sessionShapes);
+      return report.description.parameters.find(p => p.name === 'w1_scale')?.options;
+    };
+    expect(await optionsOf(['w1', 'w1_scale'])).toEqual({ lr: 0.005, weightDecay: 0.1 });
+    const { lr, weightDecay } = (await optionsOf('w1*')) as { lr: number; weightDecay: number };
+    expect(lr).toBeLessThan(0.0005);
+    expect(weightDecay).toBe(0);
   });
 });

@@ -45,6 +45,7 @@ import {
 import { type DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
+import { type LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
 /** `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells. */
@@ -66,6 +67,7 @@ export class Trainer {
   #schedule: Session | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
+  #local: LocalSteps | undefined;
   #isReleased = false;
 
   private constructor(
@@ -100,8 +102,8 @@ export class Trainer {
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
     const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
-    const { collective } = options;
-    if (collective) {
+    const { collective, syncEvery } = options;
+    if (collective && syncEvery === undefined) {
       const step = await DistributedStep.create(model, { ...options, collective });
       const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
       const trainer = new Trainer(model, description, step, fed, updates, options, run);
@@ -115,12 +117,31 @@ export class Trainer {
     const ready = steps === part ? part : await layOut(steps, options);
     const session = await Session.create(stateInputs(ready, updates), options);
     freeMemory();
-    return new Trainer(model, description, session, fed, updates, options, run);
+    const trainer = new Trainer(model, description, session, fed, updates, options, run);
+    if (collective) {
+      trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
+      trainer.#local = new LocalSteps(
+        collective,
+        description,
+        { ...options, syncEvery: syncEvery! },
+        trainer.#state,
+      );
+    }
+    return trainer;
   }
 
   /** The processes that train together. */
   get collective(): Collective | undefined {
     return this.options.collective;
+  }
+
+  /** Whether each rank trains for itself between means of the parameters, and whether it has done so since the last one. */
+  get isLocal(): boolean {
+    return this.#local !== undefined;
+  }
+
+  get isApart(): boolean {
+    return this.#local?.isApart ?? false;
   }
 
   /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
@@ -185,17 +206,20 @@ export class Trainer {
         'bad-state',
         'The ranks have gradients that are not in the state yet: call settle() on all of them.',
       );
+    if (this.#local && !this.#local.isSettled)
+      throw new AgdError('bad-state', 'The ranks have different states: call settle() on all of them.');
     const state = this.#withOwnTables(this.#state);
     return withInitializers(this.model, name => state[name]);
   }
 
   /**
    * Between the batches of an update in a distributed run, puts the gradients that the ranks have accumulated into the state, so
-   * that a snapshot of it has them. All ranks call it together.
+   * that a snapshot of it has them. With `syncEvery`, makes the states of the ranks their mean. All ranks call it together.
    */
   settle(): Promise<void> {
     return this.#inTurn(async () => {
       if (this.session instanceof DistributedStep) this.#state = await this.session.settle(this.#state);
+      if (this.#local) this.#state = this.#withOwnTables(await this.#local.settle(this.#state));
     });
   }
 
@@ -242,7 +266,8 @@ export class Trainer {
    */
   async steps(batches: Feeds, options: { lr?: number } = {}): Promise<number[]> {
     const feeds = this.#checked(batches);
-    if (this.collective && !Object.keys(feeds).length) return this.#inTurn(() => this.#steps({}, options));
+    if (this.collective && !Object.keys(feeds).length)
+      return this.#inTurn(() => (this.#local ? this.#localStep({}, options) : this.#steps({}, options)));
     const missing = this.inputs.find(({ name }) => !feeds[name]);
     const few = this.inputs.find(({ name, least = 0 }) => feeds[name] && feeds[name].dims[1]! < least);
     if (few) throw singleValue(this.description.leastBatch!.node);
@@ -253,7 +278,10 @@ export class Trainer {
         `Input '${missing.name}' is fed nothing; given: ${given.join(', ') || 'nothing'}.`,
       );
     }
-    return this.#inTurn(() => this.#steps(this.#withSecondTarget(feeds), options));
+    return this.#inTurn(() => {
+      const given = this.#withSecondTarget(feeds);
+      return this.#local ? this.#localStep(given, options) : this.#steps(given, options);
+    });
   }
 
   /** The first target has all of the share where no second one is fed. */
@@ -272,7 +300,7 @@ export class Trainer {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
-    if (this.collective && count > 1) return this.#oneByOne(batches, count, { lr });
+    if (this.session instanceof DistributedStep && count > 1) return this.#oneByOne(batches, count, { lr });
     const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
     const feeds = { ...batches, ...state };
     const shown = this.run.stacked.values();
@@ -307,6 +335,19 @@ export class Trainer {
     this.#state = next;
     this.#telemetry = this.#readTelemetry(feeds, results);
     this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
+    return losses;
+  }
+
+  /** Steps of this rank alone, one by one, and the mean over the ranks when it is due. No loss without samples. */
+  async #localStep(batches: Feeds, options: { lr?: number }): Promise<number[]> {
+    const [first] = Object.values(batches);
+    const losses: number[] = [];
+    for (let i = 0; i < (first?.dims[0] ?? 1); i++) {
+      const [loss = Number.NaN] = first ? await this.#steps(slice(batches, i, i + 1), options) : [];
+      losses.push(loss);
+      const next = await this.#local!.after(this.#state, first?.dims[1] ?? 0);
+      if (next !== this.#state) this.#state = this.#withOwnTables(next);
+    }
     return losses;
   }
 
@@ -598,7 +639,8 @@ export class Trainer {
 }
 
 /** What a trainer runs on. */
-export type TrainerOptions = SessionOptions & Partial<Pick<DistributedOptions, 'collective' | 'compress'>>;
+export type TrainerOptions = SessionOptions &
+  Partial<Pick<DistributedOptions, 'collective' | 'compress'> & LocalOptions>;
 
 /** The state of rank 0, on all ranks. */
 async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {

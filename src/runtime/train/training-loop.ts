@@ -110,7 +110,8 @@ async function* loopOver(
     const waits = !train.isInMemory;
     let [waited, asked] = [0, performance.now()];
     for await (const { inputs, sizes } of chunks) {
-      if (await isStopped()) return;
+      // Ranks that train for themselves ask each other when they meet.
+      if (!trainer.isApart && (await isStopped())) return;
       const start = performance.now();
       if (waits) waited += start - asked;
       const losses = await trainer.steps(inputs, { lr: typeof lr === 'function' ? lr() : lr });
@@ -128,6 +129,13 @@ async function* loopOver(
       for (const rows of trainer.telemetry) yield { type: 'telemetry', time: Date.now(), rows };
       if (done < first + steps) await afterRun?.();
       asked = performance.now();
+    }
+    if (trainer.isLocal) {
+      await trainer.settle();
+      // Each rank knows the losses of its own parts.
+      const sums = Float64Array.of(sum, samples);
+      await collective!.allReduce(sums);
+      [sum, samples] = [sums[0]!, sums[1]!];
     }
     const trainSeconds = (performance.now() - begin) / 1000;
     let result: Evaluation | undefined;

@@ -1,0 +1,189 @@
+/** Ranks that train for themselves and take the mean of their parameters now and then. */
+import { describe, expect, it } from 'vitest';
+import { withInitializers } from '../../../src/graph/clone.js';
+import type { Model } from '../../../src/graph/ir.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
+import { localCollectives } from '../../../src/runtime/collective/local.js';
+import { bindData } from '../../../src/runtime/data/bind.js';
+import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
+import { trainingLoop } from '../../../src/runtime/train/training-loop.js';
+import { floatsOf, ints } from '../../ops/vjp.js';
+import { collect, mlp, mlpData, Sketch } from '../../sample.js';
+
+const LOSS = { kind: 'cross-entropy' } as const;
+const SGD: InjectOptions = { loss: LOSS, lossDivisor: true, optimizer: { name: 'sgd', lr: 0.3 } };
+const injected = async (options: InjectOptions = SGD, model = mlp()) =>
+  (await inject(model, options, sessionShapes)).model;
+
+/** This rank's samples of a batch, with the axis of steps; nothing where it has none. */
+function partOf(step: number, parts: readonly number[], rank: number): Feeds {
+  const data = mlpData(
+    parts.reduce((n, count) => n + count, 0),
+    20 + step,
+  );
+  const from = parts.slice(0, rank).reduce((n, count) => n + count, 0);
+  if (!parts[rank]) return {};
+  return Object.fromEntries(
+    [...data].map(([name, { dtype, dims, bytes }]) => {
+      const size = bytes.length / dims[0]!;
+      const own = bytes.slice(from * size, (from + parts[rank]!) * size);
+      return [name, new Tensor(dtype, [1, parts[rank]!, ...dims.slice(1)], own)];
+    }),
+  );
+}
+
+async function onRanks(model: Model, parts: readonly number[], steps: number, given: TrainerOptions) {
+  return Promise.all(
+    localCollectives(parts.length).map(async collective => {
+      const trainer = await Trainer.create(model, { ...given, collective, threads: 1 });
+      for (let step = 0; step < steps; step++) await trainer.steps(partOf(step, parts, collective.rank));
+      await trainer.settle();
+      const state = new Map(trainer.state);
+      await trainer.release();
+      return state;
+    }),
+  );
+}
+
+const bits = (state: ReadonlyMap<string, Tensor>) =>
+  Object.fromEntries([...state].map(([name, t]) => [name, Buffer.from(t.bytes).toString('hex')]));
+
+function expectClose(found: ReadonlyMap<string, Tensor>, wanted: ReadonlyMap<string, readonly number[]>) {
+  for (const [name, values] of wanted) {
+    const numbers = found.get(name)!.numbers();
+    values.forEach((value, i) => {
+      expect(Math.abs(numbers[i]! - value), `${name}[${i}]`).toBeLessThan(1e-6);
+    });
+  }
+}
+
+/** Parameters of ranks that train alone for `every` steps, with the outer step by its formula in float64. */
+async function byHand(model: Model, parts: readonly number[], steps: number, every: number, lr = 1, mu = 0) {
+  const names = ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias'];
+  const initial = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t]));
+  let anchor = new Map(names.map(name => [name, initial.get(name)!.numbers()]));
+  const velocity = new Map(names.map(name => [name, anchor.get(name)!.map(() => 0)]));
+  const total = parts.reduce((n, count) => n + count, 0);
+  for (let first = 0; first < steps; first += every) {
+    const sums = new Map(names.map(name => [name, anchor.get(name)!.map(() => 0)]));
+    for (const [rank, count] of parts.entries()) {
+      const start = withInitializers(model, name => {
+        const values = anchor.get(name);
+        return values && floatsOf(values, initial.get(name)!.dims);
+      });
+      const trainer = await Trainer.create(start, { threads: 1 });
+      for (let step = first; step < Math.min(steps, first + every); step++)
+        if (count) await trainer.steps(partOf(step, parts, rank));
+      for (const name of names) {
+        const sum = sums.get(name)!;
+        trainer.state
+          .get(name)!
+          .numbers()
+          .forEach((value, i) => {
+            sum[i]! += (value * count) / total;
+          });
+      }
+      await trainer.release();
+    }
+    anchor = new Map(
+      names.map(name => {
+        const v = velocity.get(name)!;
+        const next = anchor.get(name)!.map((before, i) => {
+          const change = before - sums.get(name)![i]!;
+          v[i] = mu * v[i]! + change;
+          return before - lr * (change + mu * v[i]!);
+        });
+        return [name, next];
+      }),
+    );
+  }
+  return anchor;
+}
+
+describe('ranks that train for themselves', () => {
+  it('and take the mean after each step do what ranks that exchange gradients do', async () => {
+    const model = await injected();
+    const [one] = await onRanks(model, [5, 3], 4, { syncEvery: 1 });
+    const [other] = await onRanks(model, [5, 3], 4, {});
+    expectClose(one!, new Map([...other!].map(([name, t]) => [name, t.numbers()])));
+  });
+
+  it.each<[string, number[], TrainerOptions & { syncEvery: number }]>([
+    ['every three steps', [4, 4], { syncEvery: 3 }],
+    ['by their samples', [6, 2, 0], { syncEvery: 2 }],
+    ['with momentum', [4, 4], { syncEvery: 2, outerLr: 0.7, outerMomentum: 0.9 }],
+  ])('go on from the mean of the parameters: %s', async (_, parts, options) => {
+    const model = await injected();
+    const states = await onRanks(model, parts, 6, options);
+    const { syncEvery, outerLr, outerMomentum } = options;
+    expectClose(states[0]!, await byHand(model, parts, 6, syncEvery, outerLr, outerMomentum));
+    for (const state of states) expect(bits(state)).toEqual(bits(states[0]!));
+    expect(states[0]!.get('step')!.numbers()).toEqual([6]);
+  });
+
+  it('have the same whole state after an epoch, from which a run can be resumed', async () => {
+    const options: InjectOptions = { ...SGD, optimizer: { lr: 0.05, delta: 0.1 }, ema: 0.9 };
+    const run = (model: Model, epochs: number) =>
+      Promise.all(
+        localCollectives(3).map(async collective => {
+          const trainer = await Trainer.create(model, { collective, syncEvery: 3, threads: 1 });
+          const data = bindData(mlpData(22), trainer.inputs, { labels: ['target'] });
+          const loop = { epochs, batchSize: 4, seed: 2, validation: data };
+          const events = await collect(trainingLoop(trainer, data, loop));
+          const snapshot = trainer.snapshot();
+          await trainer.release();
+          return { snapshot, events: events.filter(e => e.type === 'epoch') };
+        }),
+      );
+    const start = await injected(options);
+    const whole = await run(start, 2);
+    const half = await run(start, 1);
+    const resumed = await run(half[2]!.snapshot, 2);
+    const state = (model: Model) => bits(new Map([...model.graph.initializers].map(([v, t]) => [v.name, t])));
+    for (const { snapshot } of [...whole, ...resumed])
+      expect(state(snapshot)).toEqual(state(whole[0]!.snapshot));
+    expect(state(whole[0]!.snapshot)).not.toEqual(state(half[0]!.snapshot));
+    const losses = whole.map(({ events }) => events.map(e => (e.type === 'epoch' ? e.trainLoss : 0)));
+    expect(losses[1]).toEqual(losses[0]);
+    expect(losses[0]![1]).toBeLessThan(losses[0]![0]!);
+  });
+
+  it('take the mean of tables that change by rows', async () => {
+    const s = new Sketch();
+    const rows = s.add('Gather', [s.weight('table', [6, 4]), s.input('ids', ['batch'], 'int64')], 'rows');
+    const source = s.model([s.add('MatMul', [rows, s.weight('w', [4, 3])], 'logits')]);
+    const model = await injected({ ...SGD, lazyRows: ['table'] }, source);
+    const feeds = (rank: number): Feeds => ({
+      ids: ints(rank ? [3, 4] : [0, 3], [1, 2]),
+      target: ints([0, 2], [1, 2]),
+    });
+    const states = await Promise.all(
+      localCollectives(2).map(async collective => {
+        const trainer = await Trainer.create(model, { collective, syncEvery: 2, threads: 1 });
+        const before = new Map([...trainer.state].map(([name, t]) => [name, t.numbers()]));
+        for (let i = 0; i < 2; i++) await trainer.steps(feeds(collective.rank));
+        const state = new Map([...trainer.state].map(([name, t]) => [name, t.numbers()]));
+        await trainer.release();
+        return { before, state };
+      }),
+    );
+    expect(states[1]!.state).toEqual(states[0]!.state);
+    const [before, after] = [states[0]!.before.get('table')!, states[0]!.state.get('table')!];
+    const changed = [0, 1, 2, 3, 4, 5].filter(row => after[4 * row] !== before[4 * row]);
+    expect(changed).toEqual([0, 3, 4]);
+  });
+
+  it('that differ cannot be saved', async () => {
+    const model = await injected();
+    const [collective] = localCollectives(1);
+    const trainer = await Trainer.create(model, { collective, syncEvery: 3, threads: 1 });
+    await trainer.steps(partOf(0, [4], 0));
+    expect(() => trainer.snapshot()).toThrow('call settle() on all of them');
+    await trainer.settle();
+    expect(() => trainer.snapshot()).not.toThrow();
+    await trainer.release();
+  });
+});

@@ -7,6 +7,7 @@ import { Tensor } from '../../graph/tensor.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { lookupsOf, type RunTable, takeAnyRows } from '../../passes/run/scan-rows.js';
+import { shardUpdate, type UpdateShard } from '../../passes/run/shard-update.js';
 import { type SplitTable, splitStep } from '../../passes/run/split-step.js';
 import type { Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
@@ -15,7 +16,12 @@ import { type Feeds, Session, type SessionOptions, sessionShapes } from '../sess
 import { type Compression, GradientBuffer, type Summed } from './exchange.js';
 import { firstNonFinite } from './finite.js';
 
-export type DistributedOptions = SessionOptions & { collective: Collective; compress?: Compression };
+export type DistributedOptions = SessionOptions & {
+  collective: Collective;
+  compress?: Compression;
+  /** Each rank has the optimizer state of some of the parameters, updates these, and sends them to the others. */
+  shardOptimizer?: boolean;
+};
 
 /**
  * A training step of which each rank computes the gradients of its part of the batch, and all do the same update, with the
@@ -47,6 +53,7 @@ export class DistributedStep {
     private readonly bindings: readonly Binding[],
     private readonly options: DistributedOptions,
     model: Model,
+    private readonly shards: readonly UpdateShard[],
   ) {
     const types = new Map(model.graph.outputs.map(v => [v.name, v.type]));
     const typeOf = (name: string) => {
@@ -99,14 +106,41 @@ export class DistributedStep {
     const bindings = injected.trainingInfo.flatMap(info => info.updates);
     const rowwise = cloneModel(update);
     for (const { states } of lookupsOf(description)) takeAnyRows(rowwise.graph, states, bindings);
+    const { collective, shardOptimizer } = options;
+    const shards = shardOptimizer ? shardUpdate(rowwise, description, bindings, collective.size) : [];
     const first = await Session.create(await layOut(cloneModel(gradients), options), options);
-    const second = await Session.create(rowwise, options);
-    return new DistributedStep(description, table, first, second, bindings, options, gradients);
+    const second = await Session.create(shards[collective.rank]?.model ?? rowwise, options);
+    return new DistributedStep(description, table, first, second, bindings, options, gradients, shards);
   }
 
   /** What a run returns for tables with sparse updates. */
   get tables(): RunTable[] {
     return this.#lookups.map(({ states, rows }) => ({ states: [...states], rows: `${rows}_of_run` }));
+  }
+
+  /** Whether ranks have different parts of the optimizer state. */
+  get isSharded(): boolean {
+    return this.shards.length > 0;
+  }
+
+  /** The optimizer state that only other ranks have. */
+  get foreign(): ReadonlySet<string> {
+    const { rank } = this.options.collective;
+    return new Set(this.shards.flatMap((shard, i) => (i === rank ? [] : shard.states)));
+  }
+
+  /** The optimizer state of all ranks on rank 0. All ranks call it together. */
+  async gather(state: Feeds, types: Feeds): Promise<Feeds> {
+    const { collective } = this.options;
+    const all: Feeds = { ...state };
+    for (const [owner, { states }] of this.shards.entries())
+      for (const name of states) {
+        const { dtype, dims, byteLength } = types[name]!;
+        const bytes = collective.rank === owner ? state[name]!.bytes.slice() : new Uint8Array(byteLength);
+        await collective.broadcast(bytes, owner);
+        if (collective.rank === 0) all[name] = new Tensor(dtype, dims, bytes);
+      }
+    return record(all);
   }
 
   /** Whether gradients of this rank wait for the update: the state lacks them until `settle`. */
@@ -322,9 +356,32 @@ export class DistributedStep {
       Object.fromEntries(inputs),
       late.map(b => b.value),
     );
-    for (const { state: name, value } of this.bindings)
-      results[value] = updated[value] ?? given[value] ?? state[name]!;
+    const sent = isDue ? await this.#exchangeParameters(state, updated) : {};
+    for (const { state: name, value } of this.bindings) {
+      const next = updated[value] ?? given[value] ?? sent[name] ?? state[name];
+      if (next) results[value] = next;
+    }
     return results;
+  }
+
+  /** The parameters that other ranks have updated. */
+  async #exchangeParameters(state: Feeds, updated: Feeds): Promise<Feeds> {
+    const { collective } = this.options;
+    const [own] = [this.shards[collective.rank]];
+    if (!own) return {};
+    const next = new Map(this.bindings.map(b => [b.state, b.value]));
+    const bytes = Buffer.concat(own.parameters.map(name => updated[next.get(name)!]!.bytes));
+    const all = await collective.allGather<Uint8Array>(new Uint8Array(bytes));
+    const found: Feeds = {};
+    for (const [rank, { parameters }] of this.shards.entries()) {
+      let at = 0;
+      for (const name of parameters) {
+        const { dtype, dims, byteLength } = state[name]!;
+        found[name] = new Tensor(dtype, dims, all[rank]!.slice(at, at + byteLength));
+        at += byteLength;
+      }
+    }
+    return found;
   }
 }
 

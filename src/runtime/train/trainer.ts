@@ -68,6 +68,8 @@ export class Trainer {
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #local: LocalSteps | undefined;
+  /** The whole state on rank 0, if ranks have parts of it. */
+  #gathered: Feeds | undefined;
   #isReleased = false;
 
   private constructor(
@@ -79,9 +81,7 @@ export class Trainer {
     private readonly options: TrainerOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
   ) {
-    const names = new Set(updates.map(u => u.state));
-    const states = [...model.graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
-    this.#state = this.#withOwnTables(Object.fromEntries(states.filter(([name]) => names.has(name))));
+    this.#state = this.#withOwnTables(statesOf(model, updates));
   }
 
   /**
@@ -106,8 +106,13 @@ export class Trainer {
     if (collective && syncEvery === undefined) {
       const step = await DistributedStep.create(model, { ...options, collective });
       const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
-      const trainer = new Trainer(model, description, step, fed, updates, options, run);
-      trainer.#state = await sameState(collective, trainer.#state);
+      const { foreign } = step;
+      const own = updates.filter(u => !foreign.has(u.state));
+      const trainer = new Trainer(model, description, step, fed, own, options, run);
+      const initial = await sameState(collective, statesOf(model, updates));
+      trainer.#state = record(
+        Object.fromEntries(Object.entries(initial).filter(([name]) => !foreign.has(name))),
+      );
       freeMemory();
       return trainer;
     }
@@ -208,7 +213,7 @@ export class Trainer {
       );
     if (this.#local && !this.#local.isSettled)
       throw new AgdError('bad-state', 'The ranks have different states: call settle() on all of them.');
-    const state = this.#withOwnTables(this.#state);
+    const state = this.#withOwnTables(this.#whole());
     return withInitializers(this.model, name => state[name]);
   }
 
@@ -218,15 +223,35 @@ export class Trainer {
    */
   settle(): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.session instanceof DistributedStep) this.#state = await this.session.settle(this.#state);
+      if (this.session instanceof DistributedStep) {
+        this.#state = await this.session.settle(this.#state);
+        if (this.session.isSharded) {
+          const types = statesOf(
+            this.model,
+            this.model.trainingInfo.flatMap(info => info.updates),
+          );
+          const all = await this.session.gather(this.#state, types);
+          if (this.collective!.rank === 0) this.#gathered = all;
+        }
+      }
       if (this.#local) this.#state = this.#withOwnTables(await this.#local.settle(this.#state));
     });
+  }
+
+  /** The state of all ranks. */
+  #whole(): Feeds {
+    if (this.session instanceof DistributedStep && this.session.foreign.size && !this.#gathered)
+      throw new AgdError(
+        'bad-state',
+        'Each rank has a part of the state: call settle() on all of them, and save on rank 0.',
+      );
+    return this.#gathered ?? this.#state;
   }
 
   /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
   checkpoint(): Map<string, Tensor> {
     this.#demandIdle('checkpoint');
-    return toPytorch(this.description, this.state);
+    return toPytorch(this.description, new Map(Object.entries(this.#whole())));
   }
 
   /**
@@ -235,6 +260,11 @@ export class Trainer {
    */
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
     this.#demandIdle('restore');
+    if (this.session instanceof DistributedStep && this.session.isSharded)
+      throw new AgdError(
+        'bad-state',
+        'A divided optimizer cannot be restored: create the trainer from a saved state.',
+      );
     const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
     this.#state = this.#withOwnTables(Object.fromEntries(state));
     return unused;
@@ -332,6 +362,7 @@ export class Trainer {
     for (const { name, table } of changed) next[name] = table;
     changed.forEach(putRows);
     const before = this.#counts();
+    this.#gathered = undefined;
     this.#state = next;
     this.#telemetry = this.#readTelemetry(feeds, results);
     this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
@@ -638,9 +669,16 @@ export class Trainer {
   }
 }
 
+/** The values that a model has of its states. */
+function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feeds {
+  const names = new Set(updates.map(u => u.state));
+  const states = [...graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
+  return Object.fromEntries(states.filter(([name]) => names.has(name)));
+}
+
 /** What a trainer runs on. */
 export type TrainerOptions = SessionOptions &
-  Partial<Pick<DistributedOptions, 'collective' | 'compress'> & LocalOptions>;
+  Partial<Pick<DistributedOptions, 'collective' | 'compress' | 'shardOptimizer'> & LocalOptions>;
 
 /** The state of rank 0, on all ranks. */
 async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {

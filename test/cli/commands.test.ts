@@ -68,6 +68,15 @@ describe('inject', () => {
     expect(help).toContain('[agd, adabelief: on]');
     expect(help).toContain('adabound: 1e-8; adabelief: 1e-16; adahessian: 0.0001]');
   });
+  it('writes the graph for the execution provider that --for names', async () => {
+    ok('inject', 'model.onnx', '--loss', 'mse', '--for', 'cuda', '-o', 'cuda.agd.onnx');
+    const model = await loadModel(file('cuda.agd.onnx'));
+    expect(readDescription(model).provider).toBe('cuda');
+    expect([...model.graph.initializers.values()].some(t => t.dtype === 'float64')).toBe(false);
+    const refused = run('inject', 'model.onnx', '--loss', 'mse', '--for', 'gpu', '-o', 'gpu.agd.onnx');
+    expect(refused.code).toBe(1);
+    expect(refused.err).toContain('--for must be one of cpu, cuda, webgpu');
+  });
   it('writes the optimizer that is named, as inspect shows', () => {
     const group = ['--group', '*.bias: weight_decay=0'];
     ok('inject', 'model.onnx', '--loss', 'mse', '--optimizer', 'adamw', ...group, '-o', 'w.agd.onnx');

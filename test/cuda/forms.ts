@@ -17,6 +17,8 @@ export const OPTIONS = {
   accumulation: { accumulate: 2 },
   clipping: { clipGradNorm: 1, clipGradValue: 0.5 },
   ema: { ema: 0.99 },
+  'fp16 precision': { precision: 'fp16' },
+  'skipped batches': { onNonfinite: 'skip' },
   'lazy rows': { lazyRows: ['*'] },
 } satisfies Record<string, InjectOptions>;
 

@@ -90,7 +90,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
       ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
     ]);
   const guarded =
-    onNonfinite === 'skip' || scaling ? skipNonFinite(g, tracked, scaling) : { transition: tracked };
+    onNonfinite === 'skip' || scaling ? skipNonFinite(g, tracked, options) : { transition: tracked };
   const next = guarded.transition(g, [...grads, ...products]);
   const updates = [...next].map(([state, e]) => ({
     state,

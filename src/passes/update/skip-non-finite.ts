@@ -2,6 +2,7 @@ import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { keepScale, type LossScale, lowerScale } from '../differentiate/scale-loss.js';
+import type { ScalarType } from '../options.js';
 import { globalNorm } from './clip-gradients.js';
 import { stateInput, type Transition, when } from './transition.js';
 
@@ -12,7 +13,7 @@ import { stateInput, type Transition, when } from './transition.js';
 export function skipNonFinite(
   g: Builder,
   transition: Transition,
-  scaling?: LossScale,
+  { scaling, scalars }: { scaling?: LossScale; scalars?: ScalarType } = {},
 ): { transition: Transition; skipped: Value } {
   const skipped = stateInput(g, 'skipped', Tensor.filled('int64', [], 0));
   return {
@@ -20,7 +21,7 @@ export function skipNonFinite(
     transition: (b, grads) =>
       when(
         b,
-        globalNorm(grads).less(Number.POSITIVE_INFINITY),
+        globalNorm(grads, scalars).less(Number.POSITIVE_INFINITY),
         then =>
           new Map([
             ...transition(

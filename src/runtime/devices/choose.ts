@@ -12,7 +12,7 @@ export type Probe = (provider: Provider) => Promise<Probed>;
 /** `why` is a line for the user where the choice was left to the program. */
 export type Chosen = { device: Exclude<Device, 'auto'>; why?: string };
 
-/** A device has to be so many times as fast as the CPU: a software driver is none to choose. */
+/** WebGPU has to be so many times as fast as the CPU: its driver may compute on the CPU too. */
 const LEAST_GAIN = 2;
 
 const NAMES = { cuda: 'CUDA', webgpu: 'WebGPU' } as const;
@@ -30,7 +30,7 @@ export async function chooseDevice(probe: Probe): Promise<Required<Chosen>> {
       ms < 10 ? ms.toPrecision(2) : Math.round(ms),
     );
     const times = `a product of two matrices takes ${there} ms there, ${here} ms on the CPU`;
-    if (found.cpuMilliseconds >= LEAST_GAIN * found.milliseconds)
+    if (device === 'cuda' || found.cpuMilliseconds >= LEAST_GAIN * found.milliseconds)
       return { device, why: `device: ${device}, chosen because ${[times, ...rejected].join('; ')}` };
     rejected.push(`${NAMES[device]}: ${times}`);
   }

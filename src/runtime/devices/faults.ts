@@ -186,5 +186,5 @@ export function outOfMemory(error: unknown, device: Concrete): string | undefine
   const asked = bytes && `${Math.ceil(Number(bytes) / 2 ** 20)} MB more`;
   const who = op ? `${op}${name ? ` '${name}'` : ''} needs ${asked ?? 'more than is left'}` : asked;
   const what = device === 'cpu' ? 'The memory is full' : `The memory of device '${device}' is full`;
-  return `${what}${who ? `: ${who}` : ''}. Use a smaller --batch-size; in training, --accumulate N with it keeps the size of an update, --memory SIZE chooses both, and --checkpoint-activations keeps less for the backward pass.`;
+  return `${what}${who ? `: ${who}` : ''}. Use a smaller --batch-size; in training, --accumulate N with it keeps the size of an update, --memory SIZE chooses both, --checkpoint-activations keeps less for the backward pass, and --precision fp16 halves what it keeps.`;
 }

@@ -113,7 +113,7 @@ it.each([
   [
     "Non-zero status code returned while running MatMul node. Name:'mm1' Status Message: /onnxruntime_src/bfc_arena.cc:359 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for requested buffer of size 16777216",
     'cuda:1',
-    /^The memory of device 'cuda:1' is full: MatMul 'mm1' needs 16 MB more\. Use a smaller --batch-size; .*--accumulate.*--memory.*--checkpoint-activations/,
+    /^The memory of device 'cuda:1' is full: MatMul 'mm1' needs 16 MB more\. Use a smaller --batch-size; .*--accumulate.*--memory.*--checkpoint-activations.*--precision fp16/,
   ],
   ['CUDA failure 2: out of memory ; GPU=0', 'cuda', /^The memory of device 'cuda' is full\./],
   ['CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0', 'cuda', /^The memory of device 'cuda' is full\./],

@@ -65,6 +65,25 @@ export const options = {
     help: 'Try learning rates from 1e-7 to 10, show the losses and suggest one; --report writes the chart',
     conflicts: ['dryRun'],
   },
+  distributed: {
+    ...RUN,
+    type: types.flag,
+    help: 'Train together with the other processes that mpirun or srun started',
+    conflicts: ['folds', 'dryRun', 'findLr', 'memory', 'dpClip'],
+  },
+  mpiLibrary: {
+    ...RUN,
+    type: types.text,
+    help: 'With --distributed: path of the MPI library',
+    shown: 'that of Open MPI or MPICH',
+    expert: true,
+  },
+  compress: {
+    ...RUN,
+    type: types.choice(['fp16']),
+    help: 'With --distributed: send gradients as float16',
+    expert: true,
+  },
   monitor: {
     ...RUN,
     type: types.text,
@@ -139,6 +158,9 @@ export type TrainArgs = Arguments & { data: string | readonly string[] } & {
     findLr?: boolean;
     bakePreprocessing?: boolean;
     ui?: boolean;
+    distributed?: boolean;
+    mpiLibrary?: string;
+    compress?: TrainJob['compress'];
   } & Choosing;
 
 /** How a run is stopped, and which of its versions are kept. */
@@ -149,10 +171,39 @@ type Choosing = Pick<
 const choosing = ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }: Choosing) =>
   ({ saveEvery, keepBest, keepLast, export: which, monitor, patience, minDelta }) satisfies Choosing;
 
+/** Of the other ranks nothing is shown but errors. */
+const SILENT: Display = { watch() {}, stopping() {}, notice() {}, done() {} };
+
 /** Validation samples with the largest loss in a report. */
 const WORST_SAMPLES = 24;
 
 export async function handler(args: TrainArgs): Promise<void> {
+  const { AgdError, findLaunch } = await import('../../src/internal.js');
+  const launch = findLaunch();
+  const alone = launch === undefined || launch.size === 1;
+  if (!args.distributed) {
+    for (const [flag, value] of Object.entries({ 'mpi-library': args.mpiLibrary, compress: args.compress }))
+      if (value !== undefined) throw new UsageError(`--${flag} needs --distributed.`);
+    if (alone) return train(args);
+    // One line, not one of each process; the first failure ends all of them.
+    if (launch.rank > 0) return;
+    throw new UsageError(
+      `${launch.launcher} started ${launch.size ?? 'several'} processes, each of which would train the same model: add --distributed.`,
+    );
+  }
+  if (!launch?.rank) return train(args);
+  const quiet = { quiet: true, verbose: undefined, json: undefined, ui: undefined };
+  const files = { log: undefined, csv: undefined, report: undefined, logdir: undefined };
+  try {
+    await train({ ...args, ...quiet, ...files }, true);
+  } catch (error) {
+    if (!(error instanceof AgdError)) throw error;
+    throw new AgdError(error.code, `rank ${launch.rank}: ${error.message}`, { cause: error });
+  }
+}
+
+/** `isSilent`: warnings are those of rank 0. */
+async function train(args: TrainArgs, isSilent = false): Promise<void> {
   if (args.outDir !== undefined && args.folds === undefined)
     throw new UsageError('--out-dir takes the models of --folds: give -o FILE for one model.');
   if (args.folds !== undefined && args.outDir === undefined)
@@ -225,9 +276,12 @@ export async function handler(args: TrainArgs): Promise<void> {
     worstSamples: args.report !== undefined || args.ui ? WORST_SAMPLES : undefined,
     device: args.device,
     threads: args.threads,
+    distributed: args.distributed,
+    mpiLibrary: args.mpiLibrary,
+    compress: args.compress,
   };
   const record = new RunRecord();
-  const display = createDisplay(job, args, args);
+  const display = isSilent ? SILENT : createDisplay(job, args, args);
   const page = args.ui ? await openPage(record, args, display) : undefined;
   const watchers = [...(await fileWatchers(args)), (event: TrainEvent) => record.watch(event)];
   let failure: string | undefined;

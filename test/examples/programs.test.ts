@@ -2,8 +2,9 @@
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { workplace } from '../cli/run.js';
+import { launchers, missing, start } from '../runtime/collective/mpi.js';
 
 const ROOT = join(import.meta.dirname, '../..');
 const EXAMPLES = join(ROOT, 'examples/library');
@@ -27,7 +28,7 @@ beforeAll(async () => {
     'node',
     '--skipLibCheck',
   ];
-  const files = ['custom-loop.ts', 'k-fold.ts', 'callbacks.ts', 'own-loss.ts'];
+  const files = ['custom-loop.ts', 'k-fold.ts', 'callbacks.ts', 'own-loss.ts', 'distributed.ts'];
   const tsc = join(ROOT, 'node_modules/typescript/lib/tsc.js');
   const result = spawnSync(process.execPath, [tsc, ...options, ...files], { cwd: folder, encoding: 'utf8' });
   expect(result.stdout + result.stderr).toBe('');
@@ -55,3 +56,23 @@ it.each([
   },
   60_000,
 );
+
+describe.each(launchers)('distributed, by $name', launcher => {
+  it('has the same loss on 1 and 2 ranks', { timeout: 120_000 }, async () => {
+    const program = join(folder, 'distributed.js');
+    const files = [join(folder, 'model.onnx'), join(folder, 'train.npz')];
+    const results = [];
+    for (const ranks of [1, 2]) {
+      const { stdout, stderr, code } = await start(launcher, ranks, [program, ...files]);
+      expect(code, stderr).toBe(0);
+      results.push([...stdout.matchAll(/loss (\d\.\d+)/g)].map(([, loss]) => Number(loss)));
+    }
+    const [one, two] = results;
+    expect(one).toHaveLength(3);
+    one!.forEach((loss, i) => {
+      expect(two![i]).toBeCloseTo(loss, 5);
+    });
+  });
+});
+
+for (const reason of missing) it.skip(`distributed: ${reason}`, () => {});

@@ -33,7 +33,7 @@ class Meeting {
   async join(rank: number, operation: string, data: Numbers): Promise<readonly Numbers[]> {
     if (this.#failure) throw this.#failure;
     const { promise } = this.#next;
-    this.#arrived[rank] = { operation, data: data.slice() };
+    this.#arrived[rank] = { operation, data: copyOf(data) };
     const all = this.#arrived.filter(one => one !== undefined);
     const other = all.find(one => one.operation !== operation);
     if (other) this.fail(`rank ${rank} called ${operation} while another rank called ${other.operation}`);
@@ -73,8 +73,8 @@ class LocalCollective implements Collective {
   }
 
   async allGather<T extends Numbers>(data: T): Promise<T[]> {
-    const all = await this.meeting.join(this.rank, `allGather ${data.constructor.name}`, data);
-    return all.map(one => one.slice() as T);
+    const all = await this.meeting.join(this.rank, `allGather ${nameOf(data)}`, data);
+    return all.map(one => copyOf(one) as T);
   }
 
   async allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]> {
@@ -119,7 +119,10 @@ class LocalCollective implements Collective {
   async close(): Promise<void> {}
 }
 
-const describe = (data: Numbers) => `${data.constructor.name}(${data.length})`;
+/** The slice of a Buffer is not a copy. */
+const copyOf = (data: Numbers) => (data instanceof Uint8Array ? new Uint8Array(data) : data.slice());
+const nameOf = (data: Numbers) => (data instanceof Uint8Array ? 'Uint8Array' : data.constructor.name);
+const describe = (data: Numbers) => `${nameOf(data)}(${data.length})`;
 
 function reduce(all: readonly Numbers[], into: Numbers, op: ReduceOp): void {
   const [first, ...others] = all;

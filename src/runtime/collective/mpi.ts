@@ -205,7 +205,7 @@ class Mpi implements Collective {
     const lengths = new Int32Array(this.size);
     await this.#call(gather, own, 1, of('int'), lengths, 1, of('int'), of('comm_world'));
     const { places, total } = placesOf(lengths);
-    const all = new (data.constructor as new (length: number) => T)(total);
+    const all = emptyLike(data, total);
     const type = this.#typeOf(data);
     await this.#call(
       'MPI_Allgatherv(void *from, int count, HANDLE type, void *to, void *counts, void *places, HANDLE type2, HANDLE comm)',
@@ -236,7 +236,7 @@ class Mpi implements Collective {
 
   async reduceScatter<T extends Float32Array | Float64Array>(data: T, counts: readonly number[]): Promise<T> {
     const { of } = this.#constants;
-    const own = new (data.constructor as new (length: number) => T)(counts[this.rank]!);
+    const own = emptyLike(data, counts[this.rank]!);
     await this.#call(
       'MPI_Reduce_scatter(void *from, void *to, void *counts, HANDLE type, HANDLE op, HANDLE comm)',
       ...[data, own, Int32Array.from(counts), this.#typeOf(data), of('op_sum'), of('comm_world')],
@@ -313,6 +313,12 @@ class Mpi implements Collective {
     if (data instanceof Float64Array) return of('double');
     return of(data instanceof Int32Array ? 'int' : 'byte');
   }
+}
+
+/** An array of the same type; bytes may come in a Buffer. */
+function emptyLike<T extends Numbers>(data: T, length: number): T {
+  if (data instanceof Uint8Array) return new Uint8Array(length) as T;
+  return new (data.constructor as new (length: number) => T)(length);
 }
 
 /** Where the parts of one array begin that are so long. */

@@ -4,7 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Binding, Model } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
-import type { TrainingDescription } from '../../passes/file/description.js';
+import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { lookupsOf, type RunTable, takeAnyRows } from '../../passes/run/scan-rows.js';
 import { shardUpdate, type UpdateShard } from '../../passes/run/shard-update.js';
@@ -175,7 +175,7 @@ export class DistributedStep {
     const mean = heavy > 0 ? lossSum / heavy : lossSum;
     const told = { [loss]: Tensor.from('float32', [1], Float32Array.of(mean)) };
     // The caller stops, or does the steps before again.
-    if (!Number.isFinite(mean) && description.skipped === undefined) return told;
+    if (!Number.isFinite(mean) && !skipsLosses(description)) return told;
 
     const share = heavy > 0 ? weight / heavy : 0;
     const done = description.accumulation && feeds[description.accumulation.counter]!.numbers()[0]!;

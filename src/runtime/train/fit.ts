@@ -18,7 +18,6 @@ import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedDat
 import { withDevice } from '../devices/choose.js';
 import { trainedModel } from '../export.js';
 import { openForInjection } from '../formats/artifacts.js';
-import type { SessionOptions } from '../session.js';
 import { Checkpoints } from './checkpoints.js';
 import type {
   BestEpoch,
@@ -51,7 +50,7 @@ import {
   settingsOf,
   withRun,
 } from './run-state.js';
-import { Trainer } from './trainer.js';
+import { Trainer, type TrainerOptions } from './trainer.js';
 import { type Reply, type RunOptions, trainRun } from './training-run.js';
 
 type Answer = Reply | Promise<Reply>;
@@ -70,7 +69,7 @@ export type Callbacks = {
 
 export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
   Omit<RunOptions, 'epochs' | 'saveEvery' | 'stepwise'> &
-  SessionOptions &
+  TrainerOptions &
   Omit<DataOptions, 'recipe' | 'seed' | 'augment' | 'progress' | 'fold'> & {
     /**
      * What to minimize, where the model has no training step yet: a specification, the text of --loss, or a function that writes
@@ -124,6 +123,8 @@ const OWN = [
   'dpDelta',
 ];
 const OTHER = [
+  'collective',
+  'compress',
   'validation',
   'bind',
   'export',
@@ -181,14 +182,16 @@ async function fitOn(
   const emit = (event: NewEvent) => onEvent?.({ time: Date.now(), ...event } as TrainEvent);
   const augment = typeof options.augment === 'string' ? parseAugmentations(options.augment) : options.augment;
   const decided = injectOptions(options);
-  const inject = decided && withMixedTargets(decided, augment);
+  const mixed = decided && withMixedTargets(decided, augment);
+  const inject = mixed && options.collective ? { ...mixed, lossDivisor: true } : mixed;
   const open = async (what: FitData, name: string | undefined, how: DataOptions) => {
     const found = await dataFrom(what, name, how);
     return isOpen(what) ? found : own.add(found);
   };
   const how = { ...dataOptionsOf({ ...options, augment }), progress: dataProgress(emit) };
   const given = await open(data, undefined, how);
-  const session = await withDevice({ device, threads }, text =>
+  const { collective, compress } = options;
+  const session = await withDevice({ device, threads, collective, compress }, text =>
     emit({ type: 'note', text, level: 'warning' }),
   );
   const opened =
@@ -260,7 +263,9 @@ async function fitOn(
     };
     const hooks = { emit: tell, signal };
     const sets = { train, validation: held };
-    const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(error => {
+    const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(async error => {
+      // It is the same error on all ranks.
+      if (error instanceof AgdError && error.code === 'non-finite') await trainer.settle();
       if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
         throw new FitError(error, stateNow());
       throw error;

@@ -33,7 +33,7 @@ import { nonFiniteRows } from './finite.js';
 import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
-import { inputSpecs, Trainer } from './trainer.js';
+import { inputSpecs, Trainer, type TrainerOptions } from './trainer.js';
 import { verifyPacking } from './verify-packing.js';
 import type { WorstOptions } from './worst-samples.js';
 
@@ -45,7 +45,10 @@ export const dataProgress = (emit: Emit): Progress =>
   throttled((stage, share) => emit({ type: 'data', stage, share }));
 
 /** What is to be known of a run to give its model a training step. */
-export type Preparation = Pick<TrainJob, 'bind' | 'batchSize' | 'epochs' | 'device' | 'sampler'> &
+export type Preparation = Pick<
+  TrainJob,
+  'bind' | 'batchSize' | 'epochs' | 'device' | 'sampler' | 'collective'
+> &
   PrivacyOptions & {
     inject?: InjectOptions;
   };
@@ -109,11 +112,12 @@ export async function trainable(
 
 /** The training data as a step with these options takes them, and its target. */
 export async function trialData(
-  { job, data, model, options }: Source & { job: SessionOptions },
+  { job, data, model, options }: Source & { job: TrainerOptions },
   shapes: ShapeOracle,
 ): Promise<{ data: Dataset; target: InputSpec }> {
   const { model: trial } = await inject(model, options, shapes);
-  const trainer = await Trainer.create(trial, job);
+  // By each rank for itself.
+  const trainer = await Trainer.create(trial, { ...job, collective: undefined });
   const { inputs, description } = trainer;
   await trainer.release();
   const bound = await bind(job, data, inputs, description.loss.target);
@@ -145,9 +149,13 @@ export async function withSchedule(
 }
 
 /** The updates of the whole run, at least 1. */
-export function updatesOf(job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject'>, data: Dataset): number {
+export function updatesOf(
+  job: Pick<TrainJob, 'epochs' | 'batchSize' | 'inject' | 'collective'>,
+  data: Dataset,
+): number {
   const { accumulate = 1 } = job.inject ?? {};
-  const sampled = data.isPoisson ? data.poisson(accumulate) : data;
+  const all = job.collective && !data.isSharded ? data.sharded(job.collective) : data;
+  const sampled = all.isPoisson ? all.poisson(accumulate) : all;
   return Math.max(1, Math.floor((job.epochs * sampled.batchCount(job)) / accumulate));
 }
 
@@ -165,12 +173,16 @@ export function bind(
 export async function bindTraining(
   job: Pick<TrainJob, 'bind' | 'augment'>,
   data: Data,
-  { inputs, description }: Pick<Trainer, 'inputs' | 'description'>,
+  { inputs, description, collective }: Pick<Trainer, 'inputs' | 'description' | 'collective'>,
 ): Promise<Dataset> {
   const { loss } = description;
   const bound = await bind(job, data, inputs, loss.target);
   if (!skipsLosses(description)) checkNumbers(bound, data.name);
-  const train = bound.isPoisson ? bound.poisson(description.accumulation?.batches) : bound;
+  const train = collective
+    ? bound.sharded(collective, description.leastBatch?.samples)
+    : bound.isPoisson
+      ? bound.poisson(description.accumulation?.batches)
+      : bound;
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;
   return train.map((batch, { rows, pass }) =>

@@ -6,10 +6,15 @@ import { AgdError } from '../../graph/errors.js';
 import { checkWritable } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
 import { openModel } from '../../graph/open-model.js';
+import { decodeModel, encodeModel } from '../../graph/proto/codec.js';
 import { checkState, saveState as saveSnapshot } from '../../graph/state-file.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
+import { demandAgreement, hashJson } from '../collective/agreement.js';
+import { broadcastBytes, type Collective } from '../collective/collective.js';
+import { openCollective } from '../collective/mpi.js';
+import { describeRanks } from '../collective/ranks.js';
 import type { BindOptions } from '../data/bind.js';
 import { type DataOptions, dataOptionsOf, OpenedData, openData } from '../data/open.js';
 import { loadRecipe, saveRecipe } from '../data/recipe/recipe-file.js';
@@ -44,13 +49,14 @@ import {
   fitHistory,
   NOTHING_SAVED,
   type Run,
+  type RunSettings,
   type RunSource,
   readRun,
   settingsOf,
   sourceOf,
   withRun,
 } from './run-state.js';
-import { Trainer } from './trainer.js';
+import { Trainer, type TrainerOptions } from './trainer.js';
 import { parseInterval, trainRun } from './training-run.js';
 
 /** A training run from files to files. */
@@ -111,7 +117,11 @@ export type TrainJob = SessionOptions &
     /** How many of the validation samples with the largest loss the last event tells; none if not given. */
     worstSamples?: number;
     bind?: Omit<BindOptions, 'labels' | 'source'>;
+    /** Trains together with the other processes that `mpirun` or `srun` started: see `openCollective`. */
+    distributed?: boolean;
+    mpiLibrary?: string;
   } & PrivacyOptions &
+  Pick<TrainerOptions, 'collective' | 'compress'> &
   Omit<DataOptions, 'recipe' | 'progress'>;
 
 /**
@@ -124,10 +134,39 @@ export async function runTrainJob(
   signal: { readonly aborted: boolean } = { aborted: false },
 ): Promise<void> {
   const note = (text: string) => report({ type: 'note', time: Date.now(), text, level: 'warning' });
-  const placed = await withDevice(job, note);
+  if (job.distributed && !job.collective) {
+    const collective = await openCollective({ library: job.mpiLibrary });
+    const ranks = await describeRanks(collective);
+    note(ranks.text);
+    await runTrainJob({ threads: ranks.threads, ...given(job), collective }, report, signal);
+    // Not after a failure: the other ranks would not come.
+    return collective.close();
+  }
+  const placed = await withDevice(job.collective ? ofRank(job, job.collective) : job, note);
   return job.folds === undefined
     ? runOnce(placed, report, signal)
     : crossValidate(placed, runOnce, report, signal);
+}
+
+/** The job without what is undefined. */
+const given = (job: TrainJob): TrainJob =>
+  Object.fromEntries(Object.entries(job).filter(([, value]) => value !== undefined)) as TrainJob;
+
+/** What a rank does of a distributed job: the first one writes the files. Throws `bad-option` for what is not distributed. */
+function ofRank(job: TrainJob, { rank }: Collective): TrainJob {
+  for (const name of ['folds', 'dryRun', 'findLr', 'memory'] as const)
+    if (job[name])
+      throw new AgdError(
+        'bad-option',
+        `--${name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`)} cannot be combined with --distributed.`,
+      );
+  const { inject } = job;
+  const all = { ...job, inject: inject && { ...inject, lossDivisor: true } };
+  if (rank === 0) return all;
+  return {
+    ...{ ...all, output: undefined, recipeOut: undefined, exportEma: undefined, worstSamples: undefined },
+    ...{ bakePreprocessing: undefined, export: 'last', keepBest: undefined, keepLast: undefined },
+  };
 }
 
 async function runOnce(
@@ -161,11 +200,14 @@ async function runOnData(
   const emit: Emit = event => report({ time: Date.now(), ...event } as TrainEvent);
   await loadExtensions(job.extend);
   job.metrics?.forEach(metricNamed);
-  for (const path of [job.output, stateFile(job)]) if (path !== undefined) await checkWritable(path);
+  if (!job.collective?.rank)
+    for (const path of [job.output, stateFile(job)]) if (path !== undefined) await checkWritable(path);
   const recipe = job.recipe === undefined ? undefined : await loadRecipe(job.recipe);
   const progress = dataProgress(emit);
   const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe, progress }));
-  const resumed = await resumable(job);
+  const { collective } = job;
+  const isWriter = !collective?.rank;
+  const resumed = collective ? await sharedState(job, collective) : await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
   if (resumed) data.use(readRecipe(resumed));
   const model = resumed ?? (await trainableFile(job, data, emit));
@@ -218,6 +260,7 @@ async function runOnData(
     const settings = await settingsOf(job, data, train);
     checkResumed(trainer.description, before, settings, trainer.batchCount);
     const run = beginRun(before, settings, trainer.batchCount, warn);
+    if (collective) await demandAgreement(collective, agreed(job, settings));
     const stepsBefore = trainer.batchCount;
     if (job.fold && stepsBefore)
       throw new AgdError(
@@ -250,10 +293,10 @@ async function runOnData(
     };
     const { state } = job;
     try {
-      const hooks = { emit, signal, save: state === undefined ? undefined : () => save(state) };
+      const hooks = { emit, signal, save: state === undefined || !isWriter ? undefined : () => save(state) };
       const { reason } = await trainRun(trainer, { train, validation }, job, run, checkpoints, hooks);
       const kept = state ?? (signal.aborted ? stateFile(job) : undefined);
-      if (kept !== undefined) await save(kept);
+      if (kept !== undefined && isWriter) await save(kept);
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
       const chosen = best && (await checkpoints.bestModel());
       const judged = chosen ?? trainer.snapshot();
@@ -291,7 +334,9 @@ async function runOnData(
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
-      const rescue = stateFile(job);
+      const rescue = isWriter && !(collective && hasLearned) ? stateFile(job) : undefined;
+      // It is the same error on all ranks.
+      if (error.code === 'non-finite') await trainer.settle();
       if (rescue !== undefined && (error.code === 'non-finite' || hasLearned)) await save(rescue);
       throw error.code === 'io' && !job.fold ? await rescued(trainer, job, run, error) : error;
     }
@@ -348,6 +393,26 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
   checkExport(model);
   await checkState(model, state);
   return model;
+}
+
+/** The state that rank 0 finds, on all ranks: the others may be on machines that have no such file. */
+async function sharedState(job: TrainJob, collective: Collective): Promise<Model | undefined> {
+  const own = collective.rank === 0 ? await resumable(job) : undefined;
+  const bytes = await broadcastBytes(collective, own && encodeModel(own));
+  return own ?? (bytes.length ? decodeModel(bytes) : undefined);
+}
+
+/** What has to be the same on all ranks. */
+function agreed({ epochs, patience, monitor, minDelta, compress }: TrainJob, settings: RunSettings) {
+  const { sha256 = '', data, inject, batchSize, seed, lr, augment, sampler } = settings;
+  return {
+    model: sha256,
+    data: String(data),
+    options: hashJson({
+      ...{ inject, batchSize, seed, lr, augment, sampler },
+      ...{ epochs, patience, monitor, minDelta, compress },
+    }),
+  };
 }
 
 async function isSameFile(a: string, b: string): Promise<boolean> {

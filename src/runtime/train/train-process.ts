@@ -18,12 +18,16 @@ process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
 async function main(job: TrainJob): Promise<void> {
   flushDenormals();
   const post = (answer: Answer) => process.send!(answer, undefined, undefined, () => {});
+  let failed = false;
   try {
     await runTrainJob(job, event => post({ event }), signal);
   } catch (error) {
+    failed = true;
     post(
       error instanceof AgdError ? { error: { code: error.code, message: error.message } } : { bug: error },
     );
   }
+  // A rank that failed is ended by the process that started it.
+  if (failed && job.distributed) return;
   process.send!('done' satisfies Answer, undefined, undefined, () => process.exit());
 }

@@ -1,5 +1,6 @@
 /** One training run, whatever starts it: `runTrainJob` from files to files, or `fit` from a program. */
 import { AgdError } from '../../graph/errors.js';
+import { anyRank } from '../collective/collective.js';
 import type { Dataset } from '../data/dataset.js';
 import type { DataOptions } from '../data/open.js';
 import type { Checkpoints } from './checkpoints.js';
@@ -103,9 +104,13 @@ export async function trainRun(
   };
   const snapshot = () => withRun(trainer.snapshot(), { ...run, checkpoints: [] });
   const timer = new SaveTimer(options.saveEvery, stepsBefore, size.stepsPerEpoch);
+  const { collective } = trainer;
   const saveIfDue = async () => {
-    if (!save || !timer.isDue(trainer.batchCount)) return;
-    await save();
+    const isDue = !!save && timer.isDue(trainer.batchCount);
+    // Rank 0 saves, but what is to be saved is on all ranks.
+    if (!(collective ? await anyRank(collective, isDue) : isDue)) return;
+    await trainer.settle();
+    await save?.();
     timer.saved(trainer.batchCount);
   };
   const stop = {
@@ -131,6 +136,7 @@ export async function trainRun(
       await tell(event);
       continue;
     }
+    await trainer.settle();
     plateau?.observe(event);
     const isBest = monitor.observe(event);
     const told = privacy ? { ...event, privacy: privacy.spent(trainer.batchCount) } : event;
@@ -143,6 +149,7 @@ export async function trainRun(
     await tell(shown);
     if (event.epoch < epochs) await saveIfDue();
   }
+  await trainer.settle();
   fitHistory(history, trainer.batchCount);
   const isDone = trainer.batchCount >= epochs * size.stepsPerEpoch;
   const reason = signal?.aborted

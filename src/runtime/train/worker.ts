@@ -1,5 +1,5 @@
 /** Runs training in a process of its own: the runtime blocks the event loop while it runs, and a fault in it ends its process. */
-import { fork } from 'node:child_process';
+import { fork, type IOType, type StdioOptions } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { crashError } from '../../graph/crash.js';
 import { AgdError, type ErrorCode } from '../../graph/errors.js';
@@ -58,6 +58,15 @@ async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal)
   return { peak: signal?.aborted || kill?.aborted ? 0 : peak, hasStatistics };
 }
 
+/** The streams of a rank: MPICH's launcher talks to it through a descriptor whose number is in the environment. */
+function withLauncher(descriptor: string | undefined): StdioOptions {
+  const streams: (IOType | 'ipc' | number)[] = ['ignore', 'inherit', 'inherit'];
+  const fd = Number(descriptor ?? Number.NaN);
+  if (!(fd > 2)) return [...streams, 'ipc'];
+  while (streams.length < fd) streams.push('ignore');
+  return [...streams, fd, 'ipc'];
+}
+
 async function inProcess(
   job: TrainJob,
   emit: (event: TrainEvent) => void,
@@ -68,7 +77,7 @@ async function inProcess(
     // See `freeMemory`.
     execArgv: [...process.execArgv, '--expose-gc'],
     serialization: 'advanced',
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    stdio: job.distributed ? withLauncher(process.env.PMI_FD) : ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   let [begun, done, ended] = [false, false, false];
   let failure: { cause: unknown } | undefined;
@@ -101,7 +110,14 @@ async function inProcess(
     if (signal?.aborted || kill?.aborted) end();
     else send({ job });
     await new Promise<void>((resolve, reject) => {
-      child.on('message', answer);
+      child.on('message', (message: Answer) => {
+        answer(message);
+        if (!failure || !job.distributed) return;
+        // The launcher ends all ranks as soon as one of their processes does: this one has to tell why before that.
+        reject(failure.cause);
+        child.unref();
+        setImmediate(() => child.disconnect());
+      });
       child.on('error', reject);
       let open = 2;
       const close = () => {

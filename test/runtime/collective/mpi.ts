@@ -31,12 +31,13 @@ export async function start(
   { command, args }: Launcher,
   ranks: number,
   script: readonly string[],
+  { cwd }: { cwd?: string } = {},
 ): Promise<{ stdout: string; stderr: string; code: number }> {
   // One rank must not take the cores of another.
   const env = { ...process.env, OMPI_MCA_rmaps_base_oversubscribe: '1', UCX_LOG_LEVEL: 'error' };
   const all = [...args, '-n', `${ranks}`, process.execPath, ...script];
   try {
-    return { ...(await run(command, all, { env })), code: 0 };
+    return { ...(await run(command, all, { env, cwd })), code: 0 };
   } catch (error) {
     return error as { stdout: string; stderr: string; code: number };
   }

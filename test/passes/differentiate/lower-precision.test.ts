@@ -1,8 +1,10 @@
 /** What a step computes in 16 bits, and what in float32. */
+import { readFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { isHalf } from '../../../src/graph/dtype.js';
 import type { Model } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { PRECISION_RULES } from '../../../src/passes/differentiate/precision-rules.js';
 import { inject } from '../../../src/passes/inject.js';
 import { parseQat } from '../../../src/passes/options/quantization.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
@@ -212,3 +214,18 @@ function doubles(): Model {
   const w = s.weight('w', convert(floatsOf([1, 2, 3, 4, 5, 6], [2, 3]), 'float64'));
   return s.model([s.add('MatMul', [s.input('x', ['n', 2], 'float64'), w], 'y')]);
 }
+
+it('the rules in docs/guide/precision.md are up to date', async () => {
+  const page = new URL('../../../docs/guide/precision.md', import.meta.url);
+  const text = await readFile(page, 'utf8');
+  const table = /<!-- rules -->\n\n([\s\S]*?)\n\n<!-- end -->/.exec(text)![1]!;
+  const rows = table.split('\n').slice(2);
+  const listed = rows.map(line => {
+    const [, rule, , operators] = line.split('|').map(cell => cell.trim());
+    return [rule, operators!.split(', ')] as const;
+  });
+  const of = (rule: string) => [...PRECISION_RULES].flatMap(([op, own]) => (own === rule ? [op] : []));
+  expect(listed).toEqual(
+    ['product', 'elementwise', 'movement', 'normalization'].map(rule => [rule, of(rule)]),
+  );
+});

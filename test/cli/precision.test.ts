@@ -1,0 +1,57 @@
+/** --precision, from the user's file to the user's file. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { loadModel, saveModel } from '../../src/graph/files.js';
+import { readStep } from '../../src/passes/file/step-metadata.js';
+import { convert } from '../../src/runtime/data/convert.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
+import { mlp, mlpData } from '../sample.js';
+import { agdOnnx } from './run.js';
+
+it('a float16 file trains by a configuration, goes on with its loss scale, and is written as float16', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-precision-'));
+  try {
+    const half = mlp();
+    for (const [value, tensor] of half.graph.initializers) {
+      half.graph.initializers.set(value, convert(tensor, 'float16'));
+      value.type = { kind: 'tensor', dtype: 'float16', shape: tensor.dims };
+    }
+    for (const v of half.graph.inputs) v.type = { kind: 'tensor', dtype: 'float16', shape: v.shape };
+    await saveModel(half, join(folder, 'half.onnx'), { externalData: 'always' });
+    await writeNpz(join(folder, 'data.npz'), mlpData(64));
+    const config = { loss: { kind: 'cross-entropy' }, precision: 'fp16', lossScale: 64, lossScaleWindow: 3 };
+    await writeFile(join(folder, 'run.json'), JSON.stringify(config));
+    const train = (epochs: number) =>
+      agdOnnx(
+        folder,
+        ...[
+          'train',
+          epochs === 1 ? 'half.onnx' : 'state.onnx',
+          '--data',
+          'data.npz',
+          '--epochs',
+          `${epochs}`,
+        ],
+        ...['--batch-size', '16', '--state', 'state.onnx', '-o', 'out.onnx'],
+        ...(epochs === 1 ? ['--config', 'run.json'] : []),
+      );
+    const scale = async () => {
+      const model = await loadModel(join(folder, 'state.onnx'));
+      const { precision, scaling } = readStep(model);
+      const [, tensor] = [...model.graph.initializers].find(([v]) => v.name === scaling!.scale)!;
+      return [precision, tensor.numbers()[0]];
+    };
+    expect(train(1)).toMatchObject({ code: 0 });
+    expect(await scale()).toEqual(['fp16', 128]);
+    expect(train(3)).toMatchObject({ code: 0 });
+    expect(await scale()).toEqual(['fp16', 1024]);
+    const { graph } = await loadModel(join(folder, 'out.onnx'));
+    expect(new Set([...graph.initializers.values()].map(t => t.dtype))).toEqual(new Set(['float16']));
+    const wrong = agdOnnx(folder, 'train', 'state.onnx', '--data', 'data.npz', '--precision', 'bf16');
+    expect([wrong.code, wrong.err]).toEqual([1, expect.stringContaining('--precision')]);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});

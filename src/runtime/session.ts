@@ -72,6 +72,9 @@ export type SessionOptions = {
 
 type Concrete = Exclude<Device, 'auto'>;
 
+/** `stay`: outputs that are left on the device, where a later run can read them. */
+type Outputs = { stay?: readonly string[] };
+
 /** A model, its bytes, or its file. */
 type Source = Model | Uint8Array | string;
 
@@ -88,7 +91,7 @@ export class Session {
    */
   static async create(
     source: Source,
-    { device: wanted, threads, optimize = true, integerKernels = true }: SessionOptions = {},
+    { device: wanted, threads, optimize = true, integerKernels = true, stay }: SessionOptions & Outputs = {},
   ): Promise<Session> {
     const { device } = await resolveDevice(wanted);
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
@@ -103,6 +106,9 @@ export class Session {
       enableMemPattern: false,
       extra: { session: { ...IN_FLOAT, ...(integerKernels ? {} : APART), ...denormals, ...folder } },
       ...(threads ? { intraOpNumThreads: threads } : {}),
+      ...(stay?.length
+        ? { preferredOutputLocation: Object.fromEntries(stay.map(name => [name, 'gpu-buffer'])) }
+        : {}),
     };
     if (source instanceof Model) checkAttributes(source.graph);
     const model = source instanceof Model ? encodeModel(source, place) : source;
@@ -248,7 +254,62 @@ function provider(device: Concrete, source: Source): ort.InferenceSession.Execut
   return name === 'cuda' ? { name, deviceId: gpu } : name;
 }
 
+/** The buffers of tensors that are on the device. */
+const buffers = new WeakMap<Tensor, ort.Tensor>();
+let held = 0;
+
+/** How many tensors are on the device: each takes memory there until it is freed. */
+export const tensorsOnDevice = () => held;
+
+export const isOnDevice = (tensor: Tensor) => buffers.has(tensor);
+
+/** Frees the memory that tensors take on the device; those elsewhere stay as they are. */
+export function freeOnDevice(tensors: Iterable<Tensor>): void {
+  for (const tensor of tensors) {
+    const buffer = buffers.get(tensor);
+    if (!buffer) continue;
+    buffer.dispose();
+    buffers.delete(tensor);
+    held--;
+  }
+}
+
+/** A tensor whose elements are on the device; `putBytes` lets them be read here too. */
+class DeviceTensor extends Tensor {
+  #here: Uint8Array | undefined;
+
+  constructor(buffer: ort.Tensor) {
+    super(buffer.type as DType, buffer.dims, () => {
+      if (this.#here) return this.#here;
+      throw new AgdError(
+        'bad-state',
+        "Parameters and optimizer state are on the device: await the trainer's fetchState() before reading them.",
+      );
+    });
+    buffers.set(this, buffer);
+    held++;
+  }
+
+  get isHere(): boolean {
+    return this.#here !== undefined;
+  }
+
+  putBytes(bytes: Uint8Array): void {
+    this.#here = bytes;
+  }
+}
+
+/** Of these tensors, those that are on the device alone. */
+export function onDeviceAlone(tensors: Feeds): Record<string, DeviceTensor> {
+  const found = Object.entries(tensors).filter(
+    (entry): entry is [string, DeviceTensor] => entry[1] instanceof DeviceTensor && !entry[1].isHere,
+  );
+  return record(Object.fromEntries(found));
+}
+
 function toOrt(t: Tensor): ort.Tensor {
+  const buffer = buffers.get(t);
+  if (buffer) return buffer;
   const data = t.dtype === 'bool' ? new Uint8Array(t.bytes) : t.data;
   return new ort.Tensor(t.dtype as ort.Tensor.Type, data as never, t.dims);
 }
@@ -280,6 +341,7 @@ function asTensor(name: string, given: unknown): Tensor {
 }
 
 function fromOrt(t: ort.Tensor): Tensor {
+  if (t.location === 'gpu-buffer') return new DeviceTensor(t);
   if (t.type === 'string') {
     const tensor = new Tensor('string', t.dims, new Uint8Array());
     tensor.strings = (t.data as string[]).map(text => new TextEncoder().encode(text));

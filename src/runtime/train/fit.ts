@@ -257,8 +257,9 @@ async function fitOn(
       return replies.includes('stop') ? 'stop' : undefined;
     };
     const plan = { ...options, seed, epochs, stepwise: callbacks.some(({ onStep }) => onStep) };
-    const stateNow = () => {
+    const stateNow = async () => {
       fitHistory(run.history, trainer.batchCount);
+      await trainer.fetchState();
       return withRun(trainer.snapshot(), run);
     };
     const hooks = { emit: tell, signal };
@@ -267,13 +268,14 @@ async function fitOn(
       // It is the same error on all ranks.
       if (error instanceof AgdError && error.code === 'non-finite') await trainer.settle();
       if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
-        throw new FitError(error, stateNow());
+        throw new FitError(error, await stateNow());
       throw error;
     });
     const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
     const chosen = best && (await checkpoints.bestModel());
     const files = validation ?? data;
     const about = { batchSize, ...session, ...(arePaths(files) ? { paths: files } : {}) };
+    if (!chosen) await trainer.fetchState();
     const worst =
       held && (await worstOf(chosen ?? trainer.snapshot(), held, options.worstSamples, about, emit));
     const end: EndEvent = {
@@ -289,7 +291,7 @@ async function fitOn(
     };
     onEvent?.(end);
     for (const callback of callbacks) await callback.onEnd?.(end, trainer);
-    const state = stateNow();
+    const state = await stateNow();
     return {
       model: trainedModel(chosen ?? state),
       state,

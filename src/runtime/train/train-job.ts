@@ -283,6 +283,7 @@ async function runOnData(
       });
     const save = async (to: string) => {
       fitHistory(run.history, trainer.batchCount);
+      await trainer.fetchState();
       if (job.keepLast) {
         const model = withRun(trainer.snapshot(), { ...run, checkpoints: [] });
         checkpoints.add(model, trainer.batchCount, { isLast: true });
@@ -299,6 +300,7 @@ async function runOnData(
       if (kept !== undefined && isWriter) await save(kept);
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
       const chosen = best && (await checkpoints.bestModel());
+      if (!chosen) await trainer.fetchState();
       const judged = chosen ?? trainer.snapshot();
       const { output, exportEma, bakePreprocessing } = job;
       // The trained model and the session need not be in memory together.
@@ -436,6 +438,7 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
   const saved = (text: string) =>
     new AgdError('io', `${reason}. What was learnt is in ${text}`, { cause: error });
   try {
+    await trainer.fetchState();
     await saveSnapshot(withRun(trainer.snapshot(), run), path);
     return saved(`${path}: agd-onnx export takes the model out of it.`);
   } catch {}

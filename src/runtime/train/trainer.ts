@@ -3,6 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
+import { providerOf } from '../../ops/core/provider.js';
 import type { PlannedSchedule } from '../../ops/schedules.js';
 import { trainingPart } from '../../passes/common/part-of-model.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
@@ -37,11 +38,15 @@ import {
   asFeeds,
   type Feeds,
   freeMemory,
+  freeOnDevice,
+  isOnDevice,
+  onDeviceAlone,
   Session,
   type SessionOptions,
   sessionShapes,
   shapesIn,
 } from '../session.js';
+import { DeviceState } from './device-state.js';
 import { type DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
@@ -65,6 +70,8 @@ export class Trainer {
   #telemetry: TelemetryRow[][] = [];
   #lastSteps: StepInfo[] = [];
   #schedule: Session | undefined;
+  /** Where the state stays on the device between runs. */
+  readonly #device: DeviceState | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #local: LocalSteps | undefined;
@@ -81,6 +88,7 @@ export class Trainer {
     private readonly options: TrainerOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
   ) {
+    this.#device = staysOnDevice(options) ? new DeviceState(options) : undefined;
     this.#state = this.#withOwnTables(statesOf(model, updates));
   }
 
@@ -116,11 +124,14 @@ export class Trainer {
       freeMemory();
       return trainer;
     }
-    const { model: steps, ...run } = data.length
-      ? scanRows(part)
-      : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
+    const onDevice = staysOnDevice(options);
+    const { model: steps, ...run } =
+      data.length && !onDevice
+        ? scanRows(part)
+        : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
-    const session = await Session.create(stateInputs(ready, updates), options);
+    const stay = onDevice ? statesToStay(part, description, updates) : [];
+    const session = await Session.create(stateInputs(ready, updates), { ...options, stay });
     freeMemory();
     const trainer = new Trainer(model, description, session, fed, updates, options, run);
     if (collective) {
@@ -211,6 +222,7 @@ export class Trainer {
         'bad-state',
         'The ranks have gradients that are not in the state yet: call settle() on all of them.',
       );
+    this.#demandHere('snapshot');
     if (this.#local && !this.#local.isSettled)
       throw new AgdError('bad-state', 'The ranks have different states: call settle() on all of them.');
     const state = this.#withOwnTables(this.#whole());
@@ -251,6 +263,7 @@ export class Trainer {
   /** The state in PyTorch's terms; see `pytorch-state.ts` for the names. */
   checkpoint(): Map<string, Tensor> {
     this.#demandIdle('checkpoint');
+    this.#demandHere('checkpoint');
     return toPytorch(this.description, new Map(Object.entries(this.#whole())));
   }
 
@@ -266,8 +279,22 @@ export class Trainer {
         'A divided optimizer cannot be restored: create the trainer from a saved state.',
       );
     const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
+    const before = this.#state;
     this.#state = this.#withOwnTables(Object.fromEntries(state));
+    this.#device?.free(before, this.#state);
     return unused;
+  }
+
+  /**
+   * Reads back what is on the device alone, so that `state`, `snapshot` and `checkpoint` can be read until the next step. Only
+   * WebGPU keeps the state on the device: elsewhere all of it is here.
+   */
+  fetchState(): Promise<void> {
+    return this.#inTurn(() => this.#fetchState());
+  }
+
+  async #fetchState(): Promise<void> {
+    await this.#device?.fetch(this.#state);
   }
 
   /**
@@ -310,8 +337,52 @@ export class Trainer {
     }
     return this.#inTurn(() => {
       const given = this.#withSecondTarget(feeds);
-      return this.#local ? this.#localStep(given, options) : this.#steps(given, options);
+      if (this.#local) return this.#localStep(given, options);
+      return this.#device ? this.#stepsOnDevice(given, options) : this.#steps(given, options);
     });
+  }
+
+  /**
+   * Steps whose state stays on the device, each a run of its own: the runtime's Scan would copy the state at each step. The
+   * state that they begin with is kept until that after them is known to be finite.
+   */
+  async #stepsOnDevice(batches: Feeds, options: { lr?: number }): Promise<number[]> {
+    const device = this.#device!;
+    const start = this.#state;
+    const [losses, infos, telemetry]: [number[], StepInfo[], TelemetryRow[][]] = [[], [], []];
+    const count = Object.values(batches)[0]?.dims[0] ?? 1;
+    const toStart = (from: Feeds) => {
+      this.#state = start;
+      device.free(from, start);
+    };
+    const check = async () => {
+      const broken = await device.firstNonFinite(this.#deciding(this.#state));
+      if (!broken) return;
+      const error = this.#brokenBy(this.stepCount, broken, this.#state[broken]!, losses.length);
+      toStart(this.#state);
+      if (losses.length > 1) await this.#stepsOnDevice(slice(batches, 0, losses.length - 1), options);
+      throw error;
+    };
+    try {
+      while (losses.length < count) {
+        const before = this.#state;
+        const batch = unstacked(slice(batches, losses.length, losses.length + 1));
+        const [loss] = await this.#steps(batch, options).catch(async error => {
+          if (error instanceof AgdError && error.code === 'non-finite' && losses.length) await check();
+          throw error;
+        });
+        losses.push(loss!);
+        infos.push(...this.#lastSteps);
+        telemetry.push(...this.#telemetry);
+        if (before !== start) device.free(before, this.#state);
+      }
+      await check();
+    } finally {
+      if (this.#state !== start) device.free(start, this.#state);
+    }
+    this.#lastSteps = infos;
+    this.#telemetry = telemetry;
+    return losses;
   }
 
   /** The first target has all of the share where no second one is fed. */
@@ -340,24 +411,30 @@ export class Trainer {
       this.session instanceof DistributedStep
         ? await this.session.run(unstacked(batches), state)
         : await this.session.run(feeds, wanted);
+    const discard = () => freeOnDevice(Object.values(results));
     const losses = results[description.loss.name]!.numbers();
     const bad = skipsLosses(description) ? -1 : losses.findIndex(loss => !Number.isFinite(loss));
     if (bad > 0) await this.#steps(slice(batches, 0, bad), { lr });
-    if (bad >= 0) throw this.#diverged(losses[bad]!, slice(batches, bad, bad + 1));
+    if (bad >= 0) {
+      discard();
+      await this.#fetchState();
+      throw this.#diverged(losses[bad]!, this.#device ? batches : slice(batches, bad, bad + 1));
+    }
     const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
-    const broken = firstNonFinite(this.#deciding(next));
+    const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
+    const broken = firstNonFinite(Object.fromEntries(here));
     if (broken) {
-      if (
-        losses.length === 1 &&
-        description.statistics.includes(broken) &&
-        next[broken]!.numbers().every(Number.isNaN)
-      )
-        throw singleValue(`the batch normalization of '${broken}'`);
+      discard();
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
-      throw nonFinite(`The update of step ${this.stepCount + 1} made '${broken}' non-finite`);
+      throw this.#brokenBy(this.stepCount + 1, broken, next[broken]!, losses.length);
     }
-    this.#checkScale(next);
+    try {
+      this.#checkScale(next);
+    } catch (error) {
+      discard();
+      throw error;
+    }
     const changed = this.#rowsOf(results);
     for (const { name, table } of changed) next[name] = table;
     changed.forEach(putRows);
@@ -393,6 +470,14 @@ export class Trainer {
     }
     [this.#telemetry, this.#lastSteps] = [telemetry, steps];
     return losses;
+  }
+
+  /** The error for an update, the last of so many, that made part of the state non-finite. */
+  #brokenBy(step: number, name: string, value: Tensor, steps: number): AgdError {
+    const { statistics } = this.description;
+    if (steps === 1 && statistics.includes(name) && value.numbers().every(Number.isNaN))
+      return singleValue(`the batch normalization of '${name}'`);
+    return nonFinite(`The update of step ${step} made '${name}' non-finite`);
   }
 
   /** Throws `non-finite` where gradients overflow whatever the loss scale is. */
@@ -547,6 +632,8 @@ export class Trainer {
       await this.#evaluator?.session.release();
       await this.#predictor?.release();
       await this.#schedule?.release();
+      this.#device?.free(this.#state);
+      await this.#device?.release();
     });
   }
 
@@ -569,6 +656,11 @@ export class Trainer {
 
   #demandIdle(what: string): void {
     if (this.#pending) throw new AgdError('bad-state', `A step is under way: await it before ${what}().`);
+  }
+
+  #demandHere(what: string): void {
+    if (!Object.keys(onDeviceAlone(this.#state)).length) return;
+    throw new AgdError('bad-state', `The state is on the device: await fetchState() before ${what}().`);
   }
 
   /** What a caller feeds, as tensors, with targets that the loss takes. */
@@ -698,6 +790,23 @@ function unstacked(batches: Feeds): Feeds {
     new Tensor(t.dtype, t.dims.slice(1), t.bytes),
   ]);
   return record(Object.fromEntries(entries));
+}
+
+/** Elsewhere each output of a run comes back. */
+const staysOnDevice = ({ device, collective }: TrainerOptions) =>
+  !collective && providerOf(device) === 'webgpu';
+
+/** The outputs that stay: those of states of numbers. Counters, and what a step shows, are read after each. */
+function statesToStay(
+  { graph }: Model,
+  { step, skipped, accumulation, scaling, telemetry, gradNorm }: TrainingDescription,
+  updates: readonly { state: string; value: string }[],
+): string[] {
+  const read = [step, skipped, accumulation?.counter, scaling?.scale, telemetry?.name, gradNorm];
+  const types = new Map(graph.inputs.map(v => [v.name, v.dtype]));
+  const stays = (state: string) =>
+    !read.includes(state) && ['float32', 'float16'].includes(types.get(state) ?? '');
+  return updates.filter(u => stays(u.state)).map(u => u.value);
 }
 
 /** Tensors with other extents, where `dims` has any for them. */

@@ -144,6 +144,7 @@ export async function trainRun(
     follow(history, shown);
     if (isBest) {
       const { epoch, value } = monitor.best!;
+      await trainer.fetchState();
       checkpoints.add(snapshot(), trainer.batchCount, { epoch, value });
     }
     await tell(shown);

@@ -9,15 +9,11 @@ type Export = { name: string; kind: string; says: string };
 
 /** The modules that the package exports, but for those without promises: [import, source]. */
 function doors(): [string, string][] {
-  return Object.entries<{ default?: string } | string>(manifest.exports).flatMap(([name, entry]) => {
-    const file = typeof entry === 'string' ? undefined : entry.default;
+  return Object.entries<{ types?: string } | string>(manifest.exports).flatMap(([name, entry]) => {
+    const file = typeof entry === 'string' ? undefined : entry.types;
     if (!file || name === './internal') return [];
-    return [
-      [name.replace(/^\./, 'agd-onnx'), file.replace('./dist/', '').replace(/\.js$/, '.ts')] as [
-        string,
-        string,
-      ],
-    ];
+    const source = file.replace('./dist/', '').replace(/\.d\.ts$/, '.ts');
+    return [[name.replace(/^\./, 'agd-onnx'), source] as [string, string]];
   });
 }
 
@@ -76,6 +72,7 @@ const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;
 export function apiPage(): string {
   const sections = doors().map(([door, source]) => {
     const all = [...exportsOf(source).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+    const whole = readFileSync(join(ROOT, source), 'utf8').includes("export * from '../index.js'");
     const part = (title: string, entries: Export[]) =>
       entries.length
         ? `### ${title}\n\n${table(
@@ -85,6 +82,7 @@ export function apiPage(): string {
         : '';
     return [
       `## ${door}`,
+      whole ? 'All that `agd-onnx` exports, and:' : '',
       part(
         'Functions, classes and constants',
         all.filter(e => e.kind !== 'type'),

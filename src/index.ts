@@ -45,10 +45,11 @@ export { anyRank, broadcastBytes, type Collective, partOfRank } from './runtime/
 export { localCollectives } from './runtime/collective/local.js';
 export { openCollective } from './runtime/collective/mpi.js';
 export { type BindOptions, bindData, type InputSpec } from './runtime/data/bind.js';
+export type { Data, DataOptions } from './runtime/data/data.js';
 export { type Batch, type BatchOptions, Dataset } from './runtime/data/dataset.js';
 export { datasetFrom, type FitData, type Sample } from './runtime/data/from-values.js';
 export { loadArrays } from './runtime/data/load.js';
-export { type Data, type DataOptions, openData } from './runtime/data/open.js';
+export { openData } from './runtime/data/open.js';
 export type { Samples } from './runtime/data/samples.js';
 export type { Block, Field, FieldKind, Source, Values } from './runtime/data/source.js';
 export { type NestedArray, type TensorLike, toTensor } from './runtime/data/to-tensor.js';

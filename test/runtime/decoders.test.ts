@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import { inject } from '../../src/passes/inject.js';
-import { dataOf } from '../../src/runtime/data/open.js';
+import { dataOf } from '../../src/runtime/data/arrays.js';
 import { openForInjection } from '../../src/runtime/formats/artifacts.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { inputsToDerive } from '../../src/runtime/train/model-data.js';

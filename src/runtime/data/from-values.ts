@@ -1,17 +1,11 @@
 /** What a program trains on, as data that can be bound to a model's inputs. */
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { checkAugmented, dataOf, finiteRows } from './arrays.js';
 import type { InputSpec } from './bind.js';
+import type { Data, DataBinding, DataOptions } from './data.js';
 import { Dataset } from './dataset.js';
-import {
-  checkAugmented,
-  type Data,
-  type DataBinding,
-  type DataOptions,
-  dataOf,
-  finiteRows,
-  openData,
-} from './open.js';
+import { openData } from './open.js';
 import { passSamples, readSequence, type Sample, type Sequence } from './sequence.js';
 import { type TensorLike, toTensor } from './to-tensor.js';
 

@@ -12,9 +12,10 @@ import type { LossSpec } from '../../passes/options.js';
 import { isOfArrays, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { averagedModel } from '../../passes/update/average-weights.js';
 import type { BindOptions } from '../data/bind.js';
+import type { Data, DataOptions } from '../data/data.js';
 import type { Batch, Dataset } from '../data/dataset.js';
 import { arePaths, dataFrom, type FitData } from '../data/from-values.js';
-import { areArrays, type Data, type DataOptions } from '../data/open.js';
+import { areArrays } from '../data/open.js';
 import type { SessionOptions } from '../session.js';
 
 export type ModelRunOptions = SessionOptions &

@@ -13,8 +13,8 @@ import {
 } from '../../passes/options.js';
 import { type Augmentation, parseAugmentations } from '../../passes/recipe/augmentation.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
+import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from '../data/data.js';
 import { arePaths, dataFrom, type FitData, isOpen } from '../data/from-values.js';
-import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from '../data/open.js';
 import { withDevice } from '../devices/choose.js';
 import { trainedModel } from '../export.js';
 import { openForInjection } from '../formats/artifacts.js';

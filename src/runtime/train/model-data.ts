@@ -11,8 +11,8 @@ import { type Derived, derivableInputs } from '../../passes/normalize/derive-inp
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { normalize } from '../../passes/pipeline.js';
+import type { Data } from '../data/data.js';
 import { type Dataset, DEFAULT_BATCH_SIZE } from '../data/dataset.js';
-import type { Data } from '../data/open.js';
 import { fileOrder } from '../data/order.js';
 import { type Feeds, Session, shapesIn } from '../session.js';
 import type { TrainJob } from './train-job.js';

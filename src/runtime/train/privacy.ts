@@ -3,8 +3,8 @@ import { AgdError } from '../../graph/errors.js';
 import { secretSeed } from '../../graph/random.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import type { InjectOptions } from '../../passes/options.js';
+import type { DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
-import type { DataOptions } from '../data/open.js';
 import { epsilonOf, noiseFor } from './accountant.js';
 import type { Run, RunSettings } from './run-state.js';
 

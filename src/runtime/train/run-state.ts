@@ -5,8 +5,8 @@ import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../../passes/options.js';
 import type { BindOptions } from '../data/bind.js';
+import type { Data } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
-import type { Data } from '../data/open.js';
 import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
 
 /** Numbers of each step; NaN where they are not known. */

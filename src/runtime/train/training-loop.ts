@@ -1,8 +1,8 @@
 import { AgdError } from '../../graph/errors.js';
 import { anyRank } from '../collective/collective.js';
+import { OpenedData } from '../data/data.js';
 import { type Batch, type BatchOptions, Dataset } from '../data/dataset.js';
 import { dataFrom, type FitData, isOpen } from '../data/from-values.js';
-import { OpenedData } from '../data/open.js';
 import type { EvaluateOptions } from '../evaluate/evaluation.js';
 import { checkMetrics } from '../metrics/index.js';
 import type { Evaluation, LoopEvent } from './events.js';

@@ -1,8 +1,8 @@
 /** One training run, whatever starts it: `runTrainJob` from files to files, or `fit` from a program. */
 import { AgdError } from '../../graph/errors.js';
 import { anyRank } from '../collective/collective.js';
+import type { DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
-import type { DataOptions } from '../data/open.js';
 import type { Checkpoints } from './checkpoints.js';
 import type { EndEvent, EpochEvent, LoopEvent, StartEvent } from './events.js';
 import { Monitor, type MonitorOptions, metricsWith, monitoredValue, Plateau } from './monitor.js';

@@ -4,7 +4,6 @@ import { readRecipe } from '../passes/recipe/recipe.js';
 import type { BindOptions } from './data/bind.js';
 import { type DataOptions, OpenedData } from './data/data.js';
 import { DEFAULT_BATCH_SIZE } from './data/dataset.js';
-import { openData } from './data/open.js';
 import { fileOrder } from './data/order.js';
 import type { Feeds } from './session.js';
 import { shapesOf } from './train/model-data.js';
@@ -28,6 +27,7 @@ export async function gradientFeeds(
 ): Promise<{ feeds: Feeds; samples: number; of: number }> {
   const opened = new OpenedData();
   try {
+    const { openData } = await import('./data/open.js');
     const data = opened.add(await openData(paths, how));
     data.use(readRecipe(model));
     const about = { job: { bind, batchSize }, data, model, options: { loss: options.loss } };

@@ -5,8 +5,7 @@ import { checkAugmented, dataOf, finiteRows } from './arrays.js';
 import type { InputSpec } from './bind.js';
 import type { Data, DataBinding, DataOptions } from './data.js';
 import { Dataset } from './dataset.js';
-import { openData } from './open.js';
-import { passSamples, readSequence, type Sample, type Sequence } from './sequence.js';
+import type { readSequence, Sample, Sequence } from './sequence.js';
 import { type TensorLike, toTensor } from './to-tensor.js';
 
 export type { Sample };
@@ -46,16 +45,24 @@ export async function dataFrom(given: FitData, name = 'the data', options: DataO
     return ofDataset(given, name);
   }
   if (isOpen(given)) return given;
-  if (arePaths(given)) return openData(given, options);
+  if (arePaths(given)) {
+    const { openData } = await import('./open.js');
+    return openData(given, options);
+  }
   if (given instanceof Map) return ofArrays(tensors([...given]), name, options);
-  if (typeof given === 'function') return ofSamples(await passSamples(given, options), name, options);
+  if (typeof given === 'function') {
+    const { passSamples } = await import('./sequence.js');
+    return ofSamples(await passSamples(given, options), name, options);
+  }
   if (typeof given !== 'object' || given === null)
     throw new AgdError(
       'bad-data',
       `${String(given)} is not data: expected arrays by name, samples, a Dataset or a path.`,
     );
-  if (Symbol.iterator in given || Symbol.asyncIterator in given)
+  if (Symbol.iterator in given || Symbol.asyncIterator in given) {
+    const { readSequence } = await import('./sequence.js');
     return ofSamples(await readSequence(given as Sequence, options), name, options);
+  }
   return ofArrays(tensors(Object.entries(given as Readonly<Record<string, TensorLike>>)), name, options);
 }
 

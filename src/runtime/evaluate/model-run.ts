@@ -15,7 +15,6 @@ import type { BindOptions } from '../data/bind.js';
 import type { Data, DataOptions } from '../data/data.js';
 import type { Batch, Dataset } from '../data/dataset.js';
 import { arePaths, dataFrom, type FitData } from '../data/from-values.js';
-import { areArrays } from '../data/open.js';
 import type { SessionOptions } from '../session.js';
 
 export type ModelRunOptions = SessionOptions &
@@ -42,6 +41,8 @@ export async function dataFor(
   const recipe = columns || label !== undefined ? undefined : readRecipe(model);
   // Arrays feed the inputs of their names, unless arrays were trained on. How columns are read depends on the recipe.
   const isKnown = recipe && isOfArrays(recipe) && !bind?.map;
+  const areArrays = async (paths: string | readonly string[]) =>
+    (await import('../data/open.js')).areArrays(paths);
   const isTable = recipe && arePaths(given) && (isKnown || !(await areArrays(given)));
   const data = await dataFrom(given, undefined, {
     columns,

@@ -7,7 +7,6 @@ import { valuesToCalibrate } from '../../passes/quantize/quantize-model.js';
 import { readRecipe } from '../../passes/recipe/recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
 import { type Dataset, DEFAULT_BATCH_SIZE } from '../data/dataset.js';
-import { openData } from '../data/open.js';
 import { fileOrder } from '../data/order.js';
 import { Session } from '../session.js';
 import { batchToFree, inputsToDerive, modelData, type Source, shapesOf } from './model-data.js';
@@ -81,6 +80,7 @@ export async function withRanges(
   options: InjectOptions,
   paths: string | readonly string[],
 ): Promise<{ options: InjectOptions; notes: string[] }> {
+  const { openData } = await import('../data/open.js');
   const data = await openData(paths, {});
   try {
     data.use(readRecipe(model));

@@ -17,7 +17,6 @@ import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedDat
 import { arePaths, dataFrom, type FitData, isOpen } from '../data/from-values.js';
 import { withDevice } from '../devices/choose.js';
 import { trainedModel } from '../export.js';
-import { openForInjection } from '../formats/artifacts.js';
 import { Checkpoints } from './checkpoints.js';
 import type {
   BestEpoch,
@@ -196,7 +195,7 @@ async function fitOn(
   );
   const opened =
     typeof model === 'string'
-      ? await openForInjection(
+      ? await (await import('../formats/artifacts.js')).openForInjection(
           model,
           inject ? { ...inject, original: await readFile(model).catch(() => undefined) } : {},
         )

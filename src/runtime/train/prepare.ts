@@ -21,10 +21,9 @@ import type { Data, DataBinding, DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
 import { mixChunk } from '../data/images/mix.js';
 import { mixingOf } from '../data/images/mixing.js';
-import { openData } from '../data/open.js';
 import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
-import { type Opened, openForInjection } from '../formats/artifacts.js';
+import type { Opened } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
 import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
@@ -58,6 +57,7 @@ export type Preparation = Pick<
 export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
   // Read where it is used: a job may come from another process.
   const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
+  const { openForInjection } = await import('../formats/artifacts.js');
   const opened = await openForInjection(job.model, { ...job.inject, original }, job);
   return trainable(opened, job, job.model, data, emit);
 }
@@ -249,11 +249,12 @@ export function bindingOf(job: Pick<TrainJob, 'bind'>, target: string | undefine
 }
 
 /** Data that are not trained on: columns become inputs as they do in training. */
-export function openHeld(
+export async function openHeld(
   paths: string | readonly string[],
   { columns, label, shuffleBuffer, skipMissing, skipDamaged, progress }: Omit<DataOptions, 'recipe'>,
   { recipe }: Data,
 ): Promise<Data> {
   const rows = { skipMissing, skipDamaged };
+  const { openData } = await import('../data/open.js');
   return openData(paths, { columns, label, shuffleBuffer, ...rows, recipe, progress });
 }

@@ -4,7 +4,7 @@ import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { UsageError } from '../failure.js';
 import { checkOutputs, pathsOf } from '../files.js';
-import type { Options } from '../flags.js';
+import { kebab, type Options } from '../flags.js';
 import type { LivePage } from '../live-page.js';
 import { commandLine, createDisplay, type Detail, type Display } from '../run-display.js';
 import { runLog, type Watcher } from '../run-log.js';
@@ -84,6 +84,41 @@ export const options = {
     help: 'With --distributed: send gradients as float16',
     expert: true,
   },
+  syncEvery: {
+    ...RUN,
+    type: types.count,
+    help: 'With --distributed: train N steps on each rank alone between averages of the parameters, for slow networks',
+    conflicts: ['compress', 'shardOptimizer'],
+    expert: true,
+  },
+  outerLr: {
+    ...RUN,
+    type: types.positive,
+    help: 'With --sync-every: learning rate of the outer optimizer, which takes the change of the average as its gradient',
+    shown: '1',
+    expert: true,
+  },
+  outerMomentum: {
+    ...RUN,
+    type: types.belowOne,
+    help: 'With --sync-every: Nesterov momentum of the outer optimizer',
+    shown: '0',
+    expert: true,
+  },
+  shardOptimizer: {
+    ...RUN,
+    type: types.flag,
+    help: 'With --distributed: divide the optimizer state among the ranks (ZeRO stage 1), for less memory on each',
+    conflicts: ['telemetry', 'resumePytorch'],
+    expert: true,
+  },
+  timeout: {
+    ...RUN,
+    type: types.positive,
+    help: 'With --distributed: end the run if a rank waits this many seconds for the others',
+    shown: '600',
+    expert: true,
+  },
   monitor: {
     ...RUN,
     type: types.text,
@@ -159,9 +194,18 @@ export type TrainArgs = Arguments & { data: string | readonly string[] } & {
     bakePreprocessing?: boolean;
     ui?: boolean;
     distributed?: boolean;
-    mpiLibrary?: string;
-    compress?: TrainJob['compress'];
-  } & Choosing;
+  } & Together &
+  Choosing;
+
+/** How ranks train together. */
+type Together = Pick<
+  TrainJob,
+  ('mpiLibrary' | 'compress' | 'syncEvery' | 'outerLr' | 'outerMomentum') | ('shardOptimizer' | 'timeout')
+>;
+const together = (args: Together) => {
+  const { mpiLibrary, compress, syncEvery, outerLr, outerMomentum, shardOptimizer, timeout } = args;
+  return { mpiLibrary, compress, syncEvery, outerLr, outerMomentum, shardOptimizer, timeout };
+};
 
 /** How a run is stopped, and which of its versions are kept. */
 type Choosing = Pick<
@@ -182,8 +226,8 @@ export async function handler(args: TrainArgs): Promise<void> {
   const launch = findLaunch();
   const alone = launch === undefined || launch.size === 1;
   if (!args.distributed) {
-    for (const [flag, value] of Object.entries({ 'mpi-library': args.mpiLibrary, compress: args.compress }))
-      if (value !== undefined) throw new UsageError(`--${flag} needs --distributed.`);
+    for (const [name, value] of Object.entries(together(args)))
+      if (value !== undefined) throw new UsageError(`--${kebab(name)} needs --distributed.`);
     if (alone) return train(args);
     // One line, not one of each process; the first failure ends all of them.
     if (launch.rank > 0) return;
@@ -191,6 +235,9 @@ export async function handler(args: TrainArgs): Promise<void> {
       `${launch.launcher} started ${launch.size ?? 'several'} processes, each of which would train the same model: add --distributed.`,
     );
   }
+  if (args.syncEvery === undefined)
+    for (const name of ['outerLr', 'outerMomentum'] as const)
+      if (args[name] !== undefined) throw new UsageError(`--${kebab(name)} needs --sync-every.`);
   if (!launch?.rank) return train(args);
   const quiet = { quiet: true, verbose: undefined, json: undefined, ui: undefined };
   const files = { log: undefined, csv: undefined, report: undefined, logdir: undefined };
@@ -277,8 +324,7 @@ async function train(args: TrainArgs, isSilent = false): Promise<void> {
     device: args.device,
     threads: args.threads,
     distributed: args.distributed,
-    mpiLibrary: args.mpiLibrary,
-    compress: args.compress,
+    ...together(args),
   };
   const record = new RunRecord();
   const display = isSilent ? SILENT : createDisplay(job, args, args);

@@ -1,5 +1,5 @@
 /** Training by mpirun through the built command line. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
@@ -86,6 +86,68 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     expect(stderr).toMatch(/agd-onnx: (rank 1: )?Cannot read 'none\.npz'/);
   });
 
+  it('divide the optimizer state, save, and resume with another number', { timeout: 180_000 }, async () => {
+    const folder = await workplace();
+    const more = ['--schedule', 'cosine', '--ema', '0.9', '--clip-grad-norm', '1', '--export-ema'];
+    writeFileSync(join(folder, 'config.json'), '{ "distributed": true, "shardOptimizer": true }');
+    const files = ['--config', 'config.json', '--state', 'run.agd.onnx', '--save-every', '3steps'];
+    for (const [ranks, epochs] of [
+      [3, '1'],
+      [2, '2'],
+    ] as const) {
+      const state = ['--state', 'alone.agd.onnx', '-o', 'alone.onnx'];
+      const alone = agdOnnx(folder, 'train', ...task, ...more, ...state, '--epochs', epochs);
+      expect(alone.code, alone.err).toBe(0);
+      const run = [...task, ...more, ...files, '--epochs', epochs, '-o', 'out.onnx'];
+      const { code, stderr } = await train(folder, ranks, ...run);
+      expect(code, stderr).toBe(0);
+    }
+    expect(await difference(join(folder, 'alone.onnx'), join(folder, 'out.onnx'))).toBeLessThan(1e-6);
+  });
+
+  it('train alone between averages of the parameters', { timeout: 180_000 }, async () => {
+    const folder = await workplace();
+    const sgd = [...task, '--optimizer', 'sgd', '--epochs', '1'];
+    const alone = agdOnnx(folder, 'train', ...sgd, '-o', 'alone.onnx');
+    expect(alone.code, alone.err).toBe(0);
+    const run = (out: string, ...args: string[]) =>
+      train(folder, 2, ...sgd, '-o', out, '--state', `${out}.agd.onnx`, '--distributed', ...args);
+    const each = await run('each.onnx', '--sync-every', '1');
+    expect(each.code, each.stderr).toBe(0);
+    expect(await difference(join(folder, 'alone.onnx'), join(folder, 'each.onnx'))).toBeLessThan(1e-6);
+    const outer = ['--sync-every', '3', '--outer-lr', '0.7', '--outer-momentum', '0.9'];
+    const third = await run('third.onnx', ...outer, '--save-every', '2steps');
+    expect(third.code, third.stderr).toBe(0);
+    expect(await difference(join(folder, 'alone.onnx'), join(folder, 'third.onnx'))).toBeGreaterThan(1e-6);
+    const again = await run('third.onnx', ...outer);
+    expect(again.code).not.toBe(0);
+    expect(again.stderr).toContain('the outer momentum is not saved');
+  });
+
+  it('with other options than rank 0 are refused', { timeout: 120_000 }, async () => {
+    const folder = await workplace();
+    const script = (batch: string) => [CLI, 'train', ...task.with(-3, batch), '--distributed'];
+    const other = [':', '-n', '1', process.execPath, ...script('41')];
+    const { code, stderr } = await start(launcher, 1, [...script('40'), ...other], { cwd: folder });
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/The options of rank 1 \(.+\) differ from those of rank 0\./);
+  });
+
+  it('end with a message if one hangs', { timeout: 120_000 }, async () => {
+    const folder = await workplace();
+    const hang = `const { OMPI_COMM_WORLD_RANK: rank = process.env.PMI_RANK } = process.env;
+if (process.send && rank === '1') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`;
+    writeFileSync(join(folder, 'hang.mjs'), hang);
+    const { code, stderr } = await train(
+      folder,
+      2,
+      ...task,
+      ...['--extend', './hang.mjs', '--distributed', '--timeout', '2'],
+    );
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/rank 0 of 2 \(.+\): has waited 2 s for the other ranks/);
+  });
+
   it('refuse what is not distributed', { timeout: 120_000 }, async () => {
     const folder = await workplace();
     const { code, stderr } = await train(folder, 2, ...task, '--dp-clip', '1', '--distributed');
@@ -105,10 +167,25 @@ it('a run without a launcher is refused with --distributed, and its options with
   for (const [flag, value] of [
     ['--mpi-library', 'libmpi.so'],
     ['--compress', 'fp16'],
+    ['--sync-every', '2'],
+    ['--outer-lr', '0.7'],
+    ['--outer-momentum', '0.9'],
+    ['--shard-optimizer'],
+    ['--timeout', '60'],
   ]) {
-    const { code, err } = agdOnnx(folder, ...task, flag!, value!);
+    const { code, err } = agdOnnx(folder, ...task, ...[flag!, value ?? []].flat());
     expect(code).toBe(1);
     expect(err).toContain(`${flag} needs --distributed`);
+  }
+  for (const [flags, message] of [
+    [['--outer-lr', '0.7'], '--outer-lr needs --sync-every'],
+    [['--sync-every', '2', '--shard-optimizer'], '--sync-every cannot be combined with --shard-optimizer'],
+    [['--sync-every', '2', '--compress', 'fp16'], '--sync-every cannot be combined with --compress'],
+    [['--shard-optimizer', '--telemetry', '1'], '--shard-optimizer cannot be combined with --telemetry'],
+  ] as const) {
+    const { code, err } = agdOnnx(folder, ...task, '--distributed', ...flags);
+    expect(code).toBe(1);
+    expect(err).toContain(message);
   }
   const folds = agdOnnx(folder, ...task, '--distributed', '--folds', '3');
   expect(folds.code).toBe(1);

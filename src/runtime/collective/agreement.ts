@@ -24,8 +24,9 @@ export async function demandAgreement(
     const [{ rank, host }] = others as [(typeof others)[number]];
     const who =
       others.length > 1 ? `${others.length} ranks, such as ${rank} (${host}),` : `rank ${rank} (${host})`;
-    const differs = others.length > 1 ? 'differ' : 'differs';
-    throw new AgdError('collective', `The ${name} of ${who} ${differs} from that of rank 0. ${advice}.`);
+    const differs = others.length > 1 || name === 'options' ? 'differ' : 'differs';
+    const that = name === 'options' ? 'those' : 'that';
+    throw new AgdError('collective', `The ${name} of ${who} ${differs} from ${that} of rank 0. ${advice}.`);
   }
 }
 

@@ -93,15 +93,14 @@ export class DistributedStep {
    */
   static async create(injected: Model, options: DistributedOptions): Promise<DistributedStep> {
     const description = readStep(injected);
-    const { lossDivisor, randomStream, loss, dpSgd } = description;
+    const { lossDivisor, loss, dpSgd } = description;
     if (dpSgd) throw new AgdError('bad-option', 'Private training (--dp-clip) cannot be distributed.');
     if (lossDivisor === undefined && loss.kind !== 'output')
       throw new AgdError(
         'bad-option',
         'The training step does not tell what its loss is divided by, which distributed training needs: start from the model without a step, or inject it anew with --split.',
       );
-    const rank = Tensor.filled('int64', [], options.collective.rank);
-    const own = withInitializers(injected, name => (name === randomStream ? rank : undefined));
+    const own = withStreamOf(options.collective, injected, description);
     const { gradients, update, table } = await splitStep(own, sessionShapes);
     const bindings = injected.trainingInfo.flatMap(info => info.updates);
     const rowwise = cloneModel(update);
@@ -383,6 +382,16 @@ export class DistributedStep {
     }
     return found;
   }
+}
+
+/** The model with random numbers of this rank's own, such as dropout masks. */
+export function withStreamOf(
+  { rank }: Collective,
+  model: Model,
+  { randomStream }: Pick<TrainingDescription, 'randomStream'>,
+): Model {
+  const own = Tensor.filled('int64', [], rank);
+  return withInitializers(model, name => (name === randomStream ? own : undefined));
 }
 
 /** The rows that ranks looked up: their gradients, and places among the different ones. */

@@ -230,7 +230,7 @@ async function fitOn(
             trainer.inputs,
             target,
           );
-    trainer = await withSchedule(trainer, prepared, train, emit);
+    trainer = await withSchedule(trainer, prepared, train, emit, injected);
     trainer.keepRecipe(given.recipe);
     const { lr } = options;
     const seed = seedOf(trainer.description, options.seed, readRun(injected));

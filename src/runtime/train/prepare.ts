@@ -25,7 +25,6 @@ import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
 import type { Opened } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
-import type { SessionOptions } from '../session.js';
 import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
 import { injectedEvent, type JudgedSample, type NewEvent } from './events.js';
@@ -128,9 +127,11 @@ export async function trialData(
 /** A trainer whose schedule ends with the run, where it is to. */
 export async function withSchedule(
   trainer: Trainer,
-  job: Preparation & SessionOptions,
+  job: Preparation & TrainerOptions,
   train: Dataset,
   emit: Emit,
+  /** What the trainer was created from. */
+  start: Model,
 ): Promise<Trainer> {
   const { schedule, scheduleTotal, accumulation } = trainer.description;
   const before = schedule?.total;
@@ -143,7 +144,8 @@ export async function withSchedule(
     return trainer;
   }
   if (updates === before) return trainer;
-  const model = extendSchedule(trainer.snapshot(), updates);
+  // Ranks that divide the optimizer have no whole state, and have not trained yet.
+  const model = extendSchedule(job.shardOptimizer ? start : trainer.snapshot(), updates);
   await trainer.release();
   note(`the schedule ends with the run, after ${updates} updates instead of ${before}`);
   return Trainer.create(model, job);

@@ -10,11 +10,12 @@ import { decodeModel, encodeModel } from '../../graph/proto/codec.js';
 import { checkState, saveState as saveSnapshot } from '../../graph/state-file.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import type { InjectOptions } from '../../passes/options.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { demandAgreement, hashJson } from '../collective/agreement.js';
 import { broadcastBytes, type Collective } from '../collective/collective.js';
 import { openCollective } from '../collective/mpi.js';
 import { describeRanks } from '../collective/ranks.js';
+import { watched } from '../collective/watched.js';
 import type { BindOptions } from '../data/bind.js';
 import { type DataOptions, dataOptionsOf, OpenedData } from '../data/data.js';
 import { openData } from '../data/open.js';
@@ -50,7 +51,6 @@ import {
   fitHistory,
   NOTHING_SAVED,
   type Run,
-  type RunSettings,
   type RunSource,
   readRun,
   settingsOf,
@@ -121,8 +121,13 @@ export type TrainJob = SessionOptions &
     /** Trains together with the other processes that `mpirun` or `srun` started: see `openCollective`. */
     distributed?: boolean;
     mpiLibrary?: string;
+    /** Seconds that a rank waits for the others before it ends the run; 600 if not given. */
+    timeout?: number;
   } & PrivacyOptions &
-  Pick<TrainerOptions, 'collective' | 'compress'> &
+  Pick<
+    TrainerOptions,
+    'collective' | 'compress' | 'syncEvery' | 'outerLr' | 'outerMomentum' | 'shardOptimizer'
+  > &
   Omit<DataOptions, 'recipe' | 'progress'>;
 
 /**
@@ -136,7 +141,8 @@ export async function runTrainJob(
 ): Promise<void> {
   const note = (text: string) => report({ type: 'note', time: Date.now(), text, level: 'warning' });
   if (job.distributed && !job.collective) {
-    const collective = await openCollective({ library: job.mpiLibrary });
+    const { timeout = TIMEOUT, mpiLibrary: library } = job;
+    const collective = watched(await openCollective({ library }), { timeout, warn: note });
     const ranks = await describeRanks(collective);
     note(ranks.text);
     await runTrainJob({ threads: ranks.threads, ...given(job), collective }, report, signal);
@@ -148,6 +154,9 @@ export async function runTrainJob(
     ? runOnce(placed, report, signal)
     : crossValidate(placed, runOnce, report, signal);
 }
+
+/** A rank may write a large state, or read all data, while the others wait. */
+const TIMEOUT = 600;
 
 /** The job without what is undefined. */
 const given = (job: TrainJob): TrainJob =>
@@ -208,6 +217,7 @@ async function runOnData(
   const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe, progress }));
   const { collective } = job;
   const isWriter = !collective?.rank;
+  if (collective) await demandAgreement(collective, await agreed(job));
   const resumed = collective ? await sharedState(job, collective) : await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
   if (resumed) data.use(readRecipe(resumed));
@@ -237,9 +247,9 @@ async function runOnData(
             target,
           );
     checkMetrics(trainer.description.loss, job.metrics, data.recipe);
-    trainer = await withSchedule(trainer, job, train, emit);
+    trainer = await withSchedule(trainer, job, train, emit, model);
     trainer.keepRecipe(data.recipe);
-    if (job.bakePreprocessing) checkExport(trainer.snapshot(), { bakePreprocessing: true });
+    if (job.bakePreprocessing) checkExport(withRecipe(model, data.recipe), { bakePreprocessing: true });
     const recipeToSave = job.recipeOut === undefined ? undefined : neededRecipe(data.recipe);
     if (job.dryRun) {
       const files = { source: job.model, output: job.output, state: job.state };
@@ -261,8 +271,13 @@ async function runOnData(
     const settings = await settingsOf(job, data, train);
     checkResumed(trainer.description, before, settings, trainer.batchCount);
     const run = beginRun(before, settings, trainer.batchCount, warn);
-    if (collective) await demandAgreement(collective, agreed(job, settings));
+    if (collective) await demandAgreement(collective, { data: String(settings.data) });
     const stepsBefore = trainer.batchCount;
+    if (job.outerMomentum && stepsBefore)
+      throw new AgdError(
+        'bad-option',
+        `--outer-momentum: ${resumed ? job.state : job.model} was trained for ${stepsBefore} steps already, and the outer momentum is not saved. Leave it out, or start from the model without a state.`,
+      );
     if (job.fold && stepsBefore)
       throw new AgdError(
         'bad-option',
@@ -302,18 +317,20 @@ async function runOnData(
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
       const chosen = best && (await checkpoints.bestModel());
       if (!chosen) await trainer.fetchState();
-      const judged = chosen ?? trainer.snapshot();
+      // Only rank 0 may have the whole state.
+      const judged = chosen ?? (isWriter ? trainer.snapshot() : undefined);
       const { output, exportEma, bakePreprocessing } = job;
       // The trained model and the session need not be in memory together.
       await trainer.release();
       freeMemory();
-      if (output !== undefined) {
+      if (judged && output !== undefined) {
         await exportFile(judged, output, { ema: exportEma, bakePreprocessing });
         emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
       }
       const versions = checkpoints.list;
       const worst =
         validation &&
+        judged &&
         (await worstOf(
           judged,
           validation,
@@ -337,9 +354,10 @@ async function runOnData(
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
-      const rescue = isWriter && !(collective && hasLearned) ? stateFile(job) : undefined;
-      // It is the same error on all ranks.
-      if (error.code === 'non-finite') await trainer.settle();
+      // Of ranks that train for themselves, one may fail alone: the others do not meet it.
+      const isShared = !collective || (error.code === 'non-finite' && !trainer.isLocal);
+      const rescue = isWriter && isShared ? stateFile(job) : undefined;
+      if (error.code === 'non-finite' && isShared) await trainer.settle();
       if (rescue !== undefined && (error.code === 'non-finite' || hasLearned)) await save(rescue);
       throw error.code === 'io' && !job.fold ? await rescued(trainer, job, run, error) : error;
     }
@@ -405,15 +423,18 @@ async function sharedState(job: TrainJob, collective: Collective): Promise<Model
   return own ?? (bytes.length ? decodeModel(bytes) : undefined);
 }
 
-/** What has to be the same on all ranks. */
-function agreed({ epochs, patience, monitor, minDelta, compress }: TrainJob, settings: RunSettings) {
-  const { sha256 = '', data, inject, batchSize, seed, lr, augment, sampler } = settings;
+/** What has to be the same on all ranks before they exchange anything of the model. */
+async function agreed(job: TrainJob) {
+  const { sha256 = '', ...source } = await sourceOf(job);
+  const { batchSize, seed, lr, augment, sampler, bind } = job;
+  const { epochs, patience, monitor, minDelta, saveEvery } = job;
+  const { compress, syncEvery, outerLr, outerMomentum, shardOptimizer } = job;
   return {
     model: sha256,
-    data: String(data),
     options: hashJson({
-      ...{ inject, batchSize, seed, lr, augment, sampler },
-      ...{ epochs, patience, monitor, minDelta, compress },
+      ...{ source, batchSize, seed, lr, augment, sampler, bind },
+      ...{ epochs, patience, monitor, minDelta, saveEvery },
+      ...{ compress, syncEvery, outerLr, outerMomentum, shardOptimizer },
     }),
   };
 }

@@ -24,7 +24,7 @@ import { rowNumbers } from '../../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
-import type { Collective } from '../collective/collective.js';
+import { anyRank, type Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
@@ -47,7 +47,7 @@ import {
   shapesIn,
 } from '../session.js';
 import { DeviceState } from './device-state.js';
-import { type DistributedOptions, DistributedStep } from './distributed-step.js';
+import { type DistributedOptions, DistributedStep, withStreamOf } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite } from './finite.js';
 import { type LocalOptions, LocalSteps } from './local-steps.js';
@@ -102,15 +102,16 @@ export class Trainer {
     // Quantization-aware training computes what its gradients are of, which integer kernels would round once more.
     const options = readQuantizers(model).length ? { ...given, integerKernels: false } : given;
     const description = readStep(model);
+    checkDistributed(options);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
-    const part = trainingPart(model);
+    const { collective, syncEvery } = options;
+    const part = trainingPart(collective ? withStreamOf(collective, model, description) : model);
     await typeConvolutions(part);
     const data = dataInputs(part, description);
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
     const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
-    const { collective, syncEvery } = options;
     if (collective && syncEvery === undefined) {
       const step = await DistributedStep.create(model, { ...options, collective });
       const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
@@ -158,6 +159,14 @@ export class Trainer {
 
   get isApart(): boolean {
     return this.#local?.isApart ?? false;
+  }
+
+  /** Of a settled trainer, the state that is the same on all ranks: without the optimizer state that is divided. */
+  get commonState(): ReadonlyMap<string, Tensor> {
+    const { session, description, state } = this;
+    if (!(session instanceof DistributedStep && session.isSharded)) return state;
+    const names = new Set([...description.parameters.map(p => p.name), ...description.statistics]);
+    return new Map([...state].filter(([name]) => names.has(name)));
   }
 
   /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
@@ -424,6 +433,13 @@ export class Trainer {
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
     const broken = firstNonFinite(Object.fromEntries(here));
+    const isBrokenElsewhere =
+      this.session instanceof DistributedStep &&
+      this.session.isSharded &&
+      (await anyRank(this.collective!, !!broken)) &&
+      !broken;
+    if (isBrokenElsewhere)
+      throw nonFinite(`The update of step ${this.stepCount + 1} made state of another rank non-finite`);
     if (broken) {
       discard();
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
@@ -771,6 +787,21 @@ function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feed
 /** What a trainer runs on. */
 export type TrainerOptions = SessionOptions &
   Partial<Pick<DistributedOptions, 'collective' | 'compress' | 'shardOptimizer'> & LocalOptions>;
+
+/** Throws `bad-option` for ways of distributing that exclude each other. */
+function checkDistributed({
+  syncEvery,
+  shardOptimizer,
+  compress,
+  outerLr,
+  outerMomentum,
+}: TrainerOptions): void {
+  const rival = shardOptimizer ? 'shardOptimizer' : compress ? 'compress' : undefined;
+  if (syncEvery !== undefined && rival)
+    throw new AgdError('bad-option', `syncEvery cannot be combined with ${rival}.`);
+  if (syncEvery === undefined && (outerLr !== undefined || outerMomentum !== undefined))
+    throw new AgdError('bad-option', 'outerLr and outerMomentum need syncEvery.');
+}
 
 /** The state of rank 0, on all ranks. */
 async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {

@@ -1,5 +1,6 @@
 /** One training run, whatever starts it: `runTrainJob` from files to files, or `fit` from a program. */
 import { AgdError } from '../../graph/errors.js';
+import { demandSameState } from '../collective/agreement.js';
 import { anyRank } from '../collective/collective.js';
 import type { DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
@@ -137,12 +138,13 @@ export async function trainRun(
       continue;
     }
     await trainer.settle();
+    if (collective) await demandSameState(collective, trainer.commonState, `after epoch ${event.epoch}`);
     plateau?.observe(event);
     const isBest = monitor.observe(event);
     const told = privacy ? { ...event, privacy: privacy.spent(trainer.batchCount) } : event;
     const shown: EpochEvent = isBest ? { ...told, best: true } : told;
     follow(history, shown);
-    if (isBest) {
+    if (isBest && checkpoints.keepsBest) {
       const { epoch, value } = monitor.best!;
       await trainer.fetchState();
       checkpoints.add(snapshot(), trainer.batchCount, { epoch, value });

@@ -176,6 +176,32 @@ describe('ranks that train for themselves', () => {
     expect(changed).toEqual([0, 3, 4]);
   });
 
+  it('drop other places on each rank', async () => {
+    const s = new Sketch();
+    const x = s.input('x', ['batch', 64]);
+    const source = s.model([s.add('Dropout', [s.add('Mul', [x, s.weight('w', [64])], 'm')], 'd')]);
+    const model = await injected({ ...SGD, loss: { kind: 'mse' } }, source);
+    const feeds = { x: Tensor.filled('float32', [1, 64], 1), target: Tensor.filled('float32', [1, 64], 0) };
+    const losses = await Promise.all(
+      localCollectives(2).map(async collective => {
+        const trainer = await Trainer.create(model, { collective, syncEvery: 2, threads: 1 });
+        const { loss } = await trainer.step(feeds);
+        await trainer.release();
+        return loss;
+      }),
+    );
+    expect(Math.abs(losses[0]! - losses[1]!)).toBeGreaterThan(1e-4);
+  });
+
+  it('cannot divide the optimizer, nor send float16', async () => {
+    const model = await injected();
+    const [collective] = localCollectives(1);
+    const create = (options: TrainerOptions) => Trainer.create(model, { collective, ...options });
+    await expect(create({ syncEvery: 2, shardOptimizer: true })).rejects.toThrow('with shardOptimizer');
+    await expect(create({ syncEvery: 2, compress: 'fp16' })).rejects.toThrow('with compress');
+    await expect(create({ outerLr: 0.5 })).rejects.toThrow('need syncEvery');
+  });
+
   it('that differ cannot be saved', async () => {
     const model = await injected();
     const [collective] = localCollectives(1);

@@ -100,7 +100,12 @@ export function createDisplay(
       case 'saved':
         if (event.what === 'state') {
           if (talks || stops) tell(`saved state to ${event.path}`);
-          if (stops) tell(`resume with: ${resumeCommand(job, event.path, outputs)}`);
+          if (stops) {
+            const how = job.distributed
+              ? 'resume with mpirun or srun and any number of ranks'
+              : 'resume with';
+            tell(`${how}: ${resumeCommand(job, event.path, outputs)}`);
+          }
         } else if (event.what === 'checkpoint') detail(`saved a version of it to ${event.path}`);
         else if (!json) say(`wrote ${event.path}${quiet ? '' : describeBest(event)}`);
         return undefined;
@@ -335,6 +340,14 @@ function resumeCommand(job: TrainJob, state: string, { log, csv, logdir, report,
     ui: ui || undefined,
     device: job.device === 'cpu' ? undefined : job.device,
     threads: job.threads,
+    distributed: job.distributed,
+    'mpi-library': job.mpiLibrary,
+    compress: job.compress,
+    'sync-every': job.syncEvery,
+    // Not the outer momentum, which no state has.
+    'outer-lr': job.outerLr,
+    'shard-optimizer': job.shardOptimizer,
+    timeout: job.timeout,
   };
   const flags = Object.entries(given).flatMap(([name, value]) =>
     [value ?? []].flat().flatMap(v => (v === true ? [`--${name}`] : [`--${name}`, String(v)])),

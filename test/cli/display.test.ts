@@ -86,13 +86,20 @@ describe('train prints', () => {
 it('the command that resumes has the extensions and the files that follow the run', () => {
   const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
   try {
-    const job = { model: 'm.onnx', data: 'd.npz', output: 'o.onnx', epochs: 2, extend: ['own.js'] };
+    const ranks = { distributed: true, mpiLibrary: 'libmpi.so', timeout: 60 };
+    const ways = { compress: 'fp16', syncEvery: 5, outerLr: 0.7, shardOptimizer: true } as const;
+    const files = { model: 'm.onnx', data: 'd.npz', output: 'o.onnx' };
+    const job = { ...files, epochs: 2, extend: ['own.js'], ...ranks, ...ways };
     const outputs = { log: 'l.jsonl', csv: 'c.csv', logdir: 'events', report: 'r.html', ui: true };
     const display = createDisplay(job, { quiet: true }, outputs);
     display.stopping();
     display.watch({ type: 'saved', time: 0, path: 's.onnx', what: 'state' });
     const [command] = write.mock.calls.map(String).filter(text => text.includes('resume with'));
     expect(command).toContain('train s.onnx --extend own.js --data d.npz ');
+    expect(command).toContain('resume with mpirun or srun and any number of ranks: agd-onnx train');
+    expect(command).toContain(
+      ' --distributed --mpi-library libmpi.so --compress fp16 --sync-every 5 --outer-lr 0.7 --shard-optimizer --timeout 60',
+    );
     expect(command).toContain(' --log l.jsonl --csv c.csv --logdir events --report r.html --ui');
   } finally {
     write.mockRestore();

@@ -178,12 +178,15 @@ function checkNames(names: readonly string[]): void {
     );
 }
 
+/** How the runtime reports an extent that it cannot tell: '' or -1, in WebAssembly -1 read without its sign. */
+const UNKNOWN: ReadonlySet<string | number> = new Set(['', -1, 2 ** 32 - 1]);
+
 /** Types by name, of those that are tensors; extents the runtime cannot tell are null. */
 function tensorTypes(metadata: readonly ort.InferenceSession.ValueMetadata[]): Map<string, TensorType> {
   return new Map(
     metadata.flatMap((m): [string, TensorType][] => {
       if (!m.isTensor) return [];
-      const shape = m.shape.map(d => (d === '' || d === -1 ? null : d));
+      const shape = m.shape.map(d => (UNKNOWN.has(d) ? null : d));
       return [[m.name, { kind: 'tensor', dtype: m.type as DType, shape }]];
     }),
   );

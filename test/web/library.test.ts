@@ -2,8 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import * as node from '../../src/index.js';
 import { spread } from '../ops/vjp.js';
+import { Sketch } from '../sample.js';
 
 const ROOT = join(import.meta.dirname, '../..');
 const LENET = join(ROOT, 'models/lenet.onnx');
@@ -66,6 +68,16 @@ describe('on WebAssembly', () => {
     const saved = join(import.meta.dirname, '../../dist/step.web-test.onnx');
     await node.saveModel(here.model, saved);
     expect(Buffer.compare(web.files.read('/step.onnx'), readFileSync(saved))).toBe(0);
+  });
+
+  it('takes batches of any size where their extent has no name', async () => {
+    const s = new Sketch();
+    const x = s.input('x', [null, 4]);
+    const model = s.model([s.add('Gemm', [x, s.weight('w', [4, 3]), s.weight('b', [3])], 'y')]);
+    await web.files.write('/open.onnx', encodeModel(model));
+    const data = { x: plain(spread([8, 4], [-1, 1], 1)), target: plain(spread([8, 3], [-1, 1], 2)) };
+    const { history } = await web.fit('/open.onnx', data as never, { loss: 'mse', batchSize: 4 });
+    expect(history.losses).toHaveLength(2);
   });
 
   it('reads tables, compressed ones too', async () => {

@@ -50,6 +50,25 @@ export function mlp(): Model {
   ]);
 }
 
+/** x[batch,4] -> batch normalization -> logits[batch,3]. */
+export function normalized(): Model {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 4]);
+  const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
+  const [one, zero] = [1, 0].map(n => spread([8], [n, n + 0.5], 3));
+  const stats = ['scale', 'bias', 'mean', 'var'].map((name, i) =>
+    s.weight(`bn.${name}`, i % 2 ? zero! : one!),
+  );
+  const y = s.add('BatchNormalization', [h, ...stats], 'y');
+  return s.model([
+    s.add(
+      'Gemm',
+      [s.add('Relu', [y], 'r'), s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])],
+      'logits',
+    ),
+  ]);
+}
+
 /** `count` samples for `mlp`, whose class is the position of the largest of the first three features. */
 export function mlpData(count: number, seed = 1): Map<string, Tensor> {
   const x = spread([count, 4], [-1, 1], seed);

@@ -88,7 +88,7 @@ export const options = {
     ...RUN,
     type: types.count,
     help: 'With --distributed: train N steps on each rank alone between averages of the parameters, for slow networks',
-    conflicts: ['compress', 'shardOptimizer'],
+    conflicts: ['compress', 'shardOptimizer', 'syncBatchNorm'],
     expert: true,
   },
   outerLr: {
@@ -226,7 +226,7 @@ export async function handler(args: TrainArgs): Promise<void> {
   const launch = findLaunch();
   const alone = launch === undefined || launch.size === 1;
   if (!args.distributed) {
-    for (const [name, value] of Object.entries(together(args)))
+    for (const [name, value] of Object.entries({ ...together(args), syncBatchNorm: args.syncBatchNorm }))
       if (value !== undefined) throw new UsageError(`--${kebab(name)} needs --distributed.`);
     if (alone) return train(args);
     // One line, not one of each process; the first failure ends all of them.

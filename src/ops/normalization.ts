@@ -1,7 +1,15 @@
 /** Normalizations, and dropout. */
 import type { FloatDType } from '../graph/dtype.js';
 import type { Expr } from './core/expr.js';
-import { allButChannels, moments, perChannel, standardize, standardizeBack } from './core/moments.js';
+import {
+  allButChannels,
+  channelMoments,
+  moments,
+  overRanks,
+  perChannel,
+  standardize,
+  standardizeBack,
+} from './core/moments.js';
 import { expansion, type NodeView, normalizeAxis, type Rule, range, type Unary } from './core/rule.js';
 
 type Scaled = readonly [x: Expr, scale: Expr, bias?: Expr];
@@ -44,30 +52,34 @@ function trainingBatchNorm([dy, dMean, dVariance]: Parameters<BatchNorm>[0], nod
   const [x, scale] = node.inputs;
   const axes = allButChannels(x);
   const momentum = node.attrs.float('momentum', 0.9);
-  const { centered, variance } = moments(x, axes);
+  const { centered, variance, count } = channelMoments(x);
   const inv = variance.add(node.attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
   const sum = (e: Expr) => e.sum(axes, { keepdims: true });
-  const count = x.count(x.dtype, axes);
   const weighted = () => sum(dy!.mul(centered));
   const parts = () => {
     const terms: Expr[] = [];
     if (dy) {
       const k = perChannel(scale, x).mul(inv);
       const slope = weighted().mul(k).mul(inv.square()).div(count).neg();
-      terms.push(dy.mul(k), centered.mul(slope), sum(dy).mul(k).div(count).neg());
+      const shift = sum(dy).mul(k).div(count).neg();
+      terms.push(dy.mul(k), centered.mul(overRanks(slope)), overRanks(shift));
     }
     if (dMean)
       terms.push(
-        perChannel(dMean, x)
-          .mul(1 - momentum)
-          .div(count),
+        overRanks(
+          perChannel(dMean, x)
+            .mul(1 - momentum)
+            .div(count),
+        ),
       );
     if (dVariance)
       terms.push(
         centered.mul(
-          perChannel(dVariance, x)
-            .mul(2 * (1 - momentum))
-            .div(count),
+          overRanks(
+            perChannel(dVariance, x)
+              .mul(2 * (1 - momentum))
+              .div(count),
+          ),
         ),
       );
     return terms.reduce((a, b) => a.add(b)).expandLike(x);

@@ -36,6 +36,7 @@ import {
   hasBatchNorm,
   leastBatchOf,
   lowerBatchNorm,
+  nothingToSynchronize,
   trainBatchNorm,
 } from './differentiate/train-batch-norm.js';
 import { trainDropout } from './differentiate/train-dropout.js';
@@ -489,7 +490,10 @@ const ALL = [
       const { batchNorm = 'train' } = options;
       const changed = hasBatchNorm(g.graph);
       c.leastBatch = batchNorm === 'train' ? leastBatchOf(g) : undefined;
+      if (options.syncBatchNorm) g.scope.synchronized = { statistics: new Map(), sums: new Set() };
       c.statistics = trainBatchNorm(g, batchNorm);
+      if (options.syncBatchNorm && !g.scope.synchronized?.statistics.size)
+        throw nothingToSynchronize(batchNorm);
       return changed;
     },
   }),
@@ -652,7 +656,11 @@ const ALL = [
       const { checkpointActivations: segments } = c.options;
       if (segments === undefined || segments === false) return false;
       const kept = [...c.lookups.values()].map(({ rows }) => rows);
-      const results = [c.loss.loss, ...c.g.graph.outputs, ...c.statistics.map(s => s.value), ...kept];
+      const exchanged = [...(c.g.scope.synchronized?.statistics.values() ?? [])].flatMap(
+        Object.values<Value>,
+      );
+      const updated = c.statistics.map(s => s.value);
+      const results = [c.loss.loss, ...c.g.graph.outputs, ...updated, ...exchanged, ...kept];
       const grads = c.grads.map(e => e.value);
       return checkpointActivations(c.g, results, grads, segments === true ? undefined : segments);
     },
@@ -912,6 +920,7 @@ const ALL = [
     does: 'Binds states to their next values, and describes the step in the metadata',
     requires: [
       'work',
+      'g',
       'optimizer',
       'spec',
       'loss',

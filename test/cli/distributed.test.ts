@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import { launchers, missing, start } from '../runtime/collective/mpi.js';
+import { normalized } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
 const CLI = join(import.meta.dirname, '../../bin/agd-onnx.js');
@@ -133,6 +134,30 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     expect(stderr).toMatch(/The options of rank 1 \(.+\) differ from those of rank 0\./);
   });
 
+  it('synchronize batch normalization, and after a resume too', { timeout: 180_000 }, async () => {
+    const folder = await workplace(normalized());
+    // AGD would make steps of the noise in the gradient of the bias before the normalization, which is zero.
+    const sgd = [...task, '--optimizer', 'sgd', '--lr', '0.1'];
+    const alone = agdOnnx(folder, 'train', ...sgd, '--epochs', '2', '-o', 'alone.onnx');
+    expect(alone.code, alone.err).toBe(0);
+    const rest = ['-o', 'out.onnx', '--state', 'run.agd.onnx', '--sync-batch-norm', '--distributed'];
+    for (const [ranks, epochs] of [
+      [3, '1'],
+      [2, '2'],
+    ] as const) {
+      const { code, stderr } = await train(folder, ranks, ...sgd, '--epochs', epochs, ...rest);
+      expect(code, stderr).toBe(0);
+    }
+    expect(await difference(join(folder, 'alone.onnx'), join(folder, 'out.onnx'))).toBeLessThan(1e-6);
+  });
+
+  it('have nothing to synchronize without batch normalization', { timeout: 120_000 }, async () => {
+    const folder = await workplace();
+    const { code, stderr } = await train(folder, 2, ...task, '--sync-batch-norm', '--distributed');
+    expect(code).not.toBe(0);
+    expect(stderr).toContain('--sync-batch-norm: the model has no batch normalization.');
+  });
+
   it('end with a message if one hangs', { timeout: 120_000 }, async () => {
     const folder = await workplace();
     const hang = `const { OMPI_COMM_WORLD_RANK: rank = process.env.PMI_RANK } = process.env;
@@ -172,6 +197,7 @@ it('a run without a launcher is refused with --distributed, and its options with
     ['--outer-momentum', '0.9'],
     ['--shard-optimizer'],
     ['--timeout', '60'],
+    ['--sync-batch-norm'],
   ]) {
     const { code, err } = agdOnnx(folder, ...task, ...[flag!, value ?? []].flat());
     expect(code).toBe(1);
@@ -181,6 +207,7 @@ it('a run without a launcher is refused with --distributed, and its options with
     [['--outer-lr', '0.7'], '--outer-lr needs --sync-every'],
     [['--sync-every', '2', '--shard-optimizer'], '--sync-every cannot be combined with --shard-optimizer'],
     [['--sync-every', '2', '--compress', 'fp16'], '--sync-every cannot be combined with --compress'],
+    [['--sync-every', '2', '--sync-batch-norm'], '--sync-every cannot be combined with --sync-batch-norm'],
     [['--shard-optimizer', '--telemetry', '1'], '--shard-optimizer cannot be combined with --telemetry'],
   ] as const) {
     const { code, err } = agdOnnx(folder, ...task, '--distributed', ...flags);

@@ -29,6 +29,16 @@ export type Scope = {
   opsets: ReadonlyMap<string, number>;
   /** The execution provider to write nodes for; cpu if not given. */
   provider?: Provider;
+  /** Set if batch normalization is to be the same on parts of a batch: what the ranks of a run exchange for that. */
+  synchronized?: Synchronized;
+};
+
+/** Statistics of a batch and of its gradients. Each value is a copy of what a rank computes, and others read the copy. */
+export type Synchronized = {
+  /** By mean. `count` is a scalar, the number of values that mean and biased variance are over. */
+  statistics: Map<Value, { count: Value; mean: Value; variance: Value }>;
+  /** Values that are linear in the gradient of the loss, to be summed over the ranks. */
+  sums: Set<Value>;
 };
 
 /** Random operators: equal nodes have different outputs. */

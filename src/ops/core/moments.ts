@@ -8,6 +8,34 @@ export function moments(x: Expr, axes: readonly number[]): { mean: Expr; centere
   return { mean, centered, variance: centered.square().mean(axes, { keepdims: true }) };
 }
 
+/**
+ * Mean, biased variance and number of the values of each channel of [N, C, ...]. If the graph is to be synchronized, they are
+ * copies, recorded for exchange: their sources are those of this rank's part of the batch.
+ */
+export function channelMoments(x: Expr): ReturnType<typeof moments> & { count: Expr } {
+  const axes = allButChannels(x);
+  const own = { ...moments(x, axes), count: x.count(x.dtype, axes) };
+  const { synchronized } = x.g.scope;
+  if (!synchronized) return own;
+  const [count, mean, variance] = [own.count, own.mean, own.variance].map(e => e.op('Identity')) as [
+    Expr,
+    Expr,
+    Expr,
+  ];
+  const values = { count: count.value, mean: mean.value, variance: variance.value };
+  synchronized.statistics.set(mean.value, values);
+  return { count, mean, variance, centered: x.sub(mean) };
+}
+
+/** What all ranks' parts of a batch contribute to `e`, which is linear in the gradient: a copy, recorded for exchange. */
+export function overRanks(e: Expr): Expr {
+  const { synchronized } = e.g.scope;
+  if (!synchronized) return e;
+  const copy = e.op('Identity');
+  synchronized.sums.add(copy.value);
+  return copy;
+}
+
 export type Standardized = { xhat: Expr; inv: Expr };
 
 /** x with mean 0 and variance 1 over `axes`, and the reciprocal of the standard deviation. */

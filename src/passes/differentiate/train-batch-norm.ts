@@ -4,8 +4,8 @@ import type { Graph, Node, Value } from '../../graph/ir.js';
 import { topologicalOrder } from '../../graph/topological-order.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
-import { moments } from '../../ops/core/moments.js';
-import { NodeView, range } from '../../ops/core/rule.js';
+import { channelMoments } from '../../ops/core/moments.js';
+import { NodeView } from '../../ops/core/rule.js';
 import { isAttachedNode } from '../normalize/attached.js';
 import type { LeastBatch } from '../options.js';
 import type { StateUpdate } from '../update/transition.js';
@@ -66,6 +66,15 @@ export function singleValue(node: string): AgdError {
   );
 }
 
+export function nothingToSynchronize(batchNorm: 'train' | 'eval'): AgdError {
+  return new AgdError(
+    'bad-option',
+    batchNorm === 'eval'
+      ? '--sync-batch-norm cannot be combined with --batch-norm eval, which uses the running statistics.'
+      : '--sync-batch-norm: the model has no batch normalization.',
+  );
+}
+
 /** Sets inference mode, which has a single output. */
 function infer(node: Node): void {
   node.setAttr('training_mode', { type: 'int', value: 0 });
@@ -108,7 +117,7 @@ export function lowerBatchNorm(g: Builder): void {
   rewrite(g, node => {
     if (Number(attrValue(node, 'training_mode') ?? 0) === 0) return;
     const view = new NodeView<Operands>(node, g, g.opset());
-    const { mean, variance } = statistics(view);
+    const { mean, variance } = channelMoments(view.inputs[0]);
     const momentum = view.attrs.float('momentum', 0.9);
     const flat = [mean.reshape([-1]), variance.reshape([-1])] as const;
     flat.forEach((batch, i) => {
@@ -141,18 +150,13 @@ function attrValue(node: Node, attr: string): unknown {
   return found && 'value' in found ? found.value : undefined;
 }
 
-function statistics({ inputs: [x] }: NodeView<Operands>) {
-  return moments(x, [0, ...range(2, x.rank)]);
-}
-
 /**
  * Records the next value of the running statistics, after that of an earlier use, if any; computed statistics are not
  * updated.
  */
 function updateStatistics(node: NodeView<Operands>, next: Map<Value, Expr>): void {
   const [x, , , mean, variance] = node.inputs;
-  const batch = statistics(node);
-  const count = x.count(x.dtype, [0, ...range(2, x.rank)]);
+  const { count, ...batch } = channelMoments(x);
   // A single value has no variance: 0 / 0 is NaN and stops the run.
   const unbiased = batch.variance.reshape([-1]).mul(count.div(count.sub(1)));
   const momentum = node.attrs.float('momentum', 0.9);

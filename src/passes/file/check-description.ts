@@ -117,6 +117,9 @@ const DESCRIPTION = shaped({
   telemetry: optional(shaped({ name: text, columns: list(text) })),
   parameters: list(shaped(PARAMETER)),
   statistics: list(text),
+  synchronized: optional(
+    shaped({ statistics: list(shaped({ count: text, mean: text, variance: text })), sums: list(text) }),
+  ),
   checkpoint: optional(
     shaped({
       trainable: list(text),
@@ -183,6 +186,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     telemetry,
     parameters,
     statistics,
+    synchronized,
     scheduleTotal,
   } = description;
   ensure(outputs.has(loss.name), `its loss '${loss.name}' is not an output`);
@@ -190,6 +194,14 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     lossDivisor === undefined || outputs.has(lossDivisor),
     `its divisor '${lossDivisor}' is not an output`,
   );
+  if (synchronized) {
+    const copies = new Set(graph.nodes.flatMap(n => (n.opType === 'Identity' ? n.outputs[0]!.name : [])));
+    for (const name of [
+      ...synchronized.statistics.flatMap(s => [s.count, s.mean, s.variance]),
+      ...synchronized.sums,
+    ])
+      ensure(copies.has(name), `its synchronized value '${name}' is not a copy`);
+  }
   const isScalar = (name: string, dtype: string) => {
     const tensor = stored.get(name)?.tensor;
     return tensor?.dtype === dtype && tensor.size === 1;

@@ -5,7 +5,7 @@ import type { TrainingDescription } from './description.js';
 import { writeDescription } from './step-metadata.js';
 
 type Described = With<
-  | ('work' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
+  | ('work' | 'g' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
   | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'divisor' | 'attached')
 >;
 
@@ -80,6 +80,20 @@ function describe(context: Described): TrainingDescription {
     })),
     statistics: context.statistics.map(s => s.state.name),
     leastBatch: context.leastBatch,
+    synchronized: synchronizedIn(context),
     checkpoint: options.checkpoint,
+  };
+}
+
+/** Gradients that nothing reads, as those of the model's inputs, are not in the graph. */
+function synchronizedIn({ work, g }: Described): TrainingDescription['synchronized'] {
+  const found = g.scope.synchronized;
+  if (!found) return undefined;
+  const written = new Set(work.graph.nodes.flatMap(node => node.outputs));
+  return {
+    statistics: [...found.statistics.values()]
+      .filter(({ mean }) => written.has(mean))
+      .map(({ count, mean, variance }) => ({ count: count.name, mean: mean.name, variance: variance.name })),
+    sums: [...found.sums].filter(v => written.has(v)).map(v => v.name),
   };
 }

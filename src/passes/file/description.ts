@@ -74,9 +74,18 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   statistics: string[];
   /** Set if batch normalization needs more than one sample. */
   leastBatch?: LeastBatch;
+  /**
+   * If batch normalization is synchronized: the copies of batch statistics, and of sums that are linear in the gradient, that
+   * ranks replace by those of the whole batch.
+   */
+  synchronized?: { statistics: { count: string; mean: string; variance: string }[]; sums: string[] };
   /** The other contents of the ONNX Runtime training checkpoint that the parameters come from. */
   checkpoint?: StoredCheckpoint;
 };
+
+/** The fewest samples that a rank can have of a batch, if it has any; undefined if one is enough. */
+export const leastOnRank = ({ leastBatch, synchronized }: TrainingDescription): number | undefined =>
+  synchronized ? undefined : leastBatch?.samples;
 
 /** Whether a run goes on after a loss that is not finite. */
 export const skipsLosses = ({ skipped, scaling }: TrainingDescription): boolean =>

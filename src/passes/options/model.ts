@@ -13,6 +13,13 @@ export const MODEL_OPTIONS = {
     shown: 'train',
     recorded: true,
   }),
+  syncBatchNorm: option(flag, {
+    ...MODEL,
+    commands: ['train'],
+    help: 'With --distributed: batch statistics of all ranks, not of each',
+    recorded: true,
+    conflicts: ['gradients', 'dpSgd'],
+  }),
   dropout: option(choice(['train', 'eval']), {
     ...MODEL,
     help: 'Dropout active, or off as in inference',

@@ -4,6 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Binding, Model } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
+import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { lookupsOf, type RunTable, takeAnyRows } from '../../passes/run/scan-rows.js';
@@ -15,6 +16,7 @@ import { takeRows } from '../data/convert.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from '../session.js';
 import { type Compression, GradientBuffer, type Summed } from './exchange.js';
 import { firstNonFinite } from './finite.js';
+import { SynchronizedGradients } from './synchronized-gradients.js';
 
 export type DistributedOptions = SessionOptions & {
   collective: Collective;
@@ -48,7 +50,7 @@ export class DistributedStep {
   private constructor(
     private readonly description: TrainingDescription,
     private readonly table: SplitTable,
-    private readonly gradients: Session,
+    private readonly gradients: Session | SynchronizedGradients,
     private readonly update: Session,
     private readonly bindings: readonly Binding[],
     private readonly options: DistributedOptions,
@@ -107,7 +109,7 @@ export class DistributedStep {
     for (const { states } of lookupsOf(description)) takeAnyRows(rowwise.graph, states, bindings);
     const { collective, shardOptimizer } = options;
     const shards = shardOptimizer ? shardUpdate(rowwise, description, bindings, collective.size) : [];
-    const first = await Session.create(await layOut(cloneModel(gradients), options), options);
+    const first = await gradientSession(gradients, description, options);
     const second = await Session.create(shards[collective.rank]?.model ?? rowwise, options);
     return new DistributedStep(description, table, first, second, bindings, options, gradients, shards);
   }
@@ -176,7 +178,9 @@ export class DistributedStep {
     // The caller stops, or does the steps before again.
     if (!Number.isFinite(mean) && !skipsLosses(description)) return told;
 
-    const share = heavy > 0 ? weight / heavy : 0;
+    // Samples that do not count in the loss change the losses of other ranks, if batch normalization is synchronized.
+    const scale = own && description.synchronized ? weight || 1 : weight;
+    const share = heavy > 0 ? scale / heavy : 0;
     const done = description.accumulation && feeds[description.accumulation.counter]!.numbers()[0]!;
     const isDue = done === undefined || (done + 1 === batches && !bad);
     const given = this.#means(all.subarray(shared.length), total);
@@ -188,7 +192,7 @@ export class DistributedStep {
       if (!this.#waits) this.#resume(feeds);
       this.#waits = true;
       // A weighted mean is divided by the sum of the weights when it is due.
-      this.#add(own, this.#isWeighted ? weight : share);
+      this.#add(own, this.#isWeighted ? scale : share);
     }
     const rows = await this.#exchangeRows(own, share, feeds);
     if (isDue) {
@@ -255,7 +259,14 @@ export class DistributedStep {
 
   /** What the first half makes of this rank's samples; undefined if it has none. */
   async #gradients(batch: Feeds, state: Feeds): Promise<Feeds | undefined> {
-    if (!Object.keys(batch).length) return undefined;
+    const has = Object.keys(batch).length > 0;
+    if (this.gradients instanceof SynchronizedGradients) {
+      const { divisor } = this.table;
+      const samples = has ? samplesIn(batch, this.description) : 0;
+      const weight = (values: Feeds) => (divisor === undefined ? samples : values[divisor]!.numbers()[0]!);
+      return this.gradients.run(has ? { feeds: { ...state, ...batch }, weight } : undefined, this.#fetched);
+    }
+    if (!has) return undefined;
     const inputs = this.gradients.inputs.map(name => [name, batch[name] ?? state[name]!] as const);
     return this.gradients.run(Object.fromEntries(inputs), this.#fetched);
   }
@@ -403,6 +414,21 @@ type RowsOfAll = {
   places: Tensor;
   unique: Uint32Array;
 };
+
+async function gradientSession(
+  gradients: Model,
+  { synchronized, parameters, leastBatch }: TrainingDescription,
+  options: DistributedOptions,
+): Promise<Session | SynchronizedGradients> {
+  if (!synchronized) return Session.create(await layOut(cloneModel(gradients), options), options);
+  if (parameters.some(p => p.hessianProduct !== undefined))
+    throw new AgdError(
+      'bad-option',
+      '--sync-batch-norm cannot be combined with an optimizer that uses products of the Hessian.',
+    );
+  const tooFew = () => singleValue(leastBatch?.node ?? 'batch normalization');
+  return SynchronizedGradients.create(gradients, synchronized, options, tooFew);
+}
 
 const pick = (feeds: Feeds, names: readonly string[]): Feeds =>
   Object.fromEntries(names.map(name => [name, feeds[name]!]));

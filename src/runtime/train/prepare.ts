@@ -5,7 +5,7 @@ import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { providerOf } from '../../ops/core/provider.js';
 import { takesClasses } from '../../ops/losses/index.js';
-import { skipsLosses } from '../../passes/file/description.js';
+import { leastOnRank, skipsLosses } from '../../passes/file/description.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
 import { hasOwnStep } from '../../passes/import/adopt-step.js';
@@ -182,7 +182,7 @@ export async function bindTraining(
   const bound = await bind(job, data, inputs, loss.target);
   if (!skipsLosses(description)) checkNumbers(bound, data.name);
   const train = collective
-    ? bound.sharded(collective, description.leastBatch?.samples)
+    ? bound.sharded(collective, leastOnRank(description))
     : bound.isPoisson
       ? bound.poisson(description.accumulation?.batches)
       : bound;

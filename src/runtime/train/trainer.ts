@@ -112,6 +112,11 @@ export class Trainer {
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
     const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
+    if (description.synchronized && collective && syncEvery !== undefined)
+      throw new AgdError(
+        'bad-option',
+        '--sync-batch-norm cannot be combined with --sync-every, with which ranks exchange nothing in most steps.',
+      );
     if (collective && syncEvery === undefined) {
       const step = await DistributedStep.create(model, { ...options, collective });
       const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
@@ -336,7 +341,8 @@ export class Trainer {
       return this.#inTurn(() => (this.#local ? this.#localStep({}, options) : this.#steps({}, options)));
     const missing = this.inputs.find(({ name }) => !feeds[name]);
     const few = this.inputs.find(({ name, least = 0 }) => feeds[name] && feeds[name].dims[1]! < least);
-    if (few) throw singleValue(this.description.leastBatch!.node);
+    if (few && !(this.collective && this.description.synchronized))
+      throw singleValue(this.description.leastBatch!.node);
     if (missing) {
       const given = Object.keys(feeds).map(name => `'${name}'`);
       throw new AgdError(

@@ -1,4 +1,5 @@
 import { AgdError } from '../../graph/errors.js';
+import { leastOnRank } from '../../passes/file/description.js';
 import { anyRank } from '../collective/collective.js';
 import { OpenedData } from '../data/data.js';
 import { type Batch, type BatchOptions, Dataset } from '../data/dataset.js';
@@ -60,7 +61,7 @@ export async function* trainingLoop(
     const validation = options.validation === undefined ? undefined : await bound(options.validation);
     const { collective, description } = trainer;
     const own = (set: Dataset) =>
-      collective && !set.isSharded ? set.sharded(collective, description.leastBatch?.samples) : set;
+      collective && !set.isSharded ? set.sharded(collective, leastOnRank(description)) : set;
     yield* loopOver(trainer, own(train), { ...options, validation: validation && own(validation) });
   } finally {
     await opened.close();

@@ -1,8 +1,10 @@
 /** Training on several ranks: the same numbers as on one, but for rounding, and the same bits on all of them. */
 import { describe, expect, it } from 'vitest';
 import { AgdError } from '../../../src/graph/errors.js';
-import type { Model } from '../../../src/graph/ir.js';
+import type { Model, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import type { AttrInit } from '../../../src/ops/core/builder.js';
+import { readStep, writeDescription } from '../../../src/passes/file/step-metadata.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import type { Collective } from '../../../src/runtime/collective/collective.js';
@@ -13,27 +15,45 @@ import type { EpochEvent, StepEvent } from '../../../src/runtime/train/events.js
 import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
 import { type LoopOptions, trainingLoop } from '../../../src/runtime/train/training-loop.js';
 import { ints, spread } from '../../ops/vjp.js';
-import { collect, mlp, mlpData, Sketch } from '../../sample.js';
+import { collect, mlp, mlpData, normalized, Sketch } from '../../sample.js';
 
 type Arrays = Map<string, Tensor>;
 type Setting = { model: Model; arrays: Arrays; inject: InjectOptions; loop?: Partial<LoopOptions> };
 
-/** x[batch,4] -> batch normalization -> logits[batch,3]. */
-function normalized(): Model {
-  const s = new Sketch();
-  const x = s.input('x', ['batch', 4]);
-  const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
-  const [one, zero] = [1, 0].map(n => spread([8], [n, n + 0.5], 3));
-  const stats = ['scale', 'bias', 'mean', 'var'].map((name, i) =>
-    s.weight(`bn.${name}`, i % 2 ? zero! : one!),
+/** BatchNormalization whose parameters are called `name`. */
+function batchNorm(s: Sketch, x: Value, name: string, channels: number): Value {
+  const of = (what: string, from: number) =>
+    s.weight(`${name}.${what}`, spread([channels], [from, from + 0.5], 3));
+  return s.add(
+    'BatchNormalization',
+    [x, of('scale', 1), of('bias', 0), of('mean', 0), of('var', 1)],
+    `${name}.y`,
   );
-  const y = s.add('BatchNormalization', [h, ...stats], 'y');
-  return s.model([
-    s.add(
-      'Gemm',
-      [s.add('Relu', [y], 'r'), s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])],
-      'logits',
-    ),
+}
+
+/** image[batch,3,6,6] -> blocks with convolution, normalization and a shortcut, one of them normalized -> logits[batch,4]. */
+function residual(): Model {
+  const s = new Sketch();
+  const pads = { pads: [1, 1, 1, 1] };
+  const conv = (x: Value, name: string, dims: number[], attrs: AttrInit = pads) =>
+    s.add('Conv', [x, s.weight(name, dims)], `${name}.out`, attrs);
+  const relu = (x: Value, name: string) => s.add('Relu', [x], name);
+  const x = s.input('x', ['batch', 3, 6, 6]);
+  const stem = relu(batchNorm(s, conv(x, 'stem', [8, 3, 3, 3]), 'bn0', 8), 'r0');
+  const a = relu(batchNorm(s, conv(stem, 'c1', [8, 8, 3, 3]), 'bn1', 8), 'r1');
+  const b = relu(s.add('Add', [batchNorm(s, conv(a, 'c2', [8, 8, 3, 3]), 'bn2', 8), stem], 'sum1'), 'r2');
+  const c = relu(batchNorm(s, conv(b, 'c3', [12, 8, 3, 3], { ...pads, strides: [2, 2] }), 'bn3', 12), 'r3');
+  const short = batchNorm(s, conv(b, 'short', [12, 8, 1, 1], { strides: [2, 2] }), 'bn4', 12);
+  const d = relu(s.add('Add', [c, short], 'sum2'), 'r4');
+  const pooled = s.add('Flatten', [s.add('GlobalAveragePool', [d], 'p')], 'f');
+  return s.model([s.add('Gemm', [pooled, s.weight('fc.w', [12, 4]), s.weight('fc.b', [4])], 'logits')]);
+}
+
+function images(count: number, ignored: (i: number) => boolean = () => false): Arrays {
+  const labels = Array.from({ length: count }, (_, i) => (ignored(i) ? -100 : (i * 7) % 4));
+  return new Map([
+    ['x', spread([count, 3, 6, 6], [-1, 2], 7)],
+    ['target', ints(labels, [count])],
   ]);
 }
 
@@ -202,6 +222,50 @@ describe.each(SETTINGS)('training with %s', (_, setting) => {
   });
 });
 
+const NORMALIZED: [string, Setting][] = [
+  // 17 samples in batches of 8: the last one has one sample, and is part of the one before.
+  ['vectors', { model: normalized(), arrays: mlpData(19), inject: { loss: CE } }],
+  ['images', { model: residual(), arrays: images(21), inject: { loss: CE } }],
+  [
+    'labels of which most are ignored, on some ranks all',
+    { model: residual(), arrays: images(32, i => i % 4 > 0), inject: { loss: { ...CE, ignoreIndex: -100 } } },
+  ],
+  [
+    'class weights',
+    { model: residual(), arrays: images(13), inject: { loss: { ...CE, classWeights: [1, 5, 0.2, 2] } } },
+  ],
+  ['accumulation', { model: residual(), arrays: images(24), inject: { loss: CE, accumulate: 2 } }],
+  [
+    'steps that may be skipped',
+    { model: residual(), arrays: images(21), inject: { loss: CE, onNonfinite: 'skip' } },
+  ],
+  [
+    'recomputed activations',
+    { model: residual(), arrays: images(21), inject: { loss: CE, checkpointActivations: true } },
+  ],
+];
+
+describe.each(NORMALIZED)('synchronized batch normalization of %s', (_, { inject: options, ...rest }) => {
+  it('has the same result on 1, 2 and 4 ranks', async () => {
+    const setting = {
+      ...rest,
+      inject: { ...options, optimizer: { name: 'sgd', lr: 0.1 } } as const,
+    };
+    const alone = await train(setting);
+    const synchronized = { ...setting, inject: { ...setting.inject, syncBatchNorm: true } };
+    expect(bits(await train(synchronized))).toEqual(bits(alone));
+    for (const size of [1, 2, 4]) {
+      const ranks = await onRanks(size, synchronized);
+      expect(difference(alone, ranks[0]!)).toBeLessThan(1e-6);
+      for (const other of ranks.slice(1)) {
+        expect(bits(other)).toEqual(bits(ranks[0]!));
+        expect(other.losses).toEqual(ranks[0]!.losses);
+      }
+    }
+    expect(difference(alone, (await onRanks(2, setting))[0]!)).toBeGreaterThan(1e-4);
+  });
+});
+
 describe('a distributed run', () => {
   it('goes on from its state with another number of ranks, in the middle of an update', async () => {
     const [, setting] = SETTINGS[5]!;
@@ -289,6 +353,26 @@ describe('a distributed run', () => {
     expect(far).toBeGreaterThan(1e-6);
     expect(far).toBeLessThan(5e-3);
     for (const other of ranks) expect(bits(other)).toEqual(bits(ranks[0]!));
+  });
+
+  it('refuses to synchronize batch normalization where there is none, and with what steps cannot exchange', async () => {
+    const injected = (model: Model, options: InjectOptions = {}) =>
+      inject(model, { loss: CE, syncBatchNorm: true, lossDivisor: true, ...options }, sessionShapes);
+    await expect(injected(mlp())).rejects.toThrow('--sync-batch-norm: the model has no batch normalization.');
+    await expect(injected(normalized(), { batchNorm: 'eval' })).rejects.toThrow('--batch-norm eval');
+    const [collective] = localCollectives(1);
+    const hessian = await injected(normalized(), { optimizer: { name: 'adahessian' } });
+    await expect(Trainer.create(hessian.model, { collective })).rejects.toThrow('products of the Hessian');
+    const { model } = await injected(normalized());
+    await expect(Trainer.create(model, { collective, syncEvery: 2 })).rejects.toThrow('--sync-every');
+    const trainer = await Trainer.create(model, { collective });
+    const [x, target] = ['x', 'target'].map(name => mlpData(1).get(name)!);
+    await expect(trainer.step({ x: x!, target: target! })).rejects.toThrow('one value per channel');
+    await trainer.release();
+    writeDescription(model, { ...readStep(model), synchronized: { statistics: [], sums: ['none'] } });
+    await expect(Trainer.create(model, { collective })).rejects.toThrow(
+      "its synchronized value 'none' is not a copy",
+    );
   });
 
   it('averages the running statistics of batch normalization', async () => {

@@ -850,8 +850,9 @@ const ALL = [
       });
       const planned = {
         ...options,
-        // Most GPUs are slow in float64.
-        scalars: options.scalars ?? (options.provider === 'cuda' ? ('float32' as const) : undefined),
+        // Most GPUs are slow in float64, and WebGPU in browsers comes without it.
+        scalars:
+          options.scalars ?? ((options.provider ?? 'cpu') !== 'cpu' ? ('float32' as const) : undefined),
         schedule,
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),

@@ -1,46 +1,16 @@
 /**
- * Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--json FILE] [--summary FILE]`.
- * A DIR holds cases, or is one. The summary, by operator, is what docs/reference/operators.md tells of.
+ * Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--browser] [--json FILE] [--summary FILE]`.
+ * A DIR holds cases, or is one. With --browser they run in a page of Chromium, where the cpu is WebAssembly. The summary, by operator, is what docs/reference/operators.md tells of.
  */
 import { existsSync } from 'node:fs';
 import { readdir, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { env } from 'onnxruntime-node';
 import { AgdError } from '../../src/graph/errors.js';
 import type { Device } from '../../src/passes/options.js';
-import { type Backward, type Check, loadCase } from './case.js';
-import { checkTraining } from './training.js';
-import { checkVjp } from './vjp.js';
-
-type Result = {
-  name: string;
-  passed: boolean;
-  checks: number;
-  error: number;
-  worst: string;
-  reason?: string;
-  operator?: string;
-  backward?: Backward;
-};
-
-async function runCase(folder: string, device?: Device): Promise<Result> {
-  const name = basename(folder);
-  let operator: string | undefined;
-  try {
-    const c = await loadCase(folder, name);
-    operator = c.info.op;
-    const { checks, backward }: { checks: Check[]; backward?: Backward } =
-      c.info.kind === 'training' ? { checks: await checkTraining(c, device) } : await checkVjp(c, device);
-    const worst = checks.reduce((a, b) => (b.error > a.error ? b : a), { what: '', error: 0 });
-    const passed = checks.length > 0 && worst.error <= 1;
-    const shown = { checks: checks.length, error: worst.error, worst: worst.what };
-    return { name, passed, ...shown, operator, backward };
-  } catch (error) {
-    const reason = error instanceof AgdError ? error.message : String((error as Error).stack ?? error);
-    return { name, passed: false, checks: 0, error: Number.POSITIVE_INFINITY, worst: '', reason, operator };
-  }
-}
+import { openPage } from './browser.js';
+import { type Result, runCase } from './run-case.js';
 
 /** What came of the cases of single operators: how many passed, and the names of those that did not. */
 function summary(results: readonly Result[]) {
@@ -71,18 +41,22 @@ async function main(args: string[]): Promise<void> {
     json: { type: 'string' },
     summary: { type: 'string' },
     device: { type: 'string' },
+    browser: { type: 'boolean' },
   } as const;
   const { positionals: dirs, values } = parseArgs({ args, options, allowPositionals: true });
   if (!dirs.length) throw new AgdError('bad-option', 'Name at least one folder of cases.');
   const results: Result[] = [];
+  const device = values.device as Device | undefined;
+  const page = values.browser ? await openPage(device) : undefined;
   for (const folder of await caseFolders(dirs)) {
-    const result = await runCase(folder, values.device as Device | undefined);
+    const result = await (page ? page.runCase(folder) : runCase(folder, device));
     results.push(result);
     const detail =
       result.reason ??
       `${result.error.toPrecision(2)} of the bound, ${result.worst} (${result.checks} checks)`;
     console.log(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name.padEnd(48)} ${detail}`);
   }
+  await page?.close();
   if (values.json) await writeFile(values.json, `${JSON.stringify(results, undefined, 1)}\n`);
   if (values.summary) await writeFile(values.summary, `${JSON.stringify(summary(results), undefined, 2)}\n`);
   const passed = results.filter(r => r.passed).length;

@@ -1,0 +1,36 @@
+import { basename } from 'node:path';
+import { AgdError } from '../../src/graph/errors.js';
+import type { Device } from '../../src/passes/options.js';
+import { type Backward, type Check, loadCase } from './case.js';
+import { checkTraining } from './training.js';
+import { checkVjp } from './vjp.js';
+
+export type Result = {
+  name: string;
+  passed: boolean;
+  checks: number;
+  error: number;
+  worst: string;
+  reason?: string;
+  operator?: string;
+  backward?: Backward;
+};
+
+/** Loads a case and makes all of its checks; what stops it is the reason of its result. */
+export async function runCase(folder: string, device?: Device): Promise<Result> {
+  const name = basename(folder);
+  let operator: string | undefined;
+  try {
+    const c = await loadCase(folder, name);
+    operator = c.info.op;
+    const { checks, backward }: { checks: Check[]; backward?: Backward } =
+      c.info.kind === 'training' ? { checks: await checkTraining(c, device) } : await checkVjp(c, device);
+    const worst = checks.reduce((a, b) => (b.error > a.error ? b : a), { what: '', error: 0 });
+    const passed = checks.length > 0 && worst.error <= 1;
+    const shown = { checks: checks.length, error: worst.error, worst: worst.what };
+    return { name, passed, ...shown, operator, backward };
+  } catch (error) {
+    const reason = error instanceof AgdError ? error.message : String((error as Error).stack ?? error);
+    return { name, passed: false, checks: 0, error: Number.POSITIVE_INFINITY, worst: '', reason, operator };
+  }
+}

@@ -69,7 +69,10 @@ export class LocalSteps {
   async #sync(state: Feeds, names: readonly string[]): Promise<Feeds> {
     const { collective, options } = this;
     const counters = names.filter(name => !isFloat(state[name]!.dtype));
-    const shared = Float64Array.of(this.#samples, ...counters.map(name => state[name]!.numbers()[0]!));
+    const shared = Float64Array.of(
+      ...[this.#samples, this.#batches(state)],
+      ...counters.map(name => state[name]!.numbers()[0]!),
+    );
     await collective.allReduce(shared.subarray(0, 1));
     // A rank without samples did fewer steps.
     await collective.allReduce(shared.subarray(1), 'max');
@@ -86,16 +89,34 @@ export class LocalSteps {
     for (const name of floats) buffer.add(name, state[name]!, share);
     await buffer.reduce(collective, options.compress);
     const next: Feeds = { ...state, ...buffer.tensors() };
-    let at = 1;
+    let at = 2;
     for (const name of counters) {
       const { dtype, dims } = state[name]!;
       next[name] = Tensor.filled(dtype, dims, shared[at++]!);
     }
+    this.#countSkipped(next, shared[1]!);
     if (this.#steps && total)
       for (const name of this.#parameters()) next[name] = this.#outerStep(name, next[name]!);
     [this.#steps, this.#samples] = [0, 0];
     this.#anchor = this.#copies(next);
     return record(next);
+  }
+
+  /** Batches that a state has behind it, skipped ones included. */
+  #batches(state: Feeds): number {
+    const { step, accumulation, skipped } = this.description;
+    const at = (name: string | undefined) => (name === undefined ? 0 : state[name]!.numbers()[0]!);
+    return at(step) * (accumulation?.batches ?? 1) + at(accumulation?.counter) + at(skipped);
+  }
+
+  /** A step that some rank did is done for all: only those that all ranks skipped count, or a run would be resumed too late. */
+  #countSkipped(next: Feeds, batches: number): void {
+    const { skipped } = this.description;
+    if (skipped === undefined) return;
+    const { dtype, dims } = next[skipped]!;
+    const none = Tensor.filled(dtype, dims, 0);
+    const done = this.#batches({ ...next, [skipped]: none });
+    next[skipped] = Tensor.filled(dtype, dims, Math.max(0, batches - done));
   }
 
   /** v = momentum v + (anchor - mean), next = anchor - lr ((anchor - mean) + momentum v). */

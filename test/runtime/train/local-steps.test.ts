@@ -193,6 +193,26 @@ describe('ranks that train for themselves', () => {
     expect(Math.abs(losses[0]! - losses[1]!)).toBeGreaterThan(1e-4);
   });
 
+  it('count a step as done that one of them skipped', async () => {
+    const model = await injected({ ...SGD, onNonfinite: 'skip' });
+    const states = await Promise.all(
+      localCollectives(2).map(async collective => {
+        const trainer = await Trainer.create(model, { collective, syncEvery: 2, threads: 1 });
+        for (let step = 0; step < 5; step++) {
+          const feeds = partOf(step, [4, 4], collective.rank);
+          const isBad = (step === 2 && collective.rank === 1) || step === 3;
+          const x = Tensor.filled('float32', feeds.x!.dims, Number.NaN);
+          await trainer.steps(isBad ? { ...feeds, x } : feeds);
+        }
+        await trainer.settle();
+        const { batchCount, stepCount, skippedCount } = trainer;
+        await trainer.release();
+        return { batchCount, stepCount, skippedCount };
+      }),
+    );
+    for (const state of states) expect(state).toEqual({ batchCount: 5, stepCount: 4, skippedCount: 1 });
+  });
+
   it('cannot divide the optimizer, nor send float16', async () => {
     const model = await injected();
     const [collective] = localCollectives(1);

@@ -9,6 +9,9 @@ export type WatchOptions = {
   warn?: (message: string) => void;
 };
 
+/** Seconds: timers of Node have 31 bits for milliseconds, and fire at once beyond. */
+const LONGEST = 2 ** 31 / 1000 - 1;
+
 /**
  * The collective with a watchdog: an operation that takes longer than the timeout aborts the run, and throws `collective`.
  * Engines learn of a killed process by themselves, but not of a stopped one, nor of a cable that is pulled.
@@ -19,7 +22,8 @@ export function watched(collective: Collective, options: WatchOptions): Collecti
 
   async function watch<T>(operation: string, run: () => Promise<T>): Promise<T> {
     if (failure) throw failure;
-    const { timeout, warn } = options;
+    const { warn } = options;
+    const timeout = Math.min(options.timeout, LONGEST);
     const waited = (seconds: number) => `has waited ${seconds} s for the other ranks in ${operation}`;
     const self = `rank ${rank} of ${size} (${host})`;
     const timers: NodeJS.Timeout[] = [];

@@ -15,6 +15,14 @@ describe('a watched collective', () => {
     });
   });
 
+  it('waits however long the timeout is', async () => {
+    const [a, b] = localCollectives(2).map(c => watched(c, { timeout: 1e9 }));
+    const waiting = a!.barrier();
+    await new Promise(resolve => setTimeout(resolve, 20));
+    await b!.barrier();
+    await waiting;
+  });
+
   it('warns of a slow rank, and ends the run of a hung one on all ranks', async () => {
     vi.useFakeTimers();
     try {

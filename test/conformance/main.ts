@@ -1,6 +1,7 @@
 /**
- * Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--browser] [--json FILE] [--summary FILE]`.
- * A DIR holds cases, or is one. With --browser they run in a page of Chromium, where the cpu is WebAssembly. The summary, by operator, is what docs/reference/operators.md tells of.
+ * Runs folders of conformance cases: `main.js DIR... [--device cpu|cuda|webgpu] [--browser] [--ranks N] [--json FILE] [--summary FILE]`.
+ * A DIR holds cases, or is one. With --browser they run in a page of Chromium, where the cpu is WebAssembly. With --ranks, training
+ * cases run on so many ranks of this process, and on one. The summary, by operator, is what docs/reference/operators.md tells of.
  */
 import { existsSync } from 'node:fs';
 import { readdir, writeFile } from 'node:fs/promises';
@@ -42,14 +43,20 @@ async function main(args: string[]): Promise<void> {
     summary: { type: 'string' },
     device: { type: 'string' },
     browser: { type: 'boolean' },
+    ranks: { type: 'string' },
   } as const;
   const { positionals: dirs, values } = parseArgs({ args, options, allowPositionals: true });
   if (!dirs.length) throw new AgdError('bad-option', 'Name at least one folder of cases.');
+  const ranks = values.ranks === undefined ? undefined : Number(values.ranks);
+  if (ranks !== undefined && !(Number.isSafeInteger(ranks) && ranks > 0))
+    throw new AgdError('bad-option', '--ranks must be at least 1.');
+  if (ranks !== undefined && values.browser)
+    throw new AgdError('bad-option', '--ranks cannot be combined with --browser.');
   const results: Result[] = [];
   const device = values.device as Device | undefined;
   const page = values.browser ? await openPage(device) : undefined;
   for (const folder of await caseFolders(dirs)) {
-    const result = await (page ? page.runCase(folder) : runCase(folder, device));
+    const result = await (page ? page.runCase(folder) : runCase(folder, device, ranks));
     results.push(result);
     const detail =
       result.reason ??

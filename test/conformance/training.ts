@@ -118,7 +118,7 @@ async function lossOf(model: Model, loss: LossSpec, inputs: Feeds, device?: Devi
 const norm = (x: readonly number[]) => Math.sqrt(x.reduce((sum, v) => sum + v * v, 0));
 
 /** The k-th batch: the case's arrays have a leading axis of steps. */
-function batch(tensors: ReadonlyMap<string, Tensor>, k: number): Feeds {
+export function batch(tensors: ReadonlyMap<string, Tensor>, k: number): Feeds {
   const arrays = [...section(tensors, 'input:')];
   const target = tensors.get('target');
   if (target) arrays.push(['target', target]);
@@ -149,7 +149,7 @@ async function firstGradients(
 }
 
 /** The case speaks PyTorch's names. */
-function agdOptions(options: Record<string, unknown>): Partial<AgdOptions> {
+export function agdOptions(options: Record<string, unknown>): Partial<AgdOptions> {
   const camel = (name: string) => name.replace(/_(.)/g, (_, c: string) => c.toUpperCase());
   return Object.fromEntries(Object.entries(options).map(([name, value]) => [camel(name), value]));
 }

@@ -1,0 +1,16 @@
+import { copyFileSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { defineConfig } from 'vite';
+
+const root = join(import.meta.dirname, '../..');
+const publicDir = join(import.meta.dirname, 'public');
+mkdirSync(publicDir, { recursive: true });
+copyFileSync(join(root, 'models/lenet.onnx'), join(publicDir, 'lenet.onnx'));
+
+export default defineConfig({
+  root: import.meta.dirname,
+  base: './',
+  worker: { format: 'es' },
+  resolve: { alias: { 'agd-onnx/web': join(root, 'dist/web/index.js') } },
+  build: { outDir: join(root, 'dist/studio'), emptyOutDir: true, target: 'es2022' },
+});

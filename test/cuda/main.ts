@@ -11,7 +11,7 @@ import type { Model } from '../../src/graph/ir.js';
 import { allOptimizerNames } from '../../src/ops/optimizers/index.js';
 import type { InjectOptions } from '../../src/passes/options.js';
 import { OPTIONS, partsOf } from './forms.js';
-import { casesIn, ownModels, type Subject, tableMlp } from './models.js';
+import { casesIn, kinds, ownModels, type Subject, tableMlp } from './models.js';
 import { placementPage } from './page.js';
 import { type Placement, Placer } from './place.js';
 import { cudaRuntime } from './runtime.js';
@@ -101,7 +101,7 @@ async function main(args: string[]): Promise<void> {
     const dirs = positionals.length ? positionals : ['../shared/conformance/models'];
     await everyOptimizer(placer);
     const rows: Row[] = [];
-    for (const subject of [...ownModels(), ...dirs.flatMap(casesIn)])
+    for (const subject of [...ownModels(), ...kinds(), ...dirs.flatMap(casesIn)])
       rows.push(...(await everyForm(placer, subject, values.write === true)));
     if (values.write) await writeFile('docs/reference/placement.md', placementPage(rows));
   } finally {

@@ -8,6 +8,7 @@ import type { InjectOptions } from '../../src/passes/options.js';
 import { readSafetensors } from '../../src/runtime/data/safetensors.js';
 import { spread } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
+import { smallModels } from './small-models.js';
 
 export type Subject = {
   name: string;
@@ -50,6 +51,20 @@ export function ownModels(): Subject[] {
     ),
   ];
 }
+
+/** Small models of the kinds that are trained. */
+export function kinds(): Subject[] {
+  return smallModels.map(({ name, options, make }) => ({
+    name,
+    options,
+    make: async batch => (batch === 'free' ? make() : fixed(await make(), FIXED)),
+  }));
+}
+
+const FIXED = new Map([
+  ['batch', 4],
+  ['length', 6],
+]);
 
 /** The cases of training in a folder, if it is there: each has a model, its loss, and data. */
 export function casesIn(folder: string): Subject[] {

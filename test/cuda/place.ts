@@ -88,12 +88,15 @@ const HEAD = /laced on \[(\w+?)ExecutionProvider\]/;
 /** What the runtime said of one model. */
 class Placed {
   #where = '';
-  readonly #onCpu = new Set<string>();
+  /** How many nodes: those of an operator's own definition have no names. */
+  readonly #onCpu = new Map<string, number>();
 
   read(line: string): void {
     this.#where = HEAD.exec(line)?.[1] ?? this.#where;
     const [, op, name] = PLACED.exec(line) ?? [];
-    if (op && this.#where === 'CPU') this.#onCpu.add(keyOf(op, name!));
+    if (!op || this.#where !== 'CPU') return;
+    const key = keyOf(op, name!);
+    this.#onCpu.set(key, (this.#onCpu.get(key) ?? 0) + 1);
   }
 
   in({ graph }: Model): Placement {
@@ -108,20 +111,37 @@ class Placed {
         ...[...g.initializers].flatMap(([v, { dtype }]) => (dtype === 'float64' ? [v] : [])),
       ]),
     );
-    for (const { nodes } of graphs)
-      for (const node of nodes) {
-        const isOnCpu = this.#onCpu.has(keyOf(node.opType, node.name));
-        const ofExtents = isOfExtents(node, known);
-        const isDouble = computesInDouble(node, doubles);
-        if (isDouble && staysDouble(node)) for (const v of node.outputs) if (v) doubles.add(v);
-        if (isDouble && !isOnCpu) placement.float64++;
-        if (ofExtents) for (const v of node.outputs) if (v) known.add(v);
-        if (/^Memcpy/.test(node.opType)) placement.copies++;
-        else if (!isOnCpu) placement.device++;
-        else if (ofExtents) placement.extents++;
-        else placement.host.push(node.opType);
-      }
+    const all = graphs.flatMap(g => g.nodes);
+    const ofExtents = new Set<Node>();
+    for (const node of all) {
+      if (!isOfExtents(node, known)) continue;
+      ofExtents.add(node);
+      for (const v of node.outputs) if (v) known.add(v);
+    }
+    const onCpu = this.#nodesOnCpu([...ofExtents, ...all.filter(node => !ofExtents.has(node))]);
+    for (const node of all) {
+      const isOnCpu = onCpu.has(node);
+      const isDouble = computesInDouble(node, doubles);
+      if (isDouble && staysDouble(node)) for (const v of node.outputs) if (v) doubles.add(v);
+      if (isDouble && !isOnCpu) placement.float64++;
+      if (/^Memcpy/.test(node.opType)) placement.copies++;
+      else if (!isOnCpu) placement.device++;
+      else if (ofExtents.has(node)) placement.extents++;
+      else placement.host.push(node.opType);
+    }
     return placement;
+  }
+
+  /** Where fewer nodes of one operator and name are on the CPU than there are, the first of those given. */
+  #nodesOnCpu(nodes: readonly Node[]): Set<Node> {
+    const left = new Map(this.#onCpu);
+    return new Set(
+      nodes.filter(({ opType, name }) => {
+        const count = left.get(keyOf(opType, name)) ?? 0;
+        left.set(keyOf(opType, name), count - 1);
+        return count > 0;
+      }),
+    );
   }
 }
 

@@ -281,16 +281,14 @@ export function freeOnDevice(tensors: Iterable<Tensor>): void {
 class DeviceTensor extends Tensor {
   #here: Uint8Array | undefined;
 
-  constructor(buffer: ort.Tensor) {
-    super(buffer.type as DType, buffer.dims, () => {
+  constructor(dtype: DType, dims: readonly number[]) {
+    super(dtype, [...dims], () => {
       if (this.#here) return this.#here;
       throw new AgdError(
         'bad-state',
         "Parameters and optimizer state are on the device: await the trainer's fetchState() before reading them.",
       );
     });
-    buffers.set(this, buffer);
-    held++;
   }
 
   get isHere(): boolean {
@@ -300,6 +298,13 @@ class DeviceTensor extends Tensor {
   putBytes(bytes: Uint8Array): void {
     this.#here = bytes;
   }
+}
+
+function onDevice(buffer: ort.Tensor): DeviceTensor {
+  const tensor = new DeviceTensor(buffer.type as DType, buffer.dims);
+  buffers.set(tensor, buffer);
+  held++;
+  return tensor;
 }
 
 /** Of these tensors, those that are on the device alone. */
@@ -344,7 +349,7 @@ function asTensor(name: string, given: unknown): Tensor {
 }
 
 function fromOrt(t: ort.Tensor): Tensor {
-  if (t.location === 'gpu-buffer') return new DeviceTensor(t);
+  if (t.location === 'gpu-buffer') return onDevice(t);
   if (t.type === 'string') {
     const tensor = new Tensor('string', t.dims, new Uint8Array());
     tensor.strings = (t.data as string[]).map(text => new TextEncoder().encode(text));

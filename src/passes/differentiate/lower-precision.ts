@@ -2,7 +2,6 @@ import { type DType, dtypeCode, isHalf } from '../../graph/dtype.js';
 import { Node, type Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { type Builder, toAttrs } from '../../ops/core/builder.js';
-import type { Expr } from '../../ops/core/expr.js';
 import type { Provider } from '../../ops/core/provider.js';
 import { ensure } from '../../ops/optimizers/optimizer.js';
 import type { InjectOptions } from '../options.js';
@@ -69,10 +68,27 @@ export function lowerPrecision(
     }
     return forms;
   };
+  const casts = new Map<Value, Map<DType, Value>>();
+  /** In another type; small constants stay constants. The builder's own cast of a value may come later in the graph. */
+  const converted = (v: Value, dtype: Half | 'float32'): Value => {
+    if (v.dtype === dtype) return v;
+    const constant = g.constant(v);
+    if (constant && constant.size <= SMALL)
+      return g.into(nodes, () => g.tensor(Tensor.ofNumbers(dtype, constant.dims, constant.floats()))).value;
+    const known = casts.get(v) ?? new Map<DType, Value>();
+    casts.set(v, known);
+    let cast = known.get(dtype);
+    if (!cast) {
+      cast = g.newValue(v.name, v.type?.kind === 'tensor' ? { ...v.type, dtype } : v.type);
+      nodes.push(castTo(v, cast));
+      known.set(dtype, cast);
+    }
+    return cast;
+  };
   const inForm = (v: Value, form: Form): Value => {
     const forms = formsOf(v);
     const dtype = form === 'low' ? low : 'float32';
-    forms[form] ??= g.into(nodes, () => converted(g, forms[forms.own] ?? v, dtype)).value;
+    forms[form] ??= converted(forms[forms.own] ?? v, dtype);
     return forms[form];
   };
   const isLow = (v: Value) => formsOf(v).own === 'low';
@@ -132,7 +148,7 @@ export function lowerPrecision(
     }
     for (const i of inputs) {
       const narrow = inForm(node.inputs[i]!, form);
-      const operand = rounds ? g.into(nodes, () => converted(g, narrow, 'float32')).value : narrow;
+      const operand = rounds ? converted(narrow, 'float32') : narrow;
       changed ||= operand !== node.inputs[i];
       node.setInput(i, operand);
     }
@@ -159,13 +175,6 @@ const hasForms = (v: Value) => v.dtype === 'float32' || isHalf(v.dtype);
 const isAside = (node: Node, i: number) => node.opType === 'Dropout' && i > 0;
 /** Operators whose result has the type that an attribute names. */
 const isTyped = ({ attrs }: Node) => ['to', 'dtype', 'output_dtype'].some(name => attrs.has(name));
-
-/** A value in another type; small constants stay constants. */
-function converted(g: Builder, v: Value, dtype: Half | 'float32'): Expr {
-  const constant = g.constant(v);
-  if (!constant || constant.size > SMALL || v.dtype === dtype) return g.of(v).cast(dtype);
-  return g.tensor(Tensor.ofNumbers(dtype, constant.dims, constant.floats()));
-}
 
 const castTo = (from: Value, to: Value) =>
   new Node('Cast', [from], [to], toAttrs({ to: dtypeCode(to.dtype!) }));

@@ -3,7 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';
 import { type AttrInit, toAttrs } from '../../ops/core/builder.js';
-import { type LinearLayer, outputsOf, type Stored, storedAt } from '../select/find-head.js';
+import { isBlockwise, type LinearLayer, outputsOf, type Stored, storedAt } from '../select/find-head.js';
 import { type Draw, fromRows, readRow, uniformByFanIn } from './initial-values.js';
 
 export type NewHead = {
@@ -101,7 +101,7 @@ function checkForm({ name, node, quantized }: LinearLayer): void {
     );
 }
 
-const REPLACED = new Set(['DequantizeLinear', 'MatMulNBits', 'MatMulInteger']);
+const REPLACED = new Set(['DequantizeLinear', 'MatMulNBits', 'MatMulBnb4', 'MatMulInteger']);
 
 function refuseRows({ name, quantized }: LinearLayer): never {
   throw new AgdError(
@@ -166,10 +166,9 @@ function dtypeOfFeatures(graph: Graph, { node, weight, quantized }: LinearLayer)
   const to = cast?.type === 'int' ? dtypeOf(Number(cast.value)) : undefined;
   if (to && isFloat(to)) return to;
   if (!quantized && isFloat(weight.tensor.dtype)) return weight.tensor.dtype;
-  const scale =
-    quantized === 'MatMulNBits'
-      ? node.inputs[2]
-      : weight.through.find(n => n.opType === 'DequantizeLinear')?.inputs[1];
+  const scale = isBlockwise(quantized)
+    ? node.inputs[2]
+    : weight.through.find(n => n.opType === 'DequantizeLinear')?.inputs[1];
   const found = scale ? storedAt(graph, scale)?.tensor.dtype : undefined;
   return isFloat(found) ? found : 'float32';
 }

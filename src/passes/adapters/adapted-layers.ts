@@ -2,7 +2,7 @@
 import { dtypeOf, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
-import { type LinearLayer, linearLayers, type Stored, storedAt } from '../select/find-head.js';
+import { isBlockwise, type LinearLayer, linearLayers, type Stored, storedAt } from '../select/find-head.js';
 import { layerNames } from '../select/layer-names.js';
 
 export type AdapterKind = 'linear' | 'conv' | 'embedding';
@@ -63,10 +63,9 @@ function fromLinear(graph: Graph, layer: LinearLayer): AdaptedLayer {
     return attr?.type === 'int' ? Number(attr.value) : 0;
   };
   const isConv = /Conv/.test(node.opType);
-  const sizes =
-    quantized === 'MatMulNBits'
-      ? { inputs: int('K'), outputs: int('N') }
-      : { inputs: dims[isConv ? 1 : 1 - layer.outAxis]!, outputs: dims[layer.outAxis]! };
+  const sizes = isBlockwise(quantized)
+    ? { inputs: int('K'), outputs: int('N') }
+    : { inputs: dims[isConv ? 1 : 1 - layer.outAxis]!, outputs: dims[layer.outAxis]! };
   return {
     ...{ kind: isConv ? 'conv' : 'linear', node, input: layer.input, weight, outAxis: layer.outAxis },
     ...{ output: layer.output, bias: layer.bias },
@@ -152,7 +151,8 @@ function dtypeAt(graph: Graph, node: Node, { through, tensor }: Stored): FloatDT
     if (each.opType === 'DequantizeLinear') return floatOf(graph, each.inputs[1]);
   }
   if (isFloat(tensor.dtype)) return tensor.dtype;
-  return /NBits$|^GatherBlockQuantized$/.test(node.opType) ? floatOf(graph, node.inputs[2]) : 'float32';
+  const hasScales = isBlockwise(node.opType) || node.opType === 'GatherBlockQuantized';
+  return hasScales ? floatOf(graph, node.inputs[2]) : 'float32';
 }
 
 function floatOf(graph: Graph, value: Value | null | undefined): FloatDType {
@@ -175,7 +175,7 @@ export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =
 
 /** Operators that compute more than a product, or a product of integers only. */
 const REFUSED =
-  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|MatMulBnb4|DynamicQuantizeMatMul|QAttention)$/;
+  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|DynamicQuantizeMatMul|QAttention)$/;
 
 /** Throws `unsupported-op` for a layer whose operator takes no adapter. */
 export function checkAdaptable(layer: AdaptedLayer): void {

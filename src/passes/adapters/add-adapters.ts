@@ -10,7 +10,7 @@ import { float, toAttrs } from '../../ops/core/builder.js';
 import { normal, uniformByFanIn } from '../adapt/initial-values.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
-import { storedAt } from '../select/find-head.js';
+import { isBlockwise, storedAt } from '../select/find-head.js';
 import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from './adapted-layers.js';
 import { type AdapterRecord, scaleOf, writeAdapters } from './adapter-record.js';
 import { layersMatching, layersNamed } from './choose-layers.js';
@@ -209,7 +209,7 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
 function scalesOf({ node, weight }: AdaptedLayer): string[] {
   const read = [
     ...weight.through.flatMap(n => n.inputs.slice(1)),
-    ...(node.opType === 'MatMulNBits' ? node.inputs.slice(2, 4) : []),
+    ...(isBlockwise(node.opType) ? node.inputs.slice(2, 4) : []),
   ];
   return read.flatMap(value => (value && storedAt(node.graph!, value)?.value.name) ?? []);
 }

@@ -29,6 +29,8 @@ export function checkMagnitudes(layer: AdaptedLayer): void {
   if (layer.isInner || layer.part)
     throw refusal(layer, 'it is part of an operator that computes more; use an adapter without dora');
   if (layer.node.graph!.owner) throw refusal(layer, 'in a branch; use one without dora');
+  if (layer.quantized === 'MatMulBnb4')
+    throw refusal(layer, 'its weights are 4-bit floats; use an adapter without dora');
   if (layer.quantized === 'MatMulInteger')
     throw refusal(layer, 'its activations are quantized; use an adapter without dora');
 }

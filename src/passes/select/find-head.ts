@@ -66,9 +66,13 @@ const LINEAR = record<Operator>({
   FusedConv: conv,
 });
 
+/** Whether an operator multiplies floats with weights in blocks of a few bits each: K inputs, N outputs, scales third. */
+export const isBlockwise = (opType: string | undefined) =>
+  opType === 'MatMulNBits' || opType === 'MatMulBnb4';
+
 /** Linear operators on integers, which are rejected by name. */
 const QUANTIZED = new Set(
-  'QGemm QLinearMatMul QLinearConv ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul MatMulBnb4'.split(
+  'QGemm QLinearMatMul QLinearConv ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul'.split(
     ' ',
   ),
 );
@@ -130,7 +134,7 @@ function layerAt(graph: Graph, node: Node): LinearLayer | undefined {
   if (node.domain !== '' && node.domain !== 'ai.onnx' && node.domain !== 'com.microsoft') return undefined;
   const [input, output] = [node.inputs[0], node.outputs[0]];
   if (!output) return undefined;
-  if (node.opType === 'MatMulNBits' && input) return blockwise(graph, node, input, output);
+  if (isBlockwise(node.opType) && input) return blockwise(graph, node, input, output);
   if (QUANTIZED.has(node.opType) && input) return onIntegers(graph, node, input, output);
   const product = dynamicallyQuantized(graph, node, output);
   if (product) return product;
@@ -254,7 +258,7 @@ function isVector(graph: Graph, add: Node, layer: LinearLayer): boolean {
 /** Number of outputs of a layer. */
 export function outputsOf({ node, weight, outAxis, quantized }: LinearLayer): number {
   const columns = node.attrs.get('N');
-  if (quantized === 'MatMulNBits' && columns?.type === 'int') return Number(columns.value);
+  if (isBlockwise(quantized) && columns?.type === 'int') return Number(columns.value);
   return weight.tensor.dims[weight.isTransposed ? 1 - outAxis : outAxis]!;
 }
 

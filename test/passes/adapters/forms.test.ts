@@ -119,6 +119,13 @@ const FORMS: Record<string, () => Form> = {
       microsoft(s);
       return y;
     }, false),
+  MatMulBnb4: () =>
+    linear((s, x) => {
+      const inputs = [x, s.weight('w', bytes('uint8', [48])), s.weight('w.absmax', [6])];
+      const y = s.add('MatMulBnb4', inputs, 'y', { K: 32, N: 3, block_size: 16, quant_type: 1 });
+      microsoft(s);
+      return y;
+    }, false),
   'a dynamically quantized product': () =>
     linear((s, x) => {
       const rounded = dynamic(s, x);
@@ -333,7 +340,7 @@ describe('a layer of queries, keys and values', () => {
 });
 
 /** Forms whose activations stay as they are, and whose weight has columns. */
-const WITH_MAGNITUDES = Object.entries(FORMS).filter(([name]) => !/Gather|dynamically/.test(name));
+const WITH_MAGNITUDES = Object.entries(FORMS).filter(([name]) => !/Gather|dynamically|Bnb4/.test(name));
 
 /** The adapter with DoRA's magnitudes, which are not the norms of the weight. */
 function withMagnitudes({ model, adapters: { name, adapters }, ...rest }: Form): Form {
@@ -521,16 +528,11 @@ it('refuses an attention layer of integers', () => {
   );
 });
 
-it('refuses a product of blocks of 4-bit floats', () => {
-  const { model } = linear((s, x) => {
-    const y = s.add('MatMulBnb4', [x, s.weight('w', bytes('uint8', [48])), s.weight('m', [6])], 'y', {
-      K: 32,
-      N: 3,
-    });
-    microsoft(s);
-    return y;
-  }, false);
-  expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(/MatMulBnb4 has no rule/);
+it('refuses magnitudes of blocks of 4-bit floats', () => {
+  const { model } = FORMS.MatMulBnb4!();
+  expect(() => addAdapters(model, [{ match: '*', r: 1, dora: true }], undefined)).toThrow(
+    /its weights are 4-bit floats; use an adapter without dora/,
+  );
 });
 
 describe('merging beside another layer that reads the same transposed weight', () => {

@@ -303,8 +303,10 @@ export class Trainer {
    * Reads back what is on the device alone, so that `state`, `snapshot` and `checkpoint` can be read until the next step. Only
    * WebGPU keeps the state on the device: elsewhere all of it is here.
    */
-  fetchState(): Promise<void> {
-    return this.#inTurn(() => this.#fetchState());
+  async fetchState(): Promise<void> {
+    // What was read before the release can be written after it.
+    if (this.#isReleased && !Object.keys(onDeviceAlone(this.#state)).length) return;
+    await this.#inTurn(() => this.#fetchState());
   }
 
   async #fetchState(): Promise<void> {

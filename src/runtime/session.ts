@@ -11,6 +11,7 @@ import { narrowSplits } from '../passes/common/narrow-splits.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
 import { type Device, placeOf } from '../passes/options.js';
+import { withoutIdleDropout } from '../passes/run/idle-dropout.js';
 import { type Symbols, settle } from './data/fit.js';
 import { showShape } from './data/match.js';
 import { resolveDevice } from './devices/choose.js';
@@ -111,7 +112,7 @@ export class Session {
         : {}),
     };
     if (source instanceof Model) checkAttributes(source.graph);
-    const model = source instanceof Model ? encodeModel(source, place) : source;
+    const model = source instanceof Model ? encoded(source, place) : source;
     if (source instanceof Model && storedBytes(source) > LEAST_FREED) freeMemory();
     const load = (level = options.graphOptimizationLevel) => {
       const chosen = { ...options, graphOptimizationLevel: level };
@@ -213,12 +214,19 @@ function misfit(types: ReadonlyMap<string, TensorType>, feeds: Feeds): AgdError 
   return undefined;
 }
 
+const encoded = (model: Model, place: Placement) =>
+  process.platform === BROWSER
+    ? withoutIdleDropout(model, () => encodeModel(model, place))
+    : encodeModel(model, place);
+
 /** Tensors of fewer bytes are copied into the session, where shape inference sees them. */
 const LEAST_MAPPED = 2 ** 16;
 
 /** The folder under the runtime's name for it. */
 type Mapped = { model_external_initializers_file_folder_path?: string; place: Placement };
-const UNMAPPED = ['win32', 'browser'] as NodeJS.Platform[];
+/** What `process.platform` is in a page. */
+const BROWSER = 'browser' as NodeJS.Platform;
+const UNMAPPED: readonly NodeJS.Platform[] = ['win32', BROWSER];
 const NOTHING_MAPPED: Mapped = { place: inline };
 
 /**

@@ -50,8 +50,8 @@ export function mlp(): Model {
   ]);
 }
 
-/** x[batch,4] -> batch normalization -> logits[batch,3]. */
-export function normalized(): Model {
+/** x[batch,4] -> batch normalization (-> Dropout) -> logits[batch,3]. */
+export function normalized({ dropout = false } = {}): Model {
   const s = new Sketch();
   const x = s.input('x', ['batch', 4]);
   const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
@@ -59,11 +59,11 @@ export function normalized(): Model {
   const stats = ['scale', 'bias', 'mean', 'var'].map((name, i) =>
     s.weight(`bn.${name}`, i % 2 ? zero! : one!),
   );
-  const y = s.add('BatchNormalization', [h, ...stats], 'y');
+  const r = s.add('Relu', [s.add('BatchNormalization', [h, ...stats], 'y')], 'r');
   return s.model([
     s.add(
       'Gemm',
-      [s.add('Relu', [y], 'r'), s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])],
+      [dropout ? s.add('Dropout', [r], 'd') : r, s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])],
       'logits',
     ),
   ]);

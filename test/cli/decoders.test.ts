@@ -7,7 +7,7 @@ import { saveModel } from '../../src/graph/files.js';
 import { loadArrays } from '../../src/runtime/data/load.js';
 import { writeSafetensors } from '../../src/runtime/data/safetensors.js';
 import { decoder, tokenData } from '../decoder.js';
-import { agdOnnx } from './run.js';
+import { commandsIn } from './run.js';
 
 const FIXTURE = join(import.meta.dirname, '../runtime/decoders');
 const LOSS = ['--loss', 'cross-entropy', '--output', 'logits'];
@@ -17,17 +17,7 @@ async function workplace() {
   for (const name of ['model.onnx', 'text.txt']) cpSync(join(FIXTURE, name), join(folder, name));
   await saveModel(decoder({ pruned: true }), join(folder, 'pruned.onnx'));
   await writeSafetensors(join(folder, 'tokens.safetensors'), tokenData(4, 5));
-  const run = (...args: string[]) => {
-    const { code, out, err } = agdOnnx(folder, ...args);
-    expect({ code, err }).toEqual({ code: 0, err: '' });
-    return out;
-  };
-  const fail = (...args: string[]) => {
-    const { code, err } = agdOnnx(folder, ...args);
-    expect(code).toBe(1);
-    return err.trim();
-  };
-  return { folder, run, fail };
+  return { folder, ...commandsIn(folder) };
 }
 
 it('text tunes adapters of a decoder that is shipped in 4 bits, whose file keeps its inputs', async () => {

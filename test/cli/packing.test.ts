@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { saveModel } from '../../src/graph/files.js';
 import { attention } from '../attention.js';
-import { agdOnnx } from './run.js';
+import { agdOnnx, commandsIn } from './run.js';
 
 const FIXTURE = join(import.meta.dirname, '../runtime/decoders');
 const LOSS = ['--loss', 'cross-entropy', '--output', 'logits', '--ignore-index', '-100'];
@@ -19,17 +19,7 @@ function workplace() {
   const speeches = readFileSync(join(FIXTURE, 'text.txt'), 'utf8').split('\n').filter(Boolean);
   const quoted = speeches.map(line => `"${line.replaceAll('"', '""')}"`);
   writeFileSync(join(folder, 'docs.csv'), `text\n${quoted.join('\n')}\n`);
-  const run = (...args: string[]) => {
-    const { code, out, err } = agdOnnx(folder, ...args);
-    expect({ code, err }).toEqual({ code: 0, err: '' });
-    return out;
-  };
-  const fail = (...args: string[]) => {
-    const { code, err } = agdOnnx(folder, ...args);
-    expect(code).toBe(1);
-    return err.trim();
-  };
-  return { folder, run, fail };
+  return { folder, ...commandsIn(folder) };
 }
 
 const values = (text: string, name: string) =>

@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { expect } from 'vitest';
 import { saveModel } from '../../src/graph/files.js';
 import type { Model } from '../../src/graph/ir.js';
 import type { Tensor } from '../../src/graph/tensor.js';
@@ -20,6 +21,21 @@ export function agdOnnx(folder: string, ...args: string[]): Outcome {
     maxBuffer: 2 ** 28,
   });
   return { code: status, out: stdout, err: stderr };
+}
+
+/** Commands in a folder: those that are to succeed, in silence, give what they print; those that are to fail their one line. */
+export function commandsIn(folder: string) {
+  const run = (...args: string[]) => {
+    const { code, out, err } = agdOnnx(folder, ...args);
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+    return out;
+  };
+  const fail = (...args: string[]) => {
+    const { code, err } = agdOnnx(folder, ...args);
+    expect(code).toBe(1);
+    return err.trim();
+  };
+  return { run, fail };
 }
 
 /** The same, to be watched and stopped while it runs. */

@@ -47,12 +47,6 @@ export class GradientBuffer {
     for (let i = 0; i < values.length; i++) values[i]! += factor * more[i]!;
   }
 
-  /** Makes one number of a tensor NaN, which the update takes for a step to skip. */
-  spoil(): void {
-    const [first] = this.#places.values();
-    first!.values[0] = Number.NaN;
-  }
-
   scale(factor: number): void {
     for (const buffer of this.#buffers) for (let i = 0; i < buffer.length; i++) buffer[i]! *= factor;
   }

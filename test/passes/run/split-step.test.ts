@@ -8,21 +8,7 @@ import { readSplitTable, type SplitTable, splitStep } from '../../../src/passes/
 import { stateInputs } from '../../../src/passes/run/state-inputs.js';
 import { type Feeds, Session, sessionShapes } from '../../../src/runtime/session.js';
 import { floatsOf, ints, spread } from '../../ops/vjp.js';
-import { mlp, mlpData, Sketch } from '../../sample.js';
-
-/** x[batch,4] -> batch normalization and dropout -> logits[batch,3]. */
-function normalized(): Model {
-  const s = new Sketch();
-  const x = s.input('x', ['batch', 4]);
-  const h = s.add('Gemm', [x, s.weight('fc1.weight', [4, 8]), s.weight('fc1.bias', [8])], 'h');
-  const [one, zero] = [1, 0].map(n => spread([8], [n, n + 0.5], 3));
-  const stats = ['scale', 'bias', 'mean', 'var'].map((name, i) =>
-    s.weight(`bn.${name}`, i % 2 ? zero! : one!),
-  );
-  const y = s.add('BatchNormalization', [h, ...stats], 'y');
-  const d = s.add('Dropout', [s.add('Relu', [y], 'r')], 'd');
-  return s.model([s.add('Gemm', [d, s.weight('fc2.weight', [8, 3]), s.weight('fc2.bias', [3])], 'logits')]);
-}
+import { mlp, mlpData, normalized, Sketch } from '../../sample.js';
 
 /** Products whose gradients are products: what a runtime might fuse with the sum that follows. */
 function products(): Model {
@@ -33,6 +19,7 @@ function products(): Model {
 }
 
 const LOSS = { kind: 'cross-entropy' } as const;
+const withDropout = () => normalized({ dropout: true });
 
 /** Sessions of the halves, and the state in which they begin. */
 async function halves(model: Model) {
@@ -56,11 +43,11 @@ it.each<[string, Model, InjectOptions]>([
   ],
   ['products with decay', products(), { optimizer: { weightDecay: 0.1, weightDecouple: false } }],
   ['accumulating', mlp(), { accumulate: 2, clipGradNorm: 0.1 }],
-  ['in float16', normalized(), { precision: 'fp16', seed: 3 }],
-  ['normalized by batch', normalized(), { seed: 3 }],
+  ['in float16', withDropout(), { precision: 'fp16', seed: 3 }],
+  ['normalized by batch', withDropout(), { seed: 3 }],
   [
     'with everything around the update',
-    normalized(),
+    withDropout(),
     {
       accumulate: 2,
       onNonfinite: 'skip',
@@ -72,7 +59,7 @@ it.each<[string, Model, InjectOptions]>([
   ],
   [
     'with a schedule, groups, telemetry and what rounding leaves',
-    normalized(),
+    withDropout(),
     {
       schedule: { kind: 'cosine', total: 5, warmup: 1 },
       groups: [{ match: ['fc2.*'], options: { lr: 0.1, weightDecay: 0.1 } }],
@@ -86,7 +73,7 @@ it.each<[string, Model, InjectOptions]>([
   ['of second order', mlp(), { optimizer: { name: 'adahessian' }, clipGradNorm: 0.1 }],
   [
     'of second order, with everything around the update',
-    normalized(),
+    withDropout(),
     {
       accumulate: 2,
       onNonfinite: 'skip',
@@ -124,7 +111,7 @@ it.each<[string, Model, InjectOptions]>([
 });
 
 it('asks a half for nothing that it does not need', async () => {
-  const { model } = await inject(normalized(), { loss: LOSS }, sessionShapes);
+  const { model } = await inject(withDropout(), { loss: LOSS }, sessionShapes);
   const { gradients, update } = await splitStep(model, sessionShapes);
   const params = ['fc1.weight', 'fc1.bias', 'bn.scale', 'bn.bias', 'fc2.weight', 'fc2.bias'];
   const grads = params.map(p => `${p}_grad`);
@@ -224,7 +211,7 @@ it.each<[string, Model, InjectOptions, number[]]>([
   ['of private training', mlp(), { dpSgd: { clip: 0.1, noise: 0.5 }, seed: 3 }, [7, 3]],
   [
     'with running statistics that are used',
-    normalized(),
+    withDropout(),
     { batchNorm: 'eval', dropout: 'eval', onNonfinite: 'skip' },
     [7, 3],
   ],
@@ -276,7 +263,7 @@ it.each<[string, Model, InjectOptions, number[]]>([
 
 it('reads nothing in the second half that the table does not name', async () => {
   const options = { loss: LOSS, lossDivisor: true, onNonfinite: 'skip', accumulate: 2 } as const;
-  for (const source of [normalized(), mlp()]) {
+  for (const source of [withDropout(), mlp()]) {
     const { model } = await inject(source, options, sessionShapes);
     const { gradients, update, table } = await splitStep(model, sessionShapes);
     const names = table.exchange.map(e => e.name);

@@ -82,4 +82,52 @@ describe.skipIf(!hasChromium())('a page', () => {
     expect(found).toHaveLength(history.losses.length);
     for (const [i, loss] of found.entries()) expect(loss).toBeCloseTo(history.losses[i]!, 4);
   });
+
+  it('goes on from a state that it kept in the storage of the browser', { timeout: 120_000 }, async () => {
+    const { model, data } = CASES['a model with Dropout'];
+    const given = {
+      model: Buffer.from(model).toString('base64'),
+      x: [...(data.x.data as Float32Array)],
+      target: [...(data.target.data as BigInt64Array)].map(Number),
+    };
+    const page = await openPage();
+    /** Trains up to so many epochs, from the state that is there. */
+    const train = (epochs: number) =>
+      page.tab.evaluate(
+        async ({ model: bytes, x, target, epochs: all }) => {
+          const { inPage } = globalThis as unknown as { inPage: typeof InPage };
+          const storage = (globalThis as unknown as { navigator: { storage: { getDirectory(): unknown } } })
+            .navigator.storage;
+          await inPage.files.mount('/kept', (await storage.getDirectory()) as InPage.Directory);
+          const isBegun = (await inPage.files.list('/kept')).includes('state.agd.onnx');
+          await inPage.files.write(
+            '/model.onnx',
+            Uint8Array.from(atob(bytes), c => c.charCodeAt(0)),
+          );
+          const arrays = {
+            x: inPage.Tensor.from('float32', [32, 4], Float32Array.from(x)),
+            target: inPage.Tensor.from('int64', [32], BigInt64Array.from(target, BigInt)),
+          };
+          const how = isBegun ? {} : { loss: 'cross-entropy' as const };
+          const from = isBegun ? '/kept/state.agd.onnx' : '/model.onnx';
+          const { state, history } = await inPage.fit(from, arrays, { ...how, batchSize: 16, epochs: all });
+          await inPage.saveModel(state, '/kept/state.agd.onnx');
+          return { isBegun, losses: history.losses };
+        },
+        { ...given, epochs },
+      );
+    const begun = await train(1);
+    await page.tab.reload();
+    await page.tab.waitForFunction(() => 'inPage' in globalThis);
+    const whole = await train(2);
+    await page.close();
+    expect([begun.isBegun, whole.isBegun]).toEqual([false, true]);
+    const both = whole.losses;
+    const { history } = await node.fit(decodeModel(new Uint8Array(model)), data, {
+      ...{ loss: 'cross-entropy', batchSize: 16, epochs: 2 },
+    });
+    expect(both.slice(0, begun.losses.length)).toEqual(begun.losses);
+    for (const [i, loss] of both.entries()) expect(loss).toBeCloseTo(history.losses[i]!, 4);
+    expect(both).toHaveLength(history.losses.length);
+  });
 });

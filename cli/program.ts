@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import yargs, { type Argv } from 'yargs';
-import { type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
+import { findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
 import { readArguments } from './arguments.js';
 import { HELP_WIDTH } from './cached-help.js';
 import { UsageError } from './failure.js';
@@ -62,6 +62,9 @@ const ARGUMENTS: Partial<Record<Name, string>> = {
   diff: ' <model> <other>',
 };
 
+/** They write no file, so that several processes may run the same one. */
+const READ_ONLY: ReadonlySet<Name> = new Set<Name>(['inspect', 'evaluate', 'diff', 'completion']);
+
 export const COMMAND_NAMES = Object.keys(COMMANDS) as Name[];
 
 export const describe = (name: Name) => COMMANDS[name][0];
@@ -83,9 +86,25 @@ class Chosen {
 /** Does what the arguments say. Throws `UsageError` where they say nothing that can be done. */
 export async function run(args: readonly string[]): Promise<void> {
   const chosen = await parse(args);
-  if (!chosen) return;
+  if (!chosen || isRepeated(chosen)) return;
   const { handler } = await loadCommand(chosen.name);
   await handler(chosen.values as never);
+}
+
+/**
+ * Whether a launcher started this command several times although it does not distribute its work. Rank 0 throws `UsageError`, so
+ * that one line is printed: its failure ends all of them.
+ */
+function isRepeated({ name, values }: { name: Name; values: Values }): boolean {
+  const launch = findLaunch();
+  if (!launch || launch.size === 1 || values.distributed || READ_ONLY.has(name)) return false;
+  if (launch.rank > 0) return true;
+  const { launcher, size = 'several' } = launch;
+  throw new UsageError(
+    name === 'train'
+      ? `${launcher} started ${size} processes, each of which would train the same model: add --distributed.`
+      : `${launcher} started ${size} processes, each of which would write the same files: run agd-onnx ${name} without ${launcher}; only train is distributed.`,
+  );
 }
 
 /** The command with its values; undefined where the arguments ask for help or the version, which is printed. */

@@ -27,3 +27,4 @@ export {
 } from './passes/options.js';
 export { showAugmentations } from './passes/recipe/augmentation.js';
 export { quotedColumn } from './passes/recipe/columns.js';
+export { findLaunch } from './runtime/collective/launcher.js';

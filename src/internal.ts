@@ -15,7 +15,6 @@ export { attachModels } from './passes/normalize/attach-models.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { parseScale } from './passes/options.js';
 export { readRecipe } from './passes/recipe/recipe.js';
-export { findLaunch, type Launch } from './runtime/collective/launcher.js';
 export { dataOptionsOf } from './runtime/data/data.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { areArrays, openRecords } from './runtime/data/open.js';

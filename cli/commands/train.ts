@@ -1,5 +1,5 @@
 import { basename, resolve } from 'node:path';
-import { types } from '../../src/constants.js';
+import { findLaunch, types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { UsageError } from '../failure.js';
@@ -222,22 +222,16 @@ const SILENT: Display = { watch() {}, stopping() {}, notice() {}, done() {} };
 const WORST_SAMPLES = 24;
 
 export async function handler(args: TrainArgs): Promise<void> {
-  const { AgdError, findLaunch } = await import('../../src/internal.js');
-  const launch = findLaunch();
-  const alone = launch === undefined || launch.size === 1;
+  const { AgdError } = await import('../../src/internal.js');
   if (!args.distributed) {
     for (const [name, value] of Object.entries({ ...together(args), syncBatchNorm: args.syncBatchNorm }))
       if (value !== undefined) throw new UsageError(`--${kebab(name)} needs --distributed.`);
-    if (alone) return train(args);
-    // One line, not one of each process; the first failure ends all of them.
-    if (launch.rank > 0) return;
-    throw new UsageError(
-      `${launch.launcher} started ${launch.size ?? 'several'} processes, each of which would train the same model: add --distributed.`,
-    );
+    return train(args);
   }
   if (args.syncEvery === undefined)
     for (const name of ['outerLr', 'outerMomentum'] as const)
       if (args[name] !== undefined) throw new UsageError(`--${kebab(name)} needs --sync-every.`);
+  const launch = findLaunch();
   if (!launch?.rank) return train(args);
   const quiet = { quiet: true, verbose: undefined, json: undefined, ui: undefined };
   const files = { log: undefined, csv: undefined, report: undefined, logdir: undefined };

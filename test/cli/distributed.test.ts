@@ -1,5 +1,6 @@
 /** Training by mpirun through the built command line. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
@@ -182,6 +183,45 @@ if (process.send && rank === '1') Atomics.wait(new Int32Array(new SharedArrayBuf
 });
 
 for (const reason of missing) it.skip(reason, () => {});
+
+describe('commands that are not distributed', () => {
+  /** As one of three processes of a launcher. */
+  const run = (folder: string, rank: number, ...args: string[]) => {
+    const env = { ...process.env, PMI_RANK: `${rank}`, PMI_SIZE: '3' };
+    const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
+      ...{ cwd: folder, env, encoding: 'utf8' },
+    });
+    return { status, stdout, stderr };
+  };
+
+  it.each([
+    'inject model.onnx --loss cross-entropy',
+    'compare model.onnx --loss cross-entropy --data train.npz',
+    'adapt model.onnx --classes 5',
+    'export model.agd.onnx',
+    'init model.onnx --data train.csv',
+    'grad model.onnx --loss cross-entropy --inputs train.npz -o grads.npz',
+    'differentiate model.onnx --wrt x',
+    'predict model.onnx --data train.npz',
+    'landscapes',
+    'demo',
+  ])('are refused by one line, and write nothing: %s', { timeout: 60_000 }, async line => {
+    const folder = await workplace();
+    const before = readdirSync(folder);
+    const [name] = line.split(' ');
+    expect(run(folder, 0, ...line.split(' '))).toEqual({
+      ...{ status: 1, stdout: '' },
+      stderr: `agd-onnx: mpirun started 3 processes, each of which would write the same files: run agd-onnx ${name} without mpirun; only train is distributed. See agd-onnx --help.\n`,
+    });
+    expect(run(folder, 2, ...line.split(' '))).toEqual({ status: 0, stdout: '', stderr: '' });
+    expect(readdirSync(folder)).toEqual(before);
+  });
+
+  it('run where they only read', { timeout: 60_000 }, async () => {
+    const folder = await workplace();
+    expect(run(folder, 1, 'inspect', 'model.onnx').stdout).toContain('4 train');
+  });
+});
 
 it('a run without a launcher is refused with --distributed, and its options without it', async () => {
   const folder = await workplace();

@@ -16,7 +16,15 @@ import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
 import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
 import { adapterNames, applyAdapters, asksForAdapters } from './adapters/apply-adapters.js';
-import { contextOf, type Pass, type PassOptions, pass, runPasses, type With } from './common/context.js';
+import {
+  contextOf,
+  type Facts,
+  type Pass,
+  type PassOptions,
+  pass,
+  runPasses,
+  type With,
+} from './common/context.js';
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { narrowSplits } from './common/narrow-splits.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
@@ -77,7 +85,7 @@ import { groupParameters } from './select/group-parameters.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
 import type { Noise } from './update/add-noise.js';
-import { attachOptimizer } from './update/attach-optimizer.js';
+import { attachOptimizer, type GradientPart } from './update/attach-optimizer.js';
 import { planSchedule, planUnfreezing } from './update/plan-schedule.js';
 import { resolveOptimizer } from './update/resolve-optimizer.js';
 import { initializer, output } from './update/transition.js';
@@ -343,7 +351,11 @@ const ALL = [
       if (!options.loss) throw noLoss();
       c.spec = options.loss;
       const before = new Set(g.graph.nodes);
-      c.loss = attachLoss(g, c.spec, options.lossDivisor || (options.accumulate ?? 1) > 1);
+      const accumulates = (options.accumulate ?? 1) > 1;
+      c.loss = attachLoss(g, c.spec, {
+        emptyIsZero: options.lossDivisor || accumulates,
+        inParts: accumulates && !options.dpSgd,
+      });
       const { loss, exposed } = c.loss;
       const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
       c.inference = own.map(v => v.name);
@@ -592,10 +604,14 @@ const ALL = [
         return true;
       }
       const start = c.scaling && g.of(c.scaling.scale);
-      const ones = loss && g.of(loss.loss).ones();
-      if (loss && ones) seeds.set(loss.loss, start ? ones.mul(start.cast(ones.dtype)) : ones);
+      const seedOf = (e: Expr) => (start ? e.ones().mul(start.cast(e.dtype)) : e.ones());
       const wrt = c.trained.map(p => c.lookups?.get(p)?.looked ?? p);
-      c.cotangents = backward(g, seeds, wrt, { ...c.options, detached: c.detached });
+      const back = (from: ReadonlyMap<Value, Expr>) =>
+        backward(g, from, wrt, { ...c.options, detached: c.detached });
+      const ends = loss?.parts?.map(part => part.loss) ?? (loss ? [g.of(loss.loss)] : []);
+      const [first = seeds, ...rest] = ends.map(end => new Map([[end.value, seedOf(end)]]));
+      c.cotangents = back(first);
+      c.furtherCotangents = rest.map(back);
       return true;
     },
   }),
@@ -617,7 +633,9 @@ const ALL = [
     ensures: [],
     run(c) {
       const before = c.cotangents;
-      c.cotangents = scaleGradientsOfScales(c.g, c.work, c.trained, before);
+      const scaled = (list: Facts['cotangents']) => scaleGradientsOfScales(c.g, c.work, c.trained, list);
+      c.cotangents = scaled(before);
+      c.furtherCotangents = c.furtherCotangents?.map(scaled);
       return c.cotangents.some((e, i) => e !== before[i]);
     },
   }),
@@ -629,7 +647,9 @@ const ALL = [
     run(c) {
       const { scaling } = c;
       if (!scaling) return false;
-      c.cotangents = c.cotangents.map(e => e && unscaled(e, scaling));
+      const all = (list: Facts['cotangents']) => list.map(e => e && unscaled(e, scaling));
+      c.cotangents = all(c.cotangents);
+      c.furtherCotangents = c.furtherCotangents?.map(all);
       return true;
     },
   }),
@@ -639,11 +659,17 @@ const ALL = [
     requires: ['g', 'trained', 'cotangents'],
     ensures: ['grads'],
     run(c) {
-      const { g, trained, cotangents, lookups } = c;
-      c.grads = trained.map((p, i) => {
-        const zeros = () => g.of(lookups?.get(p)?.looked ?? p).zeros();
-        return g.of(g.rename(cotangents[i] ?? zeros(), `${p.name}_grad`));
-      });
+      const { g, trained, cotangents, furtherCotangents = [], lookups } = c;
+      const lists = [cotangents, ...furtherCotangents];
+      c.gradParts = lists.map(list =>
+        trained.map((p, i) => {
+          const isMissing = list === cotangents && lists.every(other => !other[i]);
+          const zeros = () => g.of(lookups?.get(p)?.looked ?? p).zeros();
+          const grad = list[i] ?? (isMissing ? zeros() : undefined);
+          return grad && g.of(g.rename(grad, `${p.name}_grad`));
+        }),
+      );
+      c.grads = trained.map((_, i) => c.gradParts!.find(list => list[i])![i]!);
       return trained.length > 0;
     },
   }),
@@ -661,7 +687,7 @@ const ALL = [
       );
       const updated = c.statistics.map(s => s.value);
       const results = [c.loss.loss, ...c.g.graph.outputs, ...updated, ...exchanged, ...kept];
-      const grads = c.grads.map(e => e.value);
+      const grads = (c.gradParts ?? [c.grads]).flat().flatMap(e => e?.value ?? []);
       return checkpointActivations(c.g, results, grads, segments === true ? undefined : segments);
     },
   }),
@@ -857,6 +883,7 @@ const ALL = [
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),
         batchWeight: batchWeightOf(c),
+        parts: partsOf(c),
         scaling: c.scaling,
       };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
@@ -1009,17 +1036,15 @@ const ALL = [
 const PER_STREAM = 2 ** 25;
 
 /** With privacy, each sample counts the same. */
-function batchWeightOf({ g, loss, spec, divisor, options, warnings }: With<'g'>): Expr | undefined {
+function batchWeightOf({ g, loss, spec, divisor, options }: With<'g'>): Expr | undefined {
   const { accumulate = 1, dpSgd } = options;
   if (!loss || !spec || accumulate === 1 || dpSgd) return undefined;
-  if (divisor) return g.of(divisor);
-  const { weight, isUneven } = batchWeight(spec, loss);
-  if (isUneven)
-    warnings?.push(
-      `The losses of the sum count different positions: --accumulate ${accumulate} takes the mean of the gradients of ${accumulate} batches, which differs from the gradient of one large batch.`,
-    );
-  return weight;
+  return divisor ? g.of(divisor) : batchWeight(spec, loss).weight;
 }
+
+/** The gradients of the losses that count different positions, each with what it weighs. */
+const partsOf = ({ loss, gradParts = [] }: With<'g'>): GradientPart[] | undefined =>
+  loss?.parts?.map(({ weight }, i) => ({ weight, grads: gradParts[i]! }));
 
 /** With privacy, the number of samples, by which the sum of their gradients is divided. */
 function divisorOf({ loss, spec, perSample, warnings }: With<'g' | 'loss'>): Expr | undefined {

@@ -104,8 +104,12 @@ export type Facts = {
   numbered: true;
   /** The cotangent of each of `trained`; undefined if no gradient arrives. */
   cotangents: (Expr | undefined)[];
+  /** Those of the other parts of a loss whose terms count different positions, part by part. */
+  furtherCotangents: Facts['cotangents'][] | undefined;
   /** The gradient of each of `trained`; for tables with sparse updates, summed over equal rows. */
   grads: Expr[];
+  /** Those of each part of the loss, part by part: `grads` are the first of them. */
+  gradParts: (Expr | undefined)[][] | undefined;
   /** The last position of each row among the lookups of a table. */
   lastRows: Map<Value, Value>;
   /** Name of the output that holds the gradient of a value; null if the gradient is zero. */

@@ -34,7 +34,12 @@ export type AttachedLoss = {
   constants?: ReadonlySet<Value>;
   /** The losses of a sum before their means, with their factors; undefined if the model computes its loss itself. */
   terms?: readonly (LossTerms & { factor: number })[];
+  /** The losses of a sum that count different positions, if accumulated gradients are to be exact. */
+  parts?: readonly LossPart[];
 };
+
+/** The losses of a sum whose means are over the same positions: their sum, and what it weighs, as of `batchWeight`. */
+export type LossPart = { loss: Expr; weight: Expr };
 
 /** The second target, of the type and shape of the first, and the share of the first in each sample [batch], float32. */
 export type MixInputs = { target: Value; share: Value };
@@ -44,9 +49,13 @@ type Criterion = Exclude<LossSpec, { kind: 'output' }>;
 /**
  * Adds the loss to `g.graph` as an output, with the targets as new inputs if the kinds take them. Throws `no-such-value`
  * for an unknown output, `bad-option` if there are several outputs to choose from, `bad-dtype` or `bad-shape` if the
- * output does not fit the loss. `emptyIsZero` is that of `meanOf`.
+ * output does not fit the loss. `emptyIsZero` is that of `meanOf`; `inParts` asks for `parts`.
  */
-export function attachLoss(g: Builder, spec: LossSpec, emptyIsZero = false): AttachedLoss {
+export function attachLoss(
+  g: Builder,
+  spec: LossSpec,
+  { emptyIsZero = false, inParts = false } = {},
+): AttachedLoss {
   if (spec.kind === 'output') {
     const output = pick(g, spec);
     const target = g.graph.inputs.find(v => v.name === spec.target);
@@ -67,12 +76,29 @@ export function attachLoss(g: Builder, spec: LossSpec, emptyIsZero = false): Att
     const mixed = mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms;
     return { mean: meanOf(mixed, emptyIsZero), weight: term.weight ?? 1, terms: mixed };
   });
-  const loss = weightedSum(means);
+  const keys = means.map((m, i) => countedBy(operands[i]!.term, m.terms));
+  const groups = [...new Set(keys)].map(key => means.filter((_, i) => keys[i] === key));
+  const parts =
+    inParts && groups.length > 1
+      ? groups.map(group => ({ loss: weightedSum(group), weight: weightOf(group[0]!.terms) }))
+      : undefined;
+  const loss = parts
+    ? parts.map(p => p.loss).reduce((sum, part) => sum.add(part.cast(sum.dtype)))
+    : weightedSum(means);
   const terms = means.map(m => ({ ...m.terms, factor: m.weight }));
   const constants = new Set([...g.graph.initializers.keys()].filter(v => !before.has(v)));
   const exposed = operands.flatMap(o => o.exposed ?? []);
   const target = first!.isInput ? first!.target.value : undefined;
-  return { loss: addOutput(g, loss), output: first!.output.value, target, mix, exposed, constants, terms };
+  return {
+    loss: addOutput(g, loss),
+    output: first!.output.value,
+    target,
+    mix,
+    exposed,
+    constants,
+    terms,
+    parts,
+  };
 }
 
 function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {
@@ -92,17 +118,23 @@ export function batchWeight(spec: LossSpec, { terms }: AttachedLoss): { weight?:
   const keys = [first, ...plus].map((term, i) => countedBy(term, terms[i]!));
   if (keys.some(key => key !== keys[0])) return { isUneven: true };
   const { loss, weight } = terms[0]!;
+  if (!weight && (!loss.shape || loss.staticShape)) return { isUneven: false };
+  return { weight: weightOf(terms[0]!), isUneven: false };
+}
+
+/** What the mean of a batch is divided by. */
+export function weightOf({ loss, weight }: LossTerms): Expr {
   const dtype = loss.dtype === 'float64' ? 'float64' : 'float32';
-  if (weight) return { weight: weight.cast(dtype).sum(), isUneven: false };
-  if (!loss.shape || loss.staticShape) return { isUneven: false };
-  return { weight: loss.count(dtype), isUneven: false };
+  if (weight) return weight.cast(dtype).sum();
+  return loss.shape ? loss.count(dtype) : loss.op('Size').cast(dtype);
 }
 
 /** Equal for losses whose weights are proportional to each other in all batches. */
 function countedBy(term: LossTerm, { loss }: LossTerms): string {
-  const { mask, ignoreIndex, classWeights, target } = term;
+  const { mask, ignoreIndex, classWeights, target, mixTargets } = term;
   const open = loss.shape?.filter(d => typeof d !== 'number');
-  const classes = ignoreIndex === undefined && !classWeights ? [] : [target, ignoreIndex, classWeights];
+  const classes =
+    ignoreIndex === undefined && !classWeights ? [] : [target, ignoreIndex, classWeights, mixTargets];
   return JSON.stringify([mask, open, ...classes]);
 }
 

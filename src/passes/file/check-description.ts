@@ -109,7 +109,9 @@ const DESCRIPTION = shaped({
   lr: text,
   step: text,
   scheduleTotal: optional(text),
-  accumulation: optional(shaped({ batches: count, counter: text, weight: optional(text) })),
+  accumulation: optional(
+    shaped({ batches: count, counter: text, weight: optional(text), further: optional(list(text)) }),
+  ),
   skipped: optional(text),
   scaling: optional(shaped({ scale: text, good: text, stops: bool })),
   gradNorm: optional(text),
@@ -225,6 +227,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     ...states,
     ...statistics,
     ...[telemetry?.name, gradNorm, accumulation?.weight, scaling?.scale].flatMap(n => n ?? []),
+    ...(accumulation?.further ?? []),
   ])
     ensure(updated.has(name), `nothing updates its state '${name}'`);
   ensure(

@@ -53,6 +53,7 @@ function describe(context: Described): TrainingDescription {
       batches: accumulate,
       counter: attached.counter.name,
       weight: attached.weight?.name,
+      further: attached.further?.length ? attached.further.map(v => v.name) : undefined,
     },
     skipped: attached.skipped?.name,
     scaling: context.scaling && {

@@ -30,9 +30,10 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   scheduleTotal?: string;
   /**
    * The number of batches per update, the int64 scalar that counts batches since the last update and, where these do not all
-   * count the same, the scalar of what they weigh.
+   * count the same, the scalar of what they weigh. `further`: gradient means and weights of the other losses of a sum which count
+   * different positions.
    */
-  accumulation?: { batches: number; counter: string; weight?: string };
+  accumulation?: { batches: number; counter: string; weight?: string; further?: string[] };
   /** If steps with non-finite gradients are skipped: the int64 scalar that counts them. */
   skipped?: string;
   /**

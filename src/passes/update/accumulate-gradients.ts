@@ -6,48 +6,61 @@ import type { Expr } from '../../ops/core/expr.js';
 import { orOne } from '../../ops/losses/index.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
 
+/** A term of a run: a gradient of a parameter, or what is accumulated like it. */
+export type AccumulatedTerm = {
+  param: Value;
+  kind: string;
+  /** The index of its weight. */
+  part: number;
+  /** The index of the mean that it is added to. */
+  into: number;
+};
+
 /**
- * Accumulates the gradients of `batches` runs in the states `<param>_grad_sum` and the counter `micro_step`, and
- * applies the transition to their mean in the last of these runs. `kinds` are the terms of a run for each parameter:
- * `grad`, and others that are accumulated like it.
+ * Accumulates the terms of `batches` runs in the states `<param>_<kind>_sum` and the counter `micro_step`, and applies the
+ * transition to their means in the last of these runs.
  *
- * With `weight`, what a run's loss is a mean of, such as tokens, a run counts as much as it weighs: the states
- * `<param>_grad_mean` are the weighted mean of the runs so far, and `micro_weight` is what these weigh together. A mean does
- * not overflow in 16 bits as a weighted sum does.
+ * With `weights`, what a run's losses are means of, such as tokens, a run counts as much as it weighs: the states
+ * `<param>_<kind>_mean` are the weighted means of the runs so far, and `micro_weight` is what these weigh together. A mean
+ * does not overflow in 16 bits as a weighted sum does. Terms of losses with different weights have means of their own, which
+ * the last run adds.
  */
 export function accumulateGradients(
   g: Builder,
-  params: readonly Value[],
-  kinds: readonly string[],
+  terms: readonly AccumulatedTerm[],
   batches: number,
   transition: Transition,
-  weight?: Expr,
-): { transition: Transition; sums: Value[]; counter: Value; weight?: Value } {
+  weights: readonly Expr[] = [],
+): { transition: Transition; sums: Value[]; counter: Value; weights: Value[] } {
   const counter = stateInput(g, 'micro_step', Tensor.filled('int64', [], 0));
-  const weighed = weight && stateInput(g, 'micro_weight', Tensor.filled(weight.dtype, [], 0));
-  const sums = kinds.flatMap(kind =>
-    params.map(p => {
-      const { dtype, dims } = g.graph.initializers.get(p)!;
-      return stateInput(g, `${p.name}_${kind}_${weight ? 'mean' : 'sum'}`, Tensor.zeros(wideOf(dtype), dims));
-    }),
-  );
+  const weighed = weights.map(w => stateInput(g, 'micro_weight', Tensor.filled(w.dtype, [], 0)));
+  const sums = terms.map(({ param, kind }) => {
+    const { dtype, dims } = g.graph.initializers.get(param)!;
+    const hint = `${param.name}_${kind}_${weights.length ? 'mean' : 'sum'}`;
+    return stateInput(g, hint, Tensor.zeros(wideOf(dtype), dims));
+  });
   return {
     counter,
     sums,
-    weight: weighed,
-    transition: (b, terms) => {
+    weights: weighed,
+    transition: (b, values) => {
       const count = b.of(counter).add(1);
-      const own = weight && b.of(weight.value);
-      const heavy = weighed && own && b.of(weighed).add(own);
+      const heavy = weighed.map((w, i) => b.of(w).add(b.of(weights[i]!.value)));
       // A run may weigh nothing, the first one too.
-      const share = heavy && own!.div(orOne(heavy));
-      const totals = terms.map((term, i) => {
+      const shares = heavy.map((all, i) => b.of(weights[i]!.value).div(orOne(all)));
+      const totals = values.map((value, i) => {
         const sum = b.of(sums[i]!);
-        return share ? sum.add(term.sub(sum).mul(share.cast(sum.dtype))) : sum.add(term);
+        const share = shares[terms[i]!.part];
+        return share ? sum.add(value.sub(sum).mul(share.cast(sum.dtype))) : sum.add(value);
       });
       const last = (then: Builder): Updates => {
-        const means = totals.map(total => (share ? then.of(total.value) : then.of(total.value).div(batches)));
-        const zeros = [...sums, ...(weighed ? [weighed] : [])].map(s => [s, then.of(s).zeros()] as const);
+        const means: Expr[] = [];
+        totals.forEach((total, i) => {
+          const mean = weights.length ? then.of(total.value) : then.of(total.value).div(batches);
+          const { into } = terms[i]!;
+          means[into] = means[into]?.add(mean) ?? mean;
+        });
+        const zeros = [...sums, ...weighed].map(s => [s, then.of(s).zeros()] as const);
         return new Map([...transition(then, means), ...zeros, [counter, then.of(counter).zeros()]]);
       };
       return when(
@@ -57,7 +70,7 @@ export function accumulateGradients(
         other =>
           new Map([
             [counter, other.of(count.value)],
-            ...(weighed ? [[weighed, other.of(heavy!.value)] as const] : []),
+            ...weighed.map((w, i) => [w, other.of(heavy[i]!.value)] as const),
             ...sums.map((s, i) => [s, other.of(totals[i]!.value)] as const),
           ]),
       );

@@ -5,7 +5,7 @@ import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer
 import { resolveSchedule } from '../../ops/schedules.js';
 import type { LossScale } from '../differentiate/scale-loss.js';
 import type { StepOptions } from '../options.js';
-import { accumulateGradients } from './accumulate-gradients.js';
+import { type AccumulatedTerm, accumulateGradients } from './accumulate-gradients.js';
 import { addNoise, type Noise } from './add-noise.js';
 import { averageWeights } from './average-weights.js';
 import { clipGradients } from './clip-gradients.js';
@@ -25,6 +25,8 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   sums?: Value[];
   counter?: Value;
   weight?: Value;
+  /** Sums and weights of the further parts of the loss. */
+  further?: Value[];
   /** For second-order optimizers: the part for each parameter of the product of the Hessian with random signs. */
   products: Value[];
   skipped?: Value;
@@ -34,9 +36,13 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   updates: StateUpdate[];
 };
 
+/** The gradients of a part of the loss, undefined where it has none, and what the mean of that part weighs. */
+export type GradientPart = { grads: readonly (Expr | undefined)[]; weight: Expr };
+
 /**
  * Adds the update of parameters and running statistics: the next value of each, and of the optimizer state, becomes
- * an output. State and learning rate become inputs with initializers, so that the file starts with its defaults.
+ * an output. State and learning rate become inputs with initializers, so that the file starts with its defaults. With `parts`,
+ * the sum of their gradients takes the place of `grad`.
  * Throws `bad-option`.
  */
 export function attachOptimizer<O extends OptimizerOptions>(
@@ -48,6 +54,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
     seed?: number;
     noise?: Noise;
     batchWeight?: Expr;
+    parts?: readonly GradientPart[];
     scaling?: LossScale;
   } = {},
   statistics: readonly StateUpdate[] = [],
@@ -60,44 +67,77 @@ export function attachOptimizer<O extends OptimizerOptions>(
     if (!inputs.has(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
-  const grads = parameters.map(p => p.grad.wide());
+  const { noise, batchWeight, parts } = options;
+  const grads = (parts ?? [{ grads: parameters.map(p => p.grad) }]).map(part =>
+    part.grads.map(e => e?.wide()),
+  );
   const products = optimizer.diagonal
-    ? hessianProducts(g, params, grads, g.of(rule.step), seed, scaling)
+    ? grads.map(list => hessianProducts(g, params, list, g.of(rule.step), seed, scaling))
     : [];
+  const kinds = [
+    ['grad', grads],
+    ['hessian_product', products],
+  ] as const;
+  const terms = sorted(
+    kinds.flatMap(([kind, lists], k) =>
+      lists.flatMap((list, part) =>
+        list.flatMap((value, i) =>
+          value ? [{ value, param: params[i]!, kind, part, into: k * params.length + i }] : [],
+        ),
+      ),
+    ),
+  );
   const { transition, ...observed } =
     telemetry === undefined
       ? rule
       : { ...rule, ...recordTelemetry(g, optimizer, parameters, rule, telemetry) };
-  const bounded = clipGradients(g, grads.length, options, transition);
+  const bounded = clipGradients(g, params.length, options, transition);
   const clipped = {
     ...bounded,
     transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
   };
   const averaged =
     ema === undefined ? clipped : averageWeights(g, params, rule.carries, ema, clipped.transition);
-  const { noise, batchWeight } = options;
   const released = noise
     ? { ...averaged, transition: addNoise(g, noise, accumulate, averaged.transition) }
     : averaged;
-  const kinds = products.length ? ['grad', 'hessian_product'] : ['grad'];
+  const weights = parts?.map(part => part.weight) ?? (batchWeight ? [batchWeight] : []);
   const accumulated =
-    accumulate === 1
-      ? released
-      : accumulateGradients(g, params, kinds, accumulate, released.transition, batchWeight);
-  const tracked: Transition = (b, terms) =>
+    accumulate === 1 ? released : accumulateGradients(g, terms, accumulate, released.transition, weights);
+  const tracked: Transition = (b, values) =>
     new Map([
-      ...accumulated.transition(b, terms),
+      ...accumulated.transition(b, values),
       ...statistics.map(({ state, value }) => [state, b.of(value)] as const),
     ]);
   const guarded =
     onNonfinite === 'skip' || scaling ? skipNonFinite(g, tracked, options) : { transition: tracked };
-  const next = guarded.transition(g, [...grads, ...products]);
+  const next = guarded.transition(
+    g,
+    terms.map(t => t.value),
+  );
   const updates = [...next].map(([state, e]) => ({
     state,
     value: output(g, e.typed(state.type), `${state.name}_new`),
   }));
   const { transition: _, ...attached } = { ...observed, ...clipped, ...released, ...accumulated, ...guarded };
-  return { ...attached, products: products.map(e => e.value), updates };
+  const count = products.length ? 2 * params.length : params.length;
+  const { sums, weights: weighed = [] } = 'sums' in accumulated ? accumulated : {};
+  return {
+    ...attached,
+    sums: sums?.slice(0, count),
+    weight: weighed[0],
+    further: [...(sums ?? []).slice(count), ...weighed.slice(1)],
+    products: terms.slice(params.length, count).map(t => t.value.value),
+    updates,
+  };
+}
+
+/** The first term of each mean in their order, then the others. */
+function sorted<T extends AccumulatedTerm>(terms: readonly T[]): T[] {
+  const firsts = new Map<number, T>();
+  for (const term of terms) if (!firsts.has(term.into)) firsts.set(term.into, term);
+  const ordered = [...firsts.values()].sort((a, b) => a.into - b.into);
+  return [...new Set([...ordered, ...terms])];
 }
 
 /**

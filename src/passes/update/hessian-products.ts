@@ -7,17 +7,17 @@ import { type LossScale, unscaled } from '../differentiate/scale-loss.js';
 
 /**
  * The product of the loss's Hessian with a vector of random signs z, split by parameter: the gradient of sum(grads *
- * z). Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
+ * z), undefined where there is no gradient. Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
  * without a rule. A loss scale is that of the products' backward pass, too.
  */
 export function hessianProducts(
   g: Builder,
   params: readonly Value[],
-  grads: readonly Expr[],
+  grads: readonly (Expr | undefined)[],
   step: Expr,
   seed: number,
   scaling?: LossScale,
-): Expr[] {
+): (Expr | undefined)[] {
   const dims = params.map(p => g.graph.initializers.get(p)!.dims);
   const sizes = dims.map(extents => extents.reduce((n, d) => n * d, 1));
   const all = coins(
@@ -26,14 +26,14 @@ export function hessianProducts(
     seed,
   );
   const parts = g.emit('Split', [all, g.ints(sizes)], { axis: 0 }, { outputs: params.length });
-  const signs = grads.map((grad, i) =>
-    parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!),
-  );
+  const signsFor = (grad: Expr, i: number) =>
+    parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!);
   const scaled = (e: Expr) => (scaling ? e.mul(g.of(scaling.scale).cast(e.dtype)) : e);
-  const products = backward(g, new Map(grads.map((grad, i) => [grad.value, scaled(signs[i]!)])), params);
+  const seeds = grads.flatMap((grad, i) => (grad ? [[grad.value, scaled(signsFor(grad, i))] as const] : []));
+  const products = backward(g, new Map(seeds), params);
   const productOf = (i: number) => {
     const product = products[i] ?? g.of(params[i]!).zeros();
     return scaling ? unscaled(product, scaling) : product.wide();
   };
-  return params.map((p, i) => g.of(g.rename(productOf(i), `${p.name}_hessian_product`)));
+  return params.map((p, i) => grads[i] && g.of(g.rename(productOf(i), `${p.name}_hessian_product`)));
 }

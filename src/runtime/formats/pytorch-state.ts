@@ -69,7 +69,7 @@ export function fromPytorch(
     if (ema) result.set(ema, result.get(name)!);
     for (const zero of [carry, gradSum, hessianSum]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
   }
-  for (const zero of [accumulation?.counter, accumulation?.weight])
+  for (const zero of [accumulation?.counter, accumulation?.weight, ...(accumulation?.further ?? [])])
     if (zero) result.set(zero, zerosLike(state.get(zero)!));
   optional(description)
     .filter(entry => tensors.has(entry.name))

@@ -43,7 +43,7 @@ async function session(): Promise<Session> {
   const grads = backward(g, new Map([[loss.value, loss.ones()]]), params).map((e, i) =>
     g.of(output(g, e!, `${NAMES[i]}_grad`)),
   );
-  model.graph.addOutputs(...hessianProducts(g, params, grads, step, SEED).map(e => e.value));
+  model.graph.addOutputs(...hessianProducts(g, params, grads, step, SEED).map(e => e!.value));
   output(g, coins(step, SIZE, SEED).cast('float64').mul(2).sub(1), 'signs');
   for (const p of params) model.graph.initializers.delete(p);
   return Session.create(model);

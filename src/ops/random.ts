@@ -13,6 +13,7 @@ const MODULUS = 2 ** 31 - 1;
 const PER_POSITION = 1103515245;
 const PER_BATCH = 754877669;
 const PER_ITERATION = 1664525;
+const PER_STREAM = 1566083941;
 
 /** Number of columns of the matrix. */
 const COLUMNS = 1024;
@@ -36,12 +37,19 @@ function salts(seed: number, use: number): [number, number, number, number] {
 export class Generator {
   #uses = 0;
   readonly #columns: readonly Expr[];
+  readonly #stream: Expr | undefined;
 
-  /** `key` is that of the batch. The constructor computes what all draws of a batch share. */
+  /**
+   * `key` is that of the batch. `stream` is an int64 scalar, such as the number of a worker: no two pairs of batch and stream below
+   * 2^31 have the same numbers, and those of stream 0 are those without one. The constructor computes what all draws of a batch
+   * share.
+   */
   constructor(
     key: Expr,
     private readonly seed: number,
+    stream?: Expr,
   ) {
+    this.#stream = stream && modulo(stream.mul(PER_STREAM));
     this.#columns = this.#hashes(key, key.g.scalar(COLUMNS, 'int64'), [2, 1, -1]);
   }
 
@@ -51,9 +59,10 @@ export class Generator {
     const [one, two, three, four] = salts(this.seed, this.#uses++);
     const round = (x: Expr, salt: number) => modulo(modulo(x).square().add(salt));
     const position = round(count.mul(2).iota().mul(PER_POSITION).add(one), two);
-    const pair = round(round(position.add(key), three), four)
-      .cast('int32')
-      .reshape(shape);
+    // The key of a batch takes all of the modulus: a stream in its sum would be another batch.
+    const ofBatch = round(position.add(key), three);
+    const ofStream = this.#stream ? ofBatch.add(count.g.of(this.#stream.value)) : ofBatch;
+    const pair = round(ofStream, four).cast('int32').reshape(shape);
     return [0, 1].map(i => pair.gather(key.g.scalar(i, 'int64')));
   }
 

@@ -585,7 +585,12 @@ const ALL = [
     requires: ['g'],
     ensures: ['drawn'],
     run(c) {
-      c.drawn = { key: drawRandom(c.g, c.options.seed ?? 0) };
+      const { g, options } = c;
+      const stream = () => {
+        c.stream = initializer(g, 'random_stream', Tensor.filled('int64', [], 0));
+        return c.stream;
+      };
+      c.drawn = { key: drawRandom(g, options.seed ?? 0, options.lossDivisor ? stream : undefined) };
       return c.drawn.key !== undefined;
     },
   }),
@@ -901,14 +906,8 @@ const ALL = [
     requires: ['g', 'drawn'],
     ensures: ['numbered'],
     run(c) {
-      const { g, drawn, batchNumber, options } = c;
-      // The noise of private training is of the update, the same for all workers.
-      const isDivided = options.lossDivisor && !options.dpSgd && drawn.key !== undefined;
-      c.stream = isDivided ? initializer(g, 'random_stream', Tensor.filled('int64', [], 0)) : undefined;
-      numberBatches(g, drawn.key, () => {
-        const batch = batchNumber?.() ?? g.scalar(0, 'int64');
-        return c.stream ? batch.add(g.of(c.stream).mul(PER_STREAM)) : batch;
-      });
+      const { g, drawn, batchNumber } = c;
+      numberBatches(g, drawn.key, () => batchNumber?.() ?? g.scalar(0, 'int64'));
       c.numbered = true;
       return drawn.key !== undefined;
     },
@@ -1031,9 +1030,6 @@ const ALL = [
     },
   }),
 ] as const satisfies readonly Pass[];
-
-/** Batches of which no two workers have the same random numbers, below 2^31 in all: those of 64 workers. */
-const PER_STREAM = 2 ** 25;
 
 /** With privacy, each sample counts the same. */
 function batchWeightOf({ g, loss, spec, divisor, options }: With<'g'>): Expr | undefined {

@@ -10,13 +10,15 @@ import { Generator, keyOfBatch, keyOfIteration } from '../../ops/random.js';
  * Replaces random operators, and dropout in training mode, by a generator keyed by the number of the batch. The
  * position of a kernel's own generator is lost with its session, so that a resumed run would draw other numbers.
  * Branches and loops are included; each iteration draws its own numbers. Returns the scalar that `numberBatches` has
- * to compute, or undefined if nothing is random. Loops without an iteration count (SequenceMap) stay as they are.
+ * to compute, or undefined if nothing is random. Loops without an iteration count (SequenceMap) stay as they are. `stream` makes
+ * the scalar that distinguishes workers, if something is random.
  */
-export function drawRandom(g: Builder, seed: number): Value | undefined {
+export function drawRandom(g: Builder, seed: number, stream?: () => Value): Value | undefined {
   if (!drawsAny(g.graph, g)) return undefined;
   const shared: Node[] = [];
   const key = g.newValue('batch_key', { kind: 'tensor', dtype: 'int64', shape: [] });
-  g.into(shared, () => replaceDraws(g, new Generator(g.of(key), seed), g.of(key)));
+  const own = stream && g.of(stream());
+  g.into(shared, () => replaceDraws(g, new Generator(g.of(key), seed, own), g.of(key)));
   g.graph.prepend(...shared);
   return key;
 }

@@ -12,15 +12,21 @@ import { Sketch } from '../../sample.js';
 /** What the output `y` is in each of some batches; `from` is the number of the first. */
 async function draw(
   model: Model,
-  { seed = 0, batches = 1, from = 0, feeds = {} as Record<string, Tensor> } = {},
+  { seed = 0, batches = 1, from = 0, feeds = {} as Record<string, Tensor>, stream = -1 } = {},
 ): Promise<number[][]> {
   const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
   const batch = g.input('batch_number', { kind: 'tensor', dtype: 'int64', shape: [] });
-  numberBatches(g, drawRandom(g, seed), () => batch);
+  const worker = () => g.input('stream', { kind: 'tensor', dtype: 'int64', shape: [] }).value;
+  numberBatches(g, drawRandom(g, seed, stream < 0 ? undefined : worker), () => batch);
+  const more: Record<string, Tensor> = stream < 0 ? {} : { stream: Tensor.filled('int64', [], stream) };
   const session = await Session.create(encodeModel(model));
   const drawn: number[][] = [];
   for (let i = 0; i < batches; i++) {
-    const { y } = await session.run({ ...feeds, batch_number: Tensor.filled('int64', [], from + i) });
+    const { y } = await session.run({
+      ...feeds,
+      ...more,
+      batch_number: Tensor.filled('int64', [], from + i),
+    });
     drawn.push(y!.numbers());
   }
   await session.release();
@@ -77,6 +83,22 @@ describe('uniform numbers', () => {
         products.push(at(0, 0) * at(0, 1) * at(1, 0) * at(1, 1));
       }
     expect(Math.abs(mean(products)) * Math.sqrt(products.length)).toBeLessThan(5);
+  });
+  it('of workers differ, of however many and in however late a batch', async () => {
+    const few = () => single('RandomUniform', { shape: [2000], low: float(0), high: float(1) });
+    const alone = await draw(few(), { batches: 3 });
+    expect(await draw(few(), { batches: 3, stream: 0 })).toEqual(alone);
+    const drawn = new Set(alone.map(String));
+    const streams = [1, 2, 63, 64, 65, 127, 128, 512, 1024];
+    for (const stream of streams) {
+      const found = await draw(few(), { batches: 3, stream });
+      for (const x of found) drawn.add(String(x));
+      for (const lag of [0, 1, 1024]) {
+        expect(Math.abs(correlation(alone[0]!, found[0]!, lag))).toBeLessThan(5);
+        expect(Math.abs(correlation(alone[1]!, found[0]!, lag))).toBeLessThan(5);
+      }
+    }
+    expect(drawn.size).toBe(3 * (streams.length + 1));
   });
   it('lie in the range that is asked for, in the type that is asked for', async () => {
     const model = single('RandomUniform', { shape: [3, 5], low: float(-3), high: float(-1), dtype: 11 });

@@ -105,12 +105,13 @@ export async function handler(args: Args): Promise<void> {
   const read = [args.model, args.inputs, args.cotangents, args.recipe, lossModel, teacher];
   checkOutputs([out], read);
   if (!args.cotangents && !args.loss && !lossModel && !distill) throw noLoss();
-  const attached = attachModels(await loadModel(args.model), {
+  const beside = {
     loss: args.loss,
     distill,
     ...(teacher === undefined ? {} : { teacherModel: await loadModel(teacher) }),
     ...(lossModel === undefined ? {} : { lossGraph: await loadModel(lossModel) }),
-  });
+  };
+  const attached = await attachModels(await loadModel(args.model), beside);
   const { model } = attached;
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, threads } = args;

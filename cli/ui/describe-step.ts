@@ -25,6 +25,8 @@ export function describeStep(description: TrainingDescription): string[] {
 function describeExtras(description: TrainingDescription): string[] {
   const { dpSgd, schedule, clipGradNorm, clipGradValue, accumulation, ema, parameters } = description;
   const { precision, scaling, skipped } = description;
+  // Projections between a model and its teacher are named after what they project.
+  const projected = parameters.flatMap(p => /^projection::(.*)\.weight$/.exec(p.name)?.[1] ?? []);
   const lazy = parameters.flatMap(p => (p.rows === undefined ? [] : [p.name]));
   const { kind, ...settings } = schedule ?? { kind: undefined };
   const how = dpSgd?.method === 'ghost' ? 'ghost clipping' : 'a loop over the samples';
@@ -37,6 +39,7 @@ function describeExtras(description: TrainingDescription): string[] {
     'average of the weights, decay': ema,
     'rounding of the weights': parameters.some(p => p.carry) ? 'compensated' : undefined,
     'only the rows looked up of': lazy.length ? formatNames(lazy) : undefined,
+    'compared with the teacher through a projection:': projected.length ? formatNames(projected) : undefined,
     precision: precision && (scaling ? `${precision} with a dynamic loss scale` : precision),
     'non-finite gradients': skipped && 'skipped',
   };

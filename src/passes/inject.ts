@@ -35,7 +35,7 @@ export async function inject(
   asked: InjectOptions,
   oracle: ShapeOracle,
 ): Promise<{ model: Model; report: InjectReport }> {
-  const { model: source, options } = attachModels(given, withRounding(asked));
+  const { model: source, options } = await attachModels(given, withRounding(asked), oracle);
   const { loss, gradients, replaceOptimizer, values } = options;
   checkInjectOptions(options);
   const own = hasOwnStep(source) && !gradients && (!loss || loss.kind === 'output');

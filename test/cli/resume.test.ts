@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, copyFileSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { saveModel } from '../../src/graph/files.js';
+import { loadModel, saveModel } from '../../src/graph/files.js';
 import { floatsOf } from '../ops/vjp.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, start, workplace } from './run.js';
@@ -115,6 +115,23 @@ describe('the same command again', () => {
       copyFileSync(file(`other.${name}`), file(name));
       expect(train(...all, '--epochs', '3')).toMatchObject({ code: 1, err: expect.stringContaining(what) });
     }
+  });
+  it('goes on with the projection to the width of a teacher, which is named and not exported', async () => {
+    const s = new Sketch();
+    const a = s.add('Tanh', [s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 6])], 'wide')], 'a');
+    await saveModel(s.model([s.add('MatMul', [a, s.weight('v', [6, 3])], 'logits')]), file('wide.onnx'));
+    const args = [...LOSS, '--teacher', 'wide.onnx', '--distill', 'mse:a=a,weight=0.5', '--seed', '3'];
+    ok(...args, '--state', 'p.agd.onnx', '-o', 'p.onnx');
+    ok(...args, '--state', 'p.agd.onnx', '-o', 'p.onnx', '--epochs', '2');
+    ok(...args, '-o', 'q.onnx', '--epochs', '2');
+    expect(readFileSync(file('p.onnx')).equals(readFileSync(file('q.onnx')))).toBe(true);
+    const { code, out } = agdOnnx(folder, 'inspect', 'p.agd.onnx');
+    expect({ code, out }).toMatchObject({
+      code: 0,
+      out: expect.stringContaining('compared with the teacher through a projection: a'),
+    });
+    const { graph } = await loadModel(file('p.onnx'));
+    expect([...graph.initializers.keys()].filter(v => v.name.includes('::'))).toEqual([]);
   });
   it('says in what the run is another one', () => {
     ok(...LOSS, '--state', 'b.agd.onnx', '-o', 'b.onnx');

@@ -2,6 +2,7 @@
 import { dtypeOf, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
+import { isAttachedNode } from '../normalize/attached.js';
 import { isBlockwise, type LinearLayer, linearLayers, type Stored, storedAt } from '../select/find-head.js';
 import { layerNames } from '../select/layer-names.js';
 
@@ -44,7 +45,7 @@ export function adaptedLayers(graph: Graph): AdaptedLayer[] {
   const embeddings = graph.nodes.flatMap(node => embeddingAt(graph, node) ?? []);
   const order = new Map(graph.nodes.map((node, i) => [node, i]));
   const projections = graph.nodes.flatMap(node => projectionAt(graph, node) ?? []);
-  const own = [...linear, ...embeddings, ...projections];
+  const own = [...linear, ...embeddings, ...projections].filter(({ node }) => !isAttachedNode(node));
   own.sort((a, b) => order.get(a.node)! - order.get(b.node)!);
   const branches = graph.nodes.flatMap(node => (node.opType === 'If' ? node.subgraphs() : []));
   const inner = branches.flatMap(adaptedLayers);

@@ -237,7 +237,7 @@ function targetOf(
   if (!fits || made.shape?.length !== type.shape.length || made.shape.some(isOther))
     throw new AgdError(
       'bad-shape',
-      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].${isAttached(name) ? ' To compare values of different widths, add a projection to one of the models, and name its output.' : ''}`,
+      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].${isAttached(name) ? ' Training projects values to the width of the teacher if only their last axis differs, or axis 1 of [batch, channels, ...], and the loss is mse, l1, huber or cosine.' : ''}`,
     );
   return { target: g.of(made).cast(type.dtype), isInput: !!known };
 }

@@ -5,9 +5,12 @@ import { AgdError } from '../../graph/errors.js';
 import { type Model, Node, Value } from '../../graph/ir.js';
 import { encodeModel } from '../../graph/proto/codec.js';
 import { toAttrs } from '../../ops/core/builder.js';
+import { lossNamed } from '../../ops/losses/index.js';
 import { type Distilled, parseDistillation } from '../options/parse-distillation.js';
 import type { InjectOptions, LossSpec, LossTerm } from '../options.js';
+import { addProjection, projectedAxis } from './add-projection.js';
 import { LOSS, TEACHER } from './attached.js';
+import { inferShapes, type ShapeOracle } from './infer-shapes.js';
 import { inlineFunctions } from './inline-functions.js';
 import { lossGraphOf } from './loss-function.js';
 import { upgradeOpset } from './upgrade-opset.js';
@@ -16,12 +19,14 @@ import { upgradeOpset } from './upgrade-opset.js';
  * The model with the teacher and the loss graph of the options beside it, whose values have the prefixes `teacher::` and
  * `loss::`, and the options with the loss that reads them. An input of the teacher is the model's input of the same name,
  * or the only one; an input of the loss graph is an output, inner value or input of the model of that name, and else a
- * target. What is exported are the outputs of the model alone. Throws `no-such-value`, `bad-option`.
+ * target. What is exported are the outputs of the model alone. With an `oracle`, values of other widths than the teacher's are
+ * compared through a projection that trains: see `addProjection`. Throws `no-such-value`, `bad-option`.
  */
-export function attachModels(
+export async function attachModels(
   source: Model,
   options: InjectOptions,
-): { model: Model; options: InjectOptions } {
+  oracle?: ShapeOracle,
+): Promise<{ model: Model; options: InjectOptions }> {
   const { teacherModel, lossGraph: loaded, distill, ...others } = options;
   const lossGraph = typeof loaded === 'function' ? lossGraphOf(source, loaded) : loaded;
   if (distill && !teacherModel)
@@ -42,7 +47,10 @@ export function attachModels(
       const only = inputs.length === 1 && dataInputs(teacherModel).length === 1 ? inputs[0] : undefined;
       return inputs.find(v => v.name === name) ?? only;
     });
-    loss = distilled(model, exports, teacherModel, loss, parseDistillation(distill!));
+    const wanted = parseDistillation(distill!);
+    const pairs = wanted.map(each => pairOf(model, exports, teacherModel, loss, each));
+    if (oracle) await project(model, pairs, oracle, options.seed ?? 0);
+    loss = distilled(loss, pairs);
   }
   return { model, options: { ...others, loss, exports, original: encodeModel(model) } };
 }
@@ -109,33 +117,65 @@ function attachLossGraph(model: Model, given: Model): LossSpec {
   return { kind: 'mean', output: value.name, target: added[0]?.name };
 }
 
-/** The loss with those of distillation: of alpha and the rest of 1, or added with a weight. */
-function distilled(
+type Pair = { term: LossTerm; own: Value; theirs: Value; alpha?: number; weight?: number };
+
+/** What is compared with what. */
+function pairOf(
   model: Model,
   outputs: readonly string[],
   teacher: Model,
   loss: LossSpec | undefined,
-  wanted: readonly Distilled[],
-): LossSpec {
+  { alpha, weight, output, teacherOutput, ...rest }: Distilled,
+): Pair {
+  const own = output ?? loss?.output ?? onlyFloat(model, outputs, 'The model');
+  const theirs =
+    teacherOutput ??
+    teacher.graph.outputs.find(v => v.name === own)?.name ??
+    onlyFloat(
+      teacher,
+      teacher.graph.outputs.map(v => v.name),
+      'The teacher',
+    );
+  const value = valueNamed(model, TEACHER + theirs);
+  if (!model.graph.outputs.includes(value)) model.graph.addOutputs(value);
+  const term = { ...rest, output: own, target: value.name } as LossTerm;
+  return { term, own: valueNamed(model, own), theirs: value, alpha, weight };
+}
+
+/** Compares values of other widths than the teacher's through projections. */
+async function project(
+  model: Model,
+  pairs: readonly Pair[],
+  oracle: ShapeOracle,
+  seed: number,
+): Promise<void> {
+  // Probabilities of other classes have no projection.
+  const vectors = pairs.filter(({ term }) => !lossNamed(term.kind).activation);
+  if (!vectors.length) return;
+  let typeOf = (v: Value) => v.type;
+  if (vectors.some(({ own, theirs }) => !own.shape || !theirs.shape)) {
+    const typed = cloneModel(model);
+    inlineFunctions(typed);
+    await inferShapes(typed, oracle);
+    typeOf = v => valueNamed(typed, v.name).type;
+  }
+  vectors.forEach(({ term, own, theirs }, stream) => {
+    const axis = projectedAxis(typeOf(own), typeOf(theirs));
+    if (axis === undefined) return;
+    const [from, to] = [typeOf(own), typeOf(theirs)];
+    const width = (type: typeof from) => (type?.kind === 'tensor' ? Number(type.shape![axis]) : 0);
+    const projected = addProjection(model, own, typeOf(own)!, axis, width(to), seed, stream);
+    term.output = projected.name;
+  });
+}
+
+/** The loss with those of distillation: of alpha and the rest of 1, or added with a weight. */
+function distilled(loss: LossSpec | undefined, terms: readonly Pair[]): LossSpec {
   if (loss?.kind === 'output')
     throw new AgdError(
       'bad-option',
       '--distill cannot be combined with --loss-output: use --loss mean(OUTPUT).',
     );
-  const terms = wanted.map(({ alpha, weight, output, teacherOutput, ...rest }) => {
-    const own = output ?? loss?.output ?? onlyFloat(model, outputs, 'The model');
-    const theirs =
-      teacherOutput ??
-      teacher.graph.outputs.find(v => v.name === own)?.name ??
-      onlyFloat(
-        teacher,
-        teacher.graph.outputs.map(v => v.name),
-        'The teacher',
-      );
-    const value = valueNamed(model, TEACHER + theirs);
-    if (!model.graph.outputs.includes(value)) model.graph.addOutputs(value);
-    return { term: { ...rest, output: own, target: value.name } as LossTerm, alpha, weight };
-  });
   const share = terms.reduce((sum, t) => sum + (t.alpha ?? 0), 0);
   if (share > 1) throw new AgdError('bad-option', `--distill: alpha must be at most 1 in sum, not ${share}.`);
   const added = terms.map(({ term, alpha, weight }) => ({

@@ -4,7 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Graph, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { activeValues, type BackwardOptions } from '../differentiate/backward.js';
-import { isAttached } from '../normalize/attached.js';
+import { isAttached, isProjection } from '../normalize/attached.js';
 import type { SelectOptions } from '../options.js';
 import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
@@ -56,6 +56,8 @@ export function selectParameters(
   const why = notAWeight(graph, candidates, origins);
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
+    if (isProjection(value.name))
+      return { value, trains: true, why: 'a projection of distillation', by: 'rule' };
     if (isAttached(value.name)) return no('of the teacher or the loss', 'rule');
     if (quantizers?.constant.has(value.name)) return no('a range of quantization', 'file');
     if (choiceOf(value.name) === 'freeze') return no('frozen by --freeze', 'option');
@@ -102,7 +104,7 @@ function lastLayers(
   count: number | undefined,
 ): readonly ParameterChoice[] {
   if (count === undefined) return choices;
-  const trained = choices.flatMap(c => (c.trains ? [c.value] : []));
+  const trained = choices.flatMap(c => (c.trains && !isProjection(c.value.name) ? [c.value] : []));
   const layers = groupLayers(graph, trained);
   if (count > layers.length)
     throw new AgdError(
@@ -111,7 +113,7 @@ function lastLayers(
     );
   const kept = new Set(layers.slice(-count).flatMap(l => l.parameters));
   return choices.map(c =>
-    !c.trains || kept.has(c.value)
+    !c.trains || kept.has(c.value) || isProjection(c.value.name)
       ? c
       : { value: c.value, trains: false, why: 'before the layers of --unfreeze-last', by: 'option' },
   );

@@ -44,7 +44,7 @@ export async function evaluate(
     );
   const allPositions = options.allPositions ?? stored.allPositions;
   const own = options.loss ?? (lossGraph ? undefined : stored.loss);
-  const attached = attachModels(stored.model, { loss: own, lossGraph, teacherModel, distill });
+  const attached = await attachModels(stored.model, { loss: own, lossGraph, teacherModel, distill });
   const { model: plain } = attached;
   const { loss: spec } = attached.options;
   if (!spec) throw noLoss();

@@ -12,7 +12,7 @@ import { openData } from '../data/open.js';
 import { withDevice } from '../devices/choose.js';
 import { type Beginning, openForInjection } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
-import type { SessionOptions } from '../session.js';
+import { type SessionOptions, sessionShapes } from '../session.js';
 import { withBalance } from './balance.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
@@ -108,7 +108,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const beside = { teacher, lossModel };
   const file = await openForInjection(comparison.model, withMixedTargets(given, augment), beside);
   data.use(readRecipe(file.model));
-  const source = { ...file, ...attachModels(file.model, file.options) };
+  const source = { ...file, ...(await attachModels(file.model, file.options, sessionShapes)) };
   const derived = await inputsToDerive({ ...source, job: comparison, data });
   const provider = source.options.provider ?? providerOf(comparison.device);
   const options = { ...source.options, ...derived.options, provider };

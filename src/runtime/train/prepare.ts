@@ -25,6 +25,7 @@ import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
 import type { Opened } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
+import { sessionShapes } from '../session.js';
 import { withBalance } from './balance.js';
 import { calibrate } from './calibrate.js';
 import { injectedEvent, type JudgedSample, type NewEvent } from './events.js';
@@ -72,7 +73,7 @@ export async function trainable(
   data.use(readRecipe(given));
   const { model, options } = isInjected(given)
     ? { model: given, options: wanted }
-    : attachModels(given, wanted);
+    : await attachModels(given, wanted, sessionShapes);
   if (isInjected(model)) {
     if (job.inject)
       throw new AgdError(

@@ -43,6 +43,10 @@ const logSoftmax = (row: number[]) => {
   const sum = Math.log(row.reduce((a, x) => a + Math.exp(x), 0));
   return row.map(x => x - sum);
 };
+const withInner = (model: Model, name: string) => {
+  model.graph.addOutputs(model.graph.nodes.flatMap(n => n.outputs).find(v => v?.name === name)!);
+  return model;
+};
 const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / list.length;
 
 async function expected(T: number, alpha: number): Promise<number> {
@@ -111,8 +115,11 @@ it.each([
   ['mse:a=hidden', "The teacher computes no value 'hidden'"],
   ['kl:alpha=2', 'alpha must be a number from 0 to 1'],
   ['cross-entropy', 'cross-entropy does not compare values'],
-  ['mse:a=hidden_t', "'teacher::hidden_t' is float32 [batch,6]"],
-  ['mse:a=hidden_t', 'different widths, add a projection to one of the models'],
+  [
+    'kl:a=hidden_t',
+    "'teacher::hidden_t' is float32 [batch,6], and kl of 'a' needs a target of float32 [batch,8]",
+  ],
+  ['kl:a=hidden_t', 'projects values to the width of the teacher if only their last axis differs'],
 ])('--distill %s is refused', async (distill, message) => {
   const refused = step({ loss: { kind: 'cross-entropy' }, teacherModel: teacher(), distill: [distill] });
   await expect(refused).rejects.toThrow(message);
@@ -141,6 +148,76 @@ it.each(['float16', 'float32'] as const)(
     expect(loss).toBeCloseTo((await same.trainer.step({ x })).loss, 3);
     await trainer.release();
     await same.trainer.release();
+  },
+);
+
+const PROJECTED = { ...{ loss: { kind: 'cross-entropy' } as const }, distill: ['mse:a=hidden_t,weight=0.5'] };
+
+it('values of another width are compared through a projection, which trains and is not exported', async () => {
+  const weightIn = (model: Model) =>
+    [...model.graph.initializers].find(([v]) => v.name === 'projection::a.weight')![1];
+  for (const frozen of [{}, { freeze: ['*'], train: ['fc2.bias'] }, { unfreezeLast: 1 }]) {
+    const options = { ...PROJECTED, teacherModel: teacher(), ...frozen };
+    const { model, trainer, report } = await step(options);
+    const trained = report.description.parameters.map(p => p.name);
+    expect(trained).toContain('projection::a.weight');
+    expect(trained.some(name => name.startsWith('teacher::'))).toBe(false);
+    const before = weightIn(model);
+    expect(before.dims).toEqual([8, 6]);
+    const [a] = await run(withInner(mlp(), 'a'), ['a'], { x: FEEDS.x! });
+    const [t] = await run(withInner(teacher(), 'hidden_t'), ['hidden_t'], { features: FEEDS.x! });
+    const w = before.numbers();
+    const difference = rows(a!, 8).map((row, n) =>
+      rows(t!, 6)[n]!.map((want, o) => row.reduce((sum, x, i) => sum + x * w[i * 6 + o]!, 0) - want),
+    );
+    const ce = await expected(1, 0);
+    const want = ce + 0.5 * mean(difference.flat().map(d => d * d));
+    const dataset = bindData(DATA, trainer.inputs, { labels: ['target'] });
+    expect((await trainer.evaluate(dataset.batches({ batchSize: 4 }))).loss).toBeCloseTo(want, 5);
+    expect((await trainer.step(FEEDS)).loss).toBeCloseTo(want, 5);
+    // d mse / dW = 2 / (n outputs) a^T (a W - t), times the weight 0.5 and the rate 0.1.
+    const snapshot = trainer.snapshot();
+    weightIn(snapshot)
+      .numbers()
+      .forEach((x, at) => {
+        const [i, o] = [Math.floor(at / 6), at % 6];
+        const slope = rows(a!, 8).reduce((sum, row, n) => sum + row[i]! * difference[n]![o]!, 0) / 60;
+        expect(x).toBeCloseTo(w[at]! - 0.1 * slope, 6);
+      });
+    const { graph } = trainedModel(snapshot);
+    const names = [...graph.initializers.keys(), ...graph.inputs, ...graph.outputs].map(v => v.name).sort();
+    expect(names).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'logits', 'x']);
+    await trainer.release();
+  }
+});
+
+it('adapters and rounding are of the model alone, not of the teacher or a projection', async () => {
+  const { report } = await step({ ...PROJECTED, teacherModel: teacher(), lora: [{ match: '*', r: 2 }] });
+  expect(report.description.parameters.map(p => p.name)).toEqual([
+    'projection::a.weight',
+    ...['fc1.lora_A', 'fc1.lora_B', 'fc2.lora_A', 'fc2.lora_B'].map(name => name.replace('.', '.weight.')),
+  ]);
+});
+
+it.each(['float16', 'float32'] as const)(
+  'channels of a %s student are projected by a convolution',
+  async dtype => {
+    const of = (channels: number) => {
+      const s = new Sketch();
+      const w = convert(spread([channels, 2, 3, 3], [-0.5, 0.5], channels), dtype);
+      const h = s.add('Conv', [s.input('x', ['n', 2, 6, 6], dtype), s.weight('w', w)], 'h');
+      return s.model([s.add('Relu', [h], 'y')]);
+    };
+    const { trainer, report } = await step({ teacherModel: of(5), distill: ['mse:y=y'] }, of(3));
+    expect(report.parameters.filter(p => p.trains).map(p => `${p.value.name} ${p.value.shape}`)).toEqual([
+      'w 3,2,3,3',
+      'projection::y.weight 5,3,1,1',
+    ]);
+    const x = convert(spread([4, 2, 6, 6], [-1, 1]), dtype);
+    const { loss } = await trainer.step({ x });
+    for (let i = 0; i < 20; i++) await trainer.step({ x });
+    expect((await trainer.step({ x })).loss).toBeLessThan(loss);
+    await trainer.release();
   },
 );
 

@@ -523,7 +523,7 @@ describe('a teacher', () => {
       distill: ['mse:alpha=0.5'],
       qat: { weights: 'int8' },
     } as unknown as InjectOptions;
-    const attached = attachModels(network(), options);
+    const attached = await attachModels(network(), options);
     const ranges = await rangesOf(network(), { weights: 'int8' });
     const { model } = await inject(attached.model, { ...attached.options, ranges }, sessionShapes);
     const original = readOriginal(model);

@@ -26,21 +26,28 @@ const TYPES: Record<string, string> = {
 };
 
 /** Chooses the runtime; one thread, as the page is not isolated from others. */
-const page = (build: string) => `<script type="module">
+const startOf = (build: string) => `
   import * as ort from '/runtime/ort.${build}.bundle.min.mjs';
   import * as inPage from '/library/index.js';
   Object.assign(ort.env.wasm, { wasmPaths: '/runtime/', numThreads: 1 });
   inPage.setRuntime(ort);
   Object.assign(globalThis, { inPage });
-</script>`;
+`;
 
-/** Serves the files of folders, by the first part of the path; anything else is the page. */
-async function serve(folders: Record<string, string>, html: string) {
+/** Neither the library nor the runtime compiles code from texts: pages need not allow 'unsafe-eval'. */
+const POLICY = "script-src 'self' 'wasm-unsafe-eval'";
+
+/** Serves the files of folders, by the first part of the path; anything else is the page, under that policy. */
+async function serve(folders: Record<string, string>, start: string) {
   const server = createServer(async ({ url = '/' }, response) => {
     const [, folder = '', name = ''] = url.split('/');
     const path = folders[folder] && join(folders[folder], basename(name));
     const type = TYPES[extname(name)];
-    if (!path || !type) return response.writeHead(200, { 'content-type': 'text/html' }).end(html);
+    if (url === '/start.js') return response.writeHead(200, { 'content-type': TYPES['.js'] }).end(start);
+    if (!path || !type)
+      return response
+        .writeHead(200, { 'content-type': 'text/html', 'content-security-policy': POLICY })
+        .end('<script type="module" src="/start.js"></script>');
     response.writeHead(200, { 'content-type': type }).end(await readFile(path));
   });
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
@@ -58,7 +65,7 @@ export async function openPage(device?: Device) {
   await bundle({ index: fileURLToPath(new URL('in-page.js', import.meta.url)) }, out);
   const { server, url } = await serve(
     { library: out, runtime: RUNTIME },
-    page(device === 'webgpu' ? 'webgpu' : 'wasm'),
+    startOf(device === 'webgpu' ? 'webgpu' : 'wasm'),
   );
   const args = ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
   const browser = await chromium.launch({ executablePath: CHROMIUM, args });

@@ -1,6 +1,7 @@
-import { MESSAGES } from '../../src/graph/proto/schema.js';
+import { readInt } from '../../src/graph/proto/message.js';
+import { type Int64, MESSAGES } from '../../src/graph/proto/schema.js';
 
-/** A message as a plain tree, the form protobufjs serializes. */
+/** A message as a plain tree, the form that is serialized. */
 export type Tree = { [field: string]: unknown; $unknowns?: Uint8Array[] };
 
 /** Numbers kept as packed bytes: `float_data` and its like. One element each, valid in its encoding. */
@@ -63,7 +64,7 @@ export function plain(message: unknown): unknown {
   if (message instanceof Uint8Array) return `bytes ${Buffer.from(message).toString('hex')}`;
   if (Array.isArray(message)) return message.map(plain);
   if (typeof message !== 'object' || message === null) return message;
-  if ('low' in message && 'high' in message) return `${message.high}:${message.low}`;
+  if ('low' in message && 'high' in message) return readInt(message as Int64);
   const fields = Object.entries(message).filter(([, value]) => !Array.isArray(value) || value.length > 0);
   const { $unknowns } = message as Tree;
   return Object.fromEntries(

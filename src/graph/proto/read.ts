@@ -169,8 +169,10 @@ class Reader {
     graph.inputs = (proto.input ?? []).map(info => this.#input(info));
     this.#readInitializers(proto, graph);
     const nodes = (proto.node ?? []).map(node => this.#outline(node));
-    const sparse = new Set(proto.sparseInitializer?.map(({ values }) => values?.name));
-    const listed = (proto.valueInfo ?? []).map(info => (sparse.has(info.name) ? info : this.#list(info)));
+    const sparse = new Set(proto.sparseInitializer?.map(({ values }) => values?.name ?? ''));
+    const listed = (proto.valueInfo ?? []).map(info =>
+      sparse.has(info.name ?? '') ? info : this.#list(info),
+    );
     nodes.forEach((node, i) => {
       this.#fill(node, proto.node![i]!);
     });

@@ -1,5 +1,5 @@
 /**
- * ONNX's messages (1.23, IR 14), for protobufjs. Their types extend those of onnx-proto, which ends at ONNX 1.10; the
+ * ONNX's messages (1.23, IR 14). Their types extend those of onnx-proto, which ends at ONNX 1.10; the
  * compiler checks that the schema has all of their fields.
  *
  * Where the wire type is the same, three declarations differ from onnx.proto to keep a file's bytes as they
@@ -8,8 +8,8 @@
  * Members of a oneof are plain fields.
  */
 import type { onnx } from 'onnx-proto';
-import protobuf from 'protobufjs/light.js';
 import { AgdError } from '../errors.js';
+import { Interpreter } from './interpret.js';
 
 type Fields<Known> = { [Name in keyof Known]-?: [type: string, id: number] } & Record<
   string,
@@ -348,44 +348,14 @@ interface Messages {
   StringStringEntryProto: Entry;
 }
 
-function build(): protobuf.Root {
-  const root = new protobuf.Root();
-  for (const [name, fields] of Object.entries(MESSAGES)) {
-    const message = new protobuf.Type(name, { features: { utf8_validation: 'VERIFY' } });
-    for (const [field, [kind, id]] of Object.entries(fields)) {
-      const repeated = kind.endsWith('[]');
-      const element = repeated ? kind.slice(0, -2) : kind;
-      message.add(new protobuf.Field(field, id, element, repeated ? 'repeated' : 'optional'));
-    }
-    root.add(message);
-  }
-  root.resolveAll();
-  // Instead of protobufjs's own, whose objects have an array for every repeated field, there or not.
-  for (const name in MESSAGES) root.lookupType(name).ctor = class extends protobuf.Message {};
-  return root;
-}
-
-const root = build();
-const types = new Map<string, protobuf.Type>();
-
-function typeOf(name: string): protobuf.Type {
-  let type = types.get(name);
-  if (!type) {
-    type = root.lookupType(name);
-    types.set(name, type);
-  }
-  return type;
-}
+const interpreter = new Interpreter(MESSAGES);
 
 /**
  * Parses a message; what the schema does not know is kept. Strings and bytes are views where possible. Throws `not-onnx`.
  */
 export function parse<Name extends keyof Messages>(name: Name, bytes: Uint8Array): Messages[Name] {
-  // A Buffer's own slice() would not copy, so views must be of the plain kind.
-  const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
-  reader.discardUnknown = false;
   try {
-    return typeOf(name).decode(reader) as Messages[Name];
+    return interpreter.read(name, bytes) as Messages[Name];
   } catch (error) {
     throw new AgdError('not-onnx', `Not an ONNX file, or damaged: ${(error as Error).message}.`);
   }
@@ -393,6 +363,6 @@ export function parse<Name extends keyof Messages>(name: Name, bytes: Uint8Array
 
 /** Serializes a message, unknown fields included. */
 export function serialize<Name extends keyof Messages>(name: Name, message: Messages[Name]): Uint8Array {
-  const bytes = typeOf(name).encode(message).finish();
+  const bytes = interpreter.write(name, message);
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

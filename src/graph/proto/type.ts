@@ -61,8 +61,8 @@ function readDim(proto: Dimension): Dim {
   return extent >= 0 ? extent : null;
 }
 
-/** A TypeProto with the denotations of `old`, which is null for an entry that only had a name. */
-function writeType(type: ValueType, old: TypeProto | null | undefined): TypeProto {
+/** A TypeProto with the denotations of `old`. */
+function writeType(type: ValueType, old: TypeProto | undefined): TypeProto {
   if (type.kind === 'other') return type.extra as TypeProto;
   const before = old ?? {};
   const { tensorType, sequenceType, optionalType, ...kept } = amend(before, {});

@@ -63,7 +63,7 @@ function writeBindings(now: readonly Binding[], before: readonly Entry[] = []): 
   const found = new Map(before.map(entry => [entry.key ?? '', entry]));
   return now.map(({ state, value }) => {
     const entry = found.get(state);
-    return entry?.value === value ? entry : { key: state, value };
+    return entry && (entry.value ?? '') === value ? entry : { key: state, value };
   });
 }
 
@@ -134,7 +134,7 @@ function writeNode(node: Node, place: Placement): NodeProto {
 function writeAttr(name: string, attr: Attr, place: Placement): AttributeProto {
   const before = attr.extra as AttributeProto | undefined;
   const isNested = attr.type.startsWith('tensor') || attr.type.startsWith('graph');
-  if (before && !isNested) return before.name === name ? before : amend(before, { name });
+  if (before && !isNested) return (before.name ?? '') === name ? before : amend(before, { name });
   return amend(before, { name, ...writeAttrValue(attr, place) });
 }
 

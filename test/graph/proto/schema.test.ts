@@ -36,9 +36,9 @@ describe('the schema', () => {
 
   it('has the fields that are newer: what ONNX 1.23 wrote is read', () => {
     const metadataProps = (key: string) => ({ metadataProps: [{ key, value: 'v' }] });
-    const opsetImport = [{ version: '0:21' }];
+    const opsetImport = [{ version: 21 }];
     expect(plain(parse('ModelProto', Buffer.from(NEWEST, 'base64')))).toEqual({
-      irVersion: '0:13',
+      irVersion: 13,
       opsetImport,
       ...metadataProps('model'),
       configuration: [{ name: 'config', numDevices: 2, device: ['gpu'] }],
@@ -47,7 +47,7 @@ describe('the schema', () => {
         ...metadataProps('graph'),
         input: [{ name: 'x', ...metadataProps('input') }],
         output: [{ name: 'y' }],
-        initializer: [{ name: 'w', dataType: 1, dims: ['0:0'], ...metadataProps('tensor') }],
+        initializer: [{ name: 'w', dataType: 1, dims: [0], ...metadataProps('tensor') }],
         valueInfo: [
           { name: 'opaque', type: { opaqueType: { domain: 'd', name: 'o' } } },
           { name: 'sparse', type: { sparseTensorType: { elemType: 1 } } },
@@ -69,12 +69,12 @@ describe('the schema', () => {
                 shardingSpec: [
                   {
                     tensorName: 'x',
-                    device: ['0:0', '0:1'],
-                    indexToDeviceGroupMap: [{ key: '0:4', value: ['0:5', '0:6'] }],
+                    device: [0, 1],
+                    indexToDeviceGroupMap: [{ key: 4, value: [5, 6] }],
                     shardedDim: [
                       {
-                        axis: '0:7',
-                        simpleSharding: [{ dimValue: '0:8', numShards: '0:9' }, { dimParam: 'N' }],
+                        axis: 7,
+                        simpleSharding: [{ dimValue: 8, numShards: 9 }, { dimParam: 'N' }],
                       },
                     ],
                   },

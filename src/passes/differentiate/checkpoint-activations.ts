@@ -16,7 +16,8 @@ import { cutSegments } from './cut-segments.js';
  *
  * A runtime would merge a copy of a node with the original, and would not delay it. Inputs of the copies therefore
  * pass through a Reshape whose shape consists of zeros computed from the gradients to wait for. It keeps the shape,
- * copies nothing, and no optimizer can evaluate it before the run.
+ * copies nothing, and no optimizer can evaluate it before the run. Before another reshape it is
+ * an Expand by ones, which copies: ONNX Runtime 1.30 fuses consecutive reshapes, and fails where a shape is computed.
  *
  * Returns whether anything is recomputed. Throws `bad-option` for an invalid number of segments. Source: Chen et al.,
  * Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
@@ -140,6 +141,8 @@ function waiting(g: Builder, values: readonly Value[]): Expr {
   return seen.op('Less', [seen]).cast('int64').sum([0], { keepdims: true });
 }
 
+const RESHAPES: ReadonlySet<string> = new Set(['Reshape', 'Squeeze', 'Unsqueeze']);
+
 /** The replacements for what `readers` read of a segment: recomputed values, or kept ones reshaped after `zero`. */
 function computeAgain(
   g: Builder,
@@ -156,12 +159,16 @@ function computeAgain(
     copied.push(node);
     for (const v of node.inputs) wanted.add(v);
   }
+  const reshapes = [...copied, ...readers].filter(node => RESHAPES.has(node.opType));
+  const reshaped = new Set(reshapes.map(node => node.inputs[0]));
   const late = new Map<Value, Value>();
   for (const v of wanted) {
     if (!v?.shape?.length || !segment.has(v) || isAgain(v)) continue;
     // A zero in the shape input of Reshape keeps that extent.
-    const shape = zero.expand(g.ints([v.shape.length]));
-    late.set(v, g.of(v).reshape(shape).typed(v.type).value);
+    const waits = reshaped.has(v)
+      ? g.of(v).expand(zero.add(g.ints([1])))
+      : g.of(v).reshape(zero.expand(g.ints([v.shape.length])));
+    late.set(v, waits.typed(v.type).value);
   }
   const name = (old: string) => g.scope.names.fresh(`${old}_again`);
   g.adopt(cloneNodes(copied.reverse(), { values: late, name }));

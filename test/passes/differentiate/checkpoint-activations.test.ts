@@ -9,7 +9,7 @@ import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
-import { floatsOf, spread } from '../../ops/vjp.js';
+import { floatsOf, ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 
 const WIDTH = 8;
@@ -29,6 +29,16 @@ function chain(layers: number, between: (s: Sketch, x: Value, i: number) => Valu
 const dropout = (s: Sketch, x: Value, i: number) => {
   const ratio = s.weight(`ratio${i}`, floatsOf([0.5], []));
   return s.add('Dropout', [x, ratio], `drop${i}`);
+};
+
+/** Each cut is before a Reshape to constant extents, if segments are of whole layers. */
+const reshaped = (s: Sketch, x: Value, i: number) => {
+  const to = (shape: number[], name: string) =>
+    [s.weight(`${name}${i}_shape`, ints(shape)), `${name}${i}`] as const;
+  const [flatShape, flat] = to([BATCH * WIDTH], 'flat');
+  const [shape, back] = to([BATCH, WIDTH], 'back');
+  const twice = s.add('Add', [x, x], `twice${i}`);
+  return s.add('Reshape', [s.add('Reshape', [twice, flatShape], flat), shape], back);
 };
 
 /** Each of these adds a path past some layers. */
@@ -83,6 +93,7 @@ describe('checkpointActivations', () => {
     ['dropout, of which the masks are the same', () => chain(9, dropout)],
     ['paths past layers', () => chain(12, past(1))],
     ['paths past segments', () => chain(12, past(5))],
+    ['reshapes', () => chain(6, reshaped)],
   ];
   it.each(models)('changes no bit: %s', async (_, make) => {
     const plain = await injected(make());

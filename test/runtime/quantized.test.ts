@@ -62,11 +62,11 @@ const feeds = { x: spread([6, K], [-1, 1]), target: spread([6, 3], [-1, 1], 5) }
 const loss = { kind: 'mse' } as const;
 
 /** The losses of a step of no length and of the validation after it. */
-async function losses(model: Model, options: object = {}) {
+async function losses(model: Model, options: object = {}, fed: Record<string, Tensor> = feeds) {
   const { model: step } = await inject(model, { loss, optimizer: { lr: 1e-12 }, ...options }, sessionShapes);
   const trainer = await Trainer.create(step);
-  const trained = (await trainer.step(feeds)).loss;
-  const validated = (await trainer.evaluate([{ inputs: feeds, size: 6 }])).loss;
+  const trained = (await trainer.step(fed)).loss;
+  const validated = (await trainer.evaluate([{ inputs: fed, size: 6 }])).loss;
   await trainer.release();
   return { trained, validated, step };
 }
@@ -144,4 +144,35 @@ describe('a model that rounds its weights when it runs', () => {
     }));
   it('is not called wrong in what does not pass the rounding', async () =>
     expect(await passes(rounded(), { train: ['b'] }, fed)).toEqual({ b: true }));
+});
+
+it('a convolution between integers computes its step and its validation in floating point', async () => {
+  const s = new Sketch();
+  const rounded = (v: Value, name: string, zero: number) => {
+    const zeroPoint = new Tensor('uint8', [], Uint8Array.of(zero));
+    const how = [s.weight(`${name}.scale`, floatsOf([0.01], [])), s.weight(`${name}.zero`, zeroPoint)];
+    return s.add('DequantizeLinear', [s.add('QuantizeLinear', [v, ...how], `${name}.q`), ...how], name);
+  };
+  const stored = (dtype: 'int8' | 'int32', dims: readonly number[], size: number, scale: number) => {
+    const levels = Uint8Array.from({ length: size }, (_, i) => (dtype === 'int8' ? (97 * i + 31) % 256 : 0));
+    const name = dtype === 'int8' ? 'kernel' : 'bias';
+    const parts = [new Tensor(dtype, dims, levels), floatsOf([scale], []), Tensor.filled(dtype, [], 0)];
+    return s.add(
+      'DequantizeLinear',
+      parts.map((part, i) => s.weight(`${name}${i}`, part)),
+      name,
+    );
+  };
+  const inputs = [
+    rounded(s.input('x', ['batch', 1, 6, 6]), 'image', 128),
+    stored('int8', [6, 1, 3, 3], 54, 0.003),
+    stored('int32', [6], 24, 0.00003),
+  ];
+  const h = rounded(s.add('Relu', [s.add('Conv', inputs, 'conv')], 'relu'), 'h', 0);
+  const pooled = s.add('MaxPool', [h], 'pool', { kernel_shape: [2, 2], strides: [2, 2] });
+  const flat = s.add('Flatten', [rounded(pooled, 'pooled', 0)], 'flat');
+  const y = s.add('MatMul', [flat, s.weight('head', [24, 3])], 'y');
+  const images = { x: spread([6, 1, 6, 6], [-1, 1]), target: feeds.target };
+  const { trained, validated } = await losses(made(s, y), {}, images);
+  expect(Math.abs(validated - trained) / trained).toBeLessThan(1e-6);
 });

@@ -1,6 +1,6 @@
 import { withInitializers } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Model, Value } from '../../graph/ir.js';
+import { allGraphs, type Model, type Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
 import { providerOf } from '../../ops/core/provider.js';
@@ -99,8 +99,11 @@ export class Trainer {
    */
   static async create(model: Model, where: TrainerOptions = {}): Promise<Trainer> {
     const given = await withDevice(where);
-    // Quantization-aware training computes what its gradients are of, which integer kernels would round once more.
-    const options = readQuantizers(model).length ? { ...given, integerKernels: false } : given;
+    // A step computes what its gradients are of, which integer kernels would round once more.
+    const isRounded = [...allGraphs(model.graph)].some(({ nodes }) =>
+      nodes.some(node => node.opType === 'QuantizeLinear'),
+    );
+    const options = isRounded || readQuantizers(model).length ? { ...given, integerKernels: false } : given;
     const description = readStep(model);
     checkDistributed(options);
     const updates = model.trainingInfo.flatMap(info => info.updates);

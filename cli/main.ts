@@ -4,7 +4,7 @@ import { surviveOutput } from './output.js';
 surviveOutput();
 
 /** The commands that run a model in the process that reads the arguments; `train` and `demo` have one for that. */
-const SUPERVISED = new Set(['inspect', 'inject', 'grad', 'evaluate', 'predict']);
+const SUPERVISED = new Set(['inspect', 'operators', 'inject', 'grad', 'evaluate', 'predict']);
 
 const args = process.argv.slice(2);
 const help = cachedHelp(args, process.stdout.columns);

@@ -43,6 +43,10 @@ const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Com
   init: ['Write a configuration that trains a model on data', () => import('./commands/init.js')],
   adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
   diff: ['Show which tensors of two models differ, and by how much', () => import('./commands/diff.js')],
+  operators: [
+    'List the operators that a reduced build of ONNX Runtime needs',
+    () => import('./commands/operators.js'),
+  ],
   grad: ['Compute loss and gradients of one batch', () => import('./commands/grad.js')],
   differentiate: [
     'Write a model that computes gradients, Jacobians, Hessians or products with them',

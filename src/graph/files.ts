@@ -54,7 +54,11 @@ export async function loadModel(path: string): Promise<Model> {
   return naming(path, () => decodeModel(bytes, dirname(path), readExternal));
 }
 
-/** The bytes of the model file `path`. Throws `io`, also for a file of more than 2 GiB. */
+/** Whether a file has ONNX Runtime's own format (.ort): a FlatBuffer with this identifier. */
+export const isOrtFormat = (bytes: Uint8Array): boolean =>
+  String.fromCharCode(...bytes.subarray(4, 8)) === 'ORTM';
+
+/** The bytes of the ONNX file `path`. Throws `io`, also for a file of more than 2 GiB, and `not-onnx` for an .ort file. */
 export async function readModelBytes(path: string): Promise<Uint8Array> {
   try {
     const info = await stat(path);
@@ -62,7 +66,12 @@ export async function readModelBytes(path: string): Promise<Uint8Array> {
     if (!info.isFile() && !info.isDirectory())
       throw new AgdError('io', `Cannot read '${path}': it is not a file. Save the model to a file first.`);
     naming(path, () => checkSize(info.size));
-    return await readFile(path);
+    const bytes = await readFile(path);
+    if (!isOrtFormat(bytes)) return bytes;
+    throw new AgdError(
+      'not-onnx',
+      `${path} is in ONNX Runtime's own format (.ort), which can be run but not read back: use the ONNX file that it was converted from.`,
+    );
   } catch (error) {
     throw ioError(`Cannot read '${path}'`, error);
   }

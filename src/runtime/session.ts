@@ -73,8 +73,17 @@ export type SessionOptions = {
 
 type Concrete = Exclude<Device, 'auto'>;
 
-/** `stay`: outputs that are left on the device, where a later run can read them. */
-type Outputs = { stay?: readonly string[] };
+/**
+ * `stay`: outputs that are left on the device, where a later run can read them. `saved`: a file that the runtime writes the
+ * model to in its own format (.ort), after its optimizations of this level, as
+ * `onnxruntime.tools.convert_onnx_models_to_ort` does.
+ */
+type Outputs = { stay?: readonly string[]; saved?: { path: string; level: OptimizationLevel } };
+
+export type OptimizationLevel = NonNullable<ort.InferenceSession.SessionOptions['graphOptimizationLevel']>;
+
+/** Blocked convolutions are those of one processor. */
+const PORTABLE = { disable_specified_optimizers: 'NchwcTransformer' };
 
 /** A model, its bytes, or its file. */
 type Source = Model | Uint8Array | string;
@@ -92,7 +101,14 @@ export class Session {
    */
   static async create(
     source: Source,
-    { device: wanted, threads, optimize = true, integerKernels = true, stay }: SessionOptions & Outputs = {},
+    {
+      device: wanted,
+      threads,
+      optimize = true,
+      integerKernels = true,
+      stay,
+      saved,
+    }: SessionOptions & Outputs = {},
   ): Promise<Session> {
     const { device } = await resolveDevice(wanted);
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
@@ -102,10 +118,20 @@ export class Session {
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],
-      graphOptimizationLevel: optimize ? 'all' : 'disabled',
+      graphOptimizationLevel: saved?.level ?? (optimize ? 'all' : 'disabled'),
       // A block planned for a whole run comes on top of what the arena holds from the run that it was planned from.
       enableMemPattern: false,
-      extra: { session: { ...IN_FLOAT, ...(integerKernels ? {} : APART), ...denormals, ...folder } },
+      extra: {
+        session: {
+          ...IN_FLOAT,
+          ...(integerKernels ? {} : APART),
+          ...denormals,
+          ...folder,
+          ...(saved ? { save_model_format: 'ORT' } : {}),
+        },
+        ...(saved ? { optimization: PORTABLE } : {}),
+      },
+      ...(saved ? { optimizedModelFilePath: saved.path } : {}),
       ...(threads ? { intraOpNumThreads: threads } : {}),
       ...(stay?.length
         ? { preferredOutputLocation: Object.fromEntries(stay.map(name => [name, 'gpu-buffer'])) }

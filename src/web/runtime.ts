@@ -4,7 +4,9 @@ import { AgdError } from '../graph/errors.js';
 import { files } from './files.js';
 
 /** onnxruntime-web, or any package with the interface of onnxruntime-common. */
-export type Runtime = Pick<typeof ort, 'InferenceSession' | 'Tensor'> & { env: { logLevel?: string } };
+export type Runtime = Pick<typeof ort, 'InferenceSession' | 'Tensor'> & {
+  env: { logLevel?: string; versions?: Readonly<Record<string, string>> };
+};
 
 let chosen: Runtime | undefined;
 
@@ -27,9 +29,11 @@ export const env: { logLevel?: string } = {};
 
 type Options = ort.InferenceSession.SessionOptions;
 
-/** What Node calls the CPU is WebAssembly here. */
+/** What Node and React Native call the CPU is WebAssembly in onnxruntime-web. */
 const providers = ({ executionProviders = [] }: Options) =>
-  executionProviders.map(provider => (provider === 'cpu' ? 'wasm' : provider));
+  executionProviders.map(provider =>
+    provider === 'cpu' && runtime().env.versions?.web !== undefined ? 'wasm' : provider,
+  );
 
 export const InferenceSession = {
   create: (model: Uint8Array | string, options: Options): Promise<ort.InferenceSession> =>

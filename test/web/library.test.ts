@@ -99,5 +99,20 @@ describe('on WebAssembly', () => {
   });
 });
 
+it('trains on a runtime that calls the processor cpu, as that of React Native does', async () => {
+  web.setRuntime((await import('onnxruntime-node')) as never);
+  await web.files.write('/lenet.onnx', readFileSync(LENET));
+  const options = { loss: 'cross-entropy', batchSize: 8 } as const;
+  const { input, target } = arrays(16);
+  const data = { input: plain(input), target: plain(target) };
+  const [expected, found] = [
+    await node.fit(LENET, { input, target }, options),
+    await web.fit('/lenet.onnx', data as never, options),
+  ];
+  expect(found.history.losses).toHaveLength(2);
+  for (const [i, loss] of found.history.losses.entries())
+    expect(loss).toBeCloseTo(expected.history.losses[i]!, 5);
+});
+
 const spreadOf = (a: Float32Array, b: Float32Array) =>
   a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i]!)), 0);

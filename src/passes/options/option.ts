@@ -10,6 +10,7 @@ export type Command =
   | 'compare'
   | 'export'
   | 'diff'
+  | 'operators'
   | 'adapt'
   | 'differentiate'
   | 'grad'

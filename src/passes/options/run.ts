@@ -55,7 +55,7 @@ export const RUN_OPTIONS = {
   }),
   extend: option(texts, {
     ...RUN,
-    commands: [...LEARNS, ...APPLIES, 'differentiate', 'inspect', 'export', 'landscapes'],
+    commands: [...LEARNS, ...APPLIES, 'differentiate', 'inspect', 'export', 'operators', 'landscapes'],
     stage: 'both',
     ownStep: true,
     help: 'Module that defines gradients, optimizers, losses or metrics; may be repeated',

@@ -6,6 +6,9 @@
 /** How many times its own size a buffer may be read: what is sound is read once, but for strings that tables share. */
 const READS = 16;
 
+/** Where a vector's elements begin, and how many there are. */
+type Vector = { start: number; length: number };
+
 /** A table in a buffer, whose fields are asked for by their position in the schema. */
 export class FlatTable {
   private constructor(
@@ -41,16 +44,12 @@ export class FlatTable {
     return at ? this.view.getUint8(at) : 0;
   }
   string(field: number): string {
-    const bytes = this.bytes(field);
-    if (!bytes) return '';
-    const end = bytes.byteOffset - this.view.byteOffset + bytes.length;
-    if (this.view.getUint8(end) !== 0 || bytes.includes(0))
-      throw new RangeError('A string does not end where it should.');
-    try {
-      return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-    } catch {
-      throw new RangeError('A string is not valid UTF-8.');
-    }
+    const vector = this.#vector(field, 1);
+    return vector ? this.#text(vector) : '';
+  }
+  strings(field: number): string[] {
+    const { start = 0, length = 0 } = this.#vector(field, 4) ?? {};
+    return Array.from({ length }, (_, i) => this.#text(this.#vectorAt(start + 4 * i, 1)));
   }
   table(field: number): FlatTable | undefined {
     const at = this.#place(field, 4);
@@ -60,7 +59,7 @@ export class FlatTable {
   /** A vector of bytes, or a string's: a view of the buffer. */
   bytes(field: number): Uint8Array | undefined {
     const vector = this.#vector(field, 1);
-    return vector && new Uint8Array(this.view.buffer, this.view.byteOffset + vector.start, vector.length);
+    return vector && this.#bytes(vector);
   }
   int64s(field: number): number[] {
     const { start = 0, length = 0 } = this.#vector(field, 8) ?? {};
@@ -90,9 +89,27 @@ export class FlatTable {
     return at + this.view.getUint32(at, true);
   }
 
-  #vector(field: number, width: number): { start: number; length: number } | undefined {
+  #bytes({ start, length }: Vector): Uint8Array {
+    return new Uint8Array(this.view.buffer, this.view.byteOffset + start, length);
+  }
+
+  #text(vector: Vector): string {
+    const bytes = this.#bytes(vector);
+    if (this.view.getUint8(vector.start + vector.length) !== 0 || bytes.includes(0))
+      throw new RangeError('A string does not end where it should.');
+    try {
+      return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    } catch {
+      throw new RangeError('A string is not valid UTF-8.');
+    }
+  }
+
+  #vector(field: number, width: number): Vector | undefined {
     const at = this.#place(field, 4);
-    if (!at) return undefined;
+    return at ? this.#vectorAt(at, width) : undefined;
+  }
+
+  #vectorAt(at: number, width: number): Vector {
     const start = this.#follow(at) + 4;
     const length = this.view.getUint32(start - 4, true);
     if (start + length * width > this.view.byteLength) throw new RangeError('A vector goes past the end.');

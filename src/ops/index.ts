@@ -4,6 +4,7 @@ import * as activation from './activation.js';
 import * as attention from './attention.js';
 import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
+import type { Provider } from './core/provider.js';
 import type { OpDef, Rule } from './core/rule.js';
 import * as einsum from './einsum.js';
 import * as elementwise from './elementwise.js';
@@ -106,11 +107,14 @@ export function addOperator(operator: Operator, def: OpDef): void {
   EXTENSIONS.add(def);
 }
 
-/** The expansion of a node that no kernel for the CPU computes: of an extension's operator, or in some form. */
-export function expansionWithoutKernel(node: Node): Extract<OpDef, { kind: 'expansion' }> | undefined {
+/** The expansion of a node that no kernel of the provider computes: of an extension's operator, or in some form. */
+export function expansionWithoutKernel(
+  node: Node,
+  provider: Provider,
+): Extract<OpDef, { kind: 'expansion' }> | undefined {
   const def = opDef(node);
   if (def?.kind !== 'expansion') return undefined;
-  return EXTENSIONS.has(def) || def.lacksKernel?.(node) ? def : undefined;
+  return EXTENSIONS.has(def) || def.lacksKernel?.(node, provider) ? def : undefined;
 }
 
 /** Every operator of the table, as [domain, opType, definition]. */

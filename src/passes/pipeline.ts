@@ -246,7 +246,7 @@ const ALL = [
     does: 'Expands operators that extensions define, and forms without a kernel, in standard operators',
     requires: ['work', 'inlined'],
     ensures: [],
-    run: c => expandExtensions(c.work, c.oracle),
+    run: c => expandExtensions(c.work, c.oracle, c.options.provider),
   }),
   pass({
     name: 'add-segments',

@@ -1,5 +1,6 @@
 import { basename, dirname, resolve } from 'node:path';
 import * as ort from 'onnxruntime-node';
+import { cloneModel } from '../graph/clone.js';
 import { byteLength, type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { stampOfExternal } from '../graph/files.js';
@@ -100,7 +101,7 @@ export class Session {
    * `runtime` with the runtime's own words where it refuses the model.
    */
   static async create(
-    source: Source,
+    given: Source,
     {
       device: wanted,
       threads,
@@ -113,7 +114,7 @@ export class Session {
     const { device } = await resolveDevice(wanted);
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
-    if (device === 'webgpu' && source instanceof Model) narrowSplits(source);
+    const source = device === 'webgpu' && given instanceof Model ? forWebgpu(given) : given;
     const { place, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
@@ -283,6 +284,13 @@ function mapped({ graph }: Model): Mapped {
       return found?.folder === folder ? found : undefined;
     },
   };
+}
+
+/** A copy: names are given to nodes of it, and Splits replaced. */
+function forWebgpu(model: Model): Model {
+  const copy = cloneModel(model);
+  narrowSplits(copy);
+  return copy;
 }
 
 function provider(device: Concrete, source: Source): ort.InferenceSession.ExecutionProviderConfig {

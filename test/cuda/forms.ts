@@ -37,5 +37,9 @@ export async function* partsOf(model: Model, options: InjectOptions, form: strin
   const { gradients, update } = await splitStep(injected, sessionShapes);
   yield { form: 'gradients', model: gradients };
   yield { form: 'update', model: update };
-  if (hasData) yield { form: 'evaluation', model: (await evaluationModel(injected, sessionShapes)).model };
+  if (hasData)
+    yield {
+      form: 'evaluation',
+      model: (await evaluationModel(injected, sessionShapes, options.provider)).model,
+    };
 }

@@ -4,6 +4,7 @@ import { Tensor } from '../../src/graph/tensor.js';
 import type { AttrInit } from '../../src/ops/core/builder.js';
 import type { InjectOptions } from '../../src/passes/options.js';
 import { attention } from '../attention.js';
+import { decoder } from '../decoder.js';
 import { ints } from '../ops/vjp.js';
 import { mlp, Sketch } from '../sample.js';
 
@@ -333,10 +334,20 @@ function made({ dims, layers, ids }: Small): Model {
 
 const TOKENS = { loss: { kind: 'cross-entropy', output: 'logits' } } as const;
 
-/**
- * Decoders of 4 bits are left out: their weights are unpacked by BitShift and BitwiseAnd, for which CUDA has no kernels.
- * Models by name, each with a free extent `batch`.
- */
+const DECODER = { deriveInputs: ['past*', 'attention_mask'], freeze: ['*cache'] };
+
+/** The decoder with the extents that the other models have. */
+function batched(model: Model): Model {
+  const names = new Map([
+    ['batch_size', 'batch'],
+    ['sequence_length', 'length'],
+  ]);
+  for (const v of model.graph.inputs)
+    v.type = { ...v.type!, shape: v.shape!.map(d => names.get(d as string) ?? d) } as typeof v.type;
+  return model;
+}
+
+/** Models by name, each with a free extent `batch`. */
 export const smallModels: readonly {
   name: string;
   options: InjectOptions;
@@ -348,5 +359,11 @@ export const smallModels: readonly {
     make: () => made(kind),
   })),
   { name: 'fused attention', options: TOKENS, make: () => attention('com.microsoft', 6) },
+  { name: '4-bit decoder', options: { ...TOKENS, ...DECODER }, make: () => batched(decoder()) },
+  {
+    name: '4-bit decoder, LoRA',
+    options: { ...TOKENS, ...DECODER, lora: [{ match: '*', r: 4 }] },
+    make: () => batched(decoder()),
+  },
   { name: 'qat, int8', options: { ...TOKENS, qat: { weights: 'int8', activations: 'none' } }, make: mlp },
 ];

@@ -1,23 +1,30 @@
 /** Gradients in the forms that have kernels on CUDA devices: the same numbers from other operators. */
 import { describe, expect, it } from 'vitest';
-import type { Graph } from '../../src/graph/ir.js';
+import { allGraphs, type Graph } from '../../src/graph/ir.js';
 import { Names } from '../../src/graph/names.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, Builder } from '../../src/ops/core/builder.js';
 import { Attributes } from '../../src/ops/core/rule.js';
 import { correction } from '../../src/ops/optimizers/optimizer.js';
-import { Session } from '../../src/runtime/session.js';
+import { modelWithLoss } from '../../src/passes/run/evaluation-model.js';
+import { gradients } from '../../src/runtime/gradients.js';
+import { Session, sessionShapes } from '../../src/runtime/session.js';
+import { decoder, tokenData } from '../decoder.js';
 import { Sketch } from '../sample.js';
 import { checkVjp, spread, vjpOf } from './vjp.js';
 
-/** cuDNN pads an axis equally on both sides; there is no MaxUnpool. */
+const WITHOUT_KERNEL = ['MaxUnpool', 'BitShift', 'BitwiseAnd', 'GroupQueryAttention'];
+
+/** cuDNN pads an axis equally on both sides; some operators have kernels of other types only, or none. */
 function hasKernels(graph: Graph): void {
-  for (const { opType, attrs, label } of graph.nodes.map(node => ({
+  const nodes = [...allGraphs(graph)].flatMap(part => part.nodes);
+  for (const { opType, attrs, label } of nodes.map(node => ({
     ...node,
     label: node.label,
     opType: node.opType,
     attrs: new Attributes(node),
   }))) {
-    expect(opType, label).not.toBe('MaxUnpool');
+    expect(WITHOUT_KERNEL, label).not.toContain(opType);
     if (opType !== 'ConvTranspose') continue;
     const pads = attrs.ints('pads') ?? [];
     const n = pads.length / 2;
@@ -120,4 +127,82 @@ it('corrects a bias in float32 within its rounding, from the first step to the l
     }
     await session.release();
   }
+});
+
+describe('weights of a few bits', () => {
+  const c = { domain: 'com.microsoft', provider: 'cuda', written: hasKernels } as const;
+  const bytes = (dims: number[]) => {
+    const count = dims.reduce((n, d) => n * d, 1);
+    return new Tensor(
+      'uint8',
+      dims,
+      Uint8Array.from({ length: count }, (_, i) => (53 * i + 7) % 256),
+    );
+  };
+
+  it.each([2, 4, 8])('of %d bits are unpacked, with zero points', bits => {
+    const tensors = [[2, 40], bytes([3, 3, 2 * bits]), [3, 3], bytes([3, Math.ceil((3 * bits) / 8)])];
+    const attrs = { N: 3, K: 40, block_size: 16, bits };
+    return checkVjp('MatMulNBits', tensors, { ...c, attrs, constants: [1, 3], range: [0.1, 0.4] });
+  });
+
+  it('are read some rows at a time, all of them where the last part would be smaller', async () => {
+    const [N, K] = [6, 2 ** 18];
+    const tensors = [spread([1, K]), bytes([N, K / 128, 64]), spread([N, K / 128], [0.01, 0.02])];
+    const attrs = { N, K, block_size: 128, bits: 4 };
+    const dy = spread([1, N], [-1, 1], 3);
+    const [usual] = await vjpOf('MatMulNBits', tensors, dy, {
+      ...c,
+      provider: 'cpu',
+      written: undefined,
+      attrs,
+    });
+    const [own] = await vjpOf('MatMulNBits', tensors, dy, { ...c, attrs });
+    const expected = usual!.numbers();
+    const off = own!.numbers().map((v, i) => Math.abs(v - expected[i]!));
+    expect(largest(off)).toBeLessThan(1e-6 * largest(expected));
+  });
+});
+
+const largest = (values: readonly number[]) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+
+describe('a decoder of 4 bits, in the form that is shipped', () => {
+  const loss = { kind: 'cross-entropy', output: 'logits' } as const;
+  const deriveInputs = ['past*', 'attention_mask'];
+  const data = tokenData(3, 5);
+
+  it('has the loss and gradients of the usual form', async () => {
+    const feeds = Object.fromEntries(data);
+    const options = { loss, deriveInputs, wrt: ['*norm*', '*embed*'] };
+    const usual = await gradients(decoder(), options, feeds);
+    const own = await gradients(decoder(), { ...options, provider: 'cuda' }, feeds);
+    expect(own.loss).toBeCloseTo(usual.loss!, 5);
+    for (const [name, expected] of usual.gradients) {
+      const [a, b] = [expected.numbers(), own.gradients.get(name)!.numbers()];
+      const scale = Math.max(...a.map(Math.abs));
+      const off = Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
+      expect(off, name).toBeLessThan(1e-5 * scale);
+    }
+  });
+
+  it('is evaluated without nodes that lack kernels, with the same loss', async () => {
+    const made = (provider?: 'cuda') =>
+      modelWithLoss(decoder(), loss, sessionShapes, { deriveInputs, provider });
+    const run = async ({ model }: Awaited<ReturnType<typeof made>>) => {
+      const session = await Session.create(model);
+      const known = [...data].filter(([name]) => session.inputs.includes(name));
+      const results = await session.run(Object.fromEntries(known));
+      await session.release();
+      return results;
+    };
+    const [usual, own] = [await made(), await made('cuda')];
+    hasKernels(own.model.graph);
+    expect(() => hasKernels(usual.model.graph)).toThrow('GroupQueryAttention');
+    const [a, b] = [await run(usual), await run(own)];
+    expect(Object.keys(b)).toEqual(Object.keys(a));
+    for (const [name, t] of Object.entries(a))
+      t.numbers().forEach((v, i) => {
+        expect(b[name]!.numbers()[i]).toBeCloseTo(v, 5);
+      });
+  });
 });

@@ -187,7 +187,7 @@ export async function gradients(
   c: VjpCase = {},
   expected: Feeds = {},
 ): Promise<Tensor[]> {
-  await expandExtensions(model, sessionShapes);
+  await expandExtensions(model, sessionShapes, c.provider);
   await inferShapes(model, sessionShapes);
   const { graph } = model;
   const { provider } = c;

@@ -1,5 +1,6 @@
 /** Quantized integers, and the numbers that they represent. */
 import type { FloatDType } from '../../graph/dtype.js';
+import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from './expr.js';
 import { range } from './rule.js';
 
@@ -39,6 +40,14 @@ export function unpacked(bytes: Expr, bits: number): Expr {
 export function levelsIn(bytes: Expr, bits: number): Expr[] {
   const { g } = bytes;
   const count = 8 / bits;
+  // CUDA has no kernels for shifts and bitwise operators.
+  if (g.provider === 'cuda') {
+    const index = bytes.cast('int32');
+    return Array.from({ length: count }, (_, i) => {
+      const levels = Uint8Array.from({ length: 256 }, (_, byte) => (byte >> (i * bits)) % 2 ** bits);
+      return g.tensor(Tensor.from('uint8', [256], levels)).gather(index);
+    });
+  }
   return Array.from({ length: count }, (_, i) => {
     const shifted = i ? bytes.op('BitShift', [g.scalar(i * bits, 'uint8')], { direction: 'RIGHT' }) : bytes;
     return i < count - 1 ? shifted.op('BitwiseAnd', [g.scalar(2 ** bits - 1, 'uint8')]) : shifted;

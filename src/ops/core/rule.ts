@@ -4,6 +4,7 @@ import type { Graph, Node, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import type { Builder } from './builder.js';
 import type { Expr } from './expr.js';
+import type { Provider } from './provider.js';
 
 /**
  * Computes the cotangent of one input, once it is known to be needed; null if there is no gradient. `addTo` adds it to
@@ -40,8 +41,8 @@ export type OpDef =
       straightThrough?: Rule<never, never>;
       /** Where a gradient is wanted for these inputs only, the node stays as it is and has this rule. */
       partial?: { inputs: readonly number[]; rule: Rule<never, never> };
-      /** Whether the runtime has no kernel for this node on the CPU, although it has one for the operator. */
-      lacksKernel?: (node: Node) => boolean;
+      /** Whether the runtime has no kernel for this node on a provider, although it has one for the operator. */
+      lacksKernel?: (node: Node, provider: Provider) => boolean;
     }
   /** The outputs are integers, booleans or shapes, or do not depend on the values of any input. */
   | { kind: 'none'; why: string }
@@ -60,9 +61,9 @@ export const expansion = <I extends Operands>(
   partial: partial as never,
 });
 
-/** The same, for an operator of which the runtime does not compute all forms on the CPU. */
+/** The same, for an operator of which the runtime does not compute all forms on every provider. */
 export const expansionWithForms = <I extends Operands>(
-  lacksKernel: (node: Node) => boolean,
+  lacksKernel: (node: Node, provider: Provider) => boolean,
   expand: Expansion<I>,
 ): OpDef => ({ kind: 'expansion', expand: expand as never, lacksKernel });
 

@@ -4,6 +4,7 @@ import type { Node } from '../../graph/ir.js';
 import { attend, defaultScale, maskBias, mergeHeads, repeatHeads, splitHeads } from '../core/attend.js';
 import { float } from '../core/builder.js';
 import type { Expr } from '../core/expr.js';
+import type { Provider } from '../core/provider.js';
 import { rotate } from '../core/rotate.js';
 import { Attributes, expansionWithForms, type NodeView } from '../core/rule.js';
 
@@ -26,15 +27,18 @@ type Grouped = readonly [
   keyNorm?: Expr,
 ];
 
-/** Heads are normalized on other devices only; a cache of the last keys may not be shorter than the window. */
-const isOfOtherDevices = (node: Node) =>
-  !!node.inputs[14] || new Attributes(node).int('sliding_window_cache', 0) === 1;
+/**
+ * On the CPU, heads are not normalized, and a cache of the last keys may not be shorter than the window. CUDA's kernel has
+ * 16-bit types only, and lowering the precision keeps attention in float32.
+ */
+const lacksKernel = (node: Node, provider: Provider) =>
+  provider === 'cuda' || !!node.inputs[14] || new Attributes(node).int('sliding_window_cache', 0) === 1;
 
 /**
  * softmax(cap(q k^T scale) + bias) v, usually causal. `lengths` are the numbers of keys of each sample, less one, those
  * of its past included; keys beyond them are padding. A cache may be longer than what it holds.
  */
-export const GroupQueryAttention = expansionWithForms<Grouped>(isOfOtherDevices, node => {
+export const GroupQueryAttention = expansionWithForms<Grouped>(lacksKernel, node => {
   const [q, k, v, , , lengths, total, cos, sin, positions, attentionBias, sink] = node.inputs;
   const [, , , pastKey, pastValue, , , , , , , , keyScale, valueScale, queryNorm, keyNorm] = node.inputs;
   const { attrs } = node;

@@ -2,7 +2,7 @@
 import { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../core/expr.js';
 import { levelsIn, unpacked } from '../core/levels.js';
-import { expansion, type NodeView, normalizeAxis } from '../core/rule.js';
+import { expansion, type NodeView, normalizeAxis, range } from '../core/rule.js';
 import { loop } from '../core/scan.js';
 
 type NBits = readonly [
@@ -79,6 +79,13 @@ function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => b
 /** Numbers of the weight that are in memory at once. */
 const NUMBERS = 2 ** 20;
 
+/** The largest divisor of a number up to `most`. */
+function largestDivisor(of: number, most: number): number {
+  let divisor = most;
+  while (of % divisor) divisor--;
+  return divisor;
+}
+
 /**
  * dy @ w, where w is dequantized some rows at a time while the graph runs: of a weight that depends on constants only, the
  * runtime would keep all of it as floating-point numbers from the creation of the session on.
@@ -86,8 +93,17 @@ const NUMBERS = 2 ** 20;
 function timesRows(dy: Expr, node: NodeView<NBits>): Expr {
   const { g, inputs } = node;
   const { n, k, size, bits } = formOf(node);
-  const rows = Math.min(n, Math.max(1, Math.floor(NUMBERS / k)));
-  const count = g.scalar(Math.ceil(n / rows), 'int64');
+  const isOnGpu = g.provider === 'cuda';
+  const most = Math.min(n, Math.max(1, Math.floor(NUMBERS / k)));
+  const rows = isOnGpu ? largestDivisor(n, most) : most;
+  // A constant of its own: one that kernels of a GPU read too would be copied there at each step.
+  const times = Tensor.filled('int64', [], Math.ceil(n / rows));
+  const [count] = g.emit(
+    'Constant',
+    [],
+    { value: times },
+    { types: [{ kind: 'tensor', dtype: 'int64', shape: [] }] },
+  ) as [Expr];
   const [a, , , , order] = inputs;
   // Numbers that share bytes are multiplied apart, as putting them in order would copy the weight; dy @ w is smaller.
   const parts = order || k % size ? 1 : 8 / bits;
@@ -97,8 +113,13 @@ function timesRows(dy: Expr, node: NodeView<NBits>): Expr {
   const type = { ...a.type, shape: a.shape && [...a.shape.slice(0, -1), width] };
   const { states } = loop(g, count, Array(parts).fill({ start, type }), (b, i, sums) => {
     const from = i.mul(rows).reshape([1]);
-    // The last rows may be fewer: slices end where the tensor does.
-    const part = (e: Expr, axis: number) => b.of(e.value).slice(from, from.add(rows), [axis]);
+    const index = isOnGpu ? from.add(b.ints(range(0, rows))) : undefined;
+    // A GPU waits for the CPU at a Slice whose ends are computed. Elsewhere the last rows may be fewer: slices end where the
+    // tensor does.
+    const part = (e: Expr, axis: number) => {
+      const all = b.of(e.value);
+      return index ? all.gather(index, axis) : all.slice(from, from.add(rows), [axis]);
+    };
     const [cotangent, w] = [part(dy, -1), numbersOf(node, -1, e => part(e, 0), parts)];
     return sums.map((sum, p) => sum.add(cotangent.matmul(w[p]!)));
   });

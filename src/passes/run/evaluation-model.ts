@@ -1,5 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
+import type { Provider } from '../../ops/core/provider.js';
 import { isKnownLoss } from '../../ops/losses/index.js';
 import { contextOf, type PassOptions, runPasses } from '../common/context.js';
 import { partOfModel } from '../common/part-of-model.js';
@@ -26,14 +27,18 @@ const INFERENCE = { batchNorm: 'eval', dropout: 'eval', seed: 0 } as const;
  * The original model in inference mode with the loss of an injected one, sample by sample. Values keep their names;
  * parameters and running statistics are inputs.
  */
-export function evaluationModel(injected: Model, oracle: ShapeOracle): Promise<EvaluationModel> {
+export function evaluationModel(
+  injected: Model,
+  oracle: ShapeOracle,
+  provider?: Provider,
+): Promise<EvaluationModel> {
   const { loss, outputs, freeBatch, deriveInputs, allPositions, pack } = readDescription(injected);
   const original = readOriginal(injected);
   // A model that computes its loss may compute gradients and an update from it, which validation does not need.
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
   return modelWithLoss(source, loss, oracle, {
-    ...{ freeBatch, allPositions, pack, deriveInputs: derivedHere(source.graph, deriveInputs) },
+    ...{ freeBatch, allPositions, pack, deriveInputs: derivedHere(source.graph, deriveInputs), provider },
     ...stateOf(injected),
   });
 }
@@ -76,12 +81,13 @@ export function injectedPredictionModel(
   injected: Model,
   outputs: readonly string[],
   oracle: ShapeOracle,
+  provider?: Provider,
 ): Promise<Model> {
   const { freeBatch, deriveInputs, allPositions, pack } = readDescription(injected);
   const original = withAlgorithm(readOriginal(injected));
   const part = partOfModel(original, outputs);
   return predictionModel(original, outputs, oracle, {
-    ...{ freeBatch, deriveInputs, pack, allPositions: allPositions && readsLastToken(part.graph) },
+    ...{ freeBatch, deriveInputs, pack, provider, allPositions: allPositions && readsLastToken(part.graph) },
     ...stateOf(injected),
   });
 }

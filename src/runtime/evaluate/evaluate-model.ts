@@ -1,5 +1,6 @@
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
+import { providerOf } from '../../ops/core/provider.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
 import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
@@ -9,6 +10,7 @@ import { readRecipe } from '../../passes/recipe/recipe.js';
 import { modelWithLoss } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
 import { type FitData, isOpen } from '../data/from-values.js';
+import { withDevice } from '../devices/choose.js';
 import { checkMetrics } from '../metrics/index.js';
 import { asFeeds, Session } from '../session.js';
 import type { Evaluation } from '../train/events.js';
@@ -33,7 +35,7 @@ export async function evaluate(
   given: FitData,
   asked: EvaluateModelOptions = {},
 ): Promise<Evaluation> {
-  const options = withLossFunction(asked);
+  const options = await withDevice(withLossFunction(asked));
   const { batchSize, bind, metrics, onLosses } = options;
   const { lossGraph, teacherModel, distill } = options;
   const stored = await plainModel(source, options);
@@ -60,7 +62,11 @@ export async function evaluate(
     const about = { job: { bind, batchSize }, data, model: plain, options: { loss: spec, allPositions } };
     const { options: derived } = await inputsToDerive(about);
     const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
-    const { model, loss, samples } = await modelWithLoss(plain, spec, shapes, { ...derived, allPositions });
+    const { model, loss, samples } = await modelWithLoss(plain, spec, shapes, {
+      ...derived,
+      allPositions,
+      provider: providerOf(options.device),
+    });
     const { graph } = model;
     const written = graph.nodes.flatMap(node => node.outputs);
     const ranges = rangesOfTargets(loss, name => written.find(v => v?.name === name) ?? undefined);

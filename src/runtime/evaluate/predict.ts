@@ -2,6 +2,7 @@ import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
+import { providerOf } from '../../ops/core/provider.js';
 import type { Activation } from '../../ops/losses/loss.js';
 import { partOfModel } from '../../passes/common/part-of-model.js';
 import { natureOf } from '../../passes/differentiate/check-loss.js';
@@ -12,6 +13,7 @@ import { predictionModel } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
 import type { Dataset } from '../data/dataset.js';
 import { type FitData, isOpen } from '../data/from-values.js';
+import { withDevice } from '../devices/choose.js';
 import { taskOf } from '../metrics/index.js';
 import type { TaskSpec } from '../metrics/metric.js';
 import { asFeeds, type Feeds, Session } from '../session.js';
@@ -65,8 +67,9 @@ export async function predict(
 export async function* predictBatches(
   source: Model | string,
   given: FitData,
-  options: PredictOptions = {},
+  run: PredictOptions = {},
 ): AsyncGenerator<Prediction> {
+  const options = await withDevice(run);
   const plain = await plainModel(source, options);
   const data = await dataFor(given, plain.model, options);
   try {
@@ -81,7 +84,11 @@ export async function* predictBatches(
     const shapes = await shapesOf({ ...about, options: { ...about.options, ...derived } });
     const allPositions =
       options.allPositions ?? (plain.allPositions && readsLastToken(partOfModel(plain.model, names).graph));
-    const model = await predictionModel(plain.model, names, shapes, { ...derived, allPositions });
+    const model = await predictionModel(plain.model, names, shapes, {
+      ...derived,
+      allPositions,
+      provider: providerOf(options.device),
+    });
     const dataset = await data.bind(
       inputSpecs({ graph: model.graph, inputs: model.graph.inputs }),
       options.bind,

@@ -604,7 +604,7 @@ export class Trainer {
 
   async #createEvaluator(batch: Feeds) {
     const oracle = shapesIn(() => batch);
-    const { model, samples } = await evaluationModel(this.model, oracle);
+    const { model, samples } = await evaluationModel(this.model, oracle, providerOf(this.device));
     return { session: await Session.create(await layOut(model, this.options), this.options), samples };
   }
 
@@ -639,6 +639,7 @@ export class Trainer {
       this.model,
       names,
       shapesIn(() => batch),
+      providerOf(this.device),
     );
     return Session.create(await layOut(model, this.options), this.options);
   }

@@ -1,8 +1,9 @@
-/** Bundles sources for browsers, `agd-onnx/web` first of all: with what browsers have in place of Node's modules. */
+/** Builds sources for browsers, `agd-onnx/web` first of all: with what browsers have in place of Node's modules. */
 import { rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+import { type OutputOptions, rolldown } from 'rolldown';
 
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const source = (path: string) => fileURLToPath(new URL(`../src/web/${path}.js`, import.meta.url));
 
 const small = [
@@ -18,42 +19,55 @@ const small = [
   'worker_threads',
   'zlib',
 ];
-/** Writes `<name>.js` and its chunks for each entry, a compiled module, in place of what is in the folder. */
-export async function bundle(entryPoints: Record<string, string>, outdir: string): Promise<void> {
-  rmSync(outdir, { recursive: true, force: true });
-  await build({
-    entryPoints,
-    outdir,
-    bundle: true,
-    splitting: true,
-    format: 'esm',
-    target: 'es2023',
+const STAND_INS = {
+  'node:fs': source('node/fs'),
+  'node:fs/promises': source('node/fs-promises'),
+  'node:path': 'pathe',
+  'onnxruntime-node': source('runtime'),
+  jiti: source('node/small'),
+  koffi: source('node/small'),
+  sharp: source('images'),
+  ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
+};
+const GLOBALS = ['Buffer', 'process', 'setImmediate'];
+
+/** Writes an entry, a compiled module, and what it loads into a folder, in place of what is there. */
+async function write(input: Record<string, string>, dir: string, output: OutputOptions): Promise<void> {
+  rmSync(dir, { recursive: true, force: true });
+  const built = await rolldown({
+    input,
     platform: 'browser',
-    minify: true,
-    legalComments: 'linked',
-    inject: [source('node/globals')],
-    define: { 'import.meta.url': '"file:///agd-onnx/"' },
-    alias: {
-      'node:fs': source('node/fs'),
-      'node:fs/promises': source('node/fs-promises'),
-      'node:path': 'pathe',
-      'onnxruntime-node': source('runtime'),
-      jiti: source('node/small'),
-      koffi: source('node/small'),
-      sharp: source('images'),
-      ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
+    resolve: { alias: STAND_INS },
+    transform: {
+      inject: Object.fromEntries(GLOBALS.map(name => [name, [source('node/globals'), name]])),
+      define: { 'import.meta.url': '"file:///agd-onnx/"' },
+      target: 'es2023',
     },
     plugins: [
       {
         name: 'stand-ins',
-        setup({ onResolve }) {
-          onResolve({ filter: /\/probe-apart\.js$/ }, () => ({ path: source('probe-apart') }));
-        },
+        resolveId: id => (id.endsWith('/probe-apart.js') ? source('probe-apart') : undefined),
       },
     ],
-    logLevel: 'warning',
+    onLog(_, { message }) {
+      throw new Error(message);
+    },
   });
+  await built.write({ dir, minify: true, ...output });
+  await built.close();
 }
 
+/** One script and the parts that it loads when they are needed. */
+export const bundle = (entry: string, dir: string): Promise<void> => write({ index: entry }, dir, {});
+
+/** A module for each of ours, so that a page's bundler takes those that the page uses, and splits them as it needs. */
+const buildLibrary = (dir: string): Promise<void> =>
+  write({ index: source('index') }, dir, {
+    preserveModules: true,
+    preserveModulesRoot: `${ROOT}dist/src`,
+    // npm leaves folders of the name node_modules out of a package.
+    entryFileNames: ({ name }) => `${name.replaceAll('node_modules', 'packages')}.js`,
+  });
+
 if (process.argv[1] === fileURLToPath(import.meta.url))
-  await bundle({ index: source('index') }, fileURLToPath(new URL('../web', import.meta.url)));
+  await buildLibrary(fileURLToPath(new URL('../web', import.meta.url)));

@@ -62,7 +62,7 @@ export async function openPage(device?: Device) {
   if (!hasChromium())
     throw new AgdError('bad-state', `There is no Chromium at ${CHROMIUM}; the variable CHROMIUM names it.`);
   const out = await mkdtemp(join(tmpdir(), 'agd-onnx-page-'));
-  await bundle({ index: fileURLToPath(new URL('in-page.js', import.meta.url)) }, out);
+  await bundle(fileURLToPath(new URL('in-page.js', import.meta.url)), out);
   const { server, url } = await serve(
     { library: out, runtime: RUNTIME },
     startOf(device === 'webgpu' ? 'webgpu' : 'wasm'),

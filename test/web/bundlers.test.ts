@@ -5,40 +5,25 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { build as esbuild } from 'esbuild';
 import { build as vite } from 'vite';
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import webpack from 'webpack';
 
 const ROOT = join(import.meta.dirname, '../..');
 
-/** What a page loads at first: the library is to leave room beside the runtime. */
-const LIMIT = 380_000;
-
-const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-page-'));
-mkdirSync(join(folder, 'node_modules'));
-symlinkSync(ROOT, join(folder, 'node_modules/agd-onnx'), 'dir');
-writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');
-writeFileSync(join(folder, 'index.html'), '<script type="module" src="page.js"></script>');
-writeFileSync(
-  join(folder, 'page.js'),
-  "import { files, fit, inject, saveModel, setRuntime } from 'agd-onnx/web';\nconsole.log(files, fit, inject, saveModel, setRuntime);\n",
-);
-
-const BUNDLERS: Record<string, (outdir: string) => Promise<unknown>> = {
-  esbuild: outdir =>
+const BUNDLERS: Record<string, (folder: string) => Promise<unknown>> = {
+  esbuild: folder =>
     esbuild({
-      ...{ entryPoints: [join(folder, 'page.js')], outdir, bundle: true, splitting: true, minify: true },
+      ...{ entryPoints: [join(folder, 'page.js')], outdir: join(folder, 'dist'), bundle: true, minify: true },
       ...{ format: 'esm', logLevel: 'silent' },
     }),
-  vite: outDir => vite({ root: folder, logLevel: 'silent', build: { outDir, emptyOutDir: true } }),
-  webpack: path =>
+  vite: folder => vite({ root: folder, logLevel: 'silent' }),
+  webpack: folder =>
     new Promise((resolve, reject) =>
       webpack(
+        // Minifying takes webpack a minute.
         {
-          context: folder,
-          entry: './page.js',
-          output: { path },
-          mode: 'production',
-          optimization: { minimize: false },
+          ...{ context: folder, entry: './page.js', output: { path: join(folder, 'dist') } },
+          ...{ mode: 'production', optimization: { minimize: false } },
         },
         (error, stats) =>
           error || stats?.hasErrors()
@@ -48,26 +33,31 @@ const BUNDLERS: Record<string, (outdir: string) => Promise<unknown>> = {
     ),
 };
 
-it.each(Object.keys(BUNDLERS))('%s', { timeout: 120_000 }, async name => {
-  const out = join(folder, name);
-  await BUNDLERS[name]!(out);
-  const scripts = readdirSync(out, { recursive: true, encoding: 'utf8' }).filter(file =>
-    /\.m?js$/.test(file),
+/** The scripts of a page that uses these exports, by name. */
+async function scriptsOf(bundler: string, ...names: string[]): Promise<Map<string, string>> {
+  const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-page-'));
+  mkdirSync(join(folder, 'node_modules'));
+  symlinkSync(ROOT, join(folder, 'node_modules/agd-onnx'), 'dir');
+  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');
+  writeFileSync(join(folder, 'index.html'), '<script type="module" src="page.js"></script>');
+  writeFileSync(
+    join(folder, 'page.js'),
+    `import { ${names} } from 'agd-onnx/web';\nconsole.log(${names});\n`,
   );
-  const texts = scripts.map(file => readFileSync(join(out, file), 'utf8'));
-  expect(texts.filter(text => /["']node:\w+["']|require\(/.test(text))).toEqual([]);
-  // Minifying takes webpack a minute: it shows only that it understands the package.
-  if (name !== 'webpack') expect(first(out, scripts)).toBeLessThan(LIMIT);
-});
+  await BUNDLERS[bundler]!(folder);
+  const files = readdirSync(join(folder, 'dist'), { recursive: true, encoding: 'utf8' });
+  const scripts = files.filter(file => /\.m?js$/.test(file));
+  return new Map(scripts.map(file => [file, readFileSync(join(folder, 'dist', file), 'utf8')]));
+}
 
 /** The gzipped bytes of the scripts that the first one loads at once, itself among them. */
-function first(out: string, scripts: readonly string[]): number {
-  const start = scripts.find(file => /(^|\/)(page|index-[\w-]+|main)\.js$/.test(file))!;
+function first(scripts: ReadonlyMap<string, string>): number {
+  const start = [...scripts.keys()].find(file => /(^|\/)(page|index-[\w-]+|main)\.js$/.test(file))!;
   const seen = new Set<string>();
   const visit = (file: string): number => {
     if (seen.has(file)) return 0;
     seen.add(file);
-    const text = readFileSync(join(out, file), 'utf8');
+    const text = scripts.get(file)!;
     const imported = [...text.matchAll(/(?:from|import)\s*["']\.\/([^"']+)["']/g)].map(([, name]) =>
       join(file, '..', name!),
     );
@@ -75,3 +65,27 @@ function first(out: string, scripts: readonly string[]): number {
   };
   return visit(start);
 }
+
+it.each(Object.keys(BUNDLERS))('%s', { timeout: 120_000 }, async name => {
+  const scripts = await scriptsOf(name, 'files', 'fit', 'inject', 'saveModel', 'setRuntime');
+  const texts = [...scripts.values()];
+  expect(texts.filter(text => /["']node:\w+["']|require\(/.test(text))).toEqual([]);
+});
+
+it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeout: 120_000 }, async name => {
+  const scripts = await scriptsOf(name, 'AgdError');
+  const bytes = [...scripts.values()].reduce((n, text) => n + text.length, 0);
+  expect(bytes).toBeLessThan(40_000);
+});
+
+/** What a page loads at first with Vite, in gzipped bytes beside the runtime. */
+describe('the first load', () => {
+  it.each([
+    ['inject', 203_000],
+    ['Trainer', 229_000],
+    ['fit', 303_000],
+  ])('of a page with %s', { timeout: 120_000 }, async (name, limit) => {
+    const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
+    expect(first(scripts)).toBeLessThan(limit);
+  });
+});

@@ -1,5 +1,6 @@
 /** The bundle for browsers trains as Node does, on WebAssembly, with files in memory. */
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { encodeModel } from '../../src/graph/proto/codec.js';
@@ -12,8 +13,13 @@ const LENET = join(ROOT, 'models/lenet.onnx');
 
 let web: typeof import('../../src/web/index.js');
 beforeAll(async () => {
-  web = await import(join(ROOT, 'dist/web/index.js'));
-});
+  const { bundle } = (await import(
+    join(ROOT, 'dist/cli/build-web.js')
+  )) as typeof import('../../cli/build-web.js');
+  const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-web-'));
+  await bundle(join(ROOT, 'dist/src/web/index.js'), folder);
+  web = await import(join(folder, 'index.js'));
+}, 60_000);
 
 const arrays = (count: number) => ({
   input: spread([count, 1, 28, 28], [0, 1], 3),

@@ -31,6 +31,7 @@ export {
   betasOption,
   correction,
   epsOption,
+  type KeptState,
   lrOption,
   movingAverage,
   type Optimizer,
@@ -74,7 +75,7 @@ export function defineGradient<I extends Operands = readonly never[], O extends 
 
 /**
  * Defines an optimizer. Returns a function from its options to a value of `optimizer`: `inject(model, { optimizer:
- * lion({ lr: 1e-4 }) })`. Throws `bad-option` if the name is taken.
+ * signum({ lr: 1e-4 }) })`. Throws `bad-option` if the name is taken.
  */
 export function defineOptimizer<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,

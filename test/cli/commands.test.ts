@@ -63,10 +63,11 @@ describe('inject', () => {
   it('tells which optimizer has which option, and its default', () => {
     const help = ok('inject', '--help-all').replace(/\s+/g, ' ');
     expect(help).toContain('Optimizer: agd, sgd, adam');
-    expect(help).toContain('--lr Learning rate [0.001; adahessian: 0.15]');
-    expect(help).toContain('Momentum [sgd: 0]');
+    expect(help).toMatch(/--lr Learning rate \[0\.001;[^\]]* adahessian: 0\.15[;\]]/);
+    expect(help).toContain('Momentum dampening [sgd: 0]');
+    expect(help).toMatch(/--momentum Momentum \[sgd, rmsprop[^\]]*: 0/);
     expect(help).toContain('[agd, adabelief: on]');
-    expect(help).toContain('adabound: 1e-8; adabelief: 1e-16; adahessian: 0.0001]');
+    expect(help).toMatch(/\[adam, [^\]]*adabound, [^\]]*: 1e-8; adabelief: 1e-16; adahessian: 0\.0001[;\]]/);
   });
   it('writes the graph for the execution provider that --for names', async () => {
     ok('inject', 'model.onnx', '--loss', 'mse', '--for', 'cuda', '-o', 'cuda.agd.onnx');

@@ -69,7 +69,7 @@ it('options of an extension are checked, and names that are nearly right correct
   await expect(told('--optimizer', 'plain', '--zeal', '0')).rejects.toThrow(
     /--zeal must be a number above 0/,
   );
-  await expect(told('--optimizer', 'plian')).rejects.toThrow(/Did you mean 'plain'\?/);
+  await expect(told('--optimizer', 'plainn')).rejects.toThrow(/Did you mean 'plain'\?/);
   await expect(told('--loss=absolut')).rejects.toThrow(/given more than once|Did you mean 'absolute'/);
   await expect(parse(['inject', 'model.onnx', '--loss', 'absolut'])).rejects.toThrow(
     /Did you mean 'absolute'/,

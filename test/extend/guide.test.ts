@@ -14,7 +14,7 @@ import { Sketch } from '../sample.js';
 
 const ROOT = join(import.meta.dirname, '../..');
 const GUIDE = readFileSync(join(ROOT, 'docs/guide/extend.md'), 'utf8');
-const EXTEND = ['--extend', 'gradients.mjs', '--extend', 'lion.mjs', '--extend', 'log-cosh.mjs'];
+const EXTEND = ['--extend', 'gradients.mjs', '--extend', 'signum.mjs', '--extend', 'log-cosh.mjs'];
 
 /** x[batch,4] -> scaled -> w -> swish -> head -> y[batch,3]. */
 function model(): Model {
@@ -55,7 +55,7 @@ it('trains with a gradient, an optimizer and a loss of modules; the state trains
   const ran = agdOnnx(folder, ...words(command!), '--state', 'state.onnx', '--epochs', '2');
   expect(ran).toMatchObject({ code: 0, err: '' });
   const description = readDescription(await loadModel(file('state.onnx')));
-  expect(description.optimizer).toMatchObject({ name: 'lion', options: { lr: 1e-3 }, extension: true });
+  expect(description.optimizer).toMatchObject({ name: 'signum', options: { lr: 1e-3 }, extension: true });
   const trained = await loadModel(file('trained.onnx'));
   expect(trained.graph.nodes.map(n => n.opType)).toEqual(['MatMul', 'Scaler', 'Swish', 'MatMul']);
 
@@ -89,13 +89,13 @@ it('the loss and the step have the values of their formulas', async () => {
     file('probe.mjs'),
     `import './gradients.mjs';
 import { gradients, inject, loadModel, loadArrays, Tensor, Trainer } from 'agd-onnx';
-import { lion } from './lion.mjs';
+import { signum } from './signum.mjs';
 import { logCosh } from './log-cosh.mjs';
 const model = await loadModel('model.onnx');
 const arrays = await loadArrays('train.npz');
 const batch = Object.fromEntries(arrays);
 const found = await gradients(model, { loss: logCosh(), batchNorm: 'eval' }, batch);
-const { model: injected } = await inject(model, { loss: logCosh(), optimizer: lion({ lr: 0.5, weightDecay: 0.25 }) });
+const { model: injected } = await inject(model, { loss: logCosh(), optimizer: signum({ lr: 0.5, weightDecay: 0.25 }) });
 const trainer = await Trainer.create(injected);
 const { loss } = await trainer.step(batch);
 const head = model => [...model.graph.initializers].find(([v]) => v.name === 'head')[1].numbers();

@@ -8,8 +8,8 @@ export const adamw: Optimizer<AdamOptions> = {
   name: 'adamw',
   options: { ...adam.options, weightDecay: weightDecayOption(1e-2) },
 
-  scalars: (step, lr, options) => ({
-    ...adam.scalars(step, lr, options),
+  scalars: (step, lr, options, kept) => ({
+    ...adam.scalars(step, lr, options, kept),
     ...(options.weightDecay ? { decay: lr.mul(options.weightDecay) } : {}),
   }),
 

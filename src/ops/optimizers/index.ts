@@ -2,17 +2,39 @@ import { AgdError } from '../../graph/errors.js';
 import { checkNewName, unknownName } from '../core/option-type.js';
 import { adabelief } from './adabelief.js';
 import { adabound } from './adabound.js';
+import { adagrad } from './adagrad.js';
 import { adahessian } from './adahessian.js';
 import { adam } from './adam.js';
 import { adamw } from './adamw.js';
+import { adan } from './adan.js';
+import { ademamix } from './ademamix.js';
 import { agd } from './agd.js';
 import { amsgrad } from './amsgrad.js';
+import { lion } from './lion.js';
+import { nadam } from './nadam.js';
 import type { Optimizer, OptimizerOptions } from './optimizer.js';
 import { radam } from './radam.js';
+import { rmsprop } from './rmsprop.js';
 import { sgd } from './sgd.js';
 
 /** One entry per optimizer; names, types and flags are derived from it. */
-export const OPTIMIZERS = { agd, sgd, adam, adamw, amsgrad, radam, adabound, adabelief, adahessian };
+export const OPTIMIZERS = {
+  agd,
+  sgd,
+  adam,
+  adamw,
+  amsgrad,
+  radam,
+  nadam,
+  adabound,
+  adabelief,
+  adahessian,
+  adagrad,
+  rmsprop,
+  lion,
+  adan,
+  ademamix,
+};
 
 export type OptimizerName = keyof typeof OPTIMIZERS;
 export const OPTIMIZER_NAMES = Object.keys(OPTIMIZERS) as OptimizerName[];

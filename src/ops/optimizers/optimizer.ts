@@ -40,21 +40,33 @@ export const decoupledOption = (value: boolean) =>
 export const fixedDecayOption = option(flag, false, 'Weight decay independent of the learning rate');
 export const largestOption = option(flag, false, 'Divide by the largest average so far');
 
+/**
+ * A tensor kept per parameter, which starts as `value` (0 if not given). A `scalar` depends only on the steps so far and
+ * the options: it is passed to `scalars`, whose result of the same name is its next value. `dims` is its shape where
+ * that is not the parameter's; such a state needs `whole`.
+ */
+export type KeptState = { name: string; value?: number; scalar?: true; dims?: readonly number[] };
+
 /** The options that every optimizer has. */
 export type OptimizerOptions = { lr: number; weightDecay: number };
 
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of parameters, what
- * depends only on the step count and the learning rate; `update` computes, elementwise, the step to subtract from one
- * parameter and its new state.
+ * depends only on the step count and the learning rate; `update` computes the step to subtract from one parameter and
+ * its new state, elementwise unless the optimizer is `whole`.
  */
 export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly name: string;
   readonly options: { readonly [K in keyof O]-?: OptimizerOption };
-  /** Names of the tensors kept per parameter, each of its shape and zero before the first step. */
-  states(options: O): readonly string[];
-  /** `step` counts from 1; both are scalars of one type, float64 or float32. */
-  scalars(step: Expr, lr: Expr, options: O): Scalars;
+  /** The tensors kept per parameter; a name alone is a tensor of the parameter's shape, which starts as 0. */
+  states(options: O, shape: readonly number[]): readonly (string | KeptState)[];
+  /**
+   * Whether the update of a parameter of this shape reads the whole tensor, as norms and products of matrices do. An
+   * elementwise one may get a part of a large tensor, or several small ones as one vector.
+   */
+  whole?(options: O, shape: readonly number[]): boolean;
+  /** `step` counts from 1; it, `lr` and the states that are scalars are of one type, float64 or float32. */
+  scalars(step: Expr, lr: Expr, options: O, kept: State): Scalars;
   update(
     param: Expr,
     grad: Expr,
@@ -72,7 +84,11 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
    * PyTorch's name of a state tensor, and the factor that converts it to PyTorch's after `step` steps, for checkpoints
    * in PyTorch's format. Not given if the states equal PyTorch's.
    */
-  checkpoint?(options: O, step: number): Record<string, { name: string; factor: number }>;
+  checkpoint?(
+    options: O,
+    step: number,
+    shape: readonly number[],
+  ): Record<string, { name: string; factor: number }>;
   /** Whether PyTorch keeps no step count for it, so that a checkpoint may lack one. */
   readonly uncounted?: true;
   /** The telemetry of a parameter, from its states before and after an update: scalars, in the order of their names. */
@@ -82,6 +98,19 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   };
   /** Throws `bad-option` for options that contradict each other. */
   validate?(options: O): void;
+}
+
+/** The states of a parameter of this shape. */
+export function statesOf<O extends OptimizerOptions>(
+  optimizer: Pick<Optimizer<O>, 'states'>,
+  options: O,
+  shape: readonly number[],
+) {
+  return optimizer.states(options, shape).map(state => {
+    const { name, value = 0, ...kept }: KeptState = typeof state === 'string' ? { name: state } : state;
+    const scalar = kept.scalar ?? false;
+    return { name, value, scalar, dims: scalar ? [] : (kept.dims ?? shape) };
+  });
 }
 
 /** The default values of a table of options. */
@@ -120,15 +149,25 @@ export function ensure(ok: boolean, message: string): void {
 export function correction(step: Expr, beta: number): Expr {
   if (step.dtype === 'float64') return step.g.scalar(beta, 'float64').pow(step).rsub(1);
   if (beta === 0) return step.g.scalar(1, step.dtype);
-  const half = step.mul(Math.log(beta) / 2);
-  if (step.g.provider !== 'cuda') return half.exp().mul(half.op('Sinh')).mul(-2);
+  return oneMinusExp(step.mul(Math.log(beta) / 2));
+}
+
+/** 1 - exp(2 half), as `correction` computes it. */
+export function oneMinusExp(half: Expr): Expr {
+  if (half.dtype === 'float64') return half.mul(2).exp().rsub(1);
+  if (half.g.provider !== 'cuda') return half.exp().mul(half.op('Sinh')).mul(-2);
   const a = half.tanh();
   return a.mul(-2).div(a.rsub(1));
 }
 
 /** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */
 export function movingAverage(average: Expr, x: Expr, beta: number): Expr {
-  return average.add(x.sub(average).mul(1 - beta));
+  return towards(average, x, 1 - beta);
+}
+
+/** average + share (x - average). */
+export function towards(average: Expr, x: Expr, share: number | Expr): Expr {
+  return average.add(x.sub(average).mul(share));
 }
 
 /** A step with decoupled decay, which is subtracted with the step: 1 - decay would lose digits in float32. */

@@ -245,20 +245,26 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
       `its record '${telemetry.name}' has ${rows} numbers for ${parameters.length} parameters`,
     );
   }
-  checkOptimizer(description);
+  checkOptimizer(description, name => stored.get(name)!.tensor.dims);
 }
 
 const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[]) =>
   !shape || (shape.length === dims.length && shape.every((d, i) => typeof d !== 'number' || d === dims[i]));
 
 /** Checks that options are in range, and that each parameter has the states that its options require. */
-function checkOptimizer({ optimizer: { name, options, extension }, parameters }: TrainingDescription): void {
+function checkOptimizer(
+  { optimizer: { name, options, extension }, parameters }: TrainingDescription,
+  shapeOf: (parameter: string) => readonly number[],
+): void {
   if (name === 'own' || (extension && !findOptimizer(name))) return;
   try {
     const optimizer = optimizerNamed(name);
     for (const { name, state, options: own } of parameters) {
       const all = resolveOptions(optimizer, { ...options, ...own } as AnyOptions);
-      const missing = optimizer.states(all).find(slot => !Object.hasOwn(state, slot));
+      const missing = optimizer
+        .states(all, shapeOf(name))
+        .map(slot => (typeof slot === 'string' ? slot : slot.name))
+        .find(slot => !Object.hasOwn(state, slot));
       if (missing !== undefined) throw damaged(`parameter '${name}' has no state '${missing}'`);
     }
   } catch (error) {

@@ -4,7 +4,7 @@ import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { norm } from '../../ops/core/norm.js';
-import { ensure, type Optimizer, type OptimizerOptions } from '../../ops/optimizers/optimizer.js';
+import { ensure, type Optimizer, type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import { stateInput, type Transition, type Updates, when } from './transition.js';
 import { exactWeight, type TrainedParameter, type UpdateRule } from './update-parameters.js';
 
@@ -39,7 +39,12 @@ export function recordTelemetry<O extends OptimizerOptions>(
       const slots = Object.entries(rule.slots.get(param)!);
       const before = Object.fromEntries(slots.map(([name, v]) => [name, b.of(v)]));
       const after = Object.fromEntries(slots.map(([name, v]) => [name, inner(updates.get(v))]));
-      const scalars = Object.entries(optimizer.scalars(t, b.of(rule.lr).cast(rule.scalars), options));
+      const kept = Object.fromEntries(
+        statesOf(optimizer, options, param.shape as readonly number[]).flatMap(({ name, scalar }) =>
+          scalar ? [[name, before[name]!.cast(rule.scalars)]] : [],
+        ),
+      );
+      const scalars = Object.entries(optimizer.scalars(t, b.of(rule.lr).cast(rule.scalars), options, kept));
       const typed = Object.fromEntries(scalars.map(([name, e]) => [name, e.cast(grad.dtype)]));
       const carry = isHalf(param.dtype) ? rule.carries[i] : undefined;
       const exact = (w: Expr, rest?: Expr) => (isHalf(param.dtype) ? exactWeight(w, rest) : w);

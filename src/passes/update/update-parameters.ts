@@ -3,7 +3,12 @@ import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
-import type { Optimizer, OptimizerOptions, Scalars } from '../../ops/optimizers/optimizer.js';
+import {
+  type Optimizer,
+  type OptimizerOptions,
+  type Scalars,
+  statesOf,
+} from '../../ops/optimizers/optimizer.js';
 import { type PlannedSchedule, scheduleFactor } from '../../ops/schedules.js';
 import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
 import type { ScalarType, StepOptions } from '../options.js';
@@ -93,10 +98,27 @@ export function updateParameters<O extends OptimizerOptions>(
     // ONNX Runtime removes a cast to a type and back, but not if a subgraph reads the result.
     const typed = (e: Expr, dtype: DType) =>
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
-    const shared = new Map<string, Scalars>();
+    const shared = new Map<string, { scalars: Scalars; kept: Scalars }>();
     const updates: Updates = new Map();
     const keys = parameters.map(({ param, options }) => `${param.dtype} ${JSON.stringify(options)}`);
-    const alone = keys.map((key, i) => (parameters[i]!.lookup ? `${i}` : key));
+    const isWhole = (i: number) =>
+      optimizer.whole?.(parameters[i]!.options, params[i]!.shape as readonly number[]) ?? false;
+    const alone = keys.map((key, i) => (parameters[i]!.lookup || isWhole(i) ? `${i}` : key));
+    /** The scalars of the step for a parameter, and the next values of its states that are scalars. */
+    const scalarsOf = (i: number) => {
+      const { options } = parameters[i]!;
+      const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
+      const before = slots.get(params[i]!)!;
+      const single = statesOf(optimizer, options, params[i]!.shape as readonly number[]).filter(
+        s => s.scalar,
+      );
+      const given = single.map(({ name }) => [name, b.of(before[name]!).cast(scalarType)]);
+      const exact = Object.entries(optimizer.scalars(t, own, options, Object.fromEntries(given)));
+      const cast = (dtype: DType) =>
+        Object.fromEntries(exact.map(([name, e]) => [name, typed(e, dtype)])) as Scalars;
+      const kept = single.map(({ name }) => [name, cast(before[name]!.dtype!)[name]!]);
+      return { scalars: cast(terms[i]!.dtype), kept: Object.fromEntries(kept) as Scalars };
+    };
     const chosen = params.flatMap((_, i) => ((parameters[i]!.begins ?? 0) === begins ? [i] : []));
     for (const members of groupSmall(params, alone, chosen)) {
       const [first] = members;
@@ -104,16 +126,14 @@ export function updateParameters<O extends OptimizerOptions>(
       const rows = lookup && b.of(lookup.rows);
       const state = (v: Value) => (rows ? b.of(v).gather(rows) : b.of(v));
       const joined = (of: (i: number) => Expr) => join(members.map(of));
-      let scalars = shared.get(keys[first!]!);
-      if (!scalars) {
-        const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
-        const exact = Object.entries(optimizer.scalars(t, own, options));
-        const { dtype } = terms[first!]!;
-        scalars = Object.fromEntries(exact.map(([name, e]) => [name, typed(e, dtype)]));
-        shared.set(keys[first!]!, scalars);
-      }
-      const names = optimizer.states(options);
+      const states = statesOf(optimizer, options, params[first!]!.shape as readonly number[]);
+      const named = (scalar: boolean) => states.flatMap(s => (s.scalar === scalar ? s.name : []));
+      const names = named(false);
       const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
+      // An update of other parameters would read a state of this one.
+      const found = named(true).length ? undefined : shared.get(keys[first!]!);
+      const { scalars, kept } = found ?? scalarsOf(first!);
+      if (!found) shared.set(keys[first!]!, { scalars, kept });
       const tensors: Tensors = {
         w: joined(i => state(params[i]!)),
         grad: lookup ? terms[first!]!.gather(b.of(lookup.last)) : joined(i => terms[i]!),
@@ -130,8 +150,8 @@ export function updateParameters<O extends OptimizerOptions>(
         return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
       };
       // Within a branch, tiling would copy the tensors.
-      const whole = tileLarge && b === g && members.length === 1 && !lookup;
-      const tile = whole ? tileOf(params[first!]!) : undefined;
+      const isLarge = tileLarge && b === g && members.length === 1 && !lookup && !isWhole(first!);
+      const tile = isLarge ? tileOf(params[first!]!) : undefined;
       const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
       const set = (name: string, of: (i: number) => Value) => {
         const values = members.map(of);
@@ -139,6 +159,7 @@ export function updateParameters<O extends OptimizerOptions>(
           updates.set(values[i]!, rows ? putRows(b.of(values[i]!), rows, piece) : piece);
       };
       for (const name of names) set(name, slot(name));
+      for (const name of named(true)) for (const i of members) updates.set(slot(name)(i), kept[name]!);
       set('w', i => params[i]!);
       if (carries[first!]) set('carry', i => carries[i]!);
     }
@@ -218,9 +239,12 @@ function slotInputs<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   { param, options }: TrainedParameter<O>,
 ): Record<string, Value> {
-  const zeros = zerosLike(g, param);
+  const { dtype, dims: shape } = g.graph.initializers.get(param)!;
   return Object.fromEntries(
-    optimizer.states(options).map(name => [name, stateInput(g, `${param.name}_${name}`, zeros)]),
+    statesOf(optimizer, options, shape).map(({ name, dims, value }) => [
+      name,
+      stateInput(g, `${param.name}_${name}`, Tensor.filled(wideOf(dtype), dims, value)),
+    ]),
   );
 }
 

@@ -6,7 +6,7 @@
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { findOptimizer } from '../../ops/optimizers/index.js';
-import type { OptimizerOptions } from '../../ops/optimizers/optimizer.js';
+import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import { convert } from '../data/convert.js';
 
@@ -18,7 +18,7 @@ type Entry = { name: string; state: string; factor: number };
 /** The state of an injected model, which is by names in the graph, in PyTorch's terms. Throws `bad-state` where names clash. */
 export function toPytorch(description: TrainingDescription, state: State): Map<string, Tensor> {
   const step = state.get(description.step)!;
-  const all = [...required(description, step.numbers()[0]!), ...optional(description)];
+  const all = [...required(description, state, step.numbers()[0]!), ...optional(description)];
   const tensors = [
     ...all.map(({ name, state: from, factor }) => {
       const tensor = state.get(from)!;
@@ -64,7 +64,7 @@ export function fromPytorch(
     result.set(to, convert(found, own.dtype, factor && 1 / factor));
     used.add(name);
   };
-  required(description, step!).forEach(take);
+  required(description, state, step!).forEach(take);
   for (const { name, ema, carry, gradSum, hessianSum } of parameters) {
     if (ema) result.set(ema, result.get(name)!);
     for (const zero of [carry, gradSum, hessianSum]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
@@ -107,11 +107,17 @@ const stepOf = (parameter: { name: string }) => `${parameter.name}.step`;
 const zerosLike = ({ dtype, dims }: Tensor) => Tensor.zeros(dtype, dims);
 
 /** The parameters and what the optimizer keeps for them. */
-function required({ optimizer: { name, options }, parameters }: TrainingDescription, step: number): Entry[] {
+function required(
+  { optimizer: { name, options }, parameters }: TrainingDescription,
+  state: State,
+  step: number,
+): Entry[] {
   const optimizer = definitionOf({ name });
   return parameters.flatMap(parameter => {
     const own = { ...options, ...parameter.options } as OptimizerOptions;
-    const kept = optimizer.checkpoint?.(own, ownStep(parameter, step)) ?? asKept(optimizer.states(own));
+    const { dims } = state.get(parameter.name)!;
+    const kept =
+      optimizer.checkpoint?.(own, ownStep(parameter, step), dims) ?? asKept(statesOf(optimizer, own, dims));
     return [
       { name: parameter.name, state: parameter.name, factor: 1 },
       ...Object.entries(kept).map(([slot, { name, factor }]) => ({
@@ -123,8 +129,8 @@ function required({ optimizer: { name, options }, parameters }: TrainingDescript
   });
 }
 
-const asKept = (states: readonly string[]) =>
-  Object.fromEntries(states.map(name => [name, { name, factor: 1 }]));
+const asKept = (states: readonly { name: string }[]) =>
+  Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
 
 function optional({ parameters, statistics }: TrainingDescription): Entry[] {
   return [

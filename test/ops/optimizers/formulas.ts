@@ -1,10 +1,16 @@
 /** The rivals' formulas on one coordinate, in float64, written as PyTorch or their authors write them. */
 import type { AdabeliefOptions } from '../../../src/ops/optimizers/adabelief.js';
 import type { AdaboundOptions } from '../../../src/ops/optimizers/adabound.js';
+import type { AdagradOptions } from '../../../src/ops/optimizers/adagrad.js';
 import type { AdahessianOptions } from '../../../src/ops/optimizers/adahessian.js';
 import type { AdamOptions } from '../../../src/ops/optimizers/adam.js';
+import type { AdanOptions } from '../../../src/ops/optimizers/adan.js';
+import type { AdemamixOptions } from '../../../src/ops/optimizers/ademamix.js';
 import type { AnyOptions, OptimizerName } from '../../../src/ops/optimizers/index.js';
+import type { LionOptions } from '../../../src/ops/optimizers/lion.js';
+import type { NadamOptions } from '../../../src/ops/optimizers/nadam.js';
 import type { RadamOptions } from '../../../src/ops/optimizers/radam.js';
+import type { RmspropOptions } from '../../../src/ops/optimizers/rmsprop.js';
 import type { SgdOptions } from '../../../src/ops/optimizers/sgd.js';
 import type { Numbers } from './run.js';
 
@@ -101,6 +107,66 @@ const adahessian: Formula<AdahessianOptions> = (w, g, kept, t, lr, o) => {
   return w - lr * (kept.exp_avg / (1 - beta1 ** t) / denominator + o.weightDecay * w);
 };
 
+const nadam: Formula<NadamOptions> = (start, grad, kept, t, lr, o) => {
+  const w = o.decoupledWeightDecay ? start * (1 - lr * o.weightDecay) : start;
+  average(o, o.decoupledWeightDecay ? grad : grad + o.weightDecay * w, kept);
+  const momentumAt = (step: number) => o.betas[0] * (1 - 0.5 * 0.96 ** (step * o.momentumDecay));
+  const [mu, next] = [momentumAt(t), momentumAt(t + 1)];
+  kept.mu_product = (kept.mu_product ?? 1) * mu;
+  const denominator = Math.sqrt(kept.exp_avg_sq! / (1 - o.betas[1] ** t)) + o.eps;
+  const g = o.decoupledWeightDecay ? grad : grad + o.weightDecay * w;
+  const ahead = (next * kept.exp_avg!) / (1 - kept.mu_product * next);
+  return w - (lr * (((1 - mu) * g) / (1 - kept.mu_product) + ahead)) / denominator;
+};
+
+const adagrad: Formula<AdagradOptions> = (w, grad, kept, t, lr, o) => {
+  const g = grad + o.weightDecay * w;
+  kept.sum = (kept.sum ?? o.initialAccumulatorValue) + g * g;
+  return w - ((lr / (1 + (t - 1) * o.lrDecay)) * g) / (Math.sqrt(kept.sum) + o.eps);
+};
+
+const rmsprop: Formula<RmspropOptions> = (w, grad, kept, _, lr, o) => {
+  const g = grad + o.weightDecay * w;
+  kept.square_avg = o.alpha * (kept.square_avg ?? 0) + (1 - o.alpha) * g * g;
+  kept.grad_avg = o.alpha * (kept.grad_avg ?? 0) + (1 - o.alpha) * g;
+  const variance = o.centered ? kept.square_avg - kept.grad_avg ** 2 : kept.square_avg;
+  const scaled = g / (Math.sqrt(variance) + o.eps);
+  kept.momentum_buffer = o.momentum * (kept.momentum_buffer ?? 0) + scaled;
+  return w - lr * kept.momentum_buffer;
+};
+
+const lion: Formula<LionOptions> = (w, g, kept, _, lr, o) => {
+  const m = kept.exp_avg ?? 0;
+  kept.exp_avg = o.betas[1] * m + (1 - o.betas[1]) * g;
+  return w * (1 - lr * o.weightDecay) - lr * Math.sign(o.betas[0] * m + (1 - o.betas[0]) * g);
+};
+
+const adan: Formula<AdanOptions> = (w, g, kept, t, lr, o) => {
+  const [beta1, beta2] = o.betas;
+  const difference = t === 1 ? 0 : g - kept.before!;
+  kept.before = g;
+  kept.exp_avg = beta1 * (kept.exp_avg ?? 0) + (1 - beta1) * g;
+  kept.exp_avg_diff = beta2 * (kept.exp_avg_diff ?? 0) + (1 - beta2) * difference;
+  kept.exp_avg_sq = o.beta3 * (kept.exp_avg_sq ?? 0) + (1 - o.beta3) * (g + beta2 * difference) ** 2;
+  const denominator = Math.sqrt(kept.exp_avg_sq) / Math.sqrt(1 - o.beta3 ** t) + o.eps;
+  const sum = kept.exp_avg / (1 - beta1 ** t) + (beta2 * kept.exp_avg_diff) / (1 - beta2 ** t);
+  const step = (lr * sum) / denominator;
+  return o.noProx ? w * (1 - lr * o.weightDecay) - step : (w - step) / (1 + lr * o.weightDecay);
+};
+
+const ademamix: Formula<AdemamixOptions> = (w, g, kept, t, lr, o) => {
+  const [beta1, beta2] = o.betas;
+  const [alphaShare, betaShare] = [o.alphaWarmup, o.beta3Warmup].map(end => Math.min(t / (end ?? 1), 1));
+  const lifeOf = (beta: number) => Math.log(0.5) / Math.log(beta + 1e-8) - 1;
+  const life = (1 - betaShare!) * lifeOf(beta1) + betaShare! * lifeOf(o.beta3);
+  const beta3 = betaShare! < 1 ? 0.5 ** (1 / (life + 1)) : o.beta3;
+  average(o, g, kept);
+  kept.exp_avg_slow = beta3 * (kept.exp_avg_slow ?? 0) + (1 - beta3) * g;
+  const denominator = Math.sqrt(kept.exp_avg_sq!) / Math.sqrt(1 - beta2 ** t) + o.eps;
+  const sum = kept.exp_avg! / (1 - beta1 ** t) + o.alpha * alphaShare! * kept.exp_avg_slow;
+  return w - lr * (sum / denominator + o.weightDecay * w);
+};
+
 export const FORMULAS = {
   sgd,
   adam,
@@ -110,6 +176,12 @@ export const FORMULAS = {
   adabound,
   adabelief,
   adahessian,
+  nadam,
+  adagrad,
+  rmsprop,
+  lion,
+  adan,
+  ademamix,
 } as unknown as Record<Exclude<OptimizerName, 'agd'>, Formula<AnyOptions>>;
 
 /** A formula on all coordinates of parameters, where the Hessian is diagonal, as in `OptimizerRun`. */
@@ -186,6 +258,45 @@ export const RIVAL_OPTIONS: Record<Exclude<OptimizerName, 'agd'>, AnyOptions[]> 
     eps: [1e-8],
     weightDecay: [0.1],
     hessianPower: [0.5, 0],
+  }),
+  nadam: combinations({
+    betas: [[0.5, 0.9]],
+    eps: EPS,
+    weightDecay: [0.1],
+    momentumDecay: [0.5],
+    decoupledWeightDecay: [true],
+  }),
+  adagrad: combinations({
+    lrDecay: [0.1],
+    eps: EPS,
+    weightDecay: [0.1],
+    initialAccumulatorValue: [0.5],
+  }),
+  rmsprop: combinations({
+    alpha: [0.9],
+    eps: EPS,
+    weightDecay: [0.1],
+    momentum: [0.9],
+    centered: [true],
+  }),
+  lion: combinations({ betas: [[0.5, 0.9]], weightDecay: [0.1] }),
+  adan: combinations({
+    betas: [[0.5, 0.9]],
+    beta3: [0.7],
+    eps: EPS,
+    weightDecay: [0.1],
+    noProx: [true],
+  }),
+  ademamix: combinations({
+    betas: [
+      [0.5, 0.9],
+      [0, 0.9],
+    ],
+    beta3: [0.9],
+    alpha: [5],
+    beta3Warmup: [6],
+    alphaWarmup: [7],
+    weightDecay: [0.1],
   }),
   adabelief: combinations({
     betas: [[0.5, 0.9]],

@@ -63,8 +63,9 @@ it.each(Object.keys(FORMULAS) as Rival[])(
     }
     for (const kind of KIND_NAMES) {
       const exact = reference.w[kind]!;
-      const off = distance(run.get(kind), exact) / distance(exact, start[kind]!);
-      expect(off, kind).toBeLessThan(1e-5);
+      // Steps of equal length may lead back to the start.
+      const moved = distance(exact, start[kind]!);
+      expect(distance(run.get(kind), exact), kind).toBeLessThanOrEqual(1e-5 * moved);
     }
     await run.release();
   },

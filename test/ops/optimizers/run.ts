@@ -16,14 +16,15 @@ export type Numbers = Record<string, readonly number[]>;
 type Float = 'float32' | 'float64';
 
 const ARRAYS = { float32: Float32Array, float64: Float64Array };
-const tensor = (dtype: Float, values: readonly number[]) =>
-  Tensor.from(dtype, [values.length], ARRAYS[dtype].from(values));
+const tensor = (dtype: Float, values: readonly number[], dims: readonly number[] = [values.length]) =>
+  Tensor.from(dtype, dims, ARRAYS[dtype].from(values));
 
 export class OptimizerRun {
   private constructor(
     private readonly session: Session,
     private readonly updates: readonly { state: string; value: string }[],
     private readonly dtype: Float,
+    private readonly shapes: Readonly<Record<string, readonly number[]>>,
     private state: Feeds,
     private readonly lr: number,
     /** Element types of all values. */
@@ -32,7 +33,7 @@ export class OptimizerRun {
   ) {}
 
   /**
-   * `own` are options of single parameters; `start` are the parameters by name. The Hessian is diagonal: a coordinate's
+   * `own` are options of single parameters; `start` are the parameters by name, vectors unless `shapes` has theirs. The Hessian is diagonal: a coordinate's
    * gradient is what is fed, and `curvature` of its index times its value.
    */
   static async create<O extends OptimizerOptions>(
@@ -43,11 +44,13 @@ export class OptimizerRun {
       dtype = 'float32',
       step,
       own = {},
+      shapes = {},
       curvature,
     }: {
       dtype?: Float;
       step?: PlannedUpdate;
       own?: Record<string, Partial<O>>;
+      shapes?: Record<string, readonly number[]>;
       curvature?: (index: number) => number;
     } = {},
   ): Promise<OptimizerRun> {
@@ -56,10 +59,11 @@ export class OptimizerRun {
     model.opsetImports = new Map([['', 18]]);
     const g = new Builder(model.graph, { names: Names.of(model), opsets: model.opsetImports });
     const parameters = Object.entries(start).map(([name, values]) => {
-      const type = { kind: 'tensor', dtype, shape: [values.length] } as const;
+      const dims = shapes[name] ?? [values.length];
+      const type = { kind: 'tensor', dtype, shape: dims } as const;
       const [param, grad] = [new Value(name, type), new Value(`${name}_grad`, type)];
       g.graph.inputs.push(grad);
-      g.graph.initializers.set(param, tensor(dtype, values));
+      g.graph.initializers.set(param, tensor(dtype, values, dims));
       const bend =
         curvature &&
         g.tensor(
@@ -85,13 +89,23 @@ export class OptimizerRun {
     ]);
     const opTypes = new Set(model.graph.nodes.map(node => node.opType));
     const dtypes = new Set(values.map(v => v?.dtype));
-    return new OptimizerRun(await Session.create(model), names, dtype, state, options.lr, dtypes, opTypes);
+    return new OptimizerRun(
+      await Session.create(model),
+      names,
+      dtype,
+      shapes,
+      state,
+      options.lr,
+      dtypes,
+      opTypes,
+    );
   }
 
   async step(grads: Numbers, lr = this.lr): Promise<void> {
     const feeds: Feeds = { ...this.state, lr: tensor('float32', [lr]) };
     feeds.lr = Tensor.filled('float32', [], lr);
-    for (const [name, values] of Object.entries(grads)) feeds[`${name}_grad`] = tensor(this.dtype, values);
+    for (const [name, values] of Object.entries(grads))
+      feeds[`${name}_grad`] = tensor(this.dtype, values, this.shapes[name]);
     const results = await this.session.run(feeds);
     this.state = Object.fromEntries(this.updates.map(u => [u.state, results[u.value]!]));
   }

@@ -77,6 +77,7 @@ describe('a divided optimizer', () => {
     ['AGD on four ranks, fewer parameters than ranks', 4, {}, mlp()],
     ['AdamW with a clipped norm', 2, { optimizer: { name: 'adamw' }, clipGradNorm: 0.1 }, wide()],
     ['AdaHessian', 2, { optimizer: { name: 'adahessian' } }, wide()],
+    ['NAdam, which keeps a number per parameter', 2, { optimizer: { name: 'nadam' } }, wide()],
     ['steps that may be skipped', 2, { onNonfinite: 'skip', ema: 0.9 }, wide()],
     ['accumulated gradients', 2, { accumulate: 2, compensate: true }, wide()],
   ])('gives the bits of the whole one: %s', async (_, size, options, source) => {

@@ -1,0 +1,39 @@
+/** 100 steps as PyTorch and the authors' formulas take them: `recorded.py` says how `recorded.json` is made. */
+import { readFileSync } from 'node:fs';
+import { expect, it } from 'vitest';
+import { type AnyOptions, optimizerNamed } from '../../../src/ops/optimizers/index.js';
+import { type Numbers, OptimizerRun } from './run.js';
+
+type Case = { name: string; options: AnyOptions; param: Numbers; state: Numbers };
+
+const CASES: Case[] = JSON.parse(readFileSync(new URL('recorded.json', import.meta.url), 'utf8'));
+const SHAPES: Record<string, number[]> = { matrix: [3, 2], vector: [3], kernel: [2, 2, 1, 2] };
+
+const each = (value: (i: number) => number): Numbers =>
+  Object.fromEntries(
+    Object.entries(SHAPES).map(([name, dims]) => [
+      name,
+      Array.from({ length: dims.reduce((n, d) => n * d, 1) }, (_, i) => value(i)),
+    ]),
+  );
+const start = each(i => 0.5 + Math.cos(2.3 * i));
+const gradients = (t: number) => each(i => 10 ** (1 - (i % 4)) * (0.3 + Math.sin(1.7 * t * (i + 1) + i)));
+
+it.each(CASES.map(c => [c.name, JSON.stringify(c.options), c] as const))(
+  '%s %s ends 100 steps where the reference does',
+  async (name, _, { options, param, state }) => {
+    for (const dtype of ['float64', 'float32'] as const) {
+      const own = { lr: 1 / 128, ...options } as never;
+      const run = await OptimizerRun.create(optimizerNamed(name), own, start, { dtype, shapes: SHAPES });
+      for (let t = 1; t <= 100; t++) await run.step(gradients(t));
+      const bound = dtype === 'float64' ? 1e-10 : 1e-5;
+      const kept = dtype === 'float64' ? Object.entries(state) : [];
+      for (const [key, want] of [...Object.entries(param), ...kept]) {
+        const got = run.get(key);
+        const off = Math.hypot(...got.map((x, i) => x - want[i]!));
+        expect(off, `${dtype} ${key}`).toBeLessThanOrEqual(bound * Math.hypot(...want));
+      }
+      await run.release();
+    }
+  },
+);

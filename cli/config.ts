@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { extname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { AgdError, type Command, checkOption, optimizerNamed, types, unknownName } from '../src/constants.js';
-import { named, type Options, optionsOf, type Values } from './flags.js';
+import { flagOf, named, type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */
 const NESTED: ReadonlyMap<string, string | undefined> = new Map([
@@ -16,7 +16,15 @@ const NESTED: ReadonlyMap<string, string | undefined> = new Map([
 export async function readConfig(path: string, command: Command, own: Options): Promise<Values> {
   const config = await load(path);
   if (!isObject(config)) throw new AgdError('bad-option', `${path} must hold an object of options.`);
-  const known = new Map(optionsOf(command, own).map(([name, option]) => [option.path ?? name, option]));
+  const options = optionsOf(command, own);
+  const known: Known = {
+    options: new Map(options.map(([name, option]) => [option.path ?? name, option])),
+    paths: new Map(
+      options.flatMap(([name, option]) =>
+        option.path ? [name, flagOf(name, option)].map(flag => [flag, option.path!] as const) : [],
+      ),
+    ),
+  };
   const values: Values = {};
   for (const [name, given] of Object.entries(config)) {
     // For editors.
@@ -40,14 +48,23 @@ export async function readConfig(path: string, command: Command, own: Options): 
   return values;
 }
 
-type Known = ReadonlyMap<string, import('../src/constants.js').Option>;
+/** Options by their place in a file, and the places of those that a flag names otherwise. */
+type Known = {
+  options: ReadonlyMap<string, import('../src/constants.js').Option>;
+  paths: ReadonlyMap<string, string>;
+};
 
 /** One value, which may be written as the flag has it. */
 function read(path: string, name: string, value: unknown, known: Known): unknown {
   if (name === 'loss.kind' && value === 'output') return value;
-  const option = known.get(name);
-  if (!option || name === 'config')
-    throw new AgdError('bad-option', `${path}: ${unknownName('option', name, [...known.keys()]).message}`);
+  const option = known.options.get(name);
+  if (!option || name === 'config') {
+    const place = known.paths.get(name);
+    const why = place
+      ? `Option '${name}' is '${place}' in a file.`
+      : unknownName('option', name, [...known.options.keys()]).message;
+    throw new AgdError('bad-option', `${path}: ${why}`);
+  }
   const { parse, type } = option;
   const place = `${path}: ${name}`;
   const parsed = typeof value === 'string' && parse ? named(place, () => parse(value)) : value;

@@ -125,6 +125,9 @@ it('puts flags before what the file says, and its groups after', async () => {
 });
 
 it.each([
+  [{ lr: 0.1 }, "Option 'lr' is 'optimizer.lr' in a file."],
+  [{ 'label-smoothing': 0.1 }, "Option 'label-smoothing' is 'loss.labelSmoothing' in a file."],
+  [{ output: 'logits' }, "Option 'output' is 'loss.output' in a file."],
   ['{', 'cannot be parsed'],
   [[], 'must hold an object of options'],
   [{ emma: 0.9 }, "Unknown option 'emma'; did you mean 'ema'?"],

@@ -61,4 +61,5 @@ export {
 export { foldOutput } from './runtime/train/cross-validate.js';
 export { EVENT_SCHEMAS, injectedEvent } from './runtime/train/events.js';
 export { RunLength } from './runtime/train/run-length.js';
+export { verifyPackedModel } from './runtime/train/verify-packing.js';
 export { webgpuProvider } from './runtime/webgpu.js';

@@ -70,7 +70,7 @@ type Args = Arguments & {
 
 export async function handler(args: Args): Promise<void> {
   const library = await import('../../src/internal.js');
-  const { resumeOptimizer, inject, injectedEvent, openForInjection, withRanges } = library;
+  const { resumeOptimizer, inject, injectedEvent, openForInjection, verifyPackedModel, withRanges } = library;
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -91,10 +91,15 @@ export async function handler(args: Args): Promise<void> {
       ? { options: source.options, notes: [] }
       : await withRanges(source.model, source.options, calibrate);
   const { model, report } = await inject(source.model, options);
+  const untried = await verifyPackedModel({ model: source.model, options });
   const begun = resumeOptimizer(model, source.optimizer);
   await write(begun.model, paths, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);
   for (const note of notes) print(note);
+  if (untried !== undefined)
+    print(
+      `warning: --pack is not verified without data: ${untried}. Run agd-onnx grad --pack on packed rows.`,
+    );
   if (begun.note) print(begun.note);
   print(`wrote ${paths.join(', ')}`);
 }

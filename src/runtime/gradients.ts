@@ -9,6 +9,7 @@ import { checkCounted, checkRange } from './data/targets.js';
 import { withDevice } from './devices/choose.js';
 import { asFeeds, type Feeds, Session, type SessionOptions, shapesIn } from './session.js';
 import { firstNonFinite } from './train/finite.js';
+import { verifyPackedBatch } from './train/verify-packing.js';
 
 /** `warnings`: what is likely not meant as it was asked for, a line each. */
 export type Gradients = { loss?: number; gradients: Map<string, Tensor>; warnings: string[] };
@@ -18,7 +19,8 @@ export type Gradients = { loss?: number; gradients: Map<string, Tensor>; warning
  * for a vector-Jacobian product the cotangent of each output of `options.cotangents` as `<output>_cotangent`.
  * Gradients have their values' shapes and element types; where none arrives they are zeros. Throws `missing-data`,
  * `bad-shape` or `bad-dtype` for feeds that do not fit, `bad-data` for targets that the loss does not take and for a
- * batch without samples, `non-finite` where the loss or a gradient is.
+ * batch without samples, `bad-option` with `pack` where documents of a row influence one another, `non-finite` where the loss
+ * or a gradient is.
  */
 export async function gradients(
   model: Model,
@@ -37,6 +39,7 @@ export async function gradients(
     { provider: providerOf(session.device), ...options },
     shapesIn(() => feeds),
   );
+  await verifyPackedBatch({ model, options }, feeds);
   feeds = withTarget(feeds, options, made.model);
   const { target } = made;
   const labels = target && feeds[target.name];

@@ -57,7 +57,8 @@ it('a packed run is validated, resumed and injected', () => {
   const rest = train('rest.onnx', '3', '--state', 'state.onnx');
   expect(values(rest, 'val loss').slice(0, 1)).toEqual(values(whole, 'val loss').slice(2, 3));
   const derive = ['--derive-inputs', 'past*,attention_mask'];
-  run('inject', 'model.onnx', ...LOSS, ...LORA, ...derive, '--pack', '-o', 'step.onnx');
+  const injected = run('inject', 'model.onnx', ...LOSS, ...LORA, ...derive, '--pack', '-o', 'step.onnx');
+  expect(injected).not.toContain('not verified');
   expect(run('inspect', 'step.onnx')).toContain('segment_ids int64');
   expect(run('train', 'step.onnx', ...DATA, ...COLUMNS, '--epochs', '1', '-o', 'out.onnx')).toContain(
     'Packed 29 documents',
@@ -65,7 +66,7 @@ it('a packed run is validated, resumed and injected', () => {
 }, 180_000);
 
 it('what cannot be packed gets one line', async () => {
-  const { folder, fail } = workplace();
+  const { folder, run, fail } = workplace();
   const train = (model: string, ...more: string[]) =>
     fail('train', model, ...LOSS.slice(0, 4), ...DATA, ...more, '-o', 'x.onnx');
   const ignored = ['--ignore-index', '-100'];
@@ -86,7 +87,18 @@ it('what cannot be packed gets one line', async () => {
   writeFileSync(join(folder, 'few.csv'), 'text\nabcabc\ncabba\nbacab\n');
   const few = ['--data', 'few.csv', '--columns', 'input_ids=text:characters+documents(16)', ...ignored];
   expect(fail('train', 'learned.onnx', ...LOSS.slice(0, 4), ...few, '--pack', '-o', 'x.onnx')).toMatch(
-    /^agd-onnx: --pack: output 'logits' of a document is another one in a row with others \(by .*\[bad-option\]$/,
+    /^agd-onnx: --pack: output 'logits' of a document changes if others share its row \(by .*\[bad-option\]$/,
+  );
+  const differs = /^agd-onnx: --pack: output 'logits' of a document changes if others share its row/;
+  const grad = ['grad', 'learned.onnx', ...LOSS, ...few.slice(0, -2), '--pack'].map(arg =>
+    arg === '--data' ? '--inputs' : arg,
+  );
+  expect(fail(...grad)).toMatch(differs);
+  const eight = attention('heads', 8, (s, x) => s.add('Add', [x, s.weight('positions', [8, 8])], 'placed'));
+  await saveModel(eight, join(folder, 'eight.onnx'));
+  expect(fail('inject', 'eight.onnx', ...LOSS, '--pack', '-o', 'x.onnx')).toMatch(differs);
+  expect(run('inject', 'learned.onnx', ...LOSS, '--pack', '-o', 'x.onnx')).toContain(
+    'warning: --pack is not verified without data: it does not run on made-up tokens. Run agd-onnx grad --pack on packed rows.',
   );
   await saveModel(attention('heads', 16), join(folder, 'none.onnx'));
   expect(

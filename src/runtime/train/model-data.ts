@@ -168,9 +168,10 @@ async function whyNotFree(
   const rows = async (from: number, count: number) => (await data.take(fileOrder(from, from + count))).inputs;
   const batches = Math.min(Math.max(2, Math.ceil(VERIFIED / size)), Math.floor(data.length / size));
   try {
-    const [all] = await outputsOf(await inference(source, names), [await rows(0, batches * size)]);
+    const shapes = await shapesOf(source);
+    const [all] = await outputsOf(await inference(source, shapes, names), [await rows(0, batches * size)]);
     const each = await outputsOf(
-      await inference(source),
+      await inference(source, shapes),
       await Promise.all(Array.from({ length: batches }, (_, i) => rows(i * size, size))),
     );
     const compared = Object.entries(all!).filter(
@@ -191,17 +192,21 @@ async function whyNotFree(
   }
 }
 
+/** What of the options decides how the model computes what the loss reads. */
+export type InferenceOptions = Pick<InjectOptions, 'deriveInputs' | 'allPositions' | 'pack'> & {
+  loss?: { output?: string };
+};
+
 /** The model as far as what the loss may read. */
-export async function inference(source: Source, freeBatch?: readonly string[]): Promise<Model> {
-  const { deriveInputs, allPositions, pack } = source.options;
-  const { work } = await normalize(source.model, await shapesOf(source), {
-    freeBatch,
-    deriveInputs,
-    allPositions,
-    pack,
-  });
+export async function inference(
+  { model, options }: { model: Model; options: InferenceOptions },
+  shapes: ShapeOracle,
+  freeBatch?: readonly string[],
+): Promise<Model> {
+  const { deriveInputs, allPositions, pack } = options;
+  const { work } = await normalize(model, shapes, { freeBatch, deriveInputs, allPositions, pack });
   const { graph } = work;
-  const output = source.options.loss?.output;
+  const output = options.loss?.output;
   const inner = graph.nodes.flatMap(n => n.outputs).find(v => v?.name === output);
   if (inner) graph.outputs = [inner];
   eliminateDeadNodes(work);

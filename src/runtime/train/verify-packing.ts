@@ -1,11 +1,27 @@
 /** Whether documents that share a row leave one another alone, in the model at hand. */
-import { isFloat } from '../../graph/dtype.js';
+import { type DType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
+import type { Model, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
-import { SEGMENTS } from '../../passes/normalize/add-segments.js';
+import { inputsOfSegments, SEGMENTS, segmentsInput } from '../../passes/normalize/add-segments.js';
+import { derivableInputs } from '../../passes/normalize/derive-inputs.js';
+import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import { fileOrder } from '../data/order.js';
-import type { Feeds } from '../session.js';
-import { inference, modelData, outputsOf, type Source, TOLERANCE } from './model-data.js';
+import { type Feeds, sessionShapes, shapesIn } from '../session.js';
+import {
+  type InferenceOptions,
+  inference,
+  modelData,
+  outputsOf,
+  type Source,
+  shapesOf,
+  TOLERANCE,
+} from './model-data.js';
+
+type Packed = { model: Model; options: InferenceOptions & { freeBatch?: readonly string[] } };
+
+/** How many rows are searched for one with several documents. */
+const SEARCHED = 64;
 
 /**
  * Runs the first row that holds several documents, and its last document alone at the start of a row. Throws
@@ -14,18 +30,83 @@ import { inference, modelData, outputsOf, type Source, TOLERANCE } from './model
 export async function verifyPacking(source: Source): Promise<void> {
   if (!source.options.pack) return;
   const data = await modelData(source);
-  const found = data && (await firstPackedRow(data));
-  if (!found) return;
-  const { row, start, end } = found;
-  const length = row[SEGMENTS]!.dims[1]!;
+  if (!data) return;
+  const { inputs } = await data.take(fileOrder(0, Math.min(SEARCHED, data.length)));
+  await verifyRows(source, inputs, await shapesOf(source));
+}
+
+/** The same with a batch at hand. */
+export async function verifyPackedBatch(packed: Packed, feeds: Feeds): Promise<void> {
+  if (packed.options.pack)
+    await verifyRows(
+      packed,
+      feeds,
+      shapesIn(() => feeds),
+    );
+}
+
+/** Two documents, of the ids that any vocabulary has. */
+const MADE_UP = { tokens: [1, 0, 0, 1, 0, 1, 1, 0], segments: [1, 1, 1, 1, 1, 2, 2, 2] };
+
+/** The same with made-up tokens, where there are no data. Returns why that cannot be tried, if so. */
+export async function verifyPackedModel({ model, options }: Packed): Promise<string | undefined> {
+  if (!options.pack) return undefined;
+  const { graph } = model;
+  const { shape } = segmentsInput(graph);
+  const positions = inputsOfSegments(graph);
+  const derived = [...derivableInputs(graph).keys()].filter(v => !positions.includes(v)).map(v => v.name);
+  const known = { ...options, deriveInputs: derived };
+  const work = await inference({ model, options: known }, sessionShapes, options.freeBatch);
+  const { inputs } = work.graph;
+  const isMadeUp = (v: Value) => v.shape?.length === 2 && (v.dtype === 'int64' || v.dtype === 'int32');
+  const [tokens] = inputs.filter(v => v.name !== SEGMENTS && isMadeUp(v));
+  const others = inputs.filter(v => v.name !== SEGMENTS && v !== tokens);
+  if (!tokens || others.length)
+    return `it needs data for ${others.map(v => `'${v.name}'`).join(', ') || 'its tokens'}`;
+  const length = typeof shape![1] === 'number' ? shape![1] : MADE_UP.tokens.length;
+  const row = (values: readonly number[], dtype: DType) => {
+    const all = Array.from({ length }, (_, i) => values[i] ?? 0);
+    const data = dtype === 'int32' ? Int32Array.from(all) : BigInt64Array.from(all, BigInt);
+    return Tensor.from(dtype, [1, length], data);
+  };
+  const feeds = {
+    [tokens.name]: row(MADE_UP.tokens, tokens.dtype!),
+    [SEGMENTS]: row(MADE_UP.segments, 'int64'),
+  };
+  try {
+    await compareRows(work, feeds, batchOf({ model, options }));
+    return undefined;
+  } catch (error) {
+    if (error instanceof AgdError && error.code === 'runtime') return 'it does not run on made-up tokens';
+    throw error;
+  }
+}
+
+async function verifyRows(packed: Packed, inputs: Feeds, shapes: ShapeOracle): Promise<void> {
+  const row = firstPackedRow(inputs);
+  if (!row) return;
+  await compareRows(await inference(packed, shapes, packed.options.freeBatch), row, batchOf(packed));
+}
+
+/** The batch size that the model fixes, else 1. */
+function batchOf({ model, options }: Packed): number {
+  const [size] = segmentsInput(model.graph).shape!;
+  return typeof size === 'number' && !options.freeBatch ? size : 1;
+}
+
+/** Compares the last document of a row with the same alone, in batches of `size` times the row. */
+async function compareRows(model: Model, row: Feeds, size: number): Promise<void> {
+  const segments = row[SEGMENTS]!;
+  const length = segments.dims[1]!;
+  const numbers = segments.numbers();
+  const last = Math.max(...numbers);
+  const [start, end] = [numbers.indexOf(last), numbers.lastIndexOf(last) + 1];
   const alone = Object.fromEntries(
     Object.entries(row).map(([name, array]) => [
       name,
       array.dims[1] === length ? shifted(array, start, end, name === SEGMENTS) : array,
     ]),
   );
-  const model = await inference(source, source.options.freeBatch);
-  const size = data.fixedBatch && !source.options.freeBatch ? data.fixedBatch : 1;
   const [together, apart] = await outputsOf(
     model,
     [row, alone].map(feeds => repeated(feeds, size)),
@@ -42,34 +123,26 @@ export async function verifyPacking(source: Source): Promise<void> {
     if (worst <= TOLERANCE * most) continue;
     throw new AgdError(
       'bad-option',
-      `--pack: output '${name}' of a document is another one in a row with others (by ${worst.toPrecision(2)} of ${most.toPrecision(2)}): the model has no input for positions, or carries values between tokens in another way than attention. Train without --pack.`,
+      `--pack: output '${name}' of a document changes if others share its row (by ${worst.toPrecision(2)} of ${most.toPrecision(2)}): the model has no input for positions, or carries values between tokens in another way than attention. Train without --pack.`,
     );
   }
 }
 
-/** How many rows are searched for one with several documents. */
-const SEARCHED = 64;
-
-type Dataset = NonNullable<Awaited<ReturnType<typeof modelData>>>;
-
-/** The row as a batch of one, and where its last document stands. */
-async function firstPackedRow(
-  data: Dataset,
-): Promise<{ row: Feeds; start: number; end: number } | undefined> {
-  const { inputs } = await data.take(fileOrder(0, Math.min(SEARCHED, data.length)));
+/** The first row of several documents as a batch of one. */
+function firstPackedRow(inputs: Feeds): Feeds | undefined {
   const segments = inputs[SEGMENTS];
-  if (!segments) return undefined;
-  const [rows, length] = segments.dims as [number, number];
-  const numbers = segments.numbers();
+  const [rows, length] = segments?.dims ?? [];
+  if (!rows || !length) return undefined;
+  const numbers = segments!.numbers();
   for (let r = 0; r < rows; r++) {
-    const own = Array.from(numbers.slice(r * length, (r + 1) * length));
-    const last = Math.max(...own);
-    if (last < 2) continue;
-    const sampled = Object.entries(inputs).map(([name, array]) => {
-      const bytes = array.bytes.slice((array.byteLength / rows) * r, (array.byteLength / rows) * (r + 1));
-      return [name, new Tensor(array.dtype, [1, ...array.dims.slice(1)], bytes)];
-    });
-    return { row: Object.fromEntries(sampled), start: own.indexOf(last), end: own.lastIndexOf(last) + 1 };
+    if (Math.max(...numbers.slice(r * length, (r + 1) * length)) < 2) continue;
+    return Object.fromEntries(
+      Object.entries(inputs).map(([name, array]) => {
+        if (array.dims[0] !== rows) return [name, array];
+        const bytes = array.bytes.slice((array.byteLength / rows) * r, (array.byteLength / rows) * (r + 1));
+        return [name, new Tensor(array.dtype, [1, ...array.dims.slice(1)], bytes)];
+      }),
+    );
   }
   return undefined;
 }

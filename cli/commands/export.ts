@@ -106,8 +106,13 @@ export async function handler(args: Args): Promise<void> {
   const isReplaced = existsSync(out);
   if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
   else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
-  else if (peft !== undefined) await library.writePeft(await loadModel(model), out);
-  else if (onnxAdapter !== undefined) await library.writeOnnxAdapter(await loadModel(model), out);
+  else if (peft !== undefined) {
+    const folders = await library.writePeft(await loadModel(model), out);
+    if (folders.length > 1)
+      print(
+        `PEFT has one method in a folder: load ${folders.join(', then ')}, with merge_and_unload() before each of the others`,
+      );
+  } else if (onnxAdapter !== undefined) await library.writeOnnxAdapter(await loadModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
     const { isUntrained, kept } = await exportFrom(model, out, {

@@ -7,7 +7,7 @@ import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
 import { readOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
 import { Sketch } from '../sample.js';
-import { agdOnnx, workplace } from './run.js';
+import { agdOnnx, commandsIn, workplace } from './run.js';
 
 const LOSS = ['--loss', 'cross-entropy'];
 let folder: string;
@@ -221,11 +221,34 @@ describe('adapters', () => {
     expect(stored.filter(name => /weight.+exp_avg|weight.+moment/.test(name))).toEqual([]);
   });
 
-  it('are of one method', () => {
-    const both = ['--lora', 'fc1:r=2', '--ia3', 'fc2'];
-    const { code, err } = agdOnnx(folder, 'inject', 'model.onnx', ...LOSS, ...both, '-o', 'x.onnx');
-    expect(code).toBe(1);
-    expect(err).toMatch(/^agd-onnx: --ia3 cannot be combined with --lora\b.*\n$/);
+  it('are of several methods, each of which PEFT has in a folder', async () => {
+    const both = ['--lora', 'fc1,fc2:r=2', '--ia3', 'fc2', '--data', 'train.npz', '--accumulate', '2'];
+    const { run, fail } = commandsIn(folder);
+    for (const epochs of ['1', '2'])
+      run('train', 'model.onnx', ...LOSS, ...both, '--state', 's.onnx', '--epochs', epochs, '-o', 'm.onnx');
+    expect(await names('m.onnx')).toEqual(await names('model.onnx'));
+    expect(run('export', 's.onnx', '--peft', 'several')).toContain(
+      'load several/lora, then several/ia3, with merge_and_unload() before each of the others',
+    );
+    run('export', 'model.onnx', '--adapter', 'several', '-o', 'again.onnx');
+    const values = async (file: string) => [
+      ...(await loadModel(join(folder, file))).graph.initializers.values(),
+    ];
+    const [merged, again] = [await values('m.onnx'), await values('again.onnx')];
+    merged.forEach((tensor, i) => {
+      const other = again[i]!.numbers();
+      tensor.numbers().forEach((x, at) => {
+        expect(x).toBeCloseTo(other[at]!, 6);
+      });
+    });
+    run('train', 'model.onnx', ...LOSS, '--adapter', 'several', '--data', 'train.npz', '-o', 'on.onnx');
+    run('export', 's.onnx', '--onnx-adapter', 'both.onnx_adapter');
+    run('export', 's.onnx', '--adapters-only', '-o', 'apart.onnx');
+    run('export', 'apart.onnx', '--adapter', 'both.onnx_adapter', '-o', 'set.onnx');
+    run('inject', 'model.onnx', ...LOSS, '--lora', 'fc1:r=2', '-o', 'one.onnx');
+    expect(fail('export', 'one.onnx', '--peft', 'several')).toMatch(
+      /^agd-onnx: 'several' has lora.adapter_config.json, of other adapters than the model's: choose another folder/,
+    );
   });
 
   it('goes on with the adapters of a file, and merges them', async () => {

@@ -180,7 +180,7 @@ function place(model: Model, planned: readonly Planned[], seed: number): void {
     const scale = constant('lora_scale', Tensor.ofNumbers(compute, [], [scaleOf(rank)]));
     let delta = emit('Mul', [low, scale]);
     if (pair.magnitudes) {
-      const dropped = rank.dropout ? x : undefined;
+      const dropped = rank.dropout && kind !== 'embedding' ? x : undefined;
       const from = { layer, base, dropped, delta, a: pair.a, b: pair.b, scale, compute };
       const rescaled = rescale(from, pair.magnitudes, { emit, constant, opset: model.opset });
       delta = rescaled.delta;

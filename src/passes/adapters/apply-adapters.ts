@@ -45,7 +45,11 @@ export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<stri
     ),
   ]);
 
-/** A copy of the model with the adapters that the options ask for; `notes` gets lines for the user. Throws `bad-option` where it has some, and as these do. */
+/**
+ * A copy of the model with the adapters that the options ask for; `notes` gets lines for the user. A layer with both methods
+ * computes IA3's product of what LoRA makes of it, as PEFT does where one is merged before the other is loaded; virtual tokens
+ * come before both. Throws `bad-option` where the model has adapters, and as the methods do.
+ */
 export function applyAdapters(model: Model, options: AdapterOptions, notes: string[] = []): Model {
   const { lora = [], ia3 = [], adapters, seed, promptTokens, promptInit, prefixTokens } = options;
   if (adapters?.values)
@@ -55,18 +59,17 @@ export function applyAdapters(model: Model, options: AdapterOptions, notes: stri
       'bad-option',
       `The model has adapters already, which go on training without ${flagOf(options)}: leave that out, or merge them first with agd-onnx export.`,
     );
-  if (promptTokens) {
-    const virtual = { kind: 'prompt', tokens: promptTokens, init: promptInit } as const;
-    return addPrompt(model, virtual, undefined, seed);
-  }
-  if (promptInit) throw new AgdError('bad-option', '--prompt-init needs --prompt-tokens.');
-  if (prefixTokens) return addPrompt(model, { kind: 'prefix', tokens: prefixTokens }, undefined, seed);
-  if (adapters?.prompt) {
-    const { kind, value } = adapters.prompt;
-    return addPrompt(model, { kind, tokens: value.dims[0]! }, adapters.prompt);
-  }
-  if (ia3.length || adapters?.scales) return addScales(model, ia3, adapters);
-  return addAdapters(model, lora, adapters, seed, notes);
+  if (promptInit && !promptTokens) throw new AgdError('bad-option', '--prompt-init needs --prompt-tokens.');
+  let result = model;
+  const loaded = adapters?.prompt;
+  if (promptTokens)
+    result = addPrompt(result, { kind: 'prompt', tokens: promptTokens, init: promptInit }, undefined, seed);
+  else if (prefixTokens)
+    result = addPrompt(result, { kind: 'prefix', tokens: prefixTokens }, undefined, seed);
+  else if (loaded) result = addPrompt(result, { kind: loaded.kind, tokens: loaded.value.dims[0]! }, loaded);
+  if (ia3.length || adapters?.scales) result = addScales(result, ia3, adapters);
+  if (lora.length || adapters?.adapters.length) result = addAdapters(result, lora, adapters, seed, notes);
+  return result;
 }
 
 /** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */

@@ -25,7 +25,8 @@ const refusal = (layer: AdaptedLayer, why: string) =>
 
 /** Throws `unsupported-op` for a layer that cannot have magnitudes. */
 export function checkMagnitudes(layer: AdaptedLayer): void {
-  if (layer.kind === 'embedding') throw refusal(layer, 'an embedding; use one without dora');
+  if (layer.quantized === 'GatherBlockQuantized')
+    throw refusal(layer, 'its table is quantized in blocks; use an adapter without dora');
   if (layer.isInner || layer.part)
     throw refusal(layer, 'it is part of an operator that computes more; use an adapter without dora');
   if (layer.node.graph!.owner) throw refusal(layer, 'in a branch; use one without dora');

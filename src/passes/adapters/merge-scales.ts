@@ -48,10 +48,9 @@ function placesOf(graph: Graph, { scale, module, feedforward }: ScaleRecord): Pl
   const value = [...graph.initializers.keys()].find(v => v.name === scale);
   const readers = (value?.readers ?? []).flatMap(n => (n.opType === 'Cast' ? n.outputs[0]!.readers : [n]));
   const places = readers.map(mul => {
-    const [x] = mul.inputs;
     const layer = feedforward
-      ? layers.find(l => l.node === mul.outputs[0]!.readers[0])
-      : layers.find(l => l.output === x);
+      ? layers.find(l => mul.outputs[0]!.readers.includes(l.node))
+      : layerBehind(layers, mul.inputs[0]!);
     return mul.opType === 'Mul' && layer ? { mul, layer } : undefined;
   });
   if (places.length && places.every(p => p !== undefined)) return places;
@@ -59,6 +58,17 @@ function placesOf(graph: Graph, { scale, module, feedforward }: ScaleRecord): Pl
     'invalid-model',
     `The vector of layer '${module}' is not in the graph as it was added: '${scale}' scales no layer.`,
   );
+}
+
+/** The layer that writes this value, with the sums that add other adapters to it between. */
+function layerBehind(layers: readonly AdaptedLayer[], value: Value): AdaptedLayer | undefined {
+  const layer = layers.find(l => l.output === value);
+  if (layer || value.producer?.opType !== 'Add') return layer;
+  for (const input of value.producer.inputs) {
+    const found = input && layerBehind(layers, input);
+    if (found) return found;
+  }
+  return undefined;
 }
 
 /** W with its columns, or rows if `feedforward`, times the vector, in the layout that W has in the file. */

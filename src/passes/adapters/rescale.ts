@@ -45,7 +45,8 @@ const TINY = 1e-30;
  * Adaptation» (arXiv:2402.09353), as PEFT computes it: with dropout, the first y is of the dropped x.
  *
  * The norms need no copy of the weight, in floating point or other: |V|^2 = |W|^2 + scale sum B (2 A^T W + scale A^T A B)
- * over the rank, and A^T W is the layer itself applied to A^T.
+ * over the rank, and A^T W is the layer itself applied to A^T; of an embedding, whose columns are those of its table, it is the
+ * product with the table.
  */
 export function rescale(from: Adapted, magnitudes: Magnitudes, graph: Graph): { delta: Value; norm: Value } {
   const { layer, base, dropped, delta, compute } = from;
@@ -57,6 +58,7 @@ export function rescale(from: Adapted, magnitudes: Magnitudes, graph: Graph): { 
   const apply = (x: Value, attrs: AttrInit = Object.fromEntries(node.attrs)) => {
     const inputs = node.inputs.map((v, i) => (i === 0 ? cast(x, dtype) : i === BIAS[node.opType] ? null : v));
     while (!inputs.at(-1)) inputs.pop();
+    if (kind === 'embedding') return cast(emit('MatMul', [cast(x, dtype), node.inputs[0]!]), compute);
     return cast(emit(node.opType, inputs, attrs, { domain: node.domain }), compute);
   };
   const perChannel = (x: Value) => {

@@ -39,7 +39,10 @@ export type LoadedPrompt = {
   others: ReadonlyMap<string, Tensor>;
 };
 
-/** The adapters of a file, which messages call `name`; of IA3 `scales`, of .onnx_adapter `values` by the model's names. */
+/**
+ * The adapters of a file, or of a folder with several methods, which messages call `name`; of IA3 `scales`, of .onnx_adapter
+ * `values` by the model's names.
+ */
 export type LoadedAdapters = {
   name: string;
   adapters: readonly PeftAdapter[];
@@ -102,12 +105,12 @@ export const ADAPTER_OPTIONS = {
     ...ADAPTERS,
     help: "Train vectors that scale the outputs of these layers, or their inputs, as '*down_proj*:feedforward'",
     parseAll: (list: readonly string[]) => list.map(parseIa3),
-    conflicts: ['lora', 'adapter', 'gradients'],
+    conflicts: ['adapter', 'gradients'],
   }),
   promptTokens: option(count, {
     ...ADAPTERS,
     help: 'Train the embeddings of this many virtual tokens before the text',
-    conflicts: ['prefixTokens', 'lora', 'ia3', 'adapter', 'gradients'],
+    conflicts: ['prefixTokens', 'adapter', 'gradients'],
   }),
   promptInit: option(promptInit, {
     ...ADAPTERS,
@@ -118,7 +121,7 @@ export const ADAPTER_OPTIONS = {
   prefixTokens: option(count, {
     ...ADAPTERS,
     help: 'Train the keys and values of this many virtual tokens before the cache of a decoder',
-    conflicts: ['promptInit', 'lora', 'ia3', 'adapter', 'gradients'],
+    conflicts: ['promptInit', 'adapter', 'gradients'],
   }),
   adapter: option(text, {
     ...ADAPTERS,

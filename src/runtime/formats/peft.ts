@@ -1,4 +1,5 @@
 /** Adapters in the files of PEFT: a folder with adapter_model.safetensors and adapter_config.json. */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isFloat } from '../../graph/dtype.js';
@@ -22,8 +23,23 @@ const PREFIX = 'base_model.model.';
 /** The methods whose folders can be read. */
 const READ = ['LORA', 'IA3', 'PROMPT_TUNING', 'PREFIX_TUNING'];
 
-/** Throws `bad-data` for what is not an adapter of this kind, `io` where a file cannot be read. */
+/** Folders of a model with several methods, in the order in which PEFT merges one and loads the next. */
+const PARTS = ['lora', 'ia3', 'prompt', 'prefix'];
+
+/**
+ * A folder of PEFT, or one with several of them as `writePeft` makes it. Throws `bad-data` for what is not an adapter of this
+ * kind, `io` where a file cannot be read.
+ */
 export async function readPeft(folder: string): Promise<LoadedAdapters> {
+  const found = existsSync(join(folder, CONFIG))
+    ? []
+    : PARTS.filter(p => existsSync(join(folder, p, CONFIG)));
+  if (!found.length) return readMethod(folder);
+  const parts = await Promise.all(found.map(part => readMethod(join(folder, part))));
+  return Object.assign({}, ...parts, { name: folder, adapters: parts.flatMap(part => part.adapters) });
+}
+
+async function readMethod(folder: string): Promise<LoadedAdapters> {
   const config = await readConfig(join(folder, CONFIG));
   const { tensors } = await readSafetensors(join(folder, WEIGHTS));
   if (!tensors.size) throw new AgdError('bad-data', `${folder} holds no adapter: ${WEIGHTS} is empty.`);
@@ -40,6 +56,7 @@ export async function readPeft(folder: string): Promise<LoadedAdapters> {
     if (module === undefined)
       throw new AgdError('bad-data', `${folder}: '${name}' is not part of a LoRA adapter that can be read.`);
     const entry = found.get(module) ?? { isEmbedding: embedding !== undefined };
+    entry.isEmbedding ||= embedding !== undefined;
     entry[side === 'A' ? 'a' : side === 'B' ? 'b' : 'magnitude'] = tensor;
     found.set(module, entry);
   }
@@ -140,16 +157,32 @@ export function valuesOf(model: Model): (name: string) => Tensor {
   };
 }
 
-/** Writes a folder that PEFT reads: the names of modules are those of the file's weights. */
-export async function writePeft(model: Model, folder: string): Promise<void> {
+/**
+ * Writes a folder that PEFT reads: the names of modules are those of the file's weights. PEFT has one method in a folder: of
+ * several, each has a folder in this one, `lora`, `ia3`, `prompt` or `prefix`. Returns the folders with adapters, in the order
+ * in which to load them, each but the last merged before the next.
+ */
+export async function writePeft(model: Model, folder: string): Promise<string[]> {
   const value = valuesOf(model);
-  const scales = readScales(model);
-  const prompt = readPrompt(model);
-  const { tensors, config } = prompt
-    ? virtual(model, prompt, value)
-    : scales.length
-      ? ia3(scales, value)
-      : lora(readAdapters(model), value);
+  const [adapters, scales, prompt] = [readAdapters(model), readScales(model), readPrompt(model)];
+  const parts: [string, Written][] = [
+    ...(adapters.length ? [['lora', lora(adapters, value)] as [string, Written]] : []),
+    ...(scales.length ? [['ia3', ia3(scales, value)] as [string, Written]] : []),
+    ...(prompt ? [[prompt.kind, virtual(model, prompt, value)] as [string, Written]] : []),
+  ];
+  const folders = parts.map(([name]) => (parts.length > 1 ? join(folder, name) : folder));
+  const others = parts.length > 1 ? [CONFIG, WEIGHTS] : PARTS.map(part => join(part, CONFIG));
+  const other = others.find(name => existsSync(join(folder, name)));
+  if (other !== undefined)
+    throw new AgdError(
+      'bad-option',
+      `'${folder}' has ${other}, of other adapters than the model's: choose another folder.`,
+    );
+  for (const [i, [, written]] of parts.entries()) await writeMethod(written, folders[i]!);
+  return folders;
+}
+
+async function writeMethod({ tensors, config }: Written, folder: string): Promise<void> {
   await mkdir(folder, { recursive: true }).catch((error: Error) => {
     throw new AgdError('io', `Cannot make the folder '${folder}': ${error.message}.`);
   });
@@ -180,9 +213,12 @@ function virtual(model: Model, record: PromptRecord, value: (name: string) => Te
 }
 
 /** Weights and biases of the layers that are called classifier or score, in PyTorch's layout. */
-function headOf({ graph }: Model): [string, Tensor][] {
+function headOf(model: Model): [string, Tensor][] {
+  const { graph } = model;
   const found = new Map<string, Tensor>();
+  const adapters = adapterNames(model);
   for (const { module, kind, weight, outAxis, outputs, bias, quantized } of adaptedLayers(graph)) {
+    if (adapters.has(weight.value.name)) continue;
     const name = /(?:^|\.)((?:classifier|score)(?:\.\w+)*)$/.exec(module)?.[1];
     const { tensor, isTransposed } = weight;
     if (name === undefined || kind !== 'linear' || quantized || found.has(`base_model.${name}.weight`))

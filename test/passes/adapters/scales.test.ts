@@ -134,6 +134,41 @@ describe.each(both)('of %s, scaled %s', (_, __, { make, x: dims, merges }, feedf
   });
 });
 
+describe.each(both)('beside LoRA of %s, scaled %s', (name, _, { make, x: dims, merges }, feedforward) => {
+  const x = spread(dims, [-1, 1], 3);
+  const methods = { lora: [{ match: 'w', r: 2 }], ia3: [{ match: 'w', feedforward }] };
+  const isOwn = /\.(lora_[AB]|ia3_l)$/;
+  const apart = (): Model => {
+    const result = applyAdapters(make(), methods);
+    for (const [value, { dims }] of [...result.graph.initializers])
+      if (isOwn.test(value.name)) result.graph.initializers.set(value, spread(dims, [0.5, 2], 5));
+    return result;
+  };
+
+  it('have the gradients of finite differences', async () => {
+    const options = { cotangents: ['y'], wrt: ['*.ia3_l', '*.lora_[AB]'] };
+    const fed = { x, y_cotangent: spread([...(await outputOf(make(), x)).dims], [-1, 1], 7) };
+    const checks = await checkGradients(apart(), options, fed, await gradients(apart(), options, fed));
+    expect(checks.map(c => c.unchecked ?? c.passed)).toEqual([true, true, true]);
+  });
+
+  it('are merged into what both compute', async () => {
+    const { model, merged, kept } = mergeAdapters(apart());
+    checkGraph(model.graph);
+    expect({ name, merged: merged.length, kept }).toEqual({
+      ...{ name, merged: merges ? 2 : 0 },
+      kept: merges ? [] : ['w', 'w'],
+    });
+    const [before, beside, after] = [
+      await outputOf(make(), x),
+      await outputOf(apart(), x),
+      await outputOf(model, x),
+    ];
+    expect(farthest(before, beside)).toBeGreaterThan(0.05);
+    expect(farthest(beside, after)).toBeLessThan(2e-5 * Math.max(1, ...beside.numbers().map(Math.abs)));
+  });
+});
+
 it('train alone', async () => {
   const loss = { kind: 'cross-entropy' } as const;
   const ia3 = [{ match: 'fc1' }, { match: 'fc2', feedforward: true }];

@@ -54,6 +54,7 @@ async function valuesIn(path: string): Promise<Map<string, number[]>> {
     [...tensors].map(([name, t]) => [
       name
         .replace(/\.(lora_[AB])\.weight$/, '.$1.default.weight')
+        .replace(/\.lora_embedding_[AB]$/, '$&.default')
         .replace(/\.lora_magnitude_vector$/, '$&.default.weight')
         .replace(/\.ia3_l$/, '$&.default'),
       t.numbers(),
@@ -82,6 +83,7 @@ async function logits(file: string) {
 const METHODS = [
   ['dora', 'model.onnx'],
   ['dora-int4', 'model.int4.onnx'],
+  ['dora-embedding', 'model.onnx'],
   ['rslora', 'model.onnx'],
   ['ia3', 'model.onnx'],
 ] as const;

@@ -14,6 +14,7 @@ LORA = dict(r=2, lora_alpha=6, target_modules=['q_proj', 'up_proj', 'conv'])
 CONFIGS = {
     'dora': LoraConfig(**LORA, use_dora=True),
     'dora-int4': LoraConfig(r=2, lora_alpha=6, target_modules=['q_proj', 'up_proj'], use_dora=True),
+    'dora-embedding': LoraConfig(r=2, lora_alpha=6, target_modules=['embed', 'up_proj'], use_dora=True),
     'rslora': LoraConfig(**LORA, use_rslora=True),
     'ia3': IA3Config(target_modules=['k_proj', 'v_proj', 'down_proj'], feedforward_modules=['down_proj']),
 }

@@ -344,8 +344,8 @@ function resumeCommand(job: TrainJob, state: string, { log, csv, logdir, report,
     'mpi-library': job.mpiLibrary,
     compress: job.compress,
     'sync-every': job.syncEvery,
-    // Not the outer momentum, which no state has.
     'outer-lr': job.outerLr,
+    'outer-momentum': job.outerMomentum,
     'shard-optimizer': job.shardOptimizer,
     timeout: job.timeout,
   };

@@ -238,7 +238,8 @@ export async function handler(args: TrainArgs): Promise<void> {
   try {
     await train({ ...args, ...quiet, ...files }, true);
   } catch (error) {
-    if (!(error instanceof AgdError)) throw error;
+    // Some say themselves on which rank they occurred.
+    if (!(error instanceof AgdError) || /^Rank \d+: /.test(error.message)) throw error;
     throw new AgdError(error.code, `rank ${launch.rank}: ${error.message}`, { cause: error });
   }
 }

@@ -109,7 +109,7 @@ describe.each(launchers)('ranks that $name starts', launcher => {
 
   it('train alone between averages of the parameters', { timeout: 180_000 }, async () => {
     const folder = await workplace();
-    const sgd = [...task, '--optimizer', 'sgd', '--epochs', '1'];
+    const sgd = [...task, '--optimizer', 'sgd'];
     const alone = agdOnnx(folder, 'train', ...sgd, '-o', 'alone.onnx');
     expect(alone.code, alone.err).toBe(0);
     const run = (out: string, ...args: string[]) =>
@@ -121,9 +121,22 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     const third = await run('third.onnx', ...outer, '--save-every', '2steps');
     expect(third.code, third.stderr).toBe(0);
     expect(await difference(join(folder, 'alone.onnx'), join(folder, 'third.onnx'))).toBeGreaterThan(1e-6);
-    const again = await run('third.onnx', ...outer);
-    expect(again.code).not.toBe(0);
-    expect(again.stderr).toContain('the outer momentum is not saved');
+    const again = await run('third.onnx', ...outer, '--save-every', '2steps', '--epochs', '2');
+    expect(again.code, again.stderr).toBe(0);
+    const whole = await run('whole.onnx', ...outer, '--save-every', '2steps', '--epochs', '2');
+    expect(whole.code, whole.stderr).toBe(0);
+    expect(await difference(join(folder, 'whole.onnx'), join(folder, 'third.onnx'))).toBe(0);
+  });
+
+  it('all stop and save if a step is not finite', { timeout: 120_000 }, async () => {
+    const folder = await workplace();
+    const how = ['--sync-every', '3', '--lr', '1e38', '--state', 'run.agd.onnx', '--distributed'];
+    const { code, stderr } = await train(folder, 2, ...task, '--optimizer', 'sgd', ...how);
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/agd-onnx: Rank 0: (Loss|The update of step \d)/);
+    expect(stderr).toContain('The state is the mean over the ranks of their last good steps');
+    const saved = await weightsOf(join(folder, 'run.agd.onnx'));
+    expect([...saved.values()].flat().every(Number.isFinite)).toBe(true);
   });
 
   it('with other options than rank 0 are refused', { timeout: 120_000 }, async () => {

@@ -65,6 +65,7 @@ const PARAMETER = {
   gradSum: optional(text),
   hessianSum: optional(text),
   ema: optional(text),
+  outerMomentum: optional(text),
   begins: optional(count),
 } satisfies Record<keyof TrainingDescription['parameters'][number], Check>;
 

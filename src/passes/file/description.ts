@@ -68,6 +68,8 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
     gradSum?: string;
     hessianSum?: string;
     ema?: string;
+    /** In a state, the momentum of the outer optimizer of local steps: an initializer that no node reads. */
+    outerMomentum?: string;
     /** The number of updates after which it starts to train, if not from the start. */
     begins?: number;
   }[];

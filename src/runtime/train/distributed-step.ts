@@ -130,8 +130,8 @@ export class DistributedStep {
     return new Set(this.shards.flatMap((shard, i) => (i === rank ? [] : shard.states)));
   }
 
-  /** The optimizer state of all ranks on rank 0. All ranks call it together. */
-  async gather(state: Feeds, types: Feeds): Promise<Feeds> {
+  /** The optimizer state of all ranks, on rank 0 or on all. All ranks call it together. */
+  async gather(state: Feeds, types: Feeds, on: 'first' | 'all'): Promise<Feeds> {
     const { collective } = this.options;
     const all: Feeds = { ...state };
     for (const [owner, { states }] of this.shards.entries())
@@ -139,7 +139,7 @@ export class DistributedStep {
         const { dtype, dims, byteLength } = types[name]!;
         const bytes = collective.rank === owner ? state[name]!.bytes.slice() : new Uint8Array(byteLength);
         await collective.broadcast(bytes, owner);
-        if (collective.rank === 0) all[name] = new Tensor(dtype, dims, bytes);
+        if (on === 'all' || collective.rank === 0) all[name] = new Tensor(dtype, dims, bytes);
       }
     return record(all);
   }

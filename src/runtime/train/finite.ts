@@ -37,3 +37,6 @@ function allFinite({ dtype, data }: Tensor): boolean {
   for (let i = whole; i < values.length; i++) a += values[i]! * 0;
   return a + b + c + d === 0;
 }
+
+/** What errors say of the state after a step that failed. */
+export const LAST_GOOD = 'that of the last good step';

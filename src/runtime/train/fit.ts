@@ -122,8 +122,7 @@ const OWN = [
   'dpDelta',
 ];
 const OTHER = [
-  'collective',
-  'compress',
+  ...['collective', 'compress', 'syncEvery', 'outerLr', 'outerMomentum', 'shardOptimizer'],
   'validation',
   'bind',
   'export',
@@ -189,8 +188,9 @@ async function fitOn(
   };
   const how = { ...dataOptionsOf({ ...options, augment }), progress: dataProgress(emit) };
   const given = await open(data, undefined, how);
-  const { collective, compress } = options;
-  const session = await withDevice({ device, threads, collective, compress }, text =>
+  const { collective, compress, syncEvery, outerLr, outerMomentum, shardOptimizer } = options;
+  const together = { collective, compress, syncEvery, outerLr, outerMomentum, shardOptimizer };
+  const session = await withDevice({ device, threads, ...together }, text =>
     emit({ type: 'note', text, level: 'warning' }),
   );
   const opened =
@@ -261,11 +261,12 @@ async function fitOn(
       await trainer.fetchState();
       return withRun(trainer.snapshot(), run);
     };
-    const hooks = { emit: tell, signal };
+    // Every rank returns model and state.
+    const hooks = { emit: tell, signal, wholeOn: 'all' as const };
     const sets = { train, validation: held };
     const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(async error => {
       // It is the same error on all ranks.
-      if (error instanceof AgdError && error.code === 'non-finite') await trainer.settle();
+      if (error instanceof AgdError && error.code === 'non-finite') await trainer.settle('all');
       if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
         throw new FitError(error, await stateNow());
       throw error;

@@ -3,12 +3,14 @@
  * Stich, "Local SGD Converges Fast and Communicates Little" (2019); with an outer optimizer: Douillard et al., "DiLoCo" (2023).
  */
 import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import type { Collective } from '../collective/collective.js';
 import type { Feeds } from '../session.js';
 import { type Compression, GradientBuffer } from './exchange.js';
+import { LAST_GOOD } from './finite.js';
 
 export type LocalOptions = {
   /** Steps between two means. */
@@ -23,18 +25,21 @@ export type LocalOptions = {
 export class LocalSteps {
   /** The parameters after the last mean, and the momentum of the outer optimizer. */
   #anchor: Feeds;
-  readonly #momentum = new Map<string, Float64Array>();
+  readonly #momentum: Map<string, Tensor>;
   #steps = 0;
   #isSettled = true;
   #samples = 0;
+  #failure: AgdError | undefined;
 
   constructor(
     private readonly collective: Collective,
     private readonly description: TrainingDescription,
     private readonly options: LocalOptions,
     state: Feeds,
+    momentum: ReadonlyMap<string, Tensor>,
   ) {
     this.#anchor = this.#copies(state);
+    this.#momentum = options.outerMomentum ? new Map(momentum) : new Map();
   }
 
   /** Whether this rank has done steps since the last mean. */
@@ -47,76 +52,134 @@ export class LocalSteps {
     return this.#isSettled;
   }
 
+  /** The momentum of the outer optimizer by parameter, the same on all ranks. */
+  get momentum(): ReadonlyMap<string, Tensor> {
+    return this.#momentum;
+  }
+
+  /** Why the run cannot go on after the last mean, the same on all ranks. */
+  get failure(): AgdError | undefined {
+    return this.#failure;
+  }
+
+  /** Goes on from another state. */
+  restart(state: Feeds): void {
+    this.#anchor = this.#copies(state);
+  }
+
   /** The state after a step on so many samples: every `syncEvery` steps, the mean over the ranks by their samples. */
   async after(state: Feeds, samples: number): Promise<Feeds> {
     this.#steps++;
     this.#isSettled = false;
     this.#samples += samples;
-    return this.#steps < this.options.syncEvery ? state : this.#sync(state, this.#shared());
+    return this.#steps < this.options.syncEvery ? state : this.#sync(state, false);
   }
 
   /** Makes the whole state the same on all ranks, the optimizer's too, so that it can be evaluated and saved. */
   async settle(state: Feeds): Promise<Feeds> {
-    if (this.#isSettled) return state;
-    // A mean of equal numbers is rounded.
-    const equal = new Set(this.#steps ? [] : this.#shared());
-    const names = Object.keys(state).filter(name => !equal.has(name));
-    const next = await this.#sync(state, names);
-    this.#isSettled = true;
-    return next;
+    return this.#isSettled ? state : this.#sync(state, true);
   }
 
-  async #sync(state: Feeds, names: readonly string[]): Promise<Feeds> {
+  /**
+   * After a step of this rank that failed: `state` is that before it. The other ranks go on until they meet, where all take the
+   * mean of the whole state and get the same `failure`.
+   */
+  async fail(state: Feeds, error: AgdError): Promise<Feeds> {
+    this.#steps++;
+    return this.#sync(state, true, error);
+  }
+
+  async #sync(state: Feeds, isWhole: boolean, error?: AgdError): Promise<Feeds> {
     const { collective, options } = this;
-    const counters = names.filter(name => !isFloat(state[name]!.dtype));
-    const shared = Float64Array.of(
-      ...[this.#samples, this.#batches(state)],
-      ...counters.map(name => state[name]!.numbers()[0]!),
+    const [samples] = await this.#total([this.#samples], 'sum');
+    const own = this.#countsOf(state);
+    const [batches, position, fails] = await this.#total([own.batches, own.position, error ? 1 : 0], 'max');
+    if (fails) this.#failure = await this.#firstFailure(error);
+    this.#isSettled = isWhole || !!fails;
+    const names = this.#namesToShare(state);
+    const mine = this.#withCounts(state, batches!, position!, this.#isSettled);
+    const counters = names.filter(name => !isFloat(mine[name]!.dtype));
+    const most = await this.#total(
+      counters.map(name => mine[name]!.numbers()[0]!),
+      'max',
     );
-    await collective.allReduce(shared.subarray(0, 1));
-    // A rank without samples did fewer steps.
-    await collective.allReduce(shared.subarray(1), 'max');
-    const [total] = shared as unknown as [number];
-    const share = total ? this.#samples / total : 1 / collective.size;
-    const floats = names.filter(name => isFloat(state[name]!.dtype));
+    const share = samples ? this.#samples / samples : 1 / collective.size;
+    const floats = names.filter(name => isFloat(mine[name]!.dtype));
     const buffer = new GradientBuffer(
       floats.map(name => ({
         name,
-        dtype: state[name]!.dtype as DType as FloatDType,
-        dims: state[name]!.dims,
+        dtype: mine[name]!.dtype as DType as FloatDType,
+        dims: mine[name]!.dims,
       })),
     );
-    for (const name of floats) buffer.add(name, state[name]!, share);
+    for (const name of floats) buffer.add(name, mine[name]!, share);
     await buffer.reduce(collective, options.compress);
-    const next: Feeds = { ...state, ...buffer.tensors() };
-    let at = 2;
-    for (const name of counters) {
-      const { dtype, dims } = state[name]!;
-      next[name] = Tensor.filled(dtype, dims, shared[at++]!);
-    }
-    this.#countSkipped(next, shared[1]!);
-    if (this.#steps && total)
+    const next: Feeds = { ...mine, ...buffer.tensors() };
+    counters.forEach((name, i) => {
+      const { dtype, dims } = mine[name]!;
+      next[name] = Tensor.filled(dtype, dims, most[i]!);
+    });
+    if (this.#steps && samples)
       for (const name of this.#parameters()) next[name] = this.#outerStep(name, next[name]!);
     [this.#steps, this.#samples] = [0, 0];
     this.#anchor = this.#copies(next);
     return record(next);
   }
 
-  /** Batches that a state has behind it, skipped ones included. */
-  #batches(state: Feeds): number {
-    const { step, accumulation, skipped } = this.description;
-    const at = (name: string | undefined) => (name === undefined ? 0 : state[name]!.numbers()[0]!);
-    return at(step) * (accumulation?.batches ?? 1) + at(accumulation?.counter) + at(skipped);
+  async #total(values: readonly number[], op: 'sum' | 'max'): Promise<number[]> {
+    const all = Float64Array.from(values);
+    if (all.length) await this.collective.allReduce(all, op);
+    return [...all];
   }
 
-  /** A step that some rank did is done for all: only those that all ranks skipped count, or a run would be resumed too late. */
-  #countSkipped(next: Feeds, batches: number): void {
-    const { skipped } = this.description;
-    if (skipped === undefined) return;
-    const { dtype, dims } = next[skipped]!;
-    const none = Tensor.filled(dtype, dims, 0);
-    const done = this.#batches({ ...next, [skipped]: none });
-    next[skipped] = Tensor.filled(dtype, dims, Math.max(0, batches - done));
+  /** The error of the first rank that has one. */
+  async #firstFailure(error: AgdError | undefined): Promise<AgdError> {
+    const told = await this.collective.allGather(Buffer.from(error?.message ?? '') as Uint8Array);
+    const all = told.map(bytes => Buffer.from(bytes).toString());
+    const rank = all.findIndex(text => text);
+    const text = all[rank]!.replace(LAST_GOOD, 'the mean over the ranks of their last good steps');
+    return new AgdError('non-finite', `Rank ${rank}: ${text}`, error ? { cause: error } : {});
+  }
+
+  /** All if the state is to be settled. A mean of equal numbers is rounded: what no step has changed since the last mean is left out. */
+  #namesToShare(state: Feeds): string[] {
+    if (!this.#isSettled) return this.#shared();
+    const equal = new Set(this.#steps ? [] : this.#shared());
+    return Object.keys(state).filter(name => !equal.has(name));
+  }
+
+  /** Batches that a state has behind it, skipped ones included; and its position, without these. */
+  #countsOf(state: Feeds): { batches: number; position: number } {
+    const { step, accumulation, skipped } = this.description;
+    const at = (name: string | undefined) => (name === undefined ? 0 : state[name]!.numbers()[0]!);
+    const position = at(step) * (accumulation?.batches ?? 1) + at(accumulation?.counter);
+    return { position, batches: position + at(skipped) };
+  }
+
+  /**
+   * The state of this rank with counts that fit those of the others: an update that some rank did is done for all, and batches
+   * count as skipped only if all ranks skipped them, or a run would be resumed too late. What a rank has accumulated for an
+   * update that others did is left out. If the whole state is shared, all accumulate from the same place.
+   */
+  #withCounts(state: Feeds, batches: number, position: number, isWhole: boolean): Feeds {
+    const { step, accumulation, skipped, parameters } = this.description;
+    const perUpdate = accumulation?.batches ?? 1;
+    const updates = Math.floor(position / perUpdate);
+    const next: Feeds = { ...state };
+    const set = (name: string | undefined, value: number) => {
+      if (name !== undefined) next[name] = Tensor.filled(next[name]!.dtype, next[name]!.dims, value);
+    };
+    const isLate = state[step]!.numbers()[0]! < updates;
+    set(step, updates);
+    if (accumulation && isLate) {
+      const { counter, weight, further = [] } = accumulation;
+      const sums = parameters.flatMap(p => [p.gradSum, p.hessianSum]);
+      for (const name of [counter, weight, ...further, ...sums]) set(name, 0);
+    }
+    if (isWhole) set(accumulation?.counter, position % perUpdate);
+    set(skipped, 0);
+    set(skipped, Math.max(0, batches - this.#countsOf(next).position));
+    return next;
   }
 
   /** v = momentum v + (anchor - mean), next = anchor - lr ((anchor - mean) + momentum v). */
@@ -124,13 +187,14 @@ export class LocalSteps {
     const { outerLr = 1, outerMomentum = 0 } = this.options;
     if (outerLr === 1 && outerMomentum === 0) return mean;
     const before = this.#anchor[name]!.numbers();
-    const velocity = this.#momentum.get(name) ?? new Float64Array(mean.size);
-    this.#momentum.set(name, velocity);
+    const velocity = this.#momentum.get(name)?.numbers() ?? new Float64Array(mean.size);
     const next = mean.numbers().map((value, i) => {
       const change = before[i]! - value;
       velocity[i] = outerMomentum * velocity[i]! + change;
       return before[i]! - outerLr * (change + outerMomentum * velocity[i]!);
     });
+    const wide = mean.dtype === 'float64' ? 'float64' : 'float32';
+    if (outerMomentum) this.#momentum.set(name, Tensor.ofNumbers(wide, mean.dims, [...velocity]));
     return Tensor.ofNumbers(mean.dtype as FloatDType, mean.dims, next);
   }
 

@@ -273,11 +273,6 @@ async function runOnData(
     const run = beginRun(before, settings, trainer.batchCount, warn);
     if (collective) await demandAgreement(collective, { data: String(settings.data) });
     const stepsBefore = trainer.batchCount;
-    if (job.outerMomentum && stepsBefore)
-      throw new AgdError(
-        'bad-option',
-        `--outer-momentum: ${resumed ? job.state : job.model} was trained for ${stepsBefore} steps already, and the outer momentum is not saved. Leave it out, or start from the model without a state.`,
-      );
     if (job.fold && stepsBefore)
       throw new AgdError(
         'bad-option',
@@ -354,11 +349,13 @@ async function runOnData(
     } catch (error) {
       if (!(error instanceof AgdError)) throw error;
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
-      // Of ranks that train for themselves, one may fail alone: the others do not meet it.
-      const isShared = !collective || (error.code === 'non-finite' && !trainer.isLocal);
-      const rescue = isWriter && isShared ? stateFile(job) : undefined;
-      if (error.code === 'non-finite' && isShared) await trainer.settle();
-      if (rescue !== undefined && (error.code === 'non-finite' || hasLearned)) await save(rescue);
+      // The same step is not finite for all ranks; another error may be that of one.
+      const isBroken = error.code === 'non-finite';
+      const rescue = isWriter && (isBroken || !collective) ? stateFile(job) : undefined;
+      if (isBroken) await trainer.settle();
+      if (rescue !== undefined && (isBroken || hasLearned)) await save(rescue);
+      // The launcher ends all ranks as soon as one fails.
+      if (isBroken) await collective?.barrier();
       throw error.code === 'io' && !job.fold ? await rescued(trainer, job, run, error) : error;
     }
   } finally {

@@ -9,6 +9,7 @@ import { trainingPart } from '../../passes/common/part-of-model.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
+import { outerMomentumOf, withOuterMomentum } from '../../passes/file/outer-momentum.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
@@ -49,7 +50,7 @@ import {
 import { DeviceState } from './device-state.js';
 import { type DistributedOptions, DistributedStep, withStreamOf } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
-import { firstNonFinite } from './finite.js';
+import { firstNonFinite, LAST_GOOD } from './finite.js';
 import { type LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
@@ -97,7 +98,9 @@ export class Trainer {
    * rank 0: see `DistributedStep`; ranks call `create`, `step`, `steps`, `settle` and `release` together. Throws `invalid-model`
    * where the model was not injected, `device` where the execution provider is not there.
    */
-  static async create(model: Model, where: TrainerOptions = {}): Promise<Trainer> {
+  static async create(source: Model, where: TrainerOptions = {}): Promise<Trainer> {
+    const momentum = outerMomentumOf(source);
+    const model = withOuterMomentum(source, new Map());
     const given = await withDevice(where);
     // A step computes what its gradients are of, which integer kernels would round once more.
     const isRounded = [...allGraphs(model.graph)].some(({ nodes }) =>
@@ -150,6 +153,7 @@ export class Trainer {
         description,
         { ...options, syncEvery: syncEvery! },
         trainer.#state,
+        momentum,
       );
     }
     return trainer;
@@ -243,14 +247,18 @@ export class Trainer {
     if (this.#local && !this.#local.isSettled)
       throw new AgdError('bad-state', 'The ranks have different states: call settle() on all of them.');
     const state = this.#withOwnTables(this.#whole());
-    return withInitializers(this.model, name => state[name]);
+    return withOuterMomentum(
+      withInitializers(this.model, name => state[name]),
+      this.#local?.momentum ?? new Map(),
+    );
   }
 
   /**
    * Between the batches of an update in a distributed run, puts the gradients that the ranks have accumulated into the state, so
-   * that a snapshot of it has them. With `syncEvery`, makes the states of the ranks their mean. All ranks call it together.
+   * that a snapshot of it has them. With `syncEvery`, makes the states of the ranks their mean. With `shardOptimizer`, gives the
+   * whole state to rank 0 or to all ranks, which can then take a snapshot. All ranks call it together.
    */
-  settle(): Promise<void> {
+  settle(wholeOn: 'first' | 'all' = 'first'): Promise<void> {
     return this.#inTurn(async () => {
       if (this.session instanceof DistributedStep) {
         this.#state = await this.session.settle(this.#state);
@@ -259,11 +267,11 @@ export class Trainer {
             this.model,
             this.model.trainingInfo.flatMap(info => info.updates),
           );
-          const all = await this.session.gather(this.#state, types);
-          if (this.collective!.rank === 0) this.#gathered = all;
+          const all = await this.session.gather(this.#state, types, wholeOn);
+          if (wholeOn === 'all' || this.collective!.rank === 0) this.#gathered = all;
         }
       }
-      if (this.#local) this.#state = this.#withOwnTables(await this.#local.settle(this.#state));
+      if (this.#local && !this.#local.isSettled) this.#meet(await this.#local.settle(this.#state));
     });
   }
 
@@ -299,6 +307,7 @@ export class Trainer {
     const before = this.#state;
     this.#state = this.#withOwnTables(Object.fromEntries(state));
     this.#device?.free(before, this.#state);
+    this.#local?.restart(this.#state);
     return unused;
   }
 
@@ -478,12 +487,22 @@ export class Trainer {
     const [first] = Object.values(batches);
     const losses: number[] = [];
     for (let i = 0; i < (first?.dims[0] ?? 1); i++) {
-      const [loss = Number.NaN] = first ? await this.#steps(slice(batches, i, i + 1), options) : [];
-      losses.push(loss);
-      const next = await this.#local!.after(this.#state, first?.dims[1] ?? 0);
-      if (next !== this.#state) this.#state = this.#withOwnTables(next);
+      const step = first ? this.#steps(slice(batches, i, i + 1), options) : Promise.resolve([Number.NaN]);
+      const [loss] = await step.catch(async error => {
+        if (!(error instanceof AgdError) || error.code !== 'non-finite') throw error;
+        this.#meet(await this.#local!.fail(this.#state, error));
+        throw error;
+      });
+      losses.push(loss!);
+      this.#meet(await this.#local!.after(this.#state, first?.dims[1] ?? 0));
     }
     return losses;
+  }
+
+  /** Goes on from the state in which ranks met. Throws what ended the run of one of them. */
+  #meet(state: Feeds): void {
+    if (state !== this.#state) this.#state = this.#withOwnTables(state);
+    if (this.#local!.failure) throw this.#local!.failure;
   }
 
   /** Ranks exchange gradients between two steps. */
@@ -802,12 +821,18 @@ export type TrainerOptions = SessionOptions &
 
 /** Throws `bad-option` for ways of distributing that exclude each other. */
 function checkDistributed({
+  collective,
   syncEvery,
   shardOptimizer,
   compress,
   outerLr,
   outerMomentum,
 }: TrainerOptions): void {
+  const given = Object.entries({ syncEvery, shardOptimizer, compress }).find(([, value]) => value);
+  if (given && !collective)
+    throw new AgdError('bad-option', `${given[0]} is for distributed training: give a collective.`);
+  if (syncEvery !== undefined && !(Number.isSafeInteger(syncEvery) && syncEvery > 0))
+    throw new AgdError('bad-option', `syncEvery must be a whole number of at least 1, not ${syncEvery}.`);
   const rival = shardOptimizer ? 'shardOptimizer' : compress ? 'compress' : undefined;
   if (syncEvery !== undefined && rival)
     throw new AgdError('bad-option', `syncEvery cannot be combined with ${rival}.`);
@@ -886,7 +911,7 @@ const LEAST_SCALE = 2 ** -24;
 const WIDER = 'try --precision bf16 or fp32';
 
 function nonFinite(what: string, advice = 'try a smaller --lr'): AgdError {
-  return new AgdError('non-finite', `${what}. The state is that of the last good step; ${advice}.`);
+  return new AgdError('non-finite', `${what}. The state is ${LAST_GOOD}; ${advice}.`);
 }
 
 /** The inputs that a caller feeds at every step: neither state nor learning rate nor other defaults. */

@@ -36,6 +36,8 @@ export type RunHooks = {
   /** Saves the state at the times of `saveEvery`; nothing is saved during the run without it. */
   save?: () => Promise<void>;
   signal?: { readonly aborted: boolean };
+  /** Which ranks take snapshots of a divided optimizer; rank 0 if not given. */
+  wholeOn?: 'first' | 'all';
 };
 
 export type RunData = { train: Dataset; validation?: Dataset };
@@ -53,7 +55,7 @@ export async function trainRun(
   options: RunOptions,
   run: Run,
   checkpoints: Checkpoints,
-  { emit, save, signal }: RunHooks,
+  { emit, save, signal, wholeOn }: RunHooks,
 ): Promise<RunResult> {
   const { epochs, batchSize, seed, lr, patience, stepwise, metrics, trainMetrics, runBytes } = options;
   const { history } = run;
@@ -107,10 +109,12 @@ export async function trainRun(
   const timer = new SaveTimer(options.saveEvery, stepsBefore, size.stepsPerEpoch);
   const { collective } = trainer;
   const saveIfDue = async () => {
+    // Ranks that train for themselves ask each other when they meet.
+    if (trainer.isApart) return;
     const isDue = !!save && timer.isDue(trainer.batchCount);
     // Rank 0 saves, but what is to be saved is on all ranks.
     if (!(collective ? await anyRank(collective, isDue) : isDue)) return;
-    await trainer.settle();
+    await trainer.settle(wholeOn);
     await save?.();
     timer.saved(trainer.batchCount);
   };
@@ -137,7 +141,7 @@ export async function trainRun(
       await tell(event);
       continue;
     }
-    await trainer.settle();
+    await trainer.settle(wholeOn);
     if (collective) await demandSameState(collective, trainer.commonState, `after epoch ${event.epoch}`);
     plateau?.observe(event);
     const isBest = monitor.observe(event);
@@ -152,7 +156,7 @@ export async function trainRun(
     await tell(shown);
     if (event.epoch < epochs) await saveIfDue();
   }
-  await trainer.settle();
+  await trainer.settle(wholeOn);
   fitHistory(history, trainer.batchCount);
   const isDone = trainer.batchCount >= epochs * size.stepsPerEpoch;
   const reason = signal?.aborted
@@ -208,7 +212,8 @@ class SaveTimer {
     const { every, unit } = this.#interval;
     if (done === this.#last) return false;
     if (unit === 'minutes') return performance.now() - this.#time >= every * 60_000;
-    return done % (unit === 'steps' ? every : every * this.stepsPerEpoch) === 0;
+    const steps = unit === 'steps' ? every : every * this.stepsPerEpoch;
+    return Math.floor(done / steps) > Math.floor(this.#last / steps);
   }
 
   saved(done: number): void {

@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { defineLoss, defineMetric } from '../../../src/extend.js';
 import { loadModel, saveModel } from '../../../src/graph/files.js';
+import { Model } from '../../../src/graph/ir.js';
 import { encodeModel } from '../../../src/graph/proto/codec.js';
 import {
+  type FitOptions,
   fit as fitModel,
   inject,
   openData,
@@ -14,6 +16,8 @@ import {
   type TrainEvent,
   toTensor,
 } from '../../../src/internal.js';
+import { isInjected } from '../../../src/passes/file/step-metadata.js';
+import { localCollectives } from '../../../src/runtime/collective/local.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { writeNpz } from '../../../src/runtime/data/npz.js';
 import { readRun } from '../../../src/runtime/train/run-state.js';
@@ -257,4 +261,35 @@ it('waits for no data that are in memory', async () => {
   };
   await fitModel(mlp(), TRAIN, { ...CE, epochs: 2, onEvent });
   expect(waits).toEqual([0, 0]);
+});
+
+it.each<[string, FitOptions]>([
+  ['average their parameters', { syncEvery: 3, outerLr: 0.7, outerMomentum: 0.9 }],
+  ['divide the optimizer', { shardOptimizer: true }],
+])('ranks %s, and all return the best model and the state', async (_, how) => {
+  const on = (size: number, start: Parameters<typeof fitModel>[0], epochs: number, more: FitOptions = how) =>
+    Promise.all(
+      localCollectives(size).map(async collective => {
+        const options = { ...(start instanceof Model && isInjected(start) ? { batchSize: 8 } : CE), ...more };
+        return fitModel(start, TRAIN, {
+          ...options,
+          epochs,
+          seed: 3,
+          validation: VAL,
+          threads: 1,
+          collective,
+        });
+      }),
+    );
+  const ranks = await on(2, mlp(), 2);
+  const half = await on(2, mlp(), 1);
+  const again = await on(2, half[1]!.state, 2);
+  for (const result of [...ranks, ...again]) {
+    expect(weights(result.state)).toEqual(weights(ranks[0]!.state));
+    expect(weights(result.model)).toEqual(weights(ranks[0]!.model));
+    expect(result.best).toEqual(ranks[0]!.best);
+  }
+  const whole = await on(2, mlp(), 2, {});
+  if (how.shardOptimizer) expect(weights(ranks[1]!.state)).toEqual(weights(whole[0]!.state));
+  else expect(weights(ranks[1]!.state)).not.toEqual(weights(whole[0]!.state));
 });

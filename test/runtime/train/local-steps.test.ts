@@ -1,13 +1,17 @@
 /** Ranks that train for themselves and take the mean of their parameters now and then. */
 import { describe, expect, it } from 'vitest';
 import { withInitializers } from '../../../src/graph/clone.js';
+import { AgdError } from '../../../src/graph/errors.js';
 import type { Model } from '../../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { outerMomentumOf } from '../../../src/passes/file/outer-momentum.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { localCollectives } from '../../../src/runtime/collective/local.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
 import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
+import { fit as fitModel } from '../../../src/runtime/train/fit.js';
 import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
 import { trainingLoop } from '../../../src/runtime/train/training-loop.js';
 import { floatsOf, ints } from '../../ops/vjp.js';
@@ -124,12 +128,15 @@ describe('ranks that train for themselves', () => {
     expect(states[0]!.get('step')!.numbers()).toEqual([6]);
   });
 
-  it('have the same whole state after an epoch, from which a run can be resumed', async () => {
+  it.each<[string, Partial<TrainerOptions>]>([
+    ['', {}],
+    [', the momentum of the outer optimizer included', { outerLr: 0.7, outerMomentum: 0.9 }],
+  ])('have the same whole state after an epoch, from which a run can be resumed%s', async (_, outer) => {
     const options: InjectOptions = { ...SGD, optimizer: { lr: 0.05, delta: 0.1 }, ema: 0.9 };
     const run = (model: Model, epochs: number) =>
       Promise.all(
         localCollectives(3).map(async collective => {
-          const trainer = await Trainer.create(model, { collective, syncEvery: 3, threads: 1 });
+          const trainer = await Trainer.create(model, { collective, syncEvery: 3, ...outer, threads: 1 });
           const data = bindData(mlpData(22), trainer.inputs, { labels: ['target'] });
           const loop = { epochs, batchSize: 4, seed: 2, validation: data };
           const events = await collect(trainingLoop(trainer, data, loop));
@@ -141,7 +148,11 @@ describe('ranks that train for themselves', () => {
     const start = await injected(options);
     const whole = await run(start, 2);
     const half = await run(start, 1);
-    const resumed = await run(half[2]!.snapshot, 2);
+    const resumed = await run(decodeModel(encodeModel(half[2]!.snapshot)), 2);
+    const saved = [...outerMomentumOf(half[2]!.snapshot).values()];
+    expect(saved.map(t => t.numbers().some(x => x !== 0))).toEqual(
+      outer.outerMomentum ? [...Array(4)].fill(true) : [],
+    );
     const state = (model: Model) => bits(new Map([...model.graph.initializers].map(([v, t]) => [v.name, t])));
     for (const { snapshot } of [...whole, ...resumed])
       expect(state(snapshot)).toEqual(state(whole[0]!.snapshot));
@@ -213,6 +224,96 @@ describe('ranks that train for themselves', () => {
     for (const state of states) expect(state).toEqual({ batchCount: 5, stepCount: 4, skippedCount: 1 });
   });
 
+  it('count batches alike where one of them skipped a part of an update', async () => {
+    const model = await injected({ ...SGD, onNonfinite: 'skip', accumulate: 2 });
+    const bad = new Map([
+      [1, [0]],
+      [4, [1, 0]],
+      [5, [1]],
+    ]);
+    for (const steps of [2, 3, 4, 5, 6, 7]) {
+      const states = await Promise.all(
+        localCollectives(2).map(async collective => {
+          const trainer = await Trainer.create(model, { collective, syncEvery: 3, threads: 1 });
+          for (let step = 0; step < steps; step++) {
+            const feeds = partOf(step, [4, 4], collective.rank);
+            const x = Tensor.filled('float32', feeds.x!.dims, Number.NaN);
+            await trainer.steps(bad.get(step)?.includes(collective.rank) ? { ...feeds, x } : feeds);
+          }
+          await trainer.settle();
+          const { batchCount, state } = trainer;
+          await trainer.release();
+          return { batchCount, state: bits(state) };
+        }),
+      );
+      for (const { batchCount } of states) expect(batchCount, `after ${steps}`).toBe(steps);
+      expect(states[1]!.state).toEqual(states[0]!.state);
+    }
+  });
+
+  it('all stop at a step of one of them that is not finite, with the mean of what was good', async () => {
+    const model = await injected();
+    const ends = await Promise.all(
+      localCollectives(3).map(async collective => {
+        const trainer = await Trainer.create(model, { collective, syncEvery: 4, threads: 1 });
+        let error: unknown;
+        try {
+          for (let step = 0; step < 8; step++) {
+            const feeds = partOf(step, [4, 4, 4], collective.rank);
+            const x = Tensor.filled('float32', feeds.x!.dims, Number.NaN);
+            await trainer.steps(step === 5 && collective.rank === 1 ? { ...feeds, x } : feeds);
+          }
+        } catch (thrown) {
+          error = thrown;
+        }
+        await trainer.settle();
+        const saved = new Map([...trainer.snapshot().graph.initializers].map(([v, t]) => [v.name, t]));
+        await trainer.release();
+        return { error: error as AgdError, saved };
+      }),
+    );
+    for (const { error, saved } of ends) {
+      expect(error).toBeInstanceOf(AgdError);
+      expect(error.code).toBe('non-finite');
+      expect(error.message).toBe(
+        "Rank 1: Loss is NaN at step 6: the data for 'x' are not finite. The state is the mean over the ranks of their last good steps; try a smaller --lr.",
+      );
+      expect(bits(saved)).toEqual(bits(ends[0]!.saved));
+      expect([...saved.values()].flatMap(t => t.numbers()).every(Number.isFinite)).toBe(true);
+    }
+  });
+
+  it('send nothing between two means', async () => {
+    const start = await injected();
+    const sent: string[][] = [[], []];
+    await Promise.all(
+      localCollectives(2).map(async inner => {
+        const collective = new Proxy(inner, {
+          get(target, key) {
+            const value = Reflect.get(target, key, target);
+            if (typeof value !== 'function') return value;
+            return (...args: unknown[]) => {
+              sent[inner.rank]!.push(String(key));
+              return value.apply(target, args);
+            };
+          },
+        });
+        const options = { collective, syncEvery: 4, batchSize: 4, seed: 1, threads: 1 };
+        const told: number[] = [];
+        await fitModel(start, mlpData(32), {
+          ...options,
+          onEvent: e => e.type === 'step' && told.push(sent[0]!.length),
+        });
+        // Eight steps: after the 4th, and at the end.
+        const between = told.slice(1).map((n, i) => n - told[i]!);
+        expect(between.slice(0, 2)).toEqual([0, 0]);
+        expect(between.slice(4, 6)).toEqual([0, 0]);
+        expect(between[2]! + between[3]!).toBeGreaterThan(0);
+      }),
+    );
+    expect(sent[1]).toEqual(sent[0]);
+  });
+
   it('cannot divide the optimizer, nor send float16', async () => {
     const model = await injected();
     const [collective] = localCollectives(1);
@@ -220,6 +321,11 @@ describe('ranks that train for themselves', () => {
     await expect(create({ syncEvery: 2, shardOptimizer: true })).rejects.toThrow('with shardOptimizer');
     await expect(create({ syncEvery: 2, compress: 'fp16' })).rejects.toThrow('with compress');
     await expect(create({ outerLr: 0.5 })).rejects.toThrow('need syncEvery');
+    await expect(create({ syncEvery: 0 })).rejects.toThrow('at least 1, not 0');
+    for (const name of ['syncEvery', 'shardOptimizer', 'compress'])
+      await expect(Trainer.create(model, { [name]: 2 })).rejects.toThrow(
+        `${name} is for distributed training`,
+      );
   });
 
   it('that differ cannot be saved', async () => {

@@ -18,7 +18,9 @@ import {
   type SplitTable,
   splitStep as splitStepPass,
 } from './passes/run/split-step.js';
+import type { Source } from './runtime/data/source.js';
 import { sessionShapes } from './runtime/session.js';
+import type { ColumnSummary, Suggestion } from './runtime/suggest-config.js';
 
 export { AgdError, type ErrorCode } from './graph/errors.js';
 export { loadModel, saveModel } from './graph/files.js';
@@ -97,6 +99,7 @@ export { trainInWorker } from './runtime/train/worker.js';
 export type {
   AdaptOptions,
   AdaptReport,
+  ColumnSummary,
   DerivativeModel,
   DerivativeOptions,
   Exchanged,
@@ -110,6 +113,7 @@ export type {
   PlainStep,
   SplitStep,
   SplitTable,
+  Suggestion,
 };
 
 /**
@@ -142,6 +146,42 @@ export function differentiate(model: Model, options: DerivativeOptions): Promise
 /** The contents of a model, and what training it requires. */
 export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
   return inspectPass(model, options, sessionShapes);
+}
+
+/**
+ * What a first training run of a model file on files of records needs: target, loss, and which columns feed what. `label` is
+ * the target column where it is known. Throws as reading does, `missing-data` where no column can be the target.
+ */
+export const suggest = (
+  model: string,
+  data: string | readonly string[],
+  label?: string,
+): Promise<Suggestion> =>
+  reading(data, async source =>
+    (await import('./runtime/suggest-config.js')).suggestTraining(model, source, label),
+  );
+
+/** What the columns of files of records hold. Throws as reading does, `bad-data` for files of arrays. */
+export const describeColumns = (data: string | readonly string[]): Promise<ColumnSummary[]> =>
+  reading(data, async source => (await import('./runtime/suggest-config.js')).summarize(source));
+
+async function reading<T>(
+  data: string | readonly string[],
+  action: (source: Source) => Promise<T>,
+): Promise<T> {
+  const { openRecords } = await import('./runtime/data/open.js');
+  const source = await openRecords(data);
+  try {
+    return await action(source);
+  } finally {
+    await source.close();
+  }
+}
+
+/** Writes the adapters of a training state to an .onnx_adapter file of ONNX Runtime. Throws `bad-option` where it has none. */
+export async function saveAdapters(state: Model, path: string): Promise<void> {
+  const { writeOnnxAdapter } = await import('./runtime/formats/onnx-adapter.js');
+  await writeOnnxAdapter(state, path);
 }
 
 /** The step of an injected model with its state as plain inputs and outputs, or so many steps in one run; see `PlainStep`. */

@@ -6,6 +6,8 @@ const root = join(import.meta.dirname, '../..');
 const publicDir = join(import.meta.dirname, 'public');
 mkdirSync(publicDir, { recursive: true });
 copyFileSync(join(root, 'models/lenet.onnx'), join(publicDir, 'lenet.onnx'));
+for (const part of ['train', 'test'])
+  copyFileSync(join(root, `models/mnist/${part}.npz`), join(publicDir, `digits-${part}.npz`));
 
 export default defineConfig({
   root: import.meta.dirname,

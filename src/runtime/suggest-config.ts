@@ -157,7 +157,8 @@ async function outputOf(model: Model): Promise<Output> {
 const isOnly = ({ graph: { outputs } }: Model, name: string) =>
   outputs.length === 1 && outputs[0]!.name === name;
 
-async function summarize(source: Source): Promise<ColumnSummary[]> {
+/** What the columns of records hold, as far as their first rows tell. Throws as reading does. */
+export async function summarize(source: Source): Promise<ColumnSummary[]> {
   const seen = source.fields.map(field => ({
     field,
     values: new Set<unknown>(),

@@ -2,6 +2,7 @@
 import type * as ort from 'onnxruntime-node';
 import { AgdError } from '../graph/errors.js';
 import { files } from './files.js';
+import { setImmediate } from './node/globals.js';
 
 /** onnxruntime-web, or any package with the interface of onnxruntime-common. */
 export type Runtime = Pick<typeof ort, 'InferenceSession' | 'Tensor'> & {
@@ -36,11 +37,19 @@ const providers = ({ executionProviders = [] }: Options) =>
   );
 
 export const InferenceSession = {
-  create: (model: Uint8Array | string, options: Options): Promise<ort.InferenceSession> =>
-    runtime().InferenceSession.create(typeof model === 'string' ? files.read(model) : model, {
-      ...options,
-      executionProviders: providers(options) as Options['executionProviders'],
-    }),
+  async create(model: Uint8Array | string, options: Options): Promise<ort.InferenceSession> {
+    const session = await runtime().InferenceSession.create(
+      typeof model === 'string' ? files.read(model) : model,
+      { ...options, executionProviders: providers(options) as Options['executionProviders'] },
+    );
+    const run = session.run.bind(session) as (...args: unknown[]) => ReturnType<typeof session.run>;
+    // WebAssembly computes in the calling thread: messages and timers, such as a request to stop, come between two runs.
+    const afterMessages = async (...args: unknown[]) => {
+      await new Promise<void>(resolve => setImmediate(resolve));
+      return run(...args);
+    };
+    return Object.assign(session, { run: afterMessages });
+  },
 };
 
 /** Makes tensors of the chosen runtime. */

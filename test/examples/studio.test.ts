@@ -1,58 +1,221 @@
-/** The studio is built, trains in headless Chromium, and its download runs in Node. */
+/** The studio is built, trains in headless Chromium, keeps its run, and its downloads run in Node. */
 import { execFileSync } from 'node:child_process';
-import { createReadStream, existsSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { extname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
-import { chromium } from 'playwright-core';
-import { expect, it } from 'vitest';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { type PreviewServer, preview } from 'vite';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { encodeModel } from '../../src/graph/proto/codec.js';
+import { Sketch } from '../sample.js';
+
+/** What the tests read of the page. */
+type Shown = {
+  readonly id: string;
+  readonly textContent: string | null;
+  readonly outerHTML: string;
+  readonly ariaLabel: string | null;
+  readonly labels?: ArrayLike<Shown>;
+  getAttribute(name: string): string | null;
+};
+declare const document: {
+  querySelector(selector: string): Shown | null;
+  querySelectorAll(selector: string): Iterable<Shown> & { length: number };
+  documentElement: { scrollWidth: number; clientWidth: number; lang: string };
+};
 
 const ROOT = join(import.meta.dirname, '../..');
-const CHROMIUM = '/usr/bin/chromium';
-const TYPES: Record<string, string> = {
-  '.html': 'text/html',
-  '.js': 'text/javascript',
-  '.css': 'text/css',
-  '.wasm': 'application/wasm',
-};
-if (!existsSync(CHROMIUM))
+const CONFIG = join(ROOT, 'examples/studio/vite.config.ts');
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const hasChromium = existsSync(CHROMIUM);
+if (!hasChromium)
   console.log('skipped: the studio trains: there is no Chromium (Debian: apt-get install chromium)');
 
-it.skipIf(!existsSync(CHROMIUM))(
-  'the studio trains digits, and its download runs',
-  { timeout: 90_000 },
-  async () => {
-    execFileSync(
-      process.execPath,
-      ['node_modules/vite/bin/vite.js', 'build', '-c', 'examples/studio/vite.config.ts'],
-      { cwd: ROOT, stdio: 'pipe' },
+/** x[batch,2] -> scores[batch,3]. */
+function classifier(): Buffer {
+  const s = new Sketch();
+  const hidden = s.add(
+    'Relu',
+    [s.add('MatMul', [s.input('x', ['batch', 2]), s.weight('w1', [2, 8])], 'h')],
+    'relu',
+  );
+  return Buffer.from(encodeModel(s.model([s.add('MatMul', [hidden, s.weight('w2', [8, 3])], 'scores')])));
+}
+
+/** Three classes that lie apart. */
+function table(): Buffer {
+  const names = ['low', 'middle', 'high'];
+  const rows = Array.from({ length: 60 }, (_, i) => {
+    const at = i % 3;
+    return `${at - 1 + ((i * 7) % 11) / 40},${1 - at * at + ((i * 5) % 13) / 40},${names[at]}`;
+  });
+  return Buffer.from(`a,b,size\n${rows.join('\n')}\n`);
+}
+
+const file = (name: string, buffer: Buffer) => ({ name, mimeType: 'application/octet-stream', buffer });
+
+describe.skipIf(!hasChromium)('the studio', () => {
+  let [browser, server]: [Browser?, PreviewServer?] = [];
+  let page: Page;
+  let url = '';
+  const requests: string[] = [];
+  const text = (selector: string) => page.textContent(selector);
+  /** Until the status is such, or there is an error. */
+  const until = (status: RegExp) =>
+    page.waitForFunction(
+      pattern =>
+        document.querySelector('#error')!.textContent ||
+        new RegExp(pattern).test(document.querySelector('#status')!.textContent!),
+      status.source,
+      { timeout: 60_000 },
     );
-    const server = createServer((request, response) => {
-      const file = join(ROOT, 'dist/studio', request.url === '/' ? 'index.html' : request.url!);
-      if (!existsSync(file)) return void response.writeHead(404).end();
-      response.writeHead(200, { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream' });
-      createReadStream(file).pipe(response);
-    }).listen(0, '127.0.0.1');
-    const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
-    try {
-      const page = await browser.newPage({ viewport: { width: 380, height: 700 } });
-      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-      await page.fill('#epochs', '2');
-      await page.click('#train');
-      await page.waitForSelector('#download:not([disabled])');
-      expect(await page.textContent('#status')).toMatch(/^Trained: 20 steps, loss \d/);
-      expect(await page.textContent('#error')).toBe('');
-      const points = await page.locator('polyline').getAttribute('points');
-      expect(points!.split(' ')).toHaveLength(20);
-      const [download] = await Promise.all([page.waitForEvent('download'), page.click('#download')]);
-      const session = await InferenceSession.create(await download.path());
-      const input = new Tensor('float32', new Float32Array(28 * 28), [1, 1, 28, 28]);
-      const outputs = await session.run({ [session.inputNames[0]!]: input });
-      expect(outputs[session.outputNames[0]!]!.dims).toEqual([1, 10]);
-    } finally {
-      await browser.close();
-      server.close();
-    }
-  },
-);
+  const downloaded = async (button: string) => {
+    const [download] = await Promise.all([page.waitForEvent('download'), page.click(button)]);
+    return (await download.path())!;
+  };
+
+  beforeAll(async () => {
+    for (const command of [
+      ['node_modules/typescript/bin/tsc', '-p', 'examples/studio'],
+      ['node_modules/vite/bin/vite.js', 'build', '-c', CONFIG],
+    ])
+      execFileSync(process.execPath, command, { cwd: ROOT, stdio: 'pipe' });
+    server = await preview({
+      configFile: CONFIG,
+      logLevel: 'error',
+      preview: { port: 0, host: '127.0.0.1' },
+    });
+    url = server.resolvedUrls!.local[0]!;
+    browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
+    page = await browser.newPage({ viewport: { width: 380, height: 800 } });
+    page.on('request', request => requests.push(request.url()));
+    await page.goto(url);
+    await until(/^Ready/);
+  }, 60_000);
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  it('is painted', async () => {
+    const paint = await page.evaluate(
+      () => performance.getEntriesByName('first-contentful-paint')[0]?.startTime,
+    );
+    console.log(`first paint of the studio: ${paint?.toFixed(0)} ms`);
+    expect(paint).toBeGreaterThan(0);
+  });
+
+  it('trains on digits, is paused, and goes on after it was closed', { timeout: 90_000 }, async () => {
+    await page.click('#train');
+    await until(/step ([3-9]|\d\d+) of/);
+    await page.click('#pause');
+    await until(/^Paused/);
+    expect(await text('#error')).toBe('');
+    const paused = (await text('#status'))!;
+    expect(paused).toMatch(/^Paused after \d+ steps/);
+    expect(await page.getAttribute('#curve svg', 'aria-label')).toMatch(/^Training loss from 2\.3/);
+    const points = (await page.getAttribute('#curve .train', 'points'))!.split(' ');
+    expect(points.length).toBeGreaterThan(1);
+
+    await page.reload();
+    await until(/^Paused/);
+    expect(await text('#status')).toBe(paused);
+    await page.click('#train');
+    const steps = Number(/\d+/.exec(paused));
+    await page.waitForFunction(
+      before => Number(/step (\d+)/.exec(document.querySelector('#status')!.textContent!)?.[1]) > before,
+      steps,
+    );
+    await page.click('#pause');
+    await until(/^Paused/);
+
+    const session = await InferenceSession.create(await downloaded('#download-model'));
+    const { logits } = await session.run({
+      input: new Tensor('float32', new Float32Array(784), [1, 1, 28, 28]),
+    });
+    expect(logits!.dims).toEqual([1, 10]);
+  });
+
+  it('says what a drawing is, and learns it', { timeout: 60_000 }, async () => {
+    await page.click('#teach button:nth-child(2)');
+    expect(await text('#error')).toBe('Draw a digit first.');
+    const { x, y, width } = (await page.locator('#canvas').boundingBox())!;
+    await page.mouse.move(x + width / 2, y + 20);
+    await page.mouse.down();
+    await page.mouse.move(x + width / 2, y + width - 20, { steps: 5 });
+    await page.mouse.up();
+    await page.waitForFunction(() => /%/.test(document.querySelector('#bars')!.textContent!));
+    const shares = (await page.locator('#bars li > :last-child').allTextContents()).map(Number.parseFloat);
+    expect(shares.reduce((a, b) => a + b)).toBeGreaterThan(90);
+    await page.click('#teach button:nth-child(2)');
+    await until(/step \d/);
+    await page.click('#pause');
+    await until(/^Paused/);
+    expect(await text('#facts')).toContain('Drawings1');
+  });
+
+  it('trains a model on a table, with a new head', { timeout: 60_000 }, async () => {
+    await page.setInputFiles('#choose-files', [file('own.onnx', classifier()), file('sizes.csv', table())]);
+    await until(/^Ready/);
+    expect(await text('#facts')).toContain('sizes.csv, 60 samples');
+    expect(await text('#hint')).toContain('cross-entropy');
+    await page.fill('[name=lr]', '0.05');
+    await page.selectOption('[name=optimizer]', 'adamw');
+    await page.fill('[name=epochs]', '20');
+    await page.waitForURL(/\?optimizer=adamw&lr=0\.05&epochs=20$/);
+    await page.click('#train');
+    await until(/^Trained/);
+    expect(await text('#error')).toBe('');
+    expect(await text('#status')).toMatch(
+      /^Trained after 60 steps, 20 epochs: validation accuracy \d+\.\d %$/,
+    );
+    expect(await page.locator('#confusion th[scope=row]').allTextContents()).toEqual([
+      'high',
+      'low',
+      'middle',
+    ]);
+    expect(await page.locator('#worst li').count()).toBe(12);
+    const session = await InferenceSession.create(await downloaded('#download-model'));
+    const { scores } = await session.run({ x: new Tensor('float32', new Float32Array(4), [2, 2]) });
+    expect(scores!.dims).toEqual([2, 3]);
+  });
+
+  it('says in a line what is wrong with a file', async () => {
+    await page.setInputFiles('#choose-files', [file('bad.onnx', classifier().subarray(0, 60))]);
+    await until(/never/);
+    const error = (await text('#error'))!;
+    expect(error).toContain('bad.onnx');
+    expect(error).not.toMatch(/\n|\/studio|undefined/);
+    await page.setInputFiles('#choose-files', [file('notes.doc', Buffer.from('x'))]);
+    await page.waitForFunction(() => /notes\.doc/.test(document.querySelector('#error')!.textContent!));
+  });
+
+  it('can be used with a screen reader and on a phone', async () => {
+    const found = await page.evaluate(() => {
+      const controls = [...document.querySelectorAll('button, input, select')];
+      const unnamed = controls.filter(
+        control =>
+          !control.labels?.[0]?.textContent?.trim() && !control.textContent?.trim() && !control.ariaLabel,
+      );
+      const ids = [...document.querySelectorAll('[id]')].map(({ id }) => id);
+      const pictures = [...document.querySelectorAll('[role=img]')];
+      return {
+        unnamed: unnamed.map(({ outerHTML }) => outerHTML),
+        headings: document.querySelectorAll('h1').length,
+        repeated: ids.filter((id, i) => ids.indexOf(id) !== i),
+        silent: pictures.filter(picture => !picture.getAttribute('aria-label')).length,
+        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        language: document.documentElement.lang,
+      };
+    });
+    expect(found).toEqual({
+      ...{ unnamed: [], headings: 1, repeated: [], silent: 0, overflow: 0, language: 'en' },
+    });
+  });
+
+  it('asks nobody else', () => {
+    const own = (request: string) => request.startsWith(url) || /^(blob|data):/.test(request);
+    expect(requests.filter(request => !own(request))).toEqual([]);
+    expect(requests.length).toBeGreaterThan(5);
+  });
+});

@@ -86,6 +86,16 @@ describe('on WebAssembly', () => {
     expect(history.losses).toHaveLength(2);
   });
 
+  it('finds images in the folders of their classes', async () => {
+    for (const name of ['cats/1.png', 'cats/old/2.png', 'dogs/1.png'])
+      await web.files.write(`/pets/${name}`, Uint8Array.of(1));
+    const columns = await web.describeColumns('/pets');
+    expect(columns.map(({ column, rows, distinct }) => [column, rows, distinct])).toEqual([
+      ['image', 3, undefined],
+      ['label', 3, 2],
+    ]);
+  });
+
   it('reads tables, compressed ones too', async () => {
     const rows = Array.from({ length: 40 }, (_, i) => `${i},${(i * 7) % 5},${i % 2 ? 'yes' : 'no'}`);
     const csv = `a,b,answer\n${rows.join('\n')}\n`;

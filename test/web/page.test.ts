@@ -83,6 +83,42 @@ describe.skipIf(!hasChromium())('a page', () => {
     for (const [i, loss] of found.entries()) expect(loss).toBeCloseTo(history.losses[i]!, 4);
   });
 
+  it('stops where it is asked to between two steps', { timeout: 120_000 }, async () => {
+    const { model, data } = CASES['a model with Dropout'];
+    const page = await openPage();
+    const { reason, steps } = await page.tab.evaluate(
+      async ({ model: bytes, x, target }) => {
+        const { inPage } = globalThis as unknown as { inPage: typeof InPage };
+        await inPage.files.write(
+          '/model.onnx',
+          Uint8Array.from(atob(bytes), c => c.charCodeAt(0)),
+        );
+        const arrays = {
+          x: inPage.Tensor.from('float32', [32, 4], Float32Array.from(x)),
+          target: inPage.Tensor.from('int64', [32], BigInt64Array.from(target, BigInt)),
+        };
+        const signal = { aborted: false };
+        const onEvent = ({ type }: { type: string }) => {
+          if (type === 'start')
+            setTimeout(() => {
+              signal.aborted = true;
+            });
+        };
+        const how = { loss: 'cross-entropy', batchSize: 1, epochs: 1000, signal, onEvent } as const;
+        const found = await inPage.fit('/model.onnx', arrays, how);
+        return { reason: found.reason, steps: found.history.losses.length };
+      },
+      {
+        model: Buffer.from(model).toString('base64'),
+        x: [...(data.x.data as Float32Array)],
+        target: [...(data.target.data as BigInt64Array)].map(Number),
+      },
+    );
+    await page.close();
+    expect(reason).toBe('signal');
+    expect(steps).toBeLessThan(32_000);
+  });
+
   it('goes on from a state that it kept in the storage of the browser', { timeout: 120_000 }, async () => {
     const { model, data } = CASES['a model with Dropout'];
     const given = {

@@ -1,6 +1,6 @@
 /** Stands in for `node:fs/promises`, as far as the library uses it. */
 import { Buffer } from 'buffer';
-import { resolve } from 'pathe';
+import { join, relative, resolve } from 'pathe';
 import { changed } from '../mounts.js';
 import * as fs from './fs.js';
 import {
@@ -84,11 +84,20 @@ export async function writeFile(path: string, contents: Uint8Array | string): Pr
   await file.close();
 }
 
-export async function readdir(path: string, { withFileTypes = false } = {}) {
-  const entries = [...existingFolder(path, 'scandir').children];
+type Entry = ReturnType<typeof fs.statsOf> & { name: string; parentPath: string };
+
+function entriesOf(path: string, recursive: boolean): Entry[] {
+  return [...existingFolder(path, 'scandir').children].flatMap(([name, entry]) => [
+    { name, parentPath: path, ...fs.statsOf(entry) },
+    ...(recursive && entry.kind === 'folder' ? entriesOf(join(path, name), true) : []),
+  ]);
+}
+
+export async function readdir(path: string, { withFileTypes = false, recursive = false } = {}) {
+  const entries = entriesOf(path, recursive);
   return withFileTypes
-    ? entries.map(([name, entry]) => ({ name, parentPath: path, ...fs.statsOf(entry) }))
-    : entries.map(([name]) => name);
+    ? entries
+    : entries.map(({ name, parentPath }) => relative(path, join(parentPath, name)));
 }
 
 export async function rename(from: string, to: string): Promise<void> {

@@ -2,7 +2,7 @@
  * Reads and writes messages by a table of their fields. Nothing is compiled at run time, which pages under a strict
  * content security policy forbid.
  */
-import protobuf from 'protobufjs/minimal.js';
+import { ByteReader, ByteWriter, type Int64 } from './bytes.js';
 
 /** Messages by name: the fields of each, with their types (`float`, `int64[]`, `NodeProto` ...) and numbers. */
 export type Schema = Readonly<Record<string, Readonly<Record<string, readonly [type: string, id: number]>>>>;
@@ -62,12 +62,12 @@ export class Interpreter {
   /** The message of this type; what the schema does not know is in `$unknowns`, tags included. Bytes are views. */
   read(name: string, bytes: Uint8Array): object {
     // A Buffer's own slice() would not copy, so views must be of the plain kind.
-    const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
-    return new MessageReader(reader).message(this.#types.get(name)!, reader.len);
+    const reader = new ByteReader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    return new MessageReader(reader).message(this.#types.get(name)!, reader.end);
   }
 
   write(name: string, message: object): Uint8Array {
-    const writer = protobuf.Writer.create();
+    const writer = new ByteWriter();
     new MessageWriter(writer).message(this.#types.get(name)!, message as Tree);
     return writer.finish();
   }
@@ -75,15 +75,15 @@ export class Interpreter {
 
 class MessageReader {
   #depth = 0;
-  constructor(private readonly reader: protobuf.Reader) {}
+  constructor(private readonly reader: ByteReader) {}
 
   /** The message that ends at `end`, or its fields added to `into`. */
   message(type: MessageType, end: number, into: Tree = new type.Shape()): Tree {
     const { reader } = this;
-    const limit = reader.len;
-    if (this.#depth > DEPTH) throw new Error('max depth exceeded');
-    if (end > limit) throw new RangeError('index out of range');
-    reader.len = end;
+    const limit = reader.end;
+    if (this.#depth > DEPTH) throw new Error('messages are nested too deep');
+    if (end > limit) throw new RangeError('a value ends beyond its message');
+    reader.end = end;
     while (reader.pos < end) {
       const start = reader.pos;
       const tag = reader.tag();
@@ -94,14 +94,13 @@ class MessageReader {
         else into[field.name] = [this.#value(field)];
       } else if (field?.isPackable && (tag & 7) === BYTES) {
         into[field.name] ??= [];
-        this.#packed(field, into[field.name] as number[]);
+        this.#packed(field, into[field.name] as unknown[]);
       } else {
-        reader.skipType(tag & 7, this.#depth, tag >>> 3);
-        keepUnknown(into, reader.raw(start, reader.pos));
+        reader.skip(tag, DEPTH - this.#depth);
+        keepUnknown(into, reader.since(start));
       }
     }
-    if (reader.pos !== end) throw new RangeError('index out of range');
-    reader.len = limit;
+    reader.end = limit;
     return into;
   }
 
@@ -110,11 +109,11 @@ class MessageReader {
     const { reader } = this;
     switch (scalar) {
       case 'string':
-        return reader.stringVerify();
+        return reader.string();
       case 'bytes':
-        return reader.bytes();
+        return reader.bytesField();
       case 'int64':
-        return isOneByte(reader) ? reader.buf[reader.pos++] : reader.int64();
+        return reader.int64();
       case 'int32':
         return reader.int32();
       case 'float':
@@ -127,15 +126,16 @@ class MessageReader {
     return content;
   }
 
-  #packed({ scalar }: Field, list: number[]): void {
-    if (scalar === 'float') this.reader.floats(list);
-    else if (scalar === 'int64') this.reader.int64s(list as never);
-    else this.reader.int32s(list);
+  #packed(field: Field, list: unknown[]): void {
+    const { reader } = this;
+    const limit = reader.end;
+    const end = reader.size() + reader.pos;
+    if (end > limit) throw new RangeError('a value ends beyond its message');
+    reader.end = end;
+    while (reader.pos < end) list.push(this.#value(field));
+    reader.end = limit;
   }
 }
-
-/** Most integers are so small; protobufjs makes two objects of each. */
-const isOneByte = ({ buf, pos, len }: protobuf.Reader) => pos < len && buf[pos]! < 0x80;
 
 /** Not enumerable, so that a message's keys are its fields. */
 function keepUnknown(message: Tree, bytes: Uint8Array): void {
@@ -145,10 +145,10 @@ function keepUnknown(message: Tree, bytes: Uint8Array): void {
 
 class MessageWriter {
   #depth = 0;
-  constructor(private readonly writer: protobuf.Writer) {}
+  constructor(private readonly writer: ByteWriter) {}
 
   message(type: MessageType, message: Tree): void {
-    if (this.#depth > DEPTH) throw new Error('max depth exceeded');
+    if (this.#depth > DEPTH) throw new Error('messages are nested too deep');
     for (const field of type.fields) {
       const value = message[field.name];
       if (value === undefined || value === null) continue;
@@ -165,10 +165,10 @@ class MessageWriter {
         writer.string(value as string);
         return;
       case 'bytes':
-        writer.bytes(value as Uint8Array);
+        writer.bytesField(value as Uint8Array);
         return;
       case 'int64':
-        writer.int64(value as number);
+        writer.int64(value as Int64);
         return;
       case 'int32':
         writer.int32(value as number);

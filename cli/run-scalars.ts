@@ -11,8 +11,12 @@ export const LOSS = { train: 'loss/train', epoch: 'loss/train_epoch', validation
 /** What a step or an epoch has told in numbers; nothing of other events. */
 export function scalarsOf(event: TrainEvent, stepsPerEpoch: number): Scalars | undefined {
   if (event.type === 'step') {
-    const { epoch, time, loss, lr, gradNorm } = event;
-    const values = present({ [LOSS.train]: loss, lr, grad_norm: gradNorm });
+    const { epoch, time, loss, lr, gradNorm, lossScale, skipped } = event;
+    const values = present({
+      ...{ [LOSS.train]: loss, lr, grad_norm: gradNorm, loss_scale: lossScale },
+      // Most runs skip nothing.
+      skipped: skipped || undefined,
+    });
     return { epoch, step: (epoch - 1) * stepsPerEpoch + event.step, time, values };
   }
   if (event.type !== 'epoch') return undefined;

@@ -27,8 +27,8 @@ export async function handler({ model: path, out: given, ...args }: Args): Promi
   const { differentiate, loadModel, saveModel } = await import('../../src/internal.js');
   const out = given ?? path.replace(/(\.onnx)?$/, '.grad.onnx');
   checkOutputs([out], [path]);
-  const { of, wrt, mode, loss, straightThrough, dumpPasses } = args;
-  const options = { of, wrt, mode, loss, straightThrough, dumpPasses };
+  const { of, wrt, mode, loss, straightThrough, provider, dumpPasses } = args;
+  const options = { of, wrt, mode, loss, straightThrough, provider, dumpPasses };
   const { model, directions, results, warnings } = await differentiate(await loadModel(path), options);
   for (const text of warnings) print(`warning: ${text}`);
   for (const { of, input } of directions) print(`input   ${input}: direction of ${of}`);

@@ -9,6 +9,9 @@ export type StepStatus = {
   loss: number;
   smoothedLoss: number;
   lr?: number;
+  lossScale?: number;
+  /** Batches so far that changed nothing. */
+  skipped?: number;
   samplesPerSecond: number;
   secondsLeft: number;
 };
@@ -70,6 +73,7 @@ export function plainLines({ stream, unit, epochs, stepsPerEpoch, now }: Display
         `loss ${formatLoss(smoothedLoss)}`,
         `${formatCount(samplesPerSecond)} samples/s`,
         left,
+        ...scaleOf(status),
       ];
       print(fields.join('  '));
     },
@@ -141,8 +145,15 @@ function fields(
     [[`${formatCount(samplesPerSecond)} samples/s`, 'dim']],
     [[`last loss ${formatLoss(loss)}`, 'dim']],
     ...(lr === undefined ? [] : [[[`lr ${formatNumber(lr)}`, 'dim'] as const]]),
+    ...scaleOf(status).map((text): Segment[] => [[text, 'dim']]),
   ];
 }
+
+/** What becomes of gradients that overflow. */
+const scaleOf = ({ lossScale, skipped }: StepStatus): string[] => [
+  ...(lossScale === undefined ? [] : [`loss scale ${formatNumber(lossScale)}`]),
+  ...(skipped ? [`${skipped} skipped`] : []),
+];
 
 /** A bar in half-character steps. */
 function bar(share: number, width: number): Segment[] {

@@ -3,7 +3,7 @@ import { formatLoss, formatMetric, formatSeconds } from './format.js';
 import { fraction, movingLine, plainLines, type StepStatus } from './progress-display.js';
 import { type Paint, painter } from './terminal.js';
 
-export type StepReport = Pick<StepStatus, 'epoch' | 'step' | 'loss' | 'lr'>;
+export type StepReport = Pick<StepStatus, 'epoch' | 'step' | 'loss' | 'lr' | 'lossScale' | 'skipped'>;
 
 /** `batch` of `batches` are done. */
 export type ValidationReport = { epoch: number; batch: number; batches: number };

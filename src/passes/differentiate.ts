@@ -85,6 +85,8 @@ export type DerivativeOptions = {
   /** `gradient` if not given; see `addDerivatives`. */
   mode?: DerivativeMode;
   straightThrough?: boolean;
+  /** The execution provider to write nodes for; cpu if not given. */
+  provider?: Provider;
   dumpPasses?: string;
 };
 

@@ -1142,7 +1142,7 @@ const DERIVATIVES = [
   ...DRAW,
   ...list('add-derivatives', 'lower-batch-norm'),
   ...CLEAN,
-  ...list('declare-value-types'),
+  ...list('narrow-splits', 'declare-value-types'),
 ];
 const OBJECTIVE = [...list('lower-batch-norm', 'return-objective'), ...CLEAN];
 

@@ -37,6 +37,19 @@ describe('differentiate', () => {
     expect(await outputs(join(folder, 'd.onnx'))).toEqual(names);
   });
 
+  it('writes the gradient for the execution provider that --for names', async () => {
+    const folder = await workplace();
+    const lenet = join(import.meta.dirname, '../../models/lenet.onnx');
+    const operators = async (...flags: string[]) => {
+      const of = ['--loss', 'cross-entropy', '--wrt', 'conv*', ...flags];
+      const { code, err } = agdOnnx(folder, 'differentiate', lenet, ...of, '-o', 'd.onnx');
+      expect([code, err]).toEqual([0, '']);
+      return (await loadModel(join(folder, 'd.onnx'))).graph.nodes.map(n => n.opType);
+    };
+    expect(await operators()).toContain('MaxUnpool');
+    expect(await operators('--for', 'cuda')).not.toContain('MaxUnpool');
+  });
+
   it.each([
     [['--of', 'logits'], '--wrt is missing.'],
     [['--wrt', 'x'], "'logits' is of shape [batch,3], and a gradient is of a scalar"],

@@ -1,5 +1,5 @@
 /** --precision, from the user's file to the user's file. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -35,6 +35,7 @@ it('a float16 file trains by a configuration, goes on with its loss scale, and i
           `${epochs}`,
         ],
         ...['--batch-size', '16', '--state', 'state.onnx', '-o', 'out.onnx'],
+        ...['--log', 'log.jsonl', '--csv', 'run.csv'],
         ...(epochs === 1 ? ['--config', 'run.json'] : []),
       );
     const scale = async () => {
@@ -47,6 +48,16 @@ it('a float16 file trains by a configuration, goes on with its loss scale, and i
     expect(await scale()).toEqual(['fp16', 128]);
     expect(train(3)).toMatchObject({ code: 0 });
     expect(await scale()).toEqual(['fp16', 1024]);
+    const events = (await readFile(join(folder, 'log.jsonl'), 'utf8'))
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line));
+    const scales = events.filter(e => e.type === 'step').map(e => [e.lossScale, e.skipped]);
+    expect(scales).toEqual([64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512, 1024].map(n => [n, 0]));
+    const [head, ...rows] = (await readFile(join(folder, 'run.csv'), 'utf8')).trim().split('\n');
+    expect(head!.split(',').filter(name => /scale|skipped/.test(name))).toEqual(['loss_scale']);
+    const column = head!.split(',').indexOf('loss_scale');
+    expect(rows.map(row => row.split(',')[column]).filter(Boolean)).toEqual(scales.map(([n]) => String(n)));
     const { graph } = await loadModel(join(folder, 'out.onnx'));
     expect(new Set([...graph.initializers.values()].map(t => t.dtype))).toEqual(new Set(['float16']));
     const wrong = agdOnnx(folder, 'train', 'state.onnx', '--data', 'data.npz', '--precision', 'bf16');

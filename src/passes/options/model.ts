@@ -59,7 +59,7 @@ export const MODEL_OPTIONS = {
   /** The file runs everywhere; passes and rules choose among equivalent nodes those with the best kernels there. */
   provider: option(choice(PROVIDERS), {
     ...MODEL,
-    commands: ['inject'],
+    commands: ['inject', 'differentiate'],
     recorded: true,
     ownStep: true,
     flag: 'for',

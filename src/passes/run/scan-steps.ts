@@ -9,7 +9,7 @@ const STEPS = 'steps';
 
 export type ScannedSteps = {
   model: Model;
-  /** For states that only record what a step did: the outputs with their value after each step. */
+  /** For states that show what a step did: the outputs with their value after each step. */
   stacked: ReadonlyMap<string, string>;
   /** Extents of states, where they differ from those in the model. */
   hoisted: ReadonlyMap<string, readonly number[]>;
@@ -19,14 +19,14 @@ export type ScannedSteps = {
  * The training step of an injected model as the body of a Scan: one run does one step for each element of the batches'
  * new leading axis. State stays inside the runtime between steps; it is an input and an output of the run under the
  * same names as before, with the extents in `hoisted` if its update uses others. The loss output becomes the vector of
- * the steps' losses, and `stacked` names the outputs with telemetry, norms and skips of each step; other outputs are removed.
+ * the steps' losses, and `stacked` names the outputs with telemetry, norms, skips and loss scale of each step; other outputs are removed.
  * The learning rate is the same for all steps of the run.
  */
 export function scanSteps(
   model: Model,
   { steps = STEPS, hoist = true }: { steps?: Dim; hoist?: boolean } = {},
 ): ScannedSteps {
-  const { lr, loss, telemetry, gradNorm, skipped } = readDescription(model);
+  const { lr, loss, telemetry, gradNorm, skipped, scaling } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const source = model.graph;
   const find = (values: readonly Value[], name: string) => values.find(v => v.name === name)!;
@@ -40,7 +40,7 @@ export function scanSteps(
   step.name = names.fresh('step');
   const kept = [find(source.outputs, loss.name)];
   const shows = new Map<string, string>();
-  const record = [telemetry?.name, gradNorm, skipped];
+  const record = [telemetry?.name, gradNorm, skipped, scaling?.scale];
   for (const shown of updates.filter(u => record.includes(u.state))) {
     const now = find(source.outputs, shown.value);
     // A body must not output a value twice.

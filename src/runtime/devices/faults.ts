@@ -156,6 +156,11 @@ function cudaVersion(files: RuntimeFiles): string | undefined {
 }
 
 function webgpuFault(text: string): Fault | undefined {
+  if (/requires f16 but the device does not support it/.test(text))
+    return {
+      reason: 'its adapter does not compute in float16 (it lacks shader-f16)',
+      remedy: 'Use a float32 model and --precision fp32.',
+    };
   if (!/WebGPU adapter|adapter_result|No supported adapters/i.test(text)) {
     const isLost = /webgpu|dawn/i.test(text) && /device.*lost|provider|backend/i.test(text);
     return isLost ? { reason: text.split('\n')[0]!, remedy: '' } : undefined;

@@ -86,6 +86,11 @@ const stepSchema = event('step', 'A training step is done.', {
     '2-norm of all gradients together, before clipping; known with --clip-grad-norm, and after clipping with --telemetry',
     real,
   ),
+  lossScale: optional('Loss scale after the step, with --precision fp16', real),
+  skipped: optional(
+    'Batches so far whose gradients were not finite, and which changed nothing; known where such batches are skipped',
+    whole,
+  ),
 });
 
 const telemetrySchema = event('telemetry', 'What an update did, every N updates with --telemetry N.', {

@@ -54,8 +54,11 @@ import { firstNonFinite, LAST_GOOD } from './finite.js';
 import { type LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
-/** `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells. */
-export type StepInfo = { lr: number; gradNorm?: number };
+/**
+ * `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells.
+ * `lossScale` is that after the step, `skipped` the number of batches skipped so far, if the step has them.
+ */
+export type StepInfo = { lr: number; gradNorm?: number; lossScale?: number; skipped?: number };
 
 /**
  * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
@@ -550,11 +553,14 @@ export class Trainer {
     lr: number,
     results: Feeds,
   ): Promise<StepInfo[]> {
-    const { accumulation, schedule, gradNorm, skipped } = this.description;
+    const { accumulation, schedule, gradNorm, skipped, scaling } = this.description;
+    const afterEach = (state: string | undefined) =>
+      state === undefined
+        ? undefined
+        : (results[this.run.stacked.get(state) ?? ''] ?? this.#state[state]!).numbers();
     const perUpdate = accumulation?.batches ?? 1;
     let batches = before.batches;
-    const counts =
-      skipped && (results[this.run.stacked.get(skipped) ?? ''] ?? this.#state[skipped]!).numbers();
+    const [counts, scales] = [afterEach(skipped), afterEach(scaling?.scale)];
     const updates = losses.map((_, i) => {
       const update = before.updates + Math.floor(batches / perUpdate);
       const isSkipped = counts !== undefined && counts[i]! > (counts[i - 1] ?? before.skipped);
@@ -567,16 +573,19 @@ export class Trainer {
         schedule,
         updates.map(u => u.update),
       ));
-    const seen = this.run.stacked.get(gradNorm ?? '') ?? '';
-    const clipped =
-      gradNorm === undefined ? undefined : (results[seen]?.numbers() ?? this.#state[gradNorm]!.numbers());
+    const clipped = afterEach(gradNorm);
     const observed = new Map(
       this.#telemetry.map(rows => [rows[0]!.values.update, rows.map(r => r.values.grad_norm!)]),
     );
     return updates.map(({ update, isDone }, i) => {
       const norms = observed.get(update + 1);
       const norm = isDone ? (clipped?.[i] ?? (norms && Math.hypot(...norms))) : undefined;
-      return { lr: lr * (factors?.[i] ?? 1), ...(norm === undefined ? {} : { gradNorm: norm }) };
+      return {
+        lr: lr * (factors?.[i] ?? 1),
+        ...(norm === undefined ? {} : { gradNorm: norm }),
+        ...(scales ? { lossScale: scales[i]! } : {}),
+        ...(counts ? { skipped: counts[i]! } : {}),
+      };
     });
   }
 

@@ -46,6 +46,18 @@ describe('on a terminal', () => {
     ]);
   });
 
+  test('it tells the loss scale, and how many batches were skipped if any were', () => {
+    const s = tty(200);
+    const progress = start(s);
+    progress.wait(10_000);
+    progress.step({ epoch: 1, step: 1, loss: 2, lossScale: 65536, skipped: 0 });
+    progress.wait(10_000);
+    progress.step({ epoch: 1, step: 2, loss: 2, lossScale: 32768, skipped: 1 });
+    progress.done();
+    expect(s.written[1]).toContain('last loss 2.000  loss scale 65,536\x1b[K');
+    expect(s.written[2]).toContain('last loss 2.000  loss scale 32,768  1 skipped\x1b[K');
+  });
+
   test('it draws at most 15 times a second, and smooths the loss', () => {
     const s = tty();
     const progress = start(s);

@@ -86,6 +86,10 @@ it('does so in one run of many steps, and tells which of them were updates', asy
     ),
   });
   expect(seen(t)).toEqual(RECORDED.at(-1));
+  expect(t.lastSteps.map(s => s.lossScale! / 2 ** 14)).toEqual(RECORDED.map(([scale]) => scale));
+  expect(t.lastSteps.map(s => s.skipped)).toEqual(
+    PATTERN.map((_, i) => PATTERN.slice(0, i + 1).filter(overflows => overflows).length),
+  );
   // Norms are those of the gradients without the scale.
   expect(t.lastSteps.map(s => s.gradNorm)).toEqual(PATTERN.map(overflows => (overflows ? undefined : 1)));
   await t.release();

@@ -99,6 +99,16 @@ it('a missing WebGPU adapter', () => {
   expect(faultOf(error, 'webgpu', files('none'))!.reason).toMatch(/^no WebGPU adapter was found/);
 });
 
+it('a WebGPU adapter without 16-bit floats', () => {
+  const error = new Error(
+    "Non-zero status code returned while running FusedConv node. Name:'conv1' Status Message: /onnxruntime_src/shader_helper.cc:416 GenerateSourceCode Program Transpose requires f16 but the device does not support it.",
+  );
+  expect(faultOf(error, 'webgpu', files('none'))).toEqual({
+    reason: 'its adapter does not compute in float16 (it lacks shader-f16)',
+    remedy: 'Use a float32 model and --precision fp32.',
+  });
+});
+
 it('an error of the model is not one of the device', () => {
   const error = new Error(
     "Type Error: Type parameter (T) of Optype (Add) bound to different types in node ('a')",

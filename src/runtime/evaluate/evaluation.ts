@@ -45,9 +45,8 @@ export async function evaluateBatches(
   const totals: Total[] = [];
   const { collective } = options;
   const own = judged(batches, spec, open, () => metrics.isActive);
-  for await (const { size, padding, terms, loss, output, target } of collective
-    ? gathered(own, collective)
-    : own) {
+  const all = collective ? gathered(own, collective, () => !metrics.areSums) : own;
+  for await (const { size, padding, terms, loss, output, target, isForeign } of all) {
     const areApart = terms?.every(t => !t.acrossBatch && t.losses.length === size + padding);
     if (padding && !areApart) {
       leftOut += size;
@@ -59,9 +58,8 @@ export async function evaluateBatches(
       continue;
     }
     const each = Array<number>(size).fill(0);
-    for (const [i, { losses: all, weights: given, factor }] of terms.entries()) {
+    for (const [i, { losses: all, weights, factor }] of terms.entries()) {
       const counted = all.length - padding;
-      const weights = given ?? all.map(() => target!.size / all.length);
       // What is one number for the whole batch counts once for each of its samples.
       const times = all.length === 1 ? size : 1;
       addTo(totals, i, factor, times * sum(all, counted), times * sum(weights, counted));
@@ -71,8 +69,14 @@ export async function evaluateBatches(
       });
     }
     if (terms.every(t => t.losses.length === size + padding)) options.onLosses?.(each);
-    if (metrics.isActive && target && output)
-      metrics.add(output, target, terms[0]!.losses.length - padding, padding);
+    if (!metrics.isActive || !target || !output) continue;
+    const scored = [output, target, terms[0]!.losses.length - padding, padding] as const;
+    metrics.choose(...scored);
+    if (!(isForeign && metrics.areSums)) metrics.add(...scored);
+  }
+  if (collective && metrics.areSums) {
+    const parts = await collective.allGather(new Uint8Array(serialize(metrics.sums)));
+    metrics.combine(parts.map(bytes => deserialize(bytes)));
   }
   if (!samples || totals.some(t => t.weight === 0)) throw nothingCounts(spec, leftOut, samples);
   const { metrics: found, confusion, notes } = metrics.result();
@@ -92,10 +96,12 @@ export async function evaluateBatches(
 type Judged = {
   size: number;
   padding: number;
-  terms?: { factor: number; acrossBatch: boolean; losses: number[]; weights?: number[] }[];
+  terms?: { factor: number; acrossBatch: boolean; losses: number[]; weights: number[] }[];
   loss?: number;
   output?: Tensor;
   target?: Tensor;
+  /** Of another rank. */
+  isForeign?: boolean;
 };
 
 async function* judged(
@@ -112,29 +118,42 @@ async function* judged(
     const needsOutput = outputs && wantsOutput();
     const results = await run([...wanted, ...(needsOutput ? [spec.output] : [])]);
     const numbers = (value: { name: string } | undefined) => value && results[value.name]!.numbers();
-    const terms = outputs?.terms.map(({ factor, acrossBatch, losses, weights }) => ({
-      ...{ factor, acrossBatch, losses: numbers(losses)! },
-      weights: numbers(weights),
-    }));
+    const target = spec.target === undefined ? undefined : inputs[spec.target];
+    const terms = outputs?.terms.map(({ factor, acrossBatch, losses: named, weights }) => {
+      const losses = numbers(named)!;
+      const counts = () => losses.map(() => target!.size / losses.length);
+      return { factor, acrossBatch, losses, weights: numbers(weights) ?? counts() };
+    });
     yield {
       ...{ size, padding, terms },
       loss: outputs ? undefined : results[spec.name]!.numbers()[0]!,
       output: needsOutput ? results[spec.output] : undefined,
-      target: spec.target === undefined ? undefined : inputs[spec.target],
+      target,
     };
   }
 }
 
 /**
  * The batches of all ranks, in the order that one process would have them in: of a sharded data set, each rank has every nth.
- * So metrics have the same bits with any number of ranks.
+ * So the loss has the same bits with any number of ranks. Of other ranks, outputs and targets only come while they are needed.
  */
-async function* gathered(own: AsyncGenerator<Judged>, collective: Collective): AsyncGenerator<Judged> {
+async function* gathered(
+  own: AsyncGenerator<Judged>,
+  collective: Collective,
+  needsOutputs: () => boolean,
+): AsyncGenerator<Judged> {
   for (;;) {
     const { value, done } = await own.next();
-    const bytes = done ? new Uint8Array() : new Uint8Array(serialize(packed(value)));
+    const sent: Judged | undefined =
+      done || needsOutputs() ? value : { ...value, output: undefined, target: undefined };
+    const bytes = done ? new Uint8Array() : new Uint8Array(serialize(packed(sent!)));
     const all = await collective.allGather(bytes);
-    const found = all.flatMap(one => (one.length ? [unpacked(deserialize(one))] : []));
+    const found = all.flatMap((one, rank) => {
+      if (!one.length) return [];
+      return rank === collective.rank
+        ? [value as Judged]
+        : [{ ...unpacked(deserialize(one)), isForeign: true }];
+    });
     yield* found;
     if (found.length < collective.size) return;
   }

@@ -2,7 +2,7 @@
  * Expected calibration error: mean difference between confidence and accuracy over 15 bins of equal width, weighed by
  * their predictions (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; bins as in torchmetrics).
  */
-import { type Accumulator, metric, type TaskSpec } from './metric.js';
+import { type Accumulator, metric, type Sums, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 const BINS = 15;
@@ -13,6 +13,15 @@ class Bins implements Accumulator {
   #total = 0;
 
   constructor(readonly spec: TaskSpec) {}
+
+  get sums(): Sums {
+    return { gaps: this.#gaps, total: this.#total };
+  }
+
+  set sums({ gaps, total }: Sums) {
+    this.#gaps.set(gaps as ArrayLike<number>);
+    this.#total = total as number;
+  }
 
   add({ positions, width, targets, predicted, probabilities }: ScoredBatch): void {
     const isClasses = this.spec.task === 'classes';

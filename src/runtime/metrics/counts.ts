@@ -3,7 +3,7 @@
  * (Jaccard) and Dice. Definitions: scikit-learn, "Metrics and scoring", section "Classification metrics"; 0 / 0 is 0.
  */
 import { AgdError } from '../../graph/errors.js';
-import { type Accumulator, type MetricValue, mean, metric, type TaskSpec } from './metric.js';
+import { type Accumulator, type MetricValue, mean, metric, type Sums, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 /** Counts for each class, or for each label: how often it was predicted, how often it is the target, and both. */
@@ -18,6 +18,15 @@ export class Counts implements Accumulator {
   right = 0;
 
   constructor(readonly spec: TaskSpec) {}
+
+  get sums(): Sums {
+    const { hits, predicted, actual, rejected, total, right } = this;
+    return { hits, predicted, actual, rejected, total, right };
+  }
+
+  set sums(sums: Sums) {
+    Object.assign(this, sums);
+  }
 
   add(batch: ScoredBatch): void {
     const { width, targets, predicted } = batch;
@@ -165,6 +174,17 @@ export class Confusion implements Accumulator {
       const target = this.spec.task === 'labels' ? (targets[i]! > 0.5 ? 1 : 0) : targets[i]!;
       if (target >= 0 && predicted[i]! >= 0) this.#rows[target]![predicted[i]!]!++;
     }
+  }
+
+  get sums(): Sums {
+    return { matrix: this.#rows.flat() };
+  }
+
+  set sums({ matrix }: Sums) {
+    const all = Array.from(matrix as ArrayLike<number>);
+    const classes = Math.sqrt(all.length);
+    this.#rows.splice(0);
+    for (let i = 0; i < classes; i++) this.#rows.push(all.slice(i * classes, (i + 1) * classes));
   }
 
   get matrix(): readonly (readonly number[])[] {

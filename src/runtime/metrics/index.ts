@@ -16,7 +16,16 @@ import { tokenBytes } from '../data/recipe/token-bytes.js';
 import { CALIBRATION } from './calibration.js';
 import { CONFUSION, COUNTS } from './counts.js';
 import { LIKELIHOOD } from './likelihood.js';
-import type { Accumulator, ConfusionMatrix, Metric, MetricValue, Task, TaskSpec } from './metric.js';
+import {
+  type Accumulator,
+  addSums,
+  type ConfusionMatrix,
+  type Metric,
+  type MetricValue,
+  type Sums,
+  type Task,
+  type TaskSpec,
+} from './metric.js';
 import { RANKING } from './ranking.js';
 import { REGRESSION } from './regression.js';
 import { ScoredBatch } from './scored-batch.js';
@@ -182,14 +191,39 @@ export class MetricSet {
     return this.#spec !== undefined && this.#chosen?.length !== 0;
   }
 
+  /** Whether all that it keeps is sums: those of parts of the data can then be added. What is usual is chosen by the first batch. */
+  get areSums(): boolean {
+    return this.#chosen !== undefined && [...this.#accumulators.values()].every(a => a.sums !== undefined);
+  }
+
+  /** All that it has kept. */
+  get sums(): readonly Sums[] {
+    return [...this.#accumulators.values()].map(a => a.sums!);
+  }
+
+  /** Goes on from what several of these have kept, in their order. */
+  combine(parts: readonly (readonly Sums[])[]): void {
+    [...this.#accumulators.values()].forEach((accumulator, i) => {
+      accumulator.sums = parts.map(sums => sums[i]!).reduce(addSums);
+    });
+  }
+
+  /** Chooses what is usual, by the first batch: `add` does so too. */
+  choose(output: Tensor, target: Tensor, size: number, padding = 0): void {
+    this.#chooseBy(new ScoredBatch(this.#spec!, output, target, size, padding));
+  }
+
+  #chooseBy(batch: ScoredBatch): void {
+    if (this.#chosen) return;
+    const usual = defaultMetrics(batch);
+    const more = this.confusion && hasFewClasses(batch) ? ['confusion-matrix'] : [];
+    this.#choose(this.#metrics([...usual, ...more]));
+  }
+
   /** `size` samples, followed by `padding` others that do not count. */
   add(output: Tensor, target: Tensor, size: number, padding = 0): void {
     const batch = new ScoredBatch(this.#spec!, output, target, size, padding);
-    if (!this.#chosen) {
-      const usual = defaultMetrics(batch);
-      const more = this.confusion && hasFewClasses(batch) ? ['confusion-matrix'] : [];
-      this.#choose(this.#metrics([...usual, ...more]));
-    }
+    this.#chooseBy(batch);
     for (const accumulator of this.#accumulators.values()) accumulator.add(batch);
   }
 

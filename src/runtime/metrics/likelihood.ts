@@ -2,7 +2,7 @@
  * Metrics of the probability of the targets: log-loss (scikit-learn's `log_loss`), perplexity (exp of its mean, as in
  * torchmetrics) and bits per byte. They are without label smoothing, which belongs to training.
  */
-import { type Accumulator, metric, type TaskSpec } from './metric.js';
+import { type Accumulator, metric, type Sums, type TaskSpec } from './metric.js';
 import { logSumExp, type ScoredBatch } from './scored-batch.js';
 
 /** Probabilities that the model gives itself are at least this, as in scikit-learn. */
@@ -17,6 +17,15 @@ class Likelihood implements Accumulator {
   bytes = 0;
 
   constructor(readonly spec: TaskSpec) {}
+
+  get sums(): Sums {
+    const { sum, weighted, count, weights, bytes } = this;
+    return { sum, weighted, count, weights, bytes };
+  }
+
+  set sums(sums: Sums) {
+    Object.assign(this, sums);
+  }
 
   add(batch: ScoredBatch): void {
     if (this.spec.task === 'classes') this.#addClasses(batch);

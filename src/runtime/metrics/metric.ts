@@ -28,9 +28,25 @@ export type MetricValue = number | Readonly<Record<string, number>>;
 /** Counts: a row for each true class, a column for each predicted one. */
 export type ConfusionMatrix = { readonly matrix: readonly (readonly number[])[] };
 
+/** Sums over the data, as numbers and as arrays of them. */
+export type Sums = Readonly<Record<string, number | ArrayLike<number>>>;
+
+/** Those of both parts of the data. Of arrays, what one part lacks is 0: it had no samples. */
+export function addSums(one: Sums, other: Sums): Sums {
+  const added = Object.entries(one).map(([name, a]) => {
+    const b = other[name]!;
+    if (typeof a === 'number') return [name, a + (b as number)];
+    const [long, short] = [a, b as ArrayLike<number>].sort((x, y) => y.length - x.length);
+    return [name, Float64Array.from(long!, (value, i) => value + (short![i] ?? 0))];
+  });
+  return Object.fromEntries(added);
+}
+
 /** Takes batches one by one; several metrics may read one of these. */
 export type Accumulator = {
   add(batch: ScoredBatch): void;
+  /** All that it has kept, if that is sums: what several of these kept of parts of the data then adds up. */
+  sums?: Sums;
   /** What the user should know about the numbers, such as that they are of a sample of the scores. */
   note?(): string | undefined;
 };

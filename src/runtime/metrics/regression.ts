@@ -2,13 +2,22 @@
  * Metrics of predicted numbers: mean absolute error, root of the mean squared error, both over all numbers, and R2, the
  * mean over the numbers of a sample, as in scikit-learn's `r2_score`.
  */
-import { type Accumulator, mean, metric, type TaskSpec } from './metric.js';
+import { type Accumulator, mean, metric, type Sums, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 class Errors implements Accumulator {
   absolute = 0;
   squared = 0;
   count = 0;
+
+  get sums(): Sums {
+    const { absolute, squared, count } = this;
+    return { absolute, squared, count };
+  }
+
+  set sums(sums: Sums) {
+    Object.assign(this, sums);
+  }
 
   add({ positions, width, probabilities, targets }: ScoredBatch): void {
     for (let i = 0; i < positions * width; i++) {

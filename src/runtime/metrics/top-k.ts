@@ -1,5 +1,5 @@
 /** Top-k accuracy: the share of targets whose score is among the k largest. */
-import { type Accumulator, type Metric, metric, type TaskSpec } from './metric.js';
+import { type Accumulator, type Metric, metric, type Sums, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 /**
@@ -23,6 +23,20 @@ class Ranks implements Accumulator {
         if (scores[start + c]! > score || (c < target && scores[start + c] === score)) rank++;
       this.#counts.set(rank, (this.#counts.get(rank) ?? 0) + 1);
     }
+  }
+
+  get sums(): Sums {
+    const counts = new Float64Array(Math.max(-1, ...this.#counts.keys()) + 1);
+    for (const [rank, count] of this.#counts) counts[rank] = count;
+    return { counts, total: this.#total };
+  }
+
+  set sums({ counts, total }: Sums) {
+    this.#counts.clear();
+    Array.from(counts as ArrayLike<number>).forEach((count, rank) => {
+      if (count) this.#counts.set(rank, count);
+    });
+    this.#total = total as number;
   }
 
   top(k: number): number {

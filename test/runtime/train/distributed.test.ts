@@ -416,3 +416,80 @@ describe('a distributed run', () => {
     await expect(Trainer.create(model, { collective })).rejects.toThrow('--split');
   });
 });
+
+describe('evaluation', () => {
+  const evaluate = async (
+    size: number,
+    metrics: string[],
+    model: Model,
+    arrays: Arrays,
+    loss: InjectOptions['loss'],
+  ) => {
+    const injected = (await inject(model, { loss, lossDivisor: true }, sessionShapes)).model;
+    const sent: number[] = [];
+    const results = await Promise.all(
+      localCollectives(size).map(async inner => {
+        const collective = new Proxy(inner, {
+          get(target, key) {
+            const value = Reflect.get(target, key, target);
+            if (key !== 'allGather') return typeof value === 'function' ? value.bind(target) : value;
+            return (data: Uint8Array) => {
+              if (inner.rank === 0) sent.push(data.length);
+              return target.allGather(data);
+            };
+          },
+        });
+        const trainer = await Trainer.create(injected, { collective, threads: 1 });
+        const data = bindData(arrays, trainer.inputs, { labels: ['target'] }).sharded(collective);
+        const result = await trainer.evaluate(data.batches({ batchSize: 4, pad: true }), {
+          metrics,
+          collective,
+        });
+        await trainer.release();
+        return result;
+      }),
+    );
+    return { results, sent };
+  };
+  const COUNTED = [
+    ...['accuracy', 'f1', 'iou-per-class', 'top-2', 'log-loss', 'perplexity', 'calibration-error'],
+    'confusion-matrix',
+  ];
+
+  it.each([2, 3, 4])('sums what can be summed: %i ranks', async size => {
+    // The last batch has one sample: not all ranks have a batch.
+    const [model, arrays] = [mlp(), mlpData(21)];
+    const {
+      results: [one],
+    } = await evaluate(1, COUNTED, model, arrays, CE);
+    const { results, sent } = await evaluate(size, COUNTED, model, arrays, CE);
+    for (const found of results) {
+      expect(found).toEqual(results[0]);
+      expect(found.loss).toBe(one!.loss);
+      expect(found.confusion).toEqual(one!.confusion);
+      expect(Object.keys(found.metrics)).toEqual(Object.keys(one!.metrics));
+      for (const [name, value] of Object.entries(one!.metrics))
+        expect(found.metrics[name]).toBeCloseTo(value, 12);
+    }
+    expect(results[0]!.metrics.accuracy).toBe(one!.metrics.accuracy);
+    const { sent: whole } = await evaluate(size, [...COUNTED, 'auc'], model, arrays, CE);
+    // Once what is kept is known to be sums, outputs stay where they are.
+    expect(sent[1]).toBeLessThan(whole[1]! / 1.2);
+  });
+
+  it('sums errors of numbers, and gathers what it needs whole', async () => {
+    const arrays = new Map(mlpData(21)).set('target', spread([21, 3], [-1, 1], 3));
+    for (const metrics of [
+      ['mae', 'rmse'],
+      ['mae', 'r2'],
+    ]) {
+      const {
+        results: [one],
+      } = await evaluate(1, metrics, mlp(), arrays, { kind: 'mse' });
+      const { results } = await evaluate(3, metrics, mlp(), arrays, { kind: 'mse' });
+      for (const found of results)
+        for (const [name, value] of Object.entries(one!.metrics))
+          expect(found.metrics[name]).toBeCloseTo(value, 12);
+    }
+  });
+});

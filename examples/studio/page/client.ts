@@ -1,9 +1,12 @@
-/** Calls the worker's functions. */
-import type { TrainEvent } from 'agd-onnx/web';
+/** A worker, which computes on one device: each has a build of the runtime of its own. */
+import type { Device, TrainEvent } from 'agd-onnx/web';
 import type { Answer, Api, Request } from '../protocol.js';
 
-export function connect(onEvent: (event: TrainEvent) => void): Api {
-  const worker = new Worker(new URL('../worker/index.ts', import.meta.url), { type: 'module' });
+export function connect(
+  device: Device,
+  onEvent: (event: TrainEvent) => void,
+): { api: Api; close: () => void } {
+  const worker = new Worker(new URL('../worker/index.ts', import.meta.url), { type: 'module', name: device });
   const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   let last = 0;
   worker.onmessage = ({ data }: MessageEvent<Answer>) => {
@@ -25,10 +28,11 @@ export function connect(onEvent: (event: TrainEvent) => void): Api {
       waiting.set(request.id, { resolve, reject });
       worker.postMessage(request);
     });
-  return new Proxy({} as Api, {
+  const api = new Proxy({} as Api, {
     get:
       (_, name) =>
       (...args: unknown[]) =>
         call(name as keyof Api, args),
   });
+  return { api, close: () => worker.terminate() };
 }

@@ -113,3 +113,15 @@ export function showBars(probabilities: readonly number[] | undefined): void {
     item.children[2]!.textContent = p === undefined ? '–' : `${Math.round(100 * p)} %`;
   });
 }
+
+/** A button for each digit, to say what the drawing is. */
+export function onTeach(teach: (digit: number) => void): void {
+  const buttons = Array.from({ length: 10 }, (_, digit) => {
+    const button = make('button', {}, digit);
+    button.type = 'button';
+    button.ariaLabel = `Teach the drawing as ${digit}`;
+    button.onclick = () => teach(digit);
+    return button;
+  });
+  byId('teach').append(...buttons);
+}

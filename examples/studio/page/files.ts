@@ -22,9 +22,15 @@ export function onFiles(add: (files: Dropped[]) => void): void {
   body.ondrop = async event => {
     event.preventDefault();
     body.classList.remove('dropping');
-    // Entries are gone after the first await.
-    const entries = [...(event.dataTransfer?.items ?? [])].flatMap(item => item.webkitGetAsEntry() ?? []);
-    const files = (await Promise.all(entries.map(entry => filesIn(entry)))).flat();
+    // What is dropped is gone after the first await.
+    const dropped = [...(event.dataTransfer?.items ?? [])].map(
+      item => [item.webkitGetAsEntry(), item.getAsFile()] as const,
+    );
+    const files = (
+      await Promise.all(
+        dropped.map(([entry, file]) => (entry ? filesIn(entry) : file ? [{ path: file.name, file }] : [])),
+      )
+    ).flat();
     if (files.length) add(files);
   };
 }

@@ -1,10 +1,11 @@
 /** The page: what is chosen goes to the worker, what happens there is shown. */
 import type { TrainEvent } from 'agd-onnx/web';
 import type { Dropped, Project, RunRecord, Settings } from '../protocol.js';
+import { emptyRecord } from '../record.js';
 import { drawCurve, short } from './charts.js';
 import { connect } from './client.js';
-import { byId, counted, make, save } from './dom.js';
-import { showBars, startDrawing } from './drawing.js';
+import { byId, counted, save } from './dom.js';
+import { onTeach, showBars, startDrawing } from './drawing.js';
 import { classesOf, showFacts } from './facts.js';
 import { onFiles } from './files.js';
 import { report } from './report.js';
@@ -30,7 +31,8 @@ let run: RunRecord | undefined;
 let isRunning = false;
 let isReady = false;
 
-const worker = connect(follow);
+let device: Settings['device'] = 'cpu';
+let { api: worker, close } = connect(device, follow);
 const drawing = startDrawing(recognize);
 
 /** Shows what a click leads to, and its error in one line. */
@@ -124,7 +126,7 @@ function showProject(found: Project): void {
 /** After other files: settings that suit them, unless the address says otherwise. */
 function suit(found: Project): void {
   run = undefined;
-  showResults(emptyRun(readForm()));
+  showResults(emptyRecord(readForm()));
   showProject(found);
   const settings = fromAddress(defaults(found.kind));
   const [has, needs] = [classesOf(found.model), found.data?.classes];
@@ -134,11 +136,6 @@ function suit(found: Project): void {
   byId<HTMLDetailsElement>('options').open = found.kind === 'own';
   showState();
 }
-
-const emptyRun = (settings: Settings): RunRecord => ({
-  ...{ settings, losses: [], epochs: [], worst: [], notes: [] },
-  ...{ stepsPerEpoch: 0, samples: 0, parameters: 0 },
-});
 
 let isDrawn = false;
 /** Events come faster than the page is painted. */
@@ -173,13 +170,23 @@ function follow(event: TrainEvent): void {
   redraw();
 }
 
+/** The files are in the browser's storage, where the next worker finds them. */
+async function useDevice(wanted: Settings['device']): Promise<void> {
+  if (wanted === device) return;
+  close();
+  device = wanted;
+  ({ api: worker, close } = connect(device, follow));
+  await worker.open();
+}
+
 /** Runs until done or paused. */
 async function training(settings: Settings, start: () => Promise<RunRecord>): Promise<void> {
   const before = run;
-  run = { ...(before ?? emptyRun(settings)), settings };
+  run = { ...(before ?? emptyRecord(settings)), settings };
   isRunning = true;
   showState();
   try {
+    await useDevice(settings.device);
     run = await start();
     fillForm(run.settings);
     showResults(run);
@@ -254,25 +261,17 @@ byId('clear').onclick = () => {
   drawing.clear();
   showBars(undefined);
 };
-byId('teach').append(
-  ...Array.from({ length: 10 }, (_, digit) => {
-    const button = make('button', {}, digit);
-    button.type = 'button';
-    button.ariaLabel = `Teach the drawing as ${digit}`;
-    button.onclick = () => {
-      const pixels = drawing.pixels();
-      if (!pixels) return void attempt(async () => Promise.reject(new Error('Draw a digit first.')));
-      const settings = readForm();
-      run = undefined;
-      void attempt(async () => {
-        await training({ ...settings, epochs: 1 }, () => worker.teach(pixels, digit, settings));
-        project.taught++;
-        showFacts(project);
-      });
-    };
-    return button;
-  }),
-);
+onTeach(digit => {
+  const pixels = drawing.pixels();
+  if (!pixels) return void attempt(async () => Promise.reject(new Error('Draw a digit first.')));
+  const settings = readForm();
+  run = undefined;
+  void attempt(async () => {
+    await training({ ...settings, epochs: 1 }, () => worker.teach(pixels, digit, settings));
+    project.taught++;
+    showFacts(project);
+  });
+});
 for (const what of ['model', 'adapters'] as const)
   byId(`download-${what}`).onclick = () =>
     void attempt(async () => {

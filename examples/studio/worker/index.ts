@@ -44,7 +44,6 @@ async function runFiles(): Promise<Files> {
 
 async function run(settings: Settings): Promise<RunRecord> {
   signal.aborted = false;
-  await useRuntime(settings.device);
   const { data } = await project(settings.label);
   const loss = settings.loss || data?.loss || 'cross-entropy';
   const label = settings.label || data?.labels[0] || '';
@@ -54,7 +53,7 @@ async function run(settings: Settings): Promise<RunRecord> {
 const api: Api = {
   async open() {
     const keeps = await openStorage();
-    await useRuntime('cpu');
+    await useRuntime(self.name);
     const record = await readRecord();
     const noWebgpu = await whyNoWebgpu();
     return {

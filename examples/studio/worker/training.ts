@@ -1,6 +1,7 @@
 /** From the settings of the page to a training run, from files to files. */
 import { adapt, type LossKind, loadModel, runTrainJob, saveModel, type TrainEvent } from 'agd-onnx/web';
 import type { RunRecord, Settings } from '../protocol.js';
+import { emptyRecord } from '../record.js';
 import { exists, RUN, readJson, writeJson } from './storage.js';
 
 export const STATE = `${RUN}/state.agd.onnx`;
@@ -24,10 +25,7 @@ export async function train(
   signal: { aborted: boolean },
 ): Promise<RunRecord> {
   const { optimizer, lr, epochs, batch, split, label, device } = settings;
-  const record: RunRecord = {
-    ...{ settings, losses: [], epochs: [], worst: [], notes: [] },
-    ...{ stepsPerEpoch: 0, samples: 0, parameters: 0 },
-  };
+  const record = emptyRecord(settings);
   // Makes the folder, too.
   if (!(await exists(STATE))) await writeJson(RECORD, record);
   const head = settings.classes ? await withHead(path, settings.classes) : undefined;

@@ -2,6 +2,7 @@
 import { type Model, Value } from '../src/graph/ir.js';
 import { Tensor } from '../src/graph/tensor.js';
 import { type AttrInit, float } from '../src/ops/core/builder.js';
+import { Body } from './ops/body.js';
 import { ints, spread } from './ops/vjp.js';
 import { Sketch } from './sample.js';
 
@@ -18,6 +19,8 @@ export type DecoderForm = {
   /** Whether a mixture of experts stands in place of the two layers after attention. */
   experts?: boolean;
   positions?: boolean;
+  /** The angles of rotary positions, or the most tokens with the short ones where an If chooses them by the length. */
+  rotary?: 'short' | 'long' | number;
   /** Whether the head reads the last token only. */
   pruned?: boolean;
 };
@@ -97,13 +100,7 @@ export function decoder(form: DecoderForm = {}): Model {
     ...{ axis: -1, epsilon: float(1e-6), stash_type: 1 },
   });
   const qkv = s.product(normed, 'layers.0.attn.qkv_proj', [HIDDEN, (HEADS + 2 * KEYS) * SIZE]);
-  const angles = (f: (x: number) => number) =>
-    Tensor.ofNumbers(
-      'float32',
-      [32, SIZE / 2],
-      Array.from({ length: 256 }, (_, i) => f(Math.floor(i / 8) / 10000 ** ((i % 8) / 8))),
-    );
-  const [cos, sin] = [s.weight('cos_cache', angles(Math.cos)), s.weight('sin_cache', angles(Math.sin))];
+  const [cos, sin] = rotaryCaches(s, form.rotary, total.producer!.inputs[0]!);
   const sink = form.sink ? s.weight('layers.0.attn.sinks', [HEADS]) : null;
   const attended = s.microsoft(
     'GroupQueryAttention',
@@ -139,6 +136,40 @@ export function decoder(form: DecoderForm = {}): Model {
   const model = s.model([logits, ...presents], 21);
   model.opsetImports.set('com.microsoft', 1);
   return model;
+}
+
+function rotaryCaches(s: Decoder, rotary: DecoderForm['rotary'], length: Value): [Value, Value] {
+  const angles = (f: (x: number) => number, isLong: boolean, most: number) =>
+    Tensor.ofNumbers(
+      'float32',
+      [most, SIZE / 2],
+      Array.from(
+        { length: 8 * most },
+        (_, i) =>
+          f(Math.floor(i / 8) / 10000 ** ((i % 8) / 8) / (isLong ? 1 + (i % 8) : 1)) * (isLong ? 1.2 : 1),
+      ),
+    );
+  const both = (isLong: boolean, most: number) =>
+    [Math.cos, Math.sin].map(f => angles(f, isLong, most)) as [Tensor, Tensor];
+  if (typeof rotary !== 'number') {
+    const [cos, sin] = both(rotary === 'long', 32);
+    return [s.weight('cos_cache', cos), s.weight('sin_cache', sin)];
+  }
+  const branch = (name: string, isLong: boolean) => {
+    const body = new Body(`${name}_rotemb_caches_graph`);
+    const [cos, sin] = both(isLong, isLong ? 32 : rotary);
+    const constant = (tensor: Tensor, part: string) =>
+      body.add('Constant', [], `${part}_${name}`, { value: tensor });
+    return body.outputs(constant(cos, 'cos_cache'), constant(sin, 'sin_cache'));
+  };
+  const isLong = s.add('Greater', [length, s.ints('original_length', [rotary], [])], 'is_long');
+  const cos = s.add('If', [isLong], 'cos_cache', {
+    then_branch: branch('large', true),
+    else_branch: branch('small', false),
+  });
+  const sin = new Value('sin_cache');
+  cos.producer!.setOutput(1, sin);
+  return [cos, sin];
 }
 
 function gated(s: Decoder, h: Value): Value {

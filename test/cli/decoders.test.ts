@@ -41,6 +41,19 @@ it('text tunes adapters of a decoder that is shipped in 4 bits, whose file keeps
   expect(readFileSync(join(folder, 'predictions.npz')).length).toBeGreaterThan(0);
 }, 120_000);
 
+it('a decoder with two caches of rotary positions trains in whole, and chooses in the result too', async () => {
+  const { folder, run } = await workplace();
+  await saveModel(decoder({ rotary: 6 }), join(folder, 'long.onnx'));
+  const tokens = ['--data', 'tokens.safetensors'];
+  const lora = ['--lora', '*proj*:r=2', '--accumulate', '2', '--batch-size', '2'];
+  for (const more of [[], lora]) {
+    const said = run('train', 'long.onnx', ...LOSS, ...tokens, ...more, '--verbose', '-o', 'out.onnx');
+    expect(said).not.toMatch(/trains .*(cos|sin)_cache/);
+    expect(run('inspect', 'out.onnx')).toMatch(/\bIf +1\b/);
+    expect(run('evaluate', 'out.onnx', ...LOSS, ...tokens)).toMatch(/loss +[\d.]+/);
+  }
+}, 120_000);
+
 it('--derive-inputs and --all-positions say what inject and grad compute', async () => {
   const { folder, run, fail } = await workplace();
   const derive = ['--derive-inputs', 'past*,attention_mask'];

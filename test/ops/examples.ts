@@ -702,6 +702,11 @@ export const STRAIGHT_THROUGH: readonly Example[] = [
   ]),
   microsoft('DynamicQuantizeMatMul', [[2, 4], levels([4, 3]), step, zero, [3]]),
   microsoft('MatMulIntegerToFloat', [levels([2, 4]), levels([4, 3]), step, step, zero, zero, [3]]),
+  microsoft(
+    'QAttention',
+    [...[levels([2, 3, 4]), levels([4, 12]), [12], step, step], ...[null, zero, zero, [2, 2, 2, 2, 2]]],
+    { attrs: { num_heads: 2 }, outputs: 2, without: { mask_index: INTEGER } },
+  ),
   microsoft('QGemm', [levels([2, 4]), step, zero, levels([4, 3]), step, zero, int32([5, -3, 2]), step, zero]),
   ...['QLinearAdd', 'QLinearMul'].map(op =>
     microsoft(op, [levels([2, 4]), step, zero, levels([4]), step, zero, step, zero]),

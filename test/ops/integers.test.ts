@@ -241,6 +241,27 @@ describe('of ONNX Runtime', () => {
       ],
       0.2,
     ));
+  it.each([0, 1])('QAttention (causal: %i)', unidirectional => {
+    const [rows, all] = [weights([4, 12]), spread([12], [-0.5, 0.5], 4)];
+    const [s, z] = [Array.from({ length: 12 }, (_, i) => 0.02 + 0.001 * i), Array(12).fill(0)];
+    const mask = int32([3, 2]);
+    const attrs = { num_heads: 2, unidirectional };
+    const attention = 'com.microsoft.Attention';
+    return agree(
+      { x: onGrid([2, 3, 4]) },
+      [
+        quantize('x'),
+        [
+          'com.microsoft.QAttention',
+          [v('x_q'), rows, all, scale, floatsOf(s), mask, zero, int8(z)],
+          'y',
+          attrs,
+        ],
+      ],
+      [[attention, [v('x'), numbersOf(rows, s, z, 1), all, mask], 'y', attrs]],
+      1e-4,
+    );
+  });
   it.each([true, false])('QGemm (quantized: %s)', isQuantized => {
     const rows = weights([3, 4]);
     const b = [160, -70, 11];

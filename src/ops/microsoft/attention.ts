@@ -2,8 +2,10 @@
 import type { Node } from '../../graph/ir.js';
 import { attend, causalBias, defaultScale, lengthBias, mergeHeads, splitHeads } from '../core/attend.js';
 import type { Expr } from '../core/expr.js';
+import { dequantized } from '../core/levels.js';
 import { rotate } from '../core/rotate.js';
 import { expansion, expansionWithForms, type NodeView } from '../core/rule.js';
+import { onIntegers } from '../core/surrogate.js';
 
 type View = Pick<NodeView, 'attrs' | 'g' | 'unsupported'>;
 
@@ -20,10 +22,32 @@ type Fused = readonly [
 /** Self-attention whose queries, keys and values come from one product. */
 export const Attention = expansion<Fused>(node => {
   const [x, weights, bias, mask, past, attentionBias, pastLength] = node.inputs;
-  const { attrs, g } = node;
+  const { attrs } = node;
   if (attrs.int('do_rotary', 0)) node.unsupported("'do_rotary'");
   if (pastLength) node.unsupported('a past that shares its buffer');
-  const product = x.matmul(weights);
+  return fused(node, x.matmul(weights), { bias, mask, past, attentionBias });
+});
+
+type Integers = readonly [
+  ...[x: Expr, weights: Expr, bias: Expr | undefined, scaleX: Expr, scaleW: Expr],
+  ...[mask?: Expr, zeroX?: Expr, zeroW?: Expr, past?: Expr],
+];
+
+/** Attention of the numbers that x and the weights represent. */
+export const QAttention = onIntegers<Integers>(node => {
+  const [x, weights, bias, scaleX, scaleW, mask, zeroX, zeroW, past] = node.inputs;
+  if (node.attrs.int('do_rotary', 0)) node.unsupported("'do_rotary'");
+  const product = dequantized(x, scaleX, zeroX).matmul(dequantized(weights, scaleW, zeroW, 1));
+  return fused(node, product, { bias, mask, past }).flatMap(e => e ?? []);
+});
+
+/** Attention of a product with queries, keys and values side by side, and the cache with these keys and values. */
+function fused(
+  node: View & Pick<NodeView, 'has'>,
+  product: Expr,
+  { bias, mask, past, attentionBias }: { bias?: Expr; mask?: Expr; past?: Expr; attentionBias?: Expr },
+): [Expr, Expr?] {
+  const { attrs, g } = node;
   const projected = bias ? product.add(bias) : product;
   const heads = attrs.int('num_heads', 1);
   const [q, k, v] = thirds(projected, attrs.ints('qkv_hidden_sizes')).map(e => splitHeads(e, heads)) as Three;
@@ -31,7 +55,7 @@ export const Attention = expansion<Fused>(node => {
   const [key, value] = [after(at(0), k), after(at(1), v)];
   const y = attention(node, [q, key, value], { mask, attentionBias, past: at(0) });
   return [y, node.has(1) ? key.unsqueeze([0]).concat([value.unsqueeze([0])], 0) : undefined];
-});
+}
 
 type Three = [Expr, Expr, Expr];
 

@@ -188,7 +188,7 @@ export function checkAdaptable(layer: AdaptedLayer): void {
     refuse(
       node.opType.startsWith('Fused')
         ? 'ONNX Runtime has fused its activation; use the model as exported, not as optimized'
-        : `${node.opType} has no rule, as it multiplies quantized numbers; use the model before it was quantized`,
+        : `${node.opType} multiplies quantized numbers; use the model before it was quantized`,
     );
   const group = node.attrs.get('group');
   if (kind === 'conv' && group?.type === 'int' && Number(group.value) !== 1)

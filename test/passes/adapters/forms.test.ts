@@ -521,7 +521,7 @@ it('refuses an attention layer of integers', () => {
     [8, 24],
   );
   expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(
-    "No adapter for layer 'w' (QAttention, 8 to 24): QAttention has no rule",
+    "No adapter for layer 'w' (QAttention, 8 to 24): QAttention multiplies quantized numbers; use the model before it was quantized.",
   );
 });
 

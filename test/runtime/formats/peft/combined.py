@@ -121,6 +121,10 @@ def read(name, folder):
     make_model, methods = CASES[name]
     model = make_model()
     for part, _ in methods:
+        if part == 'lora' and make_model is not make.net:
+            # The exported module has the model as `model`, which its names begin with.
+            model = PeftModel.from_pretrained(prompts.Plain(model), f'{folder}/{part}').merge_and_unload().model
+            continue
         if hasattr(model, 'merge_and_unload'):
             model = model.merge_and_unload()
         model = PeftModel.from_pretrained(model, f'{folder}/{part}').eval()

@@ -411,8 +411,22 @@ function runtimeError(what: string, cause: unknown, device: Concrete, source?: S
     return new AgdError('device', message, { cause });
   }
   return (
-    missingKernel(cause, device, source) ?? new AgdError('runtime', `${what}: ${firstLine(cause)}`, { cause })
+    noBfloat(cause) ??
+    missingKernel(cause, device, source) ??
+    new AgdError('runtime', `${what}: ${firstLine(cause)}`, { cause })
   );
+}
+
+/** Few operators take bfloat16, and the runtime's interface for JavaScript has no tensors of it (type 16). */
+function noBfloat(cause: unknown): AgdError | undefined {
+  const line = textOf(cause);
+  const refused =
+    /Type 'tensor\(bfloat16\)' of input parameter \(.*?\) of operator \((\w+)\) in node \((.*?)\)/;
+  const [, op, name] = refused.exec(line) ?? [];
+  if (!op && !/Unsupported data type: 16\b/.test(line)) return undefined;
+  const what = op ? `op '${op}'${name ? ` (node '${name}')` : ''} in` : 'models with inputs or states of';
+  const message = `ONNX Runtime does not run ${what} bfloat16 here. Convert the model to float32: --precision bf16 then trains it in bfloat16.`;
+  return new AgdError('unsupported-type', message, { cause });
 }
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */

@@ -137,12 +137,27 @@ describe('where the runtime has no kernel, the error names operator, element typ
 
 it('a type that an operator is not defined for is the runtime\u2019s own error', async () => {
   const s = new Sketch();
-  const bf16 = (dims: readonly number[]) => Tensor.zeros('bfloat16', dims);
-  const x = s.input('x', [1, 1, 4, 4], 'bfloat16');
-  const model = s.model([s.add('Conv', [x, s.weight('w', bf16([1, 1, 2, 2]))], 'y')]);
+  const x = s.input('x', [1, 1, 4, 4], 'int32');
+  const model = s.model([s.add('Conv', [x, s.weight('w', Tensor.zeros('int32', [1, 1, 2, 2]))], 'y')]);
   await expect(Session.create(model)).rejects.toMatchObject({
     code: 'runtime',
-    message: expect.stringMatching(/bfloat16.*Conv/),
+    message: expect.stringMatching(/int32.*Conv/),
+  });
+});
+
+describe('bfloat16, which the runtime hardly runs, is one line that says what to do', () => {
+  it.each([
+    ["an operator's", 'Conv', [2, 3, 4, 4], "op 'Conv' (node 'y_node') in bfloat16"],
+    ["an input's", 'Cast', [2], 'models with inputs or states of bfloat16'],
+  ] as const)('as %s type', async (_, op, shape, what) => {
+    const s = new Sketch();
+    const x = s.input('x', shape, 'bfloat16');
+    const w = op === 'Conv' ? [s.weight('w', convert(spread([1, 3, 2, 2]), 'bfloat16'))] : [];
+    const model = s.model([s.add(op, [x, ...w], 'y', op === 'Cast' ? { to: 1 } : {})]);
+    await expect(Session.create(model)).rejects.toMatchObject({
+      code: 'unsupported-type',
+      message: `ONNX Runtime does not run ${what} here. Convert the model to float32: --precision bf16 then trains it in bfloat16.`,
+    });
   });
 });
 

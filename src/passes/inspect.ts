@@ -3,7 +3,7 @@ import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import { opDef } from '../ops/index.js';
-import { adapterNames } from './adapters/apply-adapters.js';
+import { adapterNames } from './adapters/adapter-names.js';
 import { activeValues } from './differentiate/backward.js';
 import type { TrainingDescription } from './file/description.js';
 import { isInjected, readStep } from './file/step-metadata.js';

@@ -14,8 +14,8 @@ import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { lacksTotal } from '../ops/schedules.js';
+import { adapterNames, asksForAdapters } from './adapters/adapter-names.js';
 import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
-import { adapterNames, applyAdapters, asksForAdapters } from './adapters/apply-adapters.js';
 import {
   contextOf,
   type Facts,
@@ -28,12 +28,9 @@ import {
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { narrowSplits } from './common/narrow-splits.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
-import { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 import { attachLoss, attachSampleLosses, batchWeight } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
-import { checkpointActivations } from './differentiate/checkpoint-activations.js';
-import { checkStatistics, clipSamples, separateSamples } from './differentiate/clip-samples.js';
 import { computeInFloat } from './differentiate/compute-in-float.js';
 import { drawRandom, numberBatches } from './differentiate/draw-random.js';
 import { expandNodes } from './differentiate/expand-nodes.js';
@@ -51,24 +48,17 @@ import { trainDropout } from './differentiate/train-dropout.js';
 import { declareValueTypes } from './file/declare-value-types.js';
 import { describeStep } from './file/describe-step.js';
 import { embedOriginal } from './file/embed-original.js';
-import { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
-import { lowerTrainingOperators } from './import/lower-training-operators.js';
-import { useGradients } from './import/use-gradients.js';
-import { addSegments } from './normalize/add-segments.js';
 import { isAttached } from './normalize/attached.js';
 import { checkStored } from './normalize/check-attributes.js';
-import { deriveInputs } from './normalize/derive-inputs.js';
 import { expandExtensions } from './normalize/expand-extensions.js';
 import { expandSparse } from './normalize/expand-sparse.js';
 import { foldShapes } from './normalize/fold-shapes.js';
-import { freeBatch } from './normalize/free-batch.js';
 import { inferShapes, type ShapeOracle } from './normalize/infer-shapes.js';
 import { inlineFunctions } from './normalize/inline-functions.js';
 import { keepAllPositions } from './normalize/keep-all-positions.js';
 import { liftConstants } from './normalize/lift-constants.js';
 import { liftSubgraphInitializers } from './normalize/lift-subgraph-initializers.js';
 import { lowerOpset } from './normalize/lower-opset.js';
-import { maskSegments } from './normalize/mask-segments.js';
 import { splitMergedInitializers } from './normalize/split-merged-initializers.js';
 import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
 import { upgradeOpset } from './normalize/upgrade-opset.js';
@@ -76,7 +66,6 @@ import { noLoss } from './options.js';
 import { groupsOfScales, scaleGradientsOfScales } from './quantize/learned-scales.js';
 import { observeRanges } from './quantize/observe-ranges.js';
 import { followingScales, scalesOf } from './quantize/quantization-record.js';
-import { quantizeModel } from './quantize/quantize-model.js';
 import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
 import { headParameters } from './select/find-head.js';
@@ -108,9 +97,10 @@ const ALL = [
     does: 'Adds the adapters that the options ask for',
     requires: [],
     ensures: [],
-    run(c) {
+    async run(c) {
       if (!asksForAdapters(c.options)) return false;
       const notes: string[] = [];
+      const { applyAdapters } = await import('./on-demand.js');
       c.source = applyAdapters(c.source, c.options, notes);
       c.warnings = notes;
       return true;
@@ -122,9 +112,10 @@ const ALL = [
     does: 'Rounds weights and activations as ONNX Runtime would quantize them',
     requires: [],
     ensures: [],
-    run(c) {
+    async run(c) {
       const { qat, ranges, loss } = c.options;
       if (!qat) return false;
+      const { quantizeModel } = await import('./on-demand.js');
       c.source = quantizeModel(c.source, qat, ranges, loss);
       return true;
     },
@@ -253,8 +244,9 @@ const ALL = [
     does: 'Adds the input that tells documents packed into one row apart, and computes positions from it',
     requires: ['work', 'inlined'],
     ensures: [],
-    run(c) {
+    async run(c) {
       if (!c.options.pack) return false;
+      const { addSegments } = await import('./on-demand.js');
       addSegments(c.work);
       return true;
     },
@@ -264,9 +256,10 @@ const ALL = [
     does: 'Computes the inputs of a decoder that follow from its tokens, where these are named',
     requires: ['work', 'inlined'],
     ensures: [],
-    run(c) {
+    async run(c) {
       const { deriveInputs: globs } = c.options;
       if (!globs?.length) return false;
+      const { deriveInputs } = await import('./on-demand.js');
       deriveInputs(c.work, globs);
       return true;
     },
@@ -290,6 +283,7 @@ const ALL = [
     async run(c) {
       const { freeBatch: names } = c.options;
       if (!names?.length) return false;
+      const { freeBatch } = await import('./on-demand.js');
       await freeBatch(c.work, names, c.oracle);
       return true;
     },
@@ -333,8 +327,9 @@ const ALL = [
     does: 'Keeps attention within the documents of a row, where these are packed',
     requires: ['work', 'g'],
     ensures: [],
-    run(c) {
+    async run(c) {
       if (!c.options.pack) return false;
+      const { maskSegments } = await import('./on-demand.js');
       maskSegments(c.g);
       return true;
     },
@@ -415,7 +410,8 @@ const ALL = [
       'warnings',
       'model',
     ],
-    run(c) {
+    async run(c) {
+      const { useGradients } = await import('./on-demand.js');
       Object.assign(c, useGradients(c.g, c.work, c.source, c.options));
       return true;
     },
@@ -559,10 +555,11 @@ const ALL = [
     does: 'Prepares the graph for the gradients of single samples, for differentially private training',
     requires: ['g', 'loss', 'trained', 'statistics'],
     ensures: ['perSample'],
-    run(c) {
+    async run(c) {
       const { g, loss, trained, options } = c;
       c.perSample = undefined;
       if (!options.dpSgd) return false;
+      const { checkStatistics, separateSamples } = await import('./on-demand.js');
       checkStatistics(g, c.statistics);
       c.perSample = separateSamples(g, loss, trained, options.dpSgd, options.onNonfinite);
       return true;
@@ -599,9 +596,10 @@ const ALL = [
     does: 'Adds the backward pass',
     requires: ['work', 'g', 'trained'],
     ensures: ['cotangents'],
-    run(c) {
+    async run(c) {
       const { g, loss, perSample, options, seeds = new Map() } = c;
       if (perSample) {
+        const { clipSamples } = await import('./on-demand.js');
         c.cotangents = clipSamples(g, perSample, c.trained, options.dpSgd!, {
           ...options,
           detached: c.detached,
@@ -683,9 +681,10 @@ const ALL = [
     does: 'Recomputes activations in the backward pass instead of keeping them',
     requires: ['g', 'loss', 'statistics', 'lookups', 'grads'],
     ensures: [],
-    run(c) {
+    async run(c) {
       const { checkpointActivations: segments } = c.options;
       if (segments === undefined || segments === false) return false;
+      const { checkpointActivations } = await import('./on-demand.js');
       const kept = [...c.lookups.values()].map(({ rows }) => rows);
       const exchanged = [...(c.g.scope.synchronized?.statistics.values() ?? [])].flatMap(
         Object.values<Value>,
@@ -798,7 +797,8 @@ const ALL = [
     does: 'Adds the requested derivatives as outputs, with an input for each direction',
     requires: ['g', 'trained'],
     ensures: ['derivatives'],
-    run(c) {
+    async run(c) {
+      const { addDerivatives, checkModes, valuesToDifferentiate } = await import('./on-demand.js');
       const { g, trained, loss, options } = c;
       const { mode, of } = options.derivatives!;
       const names = of ?? g.graph.outputs.map(v => v.name);
@@ -990,7 +990,8 @@ const ALL = [
     does: "Makes the model's own training step the main graph",
     requires: [],
     ensures: ['work', 'bindings'],
-    run(c) {
+    async run(c) {
+      const { readAlgorithm } = await import('./on-demand.js');
       Object.assign(c, readAlgorithm(c.source, c.options));
       return true;
     },
@@ -1001,6 +1002,7 @@ const ALL = [
     requires: ['work'],
     ensures: ['operators', 'inlined'],
     async run(c) {
+      const { lowerTrainingOperators } = await import('./on-demand.js');
       c.operators = await lowerTrainingOperators(c.work, c.oracle);
       c.inlined = true;
       return true;
@@ -1011,7 +1013,8 @@ const ALL = [
     does: "Turns state, learning rate and update count of the model's own step into inputs and outputs",
     requires: ['work', 'g', 'operators', 'bindings'],
     ensures: ['spec', 'loss', 'own', 'batchNumber', 'model', 'trained'],
-    run(c) {
+    async run(c) {
+      const { adoptStep } = await import('./on-demand.js');
       const adopted = adoptStep(c);
       Object.assign(c, adopted);
       c.trained = adopted.own.states;
@@ -1024,7 +1027,8 @@ const ALL = [
     does: 'Describes the step in the metadata',
     requires: ['work', 'operators', 'bindings', 'spec', 'loss', 'own'],
     ensures: ['parameters', 'description'],
-    run(c) {
+    async run(c) {
+      const { describeOwnStep } = await import('./on-demand.js');
       Object.assign(c, describeOwnStep(c));
       return true;
     },

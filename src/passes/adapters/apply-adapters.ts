@@ -2,48 +2,11 @@
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
-import type { InjectOptions } from '../options.js';
-import { namesIn, readAdapters } from './adapter-record.js';
+import { type AdapterOptions, adapterNames, flagOf } from './adapter-names.js';
 import { addAdapters } from './add-adapters.js';
 import { addPrompt } from './add-prompt.js';
 import { addScales } from './add-scales.js';
-import { readPrompt } from './prompt-record.js';
-import { readScales } from './scale-record.js';
 import { setAdapterValues } from './set-adapter-values.js';
-
-type AdapterOptions = Pick<
-  InjectOptions,
-  'lora' | 'ia3' | 'promptTokens' | 'promptInit' | 'prefixTokens' | 'adapters' | 'seed'
->;
-
-/** Whether the options ask for adapters. */
-export const asksForAdapters = (options: AdapterOptions) => flagOf(options) !== undefined;
-
-/** The flag that asks for adapters, or says how they start. */
-function flagOf({ lora, ia3, promptTokens, promptInit, prefixTokens, adapters }: AdapterOptions) {
-  if (lora?.length) return '--lora';
-  if (ia3?.length) return '--ia3';
-  if (promptTokens) return '--prompt-tokens';
-  if (prefixTokens) return '--prefix-tokens';
-  return promptInit ? '--prompt-init' : adapters && '--adapter';
-}
-
-/** Names of the initializers of a model's adapters. */
-export const adapterNames = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
-  new Set([
-    ...readAdapters(model).flatMap(namesIn),
-    ...readScales(model).map(r => r.scale),
-    ...[readPrompt(model) ?? []].flat().map(r => r.name),
-  ]);
-
-/** Names of the weights and biases that merging a model's adapters changes. */
-export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<string> =>
-  new Set([
-    ...readAdapters(model).map(r => r.weight),
-    ...readScales(model).flatMap(({ weight, biases, feedforward }) =>
-      feedforward ? [weight] : [weight, ...biases],
-    ),
-  ]);
 
 /**
  * A copy of the model with the adapters that the options ask for; `notes` gets lines for the user. A layer with both methods

@@ -4,7 +4,7 @@ import { type Model, type Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { spellDefaultDomain } from '../../graph/proto/read.js';
 import { Tensor } from '../../graph/tensor.js';
-import { adapterNames } from '../adapters/apply-adapters.js';
+import { adapterNames } from '../adapters/adapter-names.js';
 import { isAttachedNode } from '../normalize/attached.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import { liftConstants } from '../normalize/lift-constants.js';

@@ -9,7 +9,7 @@ import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
-import { adapterNames } from '../../passes/adapters/apply-adapters.js';
+import { adapterNames } from '../../passes/adapters/adapter-names.js';
 import type { LoadedAdapters } from '../../passes/options/adapters.js';
 import { readBytes } from '../data/bytes.js';
 import { encodeFlatbuffer, FlatTable } from '../data/flatbuffer.js';

@@ -48,10 +48,10 @@ import {
   shapesIn,
 } from '../session.js';
 import { DeviceState } from './device-state.js';
-import { type DistributedOptions, DistributedStep, withStreamOf } from './distributed-step.js';
+import type { DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite, LAST_GOOD } from './finite.js';
-import { type LocalOptions, LocalSteps } from './local-steps.js';
+import type { LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
 /**
@@ -115,7 +115,11 @@ export class Trainer {
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const { collective, syncEvery } = options;
-    const part = trainingPart(collective ? withStreamOf(collective, model, description) : model);
+    const part = trainingPart(
+      collective
+        ? (await import('./distributed-step.js')).withStreamOf(collective, model, description)
+        : model,
+    );
     await typeConvolutions(part);
     const data = dataInputs(part, description);
     const { mix } = description.loss;
@@ -127,6 +131,7 @@ export class Trainer {
         '--sync-batch-norm cannot be combined with --sync-every, with which ranks exchange nothing in most steps.',
       );
     if (collective && syncEvery === undefined) {
+      const { DistributedStep } = await import('./distributed-step.js');
       const step = await DistributedStep.create(model, { ...options, collective });
       const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
       const { foreign } = step;
@@ -151,6 +156,7 @@ export class Trainer {
     const trainer = new Trainer(model, description, session, fed, updates, options, run);
     if (collective) {
       trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
+      const { LocalSteps } = await import('./local-steps.js');
       trainer.#local = new LocalSteps(
         collective,
         description,
@@ -179,7 +185,7 @@ export class Trainer {
   /** Of a settled trainer, the state that is the same on all ranks: without the optimizer state that is divided. */
   get commonState(): ReadonlyMap<string, Tensor> {
     const { session, description, state } = this;
-    if (!(session instanceof DistributedStep && session.isSharded)) return state;
+    if (!(isDistributed(session) && session.isSharded)) return state;
     const names = new Set([...description.parameters.map(p => p.name), ...description.statistics]);
     return new Map([...state].filter(([name]) => names.has(name)));
   }
@@ -241,7 +247,7 @@ export class Trainer {
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
     this.#demandIdle('snapshot');
-    if (this.session instanceof DistributedStep && this.session.isUnsettled)
+    if (isDistributed(this.session) && this.session.isUnsettled)
       throw new AgdError(
         'bad-state',
         'The ranks have gradients that are not in the state yet: call settle() on all of them.',
@@ -263,7 +269,7 @@ export class Trainer {
    */
   settle(wholeOn: 'first' | 'all' = 'first'): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.session instanceof DistributedStep) {
+      if (isDistributed(this.session)) {
         this.#state = await this.session.settle(this.#state);
         if (this.session.isSharded) {
           const types = statesOf(
@@ -280,7 +286,7 @@ export class Trainer {
 
   /** The state of all ranks. */
   #whole(): Feeds {
-    if (this.session instanceof DistributedStep && this.session.foreign.size && !this.#gathered)
+    if (isDistributed(this.session) && this.session.foreign.size && !this.#gathered)
       throw new AgdError(
         'bad-state',
         'Each rank has a part of the state: call settle() on all of them, and save on rank 0.',
@@ -301,7 +307,7 @@ export class Trainer {
    */
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
     this.#demandIdle('restore');
-    if (this.session instanceof DistributedStep && this.session.isSharded)
+    if (isDistributed(this.session) && this.session.isSharded)
       throw new AgdError(
         'bad-state',
         'A divided optimizer cannot be restored: create the trainer from a saved state.',
@@ -433,16 +439,15 @@ export class Trainer {
     const { description, updates } = this;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
-    if (this.session instanceof DistributedStep && count > 1) return this.#oneByOne(batches, count, { lr });
+    if (isDistributed(this.session) && count > 1) return this.#oneByOne(batches, count, { lr });
     const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
     const feeds = { ...batches, ...state };
     const shown = this.run.stacked.values();
     const rows = this.run.tables.map(table => table.rows);
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
-    const results =
-      this.session instanceof DistributedStep
-        ? await this.session.run(unstacked(batches), state)
-        : await this.session.run(feeds, wanted);
+    const results = isDistributed(this.session)
+      ? await this.session.run(unstacked(batches), state)
+      : await this.session.run(feeds, wanted);
     const discard = () => freeOnDevice(Object.values(results));
     const losses = results[description.loss.name]!.numbers();
     const bad = skipsLosses(description) ? -1 : losses.findIndex(loss => !Number.isFinite(loss));
@@ -457,7 +462,7 @@ export class Trainer {
     const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
     const broken = firstNonFinite(Object.fromEntries(here));
     const isBrokenElsewhere =
-      this.session instanceof DistributedStep &&
+      isDistributed(this.session) &&
       this.session.isSharded &&
       (await anyRank(this.collective!, !!broken)) &&
       !broken;
@@ -947,3 +952,6 @@ function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
   const isBatched = leastBatch !== undefined && shape?.[0] === leastBatch.axis;
   return { name: value.name, dtype, shape, ...(isBatched ? { least: leastBatch.samples } : {}) };
 }
+
+const isDistributed = (session: Session | DistributedStep): session is DistributedStep =>
+  !(session instanceof Session);

@@ -1,0 +1,13 @@
+/** Passes that few models need: one part of a page's scripts, which is loaded when the first of them runs. */
+export { applyAdapters } from './adapters/apply-adapters.js';
+export { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
+export { checkpointActivations } from './differentiate/checkpoint-activations.js';
+export { checkStatistics, clipSamples, separateSamples } from './differentiate/clip-samples.js';
+export { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
+export { lowerTrainingOperators } from './import/lower-training-operators.js';
+export { useGradients } from './import/use-gradients.js';
+export { addSegments } from './normalize/add-segments.js';
+export { deriveInputs } from './normalize/derive-inputs.js';
+export { freeBatch } from './normalize/free-batch.js';
+export { maskSegments } from './normalize/mask-segments.js';
+export { quantizeModel } from './quantize/quantize-model.js';

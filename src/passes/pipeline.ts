@@ -71,6 +71,7 @@ import { refuseRounded } from './select/detect-quantization.js';
 import { headParameters } from './select/find-head.js';
 import { distancesFromHead } from './select/group-layers.js';
 import { groupParameters } from './select/group-parameters.js';
+import { parameterUses } from './select/parameter-uses.js';
 import { readOrigins } from './select/read-origins.js';
 import { selectParameters } from './select/select-parameters.js';
 import type { Noise } from './update/add-noise.js';
@@ -462,14 +463,16 @@ const ALL = [
   pass({
     name: 'group-parameters',
     does: 'Resolves the optimizer options that differ by parameter',
-    requires: ['work', 'g', 'trained', 'optimizer'],
+    requires: ['work', 'g', 'loss', 'trained', 'optimizer'],
     ensures: ['groups', 'distances'],
     run(c) {
       const { optimizer, settings } = c.optimizer;
       const { layerDecay, unfreezeEvery } = c.options;
       const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
       c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
-      const groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances);
+      const ends = [c.loss.output ?? c.loss.loss];
+      const uses = optimizer.forUse ? parameterUses(c.g.graph, c.trained, ends) : [];
+      const groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances, uses);
       const chosen = { name: c.optimizer.name, settings };
       c.groups = groupsOfScales(c.work, c.trained, groups, chosen, c.options.groups);
       return false;

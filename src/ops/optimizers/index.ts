@@ -2,6 +2,7 @@ import { AgdError } from '../../graph/errors.js';
 import { checkNewName, unknownName } from '../core/option-type.js';
 import { adabelief } from './adabelief.js';
 import { adabound } from './adabound.js';
+import { adafactor } from './adafactor.js';
 import { adagrad } from './adagrad.js';
 import { adahessian } from './adahessian.js';
 import { adam } from './adam.js';
@@ -10,12 +11,16 @@ import { adan } from './adan.js';
 import { ademamix } from './ademamix.js';
 import { agd } from './agd.js';
 import { amsgrad } from './amsgrad.js';
+import { lamb } from './lamb.js';
+import { lars } from './lars.js';
 import { lion } from './lion.js';
+import { muon } from './muon.js';
 import { nadam } from './nadam.js';
 import type { Optimizer, OptimizerOptions } from './optimizer.js';
 import { radam } from './radam.js';
 import { rmsprop } from './rmsprop.js';
 import { sgd } from './sgd.js';
+import { shampoo } from './shampoo.js';
 
 /** One entry per optimizer; names, types and flags are derived from it. */
 export const OPTIMIZERS = {
@@ -34,6 +39,11 @@ export const OPTIMIZERS = {
   lion,
   adan,
   ademamix,
+  adafactor,
+  lamb,
+  lars,
+  muon,
+  shampoo,
 };
 
 export type OptimizerName = keyof typeof OPTIMIZERS;

@@ -47,6 +47,12 @@ export const largestOption = option(flag, false, 'Divide by the largest average 
  */
 export type KeptState = { name: string; value?: number; scalar?: true; dims?: readonly number[] };
 
+/**
+ * What the model uses a parameter as: `isTable`, of lookups only; `isHead`, of its last layer; `isTransposed`, the right
+ * operand of products, so that it is stored as inputs x outputs.
+ */
+export type ParameterUse = { isTable: boolean; isHead: boolean; isTransposed: boolean };
+
 /** The options that every optimizer has. */
 export type OptimizerOptions = { lr: number; weightDecay: number };
 
@@ -89,6 +95,10 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     step: number,
     shape: readonly number[],
   ): Record<string, { name: string; factor: number }>;
+  /** The options of a parameter by its use, unless its group sets them. */
+  forUse?(use: ParameterUse): Partial<O>;
+  /** Options besides lr that are learning rates, so that a layer's decay applies to them. */
+  readonly rates?: readonly (keyof O)[];
   /** Whether PyTorch keeps no step count for it, so that a checkpoint may lack one. */
   readonly uncounted?: true;
   /** The telemetry of a parameter, from its states before and after an update: scalars, in the order of their names. */

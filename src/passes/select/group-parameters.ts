@@ -3,6 +3,7 @@ import {
   ensure,
   type Optimizer,
   type OptimizerOptions,
+  type ParameterUse,
   resolveOptions,
 } from '../../ops/optimizers/optimizer.js';
 import { matcher } from '../common/match-names.js';
@@ -23,7 +24,8 @@ export type GroupOptions<O> = {
 };
 
 /**
- * The options of each parameter that differ from `base`. `distances` are those of its layer from the head. Throws
+ * The options of each parameter that differ from `base`. `distances` are those of its layer from the head, `uses` what the
+ * model uses it as. Throws
  * `no-such-value` for a glob that matches no parameter, and `bad-option` for options that the optimizer rejects.
  */
 export function groupParameters<O extends OptimizerOptions>(
@@ -32,6 +34,7 @@ export function groupParameters<O extends OptimizerOptions>(
   base: O,
   { groups = [], decayBiasNorm = true, layerDecay = 1 }: GroupOptions<O>,
   distances: readonly number[] = [],
+  uses: readonly ParameterUse[] = [],
 ): Partial<O>[] {
   const names = params.map(p => p.name);
   const exempt = decayBiasNorm ? new Set<Value>() : withoutDecay(params);
@@ -46,10 +49,13 @@ export function groupParameters<O extends OptimizerOptions>(
   });
   ensure(layerDecay === 1 || base.lr > 0, '--layer-decay takes multiples of lr, which must be above 0.');
   return params.map((p, i) => {
-    const own = (exempt.has(p) ? { weightDecay: 0 } : {}) as Partial<O>;
+    const used = uses[i] && optimizer.forUse?.(uses[i]);
+    const own = { ...used, ...(exempt.has(p) ? { weightDecay: 0 } : {}) } as Partial<O>;
     for (const { matches, options } of layers) if (matches?.(p.name)) Object.assign(own, options);
     const rate = layerDecay ** (distances[i] ?? 0);
-    if (rate !== 1) own.lr = (own.lr ?? base.lr) * rate;
+    if (rate !== 1)
+      for (const name of ['lr' as keyof O, ...(optimizer.rates ?? [])])
+        own[name] = (((own[name] ?? base[name]) as number) * rate) as O[keyof O];
     if (Object.keys(own).length) resolveOptions(optimizer, { ...base, ...own });
     return own;
   });

@@ -1,4 +1,5 @@
 import { type DType, isHalf, wideOf } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
@@ -57,7 +58,8 @@ export type PlannedUpdate = Omit<StepOptions, 'schedule'> & {
  * The optimizer's update of every parameter. The learning rate of one is the graph's `lr`, whose default is given
  * here, times the schedule, times its own `options.lr` in units of that default. Parameters with equal options
  * share the scalars of the step, which are computed in the type given. 16-bit parameters have gradients and states in
- * float32: squares of gradients, and an eps of 1e-8, would round to 0 in float16.
+ * float32: squares of gradients, and an eps of 1e-8, would round to 0 in float16. Throws `bad-option` if the step of a
+ * parameter with `lookup` depends on the whole table.
  */
 export function updateParameters<O extends OptimizerOptions>(
   g: Builder,
@@ -72,6 +74,14 @@ export function updateParameters<O extends OptimizerOptions>(
     tile: tileLarge = true,
   }: PlannedUpdate = {},
 ): UpdateRule {
+  const isWhole = (i: number) =>
+    optimizer.whole?.(parameters[i]!.options, parameters[i]!.param.shape as readonly number[]) ?? false;
+  const table = parameters.find((p, i) => p.lookup && isWhole(i));
+  if (table)
+    throw new AgdError(
+      'bad-option',
+      `lazyRows changes only the rows of a batch, and the step of ${optimizer.name} for '${table.param.name}' depends on the whole table: leave out one.`,
+    );
   const rate = stateInput(g, 'lr', Tensor.filled('float32', [], lr));
   const step = stateInput(g, 'step', Tensor.filled('int64', [], 0));
   const slots = new Map(parameters.map(p => [p.param, slotInputs(g, optimizer, p)]));
@@ -101,8 +111,6 @@ export function updateParameters<O extends OptimizerOptions>(
     const shared = new Map<string, { scalars: Scalars; kept: Scalars }>();
     const updates: Updates = new Map();
     const keys = parameters.map(({ param, options }) => `${param.dtype} ${JSON.stringify(options)}`);
-    const isWhole = (i: number) =>
-      optimizer.whole?.(parameters[i]!.options, params[i]!.shape as readonly number[]) ?? false;
     const alone = keys.map((key, i) => (parameters[i]!.lookup || isWhole(i) ? `${i}` : key));
     /** The scalars of the step for a parameter, and the next values of its states that are scalars. */
     const scalarsOf = (i: number) => {

@@ -167,6 +167,9 @@ const ademamix: Formula<AdemamixOptions> = (w, g, kept, t, lr, o) => {
   return w - lr * (sum / denominator + o.weightDecay * w);
 };
 
+/** Those of which a formula on one coordinate says all; the steps of others are recorded. */
+type Elementwise = Exclude<OptimizerName, 'agd' | 'adafactor' | 'lamb' | 'lars' | 'muon' | 'shampoo'>;
+
 export const FORMULAS = {
   sgd,
   adam,
@@ -182,7 +185,7 @@ export const FORMULAS = {
   lion,
   adan,
   ademamix,
-} as unknown as Record<Exclude<OptimizerName, 'agd'>, Formula<AnyOptions>>;
+} as unknown as Record<Elementwise, Formula<AnyOptions>>;
 
 /** A formula on all coordinates of parameters, where the Hessian is diagonal, as in `OptimizerRun`. */
 export class Reference {
@@ -224,7 +227,7 @@ function combinations(values: Record<string, readonly unknown[]>): AnyOptions[] 
 const EPS = [1e-3];
 const ADAM = { betas: [[0.5, 0.9]], eps: EPS, weightDecay: [0.1, 0], amsgrad: [true] };
 /** The combinations of options that each is compared with. */
-export const RIVAL_OPTIONS: Record<Exclude<OptimizerName, 'agd'>, AnyOptions[]> = {
+export const RIVAL_OPTIONS: Record<Elementwise, AnyOptions[]> = {
   sgd: combinations({
     momentum: [0.9],
     dampening: [0.25],

@@ -39,7 +39,7 @@ def run_torch(make):
     optimizers = make(params)
     for t in range(1, STEPS + 1):
         for name, w in params.items():
-            w.grad = torch.tensor(gradient(name, t))
+            w.grad = torch.tensor(gradient(name, t)).reshape(w.shape)
         for optimizer in optimizers:
             optimizer.step()
     state = {}
@@ -107,8 +107,73 @@ def ademamix(
     return w - lr * ((fast + alpha * slow) / (np.sqrt(v) + eps) + weight_decay * w)
 
 
+def trust_ratio(w, u):
+    weight, step = np.linalg.norm(w), np.linalg.norm(u)
+    return weight / step if weight > 0 and step > 0 else 1
+
+
+def lamb(
+    w, g, kept, t, lr,
+    betas=(0.9, 0.999), eps=1e-6, weight_decay=0, bias_correction=True, exclude_vectors=True,
+):  # fmt: skip
+    """The paper's algorithm 2; without bias correction, and with exclusions, as in google-research/albert."""
+    m = average(kept, "m", betas[0], g) / (1 - betas[0] ** t if bias_correction else 1)
+    v = average(kept, "v", betas[1], g * g) / (1 - betas[1] ** t if bias_correction else 1)
+    u = m / (np.sqrt(v) + eps)
+    if w.ndim < 2 and exclude_vectors:
+        return w - lr * u
+    u = u + weight_decay * w
+    return w - lr * trust_ratio(w, u) * u
+
+
+def lars(w, g, kept, t, lr, momentum=0.9, nesterov=False, eta=1e-3, weight_decay=0, exclude_vectors=True):
+    """LARSOptimizer of google-research/supcon, with classic momentum."""
+    rate = lr
+    if w.ndim > 1 or not exclude_vectors:
+        g = g + weight_decay * w
+        ratio = trust_ratio(w, g)
+        rate = lr * eta * ratio
+    kept["u"] = momentum * kept.get("u", 0) + rate * g
+    return w - (momentum * kept["u"] + rate * g if nesterov else kept["u"])
+
+
+def shampoo(w, g, kept, t, lr, momentum=0, weight_decay=0, eps=1e-4, ridge=1e-6, max_size=1024):
+    """The paper's algorithm 1, of a kernel as a matrix; inverse roots by eigenvalues."""
+    g = (g + weight_decay * w).reshape(len(w), -1)
+    axes = [axis for axis, size in enumerate(g.shape) if size <= max_size and (w.ndim > 1 or axis == 0)]
+    step = g
+    for axis in axes:
+        gram = g.T @ g if axis else g @ g.T
+        kept[axis] = kept.get(axis, 0) + gram
+        added = max(eps, ridge * np.linalg.norm(kept[axis]))
+        values, vectors = np.linalg.eigh(kept[axis] + added * np.eye(len(gram)))
+        root = vectors * values ** (-1 / (2 * len(axes))) @ vectors.T
+        step = step @ root if axis else root @ step
+    kept["u"] = momentum * kept.get("u", 0) + (1 - momentum) * step
+    return w - lr * kept["u"].reshape(w.shape)
+
+
 LR = 1 / 128
 CASES = []
+
+
+def muon(options):
+    """
+    torch.optim.Muon with its iteration in float64 in place of bfloat16, of a kernel as the matrix that it is for it; and
+    torch.optim.AdamW for the vector.
+    """
+    torch.Tensor.bfloat16 = torch.Tensor.clone
+
+    def make(params):
+        own = {name: value for name, value in options.items() if not name.startswith("adam")}
+        params["kernel"].data = params["kernel"].data.flatten(1)
+        adam = {name[5:]: value for name, value in options.items() if name.startswith("adam_")}
+        decay = options.get("weight_decay", 0.1)
+        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "weight_decay": decay, **adam}
+        matrices = torch.optim.Muon([params["matrix"], params["kernel"]], **own)
+        return [matrices, torch.optim.AdamW([params["vector"]], **adam)]
+
+    return run_torch(make)
 
 
 def snake(options):
@@ -151,5 +216,23 @@ of_numpy(
     ademamix, {}, {**BETAS, "beta3": 0.99, "alpha": 5, **DECAY}, {"beta3Warmup": 60, "alphaWarmup": 150},
     {"betas": [0, 0.9], "beta3": 0.95, "beta3Warmup": 150, "alphaWarmup": 60, "eps": 1e-3},
 )  # fmt: skip
+of_numpy(lamb, {}, {**BETAS, "eps": 1e-3, **DECAY}, {"biasCorrection": False}, {**DECAY, "excludeVectors": False})
+of_numpy(
+    lars, {}, {"eta": 0.1, "momentum": 0}, {"eta": 0.1, **DECAY}, {"eta": 0.1, **DECAY, "nesterov": True},
+    {"eta": 0.1, "excludeVectors": False},
+)  # fmt: skip
+for options in [{}, DECAY, {"beta2Decay": -0.5, "eps1": 1e-3}, {"eps2": 0.1, "clipThreshold": 2}]:
+    own = {"lr": LR, **options}
+    names = {"lr": "lr", "weightDecay": "weight_decay", "beta2Decay": "beta2_decay", "clipThreshold": "d"}
+    given = {names[name]: value for name, value in own.items() if name in names}
+    eps = (own.get("eps1"), own.get("eps2", 1e-3))
+    add("adafactor", options, run_torch(lambda params: [torch.optim.Adafactor(params.values(), eps=eps, **given)]))
+for options in [
+    {}, {"weightDecay": 0, "nesterov": False}, {"momentum": 0.5, "nsSteps": 3, "eps": 1e-3},
+    {"nsCoefficients": [2, -1.5, 0.5], "nsSteps": 10}, {"adjustLrFn": "match_rms_adamw"},
+    {"adamLr": 1e-3, "adamBetas": [0.8, 0.99], "adamEps": 1e-3},
+]:  # fmt: skip
+    add("muon", options, muon(snake({"lr": LR, **options})))
+of_numpy(shampoo, {}, {"ridge": 0}, {"momentum": 0.9, **DECAY, "eps": 0.1}, {"maxSize": 2})
 
 Path(__file__).with_name("recorded.json").write_text(json.dumps(CASES))

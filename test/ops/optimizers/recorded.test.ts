@@ -26,7 +26,9 @@ it.each(CASES.map(c => [c.name, JSON.stringify(c.options), c] as const))(
       const own = { lr: 1 / 128, ...options } as never;
       const run = await OptimizerRun.create(optimizerNamed(name), own, start, { dtype, shapes: SHAPES });
       for (let t = 1; t <= 100; t++) await run.step(gradients(t));
-      const bound = dtype === 'float64' ? 1e-10 : 1e-5;
+      // ONNX Runtime folds coefficients of products of matrices into them as float32 numbers.
+      const exact = { muon: 1e-6, shampoo: 1e-8 }[name] ?? 1e-10;
+      const bound = dtype === 'float64' ? exact : 1e-5;
       const kept = dtype === 'float64' ? Object.entries(state) : [];
       for (const [key, want] of [...Object.entries(param), ...kept]) {
         const got = run.get(key);

@@ -2,9 +2,14 @@ import { describe, expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import { OPTIMIZER_NAMES, type OptimizerSpec } from '../../../src/ops/optimizers/index.js';
+import {
+  OPTIMIZER_NAMES,
+  type OptimizerName,
+  type OptimizerSpec,
+} from '../../../src/ops/optimizers/index.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
+import { trainedModel } from '../../../src/runtime/export.js';
 import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData } from '../../sample.js';
@@ -29,6 +34,15 @@ function half(samples: Feeds, i: number): Feeds {
   return Object.fromEntries(Object.entries(samples).map(([name, tensor]) => [name, cut(tensor)]));
 }
 
+/** 64 samples as four batches of a run. */
+const inRuns = (samples: Feeds): Feeds =>
+  Object.fromEntries(
+    Object.entries(samples).map(([key, { dtype, dims, bytes }]) => [
+      key,
+      new Tensor(dtype, [4, 16, ...dims.slice(1)], bytes),
+    ]),
+  );
+
 /** Losses of so many steps on one batch. */
 async function losses(trainer: Trainer, steps: number): Promise<number[]> {
   const result = [];
@@ -36,8 +50,16 @@ async function losses(trainer: Trainer, steps: number): Promise<number[]> {
   return result;
 }
 
+/** Rates other than 0.05, where learning needs them. */
+const RATES: Partial<Record<OptimizerName, OptimizerSpec>> = {
+  sgd: { name: 'sgd', lr: 0.5 },
+  lars: { name: 'lars', lr: 0.5, eta: 0.1 },
+  muon: { name: 'muon', lr: 0.05, adamLr: 0.05 },
+  shampoo: { name: 'shampoo', lr: 0.2 },
+};
+
 describe.each(OPTIMIZER_NAMES)('%s', name => {
-  const optimizer = { name, lr: name === 'sgd' ? 0.5 : 0.05 };
+  const optimizer: OptimizerSpec = { lr: 0.05, ...RATES[name], name } as OptimizerSpec;
 
   it('learns, and says what it is', async () => {
     const trainer = await Trainer.create(await injected(optimizer));
@@ -61,20 +83,29 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
       await Trainer.create(await injected(optimizer)),
       await Trainer.create(await injected(optimizer)),
     ];
-    const runs = Object.entries(batch(64)).map(
-      ([
-        key,
-        {
-          dtype,
-          dims: [, ...dims],
-          bytes,
-        },
-      ]) => [key, new Tensor(dtype, [4, 16, ...dims], bytes)] as const,
-    );
     const each = [0, 1, 2, 3].map(i => half(half(batch(64), i >> 1), i & 1));
-    const losses = await many.steps(Object.fromEntries(runs));
+    const losses = await many.steps(inRuns(batch(64)));
     for (const [i, samples] of each.entries()) expect((await one.step(samples)).loss).toBe(losses[i]);
     for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
+    await many.release();
+    await one.release();
+  });
+
+  it('does the same with many options around it, in many steps of one run, and is exported', async () => {
+    const options: InjectOptions = {
+      ...{ accumulate: 2, clipGradNorm: 0.5, ema: 0.9, decayBiasNorm: false, layerDecay: 0.9 },
+      groups: [{ match: '*.bias', options: { lr: 0.01 } }],
+      schedule: { kind: 'cosine', total: 8 },
+    };
+    const model = await injected({ ...optimizer, weightDecay: 0.1 } as OptimizerSpec, options);
+    const [many, one] = [await Trainer.create(model), await Trainer.create(model)];
+    const each = [0, 1, 2, 3].map(i => half(half(batch(64), i >> 1), i & 1));
+    const losses = await many.steps(inRuns(batch(64)));
+    for (const [i, samples] of each.entries()) expect((await one.step(samples)).loss).toBe(losses[i]);
+    for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
+    const exported = trainedModel(many.snapshot(), { ema: true });
+    expect(exported.trainingInfo).toEqual([]);
+    expect(exported.graph.outputs.map(v => v.name)).toEqual(mlp().graph.outputs.map(v => v.name));
     await many.release();
     await one.release();
   });

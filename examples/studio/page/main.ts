@@ -28,8 +28,7 @@ const progress = byId<HTMLProgressElement>('progress');
 
 let project: Project = { kind: 'digits', taught: 0 };
 let run: RunRecord | undefined;
-let isRunning = false;
-let isReady = false;
+let [isRunning, isReady] = [false, false];
 
 let device: Settings['device'] = 'cpu';
 let { api: worker, close } = connect(device, follow);
@@ -60,8 +59,12 @@ function showState(): void {
   byId<HTMLButtonElement>('train').disabled =
     !isReady || isRunning || !isComplete || (!!run?.losses.length && !isPaused);
   byId('train').textContent = isPaused ? 'Resume' : 'Train';
+  const active = document.activeElement as HTMLElement | null;
+  byId('train').hidden = isRunning;
   byId('pause').hidden = !isRunning;
   byId('restart').hidden = isRunning || !run;
+  // Focus stays among the buttons.
+  if (active?.hidden) byId(isRunning ? 'pause' : isPaused ? 'train' : 'restart').focus();
   byId<HTMLFieldSetElement>('fixed').disabled = isRunning || !!run;
   byId<HTMLInputElement>('epochs').disabled = isRunning;
   byId('drawing').hidden = project.kind !== 'digits';
@@ -190,7 +193,6 @@ async function training(settings: Settings, start: () => Promise<RunRecord>): Pr
     run = await start();
     fillForm(run.settings);
     showResults(run);
-    announce(byId('status').textContent ?? '');
   } catch (error) {
     // What was done before an error of the start is still there; otherwise nothing is.
     if (!run.losses.length) run = before;

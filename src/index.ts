@@ -90,6 +90,13 @@ export type {
 } from './runtime/train/events.js';
 export type { Compression } from './runtime/train/exchange.js';
 export { type Callbacks, FitError, type FitOptions, type FitResult, fit } from './runtime/train/fit.js';
+export {
+  type MemoryChange,
+  type MemoryEstimate,
+  type MemoryOptions,
+  type MemoryPlan,
+  planMemory,
+} from './runtime/train/memory-estimate.js';
 export type { RunHistory } from './runtime/train/run-state.js';
 export { runTrainJob, type TrainJob } from './runtime/train/train-job.js';
 export { Trainer, type TrainerOptions } from './runtime/train/trainer.js';

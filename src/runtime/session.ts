@@ -4,7 +4,7 @@ import { cloneModel } from '../graph/clone.js';
 import { byteLength, type DType, dtypeOf, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { stampOfExternal } from '../graph/files.js';
-import { allGraphs, Model, type Node, type TensorType } from '../graph/ir.js';
+import { allGraphs, type Graph, Model, type Node, type TensorType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto/codec.js';
 import { record } from '../graph/record.js';
 import { type ExternalData, type Placement, Tensor, type TypedArray } from '../graph/tensor.js';
@@ -115,7 +115,7 @@ export class Session {
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
       throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
     const source = device === 'webgpu' && given instanceof Model ? forWebgpu(given) : given;
-    const { place, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
+    const { place, beside, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
     const options: ort.InferenceSession.SessionOptions = {
       logSeverityLevel: 4,
       executionProviders: device === 'cpu' ? ['cpu'] : [provider(device, source), 'cpu'],
@@ -133,6 +133,7 @@ export class Session {
         ...(saved ? { optimization: PORTABLE } : {}),
       },
       ...(saved ? { optimizedModelFilePath: saved.path } : {}),
+      ...(beside ? { externalData: beside } : {}),
       ...(threads ? { intraOpNumThreads: threads } : {}),
       ...(stay?.length
         ? { preferredOutputLocation: Object.fromEntries(stay.map(name => [name, 'gpu-buffer'])) }
@@ -249,8 +250,12 @@ const encoded = (model: Model, place: Placement) =>
 /** Tensors of fewer bytes are copied into the session, where shape inference sees them. */
 const LEAST_MAPPED = 2 ** 16;
 
-/** The folder under the runtime's name for it. */
-type Mapped = { model_external_initializers_file_folder_path?: string; place: Placement };
+/** The folder under the runtime's name for it; `beside` are the contents of tensors that the model does not hold. */
+type Mapped = {
+  model_external_initializers_file_folder_path?: string;
+  place: Placement;
+  beside?: { path: string; data: Uint8Array }[];
+};
 /** What `process.platform` is in a page. */
 const BROWSER = 'browser' as NodeJS.Platform;
 const UNMAPPED: readonly NodeJS.Platform[] = ['win32', BROWSER];
@@ -263,6 +268,7 @@ const NOTHING_MAPPED: Mapped = { place: inline };
  * browser's files are in memory.
  */
 function mapped({ graph }: Model): Mapped {
+  if (ort.env.versions?.web !== undefined) return besideModel(graph);
   if (UNMAPPED.includes(process.platform)) return NOTHING_MAPPED;
   const initializers = new Set(graph.initializers.values());
   const inFile = (tensor: Tensor) => {
@@ -291,6 +297,23 @@ function forWebgpu(model: Model): Model {
   const copy = cloneModel(model);
   narrowSplits(copy);
   return copy;
+}
+
+/**
+ * Large initializers beside the model, where the runtime is WebAssembly: it copies each into its memory once. Those in the
+ * model would take its memory, which never shrinks, several times: as bytes, as parsed and as tensors.
+ */
+function besideModel({ initializers }: Graph): Mapped {
+  const beside: { path: string; data: Uint8Array }[] = [];
+  const places = new Map<Tensor, ExternalData>();
+  for (const tensor of initializers.values()) {
+    const { dtype, byteLength: length } = tensor;
+    if (length < LEAST_MAPPED || dtype === 'int64' || tensor.strings || places.has(tensor)) continue;
+    const location = `${beside.length}`;
+    places.set(tensor, { folder: '', location, offset: 0, length });
+    beside.push({ path: location, data: tensor.bytes });
+  }
+  return beside.length ? { place: tensor => places.get(tensor), beside } : NOTHING_MAPPED;
 }
 
 function provider(device: Concrete, source: Source): ort.InferenceSession.ExecutionProviderConfig {

@@ -1,7 +1,7 @@
 import { basename, resolve } from 'pathe';
-import { type Directory, mount } from './mounts.js';
+import { changed, type Directory, mount } from './mounts.js';
 import { readdir, readFile, rm, writeFile } from './node/fs-promises.js';
-import { existingFile, makeFolder } from './node/memory-files.js';
+import { adopt, existingFile, makeFile, makeFolder } from './node/memory-files.js';
 
 /** A File or Blob of the browser. */
 type BlobLike = { arrayBuffer(): Promise<ArrayBuffer> };
@@ -15,8 +15,10 @@ export const files = {
   /** Puts a file there, and the folders above it. */
   async write(path: string, contents: Uint8Array | string | BlobLike): Promise<void> {
     makeFolder(resolve('/', path, '..'), true);
-    const isBlob = typeof contents === 'object' && 'arrayBuffer' in contents;
-    await writeFile(path, isBlob ? new Uint8Array(await contents.arrayBuffer()) : contents);
+    if (typeof contents === 'string' || !('arrayBuffer' in contents)) return writeFile(path, contents);
+    const bytes = new Uint8Array(await contents.arrayBuffer());
+    adopt(makeFile(path), bytes);
+    await changed(path);
   },
 
   /** Files that were dropped or chosen, each under its name, or its place in the folder that was. Returns their paths. */

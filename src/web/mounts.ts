@@ -1,6 +1,6 @@
 /** Folders of the page's files that are kept in a directory of the browser, such as OPFS: they outlive the page. */
 import { basename, dirname, relative, resolve } from 'pathe';
-import { find, makeFile, makeFolder, writeAt } from './node/memory-files.js';
+import { adopt, find, makeFile, makeFolder } from './node/memory-files.js';
 
 /** The part of the browser's FileSystemDirectoryHandle that is used. */
 export type Directory = {
@@ -39,7 +39,7 @@ async function load(path: string, directory: Directory): Promise<void> {
     if (entry.kind === 'directory') {
       makeFolder(own, true);
       await load(own, entry);
-    } else writeAt(makeFile(own), new Uint8Array(await (await entry.getFile()).arrayBuffer()), 0);
+    } else adopt(makeFile(own), new Uint8Array(await (await entry.getFile()).arrayBuffer()));
   }
 }
 

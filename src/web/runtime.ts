@@ -15,6 +15,7 @@ let chosen: Runtime | undefined;
 export function setRuntime(runtime: Runtime): void {
   chosen = runtime;
   runtime.env.logLevel = 'fatal';
+  env.versions = runtime.env.versions;
 }
 
 function runtime(): Runtime {
@@ -26,14 +27,14 @@ function runtime(): Runtime {
 }
 
 /** Set by `setRuntime`. */
-export const env: { logLevel?: string } = {};
+export const env: Runtime['env'] = {};
 
 type Options = ort.InferenceSession.SessionOptions;
 
 /** What Node and React Native call the CPU is WebAssembly in onnxruntime-web. */
 const providers = ({ executionProviders = [] }: Options) =>
   executionProviders.map(provider =>
-    provider === 'cpu' && runtime().env.versions?.web !== undefined ? 'wasm' : provider,
+    provider === 'cpu' && env.versions?.web !== undefined ? 'wasm' : provider,
   );
 
 export const InferenceSession = {

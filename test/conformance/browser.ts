@@ -23,6 +23,7 @@ const TYPES: Record<string, string> = {
   '.mjs': 'text/javascript',
   '.js': 'text/javascript',
   '.wasm': 'application/wasm',
+  '.onnx': 'application/octet-stream',
 };
 
 /** Chooses the runtime; one thread, as the page is not isolated from others. */
@@ -55,16 +56,16 @@ async function serve(folders: Record<string, string>, start: string) {
 }
 
 /**
- * A page that has the library and the runtime, until it is closed: the runtime's build for WebGPU lacks kernels of the CPU.
+ * A page that has the library and the runtime, until it is closed, and files of these folders, by the first part of their path: the runtime's build for WebGPU lacks kernels of the CPU.
  * Throws `bad-state` where there is no Chromium.
  */
-export async function openPage(device?: Device) {
+export async function openPage(device?: Device, folders: Record<string, string> = {}) {
   if (!hasChromium())
     throw new AgdError('bad-state', `There is no Chromium at ${CHROMIUM}; the variable CHROMIUM names it.`);
   const out = await mkdtemp(join(tmpdir(), 'agd-onnx-page-'));
   await bundle(fileURLToPath(new URL('in-page.js', import.meta.url)), out);
   const { server, url } = await serve(
-    { library: out, runtime: RUNTIME },
+    { ...folders, library: out, runtime: RUNTIME },
     startOf(device === 'webgpu' ? 'webgpu' : 'wasm'),
   );
   const args = ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];

@@ -31,6 +31,19 @@ describe('files in memory', () => {
   });
 });
 
+it('are read without a copy, and leave what was read as it was when they change', async () => {
+  await files.write('/in', new Blob(['before']));
+  const [first, second] = [await memory.readFile('/in'), await memory.readFile('/in')] as Uint8Array[];
+  expect(first!.buffer).toBe(second!.buffer);
+  const handle = await memory.open('/in', 'r+');
+  await handle.write(text('after!'), 0, 6, 0);
+  await handle.truncate(5);
+  await handle.close();
+  expect(await files.text('/in')).toBe('after');
+  await memory.writeFile('/in', 'anew, and longer');
+  expect(Buffer.from(first!).toString()).toBe('before');
+});
+
 /** A directory of the browser, with its entries in a map. */
 class FakeDirectory {
   readonly kind = 'directory';

@@ -64,6 +64,23 @@ describe('on WebAssembly', () => {
     expect(outputs.logits!.dims).toEqual([24, 10]);
   });
 
+  it('hands weights over beside the model, which would take memory several times in it', async () => {
+    const ort = await import('onnxruntime-web');
+    const seen: { model: number; beside: number }[] = [];
+    const create = (model: Uint8Array, options: { externalData?: { data: Uint8Array }[] }) => {
+      const beside = (options.externalData ?? []).reduce((n, { data }) => n + data.length, 0);
+      seen.push({ model: model.length, beside });
+      return ort.InferenceSession.create(model, options as never);
+    };
+    web.setRuntime({ ...ort, InferenceSession: { create } } as never);
+    const session = await web.Session.create(await web.loadModel('/lenet.onnx'));
+    await session.release();
+    web.setRuntime(ort as never);
+    // The largest weight is fc1's: 120 x 256 numbers.
+    expect(seen).toEqual([{ model: expect.any(Number), beside: 4 * 120 * 256 }]);
+    expect(seen[0]!.model).toBeLessThan(64_000);
+  });
+
   it('injects the bytes that Node injects', async () => {
     const options = { loss: { kind: 'cross-entropy' }, optimizer: { name: 'adamw' } } as const;
     const [here, there] = await Promise.all([

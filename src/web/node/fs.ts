@@ -12,6 +12,7 @@ import {
   makeFile,
   makeFolder,
   removeAt,
+  viewOf,
   writeAt,
 } from './memory-files.js';
 
@@ -111,9 +112,9 @@ export function realpathSync(path: string): string {
 }
 
 export function readFileSync(path: string, encoding?: string): Buffer | string {
-  const { bytes, size } = existingFile(path, 'open');
-  const copy = Buffer.from(bytes.slice(0, size));
-  return encoding ? copy.toString('utf8') : copy;
+  const { buffer, byteOffset, length } = viewOf(existingFile(path, 'open'));
+  const contents = Buffer.from(buffer, byteOffset, length);
+  return encoding ? contents.toString('utf8') : contents;
 }
 
 export const unlinkSync = (path: string): void => {

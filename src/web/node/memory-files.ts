@@ -10,6 +10,8 @@ export type MemoryFile = {
   /** With room to grow; the first `size` bytes are the contents. */
   bytes: Uint8Array<ArrayBuffer>;
   size: number;
+  /** Whether a reader has a view of the bytes: they are copied before they change. A model's weights are in memory once. */
+  isShared?: boolean;
 };
 export type MemoryFolder = {
   kind: 'folder';
@@ -84,6 +86,17 @@ export function makeFile(path: string): MemoryFile {
   return file;
 }
 
+/** The contents, without a copy: the file takes bytes of its own when it is changed. */
+export function viewOf(file: MemoryFile): Uint8Array<ArrayBuffer> {
+  file.isShared = true;
+  return file.bytes.subarray(0, file.size);
+}
+
+/** The bytes become the contents of a file, without a copy. */
+export function adopt(file: MemoryFile, bytes: Uint8Array<ArrayBuffer>): void {
+  Object.assign(file, { bytes, size: bytes.length, isShared: false, mtimeMs: Date.now() });
+}
+
 /** Copies into a file, which grows where it must, with zeros before `position`. */
 export function writeAt(file: MemoryFile, given: Uint8Array, position: number): void {
   const end = position + given.length;
@@ -93,6 +106,7 @@ export function writeAt(file: MemoryFile, given: Uint8Array, position: number): 
 }
 
 export function resizeTo(file: MemoryFile, size: number): void {
+  if (file.isShared) adopt(file, file.bytes.slice(0, file.size));
   if (size > file.bytes.length) {
     const grown = new Uint8Array(file.size ? Math.max(size, 2 * file.bytes.length) : size);
     grown.set(file.bytes.subarray(0, file.size));

@@ -6,15 +6,22 @@ import type { Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 import type { RunData, RunOptions } from './training-run.js';
 
-/** Long enough for runs of steps to reach their length, and so the memory that they take. */
+/** For a mean of the time of a step. */
 const TRIAL_MS = 3000;
+const MOST_MS = 15_000;
 /** The memory of the runtime still grows in the second and third step. */
 const LEAST_STEPS = 4;
 const VALIDATION_MS = 1000;
+/** The number of steps in a run doubles, and its memory grows, until this many runs were no longer than one before. */
+const SETTLED = 3;
+/** Whole runs grow by 4 to 9 percent beyond the trial. */
+const GROWTH = 1.1;
+/** Copies of the parameters that a run holds when it writes the trained model. */
+const COPIES = 3;
 
 /**
  * Does steps for some seconds, and validates for one, which changes the trainer's state. Memory is that of this process: its
- * largest size so far, so nothing else should have been done in it. `files` are those that the run would write: the model
+ * largest size so far and what a whole run adds to it, so nothing else should have been done in it. `files` are those that the run would write: the model
  * that is exported, and the state. Throws as `trainingLoop` does.
  */
 export async function dryRun(
@@ -32,15 +39,26 @@ export async function dryRun(
   const start = performance.now();
   const first = trainer.batchCount;
   let [warm, warmSteps] = [start, first];
+  let [longest, noLonger, last] = [0, 0, first];
   // An update takes memory that the batches before it do not.
   const least = Math.max(LEAST_STEPS, trainer.description.accumulation?.batches ?? 1);
-  const isOver = () => performance.now() - start > TRIAL_MS && trainer.batchCount - first >= least;
+  const isOver = () => {
+    const elapsed = performance.now() - start;
+    const isSettled = noLonger >= SETTLED || elapsed > MOST_MS;
+    return elapsed > TRIAL_MS && trainer.batchCount - first >= least && isSettled;
+  };
   const signal = {
     get aborted() {
       return isOver();
     },
   };
+  const countRun = () => {
+    const steps = trainer.batchCount - last;
+    noLonger = steps > longest ? 0 : noLonger + 1;
+    [longest, last] = [Math.max(longest, steps), last + steps];
+  };
   const afterRun = () => {
+    countRun();
     // The first run is slower than those that follow.
     if (warmSteps === first) [warm, warmSteps] = [performance.now(), trainer.batchCount];
   };
@@ -53,7 +71,9 @@ export async function dryRun(
   let end = start;
   for await (const event of trainingLoop(trainer, train, { ...loop, signal, afterRun })) {
     if (event.type === 'step') end = performance.now();
-    if (event.type === 'epoch' && isOver()) break;
+    if (event.type !== 'epoch') continue;
+    countRun();
+    if (isOver()) break;
   }
   const done = trainer.batchCount;
   const perStep =
@@ -61,7 +81,7 @@ export async function dryRun(
   const stepsPerEpoch = train.batchCount(options);
   const validationMs = validation ? await validationTime() : 0;
   const { maxRSS } = process.resourceUsage();
-  const peak = maxRSS * 1024;
+  const peak = GROWTH * maxRSS * 1024 + COPIES * bytes.parameters;
   const source = await stat(files.source).catch(() => undefined);
   const disk = await statfs(dirname(files.output ?? '.')).catch(() => undefined);
   return {

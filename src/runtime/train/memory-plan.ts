@@ -18,8 +18,8 @@ export type Trial = (plan: BatchPlan) => Promise<{ peak: number; hasStatistics: 
 /** What the options of a run allow. */
 export type Freedom = { accumulate: boolean; recompute: boolean };
 
-/** The share of the bound that the trials leave free: whole runs, which also save and validate, took 4 to 16 percent more. */
-const RESERVE = 0.15;
+/** The share of the bound that is left free, as estimates are not exact. */
+const RESERVE = 0.05;
 
 /**
  * The plan for batches of `batch` samples, which is the effective size of any plan: the whole batch if it fits; else the

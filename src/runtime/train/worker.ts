@@ -37,15 +37,12 @@ export async function trainInWorker(
   return inProcess(planned, emit, signal, kill);
 }
 
-/** Copies of the parameters that a run holds when it writes the trained model, which a trial does not. */
-const COPIES = 3;
-
 /** The memory of a run by that of a few steps, in a process of its own. */
 async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal) {
   let [peak, hasStatistics] = [Number.POSITIVE_INFINITY, false];
   const watch = (event: TrainEvent) => {
     if (event.type === 'injected') hasStatistics = event.description.statistics.length > 0;
-    if (event.type === 'plan') peak = event.memory.peak + COPIES * event.memory.parameters;
+    if (event.type === 'plan') peak = event.memory.peak;
   };
   try {
     await inProcess({ ...job, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, watch, signal, kill);

@@ -99,6 +99,14 @@ it.each(['dryRun', 'findLr'] as const)('writes nothing with %s, whatever is to b
   expect(await readdir(dirname(output))).toEqual([]);
 });
 
+it('expects more memory of a whole run than its trial takes', async () => {
+  let expected = 0;
+  await runTrainJob({ ...(await job()), dryRun: true }, event => {
+    if (event.type === 'plan') expected = event.memory.peak;
+  });
+  expect(expected).toBeGreaterThan(process.resourceUsage().maxRSS * 1024);
+});
+
 it('saves the state where a sample cannot be read in the middle of a run', async () => {
   const wanted = { ...(await job()), state: join(folder, 's.agd.onnx') };
   const evaluate = vi

@@ -69,7 +69,7 @@ export const options = {
     ...RUN,
     type: types.flag,
     help: 'Train together with the other processes that mpirun or srun started',
-    conflicts: ['folds', 'dryRun', 'findLr', 'memory', 'dpClip'],
+    conflicts: ['folds', 'dryRun', 'findLr', 'memory', 'dpSgd'],
   },
   mpiLibrary: {
     ...RUN,

@@ -187,11 +187,22 @@ if (process.send && rank === '1') Atomics.wait(new Int32Array(new SharedArrayBuf
     expect(stderr).toMatch(/rank 0 of 2 \(.+\): has waited 2 s for the other ranks/);
   });
 
-  it('refuse what is not distributed', { timeout: 120_000 }, async () => {
+  it('end if the disk of rank 0 is full, and leave no half of a file', { timeout: 60_000 }, async context => {
+    if (spawnSync('prlimit', ['--version']).error)
+      return context.skip('there is no prlimit to limit files with');
     const folder = await workplace();
-    const { code, stderr } = await train(folder, 2, ...task, '--dp-clip', '1', '--distributed');
+    // Once the library has its own files.
+    const limit = `import { execFileSync } from 'node:child_process';
+const { OMPI_COMM_WORLD_RANK: rank = process.env.PMI_RANK } = process.env;
+if (process.send && rank === '0') execFileSync('prlimit', ['--pid', String(process.pid), '--fsize=4096']);`;
+    writeFileSync(join(folder, 'limit.mjs'), limit);
+    const before = readdirSync(folder);
+    const more = ['--extend', './limit.mjs', '--state', 'run.agd.onnx', '--distributed'];
+    const { code, stderr } = await train(folder, 2, ...task, ...more);
     expect(code).not.toBe(0);
-    expect(stderr).toMatch(/agd-onnx: .*--d/);
+    expect(stderr).toMatch(/agd-onnx: .*run\.agd\.onnx.*\[io\]/);
+    const left = readdirSync(folder, { recursive: true });
+    expect(left.sort()).toEqual([...before, 'run.agd.onnx.checkpoints'].sort());
   });
 });
 
@@ -267,7 +278,15 @@ it('a run without a launcher is refused with --distributed, and its options with
     expect(code).toBe(1);
     expect(err).toContain(message);
   }
-  const folds = agdOnnx(folder, ...task, '--distributed', '--folds', '3');
-  expect(folds.code).toBe(1);
-  expect(folds.err).toContain('--folds');
+  for (const [flag, value] of [
+    ['--folds', '3'],
+    ['--dry-run'],
+    ['--find-lr'],
+    ['--memory', '1GB'],
+    ['--dp-sgd', 'clip=1'],
+  ]) {
+    const { code, err } = agdOnnx(folder, ...task, '--distributed', ...[flag!, value ?? []].flat());
+    expect(code).toBe(1);
+    expect(err).toContain(`--distributed cannot be combined with ${flag}.`);
+  }
 });

@@ -96,7 +96,7 @@ export class DistributedStep {
   static async create(injected: Model, options: DistributedOptions): Promise<DistributedStep> {
     const description = readStep(injected);
     const { lossDivisor, loss, dpSgd } = description;
-    if (dpSgd) throw new AgdError('bad-option', 'Private training (--dp-clip) cannot be distributed.');
+    if (dpSgd) throw new AgdError('bad-option', 'Private training (--dp-sgd) cannot be distributed.');
     if (lossDivisor === undefined && loss.kind !== 'output')
       throw new AgdError(
         'bad-option',

@@ -1,4 +1,6 @@
 /** Ranks that die or hang in the middle of a run, under the launchers that are installed. */
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { launchers, missing, start } from './mpi.js';
@@ -19,6 +21,16 @@ describe.each(launchers)('a run that $name started', launcher => {
       /rank [01] of 3 \(.+\): has waited 2 s for the other ranks in allReduce: one of them is lost, hung or unreachable\./,
     );
     expect(stdout).not.toContain('done');
+  });
+
+  it('goes on after a warning if a rank is slow', { timeout: 60_000 }, async () => {
+    const file = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'warned');
+    const { stdout, stderr, code } = await start(launcher, 3, [SCRIPT, 'slow', '12', file]);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toMatch(
+      /rank 0 of 3 \(.+\) has waited 6 s for the other ranks in allReduce; the run ends after 12 s/,
+    );
+    expect(stdout.match(/done/g)).toHaveLength(3);
   });
 
   it('ends by itself if no rank fails', { timeout: 60_000 }, async () => {

@@ -1,12 +1,14 @@
 """Accuracy and perplexity of models trained in float32, in float16 and bfloat16 (--precision), and of float16 files.
 
-    npm run build && python compare/precision/main.py [lenet] [resnet20] [gpt]
+    npm run build && python compare/precision/main.py [lenet] [resnet20] [gpt] [--test FILE]
 
 Needs torch, transformers, onnx and onnxruntime. On the CPU, 16-bit operators round their operands and results and compute in
-float32, as PyTorch's autocast does on a GPU with float32 accumulation. The digits are the 1,000 test digits; the text is this
-project's documentation, of which the last tenth is held out. The table is in docs/guide/precision.md.
+float32, as PyTorch's autocast does on a GPU with float32 accumulation. Scored are the 1,000 test digits of models/mnist or
+those of FILE, an .npz of `x` (count, 28, 28), uint8, and `y`; the text is this project's documentation, of which the last
+tenth is held out. The table is in docs/guide/precision.md.
 """
 
+import argparse
 import importlib.util
 import sys
 import tempfile
@@ -24,9 +26,9 @@ spec = importlib.util.spec_from_file_location("quantization", ROOT / "compare" /
 digits = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(digits)
 
-EPOCHS = {"lenet": 6, "resnet20": 3, "gpt": 2}
+EPOCHS = {"lenet": 6, "resnet20": 5, "gpt": 2}
 CONTEXT = 64
-SEEDS = {"lenet": (0, 1), "resnet20": (0,), "gpt": (0,)}
+SEEDS = {"lenet": (0, 1), "resnet20": range(6), "gpt": (0,)}
 
 
 class Layer(nn.Module):
@@ -88,8 +90,13 @@ def score(name, path, input_name, x, y):
     return loss.exp().item()
 
 
-def row(name, folder):
-    path, input_name, data = make_gpt(folder) if name == "gpt" else digits.make(name, folder)
+def row(name, folder, test):
+    path, input_name, data = make_gpt(folder) if name == "gpt" else digits.make(name, folder, 0, None)
+    if test and name != "gpt":
+        arrays = np.load(test)
+        size = data["test"][0].shape[-1]
+        x = arrays["x"].astype(np.float32).reshape(-1, 1, size, 28 // size, size, 28 // size).mean((3, 5)) / 255
+        data["test"] = x, arrays["y"].astype(np.int64)
     half = folder / f"{name}.half.onnx"
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), half)
     results = []
@@ -97,11 +104,12 @@ def row(name, folder):
         scores = []
         for seed in SEEDS[name]:
             target = folder / "trained.onnx"
-            digits.train(name, folder, source, target, EPOCHS[name], "--precision", precision, "--seed", seed,
+            digits.train(name, folder, source, target, seed, "--epochs", EPOCHS[name], "--precision", precision,
                          "--schedule", "cosine", "--lr", "3e-3" if name == "gpt" else "1e-3")  # fmt: skip
             types = {t.data_type for t in onnx.load(target).graph.initializer}
             assert (onnx.TensorProto.FLOAT16 in types) == (source == half)
             scores.append(score(name, target, input_name, *data["test"]))
+            print(f"{name} {source.name} {precision} seed {seed}: {scores[-1]:.2f}", file=sys.stderr, flush=True)
         results.append(np.mean(scores))
     first = results[0]
     shown = [f"{first:.2f}", *(f"{x:.2f} ({(x / first - 1) * 100:+.2f} %)" for x in results[1:])]
@@ -109,13 +117,16 @@ def row(name, folder):
 
 
 def main():
-    names = sys.argv[1:] or list(EPOCHS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--test")
+    args = parser.parse_args()
     head = ["model", "fp32", "fp16", "bf16", "float16 file"]
     print("| " + " | ".join(head) + " |")
     print("| " + " | ".join("---" for _ in head) + " |")
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            print(row(name, Path(folder)), flush=True)
+        for name in args.models or EPOCHS:
+            print(row(name, Path(folder), args.test), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ export function describeStep(description: TrainingDescription): string[] {
   const groups = new Map<string, string[]>();
   for (const { name, options } of parameters) {
     if (!options) continue;
-    const key = list(options);
+    // Off is a choice where others have it on.
+    const own = Object.entries(options).map(([k, v]) => [k, v === false ? 'off' : v]);
+    const key = list(Object.fromEntries(own));
     groups.set(key, [...(groups.get(key) ?? []), name]);
   }
   const extras = describeExtras(description);

@@ -51,8 +51,9 @@ async function everyOptimizer(placer: Placer): Promise<void> {
   for (const dtype of ['float32', 'float16'] as const)
     for (const name of allOptimizerNames)
       for (const form of Object.keys(OPTIONS) as (keyof typeof OPTIONS)[]) {
-        // It needs the gradient of whole tables.
-        if (name === 'adahessian' && form === 'lazy rows') continue;
+        // These need the gradient of whole tables.
+        const takesTables = ['adahessian', 'adafactor', 'lamb', 'lars', 'shampoo'].includes(name);
+        if (takesTables && form === 'lazy rows') continue;
         await attempt(`${name}, ${dtype}, ${form}`, async () => {
           const optimizer = { name } as InjectOptions['optimizer'];
           const options: InjectOptions = { loss: { kind: 'cross-entropy' }, optimizer, provider: 'cuda' };

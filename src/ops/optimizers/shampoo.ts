@@ -20,6 +20,7 @@ const options = {
   ridge: option(nonNegative, 1e-6, 'Lower bound of eps, relative to the norm of a preconditioner'),
   maxSize: option(count, 1024, 'Axes up to this long have a preconditioner'),
   rootSteps: option(count, 40, 'Steps of the Newton iteration for inverse roots'),
+  updateFreq: option(count, 10, 'Compute the inverse roots every N updates'),
 };
 
 export type ShampooOptions = OptionsOf<typeof options>;
@@ -30,7 +31,10 @@ const foldedShape = (shape: readonly number[]) => {
   return shape.length < 2 ? [rows] : [rows, others.reduce((n, d) => n * d, 1)];
 };
 
-const NAMES = ['precond_0', 'precond_1'];
+const NAMES = [
+  { sum: 'precond_0', root: 'inv_precond_0' },
+  { sum: 'precond_1', root: 'inv_precond_1' },
+] as const;
 
 /** The axes with a preconditioner. */
 const axesOf = ({ maxSize }: ShampooOptions, shape: readonly number[]) =>
@@ -45,7 +49,8 @@ const axesOf = ({ maxSize }: ShampooOptions, shape: readonly number[]) =>
  *
  * Roots are those of L and R with an eps of at least ridge |L| and ridge |R|, without which rounding would make small
  * eigenvalues negative (Anil et al.: «Scalable Second Order Optimization for Deep Learning», 2020, has the same ridge). Of a
- * vector, k = 1 and R is left out. An axis longer than `max_size` has no preconditioner, and k is smaller by 1.
+ * vector, k = 1 and R is left out. Roots are computed every `update_freq` updates, and in each of
+ * the first `update_freq`, when one gradient more changes them most. An axis longer than `max_size` has no preconditioner, and k is smaller by 1.
  * Weight decay is added to the gradient.
  */
 export const shampoo: Optimizer<ShampooOptions> = {
@@ -54,18 +59,24 @@ export const shampoo: Optimizer<ShampooOptions> = {
 
   // A state starts as one number everywhere, so that eps I is added where the state is read.
   states: (options, shape) => [
-    ...axesOf(options, shape).map(axis => {
+    ...axesOf(options, shape).flatMap(axis => {
       const size = foldedShape(shape)[axis]!;
-      return { name: NAMES[axis]!, dims: [size, size] };
+      const { sum, root } = NAMES[axis as 0 | 1];
+      const names = options.updateFreq === 1 ? [sum] : [sum, root];
+      return names.map(name => ({ name, dims: [size, size] }));
     }),
     ...(options.momentum ? ['momentum_buffer'] : []),
   ],
 
   whole: () => true,
 
-  scalars: (_, lr) => ({ rate: lr }),
+  scalars(step, lr, { updateFreq }) {
+    const rounds = step.sub(1).div(updateFreq);
+    const isDue = rounds.equal(rounds.floor()).or(step.lessOrEqual(updateFreq));
+    return { rate: lr, ...(updateFreq === 1 ? {} : { due: isDue.cast(step.dtype) }) };
+  },
 
-  update(w, grad, state, { rate }, options) {
+  update(w, grad, state, { rate, due }, options) {
     const { weightDecay, momentum, rootSteps } = options;
     const g = weightDecay ? grad.add(w.mul(weightDecay)) : grad;
     const shape = w.staticShape!;
@@ -77,9 +88,13 @@ export const shampoo: Optimizer<ShampooOptions> = {
     let step = matrix;
     for (const axis of axes) {
       const gram = axis ? matrix.mT.matmul(matrix) : matrix.matmul(matrix.mT);
-      const sum = state[NAMES[axis]!]!.add(gram);
-      next[NAMES[axis]!] = sum;
-      const root = inverseRoot(damped(sum, options), 2 * axes.length, rootSteps);
+      const names = NAMES[axis as 0 | 1];
+      const sum = state[names.sum]!.add(gram);
+      const count = due ? due.mul(rootSteps).cast('int64') : sum.g.scalar(rootSteps, 'int64');
+      const computed = inverseRoot(damped(sum, options), 2 * axes.length, count);
+      const root = due ? due.equal(1).where(computed, state[names.root]!) : computed;
+      next[names.sum] = sum;
+      if (due) next[names.root] = root;
       step = axis ? step.matmul(root) : root.matmul(step);
     }
     const preconditioned = step.reshape(shape);
@@ -100,16 +115,16 @@ function damped(sum: Expr, { eps, ridge }: ShampooOptions): Expr {
  *
  *     T = ((p + 1) I - M) / p        X = X T        M = T^p M
  *
- * so that M nears I, and X the root. These are products only; ONNX has no operator for eigenvalues. p is 2 or 4.
+ * `steps` times, so that M nears I, and X the root. These are products only; ONNX has no operator for eigenvalues. p is 2 or 4.
  */
-function inverseRoot(a: Expr, p: number, steps: number): Expr {
+function inverseRoot(a: Expr, p: number, steps: Expr): Expr {
   const { g } = a;
   const z = norm(a).rdiv((1 + p) / 2);
   const identity = a.op('EyeLike');
   const start = [identity.mul(z.pow(1 / p)), a.mul(z)];
   const { states } = loop(
     g,
-    g.scalar(steps, 'int64'),
+    steps,
     start.map(e => ({ start: e, type: a.type })),
     (b, _, [x, m]) => {
       const t = m!.mul(-1 / p).add(b.of(identity.value).mul((p + 1) / p));

@@ -137,7 +137,7 @@ def lars(w, g, kept, t, lr, momentum=0.9, nesterov=False, eta=1e-3, weight_decay
     return w - (momentum * kept["u"] + rate * g if nesterov else kept["u"])
 
 
-def shampoo(w, g, kept, t, lr, momentum=0, weight_decay=0, eps=1e-4, ridge=1e-6, max_size=1024):
+def shampoo(w, g, kept, t, lr, momentum=0, weight_decay=0, eps=1e-4, ridge=1e-6, max_size=1024, update_freq=10):
     """The paper's algorithm 1, of a kernel as a matrix; inverse roots by eigenvalues."""
     g = (g + weight_decay * w).reshape(len(w), -1)
     axes = [axis for axis, size in enumerate(g.shape) if size <= max_size and (w.ndim > 1 or axis == 0)]
@@ -145,10 +145,11 @@ def shampoo(w, g, kept, t, lr, momentum=0, weight_decay=0, eps=1e-4, ridge=1e-6,
     for axis in axes:
         gram = g.T @ g if axis else g @ g.T
         kept[axis] = kept.get(axis, 0) + gram
-        added = max(eps, ridge * np.linalg.norm(kept[axis]))
-        values, vectors = np.linalg.eigh(kept[axis] + added * np.eye(len(gram)))
-        root = vectors * values ** (-1 / (2 * len(axes))) @ vectors.T
-        step = step @ root if axis else root @ step
+        if (t - 1) % update_freq == 0 or t <= update_freq:
+            added = max(eps, ridge * np.linalg.norm(kept[axis]))
+            values, vectors = np.linalg.eigh(kept[axis] + added * np.eye(len(gram)))
+            kept["root", axis] = vectors * values ** (-1 / (2 * len(axes))) @ vectors.T
+        step = step @ kept["root", axis] if axis else kept["root", axis] @ step
     kept["u"] = momentum * kept.get("u", 0) + (1 - momentum) * step
     return w - lr * kept["u"].reshape(w.shape)
 
@@ -233,6 +234,6 @@ for options in [
     {"adamLr": 1e-3, "adamBetas": [0.8, 0.99], "adamEps": 1e-3},
 ]:  # fmt: skip
     add("muon", options, muon(snake({"lr": LR, **options})))
-of_numpy(shampoo, {}, {"ridge": 0}, {"momentum": 0.9, **DECAY, "eps": 0.1}, {"maxSize": 2})
+of_numpy(shampoo, {}, {"updateFreq": 1}, {"updateFreq": 1, "ridge": 0}, {"momentum": 0.9, **DECAY, "eps": 0.1}, {"maxSize": 2})
 
 Path(__file__).with_name("recorded.json").write_text(json.dumps(CASES))

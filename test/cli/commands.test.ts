@@ -67,7 +67,9 @@ describe('inject', () => {
     expect(help).toContain('Momentum dampening [sgd: 0]');
     expect(help).toMatch(/--momentum Momentum \[sgd, rmsprop[^\]]*: 0/);
     expect(help).toContain('[agd, adabelief: on]');
-    expect(help).toMatch(/\[adam, [^\]]*adabound, [^\]]*: 1e-8; adabelief: 1e-16; adahessian: 0\.0001[;\]]/);
+    expect(help).toMatch(
+      /\[adam, [^\]]*adabound, [^\]]*: 1e-8; adahessian, shampoo: 0\.0001; [^\]]*adabelief: 1e-16[;\]]/,
+    );
   });
   it('writes the graph for the execution provider that --for names', async () => {
     ok('inject', 'model.onnx', '--loss', 'mse', '--for', 'cuda', '-o', 'cuda.agd.onnx');

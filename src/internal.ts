@@ -4,7 +4,6 @@
  */
 export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
 export { checkWritable, writeFileAtomic } from './graph/files.js';
-export { ByteWriter } from './graph/proto/bytes.js';
 export { permutation, random } from './graph/random.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';

@@ -1,6 +1,5 @@
-import type { Int64 } from '../../src/graph/proto/bytes.js';
 import { readInt } from '../../src/graph/proto/message.js';
-import { MESSAGES } from '../../src/graph/proto/schema.js';
+import { type Int64, MESSAGES } from '../../src/graph/proto/schema.js';
 
 /** A message as a plain tree, the form that is serialized. */
 export type Tree = { [field: string]: unknown; $unknowns?: Uint8Array[] };

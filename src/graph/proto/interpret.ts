@@ -2,7 +2,7 @@
  * Reads and writes messages by a table of their fields. Nothing is compiled at run time, which pages under a strict
  * content security policy forbid.
  */
-import { ByteReader, ByteWriter, type Int64 } from './bytes.js';
+import protobuf from 'protobufjs/minimal.js';
 
 /** Messages by name: the fields of each, with their types (`float`, `int64[]`, `NodeProto` ...) and numbers. */
 export type Schema = Readonly<Record<string, Readonly<Record<string, readonly [type: string, id: number]>>>>;
@@ -62,12 +62,12 @@ export class Interpreter {
   /** The message of this type; what the schema does not know is in `$unknowns`, tags included. Bytes are views. */
   read(name: string, bytes: Uint8Array): object {
     // A Buffer's own slice() would not copy, so views must be of the plain kind.
-    const reader = new ByteReader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
-    return new MessageReader(reader).message(this.#types.get(name)!, reader.end);
+    const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    return new MessageReader(reader).message(this.#types.get(name)!, reader.len);
   }
 
   write(name: string, message: object): Uint8Array {
-    const writer = new ByteWriter();
+    const writer = protobuf.Writer.create();
     new MessageWriter(writer).message(this.#types.get(name)!, message as Tree);
     return writer.finish();
   }
@@ -75,15 +75,15 @@ export class Interpreter {
 
 class MessageReader {
   #depth = 0;
-  constructor(private readonly reader: ByteReader) {}
+  constructor(private readonly reader: protobuf.Reader) {}
 
   /** The message that ends at `end`, or its fields added to `into`. */
   message(type: MessageType, end: number, into: Tree = new type.Shape()): Tree {
     const { reader } = this;
-    const limit = reader.end;
-    if (this.#depth > DEPTH) throw new Error('messages are nested too deep');
-    if (end > limit) throw new RangeError('a value ends beyond its message');
-    reader.end = end;
+    const limit = reader.len;
+    if (this.#depth > DEPTH) throw new Error('max depth exceeded');
+    if (end > limit) throw new RangeError('index out of range');
+    reader.len = end;
     while (reader.pos < end) {
       const start = reader.pos;
       const tag = reader.tag();
@@ -94,13 +94,14 @@ class MessageReader {
         else into[field.name] = [this.#value(field)];
       } else if (field?.isPackable && (tag & 7) === BYTES) {
         into[field.name] ??= [];
-        this.#packed(field, into[field.name] as unknown[]);
+        this.#packed(field, into[field.name] as number[]);
       } else {
-        reader.skip(tag, DEPTH - this.#depth);
-        keepUnknown(into, reader.since(start));
+        reader.skipType(tag & 7, this.#depth, tag >>> 3);
+        keepUnknown(into, reader.raw(start, reader.pos));
       }
     }
-    reader.end = limit;
+    if (reader.pos !== end) throw new RangeError('index out of range');
+    reader.len = limit;
     return into;
   }
 
@@ -109,11 +110,11 @@ class MessageReader {
     const { reader } = this;
     switch (scalar) {
       case 'string':
-        return reader.string();
+        return reader.stringVerify();
       case 'bytes':
-        return reader.bytesField();
+        return reader.bytes();
       case 'int64':
-        return reader.int64();
+        return isOneByte(reader) ? reader.buf[reader.pos++] : reader.int64();
       case 'int32':
         return reader.int32();
       case 'float':
@@ -126,16 +127,15 @@ class MessageReader {
     return content;
   }
 
-  #packed(field: Field, list: unknown[]): void {
-    const { reader } = this;
-    const limit = reader.end;
-    const end = reader.size() + reader.pos;
-    if (end > limit) throw new RangeError('a value ends beyond its message');
-    reader.end = end;
-    while (reader.pos < end) list.push(this.#value(field));
-    reader.end = limit;
+  #packed({ scalar }: Field, list: number[]): void {
+    if (scalar === 'float') this.reader.floats(list);
+    else if (scalar === 'int64') this.reader.int64s(list as never);
+    else this.reader.int32s(list);
   }
 }
+
+/** Most integers are so small; protobufjs makes two objects of each. */
+const isOneByte = ({ buf, pos, len }: protobuf.Reader) => pos < len && buf[pos]! < 0x80;
 
 /** Not enumerable, so that a message's keys are its fields. */
 function keepUnknown(message: Tree, bytes: Uint8Array): void {
@@ -145,10 +145,10 @@ function keepUnknown(message: Tree, bytes: Uint8Array): void {
 
 class MessageWriter {
   #depth = 0;
-  constructor(private readonly writer: ByteWriter) {}
+  constructor(private readonly writer: protobuf.Writer) {}
 
   message(type: MessageType, message: Tree): void {
-    if (this.#depth > DEPTH) throw new Error('messages are nested too deep');
+    if (this.#depth > DEPTH) throw new Error('max depth exceeded');
     for (const field of type.fields) {
       const value = message[field.name];
       if (value === undefined || value === null) continue;
@@ -165,10 +165,10 @@ class MessageWriter {
         writer.string(value as string);
         return;
       case 'bytes':
-        writer.bytesField(value as Uint8Array);
+        writer.bytes(value as Uint8Array);
         return;
       case 'int64':
-        writer.int64(value as Int64);
+        writer.int64(value as number);
         return;
       case 'int32':
         writer.int32(value as number);

@@ -3,8 +3,7 @@
  * represent.
  */
 import type { Int } from '../ir.js';
-import type { Int64 } from './bytes.js';
-import type { Entry, Message } from './schema.js';
+import type { Entry, Int64, Message } from './schema.js';
 
 /** A decoded 64-bit integer: a number up to 2^53 in magnitude, and a bigint beyond. */
 export function readInt(value: Int64 | null | undefined): Int {

@@ -9,7 +9,6 @@
  */
 import type { onnx } from 'onnx-proto';
 import { AgdError } from '../errors.js';
-import type { Int64 } from './bytes.js';
 import { Interpreter } from './interpret.js';
 
 type Fields<Known> = { [Name in keyof Known]-?: [type: string, id: number] } & Record<
@@ -242,6 +241,9 @@ export const DATA_LOCATION = { default: 0, external: 1 } as const satisfies Numb
   typeof onnx.TensorProto.DataLocation
 >;
 
+/** A 64-bit integer on its way from or to the wire. */
+export type Int64 = number | { low: number; high: number; unsigned: boolean };
+
 /** Fields that the schema does not know, tags included. */
 export interface Message {
   $unknowns?: Uint8Array[];
@@ -361,5 +363,6 @@ export function parse<Name extends keyof Messages>(name: Name, bytes: Uint8Array
 
 /** Serializes a message, unknown fields included. */
 export function serialize<Name extends keyof Messages>(name: Name, message: Messages[Name]): Uint8Array {
-  return interpreter.write(name, message);
+  const bytes = interpreter.write(name, message);
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -2,6 +2,7 @@ import { reads } from '../graph/dependents.js';
 import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
+import type { Tensor } from '../graph/tensor.js';
 import { opDef } from '../ops/index.js';
 import { adapterNames } from './adapters/adapter-names.js';
 import { activeValues } from './differentiate/backward.js';
@@ -10,6 +11,7 @@ import { isInjected, readStep } from './file/step-metadata.js';
 import { notLowered } from './import/lower-ort-gradients.js';
 import { isOrtTraining } from './import/ort-operators.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
+import { beforeWidening } from './normalize/widen-bfloat16.js';
 import { normalize } from './pipeline.js';
 import { isSplit, readSplitTable, type SplitTable } from './run/split-step.js';
 import { explain, ROUNDED } from './select/detect-quantization.js';
@@ -128,7 +130,12 @@ export async function inspect(
         needs.push(`a gradient rule for ${operator}, or --freeze for what lies before it`);
     if (targets.length)
       needs.push('--loss KIND and a target of its shape, or --loss-output NAME if an output is the loss');
-    return { ...base, operators, needs, parameters: parameters.map(showParameter) };
+    return {
+      ...base,
+      operators,
+      needs,
+      parameters: parameters.map(p => showParameter(p, graph.initializers.get(p.value))),
+    };
   } catch (error) {
     if (!(error instanceof AgdError) || error.code === 'no-such-value') throw error;
     return { ...base, parameters: [], operators: countOperators(nodes, new Set()), needs: [error.message] };
@@ -196,10 +203,12 @@ function statusOf(node: Node): GradientStatus {
   return kind === undefined ? 'missing' : kind === 'none' || kind === 'zero' ? kind : 'yes';
 }
 
-function showParameter({ value, trains, why, by }: ParameterChoice) {
+function showParameter({ value, trains, why, by }: ParameterChoice, tensor: Tensor | undefined) {
   const elements = (value.shape as number[]).reduce((n, d) => n * d, 1);
-  const bytes = byteLength(value.dtype!, elements);
-  return { name: value.name, type: showType(value.type), elements, bytes, trains, why, by };
+  const dtype = (tensor && beforeWidening(tensor))?.dtype ?? value.dtype!;
+  const bytes = byteLength(dtype, elements);
+  const type = showType({ kind: 'tensor', dtype, shape: value.shape });
+  return { name: value.name, type, elements, bytes, trains, why, by };
 }
 
 /** As in float32[batch,3,32,32]; an unknown extent is a question mark. */

@@ -62,6 +62,7 @@ import { lowerOpset } from './normalize/lower-opset.js';
 import { splitMergedInitializers } from './normalize/split-merged-initializers.js';
 import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
 import { upgradeOpset } from './normalize/upgrade-opset.js';
+import { beforeWidening, widenBfloat16 } from './normalize/widen-bfloat16.js';
 import { noLoss } from './options.js';
 import { groupsOfScales, scaleGradientsOfScales } from './quantize/learned-scales.js';
 import { observeRanges } from './quantize/observe-ranges.js';
@@ -170,6 +171,13 @@ const ALL = [
       c.inlined = true;
       return inlineFunctions(c.work);
     },
+  }),
+  pass({
+    name: 'widen-bfloat16',
+    does: 'Makes a model of bfloat16 one of float32, with the same numbers',
+    requires: ['work', 'inlined'],
+    ensures: [],
+    run: c => widenBfloat16(c.work),
   }),
   pass({
     name: 'lower-opset',
@@ -521,7 +529,10 @@ const ALL = [
     requires: ['g', 'trained', 'lossNodes', 'detached'],
     ensures: ['precision'],
     run(c) {
-      c.precision = precisionOf(c.options, c.trained, c.g.provider);
+      const weights = c.trained.map(p => c.g.graph.initializers.get(p));
+      c.precision = precisionOf(c.options, c.trained, c.g.provider, {
+        isBfloat: weights.some(w => w && beforeWidening(w)),
+      });
       if (!c.precision) return false;
       const isHalfModel = c.trained.some(p => isHalf(p.dtype));
       if (c.precision === 'fp32' && !isHalfModel) return false;
@@ -1107,6 +1118,7 @@ const STANDARDIZE = list(
   'upgrade-opset',
   'expand-sparse',
   'inline-functions',
+  'widen-bfloat16',
   'lower-opset',
   'read-origins',
   'lift-subgraph-initializers',

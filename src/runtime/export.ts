@@ -10,7 +10,7 @@ import { adaptedWeights, adapterNames } from '../passes/adapters/adapter-names.j
 import { withAdapterInputs } from '../passes/adapters/apply-adapters.js';
 import { mergeAdapters } from '../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
-import { readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
+import { asStored, readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
 import { roundedNames, storeIntegers } from '../passes/quantize/store-integers.js';
 import { bakePreprocessing } from '../passes/recipe/bake-preprocessing.js';
@@ -138,9 +138,11 @@ export async function saveTrained(
   await saveModel(model, path);
   const { initializers } = (await loadModel(path)).graph;
   const found = new Map([...initializers].map(([value, tensor]) => [value.name, tensor]));
-  for (const name of wanted)
-    if (Buffer.compare(found.get(name)?.bytes ?? Buffer.of(), values.get(name)!.bytes))
+  for (const name of wanted) {
+    const written = found.get(name);
+    if (Buffer.compare(written?.bytes ?? Buffer.of(), asStored(values.get(name)!, written?.dtype).bytes))
       throw new AgdError('invalid-model', `${path} does not hold what '${name}' learned.`);
+  }
 }
 
 /**

@@ -10,15 +10,23 @@ import { type PrecisionRule, precisionRule } from './precision-rules.js';
 export type Precision = 'fp32' | 'fp16' | 'bf16';
 type Half = 'float16' | 'bfloat16';
 
-/** The precision to compute in: as asked for, or as the weights have it. Throws `bad-option`. */
+/**
+ * The precision to compute in: as asked for, or as the weights have it; `isBfloat` tells that those of the file are bfloat16.
+ * Throws `bad-option`.
+ */
 export function precisionOf(
   options: Pick<InjectOptions, 'precision' | 'lossScale' | 'lossScaleWindow' | 'dpSgd' | 'qat'>,
   trained: readonly Value[],
   provider: Provider,
+  { isBfloat }: { isBfloat: boolean },
 ): Precision | undefined {
   const { precision: asked, lossScale, lossScaleWindow, dpSgd, qat } = options;
-  const byWeights = !dpSgd && !qat && trained.some(p => p.dtype === 'float16') ? 'fp16' : undefined;
-  const precision = asked ?? byWeights;
+  const ofFile = trained.some(p => p.dtype === 'float16')
+    ? 'fp16'
+    : isBfloat && provider !== 'webgpu'
+      ? 'bf16'
+      : undefined;
+  const precision = asked ?? (dpSgd || qat ? undefined : ofFile);
   const double = trained.find(p => p.dtype === 'float64');
   ensure(
     !asked || !double,

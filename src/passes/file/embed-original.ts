@@ -1,3 +1,4 @@
+import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Model, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
@@ -5,7 +6,8 @@ import { cutTensors, fillTensors, type Hole, patchModel } from '../../graph/patc
 import { type Place, tensorsOf } from '../../graph/places.js';
 import { decodeModel, noFiles } from '../../graph/proto/codec.js';
 import { locateTensors } from '../../graph/proto/locate.js';
-import type { Tensor } from '../../graph/tensor.js';
+import { Tensor } from '../../graph/tensor.js';
+import { beforeWidening } from '../normalize/widen-bfloat16.js';
 
 const BYTES = 'agd.original';
 const HOLES = 'agd.original.holes';
@@ -34,10 +36,11 @@ export function embedOriginal(
   const places = new Map<Place, string>();
   const placeOf = new Map<string, Place>();
   for (const [{ name }, tensor] of initializers) {
-    const place = byName.get(name) ?? byTensor.get(tensor);
+    const own = beforeWidening(tensor);
+    const place = byName.get(name) ?? byTensor.get(own ?? tensor);
     const stored = place === undefined ? undefined : located.get(place);
-    if (place === undefined || stored?.dtype !== tensor.dtype || `${stored.dims}` !== `${tensor.dims}`)
-      continue;
+    const isSame = stored?.dtype === tensor.dtype || (own && stored?.dtype === 'bfloat16');
+    if (place === undefined || !isSame || `${stored.dims}` !== `${tensor.dims}`) continue;
     placeOf.set(name, place);
     // If several names share a place, the trained tensor's name wins.
     if (!places.has(place) || trained.includes(name)) places.set(place, name);
@@ -66,7 +69,7 @@ export type TrainedFile = { bytes: Uint8Array; tensors: Map<Place, Tensor>; plac
 
 /**
  * The original file with the trained values of tensors that are stored in the file; all other bytes are unchanged.
- * Tensors in other files are among `tensors`.
+ * Tensors in other files are among `tensors`. What the file has in bfloat16 trains in float32, and is rounded here.
  */
 export function trainedFile(injected: Model): TrainedFile {
   const bytes = injected.metadata.get(BYTES);
@@ -79,13 +82,22 @@ export function trainedFile(injected: Model): TrainedFile {
   const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
   const left = Buffer.from(bytes, 'base64');
   const cutOut = readHoles(holes, left.length);
-  const filled = fillTensors(left, cutOut, values);
+  const isNarrow = new Set(
+    cutOut.filter(h => 2 * h.length === values.get(h.name)?.byteLength).map(h => h.name),
+  );
+  const filled = fillTensors(
+    left,
+    cutOut,
+    new Map([...values].map(([name, t]) => [name, isNarrow.has(name) ? asStored(t, 'bfloat16') : t])),
+  );
   const located = locateTensors(filled);
   const tensors = new Map<Place, Tensor>();
   const placeOf = new Map<string, Place>();
   for (const [place, name] of placesIn(injected, located)) {
-    const tensor = values.get(name);
-    if (!tensor) throw new AgdError('invalid-model', `The model has lost the tensor '${name}'.`);
+    const value = values.get(name);
+    if (!value) throw new AgdError('invalid-model', `The model has lost the tensor '${name}'.`);
+    const tensor = asStored(value, located.get(place)?.dtype);
+    values.set(name, tensor);
     tensors.set(place, tensor);
     placeOf.set(name, place);
   }
@@ -97,6 +109,12 @@ export function trainedFile(injected: Model): TrainedFile {
   const chunks = rest.size ? patchModel(filled, rest, undefined, located) : [filled];
   return { bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), tensors, placeOf };
 }
+
+/** A tensor as a file with this type has it: bfloat16 weights train in float32. */
+export const asStored = (tensor: Tensor, dtype: DType | undefined): Tensor =>
+  dtype === 'bfloat16' && tensor.dtype === 'float32'
+    ? Tensor.ofNumbers(dtype, tensor.dims, tensor.data as Float32Array)
+    : tensor;
 
 /**
  * The places of an injected model's tensors. Files of earlier versions do not record them and identify tensors by

@@ -72,7 +72,7 @@ export const UPDATE_OPTIONS = {
    * weight decay or averaging, as in PyTorch's SparseAdam.
    */
   lazyRows: option(texts, { ...STEP, help: 'Embeddings to update sparsely (glob)', expert: true }),
-  /** That of the file's weights if not given: float16 weights train with `fp16`. */
+  /** That of the file's weights if not given: float16 weights train with `fp16`, bfloat16 weights with `bf16`. */
   precision: option(choice(['fp32', 'fp16', 'bf16']), {
     ...STEP,
     help: 'Compute in 16 bits where that is safe; weights and optimizer state are float32',

@@ -76,7 +76,7 @@ export const adabelief: Optimizer<AdabeliefOptions> = {
     const denominator = largest.sqrt().add(eps!);
     const step = m.div(low ? denominator.op('Clip', [low, high]) : denominator).mul(rate!);
     return {
-      step: withDecay(step, w, decay),
+      ...withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_var: v, ...(amsgrad ? { max_exp_avg_var: largest } : {}) },
     };
   },

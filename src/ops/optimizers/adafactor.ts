@@ -65,7 +65,7 @@ export const adafactor: Optimizer<AdafactorOptions> = {
     const u = g.div(atLeast(variance, eps1 * eps1).sqrt());
     const bound = rms(u).div(clipThreshold).maximum(1);
     const factor = rms(w).maximum(eps2).mul(rate!).div(bound);
-    return { step: withDecay(u.mul(factor), w, decay), state: next };
+    return { ...withDecay(u.mul(factor), w, decay), state: next };
   },
 
   validate({ beta2Decay, clipThreshold }) {

@@ -63,7 +63,7 @@ export const adahessian: Optimizer<AdahessianOptions> = {
     const v = movingAverage(state.exp_hessian_diag_sq!, diagonal!.square(), betas[1]);
     const step = m.div(power(v.sqrt(), hessianPower).add(eps!)).mul(rate!);
     return {
-      step: withDecay(step, w, decay),
+      ...withDecay(step, w, decay),
       state: { exp_avg: m, exp_hessian_diag_sq: v },
     };
   },

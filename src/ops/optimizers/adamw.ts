@@ -15,6 +15,6 @@ export const adamw: Optimizer<AdamOptions> = {
 
   update(w, g, state, { decay, ...scalars }, options) {
     const { step, state: next } = adamStep(g, state, scalars, options);
-    return { step: withDecay(step, w, decay), state: next };
+    return { ...withDecay(step, w, decay), state: next };
   },
 };

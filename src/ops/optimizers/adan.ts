@@ -61,7 +61,7 @@ export const adan: Optimizer<AdanOptions> = {
     const n = movingAverage(state.exp_avg_sq!, g.add(difference.mul(beta2)).square(), beta3);
     const step = m.mul(rate!).add(v.mul(diffRate!)).div(n.sqrt().add(eps!));
     return {
-      step: withDecay(step, w, decay),
+      ...withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_sq: n, exp_avg_diff: v, neg_pre_grad: g.neg() },
     };
   },

@@ -65,7 +65,7 @@ export const ademamix: Optimizer<AdemamixOptions> = {
     const v = movingAverage(state.exp_avg_sq!, g.square(), beta2);
     const step = m.mul(rate!).add(n.mul(slowRate!)).div(v.sqrt().add(eps!));
     return {
-      step: withDecay(step, w, decay),
+      ...withDecay(step, w, decay),
       state: { exp_avg_fast: m, exp_avg_slow: n, exp_avg_sq: v },
     };
   },

@@ -93,7 +93,7 @@ export const agd: Optimizer<AgdOptions> = {
       diff_sq_sum: B,
       ...(amsgrad ? { max_diff_sq_sum: largest } : {}),
     };
-    if (!win) return { step: withDecay(step, w, decay), state: next };
+    if (!win) return { ...withDecay(step, w, decay), state: next };
     const moved = state.z!.sub(step);
     const z = weightDecay ? moved.sub(moved.mul(decay!)) : moved;
     return { step: (weightDecay ? w.mul(grown!) : w).sub(z).add(step).mul(blend!), state: { ...next, z } };

@@ -41,6 +41,6 @@ export const lion: Optimizer<LionOptions> = {
 
   update(w, g, { exp_avg: m }, { rate, decay }, { betas: [beta1, beta2] }) {
     const step = movingAverage(m!, g, beta1).sign().mul(rate!);
-    return { step: withDecay(step, w, decay), state: { exp_avg: movingAverage(m!, g, beta2) } };
+    return { ...withDecay(step, w, decay), state: { exp_avg: movingAverage(m!, g, beta2) } };
   },
 };

@@ -91,13 +91,13 @@ export const muon: Optimizer<MuonOptions> = {
   update(w, g, state, { rate, decay, adamRate, adamEps, adamDecay }, options) {
     if (!state.momentum_buffer) {
       const { step, state: next } = adamStep(g, state, { rate: adamRate!, eps: adamEps! }, adamOf(options));
-      return { step: withDecay(step, w, adamDecay), state: next };
+      return { ...withDecay(step, w, adamDecay), state: next };
     }
     const { momentum, nesterov } = options;
     const m = movingAverage(state.momentum_buffer, g, momentum);
     const u = nesterov ? movingAverage(m, g, momentum) : m;
     const x = orthogonalized(u, options).mul(rate!.mul(lrFactor(w.staticShape!, options)));
-    return { step: withDecay(x, w, decay), state: { momentum_buffer: m } };
+    return { ...withDecay(x, w, decay), state: { momentum_buffer: m } };
   },
 
   validate({ lr, nsCoefficients, nsSteps }) {

@@ -70,6 +70,6 @@ export const nadam: Optimizer<NadamOptions> = {
     const m = movingAverage(state.exp_avg!, g, betas[0]);
     const v = movingAverage(state.exp_avg_sq!, g.square(), betas[1]);
     const step = g.mul(gain!).add(m.mul(rate!)).div(v.sqrt().add(eps!));
-    return { step: withDecay(step, w, decay), state: { exp_avg: m, exp_avg_sq: v } };
+    return { ...withDecay(step, w, decay), state: { exp_avg: m, exp_avg_sq: v } };
   },
 };

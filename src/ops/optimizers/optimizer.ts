@@ -58,8 +58,8 @@ export type OptimizerOptions = { lr: number; weightDecay: number };
 
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of parameters, what
- * depends only on the step count and the learning rate; `update` computes the step to subtract from one parameter and
- * its new state, elementwise unless the optimizer is `whole`.
+ * depends only on the step count and the learning rate; `update` computes the step to subtract from one parameter, the
+ * decoupled weight decay to subtract with it, and its new state, elementwise unless the optimizer is `whole`.
  */
 export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   readonly name: string;
@@ -80,7 +80,7 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     scalars: Scalars,
     options: O,
     diagonal?: Expr,
-  ): { step: Expr; state: State };
+  ): { step: Expr; decay?: Expr; state: State };
   /**
    * For second-order optimizers: computes the estimate of the Hessian's diagonal that `update` receives from the
    * product of the Hessian with random signs.
@@ -181,6 +181,6 @@ export function towards(average: Expr, x: Expr, share: number | Expr): Expr {
 }
 
 /** A step with decoupled decay, which is subtracted with the step: 1 - decay would lose digits in float32. */
-export function withDecay(step: Expr, w: Expr, decay: Expr | undefined): Expr {
-  return decay ? step.add(w.mul(decay)) : step;
+export function withDecay(step: Expr, w: Expr, decay: Expr | undefined): { step: Expr; decay?: Expr } {
+  return decay ? { step, decay: w.mul(decay) } : { step };
 }

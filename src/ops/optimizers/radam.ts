@@ -52,7 +52,7 @@ export const radam: Optimizer<RadamOptions> = {
     const v = movingAverage(state.exp_avg_sq!, g.square(), betas[1]);
     const step = m.div(v.sqrt().add(eps).op('Clip', [low, high])).mul(rate!);
     return {
-      step: withDecay(step, w, decay),
+      ...withDecay(step, w, decay),
       state: { exp_avg: m, exp_avg_sq: v },
     };
   },

@@ -66,6 +66,11 @@ export const UPDATE_OPTIONS = {
     help: 'Keep an exponential moving average of the weights with this decay',
     recorded: true,
   }),
+  cautious: option(flag, {
+    ...STEP,
+    help: 'Leave out the elements of each step that would go against the gradient',
+    recorded: true,
+  }),
   /**
    * Lookup tables (parameters that only Gather along axis 0 reads, with indices that depend on the batch alone) of
    * which a step updates only the looked-up rows. Weights and optimizer state of other rows do not change, not even by

@@ -1,6 +1,7 @@
 import { AgdError } from '../../graph/errors.js';
 import { optimizerNamed } from '../../ops/optimizers/index.js';
 import { ensure, resolveOptions } from '../../ops/optimizers/optimizer.js';
+import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import type { Facts } from '../common/context.js';
 import { checkPrivacy } from '../differentiate/clip-samples.js';
 import type { InjectOptions } from '../options.js';
@@ -8,7 +9,7 @@ import type { InjectOptions } from '../options.js';
 /** The optimizer with its options. Throws `bad-option` if one of them, or of the step's options, is invalid. */
 export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
   const { name = 'agd', ...given } = options.optimizer ?? {};
-  const optimizer = optimizerNamed(name);
+  const optimizer = wrapped(optimizerNamed(name), options);
   const settings = resolveOptions(optimizer, given);
   if (options.gradients && options.checkpointActivations !== undefined)
     throw new AgdError(
@@ -30,7 +31,11 @@ function checkPrecision({ precision, qat, dpSgd, gradients }: InjectOptions): vo
 function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
   if (!options.lazyRows?.length) return;
   const { gradients, accumulate = 1, ema, telemetry } = options;
-  const whole = { gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, [name]: diagonal };
+  const cautious = options.cautious || undefined;
+  const whole = {
+    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious },
+    [name]: diagonal,
+  };
   const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];
   ensure(
     !other,

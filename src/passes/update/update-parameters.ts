@@ -153,9 +153,9 @@ export function updateParameters<O extends OptimizerOptions>(
       };
       const compute = (own: Scalars, { w, grad, carry, diagonal, ...state }: Tensors): Tensors => {
         const exact = isHalf(w!.dtype) ? exactWeight(w!, carry) : w!;
-        const updated = optimizer.update(exact, grad!, state, own, options, diagonal);
-        const next = names.map(name => [name, updated.state[name]!]);
-        return { ...Object.fromEntries(next), ...subtract(w!, updated.step, carry) };
+        const { step, decay, state: after } = optimizer.update(exact, grad!, state, own, options, diagonal);
+        const next = names.map(name => [name, after[name]!]);
+        return { ...Object.fromEntries(next), ...subtract(w!, decay ? step.add(decay) : step, carry) };
       };
       // Within a branch, tiling would copy the tensors.
       const isLarge = tileLarge && b === g && members.length === 1 && !lookup && !isWhole(first!);

@@ -115,6 +115,11 @@ export class OptimizerRun {
     return this.state[name]!.numbers();
   }
 
+  /** Takes over parameters and states from another run, those that this one has. */
+  startFrom(other: OptimizerRun): void {
+    this.state = Object.fromEntries(Object.keys(this.state).map(name => [name, other.state[name]!]));
+  }
+
   get stateNames(): string[] {
     return Object.keys(this.state);
   }

@@ -52,6 +52,7 @@ describe('a training step', () => {
     ['accumulation', { batches: 0, counter: 'step' }],
     ['accumulation.counter', 'nowhere'],
     ['ema', '0.9'],
+    ['cautious', 1],
     ['telemetry.columns', []],
     ['telemetry.columns', ['a']],
     ['telemetry.name', 'step'],

@@ -336,6 +336,7 @@ describe('refused', () => {
   it.each<[string, Partial<InjectOptions>]>([
     ['accumulate', { accumulate: 2 }],
     ['ema', { ema: 0.9 }],
+    ['cautious', { cautious: true }],
     ['telemetry', { telemetry: 1 }],
     ['adahessian', { optimizer: { name: 'adahessian' } }],
   ])('beside %s, which takes whole tables', async (what, options) => {

@@ -50,6 +50,8 @@ async function losses(trainer: Trainer, steps: number): Promise<number[]> {
   return result;
 }
 
+const WRAPPERS: Pick<InjectOptions, 'cautious'>[] = [{ cautious: true }];
+
 /** Rates other than 0.05, where learning needs them. */
 const RATES: Partial<Record<OptimizerName, OptimizerSpec>> = {
   sgd: { name: 'sgd', lr: 0.5 },
@@ -106,6 +108,25 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     const exported = trainedModel(many.snapshot(), { ema: true });
     expect(exported.trainingInfo).toEqual([]);
     expect(exported.graph.outputs.map(v => v.name)).toEqual(mlp().graph.outputs.map(v => v.name));
+    await many.release();
+    await one.release();
+  });
+
+  it.each(WRAPPERS)('does the same in %j, and learns', async wrappers => {
+    const model = await injected(optimizer, { ...wrappers, accumulate: 2, clipGradNorm: 5, ema: 0.9 });
+    const [many, one] = [await Trainer.create(model), await Trainer.create(decodeModel(encodeModel(model)))];
+    const samples = half(batch(32), 0);
+    for (let k = 0; k < 3; k++) {
+      await many.steps(inRuns(batch(64)));
+      for (const i of [0, 1, 2, 3]) await one.step(half(half(batch(64), i >> 1), i & 1));
+    }
+    for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
+    expect(one.description).toMatchObject(wrappers);
+    const exported = trainedModel(one.snapshot(), { ema: true });
+    expect(exported.graph.outputs.map(v => v.name)).toEqual(mlp().graph.outputs.map(v => v.name));
+    const { loss } = await one.step(samples);
+    for (let k = 0; k < 40; k++) await one.step(samples);
+    expect((await one.step(samples)).loss).toBeLessThan(0.9 * loss);
     await many.release();
     await one.release();
   });

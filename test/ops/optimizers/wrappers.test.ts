@@ -1,0 +1,100 @@
+/** Every optimizer in every wrapper: each step is that of the optimizer alone from the same state, with what the wrapper does. */
+import { describe, expect, it } from 'vitest';
+import {
+  type AnyOptions,
+  OPTIMIZER_NAMES,
+  type OptimizerName,
+  optimizerNamed,
+} from '../../../src/ops/optimizers/index.js';
+import { type Wrappers, wrapped } from '../../../src/ops/optimizers/wrappers/index.js';
+import { type Numbers, OptimizerRun } from './run.js';
+
+const SHAPES: Record<string, number[]> = { matrix: [3, 2], vector: [3], kernel: [2, 2, 1, 2] };
+const CURVATURE = { adahessian: (i: number) => i - 1 } as Partial<
+  Record<OptimizerName, (i: number) => number>
+>;
+
+const each = (shapes: Record<string, number[]>, value: (i: number) => number): Numbers =>
+  Object.fromEntries(
+    Object.entries(shapes).map(([name, dims]) => [
+      name,
+      Array.from({ length: dims.reduce((n, d) => n * d, 1) }, (_, i) => value(i)),
+    ]),
+  );
+const gradients = (t: number) =>
+  each(SHAPES, i => 10 ** (1 - (i % 4)) * (0.3 + Math.sin(1.7 * t * (i + 1) + i)));
+
+/** Runs of one optimizer alone and in wrappers. The Hessian of AdaHessian's test is that of vectors. */
+async function runs(name: OptimizerName, wrappers: Wrappers, given: AnyOptions = {}) {
+  const curvature = CURVATURE[name];
+  const shapes = curvature ? {} : SHAPES;
+  const start = each(SHAPES, i => 0.5 + Math.cos(2.3 * i));
+  const optimizer = optimizerNamed(name);
+  const momentum = 'momentum' in optimizer.options ? { momentum: 0.9 } : {};
+  const options = { ...momentum, lr: 1 / 128, weightDecay: 0, ...given } as never;
+  const [plain, own] = await Promise.all(
+    [optimizer, wrapped(optimizer, wrappers)].map(o =>
+      OptimizerRun.create(o, options, start, { dtype: 'float64', shapes, curvature }),
+    ),
+  );
+  return { plain: plain!, own: own!, curvature };
+}
+
+describe.each(OPTIMIZER_NAMES)('%s', name => {
+  it('is cautious: a step goes nowhere against the gradient, and keeps its size', async () => {
+    const { plain, own, curvature } = await runs(name, { cautious: true });
+    let left = 0;
+    for (let t = 1; t <= 3; t++) {
+      const before = Object.keys(SHAPES).map(key => [key, own.get(key)] as const);
+      plain.startFrom(own);
+      await plain.step(gradients(t));
+      await own.step(gradients(t));
+      for (const [key, w] of before) {
+        const u = plain.get(key).map((x, i) => w[i]! - x);
+        const g = gradients(t)[key]!.map((x, i) => x + (curvature?.(i) ?? 0) * w[i]!);
+        const agrees = u.map((x, i) => Number(x * g[i]! > 0));
+        const share = Math.max(agrees.reduce((n, x) => n + x, 0) / u.length, 1e-3);
+        left += agrees.filter(x => !x).length;
+        for (const [i, x] of own.get(key).entries())
+          expect(x, `${key}[${i}] at ${t}`).toBeCloseTo(w[i]! - (u[i]! * agrees[i]!) / share, 10);
+      }
+      for (const state of own.stateNames.filter(s => !(s in SHAPES)))
+        expect(own.get(state), state).toEqual(plain.get(state));
+    }
+    // A step without momentum never goes against the gradient.
+    if (name !== 'adagrad' && name !== 'adafactor') expect(left).toBeGreaterThan(0);
+    await plain.release();
+    await own.release();
+  });
+});
+
+/** As the authors' AdamW writes it, in float64. */
+it('takes 100 steps of the authors’ cautious AdamW', async () => {
+  const [lr, beta1, beta2, eps, weightDecay] = [1 / 128, 0.9, 0.999, 1e-8, 0.1];
+  const { own } = await runs('adamw', { cautious: true }, { weightDecay });
+  const kept = Object.keys(SHAPES).map(key => {
+    const w = own.get(key);
+    return { key, w, m: w.map(() => 0), v: w.map(() => 0) };
+  });
+  for (let t = 1; t <= 100; t++) {
+    for (const { key, w, m, v } of kept) {
+      const grad = gradients(t)[key]!;
+      for (const [i, g] of grad.entries()) {
+        m[i] = beta1 * m[i]! + (1 - beta1) * g;
+        v[i] = beta2 * v[i]! + (1 - beta2) * g * g;
+      }
+      const stepSize = (lr * Math.sqrt(1 - beta2 ** t)) / (1 - beta1 ** t);
+      const mask = m.map((x, i) => (x * grad[i]! > 0 ? 1 : 0));
+      const mean = Math.max(mask.reduce<number>((n, x) => n + x, 0) / mask.length, 1e-3);
+      for (const i of w.keys()) {
+        const step =
+          (stepSize * ((m[i]! * mask[i]!) / mean)) / (Math.sqrt(v[i]!) + eps * Math.sqrt(1 - beta2 ** t));
+        w[i]! -= step + lr * weightDecay * w[i]!;
+      }
+    }
+    await own.step(gradients(t));
+  }
+  for (const { key, w } of kept)
+    for (const [i, x] of own.get(key).entries()) expect(x, `${key}[${i}]`).toBeCloseTo(w[i]!, 9);
+  await own.release();
+});

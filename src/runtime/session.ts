@@ -81,7 +81,8 @@ type Concrete = Exclude<Device, 'auto'>;
  */
 type Outputs = { stay?: readonly string[]; saved?: { path: string; level: OptimizationLevel } };
 
-export type OptimizationLevel = NonNullable<ort.InferenceSession.SessionOptions['graphOptimizationLevel']>;
+/** As onnxruntime names them, whose types need the DOM's. */
+export type OptimizationLevel = 'disabled' | 'basic' | 'all';
 
 /** Blocked convolutions are those of one processor. */
 const PORTABLE = { disable_specified_optimizers: 'NchwcTransformer' };

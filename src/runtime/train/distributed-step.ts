@@ -14,7 +14,7 @@ import type { Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
 import { takeRows } from '../data/convert.js';
 import { type Feeds, Session, type SessionOptions, sessionShapes } from '../session.js';
-import { type Compression, GradientBuffer, type Summed } from './exchange.js';
+import { BUCKET_BYTES, type Compression, GradientBuffer, type Summed } from './exchange.js';
 import { firstNonFinite } from './finite.js';
 import { SynchronizedGradients } from './synchronized-gradients.js';
 
@@ -80,7 +80,10 @@ export class DistributedStep {
       ...(p.hessianProduct === undefined ? [] : [p.hessianProduct]),
     ]);
     this.#grads = summed;
-    this.#buffer = new GradientBuffer(summed.map(name => fixed(name) as Summed));
+    this.#buffer = new GradientBuffer(
+      summed.map(name => ({ ...(fixed(name) as Summed), owner: this.#onlyReader(name) })),
+      shards.length,
+    );
     const apart = new Set([
       ...[table.loss, table.divisor, ...summed],
       ...this.#lookups.flatMap(l => [l.grad, l.rows]),
@@ -214,7 +217,7 @@ export class DistributedStep {
     if (!accumulation || !this.#waits) return state;
     const weight = this.#weightBefore(state);
     if (this.#isWeighted) this.#buffer.scale(1 / (weight || 1));
-    await this.#buffer.reduce(this.options.collective);
+    await this.#buffer.reduceAll(this.options.collective);
     const sums = Object.entries(this.#buffer.tensors()).map(([name, { dtype, dims, bytes }]) => [
       this.#sumOf(name),
       new Tensor(dtype, dims, bytes.slice()),
@@ -226,6 +229,14 @@ export class DistributedStep {
   async release(): Promise<void> {
     await this.gradients.release();
     await this.update.release();
+  }
+
+  /** The rank whose part of a divided update alone reads a gradient: it gets the sum. A norm over all gradients reads all. */
+  #onlyReader(gradient: string): number | undefined {
+    const readers = this.shards.flatMap(({ model }, rank) =>
+      model.graph.inputs.some(v => v.name === gradient) ? [rank] : [],
+    );
+    return readers.length === 1 ? readers[0] : undefined;
   }
 
   get #isWeighted(): boolean {
@@ -381,7 +392,15 @@ export class DistributedStep {
     if (!own) return {};
     const next = new Map(this.bindings.map(b => [b.state, b.value]));
     const bytes = Buffer.concat(own.parameters.map(name => updated[next.get(name)!]!.bytes));
-    const all = await collective.allGather<Uint8Array>(new Uint8Array(bytes));
+    const parts = this.shards.map(({ parameters }) =>
+      parameters.reduce((n, name) => n + state[name]!.byteLength, 0),
+    );
+    const all = parts.map(length => new Uint8Array(length));
+    const step = Math.ceil(BUCKET_BYTES / collective.size);
+    for (let at = 0; at < Math.max(...parts); at += step) {
+      const pieces = await collective.allGather<Uint8Array>(bytes.subarray(at, at + step));
+      for (const [rank, piece] of pieces.entries()) if (piece.length) all[rank]!.set(piece, at);
+    }
     const found: Feeds = {};
     for (const [rank, { parameters }] of this.shards.entries()) {
       let at = 0;

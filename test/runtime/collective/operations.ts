@@ -12,7 +12,7 @@ export async function operate(c: Collective) {
   const turned = await c.allToAll(
     Array.from({ length: c.size }, (_, to) => new Uint8Array(to).fill(10 * rank + to)),
   );
-  const counts = Array.from({ length: c.size }, (_, i) => i + 1);
+  const counts = Array.from({ length: c.size }, (_, i) => i);
   const total = counts.reduce((n, count) => n + count, 0);
   const part = await c.reduceScatter(
     Float32Array.from({ length: total }, (_, i) => i),
@@ -37,13 +37,13 @@ export async function operate(c: Collective) {
 /** What they have to be. */
 export function expected(rank: number, size: number) {
   const ranks = Array.from({ length: size }, (_, i) => i);
-  const start = (rank * (rank + 1)) / 2;
+  const start = (rank * (rank - 1)) / 2;
   return {
     sum: [(size * (size + 1)) / 2, size / 2, 0 - (size * (size - 1)) / 2],
     greatest: [size - 1, 0],
     gathered: ranks.map(r => Array.from({ length: r }, (_, i) => 10 * r + i)),
     turned: ranks.map(r => Array<number>(rank).fill(10 * r + rank)),
-    part: Array.from({ length: rank + 1 }, (_, i) => size * (start + i)),
+    part: Array.from({ length: rank }, (_, i) => size * (start + i)),
     data: [size - 1, 7],
     bytes: [3, 1, 4],
     any: [size > 1, false],

@@ -80,6 +80,7 @@ describe('a divided optimizer', () => {
     ['NAdam, which keeps a number per parameter', 2, { optimizer: { name: 'nadam' } }, wide()],
     ['steps that may be skipped', 2, { onNonfinite: 'skip', ema: 0.9 }, wide()],
     ['accumulated gradients', 2, { accumulate: 2, compensate: true }, wide()],
+    ['Muon, which reads whole matrices', 2, { optimizer: { name: 'muon' } }, wide()],
   ])('gives the bits of the whole one: %s', async (_, size, options, source) => {
     const model = await injected(options, source);
     const [one] = await onRanks(size, model, [0, 4], {});
@@ -91,6 +92,40 @@ describe('a divided optimizer', () => {
     expect(states.length).toBeGreaterThan(0);
     for (const name of states) expect(owners.get(name), name).toBe(1);
     for (const name of source.graph.initializers.keys()) expect(owners.get(name.name)).toBe(size);
+  });
+
+  it('sums as much in float16 as the whole one', async () => {
+    const model = await injected({}, wide());
+    const [one] = await onRanks(2, model, [0, 3], { compress: 'fp16' });
+    const ranks = await onRanks(2, model, [0, 3], { compress: 'fp16', shardOptimizer: true });
+    expect(bits(ranks[0]!.snapshot!)).toEqual(bits(one!.snapshot!));
+  });
+
+  it.each<[string, Partial<InjectOptions>, boolean]>([
+    ['sends gradients to the ranks that need them', {}, false],
+    ['sends all gradients to all ranks for a norm of them', { clipGradNorm: 0.1 }, true],
+  ])('%s', async (_, options, isForAll) => {
+    const model = await injected(options, wide());
+    const gradients = 300 * 300;
+    const [whole, scattered] = [[] as number[], [] as number[]];
+    await Promise.all(
+      localCollectives(2).map(async collective => {
+        const counted = new Proxy(collective, {
+          get(target, key) {
+            const value = Reflect.get(target, key, target);
+            if (typeof value !== 'function') return value;
+            return (...args: [{ length: number }]) => {
+              if (key === 'allReduce') whole.push(args[0].length);
+              if (key === 'reduceScatter') scattered.push(args[0].length);
+              return value.apply(target, args);
+            };
+          },
+        });
+        await onRank(counted, 2, model, [0, 1], { shardOptimizer: true });
+      }),
+    );
+    expect(whole.some(length => length >= gradients)).toBe(isForAll);
+    expect(scattered.some(length => length >= gradients)).toBe(!isForAll);
   });
 
   it('takes the memory of a rank’s part', async () => {

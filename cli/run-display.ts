@@ -143,7 +143,7 @@ export function createDisplay(
       stops = true;
       tell(
         progress || !talks
-          ? 'stops after the step under way; Ctrl-C again ends at once'
+          ? 'stops after the steps under way; Ctrl-C again ends at once'
           : 'stopped before training',
       );
     },

@@ -190,7 +190,8 @@ async function speed({ device, name, tiny, seconds }) {
   });
   const trainer = await Trainer.create(injected, { device });
   const prepared = (performance.now() - begin) / 1000;
-  const length = new RunLength({ onDevice: device !== 'cpu' });
+  const state = [...trainer.state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+  const length = new RunLength({ state });
   tell({ name, parameters, preparedSeconds: prepared, device });
   let times = [];
   let [steps, data] = [1, batches(1)];

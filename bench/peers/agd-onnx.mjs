@@ -17,7 +17,7 @@ await serve(async (workload, threads) => {
   const options = JSON.parse(process.argv[5] ?? '{}');
   const { model, batch } = await prepared(workload, options);
   const trainer = await Trainer.create(model, { threads });
-  const length = new RunLength();
+  const length = new RunLength({ state: sizeOf(trainer.state) });
   let compared = 0;
   let steps = 1;
   let batches = repeat(batch, steps);
@@ -37,6 +37,8 @@ await serve(async (workload, threads) => {
     },
   };
 });
+
+const sizeOf = state => [...state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
 
 function prepared(workload, options) {
   if (workload.artifacts) return lifted(workload.artifacts);

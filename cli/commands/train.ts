@@ -394,7 +394,7 @@ const EXIT_CODES: Partial<Record<NodeJS.Signals, number>> = { SIGHUP: 129, SIGIN
 
 /**
  * Runs the job and shows what happens. Ctrl-C, SIGTERM, and SIGHUP where there is a terminal to lose, stop it after the
- * step under way, with the signal's exit code; a second one ends the program at once.
+ * steps under way, with the signal's exit code; a second one ends the program at once.
  */
 export async function runWithProgress(
   job: TrainJob,

@@ -14,6 +14,8 @@ export type StepStatus = {
   skipped?: number;
   samplesPerSecond: number;
   secondsLeft: number;
+  /** `step` is what the steps so far let expect. */
+  isEstimate?: boolean;
 };
 
 /** A validation pass after the steps of an epoch. */
@@ -135,11 +137,12 @@ function fields(
       left,
     ];
   }
-  const { step, loss, smoothedLoss, lr, samplesPerSecond } = status;
+  const { step, loss, smoothedLoss, lr, samplesPerSecond, isEstimate } = status;
+  const done = fraction(step, stepsPerEpoch);
   return [
     place,
     bar(step / stepsPerEpoch, width),
-    [[fraction(step, stepsPerEpoch), 'dim']],
+    [[isEstimate ? `~${done.trimStart()}`.padStart(done.length) : done, 'dim']],
     [['loss ', 'dim'], [formatLoss(smoothedLoss)]],
     left,
     [[`${formatCount(samplesPerSecond)} samples/s`, 'dim']],

@@ -45,6 +45,10 @@ export type Progress = {
   done(): void;
 };
 
+/** Steps that are told within so many milliseconds were done in one run, of which nothing is told before its end. */
+const RUN_GAP_MS = 100;
+const ESTIMATE_MS = 250;
+
 /** The past's weight in the smoothed loss. */
 const SMOOTHING = 0.95;
 
@@ -65,6 +69,19 @@ export function createProgress(options: ProgressOptions): Progress {
   let lastStep = begin;
   let passes = { count: 0, ms: 0 };
   let msPerStep = Number.NaN;
+  // Where a run of steps is under way, the place in it is estimated.
+  let last: StepStatus | undefined;
+  let run = 0;
+  const estimate = () => {
+    const waited = now() - lastStep;
+    if (!last || waited < 2 * ESTIMATE_MS) return;
+    const steps = Math.min(Math.floor(waited / msPerStep), run, stepsPerEpoch - last.step);
+    if (!(steps > 0)) return;
+    const left = Math.max(0, last.secondsLeft - waited / 1000);
+    display.show({ ...last, step: last.step + steps, secondsLeft: left, isEstimate: true });
+  };
+  const timer = moves ? setInterval(estimate, ESTIMATE_MS) : undefined;
+  timer?.unref();
   const secondsLeft = (steps: number, passesLeft: number, msOfPass: number) =>
     (msPerStep * steps + msOfPass * passesLeft) / 1000;
 
@@ -76,9 +93,11 @@ export function createProgress(options: ProgressOptions): Progress {
         weight = SMOOTHING * weight + (1 - SMOOTHING);
       }
       const stepsDone = (epoch - 1) * stepsPerEpoch + step;
+      if (now() - lastStep > RUN_GAP_MS) run = 0;
+      run++;
       lastStep = now();
       msPerStep = (lastStep - begin - passes.ms) / (stepsDone - stepsBefore);
-      display.show({
+      last = {
         ...report,
         smoothedLoss: sum / weight,
         samplesPerSecond: (1000 * (step - epochStepsBefore) * samplesPerStep) / (now() - epochBegin),
@@ -87,10 +106,12 @@ export function createProgress(options: ProgressOptions): Progress {
           epochs - epoch + 1,
           passes.count ? passes.ms / passes.count : 0,
         ),
-      });
+      };
+      display.show(last);
     },
     validation({ epoch, batch, batches }) {
       const spent = now() - lastStep;
+      last = undefined;
       const msOfPass = (spent * batches) / batch;
       // The pace is not known where a resumed run begins with it.
       const steps = (epochs - epoch) * stepsPerEpoch;
@@ -103,10 +124,14 @@ export function createProgress(options: ProgressOptions): Progress {
       else passes = { count: passes.count + 1, ms: passes.ms + now() - lastStep };
       epochBegin = now();
       epochStepsBefore = 0;
+      last = undefined;
       display.print(epochLine(report, `${unit} ${fraction(report.epoch, epochs)}`, paint));
     },
     note: line => display.print(printable(line)),
-    done: display.done,
+    done() {
+      clearInterval(timer);
+      display.done();
+    },
   };
 }
 

@@ -30,7 +30,7 @@ export async function dryRun(
   options: RunOptions,
   files: { source: string; output?: string; state?: string },
 ): Promise<Omit<PlanEvent, 'time'>> {
-  const { epochs, batchSize, seed, lr, metrics } = options;
+  const { epochs, batchSize, seed, lr, metrics, memoryLimit } = options;
   const learned = new Set(trainer.description.parameters.map(({ name }) => name));
   const bytes = { parameters: 0, state: 0 };
   for (const [name, tensor] of trainer.state)
@@ -67,6 +67,7 @@ export async function dryRun(
     batchSize,
     seed,
     lr,
+    memoryLimit,
   };
   let end = start;
   for await (const event of trainingLoop(trainer, train, { ...loop, signal, afterRun })) {

@@ -91,7 +91,7 @@ export type FitOptions = Omit<InjectOptions, 'loss' | 'optimizer'> &
     callbacks?: Callbacks | readonly Callbacks[];
     /** Told every event, notes too. */
     onEvent?: (event: TrainEvent) => void;
-    /** Stops the run after the step under way. */
+    /** Stops the run after the steps under way. */
     signal?: { readonly aborted: boolean };
   };
 

@@ -5,7 +5,6 @@ import { loadModel } from '../../graph/files.js';
 import type { Graph } from '../../graph/ir.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { DEFAULT_BATCH_SIZE } from '../data/dataset.js';
-import { RUN_BYTES } from './run-length.js';
 import { readRun } from './run-state.js';
 import type { TrainJob } from './train-job.js';
 
@@ -147,7 +146,7 @@ export async function withinMemory(
     );
   const jobOf = ({ batchSize, accumulate: parts, recompute }: BatchPlan): TrainJob => ({
     ...rest,
-    runBytes: RUN_BYTES,
+    memoryLimit: memory,
     batchSize,
     inject: {
       ...inject,

@@ -1,57 +1,92 @@
 /** How many training steps a run of the session does: the policy of the training loop, which the bench follows too. */
-import { freemem } from 'node:os';
 import type { Feeds } from '../session.js';
 
-/** A run of a quarter of a second keeps the progress smooth and makes the cost of starting it small. */
+/** A run of a quarter of a second keeps the progress smooth. */
 const RUN_MILLISECONDS = 250;
-/** Large steps go together too, as each run copies the state in and out: so many, in so much time. */
-const LARGE_STEPS = { count: 32, milliseconds: 2000 };
-/** Of the inputs of one run. */
-export const RUN_BYTES = 32 * 2 ** 20;
-/** The same where the state also goes to a device and back: more, of which the free memory is many times. */
-const DEVICE_BYTES = { most: 2 ** 30, share: 1 / 16 };
-/** The share of the time of a run on a device that its start may take, which is mostly transfers; but no longer runs than these. */
-const TRANSFERS = { share: 0.05, milliseconds: 15_000 };
+/** Longer runs only where their start takes a larger share of the time, and no longer than a user waits for Ctrl-C. */
+const START = { share: 0.05, milliseconds: 15_000 };
+/** The inputs of one run: of a short one, and the share of the free memory of one that is longer for its start. */
+const RUN_BYTES = 32 * 2 ** 20;
+const LONG_RUN_BYTES = { most: 2 ** 30, share: 1 / 16 };
+/** Between steps of one run, the runtime has two more copies of the state; they may take this share of the free memory. */
+const COPIES = { count: 2, share: 1 / 2 };
+/** Their share of a limit on the memory of the process. */
+const SHARE_OF_LIMIT = 1 / 16;
 /** Numbers of steps whose times are remembered. */
 const REMEMBERED = 16;
 
-/** `onDevice`: the state is transferred at each run. `bytes`: of the inputs of one run, at most. */
-export type RunLimits = { onDevice?: boolean; bytes?: number };
+/** What a run costs: `start` milliseconds whatever its number of steps, mostly for the state, and `step` for each. */
+export type RunCosts = { start: number; step: number };
 
-/** How many steps to do in one run, from how long one takes and how large its batch is. */
+/** In bytes: the state, the memory that is free, and the limit on what the process takes, if there is one. */
+export type RunLimits = { state: number; free: number; limit?: number };
+
+/**
+ * How many steps to do in one run, for steps of `milliseconds` with inputs of `bytes`, and the costs where they are
+ * known: a quarter of a second of them, or as many as keep the start below its share.
+ */
+export function stepsOfRun(
+  { milliseconds, bytes, costs }: { milliseconds: number; bytes: number; costs?: RunCosts },
+  { state, free, limit }: RunLimits,
+): number {
+  const room = limit === undefined ? free * COPIES.share : limit * SHARE_OF_LIMIT;
+  if (COPIES.count * state > room) return 1;
+  const short = Math.min(RUN_MILLISECONDS / milliseconds, RUN_BYTES / bytes);
+  const most = limit === undefined ? Math.min(LONG_RUN_BYTES.most, LONG_RUN_BYTES.share * free) : 0;
+  const long = Math.min(stepsForStart(milliseconds, costs), Math.max(RUN_BYTES, most) / bytes);
+  return Math.max(1, Math.floor(Math.max(short, long)));
+}
+
+function stepsForStart(milliseconds: number, costs: RunCosts | undefined): number {
+  // A second length of runs tells the costs.
+  if (!costs) return START.milliseconds / milliseconds;
+  const { start, step } = costs;
+  if (step <= 0) return 1;
+  const enough = Math.ceil((start * (1 - START.share)) / (START.share * step));
+  return Math.min(enough, (START.milliseconds - start) / step);
+}
+
+/** Learns from the runs so far how many steps the next one is to do. */
 export class RunLength {
   steps = 1;
-  readonly #onDevice: boolean;
-  readonly #bytes: number;
+  readonly #state: number;
+  readonly #limit: number | undefined;
+  #free: number | undefined;
   /** The least time of a run, by its number of steps; undefined before the first run, which also compiles kernels. */
   #times: Map<number, number> | undefined;
 
-  constructor({ onDevice = false, bytes }: RunLimits = {}) {
-    this.#onDevice = onDevice;
-    const free = Math.max(RUN_BYTES, Math.min(DEVICE_BYTES.most, DEVICE_BYTES.share * freemem()));
-    this.#bytes = bytes ?? (onDevice ? free : RUN_BYTES);
+  /** `free` is that after the first run, if not given. */
+  constructor({ state = 0, free, limit }: Partial<RunLimits> = {}) {
+    this.#state = state;
+    this.#free = free;
+    this.#limit = limit;
   }
 
   /** `inputs` are those of the last run, which took `milliseconds` for `steps` steps. */
   learn(inputs: Feeds, steps: number, milliseconds: number): void {
+    this.#free ??= process.availableMemory();
+    this.#remember(steps, milliseconds);
     const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0) / steps;
-    const step = milliseconds / steps;
-    const large = Math.min(LARGE_STEPS.count, LARGE_STEPS.milliseconds / step);
-    if (this.#onDevice) this.#remember(steps, milliseconds);
-    const least = Math.max(RUN_MILLISECONDS / step, large, this.#stepsForTransfers());
-    const wanted = Math.min(least, this.#bytes / bytes);
+    const wanted = stepsOfRun(
+      { milliseconds: milliseconds / steps, bytes, costs: this.costs },
+      { state: this.#state, free: this.#free, limit: this.#limit },
+    );
     // Doubling at most: the first runs are slower than those that follow.
-    this.steps = Math.max(1, Math.min(Math.floor(wanted), 2 * this.steps));
+    this.steps = Math.min(wanted, 2 * this.steps);
   }
 
-  /** The time that a run takes whatever its number of steps, and that of a step, by the line through the runs so far. */
-  get costs(): { start: number; step: number } | undefined {
-    const runs = [...(this.#times ?? [])];
+  /**
+   * By the line through the times of the runs so far, of which each counts relative to its length: a share of a long run by
+   * which it varies would be a multiple of what the start takes.
+   */
+  get costs(): RunCosts | undefined {
+    const runs = [...(this.#times ?? [])].map(([k, t]) => ({ k, t, weight: 1 / t ** 2 }));
     if (runs.length < 2) return undefined;
-    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
-    const [k, t] = [mean(runs.map(([steps]) => steps)), mean(runs.map(([, ms]) => ms))];
-    const product = mean(runs.map(([steps, ms]) => (steps - k) * (ms - t)));
-    const step = product / mean(runs.map(([steps]) => (steps - k) ** 2));
+    const total = runs.reduce((sum, { weight }) => sum + weight, 0);
+    const mean = (of: (run: (typeof runs)[number]) => number) =>
+      runs.reduce((sum, run) => sum + run.weight * of(run), 0) / total;
+    const [k, t] = [mean(run => run.k), mean(run => run.t)];
+    const step = mean(run => (run.k - k) * (run.t - t)) / mean(run => (run.k - k) ** 2);
     return { start: Math.max(0, t - step * k), step };
   }
 
@@ -65,12 +100,5 @@ export class RunLength {
     this.#times.set(steps, least);
     const [oldest] = this.#times.keys();
     if (this.#times.size > REMEMBERED) this.#times.delete(oldest!);
-  }
-
-  #stepsForTransfers(): number {
-    const { start, step } = this.costs ?? { start: 0, step: 0 };
-    if (step <= 0) return 0;
-    const enough = Math.ceil((start * (1 - TRANSFERS.share)) / (TRANSFERS.share * step));
-    return Math.min(enough, (TRANSFERS.milliseconds - start) / step);
   }
 }

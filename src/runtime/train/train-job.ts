@@ -106,8 +106,8 @@ export type TrainJob = SessionOptions &
      * The most memory that the process that trains may take, in bytes: `trainInWorker` chooses how batches are computed.
      */
     memory?: number;
-    /** The most bytes of inputs of one run of steps. */
-    runBytes?: number;
+    /** That limit where it is chosen already: the number of steps of a run follows from it. */
+    memoryLimit?: number;
     batchSize?: number;
     seed?: number;
     lr?: number;

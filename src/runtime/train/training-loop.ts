@@ -27,12 +27,12 @@ export type LoopOptions = Pick<EvaluateOptions, 'metrics'> & {
   lr?: number | (() => number | undefined);
   /** The losses of the steps that a resumed run has behind it: those of the epoch under way count in its mean. */
   before?: readonly number[];
-  /** Checked before every step; a step under way is finished. */
+  /** Checked before every run of steps; one under way is finished. */
   signal?: { readonly aborted: boolean };
   /** The most steps to do in one run of the session, of those that follow the first `done` steps. No limit if not given. */
   limit?: (done: number) => number;
-  /** The most bytes of inputs of one run. */
-  runBytes?: number;
+  /** The limit on the memory of the process, by which the number of steps of a run is chosen. */
+  memoryLimit?: number;
   /** Called between two runs of steps of an epoch, when the trainer's state is that of the last step reported. */
   afterRun?: () => void | Promise<void>;
 };
@@ -90,7 +90,8 @@ async function* loopOver(
       `An update takes ${perUpdate} batches, but the run has only ${epochs * steps}: nothing would be trained.`,
     );
   let done = trainer.batchCount;
-  const length = new RunLength({ onDevice: trainer.device !== 'cpu', bytes: options.runBytes });
+  const state = [...trainer.state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+  const length = new RunLength({ state, limit: options.memoryLimit });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     if (await isStopped()) return;
     const begin = performance.now();

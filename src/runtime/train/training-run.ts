@@ -18,7 +18,7 @@ export type Reply = 'stop' | void;
 
 export type RunOptions = MonitorOptions &
   PrivacyOptions &
-  Pick<LoopOptions, 'metrics' | 'trainMetrics' | 'runBytes'> & {
+  Pick<LoopOptions, 'metrics' | 'trainMetrics' | 'memoryLimit'> & {
     epochs: number;
     sampler?: DataOptions['sampler'];
     sampleWeights?: string;
@@ -57,7 +57,7 @@ export async function trainRun(
   checkpoints: Checkpoints,
   { emit, save, signal, wholeOn }: RunHooks,
 ): Promise<RunResult> {
-  const { epochs, batchSize, seed, lr, patience, stepwise, metrics, trainMetrics, runBytes } = options;
+  const { epochs, batchSize, seed, lr, patience, stepwise, metrics, trainMetrics, memoryLimit } = options;
   const { history } = run;
   if (!validation && (patience !== undefined || options.monitor !== undefined))
     throw new AgdError(
@@ -125,7 +125,7 @@ export async function trainRun(
   };
   const limit = (done: number) => (stepwise ? 1 : timer.stepsLeft(done));
   const rate = plateau ? () => plateau.rate(lr, trainer.lr) : lr;
-  const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics, runBytes };
+  const loop = { epochs, batchSize, seed, lr: rate, validation, trainMetrics, memoryLimit };
   const events = trainingLoop(trainer, train, {
     ...loop,
     metrics: metricsWith(options.monitor, metrics),

@@ -19,7 +19,7 @@ export type Answer =
   | 'done';
 
 /**
- * Runs a training job in a process of its own, with `memory` after trials in others. `signal` stops it after the step under way; the promise then
+ * Runs a training job in a process of its own, with `memory` after trials in others. `signal` stops it after the steps under way; the promise then
  * resolves when the state is written. Where the run has not begun there is nothing to keep, and the process is ended. `kill`
  * ends it in any case, with nothing saved. Rejects as `runTrainJob` does, with `runtime` where the process crashes,
  * and with what `emit` throws, which stops the job as `signal` does.

@@ -8,6 +8,8 @@ export const process = {
   pid: 1,
   env: {} as Record<string, string | undefined>,
   execArgv: [] as string[],
+  /** Nobody can tell: a page may take 4 GB. */
+  availableMemory: () => 4 * 2 ** 30,
   memoryUsage: () => ({ rss: 0 }),
   /** Nothing runs beside the page. */
   kill(): never {

@@ -60,9 +60,6 @@ export const availableParallelism = (): number =>
   (globalThis as { navigator?: { hardwareConcurrency?: number } }).navigator?.hardwareConcurrency ?? 1;
 export const tmpdir = (): string => '/tmp';
 
-/** Nobody can tell: a page may take 4 GB. */
-export const freemem = (): number => 4 * 2 ** 30;
-
 // node:url
 export const fileURLToPath = (url: URL): string => url.pathname;
 export const pathToFileURL = (path: string): URL => new URL(`file://${path}`);

@@ -24,7 +24,10 @@ function start({ stream }: Screen, { color, stepsBefore }: { color?: boolean; st
   return { ...progress, wait: (ms: number) => (time += ms) };
 }
 
-afterEach(() => vi.unstubAllEnvs());
+afterEach(() => {
+  vi.unstubAllEnvs();
+  vi.useRealTimers();
+});
 
 describe('on a terminal', () => {
   const tty = (columns = 120) => {
@@ -44,6 +47,29 @@ describe('on a terminal', () => {
       '\r\x1b[K',
       '\x1b[?25h',
     ]);
+  });
+
+  test('it estimates the place within a run of steps, no further than runs are long', () => {
+    vi.useFakeTimers();
+    const s = tty(80);
+    const progress = start(s);
+    const pass = (ms: number) => {
+      progress.wait(ms);
+      vi.advanceTimersByTime(ms);
+      return /~?\d+\/100.*left/.exec(s.written.at(-1)!)?.[0];
+    };
+    progress.wait(10_000);
+    for (let step = 1; step <= 4; step++) progress.step({ epoch: 1, step, loss: 2 });
+    progress.wait(10_000);
+    for (let step = 5; step <= 8; step++) progress.step({ epoch: 1, step, loss: 2 });
+    expect(pass(250)).toBe('5/100  loss 2.000  00:13:00 left');
+    expect(pass(5500)).toBe('~10/100  loss 2.000  00:07:54 left');
+    expect(pass(60_000)).toMatch('~12/100');
+    progress.validation({ epoch: 1, batch: 1, batches: 4 });
+    const shown = s.written.length;
+    pass(60_000);
+    expect(s.written).toHaveLength(shown);
+    progress.done();
   });
 
   test('it tells the loss scale, and how many batches were skipped if any were', () => {

@@ -1,5 +1,5 @@
 /** --precision, from the user's file to the user's file. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -62,6 +62,35 @@ it('a float16 file trains by a configuration, goes on with its loss scale, and i
     expect(new Set([...graph.initializers.values()].map(t => t.dtype))).toEqual(new Set(['float16']));
     const wrong = agdOnnx(folder, 'train', 'state.onnx', '--data', 'data.npz', '--precision', 'bf16');
     expect([wrong.code, wrong.err]).toEqual([1, expect.stringContaining('--precision')]);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+it('a run that skips all batches is an error: no model is written, and a state with the lowered scale is', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-precision-'));
+  try {
+    await saveModel(mlp(), join(folder, 'model.onnx'));
+    await writeNpz(join(folder, 'data.npz'), mlpData(64));
+    const data = ['--data', 'data.npz', '--batch-size', '16', '--precision', 'fp16', '--loss-scale', '1e24'];
+    const train = (model: string, ...more: string[]) => agdOnnx(folder, 'train', model, ...more);
+    const { code, err } = train('model.onnx', '--loss', 'cross-entropy', ...data, '-o', 'out.onnx');
+    expect([code, err]).toEqual([
+      1,
+      expect.stringContaining(
+        'Nothing was trained: all 4 batches were skipped, as gradients were not finite. Begin with a lower --loss-scale, or ' +
+          'resume for more epochs: each of them halved it.',
+      ),
+    ]);
+    const files = await readdir(folder);
+    expect(files.sort()).toEqual(['data.npz', 'model.onnx', 'out.agd.onnx']);
+    const [scale] = [...(await loadModel(join(folder, 'out.agd.onnx'))).graph.initializers].flatMap(
+      ([v, t]) => (v.name === 'loss_scale' ? t.numbers() : []),
+    );
+    expect(scale! / 1e24).toBeCloseTo(1 / 16);
+    // In time the scale fits float16.
+    const more = train('out.agd.onnx', ...data.slice(0, 4), '--epochs', '20', '-o', 'out.onnx');
+    expect(more).toMatchObject({ code: 0 });
   } finally {
     await rm(folder, { recursive: true });
   }

@@ -159,6 +159,19 @@ async function* loopOver(
       waitSeconds: waited / 1000,
     };
   }
+  if (!trainer.stepCount && trainer.skippedCount) throw nothingTrained(trainer);
+}
+
+/** A run that skipped every batch learned nothing: what it would write is the model that it began with. */
+function nothingTrained({ description: { scaling }, skippedCount }: Trainer): AgdError {
+  const batches = skippedCount === 1 ? 'the batch was' : `all ${skippedCount} batches were`;
+  const advice = scaling
+    ? 'Begin with a lower --loss-scale, or resume for more epochs: each of them halved it.'
+    : 'Look for numbers in the data that are not finite.';
+  return new AgdError(
+    'non-finite',
+    `Nothing was trained: ${batches} skipped, as gradients were not finite. ${advice}`,
+  );
 }
 
 /** Milliseconds between two reports of where a validation pass stands. */

@@ -31,11 +31,13 @@ export type Settings = {
   device: Device;
 };
 
-export type ModelFacts = Pick<Inspection, 'inputs' | 'outputs' | 'parameters' | 'needs' | 'kind'> & {
+export type ModelFacts = Pick<Inspection, 'inputs' | 'outputs' | 'parameters' | 'kind'> & {
   name: string;
   bytes: number;
   /** Operators without a gradient on the way from a parameter to an output. */
   missing: string[];
+  /** Why it cannot be trained. */
+  problem?: string;
 };
 
 export type DataFacts = {
@@ -62,6 +64,8 @@ export type Project = {
   data?: DataFacts;
   /** Drawings that were added to the digits. */
   taught: number;
+  /** Names of files that were just added and are neither model nor data. */
+  ignored?: string[];
 };
 
 /** A run as far as it went; kept beside its state. */

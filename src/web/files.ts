@@ -23,13 +23,12 @@ export const files = {
 
   /** Files that were dropped or chosen, each under its name, or its place in the folder that was. Returns their paths. */
   async add(list: Iterable<FileLike>, folder = '/'): Promise<string[]> {
-    const paths: string[] = [];
-    for (const file of list) {
-      const path = resolve('/', folder, file.webkitRelativePath || basename(file.name));
-      await files.write(path, file);
-      paths.push(path);
-    }
-    return paths;
+    const added = [...list].map(file => ({
+      path: resolve('/', folder, file.webkitRelativePath || basename(file.name)),
+      file,
+    }));
+    await Promise.all(added.map(({ path, file }) => files.write(path, file)));
+    return added.map(({ path }) => path);
   },
 
   /** The bytes of a file. Throws where it is missing. */

@@ -46,26 +46,53 @@ async function load(path: string, directory: Directory): Promise<void> {
 /** Unfinished files have such names, and are not worth keeping. */
 const isTemporary = (name: string) => /\.tmp$/.test(name);
 
-let last: Promise<void> = Promise.resolve();
+/** The most files that are written at a time. */
+const LANES = 16;
+const lanes: Promise<void>[] = [];
+let next = 0;
+/** Changes that are not done, by path. */
+const pending = new Map<string, Promise<void>>();
 
-/** Brings what is kept of `path` up to date, after the changes before it. */
+/** Brings what is kept of `path` up to date, after the changes before it to the same file, and to folders around it. */
 export function changed(path: string): Promise<void> {
   const full = resolve('/', path);
   const found = [...mounts].find(([folder]) => full.startsWith(`${folder}/`));
   if (!found || isTemporary(full)) return Promise.resolve();
-  const done = last.then(() => keep(full, relative(found[0], full), found[1]));
-  last = done.catch(() => {});
+  const lane = next++ % LANES;
+  const earlier = [...pending].filter(([other]) => isWithin(full, other) || isWithin(other, full));
+  const before = Promise.all([lanes[lane], ...earlier.map(([, change]) => change)]);
+  const done = before.then(() => keep(full, relative(found[0], full), found[1]));
+  const settled = done
+    .catch(() => {})
+    .then(() => {
+      if (pending.get(full) === settled) pending.delete(full);
+    });
+  lanes[lane] = settled;
+  pending.set(full, settled);
   return done;
 }
 
+const isWithin = (path: string, folder: string) => path === folder || path.startsWith(`${folder}/`);
+
 async function keep(full: string, inner: string, directory: Directory): Promise<void> {
   const entry = find(full);
-  let folder = directory;
-  for (const part of dirname(inner).split('/'))
-    if (part !== '.') folder = await folder.getDirectoryHandle(part, { create: entry !== undefined });
-  if (!entry) return folder.removeEntry(basename(inner), { recursive: true }).catch(() => {});
+  if (!entry) return forget(inner, directory).catch(() => {});
   if (entry.kind === 'folder') return;
+  const folder = await folderOf(inner, directory, true);
   const writable = await (await folder.getFileHandle(basename(inner), { create: true })).createWritable();
   await writable.write(entry.bytes.slice(0, entry.size));
   await writable.close();
+}
+
+/** Rejects where there is nothing to remove. */
+async function forget(inner: string, directory: Directory): Promise<void> {
+  const folder = await folderOf(inner, directory, false);
+  await folder.removeEntry(basename(inner), { recursive: true });
+}
+
+async function folderOf(inner: string, directory: Directory, create: boolean): Promise<Directory> {
+  let folder = directory;
+  for (const part of dirname(inner).split('/'))
+    if (part !== '.') folder = await folder.getDirectoryHandle(part, { create });
+  return folder;
 }

@@ -1,6 +1,6 @@
 /** The studio is built, trains in headless Chromium, keeps its run, and its downloads run in Node. */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { type Browser, chromium, type Page } from 'playwright-core';
@@ -12,6 +12,8 @@ import { Sketch } from '../sample.js';
 /** What the tests read of the page. */
 type Shown = {
   readonly id: string;
+  readonly name: string;
+  readonly value: string;
   readonly textContent: string | null;
   readonly outerHTML: string;
   readonly ariaLabel: string | null;
@@ -40,6 +42,14 @@ function classifier(): Buffer {
     'relu',
   );
   return Buffer.from(encodeModel(s.model([s.add('MatMul', [hidden, s.weight('w2', [8, 3])], 'scores')])));
+}
+
+/** x[batch,2] -> y[batch,1]. */
+function regression(): Buffer {
+  const s = new Sketch();
+  return Buffer.from(
+    encodeModel(s.model([s.add('MatMul', [s.input('x', ['batch', 2]), s.weight('w', [2, 1])], 'y')])),
+  );
 }
 
 /** Three classes that lie apart. */
@@ -180,14 +190,82 @@ describe.skipIf(!hasChromium)('the studio', () => {
     expect(scores!.dims).toEqual([2, 3]);
   });
 
-  it('says in a line what is wrong with a file', async () => {
-    await page.setInputFiles('#choose-files', [file('bad.onnx', classifier().subarray(0, 60))]);
-    await until(/never/);
-    const error = (await text('#error'))!;
-    expect(error).toContain('bad.onnx');
-    expect(error).not.toMatch(/\n|\/studio|undefined/);
-    await page.setInputFiles('#choose-files', [file('notes.doc', Buffer.from('x'))]);
-    await page.waitForFunction(() => /notes\.doc/.test(document.querySelector('#error')!.textContent!));
+  it('says in a line what is wrong with a file, and keeps what it has', { timeout: 60_000 }, async () => {
+    const before = await text('#status');
+    const wrong = async (name: string, contents: string | Buffer) => {
+      await page.setInputFiles('#choose-files', [file(name, Buffer.from(contents))]);
+      await page.waitForFunction(
+        wanted => document.querySelector('#error')!.textContent!.includes(wanted),
+        name,
+      );
+      const error = (await text('#error'))!;
+      expect(error).not.toMatch(/\n|\/studio|\/incoming|undefined/);
+      expect(await text('#status')).toBe(before);
+      expect(await text('#facts')).toContain('sizes.csv, 60 samples');
+      return error;
+    };
+    await wrong('bad.onnx', classifier().subarray(0, 60));
+    await wrong('notes.doc', 'x');
+    await wrong('bad.npz', 'x');
+    expect(await wrong('bad.zip', 'x')).toBe('bad.zip is not a complete zip archive.');
+    expect(await wrong('empty.csv', '')).toBe('empty.csv is empty.');
+    await page.reload();
+    await until(/^Trained/);
+    expect(await text('#error')).toBe('');
+    expect(await text('#status')).toBe(before);
+  });
+
+  it('trains on another column than the likely one', { timeout: 60_000 }, async () => {
+    await page.setInputFiles('#choose-files', [
+      file('notes.doc', Buffer.from('x')),
+      file('regression.onnx', regression()),
+      file('numbers.csv', Buffer.from(`a,b,c\n${'1.5,2,3\n0,1.5,1\n'.repeat(10)}`)),
+    ]);
+    await until(/^Ready/);
+    expect(await text('#facts')).toContain('Not usednotes.doc');
+    await page.fill('[name=classes]', '');
+    await page.selectOption('[name=label]', 'a');
+    await page.waitForFunction(() => /mse/.test(document.querySelector('#hint')!.textContent!));
+    expect(await page.inputValue('[name=label]')).toBe('a');
+    await page.fill('[name=epochs]', '1');
+    await page.click('#train');
+    await until(/^Trained/);
+    expect(await text('#error')).toBe('');
+    expect(await text('#values')).toContain('mae');
+  });
+
+  it('says which file of a model is missing', { timeout: 60_000 }, async () => {
+    const sample = (name: string) => file(name, readFileSync(join(ROOT, 'examples/studio/sample', name)));
+    await page.setInputFiles('#choose-files', [sample('classifier.onnx')]);
+    await until(/missing/);
+    expect(await text('#status')).toBe(
+      "The model cannot be trained: Tensor 'features.0.weight' lies in 'classifier.onnx.data', which is missing: add that file, too.",
+    );
+    expect(await page.isDisabled('#train')).toBe(true);
+    await page.setInputFiles('#choose-files', [sample('classifier.onnx.data')]);
+    await until(/^Ready/);
+    expect(await text('#facts')).toContain('35,010 parameters');
+  });
+
+  it('takes settings that a field cannot have for its default', async () => {
+    await page.click('#use-digits');
+    await until(/^Ready/);
+    await page.goto(`${url}?optimizer=nope&lr=abc&epochs=-3&batch=0&device=webgpu&split=5&trains=zzz&rank=x`);
+    await until(/^Ready/);
+    const values = await page.evaluate(() =>
+      [...document.querySelectorAll('#settings [name]')].map(({ name, value }) => [name, value]),
+    );
+    expect(Object.fromEntries(values)).toMatchObject({
+      ...{ optimizer: 'agd', lr: '', epochs: '2', batch: '32', split: '0.2', trains: 'all', rank: '8' },
+    });
+    await page.click('#options summary');
+    await page.selectOption('[name=trains]', 'lora');
+    await page.fill('[name=rank]', '');
+    await page.selectOption('[name=trains]', 'all');
+    await page.click('#train');
+    await until(/step \d/);
+    await page.click('#pause');
+    await until(/^Paused/);
   });
 
   it('can be used with a screen reader and on a phone', async () => {

@@ -117,6 +117,30 @@ describe('a mounted folder', () => {
     await expect(directory.getDirectoryHandle('old')).rejects.toThrow('NotFoundError');
   });
 
+  it('writes several files at a time, and each after the changes before it', async () => {
+    const directory = new FakeDirectory();
+    await files.mount('/several', directory as unknown as Directory);
+    let [open, most] = [0, 0];
+    const { getFileHandle } = directory;
+    directory.getFileHandle = async function (...args) {
+      most = Math.max(most, ++open);
+      await new Promise(resolve => setTimeout(resolve));
+      open--;
+      return getFileHandle.apply(this, args);
+    };
+    const names = Array.from({ length: 40 }, (_, i) => String(i));
+    await Promise.all([
+      ...names.map(name => files.write(`/several/${name}`, 'first')),
+      ...names.map(name => files.write(`/several/${name}`, 'second')),
+      files.write('/several/folder/a', 'a'),
+      files.remove('/several/folder'),
+    ]);
+    expect(most).toBeGreaterThan(4);
+    for (const name of names)
+      expect(await (await (await directory.getFileHandle(name)).getFile()).text()).toBe('second');
+    await expect(directory.getDirectoryHandle('folder')).rejects.toThrow('NotFoundError');
+  });
+
   it('says where the directory could not be written', async () => {
     const directory = new FakeDirectory();
     directory.getFileHandle = async () => {

@@ -2,7 +2,7 @@
 import type { ModelFacts, Project } from '../protocol.js';
 import { byId, counted, definitions, make, size } from './dom.js';
 
-export function showFacts({ kind, model, data, taught }: Project): void {
+export function showFacts({ kind, model, data, taught, ignored = [] }: Project): void {
   const columns = data?.columns.map(({ column, kind: type }) => `${column} (${type})`) ?? [];
   const arrays = data?.arrays.map(({ name, type }) => `${name}: ${type}`) ?? [];
   const entries = definitions([
@@ -14,6 +14,7 @@ export function showFacts({ kind, model, data, taught }: Project): void {
     ['Columns', shortened(columns)],
     ['Arrays', arrays.join(', ')],
     ['Drawings', taught ? String(taught) : ''],
+    ['Not used', shortened(ignored)],
   ]);
   const list = make('dl', {}, ...entries);
   byId('facts').replaceChildren(list, ...(model?.parameters.length ? [parameters(model)] : []));

@@ -18,6 +18,7 @@ import {
   inAddress,
   inPageTerms,
   readForm,
+  showField,
   showFields,
   toAddress,
 } from './settings.js';
@@ -55,7 +56,7 @@ function steps(): number {
 
 function showState(): void {
   const isPaused = !!run?.losses.length && run.losses.length < run.stepsPerEpoch * readForm().epochs;
-  const isComplete = !!project.model && !!project.data;
+  const isComplete = !!project.model && !project.model.problem && !!project.data;
   byId<HTMLButtonElement>('train').disabled =
     !isReady || isRunning || !isComplete || (!!run?.losses.length && !isPaused);
   byId('train').textContent = isPaused ? 'Resume' : 'Train';
@@ -68,7 +69,7 @@ function showState(): void {
   byId<HTMLFieldSetElement>('fixed').disabled = isRunning || !!run;
   byId<HTMLInputElement>('epochs').disabled = isRunning;
   byId('drawing').hidden = project.kind !== 'digits';
-  byId('split-field').hidden = project.kind === 'digits';
+  showField('split', project.kind !== 'digits');
   byId('downloads').hidden = isRunning || !run?.losses.length;
   byId('download-adapters').hidden = run?.settings.trains !== 'lora';
   for (const button of byId('teach').querySelectorAll('button')) button.disabled = isRunning || !isReady;
@@ -85,6 +86,7 @@ function statusText(isPaused: boolean, isComplete: boolean): string {
   if (!isReady) return 'Loading…';
   if (!run?.losses.length) {
     if (isRunning) return 'Preparing…';
+    if (project.model?.problem) return `The model cannot be trained: ${inPageTerms(project.model.problem)}`;
     return isComplete
       ? 'Ready.'
       : `Choose ${project.model ? 'data' : project.data ? 'a model' : 'a model and data'}.`;
@@ -135,7 +137,7 @@ function suit(found: Project): void {
   const [has, needs] = [classesOf(found.model), found.data?.classes];
   if (found.kind === 'own' && has && needs && has !== needs && has > 1 && !inAddress('classes'))
     settings.classes = needs;
-  fillForm(settings);
+  fillForm(settings, defaults(found.kind));
   byId<HTMLDetailsElement>('options').open = found.kind === 'own';
   showState();
 }

@@ -26,13 +26,18 @@ export function readForm(): Settings {
 /** Zero is no number of one's own: the field is empty. */
 const EMPTY = new Set(['lr', 'classes']);
 
-export function fillForm(settings: Settings): void {
+/** `base` has the values in place of those that a field does not take, as of the address. */
+export function fillForm(settings: Settings, base = DIGITS): void {
   for (const name of NAMES) {
     const field = control(name);
     const value = settings[name];
+    // What is disabled counts as valid.
+    field.disabled = false;
     field.value = value === 0 && EMPTY.has(name) ? '' : String(value);
-    // A select has no such option: its first one is meant.
-    if (field instanceof HTMLSelectElement && field.selectedIndex < 0) field.selectedIndex = 0;
+    // A select has no such option, or not here: its first one is meant.
+    if (field instanceof HTMLSelectElement && (field.selectedOptions[0]?.disabled ?? true))
+      field.selectedIndex = 0;
+    if (field instanceof HTMLInputElement && !field.validity.valid) field.value = String(base[name] || '');
   }
   showFields();
 }
@@ -40,8 +45,14 @@ export function fillForm(settings: Settings): void {
 /** Fields that mean nothing for the choice at hand are not shown. */
 export function showFields(): void {
   const { trains } = readForm();
-  byId('match-field').hidden = trains !== 'lora' && trains !== 'match';
-  byId('rank-field').hidden = trains !== 'lora';
+  showField('match', trains === 'lora' || trains === 'match');
+  showField('rank', trains === 'lora');
+}
+
+/** A hidden field is disabled, so that what it says is not checked. */
+export function showField(name: 'match' | 'rank' | 'split', isShown: boolean): void {
+  byId(`${name}-field`).hidden = !isShown;
+  control(name).disabled = !isShown;
 }
 
 /** The settings of the address, on top of the defaults. */
@@ -90,4 +101,6 @@ export const inPageTerms = (message: string): string =>
     .replace(/--([a-z-]+)(?: [A-Z]+\b)?/g, (flag, name: string) =>
       CONTROLS[name] ? `‘${CONTROLS[name]}’` : flag,
     )
-    .replace(/\/studio\/(?:model|data|run)\/?/g, '');
+    .replace(/\/(?:studio|incoming)\/(?:model|data|run)\/?/g, '')
+    .replace('which cannot be found.', 'which is missing: add that file, too.')
+    .replace('`agd-onnx inspect` lists them', 'they are listed below the model');

@@ -21,7 +21,9 @@ export async function describeModel(path: string): Promise<ModelFacts> {
   const sizes = (await list(folder)).map(name => files.read(`${folder}/${name}`).length);
   const missing = operators.filter(o => o.onPath && o.gradient === 'missing').map(o => o.operator);
   const bytes = sizes.reduce((a, b) => a + b, 0);
-  return { name: nameOf(path), bytes, inputs, outputs, parameters, needs, kind, missing };
+  // Without parameters there is one reason, such as weights that were not dropped.
+  const problem = parameters.length ? {} : { problem: needs[0] ?? 'The model has no parameters.' };
+  return { name: nameOf(path), bytes, inputs, outputs, parameters, kind, missing, ...problem };
 }
 
 const ARRAYS = /\.(npz|npy|safetensors)$/i;
@@ -41,7 +43,11 @@ async function describeTable(
 ): Promise<DataFacts> {
   const columns = await describeColumns(paths);
   const [suggestion, problem] = await suggested(paths, model, label);
-  const likely = suggestion?.label ?? columns.find(c => USUAL.test(c.column)) ?? columns.at(-1)!;
+  // The likely target stays the first one when another is chosen.
+  const likely =
+    (label ? (await suggested(paths, model, ''))[0] : suggestion)?.label ??
+    columns.find(c => USUAL.test(c.column)) ??
+    columns.at(-1)!;
   const target = columns.find(c => c.column === label) ?? likely;
   const labels = [likely.column, ...columns.map(c => c.column).filter(name => name !== likely.column)];
   return {

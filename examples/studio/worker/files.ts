@@ -9,8 +9,23 @@ const IMAGES = /\.(jpe?g|png|webp|gif|avif)$/i;
 /** External data of a model has no ending of its own. */
 const WEIGHTS = /\.(onnx[._]data|data|bin|pb)$/i;
 
-/** Returns which of both were replaced. Throws for files of neither kind. */
-export async function addFiles(dropped: readonly Dropped[]): Promise<{ model: boolean; data: boolean }> {
+/** The folders of model and data. */
+export type Folders = { model: string; data: string };
+
+/** Files that came in, in memory only, until it is known that they can be read. */
+const INCOMING = { model: '/incoming/model', data: '/incoming/data' };
+
+type Incoming = {
+  /** Where model and data are, the new ones in place of the old. */
+  folders: Folders;
+  /** Names of files that are neither. */
+  ignored: string[];
+  /** Replaces what the studio has. */
+  keep(): Promise<void>;
+};
+
+/** Throws for files of neither kind. */
+export async function receive(dropped: readonly Dropped[]): Promise<Incoming> {
   const all = (await Promise.all(dropped.map(unpacked))).flat().filter(({ path }) => isVisible(path));
   const models = all.filter(({ path }) => /\.onnx$/i.test(path));
   const weights = all.filter(({ path }) => WEIGHTS.test(path));
@@ -21,12 +36,38 @@ export async function addFiles(dropped: readonly Dropped[]): Promise<{ model: bo
     throw new Error(
       `${all[0]?.path ?? 'An empty folder'} is not a model (.onnx) or data (CSV, JSON, Parquet, Arrow, .npz, .safetensors, images).`,
     );
-  if (models.length) await files.remove(MODEL);
-  for (const { path, file } of [...models, ...weights]) await files.write(`${MODEL}/${baseName(path)}`, file);
-  if (data.length) await files.remove(DATA);
-  for (const { path, file } of data) await files.write(`${DATA}/${path}`, file);
-  return { model: models.length + weights.length > 0, data: data.length > 0 };
+  const ignored = all.filter(file => ![models, weights, data].some(kind => kind.includes(file)));
+  // Weights that come alone belong to the model that is there.
+  const before = models.length || !weights.length ? [] : await storedModel();
+  const incoming = {
+    model: [...before, ...models, ...weights].map(({ path, file }) => ({ path: baseName(path), file })),
+    data,
+  };
+  const kinds = (['model', 'data'] as const).filter(kind => incoming[kind].length);
+  const folders = { model: MODEL, data: DATA };
+  await files.remove('/incoming');
+  for (const kind of kinds) {
+    folders[kind] = INCOMING[kind];
+    await Promise.all(incoming[kind].map(({ path, file }) => files.write(`${INCOMING[kind]}/${path}`, file)));
+  }
+  const keep = async () => {
+    for (const kind of kinds) {
+      const folder = kind === 'model' ? MODEL : DATA;
+      await files.remove(folder);
+      const move = ({ path, file }: Dropped) => {
+        const source = `${INCOMING[kind]}/${path}`;
+        // Small files take long to read once more, and large ones memory to copy.
+        return files.write(`${folder}/${path}`, file.size < 2 ** 20 ? files.read(source) : file);
+      };
+      await Promise.all(incoming[kind].map(move));
+    }
+    await files.remove('/incoming');
+  };
+  return { folders, ignored: ignored.map(({ path }) => path), keep };
 }
+
+const storedModel = async (): Promise<Dropped[]> =>
+  (await list(MODEL)).map(path => ({ path, file: new File([files.read(`${MODEL}/${path}`)], path) }));
 
 const baseName = (path: string) => path.slice(path.lastIndexOf('/') + 1);
 const isVisible = (path: string) =>
@@ -35,17 +76,25 @@ const isVisible = (path: string) =>
 async function unpacked({ path, file }: Dropped): Promise<Dropped[]> {
   if (!/\.zip$/i.test(path)) return [{ path, file }];
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const entries = Object.entries(unzipSync(bytes)).filter(([name]) => !name.endsWith('/'));
+  const entries = Object.entries(unzip(path, bytes)).filter(([name]) => !name.endsWith('/'));
   return entries.map(([name, content]) => ({
     path: name,
     file: new File([content.slice()], baseName(name)),
   }));
 }
 
+function unzip(path: string, bytes: Uint8Array) {
+  try {
+    return unzipSync(bytes);
+  } catch {
+    throw new Error(`${path} is not a complete zip archive.`);
+  }
+}
+
 /** The model file, where there is one. */
-export async function modelPath(): Promise<string | undefined> {
-  const name = (await list(MODEL)).find(file => /\.onnx$/i.test(file));
-  return name && `${MODEL}/${name}`;
+export async function modelPath(folder = MODEL): Promise<string | undefined> {
+  const name = (await list(folder)).find(file => /\.onnx$/i.test(file));
+  return name && `${folder}/${name}`;
 }
 
 /** What the library is to open: the tables, or the folder with the folders of the classes. */

@@ -4,7 +4,7 @@ import type { Answer, Api, Project, Request, RunRecord, Settings } from '../prot
 import { useRuntime, whyNoWebgpu } from './devices.js';
 import { DIGITS, LENET, placeDigits, placeLenet, SIDE } from './digits.js';
 import { describeData, describeModel } from './facts.js';
-import { addFiles, dataPaths, modelPath } from './files.js';
+import { dataPaths, type Folders, modelPath, receive } from './files.js';
 import { exists, openStorage, RUN, readSession, writeSession } from './storage.js';
 import { type Files, readRecord, STATE, TRAINED, train } from './training.js';
 
@@ -21,9 +21,13 @@ async function project(label = ''): Promise<Project> {
     await placeLenet();
     return { kind, model: await describeModel(LENET), data: DIGITS, taught: taught.length };
   }
-  const [model, data] = [await modelPath(), await dataPaths()];
+  return ownProject({}, label);
+}
+
+async function ownProject(folders: Partial<Folders>, label = ''): Promise<Project> {
+  const [model, data] = [await modelPath(folders.model), await dataPaths(folders.data)];
   return {
-    ...{ kind, taught: 0 },
+    ...{ kind: 'own', taught: 0 },
     ...(model ? { model: await describeModel(model) } : {}),
     ...(data.length ? { data: await describeData(data, model, label) } : {}),
   };
@@ -63,10 +67,12 @@ const api: Api = {
     };
   },
   async add(dropped) {
-    await addFiles(dropped);
+    const { folders, ignored, keep } = await receive(dropped);
+    const found = await ownProject(folders);
+    await keep();
     await files.remove(RUN);
     await writeSession({ kind: 'own', taught: [] });
-    return project();
+    return { ...found, ignored };
   },
   async useDigits() {
     await files.remove(RUN);

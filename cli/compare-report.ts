@@ -4,7 +4,7 @@ import { formatCount, formatLoss, formatNumber, formatPercent } from './ui/forma
 import { renderReport } from './ui/report.js';
 import { spread, trend } from './ui/series.js';
 import { type Chart, lineChart, type Series } from './ui/svg.js';
-import type { Table } from './ui/table.js';
+import { type Table, tableTexts } from './ui/table.js';
 
 export type Results = {
   runs: readonly ComparedRun[];
@@ -17,12 +17,15 @@ export type Results = {
 /** All standings, or of each candidate that at its best rate. */
 export function standingsTable({ standings, metric }: Results, which: 'all' | 'best'): Table {
   const shown = which === 'all' ? standings : bestOf(standings);
-  const seeds = Math.max(...standings.map(s => s.seeds));
   const columns: Record<string, (s: Standing) => string> = {
     optimizer: s => s.candidate,
     lr: s => formatNumber(s.lr),
     [`final ${metric.name}`]: s => formatMetric(metric, s.final.mean),
-    '±': s => (seeds > 1 ? formatMetric(metric, s.final.spread) : ''),
+    '±': s => (s.seeds > 1 ? formatMetric(metric, s.final.spread) : ''),
+    ...{
+      [`test ${ownName(metric)}`]: s => (s.test ? formatMetric(metric, s.test.mean) : ''),
+      'test ±': s => (s.test && s.seeds > 1 ? formatMetric(metric, s.test.spread) : ''),
+    },
     best: s => formatMetric(metric, s.best.mean),
     'steps to target': s => (s.stepsToTarget === undefined ? '' : formatCount(Math.round(s.stepsToTarget))),
     'share of SGD': s => (s.sgdShare === undefined ? '' : formatPercent(s.sgdShare)),
@@ -88,13 +91,86 @@ export function comparisonCharts(results: Results): Record<string, string> {
   return Object.fromEntries(drawn.map(([file, chart]) => [file, lineChart(chart)]));
 }
 
-export type ComparisonPage = { title: string; subtitle: string; code: string; facts: Record<string, string> };
+export type ComparisonPage = {
+  title: string;
+  subtitle: string;
+  code: string;
+  protocol: Readonly<Record<string, string>>;
+};
+
+/** How rates were chosen and what the numbers are, for readers who did not see the command. */
+export function protocolOf(
+  { standings, metric, runs }: Results,
+  { tune, seeds = 3, test, reach }: { tune?: number; seeds?: number; test?: string; reach?: number },
+): Record<string, string> {
+  const counts = bestOf(standings).map(
+    ({ candidate }) => standings.filter(s => s.candidate === candidate).length,
+  );
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const number = least === most ? formatCount(most) : `${least} to ${most}`;
+  const by = tune === undefined || seeds === 1 ? 'the mean over the seeds' : 'seed 0 alone';
+  const isTraining = metric.name === 'train loss';
+  return {
+    'Learning rates tried for each optimizer': `${number}${tune === undefined ? '' : ', evenly spaced on a log scale from a tenth to ten times the center'}`,
+    'Choice of the rate': `by the final ${metric.name} (${metric.better} is better), ${by}; rates at which a run diverged come last`,
+    'Options other than the rate': 'as listed in the names of the optimizers, else their defaults; not tuned',
+    Seeds: `${seeds}: 0${seeds > 1 ? ` to ${seeds - 1}` : ''}; a seed determines the order of the samples and what the graph draws, the initial weights are the same`,
+    Runs: formatCount(runs.length),
+    Spread:
+      seeds > 1
+        ? 'standard deviation of the sample over the seeds; bands in charts are lowest to highest'
+        : 'none: one seed',
+    'Final and best': `${metric.name} after the last epoch, and after the best one`,
+    ...(reach === undefined
+      ? {}
+      : {
+          'Steps to target': `mean number of steps to the end of the first epoch with ${metric.name} ${metric.better === 'higher' ? 'at least' : 'at most'} ${formatNumber(reach)}; empty where a seed did not reach it`,
+        }),
+    Report:
+      test !== undefined
+        ? 'test data, evaluated once at the end of each run; no choice depends on them'
+        : `${isTraining ? 'training' : 'the validation'} data, by which the rates were chosen: the best rate looks slightly better than it is`,
+  };
+}
+
+/** The page as Markdown: tables, protocol, command. */
+export function comparisonMarkdown(
+  results: Results,
+  { title, subtitle, code, protocol }: ComparisonPage,
+): string {
+  const facts = Object.entries({ ...protocol, ...environment() });
+  return `${[
+    `# ${cell(title)}`,
+    cell(subtitle),
+    '## Each at its best learning rate',
+    markdownTable(standingsTable(results, 'best')),
+    '## Protocol',
+    facts.map(([name, value]) => `- ${cell(name)}: ${cell(value)}`).join('\n'),
+    '## All learning rates',
+    markdownTable(standingsTable(results, 'all')),
+    '## How to do it again',
+    code.replace(/^/gm, '    '),
+  ].join('\n\n')}\n`;
+}
+
+function markdownTable(table: Table): string {
+  const row = (cells: readonly string[]) => `| ${cells.map(cell).join(' | ')} |`;
+  return [row(table.head), row(table.head.map(() => '---')), ...tableTexts(table).rows.map(row)].join('\n');
+}
+
+/** Text that Markdown shows as it is. */
+const cell = (text: string) => text.replace(/[\\`*_|<>[\]#]/g, '\\$&').replace(/\s+/g, ' ');
+
+const environment = () => ({
+  Node: process.version,
+  Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
+});
 
 /** The page on a comparison: who was best, how they learned, at which rates, how to do it again. */
 export function renderComparison(
   results: Results,
   charts: Record<string, string>,
-  { title, subtitle, code, facts }: ComparisonPage,
+  { title, subtitle, code, protocol }: ComparisonPage,
 ): string {
   return renderReport({
     title,
@@ -107,19 +183,13 @@ export function renderComparison(
           { kind: 'charts', svgs: Object.values(charts) },
         ],
       },
+      { title: 'Protocol', blocks: [{ kind: 'facts', facts: protocol }] },
       { title: 'All learning rates', blocks: [{ kind: 'table', ...standingsTable(results, 'all') }] },
       {
         title: 'How to do it again',
         blocks: [
           { kind: 'code', code },
-          {
-            kind: 'facts',
-            facts: {
-              ...facts,
-              Node: process.version,
-              Processor: `${cpus()[0]?.model ?? 'unknown'}, ${formatCount(cpus().length, 'core')}`,
-            },
-          },
+          { kind: 'facts', facts: environment() },
         ],
       },
     ],
@@ -137,6 +207,8 @@ function edgeOf({ candidate, lr }: Standing, standings: readonly Standing[]): st
   if (rates.length < 2) return '';
   return lr === Math.min(...rates) ? 'the lowest' : lr === Math.max(...rates) ? 'the highest' : '';
 }
+
+const ownName = ({ name }: Metric) => name.replace(/^(validation|train) /, '');
 
 const formatMetric = ({ name }: Metric, value: number) =>
   !Number.isFinite(value) ? '' : isShare(name) ? formatPercent(value, 2) : formatLoss(value);

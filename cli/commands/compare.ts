@@ -2,8 +2,15 @@ import { basename } from 'node:path';
 import { injectOptionsOf, types } from '../../src/constants.js';
 import type { ComparedRun } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
-import { candidatesOf } from '../candidates.js';
-import { comparisonCharts, type Results, renderComparison, standingsTable } from '../compare-report.js';
+import { candidatesOf, ratesAround } from '../candidates.js';
+import {
+  comparisonCharts,
+  comparisonMarkdown,
+  protocolOf,
+  type Results,
+  renderComparison,
+  standingsTable,
+} from '../compare-report.js';
 import { makeFolder, pathsOf, withOriginal, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
 import { commandLine } from '../run-display.js';
@@ -22,7 +29,7 @@ export const options = {
     type: types.text,
     group: 'Optimizer',
     shown: 'agd,adamw,sgd',
-    help: 'Optimizers to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8)',
+    help: 'Optimizers to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8); all: every one',
   },
   lr: {
     ...RUN,
@@ -30,6 +37,18 @@ export const options = {
     group: 'Optimizer',
     shown: '0.1, 1 and 10 times the default',
     help: "Learning rates to try, as '3e-4,1e-3; sgd=0.03,0.1'",
+  },
+  tune: {
+    ...RUN,
+    type: types.count,
+    group: 'Optimizer',
+    help: "Choose each optimizer's rate with one seed among N, spaced evenly on a log scale from a tenth to ten times its default (or its --lr); the other seeds run at the chosen rate",
+  },
+  test: {
+    ...RUN,
+    type: types.text,
+    group: 'Data',
+    help: 'Test data that no choice depends on, evaluated at the end of each run',
   },
   seeds: { ...RUN, type: types.count, help: 'Repeats with different shuffles', shown: '3' },
   monitor: {
@@ -55,6 +74,10 @@ export const options = {
 
 export const examples = [
   [
+    "compare model.onnx --loss cross-entropy --data train.npz --val-split 0.2 --test test.npz --optimizers agd,adamw,lion,muon --tune 5 --lr 'lion=3e-4'",
+    '',
+  ],
+  [
     "compare model.onnx --loss cross-entropy --data train.npz --val test.npz --epochs 3 --lr '3e-4,1e-3,3e-3; sgd=0.03,0.1,0.3'",
     '',
   ],
@@ -64,6 +87,8 @@ type Args = Arguments & {
   data: string | readonly string[];
   optimizers?: string;
   lr?: string;
+  tune?: number;
+  test?: string;
   seeds?: number;
   monitor?: string;
   reach?: number;
@@ -71,12 +96,30 @@ type Args = Arguments & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { model, epochs = 1, seeds = 3, device, threads, reach, data, validation, batchSize, bind } = args;
+  const {
+    model,
+    epochs = 1,
+    seeds = 3,
+    tune,
+    test,
+    device,
+    threads,
+    reach,
+    data,
+    validation,
+    batchSize,
+    bind,
+  } = args;
   const { compare, dataOptionsOf, loadRecipe, metricCurve, metricOf, standings } = await import(
     '../../src/internal.js'
   );
   const inject = await withOriginal(injectOptionsOf(args), model);
-  const candidates = candidatesOf(args.optimizers ?? 'agd,adamw,sgd', args.lr, usualRates);
+  const candidates = candidatesOf(
+    args.optimizers ?? 'agd,adamw,sgd',
+    args.lr,
+    center => ratesAround(center, tune ?? 3),
+    tune !== undefined,
+  );
   const out = args.out ?? model.replace(/(\.onnx)?$/, '.compare');
   await makeFolder(out);
   const { metrics, monitor, teacher, lossModel } = args;
@@ -87,7 +130,7 @@ export async function handler(args: Args): Promise<void> {
     inject,
     ...source,
     candidates,
-    seeds,
+    ...{ seeds, tune: tune !== undefined, test },
     epochs,
     device,
     threads,
@@ -174,23 +217,27 @@ async function runAll(
   return done;
 }
 
-async function write(out: string, results: Results, { model, data, epochs = 1 }: Args): Promise<void> {
+async function write(
+  out: string,
+  results: Results,
+  { model, data, epochs = 1, ...args }: Args,
+): Promise<void> {
   const charts = comparisonCharts(results);
-  const { runs, standings } = results;
-  const page = renderComparison(results, charts, {
+  const { runs, standings, metric } = results;
+  const protocol = protocolOf(results, args);
+  const text = {
     title: `${basename(model)}: ${[...new Set(standings.map(s => s.candidate))].join(', ')}`,
     subtitle: `The same weights and batches of ${pathsOf(data)
       .map(path => basename(path))
       .join(', ')} for all; ${formatCount(epochs, 'epoch')}, ${formatCount(standings[0]!.seeds, 'seed')}.`,
     code: commandLine(process.argv.slice(2)),
-    facts: {},
-  });
+    protocol,
+  };
   const files: Record<string, string> = {
-    'report.html': page,
-    'results.json': `${jsonText({ standings, runs }, 1)}\n`,
+    'report.html': renderComparison(results, charts, text),
+    'report.md': comparisonMarkdown(results, text),
+    'results.json': `${jsonText({ protocol, metric, standings, runs }, 1)}\n`,
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`${name}.svg`, svg])),
   };
   await writeTexts(out, files);
 }
-
-const usualRates = (lr: number) => [0.1, 1, 10].map(factor => Number((factor * lr).toPrecision(12)));

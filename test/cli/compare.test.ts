@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
+import { OPTIMIZER_NAMES } from '../../src/ops/optimizers/index.js';
 import { agdOnnx, workplace } from './run.js';
 
 let folder: string;
@@ -24,7 +25,7 @@ it('writes table, curves, page and results', () => {
   expect(out).toMatch(/run 14\/14 {2}sgd at 3, seed 1 {2}train loss/);
   expect(out).toMatch(/optimizer +lr +final accuracy +± +best +steps to target +time a step/);
   expect(readdirSync(join(folder, 'out')).sort()).toEqual([
-    ...['loss.svg', 'metric.svg', 'rates.svg', 'report.html', 'results.json'],
+    ...['loss.svg', 'metric.svg', 'rates.svg', 'report.html', 'report.md', 'results.json'],
   ]);
   const { standings, runs } = JSON.parse(readFileSync(join(folder, 'out/results.json'), 'utf8'));
   expect(runs).toHaveLength(14);
@@ -51,6 +52,56 @@ it('writes table, curves, page and results', () => {
 it('tries a tenth of, the default and ten times the default rate where nothing is said', () => {
   const { out } = compare('--optimizers', 'adamw', '--seeds', '1', '-o', 'usual');
   expect(out).toMatch(/adamw at 1e-4, .*adamw at 0\.001, .*adamw at 0\.01, /s);
+});
+
+it('tunes each optimizer by the same budget, reports on test data, and states its protocol', () => {
+  const who = ['--optimizers', 'agd,sgd(momentum=0.9)', '--tune', '3', '--lr', 'sgd=0.3', '--seeds', '3'];
+  const held = ['--val-split', '0.25', '--test', 'test.npz', '--reach', '0.1', '-o', 'tuned'];
+  const train = ['--loss', 'cross-entropy', '--data', 'train.npz'];
+  const { code, err, out } = agdOnnx(folder, 'compare', 'model.onnx', ...train, ...who, ...held);
+  expect({ code, err }).toEqual({ code: 0, err: '' });
+  expect(out).toMatch(/run 10\/10 /);
+  expect(out).toMatch(/final accuracy +± +test accuracy +test ±/);
+  const { standings, runs, protocol, metric } = JSON.parse(
+    readFileSync(join(folder, 'tuned/results.json'), 'utf8'),
+  );
+  expect(metric).toEqual({ name: 'accuracy', better: 'higher' });
+  type Row = { candidate: string; lr: number; seeds: number; seed: number };
+  const rates = (name: string) =>
+    standings.filter((s: Row) => s.candidate === name).map(({ lr, seeds }: Row) => [lr, seeds]);
+  // The rate that seed 0 chose comes first and has all seeds.
+  for (const [name, grid] of [
+    ['agd', [1e-4, 1e-3, 1e-2]],
+    ['sgd(momentum=0.9)', [0.03, 0.3, 3]],
+  ] as const) {
+    expect(
+      rates(name)
+        .map(([lr]: number[]) => lr)
+        .sort(),
+    ).toEqual(grid);
+    expect(rates(name).map(([, seeds]: number[]) => seeds)).toEqual([3, 1, 1]);
+  }
+  expect(runs.every((r: { test?: { samples: number } }) => r.test?.samples === runs[0].test.samples)).toBe(
+    true,
+  );
+  expect(protocol['Choice of the rate']).toContain('by the final accuracy (higher is better), seed 0 alone');
+  const page = readFileSync(join(folder, 'tuned/report.html'), 'utf8');
+  const markdown = readFileSync(join(folder, 'tuned/report.md'), 'utf8');
+  for (const text of ['Protocol', 'Steps to target', 'no choice depends on them']) {
+    expect(page).toContain(text);
+    expect(markdown).toContain(text);
+  }
+  expect(markdown).toMatch(/^\| agd \| (1e-4|0\.001|0\.01) \| \d+\.\d+ % \|/m);
+  expect(markdown).toContain('    agd-onnx compare model.onnx');
+});
+
+it('compares every optimizer', () => {
+  const who = ['--optimizers', 'all', '--tune', '1', '--seeds', '1', '-o', 'every'];
+  const { code, err } = compare(...who);
+  expect({ code, err }).toEqual({ code: 0, err: '' });
+  const { standings } = JSON.parse(readFileSync(join(folder, 'every/results.json'), 'utf8'));
+  expect(standings.map((s: { candidate: string }) => s.candidate)).toEqual(OPTIMIZER_NAMES);
+  expect(standings.filter((s: { diverged: number }) => s.diverged)).toEqual([]);
 });
 
 it('judges by the loss, and shows the switch, where that is asked for', () => {
@@ -136,6 +187,18 @@ it('says in one line what is wrong', () => {
   expect(fails('--optimizers', 'sgd(delta=1)')).toMatch(/Unknown option of sgd 'delta'/);
   expect(fails('--lr', 'adam=0.1')).toMatch(/'adam' is not among --optimizers/);
   expect(fails('--lr', 'much')).toMatch(/--lr: expected comma-separated numbers/);
+  expect(fails('--tune', '3', '--lr', 'sgd=0.1,0.3')).toMatch(
+    /--lr sgd=0\.1,0\.3: with --tune, give the one rate/,
+  );
+  expect(fails('--tune', '0')).toMatch(/--tune must be a whole number of at least 1, not 0/);
+  // Before the first run.
+  const missing = compare('--test', 'none.npz', '-o', 'gone');
+  expect(missing.err).toMatch(/^agd-onnx: .*none\.npz.*\n$/);
+  expect(missing.out).not.toContain('run');
+  const alone = ['compare', 'model.onnx', '--loss', 'cross-entropy', '--data', 'train.npz'];
+  expect(agdOnnx(folder, ...alone, '--test', 'test.npz', '-o', 'gone').err).toContain(
+    '--test needs validation data',
+  );
   expect(fails('--seeds', '0')).toMatch(/--seeds must be a whole number of at least 1, not 0/);
   expect(fails('--delta', '1')).toMatch(/delta/);
   expect(existsSync(join(folder, 'model.compare'))).toBe(false);

@@ -41,9 +41,13 @@ export type Comparison = SessionOptions & {
   inject: InjectOptions;
   data: string | readonly string[];
   validation?: string | readonly string[];
+  /** Data that no choice depends on: each run is evaluated on them at its end. */
+  test?: string | readonly string[];
   candidates: readonly Candidate[];
   /** Seeds 0, 1, ... of the order of the samples and of what the graph draws. */
   seeds: number;
+  /** Choose each candidate's rate by seed 0 alone, and run the other seeds at that rate only. */
+  tune?: boolean;
   epochs: number;
   batchSize?: number;
   bind?: Omit<BindOptions, 'labels' | 'source'>;
@@ -60,6 +64,8 @@ export type ComparedRun = {
   /** The loss of each step. */
   losses: number[];
   epochs: { trainLoss: number; validation?: Evaluation }[];
+  /** What the last weights give on the test data. */
+  test?: Evaluation;
   secondsPerStep: number;
   /** Where telemetry shows it: the share of all coordinates that took a step of SGD, by update. */
   sgdShare?: { update: number; share: number }[];
@@ -87,7 +93,7 @@ export async function* compare(comparison: Comparison): AsyncGenerator<Compariso
 }
 
 async function* compareOnData(comparison: Comparison, opened: OpenedData): AsyncGenerator<ComparisonEvent> {
-  const { candidates, seeds, epochs } = comparison;
+  const { epochs } = comparison;
   if (comparison.inject.schedule?.kind === 'plateau')
     throw new AgdError(
       'bad-option',
@@ -102,8 +108,14 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
         '--monitor needs validation data: give them with --val or --val-split.',
       );
   }
+  if (comparison.test !== undefined && path === undefined && comparison.valSplit === undefined)
+    throw new AgdError(
+      'bad-option',
+      '--test needs validation data to choose learning rates by: give them with --val or --val-split.',
+    );
   const data = opened.add(await openData(comparison.data, { ...dataOptionsOf(comparison), recipe }));
   let held: Data | undefined;
+  let lastHeld: Data | undefined;
   const { inject: given, augment, teacher, lossModel } = comparison;
   const beside = { teacher, lossModel };
   const file = await openForInjection(comparison.model, withMixedTargets(given, augment), beside);
@@ -116,16 +128,16 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const { freeBatch = source.options.freeBatch, note } = await batchToFree(plain);
   await verifyPacking({ ...plain, options: { ...plain.options, freeBatch } });
   for (const text of [derived.note, note]) if (text) yield { type: 'note', text };
-  const plans = candidates.flatMap(candidate =>
-    candidate.rates.flatMap(lr => Array.from({ length: seeds }, (_, seed) => ({ candidate, lr, seed }))),
-  );
   const updates: InjectOptions['updates'] = async (fed, epochs = comparison.epochs) =>
     updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target));
   const shapes = await shapesOf(plain);
   const shared = await withBalance({ ...plain.options, freeBatch, updates }, loss =>
     trialData({ ...plain, options: { ...plain.options, freeBatch, updates, loss } }, shapes),
   );
-  for (const [run, { candidate, lr, seed }] of plans.entries()) {
+  const runs = runCount(comparison);
+  const done: ComparedRun[] = [];
+  for (const { candidate, lr, seed } of plannedRuns(comparison, done)) {
+    const run = done.length;
     const options: InjectOptions = { ...shared, optimizer: { ...candidate.optimizer, lr }, seed };
     const { model, report } = await inject(source.model, options, await shapesOf(plain));
     if (run === 0) for (const text of report.warnings) yield { type: 'note', text: `warning: ${text}` };
@@ -138,6 +150,9 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
       const validation = held
         ? await bind(comparison, held, trainer.inputs, target)
         : await data.validation(trainer.inputs, bindingOf(comparison, target));
+      if (comparison.test !== undefined)
+        lastHeld ??= opened.add(await openHeld(comparison.test, comparison, data));
+      const test = lastHeld && (await bind(comparison, lastHeld, trainer.inputs, target));
       const loop = {
         epochs,
         batchSize: comparison.batchSize,
@@ -147,8 +162,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
       };
       const stepsPerRun = epochs * train.batchCount(loop);
       if (run === 0) for (const text of train.notesOn(loop)) yield { type: 'note', text };
-      if (run === 0)
-        yield { type: 'start', runs: plans.length, stepsPerRun, batchSize: train.batchSize(loop) };
+      if (run === 0) yield { type: 'start', runs, stepsPerRun, batchSize: train.batchSize(loop) };
       const result: ComparedRun = {
         ...{ candidate: candidate.name, lr, seed },
         ...{ losses: [], epochs: [], secondsPerStep: Number.NaN },
@@ -170,14 +184,37 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
           yield { type: 'step', run, step: result.losses.length, loss: event.loss };
         }
         result.secondsPerStep = seconds / result.losses.length;
+        if (test) {
+          const batches = test.batches({ batchSize: comparison.batchSize, pad: true });
+          result.test = await trainer.evaluate(batches, { metrics: loop.metrics });
+        }
       } catch (error) {
         if (!(error instanceof AgdError) || error.code !== 'non-finite') throw error;
         result.diverged = error.message;
       }
+      done.push(result);
       yield { type: 'run', run, result };
     } finally {
       await trainer.release();
     }
+  }
+}
+
+/** How many runs a comparison has. */
+export function runCount({ candidates, seeds, tune }: Comparison): number {
+  return candidates.reduce((n, { rates }) => n + (tune ? rates.length + seeds - 1 : rates.length * seeds), 0);
+}
+
+/** The runs in their order; `done` are the results so far, which choose the rate of the seeds after the first. */
+function* plannedRuns({ candidates, seeds, tune, ...by }: Comparison, done: readonly ComparedRun[]) {
+  for (const candidate of candidates) {
+    const seedsTried = tune ? 1 : seeds;
+    for (const lr of candidate.rates)
+      for (let seed = 0; seed < seedsTried; seed++) yield { candidate, lr, seed };
+    if (seedsTried === seeds) continue;
+    const own = done.filter(run => run.candidate === candidate.name);
+    const [{ lr } = { lr: Number.NaN }] = standings(own, undefined, metricOf(done, by));
+    for (let seed = 1; seed < seeds; seed++) yield { candidate, lr, seed };
   }
 }
 
@@ -211,9 +248,13 @@ export function metricOf(
 /** The metric after each epoch that was finished. */
 export function metricCurve(run: ComparedRun, { name }: Metric): number[] {
   if (name === 'train loss') return run.epochs.map(({ trainLoss }) => trainLoss);
-  const monitored = name === 'validation loss' ? 'loss' : name;
-  return run.epochs.map(epoch => monitoredValue(epoch, monitored) ?? Number.NaN);
+  return run.epochs.map(epoch => monitoredValue(epoch, valueName(name)) ?? Number.NaN);
 }
+
+const valueName = (metric: string) => (metric === 'validation loss' ? 'loss' : metric);
+
+const testValue = (validation: Evaluation, { name }: Metric) =>
+  monitoredValue({ validation }, valueName(name)) ?? Number.NaN;
 
 /** One candidate at one rate, over the seeds. Spreads are standard deviations of the sample. */
 export type Standing = {
@@ -221,6 +262,8 @@ export type Standing = {
   lr: number;
   final: Spread;
   best: Spread;
+  /** The same metric on the test data after the last step, where there are such data. */
+  test?: Spread;
   /** Mean number of steps after which the target was first met, where every seed did. */
   stepsToTarget?: number;
   secondsPerStep: number;
@@ -231,7 +274,10 @@ export type Standing = {
   diverged: number;
 };
 
-/** The standings in the order of the candidates, of each its best rate first: rates at which a seed diverged are last. */
+/**
+ * The standings in the order of the candidates, of each its best rate first: rates at which a seed diverged are last. Rates
+ * are compared over the seeds that all rates of the candidate have.
+ */
 export function standings(
   runs: readonly ComparedRun[],
   target?: number,
@@ -244,14 +290,20 @@ export function standings(
     groups.set(key, [...(groups.get(key) ?? []), run]);
   }
   const order = [...new Set(runs.map(run => run.candidate))];
+  const fewest = (candidate: string) =>
+    Math.min(...[...groups.values()].filter(g => g[0]!.candidate === candidate).map(g => g.length));
   return [...groups.values()]
-    .map(group => standing(group, metric, target))
+    .map(group => {
+      const shared = standing(group.slice(0, fewest(group[0]!.candidate)), metric, undefined);
+      return { shown: standing(group, metric, target), shared };
+    })
     .sort(
-      (a, b) =>
+      ({ shared: a }, { shared: b }) =>
         order.indexOf(a.candidate) - order.indexOf(b.candidate) ||
         a.diverged - b.diverged ||
         sign * (b.final.mean - a.final.mean),
-    );
+    )
+    .map(({ shown }) => shown);
 }
 
 function standing(group: readonly ComparedRun[], metric: Metric, target: number | undefined): Standing {
@@ -266,12 +318,14 @@ function standing(group: readonly ComparedRun[], metric: Metric, target: number 
     return epoch < 0 ? undefined : ((epoch + 1) * whole[i]!.losses.length) / curve.length;
   });
   const met = steps.filter(n => n !== undefined);
+  const tested = whole.flatMap(run => (run.test ? [testValue(run.test, metric)] : []));
   const shares = whole.flatMap(run => run.sgdShare ?? []).map(({ share }) => share);
   return {
     candidate,
     lr,
     final: spreadOf(curves.map(curve => curve.at(-1)!)),
     best: spreadOf(curves.map(curve => best(...curve))),
+    ...(tested.length ? { test: spreadOf(tested) } : {}),
     stepsToTarget: met.length && met.length === group.length ? spreadOf(met).mean : undefined,
     secondsPerStep: spreadOf(whole.map(run => run.secondsPerStep)).mean,
     sgdShare: shares.length ? spreadOf(shares).mean : undefined,

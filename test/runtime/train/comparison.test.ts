@@ -55,6 +55,17 @@ it('ranks the rates of each candidate by the mean over the seeds', () => {
   expect(none!.final).toEqual({ mean: Number.NaN, spread: Number.NaN });
 });
 
+it('ranks rates by the seeds that all of them have, and reports all seeds', () => {
+  const runs = [
+    run('a', 0.1, 0, [0.7]),
+    run('a', 1, 0, [0.6]),
+    // The second seed of the chosen rate is worse than the other rate's only one.
+    { ...run('a', 0.1, 1, [0.3]), test: { loss: 1, metrics: { accuracy: 0.2 }, samples: 10 } },
+  ];
+  const [first] = standings(runs);
+  expect(first).toMatchObject({ lr: 0.1, seeds: 2, final: { mean: 0.5 }, test: { mean: 0.2, spread: 0 } });
+});
+
 it('is about the loss where that is asked for', () => {
   const runs = [run('a', 0.1, 0, [0.2, 0.5]), run('a', 1, 0, [0.6, 0.4])];
   const metric = metricOf(runs, { monitor: 'loss' });

@@ -1,6 +1,6 @@
 /**
- * The help texts as files, which the build makes: to load yargs and to have it lay out the options takes longer than
- * everything else that help needs.
+ * The version, and the help texts as files, which the build makes: to load yargs and to have it lay out the options takes
+ * longer than everything else that help needs.
  */
 import { readFileSync } from 'node:fs';
 
@@ -11,9 +11,20 @@ export const HELP_WIDTH = 100;
 export const helpFile = (command: string, all = false) =>
   new URL(`./help/${command || 'agd-onnx'}${all ? '.all' : ''}.txt`, import.meta.url);
 
-/** The text that these arguments ask for; undefined where it is not cached, or they ask for something else. */
+/** Read rather than imported: the file's place differs between sources and build. */
+export function version(): string {
+  for (const path of ['../package.json', '../../package.json']) {
+    try {
+      return JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')).version;
+    } catch {}
+  }
+  return 'unknown';
+}
+
+/** The help or version that these arguments ask for; undefined where it is not cached, or they ask for something else. */
 export function cachedHelp(args: readonly string[], columns = HELP_WIDTH): string | undefined {
   const flag = args.at(-1) ?? '';
+  if (args.length === 1 && ['--version', '-v'].includes(flag)) return `${version()}\n`;
   const [command = ''] = args.slice(0, -1);
   const asks = ['--help', '-h', '--help-all'].includes(flag) && args.length <= 2 && /^[a-z]*$/.test(command);
   if (!asks || columns < HELP_WIDTH) return undefined;

@@ -1,20 +1,9 @@
-import { readFileSync } from 'node:fs';
 import yargs, { type Argv } from 'yargs';
 import { findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
 import { readArguments } from './arguments.js';
-import { HELP_WIDTH } from './cached-help.js';
+import { HELP_WIDTH, version } from './cached-help.js';
 import { UsageError } from './failure.js';
 import { addFlags, type Options, type Values } from './flags.js';
-
-/** Read rather than imported: the file's place differs between sources and build. */
-function version(): string {
-  for (const path of ['../package.json', '../../package.json']) {
-    try {
-      return JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')).version;
-    } catch {}
-  }
-  return 'unknown';
-}
 
 /** What the module of a command exports. */
 type Command = {

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { cachedHelp } from '../../cli/cached-help.js';
 import { COMMAND_NAMES, helpOf } from '../../cli/program.js';
@@ -9,6 +10,14 @@ describe('kept help', () => {
     expect(code).toBe(0);
     expect(out).toBe(await helpOf(command));
     expect(out).toContain('--help');
+  });
+
+  it.each(['--version', '-v'])('tells the version for %s, as yargs does', flag => {
+    const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
+    expect(cachedHelp([flag])).toBe(`${version}\n`);
+    expect(agdOnnx('.', flag).out).toBe(`${version}\n`);
+    expect(agdOnnx('.', 'train', flag).out).toBe(`${version}\n`);
+    expect(cachedHelp(['train', flag])).toBeUndefined();
   });
 
   it('is left to yargs where it is to be laid out for a narrow terminal, or is not kept', () => {

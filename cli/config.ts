@@ -67,7 +67,9 @@ function read(path: string, name: string, value: unknown, known: Known): unknown
   }
   const { parse, type } = option;
   const place = `${path}: ${name}`;
-  const parsed = typeof value === 'string' && parse ? named(place, () => parse(value)) : value;
+  // One text is a list of one, as a flag that is given once.
+  const given = type === types.texts && typeof value === 'string' ? [value] : value;
+  const parsed = typeof given === 'string' && parse ? named(place, () => parse(given)) : given;
   checkOption(place, type, parsed);
   return parsed;
 }
@@ -95,9 +97,8 @@ async function load(path: string): Promise<unknown> {
       return (await import('yaml')).parse(text, { logLevel: 'error' });
     return JSON.parse(text);
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'EACCES' || code === 'EISDIR')
-      throw new AgdError('io', `Cannot read ${path}: ${message}.`, { cause: error });
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    if (syscall) throw (await import('../src/internal.js')).ioError(`Cannot read '${path}'`, error);
     const [line] = message.split('\n');
     throw new AgdError('bad-option', `${path} cannot be parsed: ${line}.`, { cause: error });
   }

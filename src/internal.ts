@@ -3,7 +3,7 @@
  * stable: any release may change it.
  */
 export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
-export { checkWritable, writeFileAtomic } from './graph/files.js';
+export { checkWritable, ioError, writeFileAtomic } from './graph/files.js';
 export { permutation, random } from './graph/random.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';

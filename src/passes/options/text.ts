@@ -83,10 +83,10 @@ export function parseScale(text: string): number {
   return scale;
 }
 
-/** `8GB`, `1.5GB`, `500MB`: bytes in multiples of 1024. Throws `bad-option`. */
+/** `8GB`, `1.5GB`, `500MB` in multiples of 1000, as sizes are printed; `8GiB` in those of 1024. Throws `bad-option`. */
 export function parseBytes(text: string): number {
-  const [, number, unit] = /^\s*(\d+(?:\.\d+)?)\s*(k|m|g|t)i?b?\s*$/i.exec(text) ?? [];
-  const bytes = Number(number) * 1024 ** ' kmgt'.indexOf(unit?.toLowerCase() ?? '');
+  const [, number, unit, binary] = /^\s*(\d+(?:\.\d+)?)\s*(k|m|g|t)(i?)b?\s*$/i.exec(text) ?? [];
+  const bytes = Number(number) * (binary ? 1024 : 1000) ** ' kmgt'.indexOf(unit?.toLowerCase() ?? '');
   if (!unit || !(bytes > 0))
     throw new AgdError('bad-option', `expected an amount of memory, as 8GB or 500MB, not '${text}'.`);
   return Math.round(bytes);

@@ -72,7 +72,7 @@ export async function planBatch(
 
   async function refuse(size: number, recompute: boolean): Promise<never> {
     const { peak } = await measure(size, recompute);
-    const least = Math.ceil(peak / (1 - RESERVE) / 2 ** 20);
+    const least = Math.ceil(peak / (1 - RESERVE) / 1e6);
     const isFull = peak === Number.POSITIVE_INFINITY;
     const how = [
       size === batch ? `batches of ${batch}` : `${batch / size} parts of ${size}`,
@@ -82,7 +82,7 @@ export async function planBatch(
       'bad-option',
       isFull
         ? `The run does not fit into the memory of the device, not even in ${how}.`
-        : `The run does not fit into --memory ${Math.floor(limit / 2 ** 20)}MB: it needs at least ${least}MB, in ${how}.`,
+        : `The run does not fit into --memory ${Math.floor(limit / 1e6)}MB: it needs at least ${least}MB, in ${how}.`,
     );
   }
 }
@@ -94,7 +94,7 @@ export function describeBatchPlan(
   { batchSize, accumulate, recompute, peak }: BatchPlan & { peak: number },
   limit: number,
 ): string {
-  const size = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
+  const size = (bytes: number) => `${Math.round(bytes / 1e6)} MB`;
   return `memory: ${partsOf({ batchSize, accumulate, recompute })}: ${size(peak)} expected, of ${size(limit)}`;
 }
 

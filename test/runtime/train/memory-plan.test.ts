@@ -14,7 +14,7 @@ import {
 import { runTrainJob, type TrainJob } from '../../../src/runtime/train/train-job.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 
-const MB = 2 ** 20;
+const MB = 1e6;
 
 /** A run of `fixed` MB, and so many for each sample of a part, kept or computed again. */
 function trialOf(fixed: number, kept: number, again: number, hasStatistics = false) {

@@ -123,9 +123,27 @@ export function permute(array: Tensor, order: readonly number[]): Tensor {
 
 function copyRows(from: Uint8Array, rows: Uint32Array, to: Uint8Array): void {
   const width = to.length / rows.length;
-  rows.forEach((row, i) => {
-    to.set(from.subarray(row * width, (row + 1) * width), i * width);
-  });
+  // A view and a call for each row take longer than narrow rows themselves.
+  if (width <= NARROW && width % 4 === 0 && from.byteOffset % 4 === 0)
+    copyWords(words(from), rows, words(to), width / 4);
+  else
+    rows.forEach((row, i) => {
+      to.set(from.subarray(row * width, (row + 1) * width), i * width);
+    });
+}
+
+/** Bytes of a row. */
+const NARROW = 128;
+
+const words = (bytes: Uint8Array) =>
+  new Int32Array(bytes.buffer, bytes.byteOffset, Math.floor(bytes.length / 4));
+
+function copyWords(from: Int32Array, rows: Uint32Array, to: Int32Array, width: number): void {
+  let at = 0;
+  for (let i = 0; i < rows.length; i++) {
+    const first = rows[i]! * width;
+    for (let j = first; j < first + width; j++) to[at++] = from[j]!;
+  }
 }
 
 function convertRows(array: Tensor, rows: Uint32Array, out: Tensor, width: number, scale: number): void {

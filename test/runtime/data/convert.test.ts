@@ -69,3 +69,19 @@ test.each<[Tensor, DType, number | bigint | undefined]>([
 ])('firstMisfit %#', (array, dtype, misfit) => {
   expect(firstMisfit(array, dtype)).toBe(misfit);
 });
+
+test.each([
+  ['words', 0, 5],
+  ['words that are not aligned', 1, 5],
+  ['wide rows', 0, 40],
+])('takes rows of %s', (_, offset, width) => {
+  const bytes = new Uint8Array(offset + 12 * width * 4);
+  const whole = bytes.subarray(offset);
+  whole.forEach((_, i) => {
+    whole[i] = (i * 37) % 251;
+  });
+  const rows = Uint32Array.of(11, 0, 3, 3);
+  const taken = takeRows(new Tensor('float32', [12, width], whole), rows, 'float32', [4, width], 1);
+  const want = [...rows].flatMap(row => [...whole.subarray(row * width * 4, (row + 1) * width * 4)]);
+  expect([...taken.bytes]).toEqual(want);
+});

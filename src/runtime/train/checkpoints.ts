@@ -93,7 +93,13 @@ export class Checkpoints {
       if (one.source === path) continue;
       const model = typeof one.source === 'string' ? await loadModel(one.source) : one.source;
       await mkdir(folder, { recursive: true });
-      await saveState(model, path);
+      try {
+        await saveState(model, path);
+      } catch (error) {
+        // An empty folder would be all that is left of a full disk.
+        await rmdir(folder).catch(() => {});
+        throw error;
+      }
       one.source = path;
       written.push(path);
     }

@@ -68,7 +68,7 @@ it('reads what a step does besides', async () => {
   expect(
     await options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --cautious --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
+      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
         ' ',
       ),
     ),
@@ -79,6 +79,7 @@ it('reads what a step does besides', async () => {
     clipGradValue: 2,
     accumulate: 4,
     cautious: true,
+    stateBits: 4,
     ema: 0.9,
     onNonfinite: 'skip',
     compensate: true,

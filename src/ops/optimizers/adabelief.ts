@@ -17,6 +17,7 @@ import {
   type OptionsOf,
   option,
   type Scalars,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -48,7 +49,11 @@ export const adabelief: Optimizer<AdabeliefOptions> = {
   name: 'adabelief',
   options,
 
-  states: ({ amsgrad }) => ['exp_avg', 'exp_avg_var', ...(amsgrad ? ['max_exp_avg_var'] : [])],
+  states: ({ amsgrad }) => [
+    'exp_avg',
+    squared('exp_avg_var'),
+    ...(amsgrad ? [squared('max_exp_avg_var')] : []),
+  ],
 
   scalars(step, lr, { betas, eps, weightDecay, weightDecouple, fixedDecay, rectify, degeneratedToSgd }) {
     const root = correction(step, betas[1]).sqrt();

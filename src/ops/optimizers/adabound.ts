@@ -11,6 +11,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
 } from './optimizer.js';
 
@@ -38,7 +39,11 @@ export const adabound: Optimizer<AdaboundOptions> = {
   name: 'adabound',
   options,
 
-  states: ({ amsbound }) => ['exp_avg', 'exp_avg_sq', ...(amsbound ? ['max_exp_avg_sq'] : [])],
+  states: ({ amsbound }) => [
+    'exp_avg',
+    squared('exp_avg_sq'),
+    ...(amsbound ? [squared('max_exp_avg_sq')] : []),
+  ],
 
   scalars(step, lr, options) {
     const { betas, finalLr, gamma } = options;

@@ -12,6 +12,7 @@ import {
   type OptionsOf,
   option,
   type State,
+  squared,
   towards,
   weightDecayOption,
   withDecay,
@@ -48,7 +49,7 @@ export const adafactor: Optimizer<AdafactorOptions> = {
           { name: 'row_var', dims: shape.with(-1, 1) },
           { name: 'col_var', dims: shape.with(-2, 1) },
         ]
-      : ['variance'],
+      : [squared('variance')],
 
   whole: () => true,
 

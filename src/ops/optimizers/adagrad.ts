@@ -9,6 +9,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
 } from './optimizer.js';
 
@@ -33,7 +34,7 @@ export const adagrad: Optimizer<AdagradOptions> = {
   name: 'adagrad',
   options,
 
-  states: ({ initialAccumulatorValue }) => [{ name: 'sum', value: initialAccumulatorValue }],
+  states: ({ initialAccumulatorValue }) => [{ ...squared('sum'), value: initialAccumulatorValue }],
 
   scalars: (step, lr, { lrDecay }) => ({
     rate: lrDecay ? lr.div(step.sub(1).mul(lrDecay).add(1)) : lr,

@@ -13,6 +13,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -40,7 +41,7 @@ export const adahessian: Optimizer<AdahessianOptions> = {
   name: 'adahessian',
   options,
 
-  states: () => ['exp_avg', 'exp_hessian_diag_sq'],
+  states: () => ['exp_avg', squared('exp_hessian_diag_sq')],
 
   diagonal(product, { averageConvKernel }) {
     const size = product.abs();

@@ -9,6 +9,7 @@ import {
   movingAverage,
   type Optimizer,
   type OptionsOf,
+  squared,
   weightDecayOption,
 } from './optimizer.js';
 
@@ -34,7 +35,11 @@ export const adam: Optimizer<AdamOptions> = {
   name: 'adam',
   options,
 
-  states: ({ amsgrad }) => ['exp_avg', 'exp_avg_sq', ...(amsgrad ? ['max_exp_avg_sq'] : [])],
+  states: ({ amsgrad }) => [
+    'exp_avg',
+    squared('exp_avg_sq'),
+    ...(amsgrad ? [squared('max_exp_avg_sq')] : []),
+  ],
 
   scalars(step, lr, { betas: [beta1, beta2], eps }) {
     const root = correction(step, beta2).sqrt();

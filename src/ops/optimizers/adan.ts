@@ -11,6 +11,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -38,7 +39,7 @@ export const adan: Optimizer<AdanOptions> = {
   name: 'adan',
   options,
 
-  states: () => ['exp_avg', 'exp_avg_sq', 'exp_avg_diff', 'neg_pre_grad'],
+  states: () => ['exp_avg', squared('exp_avg_sq'), 'exp_avg_diff', 'neg_pre_grad'],
 
   scalars(step, lr, { betas: [beta1, beta2], beta3, eps, weightDecay, noProx }) {
     const root = correction(step, beta3).sqrt();

@@ -14,6 +14,7 @@ import {
   type OptionsOf,
   oneMinusExp,
   option,
+  squared,
   towards,
   weightDecayOption,
   withDecay,
@@ -44,7 +45,7 @@ export const ademamix: Optimizer<AdemamixOptions> = {
   name: 'ademamix',
   options,
 
-  states: ({ betas }) => [...(betas[0] ? ['exp_avg_fast'] : []), 'exp_avg_slow', 'exp_avg_sq'],
+  states: ({ betas }) => [...(betas[0] ? ['exp_avg_fast'] : []), 'exp_avg_slow', squared('exp_avg_sq')],
 
   scalars(step, lr, { betas: [beta1, beta2], beta3, alpha, beta3Warmup, alphaWarmup, eps, weightDecay }) {
     const root = correction(step, beta2).sqrt();

@@ -16,6 +16,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -57,9 +58,9 @@ export const agd: Optimizer<AgdOptions> = {
 
   states: ({ amsgrad, win }) => [
     'exp_avg_corrected',
-    'diff_sq_sum',
-    ...(amsgrad ? ['max_diff_sq_sum'] : []),
-    ...(win ? ['z'] : []),
+    squared('diff_sq_sum'),
+    ...(amsgrad ? [squared('max_diff_sq_sum')] : []),
+    ...(win ? [{ name: 'z', exact: true }] : []),
   ],
 
   scalars(step, lr, { betas: [beta1, beta2], delta, weightDecay, weightDecouple, fixedDecay, win, clip }) {

@@ -12,6 +12,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
 } from './optimizer.js';
 import { adaptsLayer, excludeVectorsOption, trustRatio } from './trust-ratio.js';
@@ -40,7 +41,7 @@ export const lamb: Optimizer<LambOptions> = {
   name: 'lamb',
   options,
 
-  states: () => ['exp_avg', 'exp_avg_sq'],
+  states: () => ['exp_avg', squared('exp_avg_sq')],
 
   whole: (options, { length }) => adaptsLayer(options, length),
 

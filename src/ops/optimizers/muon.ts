@@ -15,6 +15,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -60,7 +61,7 @@ export const muon: Optimizer<MuonOptions> = {
   options,
 
   states: (options, { length }) =>
-    isMuon(options, length) ? ['momentum_buffer'] : ['exp_avg', 'exp_avg_sq'],
+    isMuon(options, length) ? ['momentum_buffer'] : ['exp_avg', squared('exp_avg_sq')],
 
   whole: (options, { length }) => isMuon(options, length),
 

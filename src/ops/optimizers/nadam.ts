@@ -11,6 +11,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -38,7 +39,7 @@ export const nadam: Optimizer<NadamOptions> = {
   name: 'nadam',
   options,
 
-  states: () => ['exp_avg', 'exp_avg_sq', { name: 'mu_product', value: 1, scalar: true }],
+  states: () => ['exp_avg', squared('exp_avg_sq'), { name: 'mu_product', value: 1, scalar: true }],
 
   scalars(
     step,

@@ -43,9 +43,21 @@ export const largestOption = option(flag, false, 'Divide by the largest average 
 /**
  * A tensor kept per parameter, which starts as `value` (0 if not given). A `scalar` depends only on the steps so far and
  * the options: it is passed to `scalars`, whose result of the same name is its next value. `dims` is its shape where
- * that is not the parameter's; such a state needs `whole`.
+ * that is not the parameter's; such a state needs `whole`. `square` marks averages of squares, which are never negative, and `exact` a
+ * state that must not be rounded. `dtype` is its type where that is not the update's.
  */
-export type KeptState = { name: string; value?: number; scalar?: true; dims?: readonly number[] };
+export type KeptState = {
+  name: string;
+  value?: number;
+  scalar?: boolean;
+  dims?: readonly number[];
+  square?: boolean;
+  exact?: boolean;
+  dtype?: 'uint8';
+};
+
+/** A state that is an average, sum or maximum of squares. */
+export const squared = (name: string) => ({ name, square: true }) as const;
 
 /**
  * What the model uses a parameter as: `isTable`, of lookups only; `isHead`, of its last layer; `isTransposed`, the right
@@ -104,7 +116,13 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   /** The telemetry of a parameter, from its states before and after an update: scalars, in the order of their names. */
   readonly observed?: {
     names: readonly string[];
-    observe(before: State, after: State, scalars: Scalars, options: O): readonly Expr[];
+    observe(
+      before: State,
+      after: State,
+      scalars: Scalars,
+      options: O,
+      shape: readonly number[],
+    ): readonly Expr[];
   };
   /** Throws `bad-option` for options that contradict each other. */
   validate?(options: O): void;
@@ -119,7 +137,8 @@ export function statesOf<O extends OptimizerOptions>(
   return optimizer.states(options, shape).map(state => {
     const { name, value = 0, ...kept }: KeptState = typeof state === 'string' ? { name: state } : state;
     const scalar = kept.scalar ?? false;
-    return { name, value, scalar, dims: scalar ? [] : (kept.dims ?? shape) };
+    const { square = false, exact = false, dtype } = kept;
+    return { name, value, scalar, square, exact, dtype, dims: scalar ? [] : (kept.dims ?? shape) };
   });
 }
 

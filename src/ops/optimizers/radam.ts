@@ -9,6 +9,7 @@ import {
   movingAverage,
   type Optimizer,
   type OptionsOf,
+  squared,
   weightDecayOption,
   withDecay,
 } from './optimizer.js';
@@ -34,7 +35,7 @@ export const radam: Optimizer<RadamOptions> = {
   name: 'radam',
   options,
 
-  states: () => ['exp_avg', 'exp_avg_sq'],
+  states: () => ['exp_avg', squared('exp_avg_sq')],
 
   scalars(step, lr, { betas: [beta1, beta2], weightDecay, decoupledWeightDecay }) {
     const { factor, low, high } = rectification(step, beta2, 1);

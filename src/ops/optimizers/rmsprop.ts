@@ -11,6 +11,7 @@ import {
   type Optimizer,
   type OptionsOf,
   option,
+  squared,
   weightDecayOption,
 } from './optimizer.js';
 
@@ -38,7 +39,7 @@ export const rmsprop: Optimizer<RmspropOptions> = {
   options,
 
   states: ({ momentum, centered }) => [
-    'square_avg',
+    squared('square_avg'),
     ...(momentum ? ['momentum_buffer'] : []),
     ...(centered ? ['grad_avg'] : []),
   ],

@@ -4,6 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { type AnyOptions, findOptimizer, optimizerNamed } from '../../ops/optimizers/index.js';
 import { resolveOptions } from '../../ops/optimizers/optimizer.js';
+import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import { type LossTerm, RECORDED } from '../options.js';
 import type { TrainingDescription } from './description.js';
 
@@ -254,12 +255,12 @@ const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[
 
 /** Checks that options are in range, and that each parameter has the states that its options require. */
 function checkOptimizer(
-  { optimizer: { name, options, extension }, parameters }: TrainingDescription,
+  { optimizer: { name, options, extension }, parameters, stateBits }: TrainingDescription,
   shapeOf: (parameter: string) => readonly number[],
 ): void {
   if (name === 'own' || (extension && !findOptimizer(name))) return;
   try {
-    const optimizer = optimizerNamed(name);
+    const optimizer = wrapped(optimizerNamed(name), { stateBits });
     for (const { name, state, options: own } of parameters) {
       const all = resolveOptions(optimizer, { ...options, ...own } as AnyOptions);
       const missing = optimizer

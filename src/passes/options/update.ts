@@ -71,6 +71,22 @@ export const UPDATE_OPTIONS = {
     help: 'Leave out the elements of each step that would go against the gradient',
     recorded: true,
   }),
+  /** Blockwise quantized: parameters of less than 4096 elements keep theirs in float32. */
+  stateBits: option(
+    v.pipe(
+      v.number('8 or 4'),
+      v.minValue(4, '8 or 4'),
+      v.maxValue(8, '8 or 4'),
+      v.multipleOf(4, '8 or 4'),
+      v.description('8 or 4'),
+    ),
+    {
+      ...STEP,
+      help: 'Keep the optimizer state of large parameters in 8 or 4 bits',
+      shown: '32',
+      recorded: true,
+    },
+  ),
   /**
    * Lookup tables (parameters that only Gather along axis 0 reads, with indices that depend on the batch alone) of
    * which a step updates only the looked-up rows. Weights and optimizer state of other rows do not change, not even by

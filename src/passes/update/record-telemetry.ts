@@ -51,7 +51,8 @@ export function recordTelemetry<O extends OptimizerOptions>(
       const moved = exact(inner(updates.get(param)), carry && inner(updates.get(carry))).sub(
         exact(b.of(param), carry && b.of(carry)),
       );
-      const own = optimizer.observed?.observe(before, after, typed, options) ?? [];
+      const own =
+        optimizer.observed?.observe(before, after, typed, options, param.shape as readonly number[]) ?? [];
       return [step, norm(grad), norm(moved), ...own].map(e => e.cast('float32').reshape([1, 1]));
     });
     const [first, ...others] = table.map(([cell, ...row]) => cell!.concat(row, 1));

@@ -31,9 +31,10 @@ function checkPrecision({ precision, qat, dpSgd, gradients }: InjectOptions): vo
 function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
   if (!options.lazyRows?.length) return;
   const { gradients, accumulate = 1, ema, telemetry } = options;
+  const { stateBits } = options;
   const cautious = options.cautious || undefined;
   const whole = {
-    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious },
+    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious, stateBits },
     [name]: diagonal,
   };
   const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];

@@ -249,9 +249,9 @@ function slotInputs<O extends OptimizerOptions>(
 ): Record<string, Value> {
   const { dtype, dims: shape } = g.graph.initializers.get(param)!;
   return Object.fromEntries(
-    statesOf(optimizer, options, shape).map(({ name, dims, value }) => [
+    statesOf(optimizer, options, shape).map(({ name, dims, value, dtype: own }) => [
       name,
-      stateInput(g, `${param.name}_${name}`, Tensor.filled(wideOf(dtype), dims, value)),
+      stateInput(g, `${param.name}_${name}`, Tensor.filled(own ?? wideOf(dtype), dims, value)),
     ]),
   );
 }

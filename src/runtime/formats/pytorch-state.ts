@@ -7,6 +7,7 @@ import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { findOptimizer } from '../../ops/optimizers/index.js';
 import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
+import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import type { TrainingDescription } from '../../passes/file/description.js';
 import { convert } from '../data/convert.js';
 
@@ -84,8 +85,9 @@ const ownStep = ({ begins = 0 }: { begins?: number }, step: number) => Math.max(
  * The steps that the model has behind it, as each parameter's count says; where none are counted, it is past the first one.
  * One that did not begin to train says nothing, unless all say 0.
  */
-function stepsOf({ optimizer, parameters }: TrainingDescription, tensors: State): number[] {
-  const { uncounted } = definitionOf(optimizer);
+function stepsOf(description: TrainingDescription, tensors: State): number[] {
+  const { parameters } = description;
+  const { uncounted } = definitionOf(description);
   if (uncounted && !parameters.some(p => tensors.has(stepOf(p)))) return [1];
   const steps = parameters.flatMap(({ begins = 0, ...p }) => {
     const own = find(tensors, stepOf(p)).numbers()[0]!;
@@ -94,9 +96,12 @@ function stepsOf({ optimizer, parameters }: TrainingDescription, tensors: State)
   return steps.length ? steps : [0];
 }
 
-function definitionOf({ name }: { name: string }) {
+function definitionOf({
+  optimizer: { name },
+  ...wrappers
+}: Pick<TrainingDescription, 'optimizer' | 'stateBits'>) {
   const found = findOptimizer(name);
-  if (found) return found;
+  if (found) return wrapped(found, wrappers);
   throw new AgdError(
     'bad-option',
     `Optimizer '${name}' is defined by an extension, which says what its state is in PyTorch's terms: load it with --extend FILE.`,
@@ -107,12 +112,12 @@ const stepOf = (parameter: { name: string }) => `${parameter.name}.step`;
 const zerosLike = ({ dtype, dims }: Tensor) => Tensor.zeros(dtype, dims);
 
 /** The parameters and what the optimizer keeps for them. */
-function required(
-  { optimizer: { name, options }, parameters }: TrainingDescription,
-  state: State,
-  step: number,
-): Entry[] {
-  const optimizer = definitionOf({ name });
+function required(description: TrainingDescription, state: State, step: number): Entry[] {
+  const {
+    optimizer: { options },
+    parameters,
+  } = description;
+  const optimizer = definitionOf(description);
   return parameters.flatMap(parameter => {
     const own = { ...options, ...parameter.options } as OptimizerOptions;
     const { dims } = state.get(parameter.name)!;

@@ -120,6 +120,11 @@ export class OptimizerRun {
     this.state = Object.fromEntries(Object.keys(this.state).map(name => [name, other.state[name]!]));
   }
 
+  /** Replaces the values of a float64 state or parameter. */
+  set(name: string, values: readonly number[], dims = [values.length]): void {
+    this.state[name] = tensor('float64', values, dims);
+  }
+
   get stateNames(): string[] {
     return Object.keys(this.state);
   }

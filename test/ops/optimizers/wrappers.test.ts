@@ -68,6 +68,96 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
   });
 });
 
+/** Blocks of a state in so many bits, as `quantized` describes it, in float64. */
+const FORMS = { 8: { block: 256, signed: 127, square: 255 }, 4: { block: 128, signed: 7, square: 15 } };
+
+function codesOf(bytes: readonly number[], bits: 8 | 4): number[] {
+  if (bits === 8) return [...bytes];
+  const rows = Array.from({ length: bytes.length / 64 }, (_, i) => bytes.slice(64 * i, 64 * (i + 1)));
+  return rows.flatMap(row => [...row.map(x => x & 15), ...row.map(x => x >> 4)]);
+}
+
+const numberOf = (k: number, s: number, bits: 8 | 4, isSquare: boolean) => {
+  const { signed, square } = FORMS[bits];
+  if (isSquare) return ((s * (k + 1)) / (square + 1)) ** 4;
+  const y = (s * (k - signed)) / signed;
+  return y * Math.abs(y);
+};
+
+describe.each([8, 4] as const)('in %i bits', bits => {
+  it.each(OPTIMIZER_NAMES)(
+    '%s takes its step from the levels stored, and stores the nearest ones',
+    async name => {
+      const curvature = CURVATURE[name];
+      const shapes: Record<string, number[]> = curvature ? {} : { w: [70, 60] };
+      const start = { w: Array.from({ length: 4200 }, (_, i) => 0.5 + Math.cos(2.3 * i)) };
+      const optimizer = optimizerNamed(name);
+      const options = { lr: 1 / 128, ...('momentum' in optimizer.options ? { momentum: 0.9 } : {}) } as never;
+      const [plain, own] = (await Promise.all(
+        [optimizer, wrapped(optimizer, { stateBits: bits })].map(o =>
+          OptimizerRun.create(o, options, start, { dtype: 'float64', shapes, curvature }),
+        ),
+      )) as [OptimizerRun, OptimizerRun];
+      const rounded = plain.stateNames.filter(s => own.stateNames.includes(`${s}_scale`));
+      const { block, signed, square } = FORMS[bits];
+      const stored = (state: string) => {
+        const [codes, scales] = [codesOf(own.get(state), bits), own.get(`${state}_scale`)];
+        const isSquare = /_sq|_var|sum|square_avg|variance/.test(state);
+        const at = (i: number, k = codes[i]!) => numberOf(k, scales[Math.floor(i / block)]!, bits, isSquare);
+        return { codes, at, top: isSquare ? square : 2 * signed, isSquare };
+      };
+      for (let t = 1; t <= 3; t++) {
+        plain.startFrom(own);
+        for (const state of rounded) {
+          const { at } = stored(state);
+          plain.set(
+            state,
+            start.w.map((_, i) => at(i)),
+            shapes.w,
+          );
+        }
+        const grads = {
+          w: start.w.map((_, i) => 10 ** (1 - (i % 4)) * (0.3 + Math.sin(1.7 * t * (i + 1) + i))),
+        };
+        await plain.step(grads);
+        await own.step(grads);
+        for (const key of plain.stateNames.filter(s => !rounded.includes(s))) {
+          const [got, want] = [own.get(key), plain.get(key)];
+          const off = Math.hypot(...got.map((x, i) => x - want[i]!));
+          const exact: Record<string, number> = { muon: 1e-6, shampoo: 1e-8 };
+          expect(off, `${key} at ${t}`).toBeLessThanOrEqual((exact[name] ?? 1e-10) * Math.hypot(...want));
+        }
+        for (const state of rounded) {
+          const { codes, at, top, isSquare } = stored(state);
+          const level = (x: number) => (isSquare ? x ** 0.25 : Math.sign(x) * Math.sqrt(Math.abs(x)));
+          const far = plain.get(state).filter((x, i) => {
+            const k = codes[i]!;
+            const distance = (n: number) => Math.abs(level(at(i, n)) - level(x));
+            return [k - 1, k + 1].some(n => n >= 0 && n <= top && distance(n) < distance(k) - 1e-9);
+          });
+          expect(far, `${state} at ${t}`).toEqual([]);
+        }
+      }
+      // Adafactor keeps factors of a matrix, SGD and LARS a momentum.
+      const count = {
+        adafactor: 0,
+        sgd: 1,
+        lars: 1,
+        lion: 1,
+        adagrad: 1,
+        muon: 1,
+        amsgrad: 3,
+        shampoo: 1,
+        adan: 4,
+        ademamix: 3,
+      };
+      expect(rounded).toHaveLength((count as Record<string, number>)[name] ?? 2);
+      await plain.release();
+      await own.release();
+    },
+  );
+});
+
 /** As the authors' AdamW writes it, in float64. */
 it('takes 100 steps of the authors’ cautious AdamW', async () => {
   const [lr, beta1, beta2, eps, weightDecay] = [1 / 128, 0.9, 0.999, 1e-8, 0.1];

@@ -53,6 +53,7 @@ describe('a training step', () => {
     ['accumulation.counter', 'nowhere'],
     ['ema', '0.9'],
     ['cautious', 1],
+    ['stateBits', 5],
     ['telemetry.columns', []],
     ['telemetry.columns', ['a']],
     ['telemetry.name', 'step'],

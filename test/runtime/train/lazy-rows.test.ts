@@ -337,6 +337,7 @@ describe('refused', () => {
     ['accumulate', { accumulate: 2 }],
     ['ema', { ema: 0.9 }],
     ['cautious', { cautious: true }],
+    ['stateBits', { stateBits: 8 }],
     ['telemetry', { telemetry: 1 }],
     ['adahessian', { optimizer: { name: 'adahessian' } }],
   ])('beside %s, which takes whole tables', async (what, options) => {

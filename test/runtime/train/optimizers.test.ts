@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Model } from '../../../src/graph/ir.js';
+import type { Model, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import {
@@ -12,7 +12,7 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import { trainedModel } from '../../../src/runtime/export.js';
 import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
-import { mlp, mlpData } from '../../sample.js';
+import { mlp, mlpData, Sketch } from '../../sample.js';
 
 const LOSS = { kind: 'cross-entropy' } as const;
 
@@ -50,7 +50,21 @@ async function losses(trainer: Trainer, steps: number): Promise<number[]> {
   return result;
 }
 
-const WRAPPERS: Pick<InjectOptions, 'cautious'>[] = [{ cautious: true }];
+const WRAPPERS: Pick<InjectOptions, 'cautious' | 'stateBits'>[] = [
+  { cautious: true },
+  { stateBits: 8 },
+  { cautious: true, stateBits: 4 },
+];
+
+/** A model with one weight whose state is quantized. */
+function wide(): Model {
+  const s = new Sketch();
+  const layer = (x: Value, i: number, dims: [number, number]) =>
+    s.add('Gemm', [x, s.weight(`fc${i}.weight`, dims), s.weight(`fc${i}.bias`, [dims[1]])], `fc${i}`);
+  const first = s.add('Tanh', [layer(s.input('x', ['batch', 4]), 1, [4, 64])], 'a');
+  const second = s.add('Tanh', [layer(first, 2, [64, 70])], 'b');
+  return s.model([s.add('Identity', [layer(second, 3, [70, 3])], 'logits')]);
+}
 
 /** Rates other than 0.05, where learning needs them. */
 const RATES: Partial<Record<OptimizerName, OptimizerSpec>> = {
@@ -113,7 +127,8 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
   });
 
   it.each(WRAPPERS)('does the same in %j, and learns', async wrappers => {
-    const model = await injected(optimizer, { ...wrappers, accumulate: 2, clipGradNorm: 5, ema: 0.9 });
+    const step: InjectOptions = { ...wrappers, accumulate: 2, clipGradNorm: 5, ema: 0.9 };
+    const { model } = await inject(wide(), { loss: LOSS, optimizer, ...step }, sessionShapes);
     const [many, one] = [await Trainer.create(model), await Trainer.create(decodeModel(encodeModel(model)))];
     const samples = half(batch(32), 0);
     for (let k = 0; k < 3; k++) {
@@ -123,7 +138,7 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
     expect(one.description).toMatchObject(wrappers);
     const exported = trainedModel(one.snapshot(), { ema: true });
-    expect(exported.graph.outputs.map(v => v.name)).toEqual(mlp().graph.outputs.map(v => v.name));
+    expect(exported.graph.outputs.map(v => v.name)).toEqual(wide().graph.outputs.map(v => v.name));
     const { loss } = await one.step(samples);
     for (let k = 0; k < 40; k++) await one.step(samples);
     expect((await one.step(samples)).loss).toBeLessThan(0.9 * loss);
@@ -162,4 +177,38 @@ it('AdaHessian makes one update of two batches as of both in one', async () => {
       expect(x, key).toBeCloseTo(tensor.numbers()[i]!, 5);
   await whole.release();
   await halves.release();
+});
+
+// 18 blocks of 256 bytes, or 35 of 64, and 4 bytes of scale each, of two states.
+it.each([
+  [8, 2 * 18 * 260],
+  [4, 2 * 35 * 68],
+] as const)('keeps the state of a large matrix in %i bits: %i bytes', async (stateBits, bytes) => {
+  const stateOf = async (options: InjectOptions) => {
+    const { model } = await inject(wide(), { loss: LOSS, telemetry: 1, ...options }, sessionShapes);
+    const trainer = await Trainer.create(model);
+    const kept = () => [...trainer.state].filter(([key]) => /^fc2.weight_/.test(key));
+    const size = kept().reduce((n, [, tensor]) => n + tensor.byteLength, 0);
+    await losses(trainer, 3);
+    const other = await Trainer.create(model);
+    expect(other.restore(trainer.checkpoint())).toEqual([]);
+    for (const [key, tensor] of kept())
+      expect(other.state.get(key)!.numbers()[0], key).toBeCloseTo(tensor.numbers()[0]!, 6);
+    const telemetry = trainer.state.get(trainer.description.telemetry!.name)!.numbers();
+    await trainer.release();
+    await other.release();
+    return { bytes: size, telemetry, columns: trainer.description.telemetry!.columns };
+  };
+  const [float, rounded] = [await stateOf({}), await stateOf({ stateBits })];
+  expect([float.bytes, rounded.bytes]).toEqual([2 * 4 * 64 * 70, bytes]);
+  for (const [i, x] of rounded.telemetry.entries())
+    expect(Math.abs(x - float.telemetry[i]!), float.columns[i % 5]).toBeLessThanOrEqual(
+      0.5 * Math.abs(float.telemetry[i]!) + 0.2,
+    );
+});
+
+it('refuses to round what cannot be rounded', async () => {
+  const optimizer = { name: 'rmsprop', centered: true } as const;
+  await expect(injected(optimizer, { stateBits: 8 })).rejects.toThrow('cannot be combined with state_bits');
+  await expect(injected({}, { stateBits: 6 })).rejects.toThrow('stateBits must be 8 or 4, not 6');
 });

@@ -1,0 +1,163 @@
+/**
+ * Optimizer states in 8 or 4 bits. Dettmers, Lewis, Shleifer, Zettlemoyer: «8-bit Optimizers via Block-wise
+ * Quantization», ICLR 2022; Li, Chen, Zhu: «Memory Efficient Optimizers with 4-bit States», NeurIPS 2023.
+ */
+import type { Expr } from '../../core/expr.js';
+import {
+  ensure,
+  type KeptState,
+  type Optimizer,
+  type OptimizerOptions,
+  type State,
+  statesOf,
+} from '../optimizer.js';
+
+export type StateBits = 8 | 4;
+
+/** Elements that share a scale, as in the papers. */
+const BLOCK = { 8: 256, 4: 128 };
+/** Smaller parameters keep their states in float32: they take little memory. */
+const LEAST = 4096;
+/** Below the root of every float32 above 0. */
+const TINY = 1e-30;
+
+/**
+ * With s the root of the largest |x| of a block, and k a whole number,
+ *
+ *     x = y |y|,  y = s k / K                 -K <= k <= K,   K = 127 or 7
+ *     x = y^4,    y = s (k + 1) / (K + 1)      0 <= k <= K,   K = 255 or 15, s the fourth root
+ *
+ * The second is for squares, of which a step takes the root: their range is that of the roots, and none becomes 0, by which a
+ * step would be divided. The levels are closer to each other near 0, as those of the papers' dynamic map are, and need no table.
+ * Of a state, `<name>` has the k of each block as uint8 (two in a byte, those of the second half of a block above) and `<name>_scale`
+ * the s. States in shapes of their own, scalars and exact ones stay as they are.
+ */
+export function quantized<O extends OptimizerOptions>(
+  optimizer: Optimizer<O>,
+  bits: StateBits,
+): Optimizer<O> {
+  const block = BLOCK[bits];
+  const isLarge = (shape: readonly number[]) => sizeOf(shape) >= LEAST;
+  /** The states of a large parameter that are quantized. */
+  const chosen = (options: O, shape: readonly number[]) =>
+    isLarge(shape)
+      ? statesOf(optimizer, options, shape).filter(
+          ({ scalar, exact, dims }) => !scalar && !exact && `${dims}` === `${shape}`,
+        )
+      : [];
+
+  const states = (options: O, shape: readonly number[]): readonly KeptState[] => {
+    const names = new Set(chosen(options, shape).map(s => s.name));
+    const blocks = Math.ceil(sizeOf(shape) / block);
+    return statesOf(optimizer, options, shape).flatMap(({ name, value, ...state }): KeptState[] => {
+      if (!names.has(name)) return [{ ...state, name, value }];
+      const top = state.square ? 2 ** bits - 1 : 2 ** bits - 2;
+      const codes = bits === 8 ? top : 17 * top;
+      const dims = [blocks, (block * bits) / 8];
+      return [
+        { name, value: codes, dims, dtype: 'uint8' },
+        { name: scaleOf(name), value: value ** (state.square ? 1 / 4 : 1 / 2), dims: [blocks, 1] },
+      ];
+    });
+  };
+
+  const decoded = (options: O, shape: readonly number[], kept: State, like: Expr): State => {
+    const found = { ...kept };
+    for (const { name, square } of chosen(options, shape)) {
+      const scale = kept[scaleOf(name)]!;
+      found[name] = decode(kept[name]!.cast(scale.dtype), scale, { bits, square, shape }).cast(like.dtype);
+    }
+    return found;
+  };
+
+  return {
+    ...optimizer,
+    states,
+    whole: (options, shape) =>
+      chosen(options, shape).length > 0 || (optimizer.whole?.(options, shape) ?? false),
+
+    update(w, grad, kept, scalars, options, diagonal) {
+      const shape = w.staticShape!;
+      const before = decoded(options, shape, kept, w);
+      const updated = optimizer.update(w, grad, before, scalars, options, diagonal);
+      const state = { ...updated.state };
+      for (const { name, square } of chosen(options, shape)) {
+        const { codes, scale } = encode(state[name]!, { bits, square, shape });
+        state[name] = codes;
+        state[scaleOf(name)] = scale;
+      }
+      return { ...updated, state };
+    },
+
+    checkpoint(options, step, shape) {
+      if (!chosen(options, shape).length)
+        return optimizer.checkpoint?.(options, step, shape) ?? asKept(statesOf(optimizer, options, shape));
+      return asKept(states(options, shape));
+    },
+
+    observed: optimizer.observed && {
+      names: optimizer.observed.names,
+      observe(before, after, scalars, options, shape) {
+        const [like] = Object.values(scalars);
+        const [one, two] = [before, after].map(kept => decoded(options, shape, kept, like!));
+        return optimizer.observed!.observe(one!, two!, scalars, options, shape);
+      },
+    },
+
+    validate(options) {
+      optimizer.validate?.(options);
+      ensure(
+        !('centered' in options && options.centered),
+        'centered subtracts two averages, which rounding of the state can make negative: it cannot be combined with state_bits.',
+      );
+    },
+  };
+}
+
+type Form = { bits: StateBits; square: boolean; shape: readonly number[] };
+
+const scaleOf = (name: string) => `${name}_scale`;
+const sizeOf = (shape: readonly number[]) => shape.reduce((n, d) => n * d, 1);
+const asKept = (states: readonly { name: string }[]) =>
+  Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
+
+/** Codes as uint8 and scales of the blocks of a tensor. */
+function encode(x: Expr, { bits, square, shape }: Form): { codes: Expr; scale: Expr } {
+  const { g } = x;
+  const [size, block] = [sizeOf(shape), BLOCK[bits]];
+  const blocks = Math.ceil(size / block);
+  const flat = x.reshape([-1]);
+  const extra = blocks * block - size;
+  const rows = (extra ? flat.pad(g.ints([0, extra])) : flat).reshape([blocks, block]);
+  const root = square ? rows.maximum(0).sqrt().sqrt() : rows.abs().sqrt();
+  const scale = root.max([1], { keepdims: true });
+  const share = root.div(scale.maximum(TINY));
+  const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
+  const level = share.mul(top).op('Round');
+  const codes = square ? level.sub(1).maximum(0) : level.mul(rows.sign()).add(top);
+  return { codes: (bits === 8 ? codes : packed(codes, block)).cast('uint8'), scale };
+}
+
+/** The inverse of `encode` for codes in a floating-point type. */
+function decode(stored: Expr, scale: Expr, { bits, square, shape }: Form): Expr {
+  const codes = bits === 8 ? stored : unpacked(stored);
+  const [size, block] = [sizeOf(shape), BLOCK[bits]];
+  const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
+  const y = (square ? codes.add(1) : codes.sub(top)).mul(scale.div(top));
+  const x = square ? y.square().square() : y.mul(y.abs());
+  const flat = x.reshape([-1]);
+  const own = size % block ? flat.slice([0], [size], [0]) : flat;
+  return own.reshape(shape);
+}
+
+function packed(codes: Expr, block: number): Expr {
+  const half = (from: number) => codes.slice([from], [from + block / 2], [1]);
+  return half(block / 2)
+    .mul(16)
+    .add(half(0));
+}
+
+function unpacked(bytes: Expr): Expr {
+  const high = bytes.div(16).floor();
+  return bytes.sub(high.mul(16)).concat([high], 1);
+}

@@ -136,7 +136,7 @@ it.each([
   [{ ema: '0.9' }, 'ema must be a number in [0, 1), not "0.9"'],
   [{ ema: 1 }, 'ema must be a number in [0, 1), not 1'],
   [{ groups: [{ match: '*' }] }, 'groups[0].options must be'],
-  [{ lazyRows: 3 }, 'lazyRows must be a list of texts, not "*"'],
+  [{ lazyRows: 3 }, 'lazyRows must be a list of texts, not 3'],
   [
     { schedule: 'cosine:every=3' },
     ".json: schedule: Schedule 'cosine' takes warmup, start, total, final, not 'every'",

@@ -3,7 +3,7 @@ import { toJsonSchema } from '@valibot/to-json-schema';
 import * as v from 'valibot';
 import { flagOf, kebab, type Options, optionsOf } from '../../cli/flags.js';
 import { COMMAND_NAMES, loadCommand } from '../../cli/program.js';
-import { GROUPS, type Option, type OptionType } from '../../src/constants.js';
+import { GROUPS, type Option, type OptionType, types } from '../../src/constants.js';
 import { OPTIMIZERS } from '../../src/ops/optimizers/index.js';
 import type { OptimizerOption } from '../../src/ops/optimizers/optimizer.js';
 import { table } from './pages.js';
@@ -145,7 +145,8 @@ function valueSchema({ type, parse }: Option): object {
   const { $schema: _, ...schema } = toJsonSchema(type as never, { errorMode: 'ignore' });
   if (schema.maximum === Number.MAX_SAFE_INTEGER) delete schema.maximum;
   if (schema.minimum === Number.MIN_SAFE_INTEGER) delete schema.minimum;
-  // What the flag's text is read from may be written as that text.
+  // What the flag's text is read from may be written as that text, and a list of one text as the text.
+  if (type === types.texts) return { anyOf: [{ type: 'string' }, schema] };
   return parse
     ? { anyOf: [{ type: 'string' }, Object.keys(schema).length > 1 ? schema : { type: 'object' }] }
     : schema;

@@ -91,7 +91,7 @@ describe('--memory', () => {
     );
     expect(code).toBe(0);
     expect(existsSync(join(folder, 's.agd.onnx'))).toBe(true);
-    expect(out).toMatch(/^memory: batches of 2 as a whole: \d+ MB expected, of 4096 MB$/m);
+    expect(out).toMatch(/^memory: batches of 2 as a whole: \d+ MB expected, of 4000 MB$/m);
     expect(out).toMatch(/32 steps of 2 an epoch/);
   }, 120_000);
 

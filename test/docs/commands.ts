@@ -19,10 +19,6 @@ import { pages, ROOT } from './pages.js';
 /** Lines that cannot run here, and why. */
 export const LEFT_OUT: readonly (readonly [line: RegExp, why: string])[] = [
   [/^inject model_training\.onnx /, 'needs a graph that ORTModule of ONNX Runtime saved'],
-  [
-    /^export models\/lenet\.onnx --params lenet\.safetensors /,
-    'needs weights that the page in a browser saved',
-  ],
 ];
 
 /** The command lines of a page, less the program's name. */

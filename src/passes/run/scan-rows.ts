@@ -6,7 +6,6 @@ import { Builder } from '../../ops/core/builder.js';
 import { positions } from '../../ops/core/scatter.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { anyRows, lastPlaces } from '../differentiate/look-up-rows.js';
-import type { TrainingDescription } from '../file/description.js';
 import { readDescription } from '../file/step-metadata.js';
 import { output } from '../update/transition.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';
@@ -27,9 +26,8 @@ export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
  * table. The caller has to write them back, as a graph cannot write to its inputs.
  */
 export function scanRows(model: Model): ScannedRows {
-  const description = readDescription(model);
-  const { lr } = description;
-  const lookups = lookupsOf(description);
+  const { lr } = readDescription(model);
+  const lookups = lookupsOf(model);
   if (!lookups.length) return { ...scanSteps(model), tables: [] };
 
   const step = cloneModel(model);
@@ -86,10 +84,15 @@ export function scanRows(model: Model): ScannedRows {
   return { ...scanned, tables };
 }
 
-/** The tables with sparse updates: parameter and optimizer state, and the value with the row numbers. */
-export function lookupsOf({ parameters }: Pick<TrainingDescription, 'parameters'>): RunTable[] {
-  return parameters.flatMap(({ name, state, carry, rows }) => {
-    const states = [name, ...Object.values(state), ...(carry === undefined ? [] : [carry])];
+/**
+ * The tables with sparse updates: the value with the row numbers, the parameter, and its optimizer state but for
+ * scalars, which have no rows.
+ */
+export function lookupsOf(model: Model): RunTable[] {
+  const scalars = new Set(model.graph.inputs.flatMap(v => (v.shape?.length === 0 ? v.name : [])));
+  return readDescription(model).parameters.flatMap(({ name, state, carry, rows }) => {
+    const own = Object.values(state).filter(s => !scalars.has(s));
+    const states = [name, ...own, ...(carry === undefined ? [] : [carry])];
     return rows === undefined ? [] : [{ rows, states }];
   });
 }

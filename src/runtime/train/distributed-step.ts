@@ -55,6 +55,7 @@ export class DistributedStep {
     private readonly bindings: readonly Binding[],
     private readonly options: DistributedOptions,
     model: Model,
+    lookups: readonly RunTable[],
     private readonly shards: readonly UpdateShard[],
   ) {
     const types = new Map(model.graph.outputs.map(v => [v.name, v.type]));
@@ -69,7 +70,7 @@ export class DistributedStep {
       if (!dims || dims.some(d => d === undefined)) throw open(name);
       return { name, dtype, dims: dims as number[], size: (dims as number[]).reduce((n, d) => n * d, 1) };
     };
-    const tables = new Map(lookupsOf(description).map(t => [t.rows, t.states]));
+    const tables = new Map(lookups.map(t => [t.rows, t.states]));
     const ofRows = table.parameters.filter(p => p.rows !== undefined);
     this.#lookups = ofRows.map(({ grad, rows }) => ({
       ...{ grad, rows: rows!, states: tables.get(rows!)! },
@@ -109,12 +110,23 @@ export class DistributedStep {
     const { gradients, update, table } = await splitStep(own, sessionShapes);
     const bindings = injected.trainingInfo.flatMap(info => info.updates);
     const rowwise = cloneModel(update);
-    for (const { states } of lookupsOf(description)) takeAnyRows(rowwise.graph, states, bindings);
+    const lookups = lookupsOf(injected);
+    for (const { states } of lookups) takeAnyRows(rowwise.graph, states, bindings);
     const { collective, shardOptimizer } = options;
     const shards = shardOptimizer ? shardUpdate(rowwise, description, bindings, collective.size) : [];
     const first = await gradientSession(gradients, description, options);
     const second = await Session.create(shards[collective.rank]?.model ?? rowwise, options);
-    return new DistributedStep(description, table, first, second, bindings, options, gradients, shards);
+    return new DistributedStep(
+      description,
+      table,
+      first,
+      second,
+      bindings,
+      options,
+      gradients,
+      lookups,
+      shards,
+    );
   }
 
   /** What a run returns for tables with sparse updates. */

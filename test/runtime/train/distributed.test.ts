@@ -191,6 +191,18 @@ const SETTINGS: [string, Setting][] = [
     'products of the Hessian',
     { model: mlp(), arrays: mlpData(21), inject: { loss: CE, optimizer: { name: 'adahessian', eps: 1e-2 } } },
   ],
+  [
+    'lazy rows and a state that is a scalar',
+    {
+      model: language(),
+      arrays: languageData(21),
+      inject: {
+        loss: { ...CE, ignoreIndex: -100 },
+        lazyRows: ['embedding'],
+        optimizer: { name: 'nadam', eps: 1e-3 },
+      },
+    },
+  ],
 ];
 
 describe.each(SETTINGS)('training with %s', (_, setting) => {

@@ -189,6 +189,7 @@ describe('rows that a step looks up', () => {
     ['AGD', {}],
     ['AGD within a bound', { clipGradValue: 0.01 }],
     ['AdamW', { optimizer: { name: 'adamw' } }],
+    ['NAdam, a state of which is a scalar', { optimizer: { name: 'nadam' } }],
   ])('are the whole table where each batch has all of them: %s', async (_, options) => {
     const lazy = await trained(await injected(options), complete(), STEPS);
     const dense = await trained(await injected({ ...options, lazyRows: undefined }), complete(), STEPS);

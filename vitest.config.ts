@@ -2,6 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
+    globalSetup: 'test/temporary-folder.ts',
     include: ['test/**/*.test.ts'],
     testTimeout: 60_000,
     pool: 'forks',

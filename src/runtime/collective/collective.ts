@@ -33,8 +33,8 @@ export interface Collective {
   barrier(): Promise<void>;
   /** Ends the run on all ranks at once: for errors of one rank, on which the others would wait forever. */
   abort(reason: string): void;
-  /** Leaves the run; all ranks call it. */
-  close(): Promise<void>;
+  /** Leaves the run; all ranks call it. A process that is still blocked in it after `timeout` seconds is killed. */
+  close(timeout?: number): Promise<void>;
 }
 
 /** Rank 0's bytes on all ranks; the others give nothing. */

@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import type { KoffiFunc, LibraryHandle } from 'koffi';
 import { AgdError } from '../../graph/errors.js';
 import type { Collective, Numbers, ReduceOp } from './collective.js';
+import { Guard } from './guard.js';
 import { findLaunch, type Launch } from './launcher.js';
 
 type Koffi = typeof import('koffi');
@@ -11,6 +12,9 @@ type Handle = number | bigint;
 
 /** Elements of one message: counts are 32-bit integers. */
 const MOST_ELEMENTS = 2 ** 28;
+
+/** Seconds that the library has to end the process. */
+const ABORT_SECONDS = 5;
 
 /** Only one thread at a time calls the library, but not always the same one. */
 const THREAD_SERIALIZED = 2;
@@ -129,6 +133,8 @@ class Mpi implements Collective {
   readonly #library: LibraryHandle;
   readonly #constants: Constants;
   readonly #functions = new Map<string, KoffiCall>();
+  // Started before the library is, which may not like its process to fork.
+  readonly #guard = new Guard();
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
@@ -262,16 +268,28 @@ class Mpi implements Collective {
   }
 
   abort(reason: string): void {
-    process.stderr.write(`agd-onnx: rank ${this.rank} of ${this.size} (${this.host}): ${reason}\n`);
+    process.stderr.write(`agd-onnx: ${this.#self}: ${reason}\n`);
+    // It asks the launcher, which may be out of reach too.
+    this.#guard.set(ABORT_SECONDS, this.#killed('MPI_Abort', ABORT_SECONDS));
     this.#function('MPI_Abort(HANDLE comm, int code)')(this.#constants.of('comm_world'), 1);
   }
 
-  async close(): Promise<void> {
+  async close(timeout?: number): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     await this.#last;
+    if (timeout !== undefined) this.#guard.set(timeout, this.#killed('MPI_Finalize', timeout));
     // By the thread that initialized the library.
     this.#check('MPI_Finalize', this.#function('MPI_Finalize()')());
+    this.#guard.clear();
+  }
+
+  get #self(): string {
+    return `rank ${this.rank} of ${this.size} (${this.host})`;
+  }
+
+  #killed(call: string, seconds: number): string {
+    return `agd-onnx: ${this.#self}: ${call} has not returned after ${seconds} s: the launcher cannot be reached. This process is killed.`;
   }
 
   /** Runs in another thread, so that this one can notice if it takes too long. One call at a time. */

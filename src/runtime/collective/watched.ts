@@ -54,7 +54,13 @@ export function watched(collective: Collective, options: WatchOptions): Collecti
     get(target, key) {
       const value = Reflect.get(target, key, target);
       if (typeof value !== 'function') return value;
-      if (key === 'abort' || key === 'close') return value.bind(target);
+      if (key === 'abort') return value.bind(target);
+      // Engines close with this thread blocked, in which no timer fires.
+      if (key === 'close')
+        return async () => {
+          await watch('close', () => target.barrier());
+          await target.close(options.timeout);
+        };
       return (...args: unknown[]) => watch(String(key), () => value.apply(target, args));
     },
   });

@@ -55,6 +55,9 @@ async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal)
   return { peak: signal?.aborted || kill?.aborted ? 0 : peak, hasStatistics };
 }
 
+const KILLED_RANK =
+  'The process was killed (SIGKILL): because the other ranks cannot be reached, which it has said then, or by the system, as when memory runs out.';
+
 /** The streams of a rank: MPICH's launcher talks to it through a descriptor whose number is in the environment. */
 function withLauncher(descriptor: string | undefined): StdioOptions {
   const streams: (IOType | 'ipc' | number)[] = ['ignore', 'inherit', 'inherit'];
@@ -121,6 +124,8 @@ async function inProcess(
         if (--open > 0) return;
         if (failure) reject(failure.cause);
         else if (done || ended) resolve();
+        else if (job.distributed && child.signalCode === 'SIGKILL')
+          reject(new AgdError('collective', KILLED_RANK));
         else reject(crashError(child.exitCode, child.signalCode));
       };
       // The last messages may arrive after the process has ended.

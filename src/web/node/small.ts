@@ -103,6 +103,7 @@ export function fork(): never {
   throw new Error('A page has no processes: train in a Web Worker.');
 }
 export const execFile = fork;
+export const spawn = fork;
 
 // koffi and node:v8, for distributed runs: `openCollective` finds no launcher, and says so.
 export const serialize = fork;

@@ -23,6 +23,25 @@ describe.each(launchers)('a run that $name started', launcher => {
     expect(stdout).not.toContain('done');
   });
 
+  it('ends with a message if a rank is stopped before it closes', { timeout: 60_000 }, async () => {
+    const { stderr, code } = await start(launcher, 3, [SCRIPT, 'close', '2']);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/rank [01] of 3 \(.+\): has waited 2 s for the other ranks in close:/);
+  });
+
+  it.each([
+    ['abort', 'MPI_Abort', 5],
+    ['close', 'MPI_Finalize', 2],
+  ])('ends if the launcher cannot be reached: %s', { timeout: 60_000 }, async (when, call, seconds) => {
+    const { stderr, code } = await start(launcher, 3, [SCRIPT, `launcher-${when}`, '2']);
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(
+      new RegExp(
+        `agd-onnx: rank [01] of 3 \\(.+\\): ${call} has not returned after ${seconds} s: the launcher cannot be reached\\. This process is killed\\.`,
+      ),
+    );
+  });
+
   it('goes on after a warning if a rank is slow', { timeout: 60_000 }, async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'warned');
     const { stdout, stderr, code } = await start(launcher, 3, [SCRIPT, 'slow', '12', file]);

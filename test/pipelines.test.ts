@@ -42,6 +42,14 @@ it.skipIf(missing).each<[string, Model, InjectOptions]>([
   ['padding', mlp(), { optimizer: OPTIMIZER }],
   ['rows of a table', lookups(), { lazyRows: ['table'], optimizer: OPTIMIZER }],
   ['products of the Hessian', mlp(), { optimizer: { name: 'adahessian', lr: 0.01 } }],
+  [
+    'losses that count different positions',
+    mlp(),
+    {
+      loss: { kind: 'cross-entropy', ignoreIndex: 0, plus: [{ kind: 'mean', output: 'a', weight: 0.5 }] },
+      optimizer: OPTIMIZER,
+    },
+  ],
 ])(
   'two processes of torch.distributed train as the library does on whole batches: %s',
   async (_, source, given) => {

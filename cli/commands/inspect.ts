@@ -67,8 +67,8 @@ export async function handler({ model: path, json, color, loss, ...args }: Args)
   if (found.split) {
     const { divisor, exchange } = found.split;
     printPainted(`\n${paint('bold', 'Exchange between workers')}  divisor ${divisor ?? 'unknown'}`);
-    const rows = exchange.map(e => [e.name, e.reduce, e.weighted ? 'yes' : 'no']);
-    printPainted(renderTable({ head: ['name', 'reduce', 'weighted'], rows }, paint));
+    const rows = exchange.map(e => [e.name, e.reduce, e.weighted ? (e.divisor ?? 'equally') : 'no']);
+    printPainted(renderTable({ head: ['name', 'reduce', 'weighted by'], rows }, paint));
   }
   printPainted(`\n${paint('bold', 'Operators')}  ${formatCount(found.nodes, 'node')}`);
   const rows = found.operators.map(o => [o.operator, o.count, o.gradient, o.onPath ? 'yes' : 'no']);

@@ -28,7 +28,7 @@ import {
 import { dropUnreadInputs, eliminateDeadNodes } from './common/eliminate-dead-nodes.js';
 import { narrowSplits } from './common/narrow-splits.js';
 import { addCotangents } from './differentiate/add-cotangents.js';
-import { attachLoss, attachSampleLosses, batchWeight } from './differentiate/attach-loss.js';
+import { attachLoss, attachSampleLosses, batchWeight, weightOf } from './differentiate/attach-loss.js';
 import { activeValues, backward } from './differentiate/backward.js';
 import { checkLoss } from './differentiate/check-loss.js';
 import { computeInFloat } from './differentiate/compute-in-float.js';
@@ -355,11 +355,8 @@ const ALL = [
       if (!options.loss) throw noLoss();
       c.spec = options.loss;
       const before = new Set(g.graph.nodes);
-      const accumulates = (options.accumulate ?? 1) > 1;
-      c.loss = attachLoss(g, c.spec, {
-        emptyIsZero: options.lossDivisor || accumulates,
-        inParts: accumulates && !options.dpSgd,
-      });
+      const isPartial = options.lossDivisor || (options.accumulate ?? 1) > 1;
+      c.loss = attachLoss(g, c.spec, { emptyIsZero: isPartial, inParts: isPartial && !options.dpSgd });
       const { loss, exposed } = c.loss;
       const own = g.graph.outputs.filter(v => v !== loss && !exposed?.includes(v) && !isAttached(v.name));
       c.inference = own.map(v => v.name);
@@ -686,7 +683,7 @@ const ALL = [
           return grad && g.of(g.rename(grad, `${p.name}_grad`));
         }),
       );
-      c.grads = trained.map((_, i) => c.gradParts!.find(list => list[i])![i]!);
+      c.grads = firstGradients(c.gradParts);
       return trained.length > 0;
     },
   }),
@@ -715,8 +712,8 @@ const ALL = [
     requires: ['g', 'trained', 'lookups', 'grads'],
     ensures: ['lastRows'],
     run(c) {
-      const named = c.grads.map(e => e.value);
-      Object.assign(c, sumLookups(c.g, c.trained, named, c.lookups));
+      Object.assign(c, sumLookups(c.g, c.trained, c.gradParts ?? [c.grads], c.lookups));
+      c.grads = firstGradients(c.gradParts!);
       return c.lookups.size > 0;
     },
   }),
@@ -850,14 +847,19 @@ const ALL = [
   }),
   pass({
     name: 'return-divisor',
-    does: 'Adds an output with what the loss of a batch is divided by',
+    does: 'Adds an output with what the loss of a batch is divided by, for each part of the loss that is divided by its own',
     requires: ['g', 'loss'],
     ensures: ['divisor'],
     run(c) {
       c.divisor = undefined;
       if (!c.options.lossDivisor) return false;
-      const divisor = divisorOf(c);
-      c.divisor = divisor && output(c.g, divisor, 'loss_divisor');
+      const named = (divisor: Expr) => output(c.g, divisor, 'loss_divisor');
+      c.lossParts = c.loss.parts?.map(({ loss, weight }) => ({
+        loss: output(c.g, loss, 'loss_part'),
+        divisor: named(weight),
+      }));
+      const divisor = c.lossParts ? undefined : divisorOf(c);
+      c.divisor = c.lossParts?.[0]?.divisor ?? (divisor && named(divisor));
       if (c.divisor && c.perSample) c.perSample.samples = c.g.of(c.divisor);
       return c.divisor !== undefined;
     },
@@ -1050,29 +1052,27 @@ const ALL = [
 ] as const satisfies readonly Pass[];
 
 /** With privacy, each sample counts the same. */
-function batchWeightOf({ g, loss, spec, divisor, options }: With<'g'>): Expr | undefined {
+function batchWeightOf({ g, loss, divisor, options }: With<'g'>): Expr | undefined {
   const { accumulate = 1, dpSgd } = options;
-  if (!loss || !spec || accumulate === 1 || dpSgd) return undefined;
-  return divisor ? g.of(divisor) : batchWeight(spec, loss).weight;
+  if (!loss || accumulate === 1 || dpSgd) return undefined;
+  return divisor ? g.of(divisor) : batchWeight(loss);
 }
 
 /** The gradients of the losses that count different positions, each with what it weighs. */
-const partsOf = ({ loss, gradParts = [] }: With<'g'>): GradientPart[] | undefined =>
-  loss?.parts?.map(({ weight }, i) => ({ weight, grads: gradParts[i]! }));
+const partsOf = ({ g, loss, lossParts, gradParts = [] }: With<'g'>): GradientPart[] | undefined =>
+  loss?.parts?.map(({ weight }, i) => {
+    const divisor = lossParts?.[i]?.divisor;
+    return { weight: divisor ? g.of(divisor) : weight, grads: gradParts[i]! };
+  });
+
+/** The gradient of each parameter in the first part of the loss that has one. */
+const firstGradients = (parts: readonly (readonly (Expr | undefined)[])[]): Expr[] =>
+  parts[0]!.map((_, i) => parts.find(list => list[i])![i]!);
 
 /** With privacy, the number of samples, by which the sum of their gradients is divided. */
-function divisorOf({ loss, spec, perSample, warnings }: With<'g' | 'loss'>): Expr | undefined {
+function divisorOf({ loss, perSample }: With<'loss'>): Expr | undefined {
   if (perSample) return perSample.samples;
-  if (!spec || !loss.terms) return undefined;
-  const { weight, isUneven } = batchWeight(spec, loss);
-  if (isUneven)
-    warnings?.push(
-      'The losses of the sum count different positions: no single divisor makes means over parts of a batch exact.',
-    );
-  if (weight || isUneven) return weight;
-  const { loss: first } = loss.terms[0]!;
-  const dtype = first.dtype === 'float64' ? 'float64' : 'float32';
-  return first.shape ? first.count(dtype) : first.op('Size').cast(dtype);
+  return loss.terms && weightOf(loss.terms[0]!);
 }
 
 /** The noise of an update, if there is any. */

@@ -67,8 +67,8 @@ it('inspect prints what workers exchange between the halves of a step', async ()
     expect(split.exchange).toEqual(
       expect.arrayContaining([
         { name: 'loss_divisor', reduce: 'sum', weighted: false },
-        { name: 'loss', reduce: 'sum', weighted: true },
-        { name: 'fc1.weight_grad', reduce: 'sum', weighted: true },
+        { name: 'loss', reduce: 'sum', weighted: true, divisor: 'loss_divisor' },
+        { name: 'fc1.weight_grad', reduce: 'sum', weighted: true, divisor: 'loss_divisor' },
       ]),
     );
   }

@@ -121,6 +121,8 @@ export type Facts = {
   schedule: PlannedSchedule | undefined;
   /** The output with what the loss of a batch is divided by; undefined if it is not asked for, or unknown. */
   divisor: Value | undefined;
+  /** For losses that count different positions: each part and what it is divided by, as outputs. `divisor` is the first. */
+  lossParts: { loss: Value; divisor: Value }[] | undefined;
   /** The initializer that chooses the random numbers of a worker, where the step draws any. */
   stream: Value | undefined;
   attached: AttachedOptimizer;

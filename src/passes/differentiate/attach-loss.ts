@@ -34,7 +34,7 @@ export type AttachedLoss = {
   constants?: ReadonlySet<Value>;
   /** The losses of a sum before their means, with their factors; undefined if the model computes its loss itself. */
   terms?: readonly (LossTerms & { factor: number })[];
-  /** The losses of a sum that count different positions, if accumulated gradients are to be exact. */
+  /** The losses of a sum that count different positions, if gradients of parts of a batch are to add exactly. */
   parts?: readonly LossPart[];
 };
 
@@ -110,16 +110,12 @@ function weightedSum(terms: readonly { mean: Expr; weight: number }[]): Expr {
 
 /**
  * What a batch weighs in the mean over several: the sum of the weights of its loss, or the number of positions. Undefined if all
- * batches weigh the same. A sum of losses of which each counts other positions has no such weight: `isUneven`.
+ * batches weigh the same, or if the losses of a sum count different positions: each of the `parts` has a weight of its own.
  */
-export function batchWeight(spec: LossSpec, { terms }: AttachedLoss): { weight?: Expr; isUneven: boolean } {
-  if (!terms || spec.kind === 'output') return { isUneven: false };
-  const { plus = [], ...first } = spec;
-  const keys = [first, ...plus].map((term, i) => countedBy(term, terms[i]!));
-  if (keys.some(key => key !== keys[0])) return { isUneven: true };
+export function batchWeight({ terms, parts }: AttachedLoss): Expr | undefined {
+  if (!terms || parts) return undefined;
   const { loss, weight } = terms[0]!;
-  if (!weight && (!loss.shape || loss.staticShape)) return { isUneven: false };
-  return { weight: weightOf(terms[0]!), isUneven: false };
+  return weight || (loss.shape && !loss.staticShape) ? weightOf(terms[0]!) : undefined;
 }
 
 /** What the mean of a batch is divided by. */

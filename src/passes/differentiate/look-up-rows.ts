@@ -12,8 +12,8 @@ export type Lookup = {
   rows: Value;
   /** The looked-up rows; their gradient is that of the table. */
   looked: Value;
-  /** The gradient of each of them, equal ones not summed. */
-  grad?: Value;
+  /** For each gradient in which those of equal rows are summed, the one that it sums. */
+  unsummed?: Map<Value, Value>;
 };
 
 /**
@@ -108,24 +108,29 @@ export function sumRows(dy: Expr, last: Expr): Expr {
   return dy.zeros().scatterElements(column.expandLike(dy), dy, 0, 'add');
 }
 
-/** For all tables, the summed gradients of equal rows, and the last position of each row. */
+/** For all tables, the summed gradients of equal rows in each part of the loss, and the last position of each row. */
 export function sumLookups(
   g: Builder,
   trained: readonly Value[],
-  named: readonly Value[],
+  parts: readonly (readonly (Expr | undefined)[])[],
   found: ReadonlyMap<Value, Lookup>,
-): { grads: Expr[]; lastRows: Map<Value, Value> } {
+): { gradParts: (Expr | undefined)[][]; lastRows: Map<Value, Value> } {
   const lastRows = new Map<Value, Value>();
-  const grads = trained.map((param, i) => {
+  const gradParts = parts.map(list => [...list]);
+  for (const [i, param] of trained.entries()) {
     const lookup = found.get(param);
-    if (!lookup) return g.of(named[i]!);
-    const count = g.of(param).op('Shape', [], { end: 1 });
-    const last = lastPlaces(g.of(lookup.rows), count);
+    if (!lookup) continue;
+    const last = lastPlaces(g.of(lookup.rows), g.of(param).op('Shape', [], { end: 1 }));
     lastRows.set(param, last.value);
-    lookup.grad = named[i]!;
-    return sumRows(g.of(named[i]!), last);
-  });
-  return { grads, lastRows };
+    lookup.unsummed = new Map();
+    for (const list of gradParts) {
+      const grad = list[i];
+      if (!grad) continue;
+      list[i] = sumRows(grad, last);
+      lookup.unsummed.set(list[i].value, grad.value);
+    }
+  }
+  return { gradParts, lastRows };
 }
 
 /** The type of a tensor with any number of rows: that of looked-up rows. */

@@ -104,6 +104,16 @@ const DESCRIPTION = shaped({
     mix: optional(shaped({ target: text, share: text })),
   }),
   lossDivisor: optional(text),
+  lossParts: optional(
+    list(
+      shaped({
+        loss: text,
+        divisor: text,
+        weight: optional(text),
+        terms: list(shaped({ value: text, sum: optional(text), rows: optional(text) })),
+      }),
+    ),
+  ),
   randomStream: optional(text),
   outputs: list(text),
   exports: optional(list(text)),
@@ -180,6 +190,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   const {
     loss,
     lossDivisor,
+    lossParts = [],
     randomStream,
     lr,
     step,
@@ -198,6 +209,8 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     lossDivisor === undefined || outputs.has(lossDivisor),
     `its divisor '${lossDivisor}' is not an output`,
   );
+  for (const name of lossParts.flatMap(part => [part.loss, part.divisor]))
+    ensure(outputs.has(name), `the part '${name}' of its loss is not an output`);
   if (synchronized) {
     const copies = new Set(graph.nodes.flatMap(n => (n.opType === 'Identity' ? n.outputs[0]!.name : [])));
     for (const name of [
@@ -230,6 +243,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     ...statistics,
     ...[telemetry?.name, gradNorm, accumulation?.weight, scaling?.scale].flatMap(n => n ?? []),
     ...(accumulation?.further ?? []),
+    ...lossParts.flatMap(part => [part.weight, ...part.terms.map(t => t.sum)].flatMap(n => n ?? [])),
   ])
     ensure(updated.has(name), `nothing updates its state '${name}'`);
   ensure(

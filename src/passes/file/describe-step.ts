@@ -1,3 +1,4 @@
+import type { Value } from '../../graph/ir.js';
 import { isExtension } from '../../ops/optimizers/index.js';
 import type { With } from '../common/context.js';
 import { type RecordedOptions, recordedOptions } from '../options.js';
@@ -26,6 +27,12 @@ export function describeStep(context: Described): TrainingDescription {
 function describe(context: Described): TrainingDescription {
   const { options, spec, loss, optimizer, attached, trained, grads, groups, lookups } = context;
   const { accumulate = 1 } = options;
+  const ofRows = new Map(
+    [...(lookups?.values() ?? [])].flatMap(({ rows, unsummed = [] }) =>
+      [...unsummed].map(([summed, value]) => [summed, { rows, value }]),
+    ),
+  );
+  const nameOf = (grad: Value) => (ofRows.get(grad)?.value ?? grad).name;
   return {
     version: 1,
     loss: {
@@ -36,6 +43,19 @@ function describe(context: Described): TrainingDescription {
       output: loss.output?.name ?? loss.loss.name,
     },
     lossDivisor: context.divisor?.name,
+    lossParts: context.lossParts?.map((part, i) => {
+      const { weight, terms } = attached.parts![i]!;
+      return {
+        loss: part.loss.name,
+        divisor: part.divisor.name,
+        weight: weight?.name,
+        terms: terms.map(({ value, sum }) => ({
+          value: nameOf(value),
+          sum: sum?.name,
+          rows: ofRows.get(value)?.rows.name,
+        })),
+      };
+    }),
     randomStream: context.stream?.name,
     outputs: context.inference,
     exports: context.exports,
@@ -68,7 +88,7 @@ function describe(context: Described): TrainingDescription {
     gradNorm: attached.gradNorm?.name,
     parameters: trained.map((v, i) => ({
       name: v.name,
-      grad: (lookups?.get(v)?.grad ?? grads[i]!.value).name,
+      grad: nameOf(grads[i]!.value),
       state: Object.fromEntries(Object.entries(attached.slots.get(v)!).map(([slot, s]) => [slot, s.name])),
       options: Object.keys(groups[i]!).length ? groups[i] : undefined,
       hessianProduct: attached.products[i]?.name,

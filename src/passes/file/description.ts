@@ -15,6 +15,12 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
    * mean over all.
    */
   lossDivisor?: string;
+  /**
+   * With `lossDivisor`, which is then that of the first part, if the losses of a sum count different positions: for each part, the
+   * outputs with its loss and what it is divided by, its gradients and products of the Hessian, and if gradients are accumulated,
+   * the means of those and what they weigh. Losses and terms of the parts add up to those of the batch.
+   */
+  lossParts?: LossPart[];
   /** The int64 scalar, an initializer, that chooses which random numbers the step draws: workers differ in it. */
   randomStream?: string;
   /** The outputs of the original model. */
@@ -85,6 +91,30 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
   /** The other contents of the ONNX Runtime training checkpoint that the parameters come from. */
   checkpoint?: StoredCheckpoint;
 };
+
+export type LossPart = {
+  loss: string;
+  divisor: string;
+  weight?: string;
+  /** `rows` as of the parameters. */
+  terms: { value: string; sum?: string; rows?: string }[];
+};
+
+/** The parts of the loss: one if all its positions count alike. Its divisor may be unknown. */
+export function lossPartsOf({
+  loss,
+  lossDivisor,
+  lossParts,
+  accumulation,
+  parameters,
+}: TrainingDescription): (Omit<LossPart, 'divisor'> & { divisor?: string })[] {
+  if (lossParts) return lossParts;
+  const terms = parameters.flatMap(({ grad, gradSum, rows, hessianProduct, hessianSum }) => [
+    { value: grad, sum: gradSum, rows },
+    ...(hessianProduct === undefined ? [] : [{ value: hessianProduct, sum: hessianSum }]),
+  ]);
+  return [{ loss: loss.name, divisor: lossDivisor, weight: accumulation?.weight, terms }];
+}
 
 /** The fewest samples that a rank can have of a batch, if it has any; undefined if one is enough. */
 export const leastOnRank = ({ leastBatch, synchronized }: TrainingDescription): number | undefined =>

@@ -3,7 +3,7 @@ import { dependentValues, reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Binding, Graph, type Model, type Value } from '../../graph/ir.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
-import type { TrainingDescription } from '../file/description.js';
+import { lossPartsOf, type TrainingDescription } from '../file/description.js';
 import { readDescription } from '../file/step-metadata.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import { constantsOf, like, recordUpdates } from './plain-state.js';
@@ -20,9 +20,11 @@ export type SplitTable = {
   loss: string;
   /**
    * What that mean is divided by, a scalar: a number of positions, or the sum of their weights. Missing if it is unknown: then
-   * each worker weighs the same.
+   * each worker weighs the same. If `losses` are several, that of the first.
    */
   divisor?: string;
+  /** The losses that add up to that of the batch: several if those of a sum count different positions, else `loss` alone. */
+  losses: string[];
   lr: string;
   /** The int64 scalar that counts updates. */
   step: string;
@@ -40,10 +42,10 @@ export type SplitTable = {
 };
 
 /**
- * How the values that workers compute become one: multiplied by the worker's share if `weighted`, its divisor over the
- * sum of all divisors, then summed, or concatenated along the first axis in the same order for all values.
+ * How the values that workers compute become one: multiplied by the worker's share if `weighted`, its `divisor` over the
+ * sum of all of that name, then summed, or concatenated along the first axis in the same order for all values.
  */
-export type Exchanged = { name: string; reduce: 'sum' | 'concat'; weighted: boolean };
+export type Exchanged = { name: string; reduce: 'sum' | 'concat'; weighted: boolean; divisor?: string };
 
 /**
  * An injected model's step in two halves, for work between gradients and update: `gradients` takes the batch and
@@ -61,13 +63,15 @@ export type Exchanged = { name: string; reduce: 'sum' | 'concat'; weighted: bool
 export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<SplitStep> {
   const model = await withTypes(injected, oracle);
   const description = readDescription(model);
-  const { parameters, lr, lossDivisor } = description;
+  const { parameters, lr } = description;
   const { graph } = model;
   const updates = model.trainingInfo.flatMap(info => info.updates);
   const written = graph.nodes.flatMap(n => n.outputs.flatMap(v => v ?? []));
   const among = (names: readonly (string | undefined)[]) => written.filter(v => names.includes(v.name));
-  const grads = among(parameters.flatMap(p => [p.grad, p.hessianProduct]));
-  const handed = new Set([...grads, ...among([lossDivisor, ...parameters.map(p => p.rows)])]);
+  const lossParts = lossPartsOf(description);
+  const grads = among(lossParts.flatMap(part => part.terms.map(term => term.value)));
+  const divisors = lossParts.map(part => part.divisor);
+  const handed = new Set([...grads, ...among([...divisors, ...parameters.map(p => p.rows)])]);
   if (!grads.length)
     throw new AgdError(
       'invalid-model',
@@ -113,23 +117,31 @@ export function readSplitTable({ metadata }: Model): SplitTable | undefined {
 }
 
 function tableOf(
-  { loss, lossDivisor, lr, step, parameters, statistics, dpSgd }: TrainingDescription,
+  description: TrainingDescription,
   cut: readonly Value[],
   early: readonly Value[],
   updates: readonly Binding[],
 ): SplitTable {
+  const { loss, lossDivisor, lr, step, parameters, statistics, dpSgd } = description;
+  const lossParts = lossPartsOf(description);
   const exchange = new Map<string, Exchanged>();
-  const add = (name: string | undefined, reduce: Exchanged['reduce'] = 'sum', weighted = true) => {
-    if (name !== undefined && !exchange.has(name)) exchange.set(name, { name, reduce, weighted });
+  const add = (
+    name: string | undefined,
+    reduce: Exchanged['reduce'] = 'sum',
+    weighted = true,
+    divisor: string | undefined = lossDivisor,
+  ) => {
+    if (name === undefined || exchange.has(name)) return;
+    exchange.set(name, { name, reduce, weighted, ...(weighted && divisor !== undefined && { divisor }) });
   };
-  add(lossDivisor, 'sum', false);
-  add(loss.name);
-  for (const { grad, rows, hessianProduct } of parameters) {
-    // Those of private training are sums, which the update divides.
-    add(grad, rows === undefined ? 'sum' : 'concat', !dpSgd);
-    add(rows, 'concat', false);
-    add(hessianProduct);
-  }
+  for (const part of lossParts) add(part.divisor, 'sum', false);
+  for (const part of lossParts) add(part.loss, 'sum', true, part.divisor);
+  for (const { terms, divisor } of lossParts)
+    for (const { value, rows } of terms) {
+      // Those of private training are sums, which the update divides.
+      add(value, rows === undefined ? 'sum' : 'concat', !dpSgd, divisor);
+      add(rows, 'concat', false);
+    }
   // Running statistics. If a step may be skipped, its update decides which become the next ones.
   const next = new Set(updates.map(u => u.value));
   for (const v of [...cut, ...early.filter(v => next.has(v.name))]) add(v.name);
@@ -137,6 +149,7 @@ function tableOf(
     version: 1,
     loss: loss.name,
     divisor: lossDivisor,
+    losses: lossParts.map(part => part.loss),
     lr,
     step,
     parameters: parameters.map(({ name, grad, rows, hessianProduct, state }) => ({

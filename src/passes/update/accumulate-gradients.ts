@@ -16,6 +16,16 @@ export type AccumulatedTerm = {
   into: number;
 };
 
+/** The sum over the parts of the loss, for each of what they are added to. */
+export function addParts(terms: readonly AccumulatedTerm[], values: readonly Expr[]): Expr[] {
+  const sums: Expr[] = [];
+  values.forEach((value, i) => {
+    const { into } = terms[i]!;
+    sums[into] = sums[into]?.add(value) ?? value;
+  });
+  return sums;
+}
+
 /**
  * Accumulates the terms of `batches` runs in the states `<param>_<kind>_sum` and the counter `micro_step`, and applies the
  * transition to their means in the last of these runs.
@@ -54,14 +64,16 @@ export function accumulateGradients(
         return share ? sum.add(value.sub(sum).mul(share.cast(sum.dtype))) : sum.add(value);
       });
       const last = (then: Builder): Updates => {
-        const means: Expr[] = [];
-        totals.forEach((total, i) => {
-          const mean = weights.length ? then.of(total.value) : then.of(total.value).div(batches);
-          const { into } = terms[i]!;
-          means[into] = means[into]?.add(mean) ?? mean;
+        const means = totals.map(total => {
+          const mean = then.of(total.value);
+          return weights.length ? mean : mean.div(batches);
         });
         const zeros = [...sums, ...weighed].map(s => [s, then.of(s).zeros()] as const);
-        return new Map([...transition(then, means), ...zeros, [counter, then.of(counter).zeros()]]);
+        return new Map([
+          ...transition(then, addParts(terms, means)),
+          ...zeros,
+          [counter, then.of(counter).zeros()],
+        ]);
       };
       return when(
         b,

@@ -5,7 +5,7 @@ import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer
 import { resolveSchedule } from '../../ops/schedules.js';
 import type { LossScale } from '../differentiate/scale-loss.js';
 import type { StepOptions } from '../options.js';
-import { type AccumulatedTerm, accumulateGradients } from './accumulate-gradients.js';
+import { type AccumulatedTerm, accumulateGradients, addParts } from './accumulate-gradients.js';
 import { addNoise, type Noise } from './add-noise.js';
 import { averageWeights } from './average-weights.js';
 import { clipGradients } from './clip-gradients.js';
@@ -27,6 +27,8 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   weight?: Value;
   /** Sums and weights of the further parts of the loss. */
   further?: Value[];
+  /** For a loss of several parts: the terms of each, with what they are accumulated in, and what this weighs. */
+  parts?: { terms: { value: Value; sum?: Value }[]; weight?: Value }[];
   /** For second-order optimizers: the part for each parameter of the product of the Hessian with random signs. */
   products: Value[];
   skipped?: Value;
@@ -102,8 +104,11 @@ export function attachOptimizer<O extends OptimizerOptions>(
     ? { ...averaged, transition: addNoise(g, noise, accumulate, averaged.transition) }
     : averaged;
   const weights = parts?.map(part => part.weight) ?? (batchWeight ? [batchWeight] : []);
+  const added: Transition = (b, values) => released.transition(b, addParts(terms, values));
   const accumulated =
-    accumulate === 1 ? released : accumulateGradients(g, terms, accumulate, released.transition, weights);
+    accumulate === 1
+      ? { ...released, transition: added }
+      : accumulateGradients(g, terms, accumulate, released.transition, weights);
   const tracked: Transition = (b, values) =>
     new Map([
       ...accumulated.transition(b, values),
@@ -127,6 +132,10 @@ export function attachOptimizer<O extends OptimizerOptions>(
     sums: sums?.slice(0, count),
     weight: weighed[0],
     further: [...(sums ?? []).slice(count), ...weighed.slice(1)],
+    parts: parts?.map((_, part) => ({
+      weight: weighed[part],
+      terms: terms.flatMap((t, i) => (t.part === part ? [{ value: t.value.value, sum: sums?.[i] }] : [])),
+    })),
     products: terms.slice(params.length, count).map(t => t.value.value),
     updates,
   };

@@ -1,11 +1,12 @@
 import { cloneModel, withInitializers } from '../../graph/clone.js';
+import { dependentValues } from '../../graph/dependents.js';
 import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Binding, Model } from '../../graph/ir.js';
+import type { Binding, Graph, Model } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
 import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
-import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
+import { lossPartsOf, skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { readStep } from '../../passes/file/step-metadata.js';
 import { lookupsOf, type RunTable, takeAnyRows } from '../../passes/run/scan-rows.js';
 import { shardUpdate, type UpdateShard } from '../../passes/run/shard-update.js';
@@ -28,7 +29,8 @@ export type DistributedOptions = SessionOptions & {
 /**
  * A training step of which each rank computes the gradients of its part of the batch, and all do the same update, with the
  * gradient of the whole batch: that of the mean over it, to which a rank contributes in proportion to what its loss is divided
- * by. So padding, class weights and parts of different sizes are exact, and a rank without samples contributes nothing.
+ * by. So padding, class weights and parts of different sizes are exact, and a rank without samples contributes nothing. Losses of
+ * a sum that count different positions have gradients of their own, to which a rank contributes by their own divisors.
  *
  * Accumulated gradients are summed by each rank for itself until the update is due. Running statistics are the mean of those
  * of the ranks, by their samples. Of tables with sparse updates, the ranks exchange the rows that they looked up.
@@ -40,7 +42,10 @@ export class DistributedStep {
     rows: string;
     states: readonly string[];
     dims: readonly number[];
+    /** The index of its part of the loss. */
+    part: number;
   }[];
+  readonly #parts: readonly Part[];
   readonly #buffer: GradientBuffer;
   readonly #grads: readonly string[];
   readonly #fetched: readonly string[];
@@ -57,6 +62,7 @@ export class DistributedStep {
     model: Model,
     lookups: readonly RunTable[],
     private readonly shards: readonly UpdateShard[],
+    private readonly partOfSum: (sum: string) => number,
   ) {
     const types = new Map(model.graph.outputs.map(v => [v.name, v.type]));
     const typeOf = (name: string) => {
@@ -71,22 +77,27 @@ export class DistributedStep {
       return { name, dtype, dims: dims as number[], size: (dims as number[]).reduce((n, d) => n * d, 1) };
     };
     const tables = new Map(lookups.map(t => [t.rows, t.states]));
-    const ofRows = table.parameters.filter(p => p.rows !== undefined);
-    this.#lookups = ofRows.map(({ grad, rows }) => ({
-      ...{ grad, rows: rows!, states: tables.get(rows!)! },
-      dims: typeOf(grad).dims!.slice(1) as number[],
+    const parts = lossPartsOf(description);
+    this.#lookups = parts.flatMap(({ terms }, part) =>
+      terms.flatMap(({ value, rows }) => {
+        if (rows === undefined) return [];
+        const dims = typeOf(value).dims!.slice(1) as number[];
+        return [{ grad: value, rows, states: tables.get(rows)!, dims, part }];
+      }),
+    );
+    this.#parts = parts.map(({ terms, divisor, ...part }) => ({
+      ...part,
+      divisor: divisor === undefined ? undefined : { name: divisor, dtype: typeOf(divisor).dtype },
+      terms: terms.filter(term => term.rows === undefined),
     }));
-    const summed = table.parameters.flatMap(p => [
-      ...(p.rows === undefined ? [p.grad] : []),
-      ...(p.hessianProduct === undefined ? [] : [p.hessianProduct]),
-    ]);
+    const summed = this.#parts.flatMap(({ terms }) => terms.map(term => term.value));
     this.#grads = summed;
     this.#buffer = new GradientBuffer(
       summed.map(name => ({ ...(fixed(name) as Summed), owner: this.#onlyReader(name) })),
       shards.length,
     );
     const apart = new Set([
-      ...[table.loss, table.divisor, ...summed],
+      ...[...table.losses, ...parts.map(part => part.divisor), ...summed],
       ...this.#lookups.flatMap(l => [l.grad, l.rows]),
     ]);
     this.#others = table.exchange.flatMap(({ name }) => (apart.has(name) ? [] : [fixed(name)]));
@@ -126,6 +137,7 @@ export class DistributedStep {
       gradients,
       lookups,
       shards,
+      partsOfSums(gradients.graph, lossPartsOf(description)),
     );
   }
 
@@ -172,47 +184,53 @@ export class DistributedStep {
   async run(batch: Feeds, feeds: Feeds): Promise<Feeds> {
     const { description, table, options } = this;
     const { collective } = options;
-    const { loss, divisor } = table;
+    const { loss } = table;
     const own = await this.#gradients(batch, feeds);
     const samples = own ? samplesIn(batch, description) : 0;
-    const weight = own && divisor !== undefined ? own[divisor]!.numbers()[0]! : samples;
+    const number = (name: string) => (own ? own[name]!.numbers()[0]! : 0);
+    const weights = this.#parts.map(({ divisor }) => (divisor ? number(divisor.name) : samples));
     const { batches = 1 } = description.accumulation ?? {};
     const skips = batches > 1 && description.skipped !== undefined;
     const isBad = skips && own !== undefined && firstNonFinite(pick(own, this.#grads)) !== undefined;
-    const shared = Float64Array.of(
-      ...[samples, weight, own ? own[loss]!.numbers()[0]! * weight : 0, isBad ? 1 : 0],
-    );
+    const sums = this.#parts.map((part, i) => number(part.loss) * weights[i]!);
+    const shared = [samples, isBad ? 1 : 0, ...weights, ...sums];
     const others = this.#others.flatMap(({ name, size }) =>
       own ? own[name]!.numbers().map(x => x * samples) : Array<number>(size).fill(0),
     );
     const all = Float64Array.from([...shared, ...others]);
     await collective.allReduce(all);
-    const [total, heavy, lossSum, bad] = all as unknown as [number, number, number, number];
-    const mean = heavy > 0 ? lossSum / heavy : lossSum;
+    const [total, bad] = all as unknown as [number, number];
+    const heavy = weights.map((_, i) => all[2 + i]!);
+    const mean = heavy.reduce((sum, n, i) => sum + all[2 + heavy.length + i]! / (n > 0 ? n : 1), 0);
     const told = { [loss]: Tensor.from('float32', [1], Float32Array.of(mean)) };
     // The caller stops, or does the steps before again.
     if (!Number.isFinite(mean) && !skipsLosses(description)) return told;
 
     // Samples that do not count in the loss change the losses of other ranks, if batch normalization is synchronized.
-    const scale = own && description.synchronized ? weight || 1 : weight;
-    const share = heavy > 0 ? scale / heavy : 0;
+    const scales = weights.map(weight => (own && description.synchronized ? weight || 1 : weight));
+    const shares = scales.map((scale, i) => (heavy[i]! > 0 ? scale / heavy[i]! : 0));
     const done = description.accumulation && feeds[description.accumulation.counter]!.numbers()[0]!;
     const isDue = done === undefined || (done + 1 === batches && !bad);
     const given = this.#means(all.subarray(shared.length), total);
-    if (divisor !== undefined) given[divisor] = Tensor.ofNumbers(this.#divisorType(own), [], [heavy]);
+    // The buffer gets the whole mean, which weighs what all batches do: the last one may count nothing.
+    const due = heavy.map((n, i) => (isDue ? n + this.#weightBefore(i, feeds) : n));
+    for (const [i, { divisor }] of this.#parts.entries())
+      if (divisor) given[divisor.name] = Tensor.ofNumbers(divisor.dtype as FloatDType, [], [due[i]!]);
     if (done === undefined) {
       this.#buffer.clear();
-      this.#add(own, share);
+      this.#add(own, shares);
     } else if (!bad) {
       if (!this.#waits) this.#resume(feeds);
       this.#waits = true;
       // A weighted mean is divided by the sum of the weights when it is due.
-      this.#add(own, this.#isWeighted ? scale : share);
+      this.#add(
+        own,
+        this.#parts.map((part, i) => (part.weight === undefined ? shares[i]! : scales[i]!)),
+      );
     }
-    const rows = await this.#exchangeRows(own, share, feeds);
+    const rows = await this.#exchangeRows(own, shares, feeds);
     if (isDue) {
-      if (done !== undefined && this.#isWeighted)
-        this.#buffer.scale(1 / (this.#weightBefore(feeds) + heavy || 1));
+      if (done !== undefined) this.#divide(due);
       await this.#buffer.reduce(collective, options.compress);
       this.#waits = false;
       Object.assign(given, this.#buffer.tensors());
@@ -227,13 +245,13 @@ export class DistributedStep {
   async settle(state: Feeds): Promise<Feeds> {
     const { accumulation } = this.description;
     if (!accumulation || !this.#waits) return state;
-    const weight = this.#weightBefore(state);
-    if (this.#isWeighted) this.#buffer.scale(1 / (weight || 1));
+    this.#divide(this.#parts.map((_, i) => this.#weightBefore(i, state)));
     await this.#buffer.reduceAll(this.options.collective);
-    const sums = Object.entries(this.#buffer.tensors()).map(([name, { dtype, dims, bytes }]) => [
-      this.#sumOf(name),
-      new Tensor(dtype, dims, bytes.slice()),
-    ]);
+    const totals = this.#buffer.tensors();
+    const sums = this.#terms().map(({ value, sum }) => {
+      const { dtype, dims, bytes } = totals[value]!;
+      return [sum!, new Tensor(dtype, dims, bytes.slice())];
+    });
     this.#waits = false;
     return record({ ...state, ...Object.fromEntries(sums) });
   }
@@ -251,24 +269,21 @@ export class DistributedStep {
     return readers.length === 1 ? readers[0] : undefined;
   }
 
-  get #isWeighted(): boolean {
-    return this.description.accumulation?.weight !== undefined;
-  }
-
-  /** What the batches since the last update weigh. */
-  #weightBefore(state: Feeds): number {
-    const { weight } = this.description.accumulation ?? {};
+  /** What the batches since the last update weigh in a part of the loss. */
+  #weightBefore(part: number, state: Feeds): number {
+    const { weight } = this.#parts[part]!;
     return weight === undefined ? 0 : state[weight]!.numbers()[0]!;
   }
 
-  /** The state that sums a gradient, or a product of the Hessian. */
-  #sumOf(name: string): string {
-    const found = this.description.parameters.find(p => [p.grad, p.hessianProduct].includes(name))!;
-    return (found.grad === name ? found.gradSum : found.hessianSum)!;
+  /** Makes sums that are weighted means of what these weigh. */
+  #divide(weights: readonly number[]): void {
+    for (const [i, { weight, terms }] of this.#parts.entries())
+      if (weight !== undefined)
+        for (const { value } of terms) this.#buffer.scale(value, 1 / (weights[i] || 1));
   }
 
-  #sums(): string[] {
-    return this.description.parameters.flatMap(p => [p.gradSum, p.hessianSum].flatMap(n => n ?? []));
+  #terms(): Part['terms'] {
+    return this.#parts.flatMap(part => part.terms);
   }
 
   /** Takes over what the state has of an update that is not due yet: rank 0 adds it. */
@@ -276,17 +291,21 @@ export class DistributedStep {
     this.#buffer.clear();
     const counter = state[this.description.accumulation!.counter]!.numbers()[0]!;
     if (!counter || this.options.collective.rank > 0) return;
-    const factor = this.#isWeighted ? this.#weightBefore(state) : 1;
-    for (const name of this.#grads) this.#buffer.add(name, state[this.#sumOf(name)]!, factor);
+    for (const [i, { weight, terms }] of this.#parts.entries()) {
+      const factor = weight === undefined ? 1 : this.#weightBefore(i, state);
+      for (const { value, sum } of terms) this.#buffer.add(value, state[sum!]!, factor);
+    }
   }
 
   /** What the first half makes of this rank's samples; undefined if it has none. */
   async #gradients(batch: Feeds, state: Feeds): Promise<Feeds | undefined> {
     const has = Object.keys(batch).length > 0;
     if (this.gradients instanceof SynchronizedGradients) {
-      const { divisor } = this.table;
       const samples = has ? samplesIn(batch, this.description) : 0;
-      const weight = (values: Feeds) => (divisor === undefined ? samples : values[divisor]!.numbers()[0]!);
+      const weight = (values: Feeds, sum: string) => {
+        const { divisor } = this.#parts[this.partOfSum(sum)]!;
+        return divisor ? values[divisor.name]!.numbers()[0]! : samples;
+      };
       return this.gradients.run(has ? { feeds: { ...state, ...batch }, weight } : undefined, this.#fetched);
     }
     if (!has) return undefined;
@@ -294,8 +313,11 @@ export class DistributedStep {
     return this.gradients.run(Object.fromEntries(inputs), this.#fetched);
   }
 
-  #add(own: Feeds | undefined, factor: number): void {
-    if (own) for (const name of this.#grads) this.#buffer.add(name, own[name]!, factor);
+  /** Adds the gradients of this rank, those of each part of the loss times its factor. */
+  #add(own: Feeds | undefined, factors: readonly number[]): void {
+    if (!own) return;
+    for (const [i, { terms }] of this.#parts.entries())
+      for (const { value } of terms) this.#buffer.add(value, own[value]!, factors[i]!);
   }
 
   /** What takes the place of gradients in a step without an update: nothing, or what makes it a step to skip. */
@@ -323,16 +345,11 @@ export class DistributedStep {
     return Object.fromEntries(entries);
   }
 
-  #divisorType(own: Feeds | undefined): FloatDType {
-    const { divisor } = this.table;
-    return (own?.[divisor!]?.dtype ?? 'float32') as FloatDType;
-  }
-
   /** The rows of all ranks with their gradients. The update sums those of equal rows. */
-  async #exchangeRows(own: Feeds | undefined, share: number, state: Feeds): Promise<RowsOfAll[]> {
+  async #exchangeRows(own: Feeds | undefined, shares: readonly number[], state: Feeds): Promise<RowsOfAll[]> {
     const { collective } = this.options;
     const found: RowsOfAll[] = [];
-    for (const { grad, rows, states, dims } of this.#lookups) {
+    for (const { grad, rows, states, dims, part } of this.#lookups) {
       const count = state[states[0]!]!.dims[0]!;
       const numbers = own
         ? Int32Array.from(own[rows]!.numbers(), n => (n < 0 ? n + count : n))
@@ -340,7 +357,7 @@ export class DistributedStep {
       const isWide = state[states[0]!]!.dtype === 'float64';
       const values = own ? own[grad]!.floats() : [];
       const scaled = isWide ? Float64Array.from(values) : Float32Array.from(values);
-      for (let i = 0; i < scaled.length; i++) scaled[i]! *= share;
+      for (let i = 0; i < scaled.length; i++) scaled[i]! *= shares[part]!;
       const all = (await collective.allGather(numbers)).flatMap(one => Array.from(one));
       const grads = await collective.allGather(scaled);
       const places = new Map<number, number>();
@@ -371,17 +388,17 @@ export class DistributedStep {
     }
     // The buffer has the whole mean.
     if (accumulation && isDue) {
-      if (accumulation.weight !== undefined) feeds[accumulation.weight] = zeros(state[accumulation.weight]!);
-      for (const name of this.#sums()) feeds[name] = zeros(state[name]!);
+      const sums = [...this.#parts.map(part => part.weight), ...this.#terms().map(term => term.sum)];
+      for (const name of sums) if (name !== undefined) feeds[name] = zeros(state[name]!);
     }
     // Without an update, what only it changes stays as it is, and is not copied.
     const still = new Set(
       isDue
         ? []
-        : parameters.flatMap(p => [
-            ...[p.name, p.carry, p.ema, p.gradSum, p.hessianSum],
-            ...Object.values(p.state),
-          ]),
+        : [
+            ...parameters.flatMap(p => [p.name, p.carry, p.ema, ...Object.values(p.state)]),
+            ...this.#terms().map(term => term.sum),
+          ],
     );
     const late = this.bindings.filter(b => this.update.outputs.includes(b.value) && !still.has(b.state));
     const inputs = this.update.inputs.map(name => [name, feeds[name]!] as const);
@@ -434,6 +451,26 @@ export function withStreamOf(
 ): Model {
   const own = Tensor.filled('int64', [], rank);
   return withInitializers(model, name => (name === randomStream ? own : undefined));
+}
+
+/** The terms of tables with sparse updates are not among `terms`. */
+type Part = Omit<ReturnType<typeof lossPartsOf>[number], 'divisor'> & {
+  divisor?: { name: string; dtype: DType };
+};
+
+/** The part of the loss of which a synchronized sum is a gradient. */
+function partsOfSums({ nodes }: Graph, parts: ReturnType<typeof lossPartsOf>): (sum: string) => number {
+  const written = new Map(nodes.flatMap(n => n.outputs.flatMap(v => (v ? [[v.name, v]] : []))));
+  const found = new Map<string, number>();
+  return sum => {
+    if (!found.has(sum)) {
+      const after = dependentValues(nodes, [written.get(sum)!]);
+      const reaches = ({ terms }: (typeof parts)[number]) =>
+        terms.some(t => after.has(written.get(t.value)!));
+      found.set(sum, Math.max(0, parts.findIndex(reaches)));
+    }
+    return found.get(sum)!;
+  };
 }
 
 /** The rows that ranks looked up: their gradients, and places among the different ones. */

@@ -57,8 +57,9 @@ export class GradientBuffer {
     for (let i = 0; i < values.length; i++) values[i]! += factor * more[i]!;
   }
 
-  scale(factor: number): void {
-    for (const { all } of this.#buffers) for (let i = 0; i < all.length; i++) all[i]! *= factor;
+  scale(name: string, factor: number): void {
+    const { values } = this.#places.get(name)!;
+    for (let i = 0; i < values.length; i++) values[i]! *= factor;
   }
 
   /**

@@ -6,8 +6,11 @@ import type { Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
 import { type Feeds, Session, type SessionOptions } from '../session.js';
 
-/** What a rank contributes to a batch: its samples, and what its loss is divided by, as far as values are known. */
-type Part = { feeds: Feeds; weight: (values: Feeds) => number };
+/**
+ * What a rank contributes to a batch: its samples, and what the loss is divided by of which a sum is a gradient, as far as values are
+ * known.
+ */
+type Part = { feeds: Feeds; weight: (values: Feeds, sum: string) => number };
 
 /**
  * The gradient half of a step whose batch normalization has the statistics of the whole batch: its segments run one after the
@@ -71,8 +74,8 @@ export class SynchronizedGradients {
       numbers(variance, (x, i) => n * (x + means[i]! ** 2));
     }
     // A rank whose samples do not count in the loss has gradients of that of the others.
-    const weight = part && sums.length ? part.weight(values) || 1 : 1;
-    for (const sum of sums) numbers(sum, x => x * weight);
+    const weights = sums.map(sum => part?.weight(values, sum.all) || 1);
+    for (const [i, sum] of sums.entries()) numbers(sum, x => x * weights[i]!);
     const all = Float64Array.from(own);
     await this.collective.allReduce(all);
     let at = 0;
@@ -96,10 +99,10 @@ export class SynchronizedGradients {
         squares.map((x, i) => Math.max(0, x / n - means[i]! ** 2)),
       );
     }
-    for (const sum of sums)
+    for (const [i, sum] of sums.entries())
       give(
         sum,
-        take(sum.dims).map(x => x / weight),
+        take(sum.dims).map(x => x / weights[i]!),
       );
   }
 }

@@ -167,11 +167,11 @@ const samples = (feeds: Feeds, from: number, count: number): Feeds =>
   );
 
 /** What workers computed, made one as the table says. */
-function exchanged({ divisor, exchange }: SplitTable, workers: readonly Feeds[]): Feeds {
-  const weights = workers.map(w => (divisor === undefined ? 1 : w[divisor]!.numbers()[0]!));
-  const total = weights.reduce((n, w) => n + w, 0);
+function exchanged({ exchange }: SplitTable, workers: readonly Feeds[]): Feeds {
   return Object.fromEntries(
-    exchange.map(({ name, reduce, weighted }) => {
+    exchange.map(({ name, reduce, weighted, divisor }) => {
+      const weights = workers.map(w => (divisor === undefined ? 1 : w[divisor]!.numbers()[0]!));
+      const total = weights.reduce((n, w) => n + w, 0);
       const parts = workers.map((worker, i) => {
         const values = worker[name]!.numbers();
         return weighted ? values.map(v => (v * weights[i]!) / total) : values;
@@ -187,6 +187,13 @@ function exchanged({ divisor, exchange }: SplitTable, workers: readonly Feeds[])
     }),
   );
 }
+
+/** Some labels do not count, and all hidden values do. */
+const UNEVEN: InjectOptions['loss'] = {
+  ...LOSS,
+  ignoreIndex: 0,
+  plus: [{ kind: 'mean', output: 'a', weight: 0.5 }],
+};
 
 it.each<[string, Model, InjectOptions, number[]]>([
   ['of different sizes', mlp(), {}, [7, 2, 1]],
@@ -215,12 +222,21 @@ it.each<[string, Model, InjectOptions, number[]]>([
     { batchNorm: 'eval', dropout: 'eval', onNonfinite: 'skip' },
     [7, 3],
   ],
+  ['whose losses count different positions', mlp(), { loss: UNEVEN, ema: 0.9 }, [7, 2, 1]],
+  ['whose losses count different positions, accumulated', mlp(), { loss: UNEVEN, accumulate: 2 }, [6, 4]],
+  [
+    'whose losses count different positions, for rows of a table',
+    lookups(),
+    { loss: UNEVEN, lazyRows: ['table'] },
+    [5, 3, 2],
+  ],
 ])('parts of a batch on workers give the update of the whole batch: %s', async (_, source, given, parts) => {
   const options = { loss: LOSS, lossDivisor: true, optimizer: { lr: 0.1, delta: 0.1 }, ...given };
   const fixed = parts.every(n => n === parts[0]);
   const isLookup = source.graph.inputs[0]!.name === 'ids';
   const injected = (await inject(source, options, sessionShapes)).model;
-  const reference = isLookup && fixed ? (await inject(lookups(), options, sessionShapes)).model : injected;
+  const whole = { ...options, lossDivisor: given.loss !== UNEVEN };
+  const reference = (await inject(isLookup && fixed ? lookups() : source, whole, sessionShapes)).model;
   const updates = injected.trainingInfo.flatMap(i => i.updates);
   const joint = await Session.create(stateInputs(reference, updates));
   const { gradients, update, state, table } = await splitStep(injected, sessionShapes);
@@ -228,7 +244,7 @@ it.each<[string, Model, InjectOptions, number[]]>([
   expect(readSplitTable(update)).toEqual(readSplitTable(gradients));
   const [first, second, begin] = await Promise.all([gradients, update, state].map(m => Session.create(m)));
   const start = await begin!.run({});
-  let [whole, split] = [start, start];
+  let [joined, split] = [start, start];
   for (let step = 0; step < 4; step++) {
     const data = Object.fromEntries(mlpData(SAMPLES, 10 + step));
     const batch: Feeds = isLookup ? { ids: idsOf(step + 1), target: data.target! } : data;
@@ -244,15 +260,16 @@ it.each<[string, Model, InjectOptions, number[]]>([
     }
     const one = exchanged(table, workers);
     const two = { ...one, ...(await run(second!, split, one)) };
-    const results = await run(joint, whole, batch);
+    const results = await run(joint, joined, batch);
     const next = (state: Feeds, results: Feeds) => ({
       ...state,
       ...Object.fromEntries(updates.map(u => [u.state, results[u.value] ?? state[u.state]!])),
     });
-    expect(one.loss!.numbers()[0]).toBeCloseTo(results.loss!.numbers()[0]!, 6);
-    [whole, split] = [next(whole, results), next(split, two)];
+    const loss = table.losses.reduce((sum, name) => sum + one[name]!.numbers()[0]!, 0);
+    expect(loss).toBeCloseTo(results.loss!.numbers()[0]!, 6);
+    [joined, split] = [next(joined, results), next(split, two)];
   }
-  for (const [name, tensor] of Object.entries(whole)) {
+  for (const [name, tensor] of Object.entries(joined)) {
     const found = split[name]!.numbers();
     tensor.numbers().forEach((value, i) => {
       expect(Math.abs(found[i]! - value), `${name}[${i}]`).toBeLessThan(2e-6 * Math.max(1, Math.abs(value)));

@@ -78,6 +78,22 @@ function languageData(count: number): Arrays {
   ]);
 }
 
+/** Texts of which all but two are padding, so that most batches are. */
+function mostlyPadded(count: number): Arrays {
+  const arrays = languageData(count);
+  const labels = arrays.get('target')!.numbers();
+  return new Map([
+    ...arrays,
+    [
+      'target',
+      ints(
+        labels.map((n, i) => (i < 8 ? n : -100)),
+        [count, 4],
+      ),
+    ],
+  ]);
+}
+
 async function train(
   { model, arrays, inject: options, loop }: Setting,
   given: TrainerOptions = {},
@@ -145,6 +161,27 @@ const bits = (trained: Trained) =>
   [...tensorsOf(trained)].map(([name, t]) => [name, Buffer.from(t.bytes).toString('hex')]);
 
 const CE = { kind: 'cross-entropy' } as const;
+/** Scores of which padding does not count, and hidden values with a mask of their own, of which one text has none. */
+const UNEVEN: InjectOptions['loss'] = {
+  ...CE,
+  ignoreIndex: -100,
+  plus: [{ kind: 'mse', output: 'h', target: 'wanted', mask: 'present', weight: 0.5 }],
+};
+const TWO_LOSSES = {
+  model: language(),
+  arrays: new Map([
+    ...languageData(37),
+    ['wanted', spread([37, 4, 5], [-1, 1], 9)] as const,
+    [
+      'present',
+      ints(
+        Array.from({ length: 37 * 4 }, (_, i) => (i % 3 && i > 32 ? 1 : 0)),
+        [37, 4],
+      ),
+    ] as const,
+  ]),
+};
+
 const SETTINGS: [string, Setting][] = [
   // 21 samples in batches of 8: the last one has 5, one of 4 ranks has 2 of them.
   ['plain', { model: mlp(), arrays: mlpData(21), inject: { loss: CE } }],
@@ -203,6 +240,30 @@ const SETTINGS: [string, Setting][] = [
       },
     },
   ],
+  [
+    'accumulation of batches of which the last one counts nothing',
+    {
+      model: language(),
+      arrays: mostlyPadded(24),
+      inject: { loss: { ...CE, ignoreIndex: -100 }, accumulate: 3, optimizer: { name: 'sgd', lr: 0.3 } },
+    },
+  ],
+  ['losses that count different positions', { ...TWO_LOSSES, inject: { loss: UNEVEN } }],
+  [
+    'losses that count different positions, accumulation and clipping',
+    { ...TWO_LOSSES, inject: { loss: UNEVEN, accumulate: 3, clipGradNorm: 0.05, ema: 0.9, telemetry: 1 } },
+  ],
+  [
+    'losses that count different positions, and lazy rows',
+    { ...TWO_LOSSES, inject: { loss: UNEVEN, lazyRows: ['embedding'] } },
+  ],
+  [
+    'losses that count different positions, and products of the Hessian',
+    {
+      ...TWO_LOSSES,
+      inject: { loss: UNEVEN, accumulate: 2, optimizer: { name: 'adahessian', eps: 1e-2 } },
+    },
+  ],
 ];
 
 describe.each(SETTINGS)('training with %s', (_, setting) => {
@@ -252,6 +313,20 @@ const NORMALIZED: [string, Setting][] = [
     { model: residual(), arrays: images(21), inject: { loss: CE, onNonfinite: 'skip' } },
   ],
   [
+    'losses that count different positions',
+    {
+      model: residual(),
+      arrays: new Map([...images(32, i => i % 4 > 0), ['wanted', spread([32, 12], [-1, 1], 9)]]),
+      inject: {
+        loss: {
+          ...CE,
+          ignoreIndex: -100,
+          plus: [{ kind: 'mse', output: 'f', target: 'wanted', weight: 0.5 }],
+        },
+      },
+    },
+  ],
+  [
     'recomputed activations',
     { model: residual(), arrays: images(21), inject: { loss: CE, checkpointActivations: true } },
   ],
@@ -279,31 +354,34 @@ describe.each(NORMALIZED)('synchronized batch normalization of %s', (_, { inject
 });
 
 describe('a distributed run', () => {
-  it('goes on from its state with another number of ranks, in the middle of an update', async () => {
-    const [, setting] = SETTINGS[5]!;
-    const whole = await train(setting);
-    const stopped = (steps: number): Partial<LoopOptions> => {
-      let seen = 0;
-      return {
-        afterRun: () => void seen++,
-        signal: {
-          get aborted() {
-            return seen >= steps;
+  it.each([5, 11])(
+    'goes on from its state with another number of ranks, in the middle of an update: setting %i',
+    async at => {
+      const [, setting] = SETTINGS[at]!;
+      const whole = await train(setting);
+      const stopped = (steps: number): Partial<LoopOptions> => {
+        let seen = 0;
+        return {
+          afterRun: () => void seen++,
+          signal: {
+            get aborted() {
+              return seen >= steps;
+            },
           },
-        },
+        };
       };
-    };
-    // Four batches: one update, and one batch that waits.
-    const results = await Promise.all(
-      localCollectives(2).map(collective => train({ ...setting, loop: stopped(4) }, { collective })),
-    );
-    expect(results[0]!.losses.length).toBe(4);
-    expect(bits(results[1]!)).toEqual(bits(results[0]!));
-    const [resumed] = await onRanks(3, setting, {}, results[0]!.state);
-    expect(difference(whole, resumed!)).toBeLessThan(1e-6);
-    const alone = await train(setting, {}, results[0]!.state);
-    expect(difference(whole, alone)).toBeLessThan(1e-6);
-  });
+      // Four batches: one update, and one batch that waits.
+      const results = await Promise.all(
+        localCollectives(2).map(collective => train({ ...setting, loop: stopped(4) }, { collective })),
+      );
+      expect(results[0]!.losses.length).toBe(4);
+      expect(bits(results[1]!)).toEqual(bits(results[0]!));
+      const [resumed] = await onRanks(3, setting, {}, results[0]!.state);
+      expect(difference(whole, resumed!)).toBeLessThan(1e-6);
+      const alone = await train(setting, {}, results[0]!.state);
+      expect(difference(whole, alone)).toBeLessThan(1e-6);
+    },
+  );
 
   it('refuses a snapshot that lacks gradients', async () => {
     const { model } = await inject(mlp(), { loss: CE, accumulate: 2, lossDivisor: true }, sessionShapes);

@@ -10,36 +10,42 @@ import { measureLimits } from './limits.mjs';
 import { PEERS, PYTHON, PYTORCH, takesPart } from './peers.mjs';
 import { race } from './race.mjs';
 import { measureStart } from './start.mjs';
-import { describe, tables } from './tables.mjs';
+import { against, describe, tables } from './tables.mjs';
 import { WORKLOADS } from './workloads.mjs';
 
 const SUITES = ['limits', 'start', 'inject', 'train'];
+/** Real sizes take seconds a step, and longer to compile. */
+const TURNS = { rounds: 3, seconds: 0.7, patience: 40 };
+const REAL_TURNS = { rounds: 3, seconds: 6, patience: 400 };
 const names = list => list.map(item => item.name).join(', ');
 
-const HELP = `npm run bench -- [SUITE ...] [options]
+const HELP = `npm run bench -- [SUITE ...] [WORKLOAD ...] [options]
 
-Measures agd-onnx beside its peers, by turns in one run, and says what it left out.
+Measures agd-onnx beside its peers, by turns in one run, and says what it left out. A workload that is named, such as
+gpt2-small, runs alone; the names are ${names(WORKLOADS)}.
 
-Suites (all if none is named)
+Suites (all if nothing is named)
   limits   the machine's best rate of a matrix product, and of copying memory
   start    the command's help, and its first training step
   inject   what agd-onnx inject costs, by nodes and by bytes of weights
   train    a training step beside each peer's
 
 Options
-  --only NAMES     workloads: ${names(WORKLOADS)}
   --peers NAMES    ${names(PEERS)}
   --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
   --threads LIST   [1,2]
   --rounds N       turns that each peer gets [3]
-  --seconds N      how long a turn is [0.7]
-  --patience N     after how many seconds a peer that is not ready is left out [40]
-  --quick          one round, small sizes
+  --seconds N      how long a turn is [0.7, of real sizes 6]
+  --patience N     after how many seconds a peer that is not ready is left out [40, of real sizes 400]
+  --quick          in two minutes: one round of some small workloads beside PyTorch, with the most threads
+  --fastest        compare the fastest steps instead of the median ones, where other programs keep the machine busy
+  --against FILE   compare ratios with those of an earlier --json FILE; exit code 1 where one is more than 10 % lower
   --json FILE      write what was measured; bench/table.mjs makes docs/explain/performance.md's tables of it
   --svg FILE       write it as a chart, the goals marked
   --help
 
-The models are PyTorch's exports: PYTHON names the Python that has torch [python3]. JavaScript peers are installed by
+The models are PyTorch's exports: PYTHON names the Python that has torch [python3]. Real sizes
+need transformers too. JavaScript peers are installed by
 npm install --prefix bench.`;
 
 const { values, positionals } = readArguments();
@@ -53,20 +59,21 @@ function readArguments() {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
       options: {
-        only: text,
+        against: text,
+        fastest: flag,
         peers: text,
         artifacts: text,
         json: text,
         svg: text,
         quick: flag,
         help: flag,
-        threads: { ...text, default: '1,2' },
+        threads: text,
         rounds: text,
-        seconds: { ...text, default: '0.7' },
-        patience: { ...text, default: '40' },
+        seconds: text,
+        patience: text,
       },
     });
-    chosen(positionals, SUITES);
+    chosen(positionals, [...SUITES, ...WORKLOADS.map(({ name }) => name)]);
     return { values, positionals };
   } catch (error) {
     fail(error.message);
@@ -95,10 +102,14 @@ function fail(message) {
 }
 
 async function main() {
-  const workloads = select(values.only, WORKLOADS);
-  const peers = select(values.peers, PEERS);
-  const threads = values.threads.split(',').map(Number);
-  const has = suite => positionals.length === 0 || positionals.includes(suite);
+  const { quick } = values;
+  const named = WORKLOADS.filter(({ name }) => positionals.includes(name));
+  const workloads = named.length > 0 ? named : WORKLOADS.filter(w => !quick || w.quick);
+  const peers = select(values.peers ?? (quick ? 'agd-onnx,pytorch' : undefined), PEERS);
+  const threads = (values.threads ?? (quick ? '2' : '1,2')).split(',').map(Number);
+  const earlier = values.against && readEarlier(values.against);
+  const has = suite =>
+    positionals.length === 0 || positionals.includes(suite) || (suite === 'train' && named.length > 0);
   const result = {
     date: new Date().toISOString().slice(0, 10),
     machine: {
@@ -127,6 +138,25 @@ async function main() {
     benchInject(values.quick ? { nodes: [1000, 10_000], megabytes: [10], runs: 1 } : {}),
   );
   await step('train', () => train(workloads, peers, threads));
+  if (earlier) compare(result, earlier, values.against);
+}
+
+function readEarlier(file) {
+  try {
+    const { train } = JSON.parse(readFileSync(file, 'utf8'));
+    if (!train) throw new Error('it has no training steps');
+    return { train };
+  } catch (error) {
+    fail(`${file} is not the --json file of a bench: ${error.message}.`);
+  }
+}
+
+function compare({ train }, earlier, file) {
+  const { text, lost } = train ? against(train, earlier.train) : { lost: [] };
+  if (!text) fail(`${file} has no ratio that was measured now.`);
+  console.log(`\n${text}`);
+  if (lost.length)
+    fail(`slower than in ${file}, beside the same peer, by more than 10 %: ${lost.join(', ')}.`);
 }
 
 async function train(workloads, peers, threads) {
@@ -139,7 +169,7 @@ async function train(workloads, peers, threads) {
     prepare(folder, possible);
     const rows = [];
     for (const workload of possible)
-      for (const count of threads)
+      for (const count of workload.real ? [Math.max(...threads)] : threads)
         rows.push(await row(folder, workload, count, present, count === Math.max(...threads)));
     for (const { workload, threads, results } of rows)
       for (const [peer, { error }] of Object.entries(results))
@@ -169,7 +199,7 @@ function prepare(folder, workloads) {
       const { status } = spawnSync(PYTHON, [PYTORCH, 'export', folder, name]);
       if (status !== 0)
         throw new Error(
-          `${PYTHON} exports no models: it has no torch or no onnx. PYTHON may name another one.`,
+          `${PYTHON} exports no ${name}: it lacks torch, onnx, onnxscript or transformers. PYTHON may name another one.`,
         );
     }
 }
@@ -191,15 +221,19 @@ function whoIsThere(peers) {
 /** One workload with so many threads: each peer's result. */
 async function row(folder, workload, threads, peers, isLast) {
   const { name, options = {} } = workload;
-  const racing = peers.filter(peer => takesPart(peer, name) && (isLast || peer.threads));
+  const racing = peers.filter(peer => takesPart(peer, workload) && (isLast || peer.threads));
   const racers = racing.map(peer => ({
     name: peer.name,
     threads: peer.threads,
     ...peer.racer([folder, exported(workload), String(threads)], options),
   }));
-  const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
-  const [seconds, patience] = [Number(values.seconds), Number(values.patience)];
-  const results = await race(racers, { rounds, seconds, patience });
+  const turns = workload.real ? REAL_TURNS : TURNS;
+  const results = await race(racers, {
+    rounds: Number(values.rounds ?? (values.quick ? 1 : turns.rounds)),
+    seconds: Number(values.seconds ?? turns.seconds),
+    patience: Number(values.patience ?? turns.patience),
+    fastest: values.fastest,
+  });
   const { parameters } = JSON.parse(readFileSync(join(folder, `${exported(workload)}.json`), 'utf8'));
   const size = dims => dims.reduce((n, d) => n * d, 1);
   const row = {

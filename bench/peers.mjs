@@ -77,9 +77,12 @@ export const PEERS = [
   },
 ];
 
-/** Training artifacts can be run by those two alone. */
-export const takesPart = ({ name }, workload) =>
-  name === 'agd-onnx' || (name === 'onnxruntime-web') === (workload === 'artifacts');
+/** Training artifacts can be run by two peers alone, models of real size by PyTorch alone. */
+export function takesPart({ name, mark }, workload) {
+  if (name === 'agd-onnx') return true;
+  if (workload.real) return mark !== 'js';
+  return (name === 'onnxruntime-web') === (workload.name === 'artifacts');
+}
 
 function path(relative) {
   return fileURLToPath(new URL(relative, import.meta.url));

@@ -13,10 +13,10 @@ const SLOW_MS = 4000;
 const PAUSE_MS = 300;
 
 /**
- * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds, or `{error}`. A racer is
+ * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds (`fastest`: the fastest), or `{error}`. A racer is
  * `{name, command, args, threads}`, the last of which says whether it uses more than one; one that has not warmed up after `patience` seconds is left out.
  */
-export async function race(racers, { rounds, seconds, patience }) {
+export async function race(racers, { rounds, seconds, patience, fastest = false }) {
   const running = [];
   try {
     // Those that use all cores warm up alone, the others together.
@@ -35,7 +35,7 @@ export async function race(racers, { rounds, seconds, patience }) {
         await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
         await racer.turn(seconds, patience);
       }
-    return Object.fromEntries(running.map(r => [r.name, r.result]));
+    return Object.fromEntries(running.map(r => [r.name, r.result(fastest)]));
   } finally {
     for (const racer of running) racer.stop();
   }
@@ -86,10 +86,10 @@ class Racer {
     return this.#times.length > 0 && median(this.#times) > SLOW_MS;
   }
 
-  get result() {
+  result(fastest) {
     if (this.error) return { error: this.error };
     return {
-      ms: median(this.#times),
+      ms: fastest ? Math.min(...this.#times) : median(this.#times),
       megabytes: this.#megabytes,
       steps: this.#times.length,
       losses: this.#losses,

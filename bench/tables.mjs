@@ -1,6 +1,13 @@
 /** What was measured, as tables: data `{title, head, rows}` that a terminal or Markdown shows. */
 import { renderTable } from '../dist/cli/ui/table.js';
-import { operations, UPDATE_BYTES, WORKLOADS } from './workloads.mjs';
+import {
+  MEAN_GOAL,
+  MEMORY_GOAL,
+  operations,
+  REAL_MEMORY_GOAL,
+  UPDATE_BYTES,
+  WORKLOADS,
+} from './workloads.mjs';
 
 export const describe = ({ date, machine, system }) =>
   `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}`;
@@ -27,7 +34,9 @@ export function tableData(result) {
 /** With columns for the peers that have any result. */
 function trainTables({ peers, rows, leftOut }) {
   const train = { peers: peers.filter(p => rows.some(r => r.results[p.name]?.ms)), rows, leftOut };
-  return [peerTable, timeTable, goalTable, memoryTable, lossTable, leftOutTable].map(table => table(train));
+  return [peerTable, timeTable, goalTable, memoryTable, memoryGoalTable, lossTable, leftOutTable].map(table =>
+    table(train),
+  );
 }
 
 const digits = value => (value === undefined ? '' : value >= 100 ? value.toFixed(0) : value.toPrecision(3));
@@ -109,19 +118,73 @@ export function ratios({ peers, rows }) {
     );
 }
 
+/** The largest share of a ratio that may be lost against an earlier run. */
+const LOSS = 0.1;
+
+/** Ratios beside those of an earlier run: `{text, lost}`, the latter what lost more than its share. No text where nothing is comparable. */
+export function against(train, earlier) {
+  const key = r => `${r.workload} beside ${r.peer}`;
+  const before = new Map(ratios(earlier).map(r => [key(r), r.ratio]));
+  const common = ratios(train).filter(r => before.has(key(r)));
+  const lost = common.filter(r => r.ratio < (1 - LOSS) * before.get(key(r))).map(key);
+  const rows = common.map(r => [
+    ...[titleOf(r.workload), r.peer, before.get(key(r)).toFixed(2), r.ratio.toFixed(2)],
+    `${(100 * (r.ratio / before.get(key(r)) - 1)).toFixed(0)} %`,
+  ]);
+  if (rows.length === 0) return { lost };
+  const head = ['workload', 'beside', 'before', 'now', 'change'];
+  return { text: `The peer's time over ours, before and now\n${renderTable({ head, rows })}`, lost };
+}
+
 const judged = (goal, isReached) => `${goal} ${isReached ? 'reached' : 'missed'}`;
 
 function goalTable(train) {
+  const all = ratios(train);
+  const rows = all.map(({ workload, ratio, goal, peer }) => [
+    titleOf(workload),
+    peer,
+    ratio.toFixed(2),
+    goal === undefined ? 'none' : judged(goal, ratio >= goal),
+  ]);
+  const eager = all.filter(r => r.mark === 'eager' && isMeant(r.workload));
+  const mean = Math.exp(eager.reduce((sum, r) => sum + Math.log(r.ratio), 0) / eager.length);
+  if (eager.length > 1)
+    rows.push([
+      `Geometric mean of ${eager.length}`,
+      eager[0].peer,
+      mean.toFixed(2),
+      judged(MEAN_GOAL, mean >= MEAN_GOAL),
+    ]);
   return {
     suite: 'train',
     title: "The peer's time over ours, most threads",
     head: ['workload', 'beside', 'ratio', 'goal'],
-    rows: ratios(train).map(({ workload, ratio, goal, peer }) => [
-      titleOf(workload),
-      peer,
-      ratio.toFixed(2),
-      goal === undefined ? 'none' : judged(goal, ratio >= goal),
-    ]),
+    rows,
+  };
+}
+
+/** Of the seven small models, each counts once in the mean. */
+function isMeant(name) {
+  const { quick, macs } = WORKLOADS.find(w => w.name === name);
+  return Boolean(quick) && macs > 0;
+}
+
+/** Beside PyTorch, eager. */
+function memoryGoalTable({ peers, rows }) {
+  const peer = peers.find(p => p.mark === 'eager');
+  const most = Math.max(...rows.map(r => r.threads));
+  const measured = rows.filter(
+    r => r.threads === most && r.results['agd-onnx']?.megabytes && r.results[peer?.name]?.megabytes,
+  );
+  return {
+    suite: 'train',
+    title: `Our peak memory over that of ${peer?.title ?? 'PyTorch'}`,
+    head: ['workload', 'ratio', 'goal'],
+    rows: measured.map(({ workload, results }) => {
+      const ratio = results['agd-onnx'].megabytes / results[peer.name].megabytes;
+      const goal = WORKLOADS.find(w => w.name === workload).real ? REAL_MEMORY_GOAL : MEMORY_GOAL;
+      return [titleOf(workload), ratio.toFixed(2), judged(goal, ratio <= goal)];
+    }),
   };
 }
 

@@ -38,7 +38,9 @@ await serve(async (workload, threads) => {
   };
 });
 
-const sizeOf = state => [...state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+function sizeOf(state) {
+  return [...state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+}
 
 function prepared(workload, options) {
   if (workload.artifacts) return lifted(workload.artifacts);

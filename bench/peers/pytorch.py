@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from workloads import MODELS, UPDATES, loss
+from workloads import MODELS, REAL, UPDATES, loss
 
 
 # After the steps whose losses are compared: a batch that is learnt by heart has gradients too small for fast arithmetic.
@@ -46,12 +46,13 @@ class AGD(torch.optim.Optimizer):
 
 def export(folder, names):
     for name in names or [*MODELS, *UPDATES]:
-        spec = export_update(name) if name in UPDATES else export_model(folder, name)
+        export = export_update if name in UPDATES else export_real if name in REAL else export_model
+        spec = export(folder, name)
         with open(f'{folder}/{name}.json', 'w') as f:
             json.dump(spec, f)
 
 
-def export_update(name):
+def export_update(_, name):
     return {'parameters': {f'p{i}': {'dims': shape} for i, shape in enumerate(UPDATES[name])}}
 
 
@@ -64,17 +65,32 @@ def export_model(folder, name):
                       output_names=['output'], do_constant_folding=False,
                       training=torch.onnx.TrainingMode.PRESERVE,
                       dynamic_axes={n: {0: 'batch'} for n in [*names, 'output']})
+    return description(folder, name, dict(zip(names, x)), y, kind, dict(model.named_parameters()))
+
+
+def export_real(folder, name):
+    """By PyTorch's default exporter, weights beside the model; without its optimizer, which folds batch normalization."""
+    make, inputs, target, kind = MODELS[name]
+    torch.manual_seed(0)
+    model, x, y = make().eval(), inputs(), target()
+    has_batch_norm = any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    torch.onnx.export(model, tuple(x), f'{folder}/{name}.onnx', optimize=not has_batch_norm, verbose=False)
+    spec = description(folder, name, {'x': x[0]}, y, kind, {})
+    return {**spec, 'parameters': {n: {'dims': list(p.shape)} for n, p in model.named_parameters()}}
+
+
+def description(folder, name, inputs, target, kind, parameters):
     with open(f'{folder}/{name}.bin', 'wb') as data:
         def place(tensor):
             offset = data.tell()
             tensor.detach().numpy().tofile(data)
             return {'dims': list(tensor.shape), 'dtype': str(tensor.dtype)[6:], 'offset': offset}
         # The eight-byte integers first: they stay aligned.
-        feeds = dict(sorted({**dict(zip(names, x)), 'target': y}.items(), key=lambda item: item[1].is_floating_point()))
+        feeds = dict(sorted({**inputs, 'target': target}.items(), key=lambda item: item[1].is_floating_point()))
         return {
             'loss': kind,
             'inputs': {n: place(v) for n, v in feeds.items()},
-            'parameters': {n: place(v) for n, v in model.named_parameters()},
+            'parameters': {n: place(v) for n, v in parameters.items()},
         }
 
 

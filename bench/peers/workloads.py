@@ -3,6 +3,8 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+from real import MobileNetV3Large, bert_base, gpt2_small, resnet50, vit_small
+
 def mlp():
     return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
@@ -126,6 +128,17 @@ MODELS = {
     'dcn': (DeepCross, lambda: [_classes(100000, (1024, 26)), torch.randn(1024, 13)],
             lambda: torch.randint(0, 2, (1024,)).float(), 'bce-with-logits'),
 }
+
+# The same, of the size that people fine-tune.
+REAL = {
+    'gpt2-small': (gpt2_small, lambda: [_classes(50257, (2, 128))], lambda: _classes(50257, (2, 128)), 'cross-entropy'),
+    'bert-base': (bert_base, lambda: [_classes(30522, (8, 128))], lambda: _classes(2, (8,)), 'cross-entropy'),
+    'resnet50': (resnet50, lambda: [torch.randn(8, 3, 160, 160)], lambda: _classes(1000, (8,)), 'cross-entropy'),
+    'mobilenetv3-large': (MobileNetV3Large, lambda: [torch.randn(16, 3, 224, 224)], lambda: _classes(1000, (16,)),
+                          'cross-entropy'),
+    'vit-small': (vit_small, lambda: [torch.randn(8, 3, 224, 224)], lambda: _classes(1000, (8,)), 'cross-entropy'),
+}
+MODELS.update(REAL)
 
 # name: shapes of the tensors that an update alone changes
 UPDATES = {

@@ -121,7 +121,7 @@ function embeddingAt(graph: Graph, node: Node): AdaptedLayer | undefined {
   };
 }
 
-/** The product that ONNX Runtime's Attention begins with. Adapters may be added to its weight already. */
+/** The product that ONNX Runtime's Attention and QAttention begin with. Adapters may be added to its weight already. */
 function projectionAt(graph: Graph, node: Node): AdaptedLayer | undefined {
   if (!/^Q?Attention$/.test(node.opType) || node.domain !== 'com.microsoft') return undefined;
   const [input, read, bias] = node.inputs;
@@ -139,8 +139,9 @@ function projectionAt(graph: Graph, node: Node): AdaptedLayer | undefined {
     name: names.name,
     // Where ONNX Runtime fused three weights, it made up the name of the result.
     module: /qkv_weights?\w*$/.test(names.module) ? namesOfNode(node).module : names.module,
-    ...{ dtype: dtypeAt(graph, node, weight), isInner: true },
-    quantized: node.opType === 'QAttention' ? node.opType : quantized,
+    ...(node.opType === 'QAttention'
+      ? { dtype: floatOf(graph, node.inputs[3]), quantized: 'MatMulInteger' }
+      : { dtype: dtypeAt(graph, node, weight), quantized, isInner: true }),
   };
 }
 
@@ -176,7 +177,7 @@ export const describeLayer = ({ module, node, inputs, outputs }: AdaptedLayer) =
 
 /** Operators that compute more than a product, or a product of integers only. */
 const REFUSED =
-  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|DynamicQuantizeMatMul|QAttention)$/;
+  /^(FusedGemm|FusedConv|QGemm|QLinearMatMul|QLinearConv|ConvInteger|MatMulInteger|MatMulIntegerToFloat|DynamicQuantizeMatMul)$/;
 
 /** Throws `unsupported-op` for a layer whose operator takes no adapter. */
 export function checkAdaptable(layer: AdaptedLayer): void {

@@ -15,6 +15,7 @@ import { type AdaptedLayer, adaptedLayers, checkAdaptable, describeLayer } from 
 import { type AdapterRecord, scaleOf, writeAdapters } from './adapter-record.js';
 import { layersMatching, layersNamed } from './choose-layers.js';
 import { checkMagnitudes, columnSquares } from './column-norms.js';
+import { type OpenedProduct, openQAttention } from './open-qattention.js';
 import { partsOf } from './packed-parts.js';
 import { fromPeft } from './peft-layout.js';
 import { type Emit, type Magnitudes, rescale } from './rescale.js';
@@ -50,8 +51,21 @@ export function addAdapters(
         `No dropout for layer ${describeLayer(layer)}: the adapter is added to its weight; leave out dropout.`,
       );
   }
-  place(model, planned, seed);
+  place(model, withOpenProducts(model, planned), seed);
   return model;
+}
+
+/** Gives QAttention its product as a layer of its own. */
+function withOpenProducts(model: Model, planned: readonly Planned[]): Planned[] {
+  const names = Names.of(model);
+  const opened = new Map<Node, OpenedProduct>();
+  return planned.map(each => {
+    const { node } = each.layer;
+    if (node.opType !== 'QAttention') return each;
+    const product = opened.get(node) ?? openQAttention(node, names, model.opset);
+    opened.set(node, product);
+    return { ...each, layer: { ...each.layer, ...product } };
+  });
 }
 
 function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[], notes: string[]): Planned[] {

@@ -68,7 +68,7 @@ function check({ layer, feedforward }: Planned): void {
   const why =
     layer.kind === 'embedding'
       ? 'an embedding'
-      : layer.isInner || layer.part
+      : layer.isInner || layer.part || layer.node.opType === 'QAttention'
         ? 'it is part of an operator that computes more'
         : feedforward && layer.quantized === 'MatMulInteger'
           ? 'its input is quantized; leave out feedforward'

@@ -20,8 +20,8 @@ export function partsOf(layer: AdaptedLayer): AdaptedLayer[] {
 }
 
 /** Numbers of outputs that are queries, keys and values. */
-function widthsOf({ node, output, outputs, isInner }: AdaptedLayer): number[] | undefined {
-  if (isInner) {
+function widthsOf({ node, output, outputs }: AdaptedLayer): number[] | undefined {
+  if (/^Q?Attention$/.test(node.opType)) {
     const sizes = node.attrs.get('qkv_hidden_sizes');
     return sizes?.type === 'ints' ? sizes.value.map(Number) : Array(3).fill(outputs / 3);
   }

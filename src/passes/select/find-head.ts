@@ -195,14 +195,15 @@ function onIntegers(graph: Graph, node: Node, input: Value, output: Value): Line
   };
 }
 
-/** DynamicQuantizeLinear, MatMulInteger, Cast and Mul by the scales: together a floating-point product. */
+/** QuantizeLinear or DynamicQuantizeLinear, MatMulInteger, Cast and Mul by the scales: together a floating-point product. */
 function dynamicallyQuantized(graph: Graph, node: Node, output: Value): LinearLayer | undefined {
   if (node.opType !== 'Mul') return undefined;
   const product = integerProduct(node);
   const rounding = product?.inputs[0]?.producer;
-  if (product?.opType !== 'MatMulInteger' || rounding?.opType !== 'DynamicQuantizeLinear') return undefined;
+  if (product?.opType !== 'MatMulInteger' || !/^(Dynamic)?QuantizeLinear$/.test(rounding?.opType ?? ''))
+    return undefined;
   const weight = product.inputs[1] && storedAt(graph, product.inputs[1]);
-  const input = rounding.inputs[0];
+  const input = rounding?.inputs[0];
   if (!weight || !input || weight.tensor.dims.length !== 2) return undefined;
   return {
     ...{

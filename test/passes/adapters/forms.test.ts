@@ -218,13 +218,78 @@ const grouped = (write: (s: Sketch, x: Value) => Value, merges: boolean) => {
   return ofParts({ ...form, feeds: { x: spread([2, 3, 32], [-1, 1], 3) } }, 32, [32, 16]);
 };
 
+type IntegerForm = {
+  mask?: Tensor;
+  past?: Tensor;
+  present?: boolean;
+  unidirectional?: number;
+  scale?: number;
+  perColumn?: boolean;
+  isStatic?: boolean;
+  /** The levels of x are an input. */
+  isFed?: boolean;
+  opset?: number;
+};
+
+/** Attention of two heads by one weight of integers. */
+function integers(options: IntegerForm = {}): Form {
+  const { mask, past, present, unidirectional = 0, scale, perColumn, isStatic, isFed, opset } = options;
+  // Kernels of processors without dot products of bytes saturate sums of two products.
+  const narrow = new Tensor(
+    'int8',
+    [8, 24],
+    bytes('int8', [8, 24]).bytes.map(b => ((b << 24) >> 25) & 255),
+  );
+  const number = (s: Sketch, name: string, n: number) => s.weight(name, Tensor.filled('float32', [], n));
+  const form = linear(
+    (s, x) => {
+      const zero = Tensor.filled('uint8', [], 120);
+      const fixed = () => {
+        const [step, from] = [number(s, 'x_scale', 0.01), s.weight('x_zero', zero)];
+        return [s.add('QuantizeLinear', [x, step, from], 'x_levels'), step, from] as const;
+      };
+      const fed = () => [s.input('levels', [2, 3, 8], 'uint8'), number(s, 'x_scale', 0.01), null] as const;
+      const [levels, step, from] = isFed ? fed() : isStatic ? fixed() : dynamic(s, x);
+      const scales = perColumn
+        ? s.weight('w.scale', spread([24], [0.005, 0.02], 8))
+        : number(s, 'w.scale', 0.01);
+      const inputs = [
+        ...[levels, s.weight('w', narrow), s.weight('bias', [24]), step, scales],
+        ...[mask ? s.weight('mask', mask) : null, from, null],
+        ...(past ? [s.weight('past', past)] : []),
+      ];
+      const y = s.add('QAttention', inputs, 'y', {
+        ...{ num_heads: 2, unidirectional },
+        scale: scale === undefined ? undefined : { type: 'float', value: scale },
+      });
+      microsoft(s);
+      if (past || present) s.graph.nodes.at(-1)!.outputs = [y, new Value('present')];
+      return y;
+    },
+    false,
+    [8, 24],
+    opset,
+  );
+  const { graph } = form.model;
+  graph.inputs[0]!.type = { kind: 'tensor', dtype: 'float32', shape: ['batch', 3, 8] };
+  if (past || present) {
+    const made = graph.nodes.at(-1)!.outputs[1]!;
+    made.type = { kind: 'tensor', dtype: 'float32', shape: [2, 'batch', 2, 'total', 4] };
+    graph.addOutputs(made);
+  }
+  return { ...form, feeds: { x: spread([2, 3, 8], [-1, 1], 3) } };
+}
+
 const INNER: Record<string, () => Form> = {
   Attention: attention,
   'Attention by a transposed weight': () => attention(true),
+  QAttention: integers,
+  'QAttention with a static scale': () => integers({ isStatic: true }),
 };
 
 const PARTS: Record<string, () => Form> = {
   Attention: () => ofParts(attention(), 8, [8, 4]),
+  QAttention: () => ofParts(integers(), 8, [8, 8]),
   'a MatMul before GroupQueryAttention': () =>
     grouped((s, x) => s.add('MatMul', [x, s.weight('qkv_proj.weight', [32, 64])], 'qkv'), true),
   'a MatMulNBits before GroupQueryAttention': () =>
@@ -236,10 +301,15 @@ const PARTS: Record<string, () => Form> = {
     }, false),
 };
 
-async function outputOf(model: Model, feeds: Record<string, Tensor>): Promise<Tensor> {
+async function outputsOf(model: Model, feeds: Record<string, Tensor>): Promise<Record<string, Tensor>> {
   const session = await Session.create(decodeModel(encodeModel(model)));
-  const { y } = await session.run(feeds);
+  const outputs = await session.run(feeds);
   await session.release();
+  return outputs;
+}
+
+async function outputOf(model: Model, feeds: Record<string, Tensor>): Promise<Tensor> {
+  const { y } = await outputsOf(model, feeds);
   return y!;
 }
 
@@ -507,22 +577,84 @@ it('refuses a file with two adapters for one layer', () => {
   );
 });
 
-it('refuses an attention layer of integers', () => {
-  const { model } = linear(
-    (s, x) => {
-      const levels = dynamic(s, x);
-      const inputs = [levels[0], s.weight('w', bytes('int8', [8, 24])), s.weight('bias', [24])];
-      const scale = s.weight('w.scale', Tensor.filled('float32', [], 0.01));
-      const y = s.add('QAttention', [...inputs, levels[1], scale, null, levels[2]], 'y', { num_heads: 2 });
-      microsoft(s);
-      return y;
-    },
-    false,
-    [8, 24],
-  );
-  expect(() => addAdapters(model, [{ match: '*', r: 1 }], undefined)).toThrow(
-    "No adapter for layer 'w' (QAttention, 8 to 24): QAttention multiplies quantized numbers; use the model before it was quantized.",
-  );
+describe('an adapter of QAttention', () => {
+  it('adds its product to that of the integers, as computed in float64', async () => {
+    const { model, adapters, feeds } = integers();
+    const { a, b } = adapters.adapters[0]!;
+    const x = feeds.x!.numbers();
+    const stored = (name: string) =>
+      [...model.graph.initializers].find(([v]) => v.name === name)![1].numbers();
+    const [w, bias] = [stored('w'), stored('bias')];
+    // DynamicQuantizeLinear, as ONNX defines it.
+    const [low, high] = [Math.min(0, ...x), Math.max(0, ...x)];
+    const scale = Math.fround((high - low) / 255);
+    const zero = Math.round(-low / scale);
+    const level = (v: number) => (Math.min(255, Math.max(0, Math.round(v / scale) + zero)) - zero) * scale;
+    const row = (i: number) =>
+      bias.map((start, o) => {
+        let sum = start;
+        for (let c = 0; c < 8; c++) sum += level(x[8 * i + c]!) * w[24 * c + o]! * Math.fround(0.01);
+        for (let k = 0; k < 2; k++) {
+          let low = 0;
+          for (let c = 0; c < 8; c++) low += x[8 * i + c]! * a.numbers()[8 * k + c]!;
+          sum += 1.5 * low * b.numbers()[2 * o + k]!;
+        }
+        return sum;
+      });
+    const wanted = [0, 1].flatMap(batch => {
+      const rows = [0, 1, 2].map(t => row(3 * batch + t));
+      return rows.flatMap(q =>
+        [0, 1].flatMap(head => {
+          const part = (r: number[], from: number) => r.slice(8 * from + 4 * head, 8 * from + 4 * head + 4);
+          const scores = rows.map(r => part(q, 0).reduce((n, v, i) => n + v * part(r, 1)[i]!, 0) / 2);
+          const weights = scores.map(s => Math.exp(s - Math.max(...scores)));
+          const total = weights.reduce((n, v) => n + v, 0);
+          return [0, 1, 2, 3].map(i =>
+            rows.reduce((n, r, t) => n + (weights[t]! / total) * part(r, 2)[i]!, 0),
+          );
+        }),
+      );
+    });
+    expect(farthest(await run(addAdapters(model, [], adapters), feeds), wanted)).toBeLessThan(1e-5);
+  });
+
+  const lengths = Tensor.from('int32', [2], Int32Array.of(3, 2));
+  const shown = Tensor.from('int32', [2, 3], Int32Array.of(1, 1, 0, 1, 1, 1));
+  const past = spread([2, 2, 2, 4, 4], [-1, 1], 5);
+  it.each<[string, IntegerForm]>([
+    ['a mask of lengths', { mask: lengths }],
+    ['a mask of positions', { mask: shown }],
+    ['a causal mask', { unidirectional: 1 }],
+    ['a scale and an older operator set', { scale: 0.3, opset: 11 }],
+    ['scales of columns', { perColumn: true }],
+    ['a static scale', { isStatic: true }],
+    ['a past', { past, unidirectional: 1 }],
+    ['a present without a past', { present: true }],
+  ])('leaves the numbers as they are at first, with %s', async (_, form) => {
+    const { model, feeds } = integers(form);
+    const adapted = addAdapters(model, [{ match: 'w', r: 2 }], undefined);
+    const weights = ({ graph }: Model) => [...graph.initializers].find(([v]) => v.name === 'w')![1];
+    expect(weights(adapted)).toBe(weights(model));
+    expect(adapted.graph.nodes.some(node => node.opType === 'QAttention')).toBe(false);
+    const [before, after] = [await outputsOf(model, feeds), await outputsOf(adapted, feeds)];
+    expect(Object.keys(after)).toEqual(Object.keys(before));
+    for (const [name, { dims }] of Object.entries(before)) {
+      expect(after[name]!.dims).toEqual(dims);
+      expect(farthest(before[name]!.numbers(), after[name]!.numbers())).toBeLessThan(2e-6);
+    }
+  });
+
+  it('is refused where the features before rounding are not in the graph, and as IA3 and DoRA', () => {
+    const { model } = integers();
+    const take = (spec: object) => () => addAdapters(model, [{ match: 'w', r: 2, ...spec }], undefined);
+    expect(take({ dora: true })).toThrow('its activations are quantized');
+    expect(() => addScales(model, [{ match: 'w' }], undefined)).toThrow('an operator that computes more');
+    const { model: other } = integers({ isFed: true });
+    expect(() => addAdapters(other, [{ match: 'w', r: 2 }], undefined)).toThrow(
+      "No adapter for QAttention 'y_node': the graph does not compute the features that it multiplies before they are rounded.",
+    );
+    expect(take({ r: 9 })).toThrow("rank 9 is above that of layer 'w' (QAttention, 8 to 24)");
+  });
 });
 
 it('refuses magnitudes of blocks of 4-bit floats', () => {

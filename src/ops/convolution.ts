@@ -16,7 +16,7 @@ type Convolution = Rule<readonly [Expr, Expr, Expr?], readonly [Expr]>;
 export const Conv: Convolution = ([dy], node) => {
   const [x, w, b] = node.inputs;
   const group = node.attrs.int('group', 1);
-  const padded = withPads(node, x, dy, windowsOf(node, x, dy, kernelOf(w)));
+  const padded = withPads(node, x, dy, windowsOf(node, x, dy, kernelOf(w), isDepthwise(x, dy, w, group)));
   return [
     () => padded.unpad(convAdjoint(dy, w, padded.windows, padded.x, group)),
     () => weightGradient(padded.x, dy, w, padded.windows, group),
@@ -112,9 +112,10 @@ function windowPlaces(windows: readonly Window[], i: number, outer: Expr, dtype:
 
 /**
  * dw[m,c,k] = sum_{n,o} dy[n,m,o] x[n,c, o stride + k dilation - begin], per group, as products of matrices: of dy and
- * the columns of x, or of shifted copies of both if that copies less.
+ * the columns of x, or of shifted copies of both if that copies less. Depthwise convolutions are gradients of themselves.
  */
 function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group: number): Expr {
+  if (isDepthwise(x, dy, w, group)) return byPlanes(x, dy, windows).reshapeLike(w);
   const isFixed = [w.shape!, dy.shape!.slice(2), windows.map(v => v.surplus ?? null)].every(isKnown);
   if (group > 1 || !isFixed || volume(w, 2) === 1) return byColumns(x, dy, w, windows, group);
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
@@ -122,6 +123,46 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
   const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
   if (saved > 0 && windows.every(v => v.stride === 1)) return byShifts(x, dy, w, windows);
   return c < FEW ? byColumns(x, dy, w, windows, group) : byRows(x, dy, w, windows);
+}
+
+/** Whether every channel has one kernel, with all extents known, and the processor is the one that `byPlanes` is fast on. */
+function isDepthwise(x: Expr, dy: Expr, w: Expr, group: number): boolean {
+  const kernels = w.staticShape;
+  const isSingle = kernels?.[0] === group && kernels[1] === 1 && group > 1 && volumeOf(kernels) > group;
+  return x.g.provider === 'cpu' && isSingle && x.staticShape !== undefined && dy.staticShape !== undefined;
+}
+
+/**
+ * A depthwise convolution's dw[c] = sum_n of the convolution of the plane x[n,c] with dy[n,c] as its kernel, strides and
+ * dilations exchanged: one depthwise convolution of N C channels. With columns, a product would have a single row.
+ */
+function byPlanes(x: Expr, dy: Expr, windows: readonly Window[]): Expr {
+  const [n, c, ...inner] = x.staticShape as [number, number, ...number[]];
+  const kernel = dy.staticShape!.slice(2);
+  const planes = windows.map(({ kernel: k, stride, dilation, begin }, i) => {
+    const reach = (kernel[i]! - 1) * stride + 1;
+    const end = Math.max(0, (k - 1) * dilation + reach - inner[i]! - begin!);
+    const count = Math.floor((inner[i]! + begin! + end - reach) / dilation) + 1;
+    return { kernel: kernel[i]!, stride: dilation, dilation: stride, begin, end, surplus: 0, count };
+  });
+  const shape = [1, n * c, ...planes.map(v => v.count)];
+  const dw = x
+    .reshape([1, n * c, ...inner])
+    .op('Conv', [dy.reshape([n * c, 1, ...kernel])], convAttrs(planes, n * c), {
+      types: [{ kind: 'tensor', dtype: x.dtype, shape }],
+    })
+    .reshape([n, c, ...planes.map(v => v.count)])
+    .sum([0]);
+  // Elements after the last window would be those of a larger kernel.
+  const isExact = planes.every((v, i) => v.count === windows[i]!.kernel);
+  const axes = windows.map((_, i) => 1 + i);
+  return isExact
+    ? dw
+    : dw.slice(
+        axes.map(() => 0),
+        windows.map(v => v.kernel),
+        axes,
+      );
 }
 
 /** With fewer channels, gathering pixels as rows does not pay. */

@@ -32,6 +32,18 @@ describe.each<Case>([
   ['groups and strides', [1, 4, 5, 4], [2, 2, 2, 2], { group: 2, strides: [2, 2] }],
   ['depthwise', [2, 3, 4, 4], [3, 1, 3, 3], { group: 3, pads: [1, 1, 1, 1] }],
   ['depthwise with a multiplier', [1, 2, 4, 4], [4, 1, 3, 2], { group: 2, strides: [2, 1] }],
+  [
+    'depthwise, everything set',
+    [2, 2, 8, 7],
+    [2, 1, 3, 2],
+    { group: 2, strides: [2, 3], dilations: [1, 2], pads: [1, 0, 0, 1] },
+  ],
+  [
+    'depthwise, strides longer than the kernel',
+    [1, 2, 9, 7],
+    [2, 1, 2, 1],
+    { group: 2, strides: [4, 3], pads: [1, 0, 0, 0] },
+  ],
   ['SAME_UPPER', [1, 1, 5, 6], [2, 1, 2, 3], { auto_pad: 'SAME_UPPER' }],
   ['SAME_UPPER with strides', [1, 1, 5, 6], [2, 1, 3, 3], { auto_pad: 'SAME_UPPER', strides: [2, 2] }],
   ['SAME_LOWER with strides', [1, 1, 5, 6], [2, 1, 4, 3], { auto_pad: 'SAME_LOWER', strides: [3, 2] }],

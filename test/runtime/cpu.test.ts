@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
-import type { Tensor } from '../../src/graph/tensor.js';
+import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
 import { BLOCKED } from '../../src/passes/run/block-channels.js';
 import { layOut } from '../../src/runtime/cpu.js';
@@ -84,6 +84,43 @@ it.skipIf(process.arch !== 'x64')(
       [0, 1, 1],
       [1, 0, 1],
     ]).toContainEqual(left);
+  },
+);
+
+/** The kernel's gradient is that of N C channels, each with a kernel of its own. */
+it.skipIf(process.arch !== 'x64')(
+  'reorders images once for a depthwise convolution and its gradients',
+  async () => {
+    const [n, c, height, width] = [2, 32, 9, 8];
+    const { model, feeds } = convolution([n, c, height, width], [c, 1, 3, 3], {
+      group: c,
+      pads: [1, 1, 1, 1],
+    });
+    const { graph } = model;
+    const shaped = (name: string, shape: number[]) =>
+      new Value(name, { kind: 'tensor', dtype: 'float32', shape });
+    const reshape = (x: Value, shape: number[]) => {
+      const [to, y] = [new Value(`${x.name}_shape`), shaped(`${x.name}_planes`, shape)];
+      graph.initializers.set(to, Tensor.from('int64', [4], BigInt64Array.from(shape, BigInt)));
+      graph.append(new Node('Reshape', [x, to], [y]));
+      return y;
+    };
+    const [x, dy] = [graph.inputs[0]!, shaped('dy', [n, c, height, width])];
+    graph.inputs.push(dy);
+    const planes = [reshape(x, [1, n * c, height, width]), reshape(dy, [n * c, 1, height, width])];
+    const dw = new Value('dw');
+    graph.append(new Node('Conv', planes, [dw], toAttrs({ group: n * c, pads: [1, 1, 1, 1] })));
+    // 'run' gives y.
+    graph.outputs = [Object.assign(graph.outputs[0]!, { name: 'forward' }), Object.assign(dw, { name: 'y' })];
+    const fed = { ...feeds, dy: spread([n, c, height, width], [-1, 1], 5) };
+    const before = await run(model, fed);
+    await layOut(model, {});
+    const moved = operators(model).filter(op => /ReorderInput|Transpose/.test(op));
+    expect(moved).toEqual([`${BLOCKED}:ReorderInput`, ':Transpose', `${BLOCKED}:ReorderInput`]);
+    const after = await run(model, fed);
+    expect(after.dims).toEqual([1, n * c, 3, 3]);
+    const off = Math.max(...after.numbers().map((v, i) => Math.abs(v - before.numbers()[i]!)));
+    expect(off).toBeLessThan(1e-4);
   },
 );
 

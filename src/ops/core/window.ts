@@ -24,14 +24,20 @@ const MOST_ELEMENTS = 8192;
 
 /**
  * The windows of `node`, one per spatial axis, over `x`, the padded side; `y` has one element per window. The kernel's
- * extents are those of the attribute, if present, or those given.
+ * extents are those of the attribute, if present, or those given. `anySize`: nothing that grows with the kernel is built.
  */
-export function windowsOf(node: NodeView<Operands>, x: Expr, y?: Expr, kernelShape: Shape = []): Window[] {
+export function windowsOf(
+  node: NodeView<Operands>,
+  x: Expr,
+  y?: Expr,
+  kernelShape: Shape = [],
+  anySize = false,
+): Window[] {
   const { attrs } = node;
   const kernel = attrs.ints('kernel_shape') ?? kernelShape;
   const n = kernel.length;
   const size = kernel.reduce<number>((product, k) => product * (typeof k === 'number' ? k : 1), 1);
-  if (size > MOST_ELEMENTS) throw node.unsupported(`a kernel of ${size} elements`);
+  if (!anySize && size > MOST_ELEMENTS) throw node.unsupported(`a kernel of ${size} elements`);
   const pads = attrs.ints('pads') ?? Array(2 * n).fill(0);
   const autoPad = attrs.string('auto_pad', 'NOTSET');
   return kernel.map((k, i) => {
@@ -221,6 +227,8 @@ function flip(w: Expr, group: number): Expr {
       )
     : w;
   const spatial = range(2, w.rank);
+  // One channel to one channel: nothing to exchange.
+  if (w.extent(0) === group && w.extent(1) === 1) return back;
   if (group === 1) return back.transpose([1, 0, ...spatial]);
   const rest = w.dims(1);
   return back

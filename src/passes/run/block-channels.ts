@@ -49,32 +49,62 @@ function isFaster(node: Node, graph: Graph, block: number): boolean {
   const isImage = kernel.length === 2 && kernel[0]! * kernel[1]! > 1;
   // Fewer channels than a block are read without reordering.
   const fits = group === 1 ? c! < block || c! % block === 0 : c === 1 && group === m;
-  return isImage && m! % block === 0 && m! * c! > 0 && m! * c! <= MOST && fits;
+  return isImage && m! % block === 0 && m! * c! > 0 && (group > 1 || m! * c! <= MOST) && fits;
 }
 
 function blocked(g: Builder, node: Node, block: number, reordered: Map<Value, Expr>): void {
   const [x, w, b] = node.inputs.map(v => (v ? g.of(v) : undefined)) as [Expr, Expr, Expr?];
-  const [m, c, ...kernel] = w.staticShape as number[];
+  const [m, c] = w.staticShape as number[];
   const [y] = node.outputs;
   const emit = (op: string, inputs: (Expr | undefined)[], attrs = {}, type = y!.type) =>
     g.emit(op, inputs, attrs, { domain: BLOCKED, types: [type] })[0]!;
   const isDepthwise = new Attributes(node).int('group', 1) > 1;
-  const size = kernel.reduce((n, d) => n * d, 1);
-  // One axis at a time: the runtime's Transpose is several times slower if it moves several axes.
-  const rows = w.reshape([m! / block, block, c! * size]).transpose([0, 2, 1]);
-  const laidOut =
-    c! % block === 0
-      ? rows.reshape([(m! * c!) / block ** 2, block, size, block]).transpose([0, 2, 1, 3])
-      : rows;
-  const inBlocks = isDepthwise || c! % block === 0;
-  const input = inBlocks ? (reordered.get(x.value) ?? emit('ReorderInput', [x], {}, x.value.type)) : x;
-  if (inBlocks) reordered.set(x.value, input);
+  const inBlocks = (e: Expr): Expr => {
+    const known = reordered.get(e.value);
+    if (known) return known;
+    const images = merged(g, e, block);
+    const made = images
+      ? inBlocks(images).reshape(e.staticShape!)
+      : emit('ReorderInput', [e], {}, e.value.type);
+    reordered.set(e.value, made);
+    return made;
+  };
+  const isBlocked = isDepthwise || c! % block === 0;
+  const planes = isDepthwise ? merged(g, w, block) : undefined;
   const output = emit(
     'Conv',
-    [input, laidOut.reshape([m!, c!, ...kernel]), b],
+    [
+      isBlocked ? inBlocks(x) : x,
+      planes ? inBlocks(planes).reshape(w.staticShape!) : kernelInBlocks(w, block),
+      b,
+    ],
     Object.fromEntries(node.attrs),
   );
   g.identity(emit('ReorderOutput', [output], { channels: m }).value, y!);
+}
+
+/**
+ * The images [N, C, H, W] of whole blocks that `e` holds as channels of a single one, or as kernels of N C channels: the
+ * gradient of a depthwise kernel reads them so, and they are in blocks as they are.
+ */
+function merged(g: Builder, e: Expr, block: number): Expr | undefined {
+  const node = e.value.producer;
+  const from = node?.opType === 'Reshape' && node.domain === '' ? node.inputs[0]! : undefined;
+  const [n, c, ...inner] = from?.shape ?? [];
+  const isWhole = typeof n === 'number' && typeof c === 'number' && c % block === 0;
+  const isMerged = isWhole && e.staticShape?.includes(n * c) && `${e.staticShape.slice(2)}` === `${inner}`;
+  return isMerged ? g.of(from!) : undefined;
+}
+
+/** A kernel [M, C, ...] with the values of `block` outputs, and of as many inputs, side by side. */
+function kernelInBlocks(w: Expr, block: number): Expr {
+  const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
+  const size = kernel.reduce((n, d) => n * d, 1);
+  // One axis at a time: the runtime's Transpose is several times slower if it moves several axes.
+  const rows = w.reshape([m / block, block, c * size]).transpose([0, 2, 1]);
+  const laidOut =
+    c % block === 0 ? rows.reshape([(m * c) / block ** 2, block, size, block]).transpose([0, 2, 1, 3]) : rows;
+  return laidOut.reshape([m, c, ...kernel]);
 }
 
 /**

@@ -3,6 +3,7 @@ export { applyAdapters } from './adapters/apply-adapters.js';
 export { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 export { checkpointActivations } from './differentiate/checkpoint-activations.js';
 export { checkStatistics, clipSamples, separateSamples } from './differentiate/clip-samples.js';
+export { perturbWeights } from './differentiate/perturb-weights.js';
 export { adoptStep, describeOwnStep, readAlgorithm } from './import/adopt-step.js';
 export { lowerTrainingOperators } from './import/lower-training-operators.js';
 export { useGradients } from './import/use-gradients.js';

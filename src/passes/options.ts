@@ -21,12 +21,14 @@ import { PARAMETER_OPTIONS } from './options/parameters.js';
 import { PRIVACY_OPTIONS } from './options/privacy.js';
 import { QUANTIZATION_OPTIONS } from './options/quantization.js';
 import { RUN_OPTIONS } from './options/run.js';
+import { SHARPNESS_OPTIONS } from './options/sharpness.js';
 import { UPDATE_OPTIONS } from './options/update.js';
 
 export { type Device, placeOf } from './options/device.js';
 export type { Fed, LeastBatch, StoredCheckpoint, StoredProperty } from './options/library.js';
 export { type Command, GROUPS, type Option } from './options/option.js';
 export type { DpSgd } from './options/privacy.js';
+export type { Ball } from './options/sharpness.js';
 export { type ParameterGroup, parseAssignments, parseNumbers, parseScale } from './options/text.js';
 
 /** The loss: computed from an output and a target, or by the model itself, which may take a target. */
@@ -43,6 +45,7 @@ export const OPTIONS = {
   ...PARAMETER_OPTIONS,
   ...ADAPTER_OPTIONS,
   ...UPDATE_OPTIONS,
+  ...SHARPNESS_OPTIONS,
   ...PRIVACY_OPTIONS,
   ...MODEL_OPTIONS,
   ...QUANTIZATION_OPTIONS,

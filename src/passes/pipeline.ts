@@ -63,7 +63,7 @@ import { splitMergedInitializers } from './normalize/split-merged-initializers.j
 import { tieTransposedInitializers } from './normalize/tie-transposed-initializers.js';
 import { upgradeOpset } from './normalize/upgrade-opset.js';
 import { beforeWidening, widenBfloat16 } from './normalize/widen-bfloat16.js';
-import { noLoss } from './options.js';
+import { noLoss, type ScalarType } from './options.js';
 import { groupsOfScales, scaleGradientsOfScales } from './quantize/learned-scales.js';
 import { observeRanges } from './quantize/observe-ranges.js';
 import { followingScales, scalesOf } from './quantize/quantization-record.js';
@@ -718,6 +718,42 @@ const ALL = [
     },
   }),
   pass({
+    name: 'perturb-weights',
+    does: 'Computes the gradients once more at perturbed weights, for sharpness-aware minimization',
+    requires: ['g', 'trained', 'grads', 'lookups', 'lastRows'],
+    ensures: ['perturbed'],
+    async run(c) {
+      const { g, options, trained, grads, lookups, lastRows } = c;
+      c.perturbed = undefined;
+      const ball = options.sam ?? options.wsam;
+      if (!ball || !trained.length) return false;
+      const parts = c.gradParts ?? [grads];
+      const points = trained.map((param, i) => {
+        const lookup = lookups.get(param);
+        const grad = parts.flatMap(list => list[i]?.wide() ?? []).reduce((sum, e) => sum.add(e));
+        if (!lookup) return { at: param, grad };
+        return { at: lookup.looked, grad, direction: grad.gather(g.of(lastRows.get(param)!)) };
+      });
+      const { perturbWeights } = await import('./on-demand.js');
+      const results = parts.flat().flatMap(e => e?.value ?? []);
+      const copies = perturbWeights(g, points, results, ball, scalarTypeOf(options));
+      const copyOf = (v: Value) => copies.get(v) ?? v;
+      const again = parts.map(list => list.map(e => e && g.of(copyOf(e.value))));
+      if (options.wsam) {
+        const named = (e: Expr, { name }: Value) => g.of(g.rename(e, `${name}_perturbed_grad`));
+        c.perturbed = again.map(list => list.map((e, i) => e && named(e, trained[i]!)));
+        return true;
+      }
+      for (const lookup of lookups.values()) {
+        const pairs = [...(lookup.unsummed ?? [])];
+        lookup.unsummed = new Map(pairs.map(([sum, grad]) => [copyOf(sum), copyOf(grad)]));
+      }
+      c.grads = firstGradients(again);
+      if (c.gradParts) c.gradParts = again;
+      return true;
+    },
+  }),
+  pass({
     name: 'take-gradients',
     does: 'Uses the gradients that the graph computes',
     requires: ['g', 'trained', 'given'],
@@ -879,6 +915,7 @@ const ALL = [
       'schedule',
       'begins',
       'divisor',
+      'perturbed',
     ],
     ensures: ['attached', 'batchNumber'],
     run(c) {
@@ -897,15 +934,14 @@ const ALL = [
       });
       const planned = {
         ...options,
-        // Most GPUs are slow in float64, and WebGPU in browsers comes without it.
-        scalars:
-          options.scalars ?? ((options.provider ?? 'cpu') !== 'cpu' ? ('float32' as const) : undefined),
+        scalars: scalarTypeOf(options),
         schedule,
         endsWithRun: !!options.schedule && lacksTotal(options.schedule),
         noise: noiseOf(c),
         batchWeight: batchWeightOf(c),
         parts: partsOf(c),
         scaling: c.scaling,
+        perturbed: c.perturbed,
       };
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
@@ -1051,6 +1087,10 @@ const ALL = [
   }),
 ] as const satisfies readonly Pass[];
 
+/** Most GPUs are slow in float64, and WebGPU in browsers comes without it. */
+const scalarTypeOf = ({ scalars, provider = 'cpu' }: PassOptions): ScalarType =>
+  scalars ?? (provider === 'cpu' ? 'float64' : 'float32');
+
 /** With privacy, each sample counts the same. */
 function batchWeightOf({ g, loss, divisor, options }: With<'g'>): Expr | undefined {
   const { accumulate = 1, dpSgd } = options;
@@ -1178,7 +1218,7 @@ export const PIPELINES = {
     ...list('observe-ranges', 'detach-values', 'lower-precision', 'separate-samples', 'look-up-rows'),
     ...list('draw-random', 'scale-loss', 'backward'),
     ...list('lower-batch-norm', 'scale-gradients-of-scales', 'unscale-gradients', 'name-gradients'),
-    ...list('checkpoint-activations', 'sum-rows', 'compute-in-float'),
+    ...list('checkpoint-activations', 'sum-rows', 'perturb-weights', 'compute-in-float'),
     ...UPDATE,
   ],
   /** A training step from gradients that the graph computes. */
@@ -1187,7 +1227,8 @@ export const PIPELINES = {
     ...STANDARDIZE,
     ...list('lift-constants', 'add-segments', 'derive-inputs', 'keep-all-positions', 'expand-extensions'),
     ...INFER,
-    ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'compute-in-float'),
+    ...list('use-gradients', 'group-parameters', 'draw-random', 'take-gradients', 'perturb-weights'),
+    ...list('compute-in-float'),
     ...UPDATE,
   ],
   /** Loss and gradients with respect to the parameters that would train. */

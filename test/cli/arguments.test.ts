@@ -68,7 +68,7 @@ it('reads what a step does besides', async () => {
   expect(
     await options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
+      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --sam rho=0.05,adaptive=true --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
         ' ',
       ),
     ),
@@ -80,6 +80,7 @@ it('reads what a step does besides', async () => {
     accumulate: 4,
     cautious: true,
     stateBits: 4,
+    sam: { rho: 0.05, adaptive: true },
     ema: 0.9,
     onNonfinite: 'skip',
     compensate: true,
@@ -88,6 +89,14 @@ it('reads what a step does besides', async () => {
     tile: false,
     lazyRows: ['e.*', 'f'],
   });
+});
+
+it('reads the settings of weighted sharpness', async () => {
+  expect(await options('--wsam', 'rho=0.05,gamma=0.8')).toEqual({ wsam: { rho: 0.05, gamma: 0.8 } });
+  const refused = (text: string) => expect(options('--wsam', text)).rejects;
+  await refused('gamma=0.9').toThrow("--wsam: needs the radius, as rho=0.05,gamma=0.9, not 'gamma=0.9'");
+  await refused('rho=0').toThrow("--wsam: rho must be a number above 0, in 'rho=0'");
+  await refused('rho=1,gama=0.5').toThrow("--wsam: Unknown setting 'gama'; did you mean 'gamma'");
 });
 
 it('reads groups, whose globs and values may have commas', async () => {

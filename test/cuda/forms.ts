@@ -18,6 +18,8 @@ export const OPTIONS = {
   clipping: { clipGradNorm: 1, clipGradValue: 0.5 },
   ema: { ema: 0.99 },
   'fp16 precision': { precision: 'fp16' },
+  sam: { sam: { rho: 0.05 } },
+  wsam: { wsam: { rho: 0.05 }, accumulate: 2 },
   'skipped batches': { onNonfinite: 'skip' },
   'lazy rows': { lazyRows: ['*'] },
 } satisfies Record<string, InjectOptions>;

@@ -54,6 +54,8 @@ async function everyOptimizer(placer: Placer): Promise<void> {
         // These need the gradient of whole tables.
         const takesTables = ['adahessian', 'adafactor', 'lamb', 'lars', 'shampoo'].includes(name);
         if (takesTables && form === 'lazy rows') continue;
+        // Its second backward pass is that of the Hessian.
+        if (name === 'adahessian' && form.endsWith('sam')) continue;
         await attempt(`${name}, ${dtype}, ${form}`, async () => {
           const optimizer = { name } as InjectOptions['optimizer'];
           const options: InjectOptions = { loss: { kind: 'cross-entropy' }, optimizer, provider: 'cuda' };

@@ -91,13 +91,15 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
     state: State,
     scalars: Scalars,
     options: O,
-    diagonal?: Expr,
+    second?: Expr,
   ): { step: Expr; decay?: Expr; state: State };
   /**
-   * For second-order optimizers: computes the estimate of the Hessian's diagonal that `update` receives from the
-   * product of the Hessian with random signs.
+   * For second-order optimizers: computes the estimate of the Hessian's diagonal that `update` receives as `second`, from
+   * the product of the Hessian with random signs.
    */
   diagonal?(product: Expr, options: O): Expr;
+  /** Whether `update` receives, as `second`, the gradient at perturbed weights. */
+  readonly perturbed?: true;
   /**
    * PyTorch's name of a state tensor, and the factor that converts it to PyTorch's after `step` steps, for checkpoints
    * in PyTorch's format. Not given if the states equal PyTorch's.

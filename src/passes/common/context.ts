@@ -110,6 +110,8 @@ export type Facts = {
   grads: Expr[];
   /** Those of each part of the loss, part by part: `grads` are the first of them. */
   gradParts: (Expr | undefined)[][] | undefined;
+  /** With weighted sharpness: the gradients at perturbed weights, by parts of the loss as `gradParts`. */
+  perturbed: (Expr | undefined)[][] | undefined;
   /** The last position of each row among the lookups of a table. */
   lastRows: Map<Value, Value>;
   /** Name of the output that holds the gradient of a value; null if the gradient is zero. */

@@ -6,7 +6,7 @@ import { type AnyOptions, findOptimizer, optimizerNamed } from '../../ops/optimi
 import { resolveOptions } from '../../ops/optimizers/optimizer.js';
 import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import { type LossTerm, RECORDED } from '../options.js';
-import type { TrainingDescription } from './description.js';
+import { sumsOf, type TrainingDescription } from './description.js';
 
 /** A check of a value: returns the path of the first invalid part. */
 type Check = (x: unknown) => string | undefined;
@@ -63,8 +63,10 @@ const PARAMETER = {
   carry: optional(text),
   rows: optional(text),
   hessianProduct: optional(text),
+  perturbedGrad: optional(text),
   gradSum: optional(text),
   hessianSum: optional(text),
+  perturbedSum: optional(text),
   ema: optional(text),
   outerMomentum: optional(text),
   begins: optional(count),
@@ -235,7 +237,7 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
     `the end of its schedule '${scheduleTotal}' is not a number`,
   );
   const states = parameters.flatMap(p => [
-    ...[p.name, p.carry, p.gradSum, p.hessianSum, p.ema].filter(name => name !== undefined),
+    ...[p.name, p.carry, ...sumsOf(p), p.ema].filter(name => name !== undefined),
     ...Object.values(p.state),
   ]);
   for (const name of [

@@ -57,7 +57,7 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
    * Parameters with the name of their gradient, their optimizer state (the optimizer's name of a tensor -> its name in
    * the graph), the options in which they differ from the others, and the names of their gradient sum, their average,
    * and the rounding error carried to the next step. For second-order optimizers, also their part of a Hessian-vector
-   * product, and its sum.
+   * product, and its sum; with weighted sharpness, the gradient at perturbed weights, and its sum.
    */
   parameters: {
     name: string;
@@ -71,8 +71,10 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
      */
     rows?: string;
     hessianProduct?: string;
+    perturbedGrad?: string;
     gradSum?: string;
     hessianSum?: string;
+    perturbedSum?: string;
     ema?: string;
     /** In a state, the momentum of the outer optimizer of local steps: an initializer that no node reads. */
     outerMomentum?: string;
@@ -109,12 +111,24 @@ export function lossPartsOf({
   parameters,
 }: TrainingDescription): (Omit<LossPart, 'divisor'> & { divisor?: string })[] {
   if (lossParts) return lossParts;
-  const terms = parameters.flatMap(({ grad, gradSum, rows, hessianProduct, hessianSum }) => [
-    { value: grad, sum: gradSum, rows },
-    ...(hessianProduct === undefined ? [] : [{ value: hessianProduct, sum: hessianSum }]),
-  ]);
+  const terms = parameters.flatMap(p => {
+    const [sum, secondSum] = sumsOf(p);
+    const second = p.hessianProduct ?? p.perturbedGrad;
+    return [
+      { value: p.grad, sum, rows: p.rows },
+      ...(second === undefined ? [] : [{ value: second, sum: secondSum }]),
+    ];
+  });
   return [{ loss: loss.name, divisor: lossDivisor, weight: accumulation?.weight, terms }];
 }
+
+/** The states in which the terms of a parameter are accumulated. */
+export const sumsOf = ({
+  gradSum,
+  hessianSum,
+  perturbedSum,
+}: TrainingDescription['parameters'][number]): string[] =>
+  [gradSum, hessianSum ?? perturbedSum].flatMap(name => name ?? []);
 
 /** The fewest samples that a rank can have of a batch, if it has any; undefined if one is enough. */
 export const leastOnRank = ({ leastBatch, synchronized }: TrainingDescription): number | undefined =>

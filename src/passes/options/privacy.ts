@@ -1,15 +1,7 @@
 import * as v from 'valibot';
-import { AgdError } from '../../graph/errors.js';
-import {
-  betweenZeroAndOne,
-  choice,
-  count,
-  nonNegative,
-  positive,
-  unknownName,
-} from '../../ops/core/option-type.js';
+import { betweenZeroAndOne, choice, count, nonNegative, positive } from '../../ops/core/option-type.js';
 import { type Option, option } from './option.js';
-import { parseAssignments } from './text.js';
+import { parseSettings } from './text.js';
 
 const spec = v.pipe(
   v.strictObject(
@@ -38,7 +30,7 @@ export const PRIVACY_OPTIONS = {
     ...PRIVACY,
     stage: 'inject',
     help: 'Differentially private training, as clip=1,noise=1.1: clip the gradient of each sample, add noise to their sum',
-    parse: parseDpSgd,
+    parse: (text: string) => parseSettings(text, spec, 'needs the norm to clip to, as clip=1,noise=1.1'),
     recorded: true,
     conflicts: [
       'gradients',
@@ -64,17 +56,3 @@ export const PRIVACY_OPTIONS = {
     shown: 'samples^-1.1',
   }),
 } satisfies Record<string, Option>;
-
-/** `clip=1,noise=1.1`. Throws `bad-option`. */
-function parseDpSgd(text: string): DpSgd {
-  const given = parseAssignments(text);
-  const result = v.safeParse(spec, given, { abortEarly: true });
-  if (result.success) return result.output;
-  const known = ['clip', 'noise', 'batch', 'method'];
-  const unknown = Object.keys(given).find(name => !known.includes(name));
-  if (unknown !== undefined) throw unknownName('setting', unknown, known);
-  if (given.clip === undefined)
-    throw new AgdError('bad-option', `needs the norm to clip to, as clip=1,noise=1.1, not '${text}'.`);
-  const [{ path, message }] = result.issues;
-  throw new AgdError('bad-option', `${path?.map(p => p.key).join('.')} must be ${message}, in '${text}'.`);
-}

@@ -1,5 +1,7 @@
 /** Parses the text of flags that are more than a number or a word. */
+import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
+import { type OptionType, unknownName } from '../../ops/core/option-type.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 
 /** Options of the parameters whose name matches one of the globs; other options are unchanged. */
@@ -22,6 +24,26 @@ export function parseAssignments(list: string): AnyOptions {
     return [camel(item.slice(0, at).trim()), parseValue(item.slice(at + 1).trim())];
   });
   return Object.fromEntries(items);
+}
+
+/**
+ * `name=value,name=value` as an object with these entries. `missing` says what is required. Throws `bad-option`.
+ */
+export function parseSettings<T>(
+  text: string,
+  type: OptionType<T> & { entries: object },
+  missing: string,
+): T {
+  const given = parseAssignments(text);
+  const result = v.safeParse(type, given, { abortEarly: true });
+  if (result.success) return result.output;
+  const known = Object.keys(type.entries);
+  const unknown = Object.keys(given).find(name => !known.includes(name));
+  if (unknown !== undefined) throw unknownName('setting', unknown, known);
+  const [{ path, message }] = result.issues;
+  const name = String(path?.[0]?.key);
+  if (!(name in given)) throw new AgdError('bad-option', `${missing}, not '${text}'.`);
+  throw new AgdError('bad-option', `${name} must be ${message}, in '${text}'.`);
 }
 
 const camel = (name: string) => name.replace(/[-_](.)/g, (_, letter: string) => letter.toUpperCase());

@@ -34,6 +34,7 @@ export type SplitTable = {
     grad: string;
     rows?: string;
     hessianProduct?: string;
+    perturbedGrad?: string;
     state: Record<string, string>;
   }[];
   /** Running statistics that a step updates. */
@@ -152,11 +153,12 @@ function tableOf(
     losses: lossParts.map(part => part.loss),
     lr,
     step,
-    parameters: parameters.map(({ name, grad, rows, hessianProduct, state }) => ({
+    parameters: parameters.map(({ name, grad, rows, hessianProduct, perturbedGrad, state }) => ({
       name,
       grad,
       rows,
       hessianProduct,
+      perturbedGrad,
       state,
     })),
     statistics,

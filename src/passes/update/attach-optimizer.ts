@@ -31,6 +31,8 @@ export type AttachedOptimizer = Omit<UpdateRule, 'transition'> & {
   parts?: { terms: { value: Value; sum?: Value }[]; weight?: Value }[];
   /** For second-order optimizers: the part for each parameter of the product of the Hessian with random signs. */
   products: Value[];
+  /** With weighted sharpness: the gradient of each parameter at perturbed weights. */
+  perturbed: Value[];
   skipped?: Value;
   gradNorm?: Value;
   telemetry?: Telemetry;
@@ -58,6 +60,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
     batchWeight?: Expr;
     parts?: readonly GradientPart[];
     scaling?: LossScale;
+    /** The gradients at perturbed weights, by parts of the loss. */
+    perturbed?: readonly (readonly (Expr | undefined)[])[];
   } = {},
   statistics: readonly StateUpdate[] = [],
 ): AttachedOptimizer {
@@ -76,10 +80,11 @@ export function attachOptimizer<O extends OptimizerOptions>(
   const products = optimizer.diagonal
     ? grads.map(list => hessianProducts(g, params, list, g.of(rule.step), seed, scaling))
     : [];
-  const kinds = [
-    ['grad', grads],
-    ['hessian_product', products],
-  ] as const;
+  const perturbed = (options.perturbed ?? []).map(list => list.map(e => e?.wide()));
+  const second = perturbed.length
+    ? (['perturbed_grad', perturbed] as const)
+    : (['hessian_product', products] as const);
+  const kinds = [['grad', grads], second] as const;
   const terms = sorted(
     kinds.flatMap(([kind, lists], k) =>
       lists.flatMap((list, part) =>
@@ -93,7 +98,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
     telemetry === undefined
       ? rule
       : { ...rule, ...recordTelemetry(g, optimizer, parameters, rule, telemetry) };
-  const bounded = clipGradients(g, params.length, options, transition);
+  const bounded = clipGradients(g, params.length, options, transition, optimizer.perturbed);
   const clipped = {
     ...bounded,
     transition: withoutUnbegun(parameters, options, rule.step, bounded.transition),
@@ -125,7 +130,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
     value: output(g, e.typed(state.type), `${state.name}_new`),
   }));
   const { transition: _, ...attached } = { ...observed, ...clipped, ...released, ...accumulated, ...guarded };
-  const count = products.length ? 2 * params.length : params.length;
+  const count = products.length || perturbed.length ? 2 * params.length : params.length;
+  const seconds = terms.slice(params.length, count).map(t => t.value.value);
   const { sums, weights: weighed = [] } = 'sums' in accumulated ? accumulated : {};
   return {
     ...attached,
@@ -136,7 +142,8 @@ export function attachOptimizer<O extends OptimizerOptions>(
       weight: weighed[part],
       terms: terms.flatMap((t, i) => (t.part === part ? [{ value: t.value.value, sum: sums?.[i] }] : [])),
     })),
-    products: terms.slice(params.length, count).map(t => t.value.value),
+    products: products.length ? seconds : [],
+    perturbed: perturbed.length ? seconds : [],
     updates,
   };
 }

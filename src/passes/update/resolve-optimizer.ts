@@ -18,6 +18,7 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
     );
   checkPrecision(options);
   checkLazy(options, optimizer);
+  checkSharpness(options, optimizer);
   checkPrivacy(options, { name, diagonal: optimizer.diagonal });
   return { name, optimizer, settings };
 }
@@ -27,14 +28,28 @@ function checkPrecision({ precision, qat, dpSgd, gradients }: InjectOptions): vo
   ensure(precision === undefined || !other, `precision cannot be combined with ${other}: leave out one.`);
 }
 
+/** Throws `bad-option` if a second backward pass is combined with an option that it does not work with. */
+function checkSharpness(
+  options: InjectOptions,
+  { name, diagonal }: { name: string; diagonal?: unknown },
+): void {
+  const { sam, wsam, dpSgd, unfreezeEvery, syncBatchNorm } = options;
+  const own = sam ? 'sam' : wsam && 'wsam';
+  if (!own) return;
+  const rivals = { dpSgd, unfreezeEvery, syncBatchNorm: syncBatchNorm || undefined, [name]: diagonal };
+  const all = own === 'sam' ? { ...rivals, wsam } : rivals;
+  const other = Object.entries(all).find(([, value]) => value !== undefined)?.[0];
+  ensure(!other, `${own} cannot be combined with ${other}: leave out one.`);
+}
+
 /** Throws `bad-option` if sparse updates are combined with an option that needs whole tables. */
 function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
   if (!options.lazyRows?.length) return;
   const { gradients, accumulate = 1, ema, telemetry } = options;
-  const { stateBits } = options;
+  const { stateBits, wsam } = options;
   const cautious = options.cautious || undefined;
   const whole = {
-    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious, stateBits },
+    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious, stateBits, wsam },
     [name]: diagonal,
   };
   const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];

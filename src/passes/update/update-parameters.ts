@@ -30,7 +30,10 @@ export type TrainedParameter<O> = {
 
 /** The update of parameters, and the graph inputs that it requires. */
 export type UpdateRule = {
-  /** Takes the gradients, followed by the products of the Hessian with random signs if the optimizer requires them. */
+  /**
+   * Takes the gradients, followed by the products of the Hessian with random signs, or the gradients at perturbed weights, if the
+   * optimizer requires them.
+   */
   transition: Transition;
   lr: Value;
   /** Number of updates done. */
@@ -142,18 +145,20 @@ export function updateParameters<O extends OptimizerOptions>(
       const found = named(true).length ? undefined : shared.get(keys[first!]!);
       const { scalars, kept } = found ?? scalarsOf(first!);
       if (!found) shared.set(keys[first!]!, { scalars, kept });
+      const secondOf = (i: number) => {
+        const term = terms[params.length + i]!;
+        return optimizer.diagonal?.(term, options) ?? term;
+      };
       const tensors: Tensors = {
         w: joined(i => state(params[i]!)),
         grad: lookup ? terms[first!]!.gather(b.of(lookup.last)) : joined(i => terms[i]!),
         ...Object.fromEntries(names.map(name => [name, joined(i => state(slot(name)(i)))])),
         ...(carries[first!] ? { carry: joined(i => state(carries[i]!)) } : {}),
-        ...(optimizer.diagonal
-          ? { diagonal: joined(i => optimizer.diagonal!(terms[params.length + i]!, options)) }
-          : {}),
+        ...(optimizer.diagonal || optimizer.perturbed ? { second: joined(secondOf) } : {}),
       };
-      const compute = (own: Scalars, { w, grad, carry, diagonal, ...state }: Tensors): Tensors => {
+      const compute = (own: Scalars, { w, grad, carry, second, ...state }: Tensors): Tensors => {
         const exact = isHalf(w!.dtype) ? exactWeight(w!, carry) : w!;
-        const { step, decay, state: after } = optimizer.update(exact, grad!, state, own, options, diagonal);
+        const { step, decay, state: after } = optimizer.update(exact, grad!, state, own, options, second);
         const next = names.map(name => [name, after[name]!]);
         return { ...Object.fromEntries(next), ...subtract(w!, decay ? step.add(decay) : step, carry) };
       };

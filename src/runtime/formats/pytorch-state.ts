@@ -8,7 +8,7 @@ import { Tensor } from '../../graph/tensor.js';
 import { findOptimizer } from '../../ops/optimizers/index.js';
 import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import { wrapped } from '../../ops/optimizers/wrappers/index.js';
-import type { TrainingDescription } from '../../passes/file/description.js';
+import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import { convert } from '../data/convert.js';
 
 type State = ReadonlyMap<string, Tensor>;
@@ -66,9 +66,10 @@ export function fromPytorch(
     used.add(name);
   };
   required(description, state, step!).forEach(take);
-  for (const { name, ema, carry, gradSum, hessianSum } of parameters) {
+  for (const parameter of parameters) {
+    const { name, ema, carry } = parameter;
     if (ema) result.set(ema, result.get(name)!);
-    for (const zero of [carry, gradSum, hessianSum]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
+    for (const zero of [carry, ...sumsOf(parameter)]) if (zero) result.set(zero, zerosLike(state.get(zero)!));
   }
   for (const zero of [accumulation?.counter, accumulation?.weight, ...(accumulation?.further ?? [])])
     if (zero) result.set(zero, zerosLike(state.get(zero)!));

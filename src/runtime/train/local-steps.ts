@@ -6,7 +6,7 @@ import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
-import type { TrainingDescription } from '../../passes/file/description.js';
+import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import type { Collective } from '../collective/collective.js';
 import type { Feeds } from '../session.js';
 import { type Compression, GradientBuffer } from './exchange.js';
@@ -173,7 +173,7 @@ export class LocalSteps {
     set(step, updates);
     if (accumulation && isLate) {
       const { counter, weight, further = [] } = accumulation;
-      const sums = parameters.flatMap(p => [p.gradSum, p.hessianSum]);
+      const sums = parameters.flatMap(sumsOf);
       for (const name of [counter, weight, ...further, ...sums]) set(name, 0);
     }
     if (isWhole) set(accumulation?.counter, position % perUpdate);

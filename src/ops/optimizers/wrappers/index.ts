@@ -1,16 +1,21 @@
 import type { Optimizer, OptimizerOptions } from '../optimizer.js';
 import { cautious } from './cautious.js';
 import { quantized, type StateBits } from './quantized.js';
+import { GAMMA, weightedSharpness } from './weighted-sharpness.js';
 
 /** The wrappers that a step has: options of an injection, as its description records them. */
-export type Wrappers = { cautious?: boolean; stateBits?: number };
+export type Wrappers = {
+  cautious?: boolean;
+  stateBits?: number;
+  wsam?: { gamma?: number };
+};
 
 /** The optimizer in its wrappers. */
 export function wrapped<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
-  wrappers: Wrappers,
+  { cautious: isCautious, stateBits, wsam }: Wrappers,
 ): Optimizer<O> {
-  const { stateBits } = wrappers;
   const stored = stateBits === undefined ? optimizer : quantized(optimizer, stateBits as StateBits);
-  return wrappers.cautious ? cautious(stored) : stored;
+  const masked = isCautious ? cautious(stored) : stored;
+  return wsam ? weightedSharpness(masked, wsam.gamma ?? GAMMA) : masked;
 }

@@ -2,6 +2,7 @@
 import { rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type OutputOptions, rolldown } from 'rolldown';
+import { parseSync, Visitor } from 'rolldown/utils';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const source = (path: string) => fileURLToPath(new URL(`../src/web/${path}.js`, import.meta.url));
@@ -29,6 +30,28 @@ const STAND_INS = {
   sharp: source('images'),
   ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
 };
+/** What the tables of options and passes hold for the command line and the documentation alone. */
+const FOR_COMMANDS = ['alias', 'does', 'help', 'parse', 'parseAll', 'shown'];
+const TABLES = /\/dist\/src\/passes\/(options\/[\w-]+|pipeline)\.js$/;
+
+/** The code without properties of these names in its objects. */
+function withoutProperties(code: string, names: readonly string[]): string {
+  let rest = '';
+  let at = 0;
+  new Visitor({
+    ObjectExpression({ properties }) {
+      for (const property of properties) {
+        const { type, start, end } = property;
+        if (type !== 'Property' || property.key.type !== 'Identifier' || start < at) continue;
+        if (!names.includes(property.key.name)) continue;
+        rest += code.slice(at, start);
+        at = end + /^\s*,?/.exec(code.slice(end))![0].length;
+      }
+    },
+  }).visit(parseSync('table.js', code).program);
+  return rest + code.slice(at);
+}
+
 const GLOBALS = ['Buffer', 'process', 'setImmediate'];
 
 /** Writes an entry, a compiled module, and what it loads into a folder, in place of what is there. */
@@ -47,6 +70,10 @@ async function write(input: Record<string, string>, dir: string, output: OutputO
       {
         name: 'stand-ins',
         resolveId: id => (id.endsWith('/probe-apart.js') ? source('probe-apart') : undefined),
+      },
+      {
+        name: 'tables',
+        transform: (code, id) => (TABLES.test(id) ? withoutProperties(code, FOR_COMMANDS) : null),
       },
     ],
     onLog(_, { message }) {

@@ -59,7 +59,8 @@ export {
   standings,
 } from './runtime/train/comparison.js';
 export { foldOutput } from './runtime/train/cross-validate.js';
-export { EVENT_SCHEMAS, injectedEvent } from './runtime/train/events.js';
+export { EVENT_SCHEMAS } from './runtime/train/events.js';
+export { injectedEvent } from './runtime/train/injected-event.js';
 export { RunLength } from './runtime/train/run-length.js';
 export { verifyPackedModel } from './runtime/train/verify-packing.js';
 export { webgpuProvider } from './runtime/webgpu.js';

@@ -5,8 +5,7 @@ import { ensure } from '../ops/optimizers/optimizer.js';
 import { contextOf, runPasses } from './common/context.js';
 import { countNodes } from './common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from './file/description.js';
-import { hasOwnStep, withAlgorithm, withoutOptimizer } from './import/adopt-step.js';
-import { isTrainingOperator } from './import/lower-training-operators.js';
+import { hasOwnStep, isTrainingOperator, withAlgorithm } from './import/own-step.js';
 import { attachModels } from './normalize/attach-models.js';
 import type { ShapeOracle } from './normalize/infer-shapes.js';
 import { withValues } from './normalize/with-values.js';
@@ -44,6 +43,7 @@ export async function inject(
     if (!replaceOptimizer) return adopt(model, options, oracle);
     const step = contextOf(model, options, oracle);
     const facts = ['work', 'operators', 'bindings'] as const;
+    const { withoutOptimizer } = await import('./on-demand.js');
     const lifted = withoutOptimizer(await runPasses(PIPELINES.readStep, step, facts));
     return injectStep(lifted.model, lifted.options, oracle);
   }

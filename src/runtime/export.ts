@@ -7,13 +7,10 @@ import { withEntry } from '../graph/patch-metadata.js';
 import type { Tensor } from '../graph/tensor.js';
 import { takesClasses } from '../ops/losses/index.js';
 import { adaptedWeights, adapterNames } from '../passes/adapters/adapter-names.js';
-import { withAdapterInputs } from '../passes/adapters/apply-adapters.js';
-import { mergeAdapters } from '../passes/adapters/merge-adapters.js';
 import { partOfModel } from '../passes/common/part-of-model.js';
 import { asStored, readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
-import { roundedNames, storeIntegers } from '../passes/quantize/store-integers.js';
-import { bakePreprocessing } from '../passes/recipe/bake-preprocessing.js';
+import { roundedNames } from '../passes/quantize/quantization-record.js';
 import { classNames, RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
 import { averagedModel } from '../passes/update/average-weights.js';
 import { writeSafetensors } from './data/safetensors.js';
@@ -53,7 +50,7 @@ export async function exportFile(injected: Model, path: string, options: ExportO
         weights.has(name) || rounded.has(name) ? [] : [[name, values.get(name)!] as const],
       ),
     );
-    return saveTrained(trainedModel(injected, options), path, learned);
+    return saveTrained(await trainedModel(injected, options), path, learned);
   }
   const { bytes: original, tensors, placeOf } = placesFor(names, trained);
   const bytes = recipe ? withEntry(original, RECIPE_KEY, JSON.stringify(recipe)) : original;
@@ -68,6 +65,7 @@ export async function exportPlain(
   isBaked = false,
 ): Promise<void> {
   const known = neededRecipe(recipe);
+  const { bakePreprocessing } = await import('../passes/on-demand.js');
   await saveModel(isBaked ? bakePreprocessing(model, known) : withRecipe(model, known), path);
 }
 
@@ -93,16 +91,22 @@ function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undef
 }
 
 /** What `exportFile` writes, as a model in memory. Throws as it does. */
-export function trainedModel(injected: Model, options: ExportOptions = {}): Model {
+export async function trainedModel(injected: Model, options: ExportOptions = {}): Promise<Model> {
   const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
   const original = readOriginal(options.ema ? averagedModel(injected) : injected);
   const { exports } = readStep(injected);
   const part = exports?.length ? partOfModel(original, exports) : original;
-  const whole = options.adaptersOnly ? withAdapterInputs(part) : mergeAdapters(part).model;
-  const stored = storeIntegers(whole);
-  return options.bakePreprocessing
-    ? bakePreprocessing(stored, neededRecipe(recipe))
-    : withRecipe(stored, recipe);
+  const isPlain = !adapterNames(part).size && !roundedNames(part).size;
+  const stored = isPlain ? part : await withoutTraining(part, options);
+  if (!options.bakePreprocessing) return withRecipe(stored, recipe);
+  const { bakePreprocessing } = await import('../passes/on-demand.js');
+  return bakePreprocessing(stored, neededRecipe(recipe));
+}
+
+/** The model without what only training needs: adapters apart from weights, and weights that are rounded in each step. */
+async function withoutTraining(model: Model, { adaptersOnly }: ExportOptions): Promise<Model> {
+  const { mergeAdapters, storeIntegers, withAdapterInputs } = await import('../passes/on-demand.js');
+  return storeIntegers(adaptersOnly ? withAdapterInputs(model) : mergeAdapters(model).model);
 }
 
 /** The original file of a model, in which each of these tensors has a place. Throws `invalid-model`. */
@@ -117,15 +121,19 @@ function placesFor(names: readonly string[], trained: Model): TrainedFile {
 }
 
 /** Throws `invalid-model`, `bad-option` and `unsupported-op` where `exportFile` would: better before a run than after it. */
-export function checkExport(injected: Model, { recipe, ...options }: ExportOptions = {}): void {
+export async function checkExport(
+  injected: Model,
+  { recipe, ...options }: ExportOptions = {},
+): Promise<void> {
   if (options.bakePreprocessing) {
     const known = neededRecipe(withScores(recipe ?? readRecipe(injected), injected));
+    const { bakePreprocessing } = await import('../passes/on-demand.js');
     bakePreprocessing(readOriginal(injected), known);
   }
   const { exports, parameters, statistics } = readStep(injected);
   if (exports?.length) partOfModel(readOriginal(injected), exports);
   else placesFor([...parameters.map(p => p.name), ...statistics], injected);
-  if (roundedNames(injected).size) trainedModel(injected, { ...options, recipe });
+  if (roundedNames(injected).size) await trainedModel(injected, { ...options, recipe });
 }
 
 /** Saves a model that has these values. Throws `invalid-model` where one of them is not in the file as written. */

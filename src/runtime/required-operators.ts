@@ -42,7 +42,7 @@ export async function requiredOperators(path: string): Promise<RequiredOperator[
   if (isOrtFormat(bytes)) return naming(path, () => collect(readOrtNodes(bytes)));
   const model = await loadModel(path);
   const models = isInjected(model)
-    ? [model, (await evaluationModel(model, sessionShapes)).model, trainedModel(model)]
+    ? [model, (await evaluationModel(model, sessionShapes)).model, await trainedModel(model)]
     : [model];
   const nodes: OrtNode[] = [];
   for (const form of models)

@@ -82,7 +82,7 @@ describe("trains as PyTorch's float32 masters of a bfloat16 module do", () => {
     async constant => {
       const { losses, snapshot } = await trained(await injected(perceptron(constant), { precision: 'fp32' }));
       expect(worst(losses, RECORDED.fp32)).toBeLessThan(1e-6);
-      const written = trainedModel(snapshot);
+      const written = await trainedModel(snapshot);
       expect(bits(valuesOf(written).get('b1')!)).toEqual(RECORDED.b1);
       const bias = written.graph.nodes.find(n => n.outputs[0]?.name === 'b2')?.attrs.get('value');
       const last = bias?.type === 'tensor' ? bias.value : valuesOf(written).get('b2')!;
@@ -135,7 +135,7 @@ it('a model with external data keeps them in a file beside it, with the bfloat16
   const out = join(folder, 'external-trained.onnx');
   await exportFile(snapshot, out);
   const written = valuesOf(await loadModel(out));
-  const inline = valuesOf(trainedModel((await trained(await injected(make()), 3)).snapshot));
+  const inline = valuesOf(await trainedModel((await trained(await injected(make()), 3)).snapshot));
   for (const name of ['w', 'v']) {
     const { dtype, external } = written.get(name)!;
     expect([dtype, external?.location]).toEqual(['bfloat16', 'external-trained.onnx.data']);

@@ -1,11 +1,8 @@
 /** Training steps in ModelProto.training_info: an algorithm in addition to the inference graph. */
-import { cloneModel } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../../graph/ir.js';
 import { encodeModel } from '../../graph/proto/codec.js';
-import { spellDefaultDomain } from '../../graph/proto/read.js';
-import { hasAlgorithm, trainingGraph } from '../../graph/proto/training.js';
 import { dependencies } from '../../graph/prune.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
@@ -17,33 +14,9 @@ import { withValues } from '../normalize/with-values.js';
 import type { InjectOptions } from '../options.js';
 import { output, stateInput } from '../update/transition.js';
 import type { TrainingOperators } from './lower-training-operators.js';
+import { withAlgorithm } from './own-step.js';
 
 type Found<F extends keyof Facts> = Pick<Facts, F>;
-
-/** Whether the model has its own training step in `training_info`. */
-export function hasOwnStep(model: Model): boolean {
-  return model.trainingInfo.some(hasAlgorithm);
-}
-
-/**
- * The model with its training step as the graph: the inference graph followed by the algorithm. Models without a step
- * are returned unchanged. Throws `unsupported-op` if there are several steps.
- */
-export function withAlgorithm(model: Model): Model {
-  const infos = model.trainingInfo.filter(hasAlgorithm);
-  const [info] = infos;
-  if (!info) return model;
-  if (infos.length > 1)
-    throw new AgdError(
-      'unsupported-op',
-      `The model has ${infos.length} training algorithms, which take turns; one can be read.`,
-    );
-  const step = cloneModel(model);
-  step.graph = trainingGraph(model, info);
-  step.trainingInfo = [{ ...info, extra: undefined }];
-  spellDefaultDomain(step);
-  return step;
-}
 
 /**
  * A copy of the model whose graph is its training step, with the state that the step updates. Throws `invalid-model`

@@ -14,11 +14,7 @@ import { backward } from '../differentiate/backward.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import { upgradeOpset } from '../normalize/upgrade-opset.js';
-
-const TRAINING_DOMAIN = 'ai.onnx.preview.training';
-
-/** Whether a node is one of ONNX's own training operators: Gradient, or an optimizer. */
-export const isTrainingOperator = (node: Node): boolean => node.domain === TRAINING_DOMAIN;
+import { isTrainingOperator, TRAINING_DOMAIN } from './own-step.js';
 
 /** What the operators were: the gradient of each value, and the tensors of each optimizer. */
 export type TrainingOperators = {

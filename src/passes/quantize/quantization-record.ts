@@ -53,6 +53,10 @@ export const readQuantizers = (model: Pick<Model, 'metadata'>): Quantizer[] =>
 export const writeQuantizers = (model: Model, quantizers: readonly Quantizer[]): void =>
   writeList(model, KEY, quantizers);
 
+/** Names of the initializers that `storeIntegers` replaces. */
+export const roundedNames = (model: Model): Set<string> =>
+  new Set(readQuantizers(model).flatMap(q => [q.source, q.weight ?? q.source]));
+
 /** The scales that train, and what else rounding is computed from that does not: sources of scales, and numbers. */
 export function scalesOf({ metadata, graph }: Pick<Model, 'metadata' | 'graph'>): {
   learned: ReadonlySet<string>;

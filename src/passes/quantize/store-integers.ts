@@ -244,7 +244,3 @@ function scaleBehind(graph: Graph, value: Value | null | undefined): Tensor | un
   const scale = node?.opType === 'DequantizeLinear' ? node.inputs[1] : undefined;
   return scale ? graph.initializers.get(scale) : undefined;
 }
-
-/** Names of the initializers that `storeIntegers` replaces. */
-export const roundedNames = (model: Model): Set<string> =>
-  new Set(readQuantizers(model).flatMap(q => [q.source, q.weight ?? q.source]));

@@ -7,7 +7,7 @@ import { partOfModel } from '../common/part-of-model.js';
 import type { AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import { readOriginal } from '../file/embed-original.js';
 import { readDescription } from '../file/step-metadata.js';
-import { withAlgorithm } from '../import/adopt-step.js';
+import { withAlgorithm } from '../import/own-step.js';
 import { derivedHere } from '../normalize/derive-inputs.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
 import { readsLastToken } from '../normalize/keep-all-positions.js';

@@ -7,7 +7,7 @@ import { checkState } from '../../graph/state-file.js';
 import { LOSS_NAMES, type LossKind } from '../../ops/losses/index.js';
 import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
-import { withAlgorithm } from '../../passes/import/adopt-step.js';
+import { withAlgorithm } from '../../passes/import/own-step.js';
 import type { LossSpec } from '../../passes/options.js';
 import { isOfArrays, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { averagedModel } from '../../passes/update/average-weights.js';

@@ -4,7 +4,6 @@
  */
 import * as v from 'valibot';
 import type { TrainingDescription } from '../../passes/file/description.js';
-import type { InjectReport } from '../../passes/inject.js';
 import { STAGES } from '../data/progress.js';
 import type { RunHistory } from './run-state.js';
 
@@ -320,6 +319,7 @@ export type TelemetryRow = v.InferOutput<typeof telemetryRow>;
 
 export type BestEpoch = v.InferOutput<typeof bestSchema>;
 export type StepEvent = v.InferOutput<typeof stepSchema>;
+export type InjectedEvent = v.InferOutput<typeof injectedSchema>;
 export type EpochEvent = v.InferOutput<typeof epochSchema>;
 export type DataEvent = v.InferOutput<typeof dataSchema>;
 export type StartEvent = v.InferOutput<typeof startSchema>;
@@ -338,18 +338,3 @@ export type TrainEvent = v.InferOutput<(typeof EVENT_SCHEMAS)[number]>;
 
 /** An event whose time is that at which it is reported. */
 export type NewEvent = TrainEvent extends infer E ? (E extends unknown ? Omit<E, 'time'> : never) : never;
-
-/** What an injection did, as plain data. */
-export function injectedEvent({
-  parameters,
-  ...report
-}: InjectReport): Omit<v.InferOutput<typeof injectedSchema>, 'time'> {
-  const plain = parameters.map(({ value: { name, dtype, shape }, trains, why }) => ({
-    name,
-    ...(dtype === undefined ? {} : { dtype }),
-    ...(shape === undefined ? {} : { shape: [...shape] }),
-    trains,
-    why,
-  }));
-  return { type: 'injected', parameters: plain, ...report };
-}

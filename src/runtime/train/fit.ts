@@ -293,7 +293,7 @@ async function fitOn(
     for (const callback of callbacks) await callback.onEnd?.(end, trainer);
     const state = await stateNow();
     return {
-      model: trainedModel(chosen ?? state),
+      model: await trainedModel(chosen ?? state),
       state,
       history: run.history,
       ...(best ? { best } : {}),

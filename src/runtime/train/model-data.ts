@@ -5,7 +5,7 @@ import type { Model, Value } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../../passes/common/eliminate-dead-nodes.js';
 import { globTest } from '../../passes/common/match-names.js';
-import { hasOwnStep } from '../../passes/import/adopt-step.js';
+import { hasOwnStep } from '../../passes/import/own-step.js';
 import { inputsOfSegments, segmentsInput } from '../../passes/normalize/add-segments.js';
 import { type Derived, derivableInputs } from '../../passes/normalize/derive-inputs.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';

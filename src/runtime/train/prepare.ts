@@ -8,7 +8,7 @@ import { takesClasses } from '../../ops/losses/index.js';
 import { leastOnRank, skipsLosses } from '../../passes/file/description.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
-import { hasOwnStep } from '../../passes/import/adopt-step.js';
+import { hasOwnStep } from '../../passes/import/own-step.js';
 import { inject } from '../../passes/inject.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
@@ -27,9 +27,9 @@ import type { Opened } from '../formats/artifacts.js';
 import { resumeOptimizer } from '../formats/ort-state.js';
 import { sessionShapes } from '../session.js';
 import { withBalance } from './balance.js';
-import { calibrate } from './calibrate.js';
-import { injectedEvent, type JudgedSample, type NewEvent } from './events.js';
+import type { JudgedSample, NewEvent } from './events.js';
 import { nonFiniteRows } from './finite.js';
+import { injectedEvent } from './injected-event.js';
 import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
 import { type PrivacyOptions, withNoise } from './privacy.js';
 import type { TrainJob } from './train-job.js';
@@ -80,7 +80,7 @@ export async function trainable(
         'bad-option',
         `${name} holds a training step already: its loss and options were decided when it was injected.`,
       );
-    checkExport(model);
+    await checkExport(model);
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))
@@ -100,7 +100,9 @@ export async function trainable(
   const opened = (loss: LossSpec | undefined, tried: InjectOptions) =>
     trialData({ ...source, options: { ...tried, loss, dpSgd: undefined } }, shapes);
   const training = async () => (await opened(unrounded.loss, { ...unrounded, qat: undefined })).data;
-  const ranges = await calibrate({ ...source, options: unrounded }, shapes, training);
+  const ranges = options.qat
+    ? await (await import('./calibrate.js')).calibrate({ ...source, options: unrounded }, shapes, training)
+    : undefined;
   const asked = { ...unrounded, ranges };
   const noisy = await withNoise(asked, job, async () => (await opened(asked.loss, asked)).data);
   const balanced = await withBalance(noisy, loss => opened(loss, asked));

@@ -249,7 +249,7 @@ async function runOnData(
     checkMetrics(trainer.description.loss, job.metrics, data.recipe);
     trainer = await withSchedule(trainer, job, train, emit, model);
     trainer.keepRecipe(data.recipe);
-    if (job.bakePreprocessing) checkExport(withRecipe(model, data.recipe), { bakePreprocessing: true });
+    if (job.bakePreprocessing) await checkExport(withRecipe(model, data.recipe), { bakePreprocessing: true });
     const recipeToSave = job.recipeOut === undefined ? undefined : neededRecipe(data.recipe);
     if (job.dryRun) {
       const files = { source: job.model, output: job.output, state: job.state };
@@ -408,7 +408,7 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
       'bad-option',
       `${state} is there already, the state of a run with ${other}. To continue that run: agd-onnx train ${state} --data ${[job.data].flat().join(' --data ')} --state ${state}; ${restart}.`,
     );
-  checkExport(model);
+  await checkExport(model);
   await checkState(model, state);
   return model;
 }

@@ -166,7 +166,7 @@ it.each(['fp32', 'fp16', 'bf16', undefined] as const)(
     const want = await losses(await injected(transformer(), { optimizer }), 15);
     const got = await losses(await injected(transformer('float16'), { optimizer, precision }), 15);
     expect(worst(got.found, want.found)).toBeLessThan(precision === 'bf16' ? 2e-2 : 5e-3);
-    const { graph } = trainedModel(got.snapshot);
+    const { graph } = await trainedModel(got.snapshot);
     const types = [...graph.initializers.values()].map(t => t.dtype).filter(t => t.startsWith('float'));
     expect(new Set(types)).toEqual(new Set([half]));
   },
@@ -174,7 +174,7 @@ it.each(['fp32', 'fp16', 'bf16', undefined] as const)(
 
 it('a float32 model trained in fp16 is exported as float32, with weights that float16 does not hold', async () => {
   const { snapshot } = await losses(await injected(transformer(), { precision: 'fp16' }), 3);
-  const head = [...trainedModel(snapshot).graph.initializers].find(([v]) => v.name === 'head')![1];
+  const head = [...(await trainedModel(snapshot)).graph.initializers].find(([v]) => v.name === 'head')![1];
   expect(head.dtype).toBe(wide);
   expect(convert(convert(head, 'float16'), 'float32').numbers()).not.toEqual(head.numbers());
 });

@@ -92,7 +92,7 @@ it('a student learns from labels and a teacher, which stays as it is and is not 
   const snapshot = trainer.snapshot();
   const frozen = [...snapshot.graph.initializers].filter(([v]) => v.name === 'teacher::fc1.weight');
   expect(frozen[0]![1].numbers()).toEqual([...teacher().graph.initializers.values()][0]!.numbers());
-  const { graph } = trainedModel(snapshot);
+  const { graph } = await trainedModel(snapshot);
   const names = [...graph.initializers.keys(), ...graph.inputs, ...graph.outputs].map(v => v.name).sort();
   expect(names).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'logits', 'x']);
   await trainer.release();
@@ -184,7 +184,7 @@ it('values of another width are compared through a projection, which trains and 
         const slope = rows(a!, 8).reduce((sum, row, n) => sum + row[i]! * difference[n]![o]!, 0) / 60;
         expect(x).toBeCloseTo(w[at]! - 0.1 * slope, 6);
       });
-    const { graph } = trainedModel(snapshot);
+    const { graph } = await trainedModel(snapshot);
     const names = [...graph.initializers.keys(), ...graph.inputs, ...graph.outputs].map(v => v.name).sort();
     expect(names).toEqual(['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight', 'logits', 'x']);
     await trainer.release();
@@ -256,7 +256,7 @@ it.each([true, false])('a loss may be an ONNX graph, with a number for each samp
   expect((await trainer.evaluate(dataset.batches({ batchSize: 4 }))).loss).toBeCloseTo(want, 5);
   expect((await trainer.step({ x: FEEDS.x!, wanted })).loss).toBeCloseTo(want, 5);
   expect(trainer.description.parameters.some(p => p.name.includes('half'))).toBe(false);
-  const { graph } = trainedModel(trainer.snapshot());
+  const { graph } = await trainedModel(trainer.snapshot());
   expect([...graph.inputs, ...graph.outputs].map(v => v.name)).toEqual(['x', 'logits']);
   await trainer.release();
 });

@@ -281,7 +281,7 @@ describe('a model that is quantized already', () => {
     const trainer = await Trainer.create(model);
     const x = spread([8, 4], [-1, 1], 5);
     for (let i = 0; i < 5; i++) await trainer.step({ x, target: floats([8, 3], Array(24).fill(0)) });
-    const trained = trainedModel(trainer.snapshot());
+    const trained = await trainedModel(trainer.snapshot());
     await trainer.release();
     const session = await Session.create(trained);
     const y = (await session.run({ x })).y!.numbers();
@@ -509,8 +509,8 @@ describe('what only the loss reads', () => {
     const ranges = new Map(['x', 'h', 'off', 'squares', 'scaled', 't'].map(name => [name, [-3, 3] as const]));
     const { model } = await inject(withLoss(), { loss, qat, ranges, exports: ['h'] }, sessionShapes);
     expect(readQuantizers(model).map(q => q.source)).toEqual(['w', 'x_range', 'h_range']);
-    checkExport(model);
-    expect(trainedModel(model).graph.outputs.map(v => v.name)).toEqual(['h']);
+    await checkExport(model);
+    expect((await trainedModel(model)).graph.outputs.map(v => v.name)).toEqual(['h']);
   });
 });
 
@@ -529,8 +529,8 @@ describe('a teacher', () => {
     const original = readOriginal(model);
     const first = original.graph.nodes.find(n => n.outputs[0]?.name === 'teacher::c1');
     expect(first?.inputs.map(v => v?.name)).toEqual(['x', 'teacher::w1', 'teacher::b1']);
-    checkExport(model);
-    const names = [...trainedModel(model).graph.initializers.keys()].map(v => v.name);
+    await checkExport(model);
+    const names = [...(await trainedModel(model)).graph.initializers.keys()].map(v => v.name);
     expect(names.filter(name => name.startsWith('teacher'))).toEqual([]);
   });
 });

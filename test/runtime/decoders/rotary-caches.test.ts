@@ -46,5 +46,5 @@ it.each([
   expect(adapters(chosen.after)).toEqual(adapters(alone.after));
   expect(chosen.losses).not.toEqual(other.losses);
   const ops = (model: Model) => model.graph.nodes.map(node => node.opType);
-  expect(ops(trainedModel(chosen.after))).toContain('If');
+  expect(ops(await trainedModel(chosen.after))).toContain('If');
 });

@@ -121,7 +121,7 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     const losses = await many.steps(inRuns(batch(64)));
     for (const [i, samples] of each.entries()) expect((await one.step(samples)).loss).toBe(losses[i]);
     for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
-    const exported = trainedModel(many.snapshot(), { ema: true });
+    const exported = await trainedModel(many.snapshot(), { ema: true });
     expect(exported.trainingInfo).toEqual([]);
     expect(exported.graph.outputs.map(v => v.name)).toEqual(mlp().graph.outputs.map(v => v.name));
     await many.release();
@@ -141,7 +141,7 @@ describe.each(OPTIMIZER_NAMES)('%s', name => {
     }
     for (const [key, tensor] of one.state) expect(many.state.get(key)!.bytes, key).toEqual(tensor.bytes);
     expect(one.description).toMatchObject(wrappers);
-    const exported = trainedModel(one.snapshot(), { ema: true });
+    const exported = await trainedModel(one.snapshot(), { ema: true });
     expect(exported.graph.outputs.map(v => v.name)).toEqual(wide().graph.outputs.map(v => v.name));
     const { loss } = await one.step(samples);
     for (let k = 0; k < 40; k++) await one.step(samples);

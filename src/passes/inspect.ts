@@ -106,7 +106,7 @@ export async function inspect(
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
     const head = () => headParameters(work, targets);
     const parameters = targets.length
-      ? selectParameters(graph, targets, origins, options, { head, adapters: adapterNames(work) })
+      ? await selectParameters(graph, targets, origins, options, { head, adapters: adapterNames(work) })
       : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
     const path = between(graph.nodes, trained, targets, options);

@@ -34,7 +34,6 @@ import { checkLoss } from './differentiate/check-loss.js';
 import { computeInFloat } from './differentiate/compute-in-float.js';
 import { drawRandom, numberBatches } from './differentiate/draw-random.js';
 import { expandNodes } from './differentiate/expand-nodes.js';
-import { lookUpRows, sumLookups } from './differentiate/look-up-rows.js';
 import { lowerPrecision, precisionOf } from './differentiate/lower-precision.js';
 import { addLossScale, unscaled } from './differentiate/scale-loss.js';
 import {
@@ -67,7 +66,6 @@ import { noLoss, type ScalarType } from './options.js';
 import { groupsOfScales, scaleGradientsOfScales } from './quantize/learned-scales.js';
 import { observeRanges } from './quantize/observe-ranges.js';
 import { followingScales, scalesOf } from './quantize/quantization-record.js';
-import { chooseWrt } from './select/choose-wrt.js';
 import { refuseRounded } from './select/detect-quantization.js';
 import { headParameters } from './select/find-head.js';
 import { distancesFromHead } from './select/group-layers.js';
@@ -427,13 +425,13 @@ const ALL = [
     does: 'Decides which initializers train: by options, then by the file, then by rules',
     requires: ['work', 'g', 'origins', 'loss'],
     ensures: ['parameters', 'trained'],
-    run(c) {
+    async run(c) {
       const { graph } = c.g;
       const { loss, output, constants } = c.loss;
       const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
       const head = () => headParameters(c.work, ends);
       const given = { constants, head, adapters: adapterNames(c.work), quantizers: scalesOf(c.work) };
-      c.parameters = selectParameters(graph, [loss], c.origins, c.options, given);
+      c.parameters = await selectParameters(graph, [loss], c.origins, c.options, given);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);
@@ -445,10 +443,11 @@ const ALL = [
     does: 'Selects the inputs and initializers to differentiate with respect to',
     requires: ['g'],
     ensures: ['trained'],
-    run(c) {
+    async run(c) {
       const { g, options, loss } = c;
       if (!options.wrt)
         throw new AgdError('bad-option', 'Choose with --wrt what to differentiate with respect to.');
+      const { chooseWrt } = await import('./on-demand.js');
       c.trained = chooseWrt(g.graph, options.wrt, loss?.constants);
       g.forget(c.trained);
       return false;
@@ -470,14 +469,14 @@ const ALL = [
     does: 'Resolves the optimizer options that differ by parameter',
     requires: ['work', 'g', 'loss', 'trained', 'optimizer'],
     ensures: ['groups', 'distances'],
-    run(c) {
+    async run(c) {
       const { optimizer, settings } = c.optimizer;
       const { layerDecay, unfreezeEvery } = c.options;
       const byLayer = layerDecay !== undefined || unfreezeEvery !== undefined;
       c.distances = byLayer ? distancesFromHead(c.g.graph, c.trained) : [];
       const ends = [c.loss.output ?? c.loss.loss];
       const uses = optimizer.forUse ? parameterUses(c.g.graph, c.trained, ends) : [];
-      const groups = groupParameters(c.trained, optimizer, settings, c.options, c.distances, uses);
+      const groups = await groupParameters(c.trained, optimizer, settings, c.options, c.distances, uses);
       const chosen = { name: c.optimizer.name, settings };
       c.groups = groupsOfScales(c.work, c.trained, groups, chosen, c.options.groups);
       return false;
@@ -581,9 +580,12 @@ const ALL = [
     does: 'Merges the lookups of each table with sparse updates into one',
     requires: ['g', 'trained'],
     ensures: ['lookups'],
-    run(c) {
-      const { lazyRows = [] } = c.options;
-      c.lookups = lazyRows.length ? lookUpRows(c.g, c.trained, lazyRows) : new Map();
+    async run(c) {
+      const { lazyRows } = c.options;
+      c.lookups = new Map();
+      if (!lazyRows?.length) return false;
+      const { lookUpRows } = await import('./on-demand.js');
+      c.lookups = lookUpRows(c.g, c.trained, lazyRows);
       return c.lookups.size > 0;
     },
   }),
@@ -711,10 +713,14 @@ const ALL = [
     does: 'Sums the gradients of equal rows of a table',
     requires: ['g', 'trained', 'lookups', 'grads'],
     ensures: ['lastRows'],
-    run(c) {
-      Object.assign(c, sumLookups(c.g, c.trained, c.gradParts ?? [c.grads], c.lookups));
-      c.grads = firstGradients(c.gradParts!);
-      return c.lookups.size > 0;
+    async run(c) {
+      c.lastRows = new Map();
+      c.gradParts ??= [c.grads];
+      if (!c.lookups.size) return false;
+      const { sumLookups } = await import('./on-demand.js');
+      Object.assign(c, sumLookups(c.g, c.trained, c.gradParts, c.lookups));
+      c.grads = firstGradients(c.gradParts);
+      return true;
     },
   }),
   pass({

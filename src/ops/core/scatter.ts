@@ -9,6 +9,15 @@ export function positions(x: Expr): Expr {
 }
 
 /**
+ * For each of `rows` of a table with `count` rows, its last position in the vector (int32), which is the same for
+ * equal rows.
+ */
+export function lastPlaces(rows: Expr, count: Expr): Expr {
+  const zeros = rows.g.scalar(0, 'int32').expand(count);
+  return zeros.scatterElements(rows, positions(rows).cast('int32')).gather(rows);
+}
+
+/**
  * The cotangent of the input `x` of an operator that copies elements: the operator itself, applied to the positions of
  * the elements of `x`, shows where each element of y comes from; dy is summed there.
  */

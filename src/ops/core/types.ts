@@ -27,3 +27,8 @@ export function isDifferentiable(type: ValueType | undefined): boolean {
 export function isSequence(type: ValueType | undefined): type is SequenceType {
   return type?.kind === 'sequence';
 }
+
+/** The type of a tensor with any number of rows: that of looked-up rows. */
+export function anyRows(type: ValueType | undefined): ValueType | undefined {
+  return type?.kind === 'tensor' ? { ...type, shape: [null, ...type.shape!.slice(1)] } : type;
+}

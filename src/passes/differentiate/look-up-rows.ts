@@ -1,9 +1,9 @@
 import { dependentValues } from '../../graph/dependents.js';
-import type { Graph, Node, Value, ValueType } from '../../graph/ir.js';
+import type { Graph, Node, Value } from '../../graph/ir.js';
 import { topologicalOrder } from '../../graph/topological-order.js';
 import { type Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
-import { positions } from '../../ops/core/scatter.js';
+import { lastPlaces } from '../../ops/core/scatter.js';
 import { matcher } from '../common/match-names.js';
 
 /** A table of which a step updates only the looked-up rows. */
@@ -93,15 +93,6 @@ function lookUpOnce(g: Builder, table: Value, gathers: readonly Node[]): Lookup 
   return { rows, looked: looked.value };
 }
 
-/**
- * For each of `rows` of a table with `count` rows, its last position in the vector (int32), which is the same for
- * equal rows.
- */
-export function lastPlaces(rows: Expr, count: Expr): Expr {
-  const zeros = rows.g.scalar(0, 'int32').expand(count);
-  return zeros.scatterElements(rows, positions(rows).cast('int32')).gather(rows);
-}
-
 /** The gradients of rows: sums over equal rows at their last position, and zeros at the others. */
 export function sumRows(dy: Expr, last: Expr): Expr {
   const column = last.reshape([-1, ...Array(dy.rank - 1).fill(1)]);
@@ -131,9 +122,4 @@ export function sumLookups(
     }
   }
   return { gradParts, lastRows };
-}
-
-/** The type of a tensor with any number of rows: that of looked-up rows. */
-export function anyRows(type: ValueType | undefined): ValueType | undefined {
-  return type?.kind === 'tensor' ? { ...type, shape: [null, ...type.shape!.slice(1)] } : type;
 }

@@ -3,7 +3,7 @@ import { type Graph, type Model, type Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
-import { derivableInputs, tokensOf } from './derive-inputs.js';
+import { derivableInputs, tokensOf } from './derivable-inputs.js';
 
 /** The input with the number of the document that each token belongs to, int64 [batch, length]; 0 is padding. */
 export const SEGMENTS = 'segment_ids';

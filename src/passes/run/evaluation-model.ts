@@ -8,7 +8,7 @@ import type { AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import { readOriginal } from '../file/embed-original.js';
 import { readDescription } from '../file/step-metadata.js';
 import { withAlgorithm } from '../import/own-step.js';
-import { derivedHere } from '../normalize/derive-inputs.js';
+import { derivedHere } from '../normalize/derivable-inputs.js';
 import type { ShapeOracle } from '../normalize/infer-shapes.js';
 import { readsLastToken } from '../normalize/keep-all-positions.js';
 import type { LossSpec } from '../options.js';
@@ -27,7 +27,7 @@ const INFERENCE = { batchNorm: 'eval', dropout: 'eval', seed: 0 } as const;
  * The original model in inference mode with the loss of an injected one, sample by sample. Values keep their names;
  * parameters and running statistics are inputs.
  */
-export function evaluationModel(
+export async function evaluationModel(
   injected: Model,
   oracle: ShapeOracle,
   provider?: Provider,
@@ -38,7 +38,8 @@ export function evaluationModel(
   const source =
     loss.kind === 'output' ? partOfModel(withAlgorithm(original), [loss.output, ...outputs]) : original;
   return modelWithLoss(source, loss, oracle, {
-    ...{ freeBatch, allPositions, pack, deriveInputs: derivedHere(source.graph, deriveInputs), provider },
+    ...{ freeBatch, allPositions, pack, provider },
+    deriveInputs: await derivedHere(source.graph, deriveInputs),
     ...stateOf(injected),
   });
 }
@@ -71,7 +72,7 @@ export async function predictionModel(
   options: PassOptions = {},
 ): Promise<Model> {
   const part = partOfModel(model, outputs);
-  const deriveInputs = derivedHere(part.graph, options.deriveInputs);
+  const deriveInputs = await derivedHere(part.graph, options.deriveInputs);
   const context = contextOf(part, { ...options, ...INFERENCE, deriveInputs }, oracle);
   return (await runPasses(PIPELINES.predict, context, ['work'])).work;
 }

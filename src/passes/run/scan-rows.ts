@@ -3,9 +3,9 @@ import { type Binding, Graph, type Model, Node, type Value } from '../../graph/i
 import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';
 import { Builder } from '../../ops/core/builder.js';
-import { positions } from '../../ops/core/scatter.js';
+import { lastPlaces, positions } from '../../ops/core/scatter.js';
+import { anyRows } from '../../ops/core/types.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
-import { anyRows, lastPlaces } from '../differentiate/look-up-rows.js';
 import { readDescription } from '../file/step-metadata.js';
 import { output } from '../update/transition.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';

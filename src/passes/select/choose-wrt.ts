@@ -1,7 +1,7 @@
-import picomatch from 'picomatch';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Value } from '../../graph/ir.js';
+import { globTest } from '../common/match-names.js';
 
 /** The floating-point inputs and initializers that match. Throws `no-such-value` for a glob that matches none. */
 export function chooseWrt(
@@ -13,7 +13,7 @@ export function chooseWrt(
     v => isFloat(v.dtype) && !constants.has(v),
   );
   const chosen = globs.flatMap(glob => {
-    const matches = picomatch(glob, { bash: true, dot: true });
+    const matches = globTest(glob);
     const found = floating.filter(v => v.name === glob || matches(v.name));
     if (!found.length) {
       const names = floating

@@ -6,7 +6,6 @@ import {
   type ParameterUse,
   resolveOptions,
 } from '../../ops/optimizers/optimizer.js';
-import { matcher } from '../common/match-names.js';
 import type { ParameterGroup } from '../options.js';
 
 export type GroupOptions<O> = {
@@ -28,14 +27,15 @@ export type GroupOptions<O> = {
  * model uses it as. Throws
  * `no-such-value` for a glob that matches no parameter, and `bad-option` for options that the optimizer rejects.
  */
-export function groupParameters<O extends OptimizerOptions>(
+export async function groupParameters<O extends OptimizerOptions>(
   params: readonly Value[],
   optimizer: Optimizer<O>,
   base: O,
   { groups = [], decayBiasNorm = true, layerDecay = 1 }: GroupOptions<O>,
   distances: readonly number[] = [],
   uses: readonly ParameterUse[] = [],
-): Partial<O>[] {
+): Promise<Partial<O>[]> {
+  const { matcher } = groups.length ? await import('../common/match-names.js') : {};
   const names = params.map(p => p.name);
   const exempt = decayBiasNorm ? new Set<Value>() : withoutDecay(params);
   const layers = groups.map(({ match, options }) => {
@@ -45,7 +45,7 @@ export function groupParameters<O extends OptimizerOptions>(
     );
     resolveOptions(optimizer, { ...base, ...options });
     const globs = typeof match === 'string' ? [match] : match;
-    return { matches: matcher('group', globs, names, 'trained parameter'), options };
+    return { matches: matcher?.('group', globs, names, 'trained parameter'), options };
   });
   ensure(layerDecay === 1 || base.lr > 0, '--layer-decay takes multiples of lr, which must be above 0.');
   return params.map((p, i) => {

@@ -12,7 +12,6 @@ import { groupLayers } from './group-layers.js';
 import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
 import type { Origins } from './read-origins.js';
 import { isCount } from './recognize-contents.js';
-import { resolveGlobs } from './resolve-globs.js';
 
 /** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
@@ -38,18 +37,20 @@ type Knowledge = {
  * In a model with adapters only these train, and what `--train` names. Weights in Constant nodes must have been lifted to
  * initializers. Throws `no-such-value` for a glob that matches nothing, and `nothing-to-train` if no parameter trains.
  */
-export function selectParameters(
+export async function selectParameters(
   graph: Graph,
   targets: readonly Value[],
   origins: Origins,
   options: SelectOptions = {},
   { constants = new Set(), head, adapters = new Set(), quantizers }: Knowledge = {},
-): ParameterChoice[] {
+): Promise<ParameterChoice[]> {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
   );
   const names = candidates.map(([value]) => value.name);
-  const choiceOf = resolveGlobs(options, names, head);
+  const isChosen = options.train?.length || options.freeze?.length;
+  const { resolveGlobs } = isChosen ? await import('./resolve-globs.js') : {};
+  const choiceOf = resolveGlobs?.(options, names, head);
   const reached = reach(graph, targets, options);
   const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
   const scales = quantizationScales(graph);
@@ -60,11 +61,11 @@ export function selectParameters(
       return { value, trains: true, why: 'a projection of distillation', by: 'rule' };
     if (isAttached(value.name)) return no('of the teacher or the loss', 'rule');
     if (quantizers?.constant.has(value.name)) return no('a range of quantization', 'file');
-    if (choiceOf(value.name) === 'freeze') return no('frozen by --freeze', 'option');
+    if (choiceOf?.(value.name) === 'freeze') return no('frozen by --freeze', 'option');
     if (options.frozen?.includes(value.name)) return no(FROZEN, 'option');
     if (!reached.has(value) && !rounded.has(value))
       return no('the loss does not depend on it through differentiable operators', 'rule');
-    if (choiceOf(value.name) === 'train')
+    if (choiceOf?.(value.name) === 'train')
       return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (adapters.has(value.name)) return { value, trains: true, why: 'an adapter', by: 'file' };
     if (adapters.size) return no('the adapters train, not what they adapt', 'file');

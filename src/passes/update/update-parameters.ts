@@ -4,6 +4,7 @@ import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
+import { anyRows } from '../../ops/core/types.js';
 import {
   type Optimizer,
   type OptimizerOptions,
@@ -11,7 +12,7 @@ import {
   statesOf,
 } from '../../ops/optimizers/optimizer.js';
 import { type PlannedSchedule, scheduleFactor } from '../../ops/schedules.js';
-import { anyRows, type Lookup } from '../differentiate/look-up-rows.js';
+import type { Lookup } from '../differentiate/look-up-rows.js';
 import type { ScalarType, StepOptions } from '../options.js';
 import { groupSmall, join, part } from './batch-small-updates.js';
 import { tiled, tileOf } from './tile-large-updates.js';

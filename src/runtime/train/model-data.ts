@@ -4,10 +4,9 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import { neededInputs } from '../../graph/prune.js';
 import { dropUnreadInputs, eliminateDeadNodes } from '../../passes/common/eliminate-dead-nodes.js';
-import { globTest } from '../../passes/common/match-names.js';
 import { hasOwnStep } from '../../passes/import/own-step.js';
 import { inputsOfSegments, segmentsInput } from '../../passes/normalize/add-segments.js';
-import { type Derived, derivableInputs } from '../../passes/normalize/derive-inputs.js';
+import { type Derived, derivableInputs } from '../../passes/normalize/derivable-inputs.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { normalize } from '../../passes/pipeline.js';
@@ -31,10 +30,14 @@ export const TOLERANCE = 1e-3;
 const VERIFIED = 4;
 
 /** The inputs that the loss may depend on, and that are not computed from others. */
-function inputsOf({ model: { graph }, options: { loss, deriveInputs = [], pack } }: Source): Value[] {
+async function inputsOf({
+  model: { graph },
+  options: { loss, deriveInputs = [], pack },
+}: Source): Promise<Value[]> {
   const output = graph.nodes.flatMap(node => node.outputs).find(v => v && v.name === loss?.output);
   const needed = neededInputs(graph, output ? [output] : graph.outputs);
-  const tests = deriveInputs.map(globTest);
+  const { globTest } = deriveInputs.length ? await import('../../passes/common/match-names.js') : {};
+  const tests = deriveInputs.map(glob => globTest!(glob));
   const fed = needed.filter(({ name }) => !tests.some(test => test(name)));
   if (!pack) return fed;
   const positions = inputsOfSegments(graph);
@@ -45,7 +48,7 @@ function inputsOf({ model: { graph }, options: { loss, deriveInputs = [], pack }
 export async function modelData(source: Source): Promise<Dataset | undefined> {
   const { job, data, model } = source;
   const { graph } = model;
-  const needed = inputsOf(source);
+  const needed = await inputsOf(source);
   const names = new Set(needed.map(v => v.name));
   const known = <T>(given: Readonly<Record<string, T>> = {}) =>
     Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
@@ -81,7 +84,7 @@ export async function inputsToDerive(source: Source): Promise<DerivedInputs> {
   if (options.deriveInputs || options.gradients || hasOwnStep(model)) return {};
   const known = derivableInputs(model.graph);
   const { map = {} } = job.bind ?? {};
-  const needed = inputsOf(source);
+  const needed = await inputsOf(source);
   const wanted = needed.filter(v => known.has(v) && !data.has(map[v.name] ?? v.name));
   if (!wanted.length) return {};
   const { loss } = options;

@@ -19,22 +19,17 @@ import { readRecipe } from '../../passes/recipe/recipe.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Data, DataBinding, DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
-import { mixChunk } from '../data/images/mix.js';
-import { mixingOf } from '../data/images/mixing.js';
 import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
 import type { Opened } from '../formats/artifacts.js';
-import { resumeOptimizer } from '../formats/ort-state.js';
 import { sessionShapes } from '../session.js';
-import { withBalance } from './balance.js';
 import type { JudgedSample, NewEvent } from './events.js';
 import { nonFiniteRows } from './finite.js';
 import { injectedEvent } from './injected-event.js';
 import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
-import { type PrivacyOptions, withNoise } from './privacy.js';
+import type { PrivacyOptions } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer, type TrainerOptions } from './trainer.js';
-import { verifyPacking } from './verify-packing.js';
 import type { WorstOptions } from './worst-samples.js';
 
 /** Reports an event, as of now. */
@@ -93,25 +88,44 @@ export async function trainable(
   const provider = options.provider ?? providerOf(job.device);
   const source = { job, data, model, options: { ...options, ...derived.options, provider } };
   const { freeBatch = options.freeBatch, note } = await batchToFree(source);
-  await verifyPacking({ ...source, options: { ...source.options, freeBatch } });
+  if (options.pack) {
+    const { verifyPacking } = await import('./on-demand.js');
+    await verifyPacking({ ...source, options: { ...source.options, freeBatch } });
+  }
   for (const text of [derived.note, note]) if (text) emit({ type: 'note', text });
   const shapes = await shapesOf(source);
   const unrounded = { ...source.options, updates, tile, freeBatch };
   const opened = (loss: LossSpec | undefined, tried: InjectOptions) =>
     trialData({ ...source, options: { ...tried, loss, dpSgd: undefined } }, shapes);
   const training = async () => (await opened(unrounded.loss, { ...unrounded, qat: undefined })).data;
-  const ranges = options.qat
-    ? await (await import('./calibrate.js')).calibrate({ ...source, options: unrounded }, shapes, training)
-    : undefined;
-  const asked = { ...unrounded, ranges };
-  const noisy = await withNoise(asked, job, async () => (await opened(asked.loss, asked)).data);
-  const balanced = await withBalance(noisy, loss => opened(loss, asked));
-  const { model: injected, report } = await inject(model, balanced, shapes);
+  let asked: InjectOptions = unrounded;
+  if (options.qat) {
+    const { calibrate } = await import('./on-demand.js');
+    asked = { ...asked, ranges: await calibrate({ ...source, options: unrounded }, shapes, training) };
+  }
+  const trials = asked;
+  if (options.dpSgd) {
+    const { withNoise } = await import('./on-demand.js');
+    asked = await withNoise(asked, job, async () => (await opened(trials.loss, trials)).data);
+  }
+  if (isBalanced(options.loss)) {
+    const { withBalance } = await import('./on-demand.js');
+    asked = await withBalance(asked, loss => opened(loss, trials));
+  }
+  const { model: injected, report } = await inject(model, asked, shapes);
   emit(injectedEvent(report));
+  if (!optimizer) return injected;
+  const { resumeOptimizer } = await import('./on-demand.js');
   const begun = resumeOptimizer(injected, optimizer);
   if (begun.note) emit({ type: 'note', text: begun.note, level: 'warning' });
   return begun.model;
 }
+
+/** Whether weights of a loss are computed from the data. */
+const isBalanced = (loss?: LossSpec) =>
+  loss !== undefined &&
+  loss.kind !== 'output' &&
+  (loss.classWeights === 'balanced' || loss.posWeight === 'balanced');
 
 /** The training data as a step with these options takes them, and its target. */
 export async function trialData(
@@ -189,6 +203,8 @@ export async function bindTraining(
     : bound.isPoisson
       ? bound.poisson(description.accumulation?.batches)
       : bound;
+  if (!job.augment?.length) return train;
+  const { mixChunk, mixingOf } = await import('./on-demand.js');
   const mixing = mixingOf(job.augment, inputs, loss);
   if (!mixing) return train;
   return train.map((batch, { rows, pass }) =>
@@ -238,7 +254,7 @@ export async function worstOf(
   emit: Emit,
 ): Promise<JudgedSample[]> {
   if (!count) return [];
-  const { worstSamples } = await import('./worst-samples.js');
+  const { worstSamples } = await import('./on-demand.js');
   try {
     return await worstSamples(model, data, { count, batchSize, device, threads, paths });
   } catch (error) {

@@ -4,7 +4,7 @@ import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { inputsOfSegments, SEGMENTS, segmentsInput } from '../../passes/normalize/add-segments.js';
-import { derivableInputs } from '../../passes/normalize/derive-inputs.js';
+import { derivableInputs } from '../../passes/normalize/derivable-inputs.js';
 import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import { fileOrder } from '../data/order.js';
 import { type Feeds, sessionShapes, shapesIn } from '../session.js';

@@ -7,7 +7,7 @@ import { spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 
 /** A convolution, a normalization whose scale has two axes, and a product. */
-function groupsOf(options: GroupOptions<AgdOptions>, base: Partial<AgdOptions> = {}) {
+async function groupsOf(options: GroupOptions<AgdOptions>, base: Partial<AgdOptions> = {}) {
   const s = new Sketch();
   const weight = (name: string, dims: number[]): Value => {
     const value = s.weight(name, spread(dims));
@@ -22,12 +22,12 @@ function groupsOf(options: GroupOptions<AgdOptions>, base: Partial<AgdOptions> =
   const head = weight('head.weight', [6, 1]);
   s.add('MatMul', [n, head], 'y');
   const params = [kernel, bias, scale, shift, head];
-  const groups = groupParameters(params, agd, { ...defaultsOf(agd), ...base }, options);
+  const groups = await groupParameters(params, agd, { ...defaultsOf(agd), ...base }, options);
   return Object.fromEntries(params.map((p, i) => [p.name, groups[i]]));
 }
 
-it('takes decay off vectors and off what normalizations read', () => {
-  expect(groupsOf({ decayBiasNorm: false })).toEqual({
+it('takes decay off vectors and off what normalizations read', async () => {
+  expect(await groupsOf({ decayBiasNorm: false })).toEqual({
     'conv.weight': {},
     'conv.bias': { weightDecay: 0 },
     'norm.weight': { weightDecay: 0 },
@@ -36,12 +36,12 @@ it('takes decay off vectors and off what normalizations read', () => {
   });
 });
 
-it('applies the last matching group, option by option', () => {
+it('applies the last matching group, option by option', async () => {
   const groups = [
     { match: '*.weight', options: { lr: 1e-2, delta: 1e-3 } },
     { match: ['norm.*', 'head*'], options: { lr: 2e-2, weightDecay: 0.5 } },
   ];
-  expect(groupsOf({ decayBiasNorm: false, groups })).toEqual({
+  expect(await groupsOf({ decayBiasNorm: false, groups })).toEqual({
     'conv.weight': { lr: 1e-2, delta: 1e-3 },
     'conv.bias': { weightDecay: 0 },
     'norm.weight': { lr: 2e-2, delta: 1e-3, weightDecay: 0.5 },
@@ -50,13 +50,19 @@ it('applies the last matching group, option by option', () => {
   });
 });
 
-it('refuses what fits nothing, and options that the optimizer refuses', () => {
+it('refuses what fits nothing, and options that the optimizer refuses', async () => {
   const group = (match: string, options: Partial<AgdOptions>) => ({ groups: [{ match, options }] });
-  expect(() => groupsOf(group('*.wieght', {}))).toThrow("group '*.wieght' matches no trained parameter");
-  expect(() => groupsOf(group('*', { betas: [0.9, 2] }))).toThrow('betas[1] must be a number in [0, 1)');
-  expect(() => groupsOf(group('*', { weightdecay: 0 } as never))).toThrow(
+  await expect(groupsOf(group('*.wieght', {}))).rejects.toThrow(
+    "group '*.wieght' matches no trained parameter",
+  );
+  await expect(groupsOf(group('*', { betas: [0.9, 2] }))).rejects.toThrow(
+    'betas[1] must be a number in [0, 1)',
+  );
+  await expect(groupsOf(group('*', { weightdecay: 0 } as never))).rejects.toThrow(
     "Unknown option of agd 'weightdecay'; did you mean 'weight_decay'?",
   );
-  expect(() => groupsOf(group('*', { win: true }), { fixedDecay: true })).toThrow('win has its own form');
-  expect(() => groupsOf(group('*', { lr: 1 }), { lr: 0 })).toThrow('a multiple of lr');
+  await expect(groupsOf(group('*', { win: true }), { fixedDecay: true })).rejects.toThrow(
+    'win has its own form',
+  );
+  await expect(groupsOf(group('*', { lr: 1 }), { lr: 0 })).rejects.toThrow('a multiple of lr');
 });

@@ -46,13 +46,18 @@ function check(name: string, { host, copies, float64 }: Placement, batch: Batch)
 const tally = (ops: readonly string[]) =>
   [...new Set(ops)].map(op => `${op} ${ops.filter(o => o === op).length}`).join(', ');
 
+/** The optimizers that need the gradient of whole tables. */
+const TAKE_TABLES = [
+  ...['adahessian', 'adafactor', 'lamb', 'lars', 'shampoo'],
+  ...['prodigy', 'schedule-free-adamw', 'schedule-free-sgd'],
+];
+
 /** A small model in every form with every optimizer. */
 async function everyOptimizer(placer: Placer): Promise<void> {
   for (const dtype of ['float32', 'float16'] as const)
     for (const name of allOptimizerNames)
       for (const form of Object.keys(OPTIONS) as (keyof typeof OPTIONS)[]) {
-        // These need the gradient of whole tables.
-        const takesTables = ['adahessian', 'adafactor', 'lamb', 'lars', 'shampoo'].includes(name);
+        const takesTables = TAKE_TABLES.includes(name);
         if (takesTables && form === 'lazy rows') continue;
         // Its second backward pass is that of the Hessian.
         if (name === 'adahessian' && form.endsWith('sam')) continue;

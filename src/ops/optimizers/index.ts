@@ -6,6 +6,7 @@ import { adafactor } from './adafactor.js';
 import { adagrad } from './adagrad.js';
 import { adahessian } from './adahessian.js';
 import { adam } from './adam.js';
+import { adaml } from './adaml.js';
 import { adamw } from './adamw.js';
 import { adan } from './adan.js';
 import { ademamix } from './ademamix.js';
@@ -17,8 +18,11 @@ import { lion } from './lion.js';
 import { muon } from './muon.js';
 import { nadam } from './nadam.js';
 import type { Optimizer, OptimizerOptions } from './optimizer.js';
+import { prodigy } from './prodigy.js';
 import { radam } from './radam.js';
 import { rmsprop } from './rmsprop.js';
+import { scheduleFreeAdamw } from './schedule-free-adamw.js';
+import { scheduleFreeSgd } from './schedule-free-sgd.js';
 import { sgd } from './sgd.js';
 import { shampoo } from './shampoo.js';
 
@@ -44,6 +48,10 @@ export const OPTIMIZERS = {
   lars,
   muon,
   shampoo,
+  prodigy,
+  'schedule-free-adamw': scheduleFreeAdamw,
+  'schedule-free-sgd': scheduleFreeSgd,
+  adaml,
 };
 
 export type OptimizerName = keyof typeof OPTIMIZERS;

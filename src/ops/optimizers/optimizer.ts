@@ -41,14 +41,14 @@ export const fixedDecayOption = option(flag, false, 'Weight decay independent of
 export const largestOption = option(flag, false, 'Divide by the largest average so far');
 
 /**
- * A tensor kept per parameter, which starts as `value` (0 if not given). A `scalar` depends only on the steps so far and
+ * A tensor kept per parameter, which starts as `value` (0 if not given), or as the parameter does. A `scalar` depends only on the steps so far and
  * the options: it is passed to `scalars`, whose result of the same name is its next value. `dims` is its shape where
  * that is not the parameter's; such a state needs `whole`. `square` marks averages of squares, which are never negative, and `exact` a
  * state that must not be rounded. `dtype` is its type where that is not the update's.
  */
 export type KeptState = {
   name: string;
-  value?: number;
+  value?: number | 'parameter';
   scalar?: boolean;
   dims?: readonly number[];
   square?: boolean;
@@ -100,6 +100,16 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   diagonal?(product: Expr, options: O): Expr;
   /** Whether `update` receives, as `second`, the gradient at perturbed weights. */
   readonly perturbed?: true;
+  /** Where gradients are taken, if not at the parameter itself, which is what evaluation and export have. */
+  point?(param: Expr, state: State, options: O): Expr;
+  /**
+   * Sums over all parameters that a step depends on: what a parameter adds to each, and the scalars computed from the sums, which
+   * join those of `scalars`. All parameters have equal options, except for the weight decay.
+   */
+  readonly totals?: {
+    terms(param: Expr, grad: Expr, state: State, scalars: Scalars, options: O): Record<string, Expr>;
+    scalars(totals: Scalars, scalars: Scalars, options: O): Scalars;
+  };
   /**
    * PyTorch's name of a state tensor, and the factor that converts it to PyTorch's after `step` steps, for checkpoints
    * in PyTorch's format. Not given if the states equal PyTorch's.
@@ -139,7 +149,8 @@ export function statesOf<O extends OptimizerOptions>(
   return optimizer.states(options, shape).map(state => {
     const { name, value = 0, ...kept }: KeptState = typeof state === 'string' ? { name: state } : state;
     const scalar = kept.scalar ?? false;
-    const { square = false, exact = false, dtype } = kept;
+    // A state that starts as the parameter is one of several weights, whose small differences count.
+    const { square = false, exact = value === 'parameter', dtype } = kept;
     return { name, value, scalar, square, exact, dtype, dims: scalar ? [] : (kept.dims ?? shape) };
   });
 }

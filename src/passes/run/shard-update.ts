@@ -2,6 +2,7 @@ import { cloneModel } from '../../graph/clone.js';
 import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../../graph/ir.js';
+import { findOptimizer } from '../../ops/optimizers/index.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from '../file/description.js';
 
@@ -16,14 +17,21 @@ export type UpdateShard = {
 /**
  * Divides an update over ranks, by parameters and their optimizer state: the idea of ZeRO, stage 1 (Rajbhandari et al., 2020).
  * Small parameters that are updated together stay together; tables with sparse updates are left to all ranks. Throws
- * `bad-option` if something else reads optimizer state, as telemetry does.
+ * `bad-option` if something else reads optimizer state, as telemetry does, or if the optimizer reads that of all parameters.
  */
 export function shardUpdate(
   update: Model,
-  description: Pick<TrainingDescription, 'parameters'>,
+  description: Pick<TrainingDescription, 'parameters' | 'optimizer'>,
   updates: readonly Binding[],
   ranks: number,
 ): UpdateShard[] {
+  const { name } = description.optimizer;
+  const { point, totals } = findOptimizer(name) ?? {};
+  if (point || totals)
+    throw new AgdError(
+      'bad-option',
+      `--shard-optimizer divides the optimizer's state, and ${name} reads that of all parameters in each step: leave out one.`,
+    );
   const owners = new Map<string, string>();
   const parameters = description.parameters.filter(p => p.rows === undefined);
   const statesOf = new Map(

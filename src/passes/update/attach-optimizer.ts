@@ -12,6 +12,7 @@ import { clipGradients } from './clip-gradients.js';
 import { hessianProducts } from './hessian-products.js';
 import { recordTelemetry, type Telemetry } from './record-telemetry.js';
 import { skipNonFinite } from './skip-non-finite.js';
+import { takeGradientsAt } from './take-gradients-at.js';
 import { output, type StateUpdate, type Transition } from './transition.js';
 import {
   type PlannedUpdate,
@@ -73,6 +74,7 @@ export function attachOptimizer<O extends OptimizerOptions>(
     if (!inputs.has(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
+  takeGradientsAt(g, optimizer, parameters, rule);
   const { noise, batchWeight, parts } = options;
   const grads = (parts ?? [{ grads: parameters.map(p => p.grad) }]).map(part =>
     part.grads.map(e => e?.wide()),

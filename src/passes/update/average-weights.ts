@@ -1,12 +1,11 @@
 import { withInitializers } from '../../graph/clone.js';
-import { type DType, isFloat, isHalf, wideOf } from '../../graph/dtype.js';
+import { isHalf, wideOf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
-import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { readDescription } from '../file/step-metadata.js';
 import { stateInput, type Transition } from './transition.js';
-import { exactWeight } from './update-parameters.js';
+import { exactWeight, inType } from './update-parameters.js';
 
 /**
  * Keeps an exponential moving average of the weights in the states `<param>_ema`, which start as the weights: after
@@ -52,11 +51,4 @@ export function averagedModel(injected: Model): Model {
     parameters.map(p => [p.name, inType(tensors.get(p.ema!)!, tensors.get(p.name)!.dtype)]),
   );
   return withInitializers(injected, name => averages.get(name));
-}
-
-/** The numbers of a floating-point tensor in another type. */
-function inType(tensor: Tensor, dtype: DType): Tensor {
-  return tensor.dtype === dtype || !isFloat(dtype)
-    ? tensor
-    : Tensor.ofNumbers(dtype, tensor.dims, tensor.floats());
 }

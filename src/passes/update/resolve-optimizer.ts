@@ -43,14 +43,17 @@ function checkSharpness(
 }
 
 /** Throws `bad-option` if sparse updates are combined with an option that needs whole tables. */
-function checkLazy(options: InjectOptions, { name, diagonal }: { name: string; diagonal?: unknown }): void {
+function checkLazy(
+  options: InjectOptions,
+  { name, diagonal, point, totals }: Facts['optimizer']['optimizer'],
+): void {
   if (!options.lazyRows?.length) return;
   const { gradients, accumulate = 1, ema, telemetry } = options;
   const { stateBits, wsam } = options;
   const cautious = options.cautious || undefined;
   const whole = {
     ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious, stateBits, wsam },
-    [name]: diagonal,
+    [name]: diagonal ?? point ?? totals,
   };
   const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];
   ensure(

@@ -1,4 +1,4 @@
-import { type DType, isHalf, wideOf } from '../../graph/dtype.js';
+import { type DType, isFloat, isHalf, wideOf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
@@ -80,6 +80,7 @@ export function updateParameters<O extends OptimizerOptions>(
 ): UpdateRule {
   const isWhole = (i: number) =>
     optimizer.whole?.(parameters[i]!.options, parameters[i]!.param.shape as readonly number[]) ?? false;
+  if (optimizer.totals) checkTotals(optimizer, parameters);
   const table = parameters.find((p, i) => p.lookup && isWhole(i));
   if (table)
     throw new AgdError(
@@ -112,12 +113,12 @@ export function updateParameters<O extends OptimizerOptions>(
     // ONNX Runtime removes a cast to a type and back, but not if a subgraph reads the result.
     const typed = (e: Expr, dtype: DType) =>
       e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
-    const shared = new Map<string, { scalars: Scalars; kept: Scalars }>();
+    const shared = new Map<string, StepScalars>();
     const updates: Updates = new Map();
     const keys = parameters.map(({ param, options }) => `${param.dtype} ${JSON.stringify(options)}`);
     const alone = keys.map((key, i) => (parameters[i]!.lookup || isWhole(i) ? `${i}` : key));
     /** The scalars of the step for a parameter, and the next values of its states that are scalars. */
-    const scalarsOf = (i: number) => {
+    const scalarsOf = (i: number): StepScalars => {
       const { options } = parameters[i]!;
       const own = options.lr === lr ? scheduled : scheduled.mul(options.lr / lr);
       const before = slots.get(params[i]!)!;
@@ -125,14 +126,19 @@ export function updateParameters<O extends OptimizerOptions>(
         s => s.scalar,
       );
       const given = single.map(({ name }) => [name, b.of(before[name]!).cast(scalarType)]);
-      const exact = Object.entries(optimizer.scalars(t, own, options, Object.fromEntries(given)));
-      const cast = (dtype: DType) =>
-        Object.fromEntries(exact.map(([name, e]) => [name, typed(e, dtype)])) as Scalars;
-      const kept = single.map(({ name }) => [name, cast(before[name]!.dtype!)[name]!]);
-      return { scalars: cast(terms[i]!.dtype), kept: Object.fromEntries(kept) as Scalars };
+      const exact = optimizer.scalars(t, own, options, Object.fromEntries(given));
+      const cast = (scalars: Scalars, dtype: DType) =>
+        Object.fromEntries(Object.entries(scalars).map(([name, e]) => [name, typed(e, dtype)])) as Scalars;
+      const typedFor = (all: Scalars) => ({
+        scalars: cast(all, terms[i]!.dtype),
+        kept: Object.fromEntries(single.map(({ name }) => [name, typed(all[name]!, before[name]!.dtype!)])),
+      });
+      const withTotals = (totals: Scalars) =>
+        typedFor({ ...exact, ...optimizer.totals!.scalars(totals, exact, options) });
+      return { ...typedFor(exact), withTotals };
     };
     const chosen = params.flatMap((_, i) => ((parameters[i]!.begins ?? 0) === begins ? [i] : []));
-    for (const members of groupSmall(params, alone, chosen)) {
+    const groups = groupSmall(params, alone, chosen).map(members => {
       const [first] = members;
       const { options, lookup } = parameters[first!]!;
       const rows = lookup && b.of(lookup.rows);
@@ -144,8 +150,8 @@ export function updateParameters<O extends OptimizerOptions>(
       const slot = (name: string) => (i: number) => slots.get(params[i]!)![name]!;
       // An update of other parameters would read a state of this one.
       const found = named(true).length ? undefined : shared.get(keys[first!]!);
-      const { scalars, kept } = found ?? scalarsOf(first!);
-      if (!found) shared.set(keys[first!]!, { scalars, kept });
+      const scalars = found ?? scalarsOf(first!);
+      if (!found) shared.set(keys[first!]!, scalars);
       const secondOf = (i: number) => {
         const term = terms[params.length + i]!;
         return optimizer.diagonal?.(term, options) ?? term;
@@ -157,9 +163,18 @@ export function updateParameters<O extends OptimizerOptions>(
         ...(carries[first!] ? { carry: joined(i => state(carries[i]!)) } : {}),
         ...(optimizer.diagonal || optimizer.perturbed ? { second: joined(secondOf) } : {}),
       };
+      return { members, options, lookup, rows, names, single: named(true), slot, scalars, tensors };
+    });
+    const totals = optimizer.totals && sumsOf(optimizer.totals, groups, scalarType);
+    for (const { members, options, lookup, rows, names, single, slot, scalars: own, tensors } of groups) {
+      const [first] = members;
+      const { scalars, kept } = totals ? own.withTotals(totals) : own;
       const compute = (own: Scalars, { w, grad, carry, second, ...state }: Tensors): Tensors => {
-        const exact = isHalf(w!.dtype) ? exactWeight(w!, carry) : w!;
-        const { step, decay, state: after } = optimizer.update(exact, grad!, state, own, options, second);
+        const {
+          step,
+          decay,
+          state: after,
+        } = optimizer.update(...[exactOf(w!, carry), grad!, state, own, options, second]);
         const next = names.map(name => [name, after[name]!]);
         return { ...Object.fromEntries(next), ...subtract(w!, decay ? step.add(decay) : step, carry) };
       };
@@ -173,7 +188,7 @@ export function updateParameters<O extends OptimizerOptions>(
           updates.set(values[i]!, rows ? putRows(b.of(values[i]!), rows, piece) : piece);
       };
       for (const name of names) set(name, slot(name));
-      for (const name of named(true)) for (const i of members) updates.set(slot(name)(i), kept[name]!);
+      for (const name of single) for (const i of members) updates.set(slot(name)(i), kept[name]!);
       set('w', i => params[i]!);
       if (carries[first!]) set('carry', i => carries[i]!);
     }
@@ -205,6 +220,49 @@ export function updateParameters<O extends OptimizerOptions>(
 }
 
 type Tensors = Record<string, Expr>;
+
+/** In the type of an update, and as the next values of states that are scalars; `withTotals`, with what sums over all add. */
+type StepScalars = {
+  scalars: Scalars;
+  kept: Scalars;
+  withTotals(totals: Scalars): Omit<StepScalars, 'withTotals'>;
+};
+
+/** Throws `bad-option` for what would make the sums of parameters depend on more than one estimate. */
+function checkTotals<O extends OptimizerOptions>(
+  { name }: Optimizer<O>,
+  parameters: readonly TrainedParameter<O>[],
+): void {
+  const shared = ({ options }: TrainedParameter<O>) => JSON.stringify({ ...options, weightDecay: 0 });
+  const other = parameters.find(p => p.begins || shared(p) !== shared(parameters[0]!));
+  if (!other) return;
+  const { name: param } = other.param;
+  throw new AgdError(
+    'bad-option',
+    other.begins
+      ? `${name} estimates one step size from all parameters, and '${param}' begins to train later: leave out --unfreeze-every.`
+      : `${name} estimates one step size from all parameters, and '${param}' has other options than '${parameters[0]!.param.name}': groups may differ in weight_decay only.`,
+  );
+}
+
+/** The sums of all parameters, scalars. */
+function sumsOf<O extends OptimizerOptions>(
+  { terms }: NonNullable<Optimizer<O>['totals']>,
+  groups: readonly { tensors: Tensors; scalars: StepScalars; options: O }[],
+  type: ScalarType,
+): Scalars {
+  const added = groups.map(({ tensors: { w, grad, carry, ...state }, scalars, options }) =>
+    terms(exactOf(w!, carry), grad!, state, scalars.scalars, options),
+  );
+  const sum = (name: string) => {
+    const [first, ...others] = added.map(own => own[name]!.cast(type));
+    return others.length ? first!.op('Sum', others) : first!;
+  };
+  return Object.fromEntries(Object.keys(added[0] ?? {}).map(name => [name, sum(name)]));
+}
+
+/** The weight in the type of its update. */
+const exactOf = (w: Expr, carry?: Expr) => (isHalf(w.dtype) ? exactWeight(w, carry) : w);
 
 /** The table with new rows. Equal rows are written more than once, with the same values. */
 function putRows(table: Expr, rows: Expr, values: Expr): Expr {
@@ -257,9 +315,22 @@ function slotInputs<O extends OptimizerOptions>(
   return Object.fromEntries(
     statesOf(optimizer, options, shape).map(({ name, dims, value, dtype: own }) => [
       name,
-      stateInput(g, `${param.name}_${name}`, Tensor.filled(own ?? wideOf(dtype), dims, value)),
+      stateInput(
+        g,
+        `${param.name}_${name}`,
+        value === 'parameter'
+          ? inType(g.graph.initializers.get(param)!, wideOf(dtype))
+          : Tensor.filled(own ?? wideOf(dtype), dims, value),
+      ),
     ]),
   );
+}
+
+/** The numbers of a floating-point tensor in another type. */
+export function inType(tensor: Tensor, dtype: DType): Tensor {
+  return tensor.dtype === dtype || !isFloat(dtype)
+    ? tensor
+    : Tensor.ofNumbers(dtype, tensor.dims, tensor.floats());
 }
 
 function zerosLike(g: Builder, param: Value): Tensor {

@@ -6,6 +6,8 @@ import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
+import { findOptimizer } from '../../ops/optimizers/index.js';
+import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import type { Collective } from '../collective/collective.js';
 import type { Feeds } from '../session.js';
@@ -26,6 +28,8 @@ export class LocalSteps {
   /** The parameters after the last mean, and the momentum of the outer optimizer. */
   #anchor: Feeds;
   readonly #momentum: Map<string, Tensor>;
+  /** The states of the optimizer that started as a parameter and are weights, too. */
+  readonly #weights: readonly string[];
   #steps = 0;
   #isSettled = true;
   #samples = 0;
@@ -39,6 +43,7 @@ export class LocalSteps {
     momentum: ReadonlyMap<string, Tensor>,
   ) {
     this.#anchor = this.#copies(state);
+    this.#weights = weightsOf(description, state);
     this.#momentum = options.outerMomentum ? new Map(momentum) : new Map();
   }
 
@@ -202,11 +207,12 @@ export class LocalSteps {
     return this.description.parameters.map(p => p.name);
   }
 
-  /** Parameters, their running averages and running statistics: the optimizer's state stays with its rank. */
+  /** Parameters, other weights, running averages and running statistics: the optimizer's other state stays with its rank. */
   #shared(): string[] {
     const { parameters, statistics, step } = this.description;
     return [
       ...parameters.flatMap(p => [p.name, ...(p.ema === undefined ? [] : [p.ema])]),
+      ...this.#weights,
       ...statistics,
       step,
     ];
@@ -222,4 +228,15 @@ export class LocalSteps {
     });
     return Object.fromEntries(own);
   }
+}
+
+function weightsOf({ optimizer, parameters }: TrainingDescription, state: Feeds): string[] {
+  const found = findOptimizer(optimizer.name);
+  return parameters.flatMap(({ name, options, state: slots }) =>
+    found
+      ? statesOf(found, { ...optimizer.options, ...options } as OptimizerOptions, state[name]!.dims).flatMap(
+          kept => (kept.value === 'parameter' ? [slots[kept.name]!] : []),
+        )
+      : [],
+  );
 }

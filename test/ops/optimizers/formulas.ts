@@ -168,7 +168,11 @@ const ademamix: Formula<AdemamixOptions> = (w, g, kept, t, lr, o) => {
 };
 
 /** Those of which a formula on one coordinate says all; the steps of others are recorded. */
-type Elementwise = Exclude<OptimizerName, 'agd' | 'adafactor' | 'lamb' | 'lars' | 'muon' | 'shampoo'>;
+type Elementwise = Exclude<
+  OptimizerName,
+  | ('agd' | 'adafactor' | 'lamb' | 'lars' | 'muon' | 'shampoo')
+  | ('prodigy' | 'schedule-free-adamw' | 'schedule-free-sgd' | 'adaml')
+>;
 
 export const FORMULAS = {
   sgd,

@@ -154,6 +154,89 @@ def shampoo(w, g, kept, t, lr, momentum=0, weight_decay=0, eps=1e-4, ridge=1e-6,
     return w - lr * kept["u"].reshape(w.shape)
 
 
+def schedule_free(w, y, direction, kept, t, lr, momentum, weight_decay, warmup_steps, r, weight_lr_power, factor=1):
+    """What adamw_schedulefree.py and sgd_schedulefree.py share: they keep y, and x is what their eval() makes of it."""
+    z = kept.get("z", w)
+    rate = lr * (min(t / warmup_steps, 1) if warmup_steps else 1) * factor
+    kept["largest"] = max(kept.get("largest", -1), rate)
+    weight = t**r * kept["largest"] ** weight_lr_power
+    kept["sum"] = kept.get("sum", 0) + weight
+    c = weight / kept["sum"]
+    d = direction + weight_decay * y
+    y = y + c * (z - y) + rate * (momentum * (1 - c) - 1) * d
+    kept["z"], kept["y"] = z - rate * d, y
+    return y + (1 - 1 / momentum) * (kept["z"] - y)
+
+
+def schedule_free_adamw(
+    w, g, kept, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, warmup_steps=0, r=0, weight_lr_power=2
+):  # fmt: skip
+    """github.com/facebookresearch/schedule_free, schedulefree/adamw_schedulefree.py"""
+    kept["v"] = betas[1] * kept.get("v", 0) + (1 - betas[1]) * g * g
+    factor = math.sqrt(1 - betas[1] ** t)
+    more = (weight_decay, warmup_steps, r, weight_lr_power, factor)
+    direction = g / (np.sqrt(kept["v"]) + eps)
+    return schedule_free(w, kept.get("y", w), direction, kept, t, lr, betas[0], *more)
+
+
+def schedule_free_sgd(
+    w, g, kept, t, lr, momentum=0.9, weight_decay=0, warmup_steps=0, r=0, weight_lr_power=2
+):  # fmt: skip
+    """github.com/facebookresearch/schedule_free, schedulefree/sgd_schedulefree.py"""
+    more = (weight_decay, warmup_steps, r, weight_lr_power)
+    return schedule_free(w, kept.get("y", w), g, kept, t, lr, momentum, *more)
+
+
+def adaml(w, g, kept, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, l1=0, l21=0, adjust_l1=True):
+    """github.com/intelligent-machine-learning/dlrover, atorch/atorch/optimizers/adaml.py"""
+    m = average(kept, "m", betas[0], g) / (1 - betas[0] ** t)
+    d = np.sqrt(average(kept, "v", betas[1], g * g)) / math.sqrt(1 - betas[1] ** t) + eps
+    linear = m - d * w / lr
+    bound = l1 * np.sqrt(d) if adjust_l1 else l1
+    linear = np.clip(linear, -bound, bound) - linear
+    w = lr * linear / (d * (1 + lr * weight_decay))
+    if w.ndim < 2 or not l21:
+        return w
+    norm = np.linalg.norm(linear / np.sqrt(d), axis=1, keepdims=True) / math.sqrt(w.shape[1])
+    return np.where(norm <= l21, 0, w * (1 - l21 / np.maximum(norm, l21)))
+
+
+def prodigy(
+    lr, betas=(0.9, 0.999), beta3=None, eps=1e-8, weight_decay=0, decouple=True, use_bias_correction=False,
+    safeguard_warmup=False, d0=1e-6, d_coef=1, growth_rate=math.inf,
+):  # fmt: skip
+    """github.com/konstmish/prodigy, prodigyopt/prodigy.py: d is one of all parameters."""
+    beta1, beta2 = betas
+    beta3 = math.sqrt(beta2) if beta3 is None else beta3
+    first = {name: start(name) for name in SHAPES}
+    params = dict(first)
+    kept = {name: {"s": 0, "m": 0, "v": 0} for name in SHAPES}
+    d = d_max = d0
+    numerator = 0
+    for t in range(1, STEPS + 1):
+        dlr = d * lr * (math.sqrt(1 - beta2**t) / (1 - beta1**t) if use_bias_correction else 1)
+        numerator *= beta3
+        denominator = 0
+        for name, w in params.items():
+            g = gradient(name, t) + (0 if decouple else weight_decay * w)
+            own = kept[name]
+            numerator += d / d0 * dlr * np.sum(g * (first[name] - w))
+            own["m"] = beta1 * own["m"] + d * (1 - beta1) * g
+            own["v"] = beta2 * own["v"] + d * d * (1 - beta2) * g * g
+            own["s"] = beta3 * own["s"] + d / d0 * (d if safeguard_warmup else dlr) * g
+            denominator += np.abs(own["s"]).sum()
+        estimate = d_coef * numerator / denominator
+        if d == d0:
+            d = max(d, estimate)
+        d_max = max(d_max, estimate)
+        d = min(d_max, d * growth_rate)
+        for name, own in kept.items():
+            w = params[name] * (1 - (dlr * weight_decay if decouple else 0))
+            params[name] = w - dlr * own["m"] / (np.sqrt(own["v"]) + d * eps)
+    state = {f"{name}_d": [d] for name in SHAPES}
+    return {name: w.flatten().tolist() for name, w in params.items()}, state
+
+
 LR = 1 / 128
 CASES = []
 
@@ -197,7 +280,7 @@ def of_torch(name, kind, *all_options):
 
 def of_numpy(update, *all_options):
     for options in all_options:
-        add(update.__name__, options, run_numpy(update, snake({"lr": LR, **options})))
+        add(update.__name__.replace("_", "-"), options, run_numpy(update, snake({"lr": LR, **options})))
 
 
 BETAS = {"betas": [0.5, 0.9]}
@@ -235,5 +318,21 @@ for options in [
 ]:  # fmt: skip
     add("muon", options, muon(snake({"lr": LR, **options})))
 of_numpy(shampoo, {}, {"updateFreq": 1}, {"updateFreq": 1, "ridge": 0}, {"momentum": 0.9, **DECAY, "eps": 0.1}, {"maxSize": 2})
+of_numpy(
+    schedule_free_adamw, {}, {**BETAS, "eps": 1e-3, **DECAY}, {"warmupSteps": 30, "r": 0.5}, {"weightLrPower": 0, **DECAY},
+)  # fmt: skip
+of_numpy(
+    schedule_free_sgd, {}, {"momentum": 0.5, **DECAY}, {"warmupSteps": 30, "r": 1}, {"weightLrPower": 1, "warmupSteps": 70},
+)  # fmt: skip
+of_numpy(
+    adaml, {}, {**BETAS, "eps": 1e-3, "weightDecay": 0}, {"l1": 0.5}, {"l1": 0.5, "adjustL1": False}, {"l21": 0.5, "l1": 0.1},
+    {"l21": 5},
+)  # fmt: skip
+for options in [
+    {}, {"lr": 0.5, **BETAS, "beta3": 0.9, "eps": 1e-3}, DECAY, {**DECAY, "decouple": False}, {"useBiasCorrection": True},
+    {"safeguardWarmup": True, "lr": 0.5}, {"d0": 1e-3, "dCoef": 0.5}, {"growthRate": 1.1},
+]:  # fmt: skip
+    own = {"lr": 1, **options}
+    add("prodigy", own, prodigy(**snake(own)))
 
 Path(__file__).with_name("recorded.json").write_text(json.dumps(CASES))

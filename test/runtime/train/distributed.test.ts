@@ -264,6 +264,30 @@ const SETTINGS: [string, Setting][] = [
       inject: { loss: UNEVEN, accumulate: 2, optimizer: { name: 'adahessian', eps: 1e-2 } },
     },
   ],
+  [
+    'gradients away from the weights',
+    {
+      model: language(),
+      arrays: languageData(21),
+      inject: {
+        loss: { ...CE, ignoreIndex: -100 },
+        accumulate: 2,
+        optimizer: { name: 'schedule-free-adamw', eps: 1e-3 },
+      },
+    },
+  ],
+  [
+    'sums over all parameters',
+    {
+      model: language(),
+      arrays: languageData(21),
+      inject: {
+        loss: { ...CE, ignoreIndex: -100 },
+        accumulate: 2,
+        optimizer: { name: 'prodigy', eps: 1e-3, d0: 1e-2 },
+      },
+    },
+  ],
 ];
 
 describe.each(SETTINGS)('training with %s', (_, setting) => {

@@ -341,6 +341,8 @@ describe('refused', () => {
     ['stateBits', { stateBits: 8 }],
     ['telemetry', { telemetry: 1 }],
     ['adahessian', { optimizer: { name: 'adahessian' } }],
+    ['prodigy', { optimizer: { name: 'prodigy' } }],
+    ['schedule-free-sgd', { optimizer: { name: 'schedule-free-sgd' } }],
   ])('beside %s, which takes whole tables', async (what, options) => {
     await expect(injected(options)).rejects.toThrow(`and ${what} takes whole tables`);
   });

@@ -128,6 +128,14 @@ describe('ranks that train for themselves', () => {
     expect(states[0]!.get('step')!.numbers()).toEqual([6]);
   });
 
+  it('take the mean of both weights of a Schedule-Free optimizer', async () => {
+    const model = await injected({ ...SGD, optimizer: { name: 'schedule-free-sgd', lr: 0.1 } });
+    const states = await onRanks(model, [4, 4], 4, { syncEvery: 2 });
+    const z = [...states[0]!.keys()].filter(name => name.endsWith('_z'));
+    expect(z).toHaveLength(4);
+    for (const name of z) expect(states[1]!.get(name)!.bytes, name).toEqual(states[0]!.get(name)!.bytes);
+  });
+
   it.each<[string, Partial<TrainerOptions>]>([
     ['', {}],
     [', the momentum of the outer optimizer included', { outerLr: 0.7, outerMomentum: 0.9 }],

@@ -173,6 +173,17 @@ describe('a divided optimizer', () => {
     );
   });
 
+  it.each(['prodigy', 'schedule-free-adamw'] as const)(
+    'cannot be that of %s, which is read as a whole',
+    async name => {
+      const model = await injected({ optimizer: { name } }, wide());
+      const [collective] = localCollectives(1);
+      await expect(Trainer.create(model, { collective, shardOptimizer: true })).rejects.toThrow(
+        `--shard-optimizer divides the optimizer's state, and ${name} reads that of all parameters in each step: leave out one.`,
+      );
+    },
+  );
+
   it('cannot be observed as a whole', async () => {
     const model = await injected({ telemetry: 1 }, wide());
     const [collective] = localCollectives(1);

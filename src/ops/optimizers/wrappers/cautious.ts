@@ -2,7 +2,7 @@
  * Cautious optimizers. Liang, Chen, Liu, Liu: «Cautious Optimizers: Improving Training with One Line of Code», 2024; with
  * the factor of the authors' implementation.
  */
-import type { Optimizer, OptimizerOptions } from '../optimizer.js';
+import { ensure, type Optimizer, type OptimizerOptions } from '../optimizer.js';
 
 /** Bounds the factor of a step of which few elements are left. */
 const LEAST_SHARE = 1e-3;
@@ -22,6 +22,14 @@ export function cautious<O extends OptimizerOptions>(optimizer: Optimizer<O>): O
       const { step, ...updated } = optimizer.update(w, grad, ...rest);
       const agrees = step.mul(grad).greater(0).cast(step.dtype);
       return { ...updated, step: step.mul(agrees.div(agrees.mean().maximum(LEAST_SHARE))) };
+    },
+
+    validate(options) {
+      optimizer.validate?.(options);
+      ensure(
+        !optimizer.point,
+        `The weights of ${optimizer.name} are an average, which no single gradient moves: leave out cautious.`,
+      );
     },
   };
 }

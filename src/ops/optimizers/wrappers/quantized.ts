@@ -56,7 +56,7 @@ export function quantized<O extends OptimizerOptions>(
       const dims = [blocks, (block * bits) / 8];
       return [
         { name, value: codes, dims, dtype: 'uint8' },
-        { name: scaleOf(name), value: value ** (state.square ? 1 / 4 : 1 / 2), dims: [blocks, 1] },
+        { name: scaleOf(name), value: Number(value) ** (state.square ? 1 / 4 : 1 / 2), dims: [blocks, 1] },
       ];
     });
   };
@@ -88,6 +88,16 @@ export function quantized<O extends OptimizerOptions>(
       }
       return { ...updated, state };
     },
+
+    ...(optimizer.totals && {
+      totals: {
+        ...optimizer.totals,
+        terms(w, grad, kept, scalars, options) {
+          const state = decoded(options, w.staticShape!, kept, w);
+          return optimizer.totals!.terms(w, grad, state, scalars, options);
+        },
+      },
+    }),
 
     checkpoint(options, step, shape) {
       if (!chosen(options, shape).length)

@@ -187,17 +187,55 @@ export class Session {
       const results = await this.session.run(inputs, [...asked]);
       return record(Object.fromEntries(fetch.map(name => [name, fromOrt(results[name]!)])));
     } catch (error) {
-      throw (
-        misfit(tensorTypes(this.session.inputMetadata), feeds) ??
-        runtimeError('ONNX Runtime stopped', error, this.device)
-      );
+      throw this.#stopped(error, feeds);
     }
+  }
+
+  #stopped(error: unknown, feeds: Feeds): AgdError {
+    return (
+      misfit(tensorTypes(this.session.inputMetadata), feeds) ??
+      runtimeError('ONNX Runtime stopped', error, this.device)
+    );
+  }
+
+  /** Whether `runInto` can write such a tensor: the binding of Node alone copies what it was given. */
+  static takes({ dtype }: Tensor): boolean {
+    return ort.env.versions?.web === undefined && WRITABLE.has(dtype);
+  }
+
+  /**
+   * Runs the graph and writes the outputs into the bytes of these tensors, which are those of its outputs in type and shape.
+   *
+   * onnxruntime-node 1.30 lets the runtime write into tensors that a caller gives, and then allocates and copies each of
+   * them once more, which takes 10 ns per parameter. `unread`, the first output, is a sequence: at that it stops, after
+   * the run, before it has copied anything. Bindings that convert sequences return as from any other run. `witness` is an
+   * output that never is all ones: it shows that the run has taken place.
+   */
+  async runInto(given: Feeds, outputs: Feeds, unread: string, witness: string): Promise<void> {
+    const feeds = asFeeds(given);
+    checkNames([...this.inputs, ...this.outputs]);
+    const inputs = record(mapValues(feeds, toOrt));
+    const { bytes } = outputs[witness]!;
+    bytes.fill(0xff);
+    try {
+      await this.session.run(inputs, record({ ...mapValues(outputs, toOrt), [unread]: null }));
+    } catch (error) {
+      if (!NOT_A_TENSOR.test(textOf(error))) throw this.#stopped(error, feeds);
+    }
+    if (bytes.every(byte => byte === 0xff))
+      throw new AgdError('runtime', 'ONNX Runtime did not write into the arrays that it was given.');
   }
 
   async release(): Promise<void> {
     await this.session.release();
   }
 }
+
+/** Their arrays share memory with what the runtime gets. */
+const WRITABLE: ReadonlySet<DType> = new Set(['float32', 'float64', 'float16', 'int64', 'int32', 'uint8']);
+
+/** What the binding says of an output that it does not convert. */
+const NOT_A_TENSOR = /^non.tensor/i;
 
 /** The runtime's interface keeps tensors as properties of objects, where one name has no place. */
 function checkNames(names: readonly string[]): void {

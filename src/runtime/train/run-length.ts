@@ -51,13 +51,15 @@ export class RunLength {
   steps = 1;
   readonly #state: number;
   readonly #limit: number | undefined;
+  readonly #isInPlace: boolean;
   #free: number | undefined;
   /** The least time of a run, by its number of steps; undefined before the first run, which also compiles kernels. */
   #times: Map<number, number> | undefined;
 
-  /** `free` is that after the first run, if not given. */
-  constructor({ state = 0, free, limit }: Partial<RunLimits> = {}) {
+  /** `free` is that after the first run, if not given. With `inPlace`, starting a run costs nothing for the state. */
+  constructor({ state = 0, free, limit, inPlace = false }: Partial<RunLimits> & { inPlace?: boolean } = {}) {
     this.#state = state;
+    this.#isInPlace = inPlace;
     this.#free = free;
     this.#limit = limit;
   }
@@ -67,8 +69,9 @@ export class RunLength {
     this.#free ??= process.availableMemory();
     this.#remember(steps, milliseconds);
     const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0) / steps;
+    const step = milliseconds / steps;
     const wanted = stepsOfRun(
-      { milliseconds: milliseconds / steps, bytes, costs: this.costs },
+      { milliseconds: step, bytes, costs: this.#isInPlace ? { start: 0, step } : this.costs },
       { state: this.#state, free: this.#free, limit: this.#limit },
     );
     // Doubling at most: the first runs are slower than those that follow.

@@ -1,4 +1,5 @@
 import { withInitializers } from '../../graph/clone.js';
+import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Model, type Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
@@ -25,6 +26,7 @@ import { rowNumbers } from '../../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
+import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
@@ -79,6 +81,11 @@ export class Trainer {
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #local: LocalSteps | undefined;
+  /** The state that a run wrote, while nobody else has it: its arrays can take a later one. */
+  #own: Feeds | undefined;
+  /** Arrays of the state before. */
+  #spare: Feeds | undefined;
+  #hasRun = false;
   /** The whole state on rank 0, if ranks have parts of it. */
   #gathered: Feeds | undefined;
   #isReleased = false;
@@ -91,6 +98,7 @@ export class Trainer {
     private readonly updates: readonly { state: string; value: string }[],
     private readonly options: TrainerOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
+    private readonly unread?: string,
   ) {
     this.#device = staysOnDevice(options) ? new DeviceState(options) : undefined;
     this.#state = this.#withOwnTables(statesOf(model, updates));
@@ -151,9 +159,12 @@ export class Trainer {
         : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
-    const session = await Session.create(stateInputs(ready, updates), { ...options, stay });
+    const plain = stateInputs(ready, updates);
+    const isInto = steps !== part && !run.tables.length && !collective && writesInto(model, updates, options);
+    const { model: whole, unread } = isInto ? withUnreadOutput(plain) : { model: plain, unread: undefined };
+    const session = await Session.create(whole, { ...options, stay });
     freeMemory();
-    const trainer = new Trainer(model, description, session, fed, updates, options, run);
+    const trainer = new Trainer(model, description, session, fed, updates, options, run, unread);
     if (collective) {
       trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
       const { LocalSteps } = await import('./local-steps.js');
@@ -226,6 +237,7 @@ export class Trainer {
 
   /** Current values of everything a step changes, by name in the graph; tables updated by rows change in place. */
   get state(): ReadonlyMap<string, Tensor> {
+    this.#own = undefined;
     return new Map(Object.entries(this.#state));
   }
 
@@ -284,8 +296,14 @@ export class Trainer {
     });
   }
 
-  /** The state of all ranks. */
+  /** Whether runs write the state into arrays that are there, so that starting one takes no time for the state. */
+  get writesInPlace(): boolean {
+    return this.unread !== undefined;
+  }
+
+  /** The state of all ranks, for others to keep. */
   #whole(): Feeds {
+    this.#own = undefined;
     if (isDistributed(this.session) && this.session.foreign.size && !this.#gathered)
       throw new AgdError(
         'bad-state',
@@ -447,7 +465,9 @@ export class Trainer {
     const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
     const results = isDistributed(this.session)
       ? await this.session.run(unstacked(batches), state)
-      : await this.session.run(feeds, wanted);
+      : this.unread === undefined
+        ? await this.session.run(feeds, wanted)
+        : await this.#runInto(this.session, feeds, count, this.unread);
     const discard = () => freeOnDevice(Object.values(results));
     const losses = results[description.loss.name]!.numbers();
     const bad = skipsLosses(description) ? -1 : losses.findIndex(loss => !Number.isFinite(loss));
@@ -484,10 +504,35 @@ export class Trainer {
     changed.forEach(putRows);
     const before = this.#counts();
     this.#gathered = undefined;
+    this.#spare = this.#state === this.#own ? this.#own : undefined;
     this.#state = next;
+    if (this.unread !== undefined) this.#own = next;
+    // Frees what the first run began with before the second one allocates its outputs.
+    if (!this.#hasRun) freeMemory();
+    this.#hasRun = true;
     this.#telemetry = this.#readTelemetry(feeds, results);
     this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
     return losses;
+  }
+
+  /** The outputs of a run of `count` steps, of which the state is in the arrays of that before the last run, if they are free. */
+  async #runInto(session: Session, feeds: Feeds, count: number, unread: string): Promise<Feeds> {
+    const { description, updates, run } = this;
+    const spare = this.#spare ?? {};
+    const states = updates.map(({ state, value }) => {
+      const { dtype, dims } = feeds[state]!;
+      const { bytes } = spare[state] ?? emptied(dtype, dims);
+      return [value, new Tensor(dtype, dims, bytes)] as const;
+    });
+    const shown = [...run.stacked].map(([state, name]) => {
+      const { dtype, dims } = feeds[state]!;
+      return [name, emptied(dtype, [count, ...dims])] as const;
+    });
+    const losses = emptied('float32', [count]);
+    const outputs = record(Object.fromEntries([...states, ...shown, [description.loss.name, losses]]));
+    const { value } = updates.find(u => u.state === description.step)!;
+    await session.runInto(feeds, outputs, unread, value);
+    return outputs;
   }
 
   /** Steps of this rank alone, one by one, and the mean over the ranks when it is due. No loss without samples. */
@@ -873,6 +918,26 @@ function unstacked(batches: Feeds): Feeds {
   ]);
   return record(Object.fromEntries(entries));
 }
+
+/** Whether runs can write losses and the next state into arrays: of the processor's memory, and of known extents. */
+function writesInto(model: Model, updates: readonly { state: string }[], { device = 'cpu' }: TrainerOptions) {
+  const { name } = readStep(model).loss;
+  const loss = model.graph.outputs.find(v => v.name === name)!;
+  const isKnown = loss.dtype === 'float32' && loss.shape?.length === 0;
+  return device === 'cpu' && isKnown && Object.values(statesOf(model, updates)).every(Session.takes);
+}
+
+const emptied = (dtype: DType, dims: readonly number[]) =>
+  new Tensor(
+    dtype,
+    dims,
+    new Uint8Array(
+      byteLength(
+        dtype,
+        dims.reduce((n, d) => n * d, 1),
+      ),
+    ),
+  );
 
 /** Elsewhere each output of a run comes back. */
 const staysOnDevice = ({ device, collective }: TrainerOptions) =>

@@ -91,7 +91,7 @@ async function* loopOver(
     );
   let done = trainer.batchCount;
   const state = [...trainer.state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
-  const length = new RunLength({ state, limit: options.memoryLimit });
+  const length = new RunLength({ state, limit: options.memoryLimit, inPlace: trainer.writesInPlace });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     if (await isStopped()) return;
     const begin = performance.now();

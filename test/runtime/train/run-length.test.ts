@@ -75,3 +75,16 @@ describe('steps of one run', () => {
     expect(learned(1350, 1300, { state, free: 5 * GB })).toBe(1);
   });
 });
+
+it('does not lengthen runs for the state where they write it in place', () => {
+  const state = 2 ** 28;
+  const feeds = { x: Tensor.zeros('float32', [1, 4]) };
+  const copied = new RunLength({ state, free: 2 ** 34 });
+  const inPlace = new RunLength({ state, free: 2 ** 34, inPlace: true });
+  for (let i = 0; i < 6; i++) {
+    copied.learn(feeds, copied.steps, 2000 + 1000 * copied.steps);
+    inPlace.learn(feeds, inPlace.steps, 1000 * inPlace.steps);
+  }
+  expect(copied.steps).toBeGreaterThan(4);
+  expect(inPlace.steps).toBe(1);
+});

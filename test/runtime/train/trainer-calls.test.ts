@@ -1,6 +1,6 @@
 /** What callers of a trainer may do: calls at once, inputs of other kinds, element types. */
 import * as ort from 'onnxruntime-node';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import { convert } from '../../../src/runtime/data/convert.js';
@@ -99,4 +99,74 @@ it('counts the accuracy of 16-bit floats by their numbers', async () => {
   };
   expect((await t.evaluate([{ inputs, size: 4 }])).accuracy).toBe(0.75);
   await t.release();
+});
+
+it('writes the state into the arrays of the one before last', async () => {
+  const t = await made();
+  expect(t.writesInPlace).toBe(true);
+  const runs = vi.spyOn(Session.prototype, 'runInto');
+  for (let i = 0; i < 4; i++) await t.step(batch());
+  const arrays = runs.mock.calls.map(([, outputs]) => Object.values(outputs).map(o => o.bytes.buffer));
+  runs.mockRestore();
+  // Of the losses, which come last, each run has its own.
+  const states = arrays.map(buffers => buffers.slice(0, -1));
+  for (const i of [2, 3])
+    for (const [k, buffer] of states[i]!.entries()) expect(buffer).toBe(states[i - 2]![k]);
+  expect(states[1]![0]).not.toBe(states[0]![0]);
+  await t.release();
+});
+
+it('leaves states that a caller has as they were', async () => {
+  const [t, other] = [await made(), await made()];
+  const copies = (state: ReadonlyMap<string, Tensor>) => [...state].map(([n, v]) => [n, v.numbers()]);
+  const snapshots = [];
+  for (let i = 0; i < 5; i++) {
+    await t.step(batch());
+    await other.step(batch());
+    if (i === 1) snapshots.push({ state: t.state, copy: copies(t.state) });
+    if (i === 2) {
+      const initializers = new Map([...t.snapshot().graph.initializers].map(([v, value]) => [v.name, value]));
+      snapshots.push({ state: initializers, copy: copies(initializers) });
+    }
+  }
+  for (const { state, copy } of snapshots) expect(copies(state)).toEqual(copy);
+  expect(copies(t.state)).toEqual(copies(other.state));
+  await Promise.all([t.release(), other.release()]);
+});
+
+it('gives the same numbers as runs whose outputs are copied', async () => {
+  const [t, copied] = [await made(), await made()];
+  const runInto = vi.spyOn(Session.prototype, 'runInto');
+  const steps = (n: number) =>
+    Object.fromEntries(
+      Object.entries(batch()).map(([name, { dtype, dims, bytes }]) => {
+        const all = new Uint8Array(n * bytes.length);
+        for (let i = 0; i < n; i++) all.set(bytes, i * bytes.length);
+        return [name, new Tensor(dtype, [n, ...dims], all)];
+      }),
+    );
+  const losses = [...(await t.steps(steps(3))), ...(await t.steps(steps(1))), ...(await t.steps(steps(4)))];
+  expect(runInto).toHaveBeenCalledTimes(3);
+  runInto.mockImplementation(async function (this: Session, feeds, outputs) {
+    const results = await this.run(feeds, Object.keys(outputs));
+    for (const [name, { bytes }] of Object.entries(outputs)) bytes.set(results[name]!.bytes);
+  });
+  expect([...(await copied.steps(steps(3))), ...(await copied.steps(steps(5)))]).toEqual(losses);
+  expect([...copied.state].map(([n, v]) => [n, v.numbers()])).toEqual(
+    [...t.state].map(([n, v]) => [n, v.numbers()]),
+  );
+  runInto.mockRestore();
+  await Promise.all([t.release(), copied.release()]);
+});
+
+it('says where a run wrote nothing', async () => {
+  const t = await made();
+  const session = (t as unknown as { session: { session: { run: unknown } } }).session.session;
+  session.run = async () => ({});
+  await expect(t.step(batch())).rejects.toThrow('did not write into the arrays');
+  session.run = async () => {
+    throw new Error('no memory left');
+  };
+  await expect(t.step(batch())).rejects.toThrow('ONNX Runtime stopped: no memory left');
+  expect(t.stepCount).toBe(0);
 });

@@ -2,7 +2,15 @@
 import { readFile } from 'node:fs/promises';
 import { extname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { AgdError, type Command, checkOption, optimizerNamed, types, unknownName } from '../src/constants.js';
+import {
+  AgdError,
+  type Command,
+  checkOption,
+  type Option,
+  optimizerNamed,
+  types,
+  unknownName,
+} from '../src/constants.js';
 import { flagOf, named, type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */
@@ -50,7 +58,7 @@ export async function readConfig(path: string, command: Command, own: Options): 
 
 /** Options by their place in a file, and the places of those that a flag names otherwise. */
 type Known = {
-  options: ReadonlyMap<string, import('../src/constants.js').Option>;
+  options: ReadonlyMap<string, Option>;
   paths: ReadonlyMap<string, string>;
 };
 
@@ -65,13 +73,19 @@ function read(path: string, name: string, value: unknown, known: Known): unknown
       : unknownName('option', name, [...known.options.keys()]).message;
     throw new AgdError('bad-option', `${path}: ${why}`);
   }
-  const { parse, type } = option;
   const place = `${path}: ${name}`;
-  // One text is a list of one, as a flag that is given once.
-  const given = type === types.texts && typeof value === 'string' ? [value] : value;
-  const parsed = typeof given === 'string' && parse ? named(place, () => parse(given)) : given;
-  checkOption(place, type, parsed);
+  const parsed = named(place, () => parsedText(value, option));
+  checkOption(place, option.type, parsed);
   return parsed;
+}
+
+/** The value of texts that are written as the flag has them; one text is a list of one, as a flag that is given once. */
+function parsedText(value: unknown, { parse, parseAll, type }: Option): unknown {
+  const texts = typeof value === 'string' ? [value] : value;
+  if (type === types.texts) return texts;
+  if (typeof value === 'string' && parse) return parse(value);
+  const isText = Array.isArray(texts) && texts.length > 0 && texts.every(text => typeof text === 'string');
+  return isText && parseAll ? parseAll(texts) : value;
 }
 
 function checkOptimizer(path: string, { name = 'agd' }: Values): void {

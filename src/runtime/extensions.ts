@@ -1,6 +1,8 @@
+import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { AgdError } from '../graph/errors.js';
+import { ioError } from '../graph/files.js';
 
 const LOADED = new Map<string, Promise<void>>();
 
@@ -31,13 +33,14 @@ async function load(path: string, file: string): Promise<void> {
     });
     await jiti.import(pathToFileURL(file).href);
   } catch (error) {
-    const { name, code, message } = error as NodeJS.ErrnoException;
+    const { name, message } = error as Error;
     if (name === 'AgdError') {
       const known = error as AgdError;
       throw new AgdError(known.code, `${path}: ${known.message}`, { cause: error });
     }
-    if (code === 'ENOENT' || code === 'EACCES' || code === 'EISDIR')
-      throw new AgdError('io', `Cannot read ${path}: ${message}.`, { cause: error });
+    await readFile(file).catch(unread => {
+      throw ioError(`Cannot read '${path}'`, unread);
+    });
     throw new AgdError('bad-option', `${path} cannot be loaded: ${message.split('\n')[0]}.`, {
       cause: error,
     });

@@ -250,6 +250,21 @@ it('makes flag, help, check and configuration key of one entry of a table', asyn
   await expect(readConfig(config({ minLength: 1.5 }), 'train', own)).rejects.toThrow('minLength must be');
 });
 
+it('reads options of several texts from a file as objects, as the texts of flags, or as one of these', async () => {
+  const object = [{ match: ['*q_proj'], r: 8, dora: true }];
+  for (const lora of [object, '*q_proj:r=8,dora', ['*q_proj:r=8,dora']])
+    expect((await options('--config', config({ lora }))).lora).toMatchObject(object);
+  const group = [{ match: ['*.bias'], options: { weightDecay: 0 } }];
+  for (const groups of [group, '*.bias: weight_decay=0', ['*.bias: weight_decay=0']])
+    expect((await options('--config', config({ groups }))).groups).toEqual(group);
+  const told = readConfig(config({ bind: { map: ['x=pixels', 'y=labels'] }, columns: 'x=a,b' }), 'train', {});
+  expect(await told).toMatchObject({ bind: { map: { x: 'pixels', y: 'labels' } } });
+  await expect(options('--config', config({ lora: ['*:rank=8'] }))).rejects.toThrow(
+    /config\.json: lora: .*rank/,
+  );
+  await expect(options('--config', config({ lora: [8] }))).rejects.toThrow(/config\.json: lora\[0\] must be/);
+});
+
 it('reads a sum of losses without parentheses', async () => {
   const loss = async (text: string, ...more: string[]) =>
     (await told('inject', '--loss', text, ...more)).loss as unknown;

@@ -141,12 +141,16 @@ export function configSchema(): string {
 const hasConfig = (command: CommandName) =>
   optionsOf(command, own.get(command)!).some(([name]) => name === 'config');
 
-function valueSchema({ type, parse }: Option): object {
+function valueSchema({ type, parse, parseAll }: Option): object {
   const { $schema: _, ...schema } = toJsonSchema(type as never, { errorMode: 'ignore' });
   if (schema.maximum === Number.MAX_SAFE_INTEGER) delete schema.maximum;
   if (schema.minimum === Number.MIN_SAFE_INTEGER) delete schema.minimum;
   // What the flag's text is read from may be written as that text, and a list of one text as the text.
   if (type === types.texts) return { anyOf: [{ type: 'string' }, schema] };
+  if (parseAll) {
+    const listed = { type: 'array', items: { type: 'string' }, minItems: 1 };
+    return { anyOf: [{ type: 'string' }, listed, schema] };
+  }
   return parse
     ? { anyOf: [{ type: 'string' }, Object.keys(schema).length > 1 ? schema : { type: 'object' }] }
     : schema;

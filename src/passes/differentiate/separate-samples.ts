@@ -57,7 +57,7 @@ export function scanSamples(
   trained: readonly Value[],
   { inputs, batch }: SampleInputs,
 ): SampleScan {
-  const { graph, scope } = g;
+  const { graph } = g;
   const moved = dependents(graph.nodes, [...inputs, ...trained]);
   const isMoved = new Set(moved);
   const written = new Set(moved.flatMap(node => node.outputs));
@@ -66,58 +66,23 @@ export function scanSamples(
   graph.nodes = graph.nodes.filter(node => !isMoved.has(node));
 
   const b = g.subgraph('sample');
-  const one = (type: ValueType | undefined) => ofOneSample(type, batch);
-  const outer = new Map(inputs.map(v => [v, new Value(v.name, v.type)]));
-  graph.inputs = graph.inputs.map(v => outer.get(v) ?? v);
-  for (const [value, { type }] of outer) {
-    value.name = scope.names.fresh(`${value.name}_sample`);
-    value.type = one(type) && withFirst(type, 1);
-    const slice = b.input('slice', sliceType(type, 0));
-    b.adopt([new Node('Unsqueeze', [slice.value, g.ints([0]).value], [value])]);
-  }
-  for (const node of moved) {
-    const inner = node.subgraphs().flatMap(sub => [...allGraphs(sub)]);
-    const values = [node.outputs, ...inner.flatMap(s => [s.inputs, ...s.nodes.map(n => n.outputs)])].flat();
-    for (const v of values) if (v) v.type = one(v.type);
-  }
+  const outer = sliceInputs(b, g, inputs, batch);
+  typeAsOneSample(moved, batch);
   b.adopt(moved);
-
-  const within = (e: Expr) => b.of(e.value);
-  const own = loss.terms
-    ?.map(({ loss: at, weight, factor }) => {
-      const mean = sampleMeans({ loss: within(at), weight: weight && within(weight) });
-      return (mean.rank ? mean.reshape([]) : mean).mul(factor);
-    })
-    .reduce((sum, term) => sum.add(term));
-  const lossOfOne = b.rename(own ?? b.of(loss.loss), 'sample_loss');
+  const lossOfOne = b.rename(lossOfSample(b, loss), 'sample_loss');
   const counts = b.input('counts', { kind: 'tensor', dtype: 'bool', shape: [] });
   const counted = b.rename(counts.where(b.of(lossOfOne), 0), 'counted_loss');
   const stackable = outputs.filter(v => written.has(v) && v !== loss.loss && v.shape?.[0] === 1);
   b.graph.outputs = [counted, ...stackable.map(v => b.rename(b.of(v).squeeze([0]), `${v.name}_of_one`))];
-  const types = b.graph.outputs.map(v => stackType(v.type, 0, batch));
+
   // ONNX Runtime's Scan takes no empty batch, which Poisson sampling may draw: it gets one sample that does not count.
   const size = sampleCount(g, { inputs: [...outer.values()], batch });
-  const missing = size.rsub(1).op('Max', [0]).unsqueeze([0]);
-  const filled = [...outer.values()].map(v => g.of(v).pad(padsAfter(missing, v.shape!.length)));
-  const stacked = g.emit(
-    'Scan',
-    [...filled, size.op('Max', [1]).iota().less(size)],
-    { body: b.graph, num_scan_inputs: inputs.length + 1 },
-    { outputs: types.length, types },
-  );
-  const scan = stacked[0]!.value.producer!;
-  const [losses, ...others] = stacked;
-  const named = new Map<Value, Value>();
-  const name = (old: Value, e: Expr) => {
-    const value = new Value(old.name, e.type);
-    old.name = scope.names.fresh(`${old.name}_of_one`);
-    g.identity(e.value, value);
-    named.set(old, value);
-  };
-  name(loss.loss, losses!.sum().div(size.op('Max', [1]).cast(losses!.dtype)));
-  stackable.forEach((v, i) => {
-    name(v, others[i]!);
-  });
+  const [losses, ...others] = scanOver(g, b.graph, [...outer.values()], size, batch);
+  const scan = losses!.value.producer!;
+  const named = new Map([
+    [loss.loss, takeName(g, loss.loss, losses!.sum().div(size.op('Max', [1]).cast(losses!.dtype)))],
+    ...stackable.map((v, i) => [v, takeName(g, v, others[i]!)] as const),
+  ]);
   graph.outputs = outputs.flatMap(v => (written.has(v) ? (named.get(v) ?? []) : [v]));
   const known = (v: Value | undefined) => v && (named.get(v) ?? outer.get(v) ?? v);
   Object.assign(loss, {
@@ -128,6 +93,62 @@ export function scanSamples(
     terms: undefined,
   });
   return { scan, body: b.graph, loss: lossOfOne, counts: counts.value };
+}
+
+/** Makes each input a batch of the sample that the body gets, and returns what takes its place outside. */
+function sliceInputs(b: Builder, g: Builder, inputs: readonly Value[], batch: Dim): Map<Value, Value> {
+  const { graph, scope } = g;
+  const outer = new Map(inputs.map(v => [v, new Value(v.name, v.type)]));
+  graph.inputs = graph.inputs.map(v => outer.get(v) ?? v);
+  for (const [value, { type }] of outer) {
+    value.name = scope.names.fresh(`${value.name}_sample`);
+    value.type = ofOneSample(type, batch) && withFirst(type, 1);
+    const slice = b.input('slice', sliceType(type, 0));
+    b.adopt([new Node('Unsqueeze', [slice.value, g.ints([0]).value], [value])]);
+  }
+  return outer;
+}
+
+/** Gives what the nodes compute, in their subgraphs too, the types that it has of one sample. */
+function typeAsOneSample(nodes: readonly Node[], batch: Dim): void {
+  for (const node of nodes) {
+    const inner = node.subgraphs().flatMap(sub => [...allGraphs(sub)]);
+    const values = [node.outputs, ...inner.flatMap(s => [s.inputs, ...s.nodes.map(n => n.outputs)])].flat();
+    for (const v of values) if (v) v.type = ofOneSample(v.type, batch);
+  }
+}
+
+/** The loss of the sample in the body: the sum of the means of its losses, or what the model computes of it. */
+function lossOfSample(b: Builder, { loss, terms }: AttachedLoss): Expr {
+  const within = (e: Expr) => b.of(e.value);
+  const own = terms
+    ?.map(({ loss: at, weight, factor }) => {
+      const mean = sampleMeans({ loss: within(at), weight: weight && within(weight) });
+      return (mean.rank ? mean.reshape([]) : mean).mul(factor);
+    })
+    .reduce((sum, term) => sum.add(term));
+  return own ?? b.of(loss);
+}
+
+/** Runs the body for each sample, or once for none, and returns what it stacks. */
+function scanOver(g: Builder, body: Graph, inputs: readonly Value[], size: Expr, batch: Dim): Expr[] {
+  const types = body.outputs.map(v => stackType(v.type, 0, batch));
+  const missing = size.rsub(1).op('Max', [0]).unsqueeze([0]);
+  const filled = inputs.map(v => g.of(v).pad(padsAfter(missing, v.shape!.length)));
+  return g.emit(
+    'Scan',
+    [...filled, size.op('Max', [1]).iota().less(size)],
+    { body, num_scan_inputs: inputs.length + 1 },
+    { outputs: types.length, types },
+  );
+}
+
+/** The expression under the name of a value of the body, which gets another. */
+function takeName(g: Builder, old: Value, e: Expr): Value {
+  const value = new Value(old.name, e.type);
+  old.name = g.scope.names.fresh(`${old.name}_of_one`);
+  g.identity(e.value, value);
+  return value;
 }
 
 /** Pads of the first axis only, at its end. */

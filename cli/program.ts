@@ -1,5 +1,5 @@
 import yargs, { type Argv } from 'yargs';
-import { findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
+import { AgdError, findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
 import { readArguments } from './arguments.js';
 import { HELP_WIDTH, version } from './cached-help.js';
 import { UsageError } from './failure.js';
@@ -78,10 +78,25 @@ class Chosen {
 
 /** Does what the arguments say. Throws `UsageError` where they say nothing that can be done. */
 export async function run(args: readonly string[]): Promise<void> {
-  const chosen = await parse(args);
-  if (!chosen || isRepeated(chosen)) return;
-  const { handler } = await loadCommand(chosen.name);
-  await handler(chosen.values as never);
+  let isRead = false;
+  try {
+    const chosen = await parse(args);
+    isRead = true;
+    if (!chosen || isRepeated(chosen)) return;
+    const { handler } = await loadCommand(chosen.name);
+    await handler(chosen.values as never);
+  } catch (error) {
+    if (!isSaidByFirst(error, isRead, args)) throw error;
+    process.exitCode = 1;
+  }
+}
+
+/** Whether the first rank fails in the same way, as all have the same arguments: one line is enough. Files may differ. */
+function isSaidByFirst(error: unknown, isRead: boolean, args: readonly string[]): boolean {
+  const isOfArguments =
+    error instanceof UsageError || (!isRead && error instanceof AgdError && error.code === 'bad-option');
+  const readsFiles = args.some(arg => /^--(config|extend)\b/.test(arg));
+  return isOfArguments && !readsFiles && !!findLaunch()?.rank;
 }
 
 /**

@@ -69,7 +69,7 @@ export const options = {
     ...RUN,
     type: types.flag,
     help: 'Train together with the other processes that mpirun or srun started',
-    conflicts: ['folds', 'dryRun', 'findLr', 'memory', 'dpSgd'],
+    conflicts: ['dryRun', 'dpSgd'],
   },
   mpiLibrary: {
     ...RUN,
@@ -88,7 +88,7 @@ export const options = {
     ...RUN,
     type: types.count,
     help: 'With --distributed: train N steps on each rank alone between averages of the parameters, for slow networks',
-    conflicts: ['compress', 'shardOptimizer', 'syncBatchNorm'],
+    conflicts: ['compress', 'shardOptimizer', 'syncBatchNorm', 'findLr'],
     expert: true,
   },
   outerLr: {

@@ -139,6 +139,62 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     expect([...saved.values()].flat().every(Number.isFinite)).toBe(true);
   });
 
+  it('cross-validate, each fold together', { timeout: 180_000 }, async () => {
+    const folder = await workplace();
+    const folds = ['model.onnx', '--data', 'train.npz', ...OPTIONS, '--folds', '3', '--epochs', '2'];
+    const alone = agdOnnx(folder, 'train', ...folds, '--out-dir', 'alone', '--log', 'alone.jsonl');
+    expect(alone.code, alone.err).toBe(0);
+    const rest = ['--out-dir', 'ranks', '--log', 'ranks.jsonl', '--distributed'];
+    const { code, stderr, stdout } = await train(folder, 2, ...folds, ...rest);
+    expect(code, stderr).toBe(0);
+    expect(stdout.match(/wrote ranks\/fold-\d\.onnx/g)).toHaveLength(3);
+    const [one, all] = ['alone', 'ranks'].map(name =>
+      readFileSync(join(folder, `${name}.jsonl`), 'utf8')
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line))
+        .filter(event => event.type === 'folds')
+        .map(({ values }) => values),
+    );
+    expect(all).toHaveLength(1);
+    expect(all![0].loss.mean).toBeCloseTo(one![0].loss.mean, 6);
+    for (const name of ['fold-1.onnx', 'fold-3.onnx'])
+      expect(await difference(join(folder, 'alone', name), join(folder, 'ranks', name))).toBeLessThan(1e-6);
+  });
+
+  it('try learning rates together', { timeout: 120_000 }, async () => {
+    const folder = await workplace();
+    const rates = [...task, '--find-lr', '--optimizer', 'sgd', '--json'];
+    const alone = agdOnnx(folder, 'train', ...rates);
+    expect(alone.code, alone.err).toBe(0);
+    const before = readdirSync(folder);
+    const { code, stderr, stdout } = await train(folder, 3, ...rates, '--distributed');
+    expect(code, stderr).toBe(0);
+    const [one, all] = [alone.out, stdout].map(text =>
+      text
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line))
+        .filter(event => event.type === 'rates'),
+    );
+    expect(all).toHaveLength(1);
+    expect(all![0].suggested).toBe(one![0].suggested);
+    // Before the loss grows, when rounding grows too.
+    for (let i = 0; i < 60; i++) expect(all![0].losses[i]).toBeCloseTo(one![0].losses[i], 5);
+    expect(readdirSync(folder)).toEqual(before);
+  });
+
+  it('choose one plan for the memory of all', { timeout: 180_000 }, async () => {
+    const folder = await workplace();
+    const alone = agdOnnx(folder, 'train', ...task, '-o', 'alone.onnx');
+    expect(alone.code, alone.err).toBe(0);
+    const limit = ['--memory', '2GB', '--distributed'];
+    const { code, stderr, stdout } = await train(folder, 2, ...task, '-o', 'out.onnx', ...limit);
+    expect(code, stderr).toBe(0);
+    expect(stdout.match(/memory: batches of 40 as a whole: \d+ MB expected, of 2000 MB/g)).toHaveLength(1);
+    expect(await difference(join(folder, 'alone.onnx'), join(folder, 'out.onnx'))).toBeLessThan(1e-6);
+  });
+
   it('with other options than rank 0 are refused', { timeout: 120_000 }, async () => {
     const folder = await workplace();
     const script = (batch: string) => [CLI, 'train', ...task.with(-3, batch), '--distributed'];
@@ -241,6 +297,42 @@ describe('commands that are not distributed', () => {
     expect(readdirSync(folder)).toEqual(before);
   });
 
+  it('are noticed under srun', { timeout: 60_000 }, async () => {
+    const folder = await workplace();
+    const slurm = { SLURM_PROCID: '0', SLURM_NTASKS: '3', SLURM_STEP_NUM_TASKS: '3' };
+    const { status, stderr } = spawnSync(
+      process.execPath,
+      [CLI, 'train', ...'model.onnx --data train.npz'.split(' ')],
+      {
+        ...{ cwd: folder, env: { ...process.env, ...slurm }, encoding: 'utf8' },
+      },
+    );
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr:
+        'agd-onnx: srun started 3 processes, each of which would train the same model: add --distributed. See agd-onnx --help.\n',
+    });
+  });
+
+  it('are told by the first rank alone what is wrong with their arguments', { timeout: 60_000 }, async () => {
+    const folder = await workplace();
+    const task = ['train', 'model.onnx', '--data', 'train.npz', '--distributed'];
+    for (const [wrong, message] of [
+      [['--wrong'], "Unknown option '--wrong'"],
+      [['--lr', 'x'], '--lr'],
+      [['--loss', 'nothing'], 'nothing'],
+      [['--outer-lr', '1'], '--outer-lr needs --sync-every'],
+    ] as const) {
+      const first = run(folder, 0, ...task, ...wrong);
+      expect(first.status).toBe(1);
+      expect(first.stderr).toContain(message);
+      expect(run(folder, 2, ...task, ...wrong)).toEqual({ status: 1, stdout: '', stderr: '' });
+    }
+    // Not every machine may have the file.
+    const { status, stderr } = run(folder, 2, ...task, '--config', 'none.json');
+    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('none.json') });
+  });
+
   it('run where they only read', { timeout: 60_000 }, async () => {
     const folder = await workplace();
     expect(run(folder, 1, 'inspect', 'model.onnx').stdout).toContain('4 train');
@@ -272,19 +364,14 @@ it('a run without a launcher is refused with --distributed, and its options with
     [['--sync-every', '2', '--shard-optimizer'], '--sync-every cannot be combined with --shard-optimizer'],
     [['--sync-every', '2', '--compress', 'fp16'], '--sync-every cannot be combined with --compress'],
     [['--sync-every', '2', '--sync-batch-norm'], '--sync-every cannot be combined with --sync-batch-norm'],
+    [['--sync-every', '2', '--find-lr'], '--sync-every cannot be combined with --find-lr'],
     [['--shard-optimizer', '--telemetry', '1'], '--shard-optimizer cannot be combined with --telemetry'],
   ] as const) {
     const { code, err } = agdOnnx(folder, ...task, '--distributed', ...flags);
     expect(code).toBe(1);
     expect(err).toContain(message);
   }
-  for (const [flag, value] of [
-    ['--folds', '3'],
-    ['--dry-run'],
-    ['--find-lr'],
-    ['--memory', '1GB'],
-    ['--dp-sgd', 'clip=1'],
-  ]) {
+  for (const [flag, value] of [['--dry-run'], ['--dp-sgd', 'clip=1']]) {
     const { code, err } = agdOnnx(folder, ...task, '--distributed', ...[flag!, value ?? []].flat());
     expect(code).toBe(1);
     expect(err).toContain(`--distributed cannot be combined with ${flag}.`);

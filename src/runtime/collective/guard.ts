@@ -15,7 +15,7 @@ while read -r seconds message; do
     sleep "$seconds" 2>/dev/null & sleeping=$!
     wait "$sleeping"
     echo "$message" >&2
-    kill -KILL "$1"
+    kill -KILL "$1" 2>/dev/null
   ) &
   timer=$!
 done

@@ -179,7 +179,7 @@ class Mpi implements Collective {
     if (size !== undefined && this.size !== size)
       throw new AgdError(
         'collective',
-        `${launcher} started ${size} processes, but ${this.engine}${path === undefined ? '' : ` (${path})`} sees ${this.size}: it is another MPI than that of ${launcher}. Give the right library with --mpi-library PATH.`,
+        `${launcher} started ${size} processes, but ${this.engine}${path === undefined ? '' : ` (${path})`} sees ${this.size}: it is another MPI than that of ${launcher}. Give the right library with --mpi-library PATH${launcher === 'srun' ? ', or the plugin of this one with srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH)' : ''}.`,
       );
     if (provided[0]! < THREAD_SERIALIZED)
       throw new AgdError(

@@ -2,6 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgdError } from '../../graph/errors.js';
+import { anyRank } from '../collective/collective.js';
 import type { EndEvent, EpochEvent, FoldEvent, TrainEvent } from './events.js';
 import { directionOf, monitoredValue } from './monitor.js';
 import { spreadOf } from './spread.js';
@@ -25,14 +26,17 @@ export async function crossValidate(
   report: Report,
   signal: Signal,
 ): Promise<void> {
-  const { folds: of = 2, outDir, monitor, patience } = job;
+  const { folds: of = 2, outDir, monitor, patience, collective } = job;
+  // Ranks are asked to stop at different times.
+  const isStopped = async () => (collective ? anyRank(collective, signal.aborted) : signal.aborted);
   const choice = job.export ?? (patience === undefined && monitor === undefined ? 'last' : 'best');
   if (outDir !== undefined) await mkdir(outDir, { recursive: true }).catch(cannotMake(outDir));
   const told = new Set<string>();
   const results: FoldEvent[] = [];
   const runs: EpochEvent[][] = [];
   const ends: EndEvent[] = [];
-  for (let index = 0; index < of && !signal.aborted; index++) {
+  let stopped = await isStopped();
+  for (let index = 0; index < of && !stopped; index++) {
     const epochs: EpochEvent[] = [];
     const place = { fold: index + 1, folds: of };
     const watch = (event: TrainEvent) => {
@@ -54,7 +58,8 @@ export async function crossValidate(
       if (!(error instanceof AgdError) || error.code === 'bad-option') throw error;
       throw new AgdError(error.code, `Fold ${index + 1} of ${of}: ${error.message}`, { cause: error });
     });
-    if (signal.aborted) break;
+    stopped = await isStopped();
+    if (stopped) break;
     const { epoch = epochs.length } = ends.at(-1)!.best ?? {};
     const counted = epochs.find(event => event.epoch === epoch)!;
     const { loss, metrics, samples } = counted.validation!;
@@ -78,8 +83,8 @@ export async function crossValidate(
   }
   const total = (key: 'steps' | 'skipped') => ends.reduce((sum, end) => sum + end[key], 0);
   report({
-    ...{ type: 'end', time: Date.now(), stopped: signal.aborted },
-    ...{ reason: signal.aborted ? 'signal' : 'epochs', steps: total('steps'), skipped: total('skipped') },
+    ...{ type: 'end', time: Date.now(), stopped },
+    ...{ reason: stopped ? 'signal' : 'epochs', steps: total('steps'), skipped: total('skipped') },
   });
 }
 

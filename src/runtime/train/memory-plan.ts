@@ -122,13 +122,14 @@ const dataInputs = (graph: Graph) =>
   graph.inputs.filter(v => !graph.initializers.has(v) && v.shape?.length !== 0);
 
 /**
- * The job with the plan that keeps it within `job.memory`; a run that is resumed keeps the plan that it began with. Throws
+ * The job with the plan that keeps it, or each of its ranks, within `job.memory`; a run that is resumed keeps the plan that it began with. Throws
  * `bad-option` for a model that was injected already, and where a resumed run is asked for updates of another size.
  */
 export async function withinMemory(
   job: TrainJob & { memory: number },
   measure: (job: TrainJob) => Promise<{ peak: number; hasStatistics: boolean }>,
   note: (text: string) => void,
+  ranks = 1,
 ): Promise<TrainJob> {
   const { memory, inject, ...rest } = job;
   if (!inject)
@@ -138,7 +139,7 @@ export async function withinMemory(
     );
   const { accumulate = 1, checkpointActivations, lazyRows, dpSgd } = inject;
   const fixed = await fixedBatchOf(job, inject);
-  const batch = job.batchSize ?? fixed ?? DEFAULT_BATCH_SIZE;
+  const batch = job.batchSize ?? (fixed && fixed * ranks) ?? DEFAULT_BATCH_SIZE;
   if (dpSgd?.batch !== undefined && dpSgd.batch !== batch)
     throw new AgdError(
       'bad-option',

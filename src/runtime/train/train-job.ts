@@ -13,6 +13,7 @@ import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { demandAgreement, hashJson } from '../collective/agreement.js';
 import { broadcastBytes, type Collective } from '../collective/collective.js';
+import { localCollectives } from '../collective/local.js';
 import { openCollective } from '../collective/mpi.js';
 import { describeRanks } from '../collective/ranks.js';
 import { watched } from '../collective/watched.js';
@@ -33,6 +34,7 @@ import { dryRun } from './dry-run.js';
 import type { TrainEvent } from './events.js';
 import { findRate } from './find-lr.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
+import { planTogether } from './plan-together.js';
 import {
   bind,
   bindingOf,
@@ -121,6 +123,8 @@ export type TrainJob = SessionOptions &
     /** Trains together with the other processes that `mpirun` or `srun` started: see `openCollective`. */
     distributed?: boolean;
     mpiLibrary?: string;
+    /** Trains as the one rank of a run in this process, to measure what a rank takes. */
+    isOnlyRank?: boolean;
     /** Seconds that a rank waits for the others before it ends the run; 600 if not given. */
     timeout?: number;
   } & PrivacyOptions &
@@ -141,13 +145,25 @@ export async function runTrainJob(
 ): Promise<void> {
   const note = (text: string) => report({ type: 'note', time: Date.now(), text, level: 'warning' });
   if (job.distributed && !job.collective) {
-    const { timeout = TIMEOUT, mpiLibrary: library } = job;
+    const { timeout = TIMEOUT, mpiLibrary: library, memory } = job;
+    const before = process.memoryUsage().rss;
     const collective = watched(await openCollective({ library }), { timeout, warn: note });
     const ranks = await describeRanks(collective);
     note(ranks.text);
-    await runTrainJob({ threads: ranks.threads, ...given(job), collective }, report, signal);
+    const carrier = Math.max(0, process.memoryUsage().rss - before);
+    const own = { threads: ranks.threads, ...given(job) };
+    const { measured } = await import('./worker.js');
+    const planned =
+      memory === undefined
+        ? own
+        : await planTogether({ ...own, memory }, collective, { measure: measured, carrier, note });
+    await runTrainJob({ ...planned, collective }, report, signal);
     // Not after a failure: the other ranks would not come.
     return collective.close();
+  }
+  if (job.isOnlyRank) {
+    const [collective] = localCollectives(1);
+    return runTrainJob({ ...job, isOnlyRank: undefined, collective }, report, signal);
   }
   const placed = await withDevice(job.collective ? ofRank(job, job.collective) : job, note);
   return job.folds === undefined
@@ -164,17 +180,20 @@ const given = (job: TrainJob): TrainJob =>
 
 /** What a rank does of a distributed job: the first one writes the files. Throws `bad-option` for what is not distributed. */
 function ofRank(job: TrainJob, { rank }: Collective): TrainJob {
-  for (const name of ['folds', 'dryRun', 'findLr', 'memory'] as const)
-    if (job[name])
-      throw new AgdError(
-        'bad-option',
-        `--${name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`)} cannot be combined with --distributed.`,
-      );
+  if (job.dryRun && job.distributed)
+    throw new AgdError('bad-option', '--dry-run cannot be combined with --distributed.');
   const { inject } = job;
   const all = { ...job, inject: inject && { ...inject, lossDivisor: true } };
   if (rank === 0) return all;
   return {
-    ...{ ...all, output: undefined, recipeOut: undefined, exportEma: undefined, worstSamples: undefined },
+    ...{
+      ...all,
+      output: undefined,
+      outDir: undefined,
+      recipeOut: undefined,
+      exportEma: undefined,
+      worstSamples: undefined,
+    },
     ...{ bakePreprocessing: undefined, export: 'last', keepBest: undefined, keepLast: undefined },
   };
 }
@@ -425,11 +444,11 @@ async function agreed(job: TrainJob) {
   const { sha256 = '', ...source } = await sourceOf(job);
   const { batchSize, seed, lr, augment, sampler, bind } = job;
   const { epochs, patience, monitor, minDelta, saveEvery } = job;
-  const { compress, syncEvery, outerLr, outerMomentum, shardOptimizer } = job;
+  const { compress, syncEvery, outerLr, outerMomentum, shardOptimizer, fold, findLr } = job;
   return {
     model: sha256,
     options: hashJson({
-      ...{ source, batchSize, seed, lr, augment, sampler, bind },
+      ...{ source, fold, findLr, batchSize, seed, lr, augment, sampler, bind },
       ...{ epochs, patience, monitor, minDelta, saveEvery },
       ...{ compress, syncEvery, outerLr, outerMomentum, shardOptimizer },
     }),

@@ -31,21 +31,24 @@ export async function trainInWorker(
   kill?: AbortSignal,
 ): Promise<void> {
   const { memory } = job;
-  if (memory === undefined) return inProcess(job, emit, signal, kill);
+  // Ranks choose together, when they have met.
+  if (memory === undefined || job.distributed) return inProcess(job, emit, signal, kill);
   const tell = (text: string) => emit({ type: 'note', time: Date.now(), text, level: 'warning' });
-  const planned = await withinMemory({ ...job, memory }, one => measured(one, signal, kill), tell);
+  const measure = (one: TrainJob) =>
+    measured({ ...one, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, signal, kill);
+  const planned = await withinMemory({ ...job, memory }, measure, tell);
   return inProcess(planned, emit, signal, kill);
 }
 
-/** The memory of a run by that of a few steps, in a process of its own. */
-async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal) {
+/** The memory of a dry run, in a process of its own. */
+export async function measured(job: TrainJob, signal?: AbortSignal, kill?: AbortSignal) {
   let [peak, hasStatistics] = [Number.POSITIVE_INFINITY, false];
   const watch = (event: TrainEvent) => {
     if (event.type === 'injected') hasStatistics = event.description.statistics.length > 0;
     if (event.type === 'plan') peak = event.memory.peak;
   };
   try {
-    await inProcess({ ...job, ...NOTHING_SAVED, dryRun: true, findLr: undefined }, watch, signal, kill);
+    await inProcess(job, watch, signal, kill);
   } catch (error) {
     // What the device has no room for is too much, whatever the process takes.
     if (!(error instanceof AgdError) || error.code !== 'out-of-memory') throw error;

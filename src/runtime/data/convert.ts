@@ -67,8 +67,8 @@ export function firstOutside(
 }
 
 /**
- * The rows (along the first axis) of `array` with these numbers, as a fresh tensor of shape `dims` and type
- * `dtype`, each element times `scale`. The elements must fit (see `firstMisfit`).
+ * The rows (along the first axis) of `array` with these numbers, as a tensor of shape `dims` and type `dtype`, each element times
+ * `scale`. The elements must fit (see `firstMisfit`). `allocate` gives the memory of so many bytes, which is fresh if not given.
  */
 export function takeRows(
   array: Tensor,
@@ -76,9 +76,10 @@ export function takeRows(
   dtype: DType,
   dims: readonly number[],
   scale: number,
+  allocate = (size: number) => new Uint8Array(size),
 ): Tensor {
   const width = array.size / array.dims[0]!;
-  const out = new Tensor(dtype, dims, new Uint8Array(byteLength(dtype, rows.length * width)));
+  const out = new Tensor(dtype, dims, allocate(byteLength(dtype, rows.length * width)));
   if (scale === 1 && haveSameBits(array.dtype, dtype)) copyRows(array.bytes, rows, out.bytes);
   else convertRows(array, rows, out, width, scale);
   return out;
@@ -141,8 +142,16 @@ const words = (bytes: Uint8Array) =>
 function copyWords(from: Int32Array, rows: Uint32Array, to: Int32Array, width: number): void {
   let at = 0;
   for (let i = 0; i < rows.length; i++) {
-    const first = rows[i]! * width;
-    for (let j = first; j < first + width; j++) to[at++] = from[j]!;
+    let j = rows[i]! * width;
+    const end = j + width;
+    // Rows are not in the cache: with fewer branches, more of them are on their way at a time.
+    for (; j + 3 < end; j += 4, at += 4) {
+      to[at] = from[j]!;
+      to[at + 1] = from[j + 1]!;
+      to[at + 2] = from[j + 2]!;
+      to[at + 3] = from[j + 3]!;
+    }
+    while (j < end) to[at++] = from[j++]!;
   }
 }
 

@@ -96,6 +96,9 @@ export type BatchOptions = {
   asStored?: boolean;
 };
 
+/** What inputs were put in, by their names. */
+type Memory = Map<string, Uint8Array<ArrayBuffer>>;
+
 export const DEFAULT_BATCH_SIZE = 32;
 
 /** Memory for the samples that are shuffled at a time, where they are read in blocks and no number is given. */
@@ -205,15 +208,21 @@ export class Dataset {
   /**
    * The same batches, several at a time: `steps` is asked before each chunk how many it may hold, given the number
    * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
+   * With `reused`, those of arrays in memory are put there: each chunk is the receiver's until it asks for the next one.
    */
-  async *chunks(options: BatchOptions, steps: (first: number) => number): AsyncGenerator<Chunk> {
+  async *chunks(
+    options: BatchOptions,
+    steps: (first: number) => number,
+    reused?: Memory,
+  ): AsyncGenerator<Chunk> {
     const parts = this.#parts(options, steps);
     const { shuffle, epoch = 0, asStored } = options;
     const pass = shuffle === undefined || asStored ? undefined : { seed: shuffle, epoch };
+    const memory = this.isInMemory ? reused : undefined;
     const make = async ({ rows, first, lead, padding, size }: Part): Promise<Chunk> => {
       if (!rows.length && size) return { inputs: {}, sizes: [size] };
       const places = this.options.weights && Uint32Array.from(rows, (_, i) => first + i);
-      const { inputs } = await this.take(rows, lead, pass && places ? { ...pass, places } : pass);
+      const { inputs } = await this.take(rows, lead, pass && places ? { ...pass, places } : pass, memory);
       const [k, each] = lead as [number, number];
       return { inputs, sizes: Array(k).fill(size ?? each - padding), ...(padding ? { padding } : {}) };
     };
@@ -307,8 +316,13 @@ export class Dataset {
     }
   }
 
-  /** The samples with these numbers; `lead` shapes them otherwise than as one batch. */
-  async take(rows: Uint32Array, lead: readonly number[] = [rows.length], pass?: Pass): Promise<Batch> {
+  /** The samples with these numbers; `lead` shapes them otherwise than as one batch, `memory` has that of inputs before. */
+  async take(
+    rows: Uint32Array,
+    lead: readonly number[] = [rows.length],
+    pass?: Pass,
+    memory?: Memory,
+  ): Promise<Batch> {
     const { samples, rows: chosen, mapped } = this.options;
     const stored = chosen ? rows.map(row => chosen[row]!) : rows;
     const taken = await samples?.take(stored, pass);
@@ -320,7 +334,14 @@ export class Dataset {
         if (read) check?.(read);
         const out = read
           ? fromRows(read, dtype, [...lead, ...dims], scale)
-          : takeRows(array as Tensor, stored, dtype, [...lead, ...dims], scale);
+          : takeRows(
+              array as Tensor,
+              stored,
+              dtype,
+              [...lead, ...dims],
+              scale,
+              memory && room(memory, input),
+            );
         return [input, moveAxis(out, steps.length, steps.length + batchAxis)];
       },
     );
@@ -488,6 +509,17 @@ type Part = { rows: Uint32Array; first: number; lead: readonly number[]; padding
 function chunksAhead({ inputs }: Chunk): number {
   const bytes = Object.values(inputs).reduce((n, t) => n + t.byteLength, 0);
   return Math.max(1, Math.min(AHEAD.chunks, Math.floor(AHEAD.bytes / Math.max(1, bytes))));
+}
+
+/** Gives the memory of an input again, where it is large enough. */
+function room(memory: Memory, input: string): (size: number) => Uint8Array<ArrayBuffer> {
+  return size => {
+    const kept = memory.get(input);
+    if (kept && kept.length >= size) return kept.subarray(0, size);
+    const made = new Uint8Array(size);
+    memory.set(input, made);
+    return made;
+  };
 }
 
 /** Fresh rows as the input takes them. */

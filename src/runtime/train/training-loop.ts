@@ -91,6 +91,7 @@ async function* loopOver(
     );
   let done = trainer.batchCount;
   const state = [...trainer.state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+  const memory = new Map();
   const length = new RunLength({ state, limit: options.memoryLimit, inPlace: trainer.writesInPlace });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     if (await isStopped()) return;
@@ -107,7 +108,7 @@ async function* loopOver(
       for (const loss of before.slice(epoch * steps, done)) add(loss, train.batchSize(order));
     const first = epoch * steps;
     const most = (batch: number) => Math.min(length.steps, limit(first + batch));
-    const chunks = train.chunks({ ...order, epoch, skip: done - first }, most);
+    const chunks = train.chunks({ ...order, epoch, skip: done - first }, most, memory);
     // What is in memory is prepared in this thread: none of that is waiting, in which the session could have run.
     const waits = !train.isInMemory;
     let [waited, asked] = [0, performance.now()];

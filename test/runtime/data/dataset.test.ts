@@ -34,6 +34,24 @@ describe('batches', () => {
     expect(first!.inputs.y!.data).toEqual(Float32Array.of(0, 100, 1, 101));
   });
 
+  test('in chunks that are put where the last one was, if they have room there', async () => {
+    const dataset = new Dataset([column(300), column(300, 'y')]);
+    const [fresh, reused, buffers]: [number[][], number[][], unknown[]] = [[], [], []];
+    const options = { batchSize: 8, shuffle: 3 };
+    const steps = (first: number) => (first === 0 ? 2 : 10);
+    for await (const { inputs } of dataset.chunks(options, steps))
+      fresh.push(inputs.x!.numbers(), inputs.y!.numbers());
+    for await (const { inputs } of dataset.chunks(options, steps, new Map())) {
+      reused.push(inputs.x!.numbers(), inputs.y!.numbers());
+      buffers.push(inputs.x!.bytes.buffer);
+      // What it held is not seen again.
+      inputs.x!.bytes.fill(255);
+    }
+    expect(reused).toEqual(fresh);
+    // The first is too small for those that follow; the last one has less than is there.
+    expect(buffers.map(buffer => buffer === buffers[1])).toEqual([false, true, true, true, true, true]);
+  });
+
   test('as they are stored, in the order of a seed, where nothing is to be augmented or mixed', async () => {
     const passes: unknown[] = [];
     const dataset = new Dataset([column(4)]).map((batch, { pass }) => {

@@ -43,7 +43,7 @@ export const options = {
     group: 'Output',
     alias: 'o',
     shown: 'MODEL.grad.safetensors',
-    help: 'Safetensors file to write',
+    help: 'File to write: .safetensors, or .npz',
   },
 } satisfies Options;
 
@@ -98,6 +98,7 @@ export async function handler(args: Args): Promise<void> {
     loadModel,
     Tensor,
     withDevice,
+    writeNpz,
     writeSafetensors,
   } = await import('../../src/internal.js');
   const out = args.out ?? args.model.replace(/(\.onnx)?$/, '.grad.safetensors');
@@ -137,7 +138,8 @@ export async function handler(args: Args): Promise<void> {
   const { loss } = found;
   for (const text of found.warnings) print(`warning: ${text}`);
   const scalar = loss === undefined ? [] : [['loss', Tensor.filled('float32', [], loss)] as const];
-  await writeSafetensors(out, new Map([...scalar, ...found.gradients]));
+  const write = out.endsWith('.npz') ? writeNpz : writeSafetensors;
+  await write(out, new Map([...scalar, ...found.gradients]));
   if (loss !== undefined) print(`loss ${formatNumber(loss)}`);
   print(`wrote ${out}: ${[...found.gradients.keys()].length} gradients`);
   if (!args.check) return;

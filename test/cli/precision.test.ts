@@ -5,8 +5,11 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { readStep } from '../../src/passes/file/step-metadata.js';
+
 import { convert } from '../../src/runtime/data/convert.js';
+import { loadArrays } from '../../src/runtime/data/load.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
+import { Session } from '../../src/runtime/session.js';
 import { mlp, mlpData } from '../sample.js';
 import { agdOnnx } from './run.js';
 
@@ -91,6 +94,48 @@ it('a run that skips all batches is an error: no model is written, and a state w
     // In time the scale fits float16.
     const more = train('out.agd.onnx', ...data.slice(0, 4), '--epochs', '20', '-o', 'out.onnx');
     expect(more).toMatchObject({ code: 0 });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+it('the gradients of a bfloat16 file are those of the float32 file with its weights', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'agd-onnx-precision-'));
+  try {
+    const at = (name: string) => join(folder, name);
+    const [half, full] = [mlp(), mlp()];
+    for (const { graph } of [half, full])
+      for (const [value, tensor] of graph.initializers) {
+        const rounded = convert(tensor, 'bfloat16');
+        const dtype = graph === half.graph ? 'bfloat16' : 'float32';
+        graph.initializers.set(value, convert(rounded, dtype));
+        value.type = { kind: 'tensor', dtype, shape: tensor.dims };
+      }
+    for (const v of half.graph.inputs) v.type = { kind: 'tensor', dtype: 'bfloat16', shape: v.shape };
+    await saveModel(half, at('half.onnx'));
+    await saveModel(full, at('full.onnx'));
+    await writeNpz(at('data.npz'), mlpData(8));
+    const found: Map<string, number[]>[] = [];
+    for (const name of ['half', 'full']) {
+      const task = [`${name}.onnx`, '--loss', 'cross-entropy'];
+      const grad = agdOnnx(folder, 'grad', ...task, '--inputs', 'data.npz', '-o', `${name}.npz`);
+      expect(grad, grad.err).toMatchObject({ code: 0 });
+      const values = new Map([...(await loadArrays(at(`${name}.npz`)))].map(([n, t]) => [n, t.numbers()]));
+      for (const mode of ['gradient', 'jacobian']) {
+        const of = mode === 'gradient' ? task : [`${name}.onnx`, '--of', 'logits'];
+        const out = `${name}.${mode}.onnx`;
+        const made = agdOnnx(folder, 'differentiate', ...of, '--wrt', 'x', '--mode', mode, '-o', out);
+        expect(made, made.err).toMatchObject({ code: 0 });
+        const session = await Session.create(await loadModel(at(out)));
+        const { x, target } = Object.fromEntries(mlpData(8));
+        const results = await session.run(mode === 'gradient' ? { x: x!, target: target! } : { x: x! });
+        for (const [n, t] of Object.entries(results)) values.set(`${mode} ${n}`, t.numbers());
+        await session.release();
+      }
+      found.push(values);
+    }
+    expect([...found[0]!.keys()]).toEqual(expect.arrayContaining(['fc1.weight', 'gradient x_grad']));
+    expect(found[0]).toEqual(found[1]);
   } finally {
     await rm(folder, { recursive: true });
   }

@@ -32,13 +32,18 @@ const STAND_INS = {
 };
 /** What the tables of options and passes hold for the command line and the documentation alone. */
 const FOR_COMMANDS = ['alias', 'does', 'help', 'parse', 'parseAll', 'shown'];
-const TABLES = /\/dist\/src\/passes\/(options\/[\w-]+|pipeline)\.js$/;
+const TABLES = /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|ops\/optimizers\/[\w-]+)\.js$/;
 
-/** The code without properties of these names in its objects. */
-function withoutProperties(code: string, names: readonly string[]): string {
+/** The code without properties of these names in its objects, and without the help text of `option(type, value, help)`. */
+function withoutTexts(code: string, names: readonly string[]): string {
   let rest = '';
   let at = 0;
   new Visitor({
+    CallExpression({ callee, arguments: [, value, help] }) {
+      if (callee.type !== 'Identifier' || callee.name !== 'option' || !help) return;
+      rest += code.slice(at, value!.end);
+      at = help.end;
+    },
     ObjectExpression({ properties }) {
       for (const property of properties) {
         const { type, start, end } = property;
@@ -73,7 +78,7 @@ async function write(input: Record<string, string>, dir: string, output: OutputO
       },
       {
         name: 'tables',
-        transform: (code, id) => (TABLES.test(id) ? withoutProperties(code, FOR_COMMANDS) : null),
+        transform: (code, id) => (TABLES.test(id) ? withoutTexts(code, FOR_COMMANDS) : null),
       },
     ],
     // A busy machine is no mistake in what is bundled.

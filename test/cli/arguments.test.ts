@@ -54,6 +54,27 @@ it('reads the optimizer and its options', async () => {
     dampening: 0.1,
     nesterov: false,
   });
+  expect(
+    (
+      await options(
+        ...'--optimizer schedule-free-sgd --warmup-steps 9 --r 0.5 --weight-lr-power 1'.split(' '),
+      )
+    ).optimizer,
+  ).toEqual({
+    name: 'schedule-free-sgd',
+    warmupSteps: 9,
+    r: 0.5,
+    weightLrPower: 1,
+  });
+  const estimating = '--optimizer prodigy --beta3 0.9 --use-bias-correction --safeguard-warmup --no-decouple';
+  expect(
+    (await options(...`${estimating} --d0 1e-3 --d-coef 2 --growth-rate 1.1`.split(' '))).optimizer,
+  ).toEqual({
+    ...{ name: 'prodigy', beta3: 0.9, useBiasCorrection: true, safeguardWarmup: true, decouple: false },
+    ...{ d0: 1e-3, dCoef: 2, growthRate: 1.1 },
+  });
+  const lasso = '--optimizer adaml --l1 0.1 --l21 0.2 --no-adjust-l1'.split(' ');
+  expect((await options(...lasso)).optimizer).toEqual({ name: 'adaml', l1: 0.1, l21: 0.2, adjustL1: false });
   const path = config({ optimizer: { name: 'adam', eps: 1e-6, lr: 0.5 } });
   expect((await options('--config', path, '--lr', '0.25')).optimizer).toEqual({
     name: 'adam',

@@ -236,12 +236,9 @@ function checkTotals<O extends OptimizerOptions>(
   const shared = ({ options }: TrainedParameter<O>) => JSON.stringify({ ...options, weightDecay: 0 });
   const other = parameters.find(p => p.begins || shared(p) !== shared(parameters[0]!));
   if (!other) return;
-  const { name: param } = other.param;
   throw new AgdError(
     'bad-option',
-    other.begins
-      ? `${name} estimates one step size from all parameters, and '${param}' begins to train later: leave out --unfreeze-every.`
-      : `${name} estimates one step size from all parameters, and '${param}' has other options than '${parameters[0]!.param.name}': groups may differ in weight_decay only.`,
+    `${name} estimates one step size from all parameters: '${other.param.name}' can differ in weight_decay only, and begins to train with the others.`,
   );
 }
 

@@ -140,7 +140,10 @@ export function readFlags(args: Readonly<Record<string, unknown>>, command: Comm
   const known = new Map(options.map(([name, option]) => [flagOf(name, option), { name, option }]));
   const aliases = new Set(options.flatMap(([, { alias }]) => alias ?? []));
   const values: Values = {};
-  for (const [flag, value] of Object.entries(args)) {
+  for (const [name, given] of Object.entries(args)) {
+    // yargs reads --no-prox as --prox that is off, though the option itself is called so.
+    const isNegated = given === false && !known.has(name) && known.has(`no-${name}`);
+    const [flag, value] = isNegated ? [`no-${name}`, true] : [name, given];
     if (RESERVED.has(flag) || aliases.has(flag) || value === undefined) continue;
     const found = known.get(flag);
     if (!found)

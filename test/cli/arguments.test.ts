@@ -8,7 +8,9 @@ import { readConfig } from '../../cli/config.js';
 import { addFlags, type Options, readFlags } from '../../cli/flags.js';
 import { parse } from '../../cli/program.js';
 import { types } from '../../src/constants.js';
-import { type Command, injectOptionsOf } from '../../src/passes/options.js';
+import { type AnyOptions, optimizerNamed } from '../../src/ops/optimizers/index.js';
+import { resolveOptions } from '../../src/ops/optimizers/optimizer.js';
+import { type Command, injectOptionsOf, optimizerFlags } from '../../src/passes/options.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'agd-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -83,13 +85,82 @@ it('reads the optimizer and its options', async () => {
   });
 });
 
+/** For each option of an optimizer other than AGD: an optimizer that has it, flags, and what they mean. */
+const OPTIMIZER_FLAGS: Record<string, [optimizer: string, flags: string, value: unknown]> = {
+  eps: ['adam', '--eps 1e-6', 1e-6],
+  momentum: ['sgd', '--momentum 0.8', 0.8],
+  dampening: ['sgd', '--dampening 0.1', 0.1],
+  nesterov: ['sgd', '--momentum 0.8 --nesterov', true],
+  decoupledWeightDecay: ['radam', '--decoupled-weight-decay', true],
+  momentumDecay: ['nadam', '--momentum-decay 0.01', 0.01],
+  finalLr: ['adabound', '--final-lr 0.2', 0.2],
+  gamma: ['adabound', '--gamma 0.01', 0.01],
+  amsbound: ['adabound', '--amsbound', true],
+  rectify: ['adabelief', '--no-rectify', false],
+  degeneratedToSgd: ['adabelief', '--no-degenerated-to-sgd', false],
+  hessianPower: ['adahessian', '--hessian-power 0.5', 0.5],
+  averageConvKernel: ['adahessian', '--no-average-conv-kernel', false],
+  lrDecay: ['adagrad', '--lr-decay 0.1', 0.1],
+  initialAccumulatorValue: ['adagrad', '--initial-accumulator-value 0.5', 0.5],
+  alpha: ['rmsprop', '--alpha 0.9', 0.9],
+  centered: ['rmsprop', '--centered', true],
+  beta3: ['adan', '--beta3 0.9', 0.9],
+  noProx: ['adan', '--no-prox', true],
+  beta3Warmup: ['ademamix', '--beta3-warmup 100', 100],
+  alphaWarmup: ['ademamix', '--alpha-warmup 100', 100],
+  beta2Decay: ['adafactor', '--beta2-decay -0.7', -0.7],
+  eps1: ['adafactor', '--eps1 1e-20', 1e-20],
+  eps2: ['adafactor', '--eps2 1e-2', 1e-2],
+  clipThreshold: ['adafactor', '--clip-threshold 2', 2],
+  biasCorrection: ['lamb', '--no-bias-correction', false],
+  excludeVectors: ['lars', '--no-exclude-vectors', false],
+  eta: ['lars', '--eta 0.01', 0.01],
+  nsCoefficients: ['muon', '--ns-coefficients 3,-4,2', [3, -4, 2]],
+  nsSteps: ['muon', '--ns-steps 3', 3],
+  adjustLrFn: ['muon', '--adjust-lr-fn match_rms_adamw', 'match_rms_adamw'],
+  useMuon: ['muon', '--no-use-muon', false],
+  transposed: ['muon', '--transposed', true],
+  adamLr: ['muon', '--adam-lr 0.01', 0.01],
+  adamBetas: ['muon', '--adam-betas 0.8,0.9', [0.8, 0.9]],
+  adamEps: ['muon', '--adam-eps 1e-6', 1e-6],
+  ridge: ['shampoo', '--ridge 1e-4', 1e-4],
+  maxSize: ['shampoo', '--max-size 64', 64],
+  rootSteps: ['shampoo', '--root-steps 5', 5],
+  updateFreq: ['shampoo', '--update-freq 4', 4],
+  warmupSteps: ['schedule-free-adamw', '--warmup-steps 10', 10],
+  r: ['schedule-free-sgd', '--r 1', 1],
+  weightLrPower: ['schedule-free-adamw', '--weight-lr-power 1', 1],
+  decouple: ['prodigy', '--no-decouple', false],
+  useBiasCorrection: ['prodigy', '--use-bias-correction', true],
+  safeguardWarmup: ['prodigy', '--safeguard-warmup', true],
+  d0: ['prodigy', '--d0 1e-5', 1e-5],
+  dCoef: ['prodigy', '--d-coef 2', 2],
+  growthRate: ['prodigy', '--growth-rate 1.1', 1.1],
+  l1: ['adaml', '--l1 0.1', 0.1],
+  l21: ['adaml', '--l21 0.1', 0.1],
+  adjustL1: ['adaml', '--no-adjust-l1', false],
+};
+
+it.each(Object.entries(OPTIMIZER_FLAGS))('reads %s', async (option, [name, flags, value]) => {
+  const { optimizer } = await options('--optimizer', name, ...flags.split(' '));
+  expect(optimizer).toMatchObject({ name, [option]: value });
+  const { name: _, ...given } = optimizer!;
+  expect(resolveOptions(optimizerNamed(name), given as AnyOptions)).toMatchObject({ [option]: value });
+});
+
+it('has a test for each option of an optimizer', () => {
+  const tested = [...Object.keys(OPTIMIZER_FLAGS), ...Object.keys(optimizerNamed('agd').options)];
+  const missing = optimizerFlags().flatMap(({ name }) => (tested.includes(name) ? [] : [name]));
+  expect(missing).toEqual([]);
+});
+
 it('reads what a step does besides', async () => {
   const flags =
     '--no-decay-bias-norm --schedule cosine:total=9,warmup=2 --clip-grad-norm 1 --clip-grad-value 2';
   expect(
     await options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --sam rho=0.05,adaptive=true --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
+      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --state-rounding stochastic --sam rho=0.05,adaptive=true --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
         ' ',
       ),
     ),
@@ -101,6 +172,7 @@ it('reads what a step does besides', async () => {
     accumulate: 4,
     cautious: true,
     stateBits: 4,
+    stateRounding: 'stochastic',
     sam: { rho: 0.05, adaptive: true },
     ema: 0.9,
     onNonfinite: 'skip',

@@ -199,6 +199,7 @@ it('says in one line what is wrong', () => {
   expect(agdOnnx(folder, ...alone, '--test', 'test.npz', '-o', 'gone').err).toContain(
     '--test needs validation data',
   );
+  expect(fails('--seed', '3')).toMatch(/Unknown option '--seed'; did you mean '--seeds'/);
   expect(fails('--seeds', '0')).toMatch(/--seeds must be a whole number of at least 1, not 0/);
   expect(fails('--delta', '1')).toMatch(/delta/);
   expect(existsSync(join(folder, 'model.compare'))).toBe(false);

@@ -61,6 +61,8 @@ async function everyOptimizer(placer: Placer): Promise<void> {
         if (takesTables && form === 'lazy rows') continue;
         // Its second backward pass is that of the Hessian.
         if (name === 'adahessian' && form.endsWith('sam')) continue;
+        // These have no rate, or no step, that it could take.
+        if (/prodigy|schedule-free/.test(name) && form === 'wsam') continue;
         await attempt(`${name}, ${dtype}, ${form}`, async () => {
           const optimizer = { name } as InjectOptions['optimizer'];
           const options: InjectOptions = { loss: { kind: 'cross-entropy' }, optimizer, provider: 'cuda' };

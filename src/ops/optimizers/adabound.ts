@@ -68,6 +68,8 @@ export const adabound: Optimizer<AdaboundOptions> = {
     };
   },
 
+  rates: ['finalLr'],
+
   validate({ lr }) {
     ensure(lr > 0, 'The bounds of adabound follow lr, which must be above 0.');
   },

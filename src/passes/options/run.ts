@@ -15,7 +15,7 @@ export const RUN_OPTIONS = {
   }),
   seed: option(countFromZero, {
     ...RUN,
-    commands: [...LEARNS, 'adapt'],
+    commands: ['inject', 'train', 'grad', 'adapt'],
     stage: 'both',
     ownStep: true,
     help: 'Random seed: order of the samples, dropout, initial values',

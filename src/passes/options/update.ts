@@ -1,6 +1,7 @@
 import * as v from 'valibot';
 import { belowOne, choice, count, flag, positive, text, texts } from '../../ops/core/option-type.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
+import { ROUNDINGS } from '../../ops/optimizers/wrappers/quantized.js';
 import { parseSchedule, SCHEDULES, type Schedule } from '../../ops/schedules.js';
 import { INJECTS, isObject, type Option, option } from './option.js';
 import { type ParameterGroup, parseGroup } from './text.js';
@@ -87,6 +88,13 @@ export const UPDATE_OPTIONS = {
       recorded: true,
     },
   ),
+  stateRounding: option(choice(ROUNDINGS), {
+    ...STEP,
+    help: 'Rounding of states in 8 or 4 bits',
+    shown: 'nearest',
+    recorded: true,
+    expert: true,
+  }),
   /**
    * Lookup tables (parameters that only Gather along axis 0 reads, with indices that depend on the batch alone) of
    * which a step updates only the looked-up rows. Weights and optimizer state of other rows do not change, not even by

@@ -17,6 +17,10 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
       'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
     );
   checkPrecision(options);
+  ensure(
+    options.stateRounding === undefined || options.stateBits !== undefined,
+    'stateRounding is the rounding of quantized states: add stateBits.',
+  );
   checkLazy(options, optimizer);
   checkSharpness(options, optimizer);
   checkPrivacy(options, { name, diagonal: optimizer.diagonal });

@@ -167,6 +167,72 @@ describe.each([8, 4] as const)('in %i bits', bits => {
   );
 });
 
+describe.each([8, 4] as const)('in %i bits, rounded at random', bits => {
+  /** Two parameters with states like each other, after steps with such gradients. */
+  const run = async (steps: readonly number[], names = ['w', 'v']) => {
+    const shapes = Object.fromEntries(names.map(name => [name, [70, 60]]));
+    const each = (of: (i: number) => number) =>
+      Object.fromEntries(names.map(name => [name, Array.from({ length: 4200 }, (_, i) => of(i))]));
+    const given = (t: number) => each(i => 10 ** (1 - (i % 4)) * (0.3 + Math.sin(1.7 * t * (i + 1) + i)));
+    const start = each(i => 0.5 + Math.cos(2.3 * i));
+    const optimizer = optimizerNamed('adamw');
+    const options = { lr: 1 / 128 } as never;
+    const [plain, own] = await Promise.all(
+      [optimizer, wrapped(optimizer, { stateBits: bits, stateRounding: 'stochastic' })].map(o =>
+        OptimizerRun.create(o, options, start, { dtype: 'float64', shapes }),
+      ),
+    );
+    for (const t of steps) for (const o of [plain!, own!]) await o.step(given(t));
+    return { plain: plain!, own: own! };
+  };
+
+  it.each([
+    ['exp_avg', false],
+    ['exp_avg_sq', true],
+  ] as const)(
+    '%s is one of the levels around the number, and on average the number',
+    async (name, isSquare) => {
+      const { plain, own } = await run([1]);
+      const { block, square, signed } = FORMS[bits];
+      const state = `w_${name}`;
+      const [codes, scales] = [codesOf(own.get(state), bits), own.get(`${state}_scale`)];
+      let [error, variance] = [0, 0];
+      for (const [i, x] of plain.get(state).entries()) {
+        const scale = scales[Math.floor(i / block)]!;
+        const at = (k: number) => numberOf(k, scale, bits, isSquare);
+        const k = codes[i]!;
+        const toward = at(k) < x ? 1 : -1;
+        const other = Math.max(0, Math.min(isSquare ? square : 2 * signed, k + toward));
+        const [low, high] = [at(k), at(other)].sort((a, b) => a - b) as [number, number];
+        // Below the lowest level of squares there is none.
+        if (isSquare && x < at(0)) {
+          expect(k).toBe(0);
+          continue;
+        }
+        expect(x, `${i}`).toBeGreaterThanOrEqual(low - 1e-9 * Math.abs(low) - 1e-300);
+        expect(x, `${i}`).toBeLessThanOrEqual(high + 1e-9 * Math.abs(high));
+        // In units of the distance of the levels, away from 0.
+        const share = (x - low) / (high - low);
+        if (!(share > 0 && share < 1)) continue;
+        error += Math.sign(x) * ((at(k) - x) / (high - low));
+        variance += share * (1 - share);
+      }
+      expect(variance).toBeGreaterThan(0);
+      expect(Math.abs(error)).toBeLessThan(4 * Math.sqrt(variance));
+      await Promise.all([plain.release(), own.release()]);
+    },
+  );
+
+  it('draws other numbers for another update and another parameter, and the same ones again', async () => {
+    const [one, again, later] = [await run([1]), await run([1]), await run([1, 1])];
+    const codes = ({ own }: typeof one, name = 'w') => own.get(`${name}_exp_avg`);
+    expect(codes(again)).toEqual(codes(one));
+    expect(codes(one, 'v')).not.toEqual(codes(one, 'w'));
+    expect(codes(later)).not.toEqual(codes(one));
+    for (const { plain, own } of [one, again, later]) await Promise.all([plain.release(), own.release()]);
+  });
+});
+
 /** As the authors' AdamW writes it, in float64. */
 it('takes 100 steps of the authors’ cautious AdamW', async () => {
   const [lr, beta1, beta2, eps, weightDecay] = [1 / 128, 0.9, 0.999, 1e-8, 0.1];

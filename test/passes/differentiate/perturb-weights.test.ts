@@ -179,6 +179,26 @@ it.each(['sam', 'wsam'] as const)('%s trains in 16 bits', async kind => {
   for (const [i, loss] of half.losses.entries()) expect(loss).toBeCloseTo(exact.losses[i]!, 2);
 });
 
+it.each([
+  ['schedule-free-sgd', 'averages its weights'],
+  ['prodigy', 'estimates its learning rate'],
+] as const)('wsam is refused with %s', async (name, why) => {
+  const asked = { loss: LOSS, wsam: { rho: 0.1 }, optimizer: { name } };
+  await expect(inject(mlp(), asked, sessionShapes)).rejects.toThrow(`${name} ${why}, and wsam adds a step`);
+});
+
+it('sam perturbs the point at which Schedule-Free takes its gradients', async () => {
+  const asked = { optimizer: { name: 'schedule-free-sgd', lr: 0.5 } } as const;
+  const [plain, tiny, sharp] = await Promise.all(
+    [{}, { sam: { rho: 1e-9 } }, { sam: { rho: 0.3 } }].map(ball =>
+      trained(mlp(), { ...asked, ...ball }, batches(4)),
+    ),
+  );
+  for (const [name, values] of plain!.state)
+    for (const [i, x] of tiny!.state.get(name)!.entries()) expect(x, name).toBeCloseTo(values[i]!, 5);
+  expect(sharp!.state.get('fc1.weight')).not.toEqual(plain!.state.get('fc1.weight'));
+});
+
 describe.each(['sam', 'wsam'] as const)('%s is refused with', kind => {
   it.each([
     ['dpSgd', { dpSgd: { clip: 1, noise: 1 } }],

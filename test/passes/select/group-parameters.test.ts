@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import type { Value } from '../../../src/graph/ir.js';
+import { type AdaboundOptions, adabound } from '../../../src/ops/optimizers/adabound.js';
 import { type AgdOptions, agd } from '../../../src/ops/optimizers/agd.js';
 import { defaultsOf } from '../../../src/ops/optimizers/optimizer.js';
 import { type GroupOptions, groupParameters } from '../../../src/passes/select/group-parameters.js';
@@ -48,6 +49,13 @@ it('applies the last matching group, option by option', async () => {
     'norm.bias': { lr: 2e-2, weightDecay: 0.5 },
     'head.weight': { lr: 2e-2, delta: 1e-3, weightDecay: 0.5 },
   });
+});
+
+it('applies the decay of layers to every option that is a learning rate', async () => {
+  const value = new Sketch().weight('w', spread([2, 3]));
+  const base = { ...defaultsOf<AdaboundOptions>(adabound), finalLr: 0.4 };
+  const [own] = await groupParameters([value], adabound, base, { layerDecay: 0.5 }, [1]);
+  expect(own).toEqual({ lr: 5e-4, finalLr: 0.2 });
 });
 
 it('refuses what fits nothing, and options that the optimizer refuses', async () => {

@@ -3,6 +3,7 @@
  * Quantization», ICLR 2022; Li, Chen, Zhu: «Memory Efficient Optimizers with 4-bit States», NeurIPS 2023.
  */
 import type { Expr } from '../../core/expr.js';
+import { Generator, keyOfBatch } from '../../random.js';
 import {
   ensure,
   type KeptState,
@@ -13,6 +14,8 @@ import {
 } from '../optimizer.js';
 
 export type StateBits = 8 | 4;
+export const ROUNDINGS = ['nearest', 'stochastic'] as const;
+export type Rounding = (typeof ROUNDINGS)[number];
 
 /** Elements that share a scale, as in the papers. */
 const BLOCK = { 8: 256, 4: 128 };
@@ -30,11 +33,13 @@ const TINY = 1e-30;
  * The second is for squares, of which a step takes the root: their range is that of the roots, and none becomes 0, by which a
  * step would be divided. The levels are closer to each other near 0, as those of the papers' dynamic map are, and need no table.
  * Of a state, `<name>` has the k of each block as uint8 (two in a byte, those of the second half of a block above) and `<name>_scale`
- * the s. States in shapes of their own, scalars and exact ones stay as they are.
+ * the s. `stochastic` rounds to one of the two nearest levels, such that the mean of what is stored is x, by random numbers that
+ * follow from the update and the name of the state: a resumed run draws the same ones, and so do ranks, whose states are equal. States in shapes of their own, scalars and exact ones stay as they are.
  */
 export function quantized<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,
   bits: StateBits,
+  rounding: Rounding = 'nearest',
 ): Optimizer<O> {
   const block = BLOCK[bits];
   const isLarge = (shape: readonly number[]) => sizeOf(shape) >= LEAST;
@@ -76,13 +81,20 @@ export function quantized<O extends OptimizerOptions>(
     whole: (options, shape) =>
       chosen(options, shape).length > 0 || (optimizer.whole?.(options, shape) ?? false),
 
+    scalars: (step, ...rest) => ({
+      ...optimizer.scalars(step, ...rest),
+      ...(rounding === 'stochastic' ? { update: step } : {}),
+    }),
+
     update(w, grad, kept, scalars, options, diagonal) {
       const shape = w.staticShape!;
       const before = decoded(options, shape, kept, w);
       const updated = optimizer.update(w, grad, before, scalars, options, diagonal);
       const state = { ...updated.state };
-      for (const { name, square } of chosen(options, shape)) {
-        const { codes, scale } = encode(state[name]!, { bits, square, shape });
+      const rounded = chosen(options, shape);
+      const draw = scalars.update && rounded[0] && drawer(scalars.update, kept[rounded[0].name]!);
+      for (const { name, square } of rounded) {
+        const { codes, scale } = encode(state[name]!, { bits, square, shape }, draw);
         state[name] = codes;
         state[scaleOf(name)] = scale;
       }
@@ -131,8 +143,20 @@ const sizeOf = (shape: readonly number[]) => shape.reduce((n, d) => n * d, 1);
 const asKept = (states: readonly { name: string }[]) =>
   Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
 
+/** Draws tensors of numbers in (0, 1) like others, which differ by update, parameter and call. */
+function drawer(update: Expr, state: Expr): (like: Expr) => Expr {
+  const name = [...state.value.name].reduce((hash, c) => (31 * hash + c.codePointAt(0)!) % 2 ** 32, 7);
+  const key = keyOfBatch(update.cast('int64'));
+  const generator = new Generator(key, name);
+  return like => generator.uniform(key, like.count('int64')).reshape(like.staticShape!).cast(like.dtype);
+}
+
 /** Codes as uint8 and scales of the blocks of a tensor. */
-function encode(x: Expr, { bits, square, shape }: Form): { codes: Expr; scale: Expr } {
+function encode(
+  x: Expr,
+  { bits, square, shape }: Form,
+  draw?: (like: Expr) => Expr,
+): { codes: Expr; scale: Expr } {
   const { g } = x;
   const [size, block] = [sizeOf(shape), BLOCK[bits]];
   const blocks = Math.ceil(size / block);
@@ -143,9 +167,21 @@ function encode(x: Expr, { bits, square, shape }: Form): { codes: Expr; scale: E
   const scale = root.max([1], { keepdims: true });
   const share = root.div(scale.maximum(TINY));
   const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
-  const level = share.mul(top).op('Round');
+  const exact = share.mul(top);
+  const level = draw ? between(exact, square ? 4 : 2, draw).minimum(top) : exact.op('Round');
   const codes = square ? level.sub(1).maximum(0) : level.mul(rows.sign()).add(top);
   return { codes: (bits === 8 ? codes : packed(codes, block)).cast('uint8'), scale };
+}
+
+/** One of the whole numbers n below and above y, such that the mean of n^power is y^power. */
+function between(y: Expr, power: 2 | 4, draw: (like: Expr) => Expr): Expr {
+  const raised = (e: Expr) => (power === 2 ? e.square() : e.square().square());
+  const below = y.floor();
+  const least = raised(below);
+  const share = raised(y)
+    .sub(least)
+    .div(raised(below.add(1)).sub(least));
+  return below.add(draw(y).less(share).cast(y.dtype));
 }
 
 /** The inverse of `encode` for codes in a floating-point type. */

@@ -178,6 +178,13 @@ function byColumns(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], group
   const { g } = x;
   const pixels = volume(dy, 2);
   const columns = windowColumns(x, windows).reshape(g.vector([-1, group, volume(w, 1), pixels]));
+  const [m, size] = [w.extent(0), volume(w, 1)];
+  const areKnown = typeof m === 'number' && typeof size === 'number' && typeof pixels === 'number';
+  if (group === 1 && areKnown && isWorthMoving(m * size, (m + size) * pixels, dy)) {
+    const flat = (e: Expr, rows: number) =>
+      e.reshape([-1, rows, pixels]).transpose([1, 0, 2]).reshape([rows, -1]);
+    return flat(dy, m).matmul(flat(columns, size).mT).reshapeLike(w);
+  }
   return dy
     .reshape(g.vector([0, group, -1, pixels]))
     .matmul(columns.mT)
@@ -190,10 +197,9 @@ function byRows(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
   const outer = dy.shape!.slice(2) as number[];
   const pixels = volumeOf(outer);
-  return dy
-    .reshape([-1, m, pixels])
-    .matmul(windowRows(x, outer, windows, c).reshape([-1, pixels, volumeOf(kernel) * c]))
-    .sum([0])
+  const size = volumeOf(kernel) * c;
+  const columns = windowRows(x, outer, windows, c).reshape([-1, pixels, size]);
+  return summedProduct(dy.reshape([-1, m, pixels]), columns, [m, pixels, size])
     .reshape([m, ...kernel, c])
     .transpose([0, w.rank - 1, ...range(1, w.rank - 1)]);
 }
@@ -214,7 +220,7 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
     .pad(g.ints([reach, reach]), g.ints([2]))
     .gather(g.ints(steps(windows[0]!).flatMap(k => range(reach - k, reach - k + rows))), 2)
     .reshape([-1, m * first, pixels]);
-  const product = (matrix: Expr) => moved.matmul(matrix).sum([0]);
+  const product = (e: Expr) => summedProduct(moved, e, [m * first, pixels, volumeOf(rest) * c]);
   const last = range(3, w.rank);
   const still = [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)];
   if (c < FEW)
@@ -225,6 +231,20 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
     .reshape([m, first, ...rest, c])
     .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
 }
+
+/** sum_n a[n] @ b[n] of [N, m, k] and [N, k, size]: a product for each n and a sum, or one product of all n side by side. */
+function summedProduct(a: Expr, b: Expr, [m, k, size]: readonly [number, number, number]): Expr {
+  if (!isWorthMoving(m * size, m * k, a)) return a.matmul(b).sum([0]);
+  const rows = a.transpose([1, 0, 2]).reshape([m, -1]);
+  return rows.matmul(b.reshape([-1, size]));
+}
+
+/**
+ * Whether a product that adds up over the batch is worth `moved` elements per sample that change places: a product per
+ * sample writes `written` elements, which are read again for their sum.
+ */
+const isWorthMoving = (written: number, moved: number, batched: Expr): boolean =>
+  batched.extent(0) !== 1 && written > 2 * moved;
 
 /** The elements of each window of x, channels last: [N, ...outer, ...kernel, C], flat. */
 function windowRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {

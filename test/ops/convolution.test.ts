@@ -67,6 +67,11 @@ describe.each<Case>([
     [2, 8, 3, 2],
     { strides: [3, 2], dilations: [1, 2], pads: [1, 0, 0, 1] },
   ],
+  // More channels than pixels: one product of all samples.
+  ['1x1, of one pixel', [3, 6, 1], [5, 6, 1], {}],
+  ['few pixels', [2, 8, 2, 2], [3, 8, 3, 3], { pads: [1, 1, 1, 1] }],
+  ['few pixels, strides', [2, 8, 3, 3], [3, 8, 3, 3], { pads: [1, 1, 1, 1], strides: [2, 2] }],
+  ['few pixels and channels', [2, 2, 2], [9, 2, 9], { pads: [4, 4] }],
   ['many channels, SAME_LOWER, one axis', [1, 8, 6], [2, 8, 3], { strides: [2], auto_pad: 'SAME_LOWER' }],
   ['many channels, strides longer than the kernel', [1, 8, 9, 7], [1, 8, 2, 1], { strides: [4, 3] }],
   ['many channels, three axes', [1, 8, 3, 2, 3], [1, 8, 2, 2, 2], { pads: [1, 0, 0, 0, 1, 0] }],

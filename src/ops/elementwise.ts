@@ -40,15 +40,14 @@ export const Sqrt: Unary = ([dy], node) => [() => dy.div(node.output().mul(2))];
 /** y = 1 / x  =>  dx = -dy * y^2. */
 export const Reciprocal: Unary = ([dy], node) => [() => dy.mul(node.output().square()).neg()];
 
-/** y = erf(x)  =>  dx = dy * 2 / sqrt(pi) * exp(-x^2). */
+/** y = erf(x)  =>  dx = dy * 2 / sqrt(pi) * exp(-x^2), whose factor is part of the exponent. */
 export const Erf: Unary = ([dy], { inputs: [x] }) => [
   () =>
     dy.mul(
       x
         .square()
-        .neg()
-        .exp()
-        .mul(2 / Math.sqrt(Math.PI)),
+        .rsub(Math.log(2 / Math.sqrt(Math.PI)))
+        .exp(),
     ),
 ];
 

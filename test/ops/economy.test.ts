@@ -65,4 +65,21 @@ describe('where extents are known', () => {
     expect(await add([3])).toEqual(['ReduceSum']);
     expect(await add(['m', 3])).toContain('NonZero');
   });
+  it('the gradient of a weight that is read transposed is the product that lies as the weight does', async () => {
+    const layer = (outputs: number) => {
+      const make = () => {
+        const main = new Body('main');
+        const ins = [main.input('x', float32([2, 5, 4])), main.input('w', float32([outputs, 4]))];
+        const b = main.add('Transpose', [ins[1]!], 'b', { perm: [1, 0] });
+        const outs = [main.add('MatMul', [ins[0]!, b], 'y')];
+        return { model: model(main, outs), ins, outs };
+      };
+      return known({ ...example('MatMul'), make });
+    };
+    // Of the cotangent and of the result, which the gradient of the layer's Transpose undoes.
+    const nodes = ['MatMul', 'MatMul', 'Reshape', 'Reshape', 'Transpose'];
+    expect(await layer(8)).toEqual([...nodes, 'Transpose']);
+    // Of few outputs, the other product is the faster one: a Transpose of x.
+    expect(await layer(7)).toEqual(nodes);
+  });
 });

@@ -1,6 +1,7 @@
 import { describe, it } from 'vitest';
 import { float } from '../../src/ops/core/builder.js';
-import { checkVjp } from './vjp.js';
+import { Body, float32, model } from './body.js';
+import { checkModel, checkVjp, spread } from './vjp.js';
 
 describe('MatMul', () => {
   it.each([
@@ -29,6 +30,17 @@ describe('MatMul', () => {
     await checkVjp('MatMul', [a, b]);
     await checkVjp('MatMul', [a, b], { symbolic: true });
   });
+});
+
+it.each([
+  [[2, 3, 2], 'more outputs'],
+  [[3, 2], 'a matrix'],
+])('MatMul of %j with a weight of %s that is read transposed', async x => {
+  const main = new Body('main');
+  const ins = [main.input('x', float32(x)), main.input('w', float32([5, 2]))];
+  const b = main.add('Transpose', [ins[1]!], 'b', { perm: [1, 0] });
+  const outs = [main.add('MatMul', [ins[0]!, b], 'y')];
+  await checkModel(model(main, outs), ins, outs, [spread(x), spread([5, 2])]);
 });
 
 describe.each([

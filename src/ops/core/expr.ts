@@ -195,9 +195,13 @@ export class Expr {
   matmul(b: Expr): Expr {
     return this.op('MatMul', [b]);
   }
-  /** Reverses the axes, or permutes them by `perm`. */
+  /** Reverses the axes, or permutes them by `perm`. What another Transpose has moved is not moved back, but read before it. */
   transpose(perm?: readonly number[]): Expr {
     if (perm?.every((p, i) => p === i)) return this;
+    const node = this.value.producer;
+    const moved = node?.opType === 'Transpose' && node.domain === '' ? node.attrs.get('perm') : undefined;
+    if (perm && moved?.type === 'ints' && perm.every((p, i) => moved.value[p] === i))
+      return this.g.of(node!.inputs[0]!);
     return this.op('Transpose', [], { perm });
   }
   /** Swaps the last two axes: the transpose of each matrix. */

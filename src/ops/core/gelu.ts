@@ -9,14 +9,15 @@ export function geluSlope(x: Expr, byTanh: boolean): Expr {
   return distribution.add(x.mul(density));
 }
 
+/** The density's factor is part of its exponent, and both read x / sqrt(2). */
 function normal(x: Expr) {
+  const scaled = x.mul(Math.SQRT1_2);
   return {
-    distribution: x.mul(Math.SQRT1_2).erf().add(1).mul(0.5),
-    density: x
+    distribution: scaled.erf().add(1).mul(0.5),
+    density: scaled
       .square()
-      .mul(-0.5)
-      .exp()
-      .mul(1 / Math.sqrt(2 * Math.PI)),
+      .rsub(-Math.log(2 * Math.PI) / 2)
+      .exp(),
   };
 }
 

@@ -55,3 +55,11 @@ it.each<[Shape[], Shape]>([
 ])('broadcasts %j', (shapes, expected) => {
   expect(broadcastShapes(shapes)).toEqual(expected);
 });
+
+it('reads what a Transpose moved where it would be moved back', () => {
+  const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
+  const x = g.input('x', { kind: 'tensor', dtype: 'float32', shape: [2, 3, 4] });
+  const moved = x.transpose([1, 2, 0]);
+  expect(moved.transpose([2, 0, 1]).value).toBe(x.value);
+  expect(moved.transpose([1, 2, 0]).value.producer?.opType).toBe('Transpose');
+});

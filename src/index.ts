@@ -27,7 +27,7 @@ export { loadModel, saveModel } from './graph/files.js';
 export { Tensor } from './graph/tensor.js';
 export type { LossKind } from './ops/losses/index.js';
 export type { Activation, LossOptions } from './ops/losses/loss.js';
-export type { AnyOptions, OptimizerName } from './ops/optimizers/index.js';
+export { type AnyOptions, OPTIMIZER_NAMES, type OptimizerName } from './ops/optimizers/index.js';
 export type { Schedule } from './ops/schedules.js';
 export type { GradientOptions } from './passes/differentiate.js';
 export type { TrainingDescription } from './passes/file/description.js';

@@ -26,6 +26,8 @@ export type Settings = {
   /** Globs of the parameters, or of the layers that take adapters. */
   match: string;
   rank: number;
+  /** Whether the results of operators are kept for the backward pass, or computed again. */
+  activations: '' | 'recompute';
   /** Of a new head; 0 keeps the model's. */
   classes: number;
   device: Device;
@@ -88,8 +90,23 @@ export type Opened = {
   run?: RunRecord;
   /** Whether the browser keeps files after the page is closed. */
   keeps: boolean;
+  /** Names of the library's optimizers. */
+  optimizers: readonly string[];
   /** Why WebGPU cannot be used here. */
   noWebgpu?: string;
+};
+
+/** What a run takes in memory, in bytes. */
+export type Needs = {
+  total: number;
+  /** What a page has. */
+  limit: number;
+  largest: { name: string; bytes: number };
+  /** The largest tensor that the GPU takes, where the run is on one. */
+  maxBuffer?: number;
+  fits: boolean;
+  /** Settings with which it would fit, and what it would take then. */
+  advice?: { total: number; settings: Partial<Settings> };
 };
 
 /** A file and its place in the folder that was dropped. */
@@ -101,6 +118,8 @@ export type Api = {
   add(files: Dropped[]): Promise<Project>;
   useDigits(): Promise<Project>;
   describe(settings: Settings): Promise<Project>;
+  /** Undefined where that depends on extents that the model leaves open. */
+  plan(settings: Settings): Promise<Needs | undefined>;
   /** Trains until done or paused. */
   train(settings: Settings): Promise<RunRecord>;
   pause(): Promise<void>;

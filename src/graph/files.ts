@@ -145,6 +145,7 @@ export function storedTensors(model: Model): Map<Tensor, string> {
 
 /** Which tensors stay in the model's data file, and the offsets of the others in it. */
 async function layOut(tensors: readonly Tensor[], path: string) {
+  await checkFolder(path, path);
   const folder = await writing(path, () => realpath(dirname(path)));
   const location = await dataFileName(path);
   const folders = new Map<string, string>();
@@ -349,6 +350,7 @@ export async function replaceFiles(
     for (const { path, write } of replacements)
       await writing(path, async () => {
         const { to, mode } = await targetOf(path);
+        if (mode === undefined) await checkFolder(path, to);
         const from = await temporaryName(to);
         const file = await open(from, 'wx');
         ready.push({ path, from, to });
@@ -435,6 +437,13 @@ export async function targetOf(path: string): Promise<{ to: string; mode?: numbe
   if (info) return { to: await realpath(path).catch(() => Promise.reject(notAFile(path))), mode: info.mode };
   const link = await readlink(path).catch(() => undefined);
   return link === undefined ? { to: path } : targetOf(resolve(dirname(path), link));
+}
+
+/** Throws `io` where the folder of a new file is missing. */
+async function checkFolder(path: string, to: string): Promise<void> {
+  const folder = dirname(to);
+  if (await stat(folder).catch(absent)) return;
+  throw new AgdError('io', `Cannot write '${path}': there is no folder '${folder}'.`);
 }
 
 function absent(error: NodeJS.ErrnoException): undefined {

@@ -1,6 +1,6 @@
 import { basename, resolve } from 'pathe';
 import { changed, type Directory, mount } from './mounts.js';
-import { readdir, readFile, rm, writeFile } from './node/fs-promises.js';
+import { mkdir, readdir, readFile, rm, writeFile } from './node/fs-promises.js';
 import { adopt, existingFile, makeFile, makeFolder } from './node/memory-files.js';
 
 /** A File or Blob of the browser. */
@@ -42,6 +42,11 @@ export const files = {
 
   /** The names in a folder. */
   list: async (folder = '/'): Promise<string[]> => (await readdir(folder)) as string[],
+
+  /** Makes a folder, and those above it, where they are missing. */
+  mkdir: async (path: string): Promise<void> => {
+    await mkdir(path, { recursive: true });
+  },
 
   /** Removes a file, or a folder with what is in it; nothing where there is none. */
   remove: (path: string): Promise<void> => rm(path, { recursive: true, force: true }),

@@ -6,7 +6,11 @@ import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { type PreviewServer, preview } from 'vite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describeNeeds } from '../../examples/studio/page/needs.js';
 import { encodeModel } from '../../src/graph/proto/codec.js';
+import { Tensor as Numbers } from '../../src/graph/tensor.js';
+import { OPTIMIZER_NAMES } from '../../src/ops/optimizers/index.js';
+import { readOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
 import { Sketch } from '../sample.js';
 
 /** What the tests read of the page. */
@@ -52,11 +56,22 @@ function regression(): Buffer {
   );
 }
 
-/** Three classes that lie apart. */
-function table(): Buffer {
-  const names = ['low', 'middle', 'high'];
+/** The same with activations of 2 GB in a batch of 16. */
+function wide(): Buffer {
+  const s = new Sketch();
+  const hidden = s.add('MatMul', [s.input('x', ['batch', 2]), s.weight('w1', [2, 8])], 'h');
+  const [axes, shape] = [[2], [1, 1, 4_000_000]].map((values, i) =>
+    s.weight(`c${i}`, Numbers.from('int64', [values.length], BigInt64Array.from(values.map(BigInt)))),
+  );
+  const copies = s.add('Expand', [s.add('Unsqueeze', [hidden, axes!], 'u'), shape!], 'copies');
+  const mean = s.add('ReduceMean', [s.add('Tanh', [copies], 'tanh'), axes!], 'mean', { keepdims: 0 });
+  return Buffer.from(encodeModel(s.model([s.add('MatMul', [mean, s.weight('w2', [8, 3])], 'scores')])));
+}
+
+/** Classes that lie apart. */
+function table(names = ['low', 'middle', 'high']): Buffer {
   const rows = Array.from({ length: 60 }, (_, i) => {
-    const at = i % 3;
+    const at = i % names.length;
     return `${at - 1 + ((i * 7) % 11) / 40},${1 - at * at + ((i * 5) % 13) / 40},${names[at]}`;
   });
   return Buffer.from(`a,b,size\n${rows.join('\n')}\n`);
@@ -69,6 +84,8 @@ describe.skipIf(!hasChromium)('the studio', () => {
   let page: Page;
   let url = '';
   const requests: string[] = [];
+  /** What the content security policy refused, in the page and its workers. */
+  const refused: string[] = [];
   const text = (selector: string) => page.textContent(selector);
   /** Until the status is such, or there is an error. */
   const until = (status: RegExp) =>
@@ -99,6 +116,9 @@ describe.skipIf(!hasChromium)('the studio', () => {
     browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
     page = await browser.newPage({ viewport: { width: 380, height: 800 } });
     page.on('request', request => requests.push(request.url()));
+    page.on('console', message => {
+      if (/Content Security Policy/.test(message.text())) refused.push(message.text());
+    });
     await page.goto(url);
     await until(/^Ready/);
   }, 60_000);
@@ -190,6 +210,15 @@ describe.skipIf(!hasChromium)('the studio', () => {
     expect(scores!.dims).toEqual([2, 3]);
   });
 
+  it('reports a run as JSON', async () => {
+    const report = JSON.parse(readFileSync(await downloaded('#download-json'), 'utf8'));
+    expect(report).toMatchObject({
+      ...{ model: { name: 'own.onnx' }, data: { name: 'sizes.csv', samples: 60, classes: 3 } },
+      ...{ settings: { optimizer: 'adamw', epochs: 20 }, steps: 60, samples: 48 },
+    });
+    expect([report.losses.length, report.epochs.length]).toEqual([60, 20]);
+  });
+
   it('says in a line what is wrong with a file, and keeps what it has', { timeout: 60_000 }, async () => {
     const before = await text('#status');
     const wrong = async (name: string, contents: string | Buffer) => {
@@ -199,7 +228,7 @@ describe.skipIf(!hasChromium)('the studio', () => {
         name,
       );
       const error = (await text('#error'))!;
-      expect(error).not.toMatch(/\n|\/studio|\/incoming|undefined/);
+      expect(error).not.toMatch(/\n|\/studio|\/incoming|\/kept|undefined/);
       expect(await text('#status')).toBe(before);
       expect(await text('#facts')).toContain('sizes.csv, 60 samples');
       return error;
@@ -232,6 +261,49 @@ describe.skipIf(!hasChromium)('the studio', () => {
     await until(/^Trained/);
     expect(await text('#error')).toBe('');
     expect(await text('#values')).toContain('mae');
+  });
+
+  it('trains LoRA adapters and a new head', { timeout: 60_000 }, async () => {
+    await page.setInputFiles('#choose-files', [
+      file('own.onnx', classifier()),
+      file('sides.csv', table(['left', 'right'])),
+    ]);
+    await until(/^Ready/);
+    await page.fill('[name=classes]', '2');
+    const options = await page.locator('[name=optimizer] option').allTextContents();
+    expect(options).toEqual(OPTIMIZER_NAMES);
+    await page.selectOption('[name=optimizer]', 'lion');
+    await page.selectOption('[name=trains]', 'lora');
+    await page.fill('[name=rank]', '2');
+    await page.fill('[name=epochs]', '1');
+    await page.click('#train');
+    await until(/^Trained/);
+    expect(await text('#error')).toBe('');
+    expect(await text('#needs')).toMatch(/^The run needs about \d+ MB of memory\.$/);
+    const adapters = await readOnnxAdapter(await downloaded('#download-adapters'));
+    const shapes = [...adapters.values()].map(({ dims }) => [...dims]);
+    expect(shapes).toEqual([
+      [2, 2],
+      [2, 8],
+      [8, 2],
+      [2, 2],
+    ]);
+    const session = await InferenceSession.create(await downloaded('#download-model'));
+    const x = new Tensor('float32', new Float32Array(4), [2, 2]);
+    expect(Object.values(await session.run({ x }))[0]!.dims).toEqual([2, 2]);
+  });
+
+  it('says before a run that it does not fit, and what would', { timeout: 60_000 }, async () => {
+    await page.setInputFiles('#choose-files', [file('wide.onnx', wide()), file('sizes.csv', table())]);
+    await until(/^Ready/);
+    await page.fill('[name=classes]', '');
+    await page.selectOption('[name=trains]', 'all');
+    await page.click('#train');
+    await page.waitForFunction(() => document.querySelector('#error')!.textContent);
+    expect(await text('#error')).toMatch(
+      /^The run needs about \d+(\.\d)? GB of memory, and a page has 4\.3 GB: it would fit with batch size \d+ \(\d\.\d GB\)\.$/,
+    );
+    expect(await text('#status')).toBe('Ready.');
   });
 
   it('says which file of a model is missing', { timeout: 60_000 }, async () => {
@@ -291,9 +363,23 @@ describe.skipIf(!hasChromium)('the studio', () => {
     });
   });
 
-  it('asks nobody else', () => {
+  it('asks nobody else', async () => {
     const own = (request: string) => request.startsWith(url) || /^(blob|data):/.test(request);
     expect(requests.filter(request => !own(request))).toEqual([]);
     expect(requests.length).toBeGreaterThan(5);
+    expect(refused).toEqual([]);
+    await page.evaluate("new Image().src = 'https://127.0.0.1:1/pixel.png'");
+    await expect.poll(() => refused.length).toBe(1);
   });
+});
+
+it('a run on a GPU is held against the largest tensor that it takes', () => {
+  const needs = { total: 5e8, limit: 2 ** 32, largest: { name: 'logits', bytes: 3e8 }, maxBuffer: 2 ** 27 };
+  const advice = { total: 3e8, settings: { batch: 8, trains: 'lora', match: '*', rank: 8 } as const };
+  expect(describeNeeds({ ...needs, fits: false, advice })).toBe(
+    "Tensor 'logits' takes 300 MB, and this GPU allows 134 MB: it would fit with batch size 8 and LoRA adapters of rank 8 (300 MB).",
+  );
+  expect(describeNeeds({ ...needs, maxBuffer: 2 ** 30, fits: true })).toBe(
+    'The run needs about 500 MB of memory; its largest tensor 300 MB of the 1.1 GB that the GPU allows.',
+  );
 });

@@ -13,7 +13,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { loadModel, saveModel, writeFileAtomic } from '../../src/graph/files.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
@@ -64,6 +64,13 @@ describe('a saved model', () => {
     await saveModel(sample(), at('m.onnx'));
     expect(await readdir(folder)).toEqual(['m.onnx']);
     expect(ends(await loadModel(at('m.onnx')))).toEqual(ENDS);
+  });
+
+  it('is not written where its folder is missing', async () => {
+    const path = at('none', 'm.onnx');
+    const message = `Cannot write '${path}': there is no folder '${dirname(path)}'.`;
+    await expect(saveModel(sample(), path)).rejects.toThrow(message);
+    await expect(saveModel(sample(), path, { externalData: 'always' })).rejects.toThrow('there is no folder');
   });
 
   it('has its larger tensors beside it where asked, each on its own page', async () => {

@@ -18,6 +18,12 @@ describe('files in memory', () => {
     expect(await changeOrder(memory as never, '/twin')).toEqual(onDisk);
   });
 
+  it('are in folders that can be made', async () => {
+    await files.mkdir('/made/inner');
+    await files.mkdir('/made/inner');
+    expect(await files.list('/made')).toEqual(['inner']);
+  });
+
   it('take what was dropped, in its folders', async () => {
     const dropped = Object.assign(new Blob(['1']), { name: 'a.csv', webkitRelativePath: 'set/a.csv' });
     const chosen = Object.assign(new Blob(['2']), { name: 'b.csv' });

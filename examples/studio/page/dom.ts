@@ -19,17 +19,6 @@ export function make<K extends keyof HTMLElementTagNameMap>(
 export const definitions = (entries: readonly (readonly [string, string | undefined])[]) =>
   entries.flatMap(([term, text]) => (text ? [make('dt', {}, term), make('dd', {}, text)] : []));
 
-export const counted = (n: number, one: string, many = `${one}s`): string =>
-  `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
-
-const UNITS = ['bytes', 'kB', 'MB', 'GB'];
-
-export function size(bytes: number): string {
-  let [n, unit] = [bytes, 0];
-  while (n >= 1000 && unit < UNITS.length - 1) [n, unit] = [n / 1000, unit + 1];
-  return `${unit && n < 100 ? n.toPrecision(2) : Math.round(n)} ${UNITS[unit]}`;
-}
-
 export function save(name: string, content: BlobPart, type: string): void {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([content], { type }));

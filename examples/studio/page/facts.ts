@@ -1,6 +1,7 @@
 /** What is known of model and data. */
 import type { ModelFacts, Project } from '../protocol.js';
-import { byId, counted, definitions, make, size } from './dom.js';
+import { byId, definitions, make } from './dom.js';
+import { counted, size } from './words.js';
 
 export function showFacts({ kind, model, data, taught, ignored = [] }: Project): void {
   const columns = data?.columns.map(({ column, kind: type }) => `${column} (${type})`) ?? [];

@@ -4,16 +4,18 @@ import type { Dropped, Project, RunRecord, Settings } from '../protocol.js';
 import { emptyRecord } from '../record.js';
 import { drawCurve, short } from './charts.js';
 import { connect } from './client.js';
-import { byId, counted, save } from './dom.js';
+import { byId, save } from './dom.js';
 import { onTeach, showBars, startDrawing } from './drawing.js';
 import { classesOf, showFacts } from './facts.js';
 import { onFiles } from './files.js';
-import { report } from './report.js';
+import { describeNeeds } from './needs.js';
+import { report, reportData } from './report.js';
 import { metricsOf, shownEpoch, showResults } from './results.js';
 import {
   defaults,
   fillForm,
   fillLabels,
+  fillOptimizers,
   fromAddress,
   inAddress,
   inPageTerms,
@@ -22,6 +24,7 @@ import {
   showFields,
   toAddress,
 } from './settings.js';
+import { counted } from './words.js';
 
 const curve = document.querySelector<SVGSVGElement>('#curve svg')!;
 const form = byId<HTMLFormElement>('settings');
@@ -132,6 +135,7 @@ function showProject(found: Project): void {
 function suit(found: Project): void {
   run = undefined;
   showResults(emptyRecord(readForm()));
+  byId('needs').textContent = '';
   showProject(found);
   const settings = fromAddress(defaults(found.kind));
   const [has, needs] = [classesOf(found.model), found.data?.classes];
@@ -182,6 +186,14 @@ async function useDevice(wanted: Settings['device']): Promise<void> {
   device = wanted;
   ({ api: worker, close } = connect(device, follow));
   await worker.open();
+}
+
+/** Shows what the run takes. Throws where that is more than there is. */
+async function checkMemory(settings: Settings): Promise<void> {
+  const needs = await worker.plan(settings);
+  const text = needs ? describeNeeds(needs) : '';
+  if (needs && !needs.fits) throw new Error(text);
+  byId('needs').textContent = text;
 }
 
 /** Runs until done or paused. */
@@ -236,7 +248,13 @@ const settingsChanged = () => {
 form.onsubmit = event => {
   event.preventDefault();
   const settings = readForm();
-  void attempt(() => training(settings, () => worker.train(settings)));
+  const isNew = !run;
+  void attempt(() =>
+    training(settings, async () => {
+      if (isNew) await checkMemory(settings);
+      return worker.train(settings);
+    }),
+  );
 };
 form.oninput = event => {
   settingsChanged();
@@ -283,12 +301,14 @@ for (const what of ['model', 'adapters'] as const)
       save(name, bytes, 'application/octet-stream');
     });
 byId('download-report').onclick = () => save('report.html', report(project, run!, curve), 'text/html');
+byId('download-json').onclick = () => save('report.json', reportData(project, run!), 'application/json');
 new ResizeObserver(() => redraw()).observe(curve.parentElement!);
 
 fillForm(fromAddress(defaults('digits')));
 void attempt(async () => {
   const opened = await worker.open();
   isReady = true;
+  fillOptimizers(opened.optimizers);
   run = opened.run;
   const webgpu = form.querySelector<HTMLOptionElement>('option[value=webgpu]')!;
   webgpu.disabled = opened.noWebgpu !== undefined;

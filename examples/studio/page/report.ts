@@ -1,6 +1,17 @@
-/** The report of a run: one HTML file. */
+/** The report of a run: one HTML file, or its numbers as JSON. */
 import type { Project, RunRecord } from '../protocol.js';
 import { metricsOf, shownEpoch } from './results.js';
+
+export function reportData({ model, data }: Project, record: RunRecord): string {
+  const { settings, samples, parameters, losses, epochs, best, notes } = record;
+  const about = {
+    date: new Date().toISOString(),
+    model: model && { name: model.name, bytes: model.bytes, inputs: model.inputs, outputs: model.outputs },
+    data: data && { name: data.name, samples: data.samples, classes: data.classes },
+  };
+  const what = { settings, samples, parameters, steps: losses.length, best, notes, epochs, losses };
+  return `${JSON.stringify({ ...about, ...what }, undefined, 2)}\n`;
+}
 
 const escaped = (text: string) =>
   text.replace(/[&<>"]/g, c => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!);

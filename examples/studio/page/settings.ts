@@ -4,7 +4,7 @@ import { byId } from './dom.js';
 
 const DIGITS: Settings = {
   ...{ loss: '', label: '', optimizer: 'agd', lr: 0, epochs: 2, batch: 32, split: 0.2 },
-  ...{ trains: 'all', match: '', rank: 8, classes: 0, device: 'cpu' },
+  ...{ trains: 'all', match: '', rank: 8, activations: '', classes: 0, device: 'cpu' },
 };
 const OWN: Settings = { ...DIGITS, epochs: 10, batch: 16 };
 
@@ -73,6 +73,13 @@ export function toAddress(settings: Settings, base: Settings): void {
 
 export const inAddress = (name: keyof Settings): boolean => new URLSearchParams(location.search).has(name);
 
+export function fillOptimizers(names: readonly string[]): void {
+  const field = control('optimizer') as HTMLSelectElement;
+  const { value } = field;
+  field.replaceChildren(...names.map(name => new Option(name)));
+  field.value = value;
+}
+
 /** The options of the target: columns of a table. */
 export function fillLabels(labels: readonly string[]): void {
   byId('label-field').hidden = !labels.length;
@@ -92,7 +99,13 @@ const CONTROLS: Record<string, string> = {
     lora: 'LoRA adapters',
     train: 'What trains',
   },
-  ...{ freeze: 'What trains', classes: 'New head', device: 'Device', optimizer: 'Optimizer' },
+  ...{
+    freeze: 'What trains',
+    classes: 'New head',
+    'checkpoint-activations': 'Activations',
+    device: 'Device',
+    optimizer: 'Optimizer',
+  },
 };
 
 /** Errors name the options of the command line: here they are the controls of the page, and paths are file names. */
@@ -101,6 +114,6 @@ export const inPageTerms = (message: string): string =>
     .replace(/--([a-z-]+)(?: [A-Z]+\b)?/g, (flag, name: string) =>
       CONTROLS[name] ? `‘${CONTROLS[name]}’` : flag,
     )
-    .replace(/\/(?:studio|incoming)\/(?:model|data|run)\/?/g, '')
+    .replace(/\/(?:studio|incoming|kept)\/(?:model|data|run)\/?/g, '')
     .replace('which cannot be found.', 'which is missing: add that file, too.')
     .replace('`agd-onnx inspect` lists them', 'they are listed below the model');

@@ -2,7 +2,7 @@
 import { files } from 'agd-onnx/web';
 import { unzipSync } from 'fflate';
 import type { Dropped } from '../protocol.js';
-import { DATA, isFolder, list, MODEL } from './storage.js';
+import { DATA, dataChanged, isFolder, list, MODEL } from './storage.js';
 
 const TABLES = /\.(csv|tsv|json|jsonl|ndjson|parquet|arrow|feather|npz|npy|safetensors)(\.gz)?$/i;
 const IMAGES = /\.(jpe?g|png|webp|gif|avif)$/i;
@@ -60,6 +60,7 @@ export async function receive(dropped: readonly Dropped[]): Promise<Incoming> {
         return files.write(`${folder}/${path}`, file.size < 2 ** 20 ? files.read(source) : file);
       };
       await Promise.all(incoming[kind].map(move));
+      if (kind === 'data') await dataChanged();
     }
     await files.remove('/incoming');
   };

@@ -1,12 +1,21 @@
 /** The worker that holds models and data, and trains. */
-import { exportFile, files, loadModel, predict, saveAdapters, saveModel, Tensor } from 'agd-onnx/web';
+import {
+  exportFile,
+  files,
+  loadModel,
+  OPTIMIZER_NAMES,
+  predict,
+  saveAdapters,
+  saveModel,
+  Tensor,
+} from 'agd-onnx/web';
 import type { Answer, Api, Project, Request, RunRecord, Settings } from '../protocol.js';
-import { useRuntime, whyNoWebgpu } from './devices.js';
+import { maxBuffer, memoryLimit, useRuntime, whyNoWebgpu } from './devices.js';
 import { DIGITS, LENET, placeDigits, placeLenet, SIDE } from './digits.js';
 import { describeData, describeModel } from './facts.js';
 import { dataPaths, type Folders, modelPath, receive } from './files.js';
 import { exists, openStorage, RUN, readSession, writeSession } from './storage.js';
-import { type Files, readRecord, STATE, TRAINED, train } from './training.js';
+import { type Files, planRun, readRecord, STATE, TRAINED, train } from './training.js';
 
 const BASE = `${RUN}/base.onnx`;
 /** Passes over the digits after a drawing was added: the model has learned the built-in ones. */
@@ -46,12 +55,18 @@ async function runFiles(): Promise<Files> {
   return { model, data };
 }
 
-async function run(settings: Settings): Promise<RunRecord> {
-  signal.aborted = false;
+/** The settings with what model and data suggest in place of what is not chosen, and the number of samples. */
+async function complete(settings: Settings): Promise<{ settings: Settings; samples: number }> {
   const { data } = await project(settings.label);
   const loss = settings.loss || data?.loss || 'cross-entropy';
   const label = settings.label || data?.labels[0] || '';
-  return train(await runFiles(), loss, { ...settings, label }, event => post({ event }), signal);
+  return { settings: { ...settings, loss, label }, samples: data?.samples ?? 0 };
+}
+
+async function run(given: Settings): Promise<RunRecord> {
+  signal.aborted = false;
+  const { settings } = await complete(given);
+  return train(await runFiles(), settings, given, event => post({ event }), signal);
 }
 
 const api: Api = {
@@ -61,7 +76,7 @@ const api: Api = {
     const record = await readRecord();
     const noWebgpu = await whyNoWebgpu();
     return {
-      ...{ keeps, project: await project(record?.settings.label) },
+      ...{ keeps, optimizers: OPTIMIZER_NAMES, project: await project(record?.settings.label) },
       ...(record?.losses.length ? { run: record } : {}),
       ...(noWebgpu === undefined ? {} : { noWebgpu }),
     };
@@ -80,6 +95,12 @@ const api: Api = {
     return project();
   },
   describe: settings => project(settings.label),
+  async plan(given) {
+    const { settings, samples } = await complete(given);
+    const { model } = await runFiles();
+    const gpu = settings.device === 'webgpu' ? await maxBuffer() : undefined;
+    return planRun(model, settings, samples, memoryLimit(), gpu);
+  },
   train: run,
   async pause() {
     signal.aborted = true;

@@ -1,8 +1,10 @@
 /** The studio's files: model, data and run in one folder, which the browser keeps after the page is closed. */
 import { type Directory, files } from 'agd-onnx/web';
+import { keepData, restoreData } from './data-file.js';
 
 export const MODEL = '/studio/model';
-export const DATA = '/studio/data';
+/** In memory, and kept as one file. */
+export const DATA = '/kept/data';
 export const RUN = '/studio/run';
 const SESSION = '/studio/session.json';
 
@@ -12,12 +14,21 @@ export type Session = {
   taught: { label: number; pixels: number[] }[];
 };
 
+let dataFile: FileSystemFileHandle | undefined;
+
+/** After the data have changed. */
+export const dataChanged = async (): Promise<void> => {
+  if (dataFile) await keepData(DATA, dataFile);
+};
+
 /** Returns whether the browser keeps files; where it does not, as in some private windows, they last as long as the page. */
 export async function openStorage(): Promise<boolean> {
   try {
     const root = await navigator.storage.getDirectory();
     const folder = await root.getDirectoryHandle('studio', { create: true });
     await files.mount('/studio', folder as unknown as Directory);
+    dataFile = await root.getFileHandle('studio-data', { create: true });
+    await restoreData(dataFile);
     return true;
   } catch {
     return false;

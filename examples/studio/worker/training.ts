@@ -1,6 +1,17 @@
 /** From the settings of the page to a training run, from files to files. */
-import { adapt, type LossKind, loadModel, runTrainJob, saveModel, type TrainEvent } from 'agd-onnx/web';
-import type { RunRecord, Settings } from '../protocol.js';
+import {
+  AgdError,
+  adapt,
+  files,
+  type LossKind,
+  loadModel,
+  type MemoryChange,
+  planMemory,
+  runTrainJob,
+  saveModel,
+  type TrainEvent,
+} from 'agd-onnx/web';
+import type { Needs, RunRecord, Settings } from '../protocol.js';
 import { emptyRecord } from '../record.js';
 import { exists, RUN, readJson, writeJson } from './storage.js';
 
@@ -19,14 +30,15 @@ export const readRecord = () => readJson<RunRecord>(RECORD);
 /** Trains until all epochs are done or `signal` asks to stop; goes on from the state of the run, where there is one. */
 export async function train(
   { model: path, data, validation }: Files,
-  loss: string,
   settings: Settings,
+  /** As they were chosen, for the record. */
+  given: Settings,
   emit: (event: TrainEvent) => void,
   signal: { aborted: boolean },
 ): Promise<RunRecord> {
-  const { optimizer, lr, epochs, batch, split, label, device } = settings;
-  const record = emptyRecord(settings);
-  // Makes the folder, too.
+  const { lr, epochs, batch, split, label, device } = settings;
+  const record = emptyRecord({ ...given, label });
+  await files.mkdir(RUN);
   if (!(await exists(STATE))) await writeJson(RECORD, record);
   const head = settings.classes ? await withHead(path, settings.classes) : undefined;
   const follow = (event: TrainEvent) => {
@@ -37,11 +49,7 @@ export async function train(
   };
   const job = {
     model: head?.path ?? path,
-    inject: {
-      loss: { kind: loss as LossKind },
-      optimizer: { name: optimizer as 'agd' },
-      ...choice(settings, head?.parameters ?? []),
-    },
+    inject: injectOptions(settings, head?.parameters),
     ...{ data, epochs, batchSize: batch, state: STATE, output: TRAINED, device },
     ...(validation === undefined ? (split ? { valSplit: split } : {}) : { validation }),
     ...(validation !== undefined || split ? { worstSamples: SAMPLES } : {}),
@@ -52,6 +60,43 @@ export async function train(
   await writeJson(RECORD, record);
   return record;
 }
+
+/** What the run would take in memory; undefined where that depends on extents that the model leaves open. */
+export async function planRun(
+  path: string,
+  settings: Settings,
+  samples: number,
+  limit: number,
+  maxBuffer: number | undefined,
+): Promise<Needs | undefined> {
+  await files.mkdir(RUN);
+  const head = settings.classes ? await withHead(path, settings.classes) : undefined;
+  const batchSize = Math.min(settings.batch, samples || settings.batch);
+  const options = { ...injectOptions(settings, head?.parameters), batchSize, limit, maxBuffer };
+  try {
+    const { total, largest, fits, advice } = await planMemory(await loadModel(head?.path ?? path), options);
+    const gpu = maxBuffer === undefined ? {} : { maxBuffer };
+    const better = advice && { advice: { total: advice.total, settings: asSettings(advice.change) } };
+    return { total, limit, largest, fits, ...gpu, ...better };
+  } catch (error) {
+    // What is wrong with the run, its start tells.
+    if (error instanceof AgdError) return undefined;
+    throw error;
+  }
+}
+
+const asSettings = ({ batchSize, checkpointActivations, lora }: MemoryChange): Partial<Settings> => ({
+  ...(batchSize === undefined ? {} : { batch: batchSize }),
+  ...(checkpointActivations ? { activations: 'recompute' } : {}),
+  ...(lora ? { trains: 'lora', match: '*', rank: lora[0]!.r } : {}),
+});
+
+const injectOptions = (settings: Settings, head: readonly string[] = []) => ({
+  loss: { kind: settings.loss as LossKind },
+  optimizer: { name: settings.optimizer as 'agd' },
+  ...(settings.activations ? { checkpointActivations: true as const } : {}),
+  ...choice(settings, head),
+});
 
 /** The model with a new head, and the names of the parameters that are new. */
 async function withHead(path: string, classes: number) {

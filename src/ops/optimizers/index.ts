@@ -55,6 +55,7 @@ export const OPTIMIZERS = {
 };
 
 export type OptimizerName = keyof typeof OPTIMIZERS;
+/** The names of the optimizers. */
 export const OPTIMIZER_NAMES = Object.keys(OPTIMIZERS) as OptimizerName[];
 
 /** The options of each optimizer. */

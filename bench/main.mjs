@@ -112,6 +112,7 @@ async function main() {
     positionals.length === 0 || positionals.includes(suite) || (suite === 'train' && named.length > 0);
   const result = {
     date: new Date().toISOString().slice(0, 10),
+    ...(values.fastest ? { isFastest: true } : {}),
     machine: {
       processor: cpus()[0].model,
       cores: cpus().length,

@@ -9,8 +9,8 @@ import {
   WORKLOADS,
 } from './workloads.mjs';
 
-export const describe = ({ date, machine, system }) =>
-  `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}`;
+export const describe = ({ date, machine, system, isFastest }) =>
+  `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}${isFastest ? ', fastest steps in place of medians' : ''}`;
 
 /** Texts of the tables of these suites. */
 export function tables(result, suites) {

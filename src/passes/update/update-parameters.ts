@@ -317,7 +317,10 @@ function slotInputs<O extends OptimizerOptions>(
         `${param.name}_${name}`,
         value === 'parameter'
           ? inType(g.graph.initializers.get(param)!, wideOf(dtype))
-          : Tensor.filled(own ?? wideOf(dtype), dims, value),
+          : value === 0
+            ? // Takes no memory, neither now nor while the trainer keeps the model that it began with.
+              Tensor.zeros(own ?? wideOf(dtype), dims)
+            : Tensor.filled(own ?? wideOf(dtype), dims, value),
       ),
     ]),
   );

@@ -5,6 +5,9 @@ import { formatNames } from './format.js';
 export const describeOptimizer = ({ optimizer: { name, options } }: TrainingDescription) =>
   name === 'own' ? 'as the model brings it' : `${name}: ${list(options)}`;
 
+/** Lines of groups to show: layers with rates of their own are one each. */
+const MOST = 8;
+
 /** How a step trains, a line each: the optimizer, options of single parameters, and what is done besides. */
 export function describeStep(description: TrainingDescription): string[] {
   const { parameters } = description;
@@ -19,7 +22,8 @@ export function describeStep(description: TrainingDescription): string[] {
   const extras = describeExtras(description);
   return [
     `update   ${describeOptimizer(description)}`,
-    ...[...groups].map(([options, names]) => `group    ${formatNames(names)}: ${options}`),
+    ...[...groups].slice(0, MOST).map(([options, names]) => `group    ${formatNames(names)}: ${options}`),
+    ...(groups.size > MOST ? [`group    and ${groups.size - MOST} more groups of parameters`] : []),
     ...(extras.length ? [`step     ${extras.join('; ')}`] : []),
   ];
 }
@@ -50,8 +54,11 @@ function describeExtras(description: TrainingDescription): string[] {
     .map(([what, value]) => `${what} ${value}`);
 }
 
+/** Products of rates and factors have digits of rounding. */
+const shown = (value: unknown) => (typeof value === 'number' ? Number(value.toPrecision(6)) : value);
+
 const list = (options: Record<string, unknown>) =>
   Object.entries(options)
     .filter(([, value]) => value !== undefined && value !== false)
-    .map(([name, value]) => (value === true ? name : `${name} ${value}`))
+    .map(([name, value]) => (value === true ? name : `${name} ${shown(value)}`))
     .join(', ');

@@ -154,6 +154,10 @@ describe('--qat', () => {
   it.each([
     [['--qat', 'int9'], "weights must be one of int8, int4, in 'int9'"],
     [
+      ['--qat', 'int8:skip=*', '--calibrate', 'train.npz'],
+      "Nothing to quantize: 'skip' leaves out all layers that could be, 'Gemm'",
+    ],
+    [
       ['--qat', 'int8:skip=fc9', '--calibrate', 'train.npz'],
       "--qat: skip 'fc9' matches no layer that is quantized; there are 'Gemm'",
     ],

@@ -119,11 +119,17 @@ export function planQuantization(
       activations.set(output, output);
     }
   }
-  if (!constants.some(c => c.isWeight))
+  if (!constants.some(c => c.isWeight)) {
+    const hasWeight = (node: Node) =>
+      operandsOf(node).some(({ value, index }) => isWeight(node, index) && graph.initializers.has(value));
+    const left = graph.nodes.filter(node => node.domain === '' && isSkipped(node) && hasWeight(node));
     throw new AgdError(
       'unsupported-op',
-      'Nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul has a constant float32 weight.',
+      left.length
+        ? `Nothing to quantize: 'skip' leaves out all layers that could be, ${listed(left)}.`
+        : 'Nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul has a constant float32 weight.',
     );
+  }
   return plan;
 }
 

@@ -31,7 +31,7 @@ const STAND_INS = {
   ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
 };
 /** What the tables of options and passes hold for the command line and the documentation alone. */
-const FOR_COMMANDS = ['alias', 'does', 'help', 'parse', 'parseAll', 'shown'];
+const FOR_COMMANDS = ['alias', 'commands', 'does', 'expert', 'group', 'help', 'parse', 'parseAll', 'shown'];
 const TABLES = /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|ops\/optimizers\/[\w-]+)\.js$/;
 
 /** The code without properties of these names in its objects, and without the help text of `option(type, value, help)`. */

@@ -32,7 +32,8 @@ const STAND_INS = {
 };
 /** What the tables of options and passes hold for the command line and the documentation alone. */
 const FOR_COMMANDS = ['alias', 'commands', 'does', 'expert', 'group', 'help', 'parse', 'parseAll', 'shown'];
-const TABLES = /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|ops\/optimizers\/[\w-]+)\.js$/;
+const TABLES =
+  /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|(ops\/optimizers|runtime\/metrics)\/[\w-]+)\.js$/;
 
 /** The code without properties of these names in its objects, and without the help text of `option(type, value, help)`. */
 function withoutTexts(code: string, names: readonly string[]): string {

@@ -22,16 +22,21 @@ const TEXT = '--loss cross-entropy --batch-size 32 --epochs 3 --monitor loss';
 const CLICKS = '--loss bce-with-logits --batch-size 16 --epochs 10 --monitor loss --tune 5 --seeds 5';
 const TINY = 'agd(delta=1e-14)';
 
+const LSTM = { flags: `${TEXT} ${EQUAL}`, who: ALL, lr: centers(1) };
+const RESNET = {
+  flags: `--loss cross-entropy --batch-size 32 --epochs 2 ${EQUAL}`,
+  who: ALL,
+  lr: centers(0.1),
+};
+
 const TASKS = {
-  lstm1: { flags: `${TEXT} ${EQUAL}`, who: ALL, lr: centers(1) },
-  lstm2: { flags: `${TEXT} ${EQUAL}`, who: ALL, lr: centers(1) },
+  lstm1: LSTM,
+  lstm2: LSTM,
+  lstm3: LSTM,
   transformer: { flags: `${TEXT} ${EQUAL} --telemetry 8`, who: `${ALL},${TINY}`, lr: centers(0.1) },
   gpt: { flags: `${TEXT} ${EQUAL}`, who: `${ALL},${TINY}`, lr: centers(0.1) },
-  resnet20: {
-    flags: `--loss cross-entropy --batch-size 32 --epochs 2 ${EQUAL}`,
-    who: ALL,
-    lr: centers(0.1),
-  },
+  resnet20: RESNET,
+  resnet32: RESNET,
   avazu: { flags: CLICKS, who: ALL, lr: centers(3e-3) },
   criteo: { flags: CLICKS, who: ALL, lr: centers(3e-3) },
   // From here on AGD alone: its threshold, and what its authors advise.

@@ -60,11 +60,12 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.skip(x))
 
 
-def resnet20(width=8):
-    """He, Zhang, Ren, Sun: «Deep Residual Learning for Image Recognition», 2016, for small images, at half its width."""
+def resnet(blocks, width=8):
+    """He, Zhang, Ren, Sun: «Deep Residual Learning for Image Recognition», 2016, for small images, at half its width.
+    3 stages of so many blocks: 6 blocks + 2 layers."""
     layers, inner = [nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()], width
     for stage in range(3):
-        for block in range(3):
+        for block in range(blocks):
             layers.append(Residual(inner, width << stage, 2 if stage and not block else 1))
             inner = width << stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, 10))
@@ -110,7 +111,8 @@ def words(path, sizes=(1024, 128, 128)):
     known = {word: i + 1 for i, (word, _) in enumerate(Counter(text).most_common(WORDS - 1))}
     arrays = windows(np.array([known.get(word, 0) for word in text], np.int32), WINDOW, sizes)
     example = {'tokens': torch.zeros(2, WINDOW, dtype=torch.int64)}
-    for name, make in (('lstm1', lambda: WordLstm(1)), ('lstm2', lambda: WordLstm(2)), ('transformer', WordTransformer)):
+    lstms = {f'lstm{layers}': lambda layers=layers: WordLstm(layers) for layers in (1, 2, 3)}
+    for name, make in {**lstms, 'transformer': WordTransformer}.items():
         torch.manual_seed(0)
         write(name, make(), example, arrays, sizes)
 
@@ -127,8 +129,9 @@ def digits(path, sizes=(1200, 297, 300)):
     data = np.load(path)
     order = np.random.default_rng(0).permutation(len(data['y']))
     arrays = {'input': (data['x'][order, None] / 16).astype(np.float32), 'target': data['y'][order].astype(np.int32)}
-    torch.manual_seed(0)
-    write('resnet20', resnet20().train(), {'input': torch.zeros(2, 1, 8, 8)}, arrays, sizes)
+    for name, blocks in (('resnet20', 3), ('resnet32', 5)):
+        torch.manual_seed(0)
+        write(name, resnet(blocks).train(), {'input': torch.zeros(2, 1, 8, 8)}, arrays, sizes)
 
 
 def categories(rows, names, known):

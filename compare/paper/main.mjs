@@ -14,9 +14,13 @@ if (dir === undefined) throw new Error('main.mjs DIR [TASK ...]');
 const from = name => join(resolve(dir), name);
 
 const MUON = 'muon(adam_lr=3e-3)';
-const ALL = ['agd', 'adamw', 'sgd(momentum=0.9)', 'adabelief', 'lion', MUON, 'adan'].join();
+const ALL = [
+  ...['agd', 'adamw', 'sgd(momentum=0.9)', 'adabelief', 'lion', MUON, 'adan'],
+  ...['schedule-free-adamw', 'schedule-free-sgd', 'prodigy'],
+].join();
 /** Centers of the grids, chosen before the runs; the same for all tasks but for SGD's. AGD's is the authors' advice: below AdamW's. */
-const centers = sgd => `sgd=${sgd}; agd=3e-4; adabelief=3e-3; lion=3e-4; muon=1e-2; adan=3e-3`;
+const centers = sgd =>
+  `sgd=${sgd}; schedule-free-sgd=${sgd}; agd=3e-4; adabelief=3e-3; lion=3e-4; muon=1e-2; adan=3e-3; schedule-free-adamw=3e-3; prodigy=1`;
 const EQUAL = '--tune 5 --seeds 2';
 const TEXT = '--loss cross-entropy --batch-size 32 --epochs 3 --monitor loss';
 const CLICKS = '--loss bce-with-logits --batch-size 16 --epochs 10 --monitor loss --tune 5 --seeds 5';

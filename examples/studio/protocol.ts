@@ -9,6 +9,7 @@ import type {
   JudgedSample,
   TrainEvent,
 } from 'agd-onnx/web';
+import type { Needs } from './page/needs.js';
 
 export type Settings = {
   /** Of the library's losses; empty for the one that suits model and data. */
@@ -94,19 +95,6 @@ export type Opened = {
   optimizers: readonly string[];
   /** Why WebGPU cannot be used here. */
   noWebgpu?: string;
-};
-
-/** What a run takes in memory, in bytes. */
-export type Needs = {
-  total: number;
-  /** What a page has. */
-  limit: number;
-  largest: { name: string; bytes: number };
-  /** The largest tensor that the GPU takes, where the run is on one. */
-  maxBuffer?: number;
-  fits: boolean;
-  /** Settings with which it would fit, and what it would take then. */
-  advice?: { total: number; settings: Partial<Settings> };
 };
 
 /** A file and its place in the folder that was dropped. */

@@ -1,6 +1,26 @@
 /** What a run takes in memory, in words. */
-import type { Needs, Settings } from '../protocol.js';
 import { size } from './words.js';
+
+/** Settings that make a run smaller. */
+type Changes = {
+  batch?: number;
+  activations?: '' | 'recompute';
+  trains?: 'all' | 'head' | 'lora' | 'match';
+  rank?: number;
+};
+
+/** What a run takes in memory, in bytes. */
+export type Needs = {
+  total: number;
+  /** What a page has. */
+  limit: number;
+  largest: { name: string; bytes: number };
+  /** The largest tensor that the GPU takes, where the run is on one. */
+  maxBuffer?: number;
+  fits: boolean;
+  /** Settings with which it would fit, and what it would take then. */
+  advice?: { total: number; settings: Changes };
+};
 
 /** One line: what the run takes, or why it does not fit and what would. */
 export function describeNeeds({ total, limit, largest, maxBuffer, fits, advice }: Needs): string {
@@ -18,7 +38,7 @@ export function describeNeeds({ total, limit, largest, maxBuffer, fits, advice }
   return `${why}: it would fit with ${changes(advice.settings)} (${size(advice.total)}).`;
 }
 
-function changes({ batch, activations, trains, rank }: Partial<Settings>): string {
+function changes({ batch, activations, trains, rank }: Changes): string {
   const list = [
     ...(batch === undefined ? [] : [`batch size ${batch}`]),
     ...(activations ? ['recomputed activations'] : []),

@@ -11,7 +11,8 @@ import {
   saveModel,
   type TrainEvent,
 } from 'agd-onnx/web';
-import type { Needs, RunRecord, Settings } from '../protocol.js';
+import type { Needs } from '../page/needs.js';
+import type { RunRecord, Settings } from '../protocol.js';
 import { emptyRecord } from '../record.js';
 import { exists, RUN, readJson, writeJson } from './storage.js';
 

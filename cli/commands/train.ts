@@ -88,7 +88,7 @@ export const options = {
     ...RUN,
     type: types.count,
     help: 'With --distributed: train N steps on each rank alone between averages of the parameters, for slow networks',
-    conflicts: ['compress', 'shardOptimizer', 'syncBatchNorm', 'findLr'],
+    conflicts: ['compress', 'shardOptimizer', 'syncBatchNorm', 'findLr', 'stateBits'],
     expert: true,
   },
   outerLr: {

@@ -119,7 +119,7 @@ export class Trainer {
     );
     const options = isRounded || readQuantizers(model).length ? { ...given, integerKernels: false } : given;
     const description = readStep(model);
-    checkDistributed(options);
+    checkDistributed(options, description);
     const updates = model.trainingInfo.flatMap(info => info.updates);
     // A Scan needs something to scan: a model without data runs step by step.
     const { collective, syncEvery } = options;
@@ -879,20 +879,17 @@ export type TrainerOptions = SessionOptions &
   Partial<Pick<DistributedOptions, 'collective' | 'compress' | 'shardOptimizer'> & LocalOptions>;
 
 /** Throws `bad-option` for ways of distributing that exclude each other. */
-function checkDistributed({
-  collective,
-  syncEvery,
-  shardOptimizer,
-  compress,
-  outerLr,
-  outerMomentum,
-}: TrainerOptions): void {
+function checkDistributed(
+  { collective, syncEvery, shardOptimizer, compress, outerLr, outerMomentum }: TrainerOptions,
+  { stateBits }: TrainingDescription,
+): void {
   const given = Object.entries({ syncEvery, shardOptimizer, compress }).find(([, value]) => value);
   if (given && !collective)
     throw new AgdError('bad-option', `${given[0]} is for distributed training: give a collective.`);
   if (syncEvery !== undefined && !(Number.isSafeInteger(syncEvery) && syncEvery > 0))
     throw new AgdError('bad-option', `syncEvery must be a whole number of at least 1, not ${syncEvery}.`);
-  const rival = shardOptimizer ? 'shardOptimizer' : compress ? 'compress' : undefined;
+  // The codes of a quantized state have no mean.
+  const rival = Object.entries({ shardOptimizer, compress, stateBits }).find(([, value]) => value)?.[0];
   if (syncEvery !== undefined && rival)
     throw new AgdError('bad-option', `syncEvery cannot be combined with ${rival}.`);
   if (syncEvery === undefined && (outerLr !== undefined || outerMomentum !== undefined))

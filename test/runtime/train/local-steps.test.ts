@@ -336,6 +336,14 @@ describe('ranks that train for themselves', () => {
       );
   });
 
+  it('cannot take a mean of quantized states', async () => {
+    const model = await injected({ ...SGD, stateBits: 8 });
+    const [collective] = localCollectives(1);
+    const create = (options: TrainerOptions) => Trainer.create(model, { collective, ...options });
+    await expect(create({ syncEvery: 2 })).rejects.toThrow('syncEvery cannot be combined with stateBits');
+    await (await create({})).release();
+  });
+
   it('that differ cannot be saved', async () => {
     const model = await injected();
     const [collective] = localCollectives(1);

@@ -22,9 +22,13 @@ const options = {
   betas: betasOption,
   eps: epsOption(1e-8),
   weightDecay: weightDecayOption(1e-2),
-  l1: option(nonNegative, 0, 'Strength of the lasso, which makes elements 0'),
-  l21: option(nonNegative, 0, 'Strength of the group lasso, which makes rows of matrices 0'),
-  adjustL1: option(flag, true, "Measure the lasso in the step's metric"),
+  l1: option(nonNegative, 0, 'Strength of the lasso, which sets elements to 0'),
+  l21: option(nonNegative, 0, 'Strength of the group lasso, which sets rows of matrices to 0'),
+  adjustL1: option(
+    flag,
+    true,
+    'Divide the lasso by the root of the denominator of the step, not by the denominator',
+  ),
 };
 
 export type AdamlOptions = OptionsOf<typeof options>;

@@ -41,10 +41,11 @@ export const fixedDecayOption = option(flag, false, 'Weight decay independent of
 export const largestOption = option(flag, false, 'Divide by the largest average so far');
 
 /**
- * A tensor kept per parameter, which starts as `value` (0 if not given), or as the parameter does. A `scalar` depends only on the steps so far and
- * the options: it is passed to `scalars`, whose result of the same name is its next value. `dims` is its shape where
- * that is not the parameter's; such a state needs `whole`. `square` marks averages of squares, which are never negative, and `exact` a
- * state that must not be rounded. `dtype` is its type where that is not the update's.
+ * A tensor kept per parameter, which starts as `value` (0 if not given), or as the parameter does. A `scalar` depends only
+ * on the steps so far, the options, and the optimizer's `totals`: it is passed to `scalars`, whose result of the same name, or
+ * that of `totals`, is its next value. `dims` is its shape where that is not the parameter's; such a state needs `whole`.
+ * `square` marks averages of squares, which are never negative, and `exact` a state that must not be rounded. `dtype` is its
+ * type where that is not the update's.
  */
 export type KeptState = {
   name: string;

@@ -23,13 +23,17 @@ import {
 const options = {
   lr: lrOption(1),
   betas: betasOption,
-  beta3: option(belowOne, undefined, 'Decay rate of the sums for d; the root of beta2 if not given'),
+  beta3: option(
+    belowOne,
+    undefined,
+    'Decay rate of the sums that estimate d; the square root of beta2 if not given',
+  ),
   eps: epsOption(1e-8),
   weightDecay: weightDecayOption(),
   decouple: decoupledOption(true),
-  useBiasCorrection: option(flag, false, "Correct the averages' bias, as Adam does"),
-  safeguardWarmup: option(flag, false, 'Leave the learning rate out of the divisor of d'),
-  d0: option(positive, 1e-6, 'Initial estimate d of the step size'),
+  useBiasCorrection: option(flag, false, 'Correct the bias of the moving averages, as in Adam'),
+  safeguardWarmup: option(flag, false, 'Leave the learning rate out of the denominator of d'),
+  d0: option(positive, 1e-6, 'Initial estimate of the step size d'),
   dCoef: option(positive, 1, 'Factor on the estimate d'),
   growthRate: option(positive, undefined, 'Largest factor by which d grows in an update'),
 };

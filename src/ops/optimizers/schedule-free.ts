@@ -1,6 +1,6 @@
 /**
- * What Schedule-Free optimizers have in common. Defazio, Yang, Khaled, Mishchenko, Mehta, Cutkosky: «The Road Less Scheduled»,
- * NeurIPS 2024. The options and their names are those of the authors' implementation.
+ * The common part of the Schedule-Free optimizers. Defazio, Yang, Khaled, Mishchenko, Mehta, Cutkosky: «The Road Less
+ * Scheduled», NeurIPS 2024. The options and their names are those of the authors' implementation.
  */
 import type { Expr } from '../core/expr.js';
 import { countFromZero, nonNegative } from '../core/option-type.js';
@@ -9,8 +9,12 @@ import { type KeptState, option, type State, towards, weightDecayOption } from '
 export const scheduleFreeOptions = {
   weightDecay: weightDecayOption(),
   warmupSteps: option(countFromZero, 0, 'Updates over which the learning rate rises linearly'),
-  r: option(nonNegative, 0, "Power of the number of an update in the average's weights"),
-  weightLrPower: option(nonNegative, 2, "Power of the largest rate so far in the average's weights"),
+  r: option(nonNegative, 0, 'Exponent of the update number in the averaging weights'),
+  weightLrPower: option(
+    nonNegative,
+    2,
+    'Exponent of the largest learning rate so far in the averaging weights',
+  ),
 };
 
 export const scheduleFreeStates: readonly KeptState[] = [

@@ -26,9 +26,9 @@ type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor; ma
 /**
  * A copy of the model with low-rank adapters: y = layer(x) + dropout(x) A B * scale, as of Hu et al.: «LoRA: Low-Rank
  * Adaptation of Large Language Models» (arXiv:2106.09685). The layers and their weights stay as they are, quantized or
- * not. A of a layer is initialized as PEFT does, uniform by its fan-in, and B with zeros; of an embedding the other way
- * round. Adapters are float32 where the layer is of 16 bits. `notes` gets a line on the layers of a pattern that are left out
- * as they are narrower than the rank. Throws `no-such-value`, `bad-option`, `unsupported-op`.
+ * not, except for QAttention, whose product becomes a layer (see `open-qattention.ts`). A of a layer is initialized as PEFT
+ * does, uniform by its fan-in, and B with zeros; of an embedding the other way round. Adapters are float32 where the layer is
+ * of 16 bits. `notes` gets a line on the layers of a pattern that are left out as they are narrower than the rank. Throws `no-such-value`, `bad-option`, `unsupported-op`.
  */
 export function addAdapters(
   source: Model,

@@ -104,11 +104,11 @@ export type Facts = {
   numbered: true;
   /** The cotangent of each of `trained`; undefined if no gradient arrives. */
   cotangents: (Expr | undefined)[];
-  /** Those of the other parts of a loss whose terms count different positions, part by part. */
+  /** The cotangents of `trained` in the other parts of a loss whose terms count different positions, part by part. */
   furtherCotangents: Facts['cotangents'][] | undefined;
   /** The gradient of each of `trained`; for tables with sparse updates, summed over equal rows. */
   grads: Expr[];
-  /** Those of each part of the loss, part by part: `grads` are the first of them. */
+  /** The gradients in each part of the loss: `grads` has, for each of `trained`, that of the first part with one. */
   gradParts: (Expr | undefined)[][] | undefined;
   /** With weighted sharpness: the gradients at perturbed weights, by parts of the loss as `gradParts`. */
   perturbed: (Expr | undefined)[][] | undefined;

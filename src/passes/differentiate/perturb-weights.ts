@@ -24,10 +24,10 @@ export type Perturbed = {
  *
  *     e = rho g / |g|            adaptive: e = rho w^2 g / |w g|
  *
- * with norms over all parameters. Returns the copy of each value. Only nodes that depend on parameters are copied: the masks of a dropout
- * and what else is random are those of the first pass, and running statistics are updated by that alone. Foret,
- * Kleiner, Mobahi, Neyshabur: «Sharpness-Aware Minimization for Efficiently Improving Generalization», ICLR 2021;
- * adaptive: Kwon, Kim, Park, Choi: «ASAM», ICML 2021.
+ * with norms over all parameters. Returns the copy of each value. Only nodes that depend on parameters are copied: dropout
+ * masks and other random numbers are those of the first pass, which alone updates running statistics. Foret, Kleiner,
+ * Mobahi, Neyshabur: «Sharpness-Aware Minimization for Efficiently Improving Generalization», ICLR 2021; adaptive: Kwon, Kim,
+ * Park, Choi: «ASAM», ICML 2021.
  */
 export function perturbWeights(
   g: Builder,

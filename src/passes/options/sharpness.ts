@@ -33,7 +33,7 @@ export const SHARPNESS_OPTIONS = {
   }),
   wsam: option(wsam, {
     ...SHARPNESS,
-    help: 'Weighted sharpness-aware minimization, as rho=0.05,gamma=0.9: a step along the sharpness beside that of the optimizer',
+    help: 'Weighted sharpness-aware minimization, as rho=0.05,gamma=0.9: adds a step that reduces the sharpness',
     parse: (text: string) => parseSettings(text, wsam, 'needs the radius, as rho=0.05,gamma=0.9'),
     conflicts: ['sam', 'dpSgd', 'unfreezeEvery', 'syncBatchNorm', 'lazyRows'],
   }),

@@ -52,11 +52,11 @@ function checkLazy(
   { name, diagonal, point, totals }: Facts['optimizer']['optimizer'],
 ): void {
   if (!options.lazyRows?.length) return;
-  const { gradients, accumulate = 1, ema, telemetry } = options;
-  const { stateBits, wsam } = options;
-  const cautious = options.cautious || undefined;
+  const { gradients, accumulate = 1, ema, telemetry, cautious, stateBits, wsam } = options;
   const whole = {
-    ...{ gradients, accumulate: accumulate > 1 || undefined, ema, telemetry, cautious, stateBits, wsam },
+    ...{ gradients, ema, telemetry, stateBits, wsam },
+    accumulate: accumulate > 1 || undefined,
+    cautious: cautious || undefined,
     [name]: diagonal ?? point ?? totals,
   };
   const other = Object.entries(whole).find(([, value]) => value !== undefined)?.[0];

@@ -170,12 +170,9 @@ export function updateParameters<O extends OptimizerOptions>(
       const [first] = members;
       const { scalars, kept } = totals ? own.withTotals(totals) : own;
       const compute = (own: Scalars, { w, grad, carry, second, ...state }: Tensors): Tensors => {
-        const {
-          step,
-          decay,
-          state: after,
-        } = optimizer.update(...[exactOf(w!, carry), grad!, state, own, options, second]);
-        const next = names.map(name => [name, after[name]!]);
+        const updated = optimizer.update(exactOf(w!, carry), grad!, state, own, options, second);
+        const { step, decay } = updated;
+        const next = names.map(name => [name, updated.state[name]!]);
         return { ...Object.fromEntries(next), ...subtract(w!, decay ? step.add(decay) : step, carry) };
       };
       // Within a branch, tiling would copy the tensors.
@@ -228,7 +225,7 @@ type StepScalars = {
   withTotals(totals: Scalars): Omit<StepScalars, 'withTotals'>;
 };
 
-/** Throws `bad-option` for what would make the sums of parameters depend on more than one estimate. */
+/** Throws `bad-option` if the parameters do not share all that the estimate depends on. */
 function checkTotals<O extends OptimizerOptions>(
   { name }: Optimizer<O>,
   parameters: readonly TrainedParameter<O>[],
@@ -238,7 +235,7 @@ function checkTotals<O extends OptimizerOptions>(
   if (!other) return;
   throw new AgdError(
     'bad-option',
-    `${name} estimates one step size from all parameters: '${other.param.name}' can differ in weight_decay only, and begins to train with the others.`,
+    `${name} estimates one step size from all parameters: '${other.param.name}' may have its own weight_decay, but no other options of its own and no delayed start.`,
   );
 }
 

@@ -7,8 +7,8 @@ import { layOut } from '../cpu.js';
 import { type Feeds, Session, type SessionOptions } from '../session.js';
 
 /**
- * What a rank contributes to a batch: its samples, and what the loss is divided by of which a sum is a gradient, as far as values are
- * known.
+ * What a rank contributes to a batch: its samples, and the divisor of the loss that a sum is a gradient of, from the values
+ * computed so far.
  */
 type Part = { feeds: Feeds; weight: (values: Feeds, sum: string) => number };
 

@@ -101,7 +101,7 @@ it('sums over large parameters with a quantized state', async () => {
 });
 
 it.each([
-  [{ b: { dCoef: 2 } }, "'b' can differ in weight_decay only"],
+  [{ b: { dCoef: 2 } }, "'b' may have its own weight_decay, but no other options"],
   [{ b: { weightDecay: 0.5 } }, undefined],
 ] as [Record<string, Partial<ProdigyOptions>>, string?][])(
   'refuses options of one parameter that change d: %j',

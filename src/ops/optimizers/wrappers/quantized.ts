@@ -32,9 +32,10 @@ const TINY = 1e-30;
  *
  * The second is for squares, of which a step takes the root: their range is that of the roots, and none becomes 0, by which a
  * step would be divided. The levels are closer to each other near 0, as those of the papers' dynamic map are, and need no table.
- * Of a state, `<name>` has the k of each block as uint8 (two in a byte, those of the second half of a block above) and `<name>_scale`
- * the s. `stochastic` rounds to one of the two nearest levels, such that the mean of what is stored is x, by random numbers that
- * follow from the update and the name of the state: a resumed run draws the same ones, and so do ranks, whose states are equal. States in shapes of their own, scalars and exact ones stay as they are.
+ * Of a state, `<name>` has the k of each block as uint8 (two in a byte, those of the second half of a block above) and
+ * `<name>_scale` the s. `stochastic` rounds to one of the two nearest levels, such that the mean of what is stored is x, by
+ * random numbers that follow from the update and the name of the state: a resumed run draws the same ones, and so do ranks,
+ * whose states are equal. States in shapes of their own, scalars and exact ones stay as they are.
  */
 export function quantized<O extends OptimizerOptions>(
   optimizer: Optimizer<O>,

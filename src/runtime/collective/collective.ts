@@ -49,6 +49,29 @@ export async function broadcastBytes(
   return all;
 }
 
+/** Milliseconds between two messages of rank 0 to ranks that wait for it. */
+const REMINDER = 200;
+
+/**
+ * Runs `work` on rank 0 while the others wait, for whom the result is undefined. They get a message at short intervals: a single
+ * operation that takes as long as the work would count as hung. The work must not use the collective. All ranks call it; what the
+ * work throws is thrown on rank 0.
+ */
+export async function onFirstRank<T>(collective: Collective, work: () => Promise<T>): Promise<T | undefined> {
+  const result = collective.rank === 0 ? work() : undefined;
+  const isDone = Int32Array.of(0);
+  while (!isDone[0]) {
+    if (result) isDone[0] = await Promise.race([result.then(() => 1), pause(REMINDER)]);
+    await collective.broadcast(isDone);
+  }
+  return result;
+}
+
+const pause = (milliseconds: number) =>
+  new Promise<number>(resolve => {
+    setTimeout(resolve, milliseconds, 0);
+  });
+
 /** Whether it is so on any rank. */
 export async function anyRank(collective: Collective, isSo: boolean): Promise<boolean> {
   const flag = Int32Array.of(isSo ? 1 : 0);

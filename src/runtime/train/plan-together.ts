@@ -1,5 +1,5 @@
 /** One plan for the memory of all ranks of a distributed run. */
-import { broadcastBytes, type Collective } from '../collective/collective.js';
+import { broadcastBytes, type Collective, onFirstRank } from '../collective/collective.js';
 import { withinMemory } from './memory-plan.js';
 import { NOTHING_SAVED } from './run-state.js';
 import type { TrainJob } from './train-job.js';
@@ -17,14 +17,14 @@ export async function planTogether(
   collective: Collective,
   { measure, carrier, note }: { measure: Measure; carrier: number; note: (text: string) => void },
 ): Promise<TrainJob> {
-  const { rank, size } = collective;
+  const { size } = collective;
   const trial = async (one: TrainJob) => {
     const batchSize = one.batchSize && Math.ceil(one.batchSize / size);
     const alone = { ...NOTHING_SAVED, folds: undefined, findLr: undefined, distributed: undefined };
     const found = await measure({ ...one, ...alone, batchSize, dryRun: true, isOnlyRank: true });
     return { ...found, peak: found.peak + carrier };
   };
-  const own = rank === 0 ? await withinMemory(job, trial, note, size) : undefined;
+  const own = await onFirstRank(collective, () => withinMemory(job, trial, note, size));
   const chosen = own && {
     batchSize: own.batchSize,
     accumulate: own.inject?.accumulate,

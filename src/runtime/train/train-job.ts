@@ -12,7 +12,7 @@ import { isInjected, readDescription } from '../../passes/file/step-metadata.js'
 import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { demandAgreement, hashJson } from '../collective/agreement.js';
-import { broadcastBytes, type Collective } from '../collective/collective.js';
+import { broadcastBytes, type Collective, onFirstRank } from '../collective/collective.js';
 import { localCollectives } from '../collective/local.js';
 import { openCollective } from '../collective/mpi.js';
 import { describeRanks } from '../collective/ranks.js';
@@ -337,21 +337,16 @@ async function runOnData(
       // The trained model and the session need not be in memory together.
       await trainer.release();
       freeMemory();
-      if (judged && output !== undefined) {
-        await exportFile(judged, output, { ema: exportEma, bakePreprocessing });
-        emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
-      }
+      const finish = async () => {
+        if (judged && output !== undefined) {
+          await exportFile(judged, output, { ema: exportEma, bakePreprocessing });
+          emit({ type: 'saved', path: output, what: 'model', ...(best ? { best } : {}) });
+        }
+        const about = { ...job, paths: job.validation ?? job.data };
+        return validation && judged && worstOf(judged, validation, job.worstSamples, about, emit);
+      };
+      const worst = collective ? await onFirstRank(collective, finish) : await finish();
       const versions = checkpoints.list;
-      const worst =
-        validation &&
-        judged &&
-        (await worstOf(
-          judged,
-          validation,
-          job.worstSamples,
-          { ...job, paths: job.validation ?? job.data },
-          emit,
-        ));
       emit({
         type: 'end',
         stopped: signal.aborted,

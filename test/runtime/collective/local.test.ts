@@ -1,5 +1,5 @@
-import { describe, expect, it } from 'vitest';
-import { partOfRank } from '../../../src/runtime/collective/collective.js';
+import { describe, expect, it, vi } from 'vitest';
+import { onFirstRank, partOfRank } from '../../../src/runtime/collective/collective.js';
 import { localCollectives } from '../../../src/runtime/collective/local.js';
 import { expected, operate } from './operations.js';
 
@@ -32,6 +32,27 @@ describe('ranks of one process', () => {
     b!.abort('its data cannot be read');
     await expect(waiting).rejects.toThrow('its data cannot be read');
     await expect(a!.barrier()).rejects.toThrow('its data cannot be read');
+  });
+
+  it('hear from the first one while it works alone', async () => {
+    const [first, other] = localCollectives(2);
+    const heard = vi.spyOn(other!, 'broadcast');
+    const work = () => vi.waitUntil(() => heard.mock.calls.length > 2, { timeout: 10_000 });
+    const idle = vi.fn();
+    const results = await Promise.all([onFirstRank(first!, work), onFirstRank(other!, idle)]);
+    expect(results).toEqual([true, undefined]);
+    expect(idle).not.toHaveBeenCalled();
+  });
+
+  it('learn of an error of the first one by its abort', async () => {
+    const [first, other] = localCollectives(2);
+    const waiting = onFirstRank(other!, async () => {});
+    const failing = onFirstRank(first!, async () => {
+      throw new Error('no space left');
+    });
+    await expect(failing).rejects.toThrow('no space left');
+    first!.abort('no space left');
+    await expect(waiting).rejects.toThrow('no space left');
   });
 
   it('leave nothing of what is divided among ranks out', () => {

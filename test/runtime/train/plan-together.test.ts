@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { localCollectives } from '../../../src/runtime/collective/local.js';
 import { planTogether } from '../../../src/runtime/train/plan-together.js';
 import type { TrainJob } from '../../../src/runtime/train/train-job.js';
@@ -6,7 +6,12 @@ import { workplace } from '../../cli/run.js';
 
 describe('ranks with a limit on their memory', () => {
   /** The job of each rank, whose process takes 10 bytes for each of its samples, and 7 for the library. */
-  async function plan(ranks: number, memory: number) {
+  async function plan(
+    ranks: number,
+    memory: number,
+    collectives = localCollectives(ranks),
+    before = async () => {},
+  ) {
     const folder = await workplace();
     const trials: TrainJob[] = [];
     const notes: string[] = [];
@@ -16,10 +21,11 @@ describe('ranks with a limit on their memory', () => {
     };
     const measure = async (one: TrainJob) => {
       trials.push(one);
+      await before();
       return { peak: 10 * one.batchSize!, hasStatistics: false };
     };
     const how = { measure, carrier: 7, note: (text: string) => notes.push(text) };
-    const jobs = await Promise.all(localCollectives(ranks).map(c => planTogether(job, c, how)));
+    const jobs = await Promise.all(collectives.map(c => planTogether(job, c, how)));
     return { jobs, trials, notes };
   }
 
@@ -33,6 +39,14 @@ describe('ranks with a limit on their memory', () => {
     expect(trials.map(job => job.batchSize)).toContain(6);
     for (const job of trials) expect(job).toMatchObject({ isOnlyRank: true, dryRun: true, state: undefined });
     expect(notes.at(-1)).toMatch(/batches of 36 in 2 parts of 18/);
+  });
+
+  it('hear from the first one during its trials, which may take longer than a rank waits for another', async () => {
+    const collectives = localCollectives(2);
+    const heard = vi.spyOn(collectives[1]!, 'broadcast');
+    const trial = () => vi.waitUntil(() => heard.mock.calls.length > 2, { timeout: 10_000 }).then(() => {});
+    const { jobs } = await plan(2, 200, collectives, trial);
+    expect(jobs[1]).toMatchObject({ batchSize: 36 });
   });
 
   it('keep a batch that fits whole', async () => {

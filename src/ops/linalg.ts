@@ -27,8 +27,8 @@ export const MatMul: Binary = ([dy], { inputs: [a, b] }) => {
 };
 
 /**
- * Whether `b` is the transpose of a weight, as exporters write it, of some more rows than columns: the product that gives
- * the weight's gradient as it lies is then faster on the CPU than that of its transpose.
+ * Whether `b` is the transpose of a weight, as exporters write it, with at least twice as many rows as columns: the product that
+ * gives the weight's gradient in its own layout is then faster on the CPU than that of its transpose.
  */
 function isWide(b: Expr): boolean {
   const [rows, columns] = [0, 1].map(i => Number(b.extent(i)));

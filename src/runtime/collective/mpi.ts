@@ -133,7 +133,7 @@ class Mpi implements Collective {
   readonly #library: LibraryHandle;
   readonly #constants: Constants;
   readonly #functions = new Map<string, KoffiCall>();
-  // Started before the library is, which may not like its process to fork.
+  // Before MPI_Init, after which some libraries do not support that their process forks.
   readonly #guard = new Guard();
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;

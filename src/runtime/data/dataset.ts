@@ -96,7 +96,7 @@ export type BatchOptions = {
   asStored?: boolean;
 };
 
-/** What inputs were put in, by their names. */
+/** The arrays that batches are written into, by the input. */
 type Memory = Map<string, Uint8Array<ArrayBuffer>>;
 
 export const DEFAULT_BATCH_SIZE = 32;
@@ -207,8 +207,9 @@ export class Dataset {
 
   /**
    * The same batches, several at a time: `steps` is asked before each chunk how many it may hold, given the number
-   * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in memory, the next chunks are read before they are asked for.
-   * With `reused`, those of arrays in memory are put there: each chunk is the receiver's until it asks for the next one.
+   * in its pass of the batch that it begins with. All batches of a chunk are of one size. Where samples are not in
+   * memory, the next chunks are read before they are asked for. Samples that are in memory are copied into the arrays
+   * of `reused`, if given: a chunk is then valid until the next one is asked for.
    */
   async *chunks(
     options: BatchOptions,
@@ -316,7 +317,7 @@ export class Dataset {
     }
   }
 
-  /** The samples with these numbers; `lead` shapes them otherwise than as one batch, `memory` has that of inputs before. */
+  /** The samples with these numbers; `lead` shapes them otherwise than as one batch, `memory` has arrays to reuse. */
   async take(
     rows: Uint32Array,
     lead: readonly number[] = [rows.length],
@@ -511,7 +512,7 @@ function chunksAhead({ inputs }: Chunk): number {
   return Math.max(1, Math.min(AHEAD.chunks, Math.floor(AHEAD.bytes / Math.max(1, bytes))));
 }
 
-/** Gives the memory of an input again, where it is large enough. */
+/** Allocates for an input: its array in `memory` again, where that is large enough. */
 function room(memory: Memory, input: string): (size: number) => Uint8Array<ArrayBuffer> {
   return size => {
     const kept = memory.get(input);

@@ -122,8 +122,8 @@ const dataInputs = (graph: Graph) =>
   graph.inputs.filter(v => !graph.initializers.has(v) && v.shape?.length !== 0);
 
 /**
- * The job with the plan that keeps it, or each of its ranks, within `job.memory`; a run that is resumed keeps the plan that it began with. Throws
- * `bad-option` for a model that was injected already, and where a resumed run is asked for updates of another size.
+ * The job with the plan that keeps it, or each of its ranks, within `job.memory`; a run that is resumed keeps the plan that
+ * it began with. Throws `bad-option` for a model that was injected already, and where a resumed run is asked for updates of another size.
  */
 export async function withinMemory(
   job: TrainJob & { memory: number },

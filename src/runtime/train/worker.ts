@@ -59,7 +59,7 @@ export async function measured(job: TrainJob, signal?: AbortSignal, kill?: Abort
 }
 
 const KILLED_RANK =
-  'The process was killed (SIGKILL): because the other ranks cannot be reached, which it has said then, or by the system, as when memory runs out.';
+  'The process was killed (SIGKILL): by itself if a line above says that the launcher cannot be reached, else by the system, as when memory runs out.';
 
 /** The streams of a rank: MPICH's launcher talks to it through a descriptor whose number is in the environment. */
 function withLauncher(descriptor: string | undefined): StdioOptions {

@@ -518,10 +518,9 @@ export class Trainer {
   /** The outputs of a run of `count` steps, of which the state is in the arrays of that before the last run, if they are free. */
   async #runInto(session: Session, feeds: Feeds, count: number, unread: string): Promise<Feeds> {
     const { description, updates, run } = this;
-    const spare = this.#spare ?? {};
     const states = updates.map(({ state, value }) => {
       const { dtype, dims } = feeds[state]!;
-      const { bytes } = spare[state] ?? emptied(dtype, dims);
+      const { bytes } = this.#spare?.[state] ?? emptied(dtype, dims);
       return [value, new Tensor(dtype, dims, bytes)] as const;
     });
     const shown = [...run.stacked].map(([state, name]) => {

@@ -188,6 +188,7 @@ it('reads the settings of weighted sharpness', async () => {
   expect(await options('--wsam', 'rho=0.05,gamma=0.8')).toEqual({ wsam: { rho: 0.05, gamma: 0.8 } });
   const refused = (text: string) => expect(options('--wsam', text)).rejects;
   await refused('gamma=0.9').toThrow("--wsam: needs the radius, as rho=0.05,gamma=0.9, not 'gamma=0.9'");
+  await refused('0.05').toThrow("--wsam: expected name=value, ..., not '0.05'");
   await refused('rho=0').toThrow("--wsam: rho must be a number above 0, in 'rho=0'");
   await refused('rho=1,gama=0.5').toThrow("--wsam: Unknown setting 'gama'; did you mean 'gamma'");
 });

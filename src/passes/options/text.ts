@@ -17,10 +17,11 @@ export function parseGroup(text: string): ParameterGroup<AnyOptions> {
   return { match, options: parseAssignments(list) };
 }
 
-/** `name=value, name=value`, in which commas may belong to a value. */
+/** `name=value, name=value`, in which commas may belong to a value. Throws `bad-option`. */
 export function parseAssignments(list: string): AnyOptions {
   const items = list.split(/,(?=\s*[a-z][\w-]*\s*=)/i).map(item => {
     const at = item.indexOf('=');
+    if (at < 0) throw new AgdError('bad-option', `expected name=value, ..., not '${list}'.`);
     return [camel(item.slice(0, at).trim()), parseValue(item.slice(at + 1).trim())];
   });
   return Object.fromEntries(items);

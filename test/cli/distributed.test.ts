@@ -168,7 +168,7 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     const alone = agdOnnx(folder, 'train', ...rates);
     expect(alone.code, alone.err).toBe(0);
     const before = readdirSync(folder);
-    const { code, stderr, stdout } = await train(folder, 3, ...rates, '--distributed');
+    const { code, stderr, stdout } = await train(folder, 2, ...rates, '--distributed');
     expect(code, stderr).toBe(0);
     const [one, all] = [alone.out, stdout].map(text =>
       text

@@ -86,6 +86,20 @@ export const findOptimizer = (name: string): AnyOptimizer | undefined => ALL.get
 
 export const isExtension = (name: string) => ALL.has(name) && !Object.hasOwn(OPTIMIZERS, name);
 
+/**
+ * The optimizer of a training step; none for a step that was made elsewhere. Throws `bad-option` if an extension that is not
+ * loaded defines it.
+ */
+export function optimizerOf({ name, extension }: { name: string; extension?: boolean }) {
+  const found = findOptimizer(name);
+  if (!found && extension)
+    throw new AgdError(
+      'bad-option',
+      `How ranks share the state of '${name}' depends on its definition: load the extension by --extend.`,
+    );
+  return found;
+}
+
 /** Throws `bad-option` for an unknown name. */
 export function optimizerNamed(name: string): AnyOptimizer {
   const found = findOptimizer(name);

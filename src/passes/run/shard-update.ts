@@ -2,7 +2,7 @@ import { cloneModel } from '../../graph/clone.js';
 import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../../graph/ir.js';
-import { findOptimizer } from '../../ops/optimizers/index.js';
+import { optimizerOf } from '../../ops/optimizers/index.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from '../file/description.js';
 
@@ -26,7 +26,7 @@ export function shardUpdate(
   ranks: number,
 ): UpdateShard[] {
   const { name } = description.optimizer;
-  const { point, totals } = findOptimizer(name) ?? {};
+  const { point, totals } = optimizerOf(description.optimizer) ?? {};
   if (point || totals)
     throw new AgdError(
       'bad-option',

@@ -6,7 +6,7 @@ import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
-import { findOptimizer } from '../../ops/optimizers/index.js';
+import { optimizerOf } from '../../ops/optimizers/index.js';
 import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import type { Collective } from '../collective/collective.js';
@@ -42,6 +42,12 @@ export class LocalSteps {
     state: Feeds,
     momentum: ReadonlyMap<string, Tensor>,
   ) {
+    const { outerLr = 1, outerMomentum = 0 } = options;
+    if (optimizerOf(description.optimizer)?.point && (outerLr !== 1 || outerMomentum))
+      throw new AgdError(
+        'bad-option',
+        `outerLr and outerMomentum move the parameters alone, and ${description.optimizer.name} has other weights beside them: leave out one.`,
+      );
     this.#anchor = this.#copies(state);
     this.#weights = weightsOf(description, state);
     this.#momentum = options.outerMomentum ? new Map(momentum) : new Map();
@@ -231,7 +237,7 @@ export class LocalSteps {
 }
 
 function weightsOf({ optimizer, parameters }: TrainingDescription, state: Feeds): string[] {
-  const found = findOptimizer(optimizer.name);
+  const found = optimizerOf(optimizer);
   return parameters.flatMap(({ name, options, state: slots }) =>
     found
       ? statesOf(found, { ...optimizer.options, ...options } as OptimizerOptions, state[name]!.dims).flatMap(

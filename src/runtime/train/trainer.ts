@@ -1,5 +1,4 @@
 import { withInitializers } from '../../graph/clone.js';
-import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Model, type Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
@@ -53,6 +52,7 @@ import { DeviceState } from './device-state.js';
 import type { DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite, LAST_GOOD } from './finite.js';
+import { canWriteInto, emptied } from './in-place.js';
 import type { LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
@@ -160,7 +160,13 @@ export class Trainer {
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
     const plain = stateInputs(ready, updates);
-    const isInto = steps !== part && !run.tables.length && !collective && writesInto(model, updates, options);
+    const { device = 'cpu' } = options;
+    const isInto =
+      steps !== part &&
+      !run.tables.length &&
+      !collective &&
+      device === 'cpu' &&
+      (await canWriteInto(model, statesOf(model, updates)));
     const { model: whole, unread } = isInto ? withUnreadOutput(plain) : { model: plain, unread: undefined };
     const session = await Session.create(whole, { ...options, stay });
     freeMemory();
@@ -914,26 +920,6 @@ function unstacked(batches: Feeds): Feeds {
   ]);
   return record(Object.fromEntries(entries));
 }
-
-/** Whether runs can write losses and the next state into arrays: of the processor's memory, and of known extents. */
-function writesInto(model: Model, updates: readonly { state: string }[], { device = 'cpu' }: TrainerOptions) {
-  const { name } = readStep(model).loss;
-  const loss = model.graph.outputs.find(v => v.name === name)!;
-  const isKnown = loss.dtype === 'float32' && loss.shape?.length === 0;
-  return device === 'cpu' && isKnown && Object.values(statesOf(model, updates)).every(Session.takes);
-}
-
-const emptied = (dtype: DType, dims: readonly number[]) =>
-  new Tensor(
-    dtype,
-    dims,
-    new Uint8Array(
-      byteLength(
-        dtype,
-        dims.reduce((n, d) => n * d, 1),
-      ),
-    ),
-  );
 
 /** Elsewhere each output of a run comes back. */
 const staysOnDevice = ({ device, collective }: TrainerOptions) =>

@@ -336,6 +336,21 @@ describe('ranks that train for themselves', () => {
       );
   });
 
+  it('cannot move averaged weights by an outer step, nor share states that they do not know', async () => {
+    const model = await injected({ ...SGD, optimizer: { name: 'schedule-free-sgd', lr: 0.1 } });
+    const [collective] = localCollectives(1);
+    const create = (options: TrainerOptions) => Trainer.create(model, { collective, ...options });
+    await expect(create({ syncEvery: 2, outerLr: 0.5 })).rejects.toThrow(
+      'schedule-free-sgd has other weights beside them',
+    );
+    await expect(create({ syncEvery: 2, outerMomentum: 0.9 })).rejects.toThrow('leave out one');
+    const entry = model.metadata.get('agd.training')!;
+    const unknown = { name: 'theirs', options: {}, extension: true };
+    model.metadata.set('agd.training', JSON.stringify({ ...JSON.parse(entry), optimizer: unknown }));
+    for (const options of [{ syncEvery: 2 }, { shardOptimizer: true }])
+      await expect(create(options)).rejects.toThrow("state of 'theirs' depends on its definition");
+  });
+
   it('cannot take a mean of quantized states', async () => {
     const model = await injected({ ...SGD, stateBits: 8 });
     const [collective] = localCollectives(1);

@@ -269,6 +269,7 @@ describe.skipIf(!hasChromium)('the studio', () => {
       file('sides.csv', table(['left', 'right'])),
     ]);
     await until(/^Ready/);
+    await page.selectOption('[name=label]', '');
     await page.fill('[name=classes]', '2');
     const options = await page.locator('[name=optimizer] option').allTextContents();
     expect(options).toEqual(OPTIMIZER_NAMES);

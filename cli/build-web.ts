@@ -31,7 +31,17 @@ const STAND_INS = {
   ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
 };
 /** What the tables of options and passes hold for the command line and the documentation alone. */
-const FOR_COMMANDS = ['alias', 'commands', 'does', 'expert', 'group', 'help', 'parse', 'parseAll', 'shown'];
+export const FOR_COMMANDS: readonly string[] = [
+  'alias',
+  'commands',
+  'does',
+  'expert',
+  'group',
+  'help',
+  'parse',
+  'parseAll',
+  'shown',
+];
 const TABLES =
   /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|(ops\/optimizers|runtime\/metrics)\/[\w-]+)\.js$/;
 

@@ -7,6 +7,9 @@ import { build as esbuild } from 'esbuild';
 import { build as vite } from 'vite';
 import { describe, expect, it } from 'vitest';
 import webpack from 'webpack';
+import { FOR_COMMANDS } from '../../cli/build-web.js';
+import { OPTIMIZERS } from '../../src/ops/optimizers/index.js';
+import { OPTIONS } from '../../src/passes/options.js';
 
 const ROOT = join(import.meta.dirname, '../..');
 
@@ -88,4 +91,10 @@ describe('the first load', () => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     expect(first(scripts)).toBeLessThan(limit);
   });
+});
+
+it('leaves out no option because of its name', () => {
+  const names = [OPTIONS, ...Object.values(OPTIMIZERS).map(o => o.options)].flatMap(o => Object.keys(o));
+  expect(names).toContain('lr');
+  expect(names.filter(name => FOR_COMMANDS.includes(name))).toEqual([]);
 });

@@ -241,10 +241,12 @@ function summedProduct(a: Expr, b: Expr, [m, k, size]: readonly [number, number,
 
 /**
  * Whether a product that adds up over the batch is worth `moved` elements per sample that change places: a product per
- * sample writes `written` elements, which are read again for their sum.
+ * sample writes `written` elements, which are read again for their sum. Sums of products per sample keep more digits, so
+ * small ones stay.
  */
 const isWorthMoving = (written: number, moved: number, batched: Expr): boolean =>
-  batched.extent(0) !== 1 && written > 2 * moved;
+  batched.extent(0) !== 1 && written >= LEAST_WRITTEN && written > 2 * moved;
+const LEAST_WRITTEN = 512;
 
 /** The elements of each window of x, channels last: [N, ...outer, ...kernel, C], flat. */
 function windowRows(x: Expr, outer: readonly number[], windows: readonly Window[], c: number): Expr {

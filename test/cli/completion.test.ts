@@ -48,8 +48,8 @@ describe('bash', () => {
     expect(completed('train', '--no-decay')).toEqual(['--no-decay-bias-norm']);
   });
   it('completes choices, after a space and after =', () => {
-    expect(completed('train', 'model.onnx', '--optimizer', 'adam')).toEqual(['adam', 'adamw']);
-    expect(completed('train', 'model.onnx', '--optimizer', '=', 'adam')).toEqual(['adam', 'adamw']);
+    expect(completed('train', 'model.onnx', '--optimizer', 'adam')).toEqual(['adam', 'adamw', 'adaml']);
+    expect(completed('train', 'model.onnx', '--optimizer', '=', 'adam')).toEqual(['adam', 'adamw', 'adaml']);
     expect(completed('train', 'model.onnx', '--device', '=')).toEqual(['auto', 'cpu', 'cuda', 'webgpu']);
   });
   it('leaves files to the shell, and offers nothing for numbers', () => {

@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { saveModel } from '../../src/graph/files.js';
 import type { Model, Value } from '../../src/graph/ir.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
 import { decoder } from '../decoder.js';
 import { spread } from '../ops/vjp.js';
 import { vega } from '../runtime/data/vega.js';
@@ -34,6 +36,7 @@ export async function withJobs(folder: string, text: string): Promise<void> {
   if (has('notes.csv'))
     put('notes.csv', lines(['text', ...['to be', 'or not to be', 'that is the question', 'be or not']]));
   if (has('book.txt')) put('book.txt', 'to be or not to be that is the question\n'.repeat(40));
+  if (has('lstm2-train.npz')) await writeNpz(join(folder, 'lstm2-train.npz'), windows(64, 6, 40));
   if (has('pets/') || has('scenes')) await withImages(folder);
   for (const [name, make] of Object.entries(MODELS))
     if (has(` ${name}.onnx`)) await saveModel(make(), join(folder, `${name}.onnx`));
@@ -145,6 +148,38 @@ function languageModel(vocabulary: number, length: number): Model {
   return s.model([s.add('MatMul', [vectors, head], 'logits')]);
 }
 
+/** Words to scores of the next one, by two layers of LSTM. */
+function wordLstm(vocabulary: number): Model {
+  const s = new Sketch();
+  const width = 8;
+  const ids = s.input('x', ['N', 'length'], 'int64');
+  let x = s.add('Transpose', [embedding(s, 'embed', ids, vocabulary, width)], 'by_time', { perm: [1, 0, 2] });
+  for (const layer of [0, 1]) {
+    const weights = ['ih', 'hh'].map((kind, i) =>
+      s.weight(`lstm.weight_${kind}_l${layer}`, spread([1, 4 * width, width], [-0.35, 0.35], 2 * layer + i)),
+    );
+    const states = s.add('LSTM', [x, ...weights], `states${layer}`, { hidden_size: width });
+    x = s.add('Squeeze', [states, s.weight(`direction${layer}`, Tensor.ints([1]))], `layer${layer}`);
+  }
+  const turned = s.add('Transpose', [x], 'by_sample', { perm: [1, 0, 2] });
+  const head = s.weight('head.weight', spread([width, vocabulary], [-0.35, 0.35]));
+  return s.model([s.add('MatMul', [turned, head], 'logits')]);
+}
+
+/** Windows of words, with the words that follow. */
+function windows(count: number, length: number, vocabulary: number): Map<string, Tensor> {
+  const from = (start: number) =>
+    Tensor.from(
+      'int64',
+      [count, length],
+      BigInt64Array.from({ length: count * length }, (_, i) => BigInt(((i + start) * 7) % vocabulary)),
+    );
+  return new Map([
+    ['x', from(0)],
+    ['target', from(1)],
+  ]);
+}
+
 /** Ids of two things to a number: the sum of the product of their vectors. */
 function recommender(users: number, items: number): Model {
   const s = new Sketch();
@@ -187,6 +222,7 @@ const MODELS: Readonly<Record<string, () => Model>> = {
   characters: () => bagOfTokens(64, 32, 2),
   bytes: () => bagOfTokens(256, 32, 2),
   lm: () => languageModel(32, 64),
+  lstm2: () => wordLstm(40),
   recommender: () => recommender(62, 42),
   forecast,
   towers: twoTowers,

@@ -44,8 +44,8 @@ export const largestOption = option(flag, false, 'Divide by the largest average 
  * A tensor kept per parameter, which starts as `value` (0 if not given), or as the parameter does. A `scalar` depends only
  * on the steps so far, the options, and the optimizer's `totals`: it is passed to `scalars`, whose result of the same name, or
  * that of `totals`, is its next value. `dims` is its shape where that is not the parameter's; such a state needs `whole`.
- * `square` marks averages of squares, which are never negative, and `exact` a state that must not be rounded. `dtype` is its
- * type where that is not the update's.
+ * `square` marks averages of squares, which are never negative, `exact` a state that must not be rounded, and `constant` one that
+ * no update changes. `dtype` is its type where that is not the update's.
  */
 export type KeptState = {
   name: string;
@@ -54,6 +54,7 @@ export type KeptState = {
   dims?: readonly number[];
   square?: boolean;
   exact?: boolean;
+  constant?: boolean;
   dtype?: 'uint8';
 };
 
@@ -151,8 +152,8 @@ export function statesOf<O extends OptimizerOptions>(
     const { name, value = 0, ...kept }: KeptState = typeof state === 'string' ? { name: state } : state;
     const scalar = kept.scalar ?? false;
     // A state that starts as the parameter is one of several weights, whose small differences count.
-    const { square = false, exact = value === 'parameter', dtype } = kept;
-    return { name, value, scalar, square, exact, dtype, dims: scalar ? [] : (kept.dims ?? shape) };
+    const { square = false, exact = value === 'parameter', constant = false, dtype } = kept;
+    return { name, value, scalar, square, exact, constant, dtype, dims: scalar ? [] : (kept.dims ?? shape) };
   });
 }
 

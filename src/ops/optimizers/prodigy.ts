@@ -55,7 +55,7 @@ export const prodigy: Optimizer<ProdigyOptions> = {
 
   states: ({ d0 }) => [
     's',
-    { name: 'p0', value: 'parameter' },
+    { name: 'p0', value: 'parameter', constant: true },
     'exp_avg',
     squared('exp_avg_sq'),
     { name: 'd', value: d0, scalar: true },

@@ -30,6 +30,8 @@ export class LocalSteps {
   readonly #momentum: Map<string, Tensor>;
   /** The states of the optimizer that started as a parameter and are weights, too. */
   readonly #weights: readonly string[];
+  /** The states of the optimizer that no step changes. */
+  readonly #constants: ReadonlySet<string>;
   #steps = 0;
   #isSettled = true;
   #samples = 0;
@@ -49,7 +51,9 @@ export class LocalSteps {
         `outerLr and outerMomentum move the parameters alone, and ${description.optimizer.name} has other weights beside them: leave out one.`,
       );
     this.#anchor = this.#copies(state);
-    this.#weights = weightsOf(description, state);
+    const kept = optimizerStates(description, state);
+    this.#weights = kept.flatMap(one => (one.value === 'parameter' && !one.constant ? [one.state] : []));
+    this.#constants = new Set(kept.flatMap(one => (one.constant ? [one.state] : [])));
     this.#momentum = options.outerMomentum ? new Map(momentum) : new Map();
   }
 
@@ -156,7 +160,7 @@ export class LocalSteps {
   #namesToShare(state: Feeds): string[] {
     if (!this.#isSettled) return this.#shared();
     const equal = new Set(this.#steps ? [] : this.#shared());
-    return Object.keys(state).filter(name => !equal.has(name));
+    return Object.keys(state).filter(name => !equal.has(name) && !this.#constants.has(name));
   }
 
   /** Batches that a state has behind it, skipped ones included; and its position, without these. */
@@ -236,12 +240,13 @@ export class LocalSteps {
   }
 }
 
-function weightsOf({ optimizer, parameters }: TrainingDescription, state: Feeds): string[] {
+/** What the optimizer keeps of each parameter, with the names in the state. */
+function optimizerStates({ optimizer, parameters }: TrainingDescription, state: Feeds) {
   const found = optimizerOf(optimizer);
   return parameters.flatMap(({ name, options, state: slots }) =>
     found
-      ? statesOf(found, { ...optimizer.options, ...options } as OptimizerOptions, state[name]!.dims).flatMap(
-          kept => (kept.value === 'parameter' ? [slots[kept.name]!] : []),
+      ? statesOf(found, { ...optimizer.options, ...options } as OptimizerOptions, state[name]!.dims).map(
+          kept => ({ ...kept, state: slots[kept.name]! }),
         )
       : [],
   );

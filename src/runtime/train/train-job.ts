@@ -236,6 +236,8 @@ async function runOnData(
   const data = opened.add(await openData(job.data, { ...dataOptionsOf(job), recipe, progress }));
   const { collective } = job;
   const isWriter = !collective?.rank;
+  // What one rank does while the others wait, which may take longer than these would wait for a hung one.
+  const onWriter = <T>(work: () => Promise<T>) => (collective ? onFirstRank(collective, work) : work());
   if (collective) await demandAgreement(collective, await agreed(job));
   const resumed = collective ? await sharedState(job, collective) : await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
@@ -327,9 +329,11 @@ async function runOnData(
       const hooks = { emit, signal, save: state === undefined || !isWriter ? undefined : () => save(state) };
       const { reason } = await trainRun(trainer, { train, validation }, job, run, checkpoints, hooks);
       const kept = state ?? (signal.aborted ? stateFile(job) : undefined);
-      if (kept !== undefined && isWriter) await save(kept);
       const best = keepsBest ? checkpoints.bestEpoch(metric) : undefined;
-      const chosen = best && (await checkpoints.bestModel());
+      const chosen = await onWriter(async () => {
+        if (kept !== undefined) await save(kept);
+        return best && checkpoints.bestModel();
+      });
       if (!chosen) await trainer.fetchState();
       // Only rank 0 may have the whole state.
       const judged = chosen ?? (isWriter ? trainer.snapshot() : undefined);
@@ -345,7 +349,7 @@ async function runOnData(
         const about = { ...job, paths: job.validation ?? job.data };
         return validation && judged && worstOf(judged, validation, job.worstSamples, about, emit);
       };
-      const worst = collective ? await onFirstRank(collective, finish) : await finish();
+      const worst = await onWriter(finish);
       const versions = checkpoints.list;
       emit({
         type: 'end',
@@ -365,11 +369,14 @@ async function runOnData(
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
       // The same step is not finite for all ranks; another error may be that of one.
       const isBroken = error.code === 'non-finite';
-      const rescue = isWriter && (isBroken || !collective) ? stateFile(job) : undefined;
+      const rescue = isBroken || (!collective && hasLearned) ? stateFile(job) : undefined;
       if (isBroken) await trainer.settle();
-      if (rescue !== undefined && (isBroken || hasLearned)) await save(rescue);
+      const keep = async () => {
+        if (rescue !== undefined) await save(rescue);
+      };
       // The launcher ends all ranks as soon as one fails.
-      if (isBroken) await collective?.barrier();
+      if (isBroken) await onWriter(keep);
+      else await keep();
       throw error.code === 'io' && !job.fold ? await rescued(trainer, job, run, error) : error;
     }
   } finally {
@@ -429,7 +436,7 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
 
 /** The state that rank 0 finds, on all ranks: the others may be on machines that have no such file. */
 async function sharedState(job: TrainJob, collective: Collective): Promise<Model | undefined> {
-  const own = collective.rank === 0 ? await resumable(job) : undefined;
+  const own = await onFirstRank(collective, () => resumable(job));
   const bytes = await broadcastBytes(collective, own && encodeModel(own));
   return own ?? (bytes.length ? decodeModel(bytes) : undefined);
 }

@@ -1,7 +1,7 @@
 /** One training run, whatever starts it: `runTrainJob` from files to files, or `fit` from a program. */
 import { AgdError } from '../../graph/errors.js';
 import { demandSameState } from '../collective/agreement.js';
-import { anyRank } from '../collective/collective.js';
+import { anyRank, onFirstRank } from '../collective/collective.js';
 import type { DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
 import type { Checkpoints } from './checkpoints.js';
@@ -115,7 +115,8 @@ export async function trainRun(
     // Rank 0 saves, but what is to be saved is on all ranks.
     if (!(collective ? await anyRank(collective, isDue) : isDue)) return;
     await trainer.settle(wholeOn);
-    await save?.();
+    const work = async () => save?.();
+    await (collective ? onFirstRank(collective, work) : work());
     timer.saved(trainer.batchCount);
   };
   const stop = {

@@ -136,6 +136,18 @@ describe('ranks that train for themselves', () => {
     for (const name of z) expect(states[1]!.get(name)!.bytes, name).toEqual(states[0]!.get(name)!.bytes);
   });
 
+  it('leave the initial weights that Prodigy compares with as they are', async () => {
+    const model = await injected({ ...SGD, optimizer: { name: 'prodigy', d0: 1e-2 } });
+    const start = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t]));
+    // With these numbers of samples, the mean of three equal numbers is rounded.
+    const states = await onRanks(model, [3, 2, 2], 7, { syncEvery: 2 });
+    const initial = [...start.keys()].filter(name => name.endsWith('_p0'));
+    expect(initial).toHaveLength(4);
+    for (const state of states)
+      for (const name of initial) expect(state.get(name)!.bytes, name).toEqual(start.get(name)!.bytes);
+    expect(bits(states[1]!)).toEqual(bits(states[0]!));
+  });
+
   it.each<[string, Partial<TrainerOptions>]>([
     ['', {}],
     [', the momentum of the outer optimizer included', { outerLr: 0.7, outerMomentum: 0.9 }],

@@ -1,7 +1,8 @@
 /** Stands in for `node:fs/promises`, as far as the library uses it. */
-import { Buffer } from 'buffer';
+
 import { join, relative, resolve } from 'pathe';
 import { changed } from '../mounts.js';
+import { Buffer } from './buffer.js';
 import * as fs from './fs.js';
 import {
   existing,

@@ -1,6 +1,7 @@
 /** Stands in for `node:fs`, as far as the library uses it. */
-import { Buffer } from 'buffer';
+
 import { resolve } from 'pathe';
+import { Buffer } from './buffer.js';
 import {
   existing,
   existingFile,

@@ -1,9 +1,9 @@
 /** Stands in for the modules of Node of which the library uses a function or two. */
 import { sha256 } from '@noble/hashes/sha2.js';
-import { Buffer } from 'buffer';
 import { buf as crc } from 'crc-32';
 import { dequal } from 'dequal';
 import { deflateSync, inflateSync as inflateRaw, unzlibSync } from 'fflate';
+import { Buffer } from './buffer.js';
 
 // node:crypto
 export const randomBytes = (count: number): Buffer =>

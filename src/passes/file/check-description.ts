@@ -213,6 +213,18 @@ export function checkAgainst(model: Model, description: TrainingDescription): vo
   );
   for (const name of lossParts.flatMap(part => [part.loss, part.divisor]))
     ensure(outputs.has(name), `the part '${name}' of its loss is not an output`);
+  if (lossParts.length) {
+    const written = new Set(graph.nodes.flatMap(n => n.outputs.flatMap(v => v?.name ?? [])));
+    const values = new Set([...written, ...graph.inputs.map(v => v.name)]);
+    for (const { loss: name, terms } of lossParts)
+      for (const { value, rows } of terms) {
+        ensure(written.has(value), `the part '${name}' of its loss has no gradient '${value}'`);
+        ensure(
+          rows === undefined || values.has(rows),
+          `the part '${name}' of its loss has no rows '${rows}'`,
+        );
+      }
+  }
   if (synchronized) {
     const copies = new Set(graph.nodes.flatMap(n => (n.opType === 'Identity' ? n.outputs[0]!.name : [])));
     for (const name of [

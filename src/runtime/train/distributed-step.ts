@@ -37,14 +37,7 @@ export type DistributedOptions = SessionOptions & {
  */
 export class DistributedStep {
   readonly #others: readonly { name: string; dtype: DType; dims: readonly number[]; size: number }[];
-  readonly #lookups: readonly {
-    grad: string;
-    rows: string;
-    states: readonly string[];
-    dims: readonly number[];
-    /** The index of its part of the loss. */
-    part: number;
-  }[];
+  readonly #lookups: readonly Lookup[];
   readonly #parts: readonly Part[];
   readonly #buffer: GradientBuffer;
   readonly #grads: readonly string[];
@@ -78,13 +71,15 @@ export class DistributedStep {
     };
     const tables = new Map(lookups.map(t => [t.rows, t.states]));
     const parts = lossPartsOf(description);
-    this.#lookups = parts.flatMap(({ terms }, part) =>
-      terms.flatMap(({ value, rows }) => {
-        if (rows === undefined) return [];
-        const dims = typeOf(value).dims!.slice(1) as number[];
-        return [{ grad: value, rows, states: tables.get(rows)!, dims, part }];
-      }),
-    );
+    const byRows = new Map<string, Lookup>();
+    for (const [part, { terms }] of parts.entries())
+      for (const { value: grad, rows } of terms) {
+        if (rows === undefined) continue;
+        const dims = typeOf(grad).dims!.slice(1) as number[];
+        const { grads } = byRows.get(rows) ?? { grads: [] };
+        byRows.set(rows, { rows, states: tables.get(rows)!, dims, grads: [...grads, { grad, part }] });
+      }
+    this.#lookups = [...byRows.values()];
     this.#parts = parts.map(({ terms, divisor, ...part }) => ({
       ...part,
       divisor: divisor === undefined ? undefined : { name: divisor, dtype: typeOf(divisor).dtype },
@@ -98,7 +93,7 @@ export class DistributedStep {
     );
     const apart = new Set([
       ...[...table.losses, ...parts.map(part => part.divisor), ...summed],
-      ...this.#lookups.flatMap(l => [l.grad, l.rows]),
+      ...this.#lookups.flatMap(l => [l.rows, ...l.grads.map(({ grad }) => grad)]),
     ]);
     this.#others = table.exchange.flatMap(({ name }) => (apart.has(name) ? [] : [fixed(name)]));
     this.#fetched = table.exchange.map(e => e.name);
@@ -349,26 +344,29 @@ export class DistributedStep {
   async #exchangeRows(own: Feeds | undefined, shares: readonly number[], state: Feeds): Promise<RowsOfAll[]> {
     const { collective } = this.options;
     const found: RowsOfAll[] = [];
-    for (const { grad, rows, states, dims, part } of this.#lookups) {
-      const count = state[states[0]!]!.dims[0]!;
+    for (const { rows, states, dims, grads } of this.#lookups) {
+      const { dims: shape, dtype: stored } = state[states[0]!]!;
+      const count = shape[0]!;
       const numbers = own
         ? Int32Array.from(own[rows]!.numbers(), n => (n < 0 ? n + count : n))
         : new Int32Array();
-      const isWide = state[states[0]!]!.dtype === 'float64';
-      const values = own ? own[grad]!.floats() : [];
-      const scaled = isWide ? Float64Array.from(values) : Float32Array.from(values);
-      for (let i = 0; i < scaled.length; i++) scaled[i]! *= shares[part]!;
       const all = (await collective.allGather(numbers)).flatMap(one => Array.from(one));
-      const grads = await collective.allGather(scaled);
       const places = new Map<number, number>();
       const at = all.map(row => {
         if (!places.has(row)) places.set(row, places.size);
         return places.get(row)!;
       });
-      const dtype = (own?.[grad]?.dtype ?? state[states[0]!]!.dtype) as FloatDType;
-      const joined = Tensor.ofNumbers(dtype, [all.length, ...dims], concatenated(grads));
+      const joined: Feeds = {};
+      for (const { grad, part } of grads) {
+        const values = own ? own[grad]!.floats() : [];
+        const scaled = stored === 'float64' ? Float64Array.from(values) : Float32Array.from(values);
+        for (let i = 0; i < scaled.length; i++) scaled[i]! *= shares[part]!;
+        const dtype = (own?.[grad]?.dtype ?? stored) as FloatDType;
+        const parts = await collective.allGather(scaled);
+        joined[grad] = Tensor.ofNumbers(dtype, [all.length, ...dims], concatenated(parts));
+      }
       const unique = Uint32Array.from(places.keys());
-      found.push({ grad, rows, states, joined, places: Tensor.ints(at), unique });
+      found.push({ rows, states, joined, places: Tensor.ints(at), unique });
     }
     return found;
   }
@@ -377,9 +375,8 @@ export class DistributedStep {
     const { accumulation, parameters } = this.description;
     const feeds: Feeds = { ...state, ...given };
     const results: Feeds = {};
-    for (const { grad, rows: numbers, states, joined, places, unique } of rows) {
-      feeds[grad] = joined;
-      feeds[numbers] = places;
+    for (const { rows: numbers, states, joined, places, unique } of rows) {
+      Object.assign(feeds, joined, { [numbers]: places });
       for (const name of states) {
         const { dtype, dims } = state[name]!;
         feeds[name] = takeRows(state[name]!, unique, dtype, [unique.length, ...dims.slice(1)], 1);
@@ -473,12 +470,21 @@ function partsOfSums({ nodes }: Graph, parts: ReturnType<typeof lossPartsOf>): (
   };
 }
 
-/** The rows that ranks looked up: their gradients, and places among the different ones. */
-type RowsOfAll = {
-  grad: string;
+/** A table with sparse updates: the value with its row numbers, its states, and a gradient of the rows per part of the loss. */
+type Lookup = {
   rows: string;
   states: readonly string[];
-  joined: Tensor;
+  /** The extents of a row. */
+  dims: readonly number[];
+  /** `part` is the index of its part of the loss. */
+  grads: readonly { grad: string; part: number }[];
+};
+
+/** The rows that ranks looked up: their gradients by name, and places among the different ones. */
+type RowsOfAll = {
+  rows: string;
+  states: readonly string[];
+  joined: Feeds;
   places: Tensor;
   unique: Uint32Array;
 };

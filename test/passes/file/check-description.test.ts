@@ -1,8 +1,9 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { cloneModel } from '../../../src/graph/clone.js';
 import type { Model } from '../../../src/graph/ir.js';
+import type { LossPart } from '../../../src/passes/file/description.js';
 import { originalBytes } from '../../../src/passes/file/embed-original.js';
-import { readStep } from '../../../src/passes/file/step-metadata.js';
+import { readStep, writeDescription } from '../../../src/passes/file/step-metadata.js';
 import { inject } from '../../../src/passes/inject.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { mlp } from '../../sample.js';
@@ -111,6 +112,22 @@ describe('a training step', () => {
       updates: info.updates.map(u => ({ ...u })),
     }));
     change(model);
+    expect(() => readStep(model)).toThrow(message);
+  });
+
+  it.each<[string, (part: LossPart) => void]>([
+    ["has no gradient 'none'", part => Object.assign(part.terms[0]!, { value: 'none' })],
+    ["has no gradient 'fc1.weight'", part => Object.assign(part.terms[0]!, { value: 'fc1.weight' })],
+    ["has no rows 'none'", part => Object.assign(part.terms[0]!, { rows: 'none' })],
+    ["nothing updates its state 'none'", part => Object.assign(part.terms[0]!, { sum: 'none' })],
+    ["the part 'none' of its loss is not an output", part => Object.assign(part, { divisor: 'none' })],
+  ])('with a part of a loss of which it holds that it %s is refused', async (message, change) => {
+    const plus = [{ kind: 'mse', output: 'logits', target: 'wanted', mask: 'present' }] as const;
+    const loss = { kind: 'cross-entropy', output: 'logits', plus } as const;
+    const { model } = await inject(mlp(), { loss, lossDivisor: true }, sessionShapes);
+    const description = structuredClone(readStep(model));
+    change(description.lossParts![1]!);
+    writeDescription(model, description);
     expect(() => readStep(model)).toThrow(message);
   });
 });

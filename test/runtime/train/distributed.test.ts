@@ -1,5 +1,5 @@
 /** Training on several ranks: the same numbers as on one, but for rounding, and the same bits on all of them. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { AgdError } from '../../../src/graph/errors.js';
 import type { Model, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
@@ -319,6 +319,30 @@ describe.each(SETTINGS)('training with %s', (_, setting) => {
   });
 });
 
+/** Each rank perturbs the weights by the gradient of its own samples, as each part of an accumulated batch does. */
+const PERTURBED: [string, InjectOptions][] = [
+  ['at', { sam: { rho: 0.05 } }],
+  ['in units of', { sam: { rho: 0.5, adaptive: true } }],
+  ['beside those at', { wsam: { rho: 0.05, gamma: 0.8 } }],
+  ['and clipping, at', { wsam: { rho: 0.05 }, clipGradNorm: 0.05, ema: 0.9 }],
+];
+
+describe.each(PERTURBED)('training with gradients %s perturbed weights', (_, options) => {
+  it('on 2 ranks has the result of one process that accumulates two batches', async () => {
+    const setting: Setting = {
+      ...{ model: language(), arrays: languageData(24) },
+      inject: { loss: { ...CE, ignoreIndex: -100 }, ...options },
+    };
+    const accumulated = { ...setting, inject: { ...setting.inject, accumulate: 2 }, loop: { batchSize: 4 } };
+    const alone = await train(accumulated);
+    expect(difference(await train(setting), alone)).toBeGreaterThan(1e-5);
+    const ranks = await onRanks(2, setting);
+    expect(difference(ranks[0]!, alone)).toBeLessThan(1e-6);
+    expect(bits(ranks[1]!)).toEqual(bits(ranks[0]!));
+    expect(ranks[1]!.losses).toEqual(ranks[0]!.losses);
+  });
+});
+
 const NORMALIZED: [string, Setting][] = [
   // 17 samples in batches of 8: the last one has one sample, and is part of the one before.
   ['vectors', { model: normalized(), arrays: mlpData(19), inject: { loss: CE } }],
@@ -406,6 +430,29 @@ describe('a distributed run', () => {
       expect(difference(whole, alone)).toBeLessThan(1e-6);
     },
   );
+
+  it('sends the rows of a table once where parts of the loss have gradients of it', async () => {
+    const inject: InjectOptions = { loss: UNEVEN, lazyRows: ['embedding'] };
+    const sent = vi.fn();
+    await Promise.all(
+      localCollectives(2).map(async inner => {
+        const collective = new Proxy(inner, {
+          get(target, key) {
+            const value = Reflect.get(target, key, target);
+            if (key !== 'allGather') return typeof value === 'function' ? value.bind(target) : value;
+            return (data: Float32Array) => {
+              if (inner.rank === 0) sent(data.constructor.name);
+              return target.allGather(data);
+            };
+          },
+        });
+        const loop = { epochs: 1, batchSize: 37, validation: undefined, trainMetrics: false };
+        await train({ ...TWO_LOSSES, inject, loop }, { collective });
+      }),
+    );
+    // One step: row numbers, and the gradients of two losses.
+    expect(sent.mock.calls.flat().sort()).toEqual(['Float32Array', 'Float32Array', 'Int32Array']);
+  });
 
   it('refuses a snapshot that lacks gradients', async () => {
     const { model } = await inject(mlp(), { loss: CE, accumulate: 2, lossDivisor: true }, sessionShapes);

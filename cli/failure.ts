@@ -1,4 +1,5 @@
-import { type AgdError, oneLine, printable } from '../src/constants.js';
+import { writeSync } from 'node:fs';
+import { type AgdError, findLaunch, oneLine, printable } from '../src/constants.js';
 
 /** A command line that cannot be understood. */
 export class UsageError extends Error {}
@@ -20,5 +21,20 @@ export function report(error: unknown): void {
     process.exitCode = 70;
     const stack = (error instanceof Error && error.stack) || String(error);
     process.stderr.write(`agd-onnx: a bug of ours: ${stack.split('\n').map(printable).join('\n')}\n`);
+  }
+}
+
+/**
+ * Tells the launcher that this process has failed, so that it ends the others. That of MPICH does not notice a rank that ends
+ * before MPI_Init, in which the others then wait; there is no MPI_Abort either by then, so this speaks the launcher's protocol
+ * (PMI 1, as mpirun speaks it; that of srun is another).
+ */
+export function abortLaunch(): void {
+  const { PMI_FD } = process.env;
+  if (!PMI_FD || findLaunch()?.launcher !== 'mpirun') return;
+  try {
+    writeSync(Number(PMI_FD), 'cmd=abort exitcode=1\n');
+  } catch {
+    // It is gone.
   }
 }

@@ -14,7 +14,8 @@ else {
     if (SUPERVISED.has(args[0] ?? '')) await (await import('./supervise.js')).supervise(args);
     else await (await import('./program.js')).run(args);
   } catch (error) {
-    const { report } = await import('./failure.js');
+    const { abortLaunch, report } = await import('./failure.js');
     report(error);
+    abortLaunch();
   }
 }

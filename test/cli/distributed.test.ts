@@ -88,6 +88,21 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     expect(stderr).toMatch(/agd-onnx: (rank 1: )?Cannot read 'none\.npz'/);
   });
 
+  it('end together if one fails before they meet', { timeout: 60_000 }, async () => {
+    const folder = await workplace();
+    writeFileSync(join(folder, 'rank-0.json'), '{ "distributed": true }');
+    writeFileSync(
+      join(folder, 'rank.mjs'),
+      `const { PMI_RANK, OMPI_COMM_WORLD_RANK: rank = PMI_RANK } = process.env;
+       const [cli] = process.argv.splice(2, 1);
+       process.argv.push('--config', 'rank-' + rank + '.json');
+       await import(cli);`,
+    );
+    const { code, stderr } = await start(launcher, 2, ['rank.mjs', CLI, 'train', ...task], { cwd: folder });
+    expect(code).toBe(1);
+    expect(stderr).toContain("agd-onnx: Cannot read 'rank-1.json'");
+  });
+
   it('divide the optimizer state, save, and resume with another number', { timeout: 180_000 }, async () => {
     const folder = await workplace();
     const more = ['--schedule', 'cosine', '--ema', '0.9', '--clip-grad-norm', '1', '--export-ema'];

@@ -19,6 +19,9 @@ const ABORT_SECONDS = 5;
 /** Only one thread at a time calls the library, but not always the same one. */
 const THREAD_SERIALIZED = 2;
 
+/** Seconds to wait for the others: a rank may write a large state, or read all data, meanwhile. */
+export const TIMEOUT = 600;
+
 /**
  * The constants of an implementation. Those of Open MPI are addresses of variables of the library, those of MPICH, Intel MPI
  * and others with its binary interface are integers.
@@ -54,9 +57,16 @@ const FILES: Record<string, Record<'Open MPI' | 'MPICH', readonly string[]>> = {
 /**
  * Joins the run that `mpirun` or `srun` started this process for. `library` is the path of the MPI library, which is otherwise
  * looked for by the names of Open MPI and MPICH. Throws `bad-option` if this process was not started so, or koffi or the
- * library is missing, and `collective` if the library is not that of the launcher.
+ * library is missing, and `collective` if the library is not that of the launcher. The process is killed, with a message, if the
+ * other ranks have not joined after `timeout` seconds.
  */
-export async function openCollective({ library }: { library?: string } = {}): Promise<Collective> {
+export async function openCollective({
+  library,
+  timeout = TIMEOUT,
+}: {
+  library?: string;
+  timeout?: number;
+} = {}): Promise<Collective> {
   const launch = findLaunch();
   if (!launch)
     throw new AgdError(
@@ -65,7 +75,7 @@ export async function openCollective({ library }: { library?: string } = {}): Pr
     );
   const koffi = await loadKoffi();
   const mpi = new Mpi(loadLibrary(koffi, launch, library));
-  mpi.join(launch, library);
+  mpi.join(launch, library, timeout);
   return mpi;
 }
 
@@ -97,6 +107,9 @@ function loadLibrary(koffi: Koffi, launch: Launch, path: string | undefined): Li
   const known = FILES[process.platform];
   const kinds =
     launch.library === 'MPICH' ? (['MPICH', 'Open MPI'] as const) : (['Open MPI', 'MPICH'] as const);
+  // UCX, to which MPICH and Open MPI may be linked, tests its memory hooks by moving the end of the heap up and down again. Where a
+  // thread of Node allocates in between, that takes its memory away: one start in a hundred crashed.
+  process.env.UCX_MEM_EVENTS ??= 'n';
   const names = path === undefined ? [...new Set(kinds.flatMap(kind => known?.[kind] ?? []))] : [path];
   let failure: unknown;
   for (const name of names)
@@ -143,8 +156,12 @@ class Mpi implements Collective {
     this.#constants = constantsOf(library);
   }
 
-  join({ size, launcher }: Launch, path: string | undefined): void {
+  join({ rank, size, launcher }: Launch, path: string | undefined, timeout: number): void {
     const provided = [0];
+    this.#guard.set(
+      timeout,
+      `agd-onnx: rank ${rank} has waited ${timeout} s for the other ranks in MPI_Init: one of them has not started, or has ended. This process is killed.`,
+    );
     this.#check(
       'MPI_Init_thread',
       this.#function('MPI_Init_thread(void *argc, void *argv, int required, _Out_ int *provided)')(
@@ -154,6 +171,7 @@ class Mpi implements Collective {
         provided,
       ),
     );
+    this.#guard.clear();
     const world = this.#constants.of('comm_world');
     const number = (name: string) => {
       const out = [0];

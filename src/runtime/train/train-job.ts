@@ -14,7 +14,7 @@ import { readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { demandAgreement, hashJson } from '../collective/agreement.js';
 import { broadcastBytes, type Collective, onFirstRank } from '../collective/collective.js';
 import { localCollectives } from '../collective/local.js';
-import { openCollective } from '../collective/mpi.js';
+import { openCollective, TIMEOUT } from '../collective/mpi.js';
 import { describeRanks } from '../collective/ranks.js';
 import { watched } from '../collective/watched.js';
 import type { BindOptions } from '../data/bind.js';
@@ -147,7 +147,7 @@ export async function runTrainJob(
   if (job.distributed && !job.collective) {
     const { timeout = TIMEOUT, mpiLibrary: library, memory } = job;
     const before = process.memoryUsage().rss;
-    const collective = watched(await openCollective({ library }), { timeout, warn: note });
+    const collective = watched(await openCollective({ library, timeout }), { timeout, warn: note });
     const ranks = await describeRanks(collective);
     note(ranks.text);
     const carrier = Math.max(0, process.memoryUsage().rss - before);
@@ -170,9 +170,6 @@ export async function runTrainJob(
     ? runOnce(placed, report, signal)
     : crossValidate(placed, runOnce, report, signal);
 }
-
-/** A rank may write a large state, or read all data, while the others wait. */
-const TIMEOUT = 600;
 
 /** The job without what is undefined. */
 const given = (job: TrainJob): TrainJob =>

@@ -42,6 +42,12 @@ describe.each(launchers)('a run that $name started', launcher => {
     );
   });
 
+  it('ends with a message if a rank never joins', { timeout: 60_000 }, async () => {
+    const { stderr, code } = await start(launcher, 3, [SCRIPT, 'absent', '2']);
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/agd-onnx: rank [01] has waited 2 s for the other ranks in MPI_Init:/);
+  });
+
   it('goes on after a warning if a rank is slow', { timeout: 60_000 }, async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'warned');
     const { stdout, stderr, code } = await start(launcher, 3, [SCRIPT, 'slow', '12', file]);

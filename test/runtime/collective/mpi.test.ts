@@ -13,9 +13,10 @@ describe.each(launchers)('ranks that $name starts', launcher => {
     const lines = stdout.split('\n').filter(line => line.startsWith('{'));
     expect(lines.length, stderr).toBe(ranks);
     for (const line of lines) {
-      const { rank, size, engine, result } = JSON.parse(line);
+      const { rank, size, engine, hooks, result } = JSON.parse(line);
       expect(size).toBe(ranks);
       expect(engine).toMatch(new RegExp(`^${launcher.name} \\d`));
+      expect(hooks).toBe('n');
       expect(result).toEqual(JSON.parse(JSON.stringify(expected(rank, ranks))));
     }
   });

@@ -4,9 +4,10 @@
  */
 import { AgdError } from './graph/errors.js';
 import type { OpDef, Operands, Rule } from './ops/core/rule.js';
-import { addOperator } from './ops/index.js';
+import { addOperator, completeOperators } from './ops/index.js';
 import { addLoss } from './ops/losses/index.js';
 import type { Loss, LossOptions } from './ops/losses/loss.js';
+import { OTHERS } from './ops/on-demand.js';
 import { addOptimizer, type OptimizerSpec } from './ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from './ops/optimizers/optimizer.js';
 import type { LossSpec } from './passes/options.js';
@@ -65,6 +66,7 @@ export function defineGradient<I extends Operands = readonly never[], O extends 
       'bad-option',
       `'${operator}' is not the name of an operator, such as com.example.Swish.`,
     );
+  completeOperators(OTHERS);
   addOperator(
     { domain: operator.slice(0, Math.max(dot, 0)), opType },
     typeof gradient === 'function'

@@ -1,79 +1,44 @@
 import { AgdError } from '../graph/errors.js';
-import type { Node } from '../graph/ir.js';
+import { allGraphs, type Graph, type Node } from '../graph/ir.js';
 import * as activation from './activation.js';
-import * as attention from './attention.js';
-import * as controlFlow from './control-flow.js';
 import * as convolution from './convolution.js';
 import type { Provider } from './core/provider.js';
-import type { OpDef, Rule } from './core/rule.js';
-import * as einsum from './einsum.js';
+import type { Families, OpDef, Rule } from './core/rule.js';
 import * as elementwise from './elementwise.js';
 import * as indexing from './indexing.js';
 import * as linalg from './linalg.js';
 import * as lossOperators from './loss-operators.js';
-import * as contribAttention from './microsoft/attention.js';
-import * as contribExperts from './microsoft/experts.js';
-import * as contrib from './microsoft/fused.js';
-import * as contribGrouped from './microsoft/grouped-attention.js';
-import * as contribIntegers from './microsoft/integers.js';
-import * as contribLinear from './microsoft/linear-attention.js';
-import * as contribQuantized from './microsoft/quantized.js';
 import * as movement from './movement.js';
 import * as nondifferentiable from './nondifferentiable.js';
 import * as normalization from './normalization.js';
-import * as onnxOptimizers from './onnx-optimizers.js';
 import * as pooling from './pooling.js';
-import * as quantization from './quantization.js';
-import * as recurrent from './recurrent.js';
 import * as reduction from './reduction.js';
-import * as regions from './regions.js';
-import * as resampling from './resampling.js';
-import * as sequence from './sequence.js';
-import * as signal from './signal.js';
 
-/** The families of each domain; an export's name is the operator's name. */
-const FAMILIES: Record<string, Record<string, unknown>[]> = {
+/** What most models are made of; `on-demand.ts` has the others. */
+const COMMON: Families = {
   '': [
     activation,
-    attention,
-    controlFlow,
     convolution,
-    einsum,
     elementwise,
     indexing,
     linalg,
-    movement,
     lossOperators,
-    normalization,
+    movement,
     nondifferentiable,
+    normalization,
     pooling,
-    quantization,
-    recurrent,
     reduction,
-    regions,
-    resampling,
-    sequence,
-    signal,
-  ],
-  'ai.onnx.preview.training': [onnxOptimizers],
-  'com.microsoft': [
-    contrib,
-    contribAttention,
-    contribExperts,
-    contribGrouped,
-    contribIntegers,
-    contribLinear,
-    contribQuantized,
   ],
 };
 
 /** By domain and operator. */
 const TABLE = new Map<string, Map<string, OpDef>>();
-for (const [domain, families] of Object.entries(FAMILIES)) {
-  const table = new Map<string, OpDef>();
-  TABLE.set(domain, table);
-  for (const family of families) {
-    for (const [opType, def] of Object.entries(family)) {
+
+function addFamilies(families: Families): void {
+  for (const [domain, files] of Object.entries(families)) {
+    const table = TABLE.get(domain) ?? new Map<string, OpDef>();
+    TABLE.set(domain, table);
+    for (const [opType, def] of files.flatMap(Object.entries)) {
       if (table.has(opType)) throw new Error(`Operator ${opType} has two rules.`);
       table.set(
         opType,
@@ -82,19 +47,42 @@ for (const [domain, families] of Object.entries(FAMILIES)) {
     }
   }
 }
+addFamilies(COMMON);
+
+let isComplete = false;
+
+/** Adds the definitions of `on-demand.ts`, where they are not there yet. */
+export function completeOperators(others: Families): void {
+  if (!isComplete) addFamilies(others);
+  isComplete = true;
+}
+
+/**
+ * Loads what `opDef` may be asked for: all definitions, unless a graph has no operators but those that most models are made
+ * of. The runner of passes calls it whenever the graph has changed.
+ */
+export async function loadOperators(graph?: Graph): Promise<void> {
+  const isKnown = (node: Node) => definitionOf(node) !== undefined;
+  if (isComplete || (graph && [...allGraphs(graph)].every(({ nodes }) => nodes.every(isKnown)))) return;
+  completeOperators((await import('./on-demand.js')).OTHERS);
+}
 
 type Operator = Pick<Node, 'domain' | 'opType'>;
 
 const domainOf = ({ domain }: Operator) => (domain === 'ai.onnx' ? '' : domain);
 
-/** The definition of a node's operator, if it is known. */
+const definitionOf = (node: Operator) => TABLE.get(domainOf(node))?.get(node.opType);
+
+/** The definition of a node's operator, if it is known. `loadOperators` has to be called before. */
 export function opDef(node: Operator): OpDef | undefined {
-  return TABLE.get(domainOf(node))?.get(node.opType);
+  const found = definitionOf(node);
+  if (!found && !isComplete) throw new Error(`Nobody has loaded the definition of ${node.opType}.`);
+  return found;
 }
 
 const EXTENSIONS = new Set<OpDef>();
 
-/** Adds the definition of an operator by an extension. Throws `bad-option` if the operator is known already. */
+/** Adds the definition of an operator by an extension, after all others. Throws `bad-option` if the operator is known already. */
 export function addOperator(operator: Operator, def: OpDef): void {
   const domain = domainOf(operator);
   if (opDef(operator))

@@ -3,7 +3,7 @@ import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
-import { opDef } from '../ops/index.js';
+import { loadOperators, opDef } from '../ops/index.js';
 import { adapterNames } from './adapters/adapter-names.js';
 import { activeValues } from './differentiate/backward.js';
 import type { TrainingDescription } from './file/description.js';
@@ -87,6 +87,7 @@ export async function inspect(
     functions: model.functions.map(f => `${f.domain}.${f.name}`),
     nodes: nodes.length,
   };
+  await loadOperators(model.graph);
   if (kind !== 'forward')
     return {
       ...base,

@@ -13,6 +13,7 @@ import { neededInputs } from '../graph/prune.js';
 import { Tensor } from '../graph/tensor.js';
 import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
+import { loadOperators } from '../ops/index.js';
 import { lacksTotal } from '../ops/schedules.js';
 import { adapterNames, asksForAdapters } from './adapters/adapter-names.js';
 import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
@@ -571,6 +572,7 @@ const ALL = [
       if (!options.dpSgd) return false;
       const { checkStatistics, separateSamples } = await import('./on-demand.js');
       checkStatistics(g, c.statistics);
+      await loadOperators();
       c.perSample = separateSamples(g, loss, trained, options.dpSgd, options.onNonfinite);
       return true;
     },
@@ -859,6 +861,7 @@ const ALL = [
         throw new AgdError('bad-option', `Choose with --of what to differentiate: ${names.join(', ')}.`);
       const ys = loss ? [loss.loss] : valuesToDifferentiate(g.graph, names);
       checkModes(ys, mode);
+      await loadOperators();
       c.derivatives = addDerivatives(g, ys, trained, mode, options);
       // Callers may evaluate it at other parameters than those of the file.
       g.graph.inputs.push(...trained.filter(x => !g.graph.inputs.includes(x)));
@@ -924,7 +927,7 @@ const ALL = [
       'perturbed',
     ],
     ensures: ['attached', 'batchNumber'],
-    run(c) {
+    async run(c) {
       const { g, options, grads, groups, lookups, lastRows, schedule } = c;
       const { optimizer, settings } = c.optimizer;
       const parameters = c.trained.map((param, i) => {
@@ -949,6 +952,7 @@ const ALL = [
         scaling: c.scaling,
         perturbed: c.perturbed,
       };
+      if (optimizer.diagonal) await loadOperators();
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
       c.batchNumber = () => {

@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { type AttrInit, float } from '../../src/ops/core/builder.js';
-import { opDef } from '../../src/ops/index.js';
+import { loadOperators, opDef } from '../../src/ops/index.js';
 import { checkVjp, floatsOf } from './vjp.js';
+
+await loadOperators();
 
 const cases: [op: string, attrs: AttrInit][] = [
   ['Relu', {}],

@@ -1,9 +1,11 @@
 /** Only what is needed is built: nothing for inputs that are frozen, and the cheap form where extents are known. */
 import { describe, expect, it } from 'vitest';
-import { opDef } from '../../src/ops/index.js';
+import { loadOperators, opDef } from '../../src/ops/index.js';
 import { Body, float32, model } from './body.js';
 import { EXAMPLES, type Example } from './examples.js';
 import { trace } from './operators-page.js';
+
+await loadOperators();
 
 /** The operators of the nodes that a backward pass adds, where all extents are known. */
 async function known(e: Example, only?: string): Promise<string[]> {

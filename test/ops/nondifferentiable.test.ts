@@ -1,9 +1,11 @@
 import { expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { toAttrs } from '../../src/ops/core/builder.js';
-import { opDef } from '../../src/ops/index.js';
+import { loadOperators, opDef } from '../../src/ops/index.js';
 import * as nondifferentiable from '../../src/ops/nondifferentiable.js';
 import { checkModel, spread } from './vjp.js';
+
+await loadOperators();
 
 it.each(Object.keys(nondifferentiable))('%s says why it has no gradient', opType => {
   expect(opDef({ domain: '', opType })).toMatchObject({ kind: 'none', why: expect.stringMatching(/./) });

@@ -9,7 +9,7 @@ import { allGraphs, type Graph, type Node, type Value } from '../../src/graph/ir
 import { Names } from '../../src/graph/names.js';
 import { Builder } from '../../src/ops/core/builder.js';
 import { isDifferentiable } from '../../src/ops/core/types.js';
-import { opDef, opTable } from '../../src/ops/index.js';
+import { loadOperators, opDef, opTable } from '../../src/ops/index.js';
 import { ORT_OPERATORS } from '../../src/ops/ort-gradients/index.js';
 import { backward } from '../../src/passes/differentiate/backward.js';
 import { inferShapes } from '../../src/passes/normalize/infer-shapes.js';
@@ -85,6 +85,7 @@ export async function trace(
   only?: string,
 ): Promise<Trace> {
   const { model, outs } = example.make(hidden);
+  await loadOperators(model.graph);
   await inferShapes(model, sessionShapes);
   const { graph } = model;
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });

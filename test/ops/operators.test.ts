@@ -1,10 +1,12 @@
 /** Every operator is known or has a reason, its example agrees with differences, and docs/reference/operators.md says so. */
 import { describe, expect, it } from 'vitest';
-import { opDef, opTable } from '../../src/ops/index.js';
+import { loadOperators, opDef, opTable } from '../../src/ops/index.js';
 import { ORT_OPERATORS } from '../../src/ops/ort-gradients/index.js';
 import { EXAMPLES, STRAIGHT_THROUGH } from './examples.js';
 import { OPERATORS, operatorsPage, trace } from './operators-page.js';
 import { checkModel } from './vjp.js';
+
+await loadOperators();
 
 describe.each(EXAMPLES.map(e => [`${e.domain} ${e.op}`.trim(), e] as const))('%s', (_, example) => {
   it.each([false, true])('agrees with differences (extents hidden: %s)', async hidden => {

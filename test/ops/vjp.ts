@@ -11,6 +11,7 @@ import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, Builder, toAttrs } from '../../src/ops/core/builder.js';
 import type { Provider } from '../../src/ops/core/provider.js';
+import { loadOperators } from '../../src/ops/index.js';
 import { type BackwardOptions, backward } from '../../src/passes/differentiate/backward.js';
 import { expandExtensions } from '../../src/passes/normalize/expand-extensions.js';
 import { inferShapes } from '../../src/passes/normalize/infer-shapes.js';
@@ -187,6 +188,7 @@ export async function gradients(
   c: VjpCase = {},
   expected: Feeds = {},
 ): Promise<Tensor[]> {
+  await loadOperators(model.graph);
   await expandExtensions(model, sessionShapes, c.provider);
   await inferShapes(model, sessionShapes);
   const { graph } = model;

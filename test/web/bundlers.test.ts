@@ -84,9 +84,9 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
 /** What a page loads at first with Vite, in gzipped bytes beside the runtime. */
 describe('the first load', () => {
   it.each([
-    ['inject', 168_000],
-    ['Trainer', 194_000],
-    ['fit', 249_000],
+    ['inject', 149_000],
+    ['Trainer', 175_000],
+    ['fit', 230_000],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     expect(first(scripts)).toBeLessThan(limit);

@@ -49,6 +49,9 @@ export type OpDef =
   /** Constant almost everywhere: the gradient is zero, or passes straight through if the user requests it. */
   | { kind: 'zero'; why: string; straightThrough: Rule<never, never> };
 
+/** Files of definitions by domain; an export's name is the operator's name. */
+export type Families = Readonly<Record<string, readonly Record<string, unknown>[]>>;
+
 /** `straightThrough` is the gradient to use if the user requests straight-through gradients. */
 export const expansion = <I extends Operands>(
   expand: Expansion<I>,

@@ -7,6 +7,7 @@ import type { Binding, Model, Node, Value } from '../../graph/ir.js';
 import { encodeChunks } from '../../graph/proto/codec.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
+import { loadOperators } from '../../ops/index.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 import type { Optimizer, OptimizerOptions } from '../../ops/optimizers/optimizer.js';
 import type { PlannedSchedule } from '../../ops/schedules.js';
@@ -191,9 +192,12 @@ export async function runPasses<F extends Fact = never>(
   context: Context,
   _facts: readonly F[] = [],
 ): Promise<With<F>> {
+  const load = () => loadOperators((context.work ?? context.source).graph);
+  await load();
   for (let i = 0; i < passes.length; i++) {
     const current = passes[i]!;
     const changed = await runPass(current, context);
+    if (changed) await load();
     if (changed && current.repeatFrom !== undefined)
       i = passes.findIndex(p => p.name === current.repeatFrom) - 1;
   }

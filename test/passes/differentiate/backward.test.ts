@@ -2,7 +2,10 @@ import { expect, it } from 'vitest';
 import { Graph, Node, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
 import { Builder } from '../../../src/ops/core/builder.js';
+import { loadOperators } from '../../../src/ops/index.js';
 import { backward } from '../../../src/passes/differentiate/backward.js';
+
+await loadOperators();
 
 /** The message of the error for y = op(w). */
 function errorFor(op: string, domain: string): string {

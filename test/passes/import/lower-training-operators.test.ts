@@ -4,9 +4,12 @@
  */
 import { expect, it } from 'vitest';
 import type { Tensor } from '../../../src/graph/tensor.js';
+import { loadOperators } from '../../../src/ops/index.js';
 import { lowerTrainingOperators } from '../../../src/passes/import/lower-training-operators.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { buildCase, type Case, readCases, runCase, type Stored, type StoredNode } from './case.js';
+
+await loadOperators();
 
 const run = async (c: Case, constants: boolean): Promise<Record<string, Tensor>> => {
   const model = buildCase(c, constants, false);

@@ -2,13 +2,15 @@ import { expect, it } from 'vitest';
 import { type Expr, expansion } from '../../../src/extend.js';
 import { allGraphs, FunctionDef, type Model, type Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import { addOperator } from '../../../src/ops/index.js';
+import { addOperator, loadOperators } from '../../../src/ops/index.js';
 import { inject } from '../../../src/passes/inject.js';
 import { checkGradients } from '../../../src/runtime/check-gradients.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Body, control, float32, model } from '../../ops/body.js';
 import { spread } from '../../ops/vjp.js';
+
+await loadOperators();
 
 // Needs the number of axes, so that the types of what an operator reads have to be known where it is replaced.
 addOperator(

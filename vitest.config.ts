@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
@@ -6,6 +7,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     testTimeout: 60_000,
     pool: 'forks',
+    // Half of the time is spent waiting for command lines that tests start.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     // The command line runs in processes of its own, whose lines are not counted: the floor is that of the library.
     coverage: {
       provider: 'v8',

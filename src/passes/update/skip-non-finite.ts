@@ -4,11 +4,11 @@ import type { Builder } from '../../ops/core/builder.js';
 import { keepScale, type LossScale, lowerScale } from '../differentiate/scale-loss.js';
 import type { ScalarType } from '../options.js';
 import { globalNorm } from './clip-gradients.js';
-import { stateInput, type Transition, when } from './transition.js';
+import { choose, stateInput, type Transition, when } from './transition.js';
 
 /**
  * Leaves all state unchanged if the global gradient norm is not finite, and counts such steps in the state `skipped`. With
- * `scaling`, such a step lowers the loss scale.
+ * `scaling`, such a step lowers the loss scale. For CUDA, the update is computed in any case, so that nothing waits for the norm.
  */
 export function skipNonFinite(
   g: Builder,
@@ -16,10 +16,11 @@ export function skipNonFinite(
   { scaling, scalars }: { scaling?: LossScale; scalars?: ScalarType } = {},
 ): { transition: Transition; skipped: Value } {
   const skipped = stateInput(g, 'skipped', Tensor.filled('int64', [], 0));
+  const either = g.provider === 'cuda' ? choose : when;
   return {
     skipped,
     transition: (b, grads) =>
-      when(
+      either(
         b,
         globalNorm(grads, scalars).less(Number.POSITIVE_INFINITY),
         then =>

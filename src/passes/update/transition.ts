@@ -49,6 +49,26 @@ export function when(
   return new Map(states.map((s, i) => [s, chosen[i]!]));
 }
 
+/**
+ * Computes both branches and chooses each state elementwise, where a condition of `when` costs more: an If of a device waits for
+ * its condition to be copied to the CPU. What is not chosen may be anything.
+ */
+export function choose(
+  g: Builder,
+  condition: Expr,
+  then: (g: Builder) => Updates,
+  otherwise: (g: Builder) => Updates,
+): Updates {
+  const [chosen, others] = [then(g), otherwise(g)] as const;
+  const states = new Set([...chosen.keys(), ...others.keys()]);
+  return new Map(
+    [...states].map(s => {
+      const [next, other] = [chosen.get(s) ?? g.of(s), others.get(s) ?? g.of(s)];
+      return [s, condition.where(next, other)];
+    }),
+  );
+}
+
 /** A separate graph output with a descriptive name. */
 export function output(g: Builder, e: Expr, hint: string): Value {
   const value = g.rename(e, hint);

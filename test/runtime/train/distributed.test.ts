@@ -466,16 +466,21 @@ describe('a distributed run', () => {
     await trainer.release();
   });
 
-  it.each([1, 2])(
-    'leaves out a batch with gradients that are not finite on all ranks: accumulate %i',
-    async accumulate => {
+  it.each([
+    [1, 'cpu'],
+    [2, 'cpu'],
+    [1, 'cuda'],
+    [2, 'cuda'],
+  ] as const)(
+    'leaves out a batch with gradients that are not finite on all ranks: accumulate %i, written for %s',
+    async (accumulate, provider) => {
       const arrays = mlpData(24);
       const x = Float32Array.from(arrays.get('x')!.numbers());
       x[4 * 5] = Number.NaN;
       const setting: Setting = {
         model: mlp(),
         arrays: new Map([...arrays, ['x', Tensor.from('float32', [24, 4], x)]]),
-        inject: { loss: CE, onNonfinite: 'skip', accumulate },
+        inject: { loss: CE, onNonfinite: 'skip', accumulate, provider },
         loop: { validation: undefined, trainMetrics: false },
       };
       const alone = await train(setting);

@@ -79,6 +79,7 @@ describe('a divided optimizer', () => {
     ['AdaHessian', 2, { optimizer: { name: 'adahessian' } }, wide()],
     ['NAdam, which keeps a number per parameter', 2, { optimizer: { name: 'nadam' } }, wide()],
     ['steps that may be skipped', 2, { onNonfinite: 'skip', ema: 0.9 }, wide()],
+    ['the same, for CUDA', 2, { onNonfinite: 'skip', ema: 0.9, provider: 'cuda' }, wide()],
     ['accumulated gradients', 2, { accumulate: 2, compensate: true }, wide()],
     ['Muon, which reads whole matrices', 2, { optimizer: { name: 'muon' } }, wide()],
   ])('gives the bits of the whole one: %s', async (_, size, options, source) => {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, statfsSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { saveModel } from '../dist/src/index.js';
+import { saveModel } from '../dist/node/index.js';
 import { chain, wide } from './models.mjs';
 
 const CLI = fileURLToPath(new URL('../bin/agd-onnx.js', import.meta.url));

@@ -1,6 +1,6 @@
 /** What this machine could do: the best rate of a matrix product in ONNX Runtime, and of copying memory. */
 import { Worker } from 'node:worker_threads';
-import { Session, Tensor } from '../dist/src/index.js';
+import { Session, Tensor } from '../dist/node/index.js';
 import { productOf } from './models.mjs';
 
 const SIZES = [512, 1024, 1536];

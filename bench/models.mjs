@@ -1,5 +1,5 @@
 /** Models that a benchmark makes for itself. */
-import { Graph, Model, Node, Tensor, Value } from '../dist/src/ir.js';
+import { Graph, Model, Node, Tensor, Value } from '../dist/node/ir.js';
 import { cosines } from './peers/serve.mjs';
 
 const random = (dims, scale) => {

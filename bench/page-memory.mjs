@@ -7,8 +7,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { planMemory, saveModel, Tensor } from '../dist/src/index.js';
-import { Graph, Model, Node, Value } from '../dist/src/ir.js';
+import { planMemory, saveModel, Tensor } from '../dist/node/index.js';
+import { Graph, Model, Node, Value } from '../dist/node/ir.js';
 import { openPage } from '../dist/test/conformance/browser.js';
 
 const { values: flags } = parseArgs({

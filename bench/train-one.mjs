@@ -1,6 +1,6 @@
 /** Times agd-onnx on one exported workload and prints JSON: `train-one.mjs MODEL.onnx THREADS SECONDS`. */
 import { readFileSync } from 'node:fs';
-import { inject, loadModel, Tensor, Trainer } from '../dist/src/index.js';
+import { inject, loadModel, Tensor, Trainer } from '../dist/node/index.js';
 
 const [path, threads, seconds] = process.argv.slice(2);
 const { loss, inputs } = JSON.parse(readFileSync(path.replace(/onnx$/, 'json'), 'utf8'));

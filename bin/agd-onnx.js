@@ -2,7 +2,7 @@
 // A package brings its build along; a fresh clone makes it on first use.
 import { existsSync } from 'node:fs';
 
-const main = new URL('../dist/cli/main.js', import.meta.url);
+const main = new URL('../dist/node/main.js', import.meta.url);
 if (!existsSync(main)) await build();
 await import(main);
 
@@ -11,5 +11,6 @@ async function build() {
   const { fileURLToPath } = await import('node:url');
   const root = fileURLToPath(new URL('..', import.meta.url));
   const tsc = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));
-  execFileSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: ['ignore', 2, 2] });
+  for (const args of [[tsc, '-p', 'tsconfig.build.json'], ['dist/cli/build-node.js']])
+    execFileSync(process.execPath, args, { cwd: root, stdio: ['ignore', 2, 2] });
 }

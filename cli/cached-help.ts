@@ -3,23 +3,17 @@
  * longer than everything else that help needs.
  */
 import { readFileSync } from 'node:fs';
+import { PACKAGE } from './package-folder.js';
 
 /** Columns of a help text; a narrower terminal gets one that is laid out for it. */
 export const HELP_WIDTH = 100;
 
 /** Where the help of a command is cached; that of the program itself, where it is ''. */
 export const helpFile = (command: string, all = false) =>
-  new URL(`./help/${command || 'agd-onnx'}${all ? '.all' : ''}.txt`, import.meta.url);
+  new URL(`dist/node/help/${command || 'agd-onnx'}${all ? '.all' : ''}.txt`, PACKAGE);
 
-/** Read rather than imported: the file's place differs between sources and build. */
-export function version(): string {
-  for (const path of ['../package.json', '../../package.json']) {
-    try {
-      return JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')).version;
-    } catch {}
-  }
-  return 'unknown';
-}
+export const version = (): string =>
+  JSON.parse(readFileSync(new URL('package.json', PACKAGE), 'utf8')).version;
 
 /** The help or version that these arguments ask for; undefined where it is not cached, or they ask for something else. */
 export function cachedHelp(args: readonly string[], columns = HELP_WIDTH): string | undefined {

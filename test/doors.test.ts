@@ -1,8 +1,17 @@
 /** The entry points of the package: what each promises, and that its types stand on their own. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { expect, it } from 'vitest';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -34,7 +43,7 @@ it.each(DOORS)('%s exports what it promises', async door => {
 
 it('package.json has a door for each, with types', () => {
   const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
-  const at = (door: string) => ({ types: `./dist/src/${door}.d.ts`, default: `./dist/src/${door}.js` });
+  const at = (door: string) => ({ types: `./dist/src/${door}.d.ts`, default: `./dist/node/${door}.js` });
   expect(exports).toEqual({
     '.': at('index'),
     './ir': at('ir'),
@@ -45,6 +54,22 @@ it('package.json has a door for each, with types', () => {
     './events.schema.json': './docs/reference/events.schema.json',
     './package.json': './package.json',
   });
+});
+
+it('the built doors share their modules with the command, and export what the sources do', async () => {
+  const folder = join(ROOT, 'dist/node');
+  const text = (name: string) => readFileSync(join(folder, name), 'utf8');
+  const scripts = readdirSync(folder).filter(name => name.endsWith('.js'));
+  const modules = scripts.flatMap(name => text(name).match(/^\/\/ dist\/.*\.js$/gm) ?? []);
+  expect(modules.length).toBeGreaterThan(200);
+  expect(modules).toEqual([...new Set(modules)]);
+  for (const door of [...DOORS, 'internal']) {
+    const [built, source] = await Promise.all([
+      import(/* @vite-ignore */ pathToFileURL(join(folder, `${door}.js`)).href),
+      import(`../src/${door}.ts`),
+    ]);
+    expect(Object.keys(built).sort()).toEqual(Object.keys(source).sort());
+  }
 });
 
 it('the types of every door compile where libraries are checked', { timeout: 120_000 }, () => {

@@ -3,7 +3,7 @@
  *
  *     npm run build && mpirun -n 2 node bench/distributed/measure.mjs
  */
-import { openCollective } from '../../dist/src/index.js';
+import { openCollective } from '../../dist/node/index.js';
 
 const SIZES = [32, 4e3, 4e4, 25e4, 1e6, 5e6, 25e6];
 const SECONDS = 2;

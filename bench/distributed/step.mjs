@@ -7,7 +7,7 @@
  *     mpirun -n 2 node bench/distributed/step.mjs [SECONDS]
  */
 import { fileURLToPath } from 'node:url';
-import { inject, loadModel, openCollective, Tensor, Trainer } from '../../dist/src/index.js';
+import { inject, loadModel, openCollective, Tensor, Trainer } from '../../dist/node/index.js';
 
 const BATCH = 64;
 const seconds = Number(process.argv[2] ?? 10);

@@ -5,7 +5,7 @@
  *     npm run build
  *     mpirun -n 2 node bench/distributed/synchronize.mjs resnet20.onnx
  */
-import { inject, loadModel, openCollective, Tensor, Trainer } from '../../dist/src/index.js';
+import { inject, loadModel, openCollective, Tensor, Trainer } from '../../dist/node/index.js';
 
 const [BATCH, ROUNDS] = [32, 12];
 

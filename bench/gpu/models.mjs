@@ -1,5 +1,5 @@
 /** The models of the GPU benchmark, with random weights, and a batch for each; `tiny` ones have the same operators. */
-import { Graph, Model, Node, Tensor, toAttrs, Value } from '../../dist/src/ir.js';
+import { Graph, Model, Node, Tensor, toAttrs, Value } from '../../dist/node/ir.js';
 
 /** A graph in the making: `op` adds a node and returns its first output. */
 class Net {

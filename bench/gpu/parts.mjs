@@ -15,7 +15,7 @@ import {
   readSafetensors,
   Tensor,
   Trainer,
-} from '../../dist/src/internal.js';
+} from '../../dist/node/internal.js';
 import { build, EPOCHS, WORKLOADS } from './models.mjs';
 
 const ROOT = join(import.meta.dirname, '../..');

@@ -7,7 +7,7 @@ import {
   RunLength,
   Tensor,
   Trainer,
-} from '../../dist/src/internal.js';
+} from '../../dist/node/internal.js';
 import { updateOnly } from '../models.mjs';
 import { artifactBatch, COMPARED, serve } from './serve.mjs';
 

@@ -4,6 +4,7 @@ import { types } from '../../src/constants.js';
 import type { TrainJob } from '../../src/internal.js';
 import { makeFolder, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';
+import { PACKAGE } from '../package-folder.js';
 import { commandLine, createDisplay } from '../run-display.js';
 import { RunRecord } from '../run-record.js';
 import { formatLoss, formatPercent, formatSeconds } from '../ui/format.js';
@@ -12,8 +13,7 @@ import { sparkline } from '../ui/sparkline.js';
 import { print } from '../ui/terminal.js';
 import { runWithProgress } from './train.js';
 
-/** The package's root, from dist/cli/commands. */
-const MODELS = fileURLToPath(new URL('../../../models/', import.meta.url));
+const MODELS = fileURLToPath(new URL('models/', PACKAGE));
 const BATCH = 64;
 const LR = 1e-3;
 

@@ -6,6 +6,7 @@ import type { Candidate, Model } from '../../src/internal.js';
 import { candidatesOf } from '../candidates.js';
 import { makeFolder, writeTexts } from '../files.js';
 import type { Options } from '../flags.js';
+import { PACKAGE } from '../package-folder.js';
 import { commandLine } from '../run-display.js';
 import { formatCount, formatNumber } from '../ui/format.js';
 import { renderReport, type Section } from '../ui/report.js';
@@ -15,8 +16,7 @@ import { renderTable, type Table } from '../ui/table.js';
 import { painter, printPainted } from '../ui/terminal.js';
 import { CHART, trajectoryChart } from '../ui/trajectories.js';
 
-/** From dist/cli/commands. */
-const LANDSCAPES = fileURLToPath(new URL('../../../models/landscapes/', import.meta.url));
+const LANDSCAPES = fileURLToPath(new URL('models/landscapes/', PACKAGE));
 const RATES = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1];
 /** Points of the grid along each axis. */
 const GRID = 120;

@@ -1,13 +1,15 @@
-/** What ONNX Runtime's CPU provider does not do by itself for kernels that change from step to step. */
+/** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
 import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
+import { transposeApart } from '../passes/run/transpose-apart.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
-/** Lays the convolutions of a model that is to run on the CPU out for its processor; changes the model's nodes. */
+/** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
+  transposeApart(model);
   blockSize ??= askBlockSize();
   const block = await blockSize;
   if (block) blockChannels(model, block);

@@ -1,0 +1,75 @@
+import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { Attributes } from '../../ops/core/rule.js';
+
+/** Smaller matrices gain nothing. */
+const LEAST = 192;
+/** Fewer rows than these cost less than a product that has to be transposed. */
+const FEW = 256;
+
+/**
+ * Transposes the smaller operand of aᵀ b, the gradient of a weight, on its own: ONNX Runtime's CPU kernel reads a transposed
+ * left operand in a slower way than it transposes it, once for each 128 columns. Its optimizer, which would join the two
+ * again, does not see that both axes are swapped, as a third one is there. Returns whether there was anything to
+ * change.
+ */
+export function transposeApart(model: Model): boolean {
+  const names = Names.of(model);
+  const moved: Node[] = [];
+  for (const graph of [...allGraphs(model.graph)]) {
+    if (!graph.nodes.some(node => operandsOf(node))) continue;
+    const { nodes } = graph;
+    graph.nodes = [];
+    const g = new Builder(graph, { names, opsets: model.opsetImports });
+    for (const node of nodes) {
+      const found = operandsOf(node);
+      if (!found) {
+        g.adopt([node]);
+        continue;
+      }
+      const { a, b, rows, columns, depth } = found;
+      const isTall = rows >= 2 * columns && depth >= FEW;
+      const product = isTall
+        ? transposed(g.of(b), columns).matmul(g.of(a)).transpose([1, 0])
+        : transposed(g.of(a), rows).matmul(g.of(b));
+      g.identity(product.value, node.outputs[0]!);
+      moved.push(node.inputs[0]!.producer!);
+    }
+    graph.remove(moved.filter(node => node.graph === graph && !node.outputs[0]!.isUsed));
+  }
+  return moved.length > 0;
+}
+
+/** Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. */
+function operandsOf(node: Node) {
+  const [at, b] = node.inputs;
+  const turn = at?.producer;
+  if (node.opType !== 'MatMul' || node.domain || turn?.opType !== 'Transpose' || turn.domain)
+    return undefined;
+  const a = turn.inputs[0]!;
+  const [columns, rows] = [b!, a].map(v => v.shape?.[1]);
+  if (a.dtype !== 'float32' || a.shape?.length !== 2 || b?.shape?.length !== 2) return undefined;
+  if (`${new Attributes(turn).ints('perm') ?? '1,0'}` !== '1,0') return undefined;
+  if (typeof rows !== 'number' || typeof columns !== 'number' || Math.min(rows, columns) < LEAST)
+    return undefined;
+  const known = [a, b].map(v => v.shape![0]).find(d => typeof d === 'number');
+  // A batch of vectors may be small, one of sequences is not.
+  const depth = Number(known ?? (unflattened(a) && unflattened(b) ? Number.POSITIVE_INFINITY : 0));
+  return depth >= LEAST ? { a, b, rows, columns, depth } : undefined;
+}
+
+/** What was reshaped to this matrix, where only leading axes were flattened. */
+function unflattened(matrix: Value): Value | undefined {
+  const node = matrix.producer;
+  const from = node?.opType === 'Reshape' && node.domain === '' ? node.inputs[0]! : undefined;
+  return from?.shape && from.shape.length > 2 && from.shape.at(-1) === matrix.shape![1] ? from : undefined;
+}
+
+function transposed(matrix: Expr, columns: number): Expr {
+  const from = unflattened(matrix.value);
+  const e = from ? matrix.g.of(from) : matrix.reshape([1, -1, columns]);
+  const last = e.rank - 1;
+  return e.transpose([last, ...Array(last).keys()]).reshape([columns, -1]);
+}

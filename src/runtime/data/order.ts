@@ -9,8 +9,7 @@ export type Order = {
 };
 
 /** The samples as they are stored. */
-export const fileOrder = (from: number, to: number) =>
-  Uint32Array.from({ length: to - from }, (_, i) => from + i);
+export const fileOrder = (from: number, to: number) => new Uint32Array(to - from).map((_, i) => from + i);
 
 /** As they are stored, in blocks. */
 export function inBlocks(blocks: readonly number[]): Order {

@@ -70,18 +70,29 @@ test.each<[Tensor, DType, number | bigint | undefined]>([
   expect(firstMisfit(array, dtype)).toBe(misfit);
 });
 
-test.each([
-  ['words', 0, 5],
-  ['words that are not aligned', 1, 5],
-  ['wide rows', 0, 40],
-])('takes rows of %s', (_, offset, width) => {
+const SHUFFLED = Array.from({ length: 37 }, (_, i) => (i * 7) % 12);
+
+test.each<[string, number, number, number[]]>([
+  ['words', 0, 5, [11, 0, 3, 3]],
+  ['words that are not aligned', 1, 5, [11, 0, 3, 3]],
+  ['one word, more than are read ahead', 0, 1, SHUFFLED],
+  ['a line of the cache', 0, 16, SHUFFLED],
+  ['several lines', 0, 31, SHUFFLED],
+  ['the widest that are copied by words', 0, 64, SHUFFLED],
+  ['more than these', 0, 65, SHUFFLED],
+  ['a part of the array', 0, 5, [3, 4, 5, 6]],
+  ['a part that is not aligned', 3, 70, [10, 11]],
+  ['a part, and one row out of it', 0, 5, [3, 4, 7, 6]],
+  ['none', 0, 5, []],
+])('takes rows of %s', (_, offset, width, list) => {
   const bytes = new Uint8Array(offset + 12 * width * 4);
   const whole = bytes.subarray(offset);
   whole.forEach((_, i) => {
     whole[i] = (i * 37) % 251;
   });
-  const rows = Uint32Array.of(11, 0, 3, 3);
-  const taken = takeRows(new Tensor('float32', [12, width], whole), rows, 'float32', [4, width], 1);
+  const rows = Uint32Array.from(list);
+  const dims = [rows.length, width];
+  const taken = takeRows(new Tensor('float32', [12, width], whole), rows, 'float32', dims, 1);
   const want = [...rows].flatMap(row => [...whole.subarray(row * width * 4, (row + 1) * width * 4)]);
   expect([...taken.bytes]).toEqual(want);
 });

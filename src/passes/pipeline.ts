@@ -35,7 +35,7 @@ import { checkLoss } from './differentiate/check-loss.js';
 import { computeInFloat } from './differentiate/compute-in-float.js';
 import { drawRandom, numberBatches } from './differentiate/draw-random.js';
 import { expandNodes } from './differentiate/expand-nodes.js';
-import { lowerPrecision, precisionOf } from './differentiate/lower-precision.js';
+import { precisionOf } from './differentiate/precision.js';
 import { addLossScale, unscaled } from './differentiate/scale-loss.js';
 import {
   hasBatchNorm,
@@ -86,8 +86,12 @@ const ALL = [
     does: "Checks the optimizer's options, and options that cannot be combined",
     requires: [],
     ensures: ['optimizer'],
-    run(c) {
+    async run(c) {
       c.optimizer = resolveOptimizer(c.options);
+      if (!c.options.dpSgd) return false;
+      const { name, optimizer } = c.optimizer;
+      const { checkPrivacy } = await import('./on-demand.js');
+      checkPrivacy(c.options, { name, diagonal: optimizer.diagonal });
       return false;
     },
   }),
@@ -525,7 +529,7 @@ const ALL = [
     does: 'Computes products in 16 bits and what loses by that in float32, where that is asked for',
     requires: ['g', 'trained', 'lossNodes', 'detached'],
     ensures: ['precision'],
-    run(c) {
+    async run(c) {
       const weights = c.trained.map(p => c.g.graph.initializers.get(p));
       c.precision = precisionOf(c.options, c.trained, c.g.provider, {
         isBfloat: weights.some(w => w && beforeWidening(w)),
@@ -533,6 +537,7 @@ const ALL = [
       if (!c.precision) return false;
       const isHalfModel = c.trained.some(p => isHalf(p.dtype));
       if (c.precision === 'fp32' && !isHalfModel) return false;
+      const { lowerPrecision } = await import('./on-demand.js');
       return lowerPrecision(c.g, c.precision, {
         kept: c.lossNodes,
         constants: c.detached,

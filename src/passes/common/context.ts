@@ -15,7 +15,7 @@ import type { DerivativeNames } from '../differentiate/add-derivatives.js';
 import type { AttachedLoss, AttachedSampleLosses } from '../differentiate/attach-loss.js';
 import type { PerSample } from '../differentiate/clip-samples.js';
 import type { Lookup } from '../differentiate/look-up-rows.js';
-import type { Precision } from '../differentiate/lower-precision.js';
+import type { Precision } from '../differentiate/precision.js';
 import type { LossScale } from '../differentiate/scale-loss.js';
 import type { TrainingDescription } from '../file/description.js';
 import type { TrainingOperators } from '../import/lower-training-operators.js';

@@ -267,20 +267,6 @@ const described = (x: unknown) => (typeof x === 'object' ? JSON.stringify(x) : S
 /** Texts of deep expressions end in what was written last. */
 const shorten = (text: string) => (text.length <= 80 ? text : `…${text.slice(-79)}`);
 
-/** The options with a loss that is a function as `lossGraph`. Throws `bad-option` if there is such a graph too. */
-export function withLossFunction<O extends { loss?: unknown; lossGraph?: unknown }>(
-  options: O,
-): Omit<O, 'loss' | 'lossGraph'> & {
-  loss?: Exclude<O['loss'], LossFunction>;
-  lossGraph?: Model | LossFunction;
-} {
-  const { loss, lossGraph, ...others } = options;
-  if (typeof loss !== 'function') return options as never;
-  if (lossGraph)
-    throw new AgdError('bad-option', 'Give the loss as a function or as lossGraph, not as both.');
-  return { ...others, lossGraph: loss as LossFunction };
-}
-
 /**
  * The graph of a loss, whose inputs are values of the model and targets, by name. Throws `no-such-value` for a value that the
  * model does not compute, `bad-option` for operands that are not expressions, and where the function does not return one.

@@ -3,7 +3,6 @@ import { optimizerNamed } from '../../ops/optimizers/index.js';
 import { ensure, resolveOptions } from '../../ops/optimizers/optimizer.js';
 import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import type { Facts } from '../common/context.js';
-import { checkPrivacy } from '../differentiate/clip-samples.js';
 import type { InjectOptions } from '../options.js';
 
 /** The optimizer with its options. Throws `bad-option` if one of them, or of the step's options, is invalid. */
@@ -23,7 +22,6 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
   );
   checkLazy(options, optimizer);
   checkSharpness(options, optimizer);
-  checkPrivacy(options, { name, diagonal: optimizer.diagonal });
   return { name, optimizer, settings };
 }
 

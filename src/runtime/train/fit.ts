@@ -2,7 +2,8 @@ import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { unknownName } from '../../ops/core/option-type.js';
-import { type LossFunction, withLossFunction } from '../../passes/normalize/loss-function.js';
+import type { LossFunction } from '../../passes/normalize/loss-function.js';
+import { withLossFunction } from '../../passes/normalize/with-loss-function.js';
 import { parseLoss } from '../../passes/options/parse-loss.js';
 import {
   INJECT_OPTION_NAMES,
@@ -234,7 +235,7 @@ async function fitOn(
     trainer.keepRecipe(given.recipe);
     const { lr } = options;
     const seed = seedOf(trainer.description, options.seed, readRun(injected));
-    const privacy = accountingOf(trainer.description, train, { ...options, epochs });
+    const privacy = await accountingOf(trainer.description, train, { ...options, epochs });
     for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
     const asked = { batchSize, seed, lr, bind: binding, augment };
     const settings = await settingsOf(asked, given, train);

@@ -2,8 +2,8 @@
 export { mixChunk } from '../data/images/mix.js';
 export { mixingOf } from '../data/images/mixing.js';
 export { resumeOptimizer } from '../formats/ort-state.js';
+export { account, withNoise } from './account.js';
 export { withBalance } from './balance.js';
 export { calibrate } from './calibrate.js';
-export { withNoise } from './privacy.js';
 export { verifyPacking } from './verify-packing.js';
 export { worstSamples } from './worst-samples.js';

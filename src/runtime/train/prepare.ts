@@ -27,7 +27,7 @@ import type { JudgedSample, NewEvent } from './events.js';
 import { nonFiniteRows } from './finite.js';
 import { injectedEvent } from './injected-event.js';
 import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
-import type { PrivacyOptions } from './privacy.js';
+import { checkBudget, type PrivacyOptions } from './privacy.js';
 import type { TrainJob } from './train-job.js';
 import { inputSpecs, Trainer, type TrainerOptions } from './trainer.js';
 import type { WorstOptions } from './worst-samples.js';
@@ -105,6 +105,7 @@ export async function trainable(
   }
   const trials = asked;
   if (options.dpSgd) {
+    checkBudget(options, job);
     const { withNoise } = await import('./on-demand.js');
     asked = await withNoise(asked, job, async () => (await opened(trials.loss, trials)).data);
   }

@@ -252,7 +252,7 @@ async function runOnData(
     const { target } = trainer.description.loss;
     const train = await bindTraining(job, data, trainer);
     for (const note of train.reportOn(job)) emit({ type: 'note', ...note });
-    const privacy = accountingOf(trainer.description, train, job);
+    const privacy = await accountingOf(trainer.description, train, job);
     for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
     const { validation: path } = job;
     const validation =

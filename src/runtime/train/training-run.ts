@@ -83,7 +83,7 @@ export async function trainRun(
   // The best epoch is the best of those whose weights are kept.
   if (checkpoints.keepsBest) monitor.best = checkpoints.bestEpoch(monitor.metric);
   const size = { batchSize: train.batchSize(options), stepsPerEpoch: train.batchCount(options) };
-  const privacy = accountingOf(trainer.description, train, options);
+  const privacy = await accountingOf(trainer.description, train, options);
   const stepsBefore = trainer.batchCount;
   const before = stepsBefore ? { history: structuredClone(history) } : {};
   let asked = false;

@@ -160,7 +160,7 @@ it('reads what a step does besides', async () => {
   expect(
     await options(
       ...flags.split(' '),
-      ...'--accumulate 4 --ema 0.9 --cautious --state-bits 4 --state-rounding stochastic --sam rho=0.05,adaptive=true --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
+      ...'--accumulate 4 --ema 0.9 --cautious --schedule-free momentum=0.8,weight_decay_at_y=0.1,r=1,weight_lr_power=0 --state-bits 4 --state-rounding stochastic --sam rho=0.05,adaptive=true --on-nonfinite skip --compensate --scalars float32 --telemetry 10 --no-tile --lazy-rows e.* --lazy-rows f'.split(
         ' ',
       ),
     ),
@@ -171,6 +171,7 @@ it('reads what a step does besides', async () => {
     clipGradValue: 2,
     accumulate: 4,
     cautious: true,
+    scheduleFree: { momentum: 0.8, weightDecayAtY: 0.1, r: 1, weightLrPower: 0 },
     stateBits: 4,
     stateRounding: 'stochastic',
     sam: { rho: 0.05, adaptive: true },

@@ -20,6 +20,7 @@ export const OPTIONS = {
   'fp16 precision': { precision: 'fp16' },
   sam: { sam: { rho: 0.05 } },
   wsam: { wsam: { rho: 0.05 }, accumulate: 2 },
+  'schedule-free': { scheduleFree: { momentum: 0.9 } },
   'skipped batches': { onNonfinite: 'skip' },
   'lazy rows': { lazyRows: ['*'] },
 } satisfies Record<string, InjectOptions>;

@@ -64,10 +64,9 @@ async function everyOptimizer(placer: Placer): Promise<void> {
         if (takesTables && form === 'lazy rows') continue;
         // Its second backward pass is that of the Hessian.
         if (name === 'adahessian' && form.endsWith('sam')) continue;
-        // These have no rate, or no step, that it could take.
-        if (/prodigy|schedule-free/.test(name) && form === 'wsam') continue;
         // Its roots are computed in a branch, every few updates.
         const waits = WAITS.includes(form) || name === 'shampoo';
+        if (/schedule-free/.test(name) && form === 'schedule-free') continue;
         await attempt(`${name}, ${dtype}, ${form}`, async () => {
           const optimizer = { name } as InjectOptions['optimizer'];
           const options: InjectOptions = { loss: { kind: 'cross-entropy' }, optimizer, provider: 'cuda' };

@@ -70,6 +70,15 @@ export type ParameterUse = { isTable: boolean; isHead: boolean; isTransposed: bo
 /** The options that every optimizer has. */
 export type OptimizerOptions = { lr: number; weightDecay: number };
 
+/** How a Schedule-Free optimizer averages weights: see `wrappers/schedule-free.ts`. */
+export type Averaging = {
+  momentum?: number;
+  weightDecayAtY?: number;
+  r?: number;
+  weightLrPower?: number;
+  warmupSteps?: number;
+};
+
 /**
  * An optimizer as two pure functions over named state: `scalars` computes, once per step and group of parameters, what
  * depends only on the step count and the learning rate; `update` computes the step to subtract from one parameter, the
@@ -102,6 +111,10 @@ export interface Optimizer<O extends OptimizerOptions = OptimizerOptions> {
   diagonal?(product: Expr, options: O): Expr;
   /** Whether `update` receives, as `second`, the gradient at perturbed weights. */
   readonly perturbed?: true;
+  /** What the learning rate is besides `lr`, where an optimizer corrects or estimates it: a factor among its scalars. */
+  factor?(scalars: Scalars): Expr;
+  /** Of a Schedule-Free optimizer: that which moves z, which other wrappers wrap, and the options of the average. */
+  readonly inner?: { optimizer: Optimizer<O>; averagingOf(options: O): Averaging };
   /** Where gradients are taken, if not at the parameter itself, which is what evaluation and export have. */
   point?(param: Expr, state: State, options: O): Expr;
   /**
@@ -156,6 +169,17 @@ export function statesOf<O extends OptimizerOptions>(
     return { name, value, scalar, square, exact, constant, dtype, dims: scalar ? [] : (kept.dims ?? shape) };
   });
 }
+
+/** The names of states in checkpoints where they equal PyTorch's. */
+export const asKept = (states: readonly { name: string }[]) =>
+  Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
+
+/** The learning rate of a step, `factor` included. */
+export const rateOf = <O extends OptimizerOptions>(
+  { factor }: Optimizer<O>,
+  scalars: Scalars,
+  lr: Expr,
+): Expr => (factor ? lr.mul(factor(scalars)) : lr);
 
 /** The default values of a table of options. */
 export function defaultsOf<O extends OptimizerOptions>({ options }: Pick<Optimizer<O>, 'options'>): O {

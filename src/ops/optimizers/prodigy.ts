@@ -119,6 +119,8 @@ export const prodigy: Optimizer<ProdigyOptions> = {
     return { ...withDecay(step, w, decay), state: { s, p0: state.p0!, exp_avg: m, exp_avg_sq: v } };
   },
 
+  factor: ({ d }) => d!,
+
   observed: { names: ['d'], observe: (_, { d }) => [d!] },
 };
 

@@ -1,52 +1,42 @@
-/** Schedule-Free AdamW: see `schedule-free.ts`. */
+/** Schedule-Free AdamW: see `wrappers/schedule-free.ts`. */
 import {
   betasOption,
   correction,
   epsOption,
   lrOption,
   movingAverage,
-  type Optimizer,
   type OptionsOf,
   squared,
 } from './optimizer.js';
-import {
-  scheduleFreeOptions,
-  scheduleFreePoint,
-  scheduleFreeScalars,
-  scheduleFreeStates,
-  scheduleFreeStep,
-} from './schedule-free.js';
+import { averagingOptions } from './schedule-free-sgd.js';
+import { scheduleFree } from './wrappers/schedule-free.js';
 
 const options = {
   lr: lrOption(2.5e-3),
   betas: betasOption,
   eps: epsOption(1e-8),
-  ...scheduleFreeOptions,
+  ...averagingOptions,
 };
 
 export type ScheduleFreeAdamwOptions = OptionsOf<typeof options>;
 
-/**
- * With x the parameter, g the gradient at y = (1 - beta1) z + beta1 x, and v the moving average of g^2:
- *
- *     z -= lr sqrt(1 - beta2^t) (g / (sqrt(v) + eps) + weight_decay y)
- *     x += c (z - x)
- */
-export const scheduleFreeAdamw: Optimizer<ScheduleFreeAdamwOptions> = {
-  name: 'schedule-free-adamw',
-  options,
+/** With γ = lr sqrt(1 - beta2^t), v the moving average of g^2 and beta1 the momentum: z -= γ (g / (sqrt(v) + eps) + weight_decay y) */
+export const scheduleFreeAdamw = scheduleFree<ScheduleFreeAdamwOptions>(
+  {
+    name: 'schedule-free-adamw',
+    options,
+    states: () => [squared('exp_avg_sq')],
 
-  states: () => [squared('exp_avg_sq'), ...scheduleFreeStates],
+    scalars(step, lr, { betas: [, beta2] }) {
+      const root = correction(step, beta2).sqrt();
+      return { root, rate: lr.mul(root) };
+    },
+    factor: ({ root }) => root!,
 
-  point: (x, { z }, { betas }) => scheduleFreePoint(x, z!, betas[0]),
-
-  scalars: (step, lr, options, kept) =>
-    scheduleFreeScalars(step, lr, options, kept, correction(step, options.betas[1]).sqrt()),
-
-  update(x, grad, state, scalars, { betas: [momentum, beta2], eps, weightDecay }) {
-    const v = movingAverage(state.exp_avg_sq!, grad.square(), beta2);
-    const direction = grad.div(v.sqrt().add(eps));
-    const { step, z } = scheduleFreeStep(x, direction, state, scalars, { weightDecay, momentum });
-    return { step, state: { exp_avg_sq: v, z } };
+    update(_, grad, state, { rate }, { betas: [, beta2], eps }) {
+      const v = movingAverage(state.exp_avg_sq!, grad.square(), beta2);
+      return { step: grad.div(v.sqrt().add(eps)).mul(rate!), state: { exp_avg_sq: v } };
+    },
   },
-};
+  ({ betas: [momentum], weightDecay, ...own }) => ({ ...own, momentum, weightDecayAtY: weightDecay }),
+);

@@ -69,6 +69,7 @@ const PARAMETER = {
   perturbedSum: optional(text),
   ema: optional(text),
   outerMomentum: optional(text),
+  outerMomenta: optional(each(text)),
   begins: optional(count),
 } satisfies Record<keyof TrainingDescription['parameters'][number], Check>;
 
@@ -283,12 +284,12 @@ const fitsShape = (shape: readonly unknown[] | undefined, dims: readonly number[
 
 /** Checks that options are in range, and that each parameter has the states that its options require. */
 function checkOptimizer(
-  { optimizer: { name, options, extension }, parameters, stateBits }: TrainingDescription,
+  { optimizer: { name, options, extension }, parameters, stateBits, scheduleFree }: TrainingDescription,
   shapeOf: (parameter: string) => readonly number[],
 ): void {
   if (name === 'own' || (extension && !findOptimizer(name))) return;
   try {
-    const optimizer = wrapped(optimizerNamed(name), { stateBits });
+    const optimizer = wrapped(optimizerNamed(name), { stateBits, scheduleFree });
     for (const { name, state, options: own } of parameters) {
       const all = resolveOptions(optimizer, { ...options, ...own } as AnyOptions);
       const missing = optimizer

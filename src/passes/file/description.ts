@@ -78,6 +78,8 @@ export type TrainingDescription = Omit<RecordedOptions, 'schedule'> & {
     ema?: string;
     /** In a state, the momentum of the outer optimizer of local steps: an initializer that no node reads. */
     outerMomentum?: string;
+    /** The same of states that are weights, by the optimizer's names. */
+    outerMomenta?: Record<string, string>;
     /** The number of updates after which it starts to train, if not from the start. */
     begins?: number;
   }[];

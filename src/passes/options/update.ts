@@ -1,10 +1,19 @@
 import * as v from 'valibot';
-import { belowOne, choice, count, flag, positive, text, texts } from '../../ops/core/option-type.js';
+import {
+  belowOne,
+  choice,
+  count,
+  flag,
+  nonNegative,
+  positive,
+  text,
+  texts,
+} from '../../ops/core/option-type.js';
 import type { AnyOptions } from '../../ops/optimizers/index.js';
 import { ROUNDINGS } from '../../ops/optimizers/wrappers/quantized.js';
 import { parseSchedule, SCHEDULES, type Schedule } from '../../ops/schedules.js';
 import { INJECTS, isObject, type Option, option } from './option.js';
-import { type ParameterGroup, parseGroup } from './text.js';
+import { type ParameterGroup, parseGroup, parseSettings } from './text.js';
 
 const STEP = { group: 'Update', commands: INJECTS, stage: 'inject' } as const;
 
@@ -32,6 +41,19 @@ const groups = v.pipe(
   v.readonly(),
   v.transform(list => list as readonly ParameterGroup<AnyOptions>[]),
   v.description('a list of groups: globs to match, and options'),
+);
+
+const averaging = v.pipe(
+  v.strictObject(
+    {
+      momentum: v.optional(belowOne),
+      weightDecayAtY: v.optional(nonNegative),
+      r: v.optional(nonNegative),
+      weightLrPower: v.optional(nonNegative),
+    },
+    'an object of momentum, weightDecayAtY, r and weightLrPower',
+  ),
+  v.description('an object of momentum, weightDecayAtY, r and weightLrPower'),
 );
 
 /** Options of a step other than those of the optimizer. */
@@ -70,6 +92,13 @@ export const UPDATE_OPTIONS = {
   cautious: option(flag, {
     ...STEP,
     help: 'Leave out the elements of each step that would go against the gradient',
+    recorded: true,
+  }),
+  /** Moves other weights than those that are evaluated, which are their average: see `ops/optimizers/wrappers/schedule-free.ts`. */
+  scheduleFree: option(averaging, {
+    ...STEP,
+    help: 'Average the weights in place of a schedule, as momentum=0.9,weight_decay_at_y=0.1,r=0,weight_lr_power=2',
+    parse: (text: string) => parseSettings(text, averaging, 'needs settings, as momentum=0.9'),
     recorded: true,
   }),
   /** Blockwise quantized: parameters of less than 4096 elements keep theirs in float32. */

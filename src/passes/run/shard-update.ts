@@ -2,32 +2,34 @@ import { cloneModel } from '../../graph/clone.js';
 import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Binding, Graph, Model, Node, Value } from '../../graph/ir.js';
-import { optimizerOf } from '../../ops/optimizers/index.js';
+import { optimizerOfStep } from '../../ops/optimizers/wrappers/index.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from '../file/description.js';
 
 /** The part of an update that one of several ranks does. */
 export type UpdateShard = {
   model: Model;
-  /** The parameters that it updates, and their optimizer state and averages, which no other rank has. */
+  /** The parameters that it updates, and other weights at which gradients are taken: all ranks have them. */
   parameters: string[];
+  /** Their optimizer state and averages, which no other rank has. */
   states: string[];
 };
 
 /**
  * Divides an update over ranks, by parameters and their optimizer state: the idea of ZeRO, stage 1 (Rajbhandari et al., 2020).
  * Small parameters that are updated together stay together; tables with sparse updates are left to all ranks. Throws
- * `bad-option` if something else reads optimizer state, as telemetry does, or if the optimizer reads that of all parameters.
+ * `bad-option` if something else reads optimizer state, as telemetry does, or if the optimizer sums over all parameters. State that
+ * `gradients`, the other half of the step, reads is on all ranks.
  */
 export function shardUpdate(
   update: Model,
-  description: Pick<TrainingDescription, 'parameters' | 'optimizer'>,
+  description: Pick<TrainingDescription, 'parameters' | 'optimizer' | 'scheduleFree'>,
   updates: readonly Binding[],
   ranks: number,
+  gradients: Model,
 ): UpdateShard[] {
   const { name } = description.optimizer;
-  const { point, totals } = optimizerOf(description.optimizer) ?? {};
-  if (point || totals)
+  if (optimizerOfStep(description)?.totals)
     throw new AgdError(
       'bad-option',
       `--shard-optimizer divides the optimizer's state, and ${name} reads that of all parameters in each step: leave out one.`,
@@ -63,14 +65,17 @@ export function shardUpdate(
     rankOf.set(root, rank);
     loads[rank]! += size;
   }
+  const read = new Set(gradients.graph.inputs.map(v => v.name));
   return loads.map((_, rank) => {
     const own = parameters.filter(p => rankOf.get(rootOf(p.name)) === rank).map(p => p.name);
-    const states = own.flatMap(name => statesOf.get(name)!);
+    const kept = own.flatMap(name => statesOf.get(name)!);
+    const states = kept.filter(name => !read.has(name));
     const others = new Set(
       parameters.flatMap(p => (own.includes(p.name) ? [] : [p.name, ...statesOf.get(p.name)!])),
     );
     const left = new Set(updates.flatMap(u => (others.has(u.state) ? [u.value] : [])));
-    return { model: partOf(update, left, others, owners), parameters: own, states };
+    const shared = [...own, ...kept.filter(name => read.has(name))];
+    return { model: partOf(update, left, others, owners), parameters: shared, states };
   });
 }
 

@@ -74,13 +74,13 @@ export function attachOptimizer<O extends OptimizerOptions>(
     if (!inputs.has(state)) g.graph.inputs.push(state);
 
   const rule = updateParameters(g, optimizer, parameters, lr, options);
-  takeGradientsAt(g, optimizer, parameters, rule);
+  const points = takeGradientsAt(g, optimizer, parameters, rule);
   const { noise, batchWeight, parts } = options;
   const grads = (parts ?? [{ grads: parameters.map(p => p.grad) }]).map(part =>
     part.grads.map(e => e?.wide()),
   );
   const products = optimizer.diagonal
-    ? grads.map(list => hessianProducts(g, params, list, g.of(rule.step), seed, scaling))
+    ? grads.map(list => hessianProducts(g, params, list, g.of(rule.step), seed, scaling, points))
     : [];
   const perturbed = (options.perturbed ?? []).map(list => list.map(e => e?.wide()));
   const second = perturbed.length

@@ -7,7 +7,7 @@ import { type LossScale, unscaled } from '../differentiate/scale-loss.js';
 
 /**
  * The product of the loss's Hessian with a vector of random signs z, split by parameter: the gradient of sum(grads *
- * z), undefined where there is no gradient. Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
+ * z) by the `points` where gradients are taken, undefined where there is no gradient. Each `step`, an int64 scalar, draws new signs. Throws `no-gradient` for an operator of the backward pass
  * without a rule. A loss scale is that of the products' backward pass, too.
  */
 export function hessianProducts(
@@ -17,6 +17,7 @@ export function hessianProducts(
   step: Expr,
   seed: number,
   scaling?: LossScale,
+  points = params,
 ): (Expr | undefined)[] {
   const dims = params.map(p => g.graph.initializers.get(p)!.dims);
   const sizes = dims.map(extents => extents.reduce((n, d) => n * d, 1));
@@ -30,7 +31,7 @@ export function hessianProducts(
     parts[i]!.where(g.scalar(1, grad.dtype), g.scalar(-1, grad.dtype)).reshape(dims[i]!);
   const scaled = (e: Expr) => (scaling ? e.mul(g.of(scaling.scale).cast(e.dtype)) : e);
   const seeds = grads.flatMap((grad, i) => (grad ? [[grad.value, scaled(signsFor(grad, i))] as const] : []));
-  const products = backward(g, new Map(seeds), params);
+  const products = backward(g, new Map(seeds), points);
   const productOf = (i: number) => {
     const product = products[i] ?? g.of(params[i]!).zeros();
     return scaling ? unscaled(product, scaling) : product.wide();

@@ -50,9 +50,9 @@ function checkLazy(
   { name, diagonal, point, totals }: Facts['optimizer']['optimizer'],
 ): void {
   if (!options.lazyRows?.length) return;
-  const { gradients, accumulate = 1, ema, telemetry, cautious, stateBits, wsam } = options;
+  const { gradients, accumulate = 1, ema, telemetry, cautious, stateBits, wsam, scheduleFree } = options;
   const whole = {
-    ...{ gradients, ema, telemetry, stateBits, wsam },
+    ...{ gradients, ema, telemetry, stateBits, wsam, scheduleFree },
     accumulate: accumulate > 1 || undefined,
     cautious: cautious || undefined,
     [name]: diagonal ?? point ?? totals,

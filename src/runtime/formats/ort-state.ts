@@ -60,7 +60,7 @@ export function resumeOptimizer(
   };
 }
 
-/** An injected model's state as a checkpoint. Momentums are those of Adam and AdamW; other optimizers', and quantized ones, are not kept. */
+/** An injected model's state as a checkpoint. Momentums are those of Adam and AdamW; other optimizers', quantized ones and those beside averaged weights are not kept. */
 export function toOrtCheckpoint(injected: Model): OrtCheckpoint {
   const description = readStep(injected);
   const { parameters, optimizer, lr, step } = description;
@@ -71,7 +71,8 @@ export function toOrtCheckpoint(injected: Model): OrtCheckpoint {
   const taken = (list: readonly string[]) =>
     new Map(list.flatMap(name => (values.has(name) ? [[name, values.get(name)!] as const] : [])));
   const count = state.get(step)!.numbers()[0]!;
-  const isKept = ADAMS.includes(optimizer.name) && description.stateBits === undefined && count > 0;
+  const { stateBits, scheduleFree } = description;
+  const isKept = ADAMS.includes(optimizer.name) && !stateBits && !scheduleFree && count > 0;
   const kept = isKept ? toPytorch(description, state) : undefined;
   const momentums = (name: string) =>
     new Map(MOMENTUMS.map(([theirs, ours]) => [theirs as string, kept!.get(`${name}.${ours}`)!]));

@@ -6,7 +6,7 @@
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
 import { findOptimizer } from '../../ops/optimizers/index.js';
-import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
+import { asKept, type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
 import { wrapped } from '../../ops/optimizers/wrappers/index.js';
 import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import { convert } from '../data/convert.js';
@@ -134,9 +134,6 @@ function required(description: TrainingDescription, state: State, step: number):
     ];
   });
 }
-
-const asKept = (states: readonly { name: string }[]) =>
-  Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
 
 function optional({ parameters, statistics }: TrainingDescription): Entry[] {
   return [

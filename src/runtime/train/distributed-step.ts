@@ -119,7 +119,9 @@ export class DistributedStep {
     const lookups = lookupsOf(injected);
     for (const { states } of lookups) takeAnyRows(rowwise.graph, states, bindings);
     const { collective, shardOptimizer } = options;
-    const shards = shardOptimizer ? shardUpdate(rowwise, description, bindings, collective.size) : [];
+    const shards = shardOptimizer
+      ? shardUpdate(rowwise, description, bindings, collective.size, gradients)
+      : [];
     const first = await gradientSession(gradients, description, options);
     const second = await Session.create(shards[collective.rank]?.model ?? rowwise, options);
     return new DistributedStep(

@@ -6,8 +6,8 @@ import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
-import { optimizerOf } from '../../ops/optimizers/index.js';
 import { type OptimizerOptions, statesOf } from '../../ops/optimizers/optimizer.js';
+import { optimizerOfStep } from '../../ops/optimizers/wrappers/index.js';
 import { sumsOf, type TrainingDescription } from '../../passes/file/description.js';
 import type { Collective } from '../collective/collective.js';
 import type { Feeds } from '../session.js';
@@ -44,16 +44,10 @@ export class LocalSteps {
     state: Feeds,
     momentum: ReadonlyMap<string, Tensor>,
   ) {
-    const { outerLr = 1, outerMomentum = 0 } = options;
-    if (optimizerOf(description.optimizer)?.point && (outerLr !== 1 || outerMomentum))
-      throw new AgdError(
-        'bad-option',
-        `outerLr and outerMomentum move the parameters alone, and ${description.optimizer.name} has other weights beside them: leave out one.`,
-      );
-    this.#anchor = this.#copies(state);
     const kept = optimizerStates(description, state);
     this.#weights = kept.flatMap(one => (one.value === 'parameter' && !one.constant ? [one.state] : []));
     this.#constants = new Set(kept.flatMap(one => (one.constant ? [one.state] : [])));
+    this.#anchor = this.#copies(state);
     this.#momentum = options.outerMomentum ? new Map(momentum) : new Map();
   }
 
@@ -67,7 +61,7 @@ export class LocalSteps {
     return this.#isSettled;
   }
 
-  /** The momentum of the outer optimizer by parameter, the same on all ranks. */
+  /** The momentum of the outer optimizer by parameter and other weight, the same on all ranks. */
   get momentum(): ReadonlyMap<string, Tensor> {
     return this.#momentum;
   }
@@ -135,7 +129,7 @@ export class LocalSteps {
       next[name] = Tensor.filled(dtype, dims, most[i]!);
     });
     if (this.#steps && samples)
-      for (const name of this.#parameters()) next[name] = this.#outerStep(name, next[name]!);
+      for (const name of this.#moved()) next[name] = this.#outerStep(name, next[name]!);
     [this.#steps, this.#samples] = [0, 0];
     this.#anchor = this.#copies(next);
     return record(next);
@@ -213,8 +207,9 @@ export class LocalSteps {
     return Tensor.ofNumbers(mean.dtype as FloatDType, mean.dims, next);
   }
 
-  #parameters(): string[] {
-    return this.description.parameters.map(p => p.name);
+  /** What the outer optimizer moves: points between weights, at which gradients are taken, then move as they do. */
+  #moved(): string[] {
+    return [...this.description.parameters.map(p => p.name), ...this.#weights];
   }
 
   /** Parameters, other weights, running averages and running statistics: the optimizer's other state stays with its rank. */
@@ -232,7 +227,7 @@ export class LocalSteps {
   #copies(state: Feeds): Feeds {
     const { outerLr = 1, outerMomentum = 0 } = this.options;
     if (outerLr === 1 && outerMomentum === 0) return {};
-    const own = this.#parameters().map(name => {
+    const own = this.#moved().map(name => {
       const { dtype, dims, bytes } = state[name]!;
       return [name, new Tensor(dtype, dims, bytes.slice())] as const;
     });
@@ -241,8 +236,9 @@ export class LocalSteps {
 }
 
 /** What the optimizer keeps of each parameter, with the names in the state. */
-function optimizerStates({ optimizer, parameters }: TrainingDescription, state: Feeds) {
-  const found = optimizerOf(optimizer);
+function optimizerStates(description: TrainingDescription, state: Feeds) {
+  const { optimizer, parameters } = description;
+  const found = optimizerOfStep(description);
   return parameters.flatMap(({ name, options, state: slots }) =>
     found
       ? statesOf(found, { ...optimizer.options, ...options } as OptimizerOptions, state[name]!.dims).map(

@@ -60,6 +60,29 @@ def run_numpy(update, options):
     return {name: w.flatten().tolist() for name, w in params.items()}, {}
 
 
+def run_averaged(make, momentum=0.9, weight_decay_at_y=0, r=0, weight_lr_power=2):
+    """github.com/facebookresearch/schedule_free, schedulefree/wrap_schedulefree_reference.py, around an optimizer of PyTorch"""
+    params = {name: torch.tensor(start(name), requires_grad=True) for name in SHAPES}
+    optimizer = make(list(params.values()))
+    lr = optimizer.param_groups[0]["lr"]
+    x, z, y = ({name: w.detach().clone() for name, w in params.items()} for _ in range(3))
+    total = largest = 0
+    for t in range(1, STEPS + 1):
+        for name, w in params.items():
+            w.grad = torch.tensor(gradient(name, t))
+            w.data = z[name] - lr * weight_decay_at_y * y[name]
+        optimizer.step()
+        largest = max(largest, lr)
+        weight = t**r * largest**weight_lr_power
+        total += weight
+        for name, w in params.items():
+            z[name] = w.detach().clone()
+            x[name] = x[name] + weight / total * (z[name] - x[name])
+            y[name] = momentum * x[name] + (1 - momentum) * z[name]
+    state = {f"{name}_z": value.flatten().tolist() for name, value in z.items()}
+    return {name: value.flatten().tolist() for name, value in x.items()}, state
+
+
 def average(kept, key, beta, x):
     kept[key] = beta * kept.get(key, 0) + (1 - beta) * x
     return kept[key]
@@ -334,5 +357,16 @@ for options in [
 ]:  # fmt: skip
     own = {"lr": 1, **options}
     add("prodigy", own, prodigy(**snake(own)))
+
+for name, kind, options, averaging in [
+    ("rmsprop", torch.optim.RMSprop, {}, {"momentum": 0.9}),
+    ("adamw", torch.optim.AdamW, {"betas": [0.0, 0.9], "weightDecay": 0}, {"momentum": 0.5, "weightDecayAtY": 0.1}),
+    ("adamw", torch.optim.AdamW, {"weightDecay": 0.1}, {"r": 1, "weightLrPower": 0}),
+    ("nadam", torch.optim.NAdam, DECAY, {"momentum": 0.95, "weightDecayAtY": 0.2, "r": 0.5}),
+    ("sgd", torch.optim.SGD, {"momentum": 0.5, "nesterov": True, **DECAY}, {"momentum": 0.8}),
+]:  # fmt: skip
+    own = snake({"lr": LR, **options})
+    add(name, options, run_averaged(lambda params: kind(params, **own), **snake(averaging)))
+    CASES[-1]["scheduleFree"] = averaging
 
 Path(__file__).with_name("recorded.json").write_text(json.dumps(CASES))

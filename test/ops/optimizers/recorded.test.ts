@@ -2,9 +2,17 @@
 import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { type AnyOptions, optimizerNamed } from '../../../src/ops/optimizers/index.js';
+import type { Averaging } from '../../../src/ops/optimizers/optimizer.js';
+import { wrapped } from '../../../src/ops/optimizers/wrappers/index.js';
 import { type Numbers, OptimizerRun } from './run.js';
 
-type Case = { name: string; options: AnyOptions; param: Numbers; state: Numbers };
+type Case = {
+  name: string;
+  options: AnyOptions;
+  scheduleFree?: Averaging;
+  param: Numbers;
+  state: Numbers;
+};
 
 const CASES: Case[] = JSON.parse(readFileSync(new URL('recorded.json', import.meta.url), 'utf8'));
 const SHAPES: Record<string, number[]> = { matrix: [3, 2], vector: [3], kernel: [2, 2, 1, 2] };
@@ -19,13 +27,25 @@ const each = (value: (i: number) => number): Numbers =>
 const start = each(i => 0.5 + Math.cos(2.3 * i));
 const gradients = (t: number) => each(i => 10 ** (1 - (i % 4)) * (0.3 + Math.sin(1.7 * t * (i + 1) + i)));
 
-it.each(CASES.map(c => [c.name, JSON.stringify(c.options), c] as const))(
+it.each(
+  CASES.map(
+    c =>
+      [
+        c.scheduleFree ? `${c.name}, averaged as ${JSON.stringify(c.scheduleFree)},` : c.name,
+        JSON.stringify(c.options),
+        c,
+      ] as const,
+  ),
+)(
   '%s %s ends 100 steps where the reference does',
-  async (name, _, { options, param, state }) => {
+  async (_, __, { name, options, scheduleFree, param, state }) => {
     // Prodigy's first steps are lost in the rounding of float32 weights, whoever takes them: see prodigy.test.ts.
     for (const dtype of name === 'prodigy' ? (['float64'] as const) : (['float64', 'float32'] as const)) {
       const own = { lr: 1 / 128, ...options } as never;
-      const run = await OptimizerRun.create(optimizerNamed(name), own, start, { dtype, shapes: SHAPES });
+      const run = await OptimizerRun.create(wrapped(optimizerNamed(name), { scheduleFree }), own, start, {
+        dtype,
+        shapes: SHAPES,
+      });
       for (let t = 1; t <= 100; t++) await run.step(gradients(t));
       // ONNX Runtime folds coefficients of products of matrices into them as float32 numbers.
       const exact = { muon: 1e-6, shampoo: 1e-8 }[name] ?? 1e-10;

@@ -62,9 +62,16 @@ it('a rate of 0 changes nothing', async () => {
   await run.release();
 });
 
-it('is no step for a cautious wrapper', () => {
-  const optimizer = wrapped(optimizerNamed('schedule-free-adamw'), { cautious: true });
-  expect(() => resolveOptions(optimizer, {})).toThrow(
-    'The weights of schedule-free-adamw are an average, which no single gradient moves: leave out cautious.',
-  );
+it.each(['cautious', 'scheduleFree', 'wsam'] as const)('%s wraps no average that an extension defines', kind => {
+  const { inner: _, ...theirs } = optimizerNamed('schedule-free-sgd');
+  const optimizer = wrapped(theirs, { [kind]: kind === 'cautious' ? true : {} });
+  expect(() => resolveOptions(optimizer, {})).toThrow('The weights of schedule-free-sgd are an average');
+});
+
+it.each([
+  ['schedule-free-adamw', {}, 'The weights of schedule-free-adamw are an average by itself'],
+  ['agd', { win: true }, 'win averages weights, as Schedule-Free does: leave out one of the two.'],
+] as [OptimizerName, object, string][])('%s %j is refused by the wrapper', (name, given, why) => {
+  const optimizer = wrapped(optimizerNamed(name), { scheduleFree: {} });
+  expect(() => resolveOptions(optimizer, given)).toThrow(why);
 });

@@ -40,10 +40,10 @@ async function runs(name: OptimizerName, wrappers: Wrappers, given: AnyOptions =
   return { plain: plain!, own: own!, curvature };
 }
 
-/** The others refuse it: see schedule-free.test.ts. */
-const CAUTIOUS = OPTIMIZER_NAMES.filter(name => !optimizerNamed(name).point);
+/** Those of which other wrappers wrap a part: see below. */
+const WHOLE = OPTIMIZER_NAMES.filter(name => !optimizerNamed(name).inner);
 
-describe.each(CAUTIOUS)('%s', name => {
+describe.each(WHOLE)('%s', name => {
   it('is cautious: a step goes nowhere against the gradient, and keeps its size', async () => {
     const { plain, own, curvature } = await runs(name, { cautious: true });
     let left = 0;
@@ -69,6 +69,66 @@ describe.each(CAUTIOUS)('%s', name => {
     }
     // A step without momentum never goes against the gradient.
     if (name !== 'adagrad' && name !== 'adafactor') expect(left).toBeGreaterThan(0);
+    await plain.release();
+    await own.release();
+  });
+});
+
+describe.each(WHOLE)('%s with averaged weights', name => {
+  const scheduleFree = { momentum: 0.75, weightDecayAtY: 0.25, r: 0.5, weightLrPower: 1 };
+  it.each([
+    ['alone', {}],
+    ['and cautious', { cautious: true }],
+  ] as [string, Wrappers][])('%s moves z by its own step', async (_, others) => {
+    const curvature = CURVATURE[name];
+    const shapes = curvature ? {} : SHAPES;
+    const start = each(SHAPES, i => 0.5 + Math.cos(2.3 * i));
+    const optimizer = optimizerNamed(name);
+    const momentum = 'momentum' in optimizer.options ? { momentum: 0.9 } : {};
+    const lr = 1 / 128;
+    const options = { ...momentum, lr, weightDecay: 0.125 } as never;
+    const [plain, own] = (await Promise.all(
+      [others, { ...others, scheduleFree }].map(w =>
+        OptimizerRun.create(wrapped(optimizer, w), options, start, { dtype: 'float64', shapes, curvature }),
+      ),
+    )) as [OptimizerRun, OptimizerRun];
+    let [total, largest] = [0, 0];
+    for (let t = 1; t <= 4; t++) {
+      const keys = Object.keys(SHAPES);
+      const before = new Map(
+        keys.map(key => {
+          const [x, z] = [own.get(key), own.get(`${key}_z`)];
+          return [key, { x, z, y: x.map((value, i) => 0.75 * value + 0.25 * z[i]!) }];
+        }),
+      );
+      // Prodigy's rate is d times lr: of the decay that before, of the weights that after the step.
+      const factor = () => (name === 'prodigy' ? own.get('matrix_d')[0]! : 1);
+      const decay = 0.25 * lr * factor();
+      plain.startFrom(own);
+      const fed: Record<string, number[]> = {};
+      for (const key of keys) {
+        const { y, z } = before.get(key)!;
+        const from = z.map((value, i) => value - decay * y[i]!);
+        plain.set(key, from, shapes[key]);
+        fed[key] = gradients(t)[key]!.map((g, i) => g + (curvature?.(i) ?? 0) * (y[i]! - from[i]!));
+      }
+      await plain.step(fed);
+      await own.step(gradients(t));
+      largest = Math.max(largest, lr * factor());
+      total += Math.sqrt(t) * largest;
+      const share = (Math.sqrt(t) * largest) / total;
+      for (const key of keys)
+        for (const [i, z] of plain.get(key).entries()) {
+          const x = before.get(key)!.x[i]!;
+          expect(own.get(`${key}_z`)[i], `${key}_z[${i}] at ${t}`).toBeCloseTo(z, 10);
+          expect(own.get(key)[i], `${key}[${i}] at ${t}`).toBeCloseTo(x + share * (z - x), 10);
+        }
+      for (const state of plain.stateNames.filter(s => !(s in SHAPES)))
+        for (const [i, x] of plain.get(state).entries()) {
+          const got = own.get(state)[i]!;
+          expect(Math.abs(got - x), `${state} at ${t}`).toBeLessThanOrEqual(1e-9 * Math.abs(x) + 1e-14);
+        }
+    }
     await plain.release();
     await own.release();
   });

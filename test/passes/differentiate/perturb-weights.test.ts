@@ -179,12 +179,39 @@ it.each(['sam', 'wsam'] as const)('%s trains in 16 bits', async kind => {
   for (const [i, loss] of half.losses.entries()) expect(loss).toBeCloseTo(exact.losses[i]!, 2);
 });
 
-it.each([
-  ['schedule-free-sgd', 'averages its weights'],
-  ['prodigy', 'estimates its learning rate'],
-] as const)('wsam is refused with %s', async (name, why) => {
-  const asked = { loss: LOSS, wsam: { rho: 0.1 }, optimizer: { name } };
-  await expect(inject(mlp(), asked, sessionShapes)).rejects.toThrow(`${name} ${why}, and wsam adds a step`);
+it('wsam moves z of a Schedule-Free optimizer: by half of the sharpness, it is sam', async () => {
+  for (const asked of [
+    { optimizer: { name: 'schedule-free-sgd', lr: 0.5, warmupSteps: 3 } },
+    { optimizer, scheduleFree: { momentum: 0.8 } },
+  ] satisfies InjectOptions[]) {
+    const [sam, wsam, none] = await Promise.all(
+      [{ sam: { rho: 0.3 } }, { wsam: { rho: 0.3, gamma: 0.5 } }, {}].map(ball =>
+        trained(mlp(), { ...asked, ...ball }, batches(4)),
+      ),
+    );
+    for (const [name, values] of sam!.state)
+      for (const [i, x] of wsam!.state.get(name)!.entries()) expect(x, name).toBeCloseTo(values[i]!, 5);
+    expect(sam!.state.get('fc1.weight_z')).not.toEqual(none!.state.get('fc1.weight_z'));
+  }
+});
+
+it('wsam adds a step of d times lr to that of Prodigy', async () => {
+  const [one, d0, lr] = [batches(1), 0.25, 0.5];
+  const run = async (options: InjectOptions) => (await trained(mlp(), options, one)).state;
+  const by = { optimizer: { name: 'sgd', lr: 1 } } as const;
+  const prodigy = { optimizer: { name: 'prodigy', lr, d0 } } as const;
+  const [plain, sharp, own, weighted] = await Promise.all([
+    run(by),
+    run({ ...by, sam: { rho: 0.3 } }),
+    run(prodigy),
+    run({ ...prodigy, wsam: { rho: 0.3, gamma: 0.75 } }),
+  ]);
+  for (const name of ['fc1.weight', 'fc2.bias'])
+    for (const [i, x] of weighted.get(name)!.entries()) {
+      const difference = plain.get(name)![i]! - sharp.get(name)![i]!;
+      expect(x, `${name}[${i}]`).toBeCloseTo(own.get(name)![i]! - d0 * lr * 3 * difference, 5);
+      expect(Math.abs(difference)).toBeGreaterThan(0);
+    }
 });
 
 it('sam perturbs the point at which Schedule-Free takes its gradients', async () => {

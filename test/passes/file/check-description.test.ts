@@ -54,6 +54,7 @@ describe('a training step', () => {
     ['accumulation.counter', 'nowhere'],
     ['ema', '0.9'],
     ['cautious', 1],
+    ['scheduleFree', { momentum: 1 }],
     ['stateBits', 5],
     ['telemetry.columns', []],
     ['telemetry.columns', ['a']],

@@ -338,6 +338,7 @@ describe('refused', () => {
     ['accumulate', { accumulate: 2 }],
     ['ema', { ema: 0.9 }],
     ['cautious', { cautious: true }],
+    ['scheduleFree', { scheduleFree: {} }],
     ['stateBits', { stateBits: 8 }],
     ['telemetry', { telemetry: 1 }],
     ['adahessian', { optimizer: { name: 'adahessian' } }],

@@ -148,39 +148,60 @@ describe('ranks that train for themselves', () => {
     expect(bits(states[1]!)).toEqual(bits(states[0]!));
   });
 
-  it.each<[string, Partial<TrainerOptions>]>([
+  it.each([0, 0.5])('move both by the outer step, with momentum %d', async outerMomentum => {
+    const optimizer = { name: 'sgd', lr: 0.1 } as const;
+    const model = await injected({ ...SGD, optimizer, scheduleFree: { momentum: 0.8 } });
+    const initial = new Map([...model.graph.initializers].map(([v, t]) => [v.name, t.numbers()]));
+    const [mean] = await onRanks(model, [4, 4], 2, { syncEvery: 2 });
+    const states = await onRanks(model, [4, 4], 2, { syncEvery: 2, outerLr: 0.75, outerMomentum });
+    const names = [...mean!.keys()].filter(name => /^fc\d\.(weight|bias)(_z)?$/.test(name));
+    expect(names).toHaveLength(8);
+    const wanted = names.map(name => {
+      const before = initial.get(name)!;
+      const after = mean!.get(name)!.numbers();
+      return [name, before.map((x, i) => x - 0.75 * (1 + outerMomentum) * (x - after[i]!))] as const;
+    });
+    for (const state of states) expectClose(state, new Map(wanted));
+  });
+
+  it.each<[string, Partial<TrainerOptions>, Partial<InjectOptions>?]>([
     ['', {}],
     [', the momentum of the outer optimizer included', { outerLr: 0.7, outerMomentum: 0.9 }],
-  ])('have the same whole state after an epoch, from which a run can be resumed%s', async (_, outer) => {
-    const options: InjectOptions = { ...SGD, optimizer: { lr: 0.05, delta: 0.1 }, ema: 0.9 };
-    const run = (model: Model, epochs: number) =>
-      Promise.all(
-        localCollectives(3).map(async collective => {
-          const trainer = await Trainer.create(model, { collective, syncEvery: 3, ...outer, threads: 1 });
-          const data = bindData(mlpData(22), trainer.inputs, { labels: ['target'] });
-          const loop = { epochs, batchSize: 4, seed: 2, validation: data };
-          const events = await collect(trainingLoop(trainer, data, loop));
-          const snapshot = trainer.snapshot();
-          await trainer.release();
-          return { snapshot, events: events.filter(e => e.type === 'epoch') };
-        }),
+    [', that of other weights, too', { outerLr: 0.7, outerMomentum: 0.9 }, { scheduleFree: {} }],
+  ])(
+    'have the same whole state after an epoch, from which a run can be resumed%s',
+    async (_, outer, more) => {
+      const options: InjectOptions = { ...SGD, optimizer: { lr: 0.05, delta: 0.1 }, ema: 0.9, ...more };
+      const run = (model: Model, epochs: number) =>
+        Promise.all(
+          localCollectives(3).map(async collective => {
+            const trainer = await Trainer.create(model, { collective, syncEvery: 3, ...outer, threads: 1 });
+            const data = bindData(mlpData(22), trainer.inputs, { labels: ['target'] });
+            const loop = { epochs, batchSize: 4, seed: 2, validation: data };
+            const events = await collect(trainingLoop(trainer, data, loop));
+            const snapshot = trainer.snapshot();
+            await trainer.release();
+            return { snapshot, events: events.filter(e => e.type === 'epoch') };
+          }),
+        );
+      const start = await injected(options);
+      const whole = await run(start, 2);
+      const half = await run(start, 1);
+      const resumed = await run(decodeModel(encodeModel(half[2]!.snapshot)), 2);
+      const saved = [...outerMomentumOf(half[2]!.snapshot).values()];
+      expect(saved.map(t => t.numbers().some(x => x !== 0))).toEqual(
+        outer.outerMomentum ? [...Array(more ? 8 : 4)].fill(true) : [],
       );
-    const start = await injected(options);
-    const whole = await run(start, 2);
-    const half = await run(start, 1);
-    const resumed = await run(decodeModel(encodeModel(half[2]!.snapshot)), 2);
-    const saved = [...outerMomentumOf(half[2]!.snapshot).values()];
-    expect(saved.map(t => t.numbers().some(x => x !== 0))).toEqual(
-      outer.outerMomentum ? [...Array(4)].fill(true) : [],
-    );
-    const state = (model: Model) => bits(new Map([...model.graph.initializers].map(([v, t]) => [v.name, t])));
-    for (const { snapshot } of [...whole, ...resumed])
-      expect(state(snapshot)).toEqual(state(whole[0]!.snapshot));
-    expect(state(whole[0]!.snapshot)).not.toEqual(state(half[0]!.snapshot));
-    const losses = whole.map(({ events }) => events.map(e => (e.type === 'epoch' ? e.trainLoss : 0)));
-    expect(losses[1]).toEqual(losses[0]);
-    expect(losses[0]![1]).toBeLessThan(losses[0]![0]!);
-  });
+      const state = (model: Model) =>
+        bits(new Map([...model.graph.initializers].map(([v, t]) => [v.name, t])));
+      for (const { snapshot } of [...whole, ...resumed])
+        expect(state(snapshot)).toEqual(state(whole[0]!.snapshot));
+      expect(state(whole[0]!.snapshot)).not.toEqual(state(half[0]!.snapshot));
+      const losses = whole.map(({ events }) => events.map(e => (e.type === 'epoch' ? e.trainLoss : 0)));
+      expect(losses[1]).toEqual(losses[0]);
+      expect(losses[0]![1]).toBeLessThan(losses[0]![0]!);
+    },
+  );
 
   it('take the mean of tables that change by rows', async () => {
     const s = new Sketch();
@@ -348,14 +369,10 @@ describe('ranks that train for themselves', () => {
       );
   });
 
-  it('cannot move averaged weights by an outer step, nor share states that they do not know', async () => {
+  it('cannot share states that they do not know', async () => {
     const model = await injected({ ...SGD, optimizer: { name: 'schedule-free-sgd', lr: 0.1 } });
     const [collective] = localCollectives(1);
     const create = (options: TrainerOptions) => Trainer.create(model, { collective, ...options });
-    await expect(create({ syncEvery: 2, outerLr: 0.5 })).rejects.toThrow(
-      'schedule-free-sgd has other weights beside them',
-    );
-    await expect(create({ syncEvery: 2, outerMomentum: 0.9 })).rejects.toThrow('leave out one');
     const entry = model.metadata.get('agd.training')!;
     const unknown = { name: 'theirs', options: {}, extension: true };
     model.metadata.set('agd.training', JSON.stringify({ ...JSON.parse(entry), optimizer: unknown }));

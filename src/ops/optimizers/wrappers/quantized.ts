@@ -5,6 +5,7 @@
 import type { Expr } from '../../core/expr.js';
 import { Generator, keyOfBatch } from '../../random.js';
 import {
+  asKept,
   ensure,
   type KeptState,
   type Optimizer,
@@ -141,8 +142,6 @@ type Form = { bits: StateBits; square: boolean; shape: readonly number[] };
 
 const scaleOf = (name: string) => `${name}_scale`;
 const sizeOf = (shape: readonly number[]) => shape.reduce((n, d) => n * d, 1);
-const asKept = (states: readonly { name: string }[]) =>
-  Object.fromEntries(states.map(({ name }) => [name, { name, factor: 1 }]));
 
 /** Draws tensors of numbers in (0, 1) like others, which differ by update, parameter and call. */
 function drawer(update: Expr, state: Expr): (like: Expr) => Expr {

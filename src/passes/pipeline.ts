@@ -680,7 +680,7 @@ const ALL = [
     name: 'name-gradients',
     does: 'Names gradients after their parameters; parameters without a gradient get zeros',
     requires: ['g', 'trained', 'cotangents'],
-    ensures: ['grads'],
+    ensures: ['grads', 'gradParts'],
     run(c) {
       const { g, trained, cotangents, furtherCotangents = [], lookups } = c;
       const lists = [cotangents, ...furtherCotangents];
@@ -699,7 +699,7 @@ const ALL = [
   pass({
     name: 'checkpoint-activations',
     does: 'Recomputes activations in the backward pass instead of keeping them',
-    requires: ['g', 'loss', 'statistics', 'lookups', 'grads'],
+    requires: ['g', 'loss', 'statistics', 'lookups', 'gradParts'],
     ensures: [],
     async run(c) {
       const { checkpointActivations: segments } = c.options;
@@ -711,18 +711,17 @@ const ALL = [
       );
       const updated = c.statistics.map(s => s.value);
       const results = [c.loss.loss, ...c.g.graph.outputs, ...updated, ...exchanged, ...kept];
-      const grads = (c.gradParts ?? [c.grads]).flat().flatMap(e => e?.value ?? []);
+      const grads = c.gradParts.flat().flatMap(e => e?.value ?? []);
       return checkpointActivations(c.g, results, grads, segments === true ? undefined : segments);
     },
   }),
   pass({
     name: 'sum-rows',
     does: 'Sums the gradients of equal rows of a table',
-    requires: ['g', 'trained', 'lookups', 'grads'],
+    requires: ['g', 'trained', 'lookups', 'gradParts'],
     ensures: ['lastRows'],
     async run(c) {
       c.lastRows = new Map();
-      c.gradParts ??= [c.grads];
       if (!c.lookups.size) return false;
       const { sumLookups } = await import('./on-demand.js');
       Object.assign(c, sumLookups(c.g, c.trained, c.gradParts, c.lookups));
@@ -733,36 +732,16 @@ const ALL = [
   pass({
     name: 'perturb-weights',
     does: 'Computes the gradients once more at perturbed weights, for sharpness-aware minimization',
-    requires: ['g', 'trained', 'grads', 'lookups', 'lastRows'],
+    requires: ['g', 'trained', 'gradParts', 'lookups', 'lastRows'],
     ensures: ['perturbed'],
     async run(c) {
-      const { g, options, trained, grads, lookups, lastRows } = c;
       c.perturbed = undefined;
-      const ball = options.sam ?? options.wsam;
-      if (!ball || !trained.length) return false;
-      const parts = c.gradParts ?? [grads];
-      const points = trained.map((param, i) => {
-        const lookup = lookups.get(param);
-        const grad = parts.flatMap(list => list[i]?.wide() ?? []).reduce((sum, e) => sum.add(e));
-        if (!lookup) return { at: param, grad };
-        return { at: lookup.looked, grad, direction: grad.gather(g.of(lastRows.get(param)!)) };
-      });
+      const ball = c.options.sam ?? c.options.wsam;
+      if (!ball || !c.trained.length) return false;
       const { perturbWeights } = await import('./on-demand.js');
-      const results = parts.flat().flatMap(e => e?.value ?? []);
-      const copies = perturbWeights(g, points, results, ball, scalarTypeOf(options));
-      const copyOf = (v: Value) => copies.get(v) ?? v;
-      const again = parts.map(list => list.map(e => e && g.of(copyOf(e.value))));
-      if (options.wsam) {
-        const named = (e: Expr, { name }: Value) => g.of(g.rename(e, `${name}_perturbed_grad`));
-        c.perturbed = again.map(list => list.map((e, i) => e && named(e, trained[i]!)));
-        return true;
-      }
-      for (const lookup of lookups.values()) {
-        const pairs = [...(lookup.unsummed ?? [])];
-        lookup.unsummed = new Map(pairs.map(([sum, grad]) => [copyOf(sum), copyOf(grad)]));
-      }
-      c.grads = firstGradients(again);
-      if (c.gradParts) c.gradParts = again;
+      const again = perturbWeights(c, ball, scalarTypeOf(c.options));
+      if (c.options.wsam) c.perturbed = again;
+      else Object.assign(c, { gradParts: again, grads: firstGradients(again) });
       return true;
     },
   }),
@@ -770,9 +749,10 @@ const ALL = [
     name: 'take-gradients',
     does: 'Uses the gradients that the graph computes',
     requires: ['g', 'trained', 'given'],
-    ensures: ['grads', 'lookups', 'lastRows'],
+    ensures: ['grads', 'gradParts', 'lookups', 'lastRows'],
     run(c) {
       c.grads = c.trained.map(p => c.g.of(c.given.get(p)!));
+      c.gradParts = [c.grads];
       c.lookups = new Map();
       c.lastRows = new Map();
       return false;
@@ -899,9 +879,10 @@ const ALL = [
     name: 'return-divisor',
     does: 'Adds an output with what the loss of a batch is divided by, for each part of the loss that is divided by its own',
     requires: ['g', 'loss'],
-    ensures: ['divisor'],
+    ensures: ['divisor', 'lossParts'],
     run(c) {
       c.divisor = undefined;
+      c.lossParts = undefined;
       if (!c.options.lossDivisor) return false;
       const named = (divisor: Expr) => output(c.g, divisor, 'loss_divisor');
       c.lossParts = c.loss.parts?.map(({ loss, weight }) => ({
@@ -929,6 +910,8 @@ const ALL = [
       'schedule',
       'begins',
       'divisor',
+      'lossParts',
+      'gradParts',
       'perturbed',
     ],
     ensures: ['attached', 'batchNumber'],
@@ -1028,6 +1011,7 @@ const ALL = [
       'schedule',
       'begins',
       'divisor',
+      'lossParts',
       'attached',
     ],
     ensures: ['description'],
@@ -1114,7 +1098,12 @@ function batchWeightOf({ g, loss, divisor, options }: With<'g'>): Expr | undefin
 }
 
 /** The gradients of the losses that count different positions, each with what it weighs. */
-const partsOf = ({ g, loss, lossParts, gradParts = [] }: With<'g'>): GradientPart[] | undefined =>
+const partsOf = ({
+  g,
+  loss,
+  lossParts,
+  gradParts,
+}: With<'g' | 'lossParts' | 'gradParts'>): GradientPart[] | undefined =>
   loss?.parts?.map(({ weight }, i) => {
     const divisor = lossParts?.[i]?.divisor;
     return { weight: divisor ? g.of(divisor) : weight, grads: gradParts[i]! };

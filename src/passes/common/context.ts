@@ -110,7 +110,7 @@ export type Facts = {
   /** The gradient of each of `trained`; for tables with sparse updates, summed over equal rows. */
   grads: Expr[];
   /** The gradients in each part of the loss: `grads` has, for each of `trained`, that of the first part with one. */
-  gradParts: (Expr | undefined)[][] | undefined;
+  gradParts: (Expr | undefined)[][];
   /** With weighted sharpness: the gradients at perturbed weights, by parts of the loss as `gradParts`. */
   perturbed: (Expr | undefined)[][] | undefined;
   /** The last position of each row among the lookups of a table. */

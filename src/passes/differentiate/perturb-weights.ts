@@ -3,14 +3,57 @@ import { dependents, reads } from '../../graph/dependents.js';
 import type { Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
+import type { With } from '../common/context.js';
 import type { Ball, ScalarType } from '../options.js';
 import { globalNorm } from '../update/clip-gradients.js';
 
 /** As in the authors' implementations: avoids a division by a norm of 0. */
 const EPSILON = 1e-12;
 
+/**
+ * Computes the gradients once more at perturbed weights w + e, where e leads to the largest loss of a ball, to first order:
+ *
+ *     e = rho g / |g|            adaptive: e = rho w^2 g / |w g|
+ *
+ * with norms over all parameters. Foret, Kleiner, Mobahi, Neyshabur: «Sharpness-Aware Minimization for Efficiently Improving
+ * Generalization», ICLR 2021; adaptive: Kwon, Kim, Park, Choi: «ASAM», ICML 2021. With weighted sharpness, the optimizer takes
+ * both; otherwise the tables' gradients of single rows become the new ones.
+ */
+export function perturbWeights(
+  {
+    g,
+    options,
+    trained,
+    gradParts,
+    lookups,
+    lastRows,
+  }: With<'g' | 'trained' | 'gradParts' | 'lookups' | 'lastRows'>,
+  ball: Ball,
+  type: ScalarType,
+): (Expr | undefined)[][] {
+  const points = trained.map((param, i) => {
+    const lookup = lookups.get(param);
+    const grad = gradParts.flatMap(list => list[i]?.wide() ?? []).reduce((sum, e) => sum.add(e));
+    if (!lookup) return { at: param, grad };
+    return { at: lookup.looked, grad, direction: grad.gather(g.of(lastRows.get(param)!)) };
+  });
+  const results = gradParts.flat().flatMap(e => e?.value ?? []);
+  const copies = computeAgain(g, points, results, ball, type);
+  const copyOf = (v: Value) => copies.get(v) ?? v;
+  const again = gradParts.map(list => list.map(e => e && g.of(copyOf(e.value))));
+  if (options.wsam) {
+    const named = (e: Expr, { name }: Value) => g.of(g.rename(e, `${name}_perturbed_grad`));
+    return again.map(list => list.map((e, i) => e && named(e, trained[i]!)));
+  }
+  for (const lookup of lookups.values()) {
+    const pairs = [...(lookup.unsummed ?? [])];
+    lookup.unsummed = new Map(pairs.map(([sum, grad]) => [copyOf(sum), copyOf(grad)]));
+  }
+  return again;
+}
+
 /** The value that the loss is differentiated by: a parameter, or the rows that a step looks up of a table. */
-export type Perturbed = {
+type Perturbed = {
   at: Value;
   /** Its gradient, by which norms count; each row once. */
   grad: Expr;
@@ -19,17 +62,10 @@ export type Perturbed = {
 };
 
 /**
- * Copies the computation of `results` at perturbed weights w + e, where e leads to the largest loss of a ball, to first
- * order:
- *
- *     e = rho g / |g|            adaptive: e = rho w^2 g / |w g|
- *
- * with norms over all parameters. Returns the copy of each value. Only nodes that depend on parameters are copied: dropout
- * masks and other random numbers are those of the first pass, which alone updates running statistics. Foret, Kleiner,
- * Mobahi, Neyshabur: «Sharpness-Aware Minimization for Efficiently Improving Generalization», ICLR 2021; adaptive: Kwon, Kim,
- * Park, Choi: «ASAM», ICML 2021.
+ * Copies the computation of `results` at perturbed weights. Returns the copy of each value. Only nodes that depend on parameters
+ * are copied: dropout masks and other random numbers are those of the first pass, which alone updates running statistics.
  */
-export function perturbWeights(
+function computeAgain(
   g: Builder,
   points: readonly Perturbed[],
   results: readonly Value[],

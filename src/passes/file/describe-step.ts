@@ -7,7 +7,7 @@ import { writeDescription } from './step-metadata.js';
 
 type Described = With<
   | ('work' | 'g' | 'optimizer' | 'spec' | 'loss' | 'inference' | 'exports' | 'trained' | 'groups')
-  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'divisor' | 'attached')
+  | ('grads' | 'statistics' | 'leastBatch' | 'schedule' | 'begins' | 'divisor' | 'lossParts' | 'attached')
 >;
 
 /** The options as recorded, with the schedule in updates. */

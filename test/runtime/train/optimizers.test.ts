@@ -79,6 +79,7 @@ const RATES: Partial<Record<OptimizerName, OptimizerSpec>> = {
   sgd: { name: 'sgd', lr: 0.5 },
   lars: { name: 'lars', lr: 0.5, eta: 0.1 },
   muon: { name: 'muon', lr: 0.05, adamLr: 0.05 },
+  rmsprop: { name: 'rmsprop', lr: 0.01 },
   shampoo: { name: 'shampoo', lr: 0.2 },
   prodigy: { name: 'prodigy', lr: 1, d0: 1e-3 },
   'schedule-free-sgd': { name: 'schedule-free-sgd', lr: 0.5 },

@@ -103,7 +103,7 @@ export function scheduleFree<O extends OptimizerOptions>(
       optimizer.validate?.(options);
       ensure(
         !optimizer.point,
-        `The weights of ${optimizer.name} are an average by itself: leave out scheduleFree.`,
+        `The weights of ${optimizer.name} are already an average: leave out scheduleFree.`,
       );
       const taken = statesOf(optimizer, options, []).find(({ name }) =>
         KEPT.some(kept => kept.name === name),

@@ -62,11 +62,16 @@ it('a rate of 0 changes nothing', async () => {
   await run.release();
 });
 
-it.each(['cautious', 'scheduleFree', 'wsam'] as const)('%s wraps no average that an extension defines', kind => {
-  const { inner: _, ...theirs } = optimizerNamed('schedule-free-sgd');
-  const optimizer = wrapped(theirs, { [kind]: kind === 'cautious' ? true : {} });
-  expect(() => resolveOptions(optimizer, {})).toThrow(/The weights of schedule-free-sgd are (already )?an average/);
-});
+it.each(['cautious', 'scheduleFree', 'wsam'] as const)(
+  '%s wraps no average that an extension defines',
+  kind => {
+    const { inner: _, ...theirs } = optimizerNamed('schedule-free-sgd');
+    const optimizer = wrapped(theirs, { [kind]: kind === 'cautious' ? true : {} });
+    expect(() => resolveOptions(optimizer, {})).toThrow(
+      /The weights of schedule-free-sgd are (already )?an average/,
+    );
+  },
+);
 
 it.each([
   ['schedule-free-adamw', {}, 'The weights of schedule-free-adamw are already an average'],

@@ -44,20 +44,27 @@ export function random(seed: number, stream = 0): Random {
 
 /** 0 ... n-1 in random order: Fisher and Yates's shuffle in Durstenfeld's form (Knuth, TAOCP 2, algorithm P). */
 export function permutation(n: number, draw: Random): Uint32Array {
-  const order = Uint32Array.from({ length: n }, (_, i) => i);
+  const order = new Uint32Array(n);
+  for (let i = 0; i < n; i++) order[i] = i;
   for (let i = n - 1; i > 0; i--) {
     const j = below(i + 1, draw);
-    [order[i], order[j]] = [order[j]!, order[i]!];
+    const moved = order[i]!;
+    order[i] = order[j]!;
+    order[j] = moved;
   }
   return order;
 }
 
-/** A uniform integer of [0, n): draws again where the remainder would favour small ones. */
+/** A uniform integer of [0, n), for n below 2^32: draws again where the remainder would favour small ones. */
 export function below(n: number, draw: Random): number {
-  const limit = 2 ** 32 - (2 ** 32 % n);
   let x = draw();
-  while (x >= limit) x = draw();
-  return x % n;
+  // Few numbers can be above the limit, which takes a division.
+  if (x >= 2 ** 32 - n) {
+    const limit = 2 ** 32 - (2 ** 32 % n);
+    while (x >= limit) x = draw();
+  }
+  // The remainder of integers is faster than that of doubles.
+  return (x >>> 0) % (n >>> 0);
 }
 
 /** A seed of 48 bits from the system's source of secrets. */

@@ -280,7 +280,9 @@ describe.skipIf(!hasChromium)('the studio', () => {
     await page.click('#train');
     await until(/^Trained/);
     expect(await text('#error')).toBe('');
-    expect(await text('#needs')).toMatch(/^The run needs about \d+ MB of memory\.$/);
+    expect(await text('#needs')).toMatch(
+      /^The run needs about \d+ MB of memory: [\d.]+ [kM]B for parameters and optimizer state, [\d.]+ [kM]B for gradients and activations\.$/,
+    );
     const adapters = await readOnnxAdapter(await downloaded('#download-adapters'));
     const shapes = [...adapters.values()].map(({ dims }) => [...dims]);
     expect(shapes).toEqual([
@@ -375,12 +377,13 @@ describe.skipIf(!hasChromium)('the studio', () => {
 });
 
 it('a run on a GPU is held against the largest tensor that it takes', () => {
-  const needs = { total: 5e8, limit: 2 ** 32, largest: { name: 'logits', bytes: 3e8 }, maxBuffer: 2 ** 27 };
+  const parts = { total: 5e8, parameters: 7e7, activations: 4e8 };
+  const needs = { ...parts, limit: 2 ** 32, largest: { name: 'logits', bytes: 3e8 }, maxBuffer: 2 ** 27 };
   const advice = { total: 3e8, settings: { batch: 8, trains: 'lora', match: '*', rank: 8 } as const };
   expect(describeNeeds({ ...needs, fits: false, advice })).toBe(
     "Tensor 'logits' takes 300 MB, and this GPU allows 134 MB: it would fit with batch size 8 and LoRA adapters of rank 8 (300 MB).",
   );
   expect(describeNeeds({ ...needs, maxBuffer: 2 ** 30, fits: true })).toBe(
-    'The run needs about 500 MB of memory; its largest tensor 300 MB of the 1.1 GB that the GPU allows.',
+    'The run needs about 500 MB of GPU memory: 70 MB for parameters and optimizer state, 400 MB for gradients and activations; the largest tensor takes 300 MB of the 1.1 GB that the GPU allows. Browsers do not report how much memory a GPU has.',
   );
 });

@@ -12,6 +12,9 @@ type Changes = {
 /** What a run takes in memory, in bytes. */
 export type Needs = {
   total: number;
+  /** Of it: parameters, frozen ones too, with optimizer state; gradients and activations. */
+  parameters: number;
+  activations: number;
   /** What a page has. */
   limit: number;
   largest: { name: string; bytes: number };
@@ -23,13 +26,14 @@ export type Needs = {
 };
 
 /** One line: what the run takes, or why it does not fit and what would. */
-export function describeNeeds({ total, limit, largest, maxBuffer, fits, advice }: Needs): string {
+export function describeNeeds({ limit, largest, maxBuffer, fits, advice, ...needs }: Needs): string {
+  const { total, parameters, activations } = needs;
   const isTooLarge = maxBuffer !== undefined && largest.bytes > maxBuffer;
   if (fits) {
-    const gpu = maxBuffer
-      ? `; its largest tensor ${size(largest.bytes)} of the ${size(maxBuffer)} that the GPU allows`
-      : '';
-    return `The run needs about ${size(total)} of memory${gpu}.`;
+    const parts = `${size(parameters)} for parameters and optimizer state, ${size(activations)} for gradients and activations`;
+    if (maxBuffer === undefined) return `The run needs about ${size(total)} of memory: ${parts}.`;
+    const most = `the largest tensor takes ${size(largest.bytes)} of the ${size(maxBuffer)} that the GPU allows`;
+    return `The run needs about ${size(total)} of GPU memory: ${parts}; ${most}. Browsers do not report how much memory a GPU has.`;
   }
   const why = isTooLarge
     ? `Tensor '${largest.name}' takes ${size(largest.bytes)}, and this GPU allows ${size(maxBuffer)}`

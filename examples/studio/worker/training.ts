@@ -75,10 +75,12 @@ export async function planRun(
   const batchSize = Math.min(settings.batch, samples || settings.batch);
   const options = { ...injectOptions(settings, head?.parameters), batchSize, limit, maxBuffer };
   try {
-    const { total, largest, fits, advice } = await planMemory(await loadModel(head?.path ?? path), options);
+    const plan = await planMemory(await loadModel(head?.path ?? path), options);
+    const { total, activations, largest, fits, advice } = plan;
+    const parameters = plan.weights + plan.state;
     const gpu = maxBuffer === undefined ? {} : { maxBuffer };
     const better = advice && { advice: { total: advice.total, settings: asSettings(advice.change) } };
-    return { total, limit, largest, fits, ...gpu, ...better };
+    return { total, parameters, activations, limit, largest, fits, ...gpu, ...better };
   } catch (error) {
     // What is wrong with the run, its start tells.
     if (error instanceof AgdError) return undefined;

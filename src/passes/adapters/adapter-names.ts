@@ -7,7 +7,7 @@ import { readScales } from './scale-record.js';
 
 export type AdapterOptions = Pick<
   InjectOptions,
-  'lora' | 'ia3' | 'promptTokens' | 'promptInit' | 'prefixTokens' | 'adapters' | 'seed'
+  'lora' | 'ia3' | 'promptTokens' | 'promptInit' | 'prefixTokens' | 'adapters' | 'seed' | 'train'
 >;
 
 /** Whether the options ask for adapters. */

@@ -8,6 +8,7 @@ import { random } from '../../graph/random.js';
 import { Tensor } from '../../graph/tensor.js';
 import { float, toAttrs } from '../../ops/core/builder.js';
 import { normal, uniformByFanIn } from '../adapt/initial-values.js';
+import { globTest } from '../common/match-names.js';
 import { inlineFunctions } from '../normalize/inline-functions.js';
 import type { LoadedAdapters, LoraSpec } from '../options/adapters.js';
 import { isBlockwise, storedAt } from '../select/find-head.js';
@@ -28,7 +29,8 @@ type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor; ma
  * Adaptation of Large Language Models» (arXiv:2106.09685). The layers and their weights stay as they are, quantized or
  * not, except for QAttention, whose product becomes a layer (see `open-qattention.ts`). A of a layer is initialized as PEFT
  * does, uniform by its fan-in, and B with zeros; of an embedding the other way round. Adapters are float32 where the layer is
- * of 16 bits. `notes` gets a line on the layers of a pattern that are left out as they are narrower than the rank. Throws `no-such-value`, `bad-option`, `unsupported-op`.
+ * of 16 bits. `notes` gets a line on the layers of a pattern that are left out: those narrower than the rank, and those whose weights train
+ * themselves, by the globs of `train`. Throws `no-such-value`, `bad-option`, `unsupported-op`.
  */
 export function addAdapters(
   source: Model,
@@ -36,12 +38,13 @@ export function addAdapters(
   loaded: LoadedAdapters | undefined,
   seed = 0,
   notes: string[] = [],
+  train: readonly string[] = [],
 ): Model {
   const model = cloneModel(source);
   spellDefaultDomain(model);
   inlineFunctions(model);
   const layers = adaptedLayers(model.graph).flatMap(layer => [layer, ...partsOf(layer)]);
-  const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs, notes);
+  const planned = loaded ? planLoaded(layers, loaded) : planSpecs(layers, specs, notes, train);
   for (const { layer, dora, dropout } of planned) {
     checkAdaptable(layer);
     if (dora) checkMagnitudes(layer);
@@ -68,7 +71,13 @@ function withOpenProducts(model: Model, planned: readonly Planned[]): Planned[] 
   });
 }
 
-function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[], notes: string[]): Planned[] {
+function planSpecs(
+  layers: readonly AdaptedLayer[],
+  specs: readonly LoraSpec[],
+  notes: string[],
+  train: readonly string[],
+): Planned[] {
+  const trained = train.map(globTest);
   const planned = new Map<AdaptedLayer, Planned>();
   const byPattern = new Set<AdaptedLayer>();
   for (const { match, r = 8, alpha = r, dropout = 0, rslora = false, dora = false } of specs) {
@@ -82,6 +91,17 @@ function planSpecs(layers: readonly AdaptedLayer[], specs: readonly LoraSpec[], 
       }
     }
   }
+  const whole = [...byPattern].filter(
+    layer => planned.has(layer) && trained.some(test => test(layer.weight.value.name)),
+  );
+  if (whole.length === planned.size)
+    throw new AgdError(
+      'bad-option',
+      `--lora has no layer left: --train trains the weights of ${whole.map(describeLayer).join(', ')} themselves.`,
+    );
+  for (const layer of whole) planned.delete(layer);
+  if (whole.length)
+    notes.push(`--lora leaves out ${whole.map(describeLayer).join(', ')}: --train trains the weight itself.`);
   const narrow = [...planned.values()].filter(({ layer, r }) => r > highestRank(layer));
   const refused = narrow.length === planned.size ? narrow[0] : narrow.find(p => !byPattern.has(p.layer));
   if (refused)

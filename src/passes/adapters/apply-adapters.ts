@@ -14,7 +14,7 @@ import { setAdapterValues } from './set-adapter-values.js';
  * come before both. Throws `bad-option` where the model has adapters, and as the methods do.
  */
 export function applyAdapters(model: Model, options: AdapterOptions, notes: string[] = []): Model {
-  const { lora = [], ia3 = [], adapters, seed, promptTokens, promptInit, prefixTokens } = options;
+  const { lora = [], ia3 = [], adapters, seed, train, promptTokens, promptInit, prefixTokens } = options;
   if (adapters?.values)
     return setAdapterValues(model, adapters.values, adapters.name, [...adapterNames(model)]);
   if (adapterNames(model).size)
@@ -31,7 +31,8 @@ export function applyAdapters(model: Model, options: AdapterOptions, notes: stri
     result = addPrompt(result, { kind: 'prefix', tokens: prefixTokens }, undefined, seed);
   else if (loaded) result = addPrompt(result, { kind: loaded.kind, tokens: loaded.value.dims[0]! }, loaded);
   if (ia3.length || adapters?.scales) result = addScales(result, ia3, adapters);
-  if (lora.length || adapters?.adapters.length) result = addAdapters(result, lora, adapters, seed, notes);
+  if (lora.length || adapters?.adapters.length)
+    result = addAdapters(result, lora, adapters, seed, notes, train);
   return result;
 }
 

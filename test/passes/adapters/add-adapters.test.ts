@@ -50,6 +50,18 @@ describe('an adapter', () => {
     expect(other).not.toEqual(a);
   });
 
+  it('of a pattern is not added to a layer that trains itself, such as a new head', () => {
+    const modules = (specs: LoraSpec[], train: string[], notes: string[] = []) =>
+      readAdapters(addAdapters(mlp(), specs, undefined, 0, notes, train)).map(({ module }) => module);
+    const notes: string[] = [];
+    expect(modules([{ match: '*', r: 2 }], ['fc2.*'], notes)).toEqual(['fc1']);
+    expect(notes).toEqual(["--lora leaves out 'fc2' (Gemm, 8 to 3): --train trains the weight itself."]);
+    expect(modules([{ match: '*', r: 2 }], ['fc2.bias'])).toEqual(['fc1', 'fc2']);
+    // Who names the layer has both.
+    expect(modules([{ match: ['*', 'fc2'], r: 2 }], ['fc2.weight'])).toEqual(['fc1', 'fc2']);
+    expect(() => modules([{ match: '*', r: 2 }], ['*'])).toThrow('--lora has no layer left');
+  });
+
   it('trains alone, unless --train names more', async () => {
     const trained = async (options: object) => {
       const loss = { kind: 'cross-entropy' } as const;

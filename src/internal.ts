@@ -30,12 +30,12 @@ export {
 } from './runtime/evaluate/prediction-files.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';
 export {
-  isArtifacts,
   loadParameters,
   modelFile,
   type Opened,
   openForInjection,
 } from './runtime/formats/artifacts.js';
+export { isArtifacts } from './runtime/formats/is-artifacts.js';
 export { readOnnxAdapter, writeOnnxAdapter } from './runtime/formats/onnx-adapter.js';
 export {
   type OptimizerGroup,

@@ -29,12 +29,14 @@ function forbidden(file: string, targets: readonly string[]): string[] {
   const layer = layerOf(file);
   return targets.filter(target => {
     if (file.startsWith('cli/'))
-      return target.startsWith('src/') && !/^src\/(internal|constants)\.js$/.test(target);
+      return target.startsWith('src/') && !/^src\/(internal|training|constants)\.js$/.test(target);
     if (target === 'onnxruntime-node') return layer !== LAYERS.indexOf('src/runtime');
     if (target === 'onnx-proto') return !/^src\/graph\/(proto|dtype)/.test(file);
     return (
       layer >= 0 &&
-      (layerOf(target) > layer || target.startsWith('cli/') || /^src\/(index|internal)\.js$/.test(target))
+      (layerOf(target) > layer ||
+        target.startsWith('cli/') ||
+        /^src\/(index|internal|training)\.js$/.test(target))
     );
   });
 }

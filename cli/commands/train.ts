@@ -1,5 +1,5 @@
 import { basename, resolve } from 'node:path';
-import { findLaunch, types } from '../../src/constants.js';
+import { AgdError, findLaunch, types } from '../../src/constants.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { UsageError } from '../failure.js';
@@ -222,7 +222,6 @@ const SILENT: Display = { watch() {}, stopping() {}, notice() {}, done() {} };
 const WORST_SAMPLES = 24;
 
 export async function handler(args: TrainArgs): Promise<void> {
-  const { AgdError } = await import('../../src/internal.js');
   if (!args.distributed) {
     for (const [name, value] of Object.entries({ ...together(args), syncBatchNorm: args.syncBatchNorm }))
       if (value !== undefined) throw new UsageError(`--${kebab(name)} needs --distributed.`);
@@ -255,7 +254,7 @@ async function train(args: TrainArgs, isSilent = false): Promise<void> {
     }))
       if (given) throw new UsageError(`--${flag} changes the models that --folds writes: add --out-dir DIR.`);
   const output = args.folds === undefined ? (args.out ?? trainedName(args.model)) : undefined;
-  const { checkWritable, dataOptionsOf, foldOutput, isArtifacts } = await import('../../src/internal.js');
+  const { checkWritable, dataOptionsOf, foldOutput, isArtifacts } = await import('../../src/training.js');
   const { folds = 0, outDir } = args;
   const models =
     outDir === undefined ? [output] : Array.from({ length: folds }, (_, i) => foldOutput(outDir, i));
@@ -338,7 +337,7 @@ async function train(args: TrainArgs, isSilent = false): Promise<void> {
     await page?.close(failure);
   }
   if (args.report !== undefined && record.rangeTest) {
-    const { writeFileAtomic } = await import('../../src/internal.js');
+    const { writeFileAtomic } = await import('../../src/training.js');
     const { renderRates } = await import('../rates-report.js');
     await writeFileAtomic(args.report, [Buffer.from(renderRates(record.rangeTest, basename(args.model)))]);
     display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
@@ -369,7 +368,7 @@ async function fileWatchers({ log, csv, logdir }: TrainArgs): Promise<Watcher[]>
 const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);
 
 async function writeReport(path: string, { model, data }: TrainArgs, record: RunRecord): Promise<void> {
-  const { writeFileAtomic } = await import('../../src/internal.js');
+  const { writeFileAtomic } = await import('../../src/training.js');
   const { renderRun } = await import('../run-report.js');
   const page = renderRun(record, {
     title: basename(model),
@@ -401,7 +400,7 @@ export async function runWithProgress(
   display: Display,
   watch: (event: TrainEvent) => void,
 ): Promise<void> {
-  const { trainInWorker } = await import('../../src/internal.js');
+  const { trainInWorker } = await import('../../src/training.js');
   const abort = new AbortController();
   const kill = new AbortController();
   const signals = Object.keys(EXIT_CODES) as NodeJS.Signals[];

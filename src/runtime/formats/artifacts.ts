@@ -1,5 +1,5 @@
 /** What `inject` is made from, besides a model file: the folder that ONNX Runtime's training artifacts lie in. */
-import { readdir, stat } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { AgdError } from '../../graph/errors.js';
 import { loadModel, saveModel } from '../../graph/files.js';
@@ -26,6 +26,7 @@ import { loadArrays } from '../data/load.js';
 import { type ExportOptions, exportFile, exportPlain, saveTrained, withParameters } from '../export.js';
 import { sessionShapes } from '../session.js';
 import { initialValues } from './initialize.js';
+import { isFolder, TRAINING } from './is-artifacts.js';
 import { readAdapterFile } from './onnx-adapter.js';
 import {
   decodeCheckpoint,
@@ -36,7 +37,6 @@ import {
 } from './ort-checkpoint.js';
 import { storeProperties } from './ort-state.js';
 
-const TRAINING = 'training_model.onnx';
 const CHECKPOINT = /checkpoint$|\.ckpt$/;
 
 type Stored = { values: ReadonlyMap<string, Tensor>; checkpoint?: OrtCheckpoint };
@@ -228,15 +228,6 @@ function stepOf(model: Model): number {
   const { step } = readDescription(model);
   const [, tensor] = [...model.graph.initializers].find(([{ name }]) => name === step) ?? [];
   return tensor?.numbers()[0] ?? 0;
-}
-
-/** Whether a path is, by its name, one of training artifacts: a folder, or a training model. */
-export async function isArtifacts(path: string): Promise<boolean> {
-  return path.endsWith(TRAINING) || isFolder(path);
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 /**

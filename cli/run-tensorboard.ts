@@ -1,7 +1,7 @@
 /** Event files of TensorBoard: TFRecords of protobuf messages (tensorflow/core/util/event.proto, framework/summary.proto). */
 import { mkdirSync, openSync, readdirSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { WireWriter } from '../src/constants.js';
+import protobuf from 'protobufjs/minimal.js';
 import { attempts, historyEvents, type Start, type Watcher } from './run-log.js';
 import { type Scalars, scalarsOf } from './run-scalars.js';
 
@@ -41,8 +41,10 @@ const FLOAT = 5;
 const tag = (field: number, type: number) => (field << 3) | type;
 
 /** `wall_time` (1) in seconds, `step` (2) where it is not 0, and one of the others. */
-function event(time: number, step: number): WireWriter {
-  const writer = new WireWriter().uint32(tag(1, DOUBLE)).double(time / 1000);
+function event(time: number, step: number): protobuf.Writer {
+  const writer = protobuf.Writer.create()
+    .uint32(tag(1, DOUBLE))
+    .double(time / 1000);
   return step ? writer.uint32(tag(2, 0)).int64(step) : writer;
 }
 

@@ -1,7 +1,6 @@
 /** What the command line needs at startup: small modules only, so that help is instant. */
 export { crashError, isFault } from './graph/crash.js';
 export { AgdError, oneLine, printable } from './graph/errors.js';
-export { WireWriter } from './graph/proto/wire-writer.js';
 export * as types from './ops/core/option-type.js';
 export { checkOption, type OptionType, unknownName } from './ops/core/option-type.js';
 export { lossOptionNames } from './ops/losses/index.js';

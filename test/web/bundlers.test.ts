@@ -84,9 +84,9 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
 /** What a page loads at first with Vite, in gzipped bytes beside the runtime. */
 describe('the first load', () => {
   it.each([
-    ['inject', 128_000],
-    ['Trainer', 159_000],
-    ['fit', 208_500],
+    ['inject', 139_000],
+    ['Trainer', 171_000],
+    ['fit', 222_000],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     expect(first(scripts)).toBeLessThan(limit);

@@ -1,4 +1,5 @@
 /** Bytes <-> Model. This folder is the only place that knows protobuf. */
+import protobuf from 'protobufjs/minimal.js';
 import { AgdError } from '../errors.js';
 import type { Graph, Model, Value } from '../ir.js';
 import type { ExternalReader, Placement } from '../tensor.js';
@@ -6,7 +7,6 @@ import { amend, readInt } from './message.js';
 import { type GraphExtra, readModel, readOpsets } from './read.js';
 import { type GraphProto, MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './schema.js';
 import { concat, inPlace, noFiles } from './tensor.js';
-import { WireWriter } from './wire-writer.js';
 import { writeModel } from './write.js';
 
 export { inherit, inline, inPlace, noFiles } from './tensor.js';
@@ -85,7 +85,8 @@ export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Arr
 }
 
 /**
- * Its fields, with long lists in pieces: a message is written into one array, which grows by being copied.
+ * Its fields, with long lists in pieces: until a message is complete, protobufjs holds an object for each of its
+ * numbers and strings.
  */
 function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
   const chunks: Uint8Array[] = [];
@@ -128,7 +129,7 @@ function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
 
 /** The header of a message or bytes field: its number and length. */
 function header([, id]: [type: string, id: number], content: readonly Uint8Array[]): Uint8Array {
-  return new WireWriter()
+  return protobuf.Writer.create()
     .uint32((id << 3) | 2)
     .uint32(byteCount(content))
     .finish();

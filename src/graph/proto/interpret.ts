@@ -2,13 +2,15 @@
  * Reads and writes messages by a table of their fields. Nothing is compiled at run time, which pages under a strict
  * content security policy forbid.
  */
-import { DEPTH, WireReader } from './wire-reader.js';
-import { WireWriter } from './wire-writer.js';
+import protobuf from 'protobufjs/minimal.js';
 
 /** Messages by name: the fields of each, with their types (`float`, `int64[]`, `NodeProto` ...) and numbers. */
 export type Schema = Readonly<Record<string, Readonly<Record<string, readonly [type: string, id: number]>>>>;
 
 type Tree = { [field: string]: unknown; $unknowns?: Uint8Array[] };
+
+/** protoc's limit of nesting. */
+const DEPTH = 100;
 
 /** Wire types. */
 const BYTES = 2;
@@ -60,12 +62,12 @@ export class Interpreter {
   /** The message of this type; what the schema does not know is in `$unknowns`, tags included. Bytes are views. */
   read(name: string, bytes: Uint8Array): object {
     // A Buffer's own slice() would not copy, so views must be of the plain kind.
-    const reader = new WireReader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    const reader = new protobuf.Reader(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     return new MessageReader(reader).message(this.#types.get(name)!, reader.len);
   }
 
   write(name: string, message: object): Uint8Array {
-    const writer = new WireWriter();
+    const writer = protobuf.Writer.create();
     new MessageWriter(writer).message(this.#types.get(name)!, message as Tree);
     return writer.finish();
   }
@@ -73,7 +75,7 @@ export class Interpreter {
 
 class MessageReader {
   #depth = 0;
-  constructor(private readonly reader: WireReader) {}
+  constructor(private readonly reader: protobuf.Reader) {}
 
   /** The message that ends at `end`, or its fields added to `into`. */
   message(type: MessageType, end: number, into: Tree = new type.Shape()): Tree {
@@ -94,8 +96,8 @@ class MessageReader {
         into[field.name] ??= [];
         this.#packed(field, into[field.name] as number[]);
       } else {
-        reader.skip(tag & 7, tag >>> 3, this.#depth);
-        keepUnknown(into, reader.buf.subarray(start, reader.pos));
+        reader.skipType(tag & 7, this.#depth, tag >>> 3);
+        keepUnknown(into, reader.raw(start, reader.pos));
       }
     }
     if (reader.pos !== end) throw new RangeError('index out of range');
@@ -108,11 +110,11 @@ class MessageReader {
     const { reader } = this;
     switch (scalar) {
       case 'string':
-        return reader.string();
+        return reader.stringVerify();
       case 'bytes':
         return reader.bytes();
       case 'int64':
-        return reader.int64();
+        return isOneByte(reader) ? reader.buf[reader.pos++] : reader.int64();
       case 'int32':
         return reader.int32();
       case 'float':
@@ -126,12 +128,14 @@ class MessageReader {
   }
 
   #packed({ scalar }: Field, list: number[]): void {
-    const { reader } = this;
-    if (scalar === 'float') reader.packed(() => list.push(reader.float()));
-    else if (scalar === 'int64') reader.packed(() => (list as unknown[]).push(reader.int64()));
-    else reader.packed(() => list.push(reader.int32()));
+    if (scalar === 'float') this.reader.floats(list);
+    else if (scalar === 'int64') this.reader.int64s(list as never);
+    else this.reader.int32s(list);
   }
 }
+
+/** Most integers are so small; protobufjs makes two objects of each. */
+const isOneByte = ({ buf, pos, len }: protobuf.Reader) => pos < len && buf[pos]! < 0x80;
 
 /** Not enumerable, so that a message's keys are its fields. */
 function keepUnknown(message: Tree, bytes: Uint8Array): void {
@@ -141,7 +145,7 @@ function keepUnknown(message: Tree, bytes: Uint8Array): void {
 
 class MessageWriter {
   #depth = 0;
-  constructor(private readonly writer: WireWriter) {}
+  constructor(private readonly writer: protobuf.Writer) {}
 
   message(type: MessageType, message: Tree): void {
     if (this.#depth > DEPTH) throw new Error('max depth exceeded');

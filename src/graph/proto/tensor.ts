@@ -1,11 +1,10 @@
 /** Tensor <-> TensorProto. An unchanged tensor is written back as the message that it was read from. */
+import protobuf from 'protobufjs/minimal.js';
 import { byteLength, type DType, dtypeCode, dtypeOf } from '../dtype.js';
 import { AgdError } from '../errors.js';
 import { type ExternalData, type ExternalReader, type Placement, Tensor } from '../tensor.js';
 import { amend, readEntries, readInt, writeEntries } from './message.js';
 import { DATA_LOCATION, type TensorProto } from './schema.js';
-import { WireReader } from './wire-reader.js';
-import { WireWriter } from './wire-writer.js';
 
 /** For models that are read without their data files. */
 export const noFiles: ExternalReader = ({ location }, name) => {
@@ -193,12 +192,12 @@ function decodedElements(proto: TensorProto, dtype: DType): Uint8Array {
 function decodeVarints(bytes: Uint8Array, width: number): Uint8Array {
   const count = bytes.reduce((n, byte) => n + (byte < 0x80 ? 1 : 0), 0);
   const decoded = new DataView(new ArrayBuffer(count * width));
-  const reader = new WireReader(bytes);
+  const reader = new protobuf.Reader(bytes);
   for (let at = 0; reader.pos < reader.len; at += width) {
     if (width === 8) {
-      reader.long();
-      decoded.setInt32(at, reader.low, true);
-      decoded.setInt32(at + 4, reader.high, true);
+      const { low, high } = reader.int64() as { low: number; high: number };
+      decoded.setInt32(at, low, true);
+      decoded.setInt32(at + 4, high, true);
     } else if (width === 4) decoded.setInt32(at, reader.int32(), true);
     else if (width === 2) decoded.setInt16(at, reader.int32(), true);
     else decoded.setInt8(at, reader.int32());
@@ -212,9 +211,10 @@ export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const isSigned = /^int/.test(dtype);
   return Array.from({ length: bytes.length / width }, (_, i) => {
-    const writer = new WireWriter();
+    const writer = new protobuf.Writer();
     const at = i * width;
-    if (width === 8) writer.int64({ low: view.getInt32(at, true), high: view.getInt32(at + 4, true) });
+    if (width === 8)
+      writer.uint64({ low: view.getInt32(at, true), high: view.getInt32(at + 4, true) } as never);
     else if (width === 4 && elementField(dtype) === 'uint64Data') writer.uint32(view.getUint32(at, true));
     else if (width === 4) writer.int32(view.getInt32(at, true));
     else if (width === 2) writer.int32(isSigned ? view.getInt16(at, true) : view.getUint16(at, true));

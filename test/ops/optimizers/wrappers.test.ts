@@ -146,6 +146,10 @@ function codesOf(bytes: readonly number[], bits: 8 | 4): number[] {
 const numberOf = (k: number, s: number, bits: 8 | 4, isSquare: boolean) => {
   const { signed, square } = FORMS[bits];
   if (isSquare) return ((s * (k + 1)) / (square + 1)) ** 4;
+  if (bits === 8)
+    return k === signed
+      ? 0
+      : s * Math.sign(k - signed) * 1e-5 ** ((signed - Math.abs(k - signed)) / (signed - 1));
   const y = (s * (k - signed)) / signed;
   return y * Math.abs(y);
 };
@@ -195,8 +199,15 @@ describe.each([8, 4] as const)('in %i bits', bits => {
         }
         for (const state of rounded) {
           const { codes, at, top, isSquare } = stored(state);
-          const level = (x: number) => (isSquare ? x ** 0.25 : Math.sign(x) * Math.sqrt(Math.abs(x)));
           const far = plain.get(state).filter((x, i) => {
+            const largest = Math.abs(at(i, top));
+            /** In 8 bits, below the least level above 0, the nearest in terms of their numbers. */
+            const log = (size: number) => Math.max(0, 127 + (126 * Math.log(size / largest)) / Math.log(1e5));
+            const level = (value: number) => {
+              if (isSquare) return value ** 0.25;
+              const size = Math.abs(value);
+              return Math.sign(value) * (bits === 4 ? Math.sqrt(size) : size ? log(size) : 0);
+            };
             const k = codes[i]!;
             const distance = (n: number) => Math.abs(level(at(i, n)) - level(x));
             return [k - 1, k + 1].some(n => n >= 0 && n <= top && distance(n) < distance(k) - 1e-9);
@@ -225,6 +236,26 @@ describe.each([8, 4] as const)('in %i bits', bits => {
       await own.release();
     },
   );
+});
+
+it('in 8 bits, a coordinate without gradients comes to rest', async () => {
+  const shapes = { w: [70, 60] };
+  const start = { w: Array.from({ length: 4200 }, (_, i) => 0.5 + Math.cos(2.3 * i)) };
+  const optimizer = wrapped(optimizerNamed('agd'), { stateBits: 8 });
+  const run = await OptimizerRun.create(optimizer, { lr: 1 / 128 }, start, { dtype: 'float64', shapes });
+  /** Every seventh coordinate has small gradients in the first ten steps, and none later. */
+  const given = (t: number) => ({
+    w: start.w.map((_, i) => {
+      const g = Math.sin(1.7 * t * (i + 1) + i);
+      return i % 7 ? g : t <= 10 ? g / 300 : 0;
+    }),
+  });
+  for (let t = 1; t <= 150; t++) await run.step(given(t));
+  const before = run.get('w');
+  for (let t = 151; t <= 170; t++) await run.step(given(t));
+  const moved = run.get('w').flatMap((x, i) => (i % 7 ? [] : [Math.abs(x - before[i]!)]));
+  expect(Math.max(...moved)).toBe(0);
+  await run.release();
 });
 
 describe.each([8, 4] as const)('in %i bits, rounded at random', bits => {

@@ -25,13 +25,19 @@ const LEAST = 4096;
 /** Below the root of every float32 above 0. */
 const TINY = 1e-30;
 
+/** The least level above 0 of numbers with a sign in 8 bits, in units of the largest. */
+const RANGE = 1e-5;
+
 /**
- * With s the root of the largest |x| of a block, and k a whole number,
+ * With k a whole number, and s a scale of the block, such that the largest |x| is the last level,
  *
- *     x = y |y|,  y = s k / K                 -K <= k <= K,   K = 127 or 7
- *     x = y^4,    y = s (k + 1) / (K + 1)      0 <= k <= K,   K = 255 or 15, s the fourth root
+ *     8 bits    x = s sign(k) 1e-5^((K - |k|) / (K - 1)), 0 for k = 0     -K <= k <= K,   K = 127
+ *     4 bits    x = y |y|,  y = s k / K                                  -K <= k <= K,   K = 7
+ *     squares   x = y^4,    y = s (k + 1) / (K + 1)                       0 <= k <= K,   K = 255 or 15
  *
- * The second is for squares, of which a step takes the root: their range is that of the roots, and none becomes 0, by which a
+ * In 8 bits, levels differ by less than 10 %: an average with a beta of 0.9 that gets zeros moves to the next level in each step,
+ * down to 0. With wider levels it stays where it is, and the optimizer takes steps for ever.
+ * The last is for squares, of which a step takes the root: their range is that of the roots, and none becomes 0, by which a
  * step would be divided. The levels are closer to each other near 0, as those of the papers' dynamic map are, and need no table.
  * Of a state, `<name>` has the k of each block as uint8 (two in a byte, those of the second half of a block above) and
  * `<name>_scale` the s. `stochastic` rounds to one of the two nearest levels, such that the mean of what is stored is x, by
@@ -63,7 +69,11 @@ export function quantized<O extends OptimizerOptions>(
       const dims = [blocks, (block * bits) / 8];
       return [
         { name, value: codes, dims, dtype: 'uint8' },
-        { name: scaleOf(name), value: Number(value) ** (state.square ? 1 / 4 : 1 / 2), dims: [blocks, 1] },
+        {
+          name: scaleOf(name),
+          value: Number(value) ** (1 / levelsOf(bits, !!state.square).power),
+          dims: [blocks, 1],
+        },
       ];
     });
   };
@@ -163,34 +173,60 @@ function encode(
   const flat = x.reshape([-1]);
   const extra = blocks * block - size;
   const rows = (extra ? flat.pad(g.ints([0, extra])) : flat).reshape([blocks, block]);
-  const root = square ? rows.maximum(0).sqrt().sqrt() : rows.abs().sqrt();
+  const levels = levelsOf(bits, square);
+  const root = rootOf(square ? rows.maximum(0) : rows.abs(), levels.power);
   const scale = root.max([1], { keepdims: true });
-  const share = root.div(scale.maximum(TINY));
-  const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
-  const exact = share.mul(top);
-  const level = draw ? between(exact, square ? 4 : 2, draw).minimum(top) : exact.op('Round');
-  const codes = square ? level.sub(1).maximum(0) : level.mul(rows.sign()).add(top);
+  const exact = levels.at(root.div(scale.maximum(TINY)));
+  const level = draw ? between(exact, levels, draw).minimum(levels.top) : exact.op('Round');
+  const codes = square ? level.sub(1).maximum(0) : level.mul(rows.sign()).add(levels.top);
   return { codes: (bits === 8 ? codes : packed(codes, block)).cast('uint8'), scale };
 }
 
-/** One of the whole numbers n below and above y, such that the mean of n^power is y^power. */
-function between(y: Expr, power: 2 | 4, draw: (like: Expr) => Expr): Expr {
-  const raised = (e: Expr) => (power === 2 ? e.square() : e.square().square());
-  const below = y.floor();
-  const least = raised(below);
-  const share = raised(y)
-    .sub(least)
-    .div(raised(below.add(1)).sub(least));
-  return below.add(draw(y).less(share).cast(y.dtype));
+type Levels = {
+  /** The number of the last level. */
+  top: number;
+  /** The scale is the largest |x| to the power of its inverse. */
+  power: 1 | 2 | 4;
+  /** Where a share of the scale is among the levels, which have whole numbers. */
+  at(share: Expr): Expr;
+  /** The share of a level. */
+  of(level: Expr): Expr;
+};
+
+function levelsOf(bits: StateBits, square: boolean): Levels {
+  const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
+  if (square || bits === 4)
+    return { top, power: square ? 4 : 2, at: share => share.mul(top), of: level => level.div(top) };
+  const step = -Math.log(RANGE) / (top - 1);
+  return {
+    top,
+    power: 1,
+    at: share => share.maximum(TINY).log().div(step).add(top).maximum(0),
+    of: level => level.greater(0).where(level.sub(top).mul(step).exp(), level.zeros()),
+  };
+}
+
+const rootOf = (x: Expr, power: 1 | 2 | 4) => (power === 1 ? x : power === 2 ? x.sqrt() : x.sqrt().sqrt());
+const raised = (x: Expr, power: 1 | 2 | 4) =>
+  power === 1 ? x : power === 2 ? x.square() : x.square().square();
+
+/** One of the levels below and above, such that the mean of their numbers is that of `exact`. */
+function between(exact: Expr, { power, of }: Levels, draw: (like: Expr) => Expr): Expr {
+  const numberOf = (level: Expr) => raised(of(level), power);
+  const below = exact.floor();
+  const [least, next] = [numberOf(below), numberOf(below.add(1))];
+  const share = numberOf(exact).sub(least).div(next.sub(least));
+  return below.add(draw(exact).less(share).cast(exact.dtype));
 }
 
 /** The inverse of `encode` for codes in a floating-point type. */
 function decode(stored: Expr, scale: Expr, { bits, square, shape }: Form): Expr {
   const codes = bits === 8 ? stored : unpacked(stored);
   const [size, block] = [sizeOf(shape), BLOCK[bits]];
-  const top = square ? 2 ** bits : 2 ** (bits - 1) - 1;
-  const y = (square ? codes.add(1) : codes.sub(top)).mul(scale.div(top));
-  const x = square ? y.square().square() : y.mul(y.abs());
+  const { top, power, of } = levelsOf(bits, square);
+  const signed = square ? codes.add(1) : codes.sub(top);
+  const y = of(square ? signed : signed.abs()).mul(scale);
+  const x = square ? raised(y, power) : raised(y, power).mul(signed.sign());
   const flat = x.reshape([-1]);
   const own = size % block ? flat.slice([0], [size], [0]) : flat;
   return own.reshape(shape);

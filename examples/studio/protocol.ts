@@ -103,7 +103,8 @@ export type Dropped = { path: string; file: File };
 /** The functions of the worker. */
 export type Api = {
   open(): Promise<Opened>;
-  add(files: Dropped[]): Promise<Project>;
+  /** `label` stays the target where the data have such a column. */
+  add(files: Dropped[], label: string): Promise<Project>;
   useDigits(): Promise<Project>;
   describe(settings: Settings): Promise<Project>;
   /** Undefined where that depends on extents that the model leaves open. */

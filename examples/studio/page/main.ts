@@ -138,6 +138,8 @@ function suit(found: Project): void {
   byId('needs').textContent = '';
   showProject(found);
   const settings = fromAddress(defaults(found.kind));
+  // The first one is the likely one, which is chosen where none is.
+  if (!found.data?.labels.slice(1).includes(settings.label)) settings.label = '';
   const [has, needs] = [classesOf(found.model), found.data?.classes];
   if (found.kind === 'own' && has && needs && has !== needs && has > 1 && !inAddress('classes'))
     settings.classes = needs;
@@ -275,7 +277,7 @@ onFiles((files: Dropped[]) => {
     return void attempt(async () => Promise.reject(new Error('Pause the run before choosing other files.')));
   void attempt(async () => {
     byId('status').textContent = `Reading ${counted(files.length, 'file')}…`;
-    suit(await worker.add(files));
+    suit(await worker.add(files, readForm().label));
   });
 });
 byId('use-digits').onclick = () => void attempt(async () => suit(await worker.useDigits()));

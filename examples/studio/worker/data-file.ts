@@ -9,7 +9,7 @@ type Entry = [path: string, size: number];
 /** Contents that are read and written at once; larger ones come after them, one by one. */
 const SMALL = 2 ** 20;
 
-async function pathsIn(folder: string): Promise<string[]> {
+export async function pathsIn(folder: string): Promise<string[]> {
   const names = await files.list(folder).catch(() => undefined);
   if (!names) return [folder];
   return (await Promise.all(names.map(name => pathsIn(`${folder}/${name}`)))).flat();

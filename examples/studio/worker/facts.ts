@@ -39,9 +39,10 @@ export const describeData = (
 async function describeTable(
   paths: readonly string[],
   model: string | undefined,
-  label: string,
+  asked: string,
 ): Promise<DataFacts> {
   const columns = await describeColumns(paths);
+  const label = columns.some(c => c.column === asked) ? asked : '';
   const [suggestion, problem] = await suggested(paths, model, label);
   // The likely target stays the first one when another is chosen.
   const likely =

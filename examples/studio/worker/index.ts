@@ -81,9 +81,9 @@ const api: Api = {
       ...(noWebgpu === undefined ? {} : { noWebgpu }),
     };
   },
-  async add(dropped) {
+  async add(dropped, label) {
     const { folders, ignored, keep } = await receive(dropped);
-    const found = await ownProject(folders);
+    const found = await ownProject(folders, label);
     await keep();
     await files.remove(RUN);
     await writeSession({ kind: 'own', taught: [] });

@@ -1,11 +1,13 @@
 /** The studio's files: model, data and run in one folder, which the browser keeps after the page is closed. */
 import { type Directory, files } from 'agd-onnx/web';
-import { keepData, restoreData } from './data-file.js';
+import { keepData, pathsIn, restoreData } from './data-file.js';
 
 export const MODEL = '/studio/model';
 /** In memory, and kept as one file. */
 export const DATA = '/kept/data';
 export const RUN = '/studio/run';
+/** Where versions before kept each file of the data on its own. */
+const SEPARATE = '/studio/data';
 const SESSION = '/studio/session.json';
 
 export type Session = {
@@ -29,10 +31,21 @@ export async function openStorage(): Promise<boolean> {
     await files.mount('/studio', folder as unknown as Directory);
     dataFile = await root.getFileHandle('studio-data', { create: true });
     await restoreData(dataFile);
+    if (await exists(SEPARATE)) await moveData();
     return true;
   } catch {
     return false;
   }
+}
+
+/** Into the one file, where that has no data yet. */
+async function moveData(): Promise<void> {
+  if (!(await list(DATA)).length) {
+    for (const path of await pathsIn(SEPARATE))
+      await files.write(path.replace(SEPARATE, DATA), files.read(path));
+    await dataChanged();
+  }
+  await files.remove(SEPARATE);
 }
 
 export const exists = async (path: string): Promise<boolean> => {

@@ -26,7 +26,7 @@ import {
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
-import { byteCount, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
+import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
 import { locateTensors } from './proto/locate.js';
 import { MESSAGES } from './proto/schema.js';
 import type { ExternalData, Placement, Tensor } from './tensor.js';
@@ -58,15 +58,21 @@ export async function loadModel(path: string): Promise<Model> {
 export const isOrtFormat = (bytes: Uint8Array): boolean =>
   String.fromCharCode(...bytes.subarray(4, 8)) === 'ORTM';
 
-/** The bytes of the ONNX file `path`. Throws `io`, also for a file of more than 2 GiB, and `not-onnx` for an .ort file. */
-export async function readModelBytes(path: string): Promise<Uint8Array> {
+/**
+ * The bytes of the ONNX file `path`, as `read` gives them. Throws `io`, also for a file of more than 2 GiB, and `not-onnx` for
+ * an .ort file.
+ */
+export async function readModelBytes(
+  path: string,
+  read: (path: string) => Uint8Array | Promise<Uint8Array> = readFile,
+): Promise<Uint8Array> {
   try {
     const info = await stat(path);
     // Models are read more than once, which a pipe does not allow; a device may never end.
     if (!info.isFile() && !info.isDirectory())
       throw new AgdError('io', `Cannot read '${path}': it is not a file. Save the model to a file first.`);
     naming(path, () => checkSize(info.size));
-    const bytes = await readFile(path);
+    const bytes = await read(path);
     if (!isOrtFormat(bytes)) return bytes;
     throw new AgdError(
       'not-onnx',
@@ -124,10 +130,10 @@ export async function saveModel(
   for (const [tensor, place] of placed) if (tensor.external) tensor.external = place;
 }
 
-export function modelChunks(model: Model, path: string, place: Placement): Uint8Array[] {
+export function modelChunks(model: Model, path: string, place: Placement): Iterable<Uint8Array> {
   const chunks = encodeChunks(model, place);
   naming(path, () => checkSize(byteCount(chunks)));
-  return chunks;
+  return bytesOf(chunks);
 }
 
 /** The tensors that can be stored outside the model file, by name: initializers, and those that already are. */

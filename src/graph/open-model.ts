@@ -13,6 +13,7 @@ import {
   storedTensors,
 } from './files.js';
 import type { Model } from './ir.js';
+import { readOutline } from './outline.js';
 import { placeOf } from './places.js';
 import { decodeModel, inherit } from './proto/codec.js';
 import { locateTensors } from './proto/locate.js';
@@ -28,15 +29,27 @@ const LARGE = 2 ** 16;
  * contents, or if the file of an external tensor was changed or replaced. Throws as `loadModel` does.
  */
 export async function openModel(path: string): Promise<Model> {
-  const bytes = await readModelBytes(path);
+  let skipped: readonly Part[] = [];
+  const outline = await readModelBytes(path, file => {
+    const read = readOutline(file, LARGE);
+    skipped = read.skipped;
+    return read.bytes;
+  });
+  return opened(path, outline, skipped) ?? opened(path, await readModelBytes(path), [])!;
+}
+
+/** From the bytes of the file without those that were skipped; undefined where one of these is needed. */
+function opened(path: string, bytes: Uint8Array, skipped: readonly Part[]): Model | undefined {
   const located = naming(path, () => locateTensors(bytes, dirname(path)));
   const large = [...located].flatMap(([place, { name, ranges }]) => {
     const [range, ...others] = ranges ?? [];
     const isInitializer = name !== undefined && place === placeOf(['', name]);
     return isInitializer && range && !others.length && range.length >= LARGE ? [{ name, ...range }] : [];
   });
+  const left = new Set(large.map(({ offset }) => offset));
+  if (skipped.some(({ offset }) => !left.has(offset))) return undefined;
   if (!large.length) return stamped(naming(path, () => decodeModel(bytes, dirname(path), readExternal)));
-  const file = new OpenFile(path, bytes, large);
+  const file = new OpenFile(path, bytes.length, large);
   const without = editMessage(
     bytes,
     large.map(({ offset, length }) => ({ offset, length, bytes: new Uint8Array() })),
@@ -71,19 +84,19 @@ class OpenFile {
   #state: string;
 
   /** `ranges` are those of its tensors. */
-  constructor(path: string, bytes: Uint8Array, ranges: readonly Part[]) {
+  constructor(path: string, size: number, ranges: readonly Part[]) {
     try {
       this.#path = realpathSync(path);
       this.#fd = openSync(path, 'r');
       unused.register(this, this.#fd);
       const info = fstatSync(this.#fd);
       this.#state = stampOf(info);
-      this.#size = bytes.length;
+      this.#size = size;
       if (info.size !== this.#size) throw changedFile(this.#path);
       this.#checksums = ranges.map(({ offset, length }) => ({
         offset,
         length,
-        sum: crc32(bytes.subarray(offset, offset + length)),
+        sum: this.#sum({ offset, length }),
       }));
     } catch (error) {
       throw ioError(`Cannot read '${path}'`, error);

@@ -166,15 +166,16 @@ export function cutTensors(
 }
 
 /**
- * The model file from which `cutTensors` removed tensors, with these values inserted. Throws `no-such-value` or
- * `bad-shape`.
+ * The model file from which `cutTensors` removed tensors, with these values inserted. With `leavesStored`, those that are
+ * still in a model file are zeros, which take no memory. Throws `no-such-value` or `bad-shape`.
  */
 export function fillTensors(
   rest: Uint8Array,
   holes: readonly Hole[],
   values: ReadonlyMap<string, Tensor>,
+  leavesStored = false,
 ): Uint8Array {
-  const pieces: Uint8Array[] = [];
+  const filled = new Uint8Array(rest.length + sum(holes));
   let taken = 0;
   let end = 0;
   for (const { name, offset, length } of holes) {
@@ -185,9 +186,11 @@ export function fillTensors(
         'bad-shape',
         `Tensor '${name}' takes ${length} bytes, but its value has ${tensor.byteLength}.`,
       );
-    pieces.push(rest.subarray(taken, taken + offset - end), tensor.bytes);
+    filled.set(rest.subarray(taken, taken + offset - end), end);
+    if (!leavesStored || !tensor.stored) filled.set(tensor.bytes, offset);
     taken += offset - end;
     end = offset + length;
   }
-  return concat([...pieces, rest.subarray(taken)]);
+  filled.set(rest.subarray(taken), end);
+  return filled;
 }

@@ -7,7 +7,6 @@ import { isHalf } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Value } from '../graph/ir.js';
 import { Names } from '../graph/names.js';
-import { encodeModel } from '../graph/proto/codec.js';
 import { spellDefaultDomain } from '../graph/proto/read.js';
 import { neededInputs } from '../graph/prune.js';
 import { Tensor } from '../graph/tensor.js';
@@ -47,7 +46,7 @@ import {
 import { trainDropout } from './differentiate/train-dropout.js';
 import { declareValueTypes } from './file/declare-value-types.js';
 import { describeStep } from './file/describe-step.js';
-import { embedOriginal } from './file/embed-original.js';
+import { embedOriginal, encodeWithout } from './file/embed-original.js';
 import { isAttached } from './normalize/attached.js';
 import { checkStored } from './normalize/check-attributes.js';
 import { expandExtensions } from './normalize/expand-extensions.js';
@@ -1028,7 +1027,7 @@ const ALL = [
     run(c) {
       const { model, description, options } = c;
       const isRewritten = c.moved || asksForAdapters(options) || options.qat;
-      const original = (!isRewritten && options.original) || encodeModel(model);
+      const original = (!isRewritten && options.original) || encodeWithout(c.work.graph.initializers, model);
       const learned = [...description.parameters.map(p => p.name), ...description.statistics];
       embedOriginal(c.work, original, model, learned);
       return true;

@@ -1,7 +1,8 @@
 import { withInitializers } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
-import { loadModel, saveModel } from '../graph/files.js';
+import { saveModel } from '../graph/files.js';
 import type { Model } from '../graph/ir.js';
+import { openModel } from '../graph/open-model.js';
 import { writePatched } from '../graph/patch-file.js';
 import { withEntry } from '../graph/patch-metadata.js';
 import type { Tensor } from '../graph/tensor.js';
@@ -144,7 +145,7 @@ export async function saveTrained(
 ): Promise<void> {
   const wanted = [...model.graph.initializers.keys()].filter(v => values.has(v.name)).map(v => v.name);
   await saveModel(model, path);
-  const { initializers } = (await loadModel(path)).graph;
+  const { initializers } = (await openModel(path)).graph;
   const found = new Map([...initializers].map(([value, tensor]) => [value.name, tensor]));
   for (const name of wanted) {
     const written = found.get(name);

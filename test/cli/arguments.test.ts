@@ -357,6 +357,13 @@ it('reads options of several texts from a file as objects, as the texts of flags
   await expect(options('--config', config({ lora: ['*:rank=8'] }))).rejects.toThrow(
     /config\.json: lora: .*rank/,
   );
+  await expect(options('--config', config({ lora: [{ match: '*', rslor: true }] }))).rejects.toThrow(
+    "config.json: lora[0]: Unknown key 'rslor'; did you mean 'rslora'?",
+  );
+  await expect(options('--config', config({ lora: [{ r: 8 }] }))).rejects.toThrow(/lora\[0\].*match/);
+  await expect(options('--config', config({ qat: { weights: 'int8', perchannel: true } }))).rejects.toThrow(
+    "config.json: qat: Unknown key 'perchannel'; did you mean 'perChannel'?",
+  );
   await expect(options('--config', config({ lora: [8] }))).rejects.toThrow(/config\.json: lora\[0\] must be/);
 });
 

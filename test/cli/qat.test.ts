@@ -103,10 +103,34 @@ describe('--qat', () => {
   });
 
   it.each([
-    ['int8:rang=1', "Unknown setting of --qat 'rang'"],
-    ['int8:method=max', "method must be one of lsq, ema, fixed, in 'int8:method=max'"],
+    ['int8:rang=1', "Unknown setting 'rang'; expected one of method, activations"],
+    ['int8:weights=int4', "Unknown setting 'weights'"],
+    ['int8:method=max', "method must be one of lsq, ema, fixed, in 'method=max'"],
   ])('%s is rejected', (text, message) => {
     expect(() => QUANTIZATION_OPTIONS.qat.parse(text)).toThrow(message);
+  });
+
+  it('is compared like other training, with ranges of the samples to train on', () => {
+    const compared = (out: string, ...flags: string[]) => {
+      run(
+        'compare',
+        'model.onnx',
+        ...LOSS,
+        '--data',
+        'train.npz',
+        '--val-split',
+        '0.25',
+        ...flags,
+        '-o',
+        out,
+      );
+      return JSON.parse(bytes(join(out, 'results.json')).toString()).runs[0].losses as number[];
+    };
+    const one = ['--optimizers', 'adam', '--lr', '1e-3', '--seeds', '1'];
+    const [float, rounded] = [compared('float', ...one), compared('rounded', ...one, '--qat', 'int8')];
+    expect(rounded).toHaveLength(float.length);
+    expect(rounded).not.toEqual(float);
+    expect(Math.abs(rounded[0]! - float[0]!)).toBeLessThan(0.1);
   });
 
   it('calibrates with inputs that are computed from the tokens', async () => {
@@ -152,7 +176,7 @@ describe('--qat', () => {
   });
 
   it.each([
-    [['--qat', 'int9'], "weights must be one of int8, int4, in 'int9'"],
+    [['--qat', 'int9'], '--qat: weights must be one of int8, int4, not "int9"'],
     [
       ['--qat', 'int8:skip=*', '--calibrate', 'train.npz'],
       "Nothing to quantize: 'skip' leaves out all layers that could be, 'Gemm'",

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { openModel } from '../../src/graph/open-model.js';
-import { encodeModel } from '../../src/graph/proto/codec.js';
+import { readOutline } from '../../src/graph/outline.js';
+import { encodeChunks, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Session } from '../../src/runtime/session.js';
 
@@ -55,6 +56,32 @@ describe('openModel', () => {
     expect(find(opened, 'bias').stored).toBeUndefined();
     expect(Buffer.compare(encodeModel(opened), readFileSync(path))).toBe(0);
     expect(find(opened, 'table').at(7)).toBe(7);
+  });
+
+  it('reads neither the numbers that stay in the file nor, to write it, more than one tensor at a time', async () => {
+    const path = written('outline.onnx');
+    const bytes = readFileSync(path);
+    const { bytes: outline, skipped } = readOutline(path, SIZE);
+    const [part] = skipped;
+    expect(skipped).toEqual([
+      { offset: bytes.indexOf(find(tableModel(1), 'table').bytes), length: 4 * SIZE },
+    ]);
+    // What was read with the field's header is there.
+    expect(outline.subarray(part!.offset + 4096, part!.offset + part!.length).every(b => b === 0)).toBe(true);
+    bytes.fill(0, part!.offset, part!.offset + part!.length);
+    Buffer.from(outline.buffer).fill(0, part!.offset, part!.offset + part!.length);
+    expect(Buffer.compare(outline, bytes)).toBe(0);
+    const opened = await openModel(path);
+    expect(encodeChunks(opened)).toContain(find(opened, 'table'));
+    const left = encodeModel(opened, undefined, () => true);
+    expect(Buffer.compare(left, bytes)).toBe(0);
+  });
+
+  it('reads a file whole that is no model', async () => {
+    const path = join(folder, 'other.bin');
+    writeFileSync(path, Buffer.alloc(2 * SIZE, 0xff));
+    expect(readOutline(path, SIZE).bytes).toEqual(readFileSync(path));
+    await expect(openModel(path)).rejects.toThrow('Not an ONNX file, or damaged');
   });
 
   it('goes on reading the file that another one has replaced', async () => {

@@ -1,12 +1,13 @@
 /** Bytes <-> Model. This folder is the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
+import { withInitializers } from '../clone.js';
 import { AgdError } from '../errors.js';
 import type { Graph, Model, Value } from '../ir.js';
-import type { ExternalReader, Placement } from '../tensor.js';
+import { type ExternalReader, type Placement, Tensor } from '../tensor.js';
 import { amend, readInt } from './message.js';
 import { type GraphExtra, readModel, readOpsets } from './read.js';
 import { type GraphProto, MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './schema.js';
-import { concat, inPlace, noFiles } from './tensor.js';
+import { inherit, inPlace, noFiles } from './tensor.js';
 import { writeModel } from './write.js';
 
 export { inherit, inline, inPlace, noFiles } from './tensor.js';
@@ -20,6 +21,8 @@ const MAX_BYTES = 2 ** 31 - 1;
 
 /** Initializers of at least this many bytes are written without a copy. */
 const LARGE = 4096;
+
+const NOTHING = new Uint8Array();
 
 /** Messages of a list that are serialized at a time. */
 const PIECE = 256;
@@ -68,18 +71,58 @@ export function listTypes(graph: Graph, values: readonly Value[]): void {
   graph.extra = { rest: extra?.rest, listed: [...listed] } satisfies GraphExtra;
 }
 
-/** The model as one file. Throws `external-data` if that would exceed 2 GiB. */
-export function encodeModel(model: Model, place: Placement = inPlace): Uint8Array {
+/**
+ * The model as one file. Tensors that are still in another file can be left out: zeros in their place take no memory. Throws
+ * `external-data` if that would exceed 2 GiB.
+ */
+export function encodeModel(
+  model: Model,
+  place: Placement = inPlace,
+  isLeftOut: (tensor: Tensor) => boolean = () => false,
+): Uint8Array {
   const chunks = encodeChunks(model, place);
   checkSize(byteCount(chunks));
-  return concat(chunks);
+  const bytes = new Uint8Array(byteCount(chunks));
+  let at = 0;
+  for (const chunk of chunks) {
+    if (!(chunk instanceof Tensor && isLeftOut(chunk))) bytes.set(contentOf(chunk), at);
+    at += chunk.byteLength;
+  }
+  return bytes;
 }
 
-/** The bytes of `encodeModel` in pieces, in order. Large initializers are views of the model's tensors. */
-export function encodeChunks(model: Model, place: Placement = inPlace): Uint8Array[] {
-  const proto = writeModel(model, place);
+/** A piece of a model file. A tensor stands for its bytes, which are still in another model file. */
+export type Chunk = Uint8Array | Tensor;
+
+/** Stands for a tensor whose bytes come later. */
+class Unread extends Tensor {
+  override get bytes(): Uint8Array {
+    return NOTHING;
+  }
+}
+
+/** The bytes of each piece, read when they are asked for. */
+export function* bytesOf(chunks: Iterable<Chunk>): Generator<Uint8Array> {
+  for (const chunk of chunks) yield contentOf(chunk);
+}
+
+const contentOf = (chunk: Chunk) => (chunk instanceof Tensor ? chunk.bytes : chunk);
+
+/** The bytes of `encodeModel` in pieces, in order. Large initializers are the model's tensors, or views of them. */
+export function encodeChunks(model: Model, place: Placement = inPlace): Chunk[] {
+  const unread = new Map(
+    [...model.graph.initializers].flatMap(([{ name }, tensor]) =>
+      tensor.stored && tensor.byteLength >= LARGE && !place(tensor) ? [[name, tensor] as const] : [],
+    ),
+  );
+  const empty = (tensor: Tensor | undefined) =>
+    tensor && inherit(new Unread(tensor.dtype, tensor.dims, NOTHING), tensor);
+  const proto = writeModel(
+    unread.size ? withInitializers(model, name => empty(unread.get(name))) : model,
+    place,
+  );
   const { initializer = [], ...graph } = amend(proto.graph!, {});
-  const content = [...graphChunks(graph), ...initializerChunks(initializer)];
+  const content = [...graphChunks(graph), ...initializerChunks(initializer, unread)];
   const others = serialize('ModelProto', amend(proto, { graph: undefined }));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
@@ -102,24 +145,24 @@ function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
 }
 
 /** In order; adjacent small pieces are joined. */
-function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
-  const chunks: Uint8Array[] = [];
+function initializerChunks(protos: readonly TensorProto[], unread: ReadonlyMap<string, Tensor>): Chunk[] {
+  const chunks: Chunk[] = [];
   let small: TensorProto[] = [];
   const flush = () => {
     if (small.length) chunks.push(serialize('GraphProto', { initializer: small }));
     small = [];
   };
   for (const proto of protos) {
-    const { rawData } = proto;
-    if (!rawData || rawData.length < LARGE) {
+    const data = unread.get(proto.name ?? '') ?? proto.rawData;
+    if (!data || data.byteLength < LARGE) {
       if (small.push(proto) === PIECE) flush();
       continue;
     }
     flush();
     const content = [
       serialize('TensorProto', amend(proto, { rawData: undefined })),
-      header(MESSAGES.TensorProto!.rawData!, [rawData]),
-      rawData,
+      header(MESSAGES.TensorProto!.rawData!, [data]),
+      data,
     ];
     chunks.push(header(MESSAGES.GraphProto!.initializer!, content), ...content);
   }
@@ -128,13 +171,13 @@ function initializerChunks(protos: readonly TensorProto[]): Uint8Array[] {
 }
 
 /** The header of a message or bytes field: its number and length. */
-function header([, id]: [type: string, id: number], content: readonly Uint8Array[]): Uint8Array {
+function header([, id]: [type: string, id: number], content: readonly Chunk[]): Uint8Array {
   return protobuf.Writer.create()
     .uint32((id << 3) | 2)
     .uint32(byteCount(content))
     .finish();
 }
 
-export function byteCount(chunks: readonly Uint8Array[]): number {
-  return chunks.reduce((n, chunk) => n + chunk.length, 0);
+export function byteCount(chunks: readonly Chunk[]): number {
+  return chunks.reduce((n, chunk) => n + chunk.byteLength, 0);
 }

@@ -3,7 +3,7 @@ import { type Attr, Graph, type Int, Node, Value, type ValueType } from '../../g
 import type { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Expr } from './expr.js';
-import { inferTypes } from './infer.js';
+import { inferTypes, learnExtents } from './infer.js';
 import type { Provider } from './provider.js';
 
 /** Attributes as rules write them: whole numbers are ints, `float(x)` is a float. */
@@ -267,6 +267,7 @@ export class Builder {
     const made: Value[] = [];
     for (let i = 0; i < count; i++) made.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
     node.outputs = made;
+    learnExtents(node, inputs);
     for (const v of made) this.#unnamed.add(v);
     this.#add(node);
     this.#learn(node);

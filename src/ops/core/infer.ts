@@ -1,5 +1,5 @@
 import { type DType, dtypeOf } from '../../graph/dtype.js';
-import type { Dim, Node, Shape, ValueType } from '../../graph/ir.js';
+import type { Dim, Node, Shape, Value, ValueType } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Expr } from './expr.js';
 import { join } from './types.js';
@@ -78,17 +78,17 @@ const SHAPES = record<Infer>({
   Reshape: ([x, shape], attr) => [reshaped(x?.shape, dimsOf(shape), attr.int('allowzero', 0) === 1)],
   Expand: ([x, shape]) => [broadcastShapes([x?.shape, dimsOf(shape)])],
   ConstantOfShape: shapeInput(0),
-  Shape: ([x], attr, node) => {
-    const dims = x?.shape?.slice(
-      attr.int('start', 0),
-      node.attrs.has('end') ? attr.int('end', 0) : undefined,
-    );
+  Shape: ([x], attr) => {
+    const dims = shapePart(x?.shape, attr);
     return [[dims ? dims.length : null]];
   },
   Size: () => [[]],
   SequenceLength: () => [[]],
   NonZero: ([x]) => [[x?.shape ? x.shape.length : null, null]],
-  Range: () => [[null]],
+  Range: ([start, end, step]) => {
+    const isCount = start?.constant?.[0] === 0 && step?.constant?.[0] === 1;
+    return [[(isCount && dimsOf(end)?.[0]) || null]];
+  },
   Unsqueeze: ([x, axes]) => {
     const known = axes?.constant;
     if (!x?.shape || !known) return [undefined];
@@ -106,10 +106,7 @@ const SHAPES = record<Infer>({
     if (!shapes.every(s => s)) return [undefined];
     const rank = shapes[0]!.length;
     const axis = (attr.int('axis', 0) + rank) % rank;
-    const total = shapes.reduce<Dim>(
-      (n, s) => (typeof n === 'number' && typeof s![axis] === 'number' ? n + s![axis] : null),
-      0,
-    );
+    const total = shapes.reduce<Dim>((n, s) => sumOfDims(n, s![axis]!), 0);
     return [shapes[0]!.map((d, i) => (i === axis ? total : d))];
   },
   Gather: ([x, indices], attr) => {
@@ -157,7 +154,8 @@ const SHAPES = record<Infer>({
   Split: ([x, sizes], attr, node) => {
     if (!x?.shape) return [undefined];
     const axis = (attr.int('axis', 0) + x.rank) % x.rank;
-    const size = (k: number) => sizes?.constant?.[k] ?? null;
+    const each = Number(x.shape[axis]) / node.outputs.length;
+    const size = (k: number) => (sizes ? sizes.constant?.[k] : Number.isInteger(each) ? each : null) ?? null;
     return node.outputs.map((_, k) => x.shape!.map((d, i) => (i === axis ? size(k) : d)));
   },
   Tile: ([x, repeats]) => {
@@ -205,18 +203,20 @@ const BOOLEAN = new Set(
 );
 const INT64 = new Set('Shape Size NonZero ArgMax ArgMin SequenceLength'.split(' '));
 
+const attrsOf = ({ attrs }: Node): Attrs => ({
+  int: (name, otherwise) => {
+    const a = attrs.get(name);
+    return a?.type === 'int' ? Number(a.value) : otherwise;
+  },
+  ints: name => {
+    const a = attrs.get(name);
+    return a?.type === 'ints' ? a.value.map(Number) : undefined;
+  },
+});
+
 /** The types of a new node's outputs, as far as they follow from its inputs. */
 export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (ValueType | undefined)[] {
-  const attr: Attrs = {
-    int: (name, otherwise) => {
-      const a = node.attrs.get(name);
-      return a?.type === 'int' ? Number(a.value) : otherwise;
-    },
-    ints: name => {
-      const a = node.attrs.get(name);
-      return a?.type === 'ints' ? a.value.map(Number) : undefined;
-    },
-  };
+  const attr = attrsOf(node);
   const container = CONTAINERS[node.opType];
   if (container || node.opType === 'Identity') {
     const types = inputs.map(e => e?.type);
@@ -240,13 +240,53 @@ function resultDType(node: Node, inputs: readonly (Expr | undefined)[], attr: At
     ?.value.dtype;
 }
 
-/** The extents in an int64 vector: known numbers, or the extents of the value whose Shape it is. */
+/** What is known of the numbers in vectors and scalars that are made of the results of Shape nodes. */
+const EXTENTS = new WeakMap<Value, Shape>();
+
+/** The extents in an int64 vector or scalar: known numbers, or those of values whose Shape it is made of. */
 function dimsOf(shape: Expr | undefined): Shape | undefined {
   if (!shape) return undefined;
-  const known = shape.constant;
+  const known = shape.constant ?? EXTENTS.get(shape.value);
   if (known) return known;
-  const length = shape.extent(0);
+  const length = shape.shape?.length === 0 ? 1 : shape.extent(0);
   return typeof length === 'number' ? Array(length).fill(null) : undefined;
+}
+
+/** Remembers the extents that a new node puts together. */
+export function learnExtents(node: Node, inputs: readonly (Expr | undefined)[]): void {
+  const extents = node.domain ? undefined : extentsOf(node, inputs);
+  if (extents) EXTENTS.set(node.outputs[0]!, extents);
+}
+
+function extentsOf(node: Node, inputs: readonly (Expr | undefined)[]): Shape | undefined {
+  const { opType } = node;
+  if (!/^(Shape|Concat|Squeeze|Unsqueeze|Add)$/.test(opType)) return undefined;
+  const [a, b] = inputs;
+  if (opType === 'Shape') return shapePart(a?.shape, attrsOf(node));
+  if (a?.value.dtype !== 'int64') return undefined;
+  if (opType === 'Concat') {
+    const parts = inputs.map(dimsOf);
+    return parts.every(part => part !== undefined) ? parts.flat() : undefined;
+  }
+  const [one, other] = [dimsOf(a), dimsOf(b)];
+  if (one?.length !== 1) return undefined;
+  // A vector of one extent, or a scalar.
+  if (opType === 'Squeeze' || opType === 'Unsqueeze') return one;
+  return opType === 'Add' && other?.length === 1 ? [sumOfDims(one[0]!, other[0]!)] : undefined;
+}
+
+const shapePart = (shape: Shape | undefined, attr: Attrs) =>
+  shape?.slice(attr.int('start', 0), attr.int('end', shape.length));
+
+const PLUS = ' + ';
+
+/** Extents that are sums of the same ones have the same name. */
+function sumOfDims(a: Dim, b: Dim): Dim {
+  if (a === null || b === null) return null;
+  const terms = [a, b].flatMap<string | number>(d => (typeof d === 'string' ? d.split(PLUS) : d));
+  const names = terms.filter(d => typeof d === 'string').sort();
+  const number = terms.reduce<number>((n, d) => (typeof d === 'number' ? n + d : n), 0);
+  return names.length ? [...names, ...(number ? [number] : [])].join(PLUS) : number;
 }
 
 export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
@@ -288,10 +328,14 @@ function reshaped(from: Shape | undefined, to: Shape | undefined, zeroIsZero: bo
     if (match >= 0) left.splice(match, 1);
     else right.push(d);
   }
+  const isNotOne = (d: Dim) => d !== 1;
   const numbers = (ds: Dim[]) => ds.every(d => typeof d === 'number');
   const product = (ds: Dim[]) => (ds as number[]).reduce((n, d) => n * d, 1);
   if (numbers(left) && numbers(right)) dims[open] = product(left) / product(right);
-  else dims[open] = right.length === 0 && left.length === 1 ? left[0]! : null;
+  else {
+    const [only, ...others] = left.filter(isNotOne);
+    dims[open] = !others.length && !right.some(isNotOne) ? (only ?? null) : null;
+  }
   return dims;
 }
 

@@ -69,12 +69,47 @@ export const given = <T>(what: string, ok: (value: unknown) => boolean) =>
 export function checkOption(name: string, type: OptionType, value: unknown): void {
   const { success, issues } = v.safeParse(type, value, { abortEarly: true });
   if (success) return;
-  const [{ message, path, input }] = issues;
-  const place = path?.map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('') ?? '';
+  const [{ message, path, input, expected }] = issues;
+  const keys = path?.map(({ key }) => key as string | number) ?? [];
+  const placeOf = (some: typeof keys) =>
+    some.map(key => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('');
+  // Of an object with a name that it does not have, the type tells the name.
+  if (expected === 'never' && keys.length) {
+    const owner = keys.slice(0, -1);
+    const { message: unknown } = unknownName('key', String(keys.at(-1)), entriesAt(type, owner));
+    throw new AgdError('bad-option', `${name}${placeOf(owner)}: ${unknown}`);
+  }
+  const place = placeOf(keys);
   throw new AgdError(
     'bad-option',
     `${name}${place} must be ${message}, not ${shown(input)}.${hint(type, input)}`,
   );
+}
+
+/** The names that the object at a place in values of this type can have. */
+function entriesAt(type: OptionType, place: readonly (string | number)[]): string[] {
+  let types = formsOf(type);
+  for (const key of place)
+    types = types.flatMap(({ item, value, entries }) => {
+      const inner = item ?? value ?? entries?.[key];
+      return inner ? formsOf(inner) : [];
+    });
+  return types.flatMap(({ entries }) => Object.keys(entries ?? {}));
+}
+
+type Form = {
+  wrapped?: OptionType;
+  options?: readonly unknown[];
+  type: string;
+  item?: OptionType;
+  value?: OptionType;
+  entries?: Record<string, OptionType>;
+};
+
+function formsOf(type: OptionType): Form[] {
+  const form = type as unknown as Form;
+  if (form.wrapped) return formsOf(form.wrapped);
+  return form.type === 'union' ? (form.options as OptionType[]).flatMap(formsOf) : [form];
 }
 
 function hint(type: OptionType, input: unknown): string {

@@ -191,7 +191,7 @@ function cacheOf(
       ...{ join: (_, x) => x, present: (_, x) => x },
     };
   const slots = pastKey.dims(2, 3);
-  const isFirst = total.cast('int64').reshape([-1]).equal(count);
+  const isFirst = total.cast('int64').reshape([1]).equal(count);
   const before = isFirst.where(0, lengths.sub(count));
   const filled = isRolling ? before.minimum(slots) : before;
   const all = slots.add(count).iota();
@@ -200,7 +200,7 @@ function cacheOf(
   const isFilled = isPast.not().or(all.less(filled));
   const compact = (past: Expr, x: Expr) => {
     const end = filled.add(count);
-    const room = isRolling ? slots : slots.maximum(total.cast('int64').reshape([-1]));
+    const room = isRolling ? slots : slots.maximum(total.cast('int64').reshape([1]));
     const at = room.iota().add(isRolling ? end.sub(room).maximum(0) : g.scalar(0, 'int64'));
     const from = at.less(filled).where(at, at.sub(filled).add(slots)).minimum(slots.add(count).sub(1));
     const rows = past.concat([x], 2);
@@ -269,10 +269,10 @@ function packed(x: Expr, [queries, keys]: Heads): Expr[] {
   const size = x.extent(-1);
   const byHead = typeof size === 'number' ? x.g.ints(heads.map(n => (n * size) / total)) : undefined;
   const sizes = byHead ?? x.dims(-1).div(total).mul(x.g.ints(heads));
-  const type = {
-    kind: 'tensor',
-    dtype: x.dtype,
-    shape: x.shape?.map((d, i) => (i === x.rank - 1 ? null : d)),
-  } as const;
-  return x.g.emit('Split', [x, sizes], { axis: x.rank - 1 }, { outputs: 3, types: [type, type, type] });
+  const lead = x.shape?.slice(0, -1);
+  const types = heads.map(n => {
+    const own = typeof size === 'number' ? (n * size) / total : null;
+    return { kind: 'tensor', dtype: x.dtype, shape: lead && [...lead, own] } as const;
+  });
+  return x.g.emit('Split', [x, sizes], { axis: x.rank - 1 }, { outputs: 3, types });
 }

@@ -76,8 +76,8 @@ function numbersOf(node: NodeView<NBits>, rows: number, cut = (byRow: Expr) => b
   return levels.map(e => flat(e.sub(zero).mul(scale)));
 }
 
-/** Numbers of the weight that are in memory at once. */
-const NUMBERS = 2 ** 20;
+/** Numbers of the weight that are in memory at once. Each piece costs a GPU the launch of its kernels. */
+const NUMBERS = { cpu: 2 ** 18, gpu: 2 ** 20 };
 
 /** The largest divisor of a number up to `most`. */
 function largestDivisor(of: number, most: number): number {
@@ -94,7 +94,8 @@ function timesRows(dy: Expr, node: NodeView<NBits>): Expr {
   const { g, inputs } = node;
   const { n, k, size, bits } = formOf(node);
   const isOnGpu = g.provider === 'cuda';
-  const most = Math.min(n, Math.max(1, Math.floor(NUMBERS / k)));
+  const numbers = isOnGpu ? NUMBERS.gpu : NUMBERS.cpu;
+  const most = Math.min(n, Math.max(1, Math.floor(numbers / k)));
   const rows = isOnGpu ? largestDivisor(n, most) : most;
   // A constant of its own: one that kernels of a GPU read too would be copied there at each step.
   const times = Tensor.filled('int64', [], Math.ceil(n / rows));

@@ -4,7 +4,7 @@ import { checkGraph } from '../../graph/check-graph.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import type { Binding, Model, Node, Value } from '../../graph/ir.js';
-import { encodeChunks } from '../../graph/proto/codec.js';
+import { bytesOf, encodeChunks } from '../../graph/proto/codec.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { loadOperators } from '../../ops/index.js';
@@ -229,10 +229,7 @@ async function dump(model: Model, folder: string, file: string): Promise<void> {
     throw new AgdError('io', `Cannot make the folder '${folder}': ${(error as Error).message}.`);
   }
   // External data is included, so that a dumped file can be read alone.
-  await writeFileAtomic(
-    join(folder, file),
-    encodeChunks(model, () => undefined),
-  );
+  await writeFileAtomic(join(folder, file), bytesOf(encodeChunks(model, () => undefined)));
 }
 
 /** Throws a plain Error that names the pass if it left an inconsistent graph. */

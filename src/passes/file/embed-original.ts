@@ -4,7 +4,7 @@ import { type Model, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { cutTensors, fillTensors, type Hole, patchModel } from '../../graph/patch.js';
 import { type Place, tensorsOf } from '../../graph/places.js';
-import { decodeModel, noFiles } from '../../graph/proto/codec.js';
+import { decodeModel, encodeModel, inPlace, noFiles } from '../../graph/proto/codec.js';
 import { locateTensors } from '../../graph/proto/locate.js';
 import { Tensor } from '../../graph/tensor.js';
 import { beforeWidening } from '../normalize/widen-bfloat16.js';
@@ -12,6 +12,17 @@ import { beforeWidening } from '../normalize/widen-bfloat16.js';
 const BYTES = 'agd.original';
 const HOLES = 'agd.original.holes';
 const PLACES = 'agd.original.places';
+
+/**
+ * The file of a model, for `embedOriginal`, with zeros in place of large tensors that the injected model takes over as they
+ * are from a file: they are cut out again.
+ */
+export function encodeWithout(held: ReadonlyMap<Value, Tensor>, model: Model): Uint8Array {
+  const byName = new Map([...held].map(([{ name }, tensor]) => [name, tensor]));
+  const needed = [...model.graph.initializers].filter(([{ name }, tensor]) => byName.get(name) !== tensor);
+  const tensors = new Set(needed.map(([, tensor]) => tensor));
+  return encodeModel(model, inPlace, tensor => !tensors.has(tensor));
+}
 
 /**
  * Stores the original file in the injected model's metadata, without the tensors that the injected model holds
@@ -69,9 +80,10 @@ export type TrainedFile = { bytes: Uint8Array; tensors: Map<Place, Tensor>; plac
 
 /**
  * The original file with the trained values of tensors that are stored in the file; all other bytes are unchanged.
- * Tensors in other files are among `tensors`. What the file has in bfloat16 trains in float32, and is rounded here.
+ * Tensors in other files are among `tensors`. What the file has in bfloat16 trains in float32, and is rounded here. With
+ * `leavesStored`, `bytes` has zeros in place of tensors that are still in the file that was opened; they are among `tensors`.
  */
-export function trainedFile(injected: Model): TrainedFile {
+export function trainedFile(injected: Model, leavesStored = false): TrainedFile {
   const bytes = injected.metadata.get(BYTES);
   const holes = injected.metadata.get(HOLES);
   if (bytes === undefined || holes === undefined)
@@ -89,6 +101,7 @@ export function trainedFile(injected: Model): TrainedFile {
     left,
     cutOut,
     new Map([...values].map(([name, t]) => [name, isNarrow.has(name) ? asStored(t, 'bfloat16') : t])),
+    leavesStored,
   );
   const located = locateTensors(filled);
   const tensors = new Map<Place, Tensor>();
@@ -179,11 +192,13 @@ export function originalBytes(injected: Model): Uint8Array {
 }
 
 /** The original model with the current values, including tensors in external files. */
-export function readOriginal(injected: Model): Model {
-  const { bytes, tensors } = trainedFile(injected);
+export function readOriginal(injected: Model, leavesStored = true): Model {
+  const { bytes, tensors } = trainedFile(injected, leavesStored);
   const model = decodeModel(bytes, '.', noFiles);
   for (const { place, replace } of [...tensorsOf(model)]) {
     const tensor = tensors.get(place);
+    // Numbers of an attribute are not a tensor of their own.
+    if (tensor?.stored && !replace && leavesStored) return readOriginal(injected, false);
     if (tensor) replace?.(tensor);
   }
   return model;

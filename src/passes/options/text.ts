@@ -28,13 +28,9 @@ export function parseAssignments(list: string): AnyOptions {
 }
 
 /**
- * `name=value,name=value` as an object with these entries. `missing` says what is required. Throws `bad-option`.
+ * `name=value,name=value` as an object with these entries. `missing` says what is required, if anything is. Throws `bad-option`.
  */
-export function parseSettings<T>(
-  text: string,
-  type: OptionType<T> & { entries: object },
-  missing: string,
-): T {
+export function parseSettings<T>(text: string, type: OptionType<T> & { entries: object }, missing = ''): T {
   const given = parseAssignments(text);
   const result = v.safeParse(type, given, { abortEarly: true });
   if (result.success) return result.output;

@@ -14,6 +14,7 @@ import { type Beginning, openForInjection } from '../formats/artifacts.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import { type SessionOptions, sessionShapes } from '../session.js';
 import { withBalance } from './balance.js';
+import { calibrate } from './calibrate.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { batchToFree, inputsToDerive, shapesOf } from './model-data.js';
 import { type Direction, directionOf, metricsWith, monitoredValue } from './monitor.js';
@@ -131,9 +132,15 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const updates: InjectOptions['updates'] = async (fed, epochs = comparison.epochs) =>
     updatesOf({ ...comparison, epochs }, await bind(comparison, data, inputSpecs(fed), fed.target));
   const shapes = await shapesOf(plain);
-  const shared = await withBalance({ ...plain.options, freeBatch, updates }, loss =>
-    trialData({ ...plain, options: { ...plain.options, freeBatch, updates, loss } }, shapes),
+  const unrounded = { ...plain.options, freeBatch, updates };
+  const trial = (more: Partial<InjectOptions>) =>
+    trialData({ ...plain, options: { ...unrounded, ...more } }, shapes);
+  const ranges = await calibrate(
+    { ...plain, options: unrounded },
+    shapes,
+    async () => (await trial({ qat: undefined })).data,
   );
+  const shared = await withBalance({ ...unrounded, ranges }, loss => trial({ ranges, loss }));
   const runs = runCount(comparison);
   const done: ComparedRun[] = [];
   for (const { candidate, lr, seed } of plannedRuns(comparison, done)) {

@@ -5,6 +5,7 @@ import type { Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { providerOf } from '../../ops/core/provider.js';
 import { takesClasses } from '../../ops/losses/index.js';
+import { asksForAdapters } from '../../passes/adapters/adapter-names.js';
 import { leastOnRank, skipsLosses } from '../../passes/file/description.js';
 import { extendSchedule } from '../../passes/file/extend-schedule.js';
 import { isInjected } from '../../passes/file/step-metadata.js';
@@ -50,8 +51,10 @@ export type Preparation = Pick<
 
 /** The model in a file with its training step, injected where it has none yet. Throws `bad-option` where it needs a loss, or has a step and options are given. */
 export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Promise<Model> {
-  // Read where it is used: a job may come from another process.
-  const original = job.inject && (job.inject.original ?? (await readFile(job.model).catch(() => undefined)));
+  // Read where it is used: a job may come from another process. With adapters, the file is written anew.
+  const isKept = job.inject && !asksForAdapters(job.inject);
+  const original =
+    job.inject?.original ?? (isKept ? await readFile(job.model).catch(() => undefined) : undefined);
   const { openForInjection } = await import('../formats/artifacts.js');
   const opened = await openForInjection(job.model, { ...job.inject, original }, job);
   return trainable(opened, job, job.model, data, emit);

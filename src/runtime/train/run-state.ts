@@ -1,6 +1,6 @@
 /** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../../passes/options.js';
@@ -195,17 +195,28 @@ export type RunSource = Pick<RunSettings, 'sha256' | 'inject' | 'teacher' | 'los
 
 /** The model that a job trains, how it is injected, and the models that its loss reads. */
 export async function sourceOf({ model, inject, teacher, lossModel }: Job): Promise<RunSource> {
-  const read = (path?: string) => (path === undefined ? undefined : readFile(path).catch(() => undefined));
-  const digest = (bytes?: Uint8Array) => bytes && createHash('sha256').update(bytes).digest('hex');
   const beside = {
-    ...(teacher === undefined ? {} : { teacher: digest(await read(teacher)) }),
-    ...(lossModel === undefined ? {} : { lossModel: digest(await read(lossModel)) }),
+    ...(teacher === undefined ? {} : { teacher: await digestOf(teacher) }),
+    ...(lossModel === undefined ? {} : { lossModel: await digestOf(lossModel) }),
   };
   return {
-    sha256: digest(inject?.original ?? (await read(model))),
+    sha256: await digestOf(inject?.original ?? model),
     inject: inject && optionsText(inject),
     ...beside,
   };
+}
+
+/** Of a file, read in pieces, as it may be as large as what trains; undefined where it cannot be read. */
+async function digestOf(source?: Uint8Array | string): Promise<string | undefined> {
+  if (source === undefined) return undefined;
+  const hash = createHash('sha256');
+  if (typeof source !== 'string') return hash.update(source).digest('hex');
+  try {
+    for await (const piece of createReadStream(source)) hash.update(piece);
+    return hash.digest('hex');
+  } catch {
+    return undefined;
+  }
 }
 
 /** Less what does not change the step, and the seed, which a resumed run tells apart by itself. */

@@ -63,3 +63,19 @@ it('reads what a Transpose moved where it would be moved back', () => {
   expect(moved.transpose([2, 0, 1]).value).toBe(x.value);
   expect(moved.transpose([1, 2, 0]).value.producer?.opType).toBe('Transpose');
 });
+
+it('names extents that Shape nodes tell, and sums of them', () => {
+  const g = new Builder(new Graph('test'), { names: new Names(), opsets: new Map([['', 18]]) });
+  const input = (name: string, shape: Shape) => g.input(name, { kind: 'tensor', dtype: 'float32', shape });
+  const [past, x] = [input('past', ['b', 2, 'past', 8]), input('x', ['b', 2, 'n', 8])];
+  const joined = past.concat([x], 2);
+  expect(joined.shape).toEqual(['b', 2, 'n + past', 8]);
+  expect(x.concat([past, x], 2).shape).toEqual(['b', 2, 'n + n + past', 8]);
+  const all = past.dims(2, 3).add(x.dims(2, 3)).iota();
+  expect(all.shape).toEqual(['n + past']);
+  expect(x.expand(g.vector([x.dims(0, 2), past.dims(2, 3), x.dims(3)])).shape).toEqual(['b', 2, null, 8]);
+  expect(all.reshape(g.vector([1, x.dims(2, 3), -1])).shape).toEqual([1, 'n', null]);
+  expect(x.dims(2, 3).iota().reshape([-1, 1, 1]).shape).toEqual(['n', 1, 1]);
+  // A sum over repeated axes that is known to be none.
+  expect(all.add(joined.sum([0, 1, 3])).sumTo(all).value.producer?.opType).not.toBe('Reshape');
+});

@@ -3,6 +3,9 @@
  */
 import type { Model } from './graph/ir.js';
 import { decodeModel as decode, encodeModel as encode } from './graph/proto/codec.js';
+import { completeOperators } from './ops/index.js';
+import { OTHERS } from './ops/on-demand.js';
+import { backward as differentiate } from './passes/differentiate/backward.js';
 
 export { cloneModel } from './graph/clone.js';
 export type { DType, FloatDType } from './graph/dtype.js';
@@ -34,7 +37,7 @@ export {
 } from './ops/core/builder.js';
 export { Expr } from './ops/core/expr.js';
 export { dropUnreadInputs, eliminateDeadNodes } from './passes/common/eliminate-dead-nodes.js';
-export { type BackwardOptions, backward } from './passes/differentiate/backward.js';
+export type { BackwardOptions } from './passes/differentiate/backward.js';
 export { foldShapes } from './passes/normalize/fold-shapes.js';
 export { inferShapes, type ShapeOracle } from './passes/normalize/infer-shapes.js';
 export { inlineFunctions } from './passes/normalize/inline-functions.js';
@@ -48,3 +51,13 @@ export const decodeModel = (bytes: Uint8Array, folder?: string): Model => decode
 
 /** The model as one file. Throws `external-data` if that would exceed 2 GiB. */
 export const encodeModel = (model: Model): Uint8Array => encode(model);
+
+/**
+ * Appends to `g.graph` the nodes that compute, from the cotangents of some of its values, the cotangents of `wrt`:
+ * reverse-mode differentiation, restricted to the nodes between the two. Returns one expression per value of `wrt`,
+ * undefined if no gradient arrives. Throws `no-gradient` for an operator in between without a rule.
+ */
+export const backward: typeof differentiate = (...args) => {
+  completeOperators(OTHERS);
+  return differentiate(...args);
+};

@@ -147,6 +147,7 @@ export async function checkModel(
 /** A copy of the model, in which what no kernel computes is expanded. */
 export async function runnable(model: Model): Promise<Model> {
   const copy = cloneModel(model);
+  await loadOperators(copy.graph);
   await expandExtensions(copy, sessionShapes);
   return copy;
 }

@@ -1,7 +1,7 @@
 /** Builds sources for browsers, `agd-onnx/web` first of all: with what browsers have in place of Node's modules. */
 import { rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type OutputOptions, rolldown } from 'rolldown';
+import { type InputOptions, type OutputChunk, type OutputOptions, rolldown } from 'rolldown';
 import { parseSync, Visitor } from 'rolldown/utils';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -70,12 +70,11 @@ function withoutTexts(code: string, names: readonly string[]): string {
 
 const GLOBALS = ['Buffer', 'process', 'setImmediate'];
 
-/** Writes an entry, a compiled module, and what it loads into a folder, in place of what is there. */
-async function write(input: Record<string, string>, dir: string, output: OutputOptions): Promise<void> {
-  rmSync(dir, { recursive: true, force: true });
-  const built = await rolldown({
+const options = (input: InputOptions['input']) =>
+  ({
     input,
     platform: 'browser',
+    preserveEntrySignatures: 'allow-extension',
     resolve: { alias: STAND_INS },
     transform: {
       inject: Object.fromEntries(GLOBALS.map(name => [name, [source('node/globals'), name]])),
@@ -97,7 +96,12 @@ async function write(input: Record<string, string>, dir: string, output: OutputO
     onLog(_, { message }) {
       throw new Error(message);
     },
-  });
+  }) satisfies InputOptions;
+
+/** Writes an entry, a compiled module, and what it loads into a folder, in place of what is there. */
+async function write(input: Record<string, string>, dir: string, output: OutputOptions): Promise<void> {
+  rmSync(dir, { recursive: true, force: true });
+  const built = await rolldown(options(input));
   await built.write({ dir, minify: true, ...output });
   await built.close();
 }
@@ -105,14 +109,100 @@ async function write(input: Record<string, string>, dir: string, output: OutputO
 /** One script and the parts that it loads when they are needed. */
 export const bundle = (entry: string, dir: string): Promise<void> => write({ index: entry }, dir, {});
 
-/** A module for each of ours, so that a page's bundler takes those that the page uses, and splits them as it needs. */
-const buildLibrary = (dir: string): Promise<void> =>
-  write({ index: source('index') }, dir, {
-    preserveModules: true,
-    preserveModulesRoot: `${ROOT}dist/src`,
-    // npm leaves folders of the name node_modules out of a package.
-    entryFileNames: ({ name }) => `${name.replaceAll('node_modules', 'packages')}.js`,
+const FILES = ['files', 'loadModel', 'saveModel', 'setRuntime'];
+/** What pages use, in the order of what they load at first. */
+const PAGES = {
+  errors: ['AgdError'],
+  files: FILES,
+  inject: ['inject', ...FILES],
+  trainer: ['Trainer', ...FILES],
+  fit: ['fit', ...FILES],
+};
+
+/** Modules by path, with those that each imports when it is loaded, and those with an `import()`. */
+type Imports = { imports: Map<string, readonly string[]>; later: Set<string> };
+
+/** The modules that a page with these exports loads at first; `found` receives the imports of all. */
+async function firstLoad(names: readonly string[], found: Imports): Promise<Set<string>> {
+  const page = options('page');
+  const built = await rolldown({
+    ...page,
+    plugins: [
+      ...page.plugins,
+      {
+        name: 'page',
+        resolveId: id => (id === 'page' ? id : undefined),
+        load: id =>
+          id === 'page' ? `export { ${names} } from ${JSON.stringify(source('index'))}` : undefined,
+        buildEnd() {
+          for (const id of this.getModuleIds()) {
+            const { importedIds, dynamicallyImportedIds } = this.getModuleInfo(id)!;
+            found.imports.set(id, importedIds);
+            if (dynamicallyImportedIds.length) found.later.add(id);
+          }
+        },
+      },
+    ],
   });
+  const { output } = await built.generate();
+  await built.close();
+  const chunks = new Map(output.map(chunk => [chunk.fileName, chunk as OutputChunk]));
+  const seen = new Set([output[0].fileName]);
+  for (const file of seen) for (const other of chunks.get(file)!.imports) seen.add(other);
+  return new Set([...seen].flatMap(file => chunks.get(file)!.moduleIds));
+}
+
+/**
+ * The pages in whose file a module is, for those that are joined. Bundlers make a script of each set of modules that the same
+ * parts of a page share, and many small scripts compress badly; a file of ours stays whole. So modules that pages load at
+ * first are joined with those that the same pages need. A module that leads to an `import()` stays apart: as part of a
+ * larger file, it would make bundlers keep what it loads.
+ */
+async function joinedModules(): Promise<Map<string, string>> {
+  const found: Imports = { imports: new Map(), later: new Set() };
+  const pages = Object.entries(PAGES);
+  const loads = await Promise.all(pages.map(([, names]) => firstLoad(names, found)));
+  const apart = found.later;
+  for (let before = -1; before < apart.size; ) {
+    before = apart.size;
+    for (const [id, imported] of found.imports) if (imported.some(other => apart.has(other))) apart.add(id);
+  }
+  const joined = new Map<string, string>();
+  // With all that it imports, used or not, so that no file imports one of a later page.
+  const add = (id: string, page: string): void => {
+    if (joined.has(id) || apart.has(id)) return;
+    joined.set(id, page);
+    for (const other of found.imports.get(id) ?? []) add(other, page);
+  };
+  for (const [i, [page]] of pages.entries()) for (const id of loads[i]!) add(id, page);
+  return joined;
+}
+
+/** A module's path below ours; npm leaves folders of the name node_modules out of a package. */
+const pathOf = (id: string) =>
+  id
+    .replace(`${ROOT}dist/src/`, '')
+    .replace(ROOT, '')
+    .replaceAll('node_modules', 'packages')
+    .replace(/\.\w+$/, '');
+
+/**
+ * A file for each module, except for those that are joined, so that a page's bundler takes those that the page uses, and splits
+ * them as it needs.
+ */
+async function buildLibrary(dir: string): Promise<void> {
+  const joined = await joinedModules();
+  const index = source('index');
+  const fileOf = (id: string) => {
+    if (id === index || id.startsWith('\0')) return null;
+    const page = joined.get(id);
+    return page ? `first/${page}` : pathOf(id);
+  };
+  await write({ index }, dir, {
+    chunkFileNames: '[name].js',
+    codeSplitting: { includeDependenciesRecursively: false, groups: [{ name: fileOf }] },
+  });
+}
 
 if (process.argv[1] === fileURLToPath(import.meta.url))
   await buildLibrary(fileURLToPath(new URL('../web', import.meta.url)));

@@ -53,8 +53,8 @@ async function scriptsOf(bundler: string, ...names: string[]): Promise<Map<strin
   return new Map(scripts.map(file => [file, readFileSync(join(folder, 'dist', file), 'utf8')]));
 }
 
-/** The gzipped bytes of the scripts that the first one loads at once, itself among them. */
-function first(scripts: ReadonlyMap<string, string>): number {
+/** The scripts that the first one loads at once, itself among them, and their gzipped bytes. */
+function first(scripts: ReadonlyMap<string, string>): { files: number; bytes: number } {
   const start = [...scripts.keys()].find(file => /(^|\/)(page|index-[\w-]+|main)\.js$/.test(file))!;
   const seen = new Set<string>();
   const visit = (file: string): number => {
@@ -66,7 +66,8 @@ function first(scripts: ReadonlyMap<string, string>): number {
     );
     return gzipSync(text).length + imported.reduce((n, name) => n + visit(name), 0);
   };
-  return visit(start);
+  const bytes = visit(start);
+  return { files: seen.size, bytes };
 }
 
 it.each(Object.keys(BUNDLERS))('%s', { timeout: 120_000 }, async name => {
@@ -81,15 +82,17 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
   expect(bytes).toBeLessThan(40_000);
 });
 
-/** What a page loads at first with Vite, in gzipped bytes beside the runtime. */
+/** What a page loads at first with Vite, in gzipped bytes beside the runtime, and in how many scripts. */
 describe('the first load', () => {
   it.each([
-    ['inject', 139_000],
-    ['Trainer', 171_000],
-    ['fit', 222_000],
-  ])('of a page with %s', { timeout: 120_000 }, async (name, limit) => {
+    ['inject', 139_600, 4],
+    ['Trainer', 168_900, 5],
+    ['fit', 209_600, 12],
+  ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
-    expect(first(scripts)).toBeLessThan(limit);
+    const { files, bytes } = first(scripts);
+    expect(bytes).toBeLessThan(limit);
+    expect(files).toBeLessThanOrEqual(count);
   });
 });
 

@@ -14,7 +14,7 @@ export { trainingInfoForm } from './passes/file/write-training-info.js';
 export { attachModels } from './passes/normalize/attach-models.js';
 export { withValues } from './passes/normalize/with-values.js';
 export { parseScale } from './passes/options.js';
-export { readRecipe } from './passes/recipe/recipe.js';
+export { readRecipe } from './passes/recipe/read-recipe.js';
 export { dataOptionsOf } from './runtime/data/data.js';
 export { writeNpz } from './runtime/data/npz.js';
 export { areArrays, openRecords } from './runtime/data/open.js';

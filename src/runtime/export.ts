@@ -12,7 +12,8 @@ import { partOfModel } from '../passes/common/part-of-model.js';
 import { asStored, readOriginal, type TrainedFile, trainedFile } from '../passes/file/embed-original.js';
 import { readDescription, readStep } from '../passes/file/step-metadata.js';
 import { roundedNames } from '../passes/quantize/quantization-record.js';
-import { classNames, RECIPE_KEY, type Recipe, readRecipe, withRecipe } from '../passes/recipe/recipe.js';
+import { readRecipe } from '../passes/recipe/read-recipe.js';
+import { classNames, RECIPE_KEY, type Recipe, withRecipe } from '../passes/recipe/recipe.js';
 import { averagedModel } from '../passes/update/average-weights.js';
 import { writeSafetensors } from './data/safetensors.js';
 import { toPytorch } from './formats/pytorch-state.js';
@@ -38,7 +39,7 @@ export type ExportOptions = {
  */
 export async function exportFile(injected: Model, path: string, options: ExportOptions = {}): Promise<void> {
   const { ema = false } = options;
-  const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
+  const recipe = withScores(options.recipe ?? (await readRecipe(injected)), injected);
   const trained = ema ? averagedModel(injected) : injected;
   const { exports, parameters, statistics } = readStep(injected);
   const names = [...parameters.map(p => p.name), ...statistics];
@@ -93,7 +94,7 @@ function withScores(recipe: Recipe | undefined, injected: Model): Recipe | undef
 
 /** What `exportFile` writes, as a model in memory. Throws as it does. */
 export async function trainedModel(injected: Model, options: ExportOptions = {}): Promise<Model> {
-  const recipe = withScores(options.recipe ?? readRecipe(injected), injected);
+  const recipe = withScores(options.recipe ?? (await readRecipe(injected)), injected);
   const original = readOriginal(options.ema ? averagedModel(injected) : injected);
   const { exports } = readStep(injected);
   const part = exports?.length ? partOfModel(original, exports) : original;
@@ -127,7 +128,7 @@ export async function checkExport(
   { recipe, ...options }: ExportOptions = {},
 ): Promise<void> {
   if (options.bakePreprocessing) {
-    const known = neededRecipe(withScores(recipe ?? readRecipe(injected), injected));
+    const known = neededRecipe(withScores(recipe ?? (await readRecipe(injected)), injected));
     const { bakePreprocessing } = await import('../passes/on-demand.js');
     bakePreprocessing(readOriginal(injected), known);
   }

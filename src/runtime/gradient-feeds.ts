@@ -1,6 +1,6 @@
 import type { Model } from '../graph/ir.js';
 import { type GradientOptions, gradientModel } from '../passes/differentiate.js';
-import { readRecipe } from '../passes/recipe/recipe.js';
+import { readRecipe } from '../passes/recipe/read-recipe.js';
 import type { BindOptions } from './data/bind.js';
 import { type DataOptions, OpenedData } from './data/data.js';
 import { DEFAULT_BATCH_SIZE } from './data/dataset.js';
@@ -29,7 +29,7 @@ export async function gradientFeeds(
   try {
     const { openData } = await import('./data/open.js');
     const data = opened.add(await openData(paths, how));
-    data.use(readRecipe(model));
+    data.use(await readRecipe(model));
     const about = { job: { bind, batchSize }, data, model, options: { loss: options.loss } };
     const { model: made, target, cotangents } = await gradientModel(model, options, await shapesOf(about));
     const given = new Set(cotangents.values());

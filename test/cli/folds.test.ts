@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
-import { readRecipe } from '../../src/passes/recipe/recipe.js';
+import { readRecipe } from '../../src/passes/recipe/read-recipe.js';
 import { loadArrays } from '../../src/runtime/data/load.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
 import { foldRows } from '../../src/runtime/data/split.js';
@@ -95,7 +95,7 @@ it('what is fitted on columns is fitted on the other folds alone, and each class
   for (const [i, rows] of folds.entries()) {
     const others = ROWS.filter((_, row) => !rows.includes(row)).map(row => row[3] as number);
     const mean = others.reduce((a, b) => a + b) / others.length;
-    const recipe = readRecipe(await loadModel(file(`fitted/fold-${i + 1}.onnx`)))!;
+    const recipe = (await readRecipe(await loadModel(file(`fitted/fold-${i + 1}.onnx`))))!;
     const text = JSON.stringify(recipe.inputs[0]!.columns[3]);
     const [, fitted] = /"mean":([\d.]+)/.exec(text) ?? [];
     expect(Number(fitted)).toBeCloseTo(mean, 9);

@@ -9,7 +9,8 @@ import { withEntry } from '../../src/graph/patch-metadata.js';
 import { encodeModel } from '../../src/graph/proto/codec.js';
 import { exportFile, exportFrom, inject } from '../../src/index.js';
 import { parseColumns } from '../../src/passes/recipe/columns.js';
-import { type Recipe, readRecipe, withRecipe } from '../../src/passes/recipe/recipe.js';
+import { readRecipe } from '../../src/passes/recipe/read-recipe.js';
+import { type Recipe, withRecipe } from '../../src/passes/recipe/recipe.js';
 import { fitRecipe } from '../../src/runtime/data/recipe/fit-recipe.js';
 import { loadRecipe, saveRecipe } from '../../src/runtime/data/recipe/recipe-file.js';
 import { writeAs } from '../conformance/forms.js';
@@ -71,7 +72,7 @@ describe('an exported model', () => {
     const [model, recipe] = [await injected(), await recipeOf()];
     await exportFile(model, at('plain.onnx'));
     await exportFile(withRecipe(model, recipe), at('trained.onnx'));
-    expect(readRecipe(await loadModel(at('trained.onnx')))).toEqual({ ...recipe, scores });
+    expect(await readRecipe(await loadModel(at('trained.onnx')))).toEqual({ ...recipe, scores });
     const written = await readFile(at('trained.onnx'));
     const plain = await readFile(at('plain.onnx'));
     expect(Buffer.compare(withEntry(written, 'agd.recipe', undefined), plain)).toBe(0);
@@ -91,7 +92,7 @@ describe('an exported model', () => {
     });
     const recipe = { ...(await recipeOf()), tokenizers: { new: {} } };
     await exportFile(withRecipe(model, recipe), at('trained.onnx'));
-    expect(readRecipe(await loadModel(at('trained.onnx')))).toEqual({ ...recipe, scores });
+    expect(await readRecipe(await loadModel(at('trained.onnx')))).toEqual({ ...recipe, scores });
     expect((await readFile(at('trained.onnx'))).toString('latin1').split('agd.recipe')).toHaveLength(2);
   });
   it.each(['inline', 'one file'] as const)(
@@ -130,7 +131,7 @@ describe('a recipe in a file', () => {
   it('in a damaged model is refused in one line', async () => {
     const model = mlp();
     model.metadata.set('agd.recipe', '{"version":1,"inputs":[{"input":"x"}]}');
-    expect(() => readRecipe(model)).toThrow(
+    await expect(readRecipe(model)).rejects.toThrow(
       "The metadata entry 'agd.recipe' is not a valid recipe: at 'inputs[0].dtype'",
     );
   });

@@ -3,9 +3,7 @@
  * (means, tables of categories, class names). Plain JSON, stored in the metadata of states and exported models.
  */
 import type { DType } from '../../graph/dtype.js';
-import { AgdError } from '../../graph/errors.js';
 import { Model } from '../../graph/ir.js';
-import { checkRecipe } from './check-recipe.js';
 import type { ColumnKind, DatePart } from './names.js';
 
 export type { ColumnKind, DatePart };
@@ -125,14 +123,6 @@ export const isNumberStep = (step: Step): step is NumberStep =>
 /** The metadata key of a model's recipe, as JSON. */
 export const RECIPE_KEY = 'agd.recipe';
 
-/** The recipe stored in a model. Throws `invalid-model` if it is damaged. */
-export function readRecipe({ metadata }: Model): Recipe | undefined {
-  const text = metadata.get(RECIPE_KEY);
-  return text === undefined
-    ? undefined
-    : parseRecipe(text, `The metadata entry '${RECIPE_KEY}'`, 'invalid-model');
-}
-
 /** The model with a recipe in its metadata. Graph and tensors are shared. */
 export function withRecipe(model: Model, recipe: Recipe | undefined): Model {
   if (!recipe) return model;
@@ -145,29 +135,6 @@ export function withoutRecipe(model: Model): Model {
   const metadata = new Map(model.metadata);
   metadata.delete(RECIPE_KEY);
   return Object.assign(new Model(model.graph), model, { metadata });
-}
-
-/** Throws an error with this code if the text is not a recipe. `what` starts its sentence. */
-export function parseRecipe(
-  text: string,
-  what: string,
-  code: 'invalid-model' | 'bad-data' = 'bad-data',
-): Recipe {
-  let recipe: unknown;
-  try {
-    recipe = JSON.parse(text);
-  } catch {
-    throw new AgdError(code, `${what} is not JSON: it is damaged.`);
-  }
-  const { version } = (recipe ?? {}) as { version?: unknown };
-  if (typeof version === 'number' && version !== 1)
-    throw new AgdError(
-      'unsupported-version',
-      `${what} is a recipe of version ${version}; this release reads version 1.`,
-    );
-  const wrong = checkRecipe(recipe);
-  if (wrong !== undefined) throw new AgdError(code, `${what} is not a valid recipe: ${wrong}.`);
-  return recipe as Recipe;
 }
 
 /** Whether it was fitted on arrays: its columns are arrays' names. */

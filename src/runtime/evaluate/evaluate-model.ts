@@ -7,7 +7,7 @@ import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import type { LossFunction } from '../../passes/normalize/loss-function.js';
 import { withLossFunction } from '../../passes/normalize/with-loss-function.js';
 import { type InjectOptions, type LossSpec, noLoss } from '../../passes/options.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { modelWithLoss } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
 import { type FitData, isOpen } from '../data/from-values.js';
@@ -91,7 +91,7 @@ export async function evaluate(
           );
           return { samples, inputs: batch, run: fetch => session.run(feeds, fetch) };
         },
-        readRecipe(plain),
+        await readRecipe(plain),
       );
     } finally {
       await session.release();

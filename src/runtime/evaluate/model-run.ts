@@ -9,7 +9,8 @@ import { readOriginal } from '../../passes/file/embed-original.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import { withAlgorithm } from '../../passes/import/own-step.js';
 import type { LossSpec } from '../../passes/options.js';
-import { isOfArrays, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
+import { isOfArrays, type Recipe, withRecipe } from '../../passes/recipe/recipe.js';
 import { averagedModel } from '../../passes/update/average-weights.js';
 import type { BindOptions } from '../data/bind.js';
 import type { Data, DataOptions } from '../data/data.js';
@@ -38,7 +39,7 @@ export async function dataFor(
     bind,
   }: Pick<ModelRunOptions, 'columns' | 'label' | 'skipMissing' | 'bind'> = {},
 ): Promise<Data> {
-  const recipe = columns || label !== undefined ? undefined : readRecipe(model);
+  const recipe = columns || label !== undefined ? undefined : await readRecipe(model);
   // Arrays feed the inputs of their names, unless arrays were trained on. How columns are read depends on the recipe.
   const isKnown = recipe && isOfArrays(recipe) && !bind?.map;
   const areArrays = async (paths: string | readonly string[]) =>
@@ -90,8 +91,8 @@ function withDefaults(model: Model): Model {
 }
 
 /** What a trained model was trained on, as its recipe says. */
-function lossOf(model: Model): PlainModel['loss'] {
-  const recipe = readRecipe(model);
+async function lossOf(model: Model): Promise<PlainModel['loss']> {
+  const recipe = await readRecipe(model);
   const { loss: kind, output } = recipe?.scores ?? {};
   if (output === undefined || !LOSS_NAMES.some(name => name === kind)) return undefined;
   const padded = recipe!.inputs.find(({ input }) => input === recipe!.target)?.windows?.documents;
@@ -115,7 +116,7 @@ export async function plainModel(
   if (!isInjected(model)) {
     if (ema) throw new AgdError('bad-option', 'Only a training state keeps an average of the weights.');
     const plain = withRecipe(withDefaults(model), recipe);
-    const loss = lossOf(plain);
+    const loss = await lossOf(plain);
     return { model: plain, ...(loss ? { loss } : {}), outputs: model.graph.outputs.map(v => v.name) };
   }
   const { loss, outputs, allPositions } = readDescription(model);
@@ -123,7 +124,7 @@ export async function plainModel(
   return {
     model: withRecipe(
       withAlgorithm(readOriginal(ema ? averagedModel(model) : model)),
-      recipe ?? readRecipe(model),
+      recipe ?? (await readRecipe(model)),
     ),
     loss: spec as LossSpec & { output: string },
     outputs,

@@ -8,7 +8,8 @@ import { partOfModel } from '../../passes/common/part-of-model.js';
 import { natureOf } from '../../passes/differentiate/check-loss.js';
 import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import type { LossSpec } from '../../passes/options.js';
-import { classNames, type Recipe, readRecipe, targetColumn } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
+import { classNames, type Recipe, targetColumn } from '../../passes/recipe/recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
 import type { Dataset } from '../data/dataset.js';
@@ -73,7 +74,7 @@ export async function* predictBatches(
   const plain = await plainModel(source, options);
   const data = await dataFor(given, plain.model, options);
   try {
-    const { names, spec, classes } = plan(plain, options);
+    const { names, spec, classes } = await plan(plain, options);
     const about = {
       job: { bind: options.bind, batchSize: options.batchSize },
       data,
@@ -117,14 +118,14 @@ const only = (feeds: Feeds, names: readonly string[]): Feeds =>
   asFeeds(Object.fromEntries(Object.entries(feeds).filter(([name]) => names.includes(name))));
 
 /** Throws `no-such-value`, `bad-option` where the activation cannot be that of the output. */
-function plan(
+async function plan(
   {
     model,
     loss,
     outputs,
   }: { model: Model; loss?: LossSpec & { output: string }; outputs: readonly string[] },
   options: PredictOptions,
-): PredictionPlan {
+): Promise<PredictionPlan> {
   const { graph } = model;
   const known = new Map([...graph.nodes.flatMap(n => n.outputs), ...graph.outputs].map(v => [v?.name, v]));
   const unknown = options.outputs?.find(name => !known.has(name));
@@ -137,7 +138,7 @@ function plan(
   const floats = outputs.filter(name => isFloat(known.get(name)?.dtype));
   const chosen = options.loss?.output ?? trained?.output;
   const names = options.outputs ?? (chosen !== undefined ? [chosen] : floats.length === 1 ? floats : outputs);
-  const recipe = readRecipe(model);
+  const recipe = await readRecipe(model);
   const told = options.loss ?? (trained?.output === names[0] ? trained : undefined);
   const spec = specOf(known.get(names[0])!, told, recipe, options.activation);
   return { names, spec, classes: spec && recipe && classNames(recipe) };

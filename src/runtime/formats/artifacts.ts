@@ -20,7 +20,7 @@ import { inferenceModel, liftArtifacts } from '../../passes/import/lift-artifact
 import { checkOperators } from '../../passes/import/lower-ort-gradients.js';
 import { isOrtTraining } from '../../passes/import/ort-operators.js';
 import type { InjectOptions } from '../../passes/options.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { readBytes } from '../data/bytes.js';
 import { loadArrays } from '../data/load.js';
 import { type ExportOptions, exportFile, exportPlain, saveTrained, withParameters } from '../export.js';
@@ -197,7 +197,7 @@ export async function exportFrom(
         'bad-option',
         `${source}: a recipe goes into a model with its own weights; write the trained model first, then export that one.`,
       );
-    await exportPlain(model, target, recipe ?? readRecipe(model), bakePreprocessing);
+    await exportPlain(model, target, recipe ?? (await readRecipe(model)), bakePreprocessing);
     return done;
   }
   if (original) {

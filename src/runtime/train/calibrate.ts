@@ -4,7 +4,7 @@ import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { Ranges } from '../../passes/options/quantization.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { valuesToCalibrate } from '../../passes/quantize/quantize-model.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { predictionModel } from '../../passes/run/evaluation-model.js';
 import { type Dataset, DEFAULT_BATCH_SIZE } from '../data/dataset.js';
 import { fileOrder } from '../data/order.js';
@@ -83,7 +83,7 @@ export async function withRanges(
   const { openData } = await import('../data/open.js');
   const data = await openData(paths, {});
   try {
-    data.use(readRecipe(model));
+    data.use(await readRecipe(model));
     const derived = await inputsToDerive({ job: {}, data, model, options });
     const source = { job: {}, data, model, options: { ...options, ...derived.options } };
     const { freeBatch = options.freeBatch, note } = await batchToFree(source);

@@ -5,7 +5,7 @@ import type { OptimizerSpec } from '../../ops/optimizers/index.js';
 import { inject } from '../../passes/inject.js';
 import { attachModels } from '../../passes/normalize/attach-models.js';
 import type { InjectOptions } from '../../passes/options.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import type { BindOptions } from '../data/bind.js';
 import { type Data, type DataOptions, dataOptionsOf, OpenedData } from '../data/data.js';
 import { openData } from '../data/open.js';
@@ -120,7 +120,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
   const { inject: given, augment, teacher, lossModel } = comparison;
   const beside = { teacher, lossModel };
   const file = await openForInjection(comparison.model, withMixedTargets(given, augment), beside);
-  data.use(readRecipe(file.model));
+  data.use(await readRecipe(file.model));
   const source = { ...file, ...(await attachModels(file.model, file.options, sessionShapes)) };
   const derived = await inputsToDerive({ ...source, job: comparison, data });
   const provider = source.options.provider ?? providerOf(comparison.device);

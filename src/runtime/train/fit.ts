@@ -13,7 +13,7 @@ import {
   type OptimizerSpec,
 } from '../../passes/options.js';
 import { type Augmentation, parseAugmentations } from '../../passes/recipe/augmentation.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { type Data, type DataBinding, type DataOptions, dataOptionsOf, OpenedData } from '../data/data.js';
 import { arePaths, dataFrom, type FitData, isOpen } from '../data/from-values.js';
 import { withDevice } from '../devices/choose.js';
@@ -212,7 +212,7 @@ async function fitOn(
     given,
     emit,
   );
-  given.use(readRecipe(injected));
+  given.use(await readRecipe(injected));
   let trainer = await Trainer.create(injected, session);
   try {
     const { target } = trainer.description.loss;

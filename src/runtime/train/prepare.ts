@@ -16,7 +16,7 @@ import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import { flagValue } from '../../passes/options/text.js';
 import type { Fed, InjectOptions, LossSpec } from '../../passes/options.js';
 import { type Augmentation, mixes } from '../../passes/recipe/augmentation.js';
-import { readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Data, DataBinding, DataOptions } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
@@ -68,7 +68,7 @@ export async function trainable(
   data: Data,
   emit: Emit,
 ): Promise<Model> {
-  data.use(readRecipe(given));
+  data.use(await readRecipe(given));
   const { model, options } = isInjected(given)
     ? { model: given, options: wanted }
     : await attachModels(given, wanted, sessionShapes);

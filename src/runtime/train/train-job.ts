@@ -10,7 +10,8 @@ import { decodeModel, encodeModel } from '../../graph/proto/codec.js';
 import { checkState, saveState as saveSnapshot } from '../../graph/state-file.js';
 import { isInjected, readDescription } from '../../passes/file/step-metadata.js';
 import type { InjectOptions } from '../../passes/options.js';
-import { readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
+import { withRecipe } from '../../passes/recipe/recipe.js';
 import { demandAgreement, hashJson } from '../collective/agreement.js';
 import { broadcastBytes, type Collective, onFirstRank } from '../collective/collective.js';
 import { localCollectives } from '../collective/local.js';
@@ -238,7 +239,7 @@ async function runOnData(
   if (collective) await demandAgreement(collective, await agreed(job));
   const resumed = collective ? await sharedState(job, collective) : await resumable(job);
   if (resumed) emit({ type: 'note', text: `resumes the run in ${job.state}`, level: 'warning' });
-  if (resumed) data.use(readRecipe(resumed));
+  if (resumed) data.use(await readRecipe(resumed));
   const model = resumed ?? (await trainableFile(job, data, emit));
   if (job.exportEma && readDescription(model).ema === undefined)
     throw new AgdError(

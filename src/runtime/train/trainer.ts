@@ -15,7 +15,8 @@ import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
 import type { Device, Fed, LeastBatch } from '../../passes/options.js';
 import { readQuantizers } from '../../passes/quantize/quantization-record.js';
-import { classNames, type Recipe, readRecipe, withRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
+import { classNames, type Recipe, withRecipe } from '../../passes/recipe/recipe.js';
 import {
   type EvaluationModel,
   evaluationModel,
@@ -662,13 +663,13 @@ export class Trainer {
     batches: Iterable<Batch> | AsyncIterable<Batch>,
     options: EvaluateOptions = {},
   ): Promise<Evaluation> {
-    return this.#inTurn(() =>
+    return this.#inTurn(async () =>
       evaluateBatches(
         batches,
         this.description.loss,
         options,
         given => this.#evaluatorFor(given),
-        readRecipe(this.model),
+        await readRecipe(this.model),
       ),
     );
   }
@@ -699,7 +700,7 @@ export class Trainer {
     const { loss, outputs } = this.description;
     const names = loss.kind === 'output' ? outputs : [loss.output];
     const spec = taskOf(loss);
-    const recipe = readRecipe(this.model);
+    const recipe = await readRecipe(this.model);
     const run = (given: Feeds) => this.#inTurn(() => this.#predict(names, given));
     yield* predictions(batches, {
       names,

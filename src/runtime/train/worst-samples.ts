@@ -2,7 +2,8 @@
 import type { Model } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { readDescription } from '../../passes/file/step-metadata.js';
-import { classNames, type Recipe, readRecipe } from '../../passes/recipe/recipe.js';
+import { readRecipe } from '../../passes/recipe/read-recipe.js';
+import { classNames, type Recipe } from '../../passes/recipe/recipe.js';
 import type { Dataset } from '../data/dataset.js';
 import { imageInputs } from '../data/images/recipe.js';
 import { takesImages } from '../data/images/spec.js';
@@ -46,7 +47,7 @@ export async function worstSamples(
   const rows = Uint32Array.from(worst, sample => sample.row).sort();
   const part = data.subset(rows);
   const { inputs } = await part.take(Uint32Array.from(rows.keys()));
-  const recipe = readRecipe(model);
+  const recipe = await readRecipe(model);
   const { loss: spec } = readDescription(model);
   const classes = recipe && classNames(recipe);
   const nameOf = (value: number) => classes?.[value] ?? shown(value);

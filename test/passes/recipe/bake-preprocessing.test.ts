@@ -8,10 +8,10 @@ import { decodeModel, encodeModel, inline } from '../../../src/graph/proto/codec
 import { Tensor } from '../../../src/graph/tensor.js';
 import { bakePreprocessing } from '../../../src/passes/recipe/bake-preprocessing.js';
 import { parseColumns } from '../../../src/passes/recipe/columns.js';
+import { readRecipe } from '../../../src/passes/recipe/read-recipe.js';
 import {
   classNames,
   type Recipe,
-  readRecipe,
   type Scores,
   type Step,
   withRecipe,
@@ -104,7 +104,7 @@ async function rawFeeds(source: Source): Promise<Record<string, ort.Tensor>> {
 async function expectSame(model: Model, recipe: Recipe, scores: Scores = { output: 'scores' }) {
   const baked = bakePreprocessing(withRecipe(model, recipe), recipe, scores);
   expect(() => checkGraph(baked.graph)).not.toThrow();
-  expect(readRecipe(baked)).toBeUndefined();
+  expect(await readRecipe(baked)).toBeUndefined();
   const again = decodeModel(encodeModel(baked, inline), '.');
   for (const source of [animals(), later()]) {
     const x = (await applyRecipe(recipe, await source.read(0), { inputs: ['x'] })).get('x')!;

@@ -3,12 +3,13 @@ import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { AgdError } from '../../../graph/errors.js';
 import { loadModel, writeFileAtomic } from '../../../graph/files.js';
-import { parseRecipe, type Recipe, readRecipe } from '../../../passes/recipe/recipe.js';
+import { parseRecipe, readRecipe } from '../../../passes/recipe/read-recipe.js';
+import type { Recipe } from '../../../passes/recipe/recipe.js';
 
 /** The recipe in a JSON file, or in the metadata of a model. Throws `io`, `bad-data`, `invalid-model`. */
 export async function loadRecipe(path: string): Promise<Recipe> {
   if (extname(path).toLowerCase() === '.onnx') {
-    const recipe = readRecipe(await loadModel(path));
+    const recipe = await readRecipe(await loadModel(path));
     if (recipe) return recipe;
     throw new AgdError('bad-data', `${path} holds no recipe: it was not trained on columns of a table.`);
   }

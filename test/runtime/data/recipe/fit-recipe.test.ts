@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { Shape } from '../../../../src/graph/ir.js';
 import { type ColumnsOption, parseColumns } from '../../../../src/passes/recipe/columns.js';
-import { classNames, parseRecipe, targetColumn } from '../../../../src/passes/recipe/recipe.js';
+import { parseRecipe } from '../../../../src/passes/recipe/read-recipe.js';
+import { classNames, targetColumn } from '../../../../src/passes/recipe/recipe.js';
 import { applyRecipe, targetNumbers } from '../../../../src/runtime/data/recipe/apply-recipe.js';
 import { fitRecipe, type RecipeInput } from '../../../../src/runtime/data/recipe/fit-recipe.js';
 import type { Source } from '../../../../src/runtime/data/source.js';
@@ -169,7 +170,7 @@ describe('a target', () => {
     expect(given.of('target')).toEqual([1, 0, 0, 1]);
     expect(given.notes.join()).not.toContain('--label');
     expect(classNames(given.recipe)).toEqual(['won', 'rest']);
-    expect(parseRecipe(JSON.stringify(given.recipe), 'it')).toEqual(given.recipe);
+    expect(await parseRecipe(JSON.stringify(given.recipe), 'it')).toEqual(given.recipe);
     const share = await arrays(
       people(),
       [floats('x', 1), shares],
@@ -256,7 +257,7 @@ describe('text', () => {
     expect(of('input_ids')).toEqual([2, 4, 5, 6, 3, 2, 4, 1, 3, 0, 2, 4, 5, 6, 3]);
     expect(of('mask')).toEqual([1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]);
     // It needs no file any more.
-    const kept = parseRecipe(JSON.stringify(recipe), 'it');
+    const kept = await parseRecipe(JSON.stringify(recipe), 'it');
     const block = await sourceOf({ text: ['sat cat'] }).read(0);
     expect((await applyRecipe(kept, block)).get('input_ids')!.numbers()).toEqual([2, 6, 5, 3, 0]);
   });
@@ -274,7 +275,7 @@ describe('rows of numbers', () => {
     expect(of('x')).toEqual([0, 10, 1, 11, 2, 12, 1, 11, 2, 12, 3, 13, 2, 12, 3, 13, 4, 14]);
     expect(of('target')).toEqual([13, 14, 15]);
     // Without targets, the last window is there too: its next value is the one to predict.
-    const kept = parseRecipe(JSON.stringify(recipe), 'it');
+    const kept = await parseRecipe(JSON.stringify(recipe), 'it');
     const alone = await applyRecipe(kept, await series().read(0), { inputs: ['x'] });
     expect(alone.get('x')!.dims).toEqual([4, 3, 2]);
   });
@@ -507,8 +508,8 @@ describe('a recipe that is read', () => {
       },
     ],
   };
-  it('may be one', () => {
-    expect(parseRecipe(JSON.stringify(good), 'it')).toEqual(good);
+  it('may be one', async () => {
+    expect(await parseRecipe(JSON.stringify(good), 'it')).toEqual(good);
   });
   const changed = (change: (recipe: typeof good) => unknown) => JSON.stringify(change(structuredClone(good)));
   it.each<[string, string, RegExp]>([
@@ -546,7 +547,7 @@ describe('a recipe that is read', () => {
       changed(r => ({ ...r, target: '__proto__' })),
       /its target is not among the inputs/,
     ],
-  ])('is refused where it is %s', (_, text, message) => {
-    expect(() => parseRecipe(text, 'r.json')).toThrow(message);
+  ])('is refused where it is %s', async (_, text, message) => {
+    await expect(parseRecipe(text, 'r.json')).rejects.toThrow(message);
   });
 });

@@ -154,7 +154,8 @@ const SHAPES = record<Infer>({
   Split: ([x, sizes], attr, node) => {
     if (!x?.shape) return [undefined];
     const axis = (attr.int('axis', 0) + x.rank) % x.rank;
-    const each = Number(x.shape[axis]) / node.outputs.length;
+    const extent = x.shape[axis];
+    const each = typeof extent === 'number' ? extent / node.outputs.length : Number.NaN;
     const size = (k: number) => (sizes ? sizes.constant?.[k] : Number.isInteger(each) ? each : null) ?? null;
     return node.outputs.map((_, k) => x.shape!.map((d, i) => (i === axis ? size(k) : d)));
   },

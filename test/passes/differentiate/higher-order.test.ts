@@ -2,8 +2,8 @@
 import { describe, it } from 'vitest';
 import { type Model, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
+import { backward } from '../../../src/ir.js';
 import { Builder } from '../../../src/ops/core/builder.js';
-import { backward } from '../../../src/passes/differentiate/backward.js';
 import { inferShapes } from '../../../src/passes/normalize/infer-shapes.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Body, control, float32, model } from '../../ops/body.js';

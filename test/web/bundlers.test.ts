@@ -87,7 +87,7 @@ describe('the first load', () => {
   it.each([
     ['inject', 139_200, 4],
     ['Trainer', 167_300, 5],
-    ['fit', 208_000, 12],
+    ['fit', 207_400, 12],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

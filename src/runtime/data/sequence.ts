@@ -10,7 +10,7 @@ import { Tensor } from '../../graph/tensor.js';
 import { blockSamples, bytesOf, takeFrom } from './block-samples.js';
 import { convert } from './convert.js';
 import { SHUFFLE_BYTES } from './dataset.js';
-import { joinArrays, joinTensors } from './gather.js';
+import { joinArrays, joinTensors } from './join.js';
 import { offsets, partOf } from './order.js';
 import type { Pass, Samples } from './samples.js';
 import { type NestedArray, type TensorLike, toTensor } from './to-tensor.js';

@@ -1,7 +1,6 @@
 /** Stands in for the modules of Node of which the library uses a function or two. */
 import { sha256 } from '@noble/hashes/sha2.js';
 import { buf as crc } from 'crc-32';
-import { dequal } from 'dequal';
 import { deflateSync, inflateSync as inflateRaw, unzlibSync } from 'fflate';
 import { Buffer } from './buffer.js';
 
@@ -63,17 +62,6 @@ export const tmpdir = (): string => '/tmp';
 // node:url
 export const fileURLToPath = (url: URL): string => url.pathname;
 export const pathToFileURL = (path: string): URL => new URL(`file://${path}`);
-
-// node:util
-export const isDeepStrictEqual = dequal;
-
-type Callback<T> = (error: Error | null, result?: T) => void;
-export const promisify =
-  <A extends unknown[], T>(action: (...args: [...A, Callback<T>]) => void) =>
-  (...args: A): Promise<T> =>
-    new Promise((resolve, reject) =>
-      action(...args, (error, result) => (error ? reject(error) : resolve(result as T))),
-    );
 
 // node:buffer
 export { Buffer };

@@ -2,7 +2,8 @@
 import { AgdError } from '../../../graph/errors.js';
 import type { ColumnsOption } from '../../../passes/recipe/columns.js';
 import type { InputRecipe, Recipe } from '../../../passes/recipe/recipe.js';
-import { gather, lowerBound } from '../gather.js';
+import { gather } from '../gather.js';
+import { lowerBound } from '../some-rows.js';
 import type { Source } from '../source.js';
 import { Chain } from './chain.js';
 import { type Plan, planColumns, type RecipeInput, showPlan } from './plan.js';

@@ -6,9 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Recipe } from '../../../../src/passes/recipe/recipe.js';
-import { readAll, someRows } from '../../../../src/runtime/data/gather.js';
+import { readAll } from '../../../../src/runtime/data/join.js';
 import { openData, openRecords } from '../../../../src/runtime/data/open.js';
 import { numbersOf } from '../../../../src/runtime/data/recipe/values.js';
+import { someRows } from '../../../../src/runtime/data/some-rows.js';
 import type { Source, Values } from '../../../../src/runtime/data/source.js';
 import { openSource, reopenSource } from '../../../../src/runtime/data/sources/open.js';
 

@@ -8,6 +8,7 @@ import { sessionShapes } from '../../src/runtime/session.js';
 import { Body, float32, model } from './body.js';
 import { EXAMPLES } from './examples.js';
 import { trace } from './operators-page.js';
+import { spread } from './vjp.js';
 
 const common = new Set([...opTable()].map(([domain, op]) => `${domain}:${op}`));
 const isCommon = (graph: Graph) =>
@@ -24,7 +25,7 @@ it('gradients of usual operators need no others', async () => {
 it('a model with others trains, also where only a subgraph has them', async () => {
   const main = new Body('main');
   const x = main.input('x', float32(['n', 4]));
-  const w = main.constant('w', Tensor.filled('float32', [4, 4], 0.5));
+  const w = main.constant('w', spread([4, 4], [-0.5, 0.5], 1));
   const h = main.add('MatMul', [x, w], 'h');
   const [yes, no] = [new Body('yes'), new Body('no')];
   yes.outputs(yes.add('Einsum', [h], 'a', { equation: 'ij->ij' }));

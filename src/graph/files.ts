@@ -305,7 +305,7 @@ const ZEROS = Buffer.alloc(BLOCK);
 async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; done += BLOCK) {
     const block = bytes.subarray(done, done + BLOCK);
-    if (ZEROS.compare(block, 0, block.length, 0, block.length))
+    if (Buffer.compare(ZEROS.subarray(0, block.length), block))
       await writeBytes(file, block, position + done);
   }
 }

@@ -1,5 +1,5 @@
 /** Ranks that die or hang in the middle of a run, under the launchers that are installed. */
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -33,9 +33,10 @@ describe.each(launchers)('a run that $name started', launcher => {
     ['abort', 'MPI_Abort', 5],
     ['close', 'MPI_Finalize', 2],
   ])('ends if the launcher cannot be reached: %s', { timeout: 60_000 }, async (when, call, seconds) => {
-    const { stderr, code } = await start(launcher, 3, [SCRIPT, `launcher-${when}`, '2']);
+    const errors = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'errors');
+    const { code } = await start(launcher, 3, [SCRIPT, `launcher-${when}`, '2'], { errors });
     expect(code).not.toBe(0);
-    expect(stderr).toMatch(
+    expect(readFileSync(errors, 'utf8')).toMatch(
       new RegExp(
         `agd-onnx: rank [01] of 3 \\(.+\\): ${call} has not returned after ${seconds} s: the launcher cannot be reached\\. This process is killed\\.`,
       ),

@@ -26,16 +26,21 @@ export const missing = KNOWN.filter(known => !launchers.includes(known)).map(
 
 const run = promisify(execFile);
 
-/** Runs Node on each rank; resolves with what they printed, also if they failed. */
+/**
+ * Runs Node on each rank; resolves with what they printed, also if they failed. Their errors go to the file `errors` if it is
+ * given: a launcher that was stopped may end without passing on what ranks wrote.
+ */
 export async function start(
   { command, args }: Launcher,
   ranks: number,
   script: readonly string[],
-  { cwd }: { cwd?: string } = {},
+  { cwd, errors }: { cwd?: string; errors?: string } = {},
 ): Promise<{ stdout: string; stderr: string; code: number }> {
   // One rank must not take the cores of another.
   const env = { ...process.env, OMPI_MCA_rmaps_base_oversubscribe: '1', UCX_LOG_LEVEL: 'error' };
-  const all = [...args, '-n', `${ranks}`, process.execPath, ...script];
+  const node = [process.execPath, ...script];
+  const rank = errors ? ['/bin/sh', '-c', `exec "$@" 2>>'${errors}'`, 'sh', ...node] : node;
+  const all = [...args, '-n', `${ranks}`, ...rank];
   try {
     return { ...(await run(command, all, { env, cwd })), code: 0 };
   } catch (error) {

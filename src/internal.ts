@@ -4,6 +4,7 @@
  */
 export { diffModels, isSameModel, type ModelDiff } from './graph/diff.js';
 export { checkWritable, ioError, writeFileAtomic } from './graph/files.js';
+export { openModel } from './graph/open-model.js';
 export { permutation, random } from './graph/random.js';
 export * from './index.js';
 export { decodeModel, encodeModel } from './ir.js';

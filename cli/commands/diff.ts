@@ -19,8 +19,8 @@ export const examples = [['diff model.onnx model.trained.onnx', 'what training c
 type Args = { model: string; other: string; json?: boolean; color?: boolean };
 
 export async function handler({ model: before, other: after, json, color }: Args): Promise<void> {
-  const { diffModels, isSameModel, loadModel } = await import('../../src/internal.js');
-  const found = diffModels(await loadModel(before), await loadModel(after));
+  const { diffModels, isSameModel, openModel } = await import('../../src/internal.js');
+  const found = diffModels(await openModel(before), await openModel(after));
   if (json) {
     printJson(found);
     return;

@@ -96,7 +96,7 @@ type Args = Pick<Arguments, 'model' | 'params'> & {
 
 export async function handler(args: Args): Promise<void> {
   const library = await import('../../src/internal.js');
-  const { exportFrom, exportOrtCheckpoint, exportPytorchState, loadModel, loadParameters } = library;
+  const { exportFrom, exportOrtCheckpoint, exportPytorchState, openModel, loadParameters } = library;
   const { model, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut, peft, onnxAdapter } = args;
   const { adapter, adaptersOnly } = args;
   const instead = pytorchState ?? ortCheckpoint ?? peft ?? onnxAdapter;
@@ -104,15 +104,15 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out, recipeOut], [model, args.params, args.recipe]);
   const recipe = args.recipe === undefined ? undefined : await library.loadRecipe(args.recipe);
   const isReplaced = existsSync(out);
-  if (pytorchState !== undefined) await exportPytorchState(await loadModel(model), out);
-  else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await loadModel(model), out);
+  if (pytorchState !== undefined) await exportPytorchState(await openModel(model), out);
+  else if (ortCheckpoint !== undefined) await exportOrtCheckpoint(await openModel(model), out);
   else if (peft !== undefined) {
-    const folders = await library.writePeft(await loadModel(model), out);
+    const folders = await library.writePeft(await openModel(model), out);
     if (folders.length > 1)
       print(
         `PEFT has one method in a folder: load ${folders.join(', then ')}, with merge_and_unload() before each of the others`,
       );
-  } else if (onnxAdapter !== undefined) await library.writeOnnxAdapter(await loadModel(model), out);
+  } else if (onnxAdapter !== undefined) await library.writeOnnxAdapter(await openModel(model), out);
   else {
     const values = args.params === undefined ? undefined : await loadParameters(args.params);
     const { isUntrained, kept } = await exportFrom(model, out, {

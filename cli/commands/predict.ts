@@ -55,7 +55,7 @@ export async function handler(args: Args): Promise<void> {
   const {
     checkWritable,
     keepColumns,
-    loadModel,
+    openModel,
     loadRecipe,
     predictBatches,
     predictionFormat,
@@ -70,7 +70,7 @@ export async function handler(args: Args): Promise<void> {
   checkOutputs([out], [path, args.recipe, ...[data].flat()]);
   await checkWritable(out);
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
-  const source = keep && (await keepColumns(data, keep, recipe ?? (await readRecipe(await loadModel(path)))));
+  const source = keep && (await keepColumns(data, keep, recipe ?? (await readRecipe(await openModel(path)))));
   const { device } = await withDevice(args, warn);
   const count = countSamples(process.stderr, 'predicted');
   try {

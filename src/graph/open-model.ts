@@ -137,18 +137,27 @@ class OpenFile {
   }
 
   #sum({ offset, length }: Part): number {
+    const block = new Uint8Array(Math.min(BLOCK, length));
     let sum = 0;
-    for (let done = 0; done < length; done += BLOCK)
-      sum = crc32(this.#bytes(offset + done, Math.min(BLOCK, length - done)), sum);
+    for (let done = 0; done < length; done += block.length) {
+      const part = block.subarray(0, length - done);
+      this.#fill(part, offset + done);
+      sum = crc32(part, sum);
+    }
     return sum;
   }
 
   #bytes(offset: number, length: number): Uint8Array {
     const bytes = new Uint8Array(length);
+    this.#fill(bytes, offset);
+    return bytes;
+  }
+
+  #fill(bytes: Uint8Array, offset: number): void {
+    const { length } = bytes;
     for (let done = 0, read = 0; done < length; done += read) {
       read = readSync(this.#fd, bytes, done, Math.min(length - done, 2 ** 30), offset + done);
       if (read === 0) throw changedFile(this.#path);
     }
-    return bytes;
   }
 }

@@ -1,8 +1,8 @@
 /** What evaluating a model and predicting with it have in common: the model as it is to run, and its data. */
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
-import { loadModel } from '../../graph/files.js';
 import type { Model } from '../../graph/ir.js';
+import { openModel } from '../../graph/open-model.js';
 import { checkState } from '../../graph/state-file.js';
 import { LOSS_NAMES, type LossKind } from '../../ops/losses/index.js';
 import { readOriginal } from '../../passes/file/embed-original.js';
@@ -105,13 +105,13 @@ async function lossOf(model: Model): Promise<PlainModel['loss']> {
 
 /**
  * With another recipe than its own where one is given. Throws `bad-option` for averages of a model that has none, and as
- * `loadModel` does.
+ * `openModel` does.
  */
 export async function plainModel(
   source: Model | string,
   { ema, recipe }: { ema?: boolean; recipe?: Recipe } = {},
 ): Promise<PlainModel> {
-  const model = typeof source === 'string' ? await loadModel(source) : source;
+  const model = typeof source === 'string' ? await openModel(source) : source;
   if (typeof source === 'string') await checkState(model, source);
   if (!isInjected(model)) {
     if (ema) throw new AgdError('bad-option', 'Only a training state keeps an average of the weights.');

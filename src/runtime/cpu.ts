@@ -1,5 +1,5 @@
 /** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
-import { Graph, Model, Node, Value } from '../graph/ir.js';
+import { allGraphs, Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
 import { transposeApart } from '../passes/run/transpose-apart.js';
@@ -9,6 +9,9 @@ import { Session, type SessionOptions } from './session.js';
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
+  // Loaded where it is needed, as pages load this too.
+  if ([...allGraphs(model.graph)].some(({ nodes }) => nodes.some(({ opType }) => opType === 'LSTM')))
+    (await import('../passes/run/keep-gates.js')).keepGates(model);
   transposeApart(model);
   blockSize ??= askBlockSize();
   const block = await blockSize;

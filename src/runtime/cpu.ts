@@ -9,9 +9,11 @@ import { Session, type SessionOptions } from './session.js';
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
-  // Loaded where it is needed, as pages load this too.
-  if ([...allGraphs(model.graph)].some(({ nodes }) => nodes.some(({ opType }) => opType === 'LSTM')))
-    (await import('../passes/run/keep-gates.js')).keepGates(model);
+  // Loaded where they are needed, as pages load this too.
+  const has = (operator: string) =>
+    [...allGraphs(model.graph)].some(({ nodes }) => nodes.some(({ opType }) => opType === operator));
+  if (has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
+  if (has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
   transposeApart(model);
   blockSize ??= askBlockSize();
   const block = await blockSize;

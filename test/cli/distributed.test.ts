@@ -4,8 +4,11 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
+import { Tensor } from '../../src/graph/tensor.js';
+import { writeNpz } from '../../src/runtime/data/npz.js';
+import { spread } from '../ops/vjp.js';
 import { launchers, missing, start } from '../runtime/collective/mpi.js';
-import { normalized } from '../sample.js';
+import { mlp, mlpData, normalized } from '../sample.js';
 import { agdOnnx, workplace } from './run.js';
 
 const CLI = join(import.meta.dirname, '../../bin/agd-onnx.js');
@@ -234,6 +237,35 @@ describe.each(launchers)('ranks that $name starts', launcher => {
       expect(code, stderr).toBe(0);
     }
     expect(await difference(join(folder, 'alone.onnx'), join(folder, 'out.onnx'))).toBeLessThan(1e-6);
+  });
+
+  it.each([
+    { flags: '--sync-batch-norm', alike: '--optimizer sgd --lr 0.1', model: normalized(), most: 1e-6 },
+    { flags: '--shard-optimizer', alike: '', model: mlp(), most: 1e-6 },
+    // Half as many samples add up to other roundings.
+    { flags: '', alike: '--precision fp16 --optimizer sgd --lr 0.1', model: mlp(), most: 1e-4 },
+  ])('add losses of different divisors: $flags $alike', { timeout: 180_000 }, async task => {
+    const folder = await workplace(task.model);
+    // The second loss leaves out samples of the first one, not as many on each rank.
+    const arrays = mlpData(160, 1);
+    const wanted = spread([160, 8], [-1, 1], 3);
+    const counts = Tensor.from(
+      'float32',
+      [160],
+      Float32Array.from({ length: 160 }, (_, i) => +(i % 7 < 3)),
+    );
+    await writeNpz(join(folder, 'sum.npz'), new Map([...arrays, ['wanted', wanted], ['counts', counts]]));
+    const sum = 'cross-entropy(logits, target) + 0.5*mse(h, wanted, mask=counts)';
+    const shared = ['model.onnx', '--data', 'sum.npz', '--loss', sum, '--batch-size', '40', '--seed', '3'];
+    const run = [...shared, ...task.alike.split(' ').filter(Boolean)];
+    const alone = agdOnnx(folder, 'train', ...run, '-o', 'alone.onnx');
+    expect(alone.code, alone.err).toBe(0);
+    const more = task.flags.split(' ').filter(Boolean);
+    const { code, stderr } = await train(folder, 2, ...run, ...more, '-o', 'out.onnx', '--distributed');
+    expect(code, stderr).toBe(0);
+    const at = (name: string) => join(folder, name);
+    expect(await difference(at('alone.onnx'), at('out.onnx'))).toBeLessThan(task.most);
+    expect(await difference(at('model.onnx'), at('out.onnx'))).toBeGreaterThan(100 * task.most);
   });
 
   it('have nothing to synchronize without batch normalization', { timeout: 120_000 }, async () => {

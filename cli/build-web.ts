@@ -27,6 +27,7 @@ const STAND_INS = {
   'onnxruntime-node': source('runtime'),
   jiti: source('node/small'),
   koffi: source('node/small'),
+  long: source('long'),
   sharp: source('images'),
   ...Object.fromEntries(small.map(name => [`node:${name}`, source('node/small')])),
 };
@@ -68,7 +69,7 @@ function withoutTexts(code: string, names: readonly string[]): string {
   return rest + code.slice(at);
 }
 
-const GLOBALS = ['Buffer', 'process', 'setImmediate'];
+const GLOBALS = ['process', 'setImmediate'];
 
 const options = (input: InputOptions['input']) =>
   ({
@@ -119,8 +120,8 @@ const PAGES = {
   fit: ['fit', ...FILES],
 };
 
-/** Modules by path, with those that each imports when it is loaded, and those with an `import()`. */
-type Imports = { imports: Map<string, readonly string[]>; later: Set<string> };
+/** Modules by path, with those that each imports when it is loaded, those with an `import()`, and what these load. */
+type Imports = { imports: Map<string, readonly string[]>; later: Set<string>; onDemand: Set<string> };
 
 /** The modules that a page with these exports loads at first; `found` receives the imports of all. */
 async function firstLoad(names: readonly string[], found: Imports): Promise<Set<string>> {
@@ -139,6 +140,7 @@ async function firstLoad(names: readonly string[], found: Imports): Promise<Set<
             const { importedIds, dynamicallyImportedIds } = this.getModuleInfo(id)!;
             found.imports.set(id, importedIds);
             if (dynamicallyImportedIds.length) found.later.add(id);
+            for (const other of dynamicallyImportedIds) found.onDemand.add(other);
           }
         },
       },
@@ -156,10 +158,10 @@ async function firstLoad(names: readonly string[], found: Imports): Promise<Set<
  * The pages in whose file a module is, for those that are joined. Bundlers make a script of each set of modules that the same
  * parts of a page share, and many small scripts compress badly; a file of ours stays whole. So modules that pages load at
  * first are joined with those that the same pages need. A module that leads to an `import()` stays apart: as part of a
- * larger file, it would make bundlers keep what it loads.
+ * larger file, it would make bundlers keep what it loads. A package that is loaded by one stays apart too.
  */
 async function joinedModules(): Promise<Map<string, string>> {
-  const found: Imports = { imports: new Map(), later: new Set() };
+  const found: Imports = { imports: new Map(), later: new Set(), onDemand: new Set() };
   const pages = Object.entries(PAGES);
   const loads = await Promise.all(pages.map(([, names]) => firstLoad(names, found)));
   const apart = found.later;
@@ -170,9 +172,12 @@ async function joinedModules(): Promise<Map<string, string>> {
   const joined = new Map<string, string>();
   // With all that it imports, used or not, so that no file imports one of a later page.
   const add = (id: string, page: string): void => {
+    const imported = found.imports.get(id) ?? [];
     if (joined.has(id) || apart.has(id)) return;
+    // With imports of its own, it could import a file that imports it.
+    if (found.onDemand.has(id) && !imported.length) return;
     joined.set(id, page);
-    for (const other of found.imports.get(id) ?? []) add(other, page);
+    for (const other of imported) add(other, page);
   };
   for (const [i, [page]] of pages.entries()) for (const id of loads[i]!) add(id, page);
   return joined;

@@ -30,7 +30,7 @@ const until = status =>
     { timeout: 120_000 },
   );
 const record = name =>
-  page.screenshot({ path: join(images, `studio-${name}.jpg`), type: 'jpeg', quality: 70 });
+  page.screenshot({ path: join(images, `studio-${name}.jpg`), type: 'jpeg', quality: 65 });
 
 await page.goto(server.resolvedUrls.local[0]);
 await until('^Ready');
@@ -72,6 +72,7 @@ await page.fill('#settings [name=epochs]', '1');
 await page.click('#options summary');
 await page.click('#train');
 await until('^Trained');
+await page.evaluate(() => scrollTo(0, 0));
 const pad = await page.locator('#canvas').boundingBox();
 const at = (x, y) => [pad.x + x * pad.width, pad.y + y * pad.height];
 await page.mouse.move(...at(0.3, 0.2));
@@ -82,8 +83,7 @@ for (const point of [
 ])
   await page.mouse.move(...at(...point), { steps: 8 });
 await page.mouse.up();
-await page.waitForFunction(() => /[1-9]\d %/.test(document.querySelector('#bars').textContent));
-await page.evaluate(() => scrollTo(0, 0));
+await page.waitForFunction(() => /^7.*\d\d %/.test(document.querySelector('#bars .most')?.textContent));
 await record('4-digits');
 
 await browser.close();

@@ -1,4 +1,5 @@
 /** What is different between two models: which tensors moved, by how much, and how the graphs differ. */
+import { equalBytes } from './bytes.js';
 import { byteLength, type DType } from './dtype.js';
 import { type Attr, allGraphs, type Graph, type Model, type Node, type Value } from './ir.js';
 import { functionKey, type Place, type PlacedTensor, tensorsOf } from './places.js';
@@ -134,11 +135,11 @@ function compareTensors(
   b: Tensor,
 ): Omit<MovedTensor, 'name' | 'elements' | keyof TensorType> | undefined {
   if (a.strings || b.strings) {
-    const changed = (a.strings ?? []).filter((text, i) => Buffer.compare(text, b.strings![i]!)).length;
+    const changed = (a.strings ?? []).filter((text, i) => !equalBytes(text, b.strings![i]!)).length;
     return changed ? { changed } : undefined;
   }
   const [one, other] = [a.bytes, b.bytes];
-  if (Buffer.compare(one, other) === 0) return undefined;
+  if (equalBytes(one, other)) return undefined;
   let [changed, maxAbs, squares, ofA, ofB, dot] = [0, 0, 0, 0, 0, 0];
   const step = byteLength(a.dtype, CHUNK);
   for (let at = 0, left = a.size; left > 0; at += step, left -= CHUNK) {

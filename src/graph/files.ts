@@ -1,5 +1,4 @@
 /** Model files on disk, with external data beside them. Every write is atomic. The only file access of this layer. */
-import { randomBytes } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -24,11 +23,13 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
+import { concatBytes, equalBytes } from './bytes.js';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
 import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
 import { locateTensors } from './proto/locate.js';
 import { MESSAGES } from './proto/schema.js';
+import { randomHex } from './random.js';
 import type { ExternalData, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
@@ -290,7 +291,7 @@ async function copyRange(
   target: FileHandle,
   to: number,
 ): Promise<void> {
-  const block = Buffer.allocUnsafe(Math.min(BLOCK, length));
+  const block = new Uint8Array(Math.min(BLOCK, length));
   for (let done = 0; done < length; ) {
     const { bytesRead } = await source.read(block, 0, Math.min(block.length, length - done), from + done);
     if (bytesRead === 0) throw new AgdError('io', 'A file became shorter while it was copied.');
@@ -299,14 +300,13 @@ async function copyRange(
   }
 }
 
-const ZEROS = Buffer.alloc(BLOCK);
+const ZEROS = new Uint8Array(BLOCK);
 
 /** Writes at `position` of a file that holds only zeros from there on. Blocks of zeros stay holes. */
 async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; done += BLOCK) {
     const block = bytes.subarray(done, done + BLOCK);
-    if (Buffer.compare(ZEROS.subarray(0, block.length), block))
-      await writeBytes(file, block, position + done);
+    if (!equalBytes(ZEROS.subarray(0, block.length), block)) await writeBytes(file, block, position + done);
   }
 }
 
@@ -324,11 +324,11 @@ async function* batches(chunks: Chunks): AsyncGenerator<Uint8Array> {
     if (chunk.length < BLOCK) small.push(chunk);
     if (chunk.length < BLOCK) size += chunk.length;
     if (chunk.length < BLOCK && size < BLOCK) continue;
-    yield Buffer.concat(small);
+    yield concatBytes(small);
     [small, size] = [[], 0];
     if (chunk.length >= BLOCK) yield chunk;
   }
-  yield Buffer.concat(small);
+  yield concatBytes(small);
 }
 
 export async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
@@ -395,7 +395,7 @@ async function temporaryName(to: string): Promise<string> {
     if (pid && (Number(pid) === process.pid ? !unfinished.has(path) : !isRunning(Number(pid))))
       await unlink(path).catch(() => {});
   }
-  const path = join(folder, `${prefix}${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+  const path = join(folder, `${prefix}${process.pid}-${randomHex()}.tmp`);
   unfinished.add(path);
   return path;
 }

@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
+import { concatBytes } from './bytes.js';
 import {
   changedFile,
   ioError,
@@ -55,7 +56,7 @@ function opened(path: string, bytes: Uint8Array, skipped: readonly Part[]): Mode
     large.map(({ offset, length }) => ({ offset, length, bytes: new Uint8Array() })),
   );
   // What is decoded refers to its bytes, which must not be those of the whole file.
-  const model = naming(path, () => decodeModel(Buffer.concat(without), dirname(path), readExternal));
+  const model = naming(path, () => decodeModel(concatBytes(without), dirname(path), readExternal));
   const offsets = new Map(large.map(({ name, offset }) => [name, offset]));
   for (const [value, tensor] of model.graph.initializers) {
     const offset = offsets.get(value.name);

@@ -2,6 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { readFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { equalBytes } from './bytes.js';
 import { AgdError } from './errors.js';
 import {
   checkModelTarget,
@@ -129,7 +130,7 @@ async function checkWritten(
   );
   const found = new Set<Place>();
   for (const { place, tensor } of tensorsOf(read))
-    if (changed.has(place) && Buffer.compare(tensor.bytes, tensors.get(place)!.bytes) === 0) found.add(place);
+    if (changed.has(place) && equalBytes(tensor.bytes, tensors.get(place)!.bytes)) found.add(place);
   const lost = [...changed].find(place => !found.has(place));
   if (lost !== undefined)
     throw new AgdError(

@@ -1,4 +1,5 @@
 /** Sets a metadata entry of a model file and leaves all other bytes unchanged. */
+import { concatBytes, fromUtf8, toUtf8 } from './bytes.js';
 import { BYTES, wireFields } from './wire.js';
 
 /** ModelProto.metadata_props; StringStringEntryProto.key and .value. */
@@ -16,24 +17,24 @@ export function withEntry(bytes: Uint8Array, key: string, value: string | undefi
     from = field.end;
   }
   kept.push(bytes.subarray(from));
-  if (value === undefined) return kept.length === 1 ? bytes : Buffer.concat(kept);
-  const entry = Buffer.concat([field(KEY, Buffer.from(key)), field(VALUE, Buffer.from(value))]);
-  return Buffer.concat([...kept, field(METADATA, entry)]);
+  if (value === undefined) return kept.length === 1 ? bytes : concatBytes(kept);
+  const entry = concatBytes([field(KEY, toUtf8(key)), field(VALUE, toUtf8(value))]);
+  return concatBytes([...kept, field(METADATA, entry)]);
 }
 
 function keyOf(bytes: Uint8Array, { from, end }: { from: number; end: number }): string | undefined {
   let key: string | undefined;
   for (const { id, from: start, end: stop } of wireFields(bytes, from, end))
-    if (id === KEY) key = Buffer.from(bytes.subarray(start, stop)).toString();
+    if (id === KEY) key = fromUtf8(bytes.subarray(start, stop));
   return key;
 }
 
-function field(id: number, content: Uint8Array): Buffer {
-  return Buffer.concat([varint(id * 8 + BYTES), varint(content.length), content]);
+function field(id: number, content: Uint8Array): Uint8Array {
+  return concatBytes([varint(id * 8 + BYTES), varint(content.length), content]);
 }
 
-function varint(value: number): Buffer {
+function varint(value: number): Uint8Array {
   const out: number[] = [];
   for (; value >= 0x80; value = Math.floor(value / 0x80)) out.push((value % 0x80) | 0x80);
-  return Buffer.from([...out, value]);
+  return Uint8Array.of(...out, value);
 }

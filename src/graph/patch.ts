@@ -1,4 +1,5 @@
 /** Replaces the values of tensors in a model file and leaves all other bytes unchanged. */
+import { equalBytes } from './bytes.js';
 import { AgdError } from './errors.js';
 import { type Place, showPlace } from './places.js';
 import { locateTensors, type Range, type StoredTensor } from './proto/locate.js';
@@ -52,7 +53,7 @@ export function patchModel(
     const { message } = located.get(place)!;
     const from = bytes.subarray(message!.offset, message!.offset + message!.length);
     const now = pointed(from, data);
-    if (Buffer.compare(from, now)) edits.push({ ...message!, bytes: now });
+    if (!equalBytes(from, now)) edits.push({ ...message!, bytes: now });
   }
   return editMessage(bytes, edits);
 }

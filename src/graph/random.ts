@@ -2,7 +2,6 @@
  * Random numbers that are the same on every platform: xoshiro128** 1.1 seeded by SplitMix64.
  * Blackman, Vigna: Scrambled Linear Pseudorandom Number Generators, ACM TOMS 47(4), 2021; prng.di.unimi.it.
  */
-import { randomBytes } from 'node:crypto';
 
 /** Draws the next integer of [0, 2^32). */
 export type Random = () => number;
@@ -68,4 +67,8 @@ export function below(n: number, draw: Random): number {
 }
 
 /** A seed of 48 bits from the system's source of secrets. */
-export const secretSeed = (): number => randomBytes(6).readUIntBE(0, 6);
+export const secretSeed = (): number =>
+  crypto.getRandomValues(new Uint16Array(3)).reduce((seed, bits) => seed * 2 ** 16 + bits, 0);
+
+/** Twelve hexadecimal digits, for names that nothing else has. */
+export const randomHex = (): string => secretSeed().toString(16).padStart(12, '0');

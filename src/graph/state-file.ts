@@ -2,7 +2,6 @@
  * A model file that is saved repeatedly by a process that may be killed at any time. If its tensors need a data file,
  * each version has a new one, and renaming the model file, which refers to it, commits the new version.
  */
-import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { type FileHandle, open, readdir, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -27,6 +26,7 @@ import {
 } from './files.js';
 import { Model } from './ir.js';
 import { inline } from './proto/codec.js';
+import { randomHex } from './random.js';
 import type { ExternalData, Tensor } from './tensor.js';
 
 /** The metadata key with the name, length and CRC-32 of the data file. */
@@ -50,7 +50,7 @@ export async function saveState(model: Model, name: string, limit = INLINE_LIMIT
   const isLarge = [...tensors.keys()].reduce((n, t) => n + t.byteLength, 0) > limit;
   const placed = new Map<Tensor, ExternalData>();
   if (isLarge) {
-    const location = `${basename(path)}.${randomBytes(6).toString('hex')}.data`;
+    const location = `${basename(path)}.${randomHex()}.data`;
     const file = join(dirname(path), location);
     let offset = 0;
     for (const tensor of tensors.keys()) {

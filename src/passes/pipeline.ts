@@ -14,7 +14,7 @@ import { Builder } from '../ops/core/builder.js';
 import type { Expr } from '../ops/core/expr.js';
 import { loadOperators } from '../ops/index.js';
 import { lacksTotal } from '../ops/schedules.js';
-import { adapterNames, asksForAdapters } from './adapters/adapter-names.js';
+import { adapterNames, asksForAdapters, wholeHead } from './adapters/adapter-names.js';
 import { checkFixedBases, detachedValues } from './adapters/adapter-record.js';
 import {
   contextOf,
@@ -434,7 +434,8 @@ const ALL = [
       const { loss, output, constants } = c.loss;
       const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
       const head = () => headParameters(c.work, ends);
-      const given = { constants, head, adapters: adapterNames(c.work), quantizers: scalesOf(c.work) };
+      const adapters = adapterNames(c.work);
+      const given = { constants, head, adapters, newHead: wholeHead(c.work), quantizers: scalesOf(c.work) };
       c.parameters = await selectParameters(graph, [loss], c.origins, c.options, given);
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));

@@ -1,3 +1,4 @@
+import { equalBytes } from '../graph/bytes.js';
 import { withInitializers } from '../graph/clone.js';
 import { AgdError } from '../graph/errors.js';
 import { saveModel } from '../graph/files.js';
@@ -150,7 +151,7 @@ export async function saveTrained(
   const found = new Map([...initializers].map(([value, tensor]) => [value.name, tensor]));
   for (const name of wanted) {
     const written = found.get(name);
-    if (Buffer.compare(written?.bytes ?? Buffer.of(), asStored(values.get(name)!, written?.dtype).bytes))
+    if (!written || !equalBytes(written.bytes, asStored(values.get(name)!, written.dtype).bytes))
       throw new AgdError('invalid-model', `${path} does not hold what '${name}' learned.`);
   }
 }

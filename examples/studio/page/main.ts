@@ -109,7 +109,7 @@ function statusText(isPaused: boolean, isComplete: boolean): string {
 /** What model and data suggest. */
 function hint(): string {
   const { model, data, kind } = project;
-  if (run) return 'Start over to change the other settings.';
+  if (run) return 'Raise the epochs to train longer, or start over to change the other settings.';
   if (kind === 'digits' || !model || !data) return '';
   if (model.missing.length)
     return `No gradient for ${model.missing.join(', ')}: train the head only, or LoRA after it.`;

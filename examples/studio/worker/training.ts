@@ -112,11 +112,7 @@ function choice({ trains, match, rank }: Settings, head: readonly string[]) {
   const globs = match.split(/[\s,]+/).filter(Boolean);
   if (trains === 'head') return { freeze: ['backbone'] };
   if (trains === 'match') return { freeze: ['*'], train: [...globs, ...head] };
-  if (trains === 'lora')
-    return {
-      lora: [{ match: globs.length ? globs : ['*'], r: rank }],
-      ...(head.length ? { train: [...head] } : {}),
-    };
+  if (trains === 'lora') return { lora: [{ match: globs.length ? globs : ['*'], r: rank }] };
   return {};
 }
 

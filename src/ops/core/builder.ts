@@ -1,3 +1,4 @@
+import { characters } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
 import { type Attr, Graph, type Int, Node, Value, type ValueType } from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';
@@ -195,7 +196,7 @@ export class Builder {
 
   /** An initializer with these contents; equal ones are shared. */
   tensor(tensor: Tensor, hint = 'const'): Expr {
-    const key = `${tensor.dtype}[${tensor.dims}]${Buffer.from(tensor.bytes).toString('latin1')}`;
+    const key = `${tensor.dtype}[${tensor.dims}]${characters(tensor.bytes)}`;
     let value = this.#constants.get(key);
     if (!value) {
       value = new Value(this.scope.names.fresh(hint), {

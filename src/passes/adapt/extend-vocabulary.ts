@@ -1,3 +1,4 @@
+import { concatBytes } from '../../graph/bytes.js';
 import { isFloat, isQuantized } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Model, Node, Value } from '../../graph/ir.js';
@@ -50,7 +51,7 @@ export function extendVocabulary(
     if (isTied) for (const node of weight.through) for (const v of node.outputs) if (v) v.type = undefined;
   });
   const longer = Tensor.ofNumbers(floatType(tensor), [count - before, ...tensor.dims.slice(1)], added.flat());
-  const bytes = Buffer.concat([tensor.bytes, longer.bytes]);
+  const bytes = concatBytes([tensor.bytes, longer.bytes]);
   graph.initializers.set(table, new Tensor(tensor.dtype, [count, ...tensor.dims.slice(1)], bytes));
   table.type = { kind: 'tensor', dtype: tensor.dtype, shape: [count, ...tensor.dims.slice(1)] };
   return { table, before, heads };

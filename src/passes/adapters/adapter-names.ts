@@ -1,6 +1,7 @@
 /** What a model has of adapters, and whether options ask for some: apart from what adds them, which few models need. */
 import type { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../options.js';
+import { newHead } from '../select/find-head.js';
 import { namesIn, readAdapters } from './adapter-record.js';
 import { readPrompt } from './prompt-record.js';
 import { readScales } from './scale-record.js';
@@ -38,3 +39,10 @@ export const adaptedWeights = (model: Pick<Model, 'metadata'>): ReadonlySet<stri
       feedforward ? [weight] : [weight, ...biases],
     ),
   ]);
+
+/** The parameters of a new head, which starts from nothing and so trains as a whole, unless an adapter was given to it. */
+export function wholeHead(model: Pick<Model, 'graph' | 'metadata'>): string[] {
+  const adapted = adaptedWeights(model);
+  const names = newHead(model);
+  return names.some(name => adapted.has(name)) ? [] : names;
+}

@@ -30,7 +30,7 @@ type Planned = Rank & { layer: AdaptedLayer; values?: { a: Tensor; b: Tensor; ma
  * not, except for QAttention, whose product becomes a layer (see `open-qattention.ts`). A of a layer is initialized as PEFT
  * does, uniform by its fan-in, and B with zeros; of an embedding the other way round. Adapters are float32 where the layer is
  * of 16 bits. `notes` gets a line on the layers of a pattern that are left out: those narrower than the rank, and those whose weights train
- * themselves, by the globs of `train`. Throws `no-such-value`, `bad-option`, `unsupported-op`.
+ * themselves: globs of `train` match their names. Throws `no-such-value`, `bad-option`, `unsupported-op`.
  */
 export function addAdapters(
   source: Model,
@@ -97,11 +97,11 @@ function planSpecs(
   if (whole.length === planned.size)
     throw new AgdError(
       'bad-option',
-      `--lora has no layer left: --train trains the weights of ${whole.map(describeLayer).join(', ')} themselves.`,
+      `--lora has no layer left: ${whole.map(describeLayer).join(', ')} ${whole.length > 1 ? 'train' : 'trains'} as a whole, chosen by --train or as a new head.`,
     );
   for (const layer of whole) planned.delete(layer);
   if (whole.length)
-    notes.push(`--lora leaves out ${whole.map(describeLayer).join(', ')}: --train trains the weight itself.`);
+    notes.push(`--lora leaves out ${whole.map(describeLayer).join(', ')}: the weight itself trains.`);
   const narrow = [...planned.values()].filter(({ layer, r }) => r > highestRank(layer));
   const refused = narrow.length === planned.size ? narrow[0] : narrow.find(p => !byPattern.has(p.layer));
   if (refused)

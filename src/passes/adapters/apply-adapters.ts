@@ -2,6 +2,7 @@
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
+import { newHead } from '../select/find-head.js';
 import { type AdapterOptions, adapterNames, flagOf } from './adapter-names.js';
 import { addAdapters } from './add-adapters.js';
 import { addPrompt } from './add-prompt.js';
@@ -14,7 +15,7 @@ import { setAdapterValues } from './set-adapter-values.js';
  * come before both. Throws `bad-option` where the model has adapters, and as the methods do.
  */
 export function applyAdapters(model: Model, options: AdapterOptions, notes: string[] = []): Model {
-  const { lora = [], ia3 = [], adapters, seed, train, promptTokens, promptInit, prefixTokens } = options;
+  const { lora = [], ia3 = [], adapters, seed, train = [], promptTokens, promptInit, prefixTokens } = options;
   if (adapters?.values)
     return setAdapterValues(model, adapters.values, adapters.name, [...adapterNames(model)]);
   if (adapterNames(model).size)
@@ -32,7 +33,7 @@ export function applyAdapters(model: Model, options: AdapterOptions, notes: stri
   else if (loaded) result = addPrompt(result, { kind: loaded.kind, tokens: loaded.value.dims[0]! }, loaded);
   if (ia3.length || adapters?.scales) result = addScales(result, ia3, adapters);
   if (lora.length || adapters?.adapters.length)
-    result = addAdapters(result, lora, adapters, seed, notes, train);
+    result = addAdapters(result, lora, adapters, seed, notes, [...train, ...newHead(model)]);
   return result;
 }
 

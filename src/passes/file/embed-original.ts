@@ -1,3 +1,4 @@
+import { concatBytes, fromBase64, toBase64 } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Model, Value } from '../../graph/ir.js';
@@ -70,7 +71,7 @@ export function embedOriginal(
     places.set(place, value.name);
   }
   const { rest, holes } = cutTensors(original, places, located);
-  injected.metadata.set(BYTES, Buffer.from(rest).toString('base64'));
+  injected.metadata.set(BYTES, toBase64(rest));
   injected.metadata.set(HOLES, JSON.stringify(holes));
   injected.metadata.set(PLACES, JSON.stringify([...places]));
 }
@@ -92,7 +93,7 @@ export function trainedFile(injected: Model, leavesStored = false): TrainedFile 
       'The model does not hold the one it was made from: it was not injected by agd-onnx.',
     );
   const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
-  const left = Buffer.from(bytes, 'base64');
+  const left = readBase64(bytes);
   const cutOut = readHoles(holes, left.length);
   const isNarrow = new Set(
     cutOut.filter(h => 2 * h.length === values.get(h.name)?.byteLength).map(h => h.name),
@@ -120,7 +121,7 @@ export function trainedFile(injected: Model, leavesStored = false): TrainedFile 
   );
   const rest = new Map([...others].map(([name, place]) => [place, values.get(name)!]));
   const chunks = rest.size ? patchModel(filled, rest, undefined, located) : [filled];
-  return { bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), tensors, placeOf };
+  return { bytes: chunks.length === 1 ? chunks[0]! : concatBytes(chunks), tensors, placeOf };
 }
 
 /** A tensor as a file with this type has it: bfloat16 weights train in float32. */
@@ -154,6 +155,14 @@ function readJson(entry: string, text: string): unknown {
     return JSON.parse(text);
   } catch {
     throw damaged(entry, 'it is not JSON');
+  }
+}
+
+function readBase64(text: string): Uint8Array {
+  try {
+    return fromBase64(text);
+  } catch {
+    throw damaged(BYTES, 'it is not Base64');
   }
 }
 

@@ -1,3 +1,4 @@
+import { equalBytes } from '../../graph/bytes.js';
 import { cloneGraph, cloneModel } from '../../graph/clone.js';
 import { Graph, type Model, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
@@ -54,5 +55,5 @@ export function trainingInfoForm(injected: Model): Model {
 }
 
 function isSame(a: Tensor, b: Tensor): boolean {
-  return a.dtype === b.dtype && `${a.dims}` === `${b.dims}` && Buffer.compare(a.bytes, b.bytes) === 0;
+  return a.dtype === b.dtype && `${a.dims}` === `${b.dims}` && equalBytes(a.bytes, b.bytes);
 }

@@ -360,19 +360,25 @@ export function headParameters(
   { graph, metadata }: Pick<Model, 'graph' | 'metadata'>,
   outputs: readonly Value[],
 ): string[] {
-  const recorded = readRecorded(metadata.get(HEAD_KEY));
-  const names = new Set([...graph.initializers.keys()].map(v => v.name));
-  if (recorded?.some(name => names.has(name))) return recorded;
+  const recorded = newHead({ graph, metadata });
+  if (recorded.length) return recorded;
   const { weight, bias } = findHead(graph, outputs);
   return [weight.value.name, ...(bias ? [bias.value.name] : [])];
 }
 
-function readRecorded(text: string | undefined): string[] | undefined {
-  if (text === undefined) return undefined;
+/** The names of the parameters of the head that `adapt` gave a model; none in other models. */
+export function newHead({ graph, metadata }: Pick<Model, 'graph' | 'metadata'>): string[] {
+  const recorded = readRecorded(metadata.get(HEAD_KEY));
+  const names = new Set([...graph.initializers.keys()].map(v => v.name));
+  return recorded.some(name => names.has(name)) ? recorded : [];
+}
+
+function readRecorded(text: string | undefined): string[] {
+  if (text === undefined) return [];
   try {
     const names: unknown = JSON.parse(text);
-    return Array.isArray(names) ? names.filter(name => typeof name === 'string') : undefined;
+    return Array.isArray(names) ? names.filter(name => typeof name === 'string') : [];
   } catch {
-    return undefined;
+    return [];
   }
 }

@@ -24,6 +24,8 @@ type Knowledge = {
   head?: () => readonly string[];
   /** Names of adapters' parameters. */
   adapters?: ReadonlySet<string>;
+  /** Names of the parameters of a new head that trains beside adapters. */
+  newHead?: readonly string[];
   /** Names of scales of quantization-aware training that train, and of those that do not. */
   quantizers?: { learned: ReadonlySet<string>; constant: ReadonlySet<string> };
 };
@@ -34,7 +36,7 @@ type Knowledge = {
  * reason against. Without straight-through gradients, a parameter does not train if any path of its gradient passes
  * rounding, as a partial gradient would be wrong. Weights stored as integers are listed after these.
  *
- * In a model with adapters only these train, and what `--train` names. Weights in Constant nodes must have been lifted to
+ * In a model with adapters only these train, a new head, and what `--train` names. Weights in Constant nodes must have been lifted to
  * initializers. Throws `no-such-value` for a glob that matches nothing, and `nothing-to-train` if no parameter trains.
  */
 export async function selectParameters(
@@ -42,7 +44,7 @@ export async function selectParameters(
   targets: readonly Value[],
   origins: Origins,
   options: SelectOptions = {},
-  { constants = new Set(), head, adapters = new Set(), quantizers }: Knowledge = {},
+  { constants = new Set(), head, adapters = new Set(), newHead = [], quantizers }: Knowledge = {},
 ): Promise<ParameterChoice[]> {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
@@ -68,6 +70,8 @@ export async function selectParameters(
     if (choiceOf?.(value.name) === 'train')
       return { value, trains: true, why: 'chosen by --train', by: 'option' };
     if (adapters.has(value.name)) return { value, trains: true, why: 'an adapter', by: 'file' };
+    if (adapters.size && newHead.includes(value.name))
+      return { value, trains: true, why: 'of the new head', by: 'file' };
     if (adapters.size) return no('the adapters train, not what they adapt', 'file');
     if (quantizers?.learned.has(value.name))
       return { value, trains: true, why: 'a scale of quantization', by: 'file' };

@@ -1,5 +1,6 @@
 /** Ranks that do not train the same thing would diverge without an error: what must be equal is compared by hashes. */
 import { createHash } from 'node:crypto';
+import { fromUtf8, toUtf8 } from '../../graph/bytes.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import type { Collective } from './collective.js';
@@ -14,8 +15,8 @@ export async function demandAgreement(
   advice = 'Start all ranks with the same command, model and data, and the same version of agd-onnx',
 ): Promise<void> {
   const own = { host: collective.host, facts };
-  const all = await collective.allGather(Buffer.from(JSON.stringify(own)) as Uint8Array);
-  const ranks = all.map(bytes => JSON.parse(Buffer.from(bytes).toString()) as typeof own);
+  const all = await collective.allGather<Uint8Array>(toUtf8(JSON.stringify(own)));
+  const ranks = all.map(bytes => JSON.parse(fromUtf8(bytes)) as typeof own);
   const names = [...new Set(ranks.flatMap(r => Object.keys(r.facts)))];
   const first = ranks[0]!.facts;
   for (const name of names) {

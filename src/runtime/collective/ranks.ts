@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { fromUtf8, toUtf8 } from '../../graph/bytes.js';
 import type { Collective } from './collective.js';
 
 /** The ranks of a run as a line for the user, and how many threads each can have where they share the cores of a machine. */
@@ -9,8 +10,8 @@ export async function describeRanks(
 ): Promise<{ text: string; threads: number }> {
   const { size, engine, host } = collective;
   const own = JSON.stringify([host, cores]);
-  const all = await collective.allGather(Buffer.from(own) as Uint8Array);
-  const places = all.map(bytes => Buffer.from(bytes).toString());
+  const all = await collective.allGather<Uint8Array>(toUtf8(own));
+  const places = all.map(fromUtf8);
   const hosts = new Map<string, number>();
   for (const place of places) {
     const [name] = JSON.parse(place) as [string];

@@ -483,7 +483,7 @@ async function fileChecksum(path: string, sum: number): Promise<number> {
   try {
     let found = crc32(`${info.size} `, sum);
     for (const position of [0, Math.max(0, info.size - EDGE)]) {
-      const { bytesRead, buffer } = await handle.read(Buffer.alloc(EDGE), 0, EDGE, position);
+      const { bytesRead, buffer } = await handle.read(new Uint8Array(EDGE), 0, EDGE, position);
       found = crc32(buffer.subarray(0, bytesRead), found);
     }
     return found;

@@ -3,6 +3,7 @@ import { closeSync, existsSync, openSync, readdirSync, readSync } from 'node:fs'
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { dirname, join, relative } from 'node:path';
+import { characters } from '../../graph/bytes.js';
 import { type Device, placeOf } from '../../passes/options.js';
 
 /** `remedy` is a sentence, or empty. */
@@ -142,11 +143,11 @@ function cudaVersion(files: RuntimeFiles): string | undefined {
     return undefined;
   }
   try {
-    const part = Buffer.alloc(2 ** 22);
+    const part = new Uint8Array(2 ** 22);
     // Parts overlap by more than the length of a name.
     for (let at = 0, read = part.length; read === part.length; at += read - 64) {
       read = readSync(file, part, 0, part.length, at);
-      const found = /lib(?:cudart|cublasLt|cublas)\.so\.(\d+)/.exec(part.toString('latin1', 0, read));
+      const found = /lib(?:cudart|cublasLt|cublas)\.so\.(\d+)/.exec(characters(part.subarray(0, read)));
       if (found) return found[1];
     }
     return undefined;

@@ -1,5 +1,6 @@
 /** Predictions as files: CSV and JSON lines, written row by row, and .npz. */
 import { extname } from 'node:path';
+import { concatBytes, toUtf8 } from '../../graph/bytes.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
 import { Tensor } from '../../graph/tensor.js';
@@ -58,7 +59,7 @@ export async function writePredictions(
       const fields = fieldsOf(prediction, kept?.names);
       const raw = kept ? await kept.next(prediction.samples) : new Map<string, readonly RawValue[]>();
       const header = format === '.csv' && rows === 0 ? csvHeader([...raw.keys()], fields) : '';
-      yield Buffer.from(header + write(prediction.samples, raw, fields));
+      yield toUtf8(header + write(prediction.samples, raw, fields));
       rows += prediction.samples;
     }
   }
@@ -274,7 +275,7 @@ export function joinRows(name: string, parts: readonly Tensor[]): Tensor {
       shape,
       parts.flatMap(part => part.strings!),
     );
-  return new Tensor(dtype, shape, Buffer.concat(parts.map(({ bytes }) => bytes)));
+  return new Tensor(dtype, shape, concatBytes(parts.map(({ bytes }) => bytes)));
 }
 
 /** The number of fewest digits that is this float32. */

@@ -4,6 +4,7 @@
  */
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import { characters } from '../../graph/bytes.js';
 import { dtypeCode, dtypeOf, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
@@ -27,7 +28,7 @@ export async function readAdapterFile(path: string): Promise<LoadedAdapters> {
 /** The values in an .onnx_adapter, by the names of inputs. Throws `bad-data` for another file. */
 export async function readOnnxAdapter(path: string): Promise<Map<string, Tensor>> {
   const bytes = await readBytes(path);
-  const identifier = Buffer.from(bytes.subarray(4, 8)).toString('latin1');
+  const identifier = characters(bytes.subarray(4, 8));
   if (identifier !== IDENTIFIER)
     throw new AgdError(
       'bad-data',

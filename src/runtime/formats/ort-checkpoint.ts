@@ -1,4 +1,5 @@
 /** The checkpoint of ONNX Runtime's training: a flatbuffer of kind ODTC, and beside it a file of large tensors. */
+import { characters } from '../../graph/bytes.js';
 import { byteLength, dtypeCode, dtypeOf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
@@ -30,7 +31,7 @@ const VERSION = 2;
 const INLINE_LIMIT = 1e9;
 
 export function isCheckpoint(bytes: Uint8Array): boolean {
-  return Buffer.from(bytes.subarray(4, 8)).toString('latin1') === IDENTIFIER;
+  return characters(bytes.subarray(4, 8)) === IDENTIFIER;
 }
 
 /** Throws `io`, `bad-state` for a file that is damaged or no checkpoint, `unsupported-version`. */

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { toUtf8 } from '../../graph/bytes.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
@@ -188,7 +189,7 @@ async function writeMethod({ tensors, config }: Written, folder: string): Promis
   });
   await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
   const all = { task_type: null, base_model_name_or_path: null, inference_mode: true, ...config };
-  await writeFileAtomic(join(folder, CONFIG), [Buffer.from(`${JSON.stringify(all, null, 2)}\n`)]);
+  await writeFileAtomic(join(folder, CONFIG), [toUtf8(`${JSON.stringify(all, null, 2)}\n`)]);
 }
 
 type Written = { tensors: Map<string, Tensor>; config: Record<string, unknown> };

@@ -1,4 +1,5 @@
 /** All metrics by name, and which are computed where nobody chose any. */
+import { toUtf8 } from '../../graph/bytes.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { checkNewName, unknownName } from '../../ops/core/option-type.js';
@@ -151,7 +152,7 @@ export function checkMetrics(loss: LossSpec, chosen?: readonly MetricChoice[], r
 /** The bytes in UTF-8 of each class, where the targets are characters or tokens. Throws `bad-option` where tokens do not tell. */
 function classBytes(recipe: Recipe): ArrayLike<number> | undefined {
   const last = targetColumn(recipe)?.steps.at(-1);
-  if (last?.step === 'characters') return last.table.map(c => Buffer.byteLength(c));
+  if (last?.step === 'characters') return last.table.map(c => toUtf8(c).length);
   if (last?.step !== 'tokens') return undefined;
   const contents = recipe.tokenizers?.[last.tokenizer];
   const found = tokenBytes(contents);

@@ -1,3 +1,4 @@
+import { concatBytes } from '../../graph/bytes.js';
 import { cloneModel, withInitializers } from '../../graph/clone.js';
 import { dependentValues } from '../../graph/dependents.js';
 import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
@@ -419,7 +420,7 @@ export class DistributedStep {
     const [own] = [this.shards[collective.rank]];
     if (!own) return {};
     const next = new Map(this.bindings.map(b => [b.state, b.value]));
-    const bytes = Buffer.concat(own.parameters.map(name => updated[next.get(name)!]!.bytes));
+    const bytes = concatBytes(own.parameters.map(name => updated[next.get(name)!]!.bytes));
     const parts = this.shards.map(({ parameters }) =>
       parameters.reduce((n, name) => n + state[name]!.byteLength, 0),
     );

@@ -234,14 +234,15 @@ async function fitOn(
     trainer = await withSchedule(trainer, prepared, train, emit, injected);
     trainer.keepRecipe(given.recipe);
     const { lr } = options;
-    const seed = seedOf(trainer.description, options.seed, readRun(injected));
+    const before = await readRun(injected);
+    const seed = seedOf(trainer.description, options.seed, before);
     const privacy = await accountingOf(trainer.description, train, { ...options, epochs });
     for (const text of privacy?.notes ?? []) emit({ type: 'note', text, level: 'warning' });
     const asked = { batchSize, seed, lr, bind: binding, augment };
     const settings = await settingsOf(asked, given, train);
     const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
-    checkResumed(trainer.description, readRun(injected), settings, trainer.batchCount);
-    const begun = beginRun(readRun(injected), settings, trainer.batchCount, note);
+    checkResumed(trainer.description, before, settings, trainer.batchCount);
+    const begun = beginRun(before, settings, trainer.batchCount, note);
     const run: Run = { ...begun, checkpoints: [] };
     const metric = options.monitor ?? 'loss';
     const keepsBest = held !== undefined && options.export !== 'last';

@@ -2,6 +2,7 @@
  * Local SGD: each rank trains for itself for some steps, then all go on from the mean of their parameters.
  * Stich, "Local SGD Converges Fast and Communicates Little" (2019); with an outer optimizer: Douillard et al., "DiLoCo" (2023).
  */
+import { fromUtf8, toUtf8 } from '../../graph/bytes.js';
 import { type DType, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { record } from '../../graph/record.js';
@@ -143,8 +144,8 @@ export class LocalSteps {
 
   /** The error of the first rank that has one. */
   async #firstFailure(error: AgdError | undefined): Promise<AgdError> {
-    const told = await this.collective.allGather(Buffer.from(error?.message ?? '') as Uint8Array);
-    const all = told.map(bytes => Buffer.from(bytes).toString());
+    const told = await this.collective.allGather<Uint8Array>(toUtf8(error?.message ?? ''));
+    const all = told.map(fromUtf8);
     const rank = all.findIndex(text => text);
     const text = all[rank]!.replace(LAST_GOOD, 'the mean over the ranks of their last good steps');
     return new AgdError('non-finite', `Rank ${rank}: ${text}`, error ? { cause: error } : {});

@@ -182,7 +182,7 @@ export async function withinMemory(
 /** The plan of the state that the job would resume. */
 async function planOfState({ state }: TrainJob) {
   if (state === undefined || !existsSync(state)) return undefined;
-  const { settings } = readRun(await loadModel(state)) ?? {};
+  const { settings } = (await readRun(await loadModel(state))) ?? {};
   if (settings?.inject === undefined) return undefined;
   const { accumulate, checkpointActivations }: InjectOptions = JSON.parse(settings.inject);
   return { batchSize: settings.batchSize, accumulate, checkpointActivations };

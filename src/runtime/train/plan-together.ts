@@ -1,4 +1,5 @@
 /** One plan for the memory of all ranks of a distributed run. */
+import { fromUtf8, toUtf8 } from '../../graph/bytes.js';
 import { broadcastBytes, type Collective, onFirstRank } from '../collective/collective.js';
 import { withinMemory } from './memory-plan.js';
 import { NOTHING_SAVED } from './run-state.js';
@@ -30,8 +31,8 @@ export async function planTogether(
     accumulate: own.inject?.accumulate,
     checkpointActivations: own.inject?.checkpointActivations,
   };
-  const bytes = await broadcastBytes(collective, chosen && Buffer.from(JSON.stringify(chosen)));
-  const { batchSize, ...inject } = JSON.parse(Buffer.from(bytes).toString()) as NonNullable<typeof chosen>;
+  const bytes = await broadcastBytes(collective, chosen && toUtf8(JSON.stringify(chosen)));
+  const { batchSize, ...inject } = JSON.parse(fromUtf8(bytes)) as NonNullable<typeof chosen>;
   const { memory, ...rest } = job;
   return { ...rest, memoryLimit: memory, batchSize, inject: { ...job.inject, ...inject } };
 }

@@ -1,7 +1,7 @@
 /** What a state keeps of the run that it belongs to, beside the tensors: how it was asked for, and how it went. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import { fromBase64, toBase64 } from '../../graph/bytes.js';
 import { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../../passes/options.js';
 import type { BindOptions } from '../data/bind.js';
@@ -74,23 +74,25 @@ export const NOTHING_SAVED = {
 const KEY = 'agd.run';
 
 /** The model with the run in its metadata; graph and tensors are shared. */
-export function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Model {
+export async function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Promise<Model> {
   const { epochs, telemetry, seconds } = history;
+  const numbers = STEP_NUMBERS.map(async name => [name, await packed(history[name])]);
   const text = JSON.stringify({
     ...{ settings, epochs, telemetry, seconds },
     ...(checkpoints.length ? { checkpoints } : {}),
-    ...Object.fromEntries(STEP_NUMBERS.map(name => [name, packed(history[name])])),
+    ...Object.fromEntries(await Promise.all(numbers)),
   });
   const metadata = new Map(model.metadata).set(KEY, text);
   return Object.assign(new Model(model.graph), model, { metadata });
 }
 
 /** The run that a state belongs to; undefined for a model that was only injected, and where it cannot be read. */
-export function readRun({ metadata }: Model): Run | undefined {
+export async function readRun({ metadata }: Model): Promise<Run | undefined> {
   try {
     const kept = JSON.parse(metadata.get(KEY) ?? 'null');
     const { settings, epochs, telemetry, seconds = 0, checkpoints = [] } = kept;
-    const numbers = Object.fromEntries(STEP_NUMBERS.map(name => [name, unpacked(kept[name])])) as StepNumbers;
+    const found = STEP_NUMBERS.map(async name => [name, await unpacked(kept[name])]);
+    const numbers = Object.fromEntries(await Promise.all(found)) as StepNumbers;
     if (typeof seconds !== 'number') return undefined;
     if (!epochs.every(isEpoch) || !telemetry.every(isTable) || typeof settings.data !== 'number')
       return undefined;
@@ -107,18 +109,20 @@ const STEP_NUMBERS = ['losses', 'rates', 'gradNorms', 'times'] as const;
 type Packed = { bytes: 4 | 8; base64: string; deflated?: true };
 
 /** Numbers as text, exactly: most losses are of single precision, and most learning rates are the same. */
-function packed(values: readonly number[]): Packed {
+async function packed(values: readonly number[]): Promise<Packed> {
+  const { deflateSync } = await import('fflate');
   const isSingle = values.every(value => Object.is(Math.fround(value), value));
   const array = isSingle ? Float32Array.from(values) : Float64Array.from(values);
-  const base64 = deflateRawSync(new Uint8Array(array.buffer), { level: 1 }).toString('base64');
+  const base64 = toBase64(deflateSync(new Uint8Array(array.buffer), { level: 1 }));
   return { bytes: isSingle ? 4 : 8, base64, deflated: true };
 }
 
 /** States of earlier versions have losses alone, which are not compressed. */
-function unpacked(given: Packed | undefined): number[] {
+async function unpacked(given: Packed | undefined): Promise<number[]> {
   if (!given) return [];
-  const stored = Buffer.from(given.base64, 'base64');
-  const bytes = Uint8Array.from(given.deflated ? inflateRawSync(stored) : stored);
+  const { inflateSync } = await import('fflate');
+  const stored = fromBase64(given.base64);
+  const bytes = Uint8Array.from(given.deflated ? inflateSync(stored) : stored);
   return Array.from(given.bytes === 4 ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer));
 }
 

@@ -246,7 +246,7 @@ async function runOnData(
       'bad-option',
       'The model keeps no average of its weights: inject it with --ema DECAY.',
     );
-  job = { ...job, seed: seedOf(readDescription(model), job.seed, readRun(model)) };
+  job = { ...job, seed: seedOf(readDescription(model), job.seed, await readRun(model)) };
   let trainer = await Trainer.create(model, job);
   try {
     if (job.resumePytorch !== undefined && !resumed) await resume(trainer, job.resumePytorch, emit);
@@ -283,7 +283,7 @@ async function runOnData(
       await saveRecipe(job.recipeOut!, recipeToSave);
       emit({ type: 'saved', path: job.recipeOut!, what: 'recipe' });
     }
-    const before = readRun(model);
+    const before = await readRun(model);
     const warn = (text: string) => emit({ type: 'note', text, level: 'warning' });
     if (before && job.state === undefined)
       warn(`${job.model} stays as it is: --state ${job.model} updates it`);
@@ -315,7 +315,7 @@ async function runOnData(
       fitHistory(run.history, trainer.batchCount);
       await trainer.fetchState();
       if (job.keepLast) {
-        const model = withRun(trainer.snapshot(), { ...run, checkpoints: [] });
+        const model = await withRun(trainer.snapshot(), { ...run, checkpoints: [] });
         checkpoints.add(model, trainer.batchCount, { isLast: true });
       }
       for (const path of await checkpoints.write(to)) emit({ type: 'saved', path, what: 'checkpoint' });
@@ -410,7 +410,7 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
       'bad-option',
       `${state} is there already and holds no training state: choose another file, or ${restart}.`,
     );
-  const run = readRun(model);
+  const run = await readRun(model);
   const source = await sourceOf(job);
   const before: RunSource = run?.settings ?? {};
   const differs = (key: 'teacher' | 'lossModel') =>
@@ -477,7 +477,7 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
     new AgdError('io', `${reason}. What was learnt is in ${text}`, { cause: error });
   try {
     await trainer.fetchState();
-    await saveSnapshot(withRun(trainer.snapshot(), run), path);
+    await saveSnapshot(await withRun(trainer.snapshot(), run), path);
     return saved(`${path}: agd-onnx export takes the model out of it.`);
   } catch {}
   try {
@@ -490,7 +490,7 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
 }
 
 async function saveState(path: string, trainer: Trainer, run: Run, emit: Emit): Promise<void> {
-  await saveSnapshot(withRun(trainer.snapshot(), run), path);
+  await saveSnapshot(await withRun(trainer.snapshot(), run), path);
   emit({ type: 'saved', path, what: 'state' });
 }
 

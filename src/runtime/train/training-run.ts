@@ -152,7 +152,7 @@ export async function trainRun(
     if (isBest && checkpoints.keepsBest) {
       const { epoch, value } = monitor.best!;
       await trainer.fetchState();
-      checkpoints.add(snapshot(), trainer.batchCount, { epoch, value });
+      checkpoints.add(await snapshot(), trainer.batchCount, { epoch, value });
     }
     await tell(shown);
     if (event.epoch < epochs) await saveIfDue();

@@ -1,4 +1,5 @@
 /** The validation samples that a model does worst on, to look at. */
+import { toBase64 } from '../../graph/bytes.js';
 import type { Model } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { readDescription } from '../../passes/file/step-metadata.js';
@@ -146,7 +147,7 @@ function imagesOf(inputs: Readonly<Record<string, Tensor>>, target: string | und
       if (spec || (tensor.dtype === 'uint8' && most > 1)) return x;
       return most > least ? (255 * (x - least)) / (most - least) : 0;
     };
-    const pixels = Buffer.alloc(high * wide * channels);
+    const pixels = new Uint8Array(high * wide * channels);
     for (let y = 0; y < high; y++)
       for (let x = 0; x < wide; x++)
         for (let channel = 0; channel < channels; channel++) {
@@ -159,6 +160,6 @@ function imagesOf(inputs: Readonly<Record<string, Tensor>>, target: string | und
           const value = Math.round(level(sum / step ** 2, channel));
           pixels[(y * wide + x) * channels + channel] = Math.max(0, Math.min(255, value));
         }
-    return { width: wide, height: high, channels, pixels: pixels.toString('base64') };
+    return { width: wide, height: high, channels, pixels: toBase64(pixels) };
   };
 }

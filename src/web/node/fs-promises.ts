@@ -1,8 +1,8 @@
 /** Stands in for `node:fs/promises`, as far as the library uses it. */
 
 import { join, relative, resolve } from 'pathe';
+import { toUtf8 } from '../../graph/bytes.js';
 import { changed } from '../mounts.js';
-import { Buffer } from './buffer.js';
 import * as fs from './fs.js';
 import {
   existing,
@@ -16,7 +16,7 @@ import {
 } from './memory-files.js';
 
 const bytesOf = (contents: Uint8Array | string) =>
-  typeof contents === 'string' ? new TextEncoder().encode(contents) : contents;
+  typeof contents === 'string' ? toUtf8(contents) : contents;
 
 class Handle {
   #position = 0;
@@ -49,7 +49,7 @@ class Handle {
   async readFile() {
     const rest = this.file.bytes.slice(this.#position, this.file.size);
     this.#position += rest.length;
-    return Buffer.from(rest);
+    return rest;
   }
   async truncate(size: number) {
     resizeTo(this.file, size);

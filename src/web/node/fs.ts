@@ -1,7 +1,7 @@
 /** Stands in for `node:fs`, as far as the library uses it. */
 
 import { resolve } from 'pathe';
-import { Buffer } from './buffer.js';
+import { fromUtf8 } from '../../graph/bytes.js';
 import {
   existing,
   existingFile,
@@ -112,10 +112,9 @@ export function realpathSync(path: string): string {
   return resolve('/', path);
 }
 
-export function readFileSync(path: string, encoding?: string): Buffer | string {
-  const { buffer, byteOffset, length } = viewOf(existingFile(path, 'open'));
-  const contents = Buffer.from(buffer, byteOffset, length);
-  return encoding ? contents.toString('utf8') : contents;
+export function readFileSync(path: string, encoding?: string): Uint8Array<ArrayBuffer> | string {
+  const contents = viewOf(existingFile(path, 'open'));
+  return encoding ? fromUtf8(contents) : contents;
 }
 
 export const unlinkSync = (path: string): void => {
@@ -133,9 +132,8 @@ export function mkdtempSync(prefix: string): string {
 }
 
 /** The contents in parts, as a stream is iterated. */
-export async function* streamOf(file: MemoryFile, start = 0, step = 2 ** 20): AsyncGenerator<Buffer> {
-  for (let at = start; at < file.size; at += step)
-    yield Buffer.from(file.bytes.slice(at, Math.min(file.size, at + step)));
+export async function* streamOf(file: MemoryFile, start = 0, step = 2 ** 20): AsyncGenerator<Uint8Array> {
+  for (let at = start; at < file.size; at += step) yield file.bytes.slice(at, Math.min(file.size, at + step));
 }
 
 export const createReadStream = (path: string, { start = 0, highWaterMark = 2 ** 16 } = {}) =>

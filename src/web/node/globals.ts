@@ -1,5 +1,4 @@
 /** Globals of Node that the library refers to. */
-export { Buffer } from './buffer.js';
 
 export const process = {
   platform: 'browser',

@@ -1,30 +1,25 @@
 /** Stands in for the modules of Node of which the library uses a function or two. */
 import { sha256 } from '@noble/hashes/sha2.js';
+import { bytesToHex } from '@noble/hashes/utils.js';
 import { buf as crc } from 'crc-32';
-import { deflateSync, inflateSync as inflateRaw, unzlibSync } from 'fflate';
-import { Buffer } from './buffer.js';
+import { toUtf8 } from '../../graph/bytes.js';
 
 // node:crypto
-export const randomBytes = (count: number): Buffer =>
-  Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(count)));
-
 export function createHash(_: 'sha256') {
   const hash = sha256.create();
   const steps = {
     update(bytes: Uint8Array | string) {
-      hash.update(typeof bytes === 'string' ? new TextEncoder().encode(bytes) : bytes);
+      hash.update(typeof bytes === 'string' ? toUtf8(bytes) : bytes);
       return steps;
     },
-    digest: (_: 'hex'): string => Buffer.from(hash.digest()).toString('hex'),
+    digest: (_: 'hex'): string => bytesToHex(hash.digest()),
   };
   return steps;
 }
 
 // node:zlib
 export const crc32 = (bytes: Uint8Array, before = 0): number => crc(bytes, before | 0) >>> 0;
-export const deflateRawSync = (bytes: Uint8Array): Buffer => Buffer.from(deflateSync(bytes));
-export const inflateRawSync = (bytes: Uint8Array): Buffer => Buffer.from(inflateRaw(bytes));
-export const inflateSync = (bytes: Uint8Array): Buffer => Buffer.from(unzlibSync(bytes));
+export { unzlibSync as inflateSync } from 'fflate';
 
 type Chunks = AsyncIterable<Uint8Array>;
 
@@ -64,7 +59,6 @@ export const fileURLToPath = (url: URL): string => url.pathname;
 export const pathToFileURL = (path: string): URL => new URL(`file://${path}`);
 
 // node:buffer
-export { Buffer };
 export function isUtf8(bytes: Uint8Array): boolean {
   try {
     new TextDecoder('utf-8', { fatal: true }).decode(bytes);

@@ -2,10 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../../src/graph/check-graph.js';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
+import { adapt } from '../../../src/index.js';
 import { readAdapters } from '../../../src/passes/adapters/adapter-record.js';
 import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LoraSpec } from '../../../src/passes/options/adapters.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp, Sketch } from '../../sample.js';
@@ -55,11 +57,28 @@ describe('an adapter', () => {
       readAdapters(addAdapters(mlp(), specs, undefined, 0, notes, train)).map(({ module }) => module);
     const notes: string[] = [];
     expect(modules([{ match: '*', r: 2 }], ['fc2.*'], notes)).toEqual(['fc1']);
-    expect(notes).toEqual(["--lora leaves out 'fc2' (Gemm, 8 to 3): --train trains the weight itself."]);
+    expect(notes).toEqual(["--lora leaves out 'fc2' (Gemm, 8 to 3): the weight itself trains."]);
     expect(modules([{ match: '*', r: 2 }], ['fc2.bias'])).toEqual(['fc1', 'fc2']);
     // Who names the layer has both.
     expect(modules([{ match: ['*', 'fc2'], r: 2 }], ['fc2.weight'])).toEqual(['fc1', 'fc2']);
     expect(() => modules([{ match: '*', r: 2 }], ['*'])).toThrow('--lora has no layer left');
+  });
+
+  it('of a pattern leaves a new head to train as a whole', async () => {
+    const adapted = await adapt(mlp(), { classes: 5 });
+    const injected = async (options: Partial<InjectOptions>) => {
+      const loss = { kind: 'cross-entropy' } as const;
+      const { model, report } = await inject(adapted.model, { loss, ...options }, sessionShapes);
+      const trained = report.parameters.flatMap(p => (p.trains ? [p.value.name] : []));
+      return [readAdapters(model).map(({ module }) => module), trained];
+    };
+    const lora = [{ match: '*', r: 2 }];
+    const ofFirst = ['fc1.weight.lora_A', 'fc1.weight.lora_B'];
+    expect(await injected({ lora })).toEqual([['fc1'], ['fc2.weight', 'fc2.bias', ...ofFirst]]);
+    // Who names it has an adapter in place of it.
+    const both = [...ofFirst, 'fc2.weight.lora_A', 'fc2.weight.lora_B'];
+    expect(await injected({ lora: [{ match: ['*', 'fc2'], r: 2 }] })).toEqual([['fc1', 'fc2'], both]);
+    expect(await injected({ lora, freeze: ['fc2.*'] })).toEqual([['fc1'], ofFirst]);
   });
 
   it('trains alone, unless --train names more', async () => {

@@ -167,3 +167,9 @@ it.each<[string, RegExp]>([
   model.metadata = new Map([...injected.metadata, ['agd.original.places', places]]);
   expect(() => originalBytes(model)).toThrow(message);
 });
+
+it('an original that is not Base64 is refused', () => {
+  const model = cloneModel(injected);
+  model.metadata = new Map([...injected.metadata, ['agd.original', '*']]);
+  expect(() => originalBytes(model)).toThrow(/not Base64/);
+});

@@ -161,7 +161,7 @@ it('reports the settings in which a resumed run differs, as train does', async (
   expect(notes).toContain(
     'resumed with --batch-size 16 (was 8), --seed 0 (was 3): results differ from an uninterrupted run',
   );
-  expect(readRun(other.state)?.settings).toMatchObject({ batchSize: 16, seed: 0 });
+  expect((await readRun(other.state))?.settings).toMatchObject({ batchSize: 16, seed: 0 });
 });
 
 it('stops early and returns the best epoch by a metric of its own', async () => {

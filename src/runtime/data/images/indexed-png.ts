@@ -3,6 +3,7 @@
  * their colors. Format: W3C, Portable Network Graphics (PNG) Specification, third edition.
  */
 import { inflateSync } from 'node:zlib';
+import { concatBytes } from '../../../graph/bytes.js';
 import type { Pixels } from './pixels.js';
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
@@ -39,7 +40,7 @@ function imageData(bytes: Uint8Array, view: DataView): Uint8Array {
     if (type === 'IDAT') parts.push(bytes.subarray(at + 8, at + 8 + length));
     at += 12 + length;
   }
-  return Buffer.concat(parts);
+  return concatBytes(parts);
 }
 
 function inflate(data: Uint8Array, length: number): Uint8Array | undefined {

@@ -1,6 +1,7 @@
 /** Recipes in files of their own. */
 import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
+import { toUtf8 } from '../../../graph/bytes.js';
 import { AgdError } from '../../../graph/errors.js';
 import { loadModel, writeFileAtomic } from '../../../graph/files.js';
 import { parseRecipe, readRecipe } from '../../../passes/recipe/read-recipe.js';
@@ -21,5 +22,5 @@ export async function loadRecipe(path: string): Promise<Recipe> {
 
 /** Writes a recipe as JSON. Throws `io`. */
 export async function saveRecipe(path: string, recipe: Recipe): Promise<void> {
-  await writeFileAtomic(path, [Buffer.from(`${JSON.stringify(recipe, undefined, 2)}\n`)]);
+  await writeFileAtomic(path, [toUtf8(`${JSON.stringify(recipe, undefined, 2)}\n`)]);
 }

@@ -1,4 +1,5 @@
 /** How many bytes of text the tokens of a Hugging Face tokenizer stand for. */
+import { toUtf8 } from '../../../graph/bytes.js';
 
 type Part = { type?: string; pattern?: { String?: string }; content?: string; replacement?: string };
 type Contents = {
@@ -27,7 +28,7 @@ export function tokenBytes(contents: unknown): Int32Array | undefined {
   const all = [...ids.map(([, id]) => id), ...added.map(({ id }) => id)];
   const bytes = new Int32Array(all.reduce((most, id) => Math.max(most, id), -1) + 1);
   for (const [token, id] of ids) bytes[id] = count(token);
-  for (const { id, content, special } of added) bytes[id] = special ? 0 : Buffer.byteLength(content);
+  for (const { id, content, special } of added) bytes[id] = special ? 0 : toUtf8(content).length;
   return bytes;
 }
 
@@ -41,7 +42,7 @@ function counterOf(parts: readonly Part[], fallsBack = false): ((token: string) 
   if (!parts.some(isSpace)) return undefined;
   const hasBytes = fallsBack || parts.some(({ type }) => type === 'ByteFallback');
   return token =>
-    hasBytes && /^<0x[\dA-F]{2}>$/.test(token) ? 1 : Buffer.byteLength(token.replaceAll(SPACE, ' '));
+    hasBytes && /^<0x[\dA-F]{2}>$/.test(token) ? 1 : toUtf8(token.replaceAll(SPACE, ' ')).length;
 }
 
 /** The steps of a decoder or pre-tokenizer, those of a sequence one by one. */

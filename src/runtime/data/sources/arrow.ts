@@ -1,5 +1,6 @@
 /** Arrow files (Feather, version 2) and streams, one block per record batch. */
 import type { Column, DataType } from '@uwdata/flechette';
+import { characters } from '../../../graph/bytes.js';
 import { AgdError } from '../../../graph/errors.js';
 import type { Block, Field, FieldKind, Source, Values } from '../source.js';
 import type { DataFile } from './file.js';
@@ -75,13 +76,13 @@ async function findMessages(file: DataFile): Promise<Message[]> {
   const damaged = (what: string) =>
     new AgdError('bad-data', `${file.path} cannot be read as Arrow: ${what}.`);
   const magic = await file.read(0, 8);
-  let at = magic.toString('latin1', 0, 6) === 'ARROW1' ? 8 : 0;
+  let at = characters(magic).startsWith('ARROW1') ? 8 : 0;
   const messages: Message[] = [];
   try {
     while (at + 4 <= file.size) {
-      const prefix = await file.read(at, at + 8);
-      const hasMark = prefix.readInt32LE(0) === CONTINUATION;
-      const length = prefix.readInt32LE(hasMark ? 4 : 0);
+      const prefix = new DataView((await file.read(at, at + 8)).buffer);
+      const hasMark = prefix.getInt32(0, true) === CONTINUATION;
+      const length = prefix.getInt32(hasMark ? 4 : 0, true);
       if (length <= 0) break;
       const from = at + (hasMark ? 8 : 4);
       const bytes = await file.read(from, from + length);

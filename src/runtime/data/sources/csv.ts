@@ -3,6 +3,7 @@
  * records begin; a block is parsed when it is read, its numbers straight from the bytes.
  */
 import { isUtf8 } from 'node:buffer';
+import { characters, fromUtf8 } from '../../../graph/bytes.js';
 import { AgdError } from '../../../graph/errors.js';
 import type { Block, Field, FieldKind, Source, Values } from '../source.js';
 import type { DataFile } from './file.js';
@@ -71,7 +72,7 @@ export function csvSource(file: DataFile, index: CsvIndex): Source {
 }
 
 /** Where the text begins, after a byte order mark. Throws `bad-data` for other encodings than UTF-8. */
-function beginning(head: Buffer, path: string): number {
+function beginning(head: Uint8Array, path: string): number {
   const [a, b, c] = head;
   const wide =
     (a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff) || head.subarray(0, 64).includes(0) || false;
@@ -86,7 +87,7 @@ function beginning(head: Buffer, path: string): number {
 const DELIMITERS = [',', '\t', ';', '|'].map(c => c.charCodeAt(0));
 
 /** The delimiter that occurs equally often in the first records; of several, the most frequent. */
-function delimiterOf(head: Buffer, path: string): number {
+function delimiterOf(head: Uint8Array, path: string): number {
   if (/\.tsv(\.gz)?$/i.test(path)) return TAB;
   const score = (delimiter: number) => {
     const counts: number[] = [];
@@ -103,7 +104,7 @@ function delimiterOf(head: Buffer, path: string): number {
 }
 
 /** The names of the columns, and where the rows begin: without a header, which has no numbers, the columns are numbered. */
-function headerOf(head: Buffer, delimiter: number, path: string, cut: boolean): [string[], number] {
+function headerOf(head: Uint8Array, delimiter: number, path: string, cut: boolean): [string[], number] {
   const cells: string[] = [];
   let end = 0;
   let found = 0;
@@ -136,7 +137,7 @@ type Events = {
 };
 
 /** All records of the bytes, the last one also without a line break. Lines without a character are none. */
-function scan(bytes: Buffer, delimiter: number, { field, record, stray }: Events): void {
+function scan(bytes: Uint8Array, delimiter: number, { field, record, stray }: Events): void {
   const { length } = bytes;
   let at = 0;
   let fields = 0;
@@ -298,7 +299,7 @@ class Table {
   #latin: string | undefined;
 
   constructor(
-    private readonly bytes: Buffer,
+    private readonly bytes: Uint8Array,
     private readonly index: Pick<CsvIndex, 'fields' | 'delimiter'>,
     private readonly path: string,
     /** The number of the first row. */
@@ -350,9 +351,9 @@ class Table {
     return kind === 'text' || kind === 'image' ? this.#texts(column) : this.#numbers(column, kind);
   }
 
-  /** The bytes of a cell as Latin-1, which tells cells apart and is the text where it is ASCII. */
+  /** One character for each byte of a cell, which tells cells apart and is the text where it is ASCII. */
   #key(cell: number): string {
-    this.#latin ??= this.bytes.toString('latin1');
+    this.#latin ??= characters(this.bytes);
     return this.#latin.slice(this.#starts[cell]!, this.#ends[cell]!);
   }
 
@@ -368,13 +369,13 @@ class Table {
     const out = new Array<string | null>(this.#rows);
     const known = new Map<string, string | null>();
     for (let row = 0, cell = column; row < this.#rows; row++, cell += width) {
-      const key = this.#key(cell);
       const quoted = this.#quoted[cell]! as 0 | 1 | 2;
-      let text = quoted ? undefined : known.get(key);
+      const key = quoted ? undefined : this.#key(cell);
+      let text = key === undefined ? undefined : known.get(key);
       if (text === undefined) {
         const own = textAt(this.bytes, this.#starts[cell]!, this.#ends[cell]!, quoted);
         text = quoted ? own : MISSING.has(own.trim()) ? null : own.trim();
-        if (!quoted) known.set(key, text);
+        if (key !== undefined) known.set(key, text);
       }
       out[row] = text;
     }
@@ -456,7 +457,7 @@ const POWERS = Array.from({ length: 16 }, (_, i) => 10 ** i);
 
 const delimiterName = (byte: number) => (byte === TAB ? '\\t' : String.fromCharCode(byte));
 
-function textAt(bytes: Buffer, start: number, end: number, quoted: 0 | 1 | 2): string {
-  const text = bytes.toString('utf8', start, end);
+function textAt(bytes: Uint8Array, start: number, end: number, quoted: 0 | 1 | 2): string {
+  const text = fromUtf8(bytes.subarray(start, end));
   return quoted === 2 ? text.replaceAll('""', '"') : text;
 }

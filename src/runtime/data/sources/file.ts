@@ -15,7 +15,7 @@ export type DataFile = {
   /** Whether it was written for this process alone. */
   isTemporary: boolean;
   /** The bytes from `start` up to, not including, `end`, as far as there are any. Throws `io`. */
-  read(start: number, end: number): Promise<Buffer>;
+  read(start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
   close(): Promise<void>;
 };
 
@@ -48,7 +48,7 @@ function fileOf(handle: FileHandle, path: string, size: number, isTemporary: boo
   return {
     ...{ path, size, isTemporary },
     async read(start, end) {
-      const bytes = Buffer.allocUnsafe(Math.max(0, Math.min(end, size) - start));
+      const bytes = new Uint8Array(Math.max(0, Math.min(end, size) - start));
       let at = 0;
       try {
         while (at < bytes.length) {
@@ -67,7 +67,7 @@ function fileOf(handle: FileHandle, path: string, size: number, isTemporary: boo
 }
 
 async function isGzip(handle: FileHandle): Promise<boolean> {
-  const bytes = Buffer.alloc(2);
+  const bytes = new Uint8Array(2);
   await handle.read(bytes, 0, 2, 0);
   return bytes[0] === 0x1f && bytes[1] === 0x8b;
 }

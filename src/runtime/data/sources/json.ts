@@ -1,4 +1,5 @@
 /** JSON lines, and JSON arrays of objects: one pass finds where the objects lie, a block of them is parsed when it is read. */
+import { fromUtf8 } from '../../../graph/bytes.js';
 import { AgdError } from '../../../graph/errors.js';
 import type { Block, Field, FieldKind, Source, Values } from '../source.js';
 import type { DataFile } from './file.js';
@@ -103,7 +104,7 @@ const isMark = (byte: number, at: number) => at < 3 && [0xef, 0xbb, 0xbf][at] ==
 async function objectsOf(file: DataFile, index: Omit<JsonIndex, 'fields'>, block: number) {
   const [start, end] = index.spans[block]!;
   const first = index.rows.slice(0, block).reduce((a, b) => a + b, 1);
-  const text = (await file.read(start, end)).toString('utf8');
+  const text = fromUtf8(await file.read(start, end));
   return { objects: parseObjects(text, file.path, first), first };
 }
 

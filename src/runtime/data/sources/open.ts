@@ -1,6 +1,7 @@
 /** Opens files of records by what they hold: by the name's ending, else by the first bytes. */
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { characters } from '../../../graph/bytes.js';
 import { AgdError } from '../../../graph/errors.js';
 import { ioError } from '../../../graph/files.js';
 import type { Progress } from '../progress.js';
@@ -37,10 +38,11 @@ export async function formatOf(path: string): Promise<Format> {
   const file = await openFile(path);
   try {
     const head = await file.read(0, 16);
-    const text = head.toString('latin1');
+    const text = characters(head);
     if (text.startsWith('PAR1')) return 'parquet';
-    if (text.startsWith('ARROW1') || (head.length >= 4 && head.readInt32LE(0) === -1)) return 'arrow';
-    if (/^PK|^\x93NUMPY/.test(text) || text[8] === '{') return 'arrays';
+    if (text.startsWith('ARROW1') || (head.length >= 4 && head.subarray(0, 4).every(byte => byte === 0xff)))
+      return 'arrow';
+    if (/^PK|^.NUMPY/.test(text) || text[8] === '{') return 'arrays';
     if (/^(\xef\xbb\xbf)?\s*[{[]/.test(text)) return 'json';
   } finally {
     await file.close();

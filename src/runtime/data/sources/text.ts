@@ -25,7 +25,7 @@ export async function indexText(file: DataFile, blockBytes = BLOCK_BYTES): Promi
 }
 
 /** Where the last whole UTF-8 character ends. */
-function characterEnd(bytes: Buffer): number {
+function characterEnd(bytes: Uint8Array): number {
   let at = bytes.length;
   while (at > 0 && (bytes[at - 1]! & 0xc0) === 0x80) at--;
   return at > 1 ? at - 1 : bytes.length;

@@ -41,12 +41,14 @@ export function optionsOf(command: Command, own: Options): [name: string, option
 
 /** Those of all optimizers; only the learning rate may be given to a run, too. */
 export function optimizerOptions(): [name: string, option: Option][] {
-  return optimizerFlags().map(({ name, type, help, owners }) => [
+  const flags = optimizerFlags();
+  const optimizers = new Set(flags.flatMap(({ owners }) => owners.map(o => o.optimizer))).size;
+  return flags.map(({ name, type, help, owners }) => [
     name,
     {
       type,
       help,
-      shown: shownDefaults(owners),
+      shown: shownDefaults(owners, optimizers),
       group: 'Optimizer',
       path: `optimizer.${name}`,
       commands: ['inject', 'train'],
@@ -57,18 +59,18 @@ export function optimizerOptions(): [name: string, option: Option][] {
   ]);
 }
 
-/** Which optimizers have it, by its default; that of most stands without names where all have it. */
-function shownDefaults(owners: readonly { optimizer: string; value: unknown }[]): string {
+/** Which optimizers have it, by its default; that of most stands without names where all `optimizers` have it. */
+function shownDefaults(owners: readonly { optimizer: string; value: unknown }[], optimizers: number): string {
   const byDefault = new Map<string, string[]>();
   for (const { optimizer, value } of owners) {
     const shown = value === true ? 'on' : value === false || value === undefined ? 'off' : String(value);
     byDefault.set(shown, [...(byDefault.get(shown) ?? []), optimizer]);
   }
   const groups = [...byDefault].sort(([, a], [, b]) => b.length - a.length);
-  const everywhere =
-    owners.length === new Set(optimizerFlags().flatMap(f => f.owners.map(o => o.optimizer))).size;
   return groups
-    .map(([value, names], i) => (everywhere && i === 0 ? value : `${names.join(', ')}: ${value}`))
+    .map(([value, names], i) =>
+      owners.length === optimizers && i === 0 ? value : `${names.join(', ')}: ${value}`,
+    )
     .join('; ');
 }
 

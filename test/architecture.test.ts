@@ -29,7 +29,7 @@ function forbidden(file: string, targets: readonly string[]): string[] {
   const layer = layerOf(file);
   return targets.filter(target => {
     if (file.startsWith('cli/'))
-      return target.startsWith('src/') && !/^src\/(internal|training|constants)\.js$/.test(target);
+      return target.startsWith('src/') && !/^src\/(internal|injection|training|constants)\.js$/.test(target);
     if (target === 'onnxruntime-node') return layer !== LAYERS.indexOf('src/runtime');
     if (target.startsWith('protobufjs') || target === 'onnx-proto')
       return !/^src\/graph\/(proto|dtype)/.test(file);
@@ -37,7 +37,7 @@ function forbidden(file: string, targets: readonly string[]): string[] {
       layer >= 0 &&
       (layerOf(target) > layer ||
         target.startsWith('cli/') ||
-        /^src\/(index|internal|training)\.js$/.test(target))
+        /^src\/(index|internal|injection|training)\.js$/.test(target))
     );
   });
 }

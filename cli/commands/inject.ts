@@ -69,8 +69,7 @@ type Args = Arguments & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const library = await import('../../src/internal.js');
-  const { resumeOptimizer, inject, injectedEvent, openForInjection, verifyPackedModel, withRanges } = library;
+  const { inject, injectedEvent, openForInjection } = await import('../../src/injection.js');
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -89,10 +88,14 @@ export async function handler(args: Args): Promise<void> {
   const { options, notes } =
     calibrate === undefined
       ? { options: source.options, notes: [] }
-      : await withRanges(source.model, source.options, calibrate);
+      : await (await all()).withRanges(source.model, source.options, calibrate);
   const { model, report } = await inject(source.model, options);
-  const untried = await verifyPackedModel({ model: source.model, options });
-  const begun = resumeOptimizer(model, source.optimizer);
+  const untried = options.pack
+    ? await (await all()).verifyPackedModel({ model: source.model, options })
+    : undefined;
+  const begun = source.optimizer
+    ? (await all()).resumeOptimizer(model, source.optimizer)
+    : { model, note: undefined };
   await write(begun.model, paths, args);
   for (const line of describeInjection(injectedEvent(report))) print(line);
   for (const note of notes) print(note);
@@ -104,14 +107,19 @@ export async function handler(args: Args): Promise<void> {
   print(`wrote ${paths.join(', ')}`);
 }
 
+/** What few injections need. */
+const all = () => import('../../src/internal.js');
+
 /** Files of a step in parts. */
 const PARTS = { plain: ['step.onnx', 'state.onnx'], split: ['grad.onnx', 'update.onnx', 'state.onnx'] };
 
 /** Saves the step in one file, or its parts and their first state in several. */
 async function write(model: Model, paths: readonly string[], { split, steps, format }: Args): Promise<void> {
-  const { plainStep, saveModel, splitStep, trainingInfoForm } = await import('../../src/internal.js');
+  const { saveModel } = await import('../../src/injection.js');
   const parts = async (): Promise<Model[]> => {
-    if (paths.length === 1) return [format === 'training-info' ? trainingInfoForm(model) : model];
+    if (paths.length === 1 && format !== 'training-info') return [model];
+    const { plainStep, splitStep, trainingInfoForm } = await all();
+    if (paths.length === 1) return [trainingInfoForm(model)];
     if (!split) {
       const { step, state } = plainStep(model, steps);
       return [step, state];

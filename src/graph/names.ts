@@ -25,10 +25,14 @@ export class Names {
 
   /** `hint` if it is free, and otherwise `hint_1`, `hint_2` ... */
   fresh(hint: string): string {
+    let n = this.#next.get(hint);
     let name = hint;
-    let n = this.#next.get(hint) ?? 0;
-    while (this.#taken.has(name)) name = `${hint}_${++n}`;
-    if (n) this.#next.set(hint, n);
+    if (n !== undefined || this.#taken.has(hint)) {
+      n ??= 0;
+      do name = `${hint}_${++n}`;
+      while (this.#taken.has(name));
+      this.#next.set(hint, n);
+    }
     this.#taken.add(name);
     return name;
   }

@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
 import { AgdError } from './errors.js';
 import { MESSAGES } from './proto/schema.js';
 import type { Part } from './tensor.js';
-import { BYTES, type WireField, wireFields } from './wire.js';
+import { BYTES, wireField } from './wire.js';
 
 /** The fields that lead to the numbers of an initializer. */
 const PATH = [
@@ -12,8 +12,12 @@ const PATH = [
   MESSAGES.TensorProto!.rawData![1],
 ];
 
-/** Bytes read at a time: most fields are shorter, and the header of each is. */
+/** Bytes read at a time, at first and at most. */
 const STEP = 4096;
+const MOST = 2 ** 20;
+
+/** No header of a field is longer. */
+const HEADER = 20;
 
 /**
  * The bytes of a model file with zeros, which take no memory, in place of an initializer's numbers where these are at least
@@ -24,22 +28,31 @@ export function readOutline(path: string, least: number): { bytes: Uint8Array; s
   try {
     const bytes = new Uint8Array(fstatSync(file).size);
     const skipped: Part[] = [];
+    // Up to where the file has been read, and how much is read next: more, the longer nothing is skipped.
+    let [ready, step] = [0, STEP];
     const read = (from: number, end: number) => {
-      for (let at = from, count = 0; at < end; at += count) {
-        count = readSync(file, bytes, at, end - at, at);
+      if (from > ready) [ready, step] = [from, STEP];
+      while (ready < end) {
+        const count = readSync(
+          file,
+          bytes,
+          ready,
+          Math.min(bytes.length, Math.max(end, ready + step)) - ready,
+          ready,
+        );
         if (count === 0) throw new AgdError('io', 'The file became shorter while it was read.');
+        ready += count;
+        step = Math.min(2 * step, MOST);
       }
     };
     const message = (from: number, end: number, depth: number) => {
       for (let at = from; at < end; ) {
-        const known = Math.min(end, at + STEP);
-        read(at, known);
-        const field = wireFields(bytes, at, end).next().value as WireField;
-        const { id, type, from: start, end: next } = field;
+        read(at, Math.min(end, at + HEADER));
+        const { id, type, from: start, end: next } = wireField(bytes, at, end);
         const isOnPath = type === BYTES && id === PATH[depth];
         if (isOnPath && depth < PATH.length - 1) message(start, next, depth + 1);
         else if (isOnPath && next - start >= least) skipped.push({ offset: start, length: next - start });
-        else if (next > known) read(known, next);
+        else read(at, next);
         at = next;
       }
     };

@@ -78,7 +78,7 @@ function encoded(bytes: Uint8Array, { dtype, message }: StoredTensor, tensor: Te
   const id = FIELD[elementField(dtype)];
   const content = bytes.subarray(message!.offset, message!.offset + message!.length);
   const isElement = (field: WireField) => field.id === id && (field.type === BYTES || field.type === VARINT);
-  const isPacked = [...wireFields(content)].some(f => f.id === id && f.type === BYTES);
+  const isPacked = wireFields(content).some(f => f.id === id && f.type === BYTES);
   const numbers = encodeVarints(tensor);
   const fields = isPacked
     ? bytesField(id, concat(numbers))
@@ -91,7 +91,7 @@ const [, EXTERNAL] = MESSAGES.TensorProto!.externalData!;
 /** A TensorProto with this external location. The checksum is dropped, as it was that of the old file. */
 function pointed(content: Uint8Array, move: Move): Uint8Array {
   const isEntry = (field: WireField) => field.id === EXTERNAL;
-  const before = [...wireFields(content)]
+  const before = wireFields(content)
     .filter(isEntry)
     .map(f => parse('StringStringEntryProto', content.subarray(f.from, f.end)));
   const entries = readEntries(before);

@@ -16,10 +16,10 @@ export const FIXED32 = 5;
 export function fieldAt(head: Uint8Array): { id: number; length: number } | undefined {
   try {
     const tag = readVarint(head, 0, head.length);
-    const [id, type] = [Math.floor(tag.value / 8), tag.value % 8];
-    if (type === FIXED64 || type === FIXED32) return { id, length: tag.next + (type === FIXED64 ? 8 : 4) };
+    const [id, type] = [Math.floor(tag / 8), tag % 8];
+    if (type === FIXED64 || type === FIXED32) return { id, length: next + (type === FIXED64 ? 8 : 4) };
     if (type !== VARINT && type !== BYTES) return undefined;
-    const { value, next } = readVarint(head, tag.next, head.length);
+    const value = readVarint(head, next, head.length);
     return { id, length: type === VARINT ? next : next + value };
   } catch {
     return undefined;
@@ -27,33 +27,45 @@ export function fieldAt(head: Uint8Array): { id: number; length: number } | unde
 }
 
 /** The fields of the message at `from` to `end`, in order. Throws `not-onnx` if the bytes are not a message. */
-export function* wireFields(bytes: Uint8Array, from = 0, end = bytes.length): Generator<WireField> {
-  let at = from;
-  while (at < end) {
-    const start = at;
-    const tag = readVarint(bytes, at, end);
-    const [id, type] = [Math.floor(tag.value / 8), tag.value % 8];
-    let from = tag.next;
-    if (type === VARINT) at = readVarint(bytes, from, end).next;
-    else if (type === FIXED64) at = from + 8;
-    else if (type === FIXED32) at = from + 4;
-    else if (type === BYTES) {
-      const length = readVarint(bytes, from, end);
-      from = length.next;
-      at = from + length.value;
-    } else throw damaged();
-    if (at > end) throw damaged();
-    yield { id, type, start, from, end: at };
-  }
+export function wireFields(bytes: Uint8Array, from = 0, end = bytes.length): WireField[] {
+  const fields: WireField[] = [];
+  for (let at = from; at < end; at = fields.at(-1)!.end) fields.push(wireField(bytes, at, end));
+  return fields;
 }
 
-function readVarint(bytes: Uint8Array, from: number, end: number): { value: number; next: number } {
+/** The field at `start` of a message that ends at `end`. Throws as `wireFields` does. */
+export function wireField(bytes: Uint8Array, start: number, end: number): WireField {
+  const tag = readVarint(bytes, start, end);
+  const [id, type] = [Math.floor(tag / 8), tag % 8];
+  let from = next;
+  let to = from;
+  if (type === VARINT) {
+    readVarint(bytes, from, end);
+    to = next;
+  } else if (type === FIXED64) to = from + 8;
+  else if (type === FIXED32) to = from + 4;
+  else if (type === BYTES) {
+    const length = readVarint(bytes, from, end);
+    from = next;
+    to = from + length;
+  } else throw damaged();
+  if (to > end) throw damaged();
+  return { id, type, start, from, end: to };
+}
+
+/** Where the last varint ended: an object for each would take longer than reading it. */
+let next = 0;
+
+function readVarint(bytes: Uint8Array, from: number, end: number): number {
   let value = 0;
   let factor = 1;
   for (let at = from; at < end && at < from + 10; at++) {
     const byte = bytes[at]!;
     value += (byte & 0x7f) * factor;
-    if (byte < 0x80) return { value, next: at + 1 };
+    if (byte < 0x80) {
+      next = at + 1;
+      return value;
+    }
     factor *= 128;
   }
   throw damaged();

@@ -87,7 +87,7 @@ class Locator {
   }
 
   #fields(within?: WireField): WireField[] {
-    return [...wireFields(this.bytes, within?.from, within?.end)];
+    return wireFields(this.bytes, within?.from, within?.end);
   }
 
   #text(fields: readonly WireField[], id: number): string {
@@ -110,8 +110,9 @@ class Locator {
     for (const field of this.#fields(message))
       if (field.id === GRAPH.node) this.#node(field, scope);
       else if (field.id === GRAPH.initializer) {
-        const name = this.#text(this.#fields(field), TENSOR.name);
-        this.#tensor(field, [...scope, name], name);
+        const fields = this.#fields(field);
+        const name = this.#text(fields, TENSOR.name);
+        this.#tensor(field, [...scope, name], name, fields);
       } else if (field.id === GRAPH.sparse) this.#sparse(field, scope);
   }
 
@@ -124,12 +125,13 @@ class Locator {
 
   #node(message: WireField, scope: readonly string[]): void {
     const fields = this.#fields(message);
+    const attributes = fields.filter(f => f.id === NODE.attribute);
+    if (!attributes.length) return;
     const outputs = fields.filter(f => f.id === NODE.output).map(f => this.#text([f], NODE.output));
     const output = outputs.find(name => name) ?? '';
     const isConstant =
       this.#text(fields, NODE.opType) === 'Constant' && !readDomain(this.#text(fields, NODE.domain));
-    for (const field of fields)
-      if (field.id === NODE.attribute) this.#attribute(field, [...scope, output], isConstant);
+    for (const field of attributes) this.#attribute(field, [...scope, output], isConstant);
   }
 
   #attribute(message: WireField, owner: readonly string[], isConstant: boolean): void {
@@ -162,7 +164,7 @@ class Locator {
     });
   }
 
-  #tensor(message: WireField, path: readonly string[], name?: string): void {
+  #tensor(message: WireField, path: readonly string[], name?: string, fields = this.#fields(message)): void {
     const { from, end } = message;
     const proto = parse('TensorProto', this.bytes.subarray(from, end));
     const dtype = readDtype(proto);
@@ -172,7 +174,7 @@ class Locator {
       dims.reduce((n, d) => n * d, 1),
     );
     const external = proto.dataLocation ? readExternal(proto, length, this.folder) : undefined;
-    const ranges = external ? [] : this.#elements(this.#fields(message), dtype);
+    const ranges = external ? [] : this.#elements(fields, dtype);
     this.#add(path, name, { dtype, dims, ranges, external, message: { offset: from, length: end - from } });
   }
 

@@ -98,10 +98,14 @@ export function writeGraph(graph: Graph, place: Placement): GraphProto {
 }
 
 function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto[] {
+  const names = new Set(listed.map(entry => (typeof entry === 'string' ? entry : (entry.name ?? ''))));
   const alive = new Map<string, Value>();
-  for (const value of graph.inputs) alive.set(value.name, value);
-  for (const value of graph.initializers.keys()) alive.set(value.name, value);
-  for (const { outputs } of graph.nodes) for (const value of outputs) if (value) alive.set(value.name, value);
+  const add = (value: Value | null) => {
+    if (value && names.has(value.name)) alive.set(value.name, value);
+  };
+  graph.inputs.forEach(add);
+  for (const value of graph.initializers.keys()) add(value);
+  for (const { outputs } of graph.nodes) outputs.forEach(add);
   return listed.flatMap(entry => listedInfo(entry, alive));
 }
 

@@ -93,6 +93,7 @@ export function followingScales(model: Pick<Model, 'metadata' | 'graph'>): Set<V
 
 /** The values of a graph that have one of these names. */
 export function namedIn(graph: Graph, names: ReadonlySet<string>): Map<string, Value> {
+  if (!names.size) return new Map();
   const all = [...graph.initializers.keys(), ...graph.nodes.flatMap(node => node.outputs)];
   return new Map(all.flatMap(v => (v && names.has(v.name) ? [[v.name, v] as const] : [])));
 }

@@ -52,10 +52,15 @@ let own: (graph: Graph, owner: Node) => void;
 let disown: (graph: Graph, owner: Node) => void;
 let isLive: (graph: Graph) => boolean;
 
+/** A number that no other value has. */
+export let numberOf: (value: Value) => number;
+let values = 0;
+
 /** One tensor (or sequence ...) of the graph: a graph input, an initializer, or an output of a node. */
 export class Value {
   /** As decoded, so that an unchanged input or output is written back byte for byte. */
   extra: unknown;
+  readonly #number = values++;
   #producer: Node | undefined;
   #readers: Few<Node>;
   #returning: Few<Graph>;
@@ -66,6 +71,7 @@ export class Value {
   ) {}
 
   static {
+    numberOf = value => value.#number;
     setProducer = (value, node) => {
       value.#producer = node;
     };
@@ -407,10 +413,10 @@ export class Graph {
   }
 
   append(...nodes: readonly Node[]): void {
-    for (const node of nodes) {
+    nodes.forEach(node => {
       if (!this.#isView) this.#join(node);
       this.#nodes.push(node);
-    }
+    });
   }
 
   prepend(...nodes: readonly Node[]): void {
@@ -512,8 +518,12 @@ export class Model {
   }
 }
 
+export const hasSubgraphs = (node: Node): boolean => node.subgraphs().length > 0;
+
 /** Every graph of a model except the bodies of functions; subgraphs follow the node that owns them. */
 export function* allGraphs(graph: Graph): Generator<Graph> {
   yield graph;
-  for (const node of graph.nodes) for (const sub of node.subgraphs()) yield* allGraphs(sub);
+  // Few nodes have any, and the list is long.
+  for (const node of graph.nodes.filter(hasSubgraphs))
+    for (const sub of node.subgraphs()) yield* allGraphs(sub);
 }

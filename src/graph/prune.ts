@@ -1,5 +1,5 @@
 import { reads } from './dependents.js';
-import type { Graph, Node, Value } from './ir.js';
+import { type Graph, hasSubgraphs, type Node, type Value } from './ir.js';
 
 /**
  * Removes the nodes, including those of subgraphs, that no graph output depends on. Returns the values that some
@@ -8,25 +8,33 @@ import type { Graph, Node, Value } from './ir.js';
 export function prune(graph: Graph): Set<Value> {
   const live = new Set<Value>(graph.outputs);
   const kept: Node[] = [];
-  for (const node of [...graph.nodes].reverse()) {
-    if (!node.outputs.some(o => o && live.has(o))) continue;
+  const isLive = (v: Value | null) => v !== null && live.has(v);
+  const read = (v: Value | null) => v && live.add(v);
+  const { nodes } = graph;
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    const node = nodes[i]!;
+    if (!node.outputs.some(isLive)) continue;
     kept.push(node);
-    for (const v of node.inputs) if (v) live.add(v);
-    for (const sub of node.subgraphs()) {
-      prune(sub);
-      for (const v of sub.captures()) live.add(v);
-    }
+    node.inputs.forEach(read);
+    if (hasSubgraphs(node))
+      for (const sub of node.subgraphs()) {
+        prune(sub);
+        for (const v of sub.captures()) live.add(v);
+      }
   }
-  if (kept.length < graph.nodes.length) graph.nodes = kept.reverse();
+  if (kept.length < nodes.length) graph.nodes = kept.reverse();
   return live;
 }
 
 /** The values of the graph and of outer graphs that these depend on, including these. */
 export function dependencies(graph: Graph, values: readonly Value[]): Set<Value> {
   const needed = new Set<Value>(values);
-  for (const node of [...graph.nodes].reverse()) {
-    if (!node.outputs.some(o => o && needed.has(o))) continue;
-    for (const v of reads(node)) needed.add(v);
+  const isNeeded = (v: Value | null) => v !== null && needed.has(v);
+  const read = (v: Value) => needed.add(v);
+  const { nodes } = graph;
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    const node = nodes[i]!;
+    if (node.outputs.some(isNeeded)) reads(node).forEach(read);
   }
   return needed;
 }

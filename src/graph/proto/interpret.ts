@@ -149,13 +149,18 @@ class MessageWriter {
 
   message(type: MessageType, message: Tree): void {
     if (this.#depth > DEPTH) throw new Error('max depth exceeded');
-    for (const field of type.fields) {
+    const { fields } = type;
+    // By index: an iterator makes an object for each field, most of which are not set.
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i]!;
       const value = message[field.name];
       if (value === undefined || value === null) continue;
       if (!field.isRepeated) this.#field(field, value);
-      else for (const item of value as unknown[]) this.#field(field, item);
+      else for (let k = 0; k < (value as unknown[]).length; k++) this.#field(field, (value as unknown[])[k]);
     }
-    for (const bytes of message.$unknowns ?? []) this.writer.raw(bytes);
+    message.$unknowns?.forEach(bytes => {
+      this.writer.raw(bytes);
+    });
   }
 
   #field({ tag, scalar, message }: Field, value: unknown): void {

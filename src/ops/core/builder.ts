@@ -1,6 +1,6 @@
 import { characters } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
-import { type Attr, Graph, type Int, Node, Value, type ValueType } from '../../graph/ir.js';
+import { type Attr, Graph, type Int, Node, numberOf, Value, type ValueType } from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Expr } from './expr.js';
@@ -65,7 +65,6 @@ export class Builder {
   readonly #numbers: Map<string, Value>;
   /** Values that are still named after their operator. */
   readonly #unnamed = new Set<Value>();
-  readonly #ids = new Map<Value, number>();
   readonly #known: Map<Value, Tensor>;
   readonly #root: Builder;
 
@@ -250,13 +249,9 @@ export class Builder {
     attrs: AttrInit = {},
     options: EmitOptions = {},
   ): Expr[] {
-    const last = inputs.findLastIndex(e => e);
-    const node = new Node(
-      opType,
-      inputs.slice(0, last + 1).map(e => e?.value ?? null),
-      [],
-      Object.keys(attrs).length ? toAttrs(attrs) : NO_ATTRS,
-    );
+    const values = inputs.map(e => e?.value ?? null);
+    while (values.length && !values.at(-1)) values.pop();
+    const node = new Node(opType, values, [], Object.keys(attrs).length ? toAttrs(attrs) : NO_ATTRS);
     node.domain = options.domain ?? '';
     const count = options.outputs ?? 1;
     const shared = isShareable(node);
@@ -285,21 +280,15 @@ export class Builder {
     if (int?.type === 'int') this.#known.set(node.outputs[0]!, Tensor.filled('int64', [], Number(int.value)));
   }
 
-  #id(value: Value | null): number {
-    if (!value) return -1;
-    let id = this.#ids.get(value);
-    if (id === undefined) {
-      id = this.#ids.size;
-      this.#ids.set(value, id);
-    }
-    return id;
-  }
-
   /** The position of an equal node with this number of outputs among the emitted nodes, or where it would be. */
   #place(node: Node, outputs: number): number {
     let place = outputs;
-    for (let i = 0; i < node.opType.length; i++) place = Math.imul(place, 31) + node.opType.charCodeAt(i);
-    for (const value of node.inputs) place = Math.imul(place ^ this.#id(value), 0x9e3779b1);
+    const { opType, inputs } = node;
+    for (let i = 0; i < opType.length; i++) place = Math.imul(place, 31) + opType.charCodeAt(i);
+    for (let i = 0; i < inputs.length; i++) {
+      const value = inputs[i];
+      place = Math.imul(place ^ (value ? numberOf(value) : -1), 0x9e3779b1);
+    }
     for (place |= 0; ; place = (place + 1) | 0) {
       const other = this.#emitted.get(place);
       if (!other || (other.outputs.length === outputs && areEqual(node, other))) return place;
@@ -310,6 +299,7 @@ export class Builder {
 /** Whether an equal node has the same outputs, and equality can be tested. */
 function isShareable({ opType, attrs }: Node): boolean {
   if (RANDOM.has(opType)) return false;
+  if (!attrs.size) return true;
   for (const attr of attrs.values())
     if (attr.type === 'graph' || attr.type === 'tensor' || !('value' in attr)) return false;
   return true;

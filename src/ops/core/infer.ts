@@ -10,10 +10,6 @@ import { join } from './types.js';
  * only slower.
  */
 type Infer = (inputs: readonly (Expr | undefined)[], attr: Attrs, node: Node) => (Shape | undefined)[];
-type Attrs = {
-  int(name: string, otherwise: number): number;
-  ints(name: string): number[] | undefined;
-};
 
 const same: Infer = ([x]) => [x?.shape];
 const broadcast: Infer = inputs => [broadcastShapes(inputs.map(e => e?.shape))];
@@ -204,20 +200,23 @@ const BOOLEAN = new Set(
 );
 const INT64 = new Set('Shape Size NonZero ArgMax ArgMin SequenceLength'.split(' '));
 
-const attrsOf = ({ attrs }: Node): Attrs => ({
-  int: (name, otherwise) => {
-    const a = attrs.get(name);
+class Attrs {
+  constructor(private readonly node: Node) {}
+
+  int(name: string, otherwise: number): number {
+    const a = this.node.attrs.get(name);
     return a?.type === 'int' ? Number(a.value) : otherwise;
-  },
-  ints: name => {
-    const a = attrs.get(name);
+  }
+
+  ints(name: string): number[] | undefined {
+    const a = this.node.attrs.get(name);
     return a?.type === 'ints' ? a.value.map(Number) : undefined;
-  },
-});
+  }
+}
 
 /** The types of a new node's outputs, as far as they follow from its inputs. */
 export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (ValueType | undefined)[] {
-  const attr = attrsOf(node);
+  const attr = new Attrs(node);
   const container = CONTAINERS[node.opType];
   if (container || node.opType === 'Identity') {
     const types = inputs.map(e => e?.type);
@@ -263,7 +262,7 @@ function extentsOf(node: Node, inputs: readonly (Expr | undefined)[]): Shape | u
   const { opType } = node;
   if (!/^(Shape|Concat|Squeeze|Unsqueeze|Add)$/.test(opType)) return undefined;
   const [a, b] = inputs;
-  if (opType === 'Shape') return shapePart(a?.shape, attrsOf(node));
+  if (opType === 'Shape') return shapePart(a?.shape, new Attrs(node));
   if (a?.value.dtype !== 'int64') return undefined;
   if (opType === 'Concat') {
     const parts = inputs.map(dimsOf);

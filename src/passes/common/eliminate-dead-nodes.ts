@@ -1,4 +1,4 @@
-import type { Graph, Model } from '../../graph/ir.js';
+import { type Graph, hasSubgraphs, type Model } from '../../graph/ir.js';
 import { neededInputs, prune } from '../../graph/prune.js';
 
 /**
@@ -32,6 +32,6 @@ export function countNodes(model: Model): number {
 
 function countIn({ nodes }: Graph): number {
   let count = nodes.length;
-  for (const node of nodes) for (const sub of node.subgraphs()) count += countIn(sub);
+  for (const node of nodes.filter(hasSubgraphs)) for (const sub of node.subgraphs()) count += countIn(sub);
   return count;
 }

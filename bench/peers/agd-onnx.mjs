@@ -17,7 +17,11 @@ await serve(async (workload, threads) => {
   const options = JSON.parse(process.argv[5] ?? '{}');
   const { model, batch } = await prepared(workload, options);
   const trainer = await Trainer.create(model, { threads });
-  const length = new RunLength({ state: sizeOf(trainer.state), inPlace: trainer.writesInPlace });
+  const length = new RunLength({
+    state: sizeOf(trainer.state),
+    inPlace: trainer.writesInPlace,
+    replaced: trainer.replacesState,
+  });
   let compared = 0;
   let steps = 1;
   let batches = repeat(batch, steps);

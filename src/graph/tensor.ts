@@ -149,7 +149,7 @@ export class Tensor {
 
   /** The elements as little-endian bytes. Read only: they may be shared with the file they came from. */
   get bytes(): Uint8Array {
-    if (this.isRead || this.isZero) return this.#checked((this.source as () => Uint8Array)());
+    if (this.isFresh) return this.#checked((this.source as () => Uint8Array)());
     this.#bytes ??= this.#checked(typeof this.source === 'function' ? this.source() : this.source);
     return this.#bytes;
   }
@@ -202,6 +202,11 @@ export class Tensor {
     if (this.isRead && this.at(0) !== this.at(this.size - 1)) return false;
     const { data } = this;
     return data.every((x: number | bigint) => x === data[0]);
+  }
+
+  /** Whether every access to the bytes makes new ones, which nothing else refers to. */
+  get isFresh(): boolean {
+    return this.isRead || this.isZero;
   }
 
   /** Whether every access reads a file. */

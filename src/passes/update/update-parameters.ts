@@ -110,9 +110,12 @@ export function updateParameters<O extends OptimizerOptions>(
     const scheduled = schedule
       ? base.mul(scheduleFactor(schedule, b.of(step).cast(scalarType), total && b.of(total)))
       : base;
-    // ONNX Runtime removes a cast to a type and back, but not if a subgraph reads the result.
-    const typed = (e: Expr, dtype: DType) =>
-      e.value === base.value && dtype === rate.dtype ? b.of(rate) : e.cast(dtype);
+    // ONNX Runtime removes a cast to a type and back, also where a subgraph reads the result, which it then misses.
+    const typed = (e: Expr, dtype: DType) => {
+      const cast = b.writer(e.value);
+      const from = cast?.opType === 'Cast' && e.dtype === 'float64' ? cast.inputs[0]! : undefined;
+      return from?.dtype === dtype ? b.of(from) : e.cast(dtype);
+    };
     const shared = new Map<string, StepScalars>();
     const updates: Updates = new Map();
     const keys = parameters.map(({ param, options }) => `${param.dtype} ${JSON.stringify(options)}`);

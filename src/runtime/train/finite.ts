@@ -40,3 +40,6 @@ function allFinite({ dtype, data }: Tensor): boolean {
 
 /** What errors say of the state after a step that failed. */
 export const LAST_GOOD = 'that of the last good step';
+
+/** And where the step had begun to replace the state. */
+export const LOST = 'state in memory is lost';

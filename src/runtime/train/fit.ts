@@ -133,6 +133,7 @@ const OTHER = [
   'signal',
   'device',
   'threads',
+  'inPlace',
 ];
 const DATA = [
   ...['columns', 'label', 'valSplit', 'sampler', 'sampleWeights', 'shuffleBuffer'],
@@ -152,7 +153,7 @@ export class FitError extends AgdError {
 /**
  * Trains a model on data, from a plain model, an injected one or a file of either. The model given is not changed. Throws
  * `bad-option`, `bad-data`, `bad-shape` and `non-finite`, as `inject`, `bindData` and `trainingLoop` do. Where a run ends with
- * `non-finite` or `bad-data`, the error is a `FitError`.
+ * `non-finite` or `bad-data`, and leaves a whole state (see `inPlace`), the error is a `FitError`.
  */
 export async function fit(
   model: Model | string,
@@ -269,7 +270,7 @@ async function fitOn(
     const { reason } = await trainRun(trainer, sets, plan, run, checkpoints, hooks).catch(async error => {
       // It is the same error on all ranks.
       if (error instanceof AgdError && error.code === 'non-finite') await trainer.settle('all');
-      if (error instanceof AgdError && ['non-finite', 'bad-data'].includes(error.code))
+      if (error instanceof AgdError && trainer.isWhole && ['non-finite', 'bad-data'].includes(error.code))
         throw new FitError(error, await stateNow());
       throw error;
     });

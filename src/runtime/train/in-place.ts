@@ -2,8 +2,9 @@
 import { byteLength, type DType } from '../../graph/dtype.js';
 import { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
-import { readStep } from '../../passes/file/step-metadata.js';
+import { readDescription, readStep } from '../../passes/file/step-metadata.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
+import { updateInPlace } from '../../passes/run/update-in-place.js';
 import { type Feeds, Session } from '../session.js';
 
 /** Whether runs on the CPU can write losses and this state into arrays: if their extents are known, and the runtime does it. */
@@ -44,4 +45,42 @@ async function tryOut(): Promise<boolean> {
 export function emptied(dtype: DType, dims: readonly number[]): Tensor {
   const size = dims.reduce((n, d) => n * d, 1);
   return new Tensor(dtype, dims, new Uint8Array(byteLength(dtype, size)));
+}
+
+/** The tensor in bytes that the runtime can write: what is not at a multiple of its size is copied. */
+export function aligned({ dtype, dims, bytes }: Tensor): Tensor {
+  return new Tensor(dtype, dims, bytes.byteOffset % 8 === 0 ? bytes : new Uint8Array(bytes));
+}
+
+/** States from this size on are replaced in place, each tensor from that one on. */
+const LARGE = { state: 2 ** 26, tensor: 2 ** 18 };
+
+/** Whether steps write the next state over the one before, so that it takes memory once. */
+export type InPlaceOptions = {
+  /**
+   * Whether steps write the next state over the one before where they can, so that it is in memory once. A step whose loss is
+   * not finite changes nothing, but one whose update is not finite then leaves no state. Default: if the state has 64 MB or more.
+   */
+  inPlace?: boolean;
+};
+
+/** The states of a run's model that its steps are to replace; arranges its nodes for that. */
+export function replacedStates(model: Model, state: Feeds, { inPlace }: InPlaceOptions): Set<string> {
+  const size = Object.values(state).reduce((n, tensor) => n + tensor.byteLength, 0);
+  const { skipped, scaling } = readDescription(model);
+  // A step that is skipped needs the state before it.
+  if (skipped || scaling || !(inPlace ?? size >= LARGE.state)) return new Set();
+  return updateInPlace(model, inPlace ? 1 : LARGE.tensor);
+}
+
+/** Losses of a run that are known to be written: no run computes this NaN. */
+export function unwritten(count: number): Tensor {
+  return new Tensor('float32', [count], new Uint8Array(4 * count).fill(0xff));
+}
+
+/** The losses of the first steps, up to one that was not written. */
+export function writtenLosses({ bytes, dims }: Tensor): number[] {
+  const bits = new Uint32Array(bytes.buffer, bytes.byteOffset, dims[0]);
+  const end = bits.indexOf(0xffffffff);
+  return [...new Float32Array(bytes.buffer, bytes.byteOffset, end < 0 ? dims[0] : end)];
 }

@@ -52,14 +52,25 @@ export class RunLength {
   readonly #state: number;
   readonly #limit: number | undefined;
   readonly #isInPlace: boolean;
+  readonly #isReplaced: boolean;
   #free: number | undefined;
   /** The least time of a run, by its number of steps; undefined before the first run, which also compiles kernels. */
   #times: Map<number, number> | undefined;
 
-  /** `free` is that after the first run, if not given. With `inPlace`, starting a run costs nothing for the state. */
-  constructor({ state = 0, free, limit, inPlace = false }: Partial<RunLimits> & { inPlace?: boolean } = {}) {
+  /**
+   * `free` is that after the first run, if not given. With `inPlace`, starting a run costs nothing for the state. With
+   * `replaced`, each run is one step: the state is then in memory once.
+   */
+  constructor({
+    state = 0,
+    free,
+    limit,
+    inPlace = false,
+    replaced = false,
+  }: Partial<RunLimits> & { inPlace?: boolean; replaced?: boolean } = {}) {
     this.#state = state;
     this.#isInPlace = inPlace;
+    this.#isReplaced = replaced;
     this.#free = free;
     this.#limit = limit;
   }
@@ -75,7 +86,7 @@ export class RunLength {
       { state: this.#state, free: this.#free, limit: this.#limit },
     );
     // Doubling at most: the first runs are slower than those that follow.
-    this.steps = Math.min(wanted, 2 * this.steps);
+    this.steps = this.#isReplaced ? 1 : Math.min(wanted, 2 * this.steps);
   }
 
   /**

@@ -367,7 +367,8 @@ async function runOnData(
       const hasLearned = error.code === 'bad-data' && trainer.batchCount > stepsBefore;
       // The same step is not finite for all ranks; another error may be that of one.
       const isBroken = error.code === 'non-finite';
-      const rescue = isBroken || (!collective && hasLearned) ? stateFile(job) : undefined;
+      const isKept = trainer.isWhole && (isBroken || (!collective && hasLearned));
+      const rescue = isKept ? stateFile(job) : undefined;
       if (isBroken) await trainer.settle();
       const keep = async () => {
         if (rescue !== undefined) await save(rescue);

@@ -52,8 +52,16 @@ import {
 import { DeviceState } from './device-state.js';
 import type { DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
-import { firstNonFinite, LAST_GOOD } from './finite.js';
-import { canWriteInto, emptied } from './in-place.js';
+import { firstNonFinite, LAST_GOOD, LOST } from './finite.js';
+import {
+  aligned,
+  canWriteInto,
+  emptied,
+  type InPlaceOptions,
+  replacedStates,
+  unwritten,
+  writtenLosses,
+} from './in-place.js';
 import type { LocalOptions, LocalSteps } from './local-steps.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
@@ -86,6 +94,8 @@ export class Trainer {
   #own: Feeds | undefined;
   /** Arrays of the state before. */
   #spare: Feeds | undefined;
+  /** Whether a run failed that had begun to replace the state. */
+  #isLost = false;
   #hasRun = false;
   /** The whole state on rank 0, if ranks have parts of it. */
   #gathered: Feeds | undefined;
@@ -100,6 +110,8 @@ export class Trainer {
     private readonly options: TrainerOptions,
     private readonly run: Omit<ScannedRows, 'model'>,
     private readonly unread?: string,
+    /** States whose next value a run may write over the one before. */
+    private readonly inPlace: ReadonlySet<string> = new Set(),
   ) {
     this.#device = staysOnDevice(options) ? new DeviceState(options) : undefined;
     this.#state = this.#withOwnTables(statesOf(model, updates));
@@ -169,9 +181,10 @@ export class Trainer {
       device === 'cpu' &&
       (await canWriteInto(model, statesOf(model, updates)));
     const { model: whole, unread } = isInto ? withUnreadOutput(plain) : { model: plain, unread: undefined };
+    const inPlace = isInto ? replacedStates(ready, statesOf(model, updates), options) : undefined;
     const session = await Session.create(whole, { ...options, stay });
     freeMemory();
-    const trainer = new Trainer(model, description, session, fed, updates, options, run, unread);
+    const trainer = new Trainer(model, description, session, fed, updates, options, run, unread, inPlace);
     if (collective) {
       trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
       const { LocalSteps } = await import('./local-steps.js');
@@ -244,6 +257,7 @@ export class Trainer {
 
   /** Current values of everything a step changes, by name in the graph; tables updated by rows change in place. */
   get state(): ReadonlyMap<string, Tensor> {
+    this.#demandWhole();
     this.#own = undefined;
     return new Map(Object.entries(this.#state));
   }
@@ -308,8 +322,38 @@ export class Trainer {
     return this.unread !== undefined;
   }
 
+  /** Whether steps write the next state over the one before, so that it is in memory once in runs of one step. */
+  get replacesState(): boolean {
+    return this.inPlace.size > 0;
+  }
+
+  /** Whether the state is that of a step: steps that replace it in place may fail when they have begun to. */
+  get isWhole(): boolean {
+    return !this.#isLost;
+  }
+
+  #demandWhole(): void {
+    if (!this.#isLost) return;
+    throw new AgdError(
+      'bad-state',
+      `The trainer's ${LOST}: restore() a checkpoint, or create another trainer.`,
+    );
+  }
+
+  /** The error of a run that had begun to replace the state. */
+  #lost({ code, message, cause }: AgdError): AgdError {
+    this.#isLost = true;
+    const text = message.replace(` The state is ${LAST_GOOD};`, ` The ${LOST}, but what was saved is not;`);
+    return new AgdError(
+      code,
+      text === message ? `${message} The ${LOST}, but what was saved is not.` : text,
+      { cause },
+    );
+  }
+
   /** The state of all ranks, for others to keep. */
   #whole(): Feeds {
+    this.#demandWhole();
     this.#own = undefined;
     if (isDistributed(this.session) && this.session.foreign.size && !this.#gathered)
       throw new AgdError(
@@ -337,9 +381,10 @@ export class Trainer {
         'bad-state',
         'A divided optimizer cannot be restored: create the trainer from a saved state.',
       );
-    const { state, unused } = fromPytorch(this.description, this.state, checkpoint);
+    const { state, unused } = fromPytorch(this.description, new Map(Object.entries(this.#state)), checkpoint);
     const before = this.#state;
     this.#state = this.#withOwnTables(Object.fromEntries(state));
+    this.#isLost = false;
     this.#device?.free(before, this.#state);
     this.#local?.restart(this.#state);
     return unused;
@@ -465,6 +510,8 @@ export class Trainer {
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
     if (isDistributed(this.session) && count > 1) return this.#oneByOne(batches, count, { lr });
+    this.#demandWhole();
+    const isReplaced = this.inPlace.size > 0 && this.#state === this.#own;
     const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
     const feeds = { ...batches, ...state };
     const shown = this.run.stacked.values();
@@ -495,6 +542,10 @@ export class Trainer {
       !broken;
     if (isBrokenElsewhere)
       throw nonFinite(`The update of step ${this.stepCount + 1} made state of another rank non-finite`);
+    if (broken && isReplaced)
+      throw this.#lost(
+        nonFinite(`The update of step ${this.stepCount + losses.length} made '${broken}' non-finite`),
+      );
     if (broken) {
       discard();
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
@@ -522,22 +573,39 @@ export class Trainer {
     return losses;
   }
 
-  /** The outputs of a run of `count` steps, of which the state is in the arrays of that before the last run, if they are free. */
-  async #runInto(session: Session, feeds: Feeds, count: number, unread: string): Promise<Feeds> {
-    const { description, updates, run } = this;
+  /**
+   * The outputs of a run of `count` steps. The state is in the arrays of the one before where steps replace it, and in those of
+   * that before the last run where they are free. What a caller has seen is in neither.
+   */
+  async #runInto(session: Session, given: Feeds, count: number, unread: string): Promise<Feeds> {
+    const { description, updates, run, inPlace } = this;
+    const isOwn = this.#state === this.#own;
+    const feeds = { ...given };
     const states = updates.map(({ state, value }) => {
       const { dtype, dims } = feeds[state]!;
-      const { bytes } = this.#spare?.[state] ?? emptied(dtype, dims);
-      return [value, new Tensor(dtype, dims, bytes)] as const;
+      if (inPlace.has(state) && (isOwn || this.#state[state]!.isFresh)) {
+        feeds[state] = aligned(feeds[state]!);
+        return [value, feeds[state]] as const;
+      }
+      const spare = inPlace.has(state) ? undefined : this.#spare?.[state];
+      return [value, spare ? new Tensor(dtype, dims, spare.bytes) : emptied(dtype, dims)] as const;
     });
     const shown = [...run.stacked].map(([state, name]) => {
       const { dtype, dims } = feeds[state]!;
       return [name, emptied(dtype, [count, ...dims])] as const;
     });
-    const losses = emptied('float32', [count]);
+    const losses = unwritten(count);
     const outputs = record(Object.fromEntries([...states, ...shown, [description.loss.name, losses]]));
     const { value } = updates.find(u => u.state === description.step)!;
-    await session.runInto(feeds, outputs, unread, value);
+    try {
+      await session.runInto(feeds, outputs, unread, value);
+    } catch (error) {
+      const known = writtenLosses(losses);
+      // Before that step, nothing was replaced.
+      if (inPlace.size && known.some(loss => !Number.isFinite(loss))) return outputs;
+      if (inPlace.size && isOwn && known.length === count) throw this.#lost(error as AgdError);
+      throw error;
+    }
     return outputs;
   }
 
@@ -730,6 +798,7 @@ export class Trainer {
 
   /** The parameters and running statistics that a session takes. */
   #learned(session: Session): Feeds {
+    this.#demandWhole();
     const { parameters, statistics } = this.description;
     const names = [...parameters.map(p => p.name), ...statistics].filter(n => session.inputs.includes(n));
     return Object.fromEntries(names.map(name => [name, this.#state[name]!]));
@@ -882,6 +951,7 @@ function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feed
 
 /** What a trainer runs on. */
 export type TrainerOptions = SessionOptions &
+  InPlaceOptions &
   Partial<Pick<DistributedOptions, 'collective' | 'compress' | 'shardOptimizer'> & LocalOptions>;
 
 /** Throws `bad-option` for ways of distributing that exclude each other. */

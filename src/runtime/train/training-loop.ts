@@ -92,7 +92,12 @@ async function* loopOver(
   let done = trainer.batchCount;
   const state = [...trainer.state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
   const memory = new Map();
-  const length = new RunLength({ state, limit: options.memoryLimit, inPlace: trainer.writesInPlace });
+  const length = new RunLength({
+    state,
+    limit: options.memoryLimit,
+    inPlace: trainer.writesInPlace,
+    replaced: trainer.replacesState,
+  });
   for (let epoch = Math.floor(done / steps); epoch < epochs; epoch++) {
     if (await isStopped()) return;
     const begin = performance.now();

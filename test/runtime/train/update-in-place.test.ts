@@ -1,0 +1,195 @@
+import { afterEach, expect, it, vi } from 'vitest';
+import { Graph, type Model, Node, Value } from '../../../src/graph/ir.js';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { OPTIMIZER_NAMES, type OptimizerSpec } from '../../../src/ops/optimizers/index.js';
+import { inject } from '../../../src/passes/inject.js';
+import type { InjectOptions } from '../../../src/passes/options.js';
+import { type Feeds, Session, sessionShapes } from '../../../src/runtime/session.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
+import { spread } from '../../ops/vjp.js';
+import { Sketch } from '../../sample.js';
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+const LOSS = { kind: 'output', output: 'loss' } as const;
+
+/** Two layers, of which the first is large enough for tiles if it is as wide. */
+function layers(width = 2064): Model {
+  const s = new Sketch();
+  const product = s.add('MatMul', [s.input('x', ['n', 64]), s.weight('first', [64, width])], 'product');
+  const a = s.add('Tanh', [s.add('Add', [product, s.weight('bias', [width])], 'sum')], 'a');
+  return withLoss(s, s.add('MatMul', [a, s.weight('second', [width, 3])], 'y'));
+}
+
+const withLoss = (s: Sketch, y: Value) =>
+  s.model([s.add('ReduceMean', [s.add('Mul', [y, y], 'square')], 'loss', { keepdims: 0 })]);
+
+/** A chain of products with the same weight, in a branch of an If where `branch` is given. */
+function repeated(times: number, branch = false): Model {
+  const s = new Sketch();
+  const w = s.weight('w', spread([64, 64], [-0.2, 0.2], 1));
+  let x = s.input('x', ['n', 64]);
+  for (let i = 0; i < times; i++) x = s.add('MatMul', [x, w], `x${i}`);
+  if (!branch) return withLoss(s, x);
+  const condition = s.add(
+    'Less',
+    [s.add('ReduceMean', [x], 'mean', { keepdims: 0 }), s.weight('c', Tensor.filled('float32', [], 9))],
+    'small',
+  );
+  const graphOf = (name: string, opType: string) => {
+    const graph = new Graph(name);
+    const y = new Value(`${name}_y`);
+    const z = new Value(`${name}_z`);
+    graph.nodes = [new Node('MatMul', [x, w], [y]), new Node(opType, [y], [z])];
+    graph.outputs = [z];
+    return graph;
+  };
+  const branches = { then_branch: graphOf('then', 'Tanh'), else_branch: graphOf('other', 'Neg') };
+  return withLoss(s, s.add('If', [condition], 'chosen', branches));
+}
+
+/** w and its transpose. */
+function tied(): Model {
+  const s = new Sketch();
+  const w = s.weight('w', [64, 2064]);
+  const a = s.add('Tanh', [s.add('MatMul', [s.input('x', ['n', 64]), w], 'product')], 'a');
+  return withLoss(s, s.add('MatMul', [a, s.add('Transpose', [w], 'turned', { perm: [1, 0] })], 'y'));
+}
+
+const batch = (steps: number): Feeds => ({ x: spread([steps, 4, 64], [-1, 1], 3) });
+const injected = async (model: Model, options: InjectOptions = {}) =>
+  (await inject(model, { loss: LOSS, ...options }, sessionShapes)).model;
+
+/** Runs of so many steps each, and the states that were read from the arrays that they were written to. */
+async function trained(model: Model, runs: readonly number[], inPlace: boolean) {
+  const trainer = await Trainer.create(model, { inPlace, threads: 1 });
+  const runInto = vi.spyOn(Session.prototype, 'runInto');
+  const losses = [];
+  for (const steps of runs) losses.push(...(await trainer.steps(batch(steps), { lr: 0.01 })));
+  const updates = model.trainingInfo.flatMap(info => info.updates);
+  const replaced = new Set<string>();
+  for (const [feeds, outputs] of runInto.mock.calls)
+    for (const { state, value } of updates)
+      if (feeds[state]!.bytes.buffer === outputs[value]?.bytes.buffer) replaced.add(state);
+  runInto.mockRestore();
+  const state = [...trainer.state].map(([name, { bytes }]) => [name, Buffer.from(bytes).toString('base64')]);
+  await trainer.release();
+  return { losses, state, replaced };
+}
+
+/** The states that steps replace, after which all are what they are if nothing is replaced. */
+async function replacedOf(model: Model, options: InjectOptions = {}): Promise<string[]> {
+  const step = await injected(model, options);
+  const runs = [1, 2, 1, 3];
+  const [copied, written] = [await trained(step, runs, false), await trained(step, runs, true)];
+  expect(copied.replaced).toEqual(new Set());
+  expect(written.losses).toEqual(copied.losses);
+  expect(written.state).toEqual(copied.state);
+  return [...written.replaced].sort();
+}
+
+/** They need products of whole matrices. */
+const HEAVY: readonly string[] = ['muon', 'shampoo'];
+
+it.each(OPTIMIZER_NAMES)('steps of %s that replace the state compute the same', async name => {
+  const replaced = await replacedOf(layers(HEAVY.includes(name) ? 32 : undefined), {
+    optimizer: { name } as OptimizerSpec,
+  });
+  expect(replaced.join(' ')).toMatchSnapshot();
+});
+
+it.each([
+  ['a weight and its transpose', tied(), {}, ['w', 'w_diff_sq_sum', 'w_exp_avg_corrected']],
+  ['a weight read by five products', repeated(5), { optimizer: { name: 'sgd' } }, ['w']],
+  ['a weight read in branches', repeated(2, true), { optimizer: { name: 'sgd' } }, []],
+  ['averages', repeated(2), { optimizer: { name: 'sgd' }, ema: 0.9 }, ['w', 'w_ema']],
+  ['accumulated gradients', repeated(2), { accumulate: 2 }, []],
+  ['steps that may be skipped', repeated(2), { onNonfinite: 'skip' }, []],
+] as [string, Model, InjectOptions, string[]][])('%s', async (_, model, options, expected) => {
+  expect(await replacedOf(model, options)).toEqual(expected);
+});
+
+/** A trainer of one weight, whose loss is that of `root` rows: NaN below 0, with a gradient that is NaN at 0. */
+async function rooted() {
+  const s = new Sketch();
+  const y = s.add(
+    'MatMul',
+    [s.input('x', ['n', 64]), s.weight('w', Tensor.filled('float32', [64, 1], 0.5))],
+    'y',
+  );
+  const model = s.model([s.add('ReduceMean', [s.add('Sqrt', [y], 'root')], 'loss', { keepdims: 0 })]);
+  const trainer = await Trainer.create(await injected(model), { inPlace: true });
+  const x = (...values: number[]) => ({
+    x: Tensor.from(
+      'float32',
+      [values.length, 1, 64],
+      new Float32Array(64 * values.length).map((_, i) => values[Math.floor(i / 64)]!),
+    ),
+  });
+  await trainer.steps(x(1));
+  await trainer.steps(x(1));
+  return { trainer, x };
+}
+
+const copyOf = (trainer: Trainer) => [...trainer.state].map(([name, { bytes }]) => [name, bytes.slice()]);
+
+it.each([[[-1]], [[1, -1]], [[1, 1, -1, 1]]])(
+  'a loss that is not finite leaves the state of the last good step: %j',
+  async values => {
+    const { trainer, x } = await rooted();
+    await expect(trainer.steps(x(...values))).rejects.toThrow(
+      /Loss 'loss' is NaN at step \d.*last good step/,
+    );
+    const other = await rooted();
+    const good = values.slice(0, values.indexOf(-1));
+    if (good.length) await other.trainer.steps(other.x(...good));
+    expect(copyOf(trainer)).toEqual(copyOf(other.trainer));
+    expect(trainer.isWhole).toBe(true);
+    await trainer.release();
+    await other.trainer.release();
+  },
+);
+
+it('an update that is not finite leaves no state, which is not taken for one', async () => {
+  const { trainer, x } = await rooted();
+  const checkpoint = new Map(
+    [...trainer.checkpoint()].map(([name, t]) => [name, new Tensor(t.dtype, t.dims, t.bytes.slice())]),
+  );
+  await trainer.steps(x(1));
+  await expect(trainer.steps(x(0))).rejects.toThrow(
+    /made '.*' non-finite. The state in memory is lost, but what was saved is not/,
+  );
+  expect(trainer.isWhole).toBe(false);
+  expect(() => trainer.snapshot()).toThrow(/lost/);
+  expect(() => trainer.state).toThrow(/lost/);
+  await expect(trainer.steps(x(1))).rejects.toThrow(/lost/);
+  trainer.restore(checkpoint);
+  expect(await trainer.steps(x(1))).toHaveLength(1);
+  await trainer.release();
+});
+
+it('what the runtime refuses before the loss changes nothing', async () => {
+  const s = new Sketch();
+  const rows = s.add('Gather', [s.weight('table', [8, 16]), s.input('i', ['n'], 'int64')], 'rows');
+  const trainer = await Trainer.create(await injected(withLoss(s, rows)), { inPlace: true });
+  const at = (i: number) => ({ i: Tensor.from('int64', [2], BigInt64Array.of(0n, BigInt(i))) });
+  await trainer.step(at(1));
+  await trainer.step(at(2));
+  await expect(trainer.step(at(8))).rejects.toThrow(/ONNX Runtime stopped: .*out of .*bounds/);
+  expect(trainer.isWhole).toBe(true);
+  expect((await trainer.step(at(3))).loss).toBeGreaterThan(0);
+  await trainer.release();
+});
+
+it('a state that was seen is not replaced', async () => {
+  const { trainer, x } = await rooted();
+  const seen = trainer.state;
+  const before = copyOf(trainer);
+  await trainer.steps(x(1));
+  await trainer.steps(x(1));
+  expect([...seen].map(([name, { bytes }]) => [name, bytes])).toEqual(before);
+  expect(copyOf(trainer)).not.toEqual(before);
+  await trainer.release();
+});

@@ -5,7 +5,9 @@ import { loadModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
-import { readOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
+import { evaluate } from '../../src/runtime/evaluate/evaluate-model.js';
+import { exportFrom } from '../../src/runtime/formats/artifacts.js';
+import { readOnnxAdapter, writeOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, commandsIn, workplace } from './run.js';
 
@@ -117,6 +119,12 @@ describe('an .onnx_adapter', () => {
   });
 });
 
+/** What the commands do that are not what a test is about, without a process for each. */
+const apart = (where: string, state: string) =>
+  exportFrom(join(where, state), join(where, 'apart.onnx'), { adaptersOnly: true });
+const loss = async (where: string, file: string, data = 'test.npz') =>
+  (await evaluate(join(where, file), join(where, data), { loss: { kind: 'cross-entropy' } })).loss;
+
 describe('adapters', () => {
   it('is read from a configuration file, and may be repeated', async () => {
     const lora = [{ match: ['fc1', 'fc2'], r: 2, rslora: true }];
@@ -169,13 +177,8 @@ describe('adapters', () => {
     expect(whole.err).toBe('');
     expect(whole.out).toContain('trains 8 parameters');
     expect(train(1, '--state', 's.agd.onnx', '-o', 'half.onnx').err).toBe('');
-    expect(agdOnnx(own, 'export', 's.agd.onnx', '--adapters-only', '-o', 'apart.onnx').err).toBe('');
-    const evaluated = ['half.onnx', 'apart.onnx'].map(file => {
-      const { out, err } = agdOnnx(own, 'evaluate', file, ...LOSS, '--data', 'text.npz', '--json');
-      expect(err).toBe('');
-      return JSON.parse(out).loss;
-    });
-    expect(evaluated[0]).toBe(evaluated[1]);
+    await apart(own, 's.agd.onnx');
+    expect(await loss(own, 'half.onnx', 'text.npz')).toBe(await loss(own, 'apart.onnx', 'text.npz'));
     expect(train(2, '--state', 's.agd.onnx', '-o', 'resumed.onnx').err).toBe('');
     const [a, b] = await Promise.all(
       ['whole.onnx', 'resumed.onnx'].map(async file =>
@@ -230,7 +233,8 @@ describe('adapters', () => {
     expect(run('export', 's.onnx', '--peft', 'several')).toContain(
       'load several/lora, then several/ia3, with merge_and_unload() before each of the others',
     );
-    run('export', 'model.onnx', '--adapter', 'several', '-o', 'again.onnx');
+    const at = (name: string) => join(folder, name);
+    await exportFrom(at('model.onnx'), at('again.onnx'), { adapter: at('several') });
     const values = async (file: string) => [
       ...(await loadModel(join(folder, file))).graph.initializers.values(),
     ];
@@ -242,9 +246,9 @@ describe('adapters', () => {
       });
     });
     run('train', 'model.onnx', ...LOSS, '--adapter', 'several', '--data', 'train.npz', '-o', 'on.onnx');
-    run('export', 's.onnx', '--onnx-adapter', 'both.onnx_adapter');
-    run('export', 's.onnx', '--adapters-only', '-o', 'apart.onnx');
-    run('export', 'apart.onnx', '--adapter', 'both.onnx_adapter', '-o', 'set.onnx');
+    await writeOnnxAdapter(await loadModel(at('s.onnx')), at('both.onnx_adapter'));
+    await apart(folder, 's.onnx');
+    await exportFrom(at('apart.onnx'), at('set.onnx'), { adapter: at('both.onnx_adapter') });
     run('inject', 'model.onnx', ...LOSS, '--lora', 'fc1:r=2', '-o', 'one.onnx');
     expect(fail('export', 'one.onnx', '--peft', 'several')).toMatch(
       /^agd-onnx: 'several' has lora.adapter_config.json, of other adapters than the model's: choose another folder/,
@@ -285,8 +289,7 @@ describe('adapters', () => {
     expect(whole.out).toContain(`trains ${count} parameters`);
     const half = ['--epochs', '1', '--state', 'half.agd.onnx', '-o', 'half.onnx'];
     expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...half).err).toBe('');
-    const apart = agdOnnx(folder, 'export', 'half.agd.onnx', '--adapters-only', '-o', 'apart.onnx');
-    expect(apart.err).toBe('');
+    await apart(folder, 'half.agd.onnx');
     const rest = ['--epochs', '2', '--state', 'half.agd.onnx', '-o', 'resumed.onnx'];
     expect(agdOnnx(folder, 'train', 'model.onnx', ...flags, ...data, ...rest).err).toBe('');
     const values = async (file: string) =>
@@ -294,11 +297,8 @@ describe('adapters', () => {
     expect(await values('resumed.onnx')).toEqual(await values('whole.onnx'));
     expect(await names('whole.onnx')).toEqual(await names('model.onnx'));
     expect(await values('whole.onnx')).not.toEqual(await values('model.onnx'));
-    const [merged, beside] = ['half.onnx', 'apart.onnx'].map(
-      file => agdOnnx(folder, 'evaluate', file, ...LOSS, '--data', 'test.npz', '--json').out,
-    );
-    const loss = (out: string) => JSON.parse(out).loss as number;
-    expect(loss(beside!)).toBeCloseTo(loss(merged!), 5);
+    const [merged, beside] = [await loss(folder, 'half.onnx'), await loss(folder, 'apart.onnx')];
+    expect(beside).toBeCloseTo(merged, 5);
   });
 
   it.each([

@@ -121,8 +121,24 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
   // Passes over a channel: one for each shift of dy, and two to slice and concatenate parts of x.
   const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
-  if (saved > 0 && windows.every(v => v.stride === 1)) return byShifts(x, dy, w, windows);
-  return c < FEW ? byColumns(x, dy, w, windows, group) : byRows(x, dy, w, windows);
+  const shifts = saved > 0 && windows.every(v => v.stride === 1);
+  if (c < FEW) return shifts ? byShifts(x, dy, w, windows) : byColumns(x, dy, w, windows, group);
+  return shifts && isLarge(dy, w, windows[0]!) ? byShifts(x, dy, w, windows) : byRows(x, dy, w, windows);
+}
+
+/**
+ * Whether images have enough rows for shifts: the zeros between samples are multiplied too, and to copy a number takes the CPU
+ * as long as some 20 products.
+ */
+function isLarge(dy: Expr, w: Expr, { dilation }: Window): boolean {
+  if (w.g.provider !== 'cpu') return true;
+  const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+  const [height, ...width] = dy.shape!.slice(2) as [number, ...number[]];
+  const row = volumeOf(width);
+  const added = (first - 1) * dilation * row;
+  const size = volumeOf(rest) * c;
+  const copied = first * size * height * row - (m * first + size) * (height * row + added);
+  return 20 * copied > m * first * size * added;
 }
 
 /** Whether every channel has one kernel, with all extents known, and the processor is the one that `byPlanes` is fast on. */

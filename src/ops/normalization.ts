@@ -3,6 +3,7 @@ import type { FloatDType } from '../graph/dtype.js';
 import type { Expr } from './core/expr.js';
 import {
   allButChannels,
+  channelDots,
   channelMoments,
   moments,
   overRanks,
@@ -55,7 +56,7 @@ function trainingBatchNorm([dy, dMean, dVariance]: Parameters<BatchNorm>[0], nod
   const { centered, variance, count } = channelMoments(x);
   const inv = variance.add(node.attrs.float('epsilon', 1e-5)).sqrt().reciprocal();
   const sum = (e: Expr) => e.sum(axes, { keepdims: true });
-  const weighted = () => sum(dy!.mul(centered));
+  const weighted = () => channelDots(dy!, centered);
   const parts = () => {
     const terms: Expr[] = [];
     if (dy) {

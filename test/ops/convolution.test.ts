@@ -15,6 +15,8 @@ describe.each<Case>([
   ],
   ['1x1', [2, 3, 2, 3], [2, 3, 1, 1], {}],
   ['1x1 with stride', [1, 2, 4, 5], [2, 2, 1, 1], { strides: [2, 2] }],
+  ['1x1, strides that leave nothing over', [2, 2, 4, 6], [3, 2, 1, 1], { strides: [2, 3] }],
+  ['1x1, a stride along one axis of three', [2, 2, 1, 4, 2], [3, 2, 1, 1, 1], { strides: [1, 2, 1] }],
   ['padding', [2, 2, 4, 3], [2, 2, 3, 3], { pads: [1, 1, 1, 1] }],
   ['asymmetric padding', [1, 2, 4, 3], [2, 2, 3, 2], { pads: [0, 1, 2, 0] }],
   ['padding wider than the kernel', [1, 1, 2, 2], [2, 1, 2, 1], { pads: [2, 1, 3, 0] }],

@@ -24,7 +24,7 @@ describe('the gradient of one input builds nothing for the others', () => {
     ['Gemm', 'A', ['Gemm']],
     ['Gemm', 'C', ['ReduceSum']],
     ['Mul', 'A', ['ReduceSum']],
-    ['Conv', 'X', ['Conv']],
+    ['Conv', 'X', ['Conv', 'Gather']],
     ['Conv', 'W', ['Gather', 'MatMul', 'ReduceSum']],
     ['Conv', 'B', ['ReduceSum']],
     ['LayerNormalization', 'B', ['ReduceSum']],

@@ -25,6 +25,27 @@ describe('BatchNormalization', () => {
       wrt: [0, 1, 2],
     });
   });
+  it.each([true, false])('with those of a batch of large images, its size hidden: %s', async isHidden => {
+    const x = [2, 2, 25, 24];
+    const inputs = [spread(x), spread([2]), spread([2]), spread([2]), positive(2)];
+    const c = {
+      attrs: { training_mode: 1 },
+      outputs: 3,
+      wrt: [0, 1, 2],
+      symbolic: (input: number, axis: number) => isHidden && input === 0 && axis === 0,
+    };
+    const dy = spread(x, [-1, 1], 9);
+    const byRows = await vjpOf('BatchNormalization', inputs, dy, c);
+    const usual = await vjpOf('BatchNormalization', inputs, dy, { ...c, provider: 'cuda' });
+    const off = byRows.map((d, i) =>
+      Math.max(...d.numbers().map((v, k) => Math.abs(v - usual[i]!.numbers()[k]!))),
+    );
+    expect(off.map((d, i) => d / Math.max(...usual[i]!.numbers().map(Math.abs)) < 1e-5)).toEqual([
+      true,
+      true,
+      true,
+    ]);
+  });
   it('passes the cotangents of the running statistics on', async () => {
     const attrs = { training_mode: 1, momentum: float(0.7) };
     const inputs = [[5, 2], [2], [2], [2], positive(2)] as const;

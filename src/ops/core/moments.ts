@@ -27,6 +27,21 @@ export function channelMoments(x: Expr): ReturnType<typeof moments> & { count: E
   return { count, mean, variance, centered: x.sub(mean) };
 }
 
+/** The sum of a b over all axes but the channels', which are kept. On the CPU, products of rows do not write a b. */
+export function channelDots(a: Expr, b: Expr): Expr {
+  const pixels = a.shape!.slice(2).reduce<number>((n, d) => n * (typeof d === 'number' ? d : 0), 1);
+  if (a.g.provider !== 'cpu' || a.dtype !== 'float32' || pixels < LEAST)
+    return a.mul(b).sum(allButChannels(a), { keepdims: true });
+  const row = (e: Expr) => e.reshape([0, 0, 1, pixels]);
+  return row(a)
+    .matmul(row(b).mT)
+    .reshape([0, 0, ...range(2, a.rank).map(() => 1)])
+    .sum([0], { keepdims: true });
+}
+
+/** Images of fewer pixels gain nothing. */
+const LEAST = 600;
+
 /** What all ranks' parts of a batch contribute to `e`, which is linear in the gradient: a copy, recorded for exchange. */
 export function overRanks(e: Expr): Expr {
   const { synchronized } = e.g.scope;

@@ -121,6 +121,7 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
   if (windows.every(isPadded) && flipped.every(v => v.stride === 1 && v.begin >= 0 && v.end >= 0))
     return dy.op('Conv', [flip(w, group)], convAttrs(flipped, group), { types });
   if (x.g.provider === 'cuda') return symmetricAdjoint(dy, w, windows, x, group);
+  if (group === 1 && w.staticShape && isSpread(dy, x, windows)) return spreadPoints(dy, w, windows);
   const known = windows.every(v => v.surplus !== undefined);
   const ends = windows.map(v => (known ? v.end! - v.surplus! : 1 - v.stride));
   const dx = dy.op(
@@ -138,6 +139,37 @@ export function convAdjoint(dy: Expr, w: Expr, windows: readonly Window[], x: Ex
   if (known) return dx;
   const [starts, axes] = [windows.map(() => 0), range(2, x.rank)].map(v => x.g.ints(v));
   return dx.op('Slice', [starts, x.dims(2), axes], {}, { types });
+}
+
+/** A ConvTranspose of fewer pixels than these is slow: it has a product for each sample. */
+const FEW = 64;
+
+/** Whether y has few pixels, and windows of one element split x into equal parts. */
+function isSpread(y: Expr, x: Expr, windows: readonly Window[]): boolean {
+  const outer = y.shape!.slice(2).map(Number);
+  const isEven = ({ kernel, stride, begin }: Window, i: number) =>
+    kernel === 1 && begin === 0 && x.extent(2 + i) === outer[i]! * stride;
+  return outer.reduce((n, d) => n * d, 1) < FEW && windows.every(isEven);
+}
+
+/** The same where all windows are such: one product for all samples, channels last, and zeros after each pixel and row. */
+function spreadPoints(dy: Expr, w: Expr, windows: readonly Window[]): Expr {
+  const { g } = dy;
+  const [m, c] = w.staticShape as [number, number, ...number[]];
+  const outer = dy.shape!.slice(2) as number[];
+  const channels = windows.length + 1;
+  return dy
+    .reshape([-1, m, outer.reduce((n, d) => n * d, 1)])
+    .transpose([0, 2, 1])
+    .reshape([-1, m])
+    .matmul(w.reshape([m, c]))
+    .reshape([-1, ...outer.flatMap(d => [d, 1]), c])
+    .pad(
+      g.ints([...windows.map(() => 0), ...windows.map(v => v.stride - 1)]),
+      g.ints(windows.map((_, i) => 2 + 2 * i)),
+    )
+    .reshape([-1, ...outer.map((d, i) => d * windows[i]!.stride), c])
+    .transpose([0, channels, ...range(1, channels)]);
 }
 
 /**
@@ -217,6 +249,8 @@ function isPadded({ kernel, dilation, begin, end }: Window): boolean {
 /** The kernel [M, C/g, ...] of the adjoint convolution: [C, M/g, ...], backwards along each spatial axis. */
 function flip(w: Expr, group: number): Expr {
   const { g } = w;
+  const known = w.staticShape;
+  if (known && group === 1 && g.provider === 'cpu') return flippedRows(w, known);
   const axes = range(2, w.rank).filter(a => w.extent(a) !== 1);
   const back = axes.length
     ? w.slice(
@@ -235,6 +269,19 @@ function flip(w: Expr, group: number): Expr {
     .reshape(g.vector([group, -1, rest]))
     .transpose([0, 2, 1, ...spatial.map(a => a + 1)])
     .reshape(g.vector([w.dims(1, 2).mul(group), -1, w.dims(2)]));
+}
+
+/** The same for a single group: rows of M numbers change places, where a Slice backwards copies a number at a time. */
+function flippedRows(w: Expr, [m, c, ...kernel]: readonly number[]): Expr {
+  const size = kernel.reduce((n, k) => n * k, 1);
+  if (size === 1) return w.transpose([1, 0, ...kernel.map((_, i) => 2 + i)]);
+  return w
+    .reshape([m!, c! * size])
+    .transpose([1, 0])
+    .reshape([c!, size, m!])
+    .gather(w.g.ints(range(0, size).reverse()), 1)
+    .transpose([0, 2, 1])
+    .reshape([c!, m!, ...kernel]);
 }
 
 /** A kernel of ones over one channel: the convolution with it sums each window. */

@@ -6,8 +6,10 @@ import type { Model } from './graph/ir.js';
 import { random } from './graph/random.js';
 import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
 import { type DerivativeModel, type DerivativeOptions, derivativeModel } from './passes/differentiate.js';
-import type { InjectReport } from './passes/inject.js';
-import type { Inspection, InspectOptions } from './passes/inspect.js';
+import { type InjectReport, inject as injectPass } from './passes/inject.js';
+import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
+import type { LossFunction } from './passes/normalize/loss-function.js';
+import { withLossFunction } from './passes/normalize/with-loss-function.js';
 import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
 import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
@@ -24,7 +26,6 @@ import type { ColumnSummary, Suggestion } from './runtime/suggest-config.js';
 export { AgdError, type ErrorCode } from './graph/errors.js';
 export { loadModel, saveModel } from './graph/files.js';
 export { Tensor } from './graph/tensor.js';
-export { inject, inspect } from './injection.js';
 export type { LossKind } from './ops/losses/index.js';
 export type { Activation, LossOptions } from './ops/losses/loss.js';
 export { type AnyOptions, OPTIMIZER_NAMES, type OptimizerName } from './ops/optimizers/index.js';
@@ -123,6 +124,20 @@ export type {
   Suggestion,
 };
 
+/**
+ * Adds loss, backward pass and optimizer to a copy of the model; see `InjectOptions`. Shapes are inferred by ONNX
+ * Runtime.
+ */
+export function inject(
+  model: Model,
+  options: Omit<InjectOptions, 'loss'> & {
+    /** A specification, or a function that writes the loss as an expression. */
+    loss?: LossSpec | LossFunction;
+  },
+): Promise<{ model: Model; report: InjectReport }> {
+  return injectPass(model, withLossFunction(options), sessionShapes);
+}
+
 /** A copy of the model with a new head for other classes, or a longer vocabulary; see `AdaptOptions`. */
 export function adapt(model: Model, options: AdaptOptions): Promise<{ model: Model; report: AdaptReport }> {
   return adaptPass(model, options, sessionShapes, random);
@@ -134,6 +149,11 @@ export function adapt(model: Model, options: AdaptOptions): Promise<{ model: Mod
  */
 export function differentiate(model: Model, options: DerivativeOptions): Promise<DerivativeModel> {
   return derivativeModel(model, options, sessionShapes);
+}
+
+/** The contents of a model, and what training it requires. */
+export function inspect(model: Model, options?: InspectOptions): Promise<Inspection> {
+  return inspectPass(model, options, sessionShapes);
 }
 
 /**

@@ -69,7 +69,7 @@ type Args = Arguments & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { inject, injectedEvent, openForInjection } = await import('../../src/injection.js');
+  const { inject, injectedEvent, openForInjection, sessionShapes } = await import('../../src/injection.js');
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -89,7 +89,7 @@ export async function handler(args: Args): Promise<void> {
     calibrate === undefined
       ? { options: source.options, notes: [] }
       : await (await all()).withRanges(source.model, source.options, calibrate);
-  const { model, report } = await inject(source.model, options);
+  const { model, report } = await inject(source.model, options, sessionShapes);
   const untried = options.pack
     ? await (await all()).verifyPackedModel({ model: source.model, options })
     : undefined;

@@ -22,10 +22,10 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  const { inspect, openModel, modelFile } = await import('../../src/injection.js');
+  const { inspect, openModel, modelFile, sessionShapes } = await import('../../src/injection.js');
   const { train, freeze, unfreezeLast, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
-  const found = await inspect(await openModel(await modelFile(path)), options);
+  const found = await inspect(await openModel(await modelFile(path)), options, sessionShapes);
   if (json) {
     printJson(found);
     return;

@@ -1,7 +1,9 @@
 /** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
-import { allGraphs, Graph, Model, Node, Value } from '../graph/ir.js';
+import { Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
 import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
+import { keepGates } from '../passes/run/keep-gates.js';
+import { shortenAttention } from '../passes/run/shorten-attention.js';
 import { transposeApart } from '../passes/run/transpose-apart.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
@@ -9,11 +11,8 @@ import { Session, type SessionOptions } from './session.js';
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
-  // Loaded where they are needed, as pages load this too.
-  const has = (operator: string) =>
-    [...allGraphs(model.graph)].some(({ nodes }) => nodes.some(({ opType }) => opType === operator));
-  if (has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
-  if (has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
+  keepGates(model);
+  shortenAttention(model);
   transposeApart(model);
   blockSize ??= askBlockSize();
   const block = await blockSize;

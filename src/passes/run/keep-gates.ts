@@ -3,7 +3,6 @@ import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';
 import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
-import { gate, project } from '../../ops/core/recurrence.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { scan } from '../../ops/core/scan.js';
 
@@ -117,14 +116,15 @@ function kept(g: Builder, node: Node, { gates, last, cells }: Again): [Value, Ex
   const hidden = r!.extent(-1) as number;
   const zeros = () => g.scalar(0, 'float32').op('Expand', [g.vector([x.dims(1, 2), hidden])]);
   const turned = r!.transpose([1, 0]);
-  const ofInput = project(x, w!);
+  const ofInput = x.matmul(w!.transpose([1, 0]));
+  const gate = (e: Expr, i: number, count = 1) => e.slice([i * hidden], [(i + count) * hidden], [e.rank - 1]);
   const { states, outputs } = scan(g, {
     states: [h0 ?? zeros(), c0 ?? zeros()],
-    inputs: [b ? ofInput.add(gate(b, 0, 2).add(gate(b, 1, 2))) : ofInput],
+    inputs: [b ? ofInput.add(gate(b, 0, 4).add(gate(b, 4, 4))) : ofInput],
     body: (inner, [h, c], [slice]) => {
       const z = h!.matmul(inner.of(turned.value)).add(slice!);
-      const [i, o, f] = [0, 1, 2].map(k => gate(z, k, 4).sigmoid());
-      const next = f!.mul(c!).add(i!.mul(gate(z, 3, 4).tanh()));
+      const [i, o, f] = [0, 1, 2].map(k => gate(z, k).sigmoid());
+      const next = f!.mul(c!).add(i!.mul(gate(z, 3).tanh()));
       const y = o!.mul(next.tanh());
       return { states: [y, next], outputs: [z, y, next] };
     },

@@ -1,6 +1,7 @@
 /** The same model in the forms in which a file can store its tensors. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { concatBytes, equalBytes } from '../../src/graph/bytes.js';
 import { byteLength, dtypeOf, isFloat } from '../../src/graph/dtype.js';
 import { readInt } from '../../src/graph/proto/message.js';
 import {
@@ -74,7 +75,7 @@ export async function writeAs(form: Form, bytes: Uint8Array, path: string): Prom
   }
   for (const [name, pieces] of files) {
     await mkdir(dirname(join(dirname(path), name)), { recursive: true });
-    await writeFile(join(dirname(path), name), Buffer.concat(pieces));
+    await writeFile(join(dirname(path), name), concatBytes(pieces));
   }
   await writeFile(path, serialize('ModelProto', model));
 }
@@ -90,10 +91,10 @@ function elements(t: TensorProto, loose: boolean): TensorProto {
   const pieces = isPlain(tensor.dtype)
     ? Array.from({ length: tensor.size }, (_, i) => tensor.bytes.subarray(i * width, (i + 1) * width))
     : encodeVarints(tensor);
-  if (!loose) return { ...rest, [field]: [Buffer.concat(pieces)] };
+  if (!loose) return { ...rest, [field]: [concatBytes(pieces)] };
   const type = isPlain(tensor.dtype) ? (width === 8 ? FIXED64 : FIXED32) : VARINT;
   const tag = varint(FIELD[field] * 8 + type);
-  return { ...rest, $unknowns: pieces.map(piece => Buffer.concat([tag, piece])) };
+  return { ...rest, $unknowns: pieces.map(piece => concatBytes([tag, piece])) };
 }
 
 /** With the elements in another file; in one, those that are like others before them lie there only once. */
@@ -107,7 +108,7 @@ function outside(t: TensorProto, i: number, form: Form, files: Map<string, Uint8
   }
   const pieces = files.get('weights.bin') ?? [];
   files.set('weights.bin', pieces);
-  const before = form === 'same bytes' ? pieces.findIndex(piece => !Buffer.compare(piece, bytes)) : -1;
+  const before = form === 'same bytes' ? pieces.findIndex(piece => equalBytes(piece, bytes)) : -1;
   const offset = pieces.slice(0, before < 0 ? undefined : before).reduce((n, piece) => n + piece.length, 0);
   if (before < 0) pieces.push(bytes);
   const entries = { location: 'weights.bin', offset: `${offset}`, length: `${bytes.length}` };

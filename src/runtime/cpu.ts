@@ -1,9 +1,6 @@
 /** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
-import { Graph, Model, Node, Value } from '../graph/ir.js';
+import { allGraphs, Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
-import { BLOCKED, blockChannels } from '../passes/run/block-channels.js';
-import { keepGates } from '../passes/run/keep-gates.js';
-import { shortenAttention } from '../passes/run/shorten-attention.js';
 import { transposeApart } from '../passes/run/transpose-apart.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
@@ -11,30 +8,34 @@ import { Session, type SessionOptions } from './session.js';
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
-  keepGates(model);
-  shortenAttention(model);
+  const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
+  if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
+  if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
   transposeApart(model);
-  blockSize ??= askBlockSize();
-  const block = await blockSize;
-  if (block) blockChannels(model, block);
+  if (operators.has('Conv')) {
+    const { BLOCKED, blockChannels } = await import('../passes/run/block-channels.js');
+    blockSize ??= askBlockSize(BLOCKED);
+    const block = await blockSize;
+    if (block) blockChannels(model, block);
+  }
   return model;
 }
 
 let blockSize: Promise<number | undefined> | undefined;
 
 /** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
-async function askBlockSize(): Promise<number | undefined> {
+async function askBlockSize(domain: string): Promise<number | undefined> {
   const graph = new Graph('layout');
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [1, 32, 1, 2] });
   const y = new Value('y');
   graph.inputs = [x];
   graph.outputs = [y];
-  graph.nodes = [Object.assign(new Node('ReorderInput', [x], [y]), { domain: BLOCKED })];
+  graph.nodes = [Object.assign(new Node('ReorderInput', [x], [y]), { domain })];
   const model = Object.assign(new Model(graph), {
     irVersion: 8,
     opsetImports: new Map([
       ['', 18],
-      [BLOCKED, 1],
+      [domain, 1],
     ]),
   });
   try {

@@ -4,7 +4,6 @@ import { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { readDescription, readStep } from '../../passes/file/step-metadata.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
-import { updateInPlace } from '../../passes/run/update-in-place.js';
 import { type Feeds, Session } from '../session.js';
 
 /** Whether runs on the CPU can write losses and this state into arrays: if their extents are known, and the runtime does it. */
@@ -65,11 +64,16 @@ export type InPlaceOptions = {
 };
 
 /** The states of a run's model that its steps are to replace; arranges its nodes for that. */
-export function replacedStates(model: Model, state: Feeds, { inPlace }: InPlaceOptions): Set<string> {
+export async function replacedStates(
+  model: Model,
+  state: Feeds,
+  { inPlace }: InPlaceOptions,
+): Promise<Set<string>> {
   const size = Object.values(state).reduce((n, tensor) => n + tensor.byteLength, 0);
   const { skipped, scaling } = readDescription(model);
   // A step that is skipped needs the state before it.
   if (skipped || scaling || !(inPlace ?? size >= LARGE.state)) return new Set();
+  const { updateInPlace } = await import('../../passes/run/update-in-place.js');
   return updateInPlace(model, inPlace ? 1 : LARGE.tensor);
 }
 

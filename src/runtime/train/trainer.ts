@@ -181,7 +181,7 @@ export class Trainer {
       device === 'cpu' &&
       (await canWriteInto(model, statesOf(model, updates)));
     const { model: whole, unread } = isInto ? withUnreadOutput(plain) : { model: plain, unread: undefined };
-    const inPlace = isInto ? replacedStates(ready, statesOf(model, updates), options) : undefined;
+    const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
     const session = await Session.create(whole, { ...options, stay });
     freeMemory();
     const trainer = new Trainer(model, description, session, fed, updates, options, run, unread, inPlace);

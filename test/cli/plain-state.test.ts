@@ -29,6 +29,10 @@ it.each([
 it.each([
   [['--plain-state', '--split'], '--split cannot be combined with --plain-state.'],
   [['--steps', '2', '--format', 'step'], '--steps cannot be combined with --format.'],
+  [
+    ['--plain-state', '-o', 'step.onnx'],
+    '--out names a folder here, for the files of the step, not step.onnx.',
+  ],
   [['--steps', '0'], '--steps must be a whole number of at least 1, not 0.'],
 ])('inject %j is refused', async (flags, message) => {
   const { code, err } = agdOnnx(await workplace(), ...INJECT, ...flags);

@@ -1,4 +1,5 @@
 import { writeSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import { type AgdError, findLaunch, oneLine, printable } from '../src/constants.js';
 
 /** A command line that cannot be understood. */
@@ -27,11 +28,12 @@ export function report(error: unknown): void {
 /**
  * Tells the launcher that this process has failed, so that it ends the others. That of MPICH does not notice a rank that ends
  * before MPI_Init, in which the others then wait; there is no MPI_Abort either by then, so this speaks the launcher's protocol
- * (PMI 1, as mpirun speaks it; that of srun is another).
+ * (PMI 1, as mpirun speaks it; that of srun is another). It then drops what it has not passed on yet, so it gets time for that.
  */
-export function abortLaunch(): void {
+export async function abortLaunch(): Promise<void> {
   const { PMI_FD } = process.env;
   if (!PMI_FD || findLaunch()?.launcher !== 'mpirun') return;
+  await setTimeout(500);
   try {
     writeSync(Number(PMI_FD), 'cmd=abort exitcode=1\n');
   } catch {

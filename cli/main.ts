@@ -16,6 +16,6 @@ else {
   } catch (error) {
     const { abortLaunch, report } = await import('./failure.js');
     report(error);
-    abortLaunch();
+    await abortLaunch();
   }
 }

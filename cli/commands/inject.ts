@@ -74,10 +74,7 @@ export async function handler(args: Args): Promise<void> {
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   if (isFolder && out.endsWith('.onnx'))
-    throw new AgdError(
-      'bad-option',
-      `--out names a folder here, for the files of the step, not ${out}.`,
-    );
+    throw new AgdError('bad-option', `--out names a folder here, for the files of the step, not ${out}.`);
   const paths = isFolder ? PARTS[args.split ? 'split' : 'plain'].map(name => join(out, name)) : [out];
   checkOutputs(paths, [args.model, args.teacher, args.lossModel, args.params, args.config]);
   const source = await openForInjection(

@@ -2,7 +2,10 @@
 import { spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 
-/** Each line gives seconds and a message for a new deadline, or 0 for none; the end of the input ends all. */
+/**
+ * Each line gives seconds and a message for a new deadline, or 0 for none; the end of the input ends all. It sleeps a second at a
+ * time: a sleep whose start a TERM interrupts is left behind, and launchers wait for it, as it has their pipes.
+ */
 const SCRIPT = `
 timer=
 clear() { [ -z "$timer" ] || kill "$timer" 2>/dev/null; timer=; }
@@ -12,8 +15,11 @@ while read -r seconds message; do
   (
     sleeping=
     trap 'kill $sleeping 2>/dev/null; exit' TERM
-    sleep "$seconds" 2>/dev/null & sleeping=$!
-    wait "$sleeping"
+    while [ "$seconds" -gt 0 ]; do
+      sleep 1 2>/dev/null & sleeping=$!
+      wait "$sleeping"
+      seconds=$((seconds - 1))
+    done
     echo "$message" >&2
     kill -KILL "$1" 2>/dev/null
   ) &

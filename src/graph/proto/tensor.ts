@@ -1,5 +1,6 @@
 /** Tensor <-> TensorProto. An unchanged tensor is written back as the message that it was read from. */
 import protobuf from 'protobufjs/minimal.js';
+import { concatBytes } from '../bytes.js';
 import { byteLength, type DType, dtypeCode, dtypeOf } from '../dtype.js';
 import { AgdError } from '../errors.js';
 import { type ExternalData, type ExternalReader, type Placement, Tensor } from '../tensor.js';
@@ -225,12 +226,5 @@ export function encodeVarints({ dtype, bytes }: Tensor): Uint8Array[] {
 
 /** Concatenates arrays; a single one is returned unchanged. */
 export function concat(chunks: readonly Uint8Array[]): Uint8Array {
-  if (chunks.length === 1) return chunks[0]!;
-  const bytes = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
+  return chunks.length === 1 ? chunks[0]! : concatBytes(chunks);
 }

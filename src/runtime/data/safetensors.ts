@@ -1,3 +1,4 @@
+import { concatBytes } from '../../graph/bytes.js';
 import { byteLength, type DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { writeFileAtomic } from '../../graph/files.js';
@@ -58,14 +59,7 @@ export function encodeSafetensors(
   tensors: ReadonlyMap<string, Tensor>,
   metadata?: Record<string, string>,
 ): Uint8Array {
-  const chunks = [...safetensorsChunks(tensors, metadata)];
-  const bytes = new Uint8Array(chunks.reduce((n, chunk) => n + chunk.length, 0));
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
+  return concatBytes([...safetensorsChunks(tensors, metadata)]);
 }
 
 /** `readSafetensors` of bytes, of which the tensors are views where alignment allows; `file` is for messages. */

@@ -15,8 +15,8 @@ import { WORKLOADS } from './workloads.mjs';
 
 const SUITES = ['limits', 'start', 'inject', 'train'];
 /** Real sizes take seconds a step, and longer to compile. */
-const TURNS = { rounds: 3, seconds: 0.7, patience: 40 };
-const REAL_TURNS = { rounds: 3, seconds: 6, patience: 400 };
+const TURNS = { rounds: 3, seconds: 0.7, patience: 20 };
+const REAL_TURNS = { rounds: 1, seconds: 6, patience: 400 };
 const names = list => list.map(item => item.name).join(', ');
 
 const HELP = `npm run bench -- [SUITE ...] [WORKLOAD ...] [options]
@@ -33,10 +33,10 @@ Suites (all if nothing is named)
 Options
   --peers NAMES    ${names(PEERS)}
   --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
-  --threads LIST   [1,2]
-  --rounds N       turns that each peer gets [3]
+  --threads LIST   such as 1,2 [2]
+  --rounds N       turns that each peer gets [3, of real sizes 1]
   --seconds N      how long a turn is [0.7, of real sizes 6]
-  --patience N     after how many seconds a peer that is not ready is left out [40, of real sizes 400]
+  --patience N     after how many seconds a peer that is not ready is left out [20, of real sizes 400]
   --quick          in two minutes: one round of some small workloads beside PyTorch, with the most threads
   --fastest        compare the fastest steps instead of the median ones, where other programs keep the machine busy
   --against FILE   compare ratios with those of an earlier --json FILE; exit code 1 where one is more than 10 % lower
@@ -45,7 +45,7 @@ Options
   --help
 
 The models are PyTorch's exports: PYTHON names the Python that has torch [python3]. Real sizes
-need transformers too. JavaScript peers are installed by
+need transformers too, and race torch.compile only where --peers names it. JavaScript peers are installed by
 npm install --prefix bench.`;
 
 const { values, positionals } = readArguments();
@@ -106,7 +106,7 @@ async function main() {
   const named = WORKLOADS.filter(({ name }) => positionals.includes(name));
   const workloads = named.length > 0 ? named : WORKLOADS.filter(w => !quick || w.quick);
   const peers = select(values.peers ?? (quick ? 'agd-onnx,pytorch' : undefined), PEERS);
-  const threads = (values.threads ?? (quick ? '2' : '1,2')).split(',').map(Number);
+  const threads = (values.threads ?? '2').split(',').map(Number);
   const earlier = values.against && readEarlier(values.against);
   const has = suite =>
     positionals.length === 0 || positionals.includes(suite) || (suite === 'train' && named.length > 0);
@@ -222,7 +222,9 @@ function whoIsThere(peers) {
 /** One workload with so many threads: each peer's result. */
 async function row(folder, workload, threads, peers, isLast) {
   const { name, options = {} } = workload;
-  const racing = peers.filter(peer => takesPart(peer, workload) && (isLast || peer.threads));
+  const racing = peers.filter(
+    peer => takesPart(peer, workload, { isNamed: !!values.peers }) && (isLast || peer.threads),
+  );
   const racers = racing.map(peer => ({
     name: peer.name,
     threads: peer.threads,

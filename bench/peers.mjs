@@ -77,10 +77,10 @@ export const PEERS = [
   },
 ];
 
-/** Training artifacts can be run by two peers alone, models of real size by PyTorch alone. */
-export function takesPart({ name, mark }, workload) {
+/** Training artifacts can be run by two peers alone, models of real size by PyTorch alone; to compile them takes minutes. */
+export function takesPart({ name, mark }, workload, { isNamed }) {
   if (name === 'agd-onnx') return true;
-  if (workload.real) return mark !== 'js';
+  if (workload.real) return mark === 'eager' || (mark === 'compiled' && isNamed);
   return (name === 'onnxruntime-web') === (workload.name === 'artifacts');
 }
 

@@ -70,12 +70,15 @@ test('goals: each ratio, the geometric mean of the small models, and memory', ()
   ]);
 });
 
-test('models of real size run beside PyTorch alone', () => {
-  const peersOf = (name: string) => {
+test('models of real size run beside PyTorch alone, and beside torch.compile where it is named', () => {
+  const peersOf = (name: string, isNamed = false) => {
     const workload = WORKLOADS.find((w: { name: string }) => w.name === name);
-    return PEERS.filter((p: object) => takesPart(p, workload)).map((p: { name: string }) => p.name);
+    return PEERS.filter((p: object) => takesPart(p, workload, { isNamed })).map(
+      (p: { name: string }) => p.name,
+    );
   };
-  expect(peersOf('gpt2-small')).toEqual(['agd-onnx', 'pytorch', 'pytorch-compiled']);
+  expect(peersOf('gpt2-small')).toEqual(['agd-onnx', 'pytorch']);
+  expect(peersOf('gpt2-small', true)).toEqual(['agd-onnx', 'pytorch', 'pytorch-compiled']);
   expect(peersOf('artifacts')).toEqual(['agd-onnx', 'onnxruntime-web']);
 });
 

@@ -16,6 +16,8 @@ const VIEWS = new Set(['Identity', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten']
 const MOVES = new Set([...VIEWS, ...['Transpose', 'Cast', 'Slice', 'Split', 'Expand', 'DequantizeLinear']]);
 /** The runtime may replace several of them, and a product before them, by one node. */
 const FUSED = new Set([...ELEMENTWISE, ...MOVES, ...['Neg', 'Abs', 'Sqrt', 'Pow', 'Sign', 'Clip', 'Where']]);
+/** With a number, the runtime may make them part of what reads their results, or leave them out. */
+const SCALES = new Set(['Add', 'Sub', 'Mul', 'Div']);
 /** They read no elements: the runtime may compute them before their input is there. */
 const EXTENTS = new Set(['Shape', 'Size']);
 
@@ -95,14 +97,16 @@ class Order {
   puts(state: Value, next: Value): boolean {
     const writer = this.#writerOf(next);
     if (!writer || this.graph.outputs.includes(state)) return false;
-    const { views, all } = this.#aliases(state);
-    const readers = new Set([...all].flatMap(v => [...(this.#readers.get(v) ?? [])]));
+    const [views, all, read] = [isView, isMoved, isMovedOrScaled].map(isPassed =>
+      this.#passed(state, isPassed),
+    );
+    const readers = new Set([...read!].flatMap(v => [...(this.#readers.get(v) ?? [])]));
     for (const node of readers) if (EXTENTS.has(node.opType) || node === writer) readers.delete(node);
     if ([...readers].some(mayKeep)) return false;
     const isSafe =
       writer.opType === 'Scan'
-        ? this.#isSlicewise(writer, next, views, all)
-        : this.#isElementwise(writer, views, all);
+        ? this.#isSlicewise(writer, next, views!, all!)
+        : this.#isElementwise(writer, views!, all!);
     if (!isSafe) return false;
     const before = this.#before(writer);
     const late: Value[] = [];
@@ -123,19 +127,13 @@ class Order {
     return node && VIEWS.has(node.opType) && !node.domain ? this.#writerOf(node.inputs[0]!) : node;
   }
 
-  /** What may share memory with a value, and in `all`, also what the runtime may replace by it. */
-  #aliases(state: Value): { views: Set<Value>; all: Set<Value> } {
-    const [views, all] = [new Set([state]), new Set([state])];
-    for (const value of all)
-      for (const node of this.#readers.get(value) ?? []) {
-        if (!MOVES.has(node.opType) || node.inputs[0] !== value) continue;
-        for (const output of node.outputs) {
-          if (!output) continue;
-          all.add(output);
-          if (views.has(value) && VIEWS.has(node.opType)) views.add(output);
-        }
-      }
-    return { views, all };
+  /** A value, and what nodes of this kind make of it. */
+  #passed(state: Value, isKind: (node: Node, value: Value) => boolean): Set<Value> {
+    const found = new Set([state]);
+    for (const value of found)
+      for (const node of this.#readers.get(value) ?? [])
+        if (isKind(node, value)) for (const output of node.outputs) if (output) found.add(output);
+    return found;
   }
 
   #isElementwise(writer: Node, views: ReadonlySet<Value>, all: ReadonlySet<Value>): boolean {
@@ -167,17 +165,17 @@ class Order {
       'scan_input_directions',
       'scan_output_directions',
     ].every(name => !attributes.ints(name)?.some(n => n !== 0));
-    const states = scan.inputs.length - attributes.int('num_scan_inputs', 0);
     const [place] = places;
     let written: Value = next;
     while (written.producer !== scan) written = written.producer!.inputs[0]!;
     const output = scan.outputs.indexOf(written);
-    if (!isPlain || places.length > 1 || place! < states || output < states) return false;
+    if (!isPlain || places.length > 1) return false;
     const read = scan.inputs[place!]!;
     if (!views.has(read) || `${read.shape}` !== `${written.shape}`) return false;
     const order = this.#bodies.get(body) ?? new Order(body, this.scope);
     this.#bodies.set(body, order);
     const [slice, result] = [body.inputs[place!]!, body.outputs[output]!];
+    // Those of a value that is carried from slice to slice are others.
     const extents = read.shape?.slice(1);
     return [slice, result].every(v => `${v.shape}` === `${extents}`) && order.puts(slice, result);
   }
@@ -275,6 +273,14 @@ class Order {
     this.graph.nodes = topologicalOrder(this.graph.nodes);
   }
 }
+
+/** Whether the results of a node may share memory with a value that it reads. */
+const isView = (node: Node, value: Value) => VIEWS.has(node.opType) && node.inputs[0] === value;
+/** Whether the runtime may let those that read its results read this value. */
+const isMoved = (node: Node, value: Value) => MOVES.has(node.opType) && node.inputs[0] === value;
+const isMovedOrScaled = (node: Node, value: Value) =>
+  isMoved(node, value) || (SCALES.has(node.opType) && node.inputs.some(v => v !== value && isSingle(v)));
+const isSingle = (value: Value | null) => !!value?.shape?.every(d => d === 1);
 
 /** Whether what a node returns may share memory with what it reads although it is no view, as sequences may. */
 const mayKeep = (node: Node) =>

@@ -255,8 +255,12 @@ export class Trainer {
     return this.#counter(this.description.skipped);
   }
 
-  /** Current values of everything a step changes, by name in the graph; tables updated by rows change in place. */
+  /**
+   * Current values of everything a step changes, by name in the graph; tables updated by rows change in place. Throws `bad-state`
+   * while a step is under way that writes over it.
+   */
   get state(): ReadonlyMap<string, Tensor> {
+    if (this.replacesState) this.#demandIdle('state');
     this.#demandWhole();
     this.#own = undefined;
     return new Map(Object.entries(this.#state));

@@ -86,6 +86,11 @@ describe('an LSTM whose gradient is read', () => {
     ['in both directions', operands(2).slice(0, 7), { attrs: { direction: 'bidirectional' } }],
     ['with peepholes', operands(), {}],
     ['of sequences of several lengths', operands().slice(0, 7).with(4, lengths), {}],
+    [
+      'with other activations',
+      operands().slice(0, 7),
+      { attrs: { activations: { type: 'strings', value: ['Sigmoid', 'Relu', 'Tanh'] } } },
+    ],
     ['with clipping', operands().slice(0, 7), { attrs: { clip: float(0.5) } }],
   ])('%s stays', async (_, tensors, c) => {
     const { changed, operators } = await run(tensors, c, true);

@@ -127,18 +127,19 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
 }
 
 /**
- * Whether images have enough rows for shifts: the zeros between samples are multiplied too, and to copy a number takes the CPU
- * as long as some 20 products.
+ * Whether images are large enough for shifts. Products of small ones add up over the samples, for which shifted copies of dy
+ * would move once more. Where rows of zeros are multiplied, to copy a number takes the CPU as long as some 20 products.
  */
-function isLarge(dy: Expr, w: Expr, { dilation }: Window): boolean {
+function isLarge(dy: Expr, w: Expr, first: Window): boolean {
   if (w.g.provider !== 'cpu') return true;
-  const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+  const [m, c, steps, ...rest] = w.staticShape as [number, number, number, ...number[]];
   const [height, ...width] = dy.shape!.slice(2) as [number, ...number[]];
+  const { rows } = rowsOf(first, height);
   const row = volumeOf(width);
-  const added = (first - 1) * dilation * row;
   const size = volumeOf(rest) * c;
-  const copied = first * size * height * row - (m * first + size) * (height * row + added);
-  return 20 * copied > m * first * size * added;
+  if (isWorthMoving(m * steps * size, m * steps * rows * row, dy)) return false;
+  const copied = steps * size * height * row - (m * steps + size) * rows * row;
+  return 20 * copied > m * steps * size * (rows - height) * row;
 }
 
 /** Whether every channel has one kernel, with all extents known, and the processor is the one that `byPlanes` is fast on. */
@@ -223,22 +224,23 @@ function byRows(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
 /**
  * A step in the kernel along the first spatial axis is a step forward in x, or a step back in dy. With dy shifted along
  * that axis and x along the others, one product of the two gives all of dw: for a 3x3 kernel, from 3 copies of each
- * instead of 9 of x. Rows of zeros separate elements that must not be multiplied.
+ * instead of 9 of x. A row of a copy of dy meets the same row of x, or is zeros where that is padding.
  */
 function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
   const { g } = x;
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
-  const outer = dy.shape!.slice(2) as number[];
-  const reach = (first - 1) * windows[0]!.dilation;
-  const rows = outer[0]! + reach;
+  const outer = dy.shape!.slice(2) as [number, ...number[]];
+  const { begin, reach, rows } = rowsOf(windows[0]!, outer[0]);
+  const before = Math.max(reach - begin, 0);
+  const after = Math.max(rows + begin - outer[0], 0);
   const pixels = rows * volumeOf(outer.slice(1));
   const moved = dy
-    .pad(g.ints([reach, reach]), g.ints([2]))
-    .gather(g.ints(steps(windows[0]!).flatMap(k => range(reach - k, reach - k + rows))), 2)
+    .pad(g.ints([before, after]), g.ints([2]))
+    .gather(g.ints(steps(windows[0]!).flatMap(k => range(before + begin - k, before + begin - k + rows))), 2)
     .reshape([-1, m * first, pixels]);
   const product = (e: Expr) => summedProduct(moved, e, [m * first, pixels, volumeOf(rest) * c]);
   const last = range(3, w.rank);
-  const still = [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)];
+  const still = [{ ...windows[0]!, kernel: 1, begin: 0, end: 0 }, ...windows.slice(1)];
   if (c < FEW)
     return product(windowColumns(x, still).reshape([-1, c * volumeOf(rest), pixels]).mT)
       .reshape([m, first, c, ...rest])
@@ -246,6 +248,12 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
   return product(windowRows(x, [rows, ...outer.slice(1)], still, c).reshape([-1, pixels, volumeOf(rest) * c]))
     .reshape([m, first, ...rest, c])
     .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
+}
+
+/** Of windows at stride 1 along an axis, `outer` of them: the padding before it, a window's reach, and the extent of x. */
+function rowsOf({ kernel, dilation, begin, end }: Window, outer: number) {
+  const reach = (kernel - 1) * dilation;
+  return { begin: begin!, reach, rows: outer + reach - begin! - end! };
 }
 
 /** sum_n a[n] @ b[n] of [N, m, k] and [N, k, size]: a product for each n and a sum, or one product of all n side by side. */

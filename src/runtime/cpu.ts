@@ -11,6 +11,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
   if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
   if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
+  if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
   transposeApart(model);
   if (operators.has('Conv')) {
     const { BLOCKED, blockChannels } = await import('../passes/run/block-channels.js');

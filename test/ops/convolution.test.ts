@@ -62,6 +62,7 @@ describe.each<Case>([
     [2, 8, 2, 3],
     { dilations: [3, 2], pads: [0, 1, 1, 2] },
   ],
+  ['many channels, padding beyond the kernel', [1, 8, 3, 4], [2, 8, 2, 2], { pads: [3, 1, 2, 0] }],
   ['many channels, more of them written', [1, 8, 4, 3], [6, 8, 2, 1], { pads: [1, 0, 0, 0] }],
   [
     'many channels, strides that leave elements over',

@@ -79,18 +79,23 @@ export function cloneNodes(
       values.set(v, made);
       return made;
     });
-    const attrs = new Map<string, Attr>();
-    for (const [key, attr] of node.attrs) {
-      const given = options.attr ? options.attr(attr, key) : attr;
-      if (given) attrs.set(key, cloneAttr(given, options));
-    }
-    const copy = new Node(node.opType, inputs, outputs, attrs);
+    const copy = new Node(node.opType, inputs, outputs, cloneAttrs(node.attrs, options));
     copy.name = node.name && name(node.name);
     copy.domain = node.domain;
     copy.overload = node.overload;
     copy.extra = node.extra;
     return copy;
   });
+}
+
+function cloneAttrs(attrs: ReadonlyMap<string, Attr>, options: CloneOptions): ReadonlyMap<string, Attr> {
+  if (!attrs.size) return attrs;
+  const copies = new Map<string, Attr>();
+  for (const [key, attr] of attrs) {
+    const given = options.attr ? options.attr(attr, key) : attr;
+    if (given) copies.set(key, cloneAttr(given, options));
+  }
+  return copies;
 }
 
 function cloneAttr(attr: Attr, options: CloneOptions): Attr {

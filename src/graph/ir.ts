@@ -51,6 +51,7 @@ let unlink: (node: Node) => void;
 let own: (graph: Graph, owner: Node) => void;
 let disown: (graph: Graph, owner: Node) => void;
 let isLive: (graph: Graph) => boolean;
+let forgetOwners: (graph: Graph) => void;
 
 /** A number that no other value has. */
 export let numberOf: (value: Value) => number;
@@ -109,9 +110,12 @@ export class Value {
 
   /** The places where nodes read it: one for each input, by reader. */
   get uses(): readonly Use[] {
-    return this.readers.flatMap(node =>
-      node.inputs.flatMap((v, index) => (v === this ? [{ node, index }] : [])),
-    );
+    const uses: Use[] = [];
+    for (const node of this.readers)
+      node.inputs.forEach((v, index) => {
+        if (v === this) uses.push({ node, index });
+      });
+    return uses;
   }
 
   /** The graphs that return it: its own, or subgraphs that return an outer value. */
@@ -156,6 +160,9 @@ export type Attr = { readonly extra?: unknown } & (
   | { readonly type: 'other' }
 );
 
+/** Most nodes have no attributes. */
+export const NO_ATTRS: ReadonlyMap<string, Attr> = new Map();
+
 /** Most nodes have no subgraphs, and the list is read often. */
 const NO_GRAPHS: readonly Graph[] = [];
 
@@ -176,7 +183,7 @@ export class Node {
     public opType: string,
     inputs: readonly (Value | null)[] = [],
     outputs: readonly (Value | null)[] = [],
-    attrs: ReadonlyMap<string, Attr> = new Map(),
+    attrs: ReadonlyMap<string, Attr> = NO_ATTRS,
   ) {
     this.#inputs = frozen(inputs);
     this.#outputs = frozen(outputs);
@@ -239,6 +246,7 @@ export class Node {
     if (linked) for (const sub of this.subgraphs()) disown(sub, this);
     this.#attrs = attrs;
     this.#subgraphs = undefined;
+    if (this.#graph) forgetOwners(this.#graph);
     if (linked) for (const sub of this.subgraphs()) own(sub, this);
   }
 
@@ -272,12 +280,15 @@ export class Node {
 
   /** Subgraphs among the attributes: the branches of If, the body of Loop and Scan. */
   subgraphs(): readonly Graph[] {
+    if (!this.#attrs.size) return NO_GRAPHS;
     this.#subgraphs ??= graphsIn(this.#attrs);
     return this.#subgraphs;
   }
 
+  // By index: until code is optimized, an iterator makes objects for each value.
   #linkInputs(): void {
-    for (const v of this.#inputs) if (v) addReader(v, this);
+    const values = this.#inputs;
+    for (let i = 0; i < values.length; i++) if (values[i]) addReader(values[i]!, this);
   }
 
   #unlinkInputs(): void {
@@ -285,7 +296,9 @@ export class Node {
   }
 
   #linkOutputs(): void {
-    for (const v of this.#outputs) {
+    const values = this.#outputs;
+    for (let i = 0; i < values.length; i++) {
+      const v = values[i];
       if (!v) continue;
       if (v.producer)
         throw new Error(`${this.label} cannot write '${v.name}': ${v.producer.label} already does.`);
@@ -332,6 +345,8 @@ export class Graph {
   #outputs: Value[] = [];
   #nodes: Node[] = [];
   #owner: Node | undefined;
+  /** The nodes with subgraphs, collected on first use. */
+  #owners: readonly Node[] | undefined;
   #isView = false;
   /** False for a view and for the subgraph of an unlinked node. */
   #isLive = true;
@@ -340,6 +355,9 @@ export class Graph {
 
   static {
     isLive = graph => graph.#isLive;
+    forgetOwners = graph => {
+      graph.#owners = undefined;
+    };
     own = (graph, owner) => {
       graph.#owner = owner;
       if (!graph.#isView) graph.#setLive(true);
@@ -379,6 +397,14 @@ export class Graph {
     return this.#isView;
   }
 
+  /** The nodes that have subgraphs, which are few, in order. */
+  get owners(): readonly Node[] {
+    // The nodes of a view change without its knowledge.
+    if (this.#isView) return this.#nodes.filter(hasSubgraphs);
+    this.#owners ??= this.#nodes.filter(hasSubgraphs);
+    return this.#owners;
+  }
+
   get nodes(): readonly Node[] {
     return this.#nodes;
   }
@@ -393,6 +419,7 @@ export class Graph {
       for (const node of list) if (node.graph !== this) this.#join(node);
     }
     this.#nodes = list;
+    this.#owners = undefined;
   }
 
   get outputs(): readonly Value[] {
@@ -413,10 +440,10 @@ export class Graph {
   }
 
   append(...nodes: readonly Node[]): void {
-    nodes.forEach(node => {
-      if (!this.#isView) this.#join(node);
-      this.#nodes.push(node);
-    });
+    for (let i = 0; i < nodes.length; i++) {
+      if (!this.#isView) this.#join(nodes[i]!);
+      this.#nodes.push(nodes[i]!);
+    }
   }
 
   prepend(...nodes: readonly Node[]): void {
@@ -455,6 +482,7 @@ export class Graph {
   }
 
   #join(node: Node): void {
+    if (hasSubgraphs(node)) this.#owners = undefined;
     if (node.graph)
       throw new Error(
         `${node.label} is in graph '${node.graph.name}' and cannot join '${this.name}': take it out first, or clone it.`,
@@ -523,7 +551,5 @@ export const hasSubgraphs = (node: Node): boolean => node.subgraphs().length > 0
 /** Every graph of a model except the bodies of functions; subgraphs follow the node that owns them. */
 export function* allGraphs(graph: Graph): Generator<Graph> {
   yield graph;
-  // Few nodes have any, and the list is long.
-  for (const node of graph.nodes.filter(hasSubgraphs))
-    for (const sub of node.subgraphs()) yield* allGraphs(sub);
+  for (const node of graph.owners) for (const sub of node.subgraphs()) yield* allGraphs(sub);
 }

@@ -26,14 +26,18 @@ export class Names {
   /** `hint` if it is free, and otherwise `hint_1`, `hint_2` ... */
   fresh(hint: string): string {
     let n = this.#next.get(hint);
-    let name = hint;
-    if (n !== undefined || this.#taken.has(hint)) {
-      n ??= 0;
-      do name = `${hint}_${++n}`;
-      while (this.#taken.has(name));
-      this.#next.set(hint, n);
-    }
-    this.#taken.add(name);
+    if (n === undefined && this.#take(hint)) return hint;
+    n ??= 0;
+    let name: string;
+    do name = `${hint}_${++n}`;
+    while (!this.#take(name));
+    this.#next.set(hint, n);
     return name;
+  }
+
+  /** Whether the name was free; looks it up once. */
+  #take(name: string): boolean {
+    const before = this.#taken.size;
+    return this.#taken.add(name).size > before;
   }
 }

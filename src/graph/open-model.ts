@@ -41,7 +41,7 @@ export async function openModel(path: string): Promise<Model> {
 
 /** From the bytes of the file without those that were skipped; undefined where one of these is needed. */
 function opened(path: string, bytes: Uint8Array, skipped: readonly Part[]): Model | undefined {
-  const located = naming(path, () => locateTensors(bytes, dirname(path)));
+  const located = naming(path, () => locateTensors(bytes, dirname(path), LARGE));
   const large = [...located].flatMap(([place, { name, ranges }]) => {
     const [range, ...others] = ranges ?? [];
     const isInitializer = name !== undefined && place === placeOf(['', name]);

@@ -66,6 +66,7 @@ export type Part = { offset: number; length: number };
  */
 export class Tensor {
   #bytes: Uint8Array | undefined;
+  #size: number | undefined;
   /** Set if the bytes are in another file; they are then read on each access and not cached. */
   external: ExternalData | undefined;
   /** Set if the bytes are still in the model file; they are then read on each access and not cached. */
@@ -140,7 +141,8 @@ export class Tensor {
 
   /** Number of elements. */
   get size(): number {
-    return this.dims.reduce((n, d) => n * d, 1);
+    this.#size ??= this.dims.reduce((n, d) => n * d, 1);
+    return this.#size;
   }
 
   get byteLength(): number {
@@ -189,11 +191,11 @@ export class Tensor {
     const length = byteLength(this.dtype, 1);
     const offset = index * length;
     if (this.isZero) return 0;
+    // Called several times for each initializer of a model, so the most frequent type makes no objects.
+    if (this.dtype === 'float32' && !this.isRead) return floatAt(this.bytes, offset);
     const bytes = this.isRead
       ? (this.source as (part: Part) => Uint8Array)({ offset, length })
       : this.bytes.subarray(offset, offset + length);
-    // Called several times for each initializer of a model, so the most frequent type avoids an array.
-    if (this.dtype === 'float32') return new DataView(bytes.buffer, bytes.byteOffset, 4).getFloat32(0, true);
     return new Tensor(this.dtype, [], bytes).numbers()[0]!;
   }
 
@@ -235,6 +237,11 @@ export function halfToNumber(bits: number): number {
 }
 
 const scratch = new DataView(new ArrayBuffer(4));
+
+function floatAt(bytes: Uint8Array, at: number): number {
+  for (let i = 0; i < 4; i++) scratch.setUint8(i, bytes[at + i]!);
+  return scratch.getFloat32(0, true);
+}
 
 /** bfloat16 bits to a number: the upper half of a float32. */
 export function bfloatToNumber(bits: number): number {

@@ -62,9 +62,18 @@ export function completeOperators(others: Families): void {
  * of. The runner of passes calls it whenever the graph has changed.
  */
 export async function loadOperators(graph?: Graph): Promise<void> {
-  const isKnown = (node: Node) => definitionOf(node) !== undefined;
-  if (isComplete || (graph && [...allGraphs(graph)].every(({ nodes }) => nodes.every(isKnown)))) return;
+  if (isComplete || (graph && [...allGraphs(graph)].every(areKnown))) return;
   completeOperators((await import('./on-demand.js')).OTHERS);
+}
+
+function areKnown({ nodes }: Graph): boolean {
+  const standard = TABLE.get('')!;
+  // After each pass that changed the graph: by index, and most operators are standard.
+  for (let i = 0; i < nodes.length; i++) {
+    const { domain, opType } = nodes[i]!;
+    if (!(domain === '' ? standard.has(opType) : definitionOf(nodes[i]!))) return false;
+  }
+  return true;
 }
 
 type Operator = Pick<Node, 'domain' | 'opType'>;

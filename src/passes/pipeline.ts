@@ -973,7 +973,7 @@ const ALL = [
   }),
   pass({
     name: 'drop-unread-inputs',
-    does: 'Removes inputs that no output depends on',
+    does: 'Removes inputs that nothing reads',
     requires: ['work'],
     ensures: [],
     run: c => dropUnreadInputs(c.work),

@@ -37,6 +37,28 @@ describe('who writes and who reads a value', () => {
     expect([y.readers.length, y.isUsed]).toEqual([0, true]);
   });
 
+  it('lists the nodes that have subgraphs, whatever changes', () => {
+    const { graph, yes, choice } = branching();
+    expect(graph.owners).toEqual([choice]);
+    expect(Graph.view(graph).owners).toEqual([choice]);
+    const other = new Node('Opaque', [], [new Value('opaque')]);
+    graph.prepend(other);
+    expect(graph.owners).toEqual([choice]);
+    const attr = choice.attrs.get('then_branch')!;
+    choice.deleteAttr('then_branch');
+    choice.deleteAttr('else_branch');
+    expect(graph.owners).toEqual([]);
+    other.setAttr('body', attr);
+    expect(graph.owners).toEqual([other]);
+    expect(yes.owners).toEqual([]);
+    graph.remove([other]);
+    expect(graph.owners).toEqual([]);
+    graph.append(other);
+    expect(graph.owners).toEqual([other]);
+    graph.nodes = [choice];
+    expect(graph.owners).toEqual([]);
+  });
+
   it('has one use for each input of a node that reads a value twice', () => {
     const { graph, relu, t } = branching();
     const square = new Node('Mul', [t, t], [new Value('square')]);

@@ -143,6 +143,8 @@ function keepUnknown(message: Tree, bytes: Uint8Array): void {
   else Object.defineProperty(message, '$unknowns', { value: [bytes], writable: true, configurable: true });
 }
 
+const isSmall = (value: unknown) => typeof value === 'number' && value >= 0 && value < 2 ** 31;
+
 class MessageWriter {
   #depth = 0;
   constructor(private readonly writer: protobuf.Writer) {}
@@ -156,31 +158,28 @@ class MessageWriter {
       const value = message[field.name];
       if (value === undefined || value === null) continue;
       if (!field.isRepeated) this.#field(field, value);
-      else for (let k = 0; k < (value as unknown[]).length; k++) this.#field(field, (value as unknown[])[k]);
+      else this.#list(field, value as unknown[]);
     }
     message.$unknowns?.forEach(bytes => {
       this.writer.raw(bytes);
     });
   }
 
+  #list(field: Field, values: readonly unknown[]): void {
+    for (let i = 0; i < values.length; i++) this.#field(field, values[i]);
+  }
+
   #field({ tag, scalar, message }: Field, value: unknown): void {
-    const writer = this.writer.uint32(tag);
-    switch (scalar) {
-      case 'string':
-        writer.string(value as string);
-        return;
-      case 'bytes':
-        writer.bytes(value as Uint8Array);
-        return;
-      case 'int64':
-        writer.int64(value as number);
-        return;
-      case 'int32':
-        writer.int32(value as number);
-        return;
-      case 'float':
-        writer.float(value as number);
-        return;
+    const { writer } = this;
+    writer.uint32(tag);
+    if (scalar) {
+      PUT[scalar](writer, value as never);
+      return;
+    }
+    // A message that is encoded already.
+    if (ArrayBuffer.isView(value)) {
+      writer.bytes(value as Uint8Array);
+      return;
     }
     this.#depth++;
     writer.fork();
@@ -189,3 +188,13 @@ class MessageWriter {
     this.#depth--;
   }
 }
+
+/** Functions of their own, which an engine need not optimize again for each kind of field that comes up. */
+const PUT: Record<Scalar, (writer: protobuf.Writer, value: never) => void> = {
+  string: (writer, value) => writer.string(value),
+  bytes: (writer, value) => writer.bytes(value),
+  // protobufjs makes two objects of each.
+  int64: (writer, value) => (isSmall(value) ? writer.uint32(value) : writer.int64(value)),
+  int32: (writer, value) => writer.int32(value),
+  float: (writer, value) => writer.float(value),
+};

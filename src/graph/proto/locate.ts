@@ -28,11 +28,12 @@ export type StoredTensor = {
 
 /**
  * The tensors of a model file by their places: initializers, sparse ones too, attributes, and the numbers of Constant
- * nodes. External data is expected in `folder`. Throws `not-onnx`, and as reading a model does.
+ * nodes. External data is expected in `folder`. Tensors whose messages are of fewer than `least` bytes are left out. Throws
+ * `not-onnx`, and as reading a model does.
  */
-export function locateTensors(bytes: Uint8Array, folder = '.'): Map<Place, StoredTensor> {
+export function locateTensors(bytes: Uint8Array, folder = '.', least = 0): Map<Place, StoredTensor> {
   checkSize(bytes.length);
-  const found = new Locator(bytes, folder);
+  const found = new Locator(bytes, folder, least);
   found.model();
   return found.tensors;
 }
@@ -78,6 +79,7 @@ class Locator {
   constructor(
     private readonly bytes: Uint8Array,
     private readonly folder: string,
+    private readonly least: number,
   ) {}
 
   model(): void {
@@ -108,7 +110,8 @@ class Locator {
 
   #graph(message: WireField, scope: readonly string[]): void {
     for (const field of this.#fields(message))
-      if (field.id === GRAPH.node) this.#node(field, scope);
+      if (field.end - field.from < this.least) continue;
+      else if (field.id === GRAPH.node) this.#node(field, scope);
       else if (field.id === GRAPH.initializer) {
         const fields = this.#fields(field);
         const name = this.#text(fields, TENSOR.name);

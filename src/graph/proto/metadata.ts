@@ -5,6 +5,8 @@ import type { GraphExtra } from './read.js';
 import type { NodeProto } from './schema.js';
 import { declarationsOf } from './type.js';
 
+const NOTHING: ReadonlyMap<string, string> = new Map();
+
 export function graphMetadata(graph: Graph): ReadonlyMap<string, string> {
   return readEntries((graph.extra as GraphExtra | undefined)?.rest?.metadataProps);
 }
@@ -15,5 +17,8 @@ export function nodeMetadata(node: Node): ReadonlyMap<string, string> {
 
 /** The metadata in a value's entries among the graph's inputs, outputs and value_info. */
 export function valueMetadata(value: Value): ReadonlyMap<string, string> {
-  return readEntries(declarationsOf(value).flatMap(info => info.metadataProps ?? []));
+  const declared = declarationsOf(value);
+  // Asked for each value of a graph.
+  if (!declared.some(info => info.metadataProps)) return NOTHING;
+  return readEntries(declared.flatMap(info => info.metadataProps ?? []));
 }

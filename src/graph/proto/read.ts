@@ -208,15 +208,16 @@ class Reader {
     node.name = proto.name ?? '';
     node.domain = readDomain(proto.domain);
     node.overload = proto.overload ?? '';
-    node.outputs = (proto.output ?? []).map(name => (name ? this.#define(name, node.label) : null));
+    node.outputs = (proto.output ?? []).map(name => (name ? this.#define(name, node) : null));
     node.extra = rest(proto, NODE_FIELDS);
     return node;
   }
 
   #fill(node: Node, proto: NodeProto): void {
-    node.inputs = (proto.input ?? []).map(name => (name ? this.#resolve(name, node.label) : null));
+    node.inputs = (proto.input ?? []).map(name => (name ? this.#resolve(name, node) : null));
+    if (!proto.attribute) return;
     const attrs = new Map<string, Attr>();
-    for (const attr of proto.attribute ?? []) {
+    for (const attr of proto.attribute) {
       const name = attr.name ?? '';
       if (attrs.has(name)) throw new AgdError('invalid-model', `${node.label} has '${name}' twice.`);
       attrs.set(name, this.attr(attr));
@@ -237,22 +238,22 @@ class Reader {
     return value;
   }
 
-  #define(name: string | null | undefined, by: string): Value {
-    if (!name) throw new AgdError('invalid-model', `The model has ${by} without a name.`);
-    if (this.#own.has(name)) throw duplicate(name, by);
+  #define(name: string | null | undefined, by: string | Node): Value {
+    if (!name) throw new AgdError('invalid-model', `The model has ${labelOf(by)} without a name.`);
+    if (this.#own.has(name)) throw duplicate(name, labelOf(by));
     const value = new Value(name);
     this.#own.set(name, value);
     return value;
   }
 
-  #resolve(name: string, by: string): Value {
+  #resolve(name: string, by: string | Node): Value {
     for (let scope: Reader | undefined = this; scope; scope = scope.outer) {
       const value = scope.#own.get(name);
       if (value) return value;
     }
     throw new AgdError(
       'invalid-model',
-      `${by} reads '${name}', which no input, initializer or node defines.`,
+      `${labelOf(by)} reads '${name}', which no input, initializer or node defines.`,
     );
   }
 
@@ -300,6 +301,8 @@ const NODE_FIELDS: (keyof NodeProto)[] = [
   'output',
   'attribute',
 ];
+
+const labelOf = (by: string | Node) => (typeof by === 'string' ? by : by.label);
 
 function duplicate(name: string, by: string): AgdError {
   return new AgdError('invalid-model', `Value '${name}' is defined twice, the second time by ${by}.`);

@@ -345,6 +345,7 @@ interface Messages {
   ModelProto: ModelProto;
   GraphProto: GraphProto;
   TensorProto: TensorProto;
+  TypeProto: TypeProto;
   StringStringEntryProto: Entry;
 }
 

@@ -69,16 +69,23 @@ export function writeTensor(tensor: Tensor, place: Placement, name?: string): Te
   const named = name === undefined ? {} : { name };
   if (origin && origin.external === external)
     return name === undefined || origin.proto.name === name ? origin.proto : amend(origin.proto, named);
+  if (!origin)
+    return {
+      ...named,
+      dims: [...tensor.dims],
+      dataType: dtypeCode(tensor.dtype),
+      ...contents(tensor, external),
+    };
   const { segment, floatData, int32Data, int64Data, doubleData, uint64Data, stringData, rawData, ...kept } =
-    amend(origin?.proto, {
-      $unknowns: origin?.proto.$unknowns?.filter(field => !ELEMENT_FIELDS.has(fieldNumber(field))),
+    amend(origin.proto, {
+      $unknowns: origin.proto.$unknowns?.filter(field => !ELEMENT_FIELDS.has(fieldNumber(field))),
     });
   return {
     ...kept,
     ...named,
     dims: [...tensor.dims],
     dataType: dtypeCode(tensor.dtype),
-    ...contents(tensor, external, origin?.proto),
+    ...contents(tensor, external, origin.proto),
   };
 }
 

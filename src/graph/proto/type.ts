@@ -2,7 +2,13 @@
 import { dtypeCode, dtypeOf } from '../dtype.js';
 import type { Dim, TensorType, Value, ValueType } from '../ir.js';
 import { amend, readInt, writeInt } from './message.js';
-import type { Dimension, TensorTypeProto, TypeProto, ValueInfoProto } from './schema.js';
+import {
+  type Dimension,
+  serialize,
+  type TensorTypeProto,
+  type TypeProto,
+  type ValueInfoProto,
+} from './schema.js';
 
 /** The three lists in which a graph declares values. */
 export type Place = 'input' | 'output' | 'inner';
@@ -29,17 +35,36 @@ export function isDeclared(value: Value, place: Place): boolean {
 
 /** The declarations of a value in the file. */
 export function declarationsOf(value: Value): ValueInfoProto[] {
-  const { input, inner, output } = (value.extra ?? {}) as Partial<Declarations>;
+  if (!value.extra) return [];
+  const { input, inner, output } = value.extra as Declarations;
   return [input, inner, output].flatMap(info => info ?? []);
 }
 
-export function writeInfo(value: Value, place: Place): ValueInfoProto {
+/** Types as encoded, by element type and extents: thousands of values have the same. */
+export type EncodedTypes = Map<string, TypeProto>;
+
+export function writeInfo(value: Value, place: Place, encoded: EncodedTypes): ValueInfoProto {
   const known = value.extra as Declarations | undefined;
   const info = known?.[place];
   if (info && known.type === value.type && info.name === value.name) return info;
-  const typed = value.type && (!info || known?.type !== value.type);
-  const type = typed ? writeType(value.type!, info?.type) : info?.type;
+  if (!info)
+    return value.type ? { name: value.name, type: encode(value.type, encoded) } : { name: value.name };
+  const typed = value.type && known?.type !== value.type;
+  const type = typed ? writeType(value.type!, info.type) : info.type;
   return amend(info, { name: value.name, ...(type && { type }) });
+}
+
+/** A new TypeProto, of a tensor with known extents as bytes, which are written as they are. */
+function encode(type: ValueType, encoded: EncodedTypes): TypeProto {
+  if (type.kind !== 'tensor' || !type.shape?.every(d => typeof d === 'number'))
+    return writeType(type, undefined);
+  const key = `${type.dtype} ${type.shape}`;
+  let proto = encoded.get(key);
+  if (!proto) {
+    proto = serialize('TypeProto', writeType(type, undefined)) as TypeProto;
+    encoded.set(key, proto);
+  }
+  return proto;
 }
 
 function readType(proto: TypeProto): ValueType {

@@ -23,7 +23,7 @@ import {
   type ValueInfoProto,
 } from './schema.js';
 import { writeTensor } from './tensor.js';
-import { writeInfo } from './type.js';
+import { type EncodedTypes, writeInfo } from './type.js';
 
 export function writeModel(model: Model, place: Placement): ModelProto {
   const extra = model.extra as ModelExtra | undefined;
@@ -87,17 +87,18 @@ function writeFunction(fn: FunctionDef, place: Placement): FunctionProto {
 
 export function writeGraph(graph: Graph, place: Placement): GraphProto {
   const extra = graph.extra as GraphExtra | undefined;
+  const types: EncodedTypes = new Map();
   return amend(extra?.rest, {
     name: graph.name || extra?.rest?.name,
     node: graph.nodes.map(node => writeNode(node, place)),
     initializer: [...graph.initializers].map(([value, tensor]) => writeTensor(tensor, place, value.name)),
-    input: graph.inputs.map(value => writeInfo(value, 'input')),
-    output: graph.outputs.map(value => writeInfo(value, 'output')),
-    valueInfo: extra?.listed.length ? listedInfos(extra.listed, graph) : undefined,
+    input: graph.inputs.map(value => writeInfo(value, 'input', types)),
+    output: graph.outputs.map(value => writeInfo(value, 'output', types)),
+    valueInfo: extra?.listed.length ? listedInfos(extra.listed, graph, types) : undefined,
   });
 }
 
-function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto[] {
+function listedInfos(listed: GraphExtra['listed'], graph: Graph, types: EncodedTypes): ValueInfoProto[] {
   const names = new Set(listed.map(entry => (typeof entry === 'string' ? entry : (entry.name ?? ''))));
   const alive = new Map<string, Value>();
   const add = (value: Value | null) => {
@@ -106,17 +107,21 @@ function listedInfos(listed: GraphExtra['listed'], graph: Graph): ValueInfoProto
   graph.inputs.forEach(add);
   for (const value of graph.initializers.keys()) add(value);
   for (const { outputs } of graph.nodes) outputs.forEach(add);
-  return listed.flatMap(entry => listedInfo(entry, alive));
+  return listed.flatMap(entry => listedInfo(entry, alive, types));
 }
 
 /**
  * A value_info entry; none if its value was removed, or if it had no value and a new value has its name, whose type it
  * may contradict.
  */
-function listedInfo(entry: string | ValueInfoProto, alive: ReadonlyMap<string, Value>): ValueInfoProto[] {
+function listedInfo(
+  entry: string | ValueInfoProto,
+  alive: ReadonlyMap<string, Value>,
+  types: EncodedTypes,
+): ValueInfoProto[] {
   if (typeof entry !== 'string') return alive.has(entry.name ?? '') ? [] : [entry];
   const value = alive.get(entry);
-  return value ? [writeInfo(value, 'inner')] : [];
+  return value ? [writeInfo(value, 'inner', types)] : [];
 }
 
 function writeNode(node: Node, place: Placement): NodeProto {

@@ -1,6 +1,15 @@
 import { characters } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
-import { type Attr, Graph, type Int, Node, numberOf, Value, type ValueType } from '../../graph/ir.js';
+import {
+  type Attr,
+  Graph,
+  type Int,
+  NO_ATTRS,
+  Node,
+  numberOf,
+  Value,
+  type ValueType,
+} from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Expr } from './expr.js';
@@ -251,7 +260,7 @@ export class Builder {
   ): Expr[] {
     const values = inputs.map(e => e?.value ?? null);
     while (values.length && !values.at(-1)) values.pop();
-    const node = new Node(opType, values, [], Object.keys(attrs).length ? toAttrs(attrs) : NO_ATTRS);
+    const node = new Node(opType, values, [], toAttrs(attrs));
     node.domain = options.domain ?? '';
     const count = options.outputs ?? 1;
     const shared = isShareable(node);
@@ -282,9 +291,8 @@ export class Builder {
 
   /** The position of an equal node with this number of outputs among the emitted nodes, or where it would be. */
   #place(node: Node, outputs: number): number {
-    let place = outputs;
     const { opType, inputs } = node;
-    for (let i = 0; i < opType.length; i++) place = Math.imul(place, 31) + opType.charCodeAt(i);
+    let place = Math.imul(outputs, 31) + hashOf(opType);
     for (let i = 0; i < inputs.length; i++) {
       const value = inputs[i];
       place = Math.imul(place ^ (value ? numberOf(value) : -1), 0x9e3779b1);
@@ -294,6 +302,19 @@ export class Builder {
       if (!other || (other.outputs.length === outputs && areEqual(node, other))) return place;
     }
   }
+}
+
+const HASHES = new Map<string, number>();
+
+/** Computed once: there are few operators. */
+function hashOf(opType: string): number {
+  let hash = HASHES.get(opType);
+  if (hash === undefined) {
+    hash = 0;
+    for (let i = 0; i < opType.length; i++) hash = Math.imul(hash, 31) + opType.charCodeAt(i);
+    HASHES.set(opType, hash);
+  }
+  return hash;
 }
 
 /** Whether an equal node has the same outputs, and equality can be tested. */
@@ -318,16 +339,15 @@ function areEqual(a: Node, b: Node): boolean {
 
 const contentOf = (attr: Attr) => ('value' in attr ? attr.value : undefined);
 
-/** Shared by nodes without attributes, which most nodes are. */
-const NO_ATTRS: ReadonlyMap<string, Attr> = new Map();
-
-export function toAttrs(init: AttrInit): Map<string, Attr> {
-  const attrs = new Map<string, Attr>();
-  for (const [name, value] of Object.entries(init)) {
+export function toAttrs(init: AttrInit): ReadonlyMap<string, Attr> {
+  let attrs: Map<string, Attr> | undefined;
+  for (const name in init) {
+    const value = init[name];
     if (value === undefined) continue;
+    attrs ??= new Map();
     attrs.set(name, toAttr(value));
   }
-  return attrs;
+  return attrs ?? NO_ATTRS;
 }
 
 function toAttr(value: NonNullable<AttrInit[string]>): Attr {

@@ -267,7 +267,16 @@ export class Expr {
     if (shape instanceof Expr) return this.op('Reshape', [shape]);
     const here = this.staticShape;
     if (here?.length === shape.length && here.every((d, i) => d === shape[i])) return this;
-    return this.op('Reshape', [this.g.ints(shape)]);
+    const isFlat = shape.length === 1 && shape[0] === -1 && here;
+    // What inference would find from the constant, which is read for that.
+    const dims = isFlat
+      ? [here.reduce((n, d) => n * d, 1)]
+      : shape.every(d => d > 0)
+        ? [...shape]
+        : undefined;
+    const { dtype } = this.value;
+    const known = dims && dtype ? { types: [{ kind: 'tensor', dtype, shape: dims } as const] } : {};
+    return this.op('Reshape', [this.g.ints(shape)], {}, known);
   }
   /** Reshapes to the extents of `x`, which must have the same number of elements. */
   reshapeLike(x: Expr): Expr {

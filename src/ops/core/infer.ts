@@ -283,6 +283,7 @@ const PLUS = ' + ';
 /** Extents that are sums of the same ones have the same name. */
 function sumOfDims(a: Dim, b: Dim): Dim {
   if (a === null || b === null) return null;
+  if (typeof a === 'number' && typeof b === 'number') return a + b;
   const terms = [a, b].flatMap<string | number>(d => (typeof d === 'string' ? d.split(PLUS) : d));
   const names = terms.filter(d => typeof d === 'string').sort();
   const number = terms.reduce<number>((n, d) => (typeof d === 'number' ? n + d : n), 0);
@@ -290,14 +291,19 @@ function sumOfDims(a: Dim, b: Dim): Dim {
 }
 
 export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
-  if (!shapes.every(s => s !== undefined)) return undefined;
   const [first] = shapes;
-  if (first && shapes.every(s => s === first)) return first;
-  const rank = shapes.reduce((most, s) => Math.max(most, s.length), 0);
+  let rank = 0;
+  let isSame = first !== undefined;
+  for (const shape of shapes) {
+    if (!shape) return undefined;
+    if (shape !== first) isSame = false;
+    if (shape.length > rank) rank = shape.length;
+  }
+  if (isSame) return first;
   const result: Dim[] = [];
   for (let i = -rank; i < 0; i++) {
     let found: Dim = 1;
-    for (const shape of shapes) {
+    for (const shape of shapes as Shape[]) {
       const d = shape[i + shape.length];
       if (d === undefined || d === 1 || d === found) continue;
       if (typeof d === 'number') found = typeof found === 'number' && found !== 1 ? found : d;

@@ -1,5 +1,5 @@
-import { type Graph, hasSubgraphs, type Model } from '../../graph/ir.js';
-import { neededInputs, prune } from '../../graph/prune.js';
+import type { Graph, Model } from '../../graph/ir.js';
+import { prune } from '../../graph/prune.js';
 
 /**
  * Removes nodes, including those of subgraphs, and initializers of the main graph that no graph output depends on.
@@ -16,10 +16,9 @@ export function eliminateDeadNodes(model: Model): boolean {
   return size() < before;
 }
 
-/** Removes inputs without a default that no graph output depends on. Returns whether there were any. */
+/** Removes inputs without a default that no node reads and no graph returns. Returns whether there were any. */
 export function dropUnreadInputs({ graph }: Model): boolean {
-  const needed = new Set(neededInputs(graph, graph.outputs));
-  const kept = graph.inputs.filter(v => needed.has(v) || graph.initializers.has(v));
+  const kept = graph.inputs.filter(v => v.isUsed || graph.initializers.has(v));
   const changed = kept.length < graph.inputs.length;
   graph.inputs = kept;
   return changed;
@@ -30,8 +29,8 @@ export function countNodes(model: Model): number {
   return countIn(model.graph);
 }
 
-function countIn({ nodes }: Graph): number {
+function countIn({ nodes, owners }: Graph): number {
   let count = nodes.length;
-  for (const node of nodes.filter(hasSubgraphs)) for (const sub of node.subgraphs()) count += countIn(sub);
+  for (const node of owners) for (const sub of node.subgraphs()) count += countIn(sub);
   return count;
 }

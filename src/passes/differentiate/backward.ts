@@ -146,7 +146,8 @@ function check(dx: Expr, x: Value, node: Node, input: number): void {
     throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
   if (!compatible(dx.shape, x.shape))
     throw new Error(`${where} has shape [${dx.shape}], the input [${x.shape}].`);
-  if (dx.value.type?.kind === 'tensor' && x.shape) dx.value.type = { ...dx.value.type, shape: x.shape };
+  if (dx.value.type?.kind === 'tensor' && x.shape && dx.shape !== x.shape)
+    dx.value.type = { ...dx.value.type, shape: x.shape };
 }
 
 /** Whether two shapes may be equal: unknown and symbolic extents match any. */

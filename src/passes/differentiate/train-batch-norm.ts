@@ -42,6 +42,7 @@ export function trainBatchNorm(g: Builder, mode: 'train' | 'eval'): StateUpdate[
  * fixes the batch at one value per channel.
  */
 export function leastBatchOf({ graph }: Builder): LeastBatch | undefined {
+  if (!graph.nodes.some(isBatchNorm)) return undefined;
   const data = dependentValues(graph.nodes, graph.inputs);
   const batchAxes = new Set(graph.inputs.map(v => v.shape?.[0]));
   const flat = graph.nodes.filter(node => {
@@ -95,7 +96,7 @@ export const hasBatchNorm = (graph: Graph): boolean =>
 
 /** The batch normalizations in branches and loops, at any depth. */
 function inBodies(graph: Graph): Node[] {
-  const bodies = graph.nodes.flatMap(node => node.subgraphs());
+  const bodies = graph.owners.flatMap(node => node.subgraphs());
   return bodies.flatMap(body => [...body.nodes.filter(isBatchNorm), ...inBodies(body)]);
 }
 

@@ -20,5 +20,5 @@ export function declareValueTypes(model: Model): boolean {
   return changed;
 }
 
-const isShaped = (node: Node, ...graphs: readonly Graph[]) =>
-  node.inputs.some(v => v?.dtype === 'int64' && !graphs.some(g => g.initializers.has(v)));
+const isShaped = ({ inputs }: Node, main: Graph, own: Graph) =>
+  inputs.some(v => v?.dtype === 'int64' && !main.initializers.has(v) && !own.initializers.has(v));

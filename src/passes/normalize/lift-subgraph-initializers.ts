@@ -10,6 +10,9 @@ import { weightOf } from './lift-constants.js';
  */
 export function liftSubgraphInitializers(model: Model): boolean {
   const { graph } = model;
+  const subgraphs = [...allGraphs(graph)].slice(1);
+  // Few graphs have any, and the list of names is long.
+  if (!subgraphs.length) return false;
   const written = graph.nodes.flatMap(n => n.outputs);
   const taken = new Set([...graph.initializers.keys(), ...graph.inputs, ...written].map(v => v?.name));
   let names: Names | undefined;
@@ -24,8 +27,7 @@ export function liftSubgraphInitializers(model: Model): boolean {
     graph.initializers.set(value, tensor);
     changed = true;
   };
-  for (const sub of allGraphs(graph)) {
-    if (sub === graph) continue;
+  for (const sub of subgraphs) {
     for (const [value, tensor] of sub.initializers) {
       if (sub.outputs.includes(value)) continue;
       lift(value, tensor);

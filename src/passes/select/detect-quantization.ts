@@ -55,6 +55,7 @@ const SCALES = record<readonly number[]>({
 
 /** Weights stored as integers, and why they do not train. */
 export function integerWeights(graph: Graph): ParameterChoice[] {
+  if (![...graph.initializers.values()].some(isData)) return [];
   const places = new Map<Value, Value>();
   const found = new Map<Value, string>();
   for (const node of [...allGraphs(graph)].flatMap(g => g.nodes)) {
@@ -71,9 +72,10 @@ export function integerWeights(graph: Graph): ParameterChoice[] {
 }
 
 /** Zero points are smaller than the tensors that they belong to. */
-function holdsWeights(node: Node, { dtype, dims, size }: Tensor): boolean {
-  const isData = isQuantized(dtype) && dims.length > 1 && size > 1;
-  return isData && (node.opType === 'DequantizeLinear' || rounds(node) || isBlockwise(node));
+const isData = ({ dtype, dims, size }: Tensor) => isQuantized(dtype) && dims.length > 1 && size > 1;
+
+function holdsWeights(node: Node, tensor: Tensor): boolean {
+  return isData(tensor) && (node.opType === 'DequantizeLinear' || rounds(node) || isBlockwise(node));
 }
 
 const isBlockwise = ({ opType, domain }: Node) =>

@@ -192,11 +192,10 @@ export function isSpacing(tensor: Tensor): boolean {
  */
 export function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => Tensor[] {
   const last = (tensor: Tensor) => tensor.at(tensor.size - 1);
-  const key = ({ dims }: Tensor, square: number) => `${dims}:${square}`;
   const bySquare = new Map<string, Tensor[]>();
   for (const tensor of tensors) {
     if (tensor.size < 4 || tensor.isUniform) continue;
-    const at = key(tensor, Math.round(last(tensor) ** 2 / CLOSE));
+    const at = `${tensor.dims}:${Math.round(last(tensor) ** 2 / CLOSE)}`;
     const same = bySquare.get(at);
     if (same) same.push(tensor);
     else bySquare.set(at, [tensor]);
@@ -204,7 +203,8 @@ export function partnersAmong(tensors: readonly Tensor[]): (tensor: Tensor) => T
   return tensor => {
     if (tensor.size < 4) return [];
     const square = Math.round((1 - last(tensor) ** 2) / CLOSE);
-    return [-1, 0, 1].flatMap(near => bySquare.get(key(tensor, square + near)) ?? []);
+    const dims = `${tensor.dims}`;
+    return [-1, 0, 1].flatMap(near => bySquare.get(`${dims}:${square + near}`) ?? []);
   };
 }
 

@@ -1,4 +1,4 @@
-import { inflateSync } from 'fflate';
+import { crc32, inflateRawSync } from 'node:zlib';
 import { AgdError } from '../../graph/errors.js';
 
 /** What the archive's directory says of a member; `at` is where its local header starts. */
@@ -21,6 +21,8 @@ const MAX_RATIO = 1032;
 /** An archive that unpacks to more than this is taken for a bomb where that is over a hundred times its own size. */
 const LARGE = 2 ** 28;
 const SUSPICIOUS_RATIO = 100;
+/** Bytes that are unpacked at a time. */
+const BLOCK = 2 ** 24;
 
 /**
  * The members of a zip archive by name, unpacked one at a time and checked against size and CRC-32
@@ -133,13 +135,23 @@ function unpack(view: DataView, entry: Entry, file: string): Uint8Array {
       throw new RangeError('two names');
     const start = entry.at + LOCAL_HEADER + nameLength + view.getUint16(entry.at + 28, true);
     const packed = slice(view, start, entry.packed);
-    bytes = entry.method === STORED ? packed : inflateSync(packed, { out: new Uint8Array(entry.size) });
+    bytes = entry.method === STORED ? packed : inflate(packed, entry.size);
   } catch (cause) {
     throw fail('is damaged or truncated', cause);
   }
   if (bytes.length !== entry.size || crc32(bytes) !== entry.crc)
     throw fail('is damaged: its checksum does not match');
   return bytes;
+}
+
+/** Throws where the result has more bytes than that. */
+function inflate(packed: Uint8Array, size: number): Uint8Array {
+  const chunkSize = Math.min(Math.max(size, 64), BLOCK);
+  const { buffer, byteOffset, length } = inflateRawSync(packed, {
+    maxOutputLength: Math.max(size, 1),
+    chunkSize,
+  });
+  return new Uint8Array(buffer, byteOffset, length);
 }
 
 function slice(view: DataView, at: number, length: number): Uint8Array {
@@ -153,17 +165,4 @@ function uint64(view: DataView, at: number): number {
 
 function expectSignature(view: DataView, at: number, signature: number): void {
   if (view.getUint32(at, true) !== signature) throw new RangeError('signature missing');
-}
-
-const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
-  let crc = byte;
-  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1;
-  return crc;
-});
-
-/** The CRC-32 of zip and gzip (ITU-T V.42). */
-function crc32(bytes: Uint8Array): number {
-  let crc = 0xffffffff;
-  for (let i = 0; i < bytes.length; i++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[i]!) & 0xff]!;
-  return ~crc >>> 0;
 }

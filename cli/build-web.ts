@@ -85,7 +85,10 @@ const options = (input: InputOptions['input']) =>
     plugins: [
       {
         name: 'stand-ins',
-        resolveId: id => (id.endsWith('/probe-apart.js') ? source('probe-apart') : undefined),
+        resolveId: id => {
+          const [, name] = /\/(probe-apart|inflate)\.js$/.exec(id) ?? [];
+          return name && source(name);
+        },
       },
       {
         name: 'tables',

@@ -12,6 +12,9 @@ type Tree = { [field: string]: unknown; $unknowns?: Uint8Array[] };
 /** protoc's limit of nesting. */
 const DEPTH = 100;
 
+/** Bytes of a message above which what it was written to is not kept. */
+const KEPT = 2 ** 20;
+
 /** Wire types. */
 const BYTES = 2;
 const SCALARS = { float: 5, int32: 0, int64: 0, string: BYTES, bytes: BYTES } as const;
@@ -41,6 +44,8 @@ class MessageType {
 /** Reads and writes the messages of `schema`. */
 export class Interpreter {
   readonly #types = new Map<string, MessageType>();
+  /** Of the message before: a new one would grow from a few bytes again, by a copy at a time. */
+  #writer: protobuf.Writer | undefined;
 
   constructor(schema: Schema) {
     for (const name of Object.keys(schema)) this.#types.set(name, new MessageType());
@@ -67,9 +72,12 @@ export class Interpreter {
   }
 
   write(name: string, message: object): Uint8Array {
-    const writer = protobuf.Writer.create();
+    const writer = this.#writer?.reset() ?? protobuf.Writer.create();
+    this.#writer = undefined;
     new MessageWriter(writer).message(this.#types.get(name)!, message as Tree);
-    return writer.finish();
+    const bytes = writer.finish();
+    if (bytes.length < KEPT) this.#writer = writer;
+    return bytes;
   }
 }
 

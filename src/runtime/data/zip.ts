@@ -1,5 +1,6 @@
-import { crc32, inflateRawSync } from 'node:zlib';
+import { crc32 } from 'node:zlib';
 import { AgdError } from '../../graph/errors.js';
+import { inflate } from './inflate.js';
 
 /** What the archive's directory says of a member; `at` is where its local header starts. */
 type Entry = {
@@ -21,8 +22,6 @@ const MAX_RATIO = 1032;
 /** An archive that unpacks to more than this is taken for a bomb where that is over a hundred times its own size. */
 const LARGE = 2 ** 28;
 const SUSPICIOUS_RATIO = 100;
-/** Bytes that are unpacked at a time. */
-const BLOCK = 2 ** 24;
 
 /**
  * The members of a zip archive by name, unpacked one at a time and checked against size and CRC-32
@@ -142,16 +141,6 @@ function unpack(view: DataView, entry: Entry, file: string): Uint8Array {
   if (bytes.length !== entry.size || crc32(bytes) !== entry.crc)
     throw fail('is damaged: its checksum does not match');
   return bytes;
-}
-
-/** Throws where the result has more bytes than that. */
-function inflate(packed: Uint8Array, size: number): Uint8Array {
-  const chunkSize = Math.min(Math.max(size, 64), BLOCK);
-  const { buffer, byteOffset, length } = inflateRawSync(packed, {
-    maxOutputLength: Math.max(size, 1),
-    chunkSize,
-  });
-  return new Uint8Array(buffer, byteOffset, length);
 }
 
 function slice(view: DataView, at: number, length: number): Uint8Array {

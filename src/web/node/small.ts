@@ -2,7 +2,6 @@
 import { sha256 } from '@noble/hashes/sha2.js';
 import { bytesToHex } from '@noble/hashes/utils.js';
 import { buf as crc } from 'crc-32';
-import { inflateSync as unpacked } from 'fflate';
 import { toUtf8 } from '../../graph/bytes.js';
 
 // node:crypto
@@ -21,8 +20,6 @@ export function createHash(_: 'sha256') {
 // node:zlib
 export const crc32 = (bytes: Uint8Array, before = 0): number => crc(bytes, before | 0) >>> 0;
 export { unzlibSync as inflateSync } from 'fflate';
-export const inflateRawSync = (bytes: Uint8Array, { maxOutputLength }: { maxOutputLength: number }) =>
-  unpacked(bytes, { out: new Uint8Array(maxOutputLength) });
 
 type Chunks = AsyncIterable<Uint8Array>;
 

@@ -225,15 +225,15 @@ it('says that a kernel of unknown extents is not supported', () =>
 
 // Shifted copies of dy need zeros around it, which is one more Pad.
 it.each([
-  [6, 'cpu', 1],
-  [7, 'cpu', 2],
-  [6, 'cuda', 2],
+  [5, 'cpu', 1],
+  [6, 'cpu', 2],
+  [5, 'cuda', 2],
 ] as const)(
   'the gradient of a kernel over images of %i rows on %s pads %i times',
   async (rows, provider, count) => {
-    const [x, w] = [spread([1, 8, rows, 2]), spread([8, 8, 3, 3])];
+    const [x, w] = [spread([2, 8, rows, 2]), spread([8, 8, 3, 3])];
     let pads = 0;
-    await vjpOf('Conv', [x, w], spread([1, 8, rows, 2], [-1, 1], 5), {
+    await vjpOf('Conv', [x, w], spread([2, 8, rows, 2], [-1, 1], 5), {
       attrs: { pads: [1, 1, 1, 1] },
       wrt: [1],
       provider,

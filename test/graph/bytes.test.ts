@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import * as bytes from '../../src/graph/bytes.js';
 
-const BYTES = Uint8Array.from({ length: 200_000 }, (_, i) => (i * 7919) >>> 3);
+const BYTES = Uint8Array.from({ length: 200_003 }, (_, i) => (i * 7919) >>> 3);
 const TEXT = '\ufeffnaïve ☕ 𝄞, plain';
 
 it('text', () => {
@@ -37,6 +37,7 @@ it('equal wherever they begin, and different at each place', () => {
   copy.set(BYTES);
   expect(bytes.equalBytes(BYTES, copy)).toBe(true);
   expect(bytes.equalBytes(BYTES, copy.subarray(1))).toBe(false);
+  expect(bytes.equalBytes(BYTES, bytes.concatBytes([BYTES, BYTES]))).toBe(false);
   expect(bytes.equalBytes(new Uint8Array(), new Uint8Array())).toBe(true);
   for (const place of [0, 3, 2 ** 16 - 1, 2 ** 16, copy.length - 1]) {
     copy[place]! ^= 128;

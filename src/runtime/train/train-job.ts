@@ -491,7 +491,7 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
 }
 
 async function saveState(path: string, trainer: Trainer, run: Run, emit: Emit): Promise<void> {
-  await saveSnapshot(await withRun(trainer.snapshot(), run), path);
+  await trainer.lend(async snapshot => saveSnapshot(await withRun(snapshot, run), path));
   emit({ type: 'saved', path, what: 'state' });
 }
 

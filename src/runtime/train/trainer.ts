@@ -92,8 +92,12 @@ export class Trainer {
   #local: LocalSteps | undefined;
   /** The state that a run wrote, while nobody else has it: its arrays can take a later one. */
   #own: Feeds | undefined;
+  /** The same while it is lent to what does not keep it. */
+  #lent: Feeds | undefined;
   /** Arrays of the state before. */
   #spare: Feeds | undefined;
+  /** Whether a run is under way that replaces the state. */
+  #isReplacing = false;
   /** Whether a run failed that had begun to replace the state. */
   #isLost = false;
   #hasRun = false;
@@ -260,9 +264,9 @@ export class Trainer {
    * while a step is under way that writes over it.
    */
   get state(): ReadonlyMap<string, Tensor> {
-    if (this.replacesState) this.#demandIdle('state');
+    if (this.#isReplacing) throw underWay('reading state');
     this.#demandWhole();
-    this.#own = undefined;
+    this.#show();
     return new Map(Object.entries(this.#state));
   }
 
@@ -297,6 +301,22 @@ export class Trainer {
       withInitializers(this.model, name => state[name]),
       this.#local?.momentum ?? new Map(),
     );
+  }
+
+  /** A snapshot for `use` alone: nothing of it may be read when the promise has settled, as steps write over it again. */
+  async lend(use: (snapshot: Model) => Promise<void>): Promise<void> {
+    const own = this.#own;
+    const snapshot = this.snapshot();
+    this.#lent = own;
+    await use(snapshot);
+    if (this.#lent === this.#state) this.#own = this.#lent;
+    this.#lent = undefined;
+  }
+
+  /** What others have is not written over. */
+  #show(): void {
+    this.#own = undefined;
+    this.#lent = undefined;
   }
 
   /**
@@ -358,7 +378,7 @@ export class Trainer {
   /** The state of all ranks, for others to keep. */
   #whole(): Feeds {
     this.#demandWhole();
-    this.#own = undefined;
+    this.#show();
     if (isDistributed(this.session) && this.session.foreign.size && !this.#gathered)
       throw new AgdError(
         'bad-state',
@@ -601,6 +621,7 @@ export class Trainer {
     const losses = unwritten(count);
     const outputs = record(Object.fromEntries([...states, ...shown, [description.loss.name, losses]]));
     const { value } = updates.find(u => u.state === description.step)!;
+    this.#isReplacing = isOwn && inPlace.size > 0;
     try {
       await session.runInto(feeds, outputs, unread, value);
     } catch (error) {
@@ -609,6 +630,8 @@ export class Trainer {
       if (inPlace.size && known.some(loss => !Number.isFinite(loss))) return outputs;
       if (inPlace.size && isOwn && known.length === count) throw this.#lost(error as AgdError);
       throw error;
+    } finally {
+      this.#isReplacing = false;
     }
     return outputs;
   }
@@ -840,7 +863,7 @@ export class Trainer {
   }
 
   #demandIdle(what: string): void {
-    if (this.#pending) throw new AgdError('bad-state', `A step is under way: await it before ${what}().`);
+    if (this.#pending) throw underWay(`${what}()`);
   }
 
   #demandHere(what: string): void {
@@ -945,6 +968,9 @@ export class Trainer {
     return nonFinite(`Loss '${this.description.loss.name}' ${at}`, advice);
   }
 }
+
+const underWay = (before: string) =>
+  new AgdError('bad-state', `A step is under way: await it before ${before}.`);
 
 /** The values that a model has of its states. */
 function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feeds {

@@ -26,6 +26,7 @@ import { rowNumbers } from '../../passes/run/row-numbers.js';
 import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
+import { type StateSum, withStateSum } from '../../passes/run/state-sum.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
@@ -116,6 +117,7 @@ export class Trainer {
     private readonly unread?: string,
     /** States whose next value a run may write over the one before. */
     private readonly inPlace: ReadonlySet<string> = new Set(),
+    private readonly sum?: StateSum,
   ) {
     this.#device = staysOnDevice(options) ? new DeviceState(options) : undefined;
     this.#state = this.#withOwnTables(statesOf(model, updates));
@@ -184,11 +186,23 @@ export class Trainer {
       !collective &&
       device === 'cpu' &&
       (await canWriteInto(model, statesOf(model, updates)));
-    const { model: whole, unread } = isInto ? withUnreadOutput(plain) : { model: plain, unread: undefined };
+    const { model: summed, sum } = isInto ? withStateSum(plain, updates) : { model: plain, sum: undefined };
+    const { model: whole, unread } = isInto ? withUnreadOutput(summed) : { model: plain, unread: undefined };
     const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
     const session = await Session.create(whole, { ...options, stay });
     freeMemory();
-    const trainer = new Trainer(model, description, session, fed, updates, options, run, unread, inPlace);
+    const trainer = new Trainer(
+      model,
+      description,
+      session,
+      fed,
+      updates,
+      options,
+      run,
+      unread,
+      inPlace,
+      sum,
+    );
     if (collective) {
       trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
       const { LocalSteps } = await import('./local-steps.js');
@@ -558,7 +572,9 @@ export class Trainer {
     const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
     const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
     const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
-    const broken = firstNonFinite(Object.fromEntries(here));
+    const isSummed = this.sum && Number.isFinite(results[this.sum.output]!.numbers()[0]);
+    const open = isSummed ? here.filter(([name]) => !this.sum!.states.has(name)) : here;
+    const broken = firstNonFinite(Object.fromEntries(open));
     const isBrokenElsewhere =
       isDistributed(this.session) &&
       this.session.isSharded &&
@@ -619,7 +635,10 @@ export class Trainer {
       return [name, emptied(dtype, [count, ...dims])] as const;
     });
     const losses = unwritten(count);
-    const outputs = record(Object.fromEntries([...states, ...shown, [description.loss.name, losses]]));
+    const sums = this.sum ? [[this.sum.output, emptied('float32', [])] as const] : [];
+    const outputs = record(
+      Object.fromEntries([...states, ...shown, ...sums, [description.loss.name, losses]]),
+    );
     const { value } = updates.find(u => u.state === description.step)!;
     this.#isReplacing = isOwn && inPlace.size > 0;
     try {

@@ -85,9 +85,11 @@ it('undoes an update that made a parameter non-finite, and names it', async () =
   await t.release();
 });
 
-it('undoes the last of several steps done in one run', async () => {
+// Large states are looked at as a sum.
+it.each([2, 2 ** 14])('undoes the last of several steps done in one run, of %d parameters', async size => {
+  const of = (value: number, last = value) => [...Array(size - 1).fill(value), last];
   const s = new Sketch();
-  const y = s.add('Mul', [s.input('x', ['batch']), s.weight('w', floatsOf([0.5, 0.25]))], 'y');
+  const y = s.add('Mul', [s.input('x', ['batch']), s.weight('w', floatsOf(of(0.25)))], 'y');
   const model = s.model([s.add('ReduceMean', [y], 'mean', { keepdims: 0 })]);
   const { model: injected } = await inject(
     model,
@@ -95,13 +97,28 @@ it('undoes the last of several steps done in one run', async () => {
     sessionShapes,
   );
   const [once, t] = [await Trainer.create(injected), await Trainer.create(injected)];
-  await once.step({ x: floatsOf([1, 1]) });
+  await once.step({ x: floatsOf(of(1)) });
   // The square of the second gradient overflows, its loss does not.
-  await expect(t.steps({ x: floatsOf([1, 1, 3e38, 3e38], [2, 2]) })).rejects.toThrow(
+  await expect(t.steps({ x: floatsOf([...of(1), ...of(1, 3e38)], [2, size]) })).rejects.toThrow(
     "The update of step 2 made 'w_diff_sq_sum' non-finite",
   );
   expect(bits(t)).toEqual(bits(once));
   await once.release();
+  await t.release();
+});
+
+it('takes a state for finite whose sum is not', async () => {
+  const s = new Sketch();
+  const w = s.weight('w', floatsOf(Array(2 ** 14).fill(3e38)));
+  const y = s.add('Mul', [s.input('x', ['batch']), w], 'y');
+  const model = s.model([s.add('ReduceMean', [y], 'mean', { keepdims: 0 })]);
+  const { model: injected } = await inject(
+    model,
+    { loss: { kind: 'output', output: 'mean' }, train: ['w'] },
+    sessionShapes,
+  );
+  const t = await Trainer.create(injected);
+  expect(await t.step({ x: floatsOf(Array(2 ** 14).fill(0)) })).toEqual({ loss: 0 });
   await t.release();
 });
 

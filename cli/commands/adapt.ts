@@ -24,12 +24,12 @@ export const examples = [
 type Args = AdaptOptions & { model: string; out?: string };
 
 export async function handler({ model: path, out: given, ...args }: Args): Promise<void> {
-  const { adapt, loadModel, saveModel } = await import('../../src/internal.js');
+  const { adapt, openModel, saveModel } = await import('../../src/internal.js');
   const out = given ?? path.replace(/(\.onnx)?$/, '.adapted.onnx');
   checkOutputs([out], [path]);
   const names = [...Object.keys(ADAPT_OPTIONS), 'seed'] as (keyof AdaptOptions)[];
   const chosen: AdaptOptions = Object.fromEntries(names.map(name => [name, args[name]]));
-  const { model, report } = await adapt(await loadModel(path), chosen);
+  const { model, report } = await adapt(await openModel(path), chosen);
   const { embedding, heads, parameters, removed, outputs } = report;
   if (embedding)
     print(`embedding  ${embedding.name}: ${embedding.before} rows before, ${embedding.after} after`);

@@ -24,12 +24,12 @@ export const examples = [
 type Args = Arguments & { of?: string[]; wrt: string[]; mode?: DerivativeMode; out?: string };
 
 export async function handler({ model: path, out: given, ...args }: Args): Promise<void> {
-  const { differentiate, loadModel, saveModel } = await import('../../src/internal.js');
+  const { differentiate, openModel, saveModel } = await import('../../src/internal.js');
   const out = given ?? path.replace(/(\.onnx)?$/, '.grad.onnx');
   checkOutputs([out], [path]);
   const { of, wrt, mode, loss, straightThrough, provider, dumpPasses } = args;
   const options = { of, wrt, mode, loss, straightThrough, provider, dumpPasses };
-  const { model, directions, results, warnings } = await differentiate(await loadModel(path), options);
+  const { model, directions, results, warnings } = await differentiate(await openModel(path), options);
   for (const text of warnings) print(`warning: ${text}`);
   for (const { of, input } of directions) print(`input   ${input}: direction of ${of}`);
   for (const { of, by, output } of results)

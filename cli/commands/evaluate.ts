@@ -29,12 +29,12 @@ type Args = Omit<Arguments, 'ema' | 'data'> & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { evaluate, loadModel, loadRecipe, withDevice } = await import('../../src/internal.js');
+  const { evaluate, loadRecipe, openModel, withDevice } = await import('../../src/internal.js');
   const { model: path, data, loss, metrics, batchSize, bind, columns, label, ema, threads } = args;
   const { skipMissing, distill, teacher, lossModel, allPositions } = args;
   const recipe = args.recipe === undefined ? undefined : await loadRecipe(args.recipe);
-  const teacherModel = teacher === undefined ? undefined : await loadModel(teacher);
-  const lossGraph = lossModel === undefined ? undefined : await loadModel(lossModel);
+  const teacherModel = teacher === undefined ? undefined : await openModel(teacher);
+  const lossGraph = lossModel === undefined ? undefined : await openModel(lossModel);
   const { device } = await withDevice(args, warn);
   const count = countSamples(process.stderr, 'evaluated');
   const found = await evaluate(path, data, {

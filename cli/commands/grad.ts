@@ -95,7 +95,7 @@ export async function handler(args: Args): Promise<void> {
     checkGradients,
     gradients,
     loadArrays,
-    loadModel,
+    openModel,
     Tensor,
     withDevice,
     writeNpz,
@@ -109,10 +109,10 @@ export async function handler(args: Args): Promise<void> {
   const beside = {
     loss: args.loss,
     distill,
-    ...(teacher === undefined ? {} : { teacherModel: await loadModel(teacher) }),
-    ...(lossModel === undefined ? {} : { lossGraph: await loadModel(lossModel) }),
+    ...(teacher === undefined ? {} : { teacherModel: await openModel(teacher) }),
+    ...(lossModel === undefined ? {} : { lossGraph: await openModel(lossModel) }),
   };
-  const attached = await attachModels(await loadModel(args.model), beside);
+  const attached = await attachModels(await openModel(args.model), beside);
   const { model } = attached;
   const cotangents = args.cotangents ? await loadArrays(args.cotangents) : undefined;
   const { train, freeze, unfreezeLast, wrt, straightThrough, seed, dumpPasses, threads } = args;

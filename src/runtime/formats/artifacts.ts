@@ -67,8 +67,8 @@ export async function openForInjection(
 ): Promise<Opened> {
   if (teacher !== undefined || lossModel !== undefined) {
     const models = {
-      ...(teacher === undefined ? {} : { teacherModel: await loadModel(teacher) }),
-      ...(lossModel === undefined ? {} : { lossGraph: await loadModel(lossModel) }),
+      ...(teacher === undefined ? {} : { teacherModel: await openModel(teacher) }),
+      ...(lossModel === undefined ? {} : { lossGraph: await openModel(lossModel) }),
     };
     return openForInjection(path, { ...options, ...models }, { params, initialize, adapter });
   }

@@ -1,7 +1,6 @@
 /** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
 import { allGraphs, Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
-import { transposeApart } from '../passes/run/transpose-apart.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
@@ -12,7 +11,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
   if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
   if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
-  transposeApart(model);
+  if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
   if (operators.has('Conv')) {
     const { BLOCKED, blockChannels } = await import('../passes/run/block-channels.js');
     blockSize ??= askBlockSize(BLOCKED);

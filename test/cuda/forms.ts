@@ -6,7 +6,8 @@ import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { inject } from '../../src/passes/inject.js';
 import type { InjectOptions } from '../../src/passes/options.js';
 import { evaluationModel } from '../../src/passes/run/evaluation-model.js';
-import { scanRows } from '../../src/passes/run/scan-rows.js';
+import { lookupsOf, scanRows } from '../../src/passes/run/scan-rows.js';
+import { scanSteps } from '../../src/passes/run/scan-steps.js';
 import { splitStep } from '../../src/passes/run/split-step.js';
 import { stateInputs } from '../../src/passes/run/state-inputs.js';
 import { sessionShapes } from '../../src/runtime/session.js';
@@ -35,7 +36,11 @@ export async function* partsOf(model: Model, options: InjectOptions, form: strin
   const part = trainingPart(injected);
   const hasData = part.graph.inputs.some(v => v.name !== lr && !part.graph.initializers.has(v));
   yield { form, model: stateInputs(part, updates) };
-  if (hasData) yield { form: `${form}, K steps`, model: stateInputs(scanRows(part).model, updates) };
+  if (hasData)
+    yield {
+      form: `${form}, K steps`,
+      model: stateInputs((lookupsOf(part).length ? scanRows : scanSteps)(part).model, updates),
+    };
   if (form !== 'step') return;
   const { gradients, update } = await splitStep(injected, sessionShapes);
   yield { form: 'gradients', model: gradients };

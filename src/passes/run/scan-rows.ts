@@ -21,15 +21,13 @@ export type RunTable = {
 export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
 
 /**
- * The steps of a run, as in `scanSteps`. For a table with sparse updates, the state of the Scan consists of the rows
+ * The steps of a run, as in `scanSteps`, of a model with sparse updates. For such a table, the state of the Scan consists of the rows
  * that the run looks up. They are gathered before the first step, so that the cost of a step does not grow with the
  * table. The caller has to write them back, as a graph cannot write to its inputs.
  */
 export function scanRows(model: Model): ScannedRows {
   const { lr } = readDescription(model);
   const lookups = lookupsOf(model);
-  if (!lookups.length) return { ...scanSteps(model), tables: [] };
-
   const step = cloneModel(model);
   const { graph } = step;
   const data = graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));

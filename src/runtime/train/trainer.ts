@@ -23,10 +23,11 @@ import {
   injectedPredictionModel,
 } from '../../passes/run/evaluation-model.js';
 import { rowNumbers } from '../../passes/run/row-numbers.js';
-import { type ScannedRows, scanRows } from '../../passes/run/scan-rows.js';
+import type { ScannedRows } from '../../passes/run/scan-rows.js';
+import { scanSteps } from '../../passes/run/scan-steps.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
-import { type StateSum, withStateSum } from '../../passes/run/state-sum.js';
+import type { StateSum } from '../../passes/run/state-sum.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
 import { layOut } from '../cpu.js';
@@ -172,10 +173,13 @@ export class Trainer {
       return trainer;
     }
     const onDevice = staysOnDevice(options);
+    const hasTables = description.parameters.some(({ rows }) => rows !== undefined);
     const { model: steps, ...run } =
-      data.length && !onDevice
-        ? scanRows(part)
-        : { model: part, tables: [], hoisted: new Map(), stacked: new Map() };
+      !data.length || onDevice
+        ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
+        : hasTables
+          ? (await import('../../passes/run/scan-rows.js')).scanRows(part)
+          : { ...scanSteps(part), tables: [] };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
     const plain = stateInputs(ready, updates);
@@ -186,7 +190,9 @@ export class Trainer {
       !collective &&
       device === 'cpu' &&
       (await canWriteInto(model, statesOf(model, updates)));
-    const { model: summed, sum } = isInto ? withStateSum(plain, updates) : { model: plain, sum: undefined };
+    const { model: summed, sum } = isInto
+      ? (await import('../../passes/run/state-sum.js')).withStateSum(plain, updates)
+      : { model: plain, sum: undefined };
     const { model: whole, unread } = isInto ? withUnreadOutput(summed) : { model: plain, unread: undefined };
     const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
     const session = await Session.create(whole, { ...options, stay });

@@ -1,15 +1,10 @@
-import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
-import { Names } from '../../graph/names.js';
-import { prune } from '../../graph/prune.js';
-import type { Tensor } from '../../graph/tensor.js';
-import { Builder, float } from '../../ops/core/builder.js';
+import type { Model, Node, Value } from '../../graph/ir.js';
+import { float } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { type Constant, type Rewrite, rewriteNodes } from './rewrite-nodes.js';
 
 /** With larger heads, a product with the probabilities on the right gains nothing. */
 const MOST = 64;
-
-/** Writes what a node is replaced by. */
-type Rewrite = (g: Builder) => Value;
 
 /**
  * Fewer and faster passes over the probabilities P of attention, O = softmax(Q Kᵀ) V, on ONNX Runtime's CPU kernels:
@@ -20,25 +15,7 @@ type Rewrite = (g: Builder) => Value;
  * Returns whether there was anything to change.
  */
 export function shortenAttention(model: Model): boolean {
-  const names = Names.of(model);
-  const graphs = [...allGraphs(model.graph)];
-  const constants = new Map(graphs.flatMap(({ initializers }) => [...initializers]));
-  let changed = false;
-  for (const graph of graphs) {
-    const rewrites = new Map(graph.nodes.flatMap(node => [...rewritesOf(node, constants)]));
-    if (!rewrites.size) continue;
-    changed = true;
-    const { nodes } = graph;
-    graph.nodes = [];
-    const g = new Builder(graph, { names, opsets: model.opsetImports });
-    for (const node of nodes) {
-      const rewrite = rewrites.get(node);
-      if (rewrite) g.identity(rewrite(g), node.outputs[0]!);
-      else g.adopt([node]);
-    }
-    prune(graph);
-  }
-  return changed;
+  return rewriteNodes(model, rewritesOf);
 }
 
 const is = (node: Node | undefined, opType: string): node is Node =>
@@ -57,13 +34,12 @@ function turned(value: Value | null | undefined, perm: string): Value | undefine
 const HEADS = '0,2,1,3';
 const LAST = '0,1,3,2';
 
-function rewritesOf(softmax: Node, constants: ReadonlyMap<Value, Tensor>): Map<Node, Rewrite> {
+function rewritesOf(softmax: Node, constant: Constant): Map<Node, Rewrite> {
   const rewrites = new Map<Node, Rewrite>();
   const p = softmax.outputs[0];
   if (!is(softmax, 'Softmax') || p?.dtype !== 'float32' || p.shape?.length !== 4) return rewrites;
   const equals = (value: Value | null | undefined, wanted: number) => {
-    const held = value?.producer?.attrs.get('value');
-    const tensor = value && (held?.type === 'tensor' ? held.value : constants.get(value));
+    const tensor = constant(value);
     return tensor?.size === 1 && tensor.numbers()[0] === wanted;
   };
   const guards = readersOf(p, 'IsNaN').flatMap(nan =>

@@ -10,6 +10,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
   if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
   if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
+  if (operators.has('Erf')) (await import('../passes/run/shorten-gelu.js')).shortenGelu(model);
   if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
   if (operators.has('ReduceSum')) (await import('../passes/run/sum-by-products.js')).sumByProducts(model);
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);

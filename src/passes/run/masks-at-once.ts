@@ -1,10 +1,8 @@
 import { dtypeOf } from '../../graph/dtype.js';
-import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
-import { Names } from '../../graph/names.js';
-import { prune } from '../../graph/prune.js';
-import type { Tensor } from '../../graph/tensor.js';
-import { Builder, float } from '../../ops/core/builder.js';
+import type { Model, Node, Value } from '../../graph/ir.js';
+import { float } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { type Constant, rewriteNodes } from './rewrite-nodes.js';
 
 /** Makes 1 of the least normal number, 1.2e-38. */
 const STEEP = 1e38;
@@ -15,38 +13,22 @@ const STEEP = 1e38;
  * what a model does not compute by Relu are left. Returns whether there was anything to change.
  */
 export function masksAtOnce(model: Model): boolean {
-  const names = Names.of(model);
-  const graphs = [...allGraphs(model.graph)];
-  const constants = new Map(graphs.flatMap(({ initializers }) => [...initializers]));
-  let changed = false;
-  for (const graph of graphs) {
-    if (!graph.nodes.some(node => maskedBy(node, constants))) continue;
-    changed = true;
-    const { nodes } = graph;
-    graph.nodes = [];
-    const g = new Builder(graph, { names, opsets: model.opsetImports });
-    for (const node of nodes) {
-      const y = maskedBy(node, constants);
-      if (y)
-        g.identity(
-          g.of(y).op('HardSigmoid', [], { alpha: float(STEEP), beta: float(0) }).value,
-          node.outputs[0]!,
-        );
-      else g.adopt([node]);
-    }
-    prune(graph);
-  }
-  return changed;
+  return rewriteNodes(model, (node, constant) => {
+    const y = maskedBy(node, constant);
+    return y
+      ? [[node, g => g.of(y).op('HardSigmoid', [], { alpha: float(STEEP), beta: float(0) }).value]]
+      : [];
+  });
 }
 
 /** The y of such a Cast. */
-function maskedBy(cast: Node, constants: ReadonlyMap<Value, Tensor>): Value | undefined {
+function maskedBy(cast: Node, constant: Constant): Value | undefined {
   const greater = cast.inputs[0]?.producer;
   if (cast.opType !== 'Cast' || cast.domain || greater?.opType !== 'Greater' || greater.domain)
     return undefined;
   const [y, than] = greater.inputs as [Value, Value];
   const isRelu = y.producer?.opType === 'Relu' && y.producer.domain === '' && y.dtype === 'float32';
-  const zero = constants.get(than);
+  const zero = constant(than);
   const isZero = zero?.dims.length === 0 && zero.numbers()[0] === 0;
   return isRelu && isZero && dtypeOf(new Attributes(cast).int('to', 0)) === 'float32' ? y : undefined;
 }

@@ -1,8 +1,8 @@
-import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
-import { Names } from '../../graph/names.js';
-import { Builder } from '../../ops/core/builder.js';
+import type { Model, Node, Value } from '../../graph/ir.js';
+import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { rewriteNodes } from './rewrite-nodes.js';
 
 /** Smaller matrices gain nothing. */
 const LEAST = 192;
@@ -16,34 +16,24 @@ const FEW = 256;
  * change.
  */
 export function transposeApart(model: Model): boolean {
-  const names = Names.of(model);
-  const moved: Node[] = [];
-  for (const graph of [...allGraphs(model.graph)]) {
-    if (!graph.nodes.some(node => operandsOf(node))) continue;
-    const { nodes } = graph;
-    graph.nodes = [];
-    const g = new Builder(graph, { names, opsets: model.opsetImports });
-    for (const node of nodes) {
-      const found = operandsOf(node);
-      if (!found) {
-        g.adopt([node]);
-        continue;
-      }
-      const { a, b, rows, columns, depth } = found;
-      const isTall = rows >= 2 * columns && depth >= FEW;
-      const product = isTall
-        ? transposed(g.of(b), columns).matmul(g.of(a)).transpose([1, 0])
-        : transposed(g.of(a), rows).matmul(g.of(b));
-      g.identity(product.value, node.outputs[0]!);
-      moved.push(node.inputs[0]!.producer!);
-    }
-    graph.remove(moved.filter(node => node.graph === graph && !node.outputs[0]!.isUsed));
-  }
-  return moved.length > 0;
+  return rewriteNodes(model, node => {
+    const found = operandsOf(node);
+    return found ? [[node, g => productOf(g, found)]] : [];
+  });
+}
+
+type Operands = { a: Value; b: Value; rows: number; columns: number; depth: number };
+
+function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value {
+  const isTall = rows >= 2 * columns && depth >= FEW;
+  const product = isTall
+    ? transposed(g.of(b), columns).matmul(g.of(a)).transpose([1, 0])
+    : transposed(g.of(a), rows).matmul(g.of(b));
+  return product.value;
 }
 
 /** Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. */
-function operandsOf(node: Node) {
+function operandsOf(node: Node): Operands | undefined {
   const [at, b] = node.inputs;
   const turn = at?.producer;
   if (node.opType !== 'MatMul' || node.domain || turn?.opType !== 'Transpose' || turn.domain)

@@ -1,2 +1,4 @@
 /** Loaded before a program: prints the largest resident set the process had when it ends. */
-process.on('exit', () => process.stderr.write(`peak memory ${process.resourceUsage().maxRSS} kB\n`));
+import { peakMegabytes } from './peak.mjs';
+
+process.on('exit', () => process.stderr.write(`peak memory ${Math.round(1024 * peakMegabytes())} kB\n`));

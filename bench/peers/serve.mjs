@@ -1,6 +1,7 @@
 /** The part of a racer that JavaScript peers share: see race.mjs for what is said over the pipes. */
-import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { peakMegabytes } from '../peak.mjs';
 
 const WARM_UP_MS = 10_000;
 
@@ -62,9 +63,3 @@ export async function serve(open) {
 }
 
 const say = message => process.stdout.write(`${JSON.stringify(message)}\n`);
-
-function peakMegabytes() {
-  const status = existsSync('/proc/self/status') ? readFileSync('/proc/self/status', 'utf8') : '';
-  const peak = /VmHWM:\s+(\d+)/.exec(status);
-  return (peak ? Number(peak[1]) : process.resourceUsage().maxRSS) / 1024;
-}

@@ -16,6 +16,7 @@ import {
   Tensor,
   Trainer,
 } from '../../dist/node/internal.js';
+import { peakMegabytes } from '../peak.mjs';
 import { build, EPOCHS, WORKLOADS } from './models.mjs';
 
 const ROOT = join(import.meta.dirname, '../..');
@@ -209,7 +210,7 @@ async function speed({ device, name, tiny, seconds }) {
       ms: median(times.length > 1 ? times.slice(1) : times),
       stepsPerRun: steps,
       ...(costs ? { transferShare: costs.start / (costs.start + steps * costs.step) } : {}),
-      hostMegabytes: process.resourceUsage().maxRSS / 1024,
+      hostMegabytes: peakMegabytes(),
     });
     if (length.steps <= steps) continue;
     steps = length.steps;

@@ -42,6 +42,7 @@ it('gives the same mask of all normal numbers', async () => {
 it.each([
   ['another bound', mask(1)],
   ['another type', mask(0, 'float64')],
+  ['a float32 mask of another type', mask(0, 'float64', 'float32')],
   ['a mask of another type', mask(0, 'float32', 'float64')],
   ['what is not the output of Relu', mask(0, 'float32', 'float32', 'Neg')],
 ])('leaves %s', (_, model) => {

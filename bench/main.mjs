@@ -15,7 +15,7 @@ import { WORKLOADS } from './workloads.mjs';
 
 const SUITES = ['limits', 'start', 'inject', 'train'];
 /** Real sizes take seconds a step, and longer to compile. */
-const TURNS = { rounds: 3, seconds: 0.7, patience: 20 };
+const TURNS = { rounds: 3, seconds: 0.7, patience: 30 };
 const REAL_TURNS = { rounds: 1, seconds: 6, patience: 400 };
 const names = list => list.map(item => item.name).join(', ');
 
@@ -36,7 +36,7 @@ Options
   --threads LIST   such as 1,2 [2]
   --rounds N       turns that each peer gets [3, of real sizes 1]
   --seconds N      how long a turn is [0.7, of real sizes 6]
-  --patience N     after how many seconds a peer that is not ready is left out [20, of real sizes 400]
+  --patience N     after how many seconds a peer that is not ready is left out [30, of real sizes 400]
   --quick          in two minutes: one round of some small workloads beside PyTorch, with the most threads
   --fastest        compare the fastest steps instead of the median ones, where other programs keep the machine busy
   --against FILE   compare ratios with those of an earlier --json FILE; exit code 1 where one is more than 10 % lower
@@ -169,9 +169,10 @@ async function train(workloads, peers, threads) {
       leftOut.push({ peer: 'onnxruntime-web', workload: 'artifacts', reason: 'no --artifacts DIR is given' });
     prepare(folder, possible);
     const rows = [];
+    const rates = new Map();
     for (const workload of possible)
       for (const count of workload.real ? [Math.max(...threads)] : threads)
-        rows.push(await row(folder, workload, count, present, count === Math.max(...threads)));
+        rows.push(await row(folder, workload, count, present, count === Math.max(...threads), rates));
     for (const { workload, threads, results } of rows)
       for (const [peer, { error }] of Object.entries(results))
         if (error) leftOut.push({ peer, workload, threads, reason: error });
@@ -219,24 +220,38 @@ function whoIsThere(peers) {
   return { present, leftOut };
 }
 
-/** One workload with so many threads: each peer's result. */
-async function row(folder, workload, threads, peers, isLast) {
-  const { name, options = {} } = workload;
-  const racing = peers.filter(
+/**
+ * One workload with so many threads: each peer's result. `rates` are the fewest milliseconds that each peer has taken so far
+ * per multiplication of such a kind: where even a step at that rate takes longer than a peer has to warm up, it is not started.
+ */
+async function row(folder, workload, threads, peers, isLast, rates) {
+  const { name, options = {}, macs } = workload;
+  const turns = workload.real ? REAL_TURNS : TURNS;
+  const patience = Number(values.patience ?? turns.patience);
+  const taking = peers.filter(
     peer => takesPart(peer, workload, { isNamed: !!values.peers }) && (isLast || peer.threads),
   );
+  const kindOf = peer => `${peer.name} ${workload.convolutional ?? false}`;
+  const secondsOf = peer => ((rates.get(kindOf(peer)) ?? 0) * macs) / 1000;
+  const racing = taking.filter(peer => secondsOf(peer) <= patience);
   const racers = racing.map(peer => ({
     name: peer.name,
-    threads: peer.threads,
     ...peer.racer([folder, exported(workload), String(threads)], options),
   }));
-  const turns = workload.real ? REAL_TURNS : TURNS;
   const results = await race(racers, {
     rounds: Number(values.rounds ?? (values.quick ? 1 : turns.rounds)),
     seconds: Number(values.seconds ?? turns.seconds),
-    patience: Number(values.patience ?? turns.patience),
+    patience,
     fastest: values.fastest,
   });
+  for (const peer of taking) {
+    const { ms } = results[peer.name] ?? {};
+    if (ms && macs)
+      rates.set(kindOf(peer), Math.min(ms / macs, rates.get(kindOf(peer)) ?? Number.POSITIVE_INFINITY));
+    results[peer.name] ??= {
+      error: `a step would take ${Math.round(secondsOf(peer))} s at its best rate so far`,
+    };
+  }
   const { parameters } = JSON.parse(readFileSync(join(folder, `${exported(workload)}.json`), 'utf8'));
   const size = dims => dims.reduce((n, d) => n * d, 1);
   const row = {

@@ -14,15 +14,13 @@ const PAUSE_MS = 300;
 
 /**
  * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds (`fastest`: the fastest), or `{error}`. A racer is
- * `{name, command, args, threads}`, the last of which says whether it uses more than one; one that has not warmed up after `patience` seconds is left out.
+ * `{name, command, args}`; all but the first warm up side by side, and one that has not after `patience` seconds is left out.
  */
 export async function race(racers, { rounds, seconds, patience, fastest = false }) {
   const running = [];
   try {
-    // Those that use all cores warm up alone, the others together.
-    const alone = racers.filter(r => r.threads);
-    const groups = [...alone.map(r => [r]), racers.filter(r => !r.threads)];
-    for (const group of groups) {
+    // The first learns from its times how many steps a run is to have.
+    for (const group of [racers.slice(0, 1), racers.slice(1)]) {
       const started = group.map(racer => new Racer(racer));
       running.push(...started);
       await Promise.all(started.map(r => r.warmUp(patience)));

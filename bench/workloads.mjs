@@ -2,9 +2,9 @@
  * What is measured beside peers. `goals` are the peer's time per step over ours, with two threads; `macs` the
  * multiplications of the forward pass's matrix products and convolutions, `first` those of them whose input is data and
  * needs no gradient. `model` is the exported model where it is not called as the workload, `options` are those of inject,
- * and `updated` is how many parameters a step changes where these are not all. Those that are `real` have the size that
- * people fine-tune: they take seconds a step and run with the most threads only, and `--quick` leaves them out, as it does
- * those that are not `quick`.
+ * `updated` is how many parameters a step changes where these are not all, and `convolutional` are those whose multiplications
+ * take some peers longer. Those that are `real` have the size that people fine-tune: they take seconds a step and run with the
+ * most threads only, and `--quick` leaves them out, as it does those that are not `quick`.
  */
 const TOKENS = 16 * 128;
 const block = 4 * (12 * 128 ** 2 + 2 * 128 * 128);
@@ -30,6 +30,7 @@ export const WORKLOADS = [
     name: 'lenet',
     quick: true,
     title: 'LeNet, batch 64',
+    convolutional: true,
     goals: { eager: 1, compiled: 0.7, js: 10 },
     macs: 64 * (28 ** 2 * 150 + 10 ** 2 * 2400 + 400 * 120 + 120 * 84 + 840),
     first: 64 * 28 ** 2 * 150,
@@ -38,6 +39,7 @@ export const WORKLOADS = [
     name: 'resnet20',
     quick: true,
     title: 'ResNet-20, batch 64',
+    convolutional: true,
     goals: { eager: 1, compiled: 0.7, js: 10 },
     macs: 64 * resnet,
     first: 64 * stem,

@@ -26,11 +26,12 @@ import { basename, dirname, isAbsolute, join, normalize, relative, resolve } fro
 import { concatBytes, equalBytes } from './bytes.js';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
+import { readOutline } from './outline.js';
 import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
 import { locateTensors } from './proto/locate.js';
 import { MESSAGES } from './proto/schema.js';
 import { randomHex } from './random.js';
-import type { ExternalData, Placement, Tensor } from './tensor.js';
+import type { ExternalData, Part, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
 /** Larger models store tensors in a separate data file: protobuf's limit is 2 GiB, and readers need some margin. */
@@ -199,12 +200,37 @@ export async function usersOf(folder: string, name: string, own?: string): Promi
     const path = join(folder, model);
     const info = await stat(path).catch(() => undefined);
     if (!info?.isFile() || (info.size > MODEL_LIMIT && model !== own)) continue;
-    const used = await readModelBytes(path)
-      .then(bytes => [...locateTensors(bytes).values()].map(t => normalize(t.external?.location ?? '')))
-      .catch((): string[] => []);
-    if (used.includes(name)) users.push(model);
+    if (refersTo(path, name)) users.push(model);
   }
   return users;
+}
+
+/** Whether the model in `path` stores data in the file `name` of its folder. Most do not have that name in them. */
+function refersTo(path: string, name: string): boolean {
+  try {
+    const { bytes, skipped } = readOutline(path, 2 ** 16);
+    if (!contains(bytes, skipped, utf8.encode(name))) return false;
+    return [...locateTensors(bytes).values()].some(t => normalize(t.external?.location ?? '') === name);
+  } catch {
+    return false;
+  }
+}
+
+const utf8 = new TextEncoder();
+
+/** Whether `bytes` without the parts of `skipped`, in order, contain `part`. */
+function contains(bytes: Uint8Array, skipped: readonly Part[], part: Uint8Array): boolean {
+  // Each byte is one character: engines search strings with machine code.
+  const text = new TextDecoder('latin1');
+  const sought = text.decode(part);
+  const starts = [0, ...skipped.map(({ offset, length }) => offset + length)];
+  const ends = [...skipped.map(({ offset }) => offset), bytes.length];
+  return starts.some((start, i) => {
+    for (let at = start; at < ends[i]!; at += BLOCK)
+      if (text.decode(bytes.subarray(at, Math.min(ends[i]!, at + BLOCK + part.length))).includes(sought))
+        return true;
+    return false;
+  });
 }
 
 /**

@@ -15,8 +15,9 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { loadModel, saveModel, writeFileAtomic } from '../../src/graph/files.js';
+import { loadModel, saveModel, usersOf, writeFileAtomic } from '../../src/graph/files.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
+import { encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 
 let folder: string;
@@ -118,6 +119,31 @@ describe('a saved model', () => {
     expect(await readFile(at('n.onnx.data'))).toEqual(before);
     expect(tensor(await loadModel(at('n.onnx')), 'a').external!.location).toBe('n.onnx.2.data');
     expect((await readdir(folder)).sort()).toEqual(['n.onnx', 'n.onnx.2.data', 'n.onnx.data', 'other.onnx']);
+  });
+
+  it('does not overwrite it either where the other model names it late, and between numbers of its own', async () => {
+    await saveModel(sample(), at('n.onnx'), { externalData: 'always' });
+    const other = await loadModel(at('n.onnx'));
+    await rm(at('n.onnx'));
+    const [value, a] = [...other.graph.initializers].find(([, tensor]) => tensor.external)!;
+    a.external = { ...a.external!, location: './n.onnx.data' };
+    // Read in blocks of 4 MiB, of which this name is in two.
+    other.metadata.set('pad', '');
+    const block = 4 * 2 ** 20;
+    const name = () => Buffer.from(encodeModel(other)).indexOf('n.onnx.data');
+    other.metadata.set('pad', '-'.repeat(block - name() - 10));
+    other.metadata.set('pad', '-'.repeat(other.metadata.get('pad')!.length + block - name() - 5));
+    expect(name()).toBe(block - 5);
+    for (const first of [true, false]) {
+      const large = [
+        new Value('large'),
+        Tensor.from('float32', [2 ** 15], new Float32Array(2 ** 15)),
+      ] as const;
+      other.graph.initializers = new Map(first ? [large, [value, a]] : [[value, a], large]);
+      await writeFile(at('other.onnx'), encodeModel(other));
+      expect(await usersOf(folder, 'n.onnx.data')).toEqual(['other.onnx']);
+      expect(await usersOf(folder, 'onnx.data')).toEqual([]);
+    }
   });
 
   it('does not replace a file that is not a model', async () => {

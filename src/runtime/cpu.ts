@@ -12,21 +12,20 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
   if (operators.has('Erf')) (await import('../passes/run/shorten-gelu.js')).shortenGelu(model);
   if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
+  if (operators.has('Conv')) blockSize ??= askBlockSize();
+  const block = operators.has('Conv') ? await blockSize : undefined;
+  if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('ReduceSum')) (await import('../passes/run/sum-by-products.js')).sumByProducts(model);
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
-  if (operators.has('Conv')) {
-    const { BLOCKED, blockChannels } = await import('../passes/run/block-channels.js');
-    blockSize ??= askBlockSize(BLOCKED);
-    const block = await blockSize;
-    if (block) blockChannels(model, block);
-  }
+  if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
   return model;
 }
 
 let blockSize: Promise<number | undefined> | undefined;
 
 /** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
-async function askBlockSize(domain: string): Promise<number | undefined> {
+async function askBlockSize(): Promise<number | undefined> {
+  const { BLOCKED: domain } = await import('../passes/run/block-channels.js');
   const graph = new Graph('layout');
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [1, 32, 1, 2] });
   const y = new Value('y');

@@ -1,0 +1,232 @@
+import { equalBytes } from '../../graph/bytes.js';
+import { Graph, type Model, type Node, type Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Conv } from '../../ops/convolution.js';
+import { Builder } from '../../ops/core/builder.js';
+import type { Expr } from '../../ops/core/expr.js';
+import { NodeView } from '../../ops/core/rule.js';
+import { type Window, windowsOf } from '../../ops/core/window.js';
+import { BLOCKED } from './block-channels.js';
+import { type Constant, rewriteNodes } from './rewrite-nodes.js';
+
+/** Kernels of fewer columns leave most of the runtime's accumulators idle. */
+const LEAST_COLUMNS = 3;
+/** Products per sample. Fewer cost less than the nodes. */
+const LEAST_PRODUCTS = 2 ** 16;
+/** The runtime reorders channels of which there is a multiple of this number. */
+const STEP = 4;
+
+/** A convolution of images, the gradient of its output, and the node that writes the gradient of its kernel. */
+type Found = { conv: Node; dy: Value; last: Node };
+
+/**
+ * Computes gradients of kernels as convolutions in NCHWc: dw[m,c] is the convolution of the images of channel c of x, whose
+ * channels are the samples, with those of dy as kernels. This copies x and dy two or three times each, where the file's products
+ * of columns or of shifts copy them three to nine times. With a batch of unknown size, the run chooses the form. Returns
+ * whether there was anything to change.
+ */
+export function blockKernelGradients(model: Model, block: number): boolean {
+  const names = Names.of(model);
+  const conditions = new Map<Graph, Map<string, Expr>>();
+  const changed = rewriteNodes(model, (node, constant) => {
+    const found = isConvolution(node, block)
+      ? gradientOf(node, new Builder(new Graph('written'), { names, opsets: model.opsetImports }), constant)
+      : undefined;
+    return found ? [[found.last, g => inEitherForm(g, found, block, conditions).value]] : [];
+  });
+  if (changed) model.opsetImports = new Map([...model.opsetImports, [BLOCKED, 1]]);
+  return changed;
+}
+
+const isKnown = (shape: readonly unknown[] | undefined): shape is readonly number[] =>
+  !!shape?.every(d => typeof d === 'number' && d > 0);
+
+/** Whether this is a convolution of images in float32, in a single group, of extents, channels and samples that gain. */
+function isConvolution(node: Node, block: number): boolean {
+  const [x, w] = node.inputs;
+  const outer = node.outputs[0]?.shape?.slice(2);
+  if (node.opType !== 'Conv' || node.domain || x?.dtype !== 'float32' || x.shape?.length !== 4) return false;
+  if (!isKnown(w?.shape) || !isKnown(x.shape.slice(1)) || !isKnown(outer) || x.shape[1] !== w.shape[1])
+    return false;
+  const [m, c, height, width] = w.shape as [number, number, number, number];
+  const products = m * c * height * width * outer[0]! * outer[1]!;
+  const [samples] = x.shape;
+  return (
+    m % block === 0 &&
+    m > block &&
+    width >= LEAST_COLUMNS &&
+    products >= LEAST_PRODUCTS &&
+    (typeof samples !== 'number' || (samples >= block && samples % STEP === 0))
+  );
+}
+
+const MOVES = new Set(['Reshape', 'Transpose', 'Gather', 'Pad', 'Slice', 'Concat']);
+
+/** A value and those that it holds copies of. */
+function sourcesOf(value: Value | null): Value[] {
+  const sources: Value[] = [];
+  for (let v = value; v; v = v.producer && MOVES.has(v.producer.opType) ? v.producer.inputs[0]! : null)
+    sources.push(v);
+  return sources;
+}
+
+/** What a value is moved to, or summed. */
+const resultsOf = (value: Value, ops: ReadonlySet<string>): Value[] => [
+  value,
+  ...value.readers.flatMap(({ opType, outputs: [y] }) => (y && ops.has(opType) ? resultsOf(y, ops) : [])),
+];
+const SUMS = new Set(['ReduceSum', 'Reshape', 'Transpose']);
+
+/** Where the graph has what the rule of the operator writes as the gradient of the kernel. */
+function gradientOf(conv: Node, scratch: Builder, constant: Constant): Found | undefined {
+  const [x, w] = conv.inputs as [Value, Value];
+  const outer = `${conv.outputs[0]!.shape!.slice(1)}`;
+  const products = new Set(
+    resultsOf(x, MOVES)
+      .flatMap(v => v.readers)
+      .filter(reader => reader.opType === 'MatMul'),
+  );
+  for (const product of products) {
+    const roots = resultsOf(product.outputs[0]!, SUMS).filter(v => `${v.shape}` === `${w.shape}`);
+    const sources = roots.length ? new Set(product.inputs.flatMap(sourcesOf)) : [];
+    for (const dy of sources) {
+      if (dy.shape?.length !== 4 || `${dy.shape.slice(1)}` !== outer) continue;
+      const nodes: Node[] = [];
+      const { value } = scratch.into(nodes, () => asInFile(scratch, conv, dy));
+      const last = roots.find(root => areSame(root, value, scratch, nodes, constant))?.producer;
+      if (last) return { conv, dy, last };
+    }
+  }
+  return undefined;
+}
+
+/** Whether a value is computed as another one is by these nodes, which are in no graph. */
+function areSame(
+  a: Value | null,
+  b: Value | null,
+  scratch: Builder,
+  nodes: readonly Node[],
+  constant: Constant,
+): boolean {
+  if (a === b) return true;
+  if (!a || !b) return false;
+  const written = nodes.find(node => node.outputs.includes(b));
+  if (!written) {
+    const [held, wanted] = [constant(a), scratch.constant(b)];
+    const isSame = held && wanted && held.dtype === wanted.dtype && `${held.dims}` === `${wanted.dims}`;
+    return !!isSame && equalBytes(held.bytes, wanted.bytes);
+  }
+  const node = a.producer;
+  return (
+    node?.opType === written.opType &&
+    node.domain === written.domain &&
+    textOf(node) === textOf(written) &&
+    node.inputs.length === written.inputs.length &&
+    node.inputs.every((value, i) => areSame(value, written.inputs[i]!, scratch, nodes, constant))
+  );
+}
+
+/** The attributes, none of which is a tensor or a graph where they are compared. */
+const textOf = (node: Node) =>
+  [...node.attrs]
+    .map(([name, attr]) => `${name}=${'value' in attr ? attr.value : ''}`)
+    .sort()
+    .join();
+
+/** The gradient in blocks, or in the file's form where the batch of a run is not one that gains. */
+function inEitherForm(
+  g: Builder,
+  found: Found,
+  block: number,
+  conditions: Map<Graph, Map<string, Expr>>,
+): Expr {
+  const [x, w] = found.conv.inputs as [Value, Value];
+  const samples = x.shape![0];
+  if (typeof samples === 'number') return inBlocks(g, found, block);
+  const known = conditions.get(g.graph) ?? new Map<string, Expr>();
+  conditions.set(g.graph, known);
+  const name = typeof samples === 'string' ? samples : x.name;
+  let condition = known.get(name);
+  if (!condition) {
+    const n = g.of(x).dims(0, 1);
+    condition = n
+      .op('Mod', [g.ints([STEP])])
+      .equal(0)
+      .and(n.greaterOrEqual(block));
+    known.set(name, condition);
+  }
+  const branch = (hint: string, write: (b: Builder) => Expr) => {
+    const b = g.subgraph(hint);
+    b.graph.outputs = [b.rename(write(b), `${w.name}_${hint}`)];
+    return b.graph;
+  };
+  const branches = {
+    then_branch: branch('in_blocks', b => inBlocks(b, found, block)),
+    else_branch: branch('in_products', b => asInFile(b, found.conv, found.dy)),
+  };
+  return g.emit('If', [condition], branches, { types: [w.type] })[0]!;
+}
+
+function asInFile(g: Builder, conv: Node, dy: Value): Expr {
+  const gradient = Conv([g.of(dy)], new NodeView(conv, g, g.opset()) as never)[1] as () => Expr;
+  return gradient();
+}
+
+/** Strides and dilations of the convolution change places in that of its kernel. */
+function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
+  const [x, w] = conv.inputs.map(v => v && g.of(v)) as [Expr, Expr];
+  const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
+  const [height, width] = x.shape!.slice(2) as [number, number];
+  const outer = dy.shape!.slice(2) as [number, number];
+  const pixels = outer[0] * outer[1];
+  const emit = (op: string, inputs: Expr[], attrs = {}) =>
+    g.emit(op, inputs, attrs, { domain: BLOCKED, types: [{ kind: 'tensor', dtype: 'float32' }] })[0]!;
+  const [down, across] = windowsOf(new NodeView(conv, g, g.opset()), x, g.of(dy), kernel).map((v, i) =>
+    placesOf(v, [height, width][i]!, outer[i]!),
+  ) as [Places, Places];
+  // Samples side by side: [N / block, channels, pixels, block].
+  const samples = (e: Expr, channels: number, [h, v]: readonly number[]) =>
+    emit('ReorderInput', [e.reshape([1, -1, channels * h!, v!])]);
+  // In blocks of samples, and in these of channels of dy: [M, N, ...outer].
+  const kernels = emit('ReorderInput', [samples(g.of(dy), m, outer).reshape([-1, block, pixels, block])])
+    .reshape([-1, m / block, pixels * block ** 2])
+    .transpose([1, 0, 2])
+    .reshape([m, -1, ...outer]);
+  const images = samples(x, c, [height, width]).reshape([-1, c, height, width, block]);
+  const zeros = (n: number) =>
+    n ? [g.scalar(0, 'float32').expand(g.vector([images.dims(0, 1), c, height, n, block]))] : [];
+  // The runtime computes several outputs of a row at once, but one by one where they reach into its own padding.
+  const [first, ...rest] = [...zeros(across.begin), images, ...zeros(across.end)];
+  const columns = width + across.begin + across.end;
+  const padded = first!
+    .concat(rest, 3)
+    .reshape([-1, c, height * columns * block])
+    .transpose([1, 0, 2])
+    .reshape([c, -1, height, columns]);
+  const made = emit('Conv', [padded, kernels], {
+    kernel_shape: outer,
+    strides: [down.dilation, across.dilation],
+    dilations: [down.stride, across.stride],
+    pads: [down.begin, 0, down.end, 0],
+  });
+  const all = made.reshape([c, m / block, down.count, across.count, block]);
+  const isExact = down.count === kernel[0] && across.count === kernel[1];
+  const size = kernel[0]! * kernel[1]!;
+  // [C, M / block, size, block] to [M, C, size]: one axis at a time, as the runtime's Transpose is slow otherwise.
+  return (isExact ? all : all.slice([0, 0], kernel, [2, 3]))
+    .reshape([c, m * size])
+    .transpose([1, 0])
+    .reshape([m / block, size, block * c])
+    .transpose([0, 2, 1])
+    .reshape([m, c, ...kernel]);
+}
+
+type Places = { begin: number; end: number; stride: number; dilation: number; count: number };
+
+/** Along an axis: the padding of x, and the number of places of dy in it. Those after the last element of the kernel are not wanted. */
+function placesOf({ kernel, stride, dilation, begin }: Window, inner: number, outer: number): Places {
+  const reach = (outer - 1) * stride + 1;
+  const end = Math.max(0, (kernel - 1) * dilation + reach - inner - begin!);
+  const count = Math.floor((inner + begin! + end - reach) / dilation) + 1;
+  return { begin: begin!, end, stride, dilation, count };
+}

@@ -9,7 +9,10 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
   const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
   if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
-  if (operators.has('Softmax')) (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
+  if (operators.has('Softmax')) {
+    (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
+    (await import('../passes/run/swap-in-products.js')).swapInProducts(model);
+  }
   if (operators.has('Erf')) (await import('../passes/run/shorten-gelu.js')).shortenGelu(model);
   if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
   if (operators.has('Conv')) blockSize ??= askBlockSize();
@@ -17,6 +20,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('ReduceSum')) (await import('../passes/run/sum-by-products.js')).sumByProducts(model);
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
+  if (operators.has('ScatterElements')) (await import('../passes/run/add-rows.js')).addRows(model);
   if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
   return model;
 }

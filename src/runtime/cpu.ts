@@ -19,9 +19,12 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   const block = operators.has('Conv') ? await blockSize : undefined;
   if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('ReduceSum')) (await import('../passes/run/sum-by-products.js')).sumByProducts(model);
-  if (operators.has('ScatterElements')) (await import('../passes/run/share-zeros.js')).shareZeros(model);
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
-  if (operators.has('ScatterElements')) (await import('../passes/run/add-rows.js')).addRows(model);
+  if (operators.has('ScatterElements')) {
+    (await import('../passes/run/add-rows.js')).addRows(model);
+    // What is added row by row has its own copy of the zeros.
+    (await import('../passes/run/share-zeros.js')).shareZeros(model);
+  }
   if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
   return model;
 }

@@ -9,7 +9,7 @@ const MOST = 2 ** 17;
 /** Narrower rows take little time in either way. */
 const NARROWEST = 32;
 /** Each part copies the table, which takes a larger one longer than is saved. */
-const LARGEST = 2 ** 21;
+const LARGEST = 2 ** 18;
 
 /**
  * Adds rows to a table, as the gradient of an embedding does, by ScatterND in parts that the runtime adds on one thread, in

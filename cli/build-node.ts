@@ -12,6 +12,7 @@ const compiled = (path: string) => fileURLToPath(new URL(`../${path}.js`, import
 const ENTRIES = [
   ...['src/index', 'src/ir', 'src/extend', 'src/internal', 'cli/main', 'cli/work'],
   ...['src/runtime/train/train-process', 'src/runtime/data/pool-thread', 'src/runtime/devices/probe'],
+  'src/runtime/types-process',
 ];
 
 const dir = fileURLToPath(new URL('../node', import.meta.url));

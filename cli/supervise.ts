@@ -1,12 +1,30 @@
 /** Runs a command in a process of its own, so that a fault in the runtime's native code is told as any other failure. */
 import { fork } from 'node:child_process';
+import { stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
+import { typesProcess } from './types.js';
+
+const WORK = fileURLToPath(new URL('work.js', import.meta.url));
+
+/** Models of more bytes may need more memory than a process gets. */
+const LARGE = 2 ** 23;
+
+/** Runs this command in such a process where it `runs` a model, or `model` is large. Returns whether it did; not in that process. */
+export async function supervisedWhere(runs: boolean, model: string): Promise<boolean> {
+  if (process.argv[1] === WORK) return false;
+  const info = await stat(model).catch(() => undefined);
+  if (!runs && !(info && info.size > LARGE)) return false;
+  // That process has its own.
+  typesProcess().kill('SIGKILL');
+  await supervise(process.argv.slice(2));
+  return true;
+}
 
 const STOPS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Runs a command in a process with this one's streams; this one ends as that does, or with a line where that crashes. */
 export async function supervise(args: readonly string[]): Promise<void> {
-  const child = fork(fileURLToPath(new URL('work.js', import.meta.url)), args, {
+  const child = fork(WORK, args, {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   });
   const pass = (signal: NodeJS.Signals) => child.kill(signal);

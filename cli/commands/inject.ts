@@ -4,6 +4,8 @@ import type { Model, TrainEvent } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs, makeFolder, withOriginal } from '../files.js';
 import type { Options } from '../flags.js';
+import { supervisedWhere } from '../supervise.js';
+import { typesProcess } from '../types.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount, formatNames } from '../ui/format.js';
 import { print } from '../ui/terminal.js';
@@ -69,7 +71,9 @@ type Args = Arguments & {
 };
 
 export async function handler(args: Args): Promise<void> {
-  const { inject, injectedEvent, openForInjection, sessionShapes } = await import('../../src/injection.js');
+  const runs = args.calibrate !== undefined || args.pack || args.initialize || args.split;
+  if (await supervisedWhere(!!runs, args.model)) return;
+  const { inject, injectedEvent, openForInjection, typesApart } = await import('../../src/injection.js');
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -77,6 +81,7 @@ export async function handler(args: Args): Promise<void> {
     throw new AgdError('bad-option', `--out names a folder here, for the files of the step, not ${out}.`);
   const paths = isFolder ? PARTS[args.split ? 'split' : 'plain'].map(name => join(out, name)) : [out];
   checkOutputs(paths, [args.model, args.teacher, args.lossModel, args.params, args.config]);
+  const oracle = typesApart(typesProcess());
   const source = await openForInjection(
     args.model,
     await withOriginal(
@@ -84,6 +89,7 @@ export async function handler(args: Args): Promise<void> {
       args.model,
     ),
     args,
+    oracle,
   );
   const { qat, calibrate } = args;
   if (calibrate !== undefined && !qat) throw new AgdError('bad-option', '--calibrate needs --qat.');
@@ -91,7 +97,7 @@ export async function handler(args: Args): Promise<void> {
     calibrate === undefined
       ? { options: source.options, notes: [] }
       : await (await all()).withRanges(source.model, source.options, calibrate);
-  const { model, report } = await inject(source.model, options, sessionShapes);
+  const { model, report } = await inject(source.model, options, oracle);
   const untried = options.pack
     ? await (await all()).verifyPackedModel({ model: source.model, options })
     : undefined;

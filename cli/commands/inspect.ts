@@ -1,6 +1,8 @@
-import { types } from '../../src/constants.js';
+import { crashError, types } from '../../src/constants.js';
 import type { Arguments } from '../arguments.js';
 import type { Options } from '../flags.js';
+import { supervisedWhere } from '../supervise.js';
+import { typesProcess } from '../types.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
@@ -22,10 +24,15 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  const { inspect, openModel, modelFile, sessionShapes } = await import('../../src/injection.js');
+  if (await supervisedWhere(false, path)) return;
+  const { inspect, openModel, modelFile, typesApart } = await import('../../src/injection.js');
   const { train, freeze, unfreezeLast, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
-  const found = await inspect(await openModel(await modelFile(path)), options, sessionShapes);
+  const runtime = typesProcess();
+  const found = await inspect(await openModel(await modelFile(path)), options, typesApart(runtime));
+  const { exitCode, signalCode } = runtime;
+  // What the runtime refuses is something that inject needs; where it crashes, nothing is known.
+  if (exitCode !== null || signalCode) throw crashError(exitCode, signalCode);
   if (json) {
     printJson(found);
     return;

@@ -550,14 +550,14 @@ function firstLine(cause: unknown): string {
 }
 
 /** Shapes as ONNX Runtime infers them; optimization is off so that no value disappears. */
-export const sessionShapes: ShapeOracle = async model => {
+export async function sessionShapes(model: Model | Uint8Array): Promise<Map<string, TensorType>> {
   const session = await Session.create(model, { optimize: false, threads: 1 });
   try {
     return session.outputTypes();
   } finally {
     await session.release();
   }
-};
+}
 
 /** The same, with data that tell what inference leaves open: those of one batch, asked for where they are needed. */
 export const shapesIn = (data: () => Feeds): ShapeOracle => {

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { saveModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
@@ -55,6 +56,64 @@ describe.skipIf(process.arch !== 'x64' || process.platform === 'win32')('a crash
     expect(err).toMatch(/^agd-onnx: ONNX Runtime crashed \(SIG[A-Z]+\): [^\n]*\n$/);
     expect(code).toBe(1);
     expect(readdirSync(folder)).toEqual(before);
+  });
+});
+
+/** The process in which a command runs this module. */
+async function processOf(parent: number, module: string): Promise<number> {
+  for (;;) {
+    const found = execFileSync('ps', ['-e', '-o', 'pid=,ppid=,args='], { encoding: 'utf8' })
+      .split('\n')
+      .map(line => line.trim().split(/\s+/))
+      .find(([, ppid, ...args]) => ppid === `${parent}` && args.some(arg => arg.endsWith(module)));
+    if (found) return Number(found[0]);
+    await setTimeout(5);
+  }
+}
+
+describe.skipIf(process.platform === 'win32')('the process of a command', () => {
+  const large = 'large.onnx';
+  beforeAll(async () => {
+    const s = new Sketch();
+    const y = s.add('MatMul', [s.input('x', ['batch', 1500]), s.weight('w', [1500, 1500])], 'y');
+    await saveModel(s.model([y]), join(folder, large));
+  });
+
+  it.each<[module: string, signal: NodeJS.Signals, said: string, args: string[]]>([
+    ['types-process.js', 'SIGKILL', 'The process was killed (SIGKILL)', ['inspect', 'model.onnx']],
+    ['types-process.js', 'SIGKILL', 'The process was killed (SIGKILL)', ['inject', 'model.onnx', ...LOSS]],
+    ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inspect', large]],
+    ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', large, '--loss', 'mse']],
+    ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', 'model.onnx', ...LOSS, '--split']],
+  ])('where %s ends by %s, that is a line: %s %j', async (module, signal, said, args) => {
+    const before = readdirSync(folder);
+    const child = start(folder, ...args);
+    let err = '';
+    child.stderr.on('data', text => {
+      err += text;
+    });
+    const close = new Promise(resolve => child.on('close', resolve));
+    process.kill(await processOf(child.pid!, module), signal);
+    expect(await close).toBe(1);
+    expect(err).toMatch(/^agd-onnx: [^\n]* \[runtime\]\n$/);
+    expect(err).toContain(said);
+    expect(readdirSync(folder)).toEqual(before);
+  });
+
+  it('ends with the command', async () => {
+    const child = start(folder, 'inspect', 'model.onnx');
+    const close = new Promise(resolve => child.on('close', resolve));
+    const types = await processOf(child.pid!, 'types-process.js');
+    child.kill('SIGKILL');
+    await close;
+    const isRunning = () => {
+      try {
+        return process.kill(types, 0);
+      } catch {
+        return false;
+      }
+    };
+    await expect.poll(isRunning, { timeout: 10_000 }).toBe(false);
   });
 });
 

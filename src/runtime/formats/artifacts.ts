@@ -19,13 +19,12 @@ import { isInjected, readDescription } from '../../passes/file/step-metadata.js'
 import { inferenceModel, liftArtifacts } from '../../passes/import/lift-artifacts.js';
 import { checkOperators } from '../../passes/import/lower-ort-gradients.js';
 import { isOrtTraining } from '../../passes/import/ort-operators.js';
+import type { ShapeOracle } from '../../passes/normalize/infer-shapes.js';
 import type { InjectOptions } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { readBytes } from '../data/bytes.js';
 import { loadArrays } from '../data/load.js';
 import { type ExportOptions, exportFile, exportPlain, saveTrained, withParameters } from '../export.js';
-import { sessionShapes } from '../session.js';
-import { initialValues } from './initialize.js';
 import { isFolder, TRAINING } from './is-artifacts.js';
 import { readAdapterFile } from './onnx-adapter.js';
 import {
@@ -51,6 +50,9 @@ export type Beginning = {
   lossModel?: string;
 };
 
+/** Loads the runtime when it is asked. */
+const sessionShapes: ShapeOracle = async model => (await import('../session.js')).sessionShapes(model);
+
 /** A model to inject, what its kind adds to the options, and the optimizer's state that its checkpoint has. */
 export type Opened = { model: Model; options: InjectOptions; optimizer?: OptimizerGroup };
 
@@ -64,25 +66,27 @@ export async function openForInjection(
   path: string,
   options: InjectOptions,
   { params, initialize, adapter, teacher, lossModel }: Beginning = {},
+  oracle: ShapeOracle = sessionShapes,
 ): Promise<Opened> {
   if (teacher !== undefined || lossModel !== undefined) {
     const models = {
       ...(teacher === undefined ? {} : { teacherModel: await openModel(teacher) }),
       ...(lossModel === undefined ? {} : { lossGraph: await openModel(lossModel) }),
     };
-    return openForInjection(path, { ...options, ...models }, { params, initialize, adapter });
+    return openForInjection(path, { ...options, ...models }, { params, initialize, adapter }, oracle);
   }
   if (adapter !== undefined)
     return openForInjection(
       path,
       { ...options, adapters: await readAdapterFile(adapter) },
       { params, initialize },
+      oracle,
     );
   const file = await modelFile(path);
   const training = await openModel(file);
   await checkState(training, file);
   const given: Stored | undefined = initialize
-    ? { values: await initialValues(training, options.seed) }
+    ? { values: await (await import('./initialize.js')).initialValues(training, options.seed) }
     : params === undefined
       ? undefined
       : await readParameters(params);
@@ -104,7 +108,7 @@ export async function openForInjection(
       properties: checkpoint && storeProperties(checkpoint.properties),
     },
     { ...options, frozen: frozenIn(checkpoint) },
-    sessionShapes,
+    oracle,
   );
   return { model, options: lifted, optimizer: checkpoint?.optimizers[0] };
 }

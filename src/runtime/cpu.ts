@@ -23,7 +23,6 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
   if (operators.has('ScatterElements')) {
     (await import('../passes/run/add-rows.js')).addRows(model);
-    // What is added row by row has its own copy of the zeros.
     (await import('../passes/run/share-zeros.js')).shareZeros(model);
   }
   if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);

@@ -193,21 +193,22 @@ export async function dataFileName(path: string): Promise<string> {
 
 /** The models of a folder that store data in its file `name`. */
 export async function usersOf(folder: string, name: string, own?: string): Promise<string[]> {
-  const models = (await readdir(folder)).filter(file => file.endsWith('.onnx') || file === own);
   const users: string[] = [];
-  for (const model of models) {
+  for (const model of await readdir(folder)) {
     const path = join(folder, model);
-    const info = await stat(path).catch(() => undefined);
-    if (!info?.isFile() || (info.size > MODEL_LIMIT && model !== own)) continue;
-    const isUsed = await readModelBytes(path)
-      // Most do not have that name in them, which is found out sooner. No string may be much longer.
-      .then(
-        bytes =>
-          (bytes.length > MODEL_LIMIT || characters(bytes).includes(characters(toUtf8(name)))) &&
-          [...locateTensors(bytes).values()].some(t => normalize(t.external?.location ?? '') === name),
+    const isOwn = model === own;
+    try {
+      if (!isOwn && (!model.endsWith('.onnx') || (await stat(path)).size > MODEL_LIMIT)) continue;
+      const bytes = await readModelBytes(path);
+      // Most others do not have that name in them, which is found out sooner.
+      if (
+        (isOwn || characters(bytes).includes(characters(toUtf8(name)))) &&
+        [...locateTensors(bytes).values()].some(t => t.external && normalize(t.external.location) === name)
       )
-      .catch(() => false);
-    if (isUsed) users.push(model);
+        users.push(model);
+    } catch {
+      // It is no model.
+    }
   }
   return users;
 }

@@ -87,8 +87,8 @@ describe('the first load', () => {
   it.each([
     ['adapt', 79_400, 1],
     ['inject', 135_700, 4],
-    ['Trainer', 164_000, 7],
-    ['fit', 199_800, 13],
+    ['Trainer', 164_100, 7],
+    ['fit', 199_900, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

@@ -7,7 +7,7 @@ import { typesProcess } from './types.js';
 const WORK = fileURLToPath(new URL('work.js', import.meta.url));
 
 /** Models of more bytes may need more memory than a process gets. */
-const LARGE = 2 ** 23;
+const LARGE = 2 ** 20;
 
 /** Runs this command in such a process where it `runs` a model, or `model` is large. Returns whether it did; not in that process. */
 export async function supervisedWhere(runs: boolean, model: string): Promise<boolean> {

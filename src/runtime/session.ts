@@ -31,6 +31,9 @@ const IN_FLOAT = { qdq_matmulnbits_accuracy_level: '1' };
 /** Where some scales are constants, the runtime otherwise fuses part of a layer that its gradient reads, and stops. */
 const APART = { disable_quant_qdq: '1' };
 
+/** Parts of an operator that threads take as they finish others, in place of one each: one thread may be held up by other programs. */
+const IN_PARTS = { dynamic_block_base: '4' };
+
 let denormals: Record<string, string> = {};
 
 /**
@@ -128,6 +131,7 @@ export class Session {
       extra: {
         session: {
           ...IN_FLOAT,
+          ...IN_PARTS,
           ...(integerKernels ? {} : APART),
           ...denormals,
           ...folder,

@@ -6,18 +6,23 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 
-/** A step that takes longer is timed in one round only. */
-const SLOW_MS = 4000;
+/** A racer that has been timed for so long, and as long as all turns should take, takes no more of them. */
+const ENOUGH_MS = 4000;
 
 /** What is needed between turns for the threads of the last one to stop spinning. */
-const PAUSE_MS = 300;
+const PAUSE_MS = 100;
+
+/** How many turns the first one is as long as. */
+const FIRST = 3;
 
 /**
  * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds (`fastest`: the fastest), or `{error}`. A racer is
  * `{name, command, args}`; all but the first warm up side by side, and one that has not after `patience` seconds is left out.
+ * Turns are short and many, so that what comes and goes with the machine's other programs is in every racer's times.
  */
 export async function race(racers, { rounds, seconds, patience, fastest = false }) {
   const running = [];
+  const enough = Math.max(ENOUGH_MS, 1000 * rounds * seconds);
   try {
     // The first learns from its times how many steps a run is to have.
     for (const group of [racers.slice(0, 1), racers.slice(1)]) {
@@ -28,10 +33,10 @@ export async function race(racers, { rounds, seconds, patience, fastest = false 
     // Some find out in the first turn how many steps a run is to have: it does not count.
     for (let round = 0; round <= rounds; round++)
       for (const racer of running) {
-        if (round === 1) racer.forget();
-        if (racer.error || racer.isSlow) continue;
+        if (round === 1) racer.forget(enough);
+        if (racer.error || racer.timed > enough) continue;
         await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
-        await racer.turn(seconds, patience);
+        await racer.turn(round ? seconds : FIRST * seconds, patience);
       }
     return Object.fromEntries(running.map(r => [r.name, r.result(fastest)]));
   } finally {
@@ -75,13 +80,13 @@ class Racer {
     this.#megabytes = answer.megabytes;
   }
 
-  /** A step so slow as to be timed only once has been. */
-  forget() {
-    if (!this.isSlow) this.#times = [];
+  /** A single step that is so slow as to be timed enough counts. */
+  forget(enough) {
+    if (this.#times.length > 1 || this.timed <= enough) this.#times = [];
   }
 
-  get isSlow() {
-    return this.#times.length > 0 && median(this.#times) > SLOW_MS;
+  get timed() {
+    return this.#times.reduce((sum, ms) => sum + ms, 0);
   }
 
   result(fastest) {

@@ -10,13 +10,17 @@ const FAULT_STATUS = 0xc0000000;
 export const isFault = (code: number | null, signal: NodeJS.Signals | null): boolean =>
   FAULTS.has(signal) || (code ?? 0) >= FAULT_STATUS;
 
+/** V8 aborts too. */
+const HEAP =
+  ' If "JavaScript heap out of memory" stands above, the model needs more of it: NODE_OPTIONS=--max-old-space-size=16384 sets its limit in MB.';
+
 /** The message for a process that ended before it finished its work. */
 export function crashError(code: number | null, signal: NodeJS.Signals | null): AgdError {
   const how = signal ?? `exit code ${code}`;
   return new AgdError(
     'runtime',
     isFault(code, signal)
-      ? `ONNX Runtime crashed (${how}): an operator meets an attribute or a number that its kernel does not check, such as a division by zero or a size out of range.`
+      ? `ONNX Runtime crashed (${how}): an operator meets an attribute or a number that its kernel does not check, such as a division by zero or a size out of range.${signal === 'SIGABRT' ? HEAP : ''}`
       : signal === 'SIGKILL'
         ? 'The process was killed (SIGKILL), as systems do when memory runs out: try a smaller batch.'
         : `The process ended before its work was done (${how}).`,

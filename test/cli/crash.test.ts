@@ -82,7 +82,7 @@ describe.skipIf(process.platform === 'win32')('the process of a command', () => 
   it.each<[module: string, signal: NodeJS.Signals, said: string, args: string[]]>([
     ['types-process.js', 'SIGKILL', 'The process was killed (SIGKILL)', ['inspect', 'model.onnx']],
     ['types-process.js', 'SIGKILL', 'The process was killed (SIGKILL)', ['inject', 'model.onnx', ...LOSS]],
-    ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inspect', large]],
+    ['work.js', 'SIGABRT', 'JavaScript heap out of memory', ['inspect', large]],
     ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', large, '--loss', 'mse']],
     ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', 'model.onnx', ...LOSS, '--split']],
   ])('where %s ends by %s, that is a line: %s %j', async (module, signal, said, args) => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Graph, Model, Value } from '../../../src/graph/ir.js';
+import { Graph, Model, type Node, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { Builder } from '../../../src/ops/core/builder.js';
@@ -15,6 +15,7 @@ type Case = {
   of?: 'float32' | 'float64';
   axis?: number;
   reduction?: string;
+  change?: (sum: Node) => void;
 };
 
 /** A table of ones with rows added at the indices, which are repeated for each number of a row. */
@@ -103,8 +104,21 @@ describe('rows added to a table', () => {
     ['of few numbers', { ...usual, table: [5, 31], rows: ['n', 31] }],
     ['along columns', { table: [128, 128], indices: [128, 1], rows: [128, 128], axis: 1 }],
     ['of matrices', { table: [5, 128, 2], indices: [128, 1], rows: [5, 128, 2] }],
+    [
+      'by an operator of another domain',
+      { ...usual, change: sum => Object.assign(sum, { domain: 'other' }) },
+    ],
+    [
+      'at indices that another domain repeats',
+      { ...usual, change: sum => Object.assign(sum.inputs[1]!.producer!, { domain: 'other' }) },
+    ],
+    [
+      'at indices that are not of an Expand',
+      { ...usual, change: sum => Object.assign(sum.inputs[1]!.producer!, { opType: 'Tile' }) },
+    ],
   ])('stay: %s', (_, given) => {
     const model = added(given);
+    given.change?.(model.graph.nodes.find(node => node.opType === 'ScatterElements')!);
     expect(addRows(model)).toBe(false);
     expect(operators(model)).toContain('ScatterElements');
   });

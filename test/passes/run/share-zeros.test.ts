@@ -29,6 +29,8 @@ type Case = {
   reduction?: string;
   fed?: boolean;
   axis?: number;
+  by?: string;
+  typed?: boolean;
   into?: { op: string; domain: string };
   read?: (sum: Value, part: Part) => Value[];
 };
@@ -51,6 +53,8 @@ function sums({
   reduction = 'add',
   fed = false,
   axis = 0,
+  by = '',
+  typed = true,
   into = { op: 'Expand', domain: '' },
   read = doubled,
 }: Case = {}): Model {
@@ -70,8 +74,10 @@ function sums({
     };
     const sum = s.add('ScatterElements', [onto, part.ids, part.rows], `sum${i}`, { axis, reduction });
     sum.type = onto.type;
+    sum.producer!.domain = by;
     const found = read(sum, part);
-    for (const value of found) if (value !== sum) value.type = { kind: 'tensor', dtype: 'float32' };
+    if (typed)
+      for (const value of found) if (value !== sum) value.type = { kind: 'tensor', dtype: 'float32' };
     return found;
   });
   const model = s.model(outputs.flat());
@@ -145,6 +151,8 @@ describe('sums of rows', () => {
     ['that are outputs', { read: (sum, part) => [...doubled(sum, part), sum] }],
     ['whose views are outputs', { read: (sum, { s, i }) => [s.add('Identity', [sum], `y${i}`)] }],
     ['that a branch reads', { read: branch }],
+    ['by an operator of another domain', { by: 'other' }],
+    ['whose reader has no known type', { typed: false }],
   ])('%s stay', (_, given) => {
     const model = sums(given);
     const before = operators(model);

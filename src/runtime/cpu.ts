@@ -4,6 +4,9 @@ import { Tensor } from '../graph/tensor.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
+/** Where HardSigmoid takes longer than Greater and Cast. */
+const isWasm = process.arch === ('wasm' as string);
+
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
@@ -14,7 +17,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
     (await import('../passes/run/swap-in-products.js')).swapInProducts(model);
   }
   if (operators.has('Erf')) (await import('../passes/run/shorten-gelu.js')).shortenGelu(model);
-  if (operators.has('Relu')) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
+  if (operators.has('Relu') && !isWasm) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
   if (operators.has('Conv')) blockSize ??= askBlockSize();
   const block = operators.has('Conv') ? await blockSize : undefined;
   if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);

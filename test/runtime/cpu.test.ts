@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
@@ -150,4 +150,38 @@ it('leaves what runs elsewhere, and kernels that are constants, which the runtim
   model.graph.initializers.set(kernel!, feeds.w);
   await layOut(model, {});
   expect(operators(model)).toEqual([':Conv']);
+});
+
+it('writes masks of ReLU as HardSigmoid, but not in WebAssembly', async () => {
+  const masked = () => {
+    const graph = new Graph('masked');
+    const [x, y, zero, holds, mask] = ['x', 'relu', 'zero', 'holds', 'y'].map(
+      name =>
+        new Value(name, {
+          kind: 'tensor',
+          dtype: name === 'holds' ? 'bool' : 'float32',
+          shape: name === 'zero' ? [] : [8],
+        }),
+    );
+    graph.inputs = [x!];
+    graph.outputs = [mask!];
+    graph.initializers.set(zero!, Tensor.filled('float32', [], 0));
+    graph.nodes = [
+      new Node('Relu', [x!], [y!]),
+      new Node('Greater', [y!, zero!], [holds!]),
+      new Node('Cast', [holds!], [mask!], toAttrs({ to: 1 })),
+    ];
+    return Object.assign(new Model(graph), { irVersion: 8, opsetImports: new Map([['', 18]]) });
+  };
+  const native = await layOut(masked(), {});
+  const { arch } = process;
+  Object.defineProperty(process, 'arch', { value: 'wasm' });
+  try {
+    vi.resetModules();
+    const { layOut: inPage } = await import('../../src/runtime/cpu.js');
+    expect(operators(native)).toContain(':HardSigmoid');
+    expect(operators(await inPage(masked(), {}))).toEqual([':Relu', ':Greater', ':Cast']);
+  } finally {
+    Object.defineProperty(process, 'arch', { value: arch });
+  }
 });

@@ -112,13 +112,31 @@ function isTruthValue(type: types.OptionType): boolean {
   return kindOf(type) === 'boolean' || (type.type === 'union' && !!options?.some(isTruthValue));
 }
 
-/** Adds the flags to a command, expert ones hidden unless `all`. */
+/** What the parser needs to know of the flags of a command. */
+export type FlagKinds = {
+  boolean: string[];
+  string: string[];
+  array: string[];
+  alias: Record<string, string>;
+};
+
+export function flagKinds(command: Command, own: Options): FlagKinds {
+  const kinds: FlagKinds = { boolean: [], string: [], array: [], alias: {} };
+  for (const [name, option] of optionsOf(command, own)) {
+    const flag = flagOf(name, option);
+    kinds[isSwitch(option) ? 'boolean' : 'string'].push(flag);
+    if (isRepeatable(option)) kinds.array.push(flag);
+    if (option.alias !== undefined) kinds.alias[flag] = option.alias;
+  }
+  return kinds;
+}
+
+/** Adds the flags to the help of a command, expert ones hidden unless `all`. */
 export function addFlags(args: Argv, command: Command, own: Options, all: boolean): Argv {
   for (const [name, option] of optionsOf(command, own)) {
     const { group, alias, expert } = option;
     args.option(flagOf(name, option), {
-      type: isSwitch(option) ? 'boolean' : isRepeatable(option) ? 'array' : 'string',
-      ...(isRepeatable(option) ? { string: true } : {}),
+      ...(isSwitch(option) ? { type: 'boolean' } : {}),
       describe: describe(option),
       group: `${group}:`,
       ...(alias === undefined ? {} : { alias }),

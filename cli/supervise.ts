@@ -9,11 +9,21 @@ const WORK = fileURLToPath(new URL('work.js', import.meta.url));
 /** Models of more bytes may need more memory than a process gets. */
 const LARGE = 2 ** 20;
 
+async function isLarge(path: string): Promise<boolean> {
+  const info = await stat(path).catch(() => undefined);
+  return info !== undefined && info.size > LARGE;
+}
+
+/** Whether one of the arguments but the output is a large file, so that a process that reads them all would only start another one. */
+export async function nameLarge(args: readonly string[]): Promise<boolean> {
+  const given = args.filter((_, i) => !/^(-o|--out)$/.test(args[i - 1] ?? ''));
+  return (await Promise.all(given.map(isLarge))).includes(true);
+}
+
 /** Runs this command in such a process where it `runs` a model, or `model` is large. Returns whether it did; not in that process. */
 export async function supervisedWhere(runs: boolean, model: string): Promise<boolean> {
   if (process.argv[1] === WORK) return false;
-  const info = await stat(model).catch(() => undefined);
-  if (!runs && !(info && info.size > LARGE)) return false;
+  if (!runs && !(await isLarge(model))) return false;
   // That process has its own.
   typesProcess().kill('SIGKILL');
   await supervise(process.argv.slice(2));

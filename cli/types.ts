@@ -4,6 +4,11 @@ import { fileURLToPath } from 'node:url';
 
 let started: ChildProcess | undefined;
 
+/** The commands that only ask the runtime for types, as a rule. */
+const TYPED = new Set(['inspect', 'inject']);
+
+export const asksTypes = ([command = '']: readonly string[]) => TYPED.has(command);
+
 /** Starts it, once, to load the runtime beside what this process does. It ends with this one. */
 export function typesProcess(): ChildProcess {
   if (started) return started;

@@ -63,7 +63,7 @@ export { type PredictOptions, predict, predictBatches } from './runtime/evaluate
 export type { Prediction } from './runtime/evaluate/predictions.js';
 export { exportFile } from './runtime/export.js';
 export { loadExtensions } from './runtime/extensions.js';
-export { exportFrom } from './runtime/formats/artifacts.js';
+export { exportFrom } from './runtime/formats/export-from.js';
 export { type Gradients, gradients } from './runtime/gradients.js';
 export { METRICS, type MetricChoice, type MetricDefinition } from './runtime/metrics/index.js';
 export type { MetricValue, Task, TaskSpec } from './runtime/metrics/metric.js';

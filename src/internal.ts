@@ -30,14 +30,10 @@ export {
   writePredictions,
 } from './runtime/evaluate/prediction-files.js';
 export { exportPytorchState, withParameters } from './runtime/export.js';
-export {
-  loadParameters,
-  modelFile,
-  type Opened,
-  openForInjection,
-} from './runtime/formats/artifacts.js';
+export { loadParameters, type Opened } from './runtime/formats/artifacts.js';
 export { isArtifacts } from './runtime/formats/is-artifacts.js';
 export { readOnnxAdapter, writeOnnxAdapter } from './runtime/formats/onnx-adapter.js';
+export { modelFile, openForInjection } from './runtime/formats/open-for-injection.js';
 export {
   type OptimizerGroup,
   type OrtCheckpoint,

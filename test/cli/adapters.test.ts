@@ -6,7 +6,7 @@ import { Tensor } from '../../src/graph/tensor.js';
 import { readDescription } from '../../src/passes/file/step-metadata.js';
 import { writeNpz } from '../../src/runtime/data/npz.js';
 import { evaluate } from '../../src/runtime/evaluate/evaluate-model.js';
-import { exportFrom } from '../../src/runtime/formats/artifacts.js';
+import { exportFrom } from '../../src/runtime/formats/export-from.js';
 import { readOnnxAdapter, writeOnnxAdapter } from '../../src/runtime/formats/onnx-adapter.js';
 import { Sketch } from '../sample.js';
 import { agdOnnx, commandsIn, workplace } from './run.js';

@@ -323,6 +323,15 @@ it('says which flag is meant, or what was wrong with it', async () => {
   );
 });
 
+it('takes what follows -- for names of files', async () => {
+  expect((await parse(['inspect', '--json', '--', '-a.onnx']))!.values).toMatchObject({
+    model: '-a.onnx',
+    json: true,
+  });
+  await expect(parse(['diff', '--', '-a.onnx'])).rejects.toThrow('Name a model file.');
+  await expect(parse(['inspect', '--', '-a.onnx', '--json'])).rejects.toThrow("Unexpected argument '--json'");
+});
+
 it('makes flag, help, check and configuration key of one entry of a table', async () => {
   const own: Options = {
     minLength: {

@@ -12,7 +12,7 @@ import { readStep } from '../../src/passes/file/step-metadata.js';
 import { decodeNpy, encodeNpy } from '../../src/runtime/data/npy.js';
 import { decodeNpz, encodeNpz } from '../../src/runtime/data/npz.js';
 import { decodeSafetensors, encodeSafetensors } from '../../src/runtime/data/safetensors.js';
-import { openForInjection } from '../../src/runtime/formats/artifacts.js';
+import { openForInjection } from '../../src/runtime/formats/open-for-injection.js';
 import { decodeCheckpoint, encodeCheckpoint } from '../../src/runtime/formats/ort-checkpoint.js';
 import { artifactFolder } from '../passes/import/ort-artifacts.js';
 import { mlp, Sketch } from '../sample.js';

@@ -5,7 +5,7 @@ import { expect, it } from 'vitest';
 import { loadModel } from '../../src/graph/files.js';
 import { inject } from '../../src/passes/inject.js';
 import { dataOf } from '../../src/runtime/data/arrays.js';
-import { openForInjection } from '../../src/runtime/formats/artifacts.js';
+import { openForInjection } from '../../src/runtime/formats/open-for-injection.js';
 import { sessionShapes } from '../../src/runtime/session.js';
 import { inputsToDerive } from '../../src/runtime/train/model-data.js';
 import { Trainer } from '../../src/runtime/train/trainer.js';

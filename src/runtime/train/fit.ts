@@ -197,7 +197,7 @@ async function fitOn(
   );
   const opened =
     typeof model === 'string'
-      ? await (await import('../formats/artifacts.js')).openForInjection(
+      ? await (await import('../formats/open-for-injection.js')).openForInjection(
           model,
           inject ? { ...inject, original: await readFile(model).catch(() => undefined) } : {},
         )

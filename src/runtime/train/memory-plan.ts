@@ -110,7 +110,7 @@ function partsOf({ batchSize, accumulate, recompute }: BatchPlan): string {
 /** The batch size that all inputs of the model fix, if they do and it stays so: a run without --batch-size takes it. */
 async function fixedBatchOf(job: TrainJob, inject: InjectOptions): Promise<number | undefined> {
   if (inject.freeBatch) return undefined;
-  const { openForInjection } = await import('../formats/artifacts.js');
+  const { openForInjection } = await import('../formats/open-for-injection.js');
   const { model } = await openForInjection(job.model, inject, job);
   const sizes = dataInputs(model.graph).map(v => v.shape?.[0]);
   const [size] = sizes;

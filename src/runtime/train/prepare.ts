@@ -55,7 +55,7 @@ export async function trainableFile(job: TrainJob, data: Data, emit: Emit): Prom
   const isKept = job.inject && !asksForAdapters(job.inject);
   const original =
     job.inject?.original ?? (isKept ? await readFile(job.model).catch(() => undefined) : undefined);
-  const { openForInjection } = await import('../formats/artifacts.js');
+  const { openForInjection } = await import('../formats/open-for-injection.js');
   const opened = await openForInjection(job.model, { ...job.inject, original }, job);
   return trainable(opened, job, job.model, data, emit);
 }

@@ -8,8 +8,8 @@ import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { trainingInfoForm } from '../../../src/passes/file/write-training-info.js';
 import { inject } from '../../../src/passes/inject.js';
-import { openForInjection } from '../../../src/runtime/formats/artifacts.js';
 import { initialValues } from '../../../src/runtime/formats/initialize.js';
+import { openForInjection } from '../../../src/runtime/formats/open-for-injection.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { mlp } from '../../sample.js';
 

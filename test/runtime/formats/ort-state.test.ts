@@ -7,7 +7,7 @@ import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import type { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
-import { openForInjection } from '../../../src/runtime/formats/artifacts.js';
+import { openForInjection } from '../../../src/runtime/formats/open-for-injection.js';
 import {
   type OrtCheckpoint,
   type Property,

@@ -1,14 +1,13 @@
 /** Bytes <-> Model. This folder is the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
-import { withInitializers } from '../clone.js';
 import { AgdError } from '../errors.js';
 import type { Graph, Model, Value } from '../ir.js';
 import { type ExternalReader, type Placement, Tensor } from '../tensor.js';
 import { amend, readInt } from './message.js';
 import { type GraphExtra, readModel, readOpsets } from './read.js';
 import { type GraphProto, MESSAGES, type ModelProto, parse, serialize, type TensorProto } from './schema.js';
-import { inherit, inPlace, noFiles } from './tensor.js';
-import { writeModel } from './write.js';
+import { inherit, inPlace, noFiles, writeTensor } from './tensor.js';
+import { writeFrame, writeModel, writeNode } from './write.js';
 
 export { inherit, inline, inPlace, noFiles } from './tensor.js';
 
@@ -24,7 +23,10 @@ const LARGE = 4096;
 
 const NOTHING = new Uint8Array();
 
-/** Messages of a list that are serialized at a time. */
+/**
+ * Messages of a list that are serialized at a time: until a message is complete, protobufjs holds an object for each of its
+ * numbers and strings.
+ */
 const PIECE = 256;
 
 /**
@@ -110,28 +112,28 @@ const contentOf = (chunk: Chunk) => (chunk instanceof Tensor ? chunk.bytes : chu
 
 /** The bytes of `encodeModel` in pieces, in order. Large initializers are the model's tensors, or views of them. */
 export function encodeChunks(model: Model, place: Placement = inPlace): Chunk[] {
-  const unread = new Map(
-    [...model.graph.initializers].flatMap(([{ name }, tensor]) =>
-      tensor.stored && tensor.byteLength >= LARGE && !place(tensor) ? [[name, tensor] as const] : [],
-    ),
-  );
-  const empty = (tensor: Tensor | undefined) =>
-    tensor && inherit(new Unread(tensor.dtype, tensor.dims, NOTHING), tensor);
-  const proto = writeModel(
-    unread.size ? withInitializers(model, name => empty(unread.get(name))) : model,
-    place,
-  );
-  const { initializer = [], ...graph } = amend(proto.graph!, {});
-  const content = [...graphChunks(graph), ...initializerChunks(initializer, unread)];
-  const others = serialize('ModelProto', amend(proto, { graph: undefined }));
+  const { graph } = model;
+  const content = [
+    ...nodeChunks(graph, place),
+    ...frameChunks(writeFrame(graph)),
+    ...initializerChunks(graph, place),
+  ];
+  const others = serialize('ModelProto', writeModel(model, place));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-/**
- * Its fields, with long lists in pieces: until a message is complete, protobufjs holds an object for each of its
- * numbers and strings.
- */
-function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
+/** In pieces, of which one at a time is in memory as messages. */
+function nodeChunks({ nodes }: Graph, place: Placement): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (let i = 0; i < nodes.length; i += PIECE) {
+    const node = nodes.slice(i, i + PIECE).map(each => writeNode(each, place));
+    chunks.push(serialize('GraphProto', { node }));
+  }
+  return chunks;
+}
+
+/** The fields between nodes and initializers, with long lists in pieces. */
+function frameChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   for (const field of Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]) {
     const content: unknown = graph[field];
@@ -145,15 +147,17 @@ function graphChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
 }
 
 /** In order; adjacent small pieces are joined. */
-function initializerChunks(protos: readonly TensorProto[], unread: ReadonlyMap<string, Tensor>): Chunk[] {
+function initializerChunks({ initializers }: Graph, place: Placement): Chunk[] {
   const chunks: Chunk[] = [];
   let small: TensorProto[] = [];
   const flush = () => {
     if (small.length) chunks.push(serialize('GraphProto', { initializer: small }));
     small = [];
   };
-  for (const proto of protos) {
-    const data = unread.get(proto.name ?? '') ?? proto.rawData;
+  for (const [{ name }, tensor] of initializers) {
+    const isLater = tensor.stored !== undefined && tensor.byteLength >= LARGE && !place(tensor);
+    const proto = writeTensor(isLater ? unread(tensor) : tensor, place, name);
+    const data = isLater ? tensor : proto.rawData;
     if (!data || data.byteLength < LARGE) {
       if (small.push(proto) === PIECE) flush();
       continue;
@@ -169,6 +173,8 @@ function initializerChunks(protos: readonly TensorProto[], unread: ReadonlyMap<s
   flush();
   return chunks;
 }
+
+const unread = (tensor: Tensor) => inherit(new Unread(tensor.dtype, tensor.dims, NOTHING), tensor);
 
 /** The header of a message or bytes field: its number and length. */
 function header([, id]: [type: string, id: number], content: readonly Chunk[]): Uint8Array {

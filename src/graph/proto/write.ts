@@ -25,6 +25,7 @@ import {
 import { writeTensor } from './tensor.js';
 import { type EncodedTypes, writeInfo } from './type.js';
 
+/** All of a model but its graph. */
 export function writeModel(model: Model, place: Placement): ModelProto {
   const extra = model.extra as ModelExtra | undefined;
   const kept = extra?.rest;
@@ -32,7 +33,6 @@ export function writeModel(model: Model, place: Placement): ModelProto {
     irVersion: writeInt(model.irVersion),
     producerName: model.producerName || kept?.producerName,
     producerVersion: model.producerVersion || kept?.producerVersion,
-    graph: writeGraph(model.graph, place),
     opsetImport: writeOpsets(model.opsetImports, extra?.opsets),
     metadataProps: writeEntries(model.metadata, extra?.metadata),
     trainingInfo: model.trainingInfo.map(writeTrainingInfo),
@@ -86,12 +86,18 @@ function writeFunction(fn: FunctionDef, place: Placement): FunctionProto {
 }
 
 export function writeGraph(graph: Graph, place: Placement): GraphProto {
+  return amend(writeFrame(graph), {
+    node: graph.nodes.map(node => writeNode(node, place)),
+    initializer: [...graph.initializers].map(([value, tensor]) => writeTensor(tensor, place, value.name)),
+  });
+}
+
+/** All of a graph but its nodes and initializers. */
+export function writeFrame(graph: Graph): GraphProto {
   const extra = graph.extra as GraphExtra | undefined;
   const types: EncodedTypes = new Map();
   return amend(extra?.rest, {
     name: graph.name || extra?.rest?.name,
-    node: graph.nodes.map(node => writeNode(node, place)),
-    initializer: [...graph.initializers].map(([value, tensor]) => writeTensor(tensor, place, value.name)),
     input: graph.inputs.map(value => writeInfo(value, 'input', types)),
     output: graph.outputs.map(value => writeInfo(value, 'output', types)),
     valueInfo: extra?.listed.length ? listedInfos(extra.listed, graph, types) : undefined,
@@ -124,7 +130,7 @@ function listedInfo(
   return value ? [writeInfo(value, 'inner', types)] : [];
 }
 
-function writeNode(node: Node, place: Placement): NodeProto {
+export function writeNode(node: Node, place: Placement): NodeProto {
   const kept = node.extra as NodeProto | undefined;
   return amend(kept, {
     opType: node.opType || kept?.opType,

@@ -1,6 +1,6 @@
 /** `npm run bench`: agd-onnx beside its peers, see --help. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -169,10 +169,10 @@ async function train(workloads, peers, threads) {
       leftOut.push({ peer: 'onnxruntime-web', workload: 'artifacts', reason: 'no --artifacts DIR is given' });
     prepare(folder, possible);
     const rows = [];
-    const rates = new Map();
+    const known = { rates: new Map(), late: new Map() };
     for (const workload of possible)
       for (const count of workload.real ? [Math.max(...threads)] : threads)
-        rows.push(await row(folder, workload, count, present, count === Math.max(...threads), rates));
+        rows.push(await row(folder, workload, count, present, count === Math.max(...threads), known));
     for (const { workload, threads, results } of rows)
       for (const [peer, { error }] of Object.entries(results))
         if (error) leftOut.push({ peer, workload, threads, reason: error });
@@ -192,18 +192,20 @@ function exported({ name, model = name }) {
 
 /** Writes what the racers read. */
 function prepare(folder, workloads) {
-  for (const name of new Set(workloads.map(exported)))
-    if (name === 'artifacts') {
-      const parameters = { fc1: { dims: [500, 785] }, fc2: { dims: [10, 501] } };
-      const text = JSON.stringify({ artifacts: values.artifacts, parameters });
-      writeFileSync(join(folder, 'artifacts.json'), text);
-    } else {
-      const { status } = spawnSync(PYTHON, [PYTORCH, 'export', folder, name]);
-      if (status !== 0)
-        throw new Error(
-          `${PYTHON} exports no ${name}: it lacks torch, onnx, onnxscript or transformers. PYTHON may name another one.`,
-        );
-    }
+  const names = new Set(workloads.map(exported));
+  if (names.delete('artifacts')) {
+    const parameters = { fc1: { dims: [500, 785] }, fc2: { dims: [10, 501] } };
+    const text = JSON.stringify({ artifacts: values.artifacts, parameters });
+    writeFileSync(join(folder, 'artifacts.json'), text);
+  }
+  if (names.size === 0) return;
+  // In one process: to load PyTorch takes as long as most exports.
+  spawnSync(PYTHON, [PYTORCH, 'export', folder, ...names]);
+  const lacking = [...names].find(name => !existsSync(join(folder, `${name}.json`)));
+  if (lacking !== undefined)
+    throw new Error(
+      `${PYTHON} exports no ${lacking}: it lacks torch, onnx, onnxscript or transformers. PYTHON may name another one.`,
+    );
 }
 
 function whoIsThere(peers) {
@@ -222,9 +224,11 @@ function whoIsThere(peers) {
 
 /**
  * One workload with so many threads: each peer's result. `rates` are the fewest milliseconds that each peer has taken so far
- * per multiplication of such a kind: where even a step at that rate takes longer than a peer has to warm up, it is not started.
+ * per multiplication of such a kind: where even a step at that rate takes more than half of the time that a peer has to warm up,
+ * it is not started. `late` are the peers that were not ready in time, each with the exported model: it is not started for that
+ * again.
  */
-async function row(folder, workload, threads, peers, isLast, rates) {
+async function row(folder, workload, threads, peers, isLast, { rates, late }) {
   const { name, options = {}, macs } = workload;
   const turns = workload.real ? REAL_TURNS : TURNS;
   const patience = Number(values.patience ?? turns.patience);
@@ -233,7 +237,8 @@ async function row(folder, workload, threads, peers, isLast, rates) {
   );
   const kindOf = peer => `${peer.name} ${workload.convolutional ?? false}`;
   const secondsOf = peer => ((rates.get(kindOf(peer)) ?? 0) * macs) / 1000;
-  const racing = taking.filter(peer => secondsOf(peer) <= patience);
+  const lateKey = peer => `${peer.name} ${exported(workload)}`;
+  const racing = taking.filter(peer => secondsOf(peer) <= patience / 2 && !late.has(lateKey(peer)));
   const racers = racing.map(peer => ({
     name: peer.name,
     ...peer.racer([folder, exported(workload), String(threads)], options),
@@ -248,8 +253,11 @@ async function row(folder, workload, threads, peers, isLast, rates) {
     const { ms } = results[peer.name] ?? {};
     if (ms && macs)
       rates.set(kindOf(peer), Math.min(ms / macs, rates.get(kindOf(peer)) ?? Number.POSITIVE_INFINITY));
+    if (results[peer.name]?.isLate) late.set(lateKey(peer), results[peer.name].error);
     results[peer.name] ??= {
-      error: `a step would take ${Math.round(secondsOf(peer))} s at its best rate so far`,
+      error:
+        late.get(lateKey(peer)) ??
+        `a step would take ${Math.round(secondsOf(peer))} s at its best rate so far`,
     };
   }
   const { parameters } = JSON.parse(readFileSync(join(folder, `${exported(workload)}.json`), 'utf8'));

@@ -98,8 +98,11 @@ function packageVersion(file) {
   }
 }
 
+let torch;
+
+/** Loads PyTorch once, which takes seconds. */
 function torchVersion() {
-  const { status, stdout } = spawnSync(PYTHON, ['-c', 'import torch; print(torch.__version__)']);
-  if (status !== 0) throw new Error(`${PYTHON} has no torch; PYTHON may name another one`);
-  return String(stdout).trim();
+  torch ??= spawnSync(PYTHON, ['-c', 'import torch; print(torch.__version__)']);
+  if (torch.status !== 0) throw new Error(`${PYTHON} has no torch; PYTHON may name another one`);
+  return String(torch.stdout).trim();
 }

@@ -53,6 +53,7 @@ class Racer {
   #times = [];
   #megabytes;
   #stderr = '';
+  #isLate = false;
   #process;
   #lines;
 
@@ -90,7 +91,7 @@ class Racer {
   }
 
   result(fastest) {
-    if (this.error) return { error: this.error };
+    if (this.error) return { error: this.error, ...(this.#isLate ? { isLate: true } : {}) };
     return {
       ms: fastest ? Math.min(...this.#times) : median(this.#times),
       megabytes: this.#megabytes,
@@ -111,8 +112,10 @@ class Racer {
     });
     while (!this.error) {
       const line = await Promise.race([this.#lines.next(), late]);
-      if (line === 'late') this.#fail(`not ready within ${seconds} s`);
-      else if (line.done) this.#fail(lastLine(this.#stderr) ?? 'ended without a word');
+      if (line === 'late') {
+        this.#isLate = true;
+        this.#fail(`not ready within ${seconds} s`);
+      } else if (line.done) this.#fail(lastLine(this.#stderr) ?? 'ended without a word');
       else if (line.value.startsWith('{')) {
         clearTimeout(timer);
         return JSON.parse(line.value);

@@ -142,7 +142,7 @@ def run(folder, name, threads, kind):
     step, optimizer = update_step(name, make_optimizer) if name in UPDATES else model_step(name, make_optimizer, compiled)
     begin = time.perf_counter()
     losses = []
-    while len(losses) < 5 and time.perf_counter() - begin < 30:
+    while len(losses) < 5 and time.perf_counter() - begin < 10:
         losses.append(step())
     print(json.dumps({'losses': losses}), flush=True)
     for group in optimizer.param_groups:

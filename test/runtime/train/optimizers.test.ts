@@ -225,6 +225,30 @@ it.each([
     );
 });
 
+it('keeps the states of small parameters in float32, however many are updated together', async () => {
+  const s = new Sketch();
+  let x = s.input('x', ['batch', 4]);
+  for (const [i, [rows, columns]] of [
+    [4, 50],
+    [50, 50],
+    [50, 50],
+    [50, 3],
+  ].entries()) {
+    const product = s.add('MatMul', [x, s.weight(`w${i}`, [rows!, columns!])], `h${i}`);
+    x = i < 3 ? s.add('Tanh', [product], `a${i}`) : product;
+  }
+  const model = s.model([x]);
+  const lossesOf = async (options: InjectOptions) => {
+    const trainer = await Trainer.create(
+      (await inject(model, { loss: LOSS, ...options }, sessionShapes)).model,
+    );
+    const result = await losses(trainer, 3);
+    await trainer.release();
+    return result;
+  };
+  expect(await lossesOf({ stateBits: 8 })).toEqual(await lossesOf({}));
+});
+
 it('refuses to round what cannot be rounded', async () => {
   const optimizer = { name: 'rmsprop', centered: true } as const;
   await expect(injected(optimizer, { stateBits: 8 })).rejects.toThrow('cannot be combined with state_bits');

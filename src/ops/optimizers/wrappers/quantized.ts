@@ -78,9 +78,13 @@ export function quantized<O extends OptimizerOptions>(
     });
   };
 
+  /** Those of them that these are: small parameters that are updated as one vector have none. */
+  const chosenOf = (options: O, shape: readonly number[], kept: State) =>
+    chosen(options, shape).filter(({ name }) => kept[scaleOf(name)]);
+
   const decoded = (options: O, shape: readonly number[], kept: State, like: Expr): State => {
     const found = { ...kept };
-    for (const { name, square } of chosen(options, shape)) {
+    for (const { name, square } of chosenOf(options, shape, kept)) {
       const scale = kept[scaleOf(name)]!;
       found[name] = decode(kept[name]!.cast(scale.dtype), scale, { bits, square, shape }).cast(like.dtype);
     }
@@ -103,7 +107,7 @@ export function quantized<O extends OptimizerOptions>(
       const before = decoded(options, shape, kept, w);
       const updated = optimizer.update(w, grad, before, scalars, options, diagonal);
       const state = { ...updated.state };
-      const rounded = chosen(options, shape);
+      const rounded = chosenOf(options, shape, kept);
       const draw = scalars.update && rounded[0] && drawer(scalars.update, kept[rounded[0].name]!);
       for (const { name, square } of rounded) {
         const { codes, scale } = encode(state[name]!, { bits, square, shape }, draw);

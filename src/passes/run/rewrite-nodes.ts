@@ -10,6 +10,14 @@ export type Rewrite = (g: Builder) => Value;
 /** The tensor of an initializer or of a Constant node. */
 export type Constant = (value: Value | null | undefined) => Tensor | undefined;
 
+export function constantsOf(model: Model): Constant {
+  const initializers = new Map([...allGraphs(model.graph)].flatMap(graph => [...graph.initializers]));
+  return value => {
+    const held = value?.producer?.attrs.get('value');
+    return held?.type === 'tensor' ? held.value : initializers.get(value!);
+  };
+}
+
 /**
  * Replaces nodes, and removes what is no longer read then. `rewritesOf` is asked for each node, and gives those of nodes that
  * follow it. Returns whether there was anything to change.
@@ -19,14 +27,9 @@ export function rewriteNodes(
   rewritesOf: (node: Node, constant: Constant) => Iterable<readonly [Node, Rewrite]>,
 ): boolean {
   const names = Names.of(model);
-  const graphs = [...allGraphs(model.graph)];
-  const initializers = new Map(graphs.flatMap(graph => [...graph.initializers]));
-  const constant: Constant = value => {
-    const held = value?.producer?.attrs.get('value');
-    return held?.type === 'tensor' ? held.value : initializers.get(value!);
-  };
+  const constant = constantsOf(model);
   let changed = false;
-  for (const graph of graphs) {
+  for (const graph of [...allGraphs(model.graph)]) {
     const rewrites = new Map(graph.nodes.flatMap(node => [...rewritesOf(node, constant)]));
     if (!rewrites.size) continue;
     changed = true;

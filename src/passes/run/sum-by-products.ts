@@ -22,7 +22,7 @@ export function sumByProducts(model: Model): boolean {
 }
 
 /** How many leading axes a node sums over, where others of known extents follow; else 0. */
-function leadingAxes(node: Node, constant: Constant): number {
+export function leadingAxes(node: Node, constant: Constant): number {
   const [x, axes] = node.inputs;
   if (node.opType !== 'ReduceSum' || node.domain || x?.dtype !== 'float32' || !x.shape) return 0;
   const summed = constant(axes)?.numbers() ?? [];

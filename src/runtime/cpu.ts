@@ -23,10 +23,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('MaxUnpool')) (await import('../passes/run/pools-as-maxima.js')).poolsAsMaxima(model);
   if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
-  if (operators.has('ReduceSum')) {
-    (await import('../passes/run/sums-first.js')).sumsFirst(model);
-    (await import('../passes/run/sum-by-products.js')).sumByProducts(model);
-  }
+  if (operators.has('ReduceSum')) (await import('../passes/run/sums-first.js')).sumRows(model);
   if (operators.has('ScatterElements')) {
     (await import('../passes/run/add-rows.js')).addRows(model);
     (await import('../passes/run/share-zeros.js')).shareZeros(model);

@@ -4,7 +4,7 @@ import { Names } from '../../graph/names.js';
 import { topologicalOrder } from '../../graph/topological-order.js';
 import { Builder } from '../../ops/core/builder.js';
 import { type Constant, constantsOf } from './rewrite-nodes.js';
-import { leadingAxes } from './sum-by-products.js';
+import { leadingAxes, sumByProducts } from './sum-by-products.js';
 
 /**
  * Lets the gradients of biases and scales be summed before what their terms are read for next. ONNX Runtime computes what no
@@ -26,6 +26,9 @@ export function sumsFirst(model: Model): boolean {
   }
   return changed;
 }
+
+/** Both of what sums over rows are changed to, so that pages load one script for it. Returns whether there was anything to change. */
+export const sumRows = (model: Model): boolean => [sumsFirst(model), sumByProducts(model)].includes(true);
 
 const is = (node: Node | undefined, opType: string) => node?.opType === opType && node.domain === '';
 

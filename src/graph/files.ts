@@ -141,9 +141,7 @@ export function modelChunks(model: Model, path: string, place: Placement): Itera
 export function storedTensors(model: Model): Map<Tensor, string> {
   const tensors = new Map<Tensor, string>();
   for (const graph of allGraphs(model.graph)) {
-    graph.initializers.forEach((tensor, value) => {
-      if (!tensor.strings) tensors.set(tensor, value.name);
-    });
+    for (const [value, tensor] of graph.initializers) if (!tensor.strings) tensors.set(tensor, value.name);
     for (const node of graph.nodes.filter(({ attrs }) => attrs.size))
       for (const attr of node.attrs.values())
         if (attr.type === 'tensor' && attr.value.external)

@@ -201,8 +201,7 @@ export class Tensor {
 
   /** Whether all elements are equal. */
   get isUniform(): boolean {
-    // One element is read without a copy of the others.
-    if ((this.isRead || this.dtype === 'float32') && this.at(0) !== this.at(this.size - 1)) return false;
+    if (this.isRead && this.at(0) !== this.at(this.size - 1)) return false;
     const { data } = this;
     return data.every((x: number | bigint) => x === data[0]);
   }

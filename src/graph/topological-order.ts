@@ -38,14 +38,9 @@ export function topologicalOrder(nodes: readonly Node[]): Node[] {
 
 function isOrdered(nodes: readonly Node[]): boolean {
   const places = new Map<Value, number>();
-  nodes.forEach(({ outputs }, i) => {
-    for (let k = 0; k < outputs.length; k++) if (outputs[k]) places.set(outputs[k]!, i);
-  });
-  for (let i = 0; i < nodes.length; i++) {
-    const values = reads(nodes[i]!);
-    for (let k = 0; k < values.length; k++) if (places.get(values[k]!)! >= i) return false;
-  }
-  return true;
+  for (const [i, node] of nodes.entries())
+    for (const output of node.outputs) if (output) places.set(output, i);
+  return nodes.every((node, i) => reads(node).every(value => !(places.get(value)! >= i)));
 }
 
 function sources(node: Node, producers: ReadonlyMap<Value, Node>): Node[] {

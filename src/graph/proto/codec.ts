@@ -114,7 +114,7 @@ const contentOf = (chunk: Chunk) => (chunk instanceof Tensor ? chunk.bytes : chu
 export function encodeChunks(model: Model, place: Placement = inPlace): Chunk[] {
   const { graph } = model;
   const content = [
-    ...nodeChunks(graph, place),
+    ...listChunks('node', graph.nodes, node => writeNode(node, place)),
     ...frameChunks(writeFrame(graph)),
     ...initializerChunks(graph, place),
   ];
@@ -122,29 +122,24 @@ export function encodeChunks(model: Model, place: Placement = inPlace): Chunk[] 
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
 }
 
-/** In pieces, of which one at a time is in memory as messages. */
-function nodeChunks({ nodes }: Graph, place: Placement): Uint8Array[] {
+/** A list in pieces, of which one at a time is in memory as messages. */
+function listChunks<T>(field: string, list: readonly T[], write: (item: T) => unknown): Uint8Array[] {
   const chunks: Uint8Array[] = [];
-  for (let i = 0; i < nodes.length; i += PIECE) {
-    const node = nodes.slice(i, i + PIECE).map(each => writeNode(each, place));
-    chunks.push(serialize('GraphProto', { node }));
-  }
+  for (let i = 0; i < list.length; i += PIECE)
+    chunks.push(serialize('GraphProto', { [field]: list.slice(i, i + PIECE).map(write) }));
   return chunks;
 }
 
-/** The fields between nodes and initializers, with long lists in pieces. */
-function frameChunks({ $unknowns, ...graph }: GraphProto): Uint8Array[] {
-  const chunks: Uint8Array[] = [];
-  for (const field of Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]) {
+/** The fields between nodes and initializers, in their order. */
+const frameChunks = ({ $unknowns, ...graph }: GraphProto): Uint8Array[] => [
+  ...(Object.keys(MESSAGES.GraphProto!) as (keyof typeof graph)[]).flatMap(field => {
     const content: unknown = graph[field];
-    const count = Array.isArray(content) ? content.length : PIECE;
-    for (let i = 0; i < count; i += PIECE) {
-      const piece = Array.isArray(content) ? content.slice(i, i + PIECE) : content;
-      chunks.push(serialize('GraphProto', { [field]: piece }));
-    }
-  }
-  return [...chunks, serialize('GraphProto', { $unknowns })];
-}
+    return Array.isArray(content)
+      ? listChunks(field, content, item => item)
+      : serialize('GraphProto', { [field]: content });
+  }),
+  serialize('GraphProto', { $unknowns }),
+];
 
 /** In order; adjacent small pieces are joined. */
 function initializerChunks({ initializers }: Graph, place: Placement): Chunk[] {

@@ -6,7 +6,7 @@ import type { ExternalData } from '../tensor.js';
 import { type WireField, wireFields } from '../wire.js';
 import { checkSize } from './codec.js';
 import { readDomain } from './read.js';
-import { MESSAGES, parse, type TensorProto } from './schema.js';
+import { MESSAGES, parse } from './schema.js';
 import { elementField, FIELD, isPlain, readDims, readDtype, readExternal } from './tensor.js';
 
 export type Range = { offset: number; length: number };
@@ -112,8 +112,11 @@ class Locator {
     for (const field of this.#fields(message))
       if (field.end - field.from < this.least) continue;
       else if (field.id === GRAPH.node) this.#node(field, scope);
-      else if (field.id === GRAPH.initializer) this.#initializer(field, scope);
-      else if (field.id === GRAPH.sparse) this.#sparse(field, scope);
+      else if (field.id === GRAPH.initializer) {
+        const fields = this.#fields(field);
+        const name = this.#text(fields, TENSOR.name);
+        this.#tensor(field, [...scope, name], name, fields);
+      } else if (field.id === GRAPH.sparse) this.#sparse(field, scope);
   }
 
   #sparse(message: WireField, path: readonly string[], isAttribute = false): void {
@@ -164,18 +167,9 @@ class Locator {
     });
   }
 
-  #initializer(message: WireField, scope: readonly string[]): void {
-    const proto = this.#parse(message);
-    const name = proto.name ?? '';
-    this.#tensor(message, [...scope, name], name, proto);
-  }
-
-  #parse({ from, end }: WireField): TensorProto {
-    return parse('TensorProto', this.bytes.subarray(from, end));
-  }
-
-  #tensor(message: WireField, path: readonly string[], name?: string, proto = this.#parse(message)): void {
+  #tensor(message: WireField, path: readonly string[], name?: string, fields = this.#fields(message)): void {
     const { from, end } = message;
+    const proto = parse('TensorProto', this.bytes.subarray(from, end));
     const dtype = readDtype(proto);
     const dims = readDims(proto);
     const length = byteLength(
@@ -183,15 +177,11 @@ class Locator {
       dims.reduce((n, d) => n * d, 1),
     );
     const external = proto.dataLocation ? readExternal(proto, length, this.folder) : undefined;
-    const ranges = external ? [] : this.#elements(message, proto, dtype);
+    const ranges = external ? [] : this.#elements(fields, dtype);
     this.#add(path, name, { dtype, dims, ranges, external, message: { offset: from, length: end - from } });
   }
 
-  #elements(message: WireField, { rawData }: TensorProto, dtype: DType): Range[] | undefined {
-    // As most tensors have them: a view of the file.
-    if (rawData?.length)
-      return [{ offset: rawData.byteOffset - this.bytes.byteOffset, length: rawData.length }];
-    const fields = this.#fields(message);
+  #elements(fields: readonly WireField[], dtype: DType): Range[] | undefined {
     const raw = fields.filter(f => f.id === TENSOR.rawData && f.end > f.from).slice(-1);
     const own = raw.length ? raw : fields.filter(f => f.id === FIELD[elementField(dtype)]);
     if (!raw.length && !isPlain(dtype) && own.length) return undefined;

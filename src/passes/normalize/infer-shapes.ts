@@ -48,6 +48,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
     value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
   if (oracle.observed) setInputRanks(graph, oracle.observed);
   const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
+  const declared = new Map(written.map(v => [v, v.type]));
   // A session with fewer outputs is created faster, and the types of these follow from others.
   const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
   for (const value of graph.outputs) following.delete(value);
@@ -56,10 +57,9 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
   const { certain, open } = tellCertain(g);
   const asked = written.filter(v => !following.has(v) && !certain.has(v));
-  const declared = new Map(asked.map(v => [v, v.type]));
   // A branch may have no nodes, only an initializer that it returns.
   const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();
-  for (const value of asked) value.type = types.get(value.name) ?? value.type;
+  for (const value of written) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, open, asked, certain, oracle);
   const isFree = graph.inputs.some(v => v.shape?.some(d => typeof d !== 'number'));
   for (const value of asked) value.type = withDeclared(value.type, declared.get(value), isFree);

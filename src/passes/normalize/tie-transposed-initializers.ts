@@ -9,40 +9,40 @@ import { toAttrs } from '../../ops/core/builder.js';
  * of that, so that both stay one parameter. Returns whether there were any.
  */
 export function tieTransposedInitializers({ graph }: Model): boolean {
-  const inputs = new Set(graph.inputs);
-  // By the top left corner, which differs for most matrices, as the others do: reading a whole matrix can mean reading a file.
-  const firsts = new Map<number, Matrix[]>();
+  const matrices = [...graph.initializers]
+    .filter(([v, t]) => isFloat(t.dtype) && t.dims.length === 2 && t.size > 1 && !graph.inputs.includes(v))
+    .map(([value, tensor]) => ({ value, tensor }));
+  // Keyed by type, extents and corners, which differ for most matrices: reading a whole matrix can mean reading a
+  // file.
+  const firsts = new Map<string, Matrix[]>();
   const ties = new Map<Value, Node>();
-  graph.initializers.forEach((tensor, value) => {
-    if (!isFloat(tensor.dtype) || tensor.dims.length !== 2 || tensor.size < 2 || inputs.has(value)) return;
-    const matrix = { value, tensor, corners: cornersOf(tensor) };
-    const [a, b, c, d] = matrix.corners;
+  for (const matrix of matrices) {
+    const { dtype, dims } = matrix.tensor;
+    const [a, b, c, d] = cornersOf(matrix.tensor);
     // Uniform matrices are equal by chance.
-    if (a === b && a === c && a === d && tensor.isUniform) return;
-    const same = firsts.get(a!);
-    const first = same?.find(m => mayBeTransposed(m, matrix) && areTransposed(m, matrix));
-    if (first) ties.set(value, new Node('Transpose', [first.value], [value], toAttrs({ perm: [1, 0] })));
-    else if (same) same.push(matrix);
-    else firsts.set(a!, [matrix]);
-  });
+    if (a === b && a === c && a === d && matrix.tensor.isUniform) continue;
+    const first = firsts.get(`${[dtype, dims[1], dims[0], a, c, b, d]}`)?.find(m => areTransposed(m, matrix));
+    if (first) {
+      const tie = new Node('Transpose', [first.value], [matrix.value], toAttrs({ perm: [1, 0] }));
+      ties.set(matrix.value, tie);
+      continue;
+    }
+    const key = `${[dtype, ...dims, a, b, c, d]}`;
+    const same = firsts.get(key);
+    if (same) same.push(matrix);
+    else firsts.set(key, [matrix]);
+  }
   for (const value of ties.keys()) graph.initializers.delete(value);
   graph.prepend(...ties.values());
   return ties.size > 0;
 }
 
-type Matrix = { value: Value; tensor: Tensor; corners: readonly number[] };
+type Matrix = { value: Value; tensor: Tensor };
 
 /** Top left, top right, bottom left, bottom right. */
 function cornersOf(tensor: Tensor): number[] {
   const { dims, size } = tensor;
   return [0, dims[1]! - 1, size - dims[1]!, size - 1].map(i => tensor.at(i));
-}
-
-/** By type, extents and corners. */
-function mayBeTransposed({ tensor: a, corners: x }: Matrix, { tensor: b, corners: y }: Matrix): boolean {
-  const [rows, columns] = a.dims;
-  if (a.dtype !== b.dtype || rows !== b.dims[1] || columns !== b.dims[0]) return false;
-  return x[1] === y[2] && x[2] === y[1] && x[3] === y[3];
 }
 
 function areTransposed({ tensor: a }: Matrix, { tensor: b }: Matrix): boolean {

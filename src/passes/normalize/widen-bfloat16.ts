@@ -34,11 +34,8 @@ export function widenBfloat16(model: Model): boolean {
   };
   for (const graph of allGraphs(model.graph)) {
     for (const value of valuesOf(graph)) retype(value);
-    graph.initializers.forEach((tensor, value, initializers) => {
-      const wide = widen(tensor);
-      if (wide !== tensor) initializers.set(value, wide);
-    });
-    for (const node of graph.nodes.filter(({ attrs }) => attrs.size))
+    for (const [value, tensor] of graph.initializers) graph.initializers.set(value, widen(tensor));
+    for (const node of graph.nodes)
       for (const [name, attr] of node.attrs) {
         const next = wideAttr(name, attr, widen);
         if (next === attr) continue;

@@ -36,7 +36,7 @@ let blockSize: Promise<number | undefined> | undefined;
 
 /** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
 async function askBlockSize(): Promise<number | undefined> {
-  const { BLOCKED: domain } = await import('../passes/run/block-channels.js');
+  const { BLOCKED: domain } = await import('../passes/run/blocks.js');
   const graph = new Graph('layout');
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [1, 32, 1, 2] });
   const y = new Value('y');

@@ -6,22 +6,21 @@ import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { NodeView } from '../../ops/core/rule.js';
 import { type Window, windowsOf } from '../../ops/core/window.js';
-import { BLOCKED } from './block-channels.js';
+import { isFaster } from './block-channels.js';
+import { BLOCKED } from './blocks.js';
 import { type Constant, rewriteNodes } from './rewrite-nodes.js';
 
 /** Kernels of fewer columns leave most of the runtime's accumulators idle. */
 const LEAST_COLUMNS = 3;
 /** Products per sample. Fewer cost less than the nodes. */
 const LEAST_PRODUCTS = 2 ** 16;
-/** The runtime reorders channels of which there is a multiple of this number. */
-const STEP = 4;
 
 /** A convolution of images, the gradient of its output, and the node that writes the gradient of its kernel. */
 type Found = { conv: Node; dy: Value; last: Node };
 
 /**
  * Computes gradients of kernels as convolutions in NCHWc: dw[m,c] is the convolution of the images of channel c of x, whose
- * channels are the samples, with those of dy as kernels. This copies x and dy two or three times each, where the file's products
+ * channels are the samples, with those of dy as kernels. This copies x three times and dy twice, once more each where they are not in blocks, where the file's products
  * of columns or of shifts copy them three to nine times. With a batch of unknown size, the run chooses the form. Returns
  * whether there was anything to change.
  */
@@ -56,7 +55,7 @@ function isConvolution(node: Node, block: number): boolean {
     m > block &&
     width >= LEAST_COLUMNS &&
     products >= LEAST_PRODUCTS &&
-    (typeof samples !== 'number' || (samples >= block && samples % STEP === 0))
+    (typeof samples !== 'number' || (samples > 0 && samples % block === 0))
   );
 }
 
@@ -148,11 +147,11 @@ function inEitherForm(
   const name = typeof samples === 'string' ? samples : x.name;
   let condition = known.get(name);
   if (!condition) {
-    const n = g.of(x).dims(0, 1);
-    condition = n
-      .op('Mod', [g.ints([STEP])])
-      .equal(0)
-      .and(n.greaterOrEqual(block));
+    condition = g
+      .of(x)
+      .dims(0, 1)
+      .op('Mod', [g.ints([block])])
+      .equal(0);
     known.set(name, condition);
   }
   const branch = (hint: string, write: (b: Builder) => Expr) => {
@@ -184,41 +183,58 @@ function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
   const [down, across] = windowsOf(new NodeView(conv, g, g.opset()), x, g.of(dy), kernel).map((v, i) =>
     placesOf(v, [height, width][i]!, outer[i]!),
   ) as [Places, Places];
-  // Samples side by side: [N / block, channels, pixels, block].
-  const samples = (e: Expr, channels: number, [h, v]: readonly number[]) =>
-    emit('ReorderInput', [e.reshape([1, -1, channels * h!, v!])]);
-  // In blocks of samples, and in these of channels of dy: [M, N, ...outer].
-  const kernels = emit('ReorderInput', [samples(g.of(dy), m, outer).reshape([-1, block, pixels, block])])
-    .reshape([-1, m / block, pixels * block ** 2])
-    .transpose([1, 0, 2])
-    .reshape([m, -1, ...outer]);
-  const images = samples(x, c, [height, width]).reshape([-1, c, height, width, block]);
-  const zeros = (n: number) =>
-    n ? [g.scalar(0, 'float32').expand(g.vector([images.dims(0, 1), c, height, n, block]))] : [];
-  // The runtime computes several outputs of a row at once, but one by one where they reach into its own padding.
-  const [first, ...rest] = [...zeros(across.begin), images, ...zeros(across.end)];
-  const columns = width + across.begin + across.end;
-  const padded = first!
-    .concat(rest, 3)
-    .reshape([-1, c, height * columns * block])
-    .transpose([1, 0, 2])
-    .reshape([c, -1, height, columns]);
-  const made = emit('Conv', [padded, kernels], {
+  const reorder = (e: Expr, attrs = {}) => emit('ReorderInput', [e], attrs);
+  // In blocks of channels, then of samples, and in these of channels: [M, N, ...outer].
+  const kernels = reorder(
+    reorder(g.of(dy))
+      .reshape([-1, m / block, pixels * block])
+      .transpose([1, 0, 2])
+      .reshape([-1, block, 1, pixels * block]),
+    { channels_last: 1 },
+  ).reshape([m, -1, ...outer]);
+  // Channels of x that are in blocks stay side by side in each row: one more axis beside the kernel's columns.
+  const side = isFaster(conv, block) && c % block === 0 && across.dilation === 1 ? block : 1;
+  const planes = c / side;
+  const columns = (width + across.begin + across.end) * side;
+  const padded = (images: Expr, outermost: (number | Expr)[]) => {
+    const zeros = (n: number) =>
+      n ? [g.scalar(0, 'float32').expand(g.vector([...outermost, height, n * side, block]))] : [];
+    // The runtime computes several outputs of a row at once, but one by one where they reach into its own padding.
+    const [first, ...rest] = [...zeros(across.begin), images, ...zeros(across.end)];
+    return first!.concat(rest, 3);
+  };
+  const inPlanes = () => {
+    const rows = [planes, -1, height, width * side];
+    const apart = reorder(x)
+      .reshape([-1, planes, height * width * side])
+      .transpose([1, 0, 2]);
+    const images = reorder(apart.reshape(rows)).reshape([...rows, block]);
+    return padded(images, [planes, images.dims(1, 2)]);
+  };
+  const fromPlain = () => {
+    const images = reorder(x.reshape([1, -1, c * height, width])).reshape([-1, c, height, width, block]);
+    return padded(images, [images.dims(0, 1), c])
+      .reshape([-1, c, height * columns * block])
+      .transpose([1, 0, 2]);
+  };
+  const images = (side > 1 ? inPlanes() : fromPlain()).reshape([planes, -1, height, columns]);
+  const made = emit('Conv', [images, kernels], {
     kernel_shape: outer,
     strides: [down.dilation, across.dilation],
-    dilations: [down.stride, across.stride],
+    dilations: [down.stride, across.stride * side],
     pads: [down.begin, 0, down.end, 0],
   });
-  const all = made.reshape([c, m / block, down.count, across.count, block]);
+  const extents = [planes, m, down.count, across.count, side];
+  const all = emit('ReorderOutput', [made], { channels: m }).reshape(extents);
   const isExact = down.count === kernel[0] && across.count === kernel[1];
   const size = kernel[0]! * kernel[1]!;
-  // [C, M / block, size, block] to [M, C, size]: one axis at a time, as the runtime's Transpose is slow otherwise.
-  return (isExact ? all : all.slice([0, 0], kernel, [2, 3]))
-    .reshape([c, m * size])
-    .transpose([1, 0])
-    .reshape([m / block, size, block * c])
-    .transpose([0, 2, 1])
-    .reshape([m, c, ...kernel]);
+  const last = (isExact ? all : all.slice([0, 0], kernel, [2, 3]))
+    .reshape([planes, m, size * side])
+    .transpose([1, 0, 2]);
+  // [M, planes, size, side] to [M, C, size].
+  const dw =
+    side > 1 ? emit('ReorderOutput', [last.reshape([m * planes, side, size, 1])], { channels: side }) : last;
+  return dw.reshape([m, c, ...kernel]);
 }
 
 type Places = { begin: number; end: number; stride: number; dilation: number; count: number };

@@ -48,7 +48,8 @@ export function scattered(e: Expr, axis: number): { indices: Expr; values: Expr 
   return isOne && isSum && isAlong && isZero(onto) ? { indices, values } : undefined;
 }
 
-function isZero({ g, value }: Expr): boolean {
+/** Whether a zero is repeated to this tensor. */
+export function isZero({ g, value }: Expr): boolean {
   const node = g.writer(value);
   return node?.opType === 'Expand' && g.of(node.inputs[0]!).constant?.[0] === 0;
 }

@@ -10,6 +10,8 @@ const MOST = 2 ** 17;
 const NARROWEST = 32;
 /** Each part copies the table, which takes a larger one longer than is saved. */
 const LARGEST = 2 ** 18;
+/** A table of as many rows as are added takes longer to fill: rows of any width, up to this size. */
+const LONGEST = 2 ** 20;
 
 /**
  * Adds rows to a table, as the gradient of an embedding does, by ScatterND in parts that the runtime adds on one thread, in
@@ -30,12 +32,40 @@ function addsRows(node: Node): boolean {
   const repeat = indices?.producer;
   const column = repeat?.opType === 'Expand' && repeat.domain === '' ? repeat.inputs[0]! : undefined;
   if (!isSum || table.shape?.length !== 2 || rows?.shape?.length !== 2) return false;
+  if (typeof count !== 'number' && isAsLong(table, rows))
+    return typeof width === 'number' && width <= MOST && column?.shape?.length === 2;
   if (typeof count !== 'number' || typeof width !== 'number' || rows.shape[1] !== width) return false;
   const isSmall = width >= NARROWEST && width <= MOST && count * width <= LARGEST;
   return isSmall && column?.shape?.length === 2 && column.shape[1] === 1;
 }
 
+/** Whether a table is of one number, repeated to as many rows as are added. */
+function isAsLong({ producer }: Value, rows: Value): boolean {
+  const extents = producer?.opType === 'Expand' ? producer.inputs[1]!.producer : undefined;
+  return extents?.opType === 'Shape' && extents.inputs[0] === rows && !extents.attrs.size;
+}
+
+/** In parts, if the table is not long, which may be known at run time alone. */
 function sumOf(g: Builder, node: Node): Value {
+  const [table, indices, rows] = node.inputs.map(value => g.of(value!));
+  if (typeof table!.extent(0) === 'number') return inParts(g, node);
+  const isShort = rows!.count('int64').op('LessOrEqual', [LONGEST]);
+  const branch = (sum: (b: Builder) => Value) => {
+    const b = g.subgraph('sum');
+    b.graph.outputs = [b.rename(b.of(sum(b)), 'sum_of_rows')];
+    return b.graph;
+  };
+  // What repeats the indices is in the branch too: it takes as long as the sum in parts.
+  const [column, extents] = indices!.value.producer!.inputs.map(value => value!);
+  const whole = (b: Builder) => {
+    const places = b.of(column!).op('Expand', [b.of(extents!)]);
+    return b.of(table!.value).scatterElements(places, b.of(rows!.value), 0, 'add').typed(table!.type).value;
+  };
+  const branches = { then_branch: branch(b => inParts(b, node)), else_branch: branch(whole) };
+  return g.emit('If', [isShort], branches, { types: [table!.type] })[0]!.value;
+}
+
+function inParts(g: Builder, node: Node): Value {
   const [table, indices, rows] = node.inputs.map(value => g.of(value!));
   const column = g.of(indices!.value.producer!.inputs[0]!);
   const one = g.vector([1]);

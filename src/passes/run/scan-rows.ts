@@ -1,86 +1,98 @@
 import { cloneGraph, cloneModel } from '../../graph/clone.js';
-import { type Binding, Graph, type Model, Node, type Value } from '../../graph/ir.js';
+import { type Binding, Graph, Model, Node, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';
 import { Builder } from '../../ops/core/builder.js';
-import { lastPlaces, positions } from '../../ops/core/scatter.js';
 import { anyRows } from '../../ops/core/types.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { readDescription } from '../file/step-metadata.js';
-import { output } from '../update/transition.js';
+import { type MergedTables, mergeTables, type RunTable } from './merge-tables.js';
 import { type ScannedSteps, scanSteps } from './scan-steps.js';
 
-/** A table of which a run returns only the looked-up rows. */
-export type RunTable = {
-  /** The parameter and its optimizer state. */
-  states: string[];
-  /** The output with the row numbers: an int32 vector without duplicates. */
-  rows: string;
+/** Inputs: the rows that a run looks up, those of each table after those of the one before, and how many each has. */
+export type TablesOfRun = MergedTables & { rows: string; sizes: string };
+
+export type ScannedRows = ScannedSteps & {
+  groups: readonly TablesOfRun[];
+  /** The numbers of the rows that each step looks up: for each table, an output of the name in `rows`. */
+  indexing: Model;
 };
 
-export type ScannedRows = ScannedSteps & { tables: readonly RunTable[] };
-
 /**
- * The steps of a run, as in `scanSteps`, of a model with sparse updates. For such a table, the state of the Scan consists of the rows
- * that the run looks up. They are gathered before the first step, so that the cost of a step does not grow with the
- * table. The caller has to write them back, as a graph cannot write to its inputs.
+ * The steps of a run, as in `scanSteps`, of a model with sparse updates. For such a table, the state of the Scan consists of the
+ * different rows that the run looks up, so that the cost of a step does not grow with the table. The caller finds these by
+ * `indexing`, gathers them before the run, and has to write them back, as a graph cannot write to its inputs.
  */
 export function scanRows(model: Model): ScannedRows {
-  const { lr } = readDescription(model);
   const lookups = lookupsOf(model);
+  const { step, indexing } = splitIndexing(model, lookups);
+  const merged = mergeTables(step, lookups);
+  const own = merged ? step : splitIndexing(model, lookups).step;
+  const { groups, updates } = merged ?? mergeTables(own, lookups, { merge: false })!;
+  own.trainingInfo = [{ updates, initializations: [], extra: undefined }];
+  const types = new Map(model.graph.inputs.map(v => [v.name, v.type]));
+  const scanned = scanSteps(own);
+  const { graph } = scanned.model;
+  const main = graph.nodes.find(node => node.opType === 'Scan')!;
+  const before: Node[] = [];
+  const g = new Builder(graph, { names: Names.of(scanned.model), opsets: own.opsetImports });
+  const gathered = groups.map((group): TablesOfRun => {
+    const { tables, states } = group;
+    const rows = g.input(`${group.places}_of_run`, { kind: 'tensor', dtype: 'int32', shape: [null] });
+    const sizes = g.input(`${group.places}_sizes`, { kind: 'tensor', dtype: 'int64', shape: [null] });
+    const parts = g.into(before, () =>
+      tables.length > 1 ? g.emit('Split', [rows, sizes], { axis: 0 }, { outputs: tables.length }) : [rows],
+    );
+    for (const [i, { state }] of states.entries()) {
+      const old = named(graph.inputs, state);
+      graph.inputs = graph.inputs.filter(v => v !== old);
+      const whole = tables.map(({ states }) => new Value(states[i]!, types.get(states[i]!)));
+      graph.inputs.push(...whole);
+      const [first, ...others] = g.into(before, () => whole.map((v, j) => g.of(v).gather(parts[j]!)));
+      const all = g.into(before, () => (others.length ? first!.concat(others, 0) : first!));
+      main.inputs = main.inputs.map(v => (v === old ? all.value : v));
+    }
+    return { ...group, rows: rows.value.name, sizes: sizes.value.name };
+  });
+  graph.nodes = [...before, ...graph.nodes];
+  return { ...scanned, groups: gathered, indexing };
+}
+
+/** The step with the numbers of the rows as inputs, and what computes them for all steps of a run. */
+function splitIndexing(model: Model, lookups: readonly RunTable[]): { step: Model; indexing: Model } {
+  const { lr } = readDescription(model);
   const step = cloneModel(model);
   const { graph } = step;
   const data = graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
-  const indexing = indexingGraph(
+  const body = indexingGraph(
     graph,
     data,
     lookups.map(l => l.rows),
   );
-  graph.nodes = graph.nodes.filter(node => !node.outputs.some(v => indexing.outputs.includes(v!)));
-  graph.inputs.push(...indexing.outputs);
+  const outer = new Graph('indexing');
+  const constants = [...graph.initializers].map(([v, t]) => [v, new Value(v.name, v.type), t] as const);
+  outer.initializers = new Map(constants.map(([, v, tensor]) => [v, tensor]));
+  outer.inputs = body.inputs.map(v => new Value(v.name, perStep(v.type)));
+  outer.outputs = body.outputs.map(v => new Value(v.name, perStep(v.type)));
+  const scan = new Node('Scan', [...outer.inputs], [...outer.outputs]);
+  const values = new Map(constants.map(([v, own]) => [v, own]));
+  const inner = cloneGraph(body, { values, name: name => `${name}_step` });
+  scan.setAttr('body', { type: 'graph', value: inner });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: scan.inputs.length });
+  outer.nodes = [scan];
+  const indexing = Object.assign(new Model(outer), step, { graph: outer, trainingInfo: [] });
+  eliminateDeadNodes(indexing);
+
+  graph.nodes = graph.nodes.filter(node => !node.outputs.some(v => body.outputs.includes(v!)));
+  graph.inputs.push(...body.outputs);
   eliminateDeadNodes(step);
-  const types = new Map(graph.inputs.map(v => [v.name, v.type]));
   const updates = step.trainingInfo.flatMap(info => info.updates);
   for (const { states } of lookups) takeAnyRows(graph, states, updates);
-
-  const scanned = scanSteps(step);
-  const outer = scanned.model.graph;
-  const main = outer.nodes.find(node => node.opType === 'Scan')!;
-  const names = Names.of(scanned.model);
-  const before: Node[] = [];
-  const g = new Builder(outer, { names, opsets: step.opsetImports });
-  const fed = (name: string) => named(outer.inputs, name);
-  const numbers = lookups.map(l => fed(l.rows));
-  const scan = new Node(
-    'Scan',
-    indexing.inputs.map(v => fed(v.name)),
-    numbers,
-  );
-  const body = cloneGraph(indexing, { name: name => names.fresh(`${name}_step`) });
-  scan.setAttr('body', { type: 'graph', value: body });
-  scan.setAttr('num_scan_inputs', { type: 'int', value: scan.inputs.length });
-
-  const within = new Map<Value, Value>();
-  const tables = g.into(before, () =>
-    lookups.map(({ rows, states }, i): RunTable => {
-      const values = states.map(fed);
-      for (const v of values) v.type = types.get(v.name);
-      const count = values[0]!.shape![0] as number;
-      const all = g.of(numbers[i]!).reshape([-1]).op('Mod', [count]);
-      const last = lastPlaces(all, g.ints([count]));
-      const isOwn = last.equal(positions(all).cast('int32'));
-      const place = isOwn.cast('int64').op('CumSum', [0]).sub(1).gather(last);
-      const own = all.op('Compress', [isOwn], { axis: 0 });
-      within.set(numbers[i]!, place.reshapeLike(g.of(numbers[i]!)).value);
-      for (const v of values) within.set(v, g.of(v).gather(own).value);
-      return { states, rows: output(g, own.cast('int32'), `${rows}_of_run`).name };
-    }),
-  );
-  main.inputs = main.inputs.map(v => v && (within.get(v) ?? v));
-  outer.inputs = outer.inputs.filter(v => !numbers.includes(v));
-  outer.nodes = [scan, ...before, ...outer.nodes];
-  return { ...scanned, tables };
+  return { step, indexing };
 }
+
+const perStep = (type: ValueType | undefined): ValueType | undefined =>
+  type?.kind === 'tensor' ? { ...type, shape: type.shape && [null, ...type.shape] } : type;
 
 /**
  * The tables with sparse updates: the value with the row numbers, the parameter, and its optimizer state but for

@@ -22,9 +22,9 @@ import {
   evaluationModel,
   injectedPredictionModel,
 } from '../../passes/run/evaluation-model.js';
+import type { RunTable } from '../../passes/run/merge-tables.js';
 import { rowNumbers } from '../../passes/run/row-numbers.js';
-import type { ScannedRows } from '../../passes/run/scan-rows.js';
-import { scanSteps } from '../../passes/run/scan-steps.js';
+import { type ScannedSteps, scanSteps } from '../../passes/run/scan-steps.js';
 import { scheduleFactors } from '../../passes/run/schedule-factors.js';
 import { stateInputs } from '../../passes/run/state-inputs.js';
 import type { StateSum } from '../../passes/run/state-sum.js';
@@ -65,6 +65,7 @@ import {
   writtenLosses,
 } from './in-place.js';
 import type { LocalOptions, LocalSteps } from './local-steps.js';
+import type { LookedUpRows } from './looked-up-rows.js';
 import { putRows, type RowsOfRun } from './put-rows.js';
 
 /**
@@ -114,7 +115,7 @@ export class Trainer {
     private readonly fed: readonly InputSpec[],
     private readonly updates: readonly { state: string; value: string }[],
     private readonly options: TrainerOptions,
-    private readonly run: Omit<ScannedRows, 'model'>,
+    private readonly run: Omit<ScannedSteps, 'model'> & { tables: readonly RunTable[]; rows?: LookedUpRows },
     private readonly unread?: string,
     /** States whose next value a run may write over the one before. */
     private readonly inPlace: ReadonlySet<string> = new Set(),
@@ -178,7 +179,7 @@ export class Trainer {
       !data.length || onDevice
         ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
         : hasTables
-          ? (await import('../../passes/run/scan-rows.js')).scanRows(part)
+          ? await (await import('./looked-up-rows.js')).LookedUpRows.of(part, updates, options)
           : { ...scanSteps(part), tables: [] };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
@@ -557,15 +558,16 @@ export class Trainer {
     this.#demandWhole();
     const isReplaced = this.inPlace.size > 0 && this.#state === this.#own;
     const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
-    const feeds = { ...batches, ...state };
+    const looked = await this.run.rows?.gather(batches, this.#state);
+    const feeds = { ...batches, ...state, ...looked?.feeds };
     const shown = this.run.stacked.values();
-    const rows = this.run.tables.map(table => table.rows);
-    const wanted = [description.loss.name, ...updates.map(u => u.value), ...shown, ...rows];
+    const wanted = [description.loss.name, ...(looked?.outputs ?? updates.map(u => u.value)), ...shown];
     const results = isDistributed(this.session)
       ? await this.session.run(unstacked(batches), state)
       : this.unread === undefined
         ? await this.session.run(feeds, wanted)
         : await this.#runInto(this.session, feeds, count, this.unread);
+    if (looked) Object.assign(results, looked.divide(results));
     const discard = () => freeOnDevice(Object.values(results));
     const losses = results[description.loss.name]!.numbers();
     const bad = skipsLosses(description) ? -1 : losses.findIndex(loss => !Number.isFinite(loss));
@@ -862,6 +864,7 @@ export class Trainer {
     await this.#inTurn(async () => {
       this.#isReleased = true;
       await this.session.release();
+      await this.run.rows?.release();
       await this.#evaluator?.session.release();
       await this.#predictor?.release();
       await this.#schedule?.release();

@@ -1,11 +1,13 @@
 /** Lookup tables of which a step changes only the rows that it looks up. */
 import { describe, expect, it } from 'vitest';
 import { withInitializers } from '../../../src/graph/clone.js';
-import type { Model, Value } from '../../../src/graph/ir.js';
+import { type Model, Node, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { trainingPart } from '../../../src/passes/common/part-of-model.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
+import { scanRows } from '../../../src/passes/run/scan-rows.js';
 import { splitStep } from '../../../src/passes/run/split-step.js';
 import { stateInputs } from '../../../src/passes/run/state-inputs.js';
 import { gradients } from '../../../src/runtime/gradients.js';
@@ -234,8 +236,23 @@ describe('rows that a step looks up', () => {
 });
 
 describe('the file', () => {
-  it('does by itself what the trainer does, also in two halves', async () => {
-    const model = await injected();
+  it.each<[string, Partial<InjectOptions>]>([
+    ['AGD', {}],
+    ['AGD within a bound on the norm', { clipGradNorm: 0.05 }],
+    ['AGD within a bound on numbers', { clipGradValue: 0.01 }],
+    ['AGD with compensation', { compensate: true }],
+    ['AGD that skips', { onNonfinite: 'skip' }],
+    [
+      'AdamW at two rates',
+      { optimizer: { name: 'adamw' }, groups: [{ match: 'user', options: { lr: 0.1 } }] },
+    ],
+    ['SGD', { optimizer: { name: 'sgd', lr: 0.1 } }],
+    ['NAdam', { optimizer: { name: 'nadam' } }],
+    ['SAM', { sam: { rho: 0.05 } }],
+    ['some tables alone', { lazyRows: ['user', 'word'] }],
+    ['some tables frozen', { freeze: ['item'] }],
+  ])('does by itself what the trainer does, also in two halves: %s', async (_, options) => {
+    const model = await injected(options);
     const expected = bits(await trained(decodeModel(encodeModel(model)), batches(), STEPS));
     const updates = model.trainingInfo.flatMap(info => info.updates);
     const { gradients: first, update } = await splitStep(model, sessionShapes);
@@ -330,6 +347,71 @@ describe('the trainer', () => {
     expect(bits(second.state)).toEqual(bits(trainer.state));
     await trainer.release();
     await second.release();
+  });
+});
+
+describe('tables of a run', () => {
+  const groupsOf = async (options: Partial<InjectOptions> = {}) =>
+    scanRows(trainingPart(decodeModel(encodeModel(await injected(options))))).groups.map(({ tables }) =>
+      tables.map(t => t.states[0]),
+    );
+
+  it.each<[string, Partial<InjectOptions>]>([
+    ['AGD', {}],
+    ['AGD within a bound on the norm', { clipGradNorm: 0.05 }],
+    ['AdamW', { optimizer: { name: 'adamw' } }],
+    ['SGD', { optimizer: { name: 'sgd', lr: 0.1 } }],
+  ])('of one width are updated as one: %s', async (_, options) => {
+    expect(await groupsOf(options)).toEqual([['item', 'user', 'word'], ['bias']]);
+  });
+
+  it.each<[string, Partial<InjectOptions>, string[][]]>([
+    [
+      'options',
+      { groups: [{ match: 'item', options: { lr: 0.1 } }] },
+      [['user', 'word'], ['item'], ['bias']],
+    ],
+    ['starts', { groups: [{ match: 'word', options: { lr: 0.1 } }] }, [['item', 'user'], ['word'], ['bias']]],
+    ['perturbations', { sam: { rho: 0.05 } }, [['user'], ['item'], ['word'], ['bias']]],
+    ['branches', { onNonfinite: 'skip' }, [['user'], ['item'], ['word'], ['bias']]],
+  ])('stay apart with other %s', async (_, options, expected) => {
+    expect(await groupsOf(options)).toEqual(expect.arrayContaining(expected));
+  });
+
+  it('stay apart where something else reads what is computed on the way', async () => {
+    const model = trainingPart(await injected());
+    const { graph } = model;
+    const put = graph.outputs.find(v => v.name === 'item_new')!.producer!;
+    graph.addOutputs(put.inputs[2]!);
+    const groups = scanRows(model).groups.map(({ tables }) => tables.map(t => t.states[0]));
+    expect(groups).toEqual([['item'], ['user', 'word'], ['bias']]);
+  });
+
+  it('stay apart where something else reads the numbers of rows', async () => {
+    const model = trainingPart(await injected());
+    const { graph } = model;
+    const rows = graph.nodes.flatMap(n => n.outputs).find(v => v?.name === 'user_rows')!;
+    const again = new Value('again');
+    graph.append(new Node('Identity', [rows], [again]));
+    graph.addOutputs(again);
+    const groups = scanRows(model).groups.map(({ tables }) => tables.map(t => t.states[0]));
+    expect(groups).toEqual([['item'], ['user'], ['word'], ['bias']]);
+  });
+
+  it.each([ROWS, -ROWS - 1, 2 ** 40])('have no row %d: nothing changes', async row => {
+    const trainer = await Trainer.create(await injected());
+    const feeds = slice(batches(), 0, 2);
+    await trainer.steps(feeds);
+    const before = bits(trainer.state);
+    const ids = feeds.ids!.numbers().with(-1, row);
+    const wrong = { ...feeds, ids: ints(ids, feeds.ids!.dims as number[]) };
+    await expect(trainer.steps(wrong)).rejects.toThrow(
+      `The data look up row ${row} of 'item', which has ${ROWS}: numbers of rows are from -${ROWS} to ${ROWS - 1}.`,
+    );
+    expect(bits(trainer.state)).toEqual(before);
+    await trainer.steps(slice(batches(), 2, STEPS));
+    expect(bits(trainer.state)).toEqual(bits(await trained(await injected(), batches(), 2, STEPS - 2)));
+    await trainer.release();
   });
 });
 

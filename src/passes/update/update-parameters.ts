@@ -1,6 +1,7 @@
 import { type DType, isFloat, isHalf, wideOf } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Value } from '../../graph/ir.js';
+import type { Node, Value } from '../../graph/ir.js';
+import { runOrder } from '../../graph/run-order.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
@@ -181,7 +182,9 @@ export function updateParameters<O extends OptimizerOptions>(
       // Within a branch, tiling would copy the tensors.
       const isLarge = tileLarge && b === g && members.length === 1 && !lookup && !isWhole(first!);
       const tile = isLarge ? tileOf(params[first!]!) : undefined;
-      const updated = tile ? inTiles(b, tensors, tile, scalars, compute) : compute(scalars, tensors);
+      const updated = tile
+        ? inTiles(b, tensors, tile, scalars, compute)
+        : inOrder(b, () => compute(scalars, tensors));
       const set = (name: string, of: (i: number) => Value) => {
         const values = members.map(of);
         for (const [i, piece] of part(updated[name]!, values).entries())
@@ -266,6 +269,14 @@ function putRows(table: Expr, rows: Expr, values: Expr): Expr {
   return table.scatterND(rows.unsqueeze([1]), values).typed(anyRows(table.type));
 }
 
+/** Lists nodes so that ONNX Runtime runs them as `emit` adds them: what was just written, and is in the cache, is read soonest. */
+function inOrder<T>(b: Builder, emit: () => T): T {
+  const nodes: Node[] = [];
+  const result = b.into(nodes, emit);
+  b.adopt(runOrder(nodes));
+  return result;
+}
+
 /** The same in tiles; scalars are outer values. */
 function inTiles(
   b: Builder,
@@ -278,7 +289,8 @@ function inTiles(
   let results: string[] = [];
   const outputs = tiled(b, Object.values(tensors), tile, (inner, tiles) => {
     const own = Object.fromEntries(Object.entries(scalars).map(([name, e]) => [name, inner.of(e.value)]));
-    const computed = compute(own, Object.fromEntries(names.map((name, i) => [name, tiles[i]!])));
+    const given = Object.fromEntries(names.map((name, i) => [name, tiles[i]!]));
+    const computed = inOrder(inner, () => compute(own, given));
     results = Object.keys(computed);
     return Object.values(computed);
   });

@@ -1,6 +1,6 @@
 import { withInitializers } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
-import { allGraphs, type Model, type Value } from '../../graph/ir.js';
+import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
 import { providerOf } from '../../ops/core/provider.js';
@@ -149,7 +149,8 @@ export class Trainer {
         ? (await import('./distributed-step.js')).withStreamOf(collective, model, description)
         : model,
     );
-    await typeConvolutions(part);
+    const hasTables = description.parameters.some(({ rows }) => rows !== undefined);
+    await typeValues(part, hasTables);
     const data = dataInputs(part, description);
     const { mix } = description.loss;
     const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
@@ -174,7 +175,6 @@ export class Trainer {
       return trainer;
     }
     const onDevice = staysOnDevice(options);
-    const hasTables = description.parameters.some(({ rows }) => rows !== undefined);
     const { model: steps, ...run } =
       !data.length || onDevice
         ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
@@ -1077,14 +1077,14 @@ function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | u
 }
 
 /**
- * How convolutions are laid out follows from types, which a saved state does not have. Without them a resumed run would be
- * slower, and round otherwise than one that was not stopped.
+ * How a step is laid out for a processor follows from types, of which a file has few. Without them a resumed run would be
+ * slower, and round otherwise than one that was not stopped. Of tables, a run has fewer rows than the types say: with them, only
+ * convolutions are worth it.
  */
-async function typeConvolutions(part: Model): Promise<void> {
-  const values = part.graph.nodes
-    .filter(node => node.opType === 'Conv')
-    .flatMap(node => [...node.inputs, ...node.outputs]);
-  if (values.some(v => v && !v.type)) await inferShapes(part, sessionShapes);
+async function typeValues(part: Model, hasTables: boolean): Promise<void> {
+  const isTyped = ({ inputs, outputs }: Node) => [...inputs, ...outputs].every(value => !value || value.type);
+  const nodes = part.graph.nodes.filter(node => node.opType === 'Conv' || !hasTables);
+  if (!nodes.every(isTyped)) await inferShapes(part, sessionShapes);
 }
 
 /** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */

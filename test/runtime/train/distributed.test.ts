@@ -388,7 +388,10 @@ describe.each(NORMALIZED)('synchronized batch normalization of %s', (_, { inject
     };
     const alone = await train(setting);
     const synchronized = { ...setting, inject: { ...setting.inject, syncBatchNorm: true } };
-    expect(bits(await train(synchronized))).toEqual(bits(alone));
+    const asInFile = { optimize: false };
+    expect(bits(await train(synchronized, asInFile))).toEqual(bits(await train(setting, asInFile)));
+    // What a processor's layout takes in, and so the order of its sums, may differ.
+    expect(difference(alone, await train(synchronized))).toBeLessThan(1e-6);
     for (const size of [1, 2, 4]) {
       const ranks = await onRanks(size, synchronized);
       expect(difference(alone, ranks[0]!)).toBeLessThan(1e-6);

@@ -86,9 +86,9 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
 describe('the first load', () => {
   it.each([
     ['adapt', 79_400, 1],
-    ['inject', 135_800, 4],
-    ['Trainer', 164_250, 7],
-    ['fit', 200_000, 13],
+    ['inject', 135_950, 4],
+    ['Trainer', 163_900, 7],
+    ['fit', 199_700, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

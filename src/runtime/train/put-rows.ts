@@ -1,15 +1,23 @@
+import type { Binding } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
+import type { RunTable } from '../../passes/run/merge-tables.js';
+import type { Feeds } from '../session.js';
 
-/** What a run made of the rows of a table that it looked up; see `RunTable`. */
-export type RowsOfRun = {
-  name: string;
-  table: Tensor;
-  values: Tensor;
-  rows: Int32Array;
-};
+/** Puts the rows that a run looked up and changed into the tables of `state`. Returns these by name. */
+export function putRows(
+  tables: readonly RunTable[],
+  updates: readonly Binding[],
+  state: Feeds,
+  results: Feeds,
+): Feeds {
+  const next = new Map(updates.map(u => [u.state, u.value]));
+  const changed = tables.flatMap(({ states, rows }) => states.map(name => [name, rows] as const));
+  for (const [name, rows] of changed)
+    put(state[name]!, results[next.get(name)!]!, results[rows]!.data as Int32Array);
+  return Object.fromEntries(changed.map(([name]) => [name, state[name]!]));
+}
 
-/** Puts the values into the table. */
-export function putRows({ table, values, rows }: RowsOfRun): void {
+function put(table: Tensor, values: Tensor, rows: Int32Array): void {
   const size = values.bytes.length / rows.length;
   // Words are faster than bytes, and unlike floats are the same bits wherever they are put.
   const Words = size % 4 ? Uint8Array : Uint32Array;

@@ -51,7 +51,7 @@ import {
   sessionShapes,
   shapesIn,
 } from '../session.js';
-import { DeviceState } from './device-state.js';
+import type { DeviceState } from './device-state.js';
 import type { DistributedOptions, DistributedStep } from './distributed-step.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite, LAST_GOOD, LOST } from './finite.js';
@@ -66,7 +66,6 @@ import {
 } from './in-place.js';
 import type { LocalOptions, LocalSteps } from './local-steps.js';
 import type { LookedUpRows } from './looked-up-rows.js';
-import { putRows, type RowsOfRun } from './put-rows.js';
 
 /**
  * `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells.
@@ -89,7 +88,7 @@ export class Trainer {
   #lastSteps: StepInfo[] = [];
   #schedule: Session | undefined;
   /** Where the state stays on the device between runs. */
-  readonly #device: DeviceState | undefined;
+  #device: DeviceState | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #local: LocalSteps | undefined;
@@ -121,7 +120,6 @@ export class Trainer {
     private readonly inPlace: ReadonlySet<string> = new Set(),
     private readonly sum?: StateSum,
   ) {
-    this.#device = staysOnDevice(options) ? new DeviceState(options) : undefined;
     this.#state = this.#withOwnTables(statesOf(model, updates));
   }
 
@@ -210,6 +208,7 @@ export class Trainer {
       inPlace,
       sum,
     );
+    if (onDevice) trainer.#device = new (await import('./device-state.js')).DeviceState(options);
     if (collective) {
       trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
       const { LocalSteps } = await import('./local-steps.js');
@@ -599,15 +598,18 @@ export class Trainer {
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
       throw this.#brokenBy(this.stepCount + 1, broken, next[broken]!, losses.length);
     }
+    const { tables } = this.run;
     try {
       this.#checkScale(next);
+      if (tables.length)
+        Object.assign(
+          next,
+          (await import('./put-rows.js')).putRows(tables, this.updates, this.#state, results),
+        );
     } catch (error) {
       discard();
       throw error;
     }
-    const changed = this.#rowsOf(results);
-    for (const { name, table } of changed) next[name] = table;
-    changed.forEach(putRows);
     const before = this.#counts();
     this.#gathered = undefined;
     this.#spare = this.#state === this.#own ? this.#own : undefined;
@@ -907,19 +909,6 @@ export class Trainer {
       if (tensor && input.range) checkRange(input, tensor);
     }
     return feeds;
-  }
-
-  /** The rows of tables that a run looked up. */
-  #rowsOf(results: Feeds): RowsOfRun[] {
-    const next = new Map(this.updates.map(u => [u.state, u.value]));
-    return this.run.tables.flatMap(({ states, rows }) =>
-      states.map(name => ({
-        name,
-        table: this.#state[name]!,
-        values: results[next.get(name)!]!,
-        rows: results[rows]!.data as Int32Array,
-      })),
-    );
   }
 
   /** With copies of the tables that change in place. */

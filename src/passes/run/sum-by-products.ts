@@ -7,7 +7,7 @@ import { type Constant, rewriteNodes } from './rewrite-nodes.js';
 /** Sums of fewer elements cost next to nothing. */
 const LEAST = 2 ** 13;
 /** A batch of unknown size. */
-const USUAL = 128;
+const USUAL = 32;
 
 /**
  * Sums over leading axes, such as gradients of biases, as products with a vector of ones. ONNX Runtime's CPU kernel of

@@ -37,7 +37,7 @@ export async function benchInject({
       }
       const path = join(folder, `wide-${size}.onnx`);
       await saveModel(wide(size), path, { externalData: 'always' });
-      rows.push({ workload: `${size} MB of external weights`, ...measure(path, size > 2000 ? 1 : runs) });
+      rows.push({ workload: `${size} MB of external weights`, ...measure(path, size > 500 ? 1 : runs) });
       rmSync(path);
       rmSync(`${path}.data`);
     }

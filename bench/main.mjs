@@ -15,8 +15,8 @@ import { WORKLOADS } from './workloads.mjs';
 
 const SUITES = ['limits', 'start', 'inject', 'train'];
 /** Real sizes take seconds a step, and longer to compile. */
-const TURNS = { rounds: 10, seconds: 0.25, patience: 30 };
-const REAL_TURNS = { rounds: 3, seconds: 2, patience: 400 };
+const TURNS = { rounds: 8, seconds: 0.25, patience: 30 };
+const REAL_TURNS = { rounds: 3, seconds: 1.5, patience: 400 };
 const names = list => list.map(item => item.name).join(', ');
 
 const HELP = `npm run bench -- [SUITE ...] [WORKLOAD ...] [options]
@@ -34,8 +34,8 @@ Options
   --peers NAMES    ${names(PEERS)}
   --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
   --threads LIST   such as 1,2 [2]
-  --rounds N       turns that each peer gets [10, of real sizes 3]
-  --seconds N      how long a turn is [0.25, of real sizes 2]
+  --rounds N       turns that each peer gets [8, of real sizes 3]
+  --seconds N      how long a turn is [0.25, of real sizes 1.5]
   --patience N     after how many seconds a peer that is not ready is left out [30, of real sizes 400]
   --quick          in two minutes: three rounds of some small workloads beside PyTorch, with the most threads
   --fastest        compare the fastest steps instead of the median ones, where other programs keep the machine busy

@@ -87,8 +87,8 @@ describe('the first load', () => {
   it.each([
     ['adapt', 79_400, 1],
     ['inject', 135_950, 4],
-    ['Trainer', 163_900, 7],
-    ['fit', 199_700, 13],
+    ['Trainer', 164_300, 7],
+    ['fit', 200_000, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

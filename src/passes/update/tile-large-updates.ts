@@ -1,22 +1,20 @@
-import type { Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { scan } from '../../ops/core/scan.js';
 
 /**
- * Elements of a tile. About ten tensors of an update fit in the cache of each core, the runtime still splits a tile
- * between two threads, and the fixed cost of nodes is small. Larger tensors are cut into tiles.
+ * Elements of a tile. The six tensors that an update has in use at once fit in a cache of 6 MiB, the runtime splits a tile among
+ * threads, and the fixed cost of nodes is small. Larger tensors are cut into tiles.
  */
-const TILE = { least: 2 ** 14, most: 2 ** 17 };
+const TILE = { least: 2 ** 14, most: 2 ** 18 };
 
 /**
- * The largest tile size that divides a large tensor without remainder; undefined if the tensor is not large, or there
- * is none.
+ * The largest tile of up to `most` elements that divides a tensor of `size` elements without remainder; undefined if the tensor
+ * is not larger, or there is none.
  */
-export function tileOf({ shape }: Value): number | undefined {
-  const size = (shape as readonly number[]).reduce((n, d) => n * d, 1);
-  if (size <= TILE.most) return undefined;
-  for (let count = Math.ceil(size / TILE.most); count <= size / TILE.least; count++)
+export function tileOf(size: number, most: number = TILE.most): number | undefined {
+  if (size <= most) return undefined;
+  for (let count = Math.ceil(size / most); count <= size / TILE.least; count++)
     if (size % count === 0) return size / count;
   return undefined;
 }

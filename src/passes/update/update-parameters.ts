@@ -181,7 +181,7 @@ export function updateParameters<O extends OptimizerOptions>(
       };
       // Within a branch, tiling would copy the tensors.
       const isLarge = tileLarge && b === g && members.length === 1 && !lookup && !isWhole(first!);
-      const tile = isLarge ? tileOf(params[first!]!) : undefined;
+      const tile = isLarge ? tileOf(g.graph.initializers.get(params[first!]!)!.size) : undefined;
       const updated = tile
         ? inTiles(b, tensors, tile, scalars, compute)
         : inOrder(b, () => compute(scalars, tensors));

@@ -288,7 +288,7 @@ const mayKeep = (node: Node) =>
   /^(Loop|Sequence|Optional)/.test(node.opType);
 
 const isScalar = ({ dtype, shape }: Value) =>
-  dtype !== undefined && isFloat(dtype) && dtype !== 'bfloat16' && shape?.length === 0;
+  dtype !== undefined && isFloat(dtype) && dtype !== 'bfloat16' && !!shape?.every(d => d === 1);
 
 function replaceInput(node: Node, from: Value, to: Value): void {
   node.inputs = node.inputs.map(v => (v === from ? to : v));

@@ -1,0 +1,58 @@
+import { allGraphs, type Graph, type Model, type Shape, type Value } from '../../graph/ir.js';
+import { Names } from '../../graph/names.js';
+import { Tensor } from '../../graph/tensor.js';
+import { topologicalOrder } from '../../graph/topological-order.js';
+import { Builder } from '../../ops/core/builder.js';
+import { constantsOf } from './rewrite-nodes.js';
+
+/** Operators that broadcast all their operands. */
+const BROADCAST = new Set([
+  ...['Add', 'Sub', 'Mul', 'Div', 'Pow', 'Mod', 'Sum', 'Mean', 'Max', 'Min', 'Where', 'And', 'Or', 'Xor'],
+  ...['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual'],
+]);
+
+/**
+ * Gives a single number beside a tensor whose last axis is 1 as many axes as that has. ONNX Runtime's CPU kernels skip last axes of
+ * 1 only where all operands have them: beside fewer axes, they are called for each element of a tensor such as [512, 128, 1, 1], which
+ * takes 30 to 80 times as long. Returns whether there was anything to change.
+ */
+export function lendAxes(model: Model): boolean {
+  const graphs = [...allGraphs(model.graph)];
+  const inputs = new Set(graphs.flatMap(graph => graph.inputs));
+  const owners = new Map<Value, Graph>();
+  for (const graph of graphs)
+    for (const value of [
+      ...graph.inputs,
+      ...graph.initializers.keys(),
+      ...graph.nodes.flatMap(n => n.outputs),
+    ])
+      if (value) owners.set(value, graph);
+  const names = Names.of(model);
+  const constant = constantsOf(model);
+  const builders = new Map<Graph, Builder>();
+  // Where the number is, so that bodies of loops do not do it again.
+  const lent = (value: Value, rank: number): Value => {
+    const graph = owners.get(value)!;
+    const g = builders.get(graph) ?? new Builder(graph, { names, opsets: model.opsetImports });
+    builders.set(graph, g);
+    const held = inputs.has(value) ? undefined : constant(value);
+    const ones = Array<number>(rank).fill(1);
+    return (held ? g.tensor(new Tensor(held.dtype, ones, held.bytes), value.name) : g.of(value).reshape(ones))
+      .value;
+  };
+  for (const { nodes } of graphs)
+    for (const node of nodes) {
+      if (!BROADCAST.has(node.opType) || node.domain) continue;
+      const shapes = node.inputs.map(v => v?.shape);
+      if (!shapes.some(shape => shape?.at(-1) === 1 && !isSingle(shape))) continue;
+      const rank = Math.max(...shapes.map(shape => shape?.length ?? 0));
+      if (shapes.some(shape => isSingle(shape) && shape!.length < rank))
+        node.inputs = node.inputs.map((v, i) =>
+          isSingle(shapes[i]) && shapes[i]!.length < rank ? lent(v!, rank) : v,
+        );
+    }
+  for (const graph of builders.keys()) graph.nodes = topologicalOrder(graph.nodes);
+  return builders.size > 0;
+}
+
+const isSingle = (shape: Shape | undefined): boolean => !!shape?.every(d => d === 1);

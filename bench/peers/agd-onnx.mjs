@@ -38,11 +38,19 @@ await serve(async (workload, threads) => {
         steps = length.steps;
         batches = repeat(batch, steps);
       }
-      // A state that was read is not written again, which a training run leaves to its checkpoints.
-      return shown || !isCompared ? losses : losses.fill(trainer.state.get('p0').data[0]);
+      return shown || !isCompared ? losses : losses.fill(await firstOf(trainer, 'p0'));
     },
   };
 });
+
+/** The first number of a state, read as by a training run's checkpoints: steps write over what they lent, not over `state`. */
+async function firstOf(trainer, name) {
+  let first;
+  await trainer.lend(async ({ graph }) => {
+    for (const [value, tensor] of graph.initializers) if (value.name === name) first = tensor.data[0];
+  });
+  return first;
+}
 
 function sizeOf(state) {
   return [...state.values()].reduce((bytes, tensor) => bytes + tensor.byteLength, 0);

@@ -85,6 +85,7 @@ export class Trainer {
   #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
   #predictor: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
+  #inputs: InputSpec[] | undefined;
   #lastSteps: StepInfo[] = [];
   #schedule: Session | undefined;
   /** Where the state stays on the device between runs. */
@@ -248,6 +249,12 @@ export class Trainer {
 
   /** What a batch has to hold: the inputs that the loss depends on, the target among them. */
   get inputs(): InputSpec[] {
+    // Each step asks, and the answer takes a walk through the graph.
+    this.#inputs ??= this.#describeInputs();
+    return this.#inputs;
+  }
+
+  #describeInputs(): InputSpec[] {
     const { loss } = this.description;
     const outputs = new Map(this.model.graph.outputs.map(v => [v.name, v]));
     const ranges = rangesOfTargets(loss, name => outputs.get(name));

@@ -43,6 +43,12 @@ it('gives the same bits however many steps are done in one run', async () => {
   await many.release();
 });
 
+it('looks for its inputs in the graph once, not at each step', async () => {
+  const t = await trainer();
+  expect(t.inputs).toBe(t.inputs);
+  await t.release();
+});
+
 it('goes on from a snapshot as if it had not stopped', async () => {
   const [whole, first] = [await trainer(), await trainer()];
   const data = dataset(whole);

@@ -2,25 +2,18 @@ import { allGraphs, type Model } from './ir.js';
 
 /** Generates names that no value or node of a model uses. The user's names never change. */
 export class Names {
+  /** All but those that `fresh` numbers, which are thousands: as texts, they would have to be looked up. */
   readonly #taken = new Set<string>();
+  /** What precedes a number in names of `#taken`. */
+  readonly #bases = new Set<string>();
   readonly #next = new Map<string, number>();
 
   static of(model: Model): Names {
     const names = new Names();
-    for (const graph of allGraphs(model.graph)) {
-      for (const v of graph.inputs) names.#taken.add(v.name);
-      for (const v of graph.outputs) names.#taken.add(v.name);
-      for (const v of graph.initializers.keys()) names.#taken.add(v.name);
-      for (const node of graph.nodes) {
-        if (node.name) names.#taken.add(node.name);
-        for (const v of node.outputs) if (v) names.#taken.add(v.name);
-      }
-    }
+    for (const { inputs, outputs, initializers, nodes } of allGraphs(model.graph))
+      for (const list of [inputs, outputs, [...initializers.keys()], nodes, ...nodes.map(n => n.outputs)])
+        for (const named of list) if (named?.name) names.#take(named.name);
     return names;
-  }
-
-  has(name: string): boolean {
-    return this.#taken.has(name);
   }
 
   /** `hint` if it is free, and otherwise `hint_1`, `hint_2` ... */
@@ -28,15 +21,19 @@ export class Names {
     let n = this.#next.get(hint);
     if (n === undefined && this.#take(hint)) return hint;
     n ??= 0;
-    let name: string;
-    do name = `${hint}_${++n}`;
-    while (!this.#take(name));
+    do n++;
+    while (this.#bases.has(hint) && this.#taken.has(`${hint}_${n}`));
     this.#next.set(hint, n);
-    return name;
+    return `${hint}_${n}`;
   }
 
-  /** Whether the name was free; looks it up once. */
+  /** Whether the name was free. */
   #take(name: string): boolean {
+    const [, base, n] = /^(.*)_([1-9]\d*)$/s.exec(name) ?? [];
+    if (base !== undefined) {
+      if (this.#next.get(base)! >= Number(n)) return false;
+      this.#bases.add(base);
+    }
     const before = this.#taken.size;
     return this.#taken.add(name).size > before;
   }

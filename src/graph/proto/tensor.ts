@@ -62,6 +62,9 @@ function outside(
   return tensor;
 }
 
+/** For states that start with few zeros. */
+const ZEROS = new Uint8Array(4096);
+
 /** A TensorProto. If `name` is undefined, the decoded name stays, as in attributes. */
 export function writeTensor(tensor: Tensor, place: Placement, name?: string): TensorProto {
   const origin = tensor.extra as Origin | undefined;
@@ -69,6 +72,15 @@ export function writeTensor(tensor: Tensor, place: Placement, name?: string): Te
   const named = name === undefined ? {} : { name };
   if (origin && origin.external === external)
     return name === undefined || origin.proto.name === name ? origin.proto : amend(origin.proto, named);
+  // Most of a step's tensors: spreading makes an object slowly.
+  if (!origin && !external && !tensor.strings)
+    return {
+      name,
+      dims: [...tensor.dims],
+      dataType: dtypeCode(tensor.dtype),
+      rawData:
+        tensor.isZero && tensor.byteLength < 4096 ? ZEROS.subarray(0, tensor.byteLength) : tensor.bytes,
+    };
   if (!origin)
     return {
       ...named,

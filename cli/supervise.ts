@@ -2,12 +2,13 @@
 import { fork } from 'node:child_process';
 import { stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
+import { getHeapStatistics } from 'node:v8';
 import { typesProcess } from './types.js';
 
 const WORK = fileURLToPath(new URL('work.js', import.meta.url));
 
-/** Models of more bytes may need more memory than a process gets. */
-const LARGE = 2 ** 20;
+/** Models of more bytes may need more memory than a process gets: injecting a graph takes up to some hundred times its file. */
+const LARGE = getHeapStatistics().heap_size_limit / 1000;
 
 async function isLarge(path: string): Promise<boolean> {
   const info = await stat(path).catch(() => undefined);

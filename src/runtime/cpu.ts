@@ -43,6 +43,12 @@ export async function arrangementOf({
   return isHere ? (await import('./tiles-of-cache.js')).tilesOfCache() : undefined;
 }
 
+/** Takes out of a run of several steps on the CPU what each of them need not do; changes the model's nodes. */
+export async function shortenSteps(model: Model, { device, optimize = true }: SessionOptions): Promise<void> {
+  if (!optimize || (await resolveDevice(device)).device !== 'cpu') return;
+  (await import('../passes/run/once-a-run.js')).onceARun(model);
+}
+
 let blockSize: Promise<number | undefined> | undefined;
 
 /** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */

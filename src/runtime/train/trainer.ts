@@ -30,7 +30,7 @@ import { stateInputs } from '../../passes/run/state-inputs.js';
 import type { StateSum } from '../../passes/run/state-sum.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
-import { arrangementOf, layOut } from '../cpu.js';
+import { arrangementOf, layOut, shortenSteps } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
 import { checkRange } from '../data/targets.js';
@@ -183,7 +183,6 @@ export class Trainer {
           : { ...scanSteps(part, { arrange }), tables: [] };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
-    const plain = stateInputs(ready, updates);
     const { device = 'cpu' } = options;
     const isInto =
       steps !== part &&
@@ -191,11 +190,13 @@ export class Trainer {
       !collective &&
       device === 'cpu' &&
       (await canWriteInto(model, statesOf(model, updates)));
+    const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
+    if (steps !== part) await shortenSteps(ready, options);
+    const plain = stateInputs(ready, updates);
     const { model: summed, sum } = isInto
       ? (await import('../../passes/run/state-sum.js')).withStateSum(plain, updates)
       : { model: plain, sum: undefined };
     const { model: whole, unread } = isInto ? withUnreadOutput(summed) : { model: plain, unread: undefined };
-    const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
     const session = await Session.create(whole, { ...options, stay });
     freeMemory();
     const trainer = new Trainer(

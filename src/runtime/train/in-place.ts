@@ -52,13 +52,13 @@ export function aligned({ dtype, dims, bytes }: Tensor): Tensor {
 }
 
 /** States from this size on are replaced in place, each tensor from that one on. */
-const LARGE = { state: 2 ** 27, tensor: 2 ** 18 };
+const LARGE = { state: 2 ** 26, tensor: 2 ** 18 };
 
 /** Whether steps write the next state over the one before, so that it takes memory once. */
 export type InPlaceOptions = {
   /**
    * Whether steps write the next state over the one before where they can, so that it is in memory once. A step whose loss is
-   * not finite changes nothing, but one whose update is not finite then leaves no state. Default: if the state has 128 MB or more.
+   * not finite changes nothing, but one whose update is not finite then leaves no state. Default: if the state has 64 MB or more.
    */
   inPlace?: boolean;
 };

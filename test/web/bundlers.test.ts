@@ -88,7 +88,7 @@ describe('the first load', () => {
     ['adapt', 79_400, 1],
     ['inject', 135_950, 4],
     ['Trainer', 164_300, 7],
-    ['fit', 200_000, 13],
+    ['fit', 200_200, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

@@ -4,6 +4,7 @@ import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';
 import { Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
+import { inferTypes } from '../../ops/core/infer.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { constantsOf } from './rewrite-nodes.js';
 
@@ -60,20 +61,20 @@ const statesOf = (scan: Node) => scan.inputs.length - new Attributes(scan).int('
 function takeFixed(g: Builder, scan: Node, body: Graph): (value: Value) => boolean {
   const open = new Set<Value | null>(body.inputs);
   for (const node of body.nodes) for (const value of node.outputs) if (value) open.add(value);
+  const names = new Set(body.inputs.flatMap(v => v.shape?.filter(d => typeof d === 'string') ?? []));
   const extents = extentsOf(g, scan, body);
   const taken: Node[] = [];
   for (const node of body.nodes) {
     const outputs = node.outputs.flatMap(v => v ?? []);
     if (node.domain || outputs.some(v => v.outputOf.includes(body))) continue;
-    const dims = node.opType === 'Shape' && open.has(node.inputs[0]!) ? dimsOf(node) : undefined;
-    const known = dims?.map(d => (typeof d === 'number' ? d : extents.get(d as string)?.()));
+    const known = open.has(node.inputs[0]!) ? extents.get(node)?.map(extent => extent?.()) : undefined;
     if (known?.length && known.every(d => d !== undefined)) {
       outputs[0]!.replaceAllUses(g.vector(known).value);
       continue;
     }
     if (isNarrowing(node)) continue;
     const isFixed = node.inputs.every(v => !open.has(v)) && !node.subgraphs().length;
-    if (!isFixed || RANDOM.has(node.opType) || !outputs.every(v => isSmall(v, extents))) continue;
+    if (!isFixed || RANDOM.has(node.opType) || !outputs.every(v => isSmall(v, names))) continue;
     taken.push(node);
     for (const value of outputs) open.delete(value);
   }
@@ -82,20 +83,45 @@ function takeFixed(g: Builder, scan: Node, body: Graph): (value: Value) => boole
   return value => !open.has(value);
 }
 
-/** The extents of a batch by their names, which are those of all batches of a run. */
-function extentsOf(g: Builder, scan: Node, body: Graph): Map<string, () => Expr> {
-  const found = new Map<string, () => Expr>();
-  for (let i = statesOf(scan); i < scan.inputs.length; i++)
-    for (const [axis, dim] of body.inputs[i]!.shape?.entries() ?? [])
-      if (typeof dim === 'string') found.set(dim, () => g.of(scan.inputs[i]!).dims(axis + 1, axis + 2));
+/**
+ * The extents that each Shape returns: numbers, and those of a batch, which are the same in all batches of a run. They follow from the
+ * inputs by the operators: names that a file declares may be those of other extents.
+ */
+function extentsOf(g: Builder, scan: Node, body: Graph): Map<Node, (undefined | (() => number | Expr))[]> {
+  const own = body.nodes.flatMap(node => node.outputs.flatMap(v => v ?? []));
+  const types = new Map([...body.inputs, ...own].map(v => [v, v.type]));
+  for (const value of own) value.type = undefined;
+  const given = new Map<string, () => Expr>();
+  for (const [i, value] of body.inputs.entries()) {
+    if (value.type?.kind !== 'tensor' || !value.shape) continue;
+    const shape = value.shape.map((d, axis) => {
+      if (typeof d === 'number') return d;
+      if (i < statesOf(scan)) return null;
+      const name = `${i} ${axis}`;
+      given.set(name, () => g.of(scan.inputs[i]!).dims(axis + 1, axis + 2));
+      return name;
+    });
+    value.type = { ...value.type, shape };
+  }
+  const found = new Map<Node, (undefined | (() => number | Expr))[]>();
+  for (const node of body.nodes) {
+    if (node.domain || node.subgraphs().length) continue;
+    const inferred = inferTypes(
+      node,
+      node.inputs.map(v => (v ? g.of(v) : undefined)),
+    );
+    for (const [i, value] of node.outputs.entries()) if (value) value.type = inferred[i];
+    if (node.opType !== 'Shape') continue;
+    const attributes = new Attributes(node);
+    const shape = node.inputs[0]!.shape ?? [];
+    const dims = shape.slice(attributes.int('start', 0), attributes.int('end', shape.length));
+    found.set(
+      node,
+      dims.map(d => (typeof d === 'number' ? () => d : given.get(d!))),
+    );
+  }
+  for (const [value, type] of types) value.type = type;
   return found;
-}
-
-/** The extents that a Shape returns. */
-function dimsOf(node: Node) {
-  const { shape } = node.inputs[0]!;
-  const attributes = new Attributes(node);
-  return shape?.slice(attributes.int('start', 0), attributes.int('end', shape.length));
 }
 
 /** The runtime removes a Cast to a type and back, also where a subgraph reads the result, which it then misses. */
@@ -104,8 +130,8 @@ function isNarrowing({ opType, inputs, outputs }: Node): boolean {
   return opType === 'Cast' && (!from || isFloat(from)) && to !== 'float64';
 }
 
-function isSmall({ shape }: Value, extents: ReadonlyMap<unknown, unknown>): boolean {
-  const usual = shape?.map(d => (typeof d === 'number' ? d : extents.has(d) ? USUAL : Infinity));
+function isSmall({ shape }: Value, names: ReadonlySet<unknown>): boolean {
+  const usual = shape?.map(d => (typeof d === 'number' ? d : names.has(d) ? USUAL : Infinity));
   return !!usual && usual.reduce((n, d) => n * d, 1) <= MOST;
 }
 

@@ -15,9 +15,10 @@ import { mlp, Sketch } from '../../sample.js';
 const STEPS = 5;
 const LOSS: InjectOptions = { loss: { kind: 'cross-entropy' } };
 
-async function forms(model: Model, options: InjectOptions = LOSS) {
+async function forms(model: Model, options: InjectOptions = LOSS, change?: (plain: Model) => void) {
   const { model: injected } = await inject(model, options, sessionShapes);
   const { model: plain, hoisted } = scanSteps(injected);
+  change?.(plain);
   const shorter = cloneModel(plain);
   onceARun(shorter);
   checkGraph(shorter.graph);
@@ -71,6 +72,19 @@ describe('what steps have in common', () => {
     expect(inStep(made.plain, 'Shape')).toBeGreaterThan(0);
     for (const op of ['Shape', 'ReduceProd', 'Expand']) expect(inStep(made.shorter, op), op).toBe(0);
     await expectSame(made);
+  });
+
+  it('has the extents that operators give it, not those of a name in the file', async () => {
+    const s = new Sketch();
+    const h = s.add('Mul', [s.input('x', ['batch', 4, 'length']), s.weight('w', [4, 1])], 'h');
+    const bounds = [0, 2 ** 31 - 1, 2, 2].map((n, i) => s.weight(`bound${i}`, Tensor.ints([n])));
+    const y = s.add('Slice', [h, ...bounds], 'y');
+    const made = await forms(s.model([y]), { loss: { kind: 'mse' } }, plain => {
+      for (const value of body(plain).flatMap(node => node.outputs))
+        if (value?.dtype === 'float32' && value.shape?.length === 3)
+          value.type = { kind: 'tensor', dtype: 'float32', shape: ['batch', 4, 'length'] };
+    });
+    await expectSame(made, { x: spread([STEPS, 6, 4, 8]), target: spread([STEPS, 6, 4, 4]) });
   });
 
   it('is not what is large or of unknown size', async () => {

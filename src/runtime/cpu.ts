@@ -1,7 +1,6 @@
 /** What ONNX Runtime's CPU provider does not do by itself for weights that change from step to step. */
 import { allGraphs, Graph, Model, Node, Value } from '../graph/ir.js';
 import { Tensor } from '../graph/tensor.js';
-import type { Arrange } from '../passes/run/scan-steps.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
@@ -32,15 +31,6 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
   (await import('../passes/run/lend-axes.js')).lendAxes(model);
   return model;
-}
-
-/** What steps are to be changed by before their states get the extents of the update, where the size of the processor's cache is known. */
-export async function arrangementOf({
-  device,
-  optimize = true,
-}: SessionOptions): Promise<Arrange | undefined> {
-  const isHere = optimize && process.platform === 'linux' && (await resolveDevice(device)).device === 'cpu';
-  return isHere ? (await import('./tiles-of-cache.js')).tilesOfCache() : undefined;
 }
 
 /** Takes out of a run of several steps on the CPU what each of them need not do; changes the model's nodes. */

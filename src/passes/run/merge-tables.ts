@@ -10,7 +10,6 @@ import { Attributes } from '../../ops/core/rule.js';
 import { isZero } from '../../ops/core/scatter.js';
 import { anyRows } from '../../ops/core/types.js';
 import { sumRows } from '../differentiate/look-up-rows.js';
-import { ELEMENTWISE } from './elementwise.js';
 
 /** A table of which a run takes and returns only the looked-up rows. */
 export type RunTable = {
@@ -30,6 +29,14 @@ export type MergedTables = {
   last?: string;
   counts?: string;
 };
+
+/** Operators that compute each number from those at its own place. */
+const ELEMENTWISE = new Set(
+  (
+    'Abs Add And Cast Clip Div Equal Exp Greater GreaterOrEqual Less LessOrEqual Log Max Min Mul Neg Not Or Pow ' +
+    'Reciprocal Sign Sqrt Sub Sum Tanh Where'
+  ).split(' '),
+);
 
 /** What the update of a table's rows is made of, in the same order for tables whose updates are the same. */
 type Chain = {

@@ -7,7 +7,7 @@ import { anyRows } from '../../ops/core/types.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { readDescription } from '../file/step-metadata.js';
 import { type MergedTables, mergeTables, type RunTable } from './merge-tables.js';
-import { type Arrange, type ScannedSteps, scanSteps } from './scan-steps.js';
+import { type ScannedSteps, scanSteps } from './scan-steps.js';
 
 /** Inputs: the rows that a run looks up, those of each table after those of the one before, and how many each has. */
 export type TablesOfRun = MergedTables & { rows: string; sizes: string };
@@ -23,7 +23,7 @@ export type ScannedRows = ScannedSteps & {
  * different rows that the run looks up, so that the cost of a step does not grow with the table. The caller finds these by
  * `indexing`, gathers them before the run, and has to write them back, as a graph cannot write to its inputs.
  */
-export function scanRows(model: Model, arrange?: Arrange): ScannedRows {
+export function scanRows(model: Model): ScannedRows {
   const lookups = lookupsOf(model);
   const { step, indexing } = splitIndexing(model, lookups);
   const merged = mergeTables(step, lookups);
@@ -31,7 +31,7 @@ export function scanRows(model: Model, arrange?: Arrange): ScannedRows {
   const { groups, updates } = merged ?? mergeTables(own, lookups, { merge: false })!;
   own.trainingInfo = [{ updates, initializations: [], extra: undefined }];
   const types = new Map(model.graph.inputs.map(v => [v.name, v.type]));
-  const scanned = scanSteps(own, { arrange });
+  const scanned = scanSteps(own);
   const { graph } = scanned.model;
   const main = graph.nodes.find(node => node.opType === 'Scan')!;
   const before: Node[] = [];

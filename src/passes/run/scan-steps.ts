@@ -7,9 +7,6 @@ import { hoistReshapes } from './hoist-reshapes.js';
 /** Name of the leading axis of steps in batches. */
 const STEPS = 'steps';
 
-/** Changes the body of the only node of `outer`, which has the constants. */
-export type Arrange = (outer: Graph, body: Graph, names: Names) => void;
-
 export type ScannedSteps = {
   model: Model;
   /** For states that show what a step did: the outputs with their value after each step. */
@@ -23,12 +20,11 @@ export type ScannedSteps = {
  * new leading axis. State stays inside the runtime between steps; it is an input and an output of the run under the
  * same names as before, with the extents in `hoisted` if its update uses others. The loss output becomes the vector of
  * the steps' losses, and `stacked` names the outputs with telemetry, norms, skips and loss scale of each step; other outputs are removed.
- * The learning rate is the same for all steps of the run. `arrange` may change the body before states get the extents of their
- * update.
+ * The learning rate is the same for all steps of the run.
  */
 export function scanSteps(
   model: Model,
-  { steps = STEPS, hoist = true, arrange }: { steps?: Dim; hoist?: boolean; arrange?: Arrange } = {},
+  { steps = STEPS, hoist = true }: { steps?: Dim; hoist?: boolean } = {},
 ): ScannedSteps {
   const { lr, loss, telemetry, gradNorm, skipped, scaling } = readDescription(model);
   const updates = model.trainingInfo.flatMap(info => info.updates);
@@ -79,7 +75,6 @@ export function scanSteps(
   scan.setAttr('body', { type: 'graph', value: body });
   scan.setAttr('num_scan_inputs', { type: 'int', value: batches.length });
   outer.nodes = [scan];
-  arrange?.(outer, body, names);
   const hoisted = hoist ? hoistReshapes(outer, scan, body, states.length) : new Map<string, number[]>();
 
   const result = new Model(outer);

@@ -8,13 +8,10 @@ import { scan } from '../../ops/core/scan.js';
  */
 const TILE = { least: 2 ** 14, most: 2 ** 18 };
 
-/**
- * The largest tile of up to `most` elements that divides a tensor of `size` elements without remainder; undefined if the tensor
- * is not larger, or there is none.
- */
-export function tileOf(size: number, most: number = TILE.most): number | undefined {
-  if (size <= most) return undefined;
-  for (let count = Math.ceil(size / most); count <= size / TILE.least; count++)
+/** The largest tile that divides a tensor of `size` elements without remainder; undefined if it is not large, or there is none. */
+export function tileOf(size: number): number | undefined {
+  if (size <= TILE.most) return undefined;
+  for (let count = Math.ceil(size / TILE.most); count <= size / TILE.least; count++)
     if (size % count === 0) return size / count;
   return undefined;
 }

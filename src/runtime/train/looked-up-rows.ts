@@ -3,7 +3,6 @@ import type { Binding, Model } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { TablesOfRun } from '../../passes/run/scan-rows.js';
 import { scanRows } from '../../passes/run/scan-rows.js';
-import type { Arrange } from '../../passes/run/scan-steps.js';
 import { type Feeds, Session, type SessionOptions } from '../session.js';
 
 /** What a run takes of the tables, all outputs with a state, and how these are divided among the tables. */
@@ -28,8 +27,8 @@ export class LookedUpRows {
   }
 
   /** The steps of a run that gets its rows from here, and the tables that they are of. */
-  static async of(model: Model, updates: readonly Binding[], options: SessionOptions, arrange?: Arrange) {
-    const { groups, indexing, ...steps } = scanRows(model, arrange);
+  static async of(model: Model, updates: readonly Binding[], options: SessionOptions) {
+    const { groups, indexing, ...steps } = scanRows(model);
     const session = await Session.create(indexing, { ...options, device: 'cpu', threads: 1 });
     const rows = new LookedUpRows(session, groups, updates);
     return { ...steps, tables: groups.flatMap(group => group.tables), rows };

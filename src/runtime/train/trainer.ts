@@ -30,7 +30,7 @@ import { stateInputs } from '../../passes/run/state-inputs.js';
 import type { StateSum } from '../../passes/run/state-sum.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
-import { arrangementOf, layOut, shortenSteps } from '../cpu.js';
+import { layOut, shortenSteps } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
 import { checkRange } from '../data/targets.js';
@@ -174,13 +174,12 @@ export class Trainer {
       return trainer;
     }
     const onDevice = staysOnDevice(options);
-    const arrange = await arrangementOf(options);
     const { model: steps, ...run } =
       !data.length || onDevice
         ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
         : hasTables
-          ? await (await import('./looked-up-rows.js')).LookedUpRows.of(part, updates, options, arrange)
-          : { ...scanSteps(part, { arrange }), tables: [] };
+          ? await (await import('./looked-up-rows.js')).LookedUpRows.of(part, updates, options)
+          : { ...scanSteps(part), tables: [] };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
     const { device = 'cpu' } = options;

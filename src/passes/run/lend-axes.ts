@@ -7,7 +7,7 @@ import { constantsOf } from './rewrite-nodes.js';
 
 /** Operators that broadcast all their operands. */
 const BROADCAST = new Set([
-  ...['Add', 'Sub', 'Mul', 'Div', 'Pow', 'Mod', 'Sum', 'Mean', 'Max', 'Min', 'Where', 'And', 'Or', 'Xor'],
+  ...['Add', 'Sub', 'Mul', 'Div', 'Pow', 'Sum', 'Mean', 'Max', 'Min', 'Where'],
   ...['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual'],
 ]);
 

@@ -72,7 +72,10 @@ describe('a single number beside a tensor whose last axes are 1', () => {
     'Min',
     'Sum',
     'Mean',
+    'Equal',
     'Greater',
+    'GreaterOrEqual',
+    'Less',
     'LessOrEqual',
   ];
   it.each(operators.flatMap(op => KINDS.map(kind => [op, kind] as const)))(

@@ -193,7 +193,9 @@ export class Trainer {
     if (steps !== part) await shortenSteps(ready, options);
     const plain = stateInputs(ready, updates);
     const { model: summed, sum } = isInto
-      ? (await import('../../passes/run/state-sum.js')).withStateSum(plain, updates)
+      ? (await import('../../passes/run/state-sum.js')).withStateSum(plain, updates, {
+          inSteps: !!inPlace?.size,
+        })
       : { model: plain, sum: undefined };
     const { model: whole, unread } = isInto ? withUnreadOutput(summed) : { model: plain, unread: undefined };
     const session = await Session.create(whole, { ...options, stay });

@@ -1,16 +1,18 @@
 import { describe, expect, it } from 'vitest';
 import { Graph, type Model, Node, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { readDescription } from '../../../src/passes/file/step-metadata.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { scanSteps } from '../../../src/passes/run/scan-steps.js';
+import { stateInputs } from '../../../src/passes/run/state-inputs.js';
 import { withStateSum } from '../../../src/passes/run/state-sum.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Sketch } from '../../sample.js';
 
 const SIZE = 2 ** 14;
 const float = (dims: readonly number[]) => ({ kind: 'tensor', dtype: 'float32', shape: dims }) as const;
-const sumsOf = ({ graph }: Model) => graph.nodes.filter(node => node.opType === 'ReduceSum').length;
+const sumsOf = ({ graph }: Model) => graph.nodes.filter(node => node.opType === 'MatMul').length;
 
 /** The next value of `a` is itself, that of `b` what `make` computes from it. */
 function pair(make: (s: Sketch, a: Value, b: Value) => Value): Model {
@@ -72,6 +74,19 @@ describe('the sum of states', () => {
   });
 });
 
+it('is one of all elements where their number has no factors', async () => {
+  const s = new Sketch();
+  const a = s.input('a', [16_411]);
+  const next = s.add('Neg', [a], 'a_new');
+  next.type = float([16_411]);
+  const model = Object.assign(s.model([next]), { irVersion: 8 });
+  const { model: summed, sum } = withStateSum(model, [{ state: 'a', value: 'a_new' }]);
+  const session = await Session.create(summed);
+  const results = await session.run({ a: Tensor.filled('float32', [16_411], 1) }, [sum!.output]);
+  await session.release();
+  expect(results[sum!.output]!.numbers()).toEqual([-16_411]);
+});
+
 it.each(['made', 'b_new'])('knows nothing of operators of other domains: %s', name => {
   const model = op('Mul');
   model.graph.nodes.find(node => node.outputs[0]!.name === name)!.domain = 'other';
@@ -111,9 +126,13 @@ function lastSlice(within: boolean): Model {
   return Object.assign(s.model(made), { irVersion: 8 });
 }
 
-it.each([false, true])('has what is scanned slice by slice, within a step: %s', async within => {
-  const { model, sum } = withStateSum(lastSlice(within), UPDATES);
-  expect(sumsOf(model)).toBe(2);
+it.each<[string, boolean, boolean, number]>([
+  ['alone', false, false, 2],
+  ['within a step', true, false, 2],
+  ['within a step, summed in it', true, true, 0],
+])('has what is scanned slice by slice, %s', async (_, within, inSteps, count) => {
+  const { model, sum } = withStateSum(lastSlice(within), UPDATES, { inSteps });
+  expect(sumsOf(model)).toBe(count);
   const a = Tensor.filled('float32', [2, SIZE], 1);
   a.data[5] = Number.NaN;
   const session = await Session.create(model);
@@ -123,6 +142,26 @@ it.each([false, true])('has what is scanned slice by slice, within a step: %s', 
   expect(results[sum!.output]!.numbers()[0]).toBeNaN();
 });
 
+/** Weights of which one is updated in tiles. */
+async function trainable(optimizer: InjectOptions['optimizer']): Promise<Model> {
+  const s = new Sketch();
+  const x = s.input('x', ['n', 64]);
+  const y = s.add('MatMul', [x, s.weight('tiled', [64, 8256])], 'y');
+  const z = s.add('MatMul', [y, s.weight('whole', [8256, 8])], 'z');
+  const loss = s.add('ReduceMean', [s.add('Mul', [z, z], 'square')], 'loss', { keepdims: 0 });
+  const options = { loss: { kind: 'output', output: 'loss' }, optimizer } as const;
+  return (await inject(s.model([loss]), options, sessionShapes)).model;
+}
+
+/** The names of what the graph, or that of a Scan in it, multiplies by ones. */
+function summed({ nodes }: Graph, isScan = false): string[] {
+  const within = nodes.flatMap(node => node.subgraphs()).flatMap(body => summed(body, true));
+  const reshapes = new Map(nodes.flatMap(n => (n.opType === 'Reshape' ? [[n.outputs[0], n.inputs[0]]] : [])));
+  const products = nodes.filter(n => n.opType === 'MatMul' && n.inputs[0]!.name.startsWith('ones'));
+  const names = products.map(n => (reshapes.get(n.inputs[1]) ?? n.inputs[1])!.name);
+  return [...within, ...names.map(name => (isScan ? name.replace(/_step.*/, '') : name))];
+}
+
 it.each<[string, InjectOptions['optimizer'], string[]]>([
   ['agd', { name: 'agd' }, ['diff_sq_sum', 'w']],
   ['agd', { name: 'agd', weightDecay: 0.1, amsgrad: true }, ['diff_sq_sum', 'max_diff_sq_sum', 'w']],
@@ -131,20 +170,52 @@ it.each<[string, InjectOptions['optimizer'], string[]]>([
 ])(
   'of weights that %s updates, in tiles and not, is that of few of its states',
   async (_, optimizer, names) => {
-    const s = new Sketch();
-    const x = s.input('x', ['n', 64]);
-    const y = s.add('MatMul', [x, s.weight('tiled', [64, 2064])], 'y');
-    const z = s.add('MatMul', [y, s.weight('whole', [2064, 8])], 'z');
-    const loss = s.add('ReduceMean', [s.add('Mul', [z, z], 'square')], 'loss', { keepdims: 0 });
-    const options = { loss: { kind: 'output', output: 'loss' }, optimizer } as const;
-    const { model } = await inject(s.model([loss]), options, sessionShapes);
+    const model = await trainable(optimizer);
     const updates = model.trainingInfo.flatMap(info => info.updates);
-    const summed = withStateSum(scanSteps(model).model, updates);
-    const read = summed.model.graph.nodes.flatMap(n => (n.opType === 'ReduceSum' ? [n.inputs[0]!.name] : []));
+    const after = withStateSum(scanSteps(model).model, updates);
     const expected = ['tiled', 'whole'].flatMap(weight =>
       names.map(name => (name === 'w' ? `${weight}_new` : `${weight}_${name}_new`)),
     );
-    expect(read.sort()).toEqual(expected.sort());
-    expect(summed.sum!.states.size).toBe(updates.length - 1);
+    expect(summed(after.model.graph).sort()).toEqual(expected.sort());
+    expect(after.sum!.states.size).toBe(updates.length - 1);
+    const within = withStateSum(scanSteps(model).model, updates, { inSteps: true });
+    expect(summed(within.model.graph)).toHaveLength(expected.length);
+    expect(within.model.graph.nodes.filter(node => node.opType === 'MatMul')).toEqual([]);
+  },
+);
+
+it.each([false, true])(
+  'is not finite where an element of a state is not, summed in steps: %s',
+  async inSteps => {
+    const model = await trainable({ name: 'agd' });
+    const updates = model.trainingInfo.flatMap(info => info.updates);
+    const steps = scanSteps(model);
+    const { lr } = readDescription(model);
+    const { model: whole, sum } = withStateSum(stateInputs(steps.model, updates), updates, { inSteps });
+    const session = await Session.create(whole);
+    const random = (_: unknown, i: number) => Math.sin(i);
+    const feeds = {
+      x: Tensor.from('float32', [1, 4, 64], Float32Array.from({ length: 256 }, random)),
+      [lr]: Tensor.filled('float32', [], 1e-3),
+      ...Object.fromEntries(
+        whole.graph.inputs.flatMap(v =>
+          updates.some(u => u.state === v.name)
+            ? [[v.name, Tensor.filled(v.dtype!, v.shape as number[], v.dtype === 'float32' ? 0.01 : 0)]]
+            : [],
+        ),
+      ),
+    };
+    const total = async () => (await session.run(feeds, [sum!.output]))[sum!.output]!.numbers()[0]!;
+    expect(await total()).toSatisfy(Number.isFinite);
+    for (const name of sum!.states)
+      for (const at of [0, -1]) {
+        const { data } = feeds[name]!;
+        const before = data.at(at)!;
+        data[at < 0 ? data.length - 1 : at] = Number.POSITIVE_INFINITY;
+        expect(await total(), name).not.toSatisfy(Number.isFinite);
+        data[at < 0 ? data.length - 1 : at] = before;
+      }
+    expect(await total()).toSatisfy(Number.isFinite);
+    await session.release();
   },
 );

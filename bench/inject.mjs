@@ -13,7 +13,7 @@ const MEASURE = fileURLToPath(new URL('./peak-memory.mjs', import.meta.url));
 /** Rows of [workload, seconds, MB of peak memory], medians of `runs`. */
 export async function benchInject({
   nodes = [1000, 10000, 100000],
-  megabytes = [10, 100, 1024, 4096],
+  megabytes = [10, 100, 1024, 3072],
   runs = 3,
 } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'agd-onnx-bench-'));

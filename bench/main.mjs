@@ -15,7 +15,7 @@ import { WORKLOADS } from './workloads.mjs';
 
 const SUITES = ['limits', 'start', 'inject', 'train'];
 /** Real sizes take seconds a step, and longer to compile. */
-const TURNS = { rounds: 8, seconds: 0.25, patience: 30 };
+const TURNS = { rounds: 7, seconds: 0.25, patience: 30 };
 const REAL_TURNS = { rounds: 3, seconds: 1.5, patience: 400 };
 const names = list => list.map(item => item.name).join(', ');
 
@@ -34,7 +34,7 @@ Options
   --peers NAMES    ${names(PEERS)}
   --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
   --threads LIST   such as 1,2 [2]
-  --rounds N       turns that each peer gets [8, of real sizes 3]
+  --rounds N       turns that each peer gets [7, of real sizes 3]
   --seconds N      how long a turn is [0.25, of real sizes 1.5]
   --patience N     after how many seconds a peer that is not ready is left out [30, of real sizes 400]
   --quick          in two minutes: three rounds of some small workloads beside PyTorch, with the most threads

@@ -46,12 +46,12 @@ export type EncodedTypes = Map<string, TypeProto>;
 export function writeInfo(value: Value, place: Place, encoded: EncodedTypes): ValueInfoProto {
   const known = value.extra as Declarations | undefined;
   const info = known?.[place];
-  if (info && known.type === value.type && info.name === value.name) return info;
+  const isDeclared = known?.type === value.type;
+  if (info && isDeclared && info.name === value.name) return info;
   if (!info)
     return value.type ? { name: value.name, type: encode(value.type, encoded) } : { name: value.name };
-  const typed = value.type && known?.type !== value.type;
-  const type = typed ? writeType(value.type!, info.type) : info.type;
-  return amend(info, { name: value.name, ...(type && { type }) });
+  const type = isDeclared ? info.type : value.type && writeType(value.type, info.type);
+  return amend(info, { name: value.name, type });
 }
 
 /** A new TypeProto, of a tensor with known extents as bytes, which are written as they are. */

@@ -1,7 +1,8 @@
 /** The nodes that put virtual tokens before the text of a model. */
 import { type DType, dtypeCode, type FloatDType } from '../../graph/dtype.js';
-import { type Model, Node, Value } from '../../graph/ir.js';
+import { allGraphs, type Dim, type Model, Node, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
+import { listTypes } from '../../graph/proto/codec.js';
 import { Tensor } from '../../graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../ops/core/builder.js';
 import type { TextInputs } from './text-inputs.js';
@@ -19,6 +20,8 @@ export class PromptEdit {
   readonly #behind = new Map<Node, Node[]>();
   #target: Node[] = this.#before;
   #batch: Value | undefined;
+  /** What stands in the place of inputs, outputs and lookups, and has virtual tokens too along an axis. */
+  readonly #longer: { value: Value; of: Value; axis: number }[] = [];
 
   constructor(
     readonly model: Model,
@@ -85,7 +88,7 @@ export class PromptEdit {
 
   /** Puts `start` before an input, for all that read it. */
   before(input: Value, start: Value, axis = 1): void {
-    const longer = new Value(this.#names.fresh(`${input.name}_with_prompt`));
+    const longer = this.#withPrompt(input, axis);
     input.replaceAllUses(longer);
     this.emit('Concat', [start, input], { axis }, longer);
   }
@@ -102,6 +105,7 @@ export class PromptEdit {
     }
     const own = this.emit('Cast', [this.ints([...Array(this.tokens).keys()])], { to: dtypeCode(dtype) });
     const start = this.repeated(own, [this.tokens], input);
+    this.#longer.push({ value: moved, of: input, axis: 1 });
     this.emit('Concat', [start, this.emit('Add', [input, count])], { axis: 1 }, moved);
   }
 
@@ -111,7 +115,7 @@ export class PromptEdit {
     const cut = graph.outputs.filter(v => v.producer && isCut(v));
     this.#target = this.#after;
     for (const output of cut) {
-      const whole = new Value(this.#names.fresh(`${output.name}_with_prompt`));
+      const whole = this.#withPrompt(output, axis);
       const node = output.producer!;
       output.replaceAllUses(whole, { outputs: false });
       node.outputs = node.outputs.map(v => (v === output ? whole : v));
@@ -129,25 +133,53 @@ export class PromptEdit {
   /** Lets `start` take the place of the first entries of a node's output along axis 1. */
   replaceStart(output: Value, start: Value): void {
     const node = output.producer!;
-    const replaced = new Value(this.#names.fresh(`${output.name}_with_prompt`));
+    const replaced = this.#withPrompt(output, 1);
     output.replaceAllUses(replaced);
     this.#target = [];
     this.emit('Concat', [start, this.#slice(output, 1)], { axis: 1 }, replaced);
     this.#behind.set(node, this.#target);
   }
 
-  /** Places the nodes. Extents that have a name may now be others: inner values lose their shapes. */
+  #withPrompt(of: Value, axis: number): Value {
+    const value = new Value(this.#names.fresh(`${of.name}_with_prompt`));
+    this.#longer.push({ value, of, axis });
+    return value;
+  }
+
+  /** Places the nodes, and names the extents anew that are no longer what they were. */
   finish(): void {
     const { graph } = this.model;
-    const outputs = new Set(graph.outputs);
-    for (const value of graph.nodes.flatMap(node => node.outputs)) {
-      if (!value || outputs.has(value) || value.type?.kind !== 'tensor') continue;
-      if (value.shape?.some(d => typeof d !== 'number')) value.type = undefined;
-    }
+    this.#renameExtents();
     graph.nodes = [
       ...this.#before,
       ...graph.nodes.flatMap(node => [node, ...(this.#behind.get(node) ?? [])]),
       ...this.#after,
     ];
+  }
+
+  /** Of all values but inputs and cut outputs. An extent that only names tell follows from inputs in a way that is not known. */
+  #renameExtents(): void {
+    const { graph } = this.model;
+    const [longer, same] = [new Set<Dim>(), new Set<Dim>()];
+    for (const input of graph.inputs) {
+      const axis = this.#longer.find(({ of }) => of === input)?.axis;
+      input.shape?.forEach((d, i) => void (i === axis ? longer : same).add(d));
+    }
+    const isClear = ![...longer].some(d => typeof d === 'string' && same.has(d));
+    const renamed = (d: Dim): Dim =>
+      typeof d !== 'string' || (same.has(d) && !longer.has(d)) ? d : isClear ? `${d}_with_prompt` : null;
+    const typeOf = (value: Value, axis?: number): ValueType | undefined => {
+      const shape = value.shape?.map((d, i) => (i === axis && typeof d === 'number' ? null : renamed(d)));
+      return shape ? { kind: 'tensor', dtype: value.dtype!, shape } : value.type;
+    };
+    const types = this.#longer.map(({ value, of, axis }) => [value, typeOf(of, axis)] as const);
+    for (const { inputs, nodes } of allGraphs(graph))
+      for (const value of [...inputs, ...nodes.flatMap(node => node.outputs)])
+        if (value && !graph.inputs.includes(value)) value.type = typeOf(value);
+    for (const [value, type] of types) value.type = type;
+    listTypes(
+      graph,
+      this.#longer.map(({ value }) => value),
+    );
   }
 }

@@ -430,6 +430,13 @@ describe('a changed model', () => {
     });
   });
 
+  it('declares no type for a value that has lost it', () => {
+    const model = decodeModel(bytes);
+    model.graph.nodes[0]!.outputs[0]!.type = undefined;
+    const [inner] = parse('ModelProto', encodeModel(model)).graph!.valueInfo!;
+    expect(plain(inner)).toEqual({ name: 'y', docString: 'bytes 64' });
+  });
+
   it('drops what an optimizer left of a value whose name a new one takes', () => {
     const stale = { name: 'pow', type: { tensorType: { elemType: 1 } } };
     const model = decodeModel(modelBytes({ name: 'g', input: [{ name: 'x' }], valueInfo: [stale] }));

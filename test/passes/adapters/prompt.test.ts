@@ -1,7 +1,9 @@
 /** Virtual tokens of small models; parity with PEFT is in test/runtime/formats/prompts.test.ts. */
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../../src/graph/check-graph.js';
 import type { DType } from '../../../src/graph/dtype.js';
+import { loadModel } from '../../../src/graph/files.js';
 import type { Model, Shape, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
@@ -13,6 +15,8 @@ import { gradients } from '../../../src/runtime/gradients.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp, Sketch } from '../../sample.js';
+
+const MODELS = join(import.meta.dirname, '../../runtime/formats/peft/prompts');
 
 const ids = Tensor.from('int64', [2, 3], BigInt64Array.of(1n, 4n, 2n, 3n, 3n, 0n));
 
@@ -172,6 +176,74 @@ describe('a prefix', () => {
     expect(() => applyAdapters(mixer({ cache: ['batch', 'heads', 'past', 4] }), { prefixTokens: 2 })).toThrow(
       "'past_key_values.0.key' has shape [batch,heads,past,4], and a prefix needs the same number of heads",
     );
+  });
+});
+
+/** Extents in the file that are not those of a run, by the names that inputs and outputs give to numbers. */
+async function falseExtents(file: Uint8Array, feeds: Record<string, Tensor>): Promise<string[]> {
+  const model = decodeModel(file);
+  const { graph } = model;
+  const values = graph.nodes.flatMap(node => node.outputs.filter(v => v?.shape) as Value[]);
+  const declared = [...graph.inputs, ...values].map(v => [v.name, v.shape!] as const);
+  graph.outputs = values;
+  for (const value of values) value.type = undefined;
+  const found = { ...feeds, ...(await run(model, feeds)) };
+  const known = new Map<unknown, number>();
+  return declared.flatMap(([name, shape]) => {
+    const { dims } = found[name]!;
+    shape.forEach((d, i) => void (typeof d === 'string' && !known.has(d) && known.set(d, dims[i]!)));
+    const isTrue =
+      shape.length === dims.length && shape.every((d, i) => d === null || (known.get(d) ?? d) === dims[i]);
+    return isTrue ? [] : [`${name}: [${shape}] is [${dims}]`];
+  });
+}
+
+describe('extents in the file', () => {
+  const ints = (batch: number, length: number, value = 1) =>
+    Tensor.from('int64', [batch, length], new BigInt64Array(batch * length).fill(BigInt(value)));
+  const sizes = [
+    [2, 3, 0],
+    [4, 5, 2],
+  ] as const;
+
+  it.each(sizes)('are true with a prompt for %i texts of %i tokens', async (batch, length) => {
+    const model = await loadModel(join(MODELS, 'bert.onnx'));
+    // A value for each pair of tokens, which is not cut.
+    const pairs = model.graph.nodes
+      .flatMap(node => node.outputs)
+      .find(v => `${v?.shape}` === 'batch,2,sequence,sequence');
+    model.graph.outputs = [...model.graph.outputs, pairs!];
+    const file = encodeModel(applyAdapters(model, { promptTokens: 4 }));
+    const longer = decodeModel(file)
+      .graph.nodes.flatMap(node => node.outputs)
+      .find(v => v?.name === 'input_ids_with_prompt');
+    expect(longer!.shape).toEqual(['batch', 'sequence_with_prompt']);
+    expect(decodeModel(file).graph.outputs[1]!.shape).toEqual([
+      'batch',
+      2,
+      ...Array(2).fill('sequence_with_prompt'),
+    ]);
+    const names = ['input_ids', 'attention_mask', 'token_type_ids'];
+    const feeds = Object.fromEntries(names.map(name => [name, ints(batch, length)]));
+    expect(await falseExtents(file, feeds)).toEqual([]);
+  });
+
+  it.each(sizes)('are true with a prefix for %i texts of %i tokens after %i', async (batch, length, past) => {
+    const model = await loadModel(join(MODELS, 'gpt2-cached.onnx'));
+    const cache = model.graph.inputs.filter(v => v.shape?.length === 4);
+    const file = encodeModel(applyAdapters(model, { prefixTokens: 4 }));
+    const feeds = {
+      ...{ input_ids: ints(batch, length), position_ids: ints(batch, length) },
+      attention_mask: ints(batch, past + length),
+      ...Object.fromEntries(cache.map(v => [v.name, Tensor.zeros('float32', [batch, 2, past, 8])])),
+    };
+    expect(await falseExtents(file, feeds)).toEqual([]);
+  });
+
+  it('have no name where two inputs have the same, and one of them is longer', () => {
+    const shapes = { mask: ['batch', 'sequence'], cache: ['batch', 1, 'past', 4] } as const;
+    const model = applyAdapters(mixer(shapes), { prefixTokens: 2 });
+    expect(model.graph.outputs[0]!.shape).toEqual(['batch', null, 4]);
   });
 });
 

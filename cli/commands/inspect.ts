@@ -1,7 +1,6 @@
 import { crashError, types } from '../../src/constants.js';
 import type { Arguments } from '../arguments.js';
 import type { Options } from '../flags.js';
-import { supervisedWhere } from '../supervise.js';
 import { typesProcess } from '../types.js';
 import { describeStep } from '../ui/describe-step.js';
 import { formatBytes, formatCount } from '../ui/format.js';
@@ -24,7 +23,6 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  if (await supervisedWhere(false, path)) return;
   const { inspect, openModel, modelFile, typesApart } = await import('../../src/injection.js');
   const { train, freeze, unfreezeLast, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };

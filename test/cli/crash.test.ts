@@ -1,7 +1,7 @@
 /** A fault in the runtime's native code is a line and exit code 1, and signals reach a command as if it were one process. */
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -77,6 +77,7 @@ describe.skipIf(process.platform === 'win32')('the process of a command', () => 
     const s = new Sketch();
     const y = s.add('MatMul', [s.input('x', ['batch', 1500]), s.weight('w', [1500, 1500])], 'y');
     await saveModel(s.model([y]), join(folder, large));
+    await writeFile(join(folder, 'large.json'), JSON.stringify({ model: large, loss: 'mse' }));
   });
 
   it.each<[module: string, signal: NodeJS.Signals, said: string, args: string[]]>([
@@ -84,6 +85,7 @@ describe.skipIf(process.platform === 'win32')('the process of a command', () => 
     ['types-process.js', 'SIGKILL', 'The process was killed (SIGKILL)', ['inject', 'model.onnx', ...LOSS]],
     ['work.js', 'SIGABRT', 'JavaScript heap out of memory', ['inspect', large]],
     ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', large, '--loss', 'mse']],
+    ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', '--config', 'large.json']],
     ['work.js', 'SIGABRT', 'ONNX Runtime crashed (SIGABRT)', ['inject', 'model.onnx', ...LOSS, '--split']],
   ])('where %s ends by %s, that is a line: %s %j', async (module, signal, said, args) => {
     const before = readdirSync(folder);

@@ -46,10 +46,8 @@ export function lendAxes(model: Model): boolean {
       const shapes = node.inputs.map(v => v?.shape);
       if (!shapes.some(shape => shape?.at(-1) === 1 && !isSingle(shape))) continue;
       const rank = Math.max(...shapes.map(shape => shape?.length ?? 0));
-      if (shapes.some(shape => isSingle(shape) && shape!.length < rank))
-        node.inputs = node.inputs.map((v, i) =>
-          isSingle(shapes[i]) && shapes[i]!.length < rank ? lent(v!, rank) : v,
-        );
+      for (const [i, shape] of shapes.entries())
+        if (isSingle(shape) && shape!.length < rank) node.setInput(i, lent(node.inputs[i]!, rank));
     }
   for (const graph of builders.keys()) graph.nodes = topologicalOrder(graph.nodes);
   return builders.size > 0;

@@ -21,8 +21,6 @@ const EXACT = new Set(
   ).split(' '),
 );
 const EXACT_TYPES: ReadonlySet<DType | undefined> = new Set(['float32', 'float64', 'int64', 'int32', 'bool']);
-/** Vectors of float32 may be rounded otherwise. */
-const IN_DOUBLE = new Set(['Pow', 'Sqrt']);
 
 /**
  * Takes out of the Scan over steps what its steps need not do, with the same results: what is the same in all of them (such as
@@ -34,8 +32,8 @@ const IN_DOUBLE = new Set(['Pow', 'Sqrt']);
 export function onceARun(model: Model): void {
   const { graph } = model;
   const scan = graph.nodes.find(node => node.opType === 'Scan' && !node.domain);
-  const body = scan?.subgraphs()[0];
-  if (!scan || !body) return;
+  if (!scan) return;
+  const [body] = scan.subgraphs() as [Graph];
   const g = new Builder(graph, { names: Names.of(model), opsets: model.opsetImports });
   g.forget(graph.inputs);
   const [before, after]: Node[][] = [[], []];
@@ -163,8 +161,10 @@ function takeCounted(g: Builder, scan: Node, body: Graph, isFixed: (value: Value
   for (const node of body.nodes) {
     const [made] = node.outputs;
     if (!isExact(node) || made!.outputOf.length) continue;
-    const isKnown = (v: Value | null) => v && isScalar(v) && (counted.has(v) || isFixed(v));
+    const isKnown = (v: Value | null) => counted.has(v!) || isFixed(v!);
     if (!node.inputs.every(isKnown) || !node.inputs.some(v => counted.has(v!))) continue;
+    // Vectors to a power of 2 or 3 are multiplied, single numbers are not.
+    if (node.opType === 'Pow' && !counted.has(node.inputs[1]!)) continue;
     const inputs = node.inputs.map(v => counted.get(v!) ?? g.of(v!));
     const type = { kind: 'tensor', dtype: made!.dtype!, shape: [null] } as const;
     const copy = new Node(
@@ -196,7 +196,7 @@ function growthOf(state: Value, next: Value, isFixed: (value: Value) => boolean)
   if (node?.opType !== 'Add' || node.domain || state.dtype !== 'int64' || !isScalar(state)) return undefined;
   const [a, b] = node.inputs as [Value, Value];
   const by = a === state ? b : b === state ? a : undefined;
-  return by && isFixed(by) && isScalar(by) ? by : undefined;
+  return by && isFixed(by) ? by : undefined;
 }
 
 const isScalar = ({ shape }: Value) => shape?.length === 0;
@@ -204,8 +204,7 @@ const isScalar = ({ shape }: Value) => shape?.length === 0;
 function isExact({ opType, domain, inputs, outputs }: Node): boolean {
   const values = [...inputs, ...outputs];
   const isKnown = EXACT.has(opType) && !domain && outputs.length === 1;
-  if (!isKnown || !values.every(v => v && EXACT_TYPES.has(v.dtype) && isScalar(v))) return false;
-  return !IN_DOUBLE.has(opType) || values.every(v => v!.dtype === 'float64');
+  return isKnown && values.every(v => v && EXACT_TYPES.has(v.dtype) && isScalar(v));
 }
 
 /** Keeps states that a node splits a vector into, and that another one concatenates, as that vector. */

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../../src/graph/check-graph.js';
 import { cloneModel } from '../../../src/graph/clone.js';
+import { type DType, dtypeCode } from '../../../src/graph/dtype.js';
 import { type Model, Node, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
@@ -146,6 +147,70 @@ describe('scalars of the number of the step', () => {
     const many = 2_000;
     const batch = { x: Tensor.zeros('float32', [many, 1, 4]), target: Tensor.zeros('int64', [many, 1]) };
     await expectSame(await forms(mlp()), batch);
+  });
+});
+
+/** Steps that count from `start` and return what `make` computes of their number, which is also a number of `dtype`. */
+function counting(make: (s: Sketch, number: Value) => Value, dtype: DType, start: Tensor): Model {
+  const s = new Sketch();
+  const one = s.weight('one', Tensor.filled(start.dtype, [], 1));
+  const count = s.input('count', start.dims, start.dtype);
+  const next = Object.assign(s.add('Add', [count, one], 'next'), { type: count.type });
+  const number = s.add('Cast', [count], 'number', { to: dtypeCode(dtype) });
+  number.type = { kind: 'tensor', dtype, shape: start.dims };
+  s.input('slice', [1]);
+  s.graph.outputs = [next, s.add('Cast', [make(s, number)], 'result', { to: dtypeCode('float64') })];
+  const g = new Sketch();
+  const from = g.weight('from', start);
+  const outputs = ['last', 'results'].map(name => new Value(name));
+  const scan = new Node('Scan', [from, g.input('slices', ['steps', 1])], outputs);
+  scan.setAttr('body', { type: 'graph', value: s.graph });
+  scan.setAttr('num_scan_inputs', { type: 'int', value: 1 });
+  g.graph.append(scan);
+  return g.model(outputs);
+}
+
+describe('what is computed of the number of a step', () => {
+  const add =
+    (opType: string, other?: Tensor, dims: readonly number[] = []) =>
+    (s: Sketch, number: Value) => {
+      const dtype = number.dtype!;
+      const value = s.add(opType, other ? [number, s.weight('other', other)] : [number], 'value');
+      value.type = { kind: 'tensor', dtype, shape: dims };
+      return value;
+    };
+  const of = (dtype: DType, value: number, dims: readonly number[] = []) => Tensor.filled(dtype, dims, value);
+
+  it.each<[string, 'is' | 'is not', ReturnType<typeof add>, DType, Tensor?]>([
+    ['Sqrt', 'is', add('Sqrt'), 'float64'],
+    ['Sqrt in float32', 'is', add('Sqrt'), 'float32'],
+    ['a product in float16', 'is not', add('Mul', of('float16', 0.3)), 'float16'],
+    ['a product with a vector of one number', 'is not', add('Mul', of('float64', 0.3, [1]), [1]), 'float64'],
+    ['a number after 2³³', 'is', add('Mul', of('float64', 0.3)), 'float64', of('int64', 2 ** 33)],
+    ['a sum of float32', 'is not', add('Mul', of('float64', 0.3)), 'float64', of('float32', 0.1)],
+    ['a vector of one number', 'is not', add('Mul', of('float64', 0.3), [1]), 'float64', of('int64', 1, [1])],
+    // The runtime multiplies vectors, and calls another function for single numbers.
+    ['a cube', 'is not', add('Pow', of('float64', 3)), 'float64'],
+    [
+      'a power of a constant',
+      'is',
+      (s, n) =>
+        Object.assign(s.add('Pow', [s.weight('base', of('float64', 0.7)), n], 'value'), { type: n.type }),
+      'float64',
+    ],
+  ])('%s %s computed for all steps at once', async (_, is, make, dtype, start = of('int64', 1)) => {
+    const model = counting(make, dtype, start);
+    const run = async () => {
+      const session = await Session.create(model);
+      const { last, results } = await session.run({ slices: Tensor.zeros('float32', [500, 1]) });
+      await session.release();
+      return [last!.numbers(), results!.numbers()];
+    };
+    const before = await run();
+    onceARun(model);
+    const inside = body(model).flatMap(node => node.outputs.map(v => v!.name));
+    expect(inside.includes('value')).toBe(is === 'is not');
+    expect(await run()).toEqual(before);
   });
 });
 

@@ -8,6 +8,7 @@ import { flag, positive } from '../core/option-type.js';
 import {
   betasOption,
   correction,
+  decayFactor,
   decoupledOption,
   ensure,
   fixedDecayOption,
@@ -68,6 +69,7 @@ export const agd: Optimizer<AgdOptions> = {
     const root = corrected2.div(1 - beta2).sqrt();
     return {
       gain: corrected1.rdiv(1 - beta1),
+      keep: decayFactor(step, beta2),
       rate: lr.mul(root),
       floor: root.mul(delta),
       ...(clip === undefined ? {} : boundOf(corrected1.rdiv(clip * Math.sqrt(1 - beta2)))),
@@ -78,13 +80,12 @@ export const agd: Optimizer<AgdOptions> = {
     };
   },
 
-  update(w, grad, state, { gain, rate, floor, low, high, decay, grown, blend }, options) {
+  update(w, grad, state, { gain, keep, rate, floor, low, high, decay, grown, blend }, options) {
     const { betas, weightDecay, weightDecouple, amsgrad, win } = options;
     const g = weightDecay && !weightDecouple ? grad.add(w.mul(weightDecay)) : grad;
     const s = g.sub(state.exp_avg_corrected!).mul(gain!);
     const h = state.exp_avg_corrected!.add(s);
-    // 1 - beta2 keeps more digits in float32 than beta2 does: its rounding would be the largest error of all.
-    const B = state.diff_sq_sum!.add(s.square().sub(state.diff_sq_sum!.mul(1 - betas[1])));
+    const B = state.diff_sq_sum!.mul(g.dtype === 'float64' ? betas[1] : keep!).add(s.square());
     const largest = amsgrad ? state.max_diff_sq_sum!.maximum(B) : B;
     // Clip with a minimum is Max with a scalar, and has a kernel on every execution provider.
     const q = h.div(largest.sqrt().op('Clip', [floor]));

@@ -228,6 +228,29 @@ export function oneMinusExp(half: Expr): Expr {
   return a.mul(-2).div(a.rsub(1));
 }
 
+/**
+ * beta as a factor in float32: one of the two numbers beside it, by the step, so that the product of all factors so far stays within
+ * 6e-8 of the power of beta. The nearest one alone would be the largest error of all: that of 0.999 has a sum of powers that
+ * is off by 1.3e-5.
+ */
+export function decayFactor(step: Expr, beta: number): Expr {
+  const number = (value: number) => step.g.scalar(value, 'float32');
+  const near = Math.fround(beta);
+  if (near === beta) return number(beta);
+  const far = beside(near, near < beta ? 1 : -1);
+  const [low, high] = near < beta ? [near, far] : [far, near];
+  const share = Math.log1p((high - beta) / beta) / Math.log1p((high - low) / low);
+  const count = step.mul(share);
+  return count.sub(count.floor()).less(share).where(number(low), number(high));
+}
+
+/** The number of float32 so many places away from one above 0. */
+function beside(x: number, places: number): number {
+  const bits = new Int32Array(Float32Array.of(x).buffer);
+  bits[0]! += places;
+  return new Float32Array(bits.buffer)[0]!;
+}
+
 /** beta average + (1 - beta) x, as a step towards x: 1 - beta keeps more digits in float32 than beta does. */
 export function movingAverage(average: Expr, x: Expr, beta: number): Expr {
   return towards(average, x, 1 - beta);

@@ -161,7 +161,8 @@ export function bodyModel(model: Model, sub: Graph): Model {
 }
 
 /**
- * A runtime may report an unknown rank as that of a scalar; the extent of the value's Shape distinguishes the two.
+ * A runtime may report an unknown rank as that of a scalar; the extent of the value's Shape distinguishes the two, but for an
+ * element of a sequence.
  */
 async function forgetUnknownRanks(
   model: Model,
@@ -178,7 +179,8 @@ async function forgetUnknownRanks(
   const types = await oracle(probe(model, [...nodes, ...shapes], outputs, certain));
   scalars.forEach((value, i) => {
     const type = types.get(outputs[i]!.name);
-    if (type?.kind === 'tensor' && type.shape?.[0] !== 0)
+    const isElement = value.producer?.opType === 'SequenceAt';
+    if (isElement || (type?.kind === 'tensor' && type.shape?.[0] !== 0))
       value.type = { kind: 'tensor', dtype: value.dtype! };
   });
 }

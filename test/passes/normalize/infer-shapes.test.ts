@@ -29,6 +29,26 @@ it('distinguishes an unknown rank from a scalar, and infers ranks from inputs', 
   expect(root!.shape).toEqual([null, null]);
 });
 
+it('gives an element of a sequence its rank, where the runtime takes it for a scalar', async () => {
+  const s = new Sketch();
+  const place = s.weight('place', Tensor.zeros('int64', []));
+  const x = s.input('x', ['n', 6]);
+  const lengths = s.add('Constant', [], 'lengths', { value_ints: [2, 4] });
+  const parts = s.add('SplitToSequence', [x, lengths], 'parts', { axis: 1 });
+  const part = s.add('SequenceAt', [parts, place], 'part');
+  const sum = s.add('ReduceSum', [x], 'sum', { keepdims: 0 });
+  const scalar = s.add('SequenceAt', [s.add('SequenceConstruct', [sum], 'scalars'), place], 'scalar');
+  // As it does in some graphs, with an extent of 0 for the element's Shape.
+  const told = async (model: Model) => {
+    const types = await sessionShapes(model);
+    if (types.has('part')) types.set('part', { kind: 'tensor', dtype: 'float32', shape: [] });
+    if (types.has('part_shape')) types.set('part_shape', { kind: 'tensor', dtype: 'int64', shape: [0] });
+    return types;
+  };
+  await inferShapes(s.model([s.add('Add', [part, scalar], 'y')]), told);
+  expect([part.shape, scalar.shape]).toEqual([['n', null], []]);
+});
+
 it('gives a pool that rounds up the windows that the kernel computes', async () => {
   const s = new Sketch();
   // Rounded up (2 - 1) / 2 + 1 are two windows, of which the second would begin after the end.

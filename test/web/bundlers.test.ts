@@ -86,7 +86,8 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
 describe('the first load', () => {
   it.each([
     ['adapt', 79_400, 1],
-    ['inject', 135_950, 4],
+    // 180 bytes join small matrices by rows, which saves up to a third of the nodes that are written.
+    ['inject', 136_150, 4],
     ['Trainer', 164_300, 7],
     ['fit', 200_200, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {

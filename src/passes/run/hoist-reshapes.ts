@@ -1,5 +1,5 @@
 import { reads } from '../../graph/dependents.js';
-import { type Graph, Node, Value } from '../../graph/ir.js';
+import { type Graph, Node, type TensorType, Value } from '../../graph/ir.js';
 
 /**
  * If the body of a Scan reshapes a state at its start and back at its end, gives the state the inner shape
@@ -31,16 +31,9 @@ export function hoistReshapes(
     const leave = next.producer;
     const enter = isReshape(leave) ? entrance(state, leave.inputs[0]!) : undefined;
     if (!enter || !isReshape(leave)) continue;
-    const worked = enter.outputs[0]!;
     const type = reshaped(state, graph.initializers.get(enter.inputs[1]!)!.numbers());
     if (!type) continue;
-    body.inputs[i] = worked;
-    body.outputs = body.outputs.with(i, leave.inputs[0]!);
-    worked.type = type;
-    body.outputs[i]!.type = type;
-    const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
-    body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
-    if (others.has(state)) body.prepend(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
+    reshapeState(body, i, enter, leave, type);
     scan.outputs[i]!.type = type;
     const [start, fed] = [scan.inputs[i]!, new Value(scan.inputs[i]!.name, type)];
     scan.setInput(i, fed);
@@ -49,6 +42,19 @@ export function hoistReshapes(
     hoisted.set(start.name, type.shape);
   }
   return hoisted;
+}
+
+/** Gives a state of a Scan's body the type to which `enter` reshapes it, and from which `leave` reshapes its next value. */
+export function reshapeState(body: Graph, i: number, enter: Node, leave: Node, type: TensorType): void {
+  const [state, next] = [body.inputs[i]!, body.outputs[i]!];
+  const [worked, result] = [enter.outputs[0]!, leave.inputs[0]!];
+  body.inputs[i] = worked;
+  body.outputs = body.outputs.with(i, result);
+  worked.type = type;
+  result.type = type;
+  const others = new Set(body.nodes.flatMap(node => (node === enter ? [] : reads(node))));
+  body.nodes = body.nodes.filter(node => node !== enter && (node !== leave || others.has(next)));
+  if (others.has(state)) body.prepend(new Node('Reshape', [worked, leave.inputs[1]!], [state]));
 }
 
 /** The type of a value with known extents, reshaped to other extents, of which one may be -1. */

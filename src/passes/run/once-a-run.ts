@@ -6,6 +6,7 @@ import { Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { inferTypes } from '../../ops/core/infer.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { reshapeState } from './hoist-reshapes.js';
 import { constantsOf } from './rewrite-nodes.js';
 
 /** Of larger tensors, some are computed in the memory of others, and all would be there for the whole run. */
@@ -42,7 +43,9 @@ export function onceARun(model: Model): void {
     takeCounted(g, scan, body, fixed);
   });
   const constant = constantsOf(model);
-  for (const node of body.nodes) joinStates(g, scan, body, node, v => constant(v)?.numbers(), before, after);
+  // Those that are joined first are pieces of the others.
+  for (const node of [...body.nodes].reverse())
+    joinStates(g, scan, body, node, v => constant(v)?.numbers(), before, after);
   for (const value of [...before, ...after].flatMap(node => node.inputs)) {
     const tensor = body.initializers.get(value!);
     if (tensor) graph.initializers.set(value!, tensor);
@@ -207,7 +210,7 @@ function isExact({ opType, domain, inputs, outputs }: Node): boolean {
   return isKnown && values.every(v => v && EXACT_TYPES.has(v.dtype) && isScalar(v));
 }
 
-/** Keeps states that a node splits a vector into, and that another one concatenates, as that vector. */
+/** Keeps states that a node splits a tensor into, and that another one concatenates, as that tensor. */
 function joinStates(
   g: Builder,
   scan: Node,
@@ -222,12 +225,13 @@ function joinStates(
   const whole = split.inputs[0]!;
   const places = split.outputs.map(v => (v && !v.readers.length ? body.outputs.indexOf(v) : -1));
   const states = statesOf(scan);
-  if (!sizes || whole.shape?.length !== 1 || whole.outputOf.length || whole.producer?.graph !== body) return;
+  if (!sizes || !whole.shape || whole.outputOf.length || whole.producer?.graph !== body) return;
   if (places.some(i => i < 0 || i >= states)) return;
   const members = places.map(i => body.inputs[i]!);
   const isJoin = (node: Node) =>
     node.opType === 'Concat' &&
     !node.domain &&
+    !new Attributes(node).int('axis', 0) &&
     node.inputs.length === members.length &&
     node.inputs.every((v, i) => v === members[i]);
   const join = members[0]!.readers.find(node => node.graph === body && isJoin(node));
@@ -245,7 +249,7 @@ function joinStates(
   const given = places.map(i => g.of(scan.inputs[i]!));
   const all = g.into(before, () => given[0]!.concat(given.slice(1), 0));
   const result = g.newValue(whole.name, whole.type);
-  after.push(
+  after.unshift(
     new Node(
       'Split',
       [result, lengths],
@@ -254,4 +258,31 @@ function joinStates(
   );
   scan.inputs = scan.inputs.with(first!, all.value).filter(keep);
   scan.outputs = scan.outputs.with(first!, result).filter(keep);
+  flatten(g, scan, body, body.inputs.indexOf(joined), constant, before, after);
+}
+
+/** Keeps such a state in the shape to which it is reshaped at the start of a step, and from which at its end. */
+function flatten(
+  g: Builder,
+  scan: Node,
+  body: Graph,
+  i: number,
+  constant: (value: Value | null | undefined) => number[] | undefined,
+  before: Node[],
+  after: Node[],
+): void {
+  const isReshape = (node: Node | undefined): node is Node =>
+    node?.opType === 'Reshape' && !node.domain && constant(node.inputs[1]) !== undefined;
+  const enter = body.inputs[i]!.readers.find(isReshape);
+  const leave = body.outputs[i]!.producer;
+  if (!enter || !isReshape(leave)) return;
+  const type = leave.inputs[0]!.type;
+  if (type?.kind !== 'tensor' || `${type.shape}` !== `${enter.outputs[0]!.shape}`) return;
+  reshapeState(body, i, enter, leave, type);
+  const given = g.of(scan.inputs[i]!);
+  const flat = g.into(before, () => given.op('Reshape', [g.of(enter.inputs[1]!)], {}, { types: [type] }));
+  const result = g.newValue(scan.outputs[i]!.name, type);
+  after.unshift(new Node('Reshape', [result, leave.inputs[1]!], [scan.outputs[i]!]));
+  scan.setInput(i, flat.value);
+  scan.setOutput(i, result);
 }

@@ -147,7 +147,8 @@ export function updateParameters<O extends OptimizerOptions>(
       const { options, lookup } = parameters[first!]!;
       const rows = lookup && b.of(lookup.rows);
       const state = (v: Value) => (rows ? b.of(v).gather(rows) : b.of(v));
-      const joined = (of: (i: number) => Expr) => join(members.map(of));
+      const like = members.map(i => params[i]!);
+      const joined = (of: (i: number) => Expr) => join(members.map(of), like);
       const states = statesOf(optimizer, options, params[first!]!.shape as readonly number[]);
       const named = (scalar: boolean) => states.flatMap(s => (s.scalar === scalar ? s.name : []));
       const names = named(false);

@@ -223,6 +223,23 @@ describe('states that are worked on as one vector', () => {
     await expectSame(made);
   });
 
+  it('are one where matrices with rows of one length are joined before others', async () => {
+    const s = new Sketch();
+    let x = s.input('x', ['batch', 4]);
+    for (let i = 0; i < 3; i++) {
+      const y = s.add('MatMul', [x, s.weight(`w${i}`, [4, 4])], `y${i}`);
+      x = s.add('Tanh', [s.add('Add', [y, s.weight(`b${i}`, [4])], `z${i}`)], `x${i + 1}`);
+    }
+    const made = await forms(s.model([s.add('MatMul', [x, s.weight('v', [4, 3])], 'v_x')]));
+    // Two of each of seven tensors (gradients, and parameters and two moments at both ends), and one of the loss.
+    expect(ops(made.injected.graph.nodes).filter(op => op === 'Reshape')).toHaveLength(15);
+    // Those of gradients stay, and the forward pass reads the parameters apart.
+    expect([inStep(made.plain, 'Concat'), inStep(made.plain, 'Split')]).toEqual([8, 6]);
+    expect([inStep(made.shorter, 'Concat'), inStep(made.shorter, 'Split')]).toEqual([2, 2]);
+    expect(inStep(made.shorter, 'Reshape')).toBe(4);
+    await expectSame(made);
+  });
+
   it('are apart where something else reads their next values', async () => {
     const made = await forms(mlp(), { ...LOSS, ema: 0.9 });
     expect([inStep(made.shorter, 'Concat'), inStep(made.shorter, 'Split')]).toEqual([2, 1]);

@@ -50,6 +50,34 @@ it('takes the learning rate of a group as a multiple of the fed one', async () =
   expect(run.get('b')).toEqual(slow.get('b'));
 });
 
+it('updates tensors of any shapes as vectors, and matrices with rows of one length by rows', async () => {
+  const shapes = {
+    a: [2, 3],
+    scalar: [],
+    b: [1, 3],
+    bias: [2],
+    c: [3, 3],
+    empty: [0, 2],
+    d: [2, 1, 2],
+    e: [4, 2],
+  };
+  const numbers = (sign: number): Numbers =>
+    Object.fromEntries(
+      Object.entries(shapes).map(([name, shape], k) => {
+        const size = shape.reduce((n: number, d) => n * d, 1);
+        return [name, Array.from({ length: size }, (_, i) => sign * (0.5 + k - i / 8))];
+      }),
+    );
+  const [joined, vectors] = [
+    await OptimizerRun.create(agd, { weightDecay: 0.01 }, numbers(1), { shapes }),
+    await OptimizerRun.create(agd, { weightDecay: 0.01 }, numbers(1)),
+  ];
+  for (const sign of [1, -2]) for (const run of [joined, vectors]) await run.step(numbers(sign));
+  expectSame(joined, vectors);
+  expect(joined.opTypes).toContain('Reshape');
+  expect(vectors.opTypes).not.toContain('Reshape');
+});
+
 it('clips gradients elementwise', async () => {
   const [run, plain] = [await create({ clipGradValue: 1 }), await create()];
   for (const grads of GRADS) {

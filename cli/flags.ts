@@ -170,7 +170,8 @@ export function readFlags(args: Readonly<Record<string, unknown>>, command: Comm
       throw new UsageError(
         unknownName(
           'option',
-          `--${flag}`,
+          // The parser takes off a `no-` that may have been meant.
+          given === false ? `--no-${name}` : `--${flag}`,
           [...known.keys()].map(f => `--${f}`),
         ).message,
       );

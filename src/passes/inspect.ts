@@ -1,7 +1,7 @@
 import { reads } from '../graph/dependents.js';
 import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
-import { allGraphs, type Model, type Node, type Value, type ValueType } from '../graph/ir.js';
+import { allGraphs, type Model, type Node, showShape, type Value, type ValueType } from '../graph/ir.js';
 import type { Tensor } from '../graph/tensor.js';
 import { loadOperators, opDef } from '../ops/index.js';
 import { adapterNames } from './adapters/adapter-names.js';
@@ -216,7 +216,7 @@ function showParameter({ value, trains, why, by }: ParameterChoice, tensor: Tens
 export function showType(type: ValueType | undefined): string {
   switch (type?.kind) {
     case 'tensor':
-      return `${type.dtype}${type.shape ? `[${type.shape.map(d => d ?? '?').join(',')}]` : ''}`;
+      return `${type.dtype}${type.shape ? showShape(type.shape) : ''}`;
     case 'sequence':
     case 'optional':
       return `${type.kind}(${showType(type.elem)})`;

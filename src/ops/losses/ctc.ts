@@ -1,5 +1,6 @@
 /** Connectionist temporal classification. Graves et al. 2006, "Connectionist temporal classification". */
 import { AgdError } from '../../graph/errors.js';
+import { showShape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
 import { scan } from '../core/scan.js';
 import type { Loss } from './loss.js';
@@ -26,7 +27,7 @@ export const ctc: Loss = {
     if (output.rank !== 3)
       throw new AgdError(
         'bad-shape',
-        `Output '${output.value.name}' of shape [${output.shape}] does not fit ctc: expected [batch, time, classes].`,
+        `Output '${output.value.name}' of shape ${showShape(output.shape)} does not fit ctc: expected [batch, time, classes].`,
       );
     const { g } = output;
     const { dtype } = output;

@@ -1,5 +1,6 @@
 /** Losses that compare outputs of the model with each other. */
 import { AgdError } from '../../graph/errors.js';
+import { showShape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
 import type { Loss } from './loss.js';
 
@@ -24,7 +25,7 @@ function unit(x: Expr): Expr {
   if (x.rank !== 2)
     throw new AgdError(
       'bad-shape',
-      `Output '${x.value.name}' of shape [${x.shape}] cannot be compared across the batch: expected [batch, width].`,
+      `Output '${x.value.name}' of shape ${showShape(x.shape)} cannot be compared across the batch: expected [batch, width].`,
     );
   return x.div(x.square().sum([1], { keepdims: true }).add(1e-12).sqrt());
 }

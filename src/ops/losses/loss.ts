@@ -1,5 +1,6 @@
 /** What a loss is, and the options that losses share. */
 import { AgdError } from '../../graph/errors.js';
+import { showShape } from '../../graph/ir.js';
 import type { Expr } from '../core/expr.js';
 import { range } from '../core/rule.js';
 
@@ -110,7 +111,7 @@ export function maskTerms({ loss, weight }: LossTerms, mask: Expr): LossTerms {
   if (mask.rank > loss.rank)
     throw new AgdError(
       'bad-shape',
-      `Mask '${mask.value.name}' of shape [${mask.shape}] does not fit the loss of shape [${loss.shape}].`,
+      `Mask '${mask.value.name}' of shape ${showShape(mask.shape)} does not fit the loss of shape ${showShape(loss.shape)}.`,
     );
   const counts = mask.cast('bool').cast(loss.dtype).unsqueeze(range(mask.rank, loss.rank));
   // Not a product alone: what is left out may be no number.
@@ -141,9 +142,8 @@ export function classAxisOf(rank: number, { classAxis = rank >= 4 ? 1 : -1 }: Lo
 export function classAxisIn(output: Expr, options: LossOptions): number {
   const axis = classAxisOf(output.rank, options);
   if (axis >= 0 && axis < output.rank) return axis;
-  const shape = `[${output.shape}]`;
   throw new AgdError(
     'bad-shape',
-    `Output '${output.value.name}' of shape ${shape} has no axis ${axis} of classes.`,
+    `Output '${output.value.name}' of shape ${showShape(output.shape)} has no axis ${axis} of classes.`,
   );
 }

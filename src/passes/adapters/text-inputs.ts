@@ -1,6 +1,6 @@
 /** What a model of text takes: its tokens and what has an entry for each of them, and a cache of keys and values. */
 import { AgdError } from '../../graph/errors.js';
-import type { Graph, Value } from '../../graph/ir.js';
+import { type Graph, showShape, type Value } from '../../graph/ir.js';
 import { type AdaptedLayer, adaptedLayers, describeLayer } from './adapted-layers.js';
 
 export type TextInputs = {
@@ -37,7 +37,7 @@ export function textInputs(graph: Graph): TextInputs {
   const cache = given.filter(v => v.shape?.length === 4 && /past|cache/i.test(v.name));
   for (const value of [ids, ...segments, ...positions, ...masks])
     if (value.shape?.length !== 2)
-      throw fail(`'${value.name}' has shape [${value.shape?.join(',') ?? '?'}], not [batch, sequence].`);
+      throw fail(`'${value.name}' has shape ${showShape(value.shape)}, not [batch, sequence].`);
   if (typeof ids.shape![1] === 'number')
     throw fail(
       `the sequence of '${ids.name}' is fixed at ${ids.shape![1]}: export the model with a dynamic sequence.`,

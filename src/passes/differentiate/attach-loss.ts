@@ -1,6 +1,6 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Dim, Shape, Value, ValueType } from '../../graph/ir.js';
+import { type Dim, type Shape, showShape, type Value, type ValueType } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
@@ -233,7 +233,7 @@ function targetOf(
   if (!fits || made.shape?.length !== type.shape.length || made.shape.some(isOther))
     throw new AgdError(
       'bad-shape',
-      `'${name}' is ${made.dtype} [${made.shape ?? '?'}], and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} [${type.shape}].${isAttached(name) ? ' Training projects values to the width of the teacher if only their last axis differs, or axis 1 of [batch, channels, ...], and the loss is mse, l1, huber or cosine.' : ''}`,
+      `'${name}' is ${made.dtype} ${showShape(made.shape)}, and ${term.kind} of '${output.value.name}' needs a target of ${type.dtype} ${showShape(type.shape)}.${isAttached(name) ? ' Training projects values to the width of the teacher if only their last axis differs, or axis 1 of [batch, channels, ...], and the loss is mse, l1, huber or cosine.' : ''}`,
     );
   return { target: g.of(made).cast(type.dtype), isInput: !!known };
 }
@@ -325,10 +325,9 @@ function choose(g: Builder, spec: LossSpec): Expr {
 function scalar(x: Expr): Expr {
   const size = x.staticShape?.reduce((n, d) => n * d, 1);
   if (size !== 1) {
-    const shape = `[${x.shape ?? '?'}]`;
     throw new AgdError(
       'bad-shape',
-      `Output '${x.value.name}' of shape ${shape} is not a loss: a loss is a single number.`,
+      `Output '${x.value.name}' of shape ${showShape(x.shape)} is not a loss: a loss is a single number.`,
     );
   }
   return x.rank === 0 ? x : x.reshape([]);

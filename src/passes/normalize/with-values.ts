@@ -1,6 +1,6 @@
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Model, Value } from '../../graph/ir.js';
+import { type Model, showShape, type Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { compatible } from '../differentiate/backward.js';
 
@@ -40,5 +40,8 @@ export function checkType(
   if (type.dtype !== wanted.dtype)
     throw new AgdError('bad-dtype', `${what} '${name}' is ${type.dtype}, not ${wanted.dtype}.`);
   if (!compatible(type.shape, wanted.shape))
-    throw new AgdError('bad-shape', `${what} '${name}' has shape [${type.shape}], not [${wanted.shape}].`);
+    throw new AgdError(
+      'bad-shape',
+      `${what} '${name}' has shape ${showShape(type.shape)}, not ${showShape(wanted.shape)}.`,
+    );
 }

@@ -17,8 +17,9 @@ export function groupSmall(
   keys: readonly string[],
   places: readonly number[],
 ): number[][] {
-  const shapes = shapesOf(values);
-  return grouped(places, i => (product(shapes[i]!) <= SMALL ? keys[i]! : i));
+  const sizes = shapesOf(values).map(product);
+  // The extents of what is empty are no shape to reshape to: a 0 there stands for an extent of what is reshaped.
+  return grouped(places, i => (sizes[i] && sizes[i] <= SMALL ? keys[i]! : i));
 }
 
 function grouped(places: readonly number[], keyOf: (i: number) => string | number): number[][] {

@@ -58,6 +58,7 @@ it('updates tensors of any shapes as vectors, and matrices with rows of one leng
     bias: [2],
     c: [3, 3],
     empty: [0, 2],
+    hollow: [2, 0],
     d: [2, 1, 2],
     e: [4, 2],
   };

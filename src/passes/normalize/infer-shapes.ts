@@ -1,6 +1,15 @@
 import { withGraph } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
-import { type Attr, Graph, Model, Node, type TensorType, Value, type ValueType } from '../../graph/ir.js';
+import {
+  type Attr,
+  type Dim,
+  Graph,
+  Model,
+  Node,
+  type TensorType,
+  Value,
+  type ValueType,
+} from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { bodyInputTypes, bodyOutputTypes, settleLoop } from '../../ops/core/bodies.js';
@@ -24,6 +33,9 @@ export type Observed = {
    */
   run(model: Model, values: ReadonlyMap<string, Tensor>): Promise<Map<string, ValueType>>;
 };
+
+/** Operators, beside those that follow their inputs, that pass extents on. */
+const PASSING = new Set(['Transpose', 'MatMul']);
 
 /** The domains whose operators `inferTypes` supports. */
 const DOMAINS = new Set(['', 'ai.onnx.ml']);
@@ -64,6 +76,7 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   const isFree = graph.inputs.some(v => v.shape?.some(d => typeof d !== 'number'));
   for (const value of asked) value.type = withDeclared(value.type, declared.get(value), isFree);
   await fillInAll(model, g, oracle);
+  believeNames(g);
   if (oracle.observed && (await observe(model, written, oracle.observed))) await fillInAll(model, g, oracle);
   return types.size + certain.size > 0;
 }
@@ -97,6 +110,38 @@ async function fillInAll(model: Model, g: Builder, oracle: ShapeOracle): Promise
     for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
     if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
     else fillIn(g, node);
+  }
+}
+
+/**
+ * Gives back their names to extents that the file declares as numbers, and the runtime believes, although an operator passes them
+ * on: PyTorch's exporter declares the length of its example for what a recurrent layer with `batch_first` returns.
+ */
+function believeNames(g: Builder): void {
+  const isNamed = (d: Dim) => typeof d === 'string';
+  const mended = new Set<Value | null>();
+  for (const node of g.graph.nodes) {
+    const passesOn = node.domain === '' && (followsInputs(node) || PASSING.has(node.opType));
+    if (
+      !(passesOn && node.inputs.some(v => v?.shape?.some(isNamed))) &&
+      !node.inputs.some(v => mended.has(v))
+    )
+      continue;
+    const types = inferTypes(
+      node,
+      node.inputs.map(v => (v ? g.of(v) : undefined)),
+    );
+    for (const [i, value] of node.outputs.entries()) {
+      const [told, own] = [value?.type, types[i]];
+      if (told?.kind !== 'tensor' || own?.kind !== 'tensor' || own.shape?.length !== told.shape?.length)
+        continue;
+      const shape = told.shape?.map((d, k) =>
+        typeof d === 'number' && isNamed(own.shape![k]!) ? own.shape![k]! : d,
+      );
+      if (!shape || shape.every((d, k) => d === told.shape![k])) continue;
+      value!.type = { ...told, shape };
+      mended.add(value);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { Graph, Model, Node, type Shape, Value } from '../../../src/graph/ir.js';
+import { listTypes } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { toAttrs } from '../../../src/ops/core/builder.js';
 import { inferShapes } from '../../../src/passes/normalize/infer-shapes.js';
@@ -208,4 +209,26 @@ it('queries without the contents of large tensors, integers too', async () => {
   });
   expect(stored).toEqual(['scale']);
   expect(y.shape).toEqual([300, 300]);
+});
+
+it('takes a declared number for the named extent that an operator passes on, and no other one', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['b', 't', 3]);
+  const declared = (value: Value, shape: Shape) =>
+    Object.assign(value, { type: { kind: 'tensor', dtype: 'float32', shape } });
+  const rows = declared(s.add('Transpose', [x], 'rows', { perm: [1, 0, 2] }), [4, 'b', 3]);
+  const y = declared(s.add('MatMul', [rows, s.weight('w', [3, 2])], 'y'), [4, 'b', 2]);
+  const sum = declared(s.add('Add', [y, s.weight('four', [4, 1, 2])], 'sum'), [4, 'b', 2]);
+  const flat = declared(s.add('Reshape', [y, s.weight('shape', Tensor.ints([-1, 2]))], 'flat'), [8, 2]);
+  const z = declared(s.add('Softmax', [y], 'z'), [4, 'b', 2]);
+  const model = s.model([sum, flat, z]);
+  listTypes(model.graph, [rows, y]);
+  await inferShapes(model, sessionShapes);
+  expect([rows, y, z].map(v => v.shape)).toEqual([
+    ['t', 'b', 3],
+    ['t', 'b', 2],
+    ['t', 'b', 2],
+  ]);
+  expect(sum.shape).toEqual([4, 'b', 2]);
+  expect(flat.shape![1]).toBe(2);
 });

@@ -121,12 +121,9 @@ function believeNames(g: Builder): void {
   const isNamed = (d: Dim) => typeof d === 'string';
   const mended = new Set<Value | null>();
   for (const node of g.graph.nodes) {
-    const passesOn = node.domain === '' && (followsInputs(node) || PASSING.has(node.opType));
-    if (
-      !(passesOn && node.inputs.some(v => v?.shape?.some(isNamed))) &&
-      !node.inputs.some(v => mended.has(v))
-    )
-      continue;
+    const passesOn = followsInputs(node) || PASSING.has(node.opType);
+    const tells = (v: Value | null) => mended.has(v) || (passesOn && v?.shape?.some(isNamed));
+    if (!DOMAINS.has(node.domain) || !node.inputs.some(tells)) continue;
     const types = inferTypes(
       node,
       node.inputs.map(v => (v ? g.of(v) : undefined)),

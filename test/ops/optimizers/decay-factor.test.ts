@@ -49,3 +49,14 @@ it('with steps in float32, it does for as long as an average remembers', async (
 it.each([0, 0.5, 0.875])('is %f itself, which float32 has', async beta => {
   expect(new Set(await factorsOf(beta, 100, 'float64'))).toEqual(new Set([beta]));
 });
+
+it.each([
+  [0, 0],
+  [0.5, 0],
+  [0.999, 5],
+])('of %f takes %i nodes', (beta, count) => {
+  const { graph } = new Model(new Graph('factor'));
+  const g = new Builder(graph, { names: new Names(), opsets: new Map([['', 18]]) });
+  decayFactor(g.input('step', { kind: 'tensor', dtype: 'float64', shape: [] }), beta);
+  expect(graph.nodes).toHaveLength(count);
+});

@@ -246,7 +246,7 @@ function describeFolds(folds: readonly Event<'fold'>[], { choice, values, best }
 /** What a run would take, for --dry-run. */
 function describePlan(job: TrainJob, plan: Event<'plan'>): string[] {
   const { memory, disk, inputs, batchSize, epochs } = plan;
-  const shapes = inputs.map(({ name, dtype, shape }) => `${name} ${dtype} [${shape.join(', ')}]`);
+  const shapes = inputs.map(({ name, dtype, shape }) => `${name} ${dtype} [${shape}]`);
   const held = plan.validationSamples;
   const state = disk.state === undefined ? '' : `, state ${formatBytes(disk.state)}`;
   const free = disk.free === undefined ? '' : ` (free: ${formatBytes(disk.free)})`;

@@ -1,7 +1,7 @@
 /** What is different between two models: which tensors moved, by how much, and how the graphs differ. */
 import { equalBytes } from './bytes.js';
 import { byteLength, type DType } from './dtype.js';
-import { type Attr, allGraphs, type Graph, type Model, type Node, type Value } from './ir.js';
+import { type Attr, allGraphs, type Graph, type Model, type Node, showShape, type Value } from './ir.js';
 import { functionKey, type Place, type PlacedTensor, tensorsOf } from './places.js';
 import { Tensor } from './tensor.js';
 
@@ -231,7 +231,7 @@ const dataInputs = ({ graph }: Model) => valuesOf(graph.inputs.filter(v => !grap
 const valuesOf = (values: readonly Value[]) =>
   values.map(({ name, dtype, shape }) => ({
     name,
-    type: `${dtype ?? '?'}${shape ? `[${shape.map(d => d ?? '?').join(', ')}]` : ''}`,
+    type: `${dtype ?? '?'}${shape ? showShape(shape) : ''}`,
   }));
 
 const typeText = ({ type }: { type: string }) => ({ type });

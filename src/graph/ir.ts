@@ -25,8 +25,8 @@ import type { Tensor } from './tensor.js';
 /** A known extent, a symbolic one (two equal names are equal extents), or an unknown one. */
 export type Dim = number | string | null;
 export type Shape = readonly Dim[];
-/** As messages have it. */
-export const showShape = (shape: Shape | undefined) => `[${shape?.map(d => d ?? '?') ?? '?'}]`;
+/** As messages have it; `[...]` if the rank is unknown. */
+export const showShape = (shape: Shape | undefined) => `[${shape?.map(d => d ?? '?') ?? '...'}]`;
 
 /** `shape` is undefined if the rank is unknown. */
 export type TensorType = { kind: 'tensor'; dtype: DType; shape?: Shape };

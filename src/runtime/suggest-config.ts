@@ -2,7 +2,7 @@
 import { isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';
 import { loadModel } from '../graph/files.js';
-import type { Model, Shape, Value } from '../graph/ir.js';
+import { type Model, type Shape, showShape, type Value } from '../graph/ir.js';
 import type { LossKind } from '../ops/losses/index.js';
 import type { LossSpec } from '../passes/options.js';
 import { quotedColumn, showTransform } from '../passes/recipe/columns.js';
@@ -74,7 +74,7 @@ export async function suggestTraining(path: string, source: Source, given?: stri
   if (!label)
     throw new AgdError(
       'missing-data',
-      `No column of ${source.name} can be the target of output '${name}' ${showType(shape)}: it has ${summaries.map(s => `${s.column} (${s.kind}${s.distinct === undefined ? '' : `, ${s.distinct} values`})`).join(', ')}.`,
+      `No column of ${source.name} can be the target of output '${name}' ${showShape(shape)}: it has ${summaries.map(s => `${s.column} (${s.kind}${s.distinct === undefined ? '' : `, ${s.distinct} values`})`).join(', ')}.`,
     );
   const { kind, reason } = lossFor(label, classes, op);
   const isSoftmax = op?.name === 'Softmax' && kind === 'cross-entropy';
@@ -106,7 +106,7 @@ export async function suggestTraining(path: string, source: Source, given?: stri
       .filter(({ spec }) => !spec.isTarget)
       .map(({ spec, columns }) => ({
         input: spec.name,
-        type: `${spec.dtype} ${showType(spec.shape)}`,
+        type: `${spec.dtype} ${showShape(spec.shape)}`,
         ...misfit(
           spec,
           columns.map(({ field }) => byName.get(field.name)!),
@@ -124,8 +124,6 @@ export async function suggestTraining(path: string, source: Source, given?: stri
 }
 
 const USUAL = /^(label|labels|target|class|y|mask)$/i;
-
-const showType = (shape: Shape | undefined) => (shape ? `[${shape.map(d => d ?? '?').join(', ')}]` : '');
 
 function inputsOf({ graph }: Model): RecipeInput[] {
   const own = graph.inputs.filter(v => !graph.initializers.has(v));

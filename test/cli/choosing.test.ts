@@ -133,7 +133,7 @@ it('prints what a run would take with --dry-run, and writes nothing', () => {
   const before = readdirSync(folder).sort();
   const args = [...DATA, '--epochs', '3', '-o', 'dry.onnx', '--state', 'dry.agd.onnx', '--log', 'dry.jsonl'];
   const out = ok(...args, '--report', 'dry.html', '--dry-run');
-  expect(out).toContain('inputs  x float32 [batch, 4]; target int64 [batch]');
+  expect(out).toContain('inputs  x float32 [batch,4]; target int64 [batch]');
   expect(out).toContain('data    256 samples, 64 for validation; 8 steps of 32 an epoch');
   expect(out).toMatch(/memory {2}\S+ MB at its peak: parameters 268 B, optimizer state \d+ B, /);
   expect(out).toMatch(/disk {4}model \S+ k?B, state \S+ k?B \(free: /);

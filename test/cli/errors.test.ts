@@ -215,7 +215,7 @@ it('targets that the loss does not take', async () => {
 it('a batch that does not fit, whose input the runtime leaves unnamed', async () => {
   const grad = (name: string) => fails('grad', 'model.onnx', ...LOSS, '--inputs', name);
   await writeData(folder, 'bytes.npz', { x: Tensor.zeros('uint8', [64, 4]) });
-  expect(grad('bytes.npz')).toMatch(/Input 'x' takes float32 \[batch, 4\], but its array is uint8 \[64, 4\]/);
+  expect(grad('bytes.npz')).toMatch(/Input 'x' takes float32 \[batch,4\], but its array is uint8 \[64,4\]/);
   await writeData(folder, 'uneven.npz', { target: Tensor.zeros('int64', [60]) });
   expect(grad('uneven.npz')).toMatch(
     /Input 'target' takes int64 \[batch\], batch = 64, but its array is int64 \[60\]/,

@@ -114,7 +114,7 @@ it('tells attributes, inputs and operator sets apart', () => {
     { name: 'y', from: { operator: 'LeakyRelu' }, to: { operator: 'LeakyRelu' } },
   ]);
   expect(found.inputs.changed).toEqual([
-    { name: 'x', from: { type: 'float32[n, 2]' }, to: { type: 'float32[n, 3]' } },
+    { name: 'x', from: { type: 'float32[n,2]' }, to: { type: 'float32[n,3]' } },
   ]);
   expect(found.opsets.changed).toEqual([
     {

@@ -1,7 +1,7 @@
 import { dependents } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Graph, Shape, Value, ValueType } from '../../graph/ir.js';
+import { type Graph, type Shape, showShape, type Value, type ValueType } from '../../graph/ir.js';
 import { stackType } from '../../ops/core/bodies.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
@@ -117,7 +117,7 @@ export function checkModes(ys: readonly Value[], mode: DerivativeMode): void {
     );
   const [y] = ys as [Value];
   if (y.shape?.every(d => d === 1)) return;
-  const shape = y.shape ? `of shape [${y.shape.map(d => d ?? '?')}]` : 'of unknown shape';
+  const shape = y.shape ? `of shape ${showShape(y.shape)}` : 'of unknown shape';
   throw new AgdError(
     'bad-option',
     `'${y.name}' is ${shape}, and a ${mode} is of a scalar: differentiate a loss, or choose --mode vjp, jvp or jacobian.`,

@@ -1,5 +1,5 @@
 import { AgdError } from '../../graph/errors.js';
-import { allGraphs, type Graph, Node, Value } from '../../graph/ir.js';
+import { allGraphs, type Graph, Node, showShape, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
@@ -127,7 +127,7 @@ function rankOf({ shape }: Value, node: Node, segments: Value): 3 | 4 {
   if (shape?.length === 3 && shape[0] !== null && shape[0] === segments.shape![0]) return 3;
   throw unmaskable(
     node,
-    `has scores of shape [${shape ?? 'unknown'}], whose first axis is not known to be the batch`,
+    `has scores of shape ${showShape(shape)}, whose first axis is not known to be the batch`,
   );
 }
 

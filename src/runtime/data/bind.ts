@@ -1,5 +1,6 @@
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
+import { showShape } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { flagValue } from '../../passes/options/text.js';
 import { quotedColumn } from '../../passes/recipe/columns.js';
@@ -9,7 +10,7 @@ import { withBatchAxes } from './batch-axis.js';
 import { firstMisfit, isInteger, isNumeric, moveAxis } from './convert.js';
 import { type Column, Dataset } from './dataset.js';
 import type { Symbols } from './fit.js';
-import { type Fit, fitInput, type InputSpec, LAST_TOKEN, matchNames, showShape } from './match.js';
+import { type Fit, fitInput, type InputSpec, LAST_TOKEN, matchNames } from './match.js';
 import type { ArrayType, Samples } from './samples.js';
 import { checkCounted, checkRange, type Flags, isOneHot } from './targets.js';
 

@@ -1,6 +1,6 @@
 import { type DType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Shape } from '../../graph/ir.js';
+import { type Shape, showShape } from '../../graph/ir.js';
 import type { TargetRange } from '../../ops/losses/index.js';
 import { isInteger, isNumeric } from './convert.js';
 import { fitShape, type Symbols } from './fit.js';
@@ -125,8 +125,4 @@ export function fitInput(
 
 function describe(dtype: DType, shape: Shape | undefined): string {
   return `${dtype} ${showShape(shape)}`;
-}
-
-export function showShape(shape: Shape | undefined): string {
-  return shape ? `[${shape.map(d => d ?? '?').join(', ')}]` : 'any shape';
 }

@@ -93,7 +93,7 @@ describe('samples along another axis than the first', () => {
 
   test('are refused where the array has as many neither there nor in front', () => {
     expect(() => bind({ x: floats([3, 5, 2]), target: labels(4) }, inputs)).toThrow(
-      /takes \[seq, n, 2\].*is \[3, 5, 2\]; the 4 samples lie along its axis 1, and along that or the first/,
+      /takes \[seq,n,2\].*is \[3,5,2\]; the 4 samples lie along its axis 1, and along that or the first/,
     );
   });
 
@@ -125,7 +125,7 @@ describe('arrays without samples', () => {
     expect(() => bind(arrays, inputs)).toThrow(/'x' has 4 rows, but 'mask' has 3;.*--whole mask\./);
     expect(() => bind(arrays, inputs, { whole: ['other'] })).toThrow(/--whole other: no input 'other'/);
     expect(() => bind({ ...arrays, mask: floats([2, 5]) }, inputs, { whole: ['mask'] })).toThrow(
-      /takes \[3, T\], but array 'mask' is \[2, 5\]; it is fed whole/,
+      /takes \[3,T\], but array 'mask' is \[2,5\]; it is fed whole/,
     );
   });
 

@@ -55,7 +55,7 @@ describe('which array feeds which input', () => {
       expect.objectContaining({
         code: 'missing-data',
         message:
-          "No array for input 'target' (int64 [N]) in train.npz, which has 'x' uint8 [6, 4, 4], 'a' uint8 [6], 'b' int64 [6]; name it: --map target=a.",
+          "No array for input 'target' (int64 [N]) in train.npz, which has 'x' uint8 [6,4,4], 'a' uint8 [6], 'b' int64 [6]; name it: --map target=a.",
       }),
     );
   });
@@ -97,7 +97,7 @@ describe('shape and type', () => {
       zeros('uint8', 6, 5, 4),
       x,
       'bad-shape',
-      /takes \[N, 1, 4, 4\], but array 'x' is \[6, 5, 4\]/,
+      /takes \[N,1,4,4\], but array 'x' is \[6,5,4\]/,
     ],
     ['no batch axis in the data', zeros('float32'), x, 'bad-shape', /array 'x' is \[\]/],
     ['no batch axis in the model', zeros('float32', 6), { ...x, shape: [] }, 'bad-shape', /takes \[\]/],
@@ -126,7 +126,7 @@ describe('shape and type', () => {
     const next: InputSpec = { name: 'next', dtype: 'int64', shape: ['N', 'T'] };
     const arrays = { ids: zeros('int64', 6, 3), next: zeros('int64', 6, 4) };
     expect(() => bind(arrays, [ids, next])).toThrow(
-      /'next' takes \[N, T\], T = 3, but array 'next' is \[6, 4\]/,
+      /'next' takes \[N,T\], T = 3, but array 'next' is \[6,4\]/,
     );
     expect(bind({ ...arrays, next: arrays.ids }, [ids, next]).length).toBe(6);
   });

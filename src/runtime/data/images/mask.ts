@@ -1,7 +1,7 @@
 /** Masks of segmentation: images whose pixels are class numbers, resized without interpolation. */
 import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../../graph/errors.js';
-import type { Shape } from '../../../graph/ir.js';
+import { type Shape, showShape } from '../../../graph/ir.js';
 import { unknownName } from '../../../ops/core/option-type.js';
 import { type ChooseRegion, decode, type EncodedImage, fitTo } from './decode.js';
 import { readIndexedPng } from './indexed-png.js';
@@ -38,7 +38,7 @@ export function maskSpec(
   if (shape && !(single && fits(plane[0], height) && fits(plane[1], width)))
     throw new AgdError(
       'bad-shape',
-      `Target '${name}' is [${shape.map(d => d ?? '?').join(', ')}], which masks of ${height}x${width} do not fit.`,
+      `Target '${name}' is ${showShape(shape)}, which masks of ${height}x${width} do not fit.`,
     );
   const { values, outside = 0 } = given;
   const list = Array.isArray(values) ? values : String(values).split('/');

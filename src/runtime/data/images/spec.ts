@@ -1,5 +1,5 @@
 import { AgdError } from '../../../graph/errors.js';
-import type { Shape } from '../../../graph/ir.js';
+import { type Shape, showShape } from '../../../graph/ir.js';
 import { record } from '../../../graph/record.js';
 import { unknownName } from '../../../ops/core/option-type.js';
 import { FILTER_NAMES, type Filter } from './resize.js';
@@ -131,7 +131,7 @@ function geometryOf(
   given: ImageParameters,
 ): Pick<ImageSpec, 'height' | 'width' | 'channels' | 'layout'> {
   const shape = input.shape ?? [null, null, null, null];
-  const is = `Input '${input.name}' is [${shape.map(d => d ?? '?').join(', ')}]`;
+  const is = `Input '${input.name}' is ${showShape(shape)}`;
   if (shape.length === 3 && given.layout === undefined) {
     const [height, width] = sizeOf(is, given, shape[1], shape[2]);
     return { height, width, channels: 1, layout: 'none' };

@@ -1,6 +1,7 @@
 /** Which columns feed which input, with which transforms: as the user says, else where only one thing can be meant. */
 import { isFloat } from '../../../graph/dtype.js';
 import { AgdError } from '../../../graph/errors.js';
+import { showShape } from '../../../graph/ir.js';
 import { nearest } from '../../../ops/core/option-type.js';
 import { SEGMENTS } from '../../../passes/normalize/add-segments.js';
 import {
@@ -12,7 +13,7 @@ import {
 } from '../../../passes/recipe/columns.js';
 import type { Windows } from '../../../passes/recipe/recipe.js';
 import { isInteger } from '../convert.js';
-import { type InputSpec, showShape } from '../match.js';
+import type { InputSpec } from '../match.js';
 import type { Field, Source } from '../source.js';
 import type { Chain, LabelRule } from './chain.js';
 import type { RecipeSpec } from './fit-recipe.js';

@@ -1,9 +1,10 @@
 /** The shape that an input's columns give, and whether it is the input's. */
 import { AgdError } from '../../../graph/errors.js';
+import { showShape } from '../../../graph/ir.js';
 import type { ColumnRecipe, InputRecipe, Step, Windows } from '../../../passes/recipe/recipe.js';
 import { imageDims } from '../images/recipe.js';
 import type { ImageParameters } from '../images/spec.js';
-import { LAST_TOKEN, showShape } from '../match.js';
+import { LAST_TOKEN } from '../match.js';
 import type { Chain } from './chain.js';
 import type { PlannedInput, PlannedWindows } from './plan.js';
 

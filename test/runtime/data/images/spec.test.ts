@@ -56,7 +56,7 @@ describe('how images feed an input', () => {
   });
 
   it.each([
-    [['N', 10], {}, /^Input 'x' is \[N, 10\], which takes no images/],
+    [['N', 10], {}, /^Input 'x' is \[N,10\], which takes no images/],
     [['N', 7, 20, 20], {}, /which takes no images: those are \[N, C, H, W\]/],
     [['N', 3, 'H', 'W'], {}, /of any size: give one, as image\(size=224\)/],
     [['N', 3, 'H', 'W'], { size: 'big' }, /^size must be a number of pixels or HxW, not big/],

@@ -308,7 +308,7 @@ describe('rows of numbers', () => {
     );
     await fails('x=a:none+windows(3),b:none').toThrow("those of 'b' differ");
     await fails('x=a:none+windows(3)').toThrow(
-      "Input 'x' takes [3, 2] per sample, but the columns of data.csv give 3: windows of 3 rows with a 1.",
+      "Input 'x' takes [3,2] per sample, but the columns of data.csv give 3: windows of 3 rows with a 1.",
     );
   });
 });
@@ -442,7 +442,7 @@ describe('errors say what to write', () => {
       [floats('x', 1), floats('z', 1)],
       [],
       'outcome',
-      /^No column of data\.csv is named as the inputs 'x' \(float32 \[N, 1\]\) and 'z' .*: --columns 'x=COLUMN,…' --columns 'z=COLUMN,…'/,
+      /^No column of data\.csv is named as the inputs 'x' \(float32 \[N,1\]\) and 'z' .*: --columns 'x=COLUMN,…' --columns 'z=COLUMN,…'/,
     ],
     [
       'a transform',

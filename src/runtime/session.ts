@@ -480,6 +480,7 @@ function runtimeError(what: string, cause: unknown, device: Concrete, source?: S
   return (
     noBfloat(cause) ??
     missingKernel(cause, device, source) ??
+    targetMisfit(cause) ??
     new AgdError('runtime', `${what}: ${firstLine(cause)}`, { cause })
   );
 }
@@ -494,6 +495,18 @@ function noBfloat(cause: unknown): AgdError | undefined {
   const what = op ? `op '${op}'${name ? ` (node '${name}')` : ''} in` : 'models with inputs or states of';
   const message = `ONNX Runtime does not run ${what} bfloat16 here. Convert the model to float32: --precision bf16 then trains it in bfloat16.`;
   return new AgdError('unsupported-type', message, { cause });
+}
+
+/** A target of another number of elements than the output of its loss. */
+function targetMisfit(cause: unknown): AgdError | undefined {
+  const found = /.*Name:'(.*)_fits_output.*Input shape:(\{.*?\}), requested shape:(\{.*?\})/.exec(
+    textOf(cause),
+  );
+  if (!found) return undefined;
+  const [, name, given, wanted] = found.map(s => s.replace('{', '[').replace('}', ']'));
+  return new AgdError('bad-shape', `Target '${name}' is ${given}, but its output needs one of ${wanted}.`, {
+    cause,
+  });
 }
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */

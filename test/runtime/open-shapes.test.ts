@@ -155,3 +155,38 @@ describe('train and grad', () => {
     await session.release();
   });
 });
+
+describe('a target of an extent that only a run tells', () => {
+  /** A score for each position of x before `end`; of classes, or one number. */
+  function cutScores(classes?: number): Model {
+    const s = new Sketch();
+    const ints = (name: string, n: number) => s.weight(name, Tensor.ints([n]));
+    const bounds = [ints('start', 0), s.input('end', [1], 'int64'), ints('axis', 1)];
+    const scores = s.add('MatMul', [s.input('x', ['n', 'm', 4]), s.weight('w', [4, classes ?? 1])], 'scores');
+    const y = s.add('Slice', [scores, ...bounds], 'y');
+    return s.model([classes ? y : s.add('Squeeze', [y, ints('last', 2)], 'numbers')]);
+  }
+  const feeds = (target: Tensor) => ({ x: spread([2, 5, 4]), end: Tensor.ints([4]), target });
+  const kinds = ['mse', 'cross-entropy', 'bce-with-logits', 'nll', 'dice'] as const;
+
+  it.each(kinds)(
+    'of another length than the output of %s is refused, as neither a part is read nor one repeated',
+    async kind => {
+      const ofClasses = /cross-entropy|nll/.test(kind);
+      const target = (m: number) => Tensor.filled(ofClasses ? 'int64' : 'float32', [2, m], 1);
+      const grad = (m: number) =>
+        gradients(cutScores(ofClasses ? 3 : undefined), { loss: { kind } }, feeds(target(m)));
+      for (const m of [1, 3, 5])
+        await expect(grad(m)).rejects.toMatchObject({
+          code: 'bad-shape',
+          message: `Target 'target' is [2,${m}], but its output needs one of [2,4].`,
+        });
+      expect(
+        (await grad(4)).gradients
+          .get('w')!
+          .numbers()
+          .some(d => d !== 0),
+      ).toBe(true);
+    },
+  );
+});

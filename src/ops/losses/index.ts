@@ -28,7 +28,7 @@ import {
 import { mean } from './mean.js';
 import { mse } from './mse.js';
 
-export { type LossTerms, meanOf, mixTerms, type NamedValues, orOne } from './loss.js';
+export { classAxisIn, type LossTerms, meanOf, mixTerms, type NamedValues, orOne } from './loss.js';
 
 /** One entry for each loss: names, types and flags are derived from it. */
 const BUILT_IN = {

@@ -5,6 +5,7 @@ import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { range } from '../../ops/core/rule.js';
 import {
+  classAxisIn,
   type LossTerms,
   lossNamed,
   lossTerms,
@@ -70,8 +71,9 @@ export function attachLoss(
   const before = new Set(g.graph.initializers.keys());
   const [first] = operands;
   const mix = spec.mixTargets ? addMixInputs(g, spec, first!.target) : undefined;
-  const means = operands.map(({ term, output, target, values }, i) => {
-    const of = (t: Expr) => lossTerms(term.kind, output, t, term, values);
+  const means = operands.map((operand, i) => {
+    const { term, output, target, values } = operand;
+    const of = (t: Expr) => lossTerms(term.kind, output, fitted(t, operand), term, values);
     const terms = of(target);
     const mixed = mix && i === 0 ? mixTerms(terms, of(g.of(mix.target)), g.of(mix.share)) : terms;
     return { mean: meanOf(mixed, emptyIsZero), weight: term.weight ?? 1, terms: mixed };
@@ -157,8 +159,9 @@ export function attachSampleLosses(g: Builder, spec: Criterion): AttachedSampleL
     const wide = x.cast(x.dtype === 'float64' ? 'float64' : 'float32');
     return x.rank ? wide.sum(range(1, x.rank)) : wide.reshape([1]);
   };
-  const terms = operands.map(({ term, output, target, values, isInput }, i): SampleLosses => {
-    const { loss, weight } = lossTerms(term.kind, output, target, term, values);
+  const terms = operands.map((operand, i): SampleLosses => {
+    const { term, output, target, values, isInput } = operand;
+    const { loss, weight } = lossTerms(term.kind, output, fitted(target, operand), term, values);
     // Else each element of the first target weighs 1.
     const isCounted = i > 0 || !isInput || loss.rank !== target.rank;
     const weights = weight ?? (isCounted ? loss.ones() : undefined);
@@ -179,6 +182,8 @@ type Operands = {
   output: Expr;
   target: Expr;
   isInput: boolean;
+  /** Extents of the target are neither numbers nor those of an input of the model: no caller can check them. */
+  isOpen: boolean;
   values: NamedValues;
   exposed?: Value;
 };
@@ -190,8 +195,28 @@ function readOperands(g: Builder, spec: Criterion): Operands[] {
     const output = pick(g, term);
     const exposed = expose(g, output);
     const { target, isInput } = targetOf(g, term, output, added);
-    return { term, output, target, isInput, values: namedValues(g, term, output, added), exposed };
+    const isTold = (d: Dim) =>
+      typeof d === 'number' || g.graph.inputs.some(v => d !== null && !added.has(v) && v.shape?.includes(d));
+    const isOpen = isInput && !target.shape?.every(isTold);
+    return { term, output, target, isInput, isOpen, values: namedValues(g, term, output, added), exposed };
   });
+}
+
+/** How the node is named that fails; `targetMisfit` of session.ts finds it in the runtime's error. */
+const FITS = '_fits_output';
+
+/**
+ * The target, of which a step fails if it does not have one element for each position of the output. Else operators would
+ * read a part of it, or repeat it.
+ */
+function fitted(target: Expr, { term, output, isOpen }: Operands): Expr {
+  if (!isOpen || lossNamed(term.kind).isSequence) return target;
+  const axes = range(0, output.rank).filter(i => !takesClasses(term.kind) || i !== classAxisIn(output, term));
+  const extents = output.dims().gather(target.g.ints(axes));
+  const type: ValueType = { kind: 'tensor', dtype: target.dtype, shape: target.shape };
+  const [same] = target.g.emit('Reshape', [target, extents], {}, { types: [type] });
+  target.g.writer(same!.value)!.name ||= target.g.scope.names.fresh(`${target.value.name}${FITS}`);
+  return same!;
 }
 
 /**
@@ -315,7 +340,7 @@ function choose(g: Builder, spec: LossSpec): Expr {
       'bad-dtype',
       `The model has no floating-point output to compute a loss from: ${names}.`,
     );
-  const choice = fitting.map(v => `'${v.name}' [${v.shape ?? '?'}]`).join(', ');
+  const choice = fitting.map(v => `'${v.name}' ${showShape(v.shape)}`).join(', ');
   throw new AgdError(
     'bad-option',
     `The model has several outputs: choose with --output the one that the loss reads, ${choice}.`,

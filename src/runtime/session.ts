@@ -173,20 +173,28 @@ export class Session {
     return this.session.outputNames;
   }
 
+  /** The outputs that the interface returns: no sequences, nor maps such as scikit-learn's classifiers end in. */
+  get #tensors(): readonly string[] {
+    this.#returned ??= [...this.outputTypes().keys()];
+    return this.#returned;
+  }
+  #returned?: readonly string[];
+
   /** Types of the graph outputs; extents the runtime cannot tell are null. */
   outputTypes(): Map<string, TensorType> {
     return tensorTypes(this.session.outputMetadata);
   }
 
   /**
-   * Runs the graph; `fetch` names the outputs wanted, all where not given. Throws `bad-dtype` or `bad-shape` for feeds
+   * Runs the graph; `fetch` names the outputs wanted, all tensors where not given. Throws `bad-dtype` or `bad-shape` for feeds
    * that do not fit their inputs, else `runtime` with the runtime's own words.
    */
-  async run(given: Feeds, fetch: readonly string[] = this.outputs): Promise<Feeds> {
+  async run(given: Feeds, fetch: readonly string[] = this.#tensors): Promise<Feeds> {
     const feeds = asFeeds(given);
     checkNames([...this.inputs, ...fetch]);
     // Where an output has the name of a property that objects inherit, the runtime takes it for asked for.
-    const asked = this.outputs.some(name => name in {}) ? this.outputs : fetch;
+    const asked = this.outputs.some(name => name in {}) ? this.#tensors : fetch;
+    if (!asked.length) return record({});
     const inputs = record(mapValues(feeds, toOrt));
     try {
       const results = await this.session.run(inputs, [...asked]);

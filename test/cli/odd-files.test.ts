@@ -165,3 +165,19 @@ it('outputs that no node computes are written as they were', async () => {
   expect(trained.values.k).toEqual(before.values.k);
   expect(trained.values.w).not.toEqual(before.values.w);
 });
+
+it('outputs that are no tensors, such as the maps of classes from scikit-learn, are in no way of the others', async () => {
+  const s = new Sketch();
+  const y = s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 3])], 'y');
+  const maps = s.add('ZipMap', [y], 'maps', { classlabels_int64s: [4, 5, 6] });
+  maps.producer!.domain = 'ai.onnx.ml';
+  const model = s.model([maps, y]);
+  model.opsetImports.set('ai.onnx.ml', 1);
+  await saveModel(model, file('maps.onnx'));
+  const { x, t } = samples();
+  await write('maps.safetensors', { x, target: t });
+  const args = ['maps.onnx', '--loss', 'mse', '--output', 'y'];
+  expect(ok('evaluate', ...args, '--data', 'maps.safetensors')).toContain('loss');
+  ok('grad', ...args, '--inputs', 'maps.safetensors', '-o', 'maps.grad');
+  expect(ok('train', ...args, '--data', 'maps.safetensors', '-o', 'maps.trained.onnx')).toContain('done');
+});

@@ -12,10 +12,20 @@ import { dimsAfter } from './array-steps.js';
 import { dateWidth } from './dates.js';
 import { Counts, Extremes, Moments, Sample, sorted } from './statistics.js';
 import { padOf } from './tokenizer.js';
-import { eachKey, isNumberKind, listsOf, type Place, textsOf } from './values.js';
+import { badValue, eachKey, isNumberKind, listsOf, type Place, textsOf } from './values.js';
 
 /** What a pass over the data looks at, and the steps that follow from it. */
 type Look = { see(values: Values, place: Place): void; steps(): Step[]; takes: number };
+
+/** With an infinite number, a column has no mean and no range, and all of its values would become NaN. */
+function checkFinite(x: number, row: number, place: Place): void {
+  if (Math.abs(x) === Infinity)
+    throw badValue(
+      place,
+      row,
+      'the value is infinite, of which no mean or range can be taken; correct it, or leave it empty',
+    );
+}
 
 /** What a target asks of its label column; see `InputSpec`. */
 export type LabelRule = {
@@ -296,11 +306,18 @@ export class Chain {
       }
       default: {
         const seen = new Counts(this.column);
-        let isNumbers = transform.name === 'list';
+        const isCategory = transform.name === 'multi-hot';
+        let isNumbers = !isCategory;
         return {
           see: (values, place) => {
-            for (const list of listsOf(values, place))
+            for (const [row, list] of listsOf(values, place).entries())
               for (const item of list) {
+                if (isCategory && typeof item === 'number' && !Number.isInteger(item))
+                  throw badValue(
+                    place,
+                    row,
+                    `${item} is no category; list(${list.length}) takes the numbers as they are`,
+                  );
                 isNumbers &&= typeof item === 'number';
                 if (!isNumbers) seen.add(String(item));
               }
@@ -344,7 +361,8 @@ export class Chain {
     let missing = 0;
     return {
       see: (values, place) => {
-        for (const x of this.#numbers(values, place)) {
+        for (const [i, x] of this.#numbers(values, place).entries()) {
+          if (how === 'mean' || scaler) checkFinite(x, i, place);
           if (Number.isNaN(x)) {
             missing++;
             continue;
@@ -383,7 +401,10 @@ export class Chain {
     const used = scale[name as 'standardize'];
     return {
       see: (values, place) => {
-        for (const x of this.#numbers(values, place)) if (!Number.isNaN(x)) used.add(x);
+        for (const [i, x] of this.#numbers(values, place).entries()) {
+          checkFinite(x, i, place);
+          if (!Number.isNaN(x)) used.add(x);
+        }
       },
       steps: () => [scaleStep(name as 'standardize', scale)],
       takes: 1,

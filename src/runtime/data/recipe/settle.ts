@@ -138,6 +138,15 @@ function dimsOf(
   return own && own.length === sample.length ? [...own] : undefined;
 }
 
+/** What makes several numbers of a value. Of a column that is text for a few values only, the first of them. */
+function madeOf(last: Step): string {
+  if (last.step === 'multi-hot') return ' (multi-hot)';
+  if (last.step !== 'one-hot') return '';
+  const texts = last.table.filter(key => Number.isNaN(Number(key)));
+  const isMostlyNumbers = last.table.length > 4 && texts.length * 2 < last.table.length;
+  return texts.length && isMostlyNumbers ? ` (one-hot, as '${texts[0]}' is no number)` : ' (one-hot)';
+}
+
 /** More columns than this are not told one by one. */
 const FEW = 16;
 
@@ -150,10 +159,7 @@ function misfit(
 ): AgdError {
   const gives = columns
     .slice(0, FEW)
-    .map(
-      ({ column, width, steps }) =>
-        `${column} ${width}${steps.at(-1)!.step === 'one-hot' ? ' (one-hot)' : ''}`,
-    );
+    .map(({ column, width, steps }) => `${column} ${width}${madeOf(steps.at(-1)!)}`);
   const more = columns.length > FEW ? ` and ${columns.length - FEW} more columns` : '';
   const sample = showShape(shape?.slice(1));
   const advice = ofLastToken

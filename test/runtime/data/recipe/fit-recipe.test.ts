@@ -401,6 +401,42 @@ describe('columns of other kinds', () => {
 });
 
 describe('errors say what to write', () => {
+  it('of infinite numbers, which have no mean and no range', async () => {
+    const source = () => sourceOf({ x: [1, 2, Infinity, 4] });
+    for (const how of ['fill(mean)', 'fill(median)+standardize', 'fill(0)+min-max', 'standardize', 'min-max'])
+      await expect(recipeOf(source(), [floats('x', 1)], [`x=x:${how}`])).rejects.toThrow(
+        /column 'x', row 3: the value is infinite, of which no mean or range can be taken; correct it, or leave it empty\.$/,
+      );
+    const { of } = await arrays(source(), [floats('x', 1)], ['x=x:none']);
+    expect(of('x')).toEqual([1, 2, Infinity, 4]);
+  });
+  it('of lists of fractions, which are no categories', async () => {
+    const source = () =>
+      sourceOf({
+        x: [
+          [1, 2],
+          [0.5, 2],
+        ],
+      });
+    await expect(recipeOf(source(), [floats('x', 2)])).rejects.toThrow(
+      /column 'x', row 2: 0\.5 is no category; list\(2\) takes the numbers as they are\.$/,
+    );
+    const { of } = await arrays(source(), [floats('x', 2)], ['x=x:list(2)']);
+    expect(of('x')).toEqual([1, 2, 0.5, 2]);
+  });
+  it('of lists of categories, and of a column that a few values make text', async () => {
+    const lists = sourceOf({
+      x: [
+        [1, 2],
+        [3, 2],
+      ],
+    });
+    await expect(recipeOf(lists, [floats('x', 2)])).rejects.toThrow(/give 3: x 3 \(multi-hot\)\. /);
+    const mixed = sourceOf({ x: ['1.5', '2', '3', '4', 'unknown', '5'] });
+    await expect(recipeOf(mixed, [floats('x', 2)])).rejects.toThrow(
+      /give 6: x 6 \(one-hot, as 'unknown' is no number\)\. /,
+    );
+  });
   it.each<[string, RecipeInput[], string[], string | undefined, RegExp]>([
     [
       'widths',

@@ -170,7 +170,7 @@ describe('a table', () => {
 
       # What feeds each input of the model, in this order. docs/guide/preprocessing.md explains the transforms.
       columns:
-        # float32 [batch, 4]
+        # float32 [batch,4]
         x:
           - "age:fill(with=mean)+standardize"       # integer, 0 to 59
           - "city:one-hot"                          # text, 3 values

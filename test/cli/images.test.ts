@@ -120,7 +120,7 @@ describe('training on a folder of images', () => {
     writeFileSync(file('pets/train/readme.txt'), '');
     try {
       expect(refused(...LOSS)).toMatch(
-        /Image .*9\.jpg cannot be decoded \(.*\); --skip-damaged leaves such images out/,
+        /Image .*9\.jpg cannot be decoded \(.*\); train --skip-damaged leaves such images out/,
       );
       const out = ok(...LOSS, '--skip-damaged', '--verbose');
       expect(out).toMatch(/Left out 1 damaged image: Image .*9\.jpg cannot be decoded/);

@@ -91,7 +91,8 @@ function fromValues(values: readonly unknown[], dims: readonly number[], fail: F
     tensor.strings = (values as string[]).map(text => new TextEncoder().encode(text));
     return tensor;
   }
-  const other = values.find(value => typeof value !== typeof values[0]) ?? values[0];
+  const odd = values.findIndex(value => typeof value !== typeof values[0]);
+  const other = values[Math.max(odd, 0)];
   throw fail(
     'bad-data',
     `has ${describe(other)} among its elements; expected numbers, bigints, booleans or strings of one kind.`,

@@ -94,6 +94,10 @@ describe('data', () => {
       { x: [1, 'a'] },
       "Array 'x' has 'a' among its elements; expected numbers, bigints, booleans or strings of one kind.",
     ],
+    [
+      { x: [1, undefined] },
+      "Array 'x' has undefined among its elements; expected numbers, bigints, booleans or strings of one kind.",
+    ],
     [{ x: {} }, "Array 'x' is an Object; expected nested arrays, a typed array or a Tensor."],
     [[{ x: 1 }, { y: 1 }], "Sample 1 has other names than those before it: 'y' is not in all of them."],
     [7, '7 is not data: expected arrays by name, samples, a Dataset or a path.'],

@@ -70,7 +70,7 @@ function damaged(name: string, cause: unknown): AgdError {
     .trim();
   return new AgdError(
     'bad-data',
-    `Image ${name} cannot be decoded (${why}); --skip-damaged leaves such images out.`,
+    `Image ${name} cannot be decoded (${why}); train --skip-damaged leaves such images out.`,
     { cause },
   );
 }

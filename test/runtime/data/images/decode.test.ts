@@ -89,7 +89,7 @@ describe('an image file', () => {
         expect.objectContaining({
           code: 'bad-data',
           message: expect.stringMatching(
-            /^Image .*cut\.jpg cannot be decoded \([^()]+\); --skip-damaged leaves/,
+            /^Image .*cut\.jpg cannot be decoded \([^()]+\); train --skip-damaged leaves/,
           ),
         }),
       );

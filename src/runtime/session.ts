@@ -30,8 +30,11 @@ const IN_FLOAT = { qdq_matmulnbits_accuracy_level: '1' };
 /** Where some scales are constants, the runtime otherwise fuses part of a layer that its gradient reads, and stops. */
 const APART = { disable_quant_qdq: '1' };
 
-/** Parts of an operator that threads take as they finish others, in place of one each: one thread may be held up by other programs. */
-const IN_PARTS = { dynamic_block_base: '4' };
+/**
+ * Of what is left of an operator, a thread takes its share, and another one when it is done: one may be held up by other programs.
+ * From smaller parts, threads read more of what others wrote in the node before.
+ */
+const IN_PARTS = { dynamic_block_base: '1' };
 
 let denormals: Record<string, string> = {};
 

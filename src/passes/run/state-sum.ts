@@ -12,6 +12,9 @@ const LEAST = 2 ** 14;
 /** Rows of a tensor that a product with ones sums. With fewer, or with rows of fewer columns, it takes longer. */
 const ROWS = 16;
 
+/** Products of one node: a thread sums parts that it wrote, where one product would give it columns of all rows. */
+const PARTS = [4, 2, 1];
+
 /** Where an element of an operand is not finite, the result has one that is not either. Of a quotient, the first operand alone. */
 const PASS_ON = new Set(['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Identity', 'Reshape']);
 
@@ -76,11 +79,12 @@ export function withStateSum(
 /** Sums of parts of a tensor: a product with ones takes half as long as a ReduceSum, where there are rows and columns. */
 function sums(x: Expr): Expr {
   const size = x.staticShape?.reduce((n, d) => n * d, 1) ?? 1;
-  let rows = Math.floor(Math.sqrt(size));
-  while (size % rows) rows--;
+  const parts = PARTS.find(count => size % count === 0)!;
+  let rows = Math.floor(Math.sqrt(size / parts));
+  while ((size / parts) % rows) rows--;
   if (rows < ROWS) return x.sum();
   const ones = x.g.tensor(Tensor.filled('float32', [1, rows], 1), 'ones');
-  return ones.matmul(x.reshape([rows, -1]));
+  return ones.matmul(x.reshape([parts, rows, -1]));
 }
 
 function isLarge({ dtype, shape }: Value): boolean {

@@ -87,6 +87,19 @@ it('is one of all elements where their number has no factors', async () => {
   expect(results[sum!.output]!.numbers()).toEqual([-16_411]);
 });
 
+it.each([
+  [SIZE, [4, 64, 64]],
+  [2 * 101 * 103, [2, 101, 103]],
+  [101 * 163, [1, 101, 163]],
+])('is of %i elements as products of the parts that threads write: %j', (size, shape) => {
+  const s = new Sketch();
+  const next = s.add('Neg', [s.input('a', [size])], 'a_new');
+  next.type = float([size]);
+  const { model } = withStateSum(s.model([next]), UPDATES.slice(0, 1));
+  const product = model.graph.nodes.find(node => node.opType === 'MatMul')!;
+  expect(product.inputs.map(v => v!.shape)).toEqual([[1, shape[1]], shape]);
+});
+
 it.each(['made', 'b_new'])('knows nothing of operators of other domains: %s', name => {
   const model = op('Mul');
   model.graph.nodes.find(node => node.outputs[0]!.name === name)!.domain = 'other';

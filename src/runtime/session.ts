@@ -227,8 +227,7 @@ export class Session {
    * the run, before it has copied anything. Bindings that convert sequences return as from any other run. `witness` is an
    * output that never is all ones: it shows that the run has taken place.
    */
-  async runInto(given: Feeds, outputs: Feeds, unread: string, witness: string): Promise<void> {
-    const feeds = asFeeds(given);
+  async runInto(feeds: Feeds, outputs: Feeds, unread: string, witness: string): Promise<void> {
     checkNames([...this.inputs, ...this.outputs]);
     const inputs = record(mapValues(feeds, toOrt));
     const { bytes } = outputs[witness]!;

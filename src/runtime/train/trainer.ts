@@ -566,7 +566,7 @@ export class Trainer {
     if (isDistributed(this.session) && count > 1) return this.#oneByOne(batches, count, { lr });
     this.#demandWhole();
     const isReplaced = this.inPlace.size > 0 && this.#state === this.#own;
-    const state = { ...inExtents(this.#state, n => this.run.hoisted.get(n)), [description.lr]: rate };
+    const state = { ...inExtents(this.#state, this.run.hoisted), [description.lr]: rate };
     const looked = await this.run.rows?.gather(batches, this.#state);
     const feeds = { ...batches, ...state, ...looked?.feeds };
     const shown = this.run.stacked.values();
@@ -586,8 +586,9 @@ export class Trainer {
       await this.#fetchState();
       throw this.#diverged(losses[bad]!, this.#device ? batches : slice(batches, bad, bad + 1));
     }
-    const given = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
-    const next = inExtents(given, n => (this.run.hoisted.has(n) ? this.#state[n]!.dims : undefined));
+    const after = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
+    const given = new Map([...this.run.hoisted.keys()].map(n => [n, this.#state[n]!.dims]));
+    const next = inExtents(after, given);
     const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
     const isSummed = this.sum && Number.isFinite(results[this.sum.output]!.numbers()[0]);
     const open = isSummed ? here.filter(([name]) => !this.sum!.states.has(name)) : here;
@@ -1066,13 +1067,14 @@ function statesToStay(
   return updates.filter(u => stays(u.state)).map(u => u.value);
 }
 
-/** Tensors with other extents, where `dims` has any for them. */
-function inExtents(tensors: Feeds, dims: (name: string) => readonly number[] | undefined): Feeds {
-  const entries = Object.entries(tensors).map(([name, t]) => {
-    const other = dims(name);
-    return [name, other ? new Tensor(t.dtype, other, t.bytes) : t];
-  });
-  return record(Object.fromEntries(entries));
+/** Tensors with other extents, where `extents` has any for them. */
+function inExtents(tensors: Feeds, extents: ReadonlyMap<string, readonly number[]>): Feeds {
+  const found = record(tensors);
+  for (const [name, dims] of extents) {
+    const { dtype, bytes } = found[name]!;
+    found[name] = new Tensor(dtype, dims, bytes);
+  }
+  return found;
 }
 
 /**

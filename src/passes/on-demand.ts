@@ -1,5 +1,5 @@
 /** Passes that few models need: one part of a page's scripts, which is loaded when the first of them runs. */
-export { applyAdapters, withAdapterInputs } from './adapters/apply-adapters.js';
+export { withAdapterInputs, withAdapters } from './adapters/apply-adapters.js';
 export { mergeAdapters } from './adapters/merge-adapters.js';
 export { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 export { checkpointActivations } from './differentiate/checkpoint-activations.js';

@@ -104,8 +104,8 @@ const ALL = [
     async run(c) {
       if (!asksForAdapters(c.options)) return false;
       const notes: string[] = [];
-      const { applyAdapters } = await import('./on-demand.js');
-      c.source = applyAdapters(c.source, c.options, notes);
+      const { withAdapters } = await import('./on-demand.js');
+      c.source = await withAdapters(c.source, c.options, c.oracle, notes);
       c.warnings = notes;
       return true;
     },

@@ -2,6 +2,7 @@
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
+import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
 import { newHead } from '../select/find-head.js';
 import { type AdapterOptions, adapterNames, flagOf } from './adapter-names.js';
 import { addAdapters } from './add-adapters.js';
@@ -35,6 +36,22 @@ export function applyAdapters(model: Model, options: AdapterOptions, notes: stri
   if (lora.length || adapters?.adapters.length)
     result = addAdapters(result, lora, adapters, seed, notes, [...train, ...newHead(model)]);
   return result;
+}
+
+/** The same, once the shapes of all outputs are known: virtual tokens are cut from those that have one entry for each token. */
+export async function withAdapters(
+  model: Model,
+  options: AdapterOptions,
+  oracle: ShapeOracle,
+  notes: string[] = [],
+): Promise<Model> {
+  const { promptTokens, prefixTokens, adapters } = options;
+  const isCut = promptTokens || prefixTokens || adapters?.prompt;
+  if (!isCut || model.graph.outputs.every(v => v.shape)) return applyAdapters(model, options, notes);
+  const [declared, typed] = [cloneModel(model), cloneModel(model)];
+  await inferShapes(typed, oracle);
+  for (const [i, value] of declared.graph.outputs.entries()) value.type = typed.graph.outputs[i]!.type;
+  return applyAdapters(declared, options, notes);
 }
 
 /** A copy of the model in which the adapters are inputs that a caller may feed, with what they are now as defaults. */

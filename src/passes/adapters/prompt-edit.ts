@@ -1,5 +1,6 @@
 /** The nodes that put virtual tokens before the text of a model. */
 import { type DType, dtypeCode, type FloatDType } from '../../graph/dtype.js';
+import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Dim, type Model, Node, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { listTypes } from '../../graph/proto/codec.js';
@@ -112,6 +113,12 @@ export class PromptEdit {
   /** Cuts what the outputs have for virtual tokens. Returns whether there are any. */
   cutOutputs(isCut: (output: Value) => boolean, axis: number): boolean {
     const { graph } = this.model;
+    const open = graph.outputs.find(v => !v.shape && (v.type?.kind ?? 'tensor') === 'tensor');
+    if (open)
+      throw new AgdError(
+        'unsupported-op',
+        `No virtual tokens: they are cut from outputs by their shapes, and that of '${open.name}' is not known.`,
+      );
     const cut = graph.outputs.filter(v => v.producer && isCut(v));
     this.#target = this.#after;
     for (const output of cut) {

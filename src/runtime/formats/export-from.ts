@@ -6,7 +6,7 @@ import { patchModelFile } from '../../graph/patch-file.js';
 import { decodeModel } from '../../graph/proto/codec.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { adapterNames } from '../../passes/adapters/adapter-names.js';
-import { applyAdapters, withAdapterInputs } from '../../passes/adapters/apply-adapters.js';
+import { withAdapterInputs, withAdapters } from '../../passes/adapters/apply-adapters.js';
 import { mergeAdapters } from '../../passes/adapters/merge-adapters.js';
 import { adaptersChange } from '../../passes/adapters/set-adapter-values.js';
 import { partOfModel } from '../../passes/common/part-of-model.js';
@@ -47,7 +47,9 @@ export async function exportFrom(
   }
   if (adapter !== undefined || (adapterNames(model).size && !values)) {
     const adapted =
-      adapter === undefined ? model : applyAdapters(model, { adapters: await readAdapterFile(adapter) });
+      adapter === undefined
+        ? model
+        : await withAdapters(model, { adapters: await readAdapterFile(adapter) }, sessionShapes);
     const merged = exporting.adaptersOnly
       ? { model: withAdapterInputs(adapted), kept: [] }
       : mergeAdapters(adapted);

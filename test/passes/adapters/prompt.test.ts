@@ -7,7 +7,7 @@ import { loadModel } from '../../../src/graph/files.js';
 import type { Model, Shape, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import { applyAdapters } from '../../../src/passes/adapters/apply-adapters.js';
+import { applyAdapters, withAdapters } from '../../../src/passes/adapters/apply-adapters.js';
 import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
 import { inject } from '../../../src/passes/inject.js';
 import { checkGradients } from '../../../src/runtime/check-gradients.js';
@@ -99,6 +99,24 @@ describe('a prompt', () => {
     );
     expect(y!.dims).toEqual([2, 3, 4]);
     y!.numbers().forEach((x, i) => void expect(x).toBeCloseTo(wanted[i]!, 5));
+  });
+
+  it('is cut from outputs whose shapes only the runtime tells, and needs them', async () => {
+    const declared = mixer();
+    const open = mixer();
+    open.graph.outputs[0]!.type = undefined;
+    const options = { promptTokens: 2, seed: 3 };
+    const [cut, wanted] = await Promise.all([
+      withAdapters(open, options, sessionShapes),
+      applyAdapters(declared, options),
+    ]);
+    const [found, same] = await Promise.all([cut, wanted].map(model => run(model, { input_ids: ids })));
+    expect(found!.y!.dims).toEqual([2, 3, 4]);
+    expect(found!.y!.numbers()).toEqual(same!.y!.numbers());
+    expect(open.graph.outputs[0]!.type).toBeUndefined();
+    expect(() => applyAdapters(open, options)).toThrow(
+      "No virtual tokens: they are cut from outputs by their shapes, and that of 'y' is not known.",
+    );
   });
 
   it.each(['float32', 'float16'] as const)(

@@ -121,7 +121,8 @@ export async function inspect(
         ),
       );
     const operators = countOperators(graph.nodes, path);
-    if (!targets.length) needs.push('no floating-point output: there is nothing to compute a loss from');
+    if (!targets.length)
+      needs.push('--output: the model has no floating-point output, but an inner value can be one');
     if (targets.length > 1)
       needs.push(
         `--output: the model has ${targets.length} floating-point outputs (${targets.map(v => v.name).join(', ')})`,

@@ -338,7 +338,7 @@ function choose(g: Builder, spec: LossSpec): Expr {
   if (!fitting.length)
     throw new AgdError(
       'bad-dtype',
-      `The model has no floating-point output to compute a loss from: ${names}.`,
+      `The model has no floating-point output to compute a loss from: ${names}. Name an inner value with --output.`,
     );
   const choice = fitting.map(v => `'${v.name}' ${showShape(v.shape)}`).join(', ');
   throw new AgdError(

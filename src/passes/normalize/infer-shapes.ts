@@ -244,6 +244,8 @@ function setTypes(node: Node, types: readonly (ValueType | undefined)[]): void {
   node.outputs.forEach((value, i) => {
     const [told, own] = [value?.type, types[i]];
     if (!value || !isOpen(told) || !own) return;
+    // A sequence of maps, which an operator without inference returns.
+    if (told && told.kind !== 'tensor' && own.kind === 'tensor') return;
     value.type = told?.kind === 'tensor' && own.kind === 'tensor' ? merged(told, own) : own;
   });
 }

@@ -134,10 +134,18 @@ async function plan(
       'no-such-value',
       `The model has no output or inner value '${unknown}'; its outputs are ${outputs.map(name => `'${name}'`).join(', ')}.`,
     );
+  const isTensor = (name: string) => (known.get(name)?.type?.kind ?? 'tensor') === 'tensor';
+  const tensors = outputs.filter(isTensor);
+  const strange = options.outputs?.find(name => !isTensor(name)) ?? (tensors.length ? undefined : outputs[0]);
+  if (strange !== undefined)
+    throw new AgdError(
+      'unsupported-type',
+      `Output '${strange}' is not a tensor: name an output that is, or an inner value, with --output.`,
+    );
   const trained = loss && loss.kind !== 'output' ? loss : undefined;
-  const floats = outputs.filter(name => isFloat(known.get(name)?.dtype));
+  const floats = tensors.filter(name => isFloat(known.get(name)?.dtype));
   const chosen = options.loss?.output ?? trained?.output;
-  const names = options.outputs ?? (chosen !== undefined ? [chosen] : floats.length === 1 ? floats : outputs);
+  const names = options.outputs ?? (chosen !== undefined ? [chosen] : floats.length === 1 ? floats : tensors);
   const recipe = await readRecipe(model);
   const told = options.loss ?? (trained?.output === names[0] ? trained : undefined);
   const spec = specOf(known.get(names[0])!, told, recipe, options.activation);

@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { AgdError } from '../../../graph/errors.js';
 import type { Source } from '../source.js';
-import { checkImage, type EncodedImage } from './decode.js';
+import { ADVICE, checkImage, type EncodedImage } from './decode.js';
 
 /** The rows whose images can all be decoded, and the messages of those that cannot. */
 export type Checked = { rows: Uint32Array; damaged: string[] };
@@ -43,7 +43,7 @@ async function problem(image: EncodedImage | null, row: number, source: string):
     return undefined;
   } catch (error) {
     if (!(error instanceof AgdError) || error.code === 'bad-option') throw error;
-    return error.message.replace(/; --skip-damaged[^;]*$/, '.');
+    return error.message.replace(ADVICE, '.');
   }
 }
 

@@ -59,6 +59,9 @@ export async function checkImage(image: EncodedImage, name = nameOf(image)): Pro
   }
 }
 
+/** How an error ends where images need not be left out yet. */
+export const ADVICE = '; train --skip-damaged leaves such images out.';
+
 /** A missing file is no damaged image. */
 function damaged(name: string, cause: unknown): AgdError {
   const text = cause instanceof Error ? cause.message : String(cause);
@@ -68,11 +71,7 @@ function damaged(name: string, cause: unknown): AgdError {
     .replace(/^Input (file|buffer) /, '')
     .replace(/:? *\/\S+/g, '')
     .trim();
-  return new AgdError(
-    'bad-data',
-    `Image ${name} cannot be decoded (${why}); train --skip-damaged leaves such images out.`,
-    { cause },
-  );
+  return new AgdError('bad-data', `Image ${name} cannot be decoded (${why})${ADVICE}`, { cause });
 }
 
 /** Grey is repeated, alpha dropped or full, and color made grey as Pillow does (ITU-R 601-2 luma). */

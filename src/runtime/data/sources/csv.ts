@@ -35,8 +35,11 @@ const [TAB, LF, CR, QUOTE] = [9, 10, 13, 34];
 export async function indexCsv(file: DataFile, options: CsvOptions = {}): Promise<CsvIndex> {
   const { path } = file;
   const head = await file.read(0, 2 ** 16);
-  const start = beginning(head, path);
-  const delimiter = delimiterOf(head.subarray(start), path);
+  const mark = beginning(head, path);
+  // The line by which Excel knows the delimiter.
+  const told = /^sep=(.)\r?\n/i.exec(String.fromCharCode(...head.subarray(mark, mark + 8)));
+  const start = mark + (told?.[0].length ?? 0);
+  const delimiter = told?.[1]!.charCodeAt(0) ?? delimiterOf(head.subarray(start), path);
   const first = head.subarray(start);
   const [names, after] = headerOf(first, delimiter, path, head.length < file.size);
   const { starts, rows } = await findBlocks(

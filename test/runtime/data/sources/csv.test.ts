@@ -60,6 +60,14 @@ describe('a CSV file', () => {
     expect(await columns(source)).toEqual({ a: [1, 2], b: ['x,y', 'z'] });
   });
 
+  test.each(['sep=;\n', '\ufeffSEP=;\r\n'])('may name its delimiter as Excel does: %j', async first => {
+    expect(await columns(await open(`${first}a;b\n1,5;x\n2,5;y\n`))).toEqual({
+      a: ['1,5', '2,5'],
+      b: ['x', 'y'],
+    });
+    expect(await columns(await open(`${first}a,b\n1,2\n`))).toEqual({ 'a,b': ['1,2'] });
+  });
+
   test('without a header has numbered columns', async () => {
     expect(await columns(await open('1,a\n2,b\n'))).toEqual({ column1: [1, 2], column2: ['a', 'b'] });
   });

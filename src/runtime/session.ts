@@ -275,8 +275,8 @@ function tensorTypes(metadata: readonly ort.InferenceSession.ValueMetadata[]): M
   );
 }
 
-/** The first of the feeds that is not what its input takes. */
-function misfit(types: ReadonlyMap<string, TensorType>, feeds: Feeds): AgdError | undefined {
+/** The error for the first of the feeds that is not what its input takes. */
+export function misfit(types: ReadonlyMap<string, TensorType>, feeds: Feeds): AgdError | undefined {
   let symbols: Symbols = new Map();
   for (const [name, { dtype, shape = [] }] of types) {
     const tensor = feeds[name];

@@ -45,6 +45,7 @@ import {
   freeMemory,
   freeOnDevice,
   isOnDevice,
+  misfit,
   onDeviceAlone,
   Session,
   type SessionOptions,
@@ -467,7 +468,14 @@ export class Trainer {
       name,
       new Tensor(t.dtype, [1, ...t.dims], t.bytes),
     ]);
-    const [loss] = await this.steps(Object.fromEntries(one), options);
+    const [loss] = await this.steps(Object.fromEntries(one), options).catch(error => {
+      if (!['bad-shape', 'bad-dtype'].includes(error.code)) throw error;
+      // Without the axis of steps, which the caller did not give.
+      const types = this.inputs.map(
+        ({ name, dtype, shape }) => [name, { kind: 'tensor', dtype, shape }] as const,
+      );
+      throw misfit(new Map(types), asFeeds(batch)) ?? error;
+    });
     return { loss: loss! };
   }
 

@@ -77,6 +77,26 @@ it("takes onnxruntime's tensors, and says what else it was given", async () => {
   await session.release();
 });
 
+it('says of what it was given for a step what does not fit', async () => {
+  const t = await made();
+  const { x, target } = batch();
+  const fails = (given: object, message: string) =>
+    expect(t.step({ x, target, ...given })).rejects.toThrow(message);
+  await fails(
+    { x: Tensor.filled('float64', [8, 4], 0) },
+    "Input 'x' takes float32 [batch,4], but its array is float64 [8,4].",
+  );
+  await fails(
+    { x: Tensor.filled('float32', [8, 5], 0) },
+    "Input 'x' takes float32 [batch,4], but its array is float32 [8,5].",
+  );
+  await fails(
+    { target: Tensor.ints([0, 1]) },
+    "Input 'target' takes int64 [batch], batch = 8, but its array is int64 [2].",
+  );
+  await t.release();
+});
+
 it('refuses labels that the loss does not take', async () => {
   const t = await made();
   const { x } = batch();

@@ -39,7 +39,7 @@ export async function indexCsv(file: DataFile, options: CsvOptions = {}): Promis
   // The line by which Excel knows the delimiter.
   const told = /^sep=(.)\r?\n/i.exec(String.fromCharCode(...head.subarray(mark, mark + 8)));
   const start = mark + (told?.[0].length ?? 0);
-  const delimiter = told?.[1]!.charCodeAt(0) ?? delimiterOf(head.subarray(start), path);
+  const delimiter = told?.[1]?.charCodeAt(0) ?? delimiterOf(head.subarray(start), path);
   const first = head.subarray(start);
   const [names, after] = headerOf(first, delimiter, path, head.length < file.size);
   const { starts, rows } = await findBlocks(

@@ -32,7 +32,7 @@ const APART = { disable_quant_qdq: '1' };
 
 /**
  * Of what is left of an operator, a thread takes its share, and another one when it is done: one may be held up by other programs.
- * From smaller parts, threads read more of what others wrote in the node before.
+ * Smaller shares are slower: a thread then reads more of what others wrote in the node before.
  */
 const IN_PARTS = { dynamic_block_base: '1' };
 

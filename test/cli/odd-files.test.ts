@@ -171,17 +171,22 @@ it('outputs that are no tensors, such as the maps of classes from scikit-learn, 
   const y = s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 3])], 'y');
   const maps = s.add('ZipMap', [y], 'maps', { classlabels_int64s: [4, 5, 6] });
   maps.producer!.domain = 'ai.onnx.ml';
-  const map = { keyType: 7, valueType: { tensorType: { elemType: 1 } } };
-  maps.type = { kind: 'sequence', elem: { kind: 'other', extra: { mapType: map } } };
   const model = s.model([maps, y]);
   model.opsetImports.set('ai.onnx.ml', 1);
+  await saveModel(model, file('open-maps.onnx'));
+  const map = { keyType: 7, valueType: { tensorType: { elemType: 1 } } };
+  maps.type = { kind: 'sequence', elem: { kind: 'other', extra: { mapType: map } } };
   await saveModel(model, file('maps.onnx'));
   const { x, t } = samples();
   await write('maps.safetensors', { x, target: t });
-  const args = ['maps.onnx', '--loss', 'mse'];
-  expect(ok('evaluate', ...args, '--data', 'maps.safetensors')).toContain('loss');
-  ok('grad', ...args, '--inputs', 'maps.safetensors', '-o', 'maps.grad');
-  expect(ok('train', ...args, '--data', 'maps.safetensors', '-o', 'maps.trained.onnx')).toContain('done');
+  for (const args of [
+    ['maps.onnx', '--loss', 'mse'],
+    ['open-maps.onnx', '--loss', 'mse', '--output', 'y'],
+  ]) {
+    expect(ok('evaluate', ...args, '--data', 'maps.safetensors')).toContain('loss');
+    ok('grad', ...args, '--inputs', 'maps.safetensors', '-o', 'maps.grad');
+    expect(ok('train', ...args, '--data', 'maps.safetensors', '-o', 'maps.trained.onnx')).toContain('done');
+  }
   ok('predict', 'maps.onnx', '--data', 'maps.safetensors', '-o', 'maps.npz');
   expect([...(await loadArrays(file('maps.npz'))).keys()]).toEqual(['y']);
   const asked = agdOnnx(folder, 'predict', 'maps.onnx', '--data', 'maps.safetensors', '--output', 'maps');

@@ -1,4 +1,4 @@
-/** `npm run bench`: agd-onnx beside its peers, see --help. */
+/** `npm run bench`: compares agd-onnx with its peers, see --help. */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
@@ -21,31 +21,31 @@ const names = list => list.map(item => item.name).join(', ');
 
 const HELP = `npm run bench -- [SUITE ...] [WORKLOAD ...] [options]
 
-Measures agd-onnx beside its peers, by turns in one run, and says what it left out. A workload that is named, such as
-gpt2-small, runs alone; the names are ${names(WORKLOADS)}.
+Compares agd-onnx with its peers, which take turns in one run, and lists what was left out. If workloads are named, such
+as gpt2-small, only these run. Workloads: ${names(WORKLOADS)}.
 
-Suites (all if nothing is named)
-  limits   the machine's best rate of a matrix product, and of copying memory
-  start    the command's help, and its first training step
-  inject   what agd-onnx inject costs, by nodes and by bytes of weights
-  train    a training step beside each peer's
+Suites (default: all)
+  limits   the machine's best rate for matrix products and for copying memory
+  start    time of the command's help and of its first training step
+  inject   time and memory of agd-onnx inject, by number of nodes and by size of the weights
+  train    a training step, compared with each peer
 
 Options
   --peers NAMES    ${names(PEERS)}
   --artifacts DIR  ORT training artifacts of an MLP (784 inputs, 10 classes), for onnxruntime-web and agd-onnx
-  --threads LIST   such as 1,2 [2]
-  --rounds N       turns that each peer gets [7, of real sizes 3]
-  --seconds N      how long a turn is [0.25, of real sizes 1.5]
-  --patience N     after how many seconds a peer that is not ready is left out [30, of real sizes 400]
-  --quick          in two minutes: three rounds of some small workloads beside PyTorch, with the most threads
-  --fastest        compare the fastest steps instead of the median ones, where other programs keep the machine busy
-  --against FILE   compare ratios with those of an earlier --json FILE; exit code 1 where one is more than 10 % lower
-  --json FILE      write what was measured; bench/table.mjs makes docs/explain/performance.md's tables of it
-  --svg FILE       write it as a chart, the goals marked
+    --threads LIST   numbers of threads, such as 1,2 [2]
+  --rounds N       turns per peer [7; realistic sizes: 3]
+  --seconds N      length of a turn [0.25; realistic sizes: 1.5]
+  --patience N     leave out a peer that is not ready after this many seconds [30; realistic sizes: 400]
+  --quick          three rounds of some small workloads against PyTorch with the most threads, in two minutes
+  --fastest        compare the fastest steps instead of the median ones, for a busy machine
+  --against FILE   compare the ratios with an earlier --json FILE; exit code 1 if any is more than 10 % lower
+  --json FILE      write the results; bench/table.mjs turns them into the tables of docs/explain/performance.md
+  --svg FILE       write a chart with the goals marked
   --help
 
-The models are PyTorch's exports: PYTHON names the Python that has torch [python3]. Real sizes
-need transformers too, and race torch.compile only where --peers names it. JavaScript peers are installed by
+The models are exported from PyTorch: PYTHON names a Python with torch [python3]. Realistic sizes also need
+transformers, and are compared with torch.compile only if --peers names it. Install the JavaScript peers with
 npm install --prefix bench.`;
 
 const { values, positionals } = readArguments();
@@ -156,8 +156,7 @@ function compare({ train }, earlier, file) {
   const { text, lost } = train ? against(train, earlier.train) : { lost: [] };
   if (!text) fail(`${file} has no ratio that was measured now.`);
   console.log(`\n${text}`);
-  if (lost.length)
-    fail(`slower than in ${file}, beside the same peer, by more than 10 %: ${lost.join(', ')}.`);
+  if (lost.length) fail(`more than 10 % slower than in ${file}, against the same peer: ${lost.join(', ')}.`);
 }
 
 async function train(workloads, peers, threads) {

@@ -1,4 +1,4 @@
-/** What was measured, as tables: data `{title, head, rows}` that a terminal or Markdown shows. */
+/** Results as tables: data `{title, head, rows}`, shown on a terminal or as Markdown. */
 import { renderTable } from '../dist/cli/ui/table.js';
 import {
   MEAN_GOAL,
@@ -10,7 +10,7 @@ import {
 } from './workloads.mjs';
 
 export const describe = ({ date, machine, system, isFastest }) =>
-  `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}${isFastest ? ', fastest steps in place of medians' : ''}`;
+  `${date}, ${machine.processor}, ${machine.cores} cores, ${machine.gigabytes} GiB, ${system}${isFastest ? ', fastest steps instead of medians' : ''}`;
 
 /** Texts of the tables of these suites. */
 export function tables(result, suites) {
@@ -45,7 +45,7 @@ const titleOf = name => WORKLOADS.find(w => w.name === name).title;
 function limitTable(limits) {
   return {
     suite: 'limits',
-    title: 'What the machine can do',
+    title: 'Limits of the machine',
     head: ['threads', 'matrix product, Gflop/s', 'copy, read and written, GB/s'],
     rows: limits.map(l => [l.threads, digits(l.flops / 1e9), digits(l.bandwidth / 1e9)]),
   };
@@ -76,7 +76,7 @@ function injectTable(inject) {
 function peerTable({ peers }) {
   return {
     suite: 'train',
-    title: 'Who takes part',
+    title: 'Peers',
     head: ['peer', 'version', 'optimizer', 'threads'],
     rows: peers.map(({ title, version, optimizer, threads }) => [
       title,
@@ -121,9 +121,9 @@ export function ratios({ peers, rows }) {
 /** The largest share of a ratio that may be lost against an earlier run. */
 const LOSS = 0.1;
 
-/** Ratios beside those of an earlier run: `{text, lost}`, the latter what lost more than its share. No text where nothing is comparable. */
+/** Ratios compared with an earlier run: `{text, lost}`, where `lost` names those that dropped by more than LOSS. No text if nothing is comparable. */
 export function against(train, earlier) {
-  const key = r => `${r.workload} beside ${r.peer}`;
+  const key = r => `${r.workload} against ${r.peer}`;
   const before = new Map(ratios(earlier).map(r => [key(r), r.ratio]));
   const common = ratios(train).filter(r => before.has(key(r)));
   const lost = common.filter(r => r.ratio < (1 - LOSS) * before.get(key(r))).map(key);
@@ -132,7 +132,7 @@ export function against(train, earlier) {
     `${(100 * (r.ratio / before.get(key(r)) - 1)).toFixed(0)} %`,
   ]);
   if (rows.length === 0) return { lost };
-  const head = ['workload', 'beside', 'before', 'now', 'change'];
+  const head = ['workload', 'peer', 'before', 'now', 'change'];
   return { text: `The peer's time over ours, before and now\n${renderTable({ head, rows })}`, lost };
 }
 
@@ -158,7 +158,7 @@ function goalTable(train) {
   return {
     suite: 'train',
     title: "The peer's time over ours, most threads",
-    head: ['workload', 'beside', 'ratio', 'goal'],
+    head: ['workload', 'peer', 'ratio', 'goal'],
     rows,
   };
 }
@@ -191,7 +191,7 @@ function memoryGoalTable({ peers, rows }) {
 function memoryTable({ peers, rows }) {
   return {
     suite: 'train',
-    title: 'The process at its peak, MB',
+    title: 'Peak memory of the process, MB',
     head: ['workload', 'threads', ...peers.map(p => p.title)],
     rows: rows.map(({ workload, threads, results }) => [
       titleOf(workload),
@@ -232,11 +232,11 @@ function leftOutTable({ leftOut }) {
   };
 }
 
-/** How far from what the machine could do: its products at the best rate, and then the update at the speed of copying. */
+/** Step times over the machine's limit: the products at the best rate, then the update at the speed of copying. */
 function reachTable({ rows }, limits) {
   return {
     suite: 'train',
-    title: 'Beside the limit of the machine',
+    title: "Step time over the machine's limit",
     head: ['workload', 'threads', 'Gflop', 'MB of update', 'limit, ms', 'ours, ms', 'ours over limit'],
     rows: rows.flatMap(({ workload, threads, parameters, results }) => {
       const limit = limits.find(l => l.threads === threads);

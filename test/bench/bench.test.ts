@@ -40,7 +40,7 @@ test('a ratio that is more than a tenth below the earlier one is a loss', () => 
   const before = resultOf({ lenet: [of(10), of(20)], gpt: [of(10), of(20)], dcn: [of(10), of(20)] });
   const now = resultOf({ lenet: [of(20), of(37)], gpt: [of(20), of(35)], lstm: [of(1), of(1)] });
   const { text, lost } = against(now, before);
-  expect(lost).toEqual(['gpt beside PyTorch, eager']);
+  expect(lost).toEqual(['gpt against PyTorch, eager']);
   expect(text).toContain('2.00');
   expect(text).not.toContain('LSTM');
   expect(against(resultOf({ lstm: [of(1), of(1)] }), before)).toEqual({ lost: [] });

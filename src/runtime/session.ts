@@ -507,16 +507,18 @@ function noBfloat(cause: unknown): AgdError | undefined {
   return new AgdError('unsupported-type', message, { cause });
 }
 
-/** A target of another number of elements than the output of its loss. */
+/** A target of another number of elements than the output of its loss, or of other extents. */
 function targetMisfit(cause: unknown): AgdError | undefined {
-  const found = /.*Name:'(.*)_fits_output.*Input shape:(\{.*?\}), requested shape:(\{.*?\})/.exec(
-    textOf(cause),
-  );
+  const found =
+    /.*Name:'(.*)_fits_output.*(?:Input shape:(\{.*?\}), requested shape:(\{.*?\})|invalid expand shape)/.exec(
+      textOf(cause),
+    );
   if (!found) return undefined;
-  const [, name, given, wanted] = found.map(s => s.replace('{', '[').replace('}', ']'));
-  return new AgdError('bad-shape', `Target '${name}' is ${given}, but its output needs one of ${wanted}.`, {
-    cause,
-  });
+  const [, name, given, wanted] = found.map(s => s?.replace('{', '[').replace('}', ']'));
+  const what = given
+    ? `is ${given}, but its output needs one of ${wanted}.`
+    : 'has as many elements as its output, but other extents: its axes may be in another order.';
+  return new AgdError('bad-shape', `Target '${name}' ${what}`, { cause });
 }
 
 /** Which operator has no kernel, of which element type and where. Some kernels refuse a type only when they run. */

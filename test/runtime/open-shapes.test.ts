@@ -189,4 +189,44 @@ describe('a target of an extent that only a run tells', () => {
       ).toBe(true);
     },
   );
+
+  it.each(['mse', 'cross-entropy'] as const)(
+    'with the axes of the output of %s in another order is refused',
+    async kind => {
+      const ofClasses = kind === 'cross-entropy';
+      const s = new Sketch();
+      const scores = s.add(
+        'MatMul',
+        [s.input('x', ['n', 20, 4]), s.weight('w', [4, ofClasses ? 3 : 1])],
+        'scores',
+      );
+      const y = s.add('Reshape', [scores, s.input('extents', [4], 'int64')], 'y');
+      const axis = s.weight('last', Tensor.ints([3]));
+      const out = ofClasses
+        ? s.add('Transpose', [y], 'chw', { perm: [0, 3, 1, 2] })
+        : s.add('Squeeze', [y, axis], 'values');
+      const model = s.model([out]);
+      const grad = (dims: number[], [h, w] = [4, 5]) =>
+        gradients(
+          model,
+          { loss: { kind } },
+          {
+            x: spread([2, 20, 4]),
+            extents: Tensor.ints([2, h!, w!, ofClasses ? 3 : 1]),
+            target: Tensor.filled(ofClasses ? 'int64' : 'float32', [2, ...dims], 1),
+          },
+        );
+      await expect(grad([5, 4])).rejects.toMatchObject({
+        code: 'bad-shape',
+        message:
+          "Target 'target' has as many elements as its output, but other extents: its axes may be in another order.",
+      });
+      await expect(grad([4, 4])).rejects.toThrow(
+        "Target 'target' is [2,4,4], but its output needs one of [2,4,5].",
+      );
+      const { loss } = await grad([4, 5]);
+      // Where an axis is of length 1, the order of the elements is the same.
+      expect((await grad([20, 1], [1, 20])).loss).toBeCloseTo(loss!);
+    },
+  );
 });

@@ -182,8 +182,8 @@ type Operands = {
   output: Expr;
   target: Expr;
   isInput: boolean;
-  /** Extents of the target are neither numbers nor those of an input of the model: no caller can check them. */
-  isOpen: boolean;
+  /** How many extents of the target are neither numbers nor those of an input of the model: no caller can check them. */
+  open: number;
   values: NamedValues;
   exposed?: Value;
 };
@@ -197,8 +197,8 @@ function readOperands(g: Builder, spec: Criterion): Operands[] {
     const { target, isInput } = targetOf(g, term, output, added);
     const isTold = (d: Dim) =>
       typeof d === 'number' || g.graph.inputs.some(v => d !== null && !added.has(v) && v.shape?.includes(d));
-    const isOpen = isInput && !target.shape?.every(isTold);
-    return { term, output, target, isInput, isOpen, values: namedValues(g, term, output, added), exposed };
+    const open = isInput ? (target.shape?.filter(d => !isTold(d)).length ?? 1) : 0;
+    return { term, output, target, isInput, open, values: namedValues(g, term, output, added), exposed };
   });
 }
 
@@ -207,16 +207,24 @@ const FITS = '_fits_output';
 
 /**
  * The target, of which a step fails if it does not have one element for each position of the output. Else operators would
- * read a part of it, or repeat it.
+ * read a part of it, or repeat it. Where two extents are open, as those of images that are resized, they may lie in another
+ * order: then a step also fails if the axes that are not of length 1 differ, which Expand compares.
  */
-function fitted(target: Expr, { term, output, isOpen }: Operands): Expr {
-  if (!isOpen || lossNamed(term.kind).isSequence) return target;
+function fitted(target: Expr, { term, output, open }: Operands): Expr {
+  if (!open || lossNamed(term.kind).isSequence) return target;
+  const { g, dtype, shape } = target;
+  const emit = (op: string, inputs: Expr[], shape?: Shape) =>
+    g.emit(op, inputs, {}, { types: [{ kind: 'tensor', dtype, shape }] })[0]!;
+  const named = (x: Expr) => {
+    g.writer(x.value)!.name ||= g.scope.names.fresh(`${target.value.name}${FITS}`);
+    return x;
+  };
   const axes = range(0, output.rank).filter(i => !takesClasses(term.kind) || i !== classAxisIn(output, term));
-  const extents = output.dims().gather(target.g.ints(axes));
-  const type: ValueType = { kind: 'tensor', dtype: target.dtype, shape: target.shape };
-  const [same] = target.g.emit('Reshape', [target, extents], {}, { types: [type] });
-  target.g.writer(same!.value)!.name ||= target.g.scope.names.fresh(`${target.value.name}${FITS}`);
-  return same!;
+  const extents = output.dims().gather(g.ints(axes));
+  const same = named(emit('Reshape', [target, extents], shape));
+  if (open === 1) return same;
+  const wanted = emit('Squeeze', [same]).dims();
+  return emit('Reshape', [named(emit('Expand', [emit('Squeeze', [target]), wanted])), extents], shape);
 }
 
 /**

@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises';
 import { AgdError } from '../../../graph/errors.js';
+import { cmykToRgb, isCmykJpeg } from './cmyk.js';
 import { cropTo, type Pixels, type Region, roundHalfEven } from './pixels.js';
 import { resize } from './resize.js';
 import { loadSharp } from './sharp.js';
@@ -33,12 +35,21 @@ const nameOf = (image: EncodedImage) => (typeof image === 'string' ? image : 'an
 export async function decode(image: EncodedImage, name = nameOf(image)): Promise<Pixels> {
   const sharp = await loadSharp();
   try {
-    const { data, info } = await sharp(image, { failOn: 'error', ignoreIcc: true, sequentialRead: true })
-      .autoOrient()
-      .raw({ depth: 'uchar' })
-      .toBuffer({ resolveWithObject: true });
+    const bytes = typeof image === 'string' ? await readFile(image).catch(() => undefined) : image;
+    const upright = sharp(bytes ?? image, {
+      failOn: 'error',
+      ignoreIcc: true,
+      sequentialRead: true,
+    }).autoOrient();
+    // A browser gives color whatever the file has.
+    const inks = bytes && isCmykJpeg(bytes) && 'pipelineColourspace' in upright;
+    const steps = inks ? upright.pipelineColourspace('cmyk').toColourspace('cmyk') : upright;
+    const { data, info } = await steps.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
     const { height, width, channels } = info;
-    return { data: new Uint8Array(data.buffer, data.byteOffset, data.length), height, width, channels };
+    const pixels = new Uint8Array(data.buffer, data.byteOffset, data.length);
+    return inks
+      ? { data: cmykToRgb(pixels), height, width, channels: 3 }
+      : { data: pixels, height, width, channels };
   } catch (error) {
     throw damaged(name, error);
   }

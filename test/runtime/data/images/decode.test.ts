@@ -28,6 +28,14 @@ describe('an image file', () => {
     expect(toChannels(await decode(jpeg), 1).data).toEqual(bytesOf(pillow.grey));
   });
 
+  it('of four inks is made of colors as by Pillow, from a file or bytes', async () => {
+    const bytes = bytesOf(pillow.cmyk.file);
+    const path = join(folder, 'inks.jpg');
+    writeFileSync(path, bytes);
+    for (const image of [bytes, path])
+      expect(await decode(image)).toMatchObject({ channels: 3, data: bytesOf(pillow.cmyk.pixels) });
+  });
+
   it.each(pillow.crops)(
     "is resized to $short and cropped to $size as by torchvision's transforms",
     async crop => {

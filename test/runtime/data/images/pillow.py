@@ -55,6 +55,9 @@ mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 small = np.asarray(cover(upright, 9, 8)).astype(np.float32) / np.float32(255)
 normalized = ((small - mean) / std).transpose(2, 0, 1)
 
+cmyk = file(Image.fromarray(pattern(9, 11, 4), "CMYK"), format="JPEG", quality=90)
+inks = Image.open(io.BytesIO(base64.b64decode(cmyk))).convert("RGB")
+
 palette = Image.fromarray((pattern(7, 9, 1)[..., 0] % 5)).convert("P")
 palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128])
 
@@ -77,6 +80,7 @@ json.dump(
         "grey": text(upright.convert("L")),
         "crops": crops,
         "normalized": [round(float(x), 7) for x in normalized.flatten()],
+        "cmyk": {"file": cmyk, "pixels": text(inks)},
         "palette": {"file": file(palette, format="PNG"), "bits4": file(palette, format="PNG", bits=4), "pixels": text(palette)},
         "brightness": text(ImageEnhance.Brightness(colors).enhance(1.3)),
         "contrast": text(ImageEnhance.Contrast(colors).enhance(0.6)),

@@ -29,7 +29,7 @@ const BLOCK_BYTES = 2 ** 20;
 /** Kinds are found from so many blocks, spread over the file: all of a file of 32 MB. */
 const SAMPLED_BLOCKS = 32;
 
-const [TAB, LF, CR, QUOTE] = [9, 10, 13, 34];
+const [TAB, LF, CR, QUOTE, HASH] = [9, 10, 13, 34, 35];
 
 /** Throws `bad-data`. */
 export async function indexCsv(file: DataFile, options: CsvOptions = {}): Promise<CsvIndex> {
@@ -38,8 +38,15 @@ export async function indexCsv(file: DataFile, options: CsvOptions = {}): Promis
   const mark = beginning(head, path);
   // The line by which Excel knows the delimiter.
   const told = /^sep=(.)\r?\n/i.exec(String.fromCharCode(...head.subarray(mark, mark + 8)));
-  const start = mark + (told?.[0].length ?? 0);
-  const delimiter = told?.[1]?.charCodeAt(0) ?? delimiterOf(head.subarray(start), path);
+  const top = mark + (told?.[0].length ?? 0);
+  const [comments, beforeLast] = commentsOf(head, top);
+  const delimiter = told?.[1]?.charCodeAt(0) ?? delimiterOf(head.subarray(comments), path);
+  const start = comments > top && isHeader(head.subarray(beforeLast), delimiter) ? beforeLast : comments;
+  if (!head.includes(LF) && head.includes(CR))
+    throw new AgdError(
+      'bad-data',
+      `${path} ends its lines with CR alone, as old programs for the Mac do: convert it with tr '\\r' '\\n'.`,
+    );
   const first = head.subarray(start);
   const [names, after] = headerOf(first, delimiter, path, head.length < file.size);
   const { starts, rows } = await findBlocks(
@@ -85,6 +92,24 @@ function beginning(head: Uint8Array, path: string): number {
       `${path} is UTF-16, not UTF-8: convert it with iconv -f utf-16 -t utf-8, or save it as UTF-8.`,
     );
   return a === 0xef && b === 0xbb && c === 0xbf ? 3 : 0;
+}
+
+/** Where the lines at the top end that begin with #, and where the last of them begins. */
+function commentsOf(head: Uint8Array, top: number): [number, number] {
+  let [start, last] = [top, top];
+  while (head[start] === HASH) {
+    const end = head.indexOf(LF, start);
+    if (end < 0) break;
+    [start, last] = [end + 1, start];
+  }
+  return [start, last];
+}
+
+/** Whether the first line names as many columns as the second one has: that of the columns may begin with # too. */
+function isHeader(lines: Uint8Array, delimiter: number): boolean {
+  const counts: number[] = [];
+  scan(lines, delimiter, { field: () => {}, record: fields => counts.push(fields) });
+  return counts[0] === counts[1];
 }
 
 const DELIMITERS = [',', '\t', ';', '|'].map(c => c.charCodeAt(0));

@@ -68,6 +68,34 @@ describe('a CSV file', () => {
     expect(await columns(await open(`${first}a,b\n1,2\n`))).toEqual({ 'a,b': ['1,2'] });
   });
 
+  test('may begin with comments; the last such line names the columns if it has as many', async () => {
+    const rows = '1;2;x\n3;4;y\n';
+    const values = (names: string[]) =>
+      Object.fromEntries(
+        names.map((name, i) => [
+          name,
+          [
+            [1, 3],
+            [2, 4],
+            ['x', 'y'],
+          ][i],
+        ]),
+      );
+    const all = async (text: string) => columns(await open(text));
+    expect(await all(`# made by a tool, at 12:00\r\n# 2; "of\n#\na;b;c\n${rows}`)).toEqual(
+      values(['a', 'b', 'c']),
+    );
+    expect(await all(`\ufeff## 2; tables\n#a;b;c\n${rows}`)).toEqual(values(['#a', 'b', 'c']));
+    expect(await all(`# no header\n${rows}`)).toEqual(values(['column1', 'column2', 'column3']));
+    expect(await all('#a,b\n1,2\n')).toEqual({ '#a': [1], b: [2] });
+  });
+
+  test('that ends lines with CR alone is refused', async () => {
+    await expect(open('a,b\r1,2\r')).rejects.toThrow(
+      "a.csv ends its lines with CR alone, as old programs for the Mac do: convert it with tr '\\r' '\\n'.",
+    );
+  });
+
   test('without a header has numbered columns', async () => {
     expect(await columns(await open('1,a\n2,b\n'))).toEqual({ column1: [1, 2], column2: ['a', 'b'] });
   });

@@ -1,6 +1,7 @@
 /** Passes that few models need: one part of a page's scripts, which is loaded when the first of them runs. */
 export { withAdapterInputs, withAdapters } from './adapters/apply-adapters.js';
 export { mergeAdapters } from './adapters/merge-adapters.js';
+export { lendAxes } from './common/lend-axes.js';
 export { addDerivatives, checkModes, valuesToDifferentiate } from './differentiate/add-derivatives.js';
 export { checkpointActivations } from './differentiate/checkpoint-activations.js';
 export { checkPrivacy, checkStatistics, clipSamples, separateSamples } from './differentiate/clip-samples.js';

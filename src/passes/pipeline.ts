@@ -899,6 +899,7 @@ const ALL = [
     name: 'attach-optimizer',
     does: 'Adds the update of parameters, optimizer state and running statistics',
     requires: [
+      'work',
       'g',
       'optimizer',
       'trained',
@@ -916,7 +917,7 @@ const ALL = [
     ],
     ensures: ['attached', 'batchNumber'],
     async run(c) {
-      const { g, options, grads, groups, lookups, lastRows, schedule } = c;
+      const { g, work, options, grads, groups, lookups, lastRows, schedule } = c;
       const { optimizer, settings } = c.optimizer;
       const parameters = c.trained.map((param, i) => {
         const lookup = lookups.get(param);
@@ -941,8 +942,16 @@ const ALL = [
         perturbed: c.perturbed,
       };
       if (optimizer.diagonal) await loadOperators();
+      const hasColumns = c.trained.some(({ shape }) => shape!.length > 1 && shape!.at(-1) === 1);
+      const before = new Set(hasColumns ? work.graph.nodes : []);
       c.attached = attachOptimizer(g, optimizer, settings.lr, parameters, planned, c.statistics);
       const { step, counter, skipped } = c.attached;
+      if (hasColumns) {
+        // A program that runs the file has no passes of the trainer's.
+        const { lendAxes } = await import('./on-demand.js');
+        const added = work.graph.nodes.filter(node => !before.has(node));
+        lendAxes(work, added, g.scope.names);
+      }
       c.batchNumber = () => {
         const updated = g.of(step).mul(options.accumulate ?? 1);
         return [counter, skipped].reduce((n, more) => (more ? n.add(g.of(more)) : n), updated);

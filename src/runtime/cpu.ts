@@ -29,7 +29,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
     (await import('../passes/run/share-zeros.js')).shareZeros(model);
   }
   if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
-  (await import('../passes/run/lend-axes.js')).lendAxes(model);
+  (await import('../passes/common/lend-axes.js')).lendAxes(model);
   return model;
 }
 

@@ -2,8 +2,8 @@ import { describe, expect, it, vi } from 'vitest';
 import type { DType } from '../../../src/graph/dtype.js';
 import { allGraphs, Graph, type Model, Node, type Shape, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { lendAxes } from '../../../src/passes/common/lend-axes.js';
 import { inject } from '../../../src/passes/inject.js';
-import { lendAxes } from '../../../src/passes/run/lend-axes.js';
 import { type Feeds, Session, sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { spread } from '../../ops/vjp.js';
@@ -140,7 +140,7 @@ describe('a single number beside a tensor whose last axes are 1', () => {
     const model = s.model([s.add('Scan', [x], 'y', { body, num_scan_inputs: 1 })]);
     await expectSame(model);
     expect(model.graph.nodes.map(n => n.opType)).toEqual(['Add', 'Reshape', 'Scan']);
-    expect(body.nodes.map(n => n.opType)).toEqual(['ReduceMean', 'Mul', 'Reshape', 'Sub']);
+    expect(body.nodes.map(n => n.opType)).toEqual(['ReduceMean', 'Reshape', 'Mul', 'Sub']);
   });
 });
 
@@ -171,6 +171,21 @@ it('leaves operators of other domains', () => {
   const y = s.add('Mul', [s.input('x', X), s.input('k', [])], 'y');
   y.producer!.domain = 'other';
   expect(lendAxes(s.model([y]))).toBe(false);
+});
+
+it('is part of what is injected, the nodes of the model left as they are', async () => {
+  const s = new Sketch();
+  const x = s.input('x', [4, 64, 1, 1]);
+  const scaled = s.add('Mul', [x, number(s, 'constant', [])], 'scaled');
+  const y = s.add('Conv', [scaled, s.weight('w', [80, 64, 1, 1])], 'y');
+  const { model } = await inject(s.model([y]), { loss: { kind: 'mse' }, clipGradNorm: 1 }, sessionShapes);
+  const ranks = (shape: string) =>
+    model.graph.nodes
+      .filter(n => n.opType === 'Mul' && `${n.outputs[0]!.shape}` === shape)
+      .map(n => n.inputs.map(v => v!.shape?.length));
+  // Gradients clipped, the difference, its square, the sum of squares, the step.
+  expect(ranks('80,64,1,1')).toEqual(Array(5).fill([4, 4]));
+  expect(ranks('4,64,1,1')[0]).toEqual([4, 0]);
 });
 
 /** A 1x1 convolution, whose update has kernels that end in axes of 1. */

@@ -63,7 +63,7 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
     if (other === undefined) return spec;
     throw new AgdError(
       'bad-option',
-      `${flagAt(`loss.${other}`)} cannot be combined with --loss '${kind}': say it in the parentheses of a loss.`,
+      `${flagAt(`loss.${other}`)} cannot be combined with --loss '${kind}': set it in the parentheses of a loss.`,
     );
   }
   if (details.posWeight !== undefined && kind !== 'bce-with-logits')

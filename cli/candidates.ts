@@ -32,7 +32,7 @@ export function candidatesOf(
     if (tune && numbers.length > 1)
       throw new AgdError(
         'bad-option',
-        `--lr ${list.trim()}: with --tune, give the one rate that the others are around, or list rates without --tune.`,
+        `--lr ${list.trim()}: with --tune, give one rate as the center, or list rates without --tune.`,
       );
     tried.set(name, numbers);
   }

@@ -148,7 +148,7 @@ export function comparisonMarkdown(
     facts.map(([name, value]) => `- ${cell(name)}: ${cell(value)}`).join('\n'),
     '## All learning rates',
     markdownTable(standingsTable(results, 'all')),
-    '## How to do it again',
+    '## How to reproduce',
     code.replace(/^/gm, '    '),
   ].join('\n\n')}\n`;
 }
@@ -186,7 +186,7 @@ export function renderComparison(
       { title: 'Protocol', blocks: [{ kind: 'facts', facts: protocol }] },
       { title: 'All learning rates', blocks: [{ kind: 'table', ...standingsTable(results, 'all') }] },
       {
-        title: 'How to do it again',
+        title: 'How to reproduce',
         blocks: [
           { kind: 'code', code },
           { kind: 'facts', facts: environment() },

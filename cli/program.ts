@@ -23,15 +23,15 @@ type Command = {
 const COMMANDS: Record<Name, readonly [describe: string, load: () => Promise<Command>]> = {
   train: ['Train a model, plain or injected, and write it back', () => import('./commands/train.js')],
   evaluate: ['Compute loss and metrics on data', () => import('./commands/evaluate.js')],
-  predict: ['Write what the model predicts for data', () => import('./commands/predict.js')],
+  predict: ['Write predictions for data', () => import('./commands/predict.js')],
   inspect: [
     'Show what a model consists of and whether it can be trained',
     () => import('./commands/inspect.js'),
   ],
   inject: ['Write loss, backward pass and optimizer into a model', () => import('./commands/inject.js')],
   export: ['Extract the trained model from an injected one', () => import('./commands/export.js')],
-  init: ['Write a configuration that trains a model on data', () => import('./commands/init.js')],
-  adapt: ['Give a model a new head or a longer vocabulary', () => import('./commands/adapt.js')],
+  init: ['Generate a configuration for a model and its data', () => import('./commands/init.js')],
+  adapt: ['Give a model a new head or a larger vocabulary', () => import('./commands/adapt.js')],
   diff: ['Show which tensors of two models differ, and by how much', () => import('./commands/diff.js')],
   operators: [
     'List the operators that a reduced build of ONNX Runtime needs',
@@ -200,7 +200,7 @@ async function program(all: boolean, columns = process.stdout.columns ?? HELP_WI
     .alias({ h: 'help', v: 'version' })
     .option('color', {
       type: 'boolean',
-      describe: 'Colored output [NO_COLOR and the terminal decide]',
+      describe: 'Colored output [by NO_COLOR and the terminal]',
       global: true,
     })
     .option('help-all', { type: 'boolean', describe: 'Show expert options too', global: true })

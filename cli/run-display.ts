@@ -80,7 +80,7 @@ export function createDisplay(
         const { epoch, trainLoss, training, validation, seconds } = event;
         if (validation?.leftOut)
           tell(
-            `validated on ${formatCount(validation.samples, 'sample')}: ${validation.leftOut} do not fill a batch, and the loss that the model computes does not tell samples apart`,
+            `validated on ${formatCount(validation.samples, 'sample')}, ${validation.leftOut} left out: they do not fill a batch, and the loss that the model computes has no per-sample values`,
           );
         for (const text of validation?.notes ?? []) detail(text);
         const { trainSeconds, waitSeconds = 0 } = event;
@@ -143,7 +143,7 @@ export function createDisplay(
       stops = true;
       tell(
         progress || !talks
-          ? 'stops after the steps under way; Ctrl-C again ends at once'
+          ? 'stopping after the current steps; Ctrl-C again stops immediately'
           : 'stopped before training',
       );
     },
@@ -170,8 +170,8 @@ function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'i
   return [
     `${basename(job.model)}: `,
     injected ? `trains ${formatCount(numbers, 'parameter')} by ${nameOf(injected)} on ` : '',
-    `${formatCount(samples, 'sample')}, ${formatCount(stepsPerEpoch, 'step')} of ${batchSize} an epoch`,
-    stepsBefore ? `; ${formatCount(stepsBefore, 'step')} are done already` : '',
+    `${formatCount(samples, 'sample')}, ${formatCount(stepsPerEpoch, 'step')} of ${batchSize} per epoch`,
+    stepsBefore ? `; ${formatCount(stepsBefore, 'step')} already done` : '',
     fold === undefined ? '' : `; fold 1 of ${folds}`,
   ].join('');
 }
@@ -252,10 +252,10 @@ function describePlan(job: TrainJob, plan: Event<'plan'>): string[] {
   const free = disk.free === undefined ? '' : ` (free: ${formatBytes(disk.free)})`;
   return [
     `inputs  ${shapes.join('; ')}`,
-    `data    ${formatCount(plan.samples, 'sample')}${held === undefined ? '' : `, ${formatCount(held)} for validation`}; ${formatCount(plan.stepsPerEpoch, 'step')} of ${batchSize} an epoch`,
-    `memory  ${formatBytes(memory.peak)} at its peak: parameters ${formatBytes(memory.parameters)}, optimizer state ${formatBytes(memory.state)}, activations and copies ${formatBytes(memory.activations)}, the rest program and data`,
+    `data    ${formatCount(plan.samples, 'sample')}${held === undefined ? '' : `, ${formatCount(held)} for validation`}; ${formatCount(plan.stepsPerEpoch, 'step')} of ${batchSize} per epoch`,
+    `memory  ${formatBytes(memory.peak)} at peak: parameters ${formatBytes(memory.parameters)}, optimizer state ${formatBytes(memory.state)}, activations and copies ${formatBytes(memory.activations)}, the rest for program and data`,
     `disk    model ${formatBytes(disk.model)}${state}${free}`,
-    `time    ${formatSeconds(plan.secondsPerEpoch)} an epoch, ${formatSeconds(plan.secondsPerEpoch * epochs)} for ${formatCount(epochs, 'epoch')}`,
+    `time    ${formatSeconds(plan.secondsPerEpoch)} per epoch, ${formatSeconds(plan.secondsPerEpoch * epochs)} for ${formatCount(epochs, 'epoch')}`,
     `nothing was written; without --dry-run the model goes to ${job.output}`,
   ];
 }

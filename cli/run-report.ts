@@ -34,7 +34,7 @@ export function renderRun(run: RunRecord, page: RunPage): string {
     sections: [
       ...runSections(run, page.sections),
       {
-        title: 'How to do it again',
+        title: 'How to reproduce',
         blocks: [
           { kind: 'code', code },
           { kind: 'facts', facts: { ...facts, ...environment(run) } },
@@ -266,7 +266,7 @@ function telemetrySection({ telemetry, injected }: RunRecord): Section {
   const count = telemetry[0]!.length;
   const text = `The ${places.length} largest of ${count} tensors; --log writes all.`;
   return {
-    title: 'What the optimizer did',
+    title: 'Optimizer statistics',
     blocks: [
       ...(places.length < count ? [{ kind: 'text', text } as const] : []),
       { kind: 'charts', svgs: charts },

@@ -29,14 +29,14 @@ export const options = {
     type: types.text,
     group: 'Optimizer',
     shown: 'agd,adamw,sgd',
-    help: 'Optimizers to compare, as agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8); all: every one',
+    help: 'Optimizers to compare, e.g. agd,adamw or with options: agd(delta=1e-3),agd(delta=1e-8); all for every optimizer',
   },
   lr: {
     ...RUN,
     type: types.text,
     group: 'Optimizer',
     shown: '0.1, 1 and 10 times the default',
-    help: "Learning rates to try, as '3e-4,1e-3; sgd=0.03,0.1'",
+    help: "Learning rates to try, e.g. '3e-4,1e-3; sgd=0.03,0.1'",
   },
   tune: {
     ...RUN,

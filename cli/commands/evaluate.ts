@@ -13,13 +13,13 @@ const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
 export const options = {
   data: dataToRead('with the targets'),
-  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
+  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Use the moving average of the weights' },
   json: { ...OUTPUT, type: types.flag, help: 'Print JSON' },
 } satisfies Options;
 
 export const examples = [
-  ['evaluate model.onnx --loss cross-entropy --data test.npz', 'loss, and the metrics that are usual for it'],
-  ['evaluate model.agd.onnx --data test.npz --metric auc --json', 'a training state has its loss'],
+  ['evaluate model.onnx --loss cross-entropy --data test.npz', 'the loss and its default metrics'],
+  ['evaluate model.agd.onnx --data test.npz --metric auc --json', 'a training state stores its loss'],
 ] as const;
 
 type Args = Omit<Arguments, 'ema' | 'data'> & {
@@ -54,7 +54,7 @@ export async function handler(args: Args): Promise<void> {
   if (found.confusion) printPainted(`\n${confusionTable(found.confusion, paint)}`);
   if (found.leftOut)
     print(
-      `${found.leftOut} samples do not fill a batch, and the loss that the model computes does not tell samples apart`,
+      `${found.leftOut} samples left out: they do not fill a batch, and the loss that the model computes has no per-sample values`,
     );
   for (const note of found.notes ?? []) print(note);
 }

@@ -7,7 +7,7 @@ import { formatNames } from '../ui/format.js';
 import { print } from '../ui/terminal.js';
 
 export const model =
-  'Injected ONNX file, as train --state saves it; a folder of training artifacts; or any model with --params';
+  'Injected ONNX file, such as one saved by train --state; a folder of training artifacts; or any model with --params';
 
 const OUTPUT = { group: 'Output', commands: [], stage: 'run' } as const;
 
@@ -24,9 +24,9 @@ export const options = {
   params: {
     ...OUTPUT,
     type: types.text,
-    help: 'Take parameters from this file: .safetensors, .npz, checkpoint',
+    help: 'Read parameters from this file: .safetensors, .npz, checkpoint',
   },
-  ema: { ...OUTPUT, type: types.flag, help: 'Take the moving average of the weights' },
+  ema: { ...OUTPUT, type: types.flag, help: 'Use the moving average of the weights' },
   bakePreprocessing: {
     ...OUTPUT,
     type: types.flag,
@@ -42,7 +42,7 @@ export const options = {
   pytorchState: {
     ...OUTPUT,
     type: types.text,
-    help: "Write parameters and optimizer state in PyTorch's terms to this .safetensors file instead",
+    help: "Write parameters and optimizer state in PyTorch's format to this .safetensors file instead",
     conflicts: conflictsOf('pytorchState'),
   },
   adapter: {
@@ -77,7 +77,7 @@ export const options = {
 } satisfies Options;
 
 export const examples = [
-  ['export model.agd.onnx -o model.trained.onnx', 'the original file with its trained numbers'],
+  ['export model.agd.onnx -o model.trained.onnx', 'the original file with the trained weights'],
 ] as const;
 
 type Args = Pick<Arguments, 'model' | 'params'> & {
@@ -125,11 +125,11 @@ export async function handler(args: Args): Promise<void> {
     });
     if (kept.length)
       print(
-        `kept the adapters of ${formatNames(kept)} apart: their weights are quantized, and cannot take them`,
+        `kept the adapters of ${formatNames(kept)} separate: their weights are quantized, so they cannot be merged`,
       );
     if (isUntrained)
       print(
-        `${model} is at step 0: ${out} holds the weights as they were before training${isReplaced ? ', in place of the file that was there' : ''}`,
+        `${model} is at step 0: ${out} has the untrained weights${isReplaced ? ' and replaces the file that was there' : ''}`,
       );
   }
   print(`wrote ${out}`);

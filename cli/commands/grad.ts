@@ -17,13 +17,13 @@ export const options = {
     type: types.text,
     group: 'Data',
     required: true,
-    help: 'One batch: arrays named as the inputs and the target, or a table, of which the first rows are taken',
+    help: 'One batch: arrays named after the inputs and the target, or a table, whose first rows are used',
   },
   cotangents: {
     ...RUN,
     type: types.text,
     group: 'Data',
-    help: 'Arrays named as outputs: the vector-Jacobian product with these, in inference mode',
+    help: 'Arrays named after outputs: compute the vector-Jacobian product with them, in inference mode',
     conflicts: [
       ...['loss', 'lossOutput', 'output', 'target', 'labelSmoothing', 'ignoreIndex', 'classWeights'],
       ...['classAxis', 'batchNorm', 'dropout', 'lossModel', 'teacher', 'distill'],
@@ -32,7 +32,7 @@ export const options = {
   wrt: {
     ...RUN,
     type: types.texts,
-    help: 'Inputs and initializers to differentiate by',
+    help: 'Inputs and initializers to differentiate with respect to',
     shown: 'what trains',
     conflicts: ['train', 'freeze', 'unfreezeLast'],
   },

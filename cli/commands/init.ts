@@ -17,8 +17,8 @@ export const options = {
   label: {
     ...{ group: 'Data', commands: [], stage: 'run' },
     type: types.text,
-    help: 'Column that is the target',
-    shown: 'the one that suits the output',
+    help: 'Target column',
+    shown: 'inferred from the output',
   },
   out: {
     ...{ group: 'Output', commands: [], stage: 'run' },
@@ -30,7 +30,7 @@ export const options = {
   force: {
     ...{ group: 'Output', commands: [], stage: 'run' },
     type: types.flag,
-    help: 'Replace the file where it exists',
+    help: 'Overwrite an existing file',
   },
 } satisfies Options;
 
@@ -83,12 +83,8 @@ function configText(model: string, data: string, out: string, suggestion: Sugges
     '',
   ];
   if (label) {
-    const others = otherLabels.length ? ` These could be it, too: ${otherLabels.join(', ')}.` : '';
-    lines.push(
-      `# The column that the model learns to tell: ${remark(label)}.${others}`,
-      `label: ${quoted(label.column)}`,
-      '',
-    );
+    const others = otherLabels.length ? ` Other candidates: ${otherLabels.join(', ')}.` : '';
+    lines.push(`# The column to predict: ${remark(label)}.${others}`, `label: ${quoted(label.column)}`, '');
     if (label.missing) lines.splice(-1, 0, `skipMissing: [${quoted(label.column)}]`);
   }
   lines.push(`# The model gives ${reason}.`);
@@ -112,7 +108,7 @@ function configText(model: string, data: string, out: string, suggestion: Sugges
     }
     if (inputs.length === 1)
       for (const text of unclear)
-        lines.push(`${`    # - ${quoted(text)}`.padEnd(WIDTH)}  # left out; or say what of it, as here`);
+        lines.push(`${`    # - ${quoted(text)}`.padEnd(WIDTH)}  # left out; or select its parts, as here`);
   }
   lines.push(
     '',

@@ -56,7 +56,7 @@ export const options = {
 } satisfies Options;
 
 export const examples = [
-  ['inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model that trains itself'],
+  ['inject model.onnx --loss cross-entropy -o model.agd.onnx', 'a model with its training step'],
 ] as const;
 
 type Injected = Omit<Extract<TrainEvent, { type: 'injected' }>, 'time'>;
@@ -78,7 +78,7 @@ export async function handler(args: Args): Promise<void> {
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
   if (isFolder && out.endsWith('.onnx'))
-    throw new AgdError('bad-option', `--out names a folder here, for the files of the step, not ${out}.`);
+    throw new AgdError('bad-option', `--out must name a folder for the files of the step, not ${out}.`);
   const paths = isFolder ? PARTS[args.split ? 'split' : 'plain'].map(name => join(out, name)) : [out];
   checkOutputs(paths, [args.model, args.teacher, args.lossModel, args.params, args.config]);
   const oracle = typesApart(typesProcess());

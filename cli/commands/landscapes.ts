@@ -29,14 +29,14 @@ export const options = {
     type: types.text,
     group: 'Optimizer',
     shown: 'all',
-    help: 'Optimizers to plot, as agd,sgd(momentum=0.9)',
+    help: 'Optimizers to plot, e.g. agd,sgd(momentum=0.9)',
   },
   lr: {
     ...RUN,
     type: types.text,
     group: 'Optimizer',
     shown: RATES.map(formatNumber).join(),
-    help: "Learning rates to try, as '0.1,1; sgd=1e-3,1e-2'",
+    help: "Learning rates to try, e.g. '0.1,1; sgd=1e-3,1e-2'",
   },
   steps: { ...RUN, type: types.count, help: 'Steps of each', shown: '500' },
   seed: { ...RUN, type: types.countFromZero, help: 'Seed of the random signs of adahessian', shown: '0' },
@@ -197,13 +197,13 @@ async function valuesOn(model: Model, x: Interval, y: Interval): Promise<number[
 
 function page(sections: readonly Section[], table: Table, steps: number): string {
   return renderReport({
-    title: 'Optimizers on functions of two numbers',
+    title: 'Optimizers on 2-D test functions',
     subtitle: `All from one point, ${formatCount(steps, 'step')}, each at the learning rate, of those tried, with the lowest mean value. Dots mark final points, rings mark minima.`,
     sections: [
       ...sections,
       { title: 'Values at the end', blocks: [{ kind: 'table', ...table }] },
       {
-        title: 'How to do it again',
+        title: 'How to reproduce',
         blocks: [{ kind: 'code', code: commandLine(process.argv.slice(2)) }],
       },
     ],

@@ -31,15 +31,15 @@ export const options = {
   activation: {
     ...OUTPUT,
     type: types.choice(['softmax', 'sigmoid', 'exp', 'none']),
-    help: 'What makes probabilities of the output',
-    shown: 'by the loss, the recipe, or the last operator',
+    help: 'Function that converts the output to probabilities',
+    shown: 'inferred from the loss, the recipe, or the last operator',
   },
-  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Take the moving average of the weights' },
+  ema: { ...OUTPUT, group: 'Run', type: types.flag, help: 'Use the moving average of the weights' },
 } satisfies Options;
 
 export const examples = [
   ['predict model.onnx --loss cross-entropy --data test.npz -o predictions.csv', 'classes and probabilities'],
-  ['predict model.agd.onnx --data test.npz -o predictions.npz', 'a training state has its loss'],
+  ['predict model.agd.onnx --data test.npz -o predictions.npz', 'a training state stores its loss'],
 ] as const;
 
 type Args = Omit<Arguments, 'ema' | 'data'> & {

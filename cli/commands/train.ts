@@ -33,7 +33,7 @@ export const options = {
   state: {
     ...OUTPUT,
     type: types.text,
-    help: 'Save the training state here after each epoch; where it exists, the run is resumed',
+    help: 'Save the training state to this file after each epoch; resume from it if it exists',
   },
   saveEvery: {
     ...OUTPUT,
@@ -150,13 +150,13 @@ export const options = {
   ui: {
     ...OUTPUT,
     type: types.flag,
-    help: 'Show the report of the run while it goes on, on a page for this machine',
+    help: 'Show a live report of the run on a local page',
   },
-  verbose: { ...OUTPUT, type: types.flag, help: 'Print what the injection did, and all notes' },
+  verbose: { ...OUTPUT, type: types.flag, help: 'Print details of the injection, and all notes' },
   quiet: {
     ...OUTPUT,
     type: types.flag,
-    help: 'Print nothing but the files written, and problems',
+    help: 'Print only the files written, warnings and errors',
     conflicts: ['verbose', 'json'],
   },
   json: {

@@ -45,7 +45,7 @@ export async function adapt(
   if (isInjected(source))
     throw new AgdError(
       'bad-option',
-      'The model holds a training step already: adapt the original, or what agd-onnx export makes of it.',
+      'The model already contains a training step: adapt the original, or the output of agd-onnx export.',
     );
   const model = cloneModel(source);
   spellDefaultDomain(model);
@@ -79,7 +79,7 @@ function checkOptions({ seed: _, ...options }: AdaptOptions): void {
   if (vocabulary === undefined)
     throw new AgdError(
       'bad-option',
-      'Choose what the model is to become: --classes N, --outputs N (with --regression, without Softmax), or --vocabulary N.',
+      'Choose a new form for the model: --classes N, --outputs N (with --regression, without Softmax), or --vocabulary N.',
     );
   if (keep.length > (outputs ?? 0))
     throw new AgdError(

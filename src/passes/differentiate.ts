@@ -114,7 +114,10 @@ export async function derivativeModel(
       'Differentiate values of the model or a loss: of and loss cannot be combined.',
     );
   if (isInjected(model))
-    throw new AgdError('bad-option', 'The model holds a training step already: differentiate the original.');
+    throw new AgdError(
+      'bad-option',
+      'The model already contains a training step: differentiate the original.',
+    );
   const context = contextOf(model, { ...options, derivatives: { mode, of } }, oracle);
   const passes = options.loss ? PIPELINES.derivativesOfLoss : PIPELINES.derivatives;
   const { work, derivatives, warnings = [] } = await runPasses(passes, context, ['work', 'derivatives']);

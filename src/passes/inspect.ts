@@ -148,10 +148,9 @@ const KIND_NEEDS: Record<Exclude<Inspection['kind'], 'forward'>, string> = {
   injected: 'nothing: it is ready for `agd-onnx train`',
   split: 'nothing: it is half of a training step, to be run by a program',
   gradients:
-    "--grad '{param}_grad', as the gradients are named, and --loss-output NAME where several may be it",
+    "--grad '{param}_grad', with the names of the gradients, and --loss-output NAME if several outputs could be the loss",
   'ort-training': 'nothing but the checkpoint beside it, or --params FILE',
-  'training-info':
-    'nothing: its own step trains; --replace-optimizer puts --optimizer in the place of its own',
+  'training-info': 'nothing: its own step trains; --replace-optimizer uses --optimizer instead',
 };
 
 function kindOf(model: Model): Inspection['kind'] {

@@ -152,7 +152,7 @@ export async function saveTrained(
   for (const name of wanted) {
     const written = found.get(name);
     if (!written || !equalBytes(written.bytes, asStored(values.get(name)!, written.dtype).bytes))
-      throw new AgdError('invalid-model', `${path} does not hold what '${name}' learned.`);
+      throw new AgdError('invalid-model', `${path} does not have the trained values of '${name}'.`);
   }
 }
 

@@ -264,7 +264,7 @@ describe('adapters', () => {
     expect(run.out).toContain('trains 24 parameters');
     expect(await names('merged.onnx')).toEqual(await names('model.onnx'));
     const twice = agdOnnx(folder, 'inject', 'apart.onnx', ...LOSS, '--lora', 'fc1', '-o', 'b.onnx');
-    expect(twice.err).toContain('The model has adapters already, which go on training without --lora');
+    expect(twice.err).toContain('The model already has adapters, which continue training without --lora');
   });
 
   it.each([

@@ -60,7 +60,7 @@ it('tells what inject needs of the folder', () => {
 it('says in one line what is wrong', async () => {
   expect(fails('inject', '.', '--loss', 'mse')).toMatch(/leave out --loss/);
   expect(fails('inject', '.', '--target', 'y')).toMatch(/--target needs --loss/);
-  expect(fails('inject', '.', '--dropout', 'eval')).toMatch(/cannot be chosen/);
+  expect(fails('inject', '.', '--dropout', 'eval')).toMatch(/do not apply/);
   expect(fails('inject', '.', '--initialize')).toMatch(/no initialization graph/);
   expect(fails('train', '.', '--data', 'data.safetensors', '--initialize')).toMatch(
     /no initialization graph/,
@@ -75,6 +75,6 @@ it('says in one line what is wrong', async () => {
   expect(fails('inject', '.', '--params', 'cut.ckpt')).toMatch(
     /cut.ckpt: it is not an ONNX Runtime training checkpoint/,
   );
-  expect(fails('export', 'eval_model.onnx', '--ort-checkpoint', 'x')).toMatch(/holds no training step/);
+  expect(fails('export', 'eval_model.onnx', '--ort-checkpoint', 'x')).toMatch(/contains no training step/);
   expect(existsSync(join(folder, 'x'))).toBe(false);
 });

@@ -134,10 +134,10 @@ it('prints what a run would take with --dry-run, and writes nothing', () => {
   const args = [...DATA, '--epochs', '3', '-o', 'dry.onnx', '--state', 'dry.agd.onnx', '--log', 'dry.jsonl'];
   const out = ok(...args, '--report', 'dry.html', '--dry-run');
   expect(out).toContain('inputs  x float32 [batch,4]; target int64 [batch]');
-  expect(out).toContain('data    256 samples, 64 for validation; 8 steps of 32 an epoch');
-  expect(out).toMatch(/memory {2}\S+ MB at its peak: parameters 268 B, optimizer state \d+ B, /);
+  expect(out).toContain('data    256 samples, 64 for validation; 8 steps of 32 per epoch');
+  expect(out).toMatch(/memory {2}\S+ MB at peak: parameters 268 B, optimizer state \d+ B, /);
   expect(out).toMatch(/disk {4}model \S+ k?B, state \S+ k?B \(free: /);
-  expect(out).toMatch(/time {4}\S+( \S+)? an epoch, \S+( \S+)? for 3 epochs/);
+  expect(out).toMatch(/time {4}\S+( \S+)? per epoch, \S+( \S+)? for 3 epochs/);
   expect(out).toContain('nothing was written');
   expect(readdirSync(folder).sort()).toEqual(before);
 });

@@ -188,7 +188,7 @@ it('says in one line what is wrong', () => {
   expect(fails('--lr', 'adam=0.1')).toMatch(/'adam' is not among --optimizers/);
   expect(fails('--lr', 'much')).toMatch(/--lr: expected comma-separated numbers/);
   expect(fails('--tune', '3', '--lr', 'sgd=0.1,0.3')).toMatch(
-    /--lr sgd=0\.1,0\.3: with --tune, give the one rate/,
+    /--lr sgd=0\.1,0\.3: with --tune, give one rate/,
   );
   expect(fails('--tune', '0')).toMatch(/--tune must be a whole number of at least 1, not 0/);
   // Before the first run.

@@ -32,7 +32,7 @@ describe('train prints', () => {
     const { out, err } = train();
     expect(err).toBe('');
     const [head, first] = lines(out);
-    expect(head).toBe('model.onnx: trains 67 parameters by agd on 256 samples, 8 steps of 32 an epoch');
+    expect(head).toBe('model.onnx: trains 67 parameters by agd on 256 samples, 8 steps of 32 per epoch');
     expect(first).toMatch(/^epoch 1\/2 {2}.*loss \d/);
     expect(out).toMatch(/^epoch 2\/2 {2}train loss \S+ {2}val loss \S+ {2}val accuracy \S+ % {2}val f1 /m);
   });

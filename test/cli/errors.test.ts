@@ -100,7 +100,7 @@ it('warns of a loss that misreads its output, in every command that takes one', 
     const { code, out } = agdOnnx(folder, args[0]!, 'model.onnx', ...loss, ...args.slice(1));
     expect([code, out]).toEqual([
       0,
-      expect.stringContaining("warning: Output 'logits' is made by Gemm, and nll takes"),
+      expect.stringContaining("warning: Output 'logits' is computed by Gemm, but nll expects"),
     ]);
   }
 });
@@ -370,7 +370,7 @@ it('an output that cannot be written', () => {
   expect(fails('inject', 'model.onnx', ...LOSS, '-o', 'closed/a.onnx')).toContain('closed');
 });
 
-it('a model that holds no training step, where one is needed', () => {
+it('a model that contains no training step, where one is needed', () => {
   expect(fails('train', 'model.onnx', ...DATA)).toMatch(/--loss/);
   expect(fails('export', 'model.onnx')).toMatch(/inject/);
 });

@@ -111,7 +111,10 @@ describe('evaluate', () => {
     const own = ['--teacher', 'trained.onnx', '--distill', 'kl:T=2,alpha=0.25'];
     expect(loss(...data, ...own)).toBeCloseTo(0.75 * loss(...data), 6);
     const state = run('evaluate', 'run.agd.onnx', '--data', 'test.npz', ...own);
-    expect(state).toMatchObject({ code: 1, err: expect.stringContaining('A training state has its loss') });
+    expect(state).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('A training state contains its loss'),
+    });
     expect(run('evaluate', 'trained.onnx', '--data', 'test.npz', '--teacher', 'trained.onnx').err).toContain(
       '--distill',
     );

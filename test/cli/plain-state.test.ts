@@ -31,7 +31,7 @@ it.each([
   [['--steps', '2', '--format', 'step'], '--steps cannot be combined with --format.'],
   [
     ['--plain-state', '-o', 'step.onnx'],
-    '--out names a folder here, for the files of the step, not step.onnx.',
+    '--out must name a folder for the files of the step, not step.onnx.',
   ],
   [['--steps', '0'], '--steps must be a whole number of at least 1, not 0.'],
 ])('inject %j is refused', async (flags, message) => {

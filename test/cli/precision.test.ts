@@ -81,7 +81,7 @@ it('a run that skips all batches is an error: no model is written, and a state w
     expect([code, err]).toEqual([
       1,
       expect.stringContaining(
-        'Nothing was trained: all 4 batches were skipped, as gradients were not finite. Begin with a lower --loss-scale, or ' +
+        'Nothing was trained: all 4 batches were skipped, as gradients were not finite. Start with a lower --loss-scale, or ' +
           'resume for more epochs: each of them halved it.',
       ),
     ]);

@@ -29,7 +29,7 @@ describe('--dp-sgd', () => {
     expect(readFileSync(join(folder, 'run.html'), 'utf8')).toMatch(/Differentially private: epsilon [\d.]+/);
     expect(readFileSync(join(folder, 'run.jsonl'), 'utf8')).toMatch(/"privacy":\{"epsilon":/);
     const again = run('--epochs', '2');
-    expect(again.out).toMatch(/16 steps are done already/);
+    expect(again.out).toMatch(/16 steps already done/);
     expect(again.out).not.toMatch(/results differ/);
     expect(agdOnnx(folder, ...TRAIN, ...flags, ...files, '--epochs', '3', '--batch-size', '8').code).not.toBe(
       0,
@@ -92,7 +92,7 @@ describe('--memory', () => {
     expect(code).toBe(0);
     expect(existsSync(join(folder, 's.agd.onnx'))).toBe(true);
     expect(out).toMatch(/^memory: batches of 2 as a whole: \d+ MB expected, of 4000 MB$/m);
-    expect(out).toMatch(/32 steps of 2 an epoch/);
+    expect(out).toMatch(/32 steps of 2 per epoch/);
   }, 120_000);
 
   it('says what the least is, of what is too little', async () => {

@@ -162,7 +162,7 @@ describe('a table', () => {
       # The share of the rows that is kept for validation. With a file of its own: validation: FILE
       valSplit: 0.2
 
-      # The column that the model learns to tell: text, 3 values. These could be it, too: city.
+      # The column to predict: text, 3 values. Other candidates: city.
       label: species
 
       # The model gives 3 scores per sample, one for each class.

@@ -86,7 +86,7 @@ describe('the same command again', () => {
     expect(err).toContain('agd-onnx train o.agd.onnx --data train.npz --state o.agd.onnx');
     expect(err).toContain('rm o.agd.onnx');
     const plain = train(...LOSS, '--state', 'o.onnx', '-o', 'p.onnx');
-    expect(plain).toMatchObject({ code: 1, err: expect.stringContaining('holds no training state') });
+    expect(plain).toMatchObject({ code: 1, err: expect.stringContaining('is not a training state') });
     expect(readFileSync(file('o.agd.onnx')).equals(before)).toBe(true);
   });
   it('is refused for another teacher, or another model of the loss', async () => {

@@ -48,7 +48,7 @@ describe("README's commands in order", () => {
       expect(trained).not.toEqual(await weights(join(folder, 'model.onnx')));
       // The step that was only injected is not what was trained, and says so.
       const again = agdOnnx(folder, 'export', 'model.agd.onnx', '-o', 'model.trained.onnx');
-      expect(again.out).toMatch(/at step 0.*in place of the file/);
+      expect(again.out).toMatch(/at step 0.*replaces the file/);
     },
     5 * MINUTES,
   );

@@ -31,7 +31,7 @@ export function extendVocabulary(
   if (count <= before)
     throw new AgdError(
       'bad-option',
-      `vocabulary: '${table.name}' has ${before} rows, which can only become more, not ${count}.`,
+      `vocabulary: '${table.name}' has ${before} rows: choose a larger number, not ${count}.`,
     );
   const heads = headsOf(graph, graph.outputs).filter(head => outputsOf(head) === before);
   const added = newRows(tensor, 0, count - before, draw(0));
@@ -88,7 +88,7 @@ function tokenTable(graph: Graph): Value {
   if (second && second[1] === first[1])
     throw new AgdError(
       'bad-option',
-      `Two tables have ${first[1]} rows each, '${first[0].name}' and '${second[0].name}': which one is the vocabulary cannot be told.`,
+      `Two tables have ${first[1]} rows each, '${first[0].name}' and '${second[0].name}': it is not clear which one is the vocabulary.`,
     );
   if (first[0].producer) {
     graph.initializers.set(first[0], storedAt(graph, first[0])!.tensor);

@@ -110,7 +110,7 @@ function addEmbeddings(
   if (cache.length)
     throw new AgdError(
       'unsupported-op',
-      `No virtual tokens: the model has a cache ('${cache[0]!.name}'), before which a prompt cannot stand; use --prefix-tokens.`,
+      `No virtual tokens: the model has a cache ('${cache[0]!.name}'), before which a prompt cannot be inserted; use --prefix-tokens.`,
     );
   const width = lookup.outputs;
   const value = edit.parameter(width, lookup.dtype, valuesFor(virtual, width, lookup, loaded, seed));
@@ -140,7 +140,7 @@ function addKeysAndValues(
   if (virtual.init)
     throw new AgdError(
       'bad-option',
-      '--prompt-init gives embeddings, which a prefix has none of: leave it out.',
+      '--prompt-init sets embeddings, which a prefix does not have: leave it out.',
     );
   const [, heads, , headWidth] = cache[0]!.shape!;
   const odd =

@@ -22,7 +22,7 @@ export function applyAdapters(model: Model, options: AdapterOptions, notes: stri
   if (adapterNames(model).size)
     throw new AgdError(
       'bad-option',
-      `The model has adapters already, which go on training without ${flagOf(options)}: leave that out, or merge them first with agd-onnx export.`,
+      `The model already has adapters, which continue training without ${flagOf(options)}: leave that out, or merge them first with agd-onnx export.`,
     );
   if (promptInit && !promptTokens) throw new AgdError('bad-option', '--prompt-init needs --prompt-tokens.');
   let result = model;

@@ -61,7 +61,7 @@ export function layersNamed<T extends { module: string; kind?: string }>(
       if (other !== undefined)
         throw new AgdError(
           'bad-option',
-          `${name} has two adapters for layer ${describeLayer(layer)}: '${other.module}' and '${module}'. It is of a larger model, or of one with other names of modules.`,
+          `${name} has two adapters for layer ${describeLayer(layer)}: '${other.module}' and '${module}'. It belongs to a larger model, or to one with other module names.`,
         );
       taken.set(layer, entry);
     }

@@ -109,7 +109,7 @@ function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer):
   };
   const { weight, kind, outAxis, inputs, outputs, kernel, node } = layer;
   const { tensor, isTransposed } = weight;
-  if (!isFloat(tensor.dtype)) throw new Error(`'${record.weight}' is not of floating-point numbers.`);
+  if (!isFloat(tensor.dtype)) throw new Error(`'${record.weight}' is not a floating-point tensor.`);
   const { r, from = 0 } = record;
   const [a, b, magnitude] = namesIn(record).map(stored) as [Floats, Floats, Floats?];
   const alpha = node.attrs.get('alpha');

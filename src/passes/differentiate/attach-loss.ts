@@ -299,7 +299,7 @@ function addMixInputs(g: Builder, { kind }: Criterion, { value }: Expr): MixInpu
   if (!takesClasses(kind))
     throw new AgdError(
       'bad-option',
-      `--mix-targets is for losses of classes, and ${kind} takes values: those are mixed themselves.`,
+      `--mix-targets is for losses over classes; ${kind} takes values, which are mixed directly.`,
     );
   const target = g.newValue(`${value.name}_mixed`, value.type!);
   const share = g.newValue(`${value.name}_share`, {

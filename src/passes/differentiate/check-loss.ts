@@ -42,34 +42,34 @@ export function checkLoss(graph: Graph, spec: LossSpec, output: Value): string[]
     case 'cross-entropy':
       if (nature === 'probabilities')
         return [
-          `${it} is a Softmax already, and cross-entropy takes the softmax of what it reads: of probabilities it is nearly flat. ${use(fromScores('cross-entropy'))}`,
+          `${it} is already a Softmax, and cross-entropy applies another one, which is nearly flat on probabilities. ${use(fromScores('cross-entropy'))}`,
         ];
       if (nature === 'independent probabilities')
         return [
-          `${it} is a ${op}, and cross-entropy takes scores of exclusive classes. ${use(either('--loss bce', fromScores('cross-entropy')))}`,
+          `${it} is a ${op}, but cross-entropy expects scores of exclusive classes. ${use(either('--loss bce', fromScores('cross-entropy')))}`,
         ];
       return [];
     case 'nll':
       if (nature === 'logarithms') return [];
       return [
-        `${it} is made by ${op}, and nll takes logarithms of probabilities. ${use(nature === 'scores' ? '--loss cross-entropy' : fromScores('cross-entropy'))}`,
+        `${it} is computed by ${op}, but nll expects log-probabilities. ${use(nature === 'scores' ? '--loss cross-entropy' : fromScores('cross-entropy'))}`,
       ];
     case 'bce-with-logits':
       if (nature === 'scores') return [];
       return [
-        `${it} is made by ${op}, and bce-with-logits takes the sigmoid of what it reads. ${use(nature === 'logarithms' ? '--loss nll' : either('--loss bce', fromScores(nature === 'probabilities' ? 'cross-entropy' : 'bce-with-logits')))}`,
+        `${it} is computed by ${op}, but bce-with-logits applies a sigmoid. ${use(nature === 'logarithms' ? '--loss nll' : either('--loss bce', fromScores(nature === 'probabilities' ? 'cross-entropy' : 'bce-with-logits')))}`,
       ];
     case 'bce':
       if (nature === 'probabilities' || nature === 'independent probabilities') return [];
       return [
-        `${it} is made by ${op}, and bce takes probabilities. ${use(nature === 'scores' ? '--loss bce-with-logits' : '--loss nll')}`,
+        `${it} is computed by ${op}, but bce expects probabilities. ${use(nature === 'scores' ? '--loss bce-with-logits' : '--loss nll')}`,
       ];
     default: {
       const reader = nature === 'scores' && classifierOf(output, graph);
       if (!reader && !(nature === 'scores' && /logits?$/i.test(output.name))) return [];
-      const why = reader ? `, of which the model takes ${reader.opType}` : '';
+      const why = reader ? `, to which the model applies ${reader.opType}` : '';
       return [
-        `${it} holds scores of classes${why}, and ${kind} takes them for the targets' own values. ${use(reader && reader.opType === 'Sigmoid' ? '--loss bce-with-logits' : '--loss cross-entropy')}`,
+        `${it} has class scores${why}, but ${kind} compares them directly with the targets. ${use(reader && reader.opType === 'Sigmoid' ? '--loss bce-with-logits' : '--loss cross-entropy')}`,
       ];
     }
   }

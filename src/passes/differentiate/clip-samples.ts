@@ -119,7 +119,7 @@ export function checkPrivacy(options: InjectOptions, optimizer: { name: string; 
   for (const { kind, classWeights } of [loss, ...(loss.plus ?? [])]) {
     ensure(
       !lossNamed(kind).acrossBatch,
-      `--dp-sgd bounds what a sample contributes, and the loss ${kind} of a sample depends on the others of its batch: choose another loss.`,
+      `--dp-sgd bounds the contribution of a sample, but its loss ${kind} depends on the rest of the batch: choose another loss.`,
     );
     ensure(
       classWeights === undefined,
@@ -128,7 +128,7 @@ export function checkPrivacy(options: InjectOptions, optimizer: { name: string; 
   }
   ensure(
     !loss.mixTargets,
-    '--dp-sgd bounds what a sample contributes, and mixup and cutmix mix samples: leave them out.',
+    '--dp-sgd bounds the contribution of a sample, but mixup and cutmix mix samples: leave them out.',
   );
 }
 
@@ -151,6 +151,6 @@ export function checkStatistics(g: Builder, statistics: readonly StateUpdate[]):
     );
   ensure(
     !statistics.length,
-    `--dp-sgd does not cover what a step averages over the data: '${statistics[0]?.state.name}'.`,
+    `--dp-sgd does not cover averages over the data: '${statistics[0]?.state.name}'.`,
   );
 }

@@ -29,8 +29,8 @@ export function sampleInputs(graph: Graph, { target }: AttachedLoss): SampleInpu
     throw new AgdError(
       'bad-shape',
       first
-        ? `--dp-sgd computes the gradient of each sample alone, and the model has a fixed batch of ${batch}: make it variable with --free-batch ${data[0]!.name}.`
-        : '--dp-sgd computes the gradient of each sample alone, and the model has no input with a batch axis.',
+        ? `--dp-sgd computes the gradient of each sample, but the model has a fixed batch of ${batch}: make it dynamic with --free-batch ${data[0]!.name}.`
+        : '--dp-sgd computes the gradient of each sample, but the model has no input with a batch axis.',
     );
   return { inputs: data.filter(v => (typeof batch === 'number' ? v.shape![0] === batch : varies(v))), batch };
 }

@@ -61,7 +61,7 @@ export function embedOriginal(
     if (places.get(placeOf.get(name) ?? '') !== name)
       throw new AgdError(
         'invalid-model',
-        `The file has no tensor of its own for the trained values of '${name}': leave it out with --freeze.`,
+        `The file has no separate tensor for the trained values of '${name}': leave it out with --freeze.`,
       );
   const others = sources.filter(({ place }) => located.get(place)?.external && !places.has(place));
   const names = others.length ? Names.of(injected) : new Names();
@@ -90,7 +90,7 @@ export function trainedFile(injected: Model, leavesStored = false): TrainedFile 
   if (bytes === undefined || holes === undefined)
     throw new AgdError(
       'invalid-model',
-      'The model does not hold the one it was made from: it was not injected by agd-onnx.',
+      'The model does not contain its original: it was not injected by agd-onnx.',
     );
   const values = new Map([...injected.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
   const left = readBase64(bytes);

@@ -18,7 +18,7 @@ export function readDescription(model: Model): TrainingDescription {
   if (text === undefined)
     throw new AgdError(
       'invalid-model',
-      'The model holds no training step: run `agd-onnx inject` on it first.',
+      'The model contains no training step: run `agd-onnx inject` on it first.',
     );
   let description: unknown;
   try {
@@ -30,7 +30,7 @@ export function readDescription(model: Model): TrainingDescription {
   if (typeof version === 'number' && version !== 1)
     throw new AgdError(
       'unsupported-version',
-      `The training step is of form ${version}; this version of agd-onnx reads form 1. Inject the original model again.`,
+      `The training step has format ${version}; this version of agd-onnx reads format 1. Inject the original model again.`,
     );
   checkDescription(description);
   return description;

@@ -71,7 +71,7 @@ export function checkOperators(graph: Graph): void {
   if (!unknown) return;
   throw new AgdError(
     'unsupported-op',
-    `No standard operators do what ${unknown.label} of ONNX Runtime's training does.`,
+    `${unknown.label} of ONNX Runtime's training has no equivalent in standard operators.`,
   );
 }
 
@@ -189,7 +189,7 @@ function byLowering(node: Node, g: Builder, surroundings: Progress): readonly (E
     return ortLowering(node)!(new GradientNode(node, g, surroundings));
   } catch (cause) {
     if (!(cause instanceof TypeError)) throw cause;
-    throw new AgdError('invalid-model', `${node.label} has not the inputs that its operator needs.`, {
+    throw new AgdError('invalid-model', `${node.label} lacks inputs that its operator needs.`, {
       cause,
     });
   }

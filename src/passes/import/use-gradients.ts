@@ -29,7 +29,7 @@ export function useGradients(g: Builder, work: Model, source: Model, options: In
   const { batchNorm, straightThrough } = options;
   ensure(
     !(batchNorm || straightThrough || options.dropout),
-    'How gradients are computed (batch norm, dropout, straight through) cannot be chosen where the graph has them.',
+    'Gradient options (batch norm, dropout, straight-through) do not apply: the graph already has gradients.',
   );
   const { graph } = work;
   const statistics = boundStatistics(work);

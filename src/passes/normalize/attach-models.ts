@@ -22,7 +22,7 @@ export async function attachModels(
   if (teacherModel && !distill?.length)
     throw new AgdError(
       'bad-option',
-      "--teacher needs what to learn from it: add --distill 'kl:T=2,alpha=0.5'.",
+      "--teacher needs a distillation loss: add --distill 'kl:T=2,alpha=0.5'.",
     );
   if (!teacherModel && !lossGraph) return { model: source, options };
   const { joinModels } = await import('../on-demand.js');

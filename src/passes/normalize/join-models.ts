@@ -90,7 +90,7 @@ function attachLossGraph(model: Model, given: Model): LossSpec {
   if (!result || rest.length)
     throw new AgdError(
       'bad-option',
-      `The loss model has ${given.graph.outputs.length} outputs: one is the loss, a number or one for each sample.`,
+      `The loss model has ${given.graph.outputs.length} outputs, but needs one: the loss, as one number or one per sample.`,
     );
   const read = new Set(dataInputs(given).map(v => v.name));
   if (!written.some(v => v && read.has(v.name) && v.producer))
@@ -163,7 +163,8 @@ function distilled(loss: LossSpec | undefined, terms: readonly Pair[]): LossSpec
       '--distill cannot be combined with --loss-output: use --loss mean(OUTPUT).',
     );
   const share = terms.reduce((sum, t) => sum + (t.alpha ?? 0), 0);
-  if (share > 1) throw new AgdError('bad-option', `--distill: alpha must be at most 1 in sum, not ${share}.`);
+  if (share > 1)
+    throw new AgdError('bad-option', `--distill: the alphas must add up to at most 1, not ${share}.`);
   const added = terms.map(({ term, alpha, weight }) => ({
     ...term,
     weight: (loss ? alpha : undefined) ?? weight ?? 1,
@@ -182,7 +183,7 @@ function onlyFloat(model: Model, names: readonly string[], what: string): string
   if (floats.length === 1) return floats[0]!;
   throw new AgdError(
     'bad-option',
-    `${what} has several outputs (${floats.join(', ')}): say in --distill which are compared, as in kl:logits=logits,T=2.`,
+    `${what} has several outputs (${floats.join(', ')}): name those to compare in --distill, as in kl:logits=logits,T=2.`,
   );
 }
 

@@ -18,7 +18,7 @@ export const ADAPT_OPTIONS = {
   }),
   outputs: option(count, {
     ...ADAPT,
-    help: 'The same for this many numbers, as of a regression',
+    help: 'The same for this many outputs, e.g. of a regression',
     conflicts: ['vocabulary'],
   }),
   regression: option(flag, {
@@ -28,13 +28,13 @@ export const ADAPT_OPTIONS = {
   }),
   keep: option(list(countFromZero, 'a list of whole numbers of at least 0'), {
     ...ADAPT,
-    help: 'Old classes whose weights the first new ones keep, as 0,2,7',
+    help: 'Old classes whose weights the first new classes keep, e.g. 0,2,7',
     parse: parseNumbers,
     conflicts: ['vocabulary', 'headMlp'],
   }),
   headMlp: option(list(count, 'a list of whole numbers of at least 1'), {
     ...ADAPT,
-    help: 'Hidden layers with ReLU before the new head, by their sizes, as 256 or 256,64',
+    help: 'Hidden layers with ReLU before the new head, by their sizes, e.g. 256 or 256,64',
     parse: parseNumbers,
     conflicts: ['vocabulary'],
   }),
@@ -45,7 +45,7 @@ export const ADAPT_OPTIONS = {
   }),
   vocabulary: option(count, {
     ...ADAPT,
-    help: 'Extend the embedding of tokens to this many, and the output layer that has one number for each',
+    help: 'Extend the token embedding, and the output layer over the vocabulary, to this many tokens',
   }),
 } satisfies Record<string, Option>;
 

@@ -97,13 +97,13 @@ const ADAPTERS = { group: 'What trains', commands: INJECTS, stage: 'inject' } as
 export const ADAPTER_OPTIONS = {
   lora: option(specs, {
     ...ADAPTERS,
-    help: "Train low-rank adapters of these layers only, as '*q_proj*,*v_proj*:r=8,alpha=16,dropout=0.05'",
+    help: "Train low-rank adapters of these layers only, e.g. '*q_proj*,*v_proj*:r=8,alpha=16,dropout=0.05'",
     parseAll: (list: readonly string[]) => list.map(parseLora),
     conflicts: ['adapter', 'gradients'],
   }),
   ia3: option(ia3Specs, {
     ...ADAPTERS,
-    help: "Train vectors that scale the outputs of these layers, or their inputs, as '*down_proj*:feedforward'",
+    help: "Train vectors that scale the outputs of these layers, or their inputs, e.g. '*down_proj*:feedforward'",
     parseAll: (list: readonly string[]) => list.map(parseIa3),
     conflicts: ['adapter', 'gradients'],
   }),
@@ -114,7 +114,7 @@ export const ADAPTER_OPTIONS = {
   }),
   promptInit: option(promptInit, {
     ...ADAPTERS,
-    help: "Initialize virtual tokens from the embeddings of these tokens, as 12,7,3, or 'vocab' for random ones",
+    help: "Initialize virtual tokens from the embeddings of these tokens, e.g. 12,7,3, or 'vocab' for random ones",
     shown: 'normal distribution',
     parse: (text: string) => (text === 'vocab' ? text : parseNumbers(text)),
   }),

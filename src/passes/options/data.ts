@@ -47,30 +47,30 @@ export const DATA_OPTIONS = {
   label: option(text, {
     ...DATA,
     commands: FEEDS,
-    help: 'Column of a table that is the target',
+    help: 'Target column of a table',
   }),
   recipe: option(text, {
     ...DATA,
     commands: FEEDS,
-    help: 'Use the recipe of the columns in this file: .json, or a model that has one',
+    help: 'File with the recipe of the columns: .json, or a model that contains one',
     shown: "the model's, if any",
     conflicts: ['columns', 'label'],
   }),
   skipMissing: option(texts, {
     ...DATA,
     commands: [...RUNS, 'evaluate', 'grad'],
-    help: 'Column of a table, or array: leave out rows in which it has no value, or is not finite',
+    help: 'Leave out rows in which this column, or array, is missing or not finite',
   }),
   valSplit: option(betweenZeroAndOne, {
     ...DATA,
     conflicts: ['validation'],
-    help: 'Share of the training data to keep for validation, of each class where the target is classes',
+    help: 'Fraction of the training data to hold out for validation, stratified for class targets',
   }),
   folds: option(countFromTwo, {
     ...DATA,
     commands: ['train'],
     conflicts: FOLDS_EXCLUDE,
-    help: 'Cross-validation: train once for each of N folds, with the fold as validation data, and print mean and spread; no model is written without --out-dir',
+    help: 'Cross-validation: train once for each of N folds, with the fold as validation data, and print mean and standard deviation; no model is written without --out-dir',
   }),
   sampler: option(choice(['shuffle', 'weighted', 'poisson']), {
     ...DATA,
@@ -86,7 +86,7 @@ export const DATA_OPTIONS = {
   shuffleBuffer: option(count, {
     ...DATA,
     expert: true,
-    help: 'Most samples to shuffle at a time where a table is larger; it is then read in blocks',
+    help: 'Maximum number of samples to shuffle at a time; larger tables are read in blocks',
     shown: 'all in 256 MB, else as many as fit in 64 MB',
   }),
   batchSize: option(count, {
@@ -99,14 +99,14 @@ export const DATA_OPTIONS = {
     ...DATA,
     commands: FEEDS,
     path: 'bind.map',
-    help: 'INPUT=ARRAY, where the names differ',
+    help: 'INPUT=ARRAY, if the names differ',
     parseAll: (list: readonly string[]) => Object.fromEntries(list.map(parsePair)),
   }),
   scale: option(v.union([positive, v.record(text, positive)], 'a factor, or pairs INPUT=FACTOR'), {
     ...DATA,
     commands: FEEDS,
     path: 'bind.scale',
-    help: 'Factor for integer arrays, as 1/255 or INPUT=1/255',
+    help: 'Factor for integer arrays, e.g. 1/255 or INPUT=1/255',
     parseAll: parseScales,
   }),
   whole: option(texts, {

@@ -14,14 +14,14 @@ export const parseNames = (list: readonly string[]) =>
 export const DERIVATIVE_OPTIONS = {
   of: option(texts, {
     ...DERIVATIVE,
-    help: 'Outputs or inner values to differentiate, as loss or y,z',
+    help: 'Outputs or inner values to differentiate, e.g. loss or y,z',
     shown: 'the only output',
     parseAll: parseNames,
     conflicts: ['loss', 'lossOutput'],
   }),
   wrt: option(texts, {
     ...DERIVATIVE,
-    help: 'Inputs and initializers to differentiate with respect to (globs), as x,W*',
+    help: 'Inputs and initializers to differentiate with respect to (globs), e.g. x,W*',
     required: true,
     parseAll: parseNames,
   }),

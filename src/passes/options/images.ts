@@ -7,7 +7,7 @@ const DATA = { group: 'Data', commands: RUNS, stage: 'run' } as const;
 export const IMAGE_OPTIONS = {
   augment: option(augmentationsType, {
     ...DATA,
-    help: `Random changes of training images, as flip,crop:padding=4,color:brightness=0.2+contrast=0.2; one or more of ${AUGMENTATIONS.join(', ')}`,
+    help: `Random changes of training images, e.g. flip,crop:padding=4,color:brightness=0.2+contrast=0.2; one or more of ${AUGMENTATIONS.join(', ')}`,
     parse: parseAugmentations,
   }),
   skipDamaged: option(flag, {

@@ -28,7 +28,7 @@ export const LIBRARY_OPTIONS = {
   exports: option(texts, library('Outputs that the model to write computes')),
   /** Data-parallel training needs it: see `SplitStep`. */
   lossDivisor: option(flag, {
-    ...library('Add an output with what the loss of a batch is divided by'),
+    ...library('Add an output with the divisor of the loss of a batch'),
     ownStep: true,
   }),
   teacherModel: option(given<Model>('a Model', isObject), library('Teacher of distill')),
@@ -45,7 +45,7 @@ export const LIBRARY_OPTIONS = {
       'a function',
       x => typeof x === 'function',
     ),
-    { ...library('Number of updates of the run, or of so many epochs'), ownStep: true },
+    { ...library('Number of updates of the run, or of a number of epochs'), ownStep: true },
   ),
   checkpoint: option(given<StoredCheckpoint>('a checkpoint', isObject), {
     ...library('Kept in the description'),
@@ -53,6 +53,6 @@ export const LIBRARY_OPTIONS = {
   }),
   original: option(
     given<Uint8Array>('a Uint8Array', x => x instanceof Uint8Array),
-    { ...library('The file that trained values go back into'), ownStep: true },
+    { ...library('The file into which trained values are written'), ownStep: true },
   ),
 } satisfies Record<string, Option>;

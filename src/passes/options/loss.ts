@@ -76,7 +76,7 @@ export const LOSS_OPTIONS = {
   teacher: option(text, {
     ...LOSS,
     commands: [...LEARNS, 'evaluate'],
-    help: 'ONNX file of a model to learn from, which stays as it is; see --distill',
+    help: 'ONNX file of a frozen model to learn from; see --distill',
   }),
   distill: option(texts, {
     ...LOSS,
@@ -96,7 +96,7 @@ export const LOSS_OPTIONS = {
   }),
   classWeights: option(weights, {
     ...LOSS,
-    help: 'Weight of each class, as 1,0.5,2, or balanced, by their frequency in the training data',
+    help: 'Weight of each class, e.g. 1,0.5,2, or balanced, by their frequency in the training data',
     parse: parseWeights,
     path: 'loss.classWeights',
     expert: true,
@@ -115,17 +115,13 @@ export const LOSS_OPTIONS = {
   lossSmooth: inSum(nonNegative, 'smooth', 'Smoothing term of dice'),
   lossMargin: inSum(finite, 'margin', 'Margin of triplet'),
   lossNegative: inSum(text, 'negative', 'Output that triplet takes as the negative'),
-  lossBlank: inSum(countFromZero, 'blank', 'Class that stands for no label in ctc'),
-  lossLengths: inSum(text, 'lengths', 'Input with the times of each sample, for ctc'),
-  lossMask: inSum(
-    text,
-    'mask',
-    'Input, such as an attention mask, that is 0 where a position does not count',
-  ),
+  lossBlank: inSum(countFromZero, 'blank', 'Blank class of ctc'),
+  lossLengths: inSum(text, 'lengths', 'Input with the length of each sample, for ctc'),
+  lossMask: inSum(text, 'mask', 'Input, such as an attention mask, that is 0 at positions that do not count'),
   mixTargets: option(flag, {
     ...LOSS,
     commands: ['inject', 'train'],
-    help: 'Take two classes per target, for mixup and cutmix of --augment (train does so by itself)',
+    help: 'Take two classes per target, for mixup and cutmix of --augment (automatic in train)',
     path: 'loss.mixTargets',
     expert: true,
   }),

@@ -38,7 +38,7 @@ export const MODEL_OPTIONS = {
     commands: ['inject'],
     recorded: true,
     expert: true,
-    help: 'Inputs whose fixed batch size becomes free (train does so by itself)',
+    help: 'Inputs whose fixed batch size to make dynamic (automatic in train)',
   }),
   /** Inputs of a decoder that follow from its tokens: an empty cache, a mask of ones, positions in order. */
   deriveInputs: option(texts, {
@@ -47,14 +47,14 @@ export const MODEL_OPTIONS = {
     recorded: true,
     expert: true,
     parseAll: parseNames,
-    help: 'Inputs (globs) to compute from the tokens: empty cache, mask, positions (train does so by itself)',
+    help: 'Inputs (globs) to compute from the tokens: empty cache, mask, positions (automatic in train)',
   }),
   allPositions: option(flag, {
     ...MODEL,
     commands: ['inject', 'train', 'compare', 'evaluate', 'predict'],
     recorded: true,
     expert: true,
-    help: 'Let a head that reads the last token only read all of them',
+    help: 'Make a head that reads only the last token read all tokens',
   }),
   /** The file runs everywhere; passes and rules choose among equivalent nodes those with the best kernels there. */
   provider: option(choice(PROVIDERS), {
@@ -63,7 +63,7 @@ export const MODEL_OPTIONS = {
     recorded: true,
     ownStep: true,
     flag: 'for',
-    help: 'Execution provider to write the graph for; it runs on all (train takes --device)',
+    help: 'Execution provider to optimize the graph for; it runs on all (for train, use --device)',
     shown: 'cpu',
   }),
   /** The step takes rows of several documents, told apart by the input segment_ids. */
@@ -84,7 +84,7 @@ export const MODEL_OPTIONS = {
     commands: ['inject', 'train'],
     expert: true,
     help: 'Recompute activations in this many segments',
-    shown: 'square root of the nodes',
+    shown: 'square root of the number of nodes',
     path: 'checkpointActivations',
   }),
   dumpPasses: option(text, {

@@ -29,7 +29,7 @@ const decayed = v.pipe(fraction, v.gtValue(0, 'a number from 0 to 1, not 0'));
 export const PARAMETER_OPTIONS = {
   train: option(texts, {
     ...CHOICE,
-    help: 'Train the parameters that match this glob, though --freeze has a less specific one',
+    help: 'Train the parameters that match this glob, even if a less specific --freeze matches',
   }),
   freeze: option(texts, {
     ...CHOICE,
@@ -52,7 +52,7 @@ export const PARAMETER_OPTIONS = {
   }),
   params: option(text, {
     ...OWN_STEP,
-    help: 'Take parameters from this file: .safetensors, .npz, .onnx or an ONNX Runtime checkpoint',
+    help: 'Read parameters from this file: .safetensors, .npz, .onnx or an ONNX Runtime checkpoint',
   }),
   initialize: option(flag, {
     ...OWN_STEP,
@@ -67,7 +67,7 @@ export const PARAMETER_OPTIONS = {
   gradients: option(texts, {
     ...OWN_STEP,
     expert: true,
-    help: "Gradients the graph already computes, as W1=dW1 or '{param}_grad'",
+    help: "Gradients the graph already computes, e.g. W1=dW1 or '{param}_grad'",
     flag: 'grad',
   }),
   replaceOptimizer: option(flag, {

@@ -29,7 +29,7 @@ export const PRIVACY_OPTIONS = {
   dpSgd: option(spec, {
     ...PRIVACY,
     stage: 'inject',
-    help: 'Differentially private training, as clip=1,noise=1.1: clip the gradient of each sample, add noise to their sum',
+    help: 'Differentially private training, e.g. clip=1,noise=1.1: clip the gradient of each sample, add noise to their sum',
     parse: (text: string) => parseSettings(text, spec, 'needs the norm to clip to, as clip=1,noise=1.1'),
     recorded: true,
     conflicts: [

@@ -27,7 +27,7 @@ export const RUN_OPTIONS = {
     commands: [...RUNS, 'evaluate'],
     flag: 'metric',
     help: 'Metric to compute, such as accuracy, f1, auc, r2, iou; may be repeated',
-    shown: 'by loss and output',
+    shown: 'chosen by loss and output',
   }),
   trainMetrics: option(v.union([flag, count], 'true, false or a number of samples'), {
     ...RUN,
@@ -37,7 +37,7 @@ export const RUN_OPTIONS = {
   memory: option(positive, {
     ...RUN,
     commands: ['train'],
-    help: 'Limit the memory of the training process, as 8GB: splits batches or recomputes activations as needed',
+    help: 'Limit the memory of the training process, e.g. 8GB: splits batches or recomputes activations as needed',
     parse: parseBytes,
     conflicts: ['folds', 'gradients'],
   }),

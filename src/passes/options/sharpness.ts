@@ -27,13 +27,13 @@ const SHARPNESS = {
 export const SHARPNESS_OPTIONS = {
   sam: option(sam, {
     ...SHARPNESS,
-    help: 'Sharpness-aware minimization, as rho=0.05 or rho=0.5,adaptive=true: gradients at perturbed weights',
+    help: 'Sharpness-aware minimization, e.g. rho=0.05 or rho=0.5,adaptive=true: gradients at perturbed weights',
     parse: (text: string) => parseSettings(text, sam, 'needs the radius, as rho=0.05'),
     conflicts: ['wsam', 'dpSgd', 'unfreezeEvery', 'syncBatchNorm'],
   }),
   wsam: option(wsam, {
     ...SHARPNESS,
-    help: 'Weighted sharpness-aware minimization, as rho=0.05,gamma=0.9: adds a step that reduces the sharpness',
+    help: 'Weighted sharpness-aware minimization, e.g. rho=0.05,gamma=0.9: adds a step that reduces the sharpness',
     parse: (text: string) => parseSettings(text, wsam, 'needs the radius, as rho=0.05,gamma=0.9'),
     conflicts: ['sam', 'dpSgd', 'unfreezeEvery', 'syncBatchNorm', 'lazyRows'],
   }),

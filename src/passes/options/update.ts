@@ -61,7 +61,7 @@ export const UPDATE_OPTIONS = {
   /** Applied in order: if several groups match and set the same option, the last one wins. */
   groups: option(groups, {
     ...STEP,
-    help: "Optimizer options of some parameters, as '*.bias,*norm*: weight_decay=0'; the last match counts",
+    help: "Optimizer options of some parameters, e.g. '*.bias,*norm*: weight_decay=0'; the last match applies",
     flag: 'group',
     parseAll: (list: readonly string[]) => list.map(parseGroup),
   }),
@@ -73,7 +73,7 @@ export const UPDATE_OPTIONS = {
   }),
   schedule: option(schedule, {
     ...STEP,
-    help: `Learning-rate schedule, as cosine:total=10epochs,warmup=5% (numbers are updates); one of ${SCHEDULES.join(', ')}`,
+    help: `Learning-rate schedule, e.g. cosine:total=10epochs,warmup=5% (numbers are updates); one of ${SCHEDULES.join(', ')}`,
     parse: parseSchedule,
     recorded: true,
   }),
@@ -81,7 +81,7 @@ export const UPDATE_OPTIONS = {
   clipGradValue: option(positive, { ...STEP, help: 'Clip gradients elementwise', recorded: true }),
   accumulate: option(count, {
     ...STEP,
-    help: 'Batches for one update, which is that of one large batch',
+    help: 'Batches per update, as if they were one large batch',
     shown: '1',
   }),
   ema: option(belowOne, {
@@ -97,7 +97,7 @@ export const UPDATE_OPTIONS = {
   /** Moves other weights than those that are evaluated, which are their average: see `ops/optimizers/wrappers/schedule-free.ts`. */
   scheduleFree: option(averaging, {
     ...STEP,
-    help: 'Average the weights in place of a schedule, as momentum=0.9,weight_decay_at_y=0.1,r=0,weight_lr_power=2',
+    help: 'Average the weights instead of using a schedule, e.g. momentum=0.9,weight_decay_at_y=0.1,r=0,weight_lr_power=2',
     parse: (text: string) => parseSettings(text, averaging, 'needs settings, as momentum=0.9'),
     recorded: true,
   }),
@@ -140,7 +140,7 @@ export const UPDATE_OPTIONS = {
   }),
   lossScale: option(positive, {
     ...STEP,
-    help: 'Initial factor on the loss with --precision fp16; halved when gradients overflow',
+    help: 'Initial loss scale with --precision fp16; halved when gradients overflow',
     shown: '65536',
     recorded: true,
     expert: true,

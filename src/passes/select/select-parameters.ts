@@ -72,7 +72,7 @@ export async function selectParameters(
     if (adapters.has(value.name)) return { value, trains: true, why: 'an adapter', by: 'file' };
     if (adapters.size && newHead.includes(value.name))
       return { value, trains: true, why: 'of the new head', by: 'file' };
-    if (adapters.size) return no('the adapters train, not what they adapt', 'file');
+    if (adapters.size) return no('only the adapters train', 'file');
     if (quantizers?.learned.has(value.name))
       return { value, trains: true, why: 'a scale of quantization', by: 'file' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');

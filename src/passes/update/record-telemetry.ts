@@ -23,10 +23,7 @@ export function recordTelemetry<O extends OptimizerOptions>(
   rule: UpdateRule,
   every: number,
 ): { transition: Transition; telemetry: Telemetry } {
-  ensure(
-    Number.isSafeInteger(every) && every > 0,
-    `telemetry is every how many updates: a whole number above 0, not ${every}.`,
-  );
+  ensure(Number.isSafeInteger(every) && every > 0, `telemetry must be a whole number above 0, not ${every}.`);
   const columns = ['update', 'grad_norm', 'update_norm', ...(optimizer.observed?.names ?? [])];
   const zeros = Tensor.zeros('float32', [parameters.length, columns.length]);
   const state = stateInput(g, 'telemetry', zeros);

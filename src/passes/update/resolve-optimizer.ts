@@ -13,7 +13,7 @@ export function resolveOptimizer(options: InjectOptions): Facts['optimizer'] {
   if (options.gradients && options.checkpointActivations !== undefined)
     throw new AgdError(
       'bad-option',
-      'Activations are computed again in a backward pass that inject writes: give a loss, not gradients.',
+      'Activations can only be recomputed in a backward pass that inject writes: give a loss, not gradients.',
     );
   checkPrecision(options);
   ensure(

@@ -43,7 +43,7 @@ export async function evaluate(
   if (stored.isInjected && (lossGraph || teacherModel || distill))
     throw new AgdError(
       'bad-option',
-      'A training state has its loss, and the models that it reads: --loss-model, --teacher and --distill apply to plain models.',
+      'A training state contains its loss and the models that it reads: --loss-model, --teacher and --distill apply to plain models.',
     );
   const allPositions = options.allPositions ?? stored.allPositions;
   const own = options.loss ?? (lossGraph ? undefined : stored.loss);

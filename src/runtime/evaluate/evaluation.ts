@@ -193,7 +193,7 @@ const sum = (values: readonly number[], count: number) =>
 function nothingCounts(spec: LossSpec, leftOut: number, samples: number): AgdError {
   const ignored = 'ignoreIndex' in spec && spec.ignoreIndex !== undefined;
   const what = leftOut
-    ? `the ${leftOut} samples do not fill a batch, and the loss that the model computes does not tell samples apart`
+    ? `the ${leftOut} samples do not fill a batch, and the loss that the model computes has no per-sample values`
     : !samples
       ? 'there are no batches'
       : ignored

@@ -32,10 +32,10 @@ export type PredictOptions = ModelRunOptions & {
   outputs?: readonly string[];
   /** The loss that the output was trained with, which says how to read it; of an injected model its own if not given. */
   loss?: LossSpec;
-  /** Let a head that reads the last token only read all of them; as in training for a training state. */
+  /** Make a head that reads only the last token read all tokens; as in training for a training state. */
   allPositions?: boolean;
   /**
-   * What makes probabilities of the output, instead of what the loss, the recipe or the operator that writes it tells:
+   * Function that converts the output to probabilities, instead of what the loss, the recipe or the operator that writes it tells:
    * softmax or exp of classes, sigmoid of labels, none for the numbers as they are.
    */
   activation?: Activation;

@@ -39,7 +39,7 @@ export async function exportFrom(
     if (adapter !== undefined)
       throw new AgdError(
         'bad-option',
-        `${source} holds a training step: an adapter goes into a model without.`,
+        `${source} contains a training step: an adapter goes into a model without.`,
       );
     await exportFile(values ? withParameters(model, values) : model, target, exporting);
     const kept = exporting.adaptersOnly ? [] : mergeAdapters(readOriginal(model)).kept;
@@ -77,7 +77,7 @@ export async function exportFrom(
   if (!values)
     throw new AgdError(
       'bad-option',
-      `${source} holds no training step: run agd-onnx inject on it first, or give trained parameters with --params.`,
+      `${source} contains no training step: run agd-onnx inject on it first, or give trained parameters with --params.`,
     );
   const { inputs, initializers } = model.graph;
   if (inputs.some(v => values.has(v.name) && !initializers.has(v))) {

@@ -19,7 +19,7 @@ export async function initialValues(model: Model, seed = 0): Promise<Map<string,
     if (missing)
       throw new AgdError(
         'invalid-model',
-        `training_info begins '${missing.state}' with '${missing.value}', which its initialization does not give.`,
+        `training_info initializes '${missing.state}' with '${missing.value}', which its initialization does not compute.`,
       );
     if (!info.initializations.length) continue;
     graph.nodes.forEach((node, i) => {
@@ -33,9 +33,6 @@ export async function initialValues(model: Model, seed = 0): Promise<Map<string,
     for (const { state, value } of info.initializations) values.set(state, results[value]!);
   }
   if (!values.size)
-    throw new AgdError(
-      'bad-option',
-      'There is nothing to begin with: the model has no initialization graph.',
-    );
+    throw new AgdError('bad-option', 'There is nothing to run: the model has no initialization graph.');
   return values;
 }

@@ -10,7 +10,7 @@ export type Task = 'classes' | 'labels' | 'values';
 /** How the output and the target of a model are to be read. */
 export type TaskSpec = {
   task: Task;
-  /** What makes probabilities of the output. */
+  /** Function that converts the output to probabilities. */
   activation: Activation;
   /** Axis of the classes, or of the labels: the last one, or 1 for outputs of four and more axes. */
   classAxis?: number;

@@ -112,7 +112,7 @@ export class DistributedStep {
     if (lossDivisor === undefined && loss.kind !== 'output')
       throw new AgdError(
         'bad-option',
-        'The training step does not tell what its loss is divided by, which distributed training needs: start from the model without a step, or inject it anew with --split.',
+        'The training step has no divisor of its loss, which distributed training needs: start from the original model, or inject it again with --split.',
       );
     const own = withStreamOf(options.collective, injected, description);
     const { gradients, update, table } = await splitStep(own, sessionShapes);

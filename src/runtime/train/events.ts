@@ -31,14 +31,11 @@ const event = <const T extends string, E extends v.ObjectEntries>(type: T, what:
 /** The result of evaluating a model. */
 export const evaluationSchema = v.strictObject({
   loss: said('Mean loss over the samples', real),
-  metrics: said(
-    'Metrics by name, NAME/PART where one has several numbers; null where one is not defined',
-    reals,
-  ),
-  accuracy: optional('The accuracy again, where it is among them', real),
+  metrics: said('Metrics by name, NAME/PART if one has several numbers; null if one is not defined', reals),
+  accuracy: optional('The accuracy again, if it is among them', real),
   samples: said('Samples that count', whole),
   leftOut: optional(
-    'Samples in a batch that had to be filled up, of a model whose loss does not tell samples apart: they do not count',
+    'Samples left out, because they do not fill a batch and the loss that the model computes has no per-sample values',
     whole,
   ),
   confusion: optional(
@@ -58,10 +55,10 @@ const sampleSchema = v.strictObject({
   row: said('Number of the sample in its data, from 0', whole),
   loss: said('Its loss', real),
   target: optional('What it is', v.string()),
-  prediction: optional('What the model takes it for', v.string()),
-  text: optional('The sample, where it is text', v.string()),
+  prediction: optional('Predicted class', v.string()),
+  text: optional('The sample, if it is text', v.string()),
   image: optional(
-    'The sample, where it is an image',
+    'The sample, if it is an image',
     v.strictObject({
       width: whole,
       height: whole,
@@ -76,7 +73,7 @@ const telemetryRow = v.strictObject({
   values: said("Values by name: the number of the update, norms, and the optimizer's own", reals),
 });
 
-const stepSchema = event('step', 'A training step is done.', {
+const stepSchema = event('step', 'A training step was completed.', {
   epoch: said('From 1', whole),
   step: said('Within the epoch, from 1', whole),
   loss: said('Of the batch, before the update', real),
@@ -87,20 +84,20 @@ const stepSchema = event('step', 'A training step is done.', {
   ),
   lossScale: optional('Loss scale after the step, with --precision fp16', real),
   skipped: optional(
-    'Batches so far whose gradients were not finite, and which changed nothing; known where such batches are skipped',
+    'Batches so far whose gradients were not finite, and which changed nothing; known if such batches are skipped',
     whole,
   ),
 });
 
-const telemetrySchema = event('telemetry', 'What an update did, every N updates with --telemetry N.', {
+const telemetrySchema = event('telemetry', 'Statistics of an update, every N updates with --telemetry N.', {
   rows: said('A row for each parameter', v.pipe(v.array(telemetryRow), v.readonly())),
 });
 
 const validationSchema = event(
   'validation',
-  'A validation pass is under way; a few times a second at most.',
+  'Progress of a validation pass, at most a few times per second.',
   {
-    epoch: said('The epoch that has just been trained', whole),
+    epoch: said('The epoch that was just trained', whole),
     batch: said('Batches done', whole),
     batches: said('Batches of the pass', whole),
   },
@@ -111,21 +108,21 @@ const privacySchema = v.strictObject({
   delta: real,
 });
 
-const epochSchema = event('epoch', 'An epoch is done.', {
+const epochSchema = event('epoch', 'An epoch was completed.', {
   epoch: said('From 1', whole),
   trainLoss: said("Mean of the steps' losses over the samples", real),
   validation: optional('Result on the validation data', evaluationSchema),
-  training: optional('Result on training data, in inference form, with --train-metrics', evaluationSchema),
+  training: optional('Result on training data, in inference mode, with --train-metrics', evaluationSchema),
   best: optional('Whether the monitored value is the best so far', v.literal(true)),
   privacy: optional('What a private run has spent so far', privacySchema),
   seconds: said('Duration, validation included', real),
-  trainSeconds: said('Seconds of these in which steps were done', real),
-  waitSeconds: optional('Seconds of these in which the next batches were waited for', real),
+  trainSeconds: said('Seconds of these spent on steps', real),
+  waitSeconds: optional('Seconds of these spent waiting for the next batches', real),
 });
 
 const noteSchema = event('note', 'A message to the user.', {
   text: said('One line', v.string()),
-  level: optional('Given where it may well be a mistake, or is not expected', v.literal('warning')),
+  level: optional('Present if it is likely a mistake, or unexpected', v.literal('warning')),
 });
 
 const injectedSchema = event('injected', 'A plain model was made trainable.', {
@@ -141,11 +138,11 @@ const injectedSchema = event('injected', 'A plain model was made trainable.', {
       }),
     ),
   ),
-  warnings: said('What is likely not meant as it was asked for', v.array(v.string())),
+  warnings: said('What is likely a mistake in the options', v.array(v.string())),
   notes: optional('What else a user may want to know', v.array(v.string())),
   nodes: said('Nodes of the graph', v.strictObject({ before: whole, after: whole })),
   bytes: said(
-    'Bytes of parameters, and of the optimizer state and running statistics beside them',
+    'Bytes of the parameters, and of optimizer state and running statistics',
     v.strictObject({ parameters: whole, state: whole }),
   ),
   description: said(
@@ -156,20 +153,20 @@ const injectedSchema = event('injected', 'A plain model was made trainable.', {
 
 const dataSchema = event(
   'data',
-  'Data are being read before the first step; where that takes long, a few times a second at most.',
+  'Progress of reading data before the first step, if it takes long, at most a few times per second.',
   {
     stage: said(
-      'index: where rows lie and of which types columns are; fit: what the recipe needs to know of them; encode: samples are made of them',
+      'index: finding rows and column types; fit: fitting the recipe; encode: encoding samples',
       v.picklist(STAGES),
     ),
-    share: said('How much of it is done, from 0 to 1', real),
+    share: said('Completed fraction, from 0 to 1', real),
   },
 );
 
 const startSchema = event('start', 'Training begins.', {
-  epochs: said('Passes over the data in all', whole),
+  epochs: said('Total passes over the data', whole),
   stepsPerEpoch: said('Steps of each', whole),
-  stepsBefore: said('Steps done already, where a run is resumed', whole),
+  stepsBefore: said('Steps already done, if a run is resumed', whole),
   batchSize: said('Samples a step', whole),
   samples: said('Samples of the training data', whole),
   parameters: optional(
@@ -179,7 +176,7 @@ const startSchema = event('start', 'Training begins.', {
   fold: optional('The fold that is held out, from 1, with --folds: each has its own start', whole),
   folds: optional('Folds in all', whole),
   history: optional(
-    'How the run went so far, where it is resumed; not in lines of JSON',
+    'History of the run, if it is resumed; not in lines of JSON',
     v.custom<RunHistory>(x => typeof x === 'object', 'an object'),
   ),
 });
@@ -193,10 +190,10 @@ const bestSchema = v.strictObject({
 const savedSchema = event('saved', 'A file was written.', {
   path: said('The file', v.string()),
   what: said(
-    'What it holds; a checkpoint is a version of the state that is kept',
+    'Its contents; a checkpoint is a version of the state that is kept',
     v.picklist(['model', 'state', 'checkpoint', 'report', 'recipe']),
   ),
-  best: optional('The epoch whose weights the model has, where they are not the last ones', bestSchema),
+  best: optional('The epoch whose weights the model has, if not the last', bestSchema),
 });
 
 const endSchema = event('end', 'Training is over, and its files are written.', {
@@ -205,7 +202,7 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
     'Why it ended: all epochs are done, a signal, no improvement for --patience epochs, or a callback',
     v.picklist(['epochs', 'signal', 'patience', 'callback']),
   ),
-  best: optional('The best epoch, where the run was validated', bestSchema),
+  best: optional('The best epoch, if there is validation data', bestSchema),
   checkpoints: optional(
     'The versions of the state that are kept',
     v.strictObject({
@@ -214,7 +211,7 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
         v.strictObject({
           file: v.string(),
           step: said('Steps done', whole),
-          epoch: optional('The epoch, of one that is kept for its monitored value', whole),
+          epoch: optional('The epoch, if it is kept for its monitored value', whole),
           value: optional('That value', real),
         }),
       ),
@@ -226,7 +223,7 @@ const endSchema = event('end', 'Training is over, and its files are written.', {
   worst: optional('Validation samples with the largest losses, the largest first', v.array(sampleSchema)),
 });
 
-const foldSchema = event('fold', 'A fold of a cross-validation is done.', {
+const foldSchema = event('fold', 'A fold of a cross-validation was completed.', {
   fold: said('From 1', whole),
   folds: said('Folds in all', whole),
   epoch: said('The epoch that counts', whole),
@@ -236,7 +233,7 @@ const foldSchema = event('fold', 'A fold of a cross-validation is done.', {
 });
 
 const foldsSchema = event('folds', 'The result of a cross-validation.', {
-  folds: said('Folds that were done', whole),
+  folds: said('Completed folds', whole),
   choice: said('Which epoch of each fold counts: the best or the last', v.picklist(['best', 'last'])),
   values: said(
     'Loss and metrics: mean and standard deviation over the folds',
@@ -249,7 +246,7 @@ const bytes = (what: string) => said(`${what}, in bytes`, whole);
 
 const planSchema = event(
   'plan',
-  'What a run would take, with --dry-run in place of all that follows the start.',
+  'Estimated cost of a run, with --dry-run, instead of everything after the start.',
   {
     inputs: said(
       'What the data feed',
@@ -269,25 +266,25 @@ const planSchema = event(
     memory: v.strictObject({
       parameters: bytes('Parameters'),
       state: bytes('Optimizer state and running statistics'),
-      activations: bytes('What the steps needed besides: activations, gradients and copies'),
-      peak: bytes('The largest size of the process that trains'),
+      activations: bytes('The rest that steps need: activations, gradients and copies'),
+      peak: bytes('Peak memory of the training process'),
     }),
     disk: v.strictObject({
       model: bytes('The trained model'),
       state: v.exactOptional(bytes('The saved state')),
-      free: v.exactOptional(bytes('Free space where the model goes')),
+      free: v.exactOptional(bytes('Free space at the output path')),
     }),
     secondsPerStep: said('Measured over the first seconds', real),
-    secondsPerEpoch: said('From that, validation included', real),
+    secondsPerEpoch: said('Estimated from that, validation included', real),
   },
 );
 
 const ratesSchema = event(
   'rates',
-  'The loss by learning rate, with --find-lr in place of all that follows the start.',
+  'The loss by learning rate, with --find-lr, instead of everything after the start.',
   {
     rates: said('Learning rates', v.array(real)),
-    losses: said('The smoothed loss at each', v.array(real)),
+    losses: said('The smoothed loss at each rate', v.array(real)),
     suggested: said('Where the loss falls fastest', real),
   },
 );

@@ -48,7 +48,7 @@ export async function findRate(
   if (!(before[steepest]! < 0))
     throw new AgdError(
       'bad-data',
-      'The loss falls at no learning rate: check the targets, the scale of the inputs, and --loss.',
+      'The loss does not fall at any learning rate: check the targets, the scale of the inputs, and --loss.',
     );
   return {
     type: 'rates',

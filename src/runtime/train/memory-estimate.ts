@@ -128,7 +128,7 @@ function withExtents(model: Model, batch: number, extents: Readonly<Record<strin
       if (known !== undefined) return known;
       throw new AgdError(
         'bad-option',
-        `Extent ${axis} of input '${value.name}' is open: give its size as extents: { ${extent ?? 'name'}: N }.`,
+        `Extent ${axis} of input '${value.name}' is dynamic: give its size as extents: { ${extent ?? 'name'}: N }.`,
       );
     });
     value.type = { ...value.type, shape };

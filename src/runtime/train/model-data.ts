@@ -152,7 +152,7 @@ export async function batchToFree(source: Source): Promise<{ freeBatch?: string[
   if (why === undefined)
     return {
       freeBatch,
-      note: `${found}: made free for training, as the results are the same sample by sample`,
+      note: `${found}: made dynamic for training, as the results are the same sample by sample`,
     };
   if (job.batchSize === undefined) return {};
   throw new AgdError(

@@ -26,7 +26,7 @@ export function directionOf(metric: string, metrics: readonly MetricChoice[] = [
   if (better) return better;
   throw new AgdError(
     'bad-option',
-    `--monitor ${metric}: of this metric neither higher nor lower values are better.`,
+    `--monitor ${metric}: neither higher nor lower values of this metric are better.`,
   );
 }
 

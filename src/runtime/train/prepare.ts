@@ -76,13 +76,13 @@ export async function trainable(
     if (job.inject)
       throw new AgdError(
         'bad-option',
-        `${name} holds a training step already: its loss and options were decided when it was injected.`,
+        `${name} already contains a training step: its loss and options were decided when it was injected.`,
       );
     await checkExport(model);
     return model;
   }
   if (!options.loss && !options.gradients && !hasOwnStep(model))
-    throw new AgdError('bad-option', `${name} holds no training step yet: choose a loss with --loss.`);
+    throw new AgdError('bad-option', `${name} contains no training step yet: choose a loss with --loss.`);
   const updates = async (fed: Fed, epochs = job.epochs) =>
     updatesOf({ ...job, epochs }, await bind(job, data, inputSpecs(fed), fed.target));
   const adopted = hasOwnStep(model) && !options.replaceOptimizer;

@@ -295,7 +295,7 @@ async function runOnData(
     if (job.fold && stepsBefore)
       throw new AgdError(
         'bad-option',
-        `${job.model} was trained for ${stepsBefore} steps already, on samples of every fold: cross-validate the model that it began with.`,
+        `${job.model} was trained for ${stepsBefore} steps already, on samples of every fold: cross-validate the original model.`,
       );
     const metric = job.monitor ?? 'loss';
     const keepsBest = validation !== undefined && job.export !== 'last';
@@ -404,12 +404,12 @@ function checkRetention({ state, keepBest, keepLast, saveEvery, validation, valS
 async function resumable(job: TrainJob): Promise<Model | undefined> {
   const { state } = job;
   if (state === undefined || !existsSync(state) || (await isSameFile(state, job.model))) return undefined;
-  const restart = `to start anew, remove it first: rm ${state}`;
+  const restart = `to start over, remove it first: rm ${state}`;
   const model = await openModel(state);
   if (!isInjected(model))
     throw new AgdError(
       'bad-option',
-      `${state} is there already and holds no training state: choose another file, or ${restart}.`,
+      `${state} already exists and is not a training state: choose another file, or ${restart}.`,
     );
   const run = await readRun(model);
   const source = await sourceOf(job);
@@ -426,7 +426,7 @@ async function resumable(job: TrainJob): Promise<Model | undefined> {
   if (other)
     throw new AgdError(
       'bad-option',
-      `${state} is there already, the state of a run with ${other}. To continue that run: agd-onnx train ${state} --data ${[job.data].flat().join(' --data ')} --state ${state}; ${restart}.`,
+      `${state} already exists and is the state of a run with ${other}. To continue that run: agd-onnx train ${state} --data ${[job.data].flat().join(' --data ')} --state ${state}; ${restart}.`,
     );
   await checkExport(model);
   await checkState(model, state);
@@ -475,15 +475,17 @@ async function rescued(trainer: Trainer, job: TrainJob, run: Run, error: AgdErro
   const values = `${path.replace(/(\.agd)?\.onnx$/, '')}.safetensors`;
   const reason = error.message.replace(/\.$/, '');
   const saved = (text: string) =>
-    new AgdError('io', `${reason}. What was learnt is in ${text}`, { cause: error });
+    new AgdError('io', `${reason}. The progress is saved in ${text}`, { cause: error });
   try {
     await trainer.fetchState();
     await saveSnapshot(await withRun(trainer.snapshot(), run), path);
-    return saved(`${path}: agd-onnx export takes the model out of it.`);
+    return saved(`${path}: agd-onnx export extracts the model.`);
   } catch {}
   try {
     await writeSafetensors(values, trainer.checkpoint());
-    return saved(`${values}: with the model as it was, --resume-pytorch ${values} continues from there.`);
+    return saved(
+      `${values}: to continue from there, use the original model with --resume-pytorch ${values}.`,
+    );
   } catch {
     await rm(folder, { recursive: true });
     return error;

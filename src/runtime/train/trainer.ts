@@ -1006,7 +1006,7 @@ export class Trainer {
 }
 
 const underWay = (before: string) =>
-  new AgdError('bad-state', `A step is under way: await it before ${before}.`);
+  new AgdError('bad-state', `A step is running: await it before ${before}.`);
 
 /** The values that a model has of its states. */
 function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feeds {

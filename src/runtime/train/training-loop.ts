@@ -11,7 +11,7 @@ import { RunLength } from './run-length.js';
 import type { Trainer } from './trainer.js';
 
 export type LoopOptions = Pick<EvaluateOptions, 'metrics'> & {
-  /** Passes over the data in all, those that the trainer's state already has behind it included. */
+  /** Total passes over the data, those that the trainer's state already has behind it included. */
   epochs: number;
   batchSize?: number;
   /** Seeds the order of the samples. */
@@ -172,8 +172,8 @@ async function* loopOver(
 function nothingTrained({ description: { scaling }, skippedCount }: Trainer): AgdError {
   const batches = skippedCount === 1 ? 'the batch was' : `all ${skippedCount} batches were`;
   const advice = scaling
-    ? 'Begin with a lower --loss-scale, or resume for more epochs: each of them halved it.'
-    : 'Look for numbers in the data that are not finite.';
+    ? 'Start with a lower --loss-scale, or resume for more epochs: each of them halved it.'
+    : 'Check the data for NaN and Inf.';
   return new AgdError(
     'non-finite',
     `Nothing was trained: ${batches} skipped, as gradients were not finite. ${advice}`,

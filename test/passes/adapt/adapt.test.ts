@@ -358,7 +358,7 @@ describe('which layer is the head', () => {
 });
 
 it.each<[AdaptOptions, string]>([
-  [{}, 'Choose what the model is to become: --classes N'],
+  [{}, 'Choose a new form for the model: --classes N'],
   [{ classes: 0 }, 'classes must be a whole number of at least 1, not 0.'],
   [{ classes: 2, outputs: 2 }, 'classes cannot be combined with outputs.'],
   [{ classes: 2, vocabulary: 2 }, 'classes cannot be combined with vocabulary.'],
@@ -427,6 +427,6 @@ describe('a longer vocabulary', () => {
 
   it('can only grow', () =>
     expect(adapt(language('tied'), { vocabulary: 7 })).rejects.toThrow(
-      "vocabulary: 'embed.weight' has 7 rows, which can only become more, not 7.",
+      "vocabulary: 'embed.weight' has 7 rows: choose a larger number, not 7.",
     ));
 });

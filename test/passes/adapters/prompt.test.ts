@@ -184,7 +184,7 @@ describe('a prefix', () => {
     [{ promptInit: 'vocab' }, '--prompt-init needs --prompt-tokens.'],
     [
       { promptTokens: 2 },
-      "the model has a cache ('past_key_values.0.key'), before which a prompt cannot stand; use --prefix-tokens.",
+      "the model has a cache ('past_key_values.0.key'), before which a prompt cannot be inserted; use --prefix-tokens.",
     ],
   ] as const)('%j is refused', (options, message) => {
     expect(() => applyAdapters(mixer({ cache }), options)).toThrow(message);
@@ -294,6 +294,8 @@ describe('models without a place for virtual tokens', () => {
 
   it('are those with a prompt already', () => {
     const model = applyAdapters(mixer(), { promptTokens: 2 });
-    expect(() => applyAdapters(model, { promptTokens: 2 })).toThrow('go on training without --prompt-tokens');
+    expect(() => applyAdapters(model, { promptTokens: 2 })).toThrow(
+      'continue training without --prompt-tokens',
+    );
   });
 });

@@ -24,13 +24,13 @@ const warnings = async (model: Model, kind: LossKind, output?: string) =>
 
 it.each<[string[], LossKind, string]>([
   [['Softmax'], 'cross-entropy', 'Use --loss cross-entropy --output scores, the scores before it.'],
-  [['Softmax', 'Identity'], 'cross-entropy', "Output 'identity' is a Softmax already"],
+  [['Softmax', 'Identity'], 'cross-entropy', "Output 'identity' is already a Softmax"],
   [['Sigmoid'], 'cross-entropy', 'Use --loss bce, or --loss cross-entropy --output scores'],
-  [['Softmax'], 'nll', 'nll takes logarithms of probabilities. Use --loss cross-entropy --output scores'],
-  [[], 'nll', 'made by MatMul, and nll takes logarithms of probabilities. Use --loss cross-entropy.'],
+  [['Softmax'], 'nll', 'nll expects log-probabilities. Use --loss cross-entropy --output scores'],
+  [[], 'nll', 'computed by MatMul, but nll expects log-probabilities. Use --loss cross-entropy.'],
   [['Sigmoid'], 'bce-with-logits', 'Use --loss bce, or --loss bce-with-logits --output scores'],
   [['Softmax'], 'bce-with-logits', 'Use --loss bce, or --loss cross-entropy --output scores'],
-  [[], 'bce', 'bce takes probabilities. Use --loss bce-with-logits.'],
+  [[], 'bce', 'bce expects probabilities. Use --loss bce-with-logits.'],
 ])('an output that ends in %s warns of %s', async (ops, kind, advice) => {
   expect(await warnings(ending(...ops), kind)).toEqual([expect.stringContaining(advice)]);
 });
@@ -59,7 +59,7 @@ it('knows a softmax that is written out', async () => {
 
 it('knows the scores of a classifier by what the model makes of them', async () => {
   const [warning] = await warnings(ending('Softmax'), 'mse', 'scores');
-  expect(warning).toContain('scores of classes, of which the model takes Softmax');
+  expect(warning).toContain('class scores, to which the model applies Softmax');
   expect(await warnings(ending('Softmax'), 'kl', 'scores')).toEqual([]);
   const { warnings: found } = await gradients(
     ending('Softmax'),

@@ -283,7 +283,7 @@ describe('a private step', () => {
       'a loss across the batch',
       mlp,
       { loss: { kind: 'contrastive', output: 'logits' } },
-      /depends on the others/,
+      /depends on the rest/,
     ],
     ['class weights', mlp, { loss: { ...loss, classWeights: [1, 1, 2] } }, /cancel out/],
     ['mixed targets', mlp, { loss: { ...loss, mixTargets: true } }, /mix samples/],

@@ -96,7 +96,7 @@ describe('a loss of two targets', () => {
 
   it('is refused of values', async () => {
     await expect(step({ kind: 'mse' }, {})).rejects.toThrow(
-      /^--mix-targets is for losses of classes, and mse takes values/,
+      /^--mix-targets is for losses over classes; mse takes values/,
     );
   });
 });

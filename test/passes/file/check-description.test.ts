@@ -89,7 +89,7 @@ describe('a training step', () => {
   });
 
   it('of another form is refused', () => {
-    expect(() => readStep(withDescription({ version: 2 }))).toThrow(/of form 2/);
+    expect(() => readStep(withDescription({ version: 2 }))).toThrow(/format 2/);
   });
 
   it.each<[string, (model: Model) => void]>([

@@ -132,7 +132,7 @@ it('puts parameters that were trained elsewhere into a model, or into a training
     for (const numbers of (await initializers(out)).values()) expect(new Set(numbers)).toEqual(new Set([2]));
   }
   await expect(exportFrom(plain, out)).rejects.toThrow(
-    /holds no training step: run agd-onnx inject on it first, or give trained parameters with --params/,
+    /contains no training step: run agd-onnx inject on it first, or give trained parameters with --params/,
   );
   await expect(exportFrom(plain, out, { values, ema: true })).rejects.toThrow(/keeps no average/);
   const other = new Map([['w', Tensor.zeros('float32', [1])]]);

@@ -138,7 +138,7 @@ describe('a fixed batch', () => {
     expect([...fixed.values.keys()]).toEqual(expect.arrayContaining([...free.values.keys()]));
     for (const [name, values] of free.values) close(fixed.values.get(name)!, values);
     expect(fixed.input?.[0]).toBe(n);
-    expect(fixed.notes.join()).toContain(`fixes the batch size at ${n}: made free for training`);
+    expect(fixed.notes.join()).toContain(`fixes the batch size at ${n}: made dynamic for training`);
   });
 
   it('of one sample is free where no batch size is asked for, one of more is kept', async () => {

@@ -66,7 +66,7 @@ describe('planMemory', () => {
       s.model([s.add('MatMul', [s.input('x', ['batch', 'length', 4]), s.weight('w', [4, 4])], 'y')]);
     const model = open();
     await expect(planMemory(model, LOSS)).rejects.toThrow(
-      "Extent 1 of input 'x' is open: give its size as extents: { length: N }.",
+      "Extent 1 of input 'x' is dynamic: give its size as extents: { length: N }.",
     );
     await expect(planMemory(model, { ...LOSS, extents: { length: 16 } })).resolves.toMatchObject({
       fits: true,

@@ -46,7 +46,7 @@ it('keeps what was learnt where the trained model cannot be written', async () =
   const { code, message } = error as AgdError;
   expect(code).toBe('io');
   expect(message).toContain(wanted.output);
-  const path = /What was learnt is in (\S+): agd-onnx export takes the model out of it\.$/.exec(message)![1]!;
+  const path = /The progress is saved in (\S+): agd-onnx export extracts the model\.$/.exec(message)![1]!;
   const trainer = await Trainer.create(await loadModel(path));
   expect(trainer.stepCount).toBe(4);
   await trainer.release();
@@ -70,7 +70,10 @@ it('keeps what was learnt where the rest of the model was overwritten', async ()
     (e: Error) => e,
   );
   expect(message).toContain(`${wanted.model} was overwritten`);
-  const [, path] = /What was learnt is in (\S+): with the model as it was, --resume-pytorch/.exec(message)!;
+  const [, path] =
+    /The progress is saved in (\S+): to continue from there, use the original model with --resume-pytorch/.exec(
+      message,
+    )!;
   const { tensors } = await readSafetensors(path!);
   expect(tensors.get('head')!.dims).toEqual([5000, 3]);
   expect(tensors.get('head')!.at(0)).not.toBe(spread([5000, 3], [-1, 1]).at(0));

@@ -42,7 +42,7 @@ it('neither reads nor replaces the state as a whole while a step is under way', 
   const t = await made();
   const step = t.step(batch());
   for (const call of ['snapshot', 'checkpoint'] as const)
-    expect(() => t[call]()).toThrow(`A step is under way: await it before ${call}().`);
+    expect(() => t[call]()).toThrow(`A step is running: await it before ${call}().`);
   expect(() => t.restore(new Map())).toThrow('await it before restore()');
   await step;
   expect(t.snapshot().graph.inputs.length).toBeGreaterThan(0);

@@ -342,7 +342,7 @@ it('a state is not shown while a run writes over it', async () => {
   const { runInto } = Session.prototype;
   const spy = vi.spyOn(Session.prototype, 'runInto');
   spy.mockImplementationOnce(function (this: Session, ...args) {
-    expect(() => trainer.state).toThrow('A step is under way: await it before reading state.');
+    expect(() => trainer.state).toThrow('A step is running: await it before reading state.');
     return runInto.apply(this, args);
   });
   await trainer.steps(x(1));

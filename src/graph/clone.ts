@@ -70,15 +70,17 @@ export function cloneNodes(
   options: CloneOptions & { values: Map<Value, Value> },
 ): Node[] {
   const { values, name = (n: string) => n } = options;
+  const read = (v: Value | null) => v && (values.get(v) ?? v);
+  const write = (v: Value | null) => {
+    if (!v) return null;
+    const made = new Value(name(v.name), v.type);
+    made.extra = v.extra;
+    values.set(v, made);
+    return made;
+  };
   return nodes.map(node => {
-    const inputs = node.inputs.map(v => v && (values.get(v) ?? v));
-    const outputs = node.outputs.map(v => {
-      if (!v) return null;
-      const made = new Value(name(v.name), v.type);
-      made.extra = v.extra;
-      values.set(v, made);
-      return made;
-    });
+    const inputs = node.inputs.map(read);
+    const outputs = node.outputs.map(write);
     const copy = new Node(node.opType, inputs, outputs, cloneAttrs(node.attrs, options));
     copy.name = node.name && name(node.name);
     copy.domain = node.domain;

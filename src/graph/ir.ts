@@ -415,10 +415,10 @@ export class Graph {
   set nodes(nodes: readonly Node[]) {
     const list = [...nodes];
     if (!this.#isView) {
-      const kept = new Set(list);
-      if (kept.size < list.length) throw new Error(`Graph '${this.name}' cannot hold a node twice.`);
-      for (const node of this.#nodes) if (!kept.has(node)) this.#leave(node);
-      for (const node of list) if (node.graph !== this) this.#join(node);
+      const kept = this.#nodes.length ? new Set(list) : undefined;
+      if (kept && kept.size < list.length) throw twice(this);
+      for (const node of this.#nodes) if (!kept!.has(node)) this.#leave(node);
+      for (let i = 0; i < list.length; i++) if (!kept || list[i]!.graph !== this) this.#join(list[i]!);
     }
     this.#nodes = list;
     this.#owners = undefined;
@@ -485,6 +485,7 @@ export class Graph {
 
   #join(node: Node): void {
     if (hasSubgraphs(node)) this.#owners = undefined;
+    if (node.graph === this) throw twice(this);
     if (node.graph)
       throw new Error(
         `${node.label} is in graph '${node.graph.name}' and cannot join '${this.name}': take it out first, or clone it.`,
@@ -505,6 +506,8 @@ export class Graph {
     for (const v of this.#outputs) (live ? addReturning : dropReturning)(v, this);
   }
 }
+
+const twice = ({ name }: Graph) => new Error(`Graph '${name}' cannot hold a node twice.`);
 
 /** A model-local function: its body is a graph whose attributes may refer to the function's own. */
 export class FunctionDef {

@@ -10,9 +10,11 @@ export class Names {
 
   static of(model: Model): Names {
     const names = new Names();
-    for (const { inputs, outputs, initializers, nodes } of allGraphs(model.graph))
-      for (const list of [inputs, outputs, [...initializers.keys()], nodes, ...nodes.map(n => n.outputs)])
-        for (const named of list) if (named?.name) names.#take(named.name);
+    const take = (named: { name: string } | null) => named?.name && names.#take(named.name);
+    for (const { inputs, outputs, initializers, nodes } of allGraphs(model.graph)) {
+      for (const list of [inputs, outputs, [...initializers.keys()], nodes]) list.forEach(take);
+      for (let i = 0; i < nodes.length; i++) nodes[i]!.outputs.forEach(take);
+    }
     return names;
   }
 
@@ -29,7 +31,8 @@ export class Names {
 
   /** Whether the name was free. */
   #take(name: string): boolean {
-    const [, base, n] = /^(.*)_([1-9]\d*)$/s.exec(name) ?? [];
+    // Most names end otherwise, which is found out sooner.
+    const [, base, n] = (/\d$/.test(name) && /^(.*)_([1-9]\d*)$/s.exec(name)) || [];
     if (base !== undefined) {
       if (this.#next.get(base)! >= Number(n)) return false;
       this.#bases.add(base);

@@ -51,7 +51,8 @@ function* inGraph(graph: Graph, scope: readonly string[]): Generator<PlacedTenso
     };
   for (const { name, values } of sparseInitializers(graph))
     yield { place: placeOf([...scope, name, 'values']), tensor: values };
-  for (const node of graph.nodes) for (const [key, attr] of node.attrs) yield* inNode(node, key, attr, scope);
+  for (const node of graph.nodes)
+    if (node.attrs.size) for (const [key, attr] of node.attrs) yield* inNode(node, key, attr, scope);
 }
 
 function* inNode(node: Node, key: string, attr: Attr, scope: readonly string[]): Generator<PlacedTensor> {

@@ -37,10 +37,13 @@ export function topologicalOrder(nodes: readonly Node[]): Node[] {
 }
 
 function isOrdered(nodes: readonly Node[]): boolean {
-  const places = new Map<Value, number>();
-  for (const [i, node] of nodes.entries())
-    for (const output of node.outputs) if (output) places.set(output, i);
-  return nodes.every((node, i) => reads(node).every(value => !(places.get(value)! >= i)));
+  const later = new Set<Value | null>();
+  const isLater = (value: Value) => later.has(value);
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    for (const output of nodes[i]!.outputs) later.add(output);
+    if (reads(nodes[i]!).some(isLater)) return false;
+  }
+  return true;
 }
 
 function sources(node: Node, producers: ReadonlyMap<Value, Node>): Node[] {

@@ -29,28 +29,45 @@ export function fieldAt(head: Uint8Array): { id: number; length: number } | unde
 /** The fields of the message at `from` to `end`, in order. Throws `not-onnx` if the bytes are not a message. */
 export function wireFields(bytes: Uint8Array, from = 0, end = bytes.length): WireField[] {
   const fields: WireField[] = [];
-  for (let at = from; at < end; at = fields.at(-1)!.end) fields.push(wireField(bytes, at, end));
+  for (let at = from; at < end; ) {
+    const field = wireField(bytes, at, end);
+    fields.push(field);
+    at = field.end;
+  }
   return fields;
 }
 
 /** The field at `start` of a message that ends at `end`. Throws as `wireFields` does. */
 export function wireField(bytes: Uint8Array, start: number, end: number): WireField {
   const tag = readVarint(bytes, start, end);
-  const [id, type] = [Math.floor(tag / 8), tag % 8];
-  let from = next;
+  const type = tag % 8;
+  const to = endOf(bytes, type, end);
+  return { id: Math.floor(tag / 8), type, start, from: next, end: to };
+}
+
+/** Whether a message has a field of this number. */
+export function hasField(bytes: Uint8Array, { from, end }: WireField, id: number): boolean {
+  for (let at = from; at < end; ) {
+    const tag = readVarint(bytes, at, end);
+    if (Math.floor(tag / 8) === id) return true;
+    at = endOf(bytes, tag % 8, end);
+  }
+  return false;
+}
+
+/** The end of the field whose tag was read last. `next` is where its content begins. */
+function endOf(bytes: Uint8Array, type: number, end: number): number {
+  const from = next;
   let to = from;
-  if (type === VARINT) {
-    readVarint(bytes, from, end);
-    to = next;
+  if (type === VARINT || type === BYTES) {
+    const value = readVarint(bytes, from, end);
+    to = type === BYTES ? next + value : next;
+    if (type === VARINT) next = from;
   } else if (type === FIXED64) to = from + 8;
   else if (type === FIXED32) to = from + 4;
-  else if (type === BYTES) {
-    const length = readVarint(bytes, from, end);
-    from = next;
-    to = from + length;
-  } else throw damaged();
+  else throw damaged();
   if (to > end) throw damaged();
-  return { id, type, start, from, end: to };
+  return to;
 }
 
 /** Where the last varint ended: an object for each would take longer than reading it. */

@@ -3,7 +3,7 @@ import type { DType } from '../dtype.js';
 import { byteLength } from '../dtype.js';
 import { functionKey, type Place, placeOf } from '../places.js';
 import type { ExternalData } from '../tensor.js';
-import { type WireField, wireFields } from '../wire.js';
+import { hasField, type WireField, wireField, wireFields } from '../wire.js';
 import { checkSize } from './codec.js';
 import { readDomain } from './read.js';
 import { MESSAGES, parse } from './schema.js';
@@ -109,14 +109,17 @@ class Locator {
   }
 
   #graph(message: WireField, scope: readonly string[]): void {
-    for (const field of this.#fields(message))
+    // Without a list: a graph has thousands of fields.
+    for (let at = message.from, field: WireField; at < message.end; at = field.end) {
+      field = wireField(this.bytes, at, message.end);
       if (field.end - field.from < this.least) continue;
-      else if (field.id === GRAPH.node) this.#node(field, scope);
+      if (field.id === GRAPH.node) this.#node(field, scope);
       else if (field.id === GRAPH.initializer) {
         const fields = this.#fields(field);
         const name = this.#text(fields, TENSOR.name);
         this.#tensor(field, [...scope, name], name, fields);
       } else if (field.id === GRAPH.sparse) this.#sparse(field, scope);
+    }
   }
 
   #sparse(message: WireField, path: readonly string[], isAttribute = false): void {
@@ -127,9 +130,9 @@ class Locator {
   }
 
   #node(message: WireField, scope: readonly string[]): void {
+    if (!hasField(this.bytes, message, NODE.attribute)) return;
     const fields = this.#fields(message);
     const attributes = fields.filter(f => f.id === NODE.attribute);
-    if (!attributes.length) return;
     const outputs = fields.filter(f => f.id === NODE.output).map(f => this.#text([f], NODE.output));
     const output = outputs.find(name => name) ?? '';
     const isConstant =

@@ -240,9 +240,9 @@ class Reader {
 
   #define(name: string | null | undefined, by: string | Node): Value {
     if (!name) throw new AgdError('invalid-model', `The model has ${labelOf(by)} without a name.`);
-    if (this.#own.has(name)) throw duplicate(name, labelOf(by));
     const value = new Value(name);
-    this.#own.set(name, value);
+    const before = this.#own.size;
+    if (this.#own.set(name, value).size === before) throw duplicate(name, labelOf(by));
     return value;
   }
 

@@ -112,7 +112,9 @@ function listedInfos(listed: GraphExtra['listed'], graph: Graph, types: EncodedT
   };
   graph.inputs.forEach(add);
   for (const value of graph.initializers.keys()) add(value);
-  for (const { outputs } of graph.nodes) outputs.forEach(add);
+  // Most are written by the first nodes, those of the model that was read.
+  const { nodes } = graph;
+  for (let i = 0; i < nodes.length && alive.size < names.size; i++) nodes[i]!.outputs.forEach(add);
   return listed.flatMap(entry => listedInfo(entry, alive, types));
 }
 
@@ -130,6 +132,8 @@ function listedInfo(
   return value ? [writeInfo(value, 'inner', types)] : [];
 }
 
+const nameOf = (value: Value | null) => value?.name ?? '';
+
 export function writeNode(node: Node, place: Placement): NodeProto {
   const kept = node.extra as NodeProto | undefined;
   return amend(kept, {
@@ -137,8 +141,8 @@ export function writeNode(node: Node, place: Placement): NodeProto {
     name: node.name || kept?.name,
     domain: node.domain || kept?.domain,
     overload: node.overload || kept?.overload,
-    input: node.inputs.map(value => value?.name ?? ''),
-    output: node.outputs.map(value => value?.name ?? ''),
+    input: node.inputs.map(nameOf),
+    output: node.outputs.map(nameOf),
     attribute: node.attrs.size
       ? Array.from(node.attrs, ([name, attr]) => writeAttr(name, attr, place))
       : undefined,

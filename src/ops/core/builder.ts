@@ -72,8 +72,8 @@ export class Builder {
   readonly #constants: Map<string, Value>;
   /** Results of `ints` and `scalar` by argument: constants are requested far more often than created. */
   readonly #numbers: Map<string, Value>;
-  /** Values that are still named after their operator. */
-  readonly #unnamed = new Set<Value>();
+  /** Values that are still named after their operator, by number: an object has to be given a hash first. */
+  readonly #unnamed = new Set<number>();
   readonly #known: Map<Value, Tensor>;
   readonly #root: Builder;
 
@@ -171,7 +171,7 @@ export class Builder {
    */
   rename(e: Expr, hint: string): Value {
     const { value } = e;
-    if (this.#unnamed.delete(value)) {
+    if (this.#unnamed.delete(numberOf(value))) {
       value.name = this.scope.names.fresh(hint);
       return value;
     }
@@ -186,7 +186,7 @@ export class Builder {
    * `old`.
    */
   replace(old: Value, { value }: Expr): Value {
-    if (this.#unnamed.delete(value)) {
+    if (this.#unnamed.delete(numberOf(value))) {
       value.name = old.name;
       return value;
     }
@@ -258,8 +258,8 @@ export class Builder {
     attrs: AttrInit = {},
     options: EmitOptions = {},
   ): Expr[] {
-    const values = inputs.map(e => e?.value ?? null);
-    while (values.length && !values.at(-1)) values.pop();
+    const values = inputs.map(readFrom);
+    while (values.length && !values[values.length - 1]) values.pop();
     const node = new Node(opType, values, [], toAttrs(attrs));
     node.domain = options.domain ?? '';
     const count = options.outputs ?? 1;
@@ -269,15 +269,17 @@ export class Builder {
     if (known) return known.outputs.map(v => this.of(v!));
     const types = options.types ?? inferTypes(node, inputs);
     const hint = options.hint ?? opType.toLowerCase();
-    const made: Value[] = [];
-    for (let i = 0; i < count; i++) made.push(this.newValue(i ? `${hint}_${i}` : hint, types[i]));
-    node.outputs = made;
+    const make = (i: number) => {
+      const value = this.newValue(i ? `${hint}_${i}` : hint, types[i]);
+      this.#unnamed.add(numberOf(value));
+      return value;
+    };
+    node.outputs = count === 1 ? [make(0)] : Array.from({ length: count }, (_, i) => make(i));
     learnExtents(node, inputs);
-    for (const v of made) this.#unnamed.add(v);
     this.#add(node);
     this.#learn(node);
     if (shared) this.#emitted.set(place, node);
-    return made.map(v => this.of(v));
+    return node.outputs.map(v => this.of(v!));
   }
 
   #learn(node: Node): void {
@@ -303,6 +305,8 @@ export class Builder {
     }
   }
 }
+
+const readFrom = (e: Expr | undefined) => e?.value ?? null;
 
 const HASHES = new Map<string, number>();
 

@@ -63,8 +63,11 @@ export class Expr {
     attrs: AttrInit = {},
     options: EmitOptions = {},
   ): Expr {
-    const inputs: (Expr | undefined)[] = [this];
-    for (const other of others) inputs.push(this.#operand(other));
+    // As a rule: a list that grows by one element has room for 16 more.
+    const inputs =
+      others.length === 1
+        ? [this, this.#operand(others[0])]
+        : [this, ...others.map(other => this.#operand(other))];
     return this.g.emit(opType, inputs, attrs, options)[0]!;
   }
 

@@ -1,5 +1,4 @@
-import type { Node, Shape } from '../../graph/ir.js';
-import type { Expr } from './expr.js';
+import type { Node, Shape, Value } from '../../graph/ir.js';
 
 const setOf = (operators: string) => new Set(operators.split(' '));
 
@@ -18,22 +17,20 @@ export function followsInputs({ domain, opType }: Node): boolean {
  * Whether every runtime supports the node and `inferTypes` infers its output type completely from the types of its
  * inputs: float32 of known ranks, with compatible extents.
  */
-export function isCertain({ domain, opType, attrs, outputs }: Node, inputs: readonly Expr[]): boolean {
+export function isCertain({ domain, opType, attrs, inputs, outputs }: Node): boolean {
   if (domain !== '' || attrs.size > 0 || outputs.length !== 1 || !outputs[0]) return false;
-  const shapes: Shape[] = [];
-  for (const { type } of inputs) {
-    if (type?.kind !== 'tensor' || type.dtype !== 'float32' || !type.shape) return false;
-    shapes.push(type.shape);
-  }
-  const [a, b] = shapes;
-  if (shapes.length === 1) return UNARY.has(opType);
-  if (shapes.length !== 2) return false;
-  if (BINARY.has(opType)) return broadcast(a!, b!);
-  if (opType !== 'MatMul' || !a!.length || !b!.length) return false;
-  const [inner, outer] = [a!.at(-1), b!.at(b!.length > 1 ? -2 : -1)];
+  const [a, b] = [inputs[0]?.shape, inputs[1]?.shape];
+  if (!a || !inputs.every(isFloat32)) return false;
+  if (inputs.length === 1) return UNARY.has(opType);
+  if (inputs.length !== 2 || !b) return false;
+  if (BINARY.has(opType)) return a === b || broadcast(a, b);
+  if (opType !== 'MatMul' || !a.length || !b.length) return false;
+  const [inner, outer] = [a.at(-1), b.at(b.length > 1 ? -2 : -1)];
   const apart = typeof inner === 'number' && typeof outer === 'number' && inner !== outer;
-  return !apart && broadcast(a!.slice(0, -2), b!.slice(0, -2));
+  return !apart && broadcast(a.slice(0, -2), b.slice(0, -2));
 }
+
+const isFloat32 = (v: Value | null) => v?.dtype === 'float32';
 
 /** Whether the shapes can be broadcast to a common one, as far as extents are known. */
 function broadcast(a: Shape, b: Shape): boolean {

@@ -224,7 +224,16 @@ export function inferTypes(node: Node, inputs: readonly (Expr | undefined)[]): (
   }
   const dtype = resultDType(node, inputs, attr);
   const shapes = SHAPES[node.opType]?.(inputs, attr, node) ?? [undefined];
-  return dtype ? shapes.map(shape => ({ kind: 'tensor', dtype, shape })) : [];
+  return dtype ? shapes.map(shape => typeLike(inputs, dtype, shape)) : [];
+}
+
+/** The type of an input, where that is the same: most outputs have the type of an input, and types never change. */
+function typeLike(inputs: readonly (Expr | undefined)[], dtype: DType, shape: Shape | undefined): ValueType {
+  for (let i = 0; i < inputs.length; i++) {
+    const type = inputs[i]?.value.type;
+    if (type?.kind === 'tensor' && type.shape === shape && type.dtype === dtype) return type;
+  }
+  return { kind: 'tensor', dtype, shape };
 }
 
 function resultDType(node: Node, inputs: readonly (Expr | undefined)[], attr: Attrs): DType | undefined {
@@ -258,9 +267,11 @@ export function learnExtents(node: Node, inputs: readonly (Expr | undefined)[]):
   if (extents) EXTENTS.set(node.outputs[0]!, extents);
 }
 
+const JOINING = new Set(['Shape', 'Concat', 'Squeeze', 'Unsqueeze', 'Add']);
+
 function extentsOf(node: Node, inputs: readonly (Expr | undefined)[]): Shape | undefined {
   const { opType } = node;
-  if (!/^(Shape|Concat|Squeeze|Unsqueeze|Add)$/.test(opType)) return undefined;
+  if (!JOINING.has(opType)) return undefined;
   const [a, b] = inputs;
   if (opType === 'Shape') return shapePart(a?.shape, new Attrs(node));
   if (a?.value.dtype !== 'int64') return undefined;
@@ -312,7 +323,14 @@ export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefine
     }
     result.push(found);
   }
-  return result;
+  // One list for many values, which are then known to be alike.
+  return shapes.find(shape => areSame(shape!, result)) ?? result;
+}
+
+function areSame(a: Shape, b: Shape): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 function matmulShape(a: Shape | undefined, b: Shape | undefined): Shape | undefined {

@@ -1,4 +1,4 @@
-import type { Graph, Model } from '../../graph/ir.js';
+import type { Graph, Model, Value } from '../../graph/ir.js';
 import { prune } from '../../graph/prune.js';
 
 /**
@@ -9,12 +9,21 @@ export function eliminateDeadNodes(model: Model): boolean {
   const { graph } = model;
   const size = () => countNodes(model) + graph.initializers.size;
   const before = size();
-  const live = prune(graph);
+  const live = isLive(graph) ? undefined : prune(graph);
   const inputs = new Set(graph.inputs);
-  for (const value of [...graph.initializers.keys()])
-    if (!live.has(value) && !inputs.has(value)) graph.initializers.delete(value);
+  for (const value of graph.initializers.keys())
+    if (!(live ? live.has(value) : value.isUsed) && !inputs.has(value)) graph.initializers.delete(value);
   return size() < before;
 }
+
+/** Whether every node writes a value that is used, as a rule: links tell that sooner than a walk from the outputs. */
+function isLive({ isView, nodes, owners }: Graph): boolean {
+  if (isView) return false;
+  for (let i = 0; i < nodes.length; i++) if (!nodes[i]!.outputs.some(isUsed)) return false;
+  return owners.every(node => node.subgraphs().every(isLive));
+}
+
+const isUsed = (v: Value | null) => v?.isUsed;
 
 /** Removes inputs without a default that no node reads and no graph returns. Returns whether there were any. */
 export function dropUnreadInputs({ graph }: Model): boolean {

@@ -1,6 +1,6 @@
 import { isFloat, isQuantized } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import type { Node, Shape, Value } from '../../graph/ir.js';
+import { hasSubgraphs, type Node, type Shape, type Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { NodeView, type OpDef, type Rule } from '../../ops/core/rule.js';
@@ -43,21 +43,23 @@ export function backward(
   const total = (value: Value | null): Expr | undefined => {
     const list = value && sums.get(value);
     if (!list) return undefined;
-    const sum = list.reduce(sumOf);
-    sums.set(value, [sum]);
-    return sum;
+    if (list.length > 1) list.splice(0, list.length, list.reduce(sumOf));
+    return list[0];
   };
   for (const [value, cotangent] of cotangents) push(value, cotangent);
 
-  for (const node of nodes.reverse()) {
+  const isActive = (v: Value | null) => v !== null && active.has(v);
+  const cotangentOf = (v: Value | null) => (isActive(v) ? total(v) : undefined);
+  for (let k = nodes.length - 1; k >= 0; k--) {
+    const node = nodes[k]!;
     const operands = operandsOf(node);
-    if (!operands.some(v => v && active.has(v))) continue;
-    const dys = node.outputs.map(v => (v && active.has(v) ? total(v) : undefined));
-    if (dys.every(dy => !dy)) continue;
+    if (!operands.some(isActive)) continue;
+    const dys = node.outputs.map(cotangentOf);
+    if (!dys.some(Boolean)) continue;
     const rule = ruleOf(opDef(node), options);
     if (rule === null) continue;
     if (!rule) throw noRule(node, g, active, wrt, cotangents);
-    const needs = (i: number) => !!operands[i] && active.has(operands[i]);
+    const needs = (i: number) => isActive(operands[i] ?? null);
     const view = new NodeView(node, g, g.opset(node.domain), captures(node), needs, (sub, dy, x) =>
       backward(sub, dy, x, options),
     );
@@ -84,7 +86,7 @@ function operandsOf(node: Node): readonly (Value | null)[] {
 const NOTHING: readonly Value[] = [];
 
 function captures(node: Node): readonly Value[] {
-  if (node.subgraphs().length === 0) return NOTHING;
+  if (!hasSubgraphs(node)) return NOTHING;
   return [...new Set(node.subgraphs().flatMap(sub => sub.captures()))];
 }
 
@@ -95,8 +97,10 @@ export function activeValues(
   options: BackwardOptions = {},
 ): Set<Value> {
   const active = new Set<Value>(wrt);
-  for (const node of nodes) {
-    if (ruleOf(opDef(node), options) === null || !operandsOf(node).some(v => v && active.has(v))) continue;
+  const isActive = (v: Value | null) => v !== null && active.has(v);
+  for (let i = 0; i < nodes.length; i++) {
+    const node = nodes[i]!;
+    if (!operandsOf(node).some(isActive) || ruleOf(opDef(node), options) === null) continue;
     for (const output of node.outputs)
       if (output && !options.detached?.has(output) && mayCarryGradient(node, output, options))
         active.add(output);
@@ -144,6 +148,7 @@ function check(dx: Expr, x: Value, node: Node, input: number): void {
   if (x.type?.kind !== 'tensor') return;
   if (isFloat(x.dtype) ? dx.value.dtype !== x.dtype : !isFloat(dx.value.dtype))
     throw new Error(`${where} is ${dx.value.dtype}, the input ${x.dtype}.`);
+  if (dx.shape === x.shape) return;
   if (!compatible(dx.shape, x.shape))
     throw new Error(`${where} has shape [${dx.shape}], the input [${x.shape}].`);
   if (dx.value.type?.kind === 'tensor' && x.shape && dx.shape !== x.shape)

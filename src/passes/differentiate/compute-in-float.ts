@@ -9,8 +9,8 @@ import { allGraphs, type Graph, type Value } from '../../graph/ir.js';
 export function computeInFloat(graph: Graph, changing: readonly Value[]): boolean {
   if (!changing.length) return false;
   const rounding = [...allGraphs(graph)]
-    .flatMap(({ nodes }) => nodes)
-    .filter(node => node.opType === 'MatMulNBits' && node.domain === 'com.microsoft');
+    .flatMap(({ nodes }) => nodes.filter(node => node.opType === 'MatMulNBits'))
+    .filter(node => node.domain === 'com.microsoft');
   for (const node of rounding) node.setAttr('accuracy_level', { type: 'int', value: 0 });
   return rounding.length > 0;
 }

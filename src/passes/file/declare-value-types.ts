@@ -1,4 +1,4 @@
-import { allGraphs, type Graph, type Model, type Node, type Value } from '../../graph/ir.js';
+import { allGraphs, type Model, type Value } from '../../graph/ir.js';
 import { listTypes } from '../../graph/proto/codec.js';
 
 /**
@@ -10,7 +10,9 @@ export function declareValueTypes(model: Model): boolean {
   let changed = false;
   for (const graph of allGraphs(model.graph)) {
     const outputs = new Set<Value | null>(graph.outputs);
-    const open = graph.nodes.filter(node => isShaped(node, model.graph, graph)).flatMap(node => node.outputs);
+    const isInteger = (v: Value | null) =>
+      v?.dtype === 'int64' && !model.graph.initializers.has(v) && !graph.initializers.has(v);
+    const open = graph.nodes.filter(node => node.inputs.some(isInteger)).flatMap(node => node.outputs);
     const listed = open.flatMap(v =>
       v?.shape?.some(d => typeof d === 'string') && !outputs.has(v) ? [v] : [],
     );
@@ -19,6 +21,3 @@ export function declareValueTypes(model: Model): boolean {
   }
   return changed;
 }
-
-const isShaped = ({ inputs }: Node, main: Graph, own: Graph) =>
-  inputs.some(v => v?.dtype === 'int64' && !main.initializers.has(v) && !own.initializers.has(v));

@@ -24,6 +24,7 @@ export function expandSparse(model: Model): boolean {
   const bodies = model.functions.flatMap(f => [...allGraphs(f.body)]);
   for (const graph of [...allGraphs(model.graph), ...bodies]) {
     const initializers = sparseInitializers(graph);
+    if (!initializers.length && !graph.nodes.some(sparseConstant)) continue;
     const expanded = initializers.flatMap(sparse => expand(sparse, valueNamed(graph, sparse.name)));
     const nodes = graph.nodes.flatMap(node => {
       const sparse = sparseConstant(node);

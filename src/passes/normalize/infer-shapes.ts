@@ -4,6 +4,7 @@ import {
   type Attr,
   type Dim,
   Graph,
+  hasSubgraphs,
   Model,
   Node,
   type TensorType,
@@ -59,25 +60,25 @@ export async function inferShapes(model: Model, oracle: ShapeOracle): Promise<bo
   for (const [value, tensor] of graph.initializers)
     value.type ??= { kind: 'tensor', dtype: tensor.dtype, shape: tensor.dims };
   if (oracle.observed) setInputRanks(graph, oracle.observed);
-  const written = graph.nodes.flatMap(n => n.outputs.filter(v => v !== null));
-  const declared = new Map(written.map(v => [v, v.type]));
   // A session with fewer outputs is created faster, and the types of these follow from others.
-  const following = new Set(graph.nodes.filter(followsInputs).flatMap(n => n.outputs));
-  for (const value of graph.outputs) following.delete(value);
-  for (const value of following) if (value) value.type = undefined;
+  const returned = new Set<Value | null>(graph.outputs);
+  const follows = (node: Node, v: Value | null) => followsInputs(node) && !returned.has(v);
+  for (const node of graph.nodes)
+    for (const value of node.outputs) if (value && follows(node, value)) value.type = undefined;
   // Adds no nodes, so that it needs no names.
   const g = new Builder(graph, { names: new Names(), opsets: model.opsetImports });
   const { certain, open } = tellCertain(g);
-  const asked = written.filter(v => !following.has(v) && !certain.has(v));
+  const asked = open.flatMap(n => n.outputs.filter(v => v !== null && !follows(n, v))) as Value[];
+  const declared = new Map(asked.map(v => [v, v.type]));
   // A branch may have no nodes, only an initializer that it returns.
   const types = asked.length ? await oracle(probe(model, open, asked, certain)) : new Map();
-  for (const value of written) value.type = types.get(value.name) ?? value.type;
+  for (const value of asked) value.type = types.get(value.name) ?? value.type;
   await forgetUnknownRanks(model, open, asked, certain, oracle);
   const isFree = graph.inputs.some(v => v.shape?.some(d => typeof d !== 'number'));
   for (const value of asked) value.type = withDeclared(value.type, declared.get(value), isFree);
   await fillInAll(model, g, oracle);
-  believeNames(g);
-  if (oracle.observed && (await observe(model, written, oracle.observed))) await fillInAll(model, g, oracle);
+  believeNames(g, certain);
+  if (oracle.observed && (await observe(model, oracle.observed))) await fillInAll(model, g, oracle);
   return types.size + certain.size > 0;
 }
 
@@ -106,21 +107,23 @@ function withDeclared(
 }
 
 async function fillInAll(model: Model, g: Builder, oracle: ShapeOracle): Promise<void> {
-  for (const node of model.graph.nodes) {
-    for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
-    if (node.subgraphs().length) setTypes(node, bodyOutputTypes(node));
-    else fillIn(g, node);
-  }
+  for (const node of model.graph.nodes)
+    if (hasSubgraphs(node)) {
+      for (const sub of node.subgraphs()) await inferBody(model, node, sub, oracle);
+      setTypes(node, bodyOutputTypes(node));
+    } else fillIn(g, node);
 }
 
 /**
  * Gives back their names to extents that the file declares as numbers, and the runtime believes, although an operator passes them
- * on: PyTorch's exporter declares the length of its example for what a recurrent layer with `batch_first` returns.
+ * on: PyTorch's exporter declares the length of its example for what a recurrent layer with `batch_first` returns. The types of
+ * `certain` values were inferred like this already.
  */
-function believeNames(g: Builder): void {
+function believeNames(g: Builder, certain: ReadonlySet<Value | null>): void {
   const isNamed = (d: Dim) => typeof d === 'string';
   const mended = new Set<Value | null>();
   for (const node of g.graph.nodes) {
+    if (!mended.size && certain.has(node.outputs[0]!)) continue;
     const passesOn = followsInputs(node) || PASSING.has(node.opType);
     const tells = (v: Value | null) => mended.has(v) || (passesOn && v?.shape?.some(isNamed));
     if (!DOMAINS.has(node.domain) || !node.inputs.some(tells)) continue;
@@ -142,9 +145,11 @@ function believeNames(g: Builder): void {
   }
 }
 
+const isUnranked = ({ type }: Value) => type?.kind === 'tensor' && !type.shape;
+
 /** Takes unknown ranks from a run. Returns whether it found any. */
-async function observe(model: Model, written: readonly Value[], observed: Observed): Promise<boolean> {
-  const open = written.filter(v => v.type?.kind === 'tensor' && !v.shape);
+async function observe(model: Model, observed: Observed): Promise<boolean> {
+  const open = model.graph.nodes.flatMap(n => n.outputs.flatMap(v => (v && isUnranked(v) ? v : [])));
   if (!open.length) return false;
   const values = new Map([...model.graph.initializers].map(([value, tensor]) => [value.name, tensor]));
   const types = await observed.run(probe(model, model.graph.nodes, open, new Set()), values);
@@ -156,18 +161,18 @@ async function observe(model: Model, written: readonly Value[], observed: Observ
  * Types the values that follow from their inputs with certainty; returns them, and the other nodes. Session creation
  * takes time for each node. Graph outputs are always left to the oracle, so that a runtime sees the model.
  */
-function tellCertain(g: Builder): { certain: Set<Value>; open: readonly Node[] } {
+function tellCertain(g: Builder): { certain: ReadonlySet<Value | null>; open: readonly Node[] } {
   const { inputs, initializers, nodes, outputs } = g.graph;
-  const known = new Set<Value | null>([...inputs, ...initializers.keys()]);
+  const given = new Set<Value | null>([...inputs, ...initializers.keys()]);
   const asked = new Set<Value | null>(outputs);
-  const certain = new Set<Value>();
+  const certain = new Set<Value | null>();
+  const isKnown = (v: Value | null) => certain.has(v) || given.has(v);
   const open = nodes.filter(node => {
-    const [output] = node.outputs;
-    if (!output || asked.has(output) || !node.inputs.every(v => known.has(v))) return true;
+    const output = node.outputs[0];
+    if (!output || asked.has(output) || !node.inputs.every(isKnown)) return true;
+    if (!isCertain(node)) return true;
     const inputs = node.inputs.map(v => g.of(v!));
-    if (!isCertain(node, inputs)) return true;
-    [output.type] = inferTypes(node, inputs);
-    known.add(output);
+    output.type = inferTypes(node, inputs)[0];
     certain.add(output);
     return false;
   });
@@ -210,7 +215,7 @@ async function forgetUnknownRanks(
   model: Model,
   nodes: readonly Node[],
   written: readonly Value[],
-  certain: ReadonlySet<Value>,
+  certain: ReadonlySet<Value | null>,
   oracle: ShapeOracle,
 ): Promise<void> {
   const scalars = written.filter(v => v.shape?.length === 0);
@@ -272,7 +277,7 @@ function probe(
   model: Model,
   nodes: readonly Node[],
   outputs: readonly Value[],
-  known: ReadonlySet<Value>,
+  known: ReadonlySet<Value | null>,
 ): Model {
   const { graph } = model;
   const copy = Graph.view(graph, { nodes, inputs: [], outputs: [], initializers: new Map() });

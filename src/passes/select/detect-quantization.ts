@@ -1,6 +1,6 @@
 import { isQuantized } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
-import { allGraphs, type Graph, type Node, type Value } from '../../graph/ir.js';
+import { allGraphs, type Graph, hasSubgraphs, type Node, type Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { ON_INTEGERS } from '../../ops/core/surrogate.js';
@@ -23,18 +23,18 @@ export function rounds(node: Node): boolean {
 
 /** The nodes of the graph that round, or have a subgraph with such a node. */
 export function roundingNodes(graph: Graph): Node[] {
-  const any = (node: Node): boolean => rounds(node) || node.subgraphs().some(body => body.nodes.some(any));
+  const any = (node: Node): boolean =>
+    rounds(node) || (hasSubgraphs(node) && node.subgraphs().some(body => body.nodes.some(any)));
   return graph.nodes.filter(any);
 }
 
 /** Scales computed when weights were quantized, which stay fixed with the integers. */
 export function quantizationScales(graph: Graph): Set<Value> {
   const nodes = [...allGraphs(graph)].flatMap(g => g.nodes);
-  const measured = new Set(
-    nodes.flatMap(n => (n.opType === 'DynamicQuantizeLinear' ? (n.outputs[1] ?? []) : [])),
-  );
+  const measuring = nodes.filter(n => n.opType === 'DynamicQuantizeLinear');
+  const measured = new Set(measuring.map(n => n.outputs[1] ?? null));
   const ofProducts = nodes
-    .filter(n => n.opType === 'Mul' && n.inputs.some(v => v && measured.has(v)))
+    .filter(n => measuring.length > 0 && n.opType === 'Mul' && n.inputs.some(v => v && measured.has(v)))
     .flatMap(n => n.inputs);
   const ofOperators = nodes
     .filter(rounds)

@@ -185,8 +185,8 @@ function blockwise(graph: Graph, node: Node, input: Value, output: Value): Linea
 
 /** For operators on integers, which are rejected, only a name is needed. */
 function onIntegers(graph: Graph, node: Node, input: Value, output: Value): LinearLayer | undefined {
-  const value = node.inputs[1];
-  const tensor = node.inputs.flatMap(v => (v && initializerOf(graph, v)) ?? []).find(t => t.size > 1);
+  const value = node.inputs.find(v => v && (initializerOf(graph, v)?.size ?? 0) > 1);
+  const tensor = value && initializerOf(graph, value);
   if (!value || !tensor) return undefined;
   const weight: Stored = { value, tensor, through: [], isTransposed: false };
   return {

@@ -93,13 +93,25 @@ export async function selectParameters(
   if (!choices.some(c => c.trains || c.why === ROUNDED))
     throw new AgdError(
       'nothing-to-train',
-      `Nothing to train: of ${candidates.length} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on. ` +
-        (integers.length
-          ? `${integers.length} of the weights, such as '${integers[0]!.value.name}', are stored as ${integers[0]!.why}: those do not train. `
-          : '') +
-        'Choose with --train GLOB; `agd-onnx inspect` lists them.',
+      `Nothing to train: ${whyNone(graph, targets, candidates.length, integers)}`,
     );
   return [...choices, ...integers];
+}
+
+/** Where the weights are that a user looks for. */
+function whyNone(
+  { nodes }: Graph,
+  targets: readonly Value[],
+  count: number,
+  [integer, ...more]: readonly ParameterChoice[],
+): string {
+  const classic = nodes.find(node => node.domain === 'ai.onnx.ml' && /Ensemble|Linear|SVM/.test(node.opType));
+  if (!count && classic)
+    return `the model has no floating-point initializers; the numbers of ${classic.opType} are attributes of its node, which do not train.`;
+  const none = `of ${count} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on.`;
+  if (!integer) return `${none} Choose with --train GLOB; \`agd-onnx inspect\` lists them.`;
+  const stored = `${more.length + 1} of the weights, such as '${integer.value.name}', are stored as ${integer.why}: those do not train.`;
+  return `${none} ${stored} --qat int8 trains those of static quantization, --lora GLOB adapters of layers of weight-only quantization.`;
 }
 
 /** Freezes the parameters of all but the last `count` layers that train. */

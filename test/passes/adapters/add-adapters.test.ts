@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkGraph } from '../../../src/graph/check-graph.js';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
+import { Tensor } from '../../../src/graph/tensor.js';
 import { adapt } from '../../../src/index.js';
 import { readAdapters } from '../../../src/passes/adapters/adapter-record.js';
 import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
@@ -139,6 +140,19 @@ describe('errors name what there is', () => {
     s.graph.nodes[0]!.domain = 'com.microsoft';
     expect(() => adapted(s.model([y]), { match: 'w', r: 2 })).toThrow(
       "No adapter for layer 'w' (FusedGemm, 4 to 4): ONNX Runtime has fused its activation",
+    );
+  });
+
+  it('of a product of integers, whose first input but one is a scale', () => {
+    const s = new Sketch();
+    const scale = s.weight('s', Tensor.filled('float32', [], 0.1));
+    const zero = s.weight('z', Tensor.filled('uint8', [], 0));
+    const weight = s.weight('w', Tensor.filled('uint8', [4, 3], 1));
+    const q = s.add('QuantizeLinear', [s.input('x', ['N', 4]), scale, zero], 'q');
+    const product = s.add('QLinearMatMul', [q, scale, zero, weight, scale, zero, scale, zero], 'p');
+    const model = s.model([s.add('DequantizeLinear', [product, scale, zero], 'y')]);
+    expect(() => adapted(model, { match: '*', r: 2 })).toThrow(
+      "No adapter for layer 'w' (QLinearMatMul, 4 to 3): QLinearMatMul multiplies quantized numbers",
     );
   });
 });

@@ -143,7 +143,7 @@ describe('weights behind DequantizeLinear', () => {
     expect(inject(net(false), { loss })).rejects.toMatchObject({
       code: 'nothing-to-train',
       message: expect.stringContaining(
-        "1 of the weights, such as 'w_quantized', are stored as 8-bit integers behind DequantizeLinear: those do not train.",
+        "1 of the weights, such as 'w_quantized', are stored as 8-bit integers behind DequantizeLinear: those do not train. --qat int8 trains those of static quantization, --lora GLOB adapters of layers of weight-only quantization.",
       ),
     }));
 });

@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import type { Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { floats } from '../../../src/ops/core/builder.js';
 import { inject } from '../../../src/passes/inject.js';
 import { inspect } from '../../../src/passes/inspect.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
@@ -189,4 +190,19 @@ it('reads single elements of external weights, not the weights', async () => {
   expect(found.report.parameters.filter(p => p.trains)).toHaveLength(3);
   expect(lengths.length).toBeGreaterThan(0);
   expect(Math.max(...lengths)).toBe(4);
+});
+
+it('says that the numbers of a classic estimator are attributes', async () => {
+  const s = new Sketch();
+  const y = s.add('LinearRegressor', [s.input('x', ['n', 3])], 'y', {
+    coefficients: floats([1, 2, 3]),
+    intercepts: floats([0]),
+  });
+  s.graph.nodes[0]!.domain = 'ai.onnx.ml';
+  y.type = { kind: 'tensor', dtype: 'float32', shape: ['n', 1] };
+  const model = s.model([y]);
+  model.opsetImports.set('ai.onnx.ml', 1);
+  await expect(inject(model, { loss: { kind: 'mse' } }, sessionShapes)).rejects.toThrow(
+    'Nothing to train: the model has no floating-point initializers; the numbers of LinearRegressor are attributes of its node, which do not train.',
+  );
 });

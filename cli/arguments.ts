@@ -81,7 +81,7 @@ function lossSpec(loss: GivenLoss | undefined): LossSpec | undefined {
 }
 
 /** The flag of what lies at this path. */
-export function flagAt(path: string): string {
+function flagAt(path: string): string {
   const [name, option] = optionsOf('train', {}).find(([name, o]) => (o.path ?? name) === path) ?? [];
   return option ? `--${flagOf(name!, option)}` : path;
 }

@@ -40,7 +40,7 @@ export function optionsOf(command: Command, own: Options): [name: string, option
 }
 
 /** Those of all optimizers; only the learning rate may be given to a run, too. */
-export function optimizerOptions(): [name: string, option: Option][] {
+function optimizerOptions(): [name: string, option: Option][] {
   const flags = optimizerFlags();
   const optimizers = new Set(flags.flatMap(({ owners }) => owners.map(o => o.optimizer))).size;
   return flags.map(({ name, type, help, owners }) => [

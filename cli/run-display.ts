@@ -261,7 +261,7 @@ function describePlan(job: TrainJob, plan: Event<'plan'>): string[] {
 }
 
 /** What a private run has spent. */
-export const describePrivacy = ({ privacy }: Pick<Event<'end'>, 'privacy'>): string =>
+const describePrivacy = ({ privacy }: Pick<Event<'end'>, 'privacy'>): string =>
   privacy ? `; epsilon ${formatNumber(privacy.epsilon)} at a delta of ${formatNumber(privacy.delta)}` : '';
 
 /** Which weights an exported model has. */

@@ -181,7 +181,7 @@ function edgeAt(values: ArrayLike<number>, y: Scale): Pixel {
 }
 
 /** A line through the points of these indices, with a gap at those that have no place. */
-export function linePath(kept: number[], x: Pixel, y: Pixel): string {
+function linePath(kept: number[], x: Pixel, y: Pixel): string {
   let pen = 'M';
   let d = '';
   for (const i of kept) {

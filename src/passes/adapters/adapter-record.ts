@@ -4,7 +4,7 @@ import { readList, writeList } from '../common/metadata-list.js';
 import type { AdapterKind } from './adapted-layers.js';
 
 /** Key of the metadata in which a model with adapters says what they are, as a JSON list. */
-export const ADAPTERS_KEY = 'agd.adapters';
+const ADAPTERS_KEY = 'agd.adapters';
 
 /** An adapter in a model: y = layer(x) + scale * dropout(x) A B, of DoRA times magnitude / norm. */
 export type AdapterRecord = {

@@ -135,10 +135,10 @@ export const ADAPTER_OPTIONS = {
 } satisfies Record<string, Option>;
 
 /** `GLOB,GLOB:r=8,alpha=16`, or globs alone. Throws `bad-option`. */
-export const parseLora = (text: string): LoraSpec => parseSpec(spec, text);
+const parseLora = (text: string): LoraSpec => parseSpec(spec, text);
 
 /** `GLOB,GLOB:feedforward`, or globs alone. Throws `bad-option`. */
-export const parseIa3 = (text: string): Ia3Spec => parseSpec(ia3Spec, text);
+const parseIa3 = (text: string): Ia3Spec => parseSpec(ia3Spec, text);
 
 /** Globs and settings, of which flags may stand without a value. */
 function parseSpec<S extends typeof spec | typeof ia3Spec>(type: S, text: string): v.InferOutput<S> {

@@ -3,7 +3,7 @@ import { type Option, option } from './option.js';
 
 const DERIVATIVE = { group: 'Model', commands: [], stage: 'run' } as const;
 
-export const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'hessian'] as const;
+const DERIVATIVE_MODES = ['gradient', 'vjp', 'jvp', 'jacobian', 'hvp', 'hessian'] as const;
 export type DerivativeMode = (typeof DERIVATIVE_MODES)[number];
 
 /** Comma-separated names. A comma in {a,b} is part of the glob. */

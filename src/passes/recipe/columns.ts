@@ -61,7 +61,7 @@ const TRANSFORMS = {
 } as const satisfies Record<string, Signature>;
 
 export type TransformName = keyof typeof TRANSFORMS;
-export const TRANSFORM_NAMES = Object.keys(TRANSFORMS) as TransformName[];
+const TRANSFORM_NAMES = Object.keys(TRANSFORMS) as TransformName[];
 
 /** Parses the texts of `--columns`, each of which gives the columns of one input. Throws `bad-option`. */
 export function parseColumns(texts: readonly string[]): Record<string, string[]> {

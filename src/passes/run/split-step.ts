@@ -100,7 +100,7 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
 
 const KEY = 'agd.split';
 
-export function writeSplitTable({ metadata }: Model, table: SplitTable): void {
+function writeSplitTable({ metadata }: Model, table: SplitTable): void {
   metadata.set(KEY, JSON.stringify(table));
 }
 

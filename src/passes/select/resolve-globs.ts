@@ -2,7 +2,7 @@
 import { globTest, matcher } from '../common/match-names.js';
 
 /** A special value of `--freeze`: everything except the parameters of the model's head. */
-export const BACKBONE = 'backbone';
+const BACKBONE = 'backbone';
 
 /**
  * Whether `--train` or `--freeze` applies to a name. If globs of both match it, the more specific one wins: the one

@@ -45,7 +45,7 @@ export function demandSameState(
 }
 
 /** SHA-256 of names, types, shapes and contents, in the order of names. */
-export function hashTensors(tensors: ReadonlyMap<string, Tensor>): string {
+function hashTensors(tensors: ReadonlyMap<string, Tensor>): string {
   const hash = createHash('sha256');
   for (const [name, { dtype, dims, bytes }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))
     hash.update(JSON.stringify([name, dtype, dims])).update(bytes);

@@ -15,7 +15,7 @@ type Concrete = Exclude<Device, 'auto'>;
 export type RuntimeFiles = { package: string; binaries: string; cuda: readonly string[] };
 
 /** The files of the onnxruntime-node that this process uses. */
-export function runtimeFiles(): RuntimeFiles {
+function runtimeFiles(): RuntimeFiles {
   const folder = dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'));
   const versions = readdirSync(join(folder, 'bin')).sort();
   const binaries = join(folder, 'bin', versions.at(-1)!, process.platform, process.arch);

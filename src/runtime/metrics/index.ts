@@ -113,7 +113,7 @@ export function taskOf(loss: LossSpec): TaskSpec | undefined {
 const FEW = 20;
 
 /** What is computed where nobody chose: what is usual for the task and the shape of the output. */
-export function defaultMetrics({ spec, output, target, width }: ScoredBatch): string[] {
+function defaultMetrics({ spec, output, target, width }: ScoredBatch): string[] {
   const rank = output.dims.length;
   switch (spec.task) {
     case 'classes':

@@ -9,7 +9,7 @@ import { type Accumulator, mean, metric, type TaskSpec } from './metric.js';
 import type { ScoredBatch } from './scored-batch.js';
 
 /** Scores that are kept, 8 bytes each; of more, those of a random sample of positions. */
-export const MOST_SCORES = 2 ** 25;
+const MOST_SCORES = 2 ** 25;
 
 /** The scores of all positions, in float64, and which class or labels each position has. */
 export class Scores implements Accumulator {

@@ -209,7 +209,7 @@ async function* compareOnData(comparison: Comparison, opened: OpenedData): Async
 }
 
 /** How many runs a comparison has. */
-export function runCount({ candidates, seeds, tune }: Comparison): number {
+function runCount({ candidates, seeds, tune }: Comparison): number {
   return candidates.reduce((n, { rates }) => n + (tune ? rates.length + seeds - 1 : rates.length * seeds), 0);
 }
 

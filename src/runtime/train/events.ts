@@ -318,13 +318,11 @@ export type BestEpoch = v.InferOutput<typeof bestSchema>;
 export type StepEvent = v.InferOutput<typeof stepSchema>;
 export type InjectedEvent = v.InferOutput<typeof injectedSchema>;
 export type EpochEvent = v.InferOutput<typeof epochSchema>;
-export type DataEvent = v.InferOutput<typeof dataSchema>;
 export type StartEvent = v.InferOutput<typeof startSchema>;
 export type SavedEvent = v.InferOutput<typeof savedSchema>;
 export type RatesEvent = v.InferOutput<typeof ratesSchema>;
 export type PlanEvent = v.InferOutput<typeof planSchema>;
 export type FoldEvent = v.InferOutput<typeof foldSchema>;
-export type FoldsEvent = v.InferOutput<typeof foldsSchema>;
 export type EndEvent = v.InferOutput<typeof endSchema>;
 
 /** What a training loop reports. Epochs and steps count from 1. */

@@ -364,10 +364,14 @@ function writerOf(
     case 'tokens':
       return (values, _rows, out, stride, at) =>
         textsOf(values).forEach((text, row) => {
-          const ids = tokenizers.get(step.tokenizer)!(text ?? '', width);
-          for (let i = 0; i < width; i++)
+          const encode = tokenizers.get(step.tokenizer)!;
+          const ids = encode(text ?? '', width);
+          const before = encode.padsLeft ? width - ids.length : 0;
+          for (let i = 0; i < width; i++) {
+            const id = ids[i - before];
             out[row * stride + at + i] =
-              step.output === 'ids' ? (ids[i] ?? step.pad) : step.output === 'mask' && i < ids.length ? 1 : 0;
+              step.output === 'ids' ? (id ?? step.pad) : step.output === 'mask' && id !== undefined ? 1 : 0;
+          }
         });
     case 'characters':
     case 'bytes': {

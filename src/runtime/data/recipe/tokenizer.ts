@@ -2,7 +2,11 @@
 import { AgdError } from '../../../graph/errors.js';
 
 /** Ids of a text, at most `length` of them; what the tokenizer adds at the begin and the end stays. */
-export type Encode = (text: string, length: number | null) => number[];
+export type Encode = {
+  (text: string, length: number | null): number[];
+  /** Whether shorter texts are filled up before their first token. */
+  padsLeft: boolean;
+};
 
 /** The models that can be read; the library takes others for one of these. */
 const MODELS = ['BPE', 'WordPiece', 'Unigram', 'WordLevel'];
@@ -37,20 +41,23 @@ export async function makeTokenizer(contents: unknown, name: string): Promise<En
     if (at < 0) return ids as number[];
     throw new AgdError('bad-data', `${name} has no token for '${tokens[at]}', nor one for unknown words.`);
   };
-  return (text, length) => {
+  const { padding, truncation } = contents as Record<
+    'padding' | 'truncation',
+    { direction?: unknown } | null
+  >;
+  const cut = (ids: number[], length: number) =>
+    truncation?.direction === 'Left' ? ids.slice(ids.length - length) : ids.slice(0, length);
+  const encodeTo = (text: string, length: number | null) => {
     const ids = encode(text, true);
     if (length === null || ids.length <= length) return ids;
     const content = encode(text, false);
     const added = ids.length - content.length;
-    if (added <= 0 || added > length) return ids.slice(0, length);
+    if (added <= 0 || added > length) return cut(ids, length);
     let before = 0;
     while (before < added && content.some((id, i) => ids[before + i] !== id)) before++;
-    return [
-      ...ids.slice(0, before),
-      ...content.slice(0, length - added),
-      ...ids.slice(before + content.length),
-    ];
+    return [...ids.slice(0, before), ...cut(content, length - added), ...ids.slice(before + content.length)];
   };
+  return Object.assign(encodeTo, { padsLeft: padding?.direction === 'Left' });
 }
 
 const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d';

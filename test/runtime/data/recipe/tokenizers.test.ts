@@ -1,6 +1,7 @@
 /** Tokenizers of each kind, against Python's tokenizers library; recorded_tokenizers.py makes the numbers. */
 import { describe, expect, it } from 'vitest';
 import { Tensor } from '../../../../src/graph/tensor.js';
+import { applyRecipe } from '../../../../src/runtime/data/recipe/apply-recipe.js';
 import { tokenBytes } from '../../../../src/runtime/data/recipe/token-bytes.js';
 import { makeTokenizer } from '../../../../src/runtime/data/recipe/tokenizer.js';
 import { MetricSet } from '../../../../src/runtime/metrics/index.js';
@@ -69,6 +70,25 @@ it('a word that the vocabulary lacks is an error where no token stands for unkno
   expect(() => encode('the bird', null)).toThrow(
     "tokenizer.json has no token for 'bird', nor one for unknown words.",
   );
+});
+
+it('texts are cut and filled up on the side that the tokenizer names', async () => {
+  const left = {
+    ...recorded.WordLevel.tokenizer,
+    padding: { direction: 'Left' },
+    truncation: { direction: 'Left' },
+  };
+  const block = { rows: 2, values: new Map([['text', ['the cat', 'the cat the cat the']]]) };
+  const ids = async (tokenizer: unknown, output: string) => {
+    const step = { step: 'tokens', tokenizer: 'tokenizer.json', length: 4, pad: 9, output };
+    const columns = [{ column: 'text', kind: 'text', width: 4, steps: [step] }];
+    const inputs = [{ input: 't', dtype: 'int64', dims: [4], columns }];
+    const recipe = { ...(recipeOf(tokenizer) as object), inputs } as never;
+    return (await applyRecipe(recipe, block)).get('t')!.numbers();
+  };
+  expect(await ids(left, 'ids')).toEqual([9, 9, 1, 2, 2, 1, 2, 1]);
+  expect(await ids(left, 'mask')).toEqual([0, 0, 1, 1, 1, 1, 1, 1]);
+  expect(await ids(recorded.WordLevel.tokenizer, 'ids')).toEqual([1, 2, 9, 9, 1, 2, 1, 2]);
 });
 
 it('a tokenizer of another kind is refused', async () => {

@@ -6,13 +6,13 @@ import type { Model } from './graph/ir.js';
 import { random } from './graph/random.js';
 import { type AdaptReport, adapt as adaptPass } from './passes/adapt.js';
 import { type DerivativeModel, type DerivativeOptions, derivativeModel } from './passes/differentiate.js';
+import { type PlainStep, plainStep as plainStepPass } from './passes/file/plain-step.js';
 import { type InjectReport, inject as injectPass } from './passes/inject.js';
 import { type Inspection, type InspectOptions, inspect as inspectPass } from './passes/inspect.js';
 import type { LossFunction } from './passes/normalize/loss-function.js';
 import { withLossFunction } from './passes/normalize/with-loss-function.js';
 import type { AdaptOptions } from './passes/options/adapt.js';
 import type { FileOptions, InjectOptions, LossSpec, OptimizerSpec, RunOptions } from './passes/options.js';
-import { type PlainStep, plainStep as plainStepPass } from './passes/run/plain-step.js';
 import {
   type Exchanged,
   type SplitStep,

@@ -11,24 +11,24 @@ const isWasm = process.arch === ('wasm' as string);
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
   const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
-  if (operators.has('LSTM')) (await import('../passes/run/keep-gates.js')).keepGates(model);
+  if (operators.has('LSTM')) (await import('../passes/cpu/keep-gates.js')).keepGates(model);
   if (operators.has('Softmax')) {
-    (await import('../passes/run/shorten-attention.js')).shortenAttention(model);
-    (await import('../passes/run/swap-in-products.js')).swapInProducts(model);
+    (await import('../passes/cpu/shorten-attention.js')).shortenAttention(model);
+    (await import('../passes/cpu/swap-in-products.js')).swapInProducts(model);
   }
-  if (operators.has('Erf')) (await import('../passes/run/shorten-gelu.js')).shortenGelu(model);
-  if (operators.has('Relu') && !isWasm) (await import('../passes/run/masks-at-once.js')).masksAtOnce(model);
+  if (operators.has('Erf')) (await import('../passes/cpu/shorten-gelu.js')).shortenGelu(model);
+  if (operators.has('Relu') && !isWasm) (await import('../passes/cpu/masks-at-once.js')).masksAtOnce(model);
   if (operators.has('Conv')) blockSize ??= askBlockSize();
   const block = operators.has('Conv') ? await blockSize : undefined;
-  if (block) (await import('../passes/run/block-kernel-gradients.js')).blockKernelGradients(model, block);
-  if (operators.has('MaxUnpool')) (await import('../passes/run/pools-as-maxima.js')).poolsAsMaxima(model);
-  if (operators.has('Transpose')) (await import('../passes/run/transpose-apart.js')).transposeApart(model);
-  if (operators.has('ReduceSum')) (await import('../passes/run/sums-first.js')).sumRows(model);
+  if (block) (await import('../passes/cpu/block-kernel-gradients.js')).blockKernelGradients(model, block);
+  if (operators.has('MaxUnpool')) (await import('../passes/cpu/pools-as-maxima.js')).poolsAsMaxima(model);
+  if (operators.has('Transpose')) (await import('../passes/cpu/transpose-apart.js')).transposeApart(model);
+  if (operators.has('ReduceSum')) (await import('../passes/cpu/sums-first.js')).sumRows(model);
   if (operators.has('ScatterElements')) {
-    (await import('../passes/run/add-rows.js')).addRows(model);
-    (await import('../passes/run/share-zeros.js')).shareZeros(model);
+    (await import('../passes/cpu/add-rows.js')).addRows(model);
+    (await import('../passes/cpu/share-zeros.js')).shareZeros(model);
   }
-  if (block) (await import('../passes/run/block-channels.js')).blockChannels(model, block);
+  if (block) (await import('../passes/cpu/block-channels.js')).blockChannels(model, block);
   (await import('../passes/common/lend-axes.js')).lendAxes(model);
   return model;
 }
@@ -36,14 +36,14 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
 /** Takes out of a run of several steps on the CPU what each of them need not do; changes the model's nodes. */
 export async function shortenSteps(model: Model, { device, optimize = true }: SessionOptions): Promise<void> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return;
-  (await import('../passes/run/once-a-run.js')).onceARun(model);
+  (await import('../passes/cpu/once-a-run.js')).onceARun(model);
 }
 
 let blockSize: Promise<number | undefined> | undefined;
 
 /** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
 async function askBlockSize(): Promise<number | undefined> {
-  const { BLOCKED: domain } = await import('../passes/run/blocks.js');
+  const { BLOCKED: domain } = await import('../passes/cpu/blocks.js');
   const graph = new Graph('layout');
   const x = new Value('x', { kind: 'tensor', dtype: 'float32', shape: [1, 32, 1, 2] });
   const y = new Value('y');

@@ -2,7 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { type AttrInit, toAttrs } from '../../src/ops/core/builder.js';
-import { BLOCKED } from '../../src/passes/run/blocks.js';
+import { BLOCKED } from '../../src/passes/cpu/blocks.js';
 import { layOut } from '../../src/runtime/cpu.js';
 import { Session } from '../../src/runtime/session.js';
 import { spread } from '../ops/vjp.js';

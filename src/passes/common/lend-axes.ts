@@ -2,7 +2,7 @@ import { allGraphs, type Graph, type Model, type Node, type Shape, type Value } 
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Builder } from '../../ops/core/builder.js';
-import { constantsOf } from '../run/rewrite-nodes.js';
+import { constantsOf } from './rewrite-nodes.js';
 
 /** Operators that broadcast all their operands. */
 const BROADCAST = new Set([

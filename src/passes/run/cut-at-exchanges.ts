@@ -3,7 +3,7 @@ import { AgdError } from '../../graph/errors.js';
 import { Graph, type Model, type Node, type Value } from '../../graph/ir.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import type { TrainingDescription } from '../file/description.js';
-import { like } from './plain-state.js';
+import { like } from '../file/plain-state.js';
 
 /** A part of a model, and what the ranks exchange after it. */
 export type Segment = { model: Model; statistics: ExchangedMoments[]; sums: ExchangedValue[] };

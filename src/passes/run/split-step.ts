@@ -4,9 +4,9 @@ import { AgdError } from '../../graph/errors.js';
 import { type Binding, Graph, type Model, type Value } from '../../graph/ir.js';
 import { eliminateDeadNodes } from '../common/eliminate-dead-nodes.js';
 import { lossPartsOf, type TrainingDescription } from '../file/description.js';
+import { constantsOf, like, recordUpdates } from '../file/plain-state.js';
 import { readDescription } from '../file/step-metadata.js';
 import { inferShapes, type ShapeOracle } from '../normalize/infer-shapes.js';
-import { constantsOf, like, recordUpdates } from './plain-state.js';
 
 export type SplitStep = { gradients: Model; update: Model; state: Model; table: SplitTable };
 

@@ -2,7 +2,7 @@ import type { Model, Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { rewriteNodes } from './rewrite-nodes.js';
+import { rewriteNodes } from '../common/rewrite-nodes.js';
 
 /** Two tensors whose maxima a step of a pool takes. */
 type Pair = readonly [Expr, Expr];

@@ -6,8 +6,8 @@ import { Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { inferTypes } from '../../ops/core/infer.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { reshapeState } from './hoist-reshapes.js';
-import { constantsOf } from './rewrite-nodes.js';
+import { constantsOf } from '../common/rewrite-nodes.js';
+import { reshapeState } from '../run/hoist-reshapes.js';
 
 /** Of larger tensors, some are computed in the memory of others, and all would be there for the whole run. */
 const MOST = 2 ** 16;

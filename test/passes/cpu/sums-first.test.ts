@@ -6,7 +6,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { Builder } from '../../../src/ops/core/builder.js';
 import type { Expr } from '../../../src/ops/core/expr.js';
 import { loop } from '../../../src/ops/core/scan.js';
-import { sumsFirst } from '../../../src/passes/run/sums-first.js';
+import { sumsFirst } from '../../../src/passes/cpu/sums-first.js';
 import { type Feeds, Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

@@ -1,7 +1,7 @@
 import { Graph, type Model } from '../../graph/ir.js';
-import { readDescription } from '../file/step-metadata.js';
+import { scanSteps } from '../run/scan-steps.js';
 import { constantsOf, like, recordUpdates } from './plain-state.js';
-import { scanSteps } from './scan-steps.js';
+import { readDescription } from './step-metadata.js';
 
 export type PlainStep = { step: Model; state: Model };
 

@@ -4,7 +4,7 @@ import { Names } from '../../../src/graph/names.js';
 import { Builder } from '../../../src/ops/core/builder.js';
 import type { Expr } from '../../../src/ops/core/expr.js';
 import { Attributes } from '../../../src/ops/core/rule.js';
-import { swapInProducts } from '../../../src/passes/run/swap-in-products.js';
+import { swapInProducts } from '../../../src/passes/cpu/swap-in-products.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

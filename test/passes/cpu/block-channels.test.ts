@@ -4,7 +4,7 @@ import { Names } from '../../../src/graph/names.js';
 import type { Tensor } from '../../../src/graph/tensor.js';
 import { Builder, float } from '../../../src/ops/core/builder.js';
 import type { Expr } from '../../../src/ops/core/expr.js';
-import { BLOCKED } from '../../../src/passes/run/blocks.js';
+import { BLOCKED } from '../../../src/passes/cpu/blocks.js';
 import { layOut } from '../../../src/runtime/cpu.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';

@@ -1,7 +1,7 @@
 import type { Model, Node, Value } from '../../graph/ir.js';
 import { float } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { type Constant, type Rewrite, rewriteNodes } from './rewrite-nodes.js';
+import { type Constant, type Rewrite, rewriteNodes } from '../common/rewrite-nodes.js';
 
 /** With larger heads, a product with the probabilities on the right gains nothing. */
 const MOST = 64;

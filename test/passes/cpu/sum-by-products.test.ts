@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Graph, Model, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
 import { Builder } from '../../../src/ops/core/builder.js';
-import { sumByProducts } from '../../../src/passes/run/sum-by-products.js';
+import { sumByProducts } from '../../../src/passes/cpu/sum-by-products.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

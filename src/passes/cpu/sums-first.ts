@@ -3,7 +3,7 @@ import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js'
 import { Names } from '../../graph/names.js';
 import { topologicalOrder } from '../../graph/topological-order.js';
 import { Builder } from '../../ops/core/builder.js';
-import { type Constant, constantsOf } from './rewrite-nodes.js';
+import { type Constant, constantsOf } from '../common/rewrite-nodes.js';
 import { leadingAxes, sumByProducts } from './sum-by-products.js';
 
 /**

@@ -6,8 +6,8 @@ import { Builder } from '../../../src/ops/core/builder.js';
 import type { Expr } from '../../../src/ops/core/expr.js';
 import { Attributes } from '../../../src/ops/core/rule.js';
 import { loadOperators } from '../../../src/ops/index.js';
+import { shortenAttention } from '../../../src/passes/cpu/shorten-attention.js';
 import { backward } from '../../../src/passes/differentiate/backward.js';
-import { shortenAttention } from '../../../src/passes/run/shorten-attention.js';
 import { type Feeds, Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { toAttrs } from '../../../src/ops/core/builder.js';
-import { masksAtOnce } from '../../../src/passes/run/masks-at-once.js';
+import { masksAtOnce } from '../../../src/passes/cpu/masks-at-once.js';
 import { Session } from '../../../src/runtime/session.js';
 
 type Kind = 'float32' | 'float64';

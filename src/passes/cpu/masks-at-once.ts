@@ -2,7 +2,7 @@ import { dtypeOf } from '../../graph/dtype.js';
 import type { Model, Node, Value } from '../../graph/ir.js';
 import { float } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { type Constant, rewriteNodes } from './rewrite-nodes.js';
+import { type Constant, rewriteNodes } from '../common/rewrite-nodes.js';
 
 /** Makes 1 of the least normal number, 1.2e-38. */
 const STEEP = 1e38;

@@ -5,7 +5,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { Conv } from '../../../src/ops/convolution.js';
 import { type AttrInit, Builder, toAttrs } from '../../../src/ops/core/builder.js';
 import { NodeView } from '../../../src/ops/core/rule.js';
-import { BLOCKED } from '../../../src/passes/run/blocks.js';
+import { BLOCKED } from '../../../src/passes/cpu/blocks.js';
 import { layOut } from '../../../src/runtime/cpu.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';

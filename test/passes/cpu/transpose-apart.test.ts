@@ -3,7 +3,7 @@ import { Graph, Model, Node, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { toAttrs } from '../../../src/ops/core/builder.js';
 import { Attributes } from '../../../src/ops/core/rule.js';
-import { transposeApart } from '../../../src/passes/run/transpose-apart.js';
+import { transposeApart } from '../../../src/passes/cpu/transpose-apart.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

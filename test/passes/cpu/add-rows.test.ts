@@ -4,7 +4,7 @@ import { Names } from '../../../src/graph/names.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { topologicalOrder } from '../../../src/graph/topological-order.js';
 import { Builder } from '../../../src/ops/core/builder.js';
-import { addRows } from '../../../src/passes/run/add-rows.js';
+import { addRows } from '../../../src/passes/cpu/add-rows.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

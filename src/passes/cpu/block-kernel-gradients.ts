@@ -6,9 +6,9 @@ import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { NodeView } from '../../ops/core/rule.js';
 import { type Window, windowsOf } from '../../ops/core/window.js';
+import { type Constant, rewriteNodes } from '../common/rewrite-nodes.js';
 import { isFaster } from './block-channels.js';
 import { BLOCKED } from './blocks.js';
-import { type Constant, rewriteNodes } from './rewrite-nodes.js';
 
 /** Kernels of fewer columns leave most of the runtime's accumulators idle. */
 const LEAST_COLUMNS = 3;

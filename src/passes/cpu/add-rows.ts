@@ -2,7 +2,7 @@ import type { Model, Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { loop } from '../../ops/core/scan.js';
-import { rewriteNodes } from './rewrite-nodes.js';
+import { rewriteNodes } from '../common/rewrite-nodes.js';
 
 /** ONNX Runtime adds more than 210,000 numbers on several threads, and then loses terms of equal rows. */
 const MOST = 2 ** 17;

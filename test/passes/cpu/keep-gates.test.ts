@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { type Graph, Model } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { type AttrInit, float } from '../../../src/ops/core/builder.js';
-import { keepGates } from '../../../src/passes/run/keep-gates.js';
+import { keepGates } from '../../../src/passes/cpu/keep-gates.js';
 import { Session } from '../../../src/runtime/session.js';
 import { gradients, runnable, singleNode, spread } from '../../ops/vjp.js';
 

@@ -1,6 +1,6 @@
 import type { Model, Node, Value } from '../../graph/ir.js';
 import { type Builder, float } from '../../ops/core/builder.js';
-import { type Constant, type Rewrite, rewriteNodes } from './rewrite-nodes.js';
+import { type Constant, type Rewrite, rewriteNodes } from '../common/rewrite-nodes.js';
 
 /**
  * A GELU that was exported in parts, y = x (1 + erf u) / 2 with u = x / sqrt(2), and its gradient in four passes fewer:

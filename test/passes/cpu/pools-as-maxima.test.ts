@@ -5,7 +5,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { type AttrInit, Builder, toAttrs } from '../../../src/ops/core/builder.js';
 import { NodeView } from '../../../src/ops/core/rule.js';
 import { MaxPool } from '../../../src/ops/pooling.js';
-import { poolsAsMaxima } from '../../../src/passes/run/pools-as-maxima.js';
+import { poolsAsMaxima } from '../../../src/passes/cpu/pools-as-maxima.js';
 import { Session } from '../../../src/runtime/session.js';
 
 const SQUARE = { kernel_shape: [2, 2], strides: [2, 2] };

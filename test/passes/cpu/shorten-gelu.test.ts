@@ -3,8 +3,8 @@ import { Graph, Model, Value } from '../../../src/graph/ir.js';
 import { Names } from '../../../src/graph/names.js';
 import { Builder } from '../../../src/ops/core/builder.js';
 import { loadOperators } from '../../../src/ops/index.js';
+import { shortenGelu } from '../../../src/passes/cpu/shorten-gelu.js';
 import { backward } from '../../../src/passes/differentiate/backward.js';
-import { shortenGelu } from '../../../src/passes/run/shorten-gelu.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 

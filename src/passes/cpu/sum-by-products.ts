@@ -2,7 +2,7 @@ import type { Model, Node, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { type Constant, rewriteNodes } from './rewrite-nodes.js';
+import { type Constant, rewriteNodes } from '../common/rewrite-nodes.js';
 
 /** Sums of fewer elements cost next to nothing. */
 const LEAST = 2 ** 13;

@@ -60,7 +60,7 @@ it('begins as the initialization says, by a seed', async () => {
 
 it('refuses a binding to what is not there, values of another shape, and models that say nothing', async () => {
   await expect(initialValues(await initialized({ 'fc1.weight': 'u' }))).rejects.toThrow(
-    /begins 'fc1.weight' with 'u', which its initialization does not give/,
+    /initializes 'fc1.weight' with 'u', which its initialization does not compute/,
   );
   await expect(initialValues(mlp())).rejects.toThrow(/has no initialization graph/);
   const swapped = await initialized({ 'fc1.weight': 'v' });

@@ -1,7 +1,7 @@
 /** Bytes <-> Model. This folder is the only place that knows protobuf. */
 import protobuf from 'protobufjs/minimal.js';
 import { AgdError } from '../errors.js';
-import type { Graph, Model, Node, Value } from '../ir.js';
+import type { Graph, Model, Value } from '../ir.js';
 import { type ExternalReader, type Placement, Tensor } from '../tensor.js';
 import { amend, readInt } from './message.js';
 import { type GraphExtra, readModel, readOpsets } from './read.js';
@@ -114,41 +114,12 @@ const contentOf = (chunk: Chunk) => (chunk instanceof Tensor ? chunk.bytes : chu
 export function encodeChunks(model: Model, place: Placement = inPlace): Chunk[] {
   const { graph } = model;
   const content = [
-    ...nodeChunks(graph.nodes, place),
+    ...listChunks('node', graph.nodes, node => writeNode(node, place)),
     ...frameChunks(writeFrame(graph)),
     ...initializerChunks(graph, place),
   ];
   const others = serialize('ModelProto', writeModel(model, place));
   return [others, header(MESSAGES.ModelProto!.graph!, content), ...content];
-}
-
-const NODE = MESSAGES.GraphProto!.node![1];
-const { input: INPUT, output: OUTPUT, name: NAME, opType: OPERATOR, domain: DOMAIN } = MESSAGES.NodeProto!;
-
-/** Nodes in pieces. Most have no attributes and nothing kept from a file: they are written without messages. */
-function nodeChunks(nodes: readonly Node[], place: Placement): Uint8Array[] {
-  const chunks: Uint8Array[] = [];
-  const writer = protobuf.Writer.create();
-  const text = ([, id]: [string, number], value: string) => writer.uint32((id << 3) | 2).string(value);
-  for (let i = 0; i < nodes.length; i++) {
-    const node = nodes[i]!;
-    const { inputs, outputs, name, domain } = node;
-    if (node.attrs.size || node.extra || node.overload)
-      writer.raw(serialize('GraphProto', { node: [writeNode(node, place)] }));
-    else {
-      writer.uint32((NODE << 3) | 2).fork();
-      for (let k = 0; k < inputs.length; k++) text(INPUT!, inputs[k]?.name ?? '');
-      for (let k = 0; k < outputs.length; k++) text(OUTPUT!, outputs[k]?.name ?? '');
-      if (name) text(NAME!, name);
-      if (node.opType) text(OPERATOR!, node.opType);
-      if (domain) text(DOMAIN!, domain);
-      writer.ldelim();
-    }
-    if ((i + 1) % PIECE && i + 1 < nodes.length) continue;
-    chunks.push(writer.finish());
-    writer.reset();
-  }
-  return chunks;
 }
 
 /** A list in pieces, of which one at a time is in memory as messages. */

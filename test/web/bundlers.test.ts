@@ -85,11 +85,11 @@ it.each(Object.keys(BUNDLERS))('%s leaves out what a page does not use', { timeo
 /** What a page loads at first with Vite, in gzipped bytes beside the runtime, and in how many scripts. */
 describe('the first load', () => {
   it.each([
-    ['adapt', 80_900, 1],
+    ['adapt', 80_300, 1],
     // 180 bytes join small matrices by rows: up to a third of the nodes less, and a twelfth of the time.
-    ['inject', 138_500, 4],
-    ['Trainer', 166_500, 7],
-    ['fit', 202_500, 13],
+    ['inject', 137_700, 4],
+    ['Trainer', 165_800, 7],
+    ['fit', 201_700, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

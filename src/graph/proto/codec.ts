@@ -73,6 +73,22 @@ export function listTypes(graph: Graph, values: readonly Value[]): void {
   graph.extra = { rest: extra?.rest, listed: [...listed] } satisfies GraphExtra;
 }
 
+/** Of what the graph of a file has beside its nodes, keeps the declared types alone. */
+export function keepTypesAlone(graph: Graph): void {
+  const listed = (graph.extra as GraphExtra | undefined)?.listed;
+  graph.extra = undefined;
+  if (listed) graph.extra = { rest: undefined, listed } satisfies GraphExtra;
+}
+
+/** Declares in the files of `to` what was declared of these inner values in those of `from`, where they were. */
+export function moveTypes(from: Graph, to: Graph, values: readonly Value[]): void {
+  const declared = new Set((from.extra as GraphExtra | undefined)?.listed);
+  listTypes(
+    to,
+    values.filter(v => declared.has(v.name)),
+  );
+}
+
 /**
  * The model as one file. Tensors that are still in another file can be left out: zeros in their place take no memory. Throws
  * `external-data` if that would exceed 2 GiB.

@@ -1,6 +1,7 @@
 import { type DType, isFloat } from '../../graph/dtype.js';
 import { type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
+import { moveTypes } from '../../graph/proto/codec.js';
 import { prune } from '../../graph/prune.js';
 import { Builder, RANDOM } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
@@ -81,6 +82,12 @@ function takeFixed(g: Builder, scan: Node, body: Graph): (value: Value) => boole
   }
   body.remove(taken);
   g.adopt(taken);
+  // What reads them in the body has extents that the runtime infers from theirs: it computes in place where it knows that they fit.
+  moveTypes(
+    body,
+    g.graph,
+    taken.flatMap(node => node.outputs.flatMap(v => v ?? [])),
+  );
   return value => !open.has(value);
 }
 

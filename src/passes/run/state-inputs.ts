@@ -1,5 +1,6 @@
 import type { Binding } from '../../graph/ir.js';
 import { Graph, Model } from '../../graph/ir.js';
+import { keepTypesAlone } from '../../graph/proto/codec.js';
 import { readDescription } from '../file/step-metadata.js';
 
 /**
@@ -11,7 +12,7 @@ export function stateInputs(model: Model, updates: readonly Binding[]): Model {
   const graph = Graph.view(model.graph, {
     initializers: new Map([...model.graph.initializers].filter(([value]) => !fed.has(value.name))),
   });
-  graph.extra = undefined;
+  keepTypesAlone(graph);
   const result = new Model(graph);
   result.irVersion = model.irVersion;
   result.opsetImports = model.opsetImports;

@@ -3,6 +3,7 @@ import { checkGraph } from '../../../src/graph/check-graph.js';
 import { cloneModel } from '../../../src/graph/clone.js';
 import { type DType, dtypeCode } from '../../../src/graph/dtype.js';
 import { type Model, Node, Value } from '../../../src/graph/ir.js';
+import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { onceARun } from '../../../src/passes/cpu/once-a-run.js';
 import { inject } from '../../../src/passes/inject.js';
@@ -359,4 +360,16 @@ it('leaves a model alone that is no run of steps', () => {
   const before = ops(model.graph.nodes);
   onceARun(model);
   expect(ops(model.graph.nodes)).toEqual(before);
+});
+
+it('declares types where what has them is computed, so that the runtime computes in place', async () => {
+  const s = new Sketch();
+  const x = s.input('x', ['batch', 3, 4]);
+  const y = s.add('MatMul', [x, s.weight('w', spread([4, 5]))], 'y');
+  const { injected, shorter } = await forms(s.model([y]));
+  const updates = injected.trainingInfo.flatMap(info => info.updates);
+  const { graph } = decodeModel(encodeModel(stateInputs(shorter, updates)));
+  // The gradient of the mean, for each position.
+  const scattered = graph.nodes.find(node => node.opType === 'Reshape' && node.outputs[0]!.shape);
+  expect(scattered?.outputs[0]!.shape).toEqual(['batch', 3, 1]);
 });

@@ -370,6 +370,6 @@ it('declares types where what has them is computed, so that the runtime computes
   const updates = injected.trainingInfo.flatMap(info => info.updates);
   const { graph } = decodeModel(encodeModel(stateInputs(shorter, updates)));
   // The gradient of the mean, for each position.
-  const scattered = graph.nodes.find(node => node.opType === 'Reshape' && node.outputs[0]!.shape);
-  expect(scattered?.outputs[0]!.shape).toEqual(['batch', 3, 1]);
+  const [scattered] = graph.nodes.filter(node => node.opType === 'Reshape' && node.outputs[0]!.shape);
+  expect(scattered!.outputs[0]!.shape).toEqual(['batch', 3, 1]);
 });

@@ -10,7 +10,7 @@ import {
   lossOptionNames,
   parseLoss,
   type RunOptions,
-} from '../src/constants.js';
+} from '../src/command/startup.js';
 import { UsageError } from './failure.js';
 import { checkTogether, flagOf, type Options, optionsOf, readFlags, type Values } from './flags.js';
 

@@ -19,7 +19,7 @@ const ENTRIES = [
 const LOADED = [
   ['cli/supervise', 'cli/types', 'cli/failure'],
   ['cli/program', 'cli/commands/inject'],
-  ['src/injection'],
+  ['src/command/injection'],
   ['src/runtime/types-process', 'src/runtime/session'],
   ['src/runtime/data/pool-thread'],
   ['src/runtime/train/train-process'],
@@ -28,7 +28,7 @@ const LOADED = [
 /** What stays free of modules that only others load. Modules of these alone are split by rolldown's own rule. */
 const APART = [
   ['cli/main'],
-  ['src/training'],
+  ['src/command/training'],
   ['src/passes/on-demand', 'src/ops/on-demand'],
   ['src/ir'],
   ['src/extend'],

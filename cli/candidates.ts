@@ -6,7 +6,7 @@ import {
   parseAssignments,
   parseNumbers,
   resolveOptions,
-} from '../src/constants.js';
+} from '../src/command/startup.js';
 import type { Candidate, OptimizerSpec } from '../src/internal.js';
 
 /**

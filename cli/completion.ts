@@ -1,5 +1,5 @@
 /** Completion scripts for shells, made from the tables of options. */
-import { type Option, types } from '../src/constants.js';
+import { type Option, types } from '../src/command/startup.js';
 import { flagOf, isSwitch, type Options, optionsOf } from './flags.js';
 import { COMMAND_NAMES, describe, loadCommand } from './program.js';
 

@@ -10,7 +10,7 @@ import {
   optimizerNamed,
   types,
   unknownName,
-} from '../src/constants.js';
+} from '../src/command/startup.js';
 import { flagOf, named, type Options, optionsOf, type Values } from './flags.js';
 
 /** Objects that the library nests options in; text in their place is what they begin with. */

@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
-import { type AgdError, findLaunch, oneLine, printable } from '../src/constants.js';
+import { type AgdError, findLaunch, oneLine, printable } from '../src/command/startup.js';
 
 /** A command line that cannot be understood. */
 export class UsageError extends Error {}

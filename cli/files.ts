@@ -2,7 +2,7 @@
 import { realpathSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { AgdError } from '../src/constants.js';
+import { AgdError } from '../src/command/startup.js';
 import type { InjectOptions } from '../src/internal.js';
 import { print } from './ui/terminal.js';
 

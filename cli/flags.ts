@@ -11,7 +11,7 @@ import {
   parseNumbers,
   types,
   unknownName,
-} from '../src/constants.js';
+} from '../src/command/startup.js';
 import { UsageError } from './failure.js';
 
 export type Options = Readonly<Record<string, Option>>;

@@ -21,7 +21,7 @@ export function surviveOutput(): void {
 async function tell(message: string): Promise<void> {
   const [{ report }, { AgdError }] = await Promise.all([
     import('./failure.js'),
-    import('../src/constants.js'),
+    import('../src/command/startup.js'),
   ]);
   report(new AgdError('io', message));
 }

@@ -1,6 +1,6 @@
 import type { Argv } from 'yargs';
 import parseFlags from 'yargs-parser';
-import { AgdError, findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/constants.js';
+import { AgdError, findLaunch, type Command as Name, OPTIONS, unknownName } from '../src/command/startup.js';
 import { readArguments } from './arguments.js';
 import { HELP_WIDTH, version } from './cached-help.js';
 import { UsageError } from './failure.js';

@@ -1,6 +1,6 @@
 /** What a training run prints: progress for people, nothing but files, or events for programs. */
 import { basename } from 'node:path';
-import { quotedColumn, showAugmentations } from '../src/constants.js';
+import { quotedColumn, showAugmentations } from '../src/command/startup.js';
 import type { Evaluation, TrainEvent, TrainJob } from '../src/internal.js';
 import { describeInjection } from './commands/inject.js';
 import { dataStatus } from './ui/data-status.js';

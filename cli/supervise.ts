@@ -46,7 +46,7 @@ export async function supervise(args: readonly string[]): Promise<void> {
   });
   for (const signal of STOPS) process.off(signal, pass);
   if (signal || code! > 255) {
-    const { crashError, isFault } = await import('../src/constants.js');
+    const { crashError, isFault } = await import('../src/command/startup.js');
     if (isFault(code, signal)) throw crashError(code, signal);
   }
   if (signal) process.kill(process.pid, signal);

@@ -1,4 +1,4 @@
-import { ADAPT_OPTIONS, type AdaptOptions, types } from '../../src/constants.js';
+import { ADAPT_OPTIONS, type AdaptOptions, types } from '../../src/command/startup.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
 import { formatNames } from '../ui/format.js';

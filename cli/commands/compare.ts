@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { injectOptionsOf, types } from '../../src/constants.js';
+import { injectOptionsOf, types } from '../../src/command/startup.js';
 import type { ComparedRun } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { candidatesOf, ratesAround } from '../candidates.js';

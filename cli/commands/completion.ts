@@ -1,4 +1,4 @@
-import { AgdError } from '../../src/constants.js';
+import { AgdError } from '../../src/command/startup.js';
 import { completionScript, SHELLS, type Shell } from '../completion.js';
 import { UsageError } from '../failure.js';
 import type { Options } from '../flags.js';

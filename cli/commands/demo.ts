@@ -1,6 +1,6 @@
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { TrainJob } from '../../src/internal.js';
 import { makeFolder, pathsOf } from '../files.js';
 import type { Options } from '../flags.js';

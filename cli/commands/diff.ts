@@ -1,4 +1,4 @@
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { ModelDiff } from '../../src/internal.js';
 import type { Options } from '../flags.js';
 import { formatCount, formatNumber } from '../ui/format.js';

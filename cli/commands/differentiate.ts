@@ -1,4 +1,4 @@
-import { DERIVATIVE_OPTIONS, type DerivativeMode, types } from '../../src/constants.js';
+import { DERIVATIVE_OPTIONS, type DerivativeMode, types } from '../../src/command/startup.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';

@@ -1,4 +1,4 @@
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { Evaluation } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { dataToRead, type Options } from '../flags.js';

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';

@@ -1,4 +1,4 @@
-import { AgdError, noLoss, types } from '../../src/constants.js';
+import { AgdError, noLoss, types } from '../../src/command/startup.js';
 import type { GradientOptions, Model, Tensor } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';

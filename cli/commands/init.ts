@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { AgdError, types } from '../../src/constants.js';
+import { AgdError, types } from '../../src/command/startup.js';
 import type { Suggestion } from '../../src/internal.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';

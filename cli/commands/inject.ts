@@ -1,5 +1,5 @@
 import { dirname, join } from 'node:path';
-import { AgdError, injectOptionsOf, types } from '../../src/constants.js';
+import { AgdError, injectOptionsOf, types } from '../../src/command/startup.js';
 import type { Model, TrainEvent } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs, makeFolder, withOriginal } from '../files.js';
@@ -73,7 +73,9 @@ type Args = Arguments & {
 export async function handler(args: Args): Promise<void> {
   const runs = args.calibrate !== undefined || args.pack || args.initialize || args.split;
   if (await supervisedWhere(!!runs, args.model)) return;
-  const { inject, injectedEvent, openForInjection, typesApart } = await import('../../src/injection.js');
+  const { inject, injectedEvent, openForInjection, typesApart } = await import(
+    '../../src/command/injection.js'
+  );
   const isFolder = args.split || args.plainState || args.steps !== undefined;
   const ending = isFolder ? '.agd' : '.agd.onnx';
   const out = args.out ?? args.model.replace(/(\.onnx|\/)?$/, ending);
@@ -123,7 +125,7 @@ const PARTS = { plain: ['step.onnx', 'state.onnx'], split: ['grad.onnx', 'update
 
 /** Saves the step in one file, or its parts and their first state in several. */
 async function write(model: Model, paths: readonly string[], { split, steps, format }: Args): Promise<void> {
-  const { saveModel } = await import('../../src/injection.js');
+  const { saveModel } = await import('../../src/command/injection.js');
   const parts = async (): Promise<Model[]> => {
     if (paths.length === 1 && format !== 'training-info') return [model];
     const { plainStep, splitStep, trainingInfoForm } = await all();

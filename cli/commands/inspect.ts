@@ -1,4 +1,4 @@
-import { crashError, types } from '../../src/constants.js';
+import { crashError, types } from '../../src/command/startup.js';
 import type { Arguments } from '../arguments.js';
 import type { Options } from '../flags.js';
 import { typesProcess } from '../types.js';
@@ -23,7 +23,7 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  const { inspect, openModel, modelFile, typesApart } = await import('../../src/injection.js');
+  const { inspect, openModel, modelFile, typesApart } = await import('../../src/command/injection.js');
   const { train, freeze, unfreezeLast, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
   const runtime = typesProcess();

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { AgdError, allOptimizerNames, types } from '../../src/constants.js';
+import { AgdError, allOptimizerNames, types } from '../../src/command/startup.js';
 import type { Candidate, Model } from '../../src/internal.js';
 import { candidatesOf } from '../candidates.js';
 import { makeFolder, writeTexts } from '../files.js';

@@ -1,4 +1,4 @@
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { Options } from '../flags.js';
 import { print, printJson } from '../ui/terminal.js';
 

@@ -1,4 +1,4 @@
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import type { Activation } from '../../src/internal.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';

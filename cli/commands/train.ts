@@ -1,5 +1,5 @@
 import { basename, resolve } from 'node:path';
-import { AgdError, findLaunch, types } from '../../src/constants.js';
+import { AgdError, findLaunch, types } from '../../src/command/startup.js';
 import type { TrainEvent, TrainJob } from '../../src/internal.js';
 import { type Arguments, injectOptionsIfTask } from '../arguments.js';
 import { UsageError } from '../failure.js';
@@ -254,7 +254,9 @@ async function train(args: TrainArgs, isSilent = false): Promise<void> {
     }))
       if (given) throw new UsageError(`--${flag} changes the models that --folds writes: add --out-dir DIR.`);
   const output = args.folds === undefined ? (args.out ?? trainedName(args.model)) : undefined;
-  const { checkWritable, dataOptionsOf, foldOutput, isArtifacts } = await import('../../src/training.js');
+  const { checkWritable, dataOptionsOf, foldOutput, isArtifacts } = await import(
+    '../../src/command/training.js'
+  );
   const { folds = 0, outDir } = args;
   const models =
     outDir === undefined ? [output] : Array.from({ length: folds }, (_, i) => foldOutput(outDir, i));
@@ -337,7 +339,7 @@ async function train(args: TrainArgs, isSilent = false): Promise<void> {
     await page?.close(failure);
   }
   if (args.report !== undefined && record.rangeTest) {
-    const { writeFileAtomic } = await import('../../src/training.js');
+    const { writeFileAtomic } = await import('../../src/command/training.js');
     const { renderRates } = await import('../rates-report.js');
     await writeFileAtomic(args.report, [Buffer.from(renderRates(record.rangeTest, basename(args.model)))]);
     display.watch({ type: 'saved', time: Date.now(), path: args.report, what: 'report' });
@@ -368,7 +370,7 @@ async function fileWatchers({ log, csv, logdir }: TrainArgs): Promise<Watcher[]>
 const isInPlace = ({ state, model }: TrainArgs) => state !== undefined && resolve(state) === resolve(model);
 
 async function writeReport(path: string, { model, data }: TrainArgs, record: RunRecord): Promise<void> {
-  const { writeFileAtomic } = await import('../../src/training.js');
+  const { writeFileAtomic } = await import('../../src/command/training.js');
   const { renderRun } = await import('../run-report.js');
   const page = renderRun(record, {
     title: basename(model),
@@ -400,7 +402,7 @@ export async function runWithProgress(
   display: Display,
   watch: (event: TrainEvent) => void,
 ): Promise<void> {
-  const { trainInWorker } = await import('../../src/training.js');
+  const { trainInWorker } = await import('../../src/command/training.js');
   const abort = new AbortController();
   const kill = new AbortController();
   const signals = Object.keys(EXIT_CODES) as NodeJS.Signals[];

@@ -1,4 +1,4 @@
-import { printable } from '../../src/constants.js';
+import { printable } from '../../src/command/startup.js';
 import { formatLoss, formatMetric, formatSeconds } from './format.js';
 import { fraction, movingLine, plainLines, type StepStatus } from './progress-display.js';
 import { type Paint, painter } from './terminal.js';

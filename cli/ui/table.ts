@@ -1,4 +1,4 @@
-import { printable } from '../../src/constants.js';
+import { printable } from '../../src/command/startup.js';
 import { formatFixed, formatNumber } from './format.js';
 import type { Paint } from './terminal.js';
 

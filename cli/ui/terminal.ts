@@ -1,5 +1,5 @@
 import { styleText } from 'node:util';
-import { printable } from '../../src/constants.js';
+import { printable } from '../../src/command/startup.js';
 
 /** Colours a text, or leaves it as it is; characters in it that would steer the terminal are replaced. */
 export type Paint = (style: Parameters<typeof styleText>[0], text: string) => string;

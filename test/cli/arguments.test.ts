@@ -7,7 +7,7 @@ import { type Arguments, injectOptionsIfTask } from '../../cli/arguments.js';
 import { readConfig } from '../../cli/config.js';
 import { addFlags, type Options, readFlags } from '../../cli/flags.js';
 import { parse } from '../../cli/program.js';
-import { types } from '../../src/constants.js';
+import { types } from '../../src/command/startup.js';
 import { type AnyOptions, optimizerNamed } from '../../src/ops/optimizers/index.js';
 import { resolveOptions } from '../../src/ops/optimizers/optimizer.js';
 import { type Command, injectOptionsOf, optimizerFlags } from '../../src/passes/options.js';

@@ -3,7 +3,7 @@ import { toJsonSchema } from '@valibot/to-json-schema';
 import * as v from 'valibot';
 import { flagOf, kebab, type Options, optionsOf } from '../../cli/flags.js';
 import { COMMAND_NAMES, loadCommand } from '../../cli/program.js';
-import { GROUPS, type Option, type OptionType, types } from '../../src/constants.js';
+import { GROUPS, type Option, type OptionType, types } from '../../src/command/startup.js';
 import { OPTIMIZERS } from '../../src/ops/optimizers/index.js';
 import type { OptimizerOption } from '../../src/ops/optimizers/optimizer.js';
 import { table } from './pages.js';

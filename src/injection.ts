@@ -1,8 +1,0 @@
-/** What commands need that read a model and write a step: half of what the library loads. */
-export { saveModel } from './graph/files.js';
-export { openModel } from './graph/open-model.js';
-export { inject } from './passes/inject.js';
-export { inspect } from './passes/inspect.js';
-export { modelFile, openForInjection } from './runtime/formats/open-for-injection.js';
-export { injectedEvent } from './runtime/train/injected-event.js';
-export { typesApart } from './runtime/types-apart.js';

@@ -1,6 +1,0 @@
-/** What a command needs that trains in another process: a tenth of what that one loads. */
-export { checkWritable, writeFileAtomic } from './graph/files.js';
-export { dataOptionsOf } from './runtime/data/data.js';
-export { isArtifacts } from './runtime/formats/is-artifacts.js';
-export { foldOutput } from './runtime/train/cross-validate.js';
-export { trainInWorker } from './runtime/train/worker.js';

@@ -1,5 +1,5 @@
 /** What every command loads at startup: small modules only, so that help is instant. */
-export { crashError, isFault } from '../graph/crash.js';
+
 export { AgdError, oneLine, printable } from '../graph/errors.js';
 export * as types from '../ops/core/option-type.js';
 export { checkOption, type OptionType, unknownName } from '../ops/core/option-type.js';
@@ -28,3 +28,4 @@ export {
 export { showAugmentations } from '../passes/recipe/augmentation.js';
 export { quotedColumn } from '../passes/recipe/columns.js';
 export { findLaunch } from '../runtime/collective/launcher.js';
+export { crashError, isFault } from '../runtime/crash.js';

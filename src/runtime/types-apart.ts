@@ -1,11 +1,11 @@
 /** Asks the runtime for types in a process of its own, so that a fault in its native code is told as any other failure. */
 import type { ChildProcess } from 'node:child_process';
-import { crashError } from '../graph/crash.js';
 import { AgdError } from '../graph/errors.js';
 import type { ValueType } from '../graph/ir.js';
 import { encodeModel, inline } from '../graph/proto/codec.js';
 import { checkAttributes } from '../passes/normalize/check-attributes.js';
 import type { ShapeOracle } from '../passes/normalize/infer-shapes.js';
+import { crashError } from './crash.js';
 
 /** What the process answers to the bytes of a model. */
 export type Answer =

@@ -1,8 +1,8 @@
 /** Runs training in a process of its own: the runtime blocks the event loop while it runs, and a fault in it ends its process. */
 import { fork, type IOType, type StdioOptions } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { crashError } from '../../graph/crash.js';
 import { AgdError, type ErrorCode } from '../../graph/errors.js';
+import { crashError } from '../crash.js';
 import type { TrainEvent } from './events.js';
 import { withinMemory } from './memory-plan.js';
 import { NOTHING_SAVED } from './run-state.js';

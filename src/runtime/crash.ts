@@ -1,5 +1,5 @@
 /** Crashes of child processes in native code. */
-import { AgdError } from './errors.js';
+import { AgdError } from '../graph/errors.js';
 
 const FAULTS = new Set<unknown>(['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP']);
 

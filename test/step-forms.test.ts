@@ -1,4 +1,4 @@
-/** What docs/guide/pipelines.md shows runs as it is. */
+/** What docs/guide/step-forms.md shows runs as it is. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -75,7 +75,7 @@ it.skipIf(missing).each<[string, Model, InjectOptions]>([
       ]),
     );
     await writeNpz(join(folder, 'data.npz'), stacked);
-    const page = readFileSync(join(ROOT, 'docs/guide/pipelines.md'), 'utf8');
+    const page = readFileSync(join(ROOT, 'docs/guide/step-forms.md'), 'utf8');
     const [, code] = /```python\n(.*?)```/s.exec(page)!;
     const read = 'data = np.load("data.npz")\nbatches = list(zip(data["x"], data["target"]))\n';
     writeFileSync(join(folder, 'train.py'), code!.replace(/^dist\.init/m, `${read}$&`));
@@ -121,7 +121,7 @@ it('drives both halves from JavaScript', async () => {
   const data = mlpData(16);
   const [x, target] = [data.get('x')!, data.get('target')!];
   const batch = `{ x: new ort.Tensor('float32', [${x.numbers()}], [${x.dims}]), target: new ort.Tensor('int64', [${target.numbers()}].map(BigInt), [${target.dims}]) }`;
-  const page = readFileSync(join(ROOT, 'docs/guide/pipelines.md'), 'utf8');
+  const page = readFileSync(join(ROOT, 'docs/guide/step-forms.md'), 'utf8');
   const [, code] = /```js\n(.*?)```/s.exec(page)!;
   writeFileSync(
     join(folder, 'loop.mjs'),

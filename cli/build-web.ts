@@ -44,7 +44,7 @@ export const FOR_COMMANDS: readonly string[] = [
   'shown',
 ];
 const TABLES =
-  /\/dist\/src\/(passes\/(options\/[\w-]+|pipeline)|(ops\/optimizers|runtime\/metrics)\/[\w-]+)\.js$/;
+  /\/dist\/src\/(passes\/(options|stages)\/[\w-]+|(ops\/optimizers|runtime\/metrics)\/[\w-]+)\.js$/;
 
 /** The code without properties of these names in its objects, and without the help text of `option(type, value, help)`. */
 function withoutTexts(code: string, names: readonly string[]): string {

@@ -1,7 +1,7 @@
 import type { Value } from '../../graph/ir.js';
 import type { Provider } from '../../ops/core/provider.js';
 import { ensure } from '../../ops/optimizers/optimizer.js';
-import type { InjectOptions } from '../options.js';
+import type { InjectOptions, ScalarType } from '../options.js';
 
 export type Precision = 'fp32' | 'fp16' | 'bf16';
 
@@ -37,3 +37,10 @@ export function precisionOf(
   );
   return precision;
 }
+
+/** The type of the scalars of an update. Most GPUs are slow in float64, and WebGPU in browsers comes without it. */
+export const scalarTypeOf = ({
+  scalars,
+  provider = 'cpu',
+}: Pick<InjectOptions, 'scalars' | 'provider'>): ScalarType =>
+  scalars ?? (provider === 'cpu' ? 'float64' : 'float32');

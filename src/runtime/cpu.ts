@@ -4,8 +4,8 @@ import { Tensor } from '../graph/tensor.js';
 import { resolveDevice } from './devices/choose.js';
 import { Session, type SessionOptions } from './session.js';
 
-/** Where HardSigmoid takes longer than Greater and Cast. */
-const isWasm = process.arch === ('wasm' as string);
+/** In WebAssembly, where HardSigmoid takes longer than Greater and Cast, and nothing tells the sizes of caches. */
+export const isWasm = process.arch === ('wasm' as string);
 
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
 export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {

@@ -30,7 +30,7 @@ import { stateInputs } from '../../passes/run/state-inputs.js';
 import type { StateSum } from '../../passes/run/state-sum.js';
 import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
-import { layOut, shortenSteps } from '../cpu.js';
+import { isWasm, layOut, shortenSteps } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
 import { checkRange } from '../data/targets.js';
@@ -175,6 +175,8 @@ export class Trainer {
       return trainer;
     }
     const onDevice = staysOnDevice(options);
+    const { device = 'cpu' } = options;
+    if (device === 'cpu' && !isWasm) (await import('../tiles.js')).fitTiles(part, options);
     const { model: steps, ...run } =
       !data.length || onDevice
         ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
@@ -183,7 +185,6 @@ export class Trainer {
           : { ...scanSteps(part), tables: [] };
     const ready = steps === part ? part : await layOut(steps, options);
     const stay = onDevice ? statesToStay(part, description, updates) : [];
-    const { device = 'cpu' } = options;
     const isInto =
       steps !== part &&
       !run.tables.length &&

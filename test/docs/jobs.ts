@@ -33,6 +33,7 @@ export async function withJobs(folder: string, text: string): Promise<void> {
   }
   if (has('articles.jsonl')) put('articles.jsonl', lines(ARTICLES.map(x => JSON.stringify(x))));
   if (has('clicks.csv')) put('clicks.csv', clicks());
+  if (has('tokens.jsonl')) put('tokens.jsonl', lines(TOKENS.map(x => JSON.stringify(x))));
   if (has('notes.csv'))
     put('notes.csv', lines(['text', ...['to be', 'or not to be', 'that is the question', 'be or not']]));
   if (has('book.txt')) put('book.txt', 'to be or not to be that is the question\n'.repeat(40));
@@ -71,6 +72,12 @@ const TOKENIZER = {
     vocab: Object.fromEntries(['[PAD]', '[UNK]', ...WORDS].map((word, id) => [word, id])),
   },
 };
+
+/** Conversations as tokens, of which the last half are learned. */
+const TOKENS = Array.from({ length: 12 }, (_, i) => {
+  const input_ids = Array.from({ length: 4 + i }, (_, j) => (i + 3 * j) % 16);
+  return { input_ids, labels: input_ids.map((id, j) => (j < 2 + i / 2 ? -100 : id)) };
+});
 
 /** Articles with any number of topics each. */
 const ARTICLES = Array.from({ length: 60 }, (_, i) => ({

@@ -167,7 +167,8 @@ const input = v.pipe(
   }),
   v.check(({ dims, columns, windows }) => {
     const width = columns.reduce((n, column) => n + column.width, 0);
-    const places = windows && !isText(columns[0]!.steps.at(-1)!.step) ? windows.length : 1;
+    const places =
+      windows && !windows.documents && !isText(columns[0]!.steps.at(-1)!.step) ? windows.length : 1;
     return dims.reduce((n, d) => n * d, 1) === width * places;
   }, 'the widths of the columns do not add up to the dims'),
 );

@@ -9,6 +9,7 @@ import type { ColumnsOption } from '../../passes/recipe/columns.js';
 import type { Recipe } from '../../passes/recipe/recipe.js';
 import { checkAugmented, dataOf, finiteRows, isSplit, sampled, splitBy } from './arrays.js';
 import { type BindOptions, bindData, type InputSpec } from './bind.js';
+import { noteCopies } from './copied-tokens.js';
 import type { Data, DataBinding, DataOptions } from './data.js';
 import type { Dataset } from './dataset.js';
 import { type Encoded, encodeSource } from './encoded.js';
@@ -32,7 +33,12 @@ export async function openData(paths: string | readonly string[], options: DataO
   if (formats.every(format => format === 'arrays')) {
     const { columns, recipe, skipMissing } = options;
     const { arrays, notes } = finiteRows(await readArrays(files, columns, recipe), name, skipMissing);
-    if (!hasSpec) return dataOf(arrays, name, options, { notes, columns: new Map() });
+    if (!hasSpec) {
+      const data = dataOf(arrays, name, options, { notes, columns: new Map() });
+      const bind: Data['bind'] = async (inputs, binding = {}) =>
+        noteCopies(await data.bind(inputs, binding), inputs, binding.labels);
+      return { ...data, bind };
+    }
     const { withDimsOf } = await import('./recipe/array-steps.js');
     const own = recipe ? { recipe: withDimsOf(recipe, arrays) } : {};
     return new Table({ source: arraysAsSource(arrays, name), notes }, files, { ...options, ...own });
@@ -282,10 +288,11 @@ class Table implements Data {
     const { encoded, notes } = this.#bound;
     const recipe = this.recipe!;
     const data = 'arrays' in encoded ? encoded.arrays : encoded.samples;
-    return bindData(data, inputs, boundBy(recipe, binding, this.name)).with({
+    const bound = bindData(data, inputs, boundBy(recipe, binding, this.name)).with({
       notes,
       shuffleBuffer: this.options.shuffleBuffer,
     });
+    return noteCopies(bound, inputs, binding.labels);
   }
 
   /** The recipe for these inputs, fitted on these rows or all; as it was given where one was. */

@@ -68,10 +68,31 @@ export async function applyRecipe(
   const tokenizers = await tokenizersOf(recipe, used);
   const arrays = new Map<string, Tensor>();
   const span = Math.max(0, ...used.map(({ windows }) => (windows ? windows.shift + windows.length : 0)));
+  checkItems(used, block, options);
   const isPacked = used.some(({ windows }) => windows?.documents?.segments);
   for (const input of used)
     arrays.set(input.input, applyInput(input, block, options, tokenizers, { span, isPacked }));
   return arrays;
+}
+
+/** Documents of lists have an item for each token in all columns. */
+function checkItems(
+  used: readonly InputRecipe[],
+  { values }: Block,
+  { source = 'the data', firstRow = 1 }: ApplyOptions,
+): void {
+  const [first, ...others] = new Set(
+    used.flatMap(({ windows, columns: [only] }) =>
+      windows?.documents && only!.kind === 'list' && values.has(only!.column) ? only!.column : [],
+    ),
+  );
+  for (const column of others) {
+    const place = { source, column, firstRow };
+    const expected = listsOf(values.get(first!)!, place);
+    for (const [row, { length }] of listsOf(values.get(column)!, place).entries())
+      if (length !== expected[row]!.length)
+        throw badValue(place, row, `${length} items, but '${first}' has ${expected[row]!.length}`);
+  }
 }
 
 type Tokenizers = ReadonlyMap<string, Encode>;
@@ -115,6 +136,12 @@ function applyInput(
   const placeOf = (column: string): Place => ({ source, column, firstRow });
   const [only] = columns;
   const last = only!.steps.at(-1)!;
+  if (windows?.documents && last.step === 'list') {
+    const place = placeOf(only!.column);
+    const numberOf = itemsOf(last, place);
+    const documents = listsOf(read(only!.column), place).map((list, row) => list.map(x => numberOf(x, row)));
+    return typed(layOutDocuments(documents, windows, isPacked), dtype, dims, place);
+  }
   if (windows && isTokens) {
     const texts = textsOf(read(only!.column)).map(text => text ?? '');
     if (windows.documents) {
@@ -392,26 +419,29 @@ function writerOf(
           }
         });
     }
-    case 'list': {
-      const positions = step.table && positionsOf(step.table, false);
-      return (values, _rows, out, stride, at, place) =>
+    case 'list':
+      return (values, _rows, out, stride, at, place) => {
+        const numberOf = itemsOf(step, place);
         listsOf(values, place).forEach((list, row) => {
           for (let i = 0; i < width; i++) {
             const item = list[i];
-            const x =
-              item === undefined
-                ? step.pad
-                : positions
-                  ? (positions.get(String(item)) ?? step.unknown)
-                  : Number(item);
-            if (Number.isNaN(x)) throw badValue(place, row, `'${item}' is not a number`);
-            out[row * stride + at + i] = x;
+            out[row * stride + at + i] = item === undefined ? step.pad : numberOf(item, row);
           }
         });
-    }
+      };
     case 'image':
       throw new AgdError('bad-option', 'An image feeds an input alone, without other columns.');
   }
+}
+
+/** The number of an item of a list: itself, or its position in the table. */
+function itemsOf(step: Extract<FinalStep, { step: 'list' }>, place: Place) {
+  const positions = step.table && positionsOf(step.table, false);
+  return (item: string | number, row: number): number => {
+    const x = positions ? (positions.get(String(item)) ?? step.unknown) : Number(item);
+    if (Number.isNaN(x)) throw badValue(place, row, `'${item}' is not a number`);
+    return x;
+  };
 }
 
 const strange = (key: string | number | null) =>

@@ -215,6 +215,10 @@ export class Chain {
   }
 
   #list(transform: Transform, table: string[] | null): FinalStep {
+    if (transform.options.length === undefined)
+      throw this.#error(
+        'list needs a length, as in list(64); documents(64) is for tokens that predict the next one',
+      );
     const length = this.#number(transform, 'length');
     const end = table?.length ?? 0;
     return {

@@ -162,7 +162,13 @@ function planSaid(
         if (cut === 'windows' || cut === 'documents')
           windows.set(field.name, windowsOf(given!.pop()!, input, field));
         // Before windows, what is usual need not be said.
-        const chosen = given?.length ? given : usual(field, input);
+        const own = windows.get(field.name);
+        const chosen =
+          own?.documents && field.kind === 'list'
+            ? [listOf(own, given?.at(-1))]
+            : given?.length
+              ? given
+              : usual(field, input);
         if (!chosen) throw unclearColumn(field, input);
         return { field, transforms: chosen };
       }),
@@ -189,7 +195,7 @@ function checkWindows(
   const other = columns.find(
     ({ field }) => JSON.stringify(windows.get(field.name)) !== JSON.stringify([...windows.values()][0]),
   );
-  if (columns.length > 1 && columns.some(hasTokens))
+  if (columns.length > 1 && (columns.some(hasTokens) || [...windows.values()].some(w => w.documents)))
     throw new AgdError('bad-option', `--columns ${name}=…: windows of text are made of one column alone.`);
   if (other)
     throw new AgdError(
@@ -203,7 +209,7 @@ const hasTokens = ({ transforms }: PlannedColumn) =>
 
 /** Whether samples are windows of rows, not of tokens. */
 export const hasRowWindows = ({ inputs }: Plan) =>
-  inputs.some(({ windows, columns }) => windows && !columns.some(hasTokens));
+  inputs.some(({ windows, columns }) => windows && !windows.documents && !columns.some(hasTokens));
 
 /** The field of this name, or those that a pattern with * matches, less those that are taken. */
 function matching(
@@ -233,12 +239,12 @@ function windowsOf({ name, options }: Transform, input: RecipeInput, field: Fiel
         'bad-option',
         `--columns ${input.name}=…: documents needs a length, as in documents(512).`,
       );
-    if (isRows)
+    if (isRows && field.kind !== 'list')
       throw new AgdError(
         'bad-option',
-        `--columns ${input.name}=…: documents are text, and column '${field.name}' has values of kind ${field.kind}.`,
+        `--columns ${input.name}=…: documents are text or lists of token ids, and column '${field.name}' has values of kind ${field.kind}.`,
       );
-    return { length: length!, stride: length!, shift: 0, ahead: 1, documents: 'tokens' };
+    return { length: length!, stride: length!, shift: input.isTarget ? 1 : 0, ahead: 1, documents: 'tokens' };
   }
   if (!isCount(length) || !isCount(stride) || !isCount(ahead, 0))
     throw new AgdError(
@@ -268,9 +274,17 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
         ...part(segments, columns, undefined, true),
         windows: { ...windows, documents: 'segments' },
       });
+    if (windows.documents)
+      for (const [name, other] of planned)
+        if (!other.windows && isListAlone(other))
+          planned.set(name, {
+            ...other,
+            columns: other.columns.map(({ field }) => ({ field, transforms: [listOf(windows)] })),
+            windows: { ...windows, shift: other.spec.isTarget ? 1 : 0 },
+          });
     const target = inputs.find(input => input.isTarget);
     if (!target) continue;
-    const isTokens = columns.some(hasTokens);
+    const isTokens = windows.documents !== undefined || columns.some(hasTokens);
     const own = planned.get(target.name) ?? part(target, columns, ruleOf(target), true);
     if (own.windows) continue;
     if (!isTokens) {
@@ -287,6 +301,21 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
       'bad-option',
       `Input '${cut.spec.name}' takes windows of ${source.name}, but '${plain.spec.name}' takes its rows: give windows to both.`,
     );
+}
+
+/** Ids as lists have them, in documents of this length. */
+const listOf = ({ length }: PlannedWindows, given?: Transform): Transform =>
+  given && given.name !== 'list' ? given : transform('list', { ...given?.options, length: String(length) });
+
+/** A column of lists whose length nobody said: its items belong to the tokens of documents. */
+function isListAlone({ columns: [first, ...others], spec }: PlannedInput): boolean {
+  const [last] = first!.transforms;
+  const isOpen = last?.name === 'list' && last.options.length === undefined;
+  return (
+    !others.length &&
+    first!.field.kind === 'list' &&
+    (isOpen || (spec.isTarget === true && last?.name === 'class'))
+  );
 }
 
 function inputNamed(name: string, inputs: readonly RecipeInput[], where: string): RecipeInput {
@@ -333,7 +362,8 @@ function ruleOf({ name, dtype, range }: RecipeInput): LabelRule {
 function asItIs(field: Field, input: RecipeInput): Transform[] {
   if (input.isTarget) return targetOf(field);
   const isNumber = ['number', 'integer', 'bool', 'tensor'].includes(field.kind);
-  return isNumber ? [transform('none')] : (usual(field, input) ?? [transform('none')]);
+  const otherwise = transform(field.kind === 'list' ? 'list' : 'none');
+  return isNumber ? [otherwise] : (usual(field, input) ?? [otherwise]);
 }
 
 /** What a target is made of: classes, or the pixels of masks. */
@@ -443,18 +473,17 @@ export function showPlan(
       const [first] = only!.transforms;
       const isPlainLabel = first?.name === 'class' && !first.list.length && first.options.other === undefined;
       if (label && columns.length === 1 && isPlainLabel) return `--label ${quotedColumn(only!.field.name)}`;
-      const parts = columns
-        .slice(0, FEW)
-        .map(
-          ({ field, transforms }) => `${quotedColumn(field.name)}:${transforms.map(showTransform).join('+')}`,
-        );
-      const rest = columns.length > FEW ? ',…' : '';
       const cut = !windows
-        ? ''
+        ? []
         : windows.documents
-          ? `+documents(${windows.length})`
-          : `+windows(${windows.length},stride=${windows.stride})`;
-      return `--columns '${spec.name}=${parts.join(',')}${cut}${rest}'`;
+          ? [`documents(${windows.length})`]
+          : [`windows(${windows.length},stride=${windows.stride})`];
+      const parts = columns.slice(0, FEW).map(({ field, transforms }) => {
+        const shown = windows?.documents && field.kind === 'list' ? [] : transforms.map(showTransform);
+        return `${quotedColumn(field.name)}:${[...shown, ...cut].join('+')}`;
+      });
+      const rest = columns.length > FEW ? ',…' : '';
+      return `--columns '${spec.name}=${parts.join(',')}${rest}'`;
     });
   const told = decided.map(p => {
     const names = listed(p.columns.map(c => c.field.name));

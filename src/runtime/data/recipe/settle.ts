@@ -21,7 +21,7 @@ export function settleDims(
   const known = sample?.filter(d => typeof d === 'number');
   const isKnown = sample !== undefined && known!.length === sample.length;
   const product = (extents: readonly number[]) => extents.reduce((n, d) => n * d, 1);
-  if (windows && !isTokens(last))
+  if (windows && !windows.documents && !isTokens(last))
     return settleRows(spec, windows, chains, isKnown ? product(known!) : undefined, source);
   const widths = chains.map(chain =>
     widthIn(chain, windows, isKnown && chains.length === 1 ? product(known!) : undefined),
@@ -57,7 +57,8 @@ function documentsOf(
 ): Pick<Windows, 'documents'> {
   if (!documents) return {};
   if (documents === 'segments') return { documents: { fill: 0, segments: true } };
-  if (!isTarget) return { documents: { fill: last.step === 'tokens' ? last.pad : 0 } };
+  if (!isTarget)
+    return { documents: { fill: last.step === 'tokens' || last.step === 'list' ? last.pad : 0 } };
   if (range?.ignored !== undefined) return { documents: { fill: range.ignored } };
   throw new AgdError(
     'bad-option',
@@ -109,7 +110,7 @@ function widthIn(chain: Chain, windows: PlannedWindows | undefined, wanted: numb
   const last = chain.fitted.at(-1)!;
   if (windows) {
     // Running text has no length of its own.
-    if ('length' in last) Object.assign(last, { length: null });
+    if (isTokens(last)) Object.assign(last, { length: null });
     return windows.length;
   }
   const isOpen =

@@ -28,6 +28,8 @@ export function numbersOf(values: Values, kind: ColumnKind, place: Place): Numbe
   if (!Array.isArray(values)) return values as Numbers;
   return Float64Array.from(values as readonly unknown[], (value, row) => {
     if (value === null || value === '') return Number.NaN;
+    if (Array.isArray(value))
+      throw badValue(place, row, `a list is not a number; list(${value.length}) takes the numbers in it`);
     const text = typeof value === 'object' ? textOf(value as Uint8Array) : String(value);
     const number = kind === 'date' ? parseDate(text) : kind === 'bool' ? readBool(text) : Number(text);
     if (Number.isNaN(number))

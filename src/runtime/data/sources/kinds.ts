@@ -100,6 +100,14 @@ export function otherKind({ source, row, field }: Place, kind: FieldKind, found:
   );
 }
 
+const isRecord = (value: unknown) => typeof value === 'object' && value !== null && !isList(value);
+
+const ofRecords = ({ source, row, field }: Place) =>
+  new AgdError(
+    'bad-data',
+    `${source}, row ${row}: column '${field}' holds lists of objects, and no input takes these. Of the messages of a conversation, make token ids first, as docs/guide/text.md shows.`,
+  );
+
 const shown = (value: unknown) => {
   const text = typeof value === 'bigint' ? String(value) : (JSON.stringify(value) ?? typeof value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
@@ -128,7 +136,11 @@ export function valuesOf(
   if (kind === 'list')
     return Array.from(rows, (value, i) => {
       if (value === null || value === undefined) return null;
-      if (isList(value)) return Array.from(value as ArrayLike<unknown>, x => plain(x) ?? failed(fail(i)));
+      if (isList(value))
+        return Array.from(
+          value as ArrayLike<unknown>,
+          x => plain(x) ?? failed(isRecord(x) ? ofRecords({ source, row: first + i, field: name }) : fail(i)),
+        );
       throw fail(i);
     });
   if (rows instanceof Float64Array || rows instanceof Float32Array || rows instanceof Int32Array) return rows;

@@ -1,0 +1,113 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { Tensor } from '../../../src/graph/tensor.js';
+import { checkRecipe } from '../../../src/passes/recipe/check-recipe.js';
+import type { DataOptions } from '../../../src/runtime/data/data.js';
+import { writeNpz } from '../../../src/runtime/data/npz.js';
+import { openData } from '../../../src/runtime/data/open.js';
+import { fileOrder } from '../../../src/runtime/data/order.js';
+
+/** Data sets as Hugging Face's libraries write them: labels are not shifted, and -100 where nothing is learned. */
+const ROWS = [
+  { input_ids: [1, 5, 6, 7, 2], attention_mask: [1, 1, 1, 1, 1], labels: [-100, -100, 6, 7, 2] },
+  { input_ids: [1, 8, 2], attention_mask: [1, 1, 1], labels: [-100, -100, 2] },
+];
+
+function open(rows: readonly object[], options: DataOptions = {}) {
+  const path = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'chats.jsonl');
+  writeFileSync(path, rows.map(row => JSON.stringify(row)).join('\n'));
+  return openData(path, options);
+}
+
+const of = (...names: string[]) => [
+  ...names.map(name => ({ name, dtype: 'int64' as const, shape: ['N', 'T'] })),
+  { name: 'target', dtype: 'int64' as const, shape: ['N', 'T'], range: { least: 0, most: 9, ignored: -100 } },
+];
+const LABELS = { labels: ['target'] };
+
+async function numbers(rows: readonly object[], options: DataOptions, inputs: ReturnType<typeof of>) {
+  const data = await open(rows, options);
+  const bound = await data.bind(inputs, LABELS);
+  expect(checkRecipe(data.recipe)).toBeUndefined();
+  const { inputs: batch } = await bound.take(fileOrder(0, bound.length));
+  await data.close();
+  return Object.fromEntries(Object.entries(batch).map(([name, tensor]) => [name, tensor.numbers()]));
+}
+
+const DOCUMENTS = { columns: { input_ids: ['input_ids:documents(4)'] } };
+
+it('lists of token ids are documents, whose labels, as Hugging Face has them, are those of the next token', async () => {
+  const inputs = of('input_ids', 'attention_mask');
+  const expected = {
+    input_ids: [1, 5, 6, 7, 1, 8, 0, 0],
+    attention_mask: [1, 1, 1, 1, 1, 1, 0, 0],
+    target: [-100, 6, 7, 2, -100, 2, -100, -100],
+  };
+  expect(await numbers(ROWS, DOCUMENTS, inputs)).toEqual(expected);
+  expect(await numbers(ROWS, { ...DOCUMENTS, label: 'labels' }, inputs)).toEqual(expected);
+  const columns = { ...DOCUMENTS.columns, target: ['labels:documents(4)'] };
+  expect(await numbers(ROWS, { columns }, inputs)).toEqual(expected);
+});
+
+it('lists of token ids without labels predict the next token, and windows continue where the last one ended', async () => {
+  const columns = { input_ids: ['input_ids:list(pad=9)+documents(3)'] };
+  expect(
+    await numbers(
+      ROWS.map(({ input_ids }) => ({ input_ids })),
+      { columns },
+      of('input_ids'),
+    ),
+  ).toEqual({
+    input_ids: [1, 5, 6, 7, 9, 9, 1, 8, 9],
+    target: [5, 6, 7, 2, -100, -100, 8, 2, -100],
+  });
+});
+
+it('lists that do not suit are refused in one line', async () => {
+  const bind = async (rows: readonly object[], options: DataOptions, ...names: string[]) => {
+    const data = await open(rows, options);
+    await data.bind(of(...names), LABELS).finally(() => data.close());
+  };
+  const short = [ROWS[0]!, { ...ROWS[1], labels: [2] }];
+  await expect(bind(short, DOCUMENTS, 'input_ids')).rejects.toThrow(
+    "chats.jsonl, column 'labels', row 2: 1 items, but 'input_ids' has 3.",
+  );
+  await expect(bind(ROWS, {}, 'input_ids')).rejects.toThrow(
+    'list needs a length, as in list(64); documents(64)',
+  );
+  await expect(bind(ROWS, { columns: { input_ids: ['input_ids:none'] } }, 'input_ids')).rejects.toThrow(
+    "chats.jsonl, column 'input_ids', row 1: a list is not a number; list(5) takes the numbers in it.",
+  );
+  const chat = [{ messages: [{ role: 'user', content: 'hello' }] }];
+  await expect(
+    bind(chat, { columns: { input_ids: ['messages:documents(4)'] } }, 'input_ids'),
+  ).rejects.toThrow("row 1: column 'messages' holds lists of objects, and no input takes these.");
+});
+
+it('a target that repeats the tokens at their own places is reported', async () => {
+  const notes = async (rows: readonly object[]) => {
+    const columns = { input_ids: ['input_ids:list(5)'], target: ['labels:list(5,pad=-100)'] };
+    const data = await open(rows, { columns });
+    const { notes } = await data.bind(of('input_ids'), LABELS);
+    await data.close();
+    return notes.filter(note => note.includes('at the same places'));
+  };
+  expect(await notes(ROWS)).toHaveLength(1);
+  const path = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'chats.npz');
+  const array = (...x: number[]) => Tensor.from('int64', [1, 3], BigInt64Array.from(x, BigInt));
+  await writeNpz(
+    path,
+    new Map([
+      ['input_ids', array(1, 8, 2)],
+      ['target', array(-100, 8, 2)],
+    ]),
+  );
+  const data = await openData(path);
+  expect((await data.bind(of('input_ids'), LABELS)).notes).toEqual([
+    expect.stringContaining("Array 'target' has the values of input 'input_ids'"),
+  ]);
+  await data.close();
+  expect(await notes([ROWS[0]!, { ...ROWS[1], labels: [-100, -100, 3] }])).toEqual([]);
+});

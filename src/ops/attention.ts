@@ -1,4 +1,5 @@
 /** Attention and rotary embeddings, expanded into the operators of their definitions. */
+import type { Node } from '../graph/ir.js';
 import {
   attend,
   causalBias,
@@ -12,7 +13,7 @@ import {
 } from './core/attend.js';
 import type { Expr } from './core/expr.js';
 import { rotate } from './core/rotate.js';
-import { expansion } from './core/rule.js';
+import { expansion, expansionWithForms } from './core/rule.js';
 
 type AttentionInputs = readonly [
   Expr,
@@ -72,8 +73,17 @@ function offsetOf(q: Expr, past: Expr | undefined, lengths: Expr | undefined): E
 
 type Rotary = readonly [x: Expr, cos: Expr, sin: Expr, positions?: Expr];
 
+/**
+ * Without positions, the caches have an entry for each sample. PyTorch exports one for all of them, which the kernels
+ * refuse for batches of more than one sample.
+ */
+const hasSharedCache = ({ inputs: [x, cos, , positions] }: Node) => {
+  const batch = cos?.shape?.[0];
+  return !positions && (batch === undefined || batch === null || batch !== x?.shape?.[0]);
+};
+
 /** Pairs of features (x1, x2) rotated by the angle of their position: (x1 cos - x2 sin, x1 sin + x2 cos). */
-export const RotaryEmbedding = expansion<Rotary>(node => {
+export const RotaryEmbedding = expansionWithForms<Rotary>(hasSharedCache, node => {
   const [x, cos, sin, positions] = node.inputs;
   const { attrs } = node;
   const heads = attrs.int('num_heads', 0);

@@ -1,6 +1,7 @@
 /** Evaluating and predicting with plain models, injected ones and trainers. */
 import { describe, expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
+import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import { type Recipe, withRecipe } from '../../../src/passes/recipe/recipe.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
@@ -178,4 +179,27 @@ describe('predict', () => {
     for await (const { samples } of predictBatches(mlp(), x, { batchSize: 4 })) sizes.push(samples);
     expect(sizes).toEqual([4, 4, 2]);
   });
+});
+
+it('rotary caches that all samples share, as PyTorch exports them, serve any batch', async () => {
+  const s = new Sketch();
+  const [cos, sin] = [1, 2].map(seed => s.weight(`t${seed}`, spread([1, 3, 2], [-1, 1], seed)));
+  const input = s.input('x', ['batch', 2, 3, 4]);
+  const model = s.model([s.add('RotaryEmbedding', [input, cos!, sin!], 'turned')], 23);
+  const samples = spread([2, 2, 3, 4], [-1, 1], 3);
+  const alone = await Session.create(model);
+  const turned: number[] = [];
+  for (const i of [0, 1]) {
+    const x = Tensor.from(
+      'float32',
+      [1, 2, 3, 4],
+      Float32Array.from(samples.numbers().slice(24 * i, 24 * i + 24)),
+    );
+    turned.push(...(await alone.run({ x })).turned!.numbers());
+  }
+  await alone.release();
+  const { outputs } = await predict(model, new Map([['x', samples]]));
+  const differences = outputs.turned!.numbers().map((y, i) => Math.abs(y - turned[i]!));
+  expect(differences).toHaveLength(turned.length);
+  expect(Math.max(...differences)).toBeLessThan(1e-6);
 });

@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { withLargePages } from '../dist/node/internal.js';
 
 export const PYTHON = process.env.PYTHON ?? 'python3';
 export const PYTORCH = path('peers/pytorch.py');
@@ -17,7 +18,11 @@ export const PEERS = [
     optimizer: 'AGD',
     threads: true,
     version: () => packageVersion('../package.json'),
-    racer: (args, options) => node('peers/agd-onnx.mjs', [...args, JSON.stringify(options)]),
+    // As `train` starts the process that trains.
+    racer: (args, options) => ({
+      ...node('peers/agd-onnx.mjs', [...args, JSON.stringify(options)]),
+      env: withLargePages(),
+    }),
   },
   {
     name: 'pytorch',

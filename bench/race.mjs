@@ -17,7 +17,7 @@ const FIRST = 3;
 
 /**
  * By racer `{losses, ms, megabytes, steps}`, the median step of all rounds (`fastest`: the fastest), or `{error}`. A racer is
- * `{name, command, args}`; all but the first warm up side by side, and one that has not after `patience` seconds is left out.
+ * `{name, command, args, env}`; all but the first warm up side by side, and one that has not after `patience` seconds is left out.
  * Turns are short and many, so that what comes and goes with the machine's other programs is in every racer's times.
  */
 export async function race(racers, { rounds, seconds, patience, fastest = false }) {
@@ -57,9 +57,9 @@ class Racer {
   #process;
   #lines;
 
-  constructor({ name, command, args }) {
+  constructor({ name, command, args, env }) {
     this.name = name;
-    this.#process = spawn(command, args);
+    this.#process = spawn(command, args, { env });
     this.#process.on('error', error => this.#fail(error.message));
     this.#process.stdin.on('error', () => {});
     this.#process.stderr.on('data', text => {

@@ -44,6 +44,7 @@ export {
 export { exportOrtCheckpoint, resumeOptimizer } from './runtime/formats/ort-state.js';
 export { readPeft, writePeft } from './runtime/formats/peft.js';
 export { gradientFeeds } from './runtime/gradient-feeds.js';
+export { withLargePages } from './runtime/large-pages.js';
 export { operatorConfig, type RequiredOperator, requiredOperators } from './runtime/required-operators.js';
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';

@@ -3,6 +3,7 @@ import { fork, type IOType, type StdioOptions } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { AgdError, type ErrorCode } from '../../graph/errors.js';
 import { crashError } from '../crash.js';
+import { withLargePages } from '../large-pages.js';
 import type { TrainEvent } from './events.js';
 import { withinMemory } from './memory-plan.js';
 import { NOTHING_SAVED } from './run-state.js';
@@ -79,6 +80,7 @@ async function inProcess(
   const child = fork(fileURLToPath(new URL('train-process.js', import.meta.url)), {
     // See `freeMemory`.
     execArgv: [...process.execArgv, '--expose-gc'],
+    env: withLargePages(),
     serialization: 'advanced',
     stdio: job.distributed ? withLauncher(process.env.PMI_FD) : ['ignore', 'inherit', 'inherit', 'ipc'],
   });

@@ -1,4 +1,5 @@
 /** Products of matrices. */
+import { isHalf } from '../graph/dtype.js';
 import { float } from './core/builder.js';
 import type { Expr } from './core/expr.js';
 import { type Binary, type Rule, range, type Unary } from './core/rule.js';
@@ -15,16 +16,34 @@ export const MatMul: Binary = ([dy], { inputs: [a, b] }) => {
     return b.rank === 1 ? rows.unsqueeze([-1]) : rows;
   };
   return [
-    () => dY().matmul(B.mT).sumTo(A).reshapeLike(a),
+    () => timesTransposed(dY(), B).sumTo(A).reshapeLike(a),
     () =>
       (b.rank !== 2 || a.rank < 2
-        ? A.mT.matmul(dY()).sumTo(B)
+        ? transposedTimes(A, dY()).sumTo(B)
         : isWide(b)
-          ? flatRows(dY()).mT.matmul(flatRows(a)).mT
-          : flatRows(a).mT.matmul(flatRows(dY()))
+          ? transposedTimes(flatRows(dY()), flatRows(a)).mT
+          : transposedTimes(flatRows(a), flatRows(dY()))
       ).reshapeLike(b),
   ];
 };
+
+/** a b^T. */
+const timesTransposed = (a: Expr, b: Expr) =>
+  takesGemm(a, b, b) ? a.op('Gemm', [b], { transB: 1 }) : a.matmul(b.mT);
+
+/** a^T b. */
+const transposedTimes = (a: Expr, b: Expr) =>
+  takesGemm(a, b, a) ? a.op('Gemm', [b], { transA: 1 }) : a.mT.matmul(b);
+
+/**
+ * Whether a Gemm, which transposes as it reads and is a node less, takes the place of a product: of matrices, not of what is a
+ * Transpose itself, before which it is read, nor of 16-bit floats, for which the CPU has no kernel of it.
+ */
+const takesGemm = (a: Expr, b: Expr, turned: Expr) =>
+  a.rank === 2 &&
+  b.rank === 2 &&
+  turned.value.producer?.opType !== 'Transpose' &&
+  !isHalf(turned.dtype);
 
 /**
  * Whether `b` is the transpose of a weight, as exporters write it, with at least twice as many rows as columns: the product that

@@ -34,20 +34,27 @@ function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value 
 
 /** Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. */
 function operandsOf(node: Node): Operands | undefined {
-  const [at, b] = node.inputs;
-  const turn = at?.producer;
-  if (node.opType !== 'MatMul' || node.domain || turn?.opType !== 'Transpose' || turn.domain)
-    return undefined;
-  const a = turn.inputs[0]!;
-  const [columns, rows] = [b!, a].map(v => v.shape?.[1]);
-  if (a.dtype !== 'float32' || a.shape?.length !== 2 || b?.shape?.length !== 2) return undefined;
-  if (`${new Attributes(turn).ints('perm') ?? '1,0'}` !== '1,0') return undefined;
+  const b = node.inputs[1];
+  const a = turnedIn(node);
+  if (a?.dtype !== 'float32' || a.shape?.length !== 2 || b?.shape?.length !== 2) return undefined;
+  const [columns, rows] = [b, a].map(v => v.shape?.[1]);
   if (typeof rows !== 'number' || typeof columns !== 'number' || Math.min(rows, columns) < LEAST)
     return undefined;
   const known = [a, b].map(v => v.shape![0]).find(d => typeof d === 'number');
   // A batch of vectors may be small, one of sequences is not.
   const depth = Number(known ?? (unflattened(a) && unflattened(b) ? Number.POSITIVE_INFINITY : 0));
   return depth >= LEAST ? { a, b, rows, columns, depth } : undefined;
+}
+
+/** The matrix that a product takes transposed as its left operand: of a Transpose, or of a Gemm as `MatMul`'s rule writes it. */
+function turnedIn(node: Node): Value | null | undefined {
+  const [a, ...others] = node.inputs;
+  if (node.domain) return undefined;
+  if (node.opType === 'Gemm')
+    return node.attrs.size + others.length === 2 && new Attributes(node).int('transA', 0) ? a : undefined;
+  const turn = a?.producer;
+  if (node.opType !== 'MatMul' || turn?.opType !== 'Transpose' || turn.domain) return undefined;
+  return `${new Attributes(turn).ints('perm') ?? '1,0'}` === '1,0' ? turn.inputs[0] : undefined;
 }
 
 /** What was reshaped to this matrix, where only leading axes were flattened. */

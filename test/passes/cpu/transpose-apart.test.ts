@@ -1,17 +1,17 @@
 import { describe, expect, it } from 'vitest';
 import { Graph, Model, Node, Value } from '../../../src/graph/ir.js';
 import { Tensor } from '../../../src/graph/tensor.js';
-import { toAttrs } from '../../../src/ops/core/builder.js';
+import { float, toAttrs } from '../../../src/ops/core/builder.js';
 import { Attributes } from '../../../src/ops/core/rule.js';
 import { transposeApart } from '../../../src/passes/cpu/transpose-apart.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 
 type Dims = readonly (number | string)[];
-type Case = { a: Dims; b: Dims; dtype?: 'float32' | 'float64'; turned?: boolean };
+type Case = { a: Dims; b: Dims; dtype?: 'float32' | 'float64'; turned?: boolean; asGemm?: boolean };
 
 /** y = aᵀ b, of tensors whose leading axes are flattened; `turned` is its transpose, which alone is returned then. */
-function product({ a, b, dtype = 'float32', turned = false }: Case): Model {
+function product({ a, b, dtype = 'float32', turned = false, asGemm = false }: Case): Model {
   const graph = new Graph('product');
   graph.inputs = [a, b].map(
     (dims, i) => new Value('ab'[i]!, { kind: 'tensor', dtype, shape: dims as number[] }),
@@ -29,8 +29,11 @@ function product({ a, b, dtype = 'float32', turned = false }: Case): Model {
     return made;
   });
   const [at, y, z] = ['at', 'y', 'z'].map(name => new Value(name));
-  graph.append(new Node('Transpose', [flat[0]!], [at!], toAttrs({ perm: [1, 0] })));
-  graph.append(new Node('MatMul', [at!, flat[1]!], [y!]));
+  if (asGemm) graph.append(new Node('Gemm', flat, [y!], toAttrs({ transA: 1 })));
+  else {
+    graph.append(new Node('Transpose', [flat[0]!], [at!], toAttrs({ perm: [1, 0] })));
+    graph.append(new Node('MatMul', [at!, flat[1]!], [y!]));
+  }
   if (turned) graph.append(new Node('Transpose', [y!], [z!], toAttrs({ perm: [1, 0] })));
   graph.outputs = [turned ? z! : y!];
   return Object.assign(new Model(graph), { irVersion: 8, opsetImports: new Map([['', 17]]) });
@@ -54,6 +57,7 @@ const large = [
   ['of images', { a: [2, 5, 26, 200], b: [2, 5, 26, 260] }, ['3,0,1,2']],
   ['of matrices', { a: [260, 200], b: [260, 260] }, ['2,0,1']],
   ['of a batch of any size', { a: ['batch', 130, 200], b: ['batch', 130, 260] }, ['2,0,1']],
+  ['of sequences, a Gemm', { a: [2, 130, 200], b: [2, 130, 260], asGemm: true }, ['2,0,1']],
 ] as const;
 
 describe('a product with a large transposed operand', () => {
@@ -81,5 +85,11 @@ describe('a product with a large transposed operand', () => {
     const model = product(shapes);
     expect(transposeApart(model)).toBe(false);
     expect(turns(model)).toEqual(['1,0']);
+  });
+
+  it.each([{ transA: 0 }, { transB: 1 }, { alpha: float(2) }])('a Gemm with %o stays', attrs => {
+    const model = product({ a: [260, 260], b: [260, 260], asGemm: true });
+    model.graph.nodes[0]!.attrs = toAttrs({ transA: 1, ...attrs });
+    expect(transposeApart(model)).toBe(false);
   });
 });

@@ -23,7 +23,7 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve } from 'node:path';
-import { characters, concatBytes, equalBytes, toUtf8 } from './bytes.js';
+import { characters, concatBytes, equalBytes, plain, toUtf8 } from './bytes.js';
 import { AgdError } from './errors.js';
 import { allGraphs, type Model } from './ir.js';
 import { byteCount, bytesOf, checkSize, decodeModel, encodeChunks, inline } from './proto/codec.js';
@@ -74,7 +74,7 @@ export async function readModelBytes(
       throw new AgdError('io', `Cannot read '${path}': it is not a file. Save the model to a file first.`);
     naming(path, () => checkSize(info.size));
     const bytes = await read(path);
-    if (!isOrtFormat(bytes)) return bytes;
+    if (!isOrtFormat(bytes)) return plain(bytes);
     throw new AgdError(
       'not-onnx',
       `${path} is in ONNX Runtime's own format (.ort), which can be run but not read back: use the ONNX file that it was converted from.`,
@@ -141,7 +141,9 @@ export function modelChunks(model: Model, path: string, place: Placement): Itera
 export function storedTensors(model: Model): Map<Tensor, string> {
   const tensors = new Map<Tensor, string>();
   for (const graph of allGraphs(model.graph)) {
-    for (const [value, tensor] of graph.initializers) if (!tensor.strings) tensors.set(tensor, value.name);
+    graph.initializers.forEach((tensor, value) => {
+      if (!tensor.strings) tensors.set(tensor, value.name);
+    });
     for (const node of graph.nodes.filter(({ attrs }) => attrs.size))
       for (const attr of node.attrs.values())
         if (attr.type === 'tensor' && attr.value.external)

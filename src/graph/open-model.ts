@@ -1,5 +1,5 @@
 /** Models that stay in their file: large tensors are read when they are needed, and not kept. */
-import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { concatBytes } from './bytes.js';
@@ -24,6 +24,9 @@ import { editMessage } from './wire.js';
 /** Smaller tensors are kept in memory. */
 const LARGE = 2 ** 16;
 
+/** Smaller files are read whole: to find what can be left out takes longer. */
+const SMALL = 2 ** 21;
+
 /**
  * The model in `path`, as `loadModel` reads it, but initializers of at least 64 KiB stay in the file, which is kept open:
  * replacing it by another does not change them. Reading one throws `io` if the file was overwritten in place with other
@@ -32,6 +35,7 @@ const LARGE = 2 ** 16;
 export async function openModel(path: string): Promise<Model> {
   let skipped: readonly Part[] = [];
   const outline = await readModelBytes(path, file => {
+    if (statSync(file).size < SMALL) return readFileSync(file);
     const read = readOutline(file, LARGE);
     skipped = read.skipped;
     return read.bytes;

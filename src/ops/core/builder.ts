@@ -90,7 +90,7 @@ export class Builder {
     this.#numbers = parent ? this.#root.#numbers : new Map();
     this.#known = new Map(parent ? parent.#known : []);
     for (const [value, tensor] of graph.initializers) this.#known.set(value, tensor);
-    for (const node of graph.nodes) this.#learn(node);
+    for (let i = 0; i < graph.nodes.length; i++) this.#learn(graph.nodes[i]!);
   }
 
   /** The execution provider whose kernels decide between equivalent nodes. */
@@ -283,11 +283,12 @@ export class Builder {
   }
 
   #learn(node: Node): void {
-    const value = node.opType === 'Constant' && node.domain === '' ? node.attrs.get('value') : undefined;
+    if (node.opType !== 'Constant') return;
+    const value = node.domain === '' ? node.attrs.get('value') : undefined;
     if (value?.type === 'tensor') this.#known.set(node.outputs[0]!, value.value);
-    const ints = node.opType === 'Constant' ? node.attrs.get('value_ints') : undefined;
+    const ints = node.attrs.get('value_ints');
     if (ints?.type === 'ints') this.#known.set(node.outputs[0]!, Tensor.ints(ints.value));
-    const int = node.opType === 'Constant' ? node.attrs.get('value_int') : undefined;
+    const int = node.attrs.get('value_int');
     if (int?.type === 'int') this.#known.set(node.outputs[0]!, Tensor.filled('int64', [], Number(int.value)));
   }
 

@@ -302,10 +302,12 @@ function sumOfDims(a: Dim, b: Dim): Dim {
 }
 
 export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefined {
-  const [first] = shapes;
+  const first = shapes[0];
   let rank = 0;
   let isSame = first !== undefined;
-  for (const shape of shapes) {
+  // By index, as for each node that is written: an iterator makes objects.
+  for (let k = 0; k < shapes.length; k++) {
+    const shape = shapes[k];
     if (!shape) return undefined;
     if (shape !== first) isSame = false;
     if (shape.length > rank) rank = shape.length;
@@ -314,8 +316,8 @@ export function broadcastShapes(shapes: (Shape | undefined)[]): Shape | undefine
   const result: Dim[] = [];
   for (let i = -rank; i < 0; i++) {
     let found: Dim = 1;
-    for (const shape of shapes as Shape[]) {
-      const d = shape[i + shape.length];
+    for (let k = 0; k < shapes.length; k++) {
+      const d = shapes[k]![i + shapes[k]!.length];
       if (d === undefined || d === 1 || d === found) continue;
       if (typeof d === 'number') found = typeof found === 'number' && found !== 1 ? found : d;
       else if (typeof found !== 'number') found = null;

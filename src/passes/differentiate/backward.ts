@@ -101,9 +101,12 @@ export function activeValues(
   for (let i = 0; i < nodes.length; i++) {
     const node = nodes[i]!;
     if (!operandsOf(node).some(isActive) || ruleOf(opDef(node), options) === null) continue;
-    for (const output of node.outputs)
+    const { outputs } = node;
+    for (let k = 0; k < outputs.length; k++) {
+      const output = outputs[k];
       if (output && !options.detached?.has(output) && mayCarryGradient(node, output, options))
         active.add(output);
+    }
   }
   return active;
 }

@@ -1,4 +1,4 @@
-import { concatBytes, fromBase64, toBase64 } from '../../graph/bytes.js';
+import { concatBytes, fromBase64, plain, toBase64 } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Model, Value } from '../../graph/ir.js';
@@ -34,10 +34,11 @@ export function encodeWithout(held: ReadonlyMap<Value, Tensor>, model: Model): U
  */
 export function embedOriginal(
   injected: Model,
-  original: Uint8Array,
+  file: Uint8Array,
   source: Model,
   trained: readonly string[],
 ): void {
+  const original = plain(file);
   const located = locateTensors(original);
   const { initializers } = injected.graph;
   const byName = new Map(

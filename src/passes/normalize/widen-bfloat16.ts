@@ -1,5 +1,5 @@
 import { dtypeCode } from '../../graph/dtype.js';
-import { type Attr, allGraphs, type Graph, type Model, type Value, type ValueType } from '../../graph/ir.js';
+import { type Attr, allGraphs, type Model, type Value, type ValueType } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 
 /** The tensors of the file by those that were made of them. */
@@ -33,25 +33,25 @@ export function widenBfloat16(model: Model): boolean {
     changed = true;
   };
   for (const graph of allGraphs(model.graph)) {
-    for (const value of valuesOf(graph)) retype(value);
-    for (const [value, tensor] of graph.initializers) graph.initializers.set(value, widen(tensor));
-    for (const node of graph.nodes)
+    graph.inputs.forEach(retype);
+    for (const [value, tensor] of graph.initializers) {
+      retype(value);
+      if (tensor.dtype === 'bfloat16') graph.initializers.set(value, widen(tensor));
+    }
+    graph.outputs.forEach(retype);
+    graph.nodes.forEach(node => {
+      node.outputs.forEach(retype);
+      if (!node.attrs.size) return;
       for (const [name, attr] of node.attrs) {
         const next = wideAttr(name, attr, widen);
         if (next === attr) continue;
         node.setAttr(name, next);
         changed = true;
       }
+    });
   }
   return changed;
 }
-
-const valuesOf = (graph: Graph) => [
-  ...graph.inputs,
-  ...graph.initializers.keys(),
-  ...graph.nodes.flatMap(node => node.outputs),
-  ...graph.outputs,
-];
 
 function withFloat(type: ValueType): ValueType {
   if (type.kind === 'tensor') return type.dtype === 'bfloat16' ? { ...type, dtype: 'float32' } : type;

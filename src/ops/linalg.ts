@@ -40,10 +40,7 @@ const transposedTimes = (a: Expr, b: Expr) =>
  * Transpose itself, before which it is read, nor of 16-bit floats, for which the CPU has no kernel of it.
  */
 const takesGemm = (a: Expr, b: Expr, turned: Expr) =>
-  a.rank === 2 &&
-  b.rank === 2 &&
-  turned.value.producer?.opType !== 'Transpose' &&
-  !isHalf(turned.dtype);
+  a.rank === 2 && b.rank === 2 && turned.value.producer?.opType !== 'Transpose' && !isHalf(turned.dtype);
 
 /**
  * Whether `b` is the transpose of a weight, as exporters write it, with at least twice as many rows as columns: the product that

@@ -304,6 +304,7 @@ it('refuses options of injection where nothing is injected', async () => {
 it('says which flag is meant, or what was wrong with it', async () => {
   const wrong: [string[], string | RegExp][] = [
     [['--epoch', '3'], "Unknown option '--epoch'; did you mean '--epochs'?"],
+    [['--batch', '8'], "Unknown option '--batch'; did you mean '--batch-size'?"],
     [['--no-shufle'], "Unknown option '--no-shufle'"],
     [['--zzzzzzzz', '3'], /^Unknown option '--zzzzzzzz'\.$/],
     [['--epochs', 'ten'], '--epochs must be a whole number of at least 1, not "ten"'],

@@ -119,8 +119,9 @@ function hint(type: OptionType, input: unknown): string {
   return near === undefined ? '' : ` Did you mean '${near}'?`;
 }
 
-/** The known name that is close to a mistyped one. */
+/** The known name that is close to a mistyped one, or that begins with its words. */
 export const nearest = (name: string, known: readonly string[]) =>
+  known.find(other => other.startsWith(`${name}-`)) ??
   closestMatch(name, known, { maxDistance: 1 + Math.floor(name.length / 3) });
 
 /** Text of a number, including those that JSON cannot represent. */

@@ -1,3 +1,4 @@
+/** Changes a model before training, as `adapt` does: another head, or a longer vocabulary. */
 import { cloneModel } from '../graph/clone.js';
 import { dependents } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';

@@ -1,3 +1,4 @@
+/** Models that compute gradients or other derivatives instead of a training step: the entry points of `grad` and `differentiate`. */
 import { reads } from '../graph/dependents.js';
 import { AgdError } from '../graph/errors.js';
 import type { Model, Node } from '../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Describes a model without changing it: inputs, outputs, parameters, which of them train and why, and what prevents training. */
 import { reads } from '../graph/dependents.js';
 import { byteLength, isFloat } from '../graph/dtype.js';
 import { AgdError } from '../graph/errors.js';

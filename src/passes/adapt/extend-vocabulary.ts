@@ -1,3 +1,4 @@
+/** Extends the vocabulary of a text model: more rows in its embedding, and as many outputs in the layers that score tokens. */
 import { concatBytes } from '../../graph/bytes.js';
 import { isFloat, isQuantized } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';

@@ -1,3 +1,4 @@
+/** Initial values of new weights, as PyTorch initializes them, and rows of tensors to derive others from. */
 import type { FloatDType } from '../../graph/dtype.js';
 import { Tensor } from '../../graph/tensor.js';
 

@@ -1,3 +1,4 @@
+/** Replaces the last linear layer of a model by one with another number of outputs. */
 import { dtypeOf, type FloatDType, isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, Node, Value } from '../../graph/ir.js';

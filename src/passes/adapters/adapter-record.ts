@@ -1,3 +1,4 @@
+/** The adapters of a model as its metadata lists them, and what follows from the list: scales, norms taken as constants. */
 import { AgdError } from '../../graph/errors.js';
 import type { Model, Value } from '../../graph/ir.js';
 import { readList, writeList } from '../common/metadata-list.js';

@@ -1,3 +1,4 @@
+/** The virtual tokens of a model as its metadata describes them. */
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { isObject } from '../options/option.js';

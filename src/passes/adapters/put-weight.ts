@@ -1,3 +1,4 @@
+/** Gives layers another weight, as merging adapters does. */
 import { isFloat } from '../../graph/dtype.js';
 import { type Graph, Node, Value } from '../../graph/ir.js';
 import type { Names } from '../../graph/names.js';

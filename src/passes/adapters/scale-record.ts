@@ -1,3 +1,4 @@
+/** The scaled activations (IA3) of a model as its metadata lists them. */
 import type { Model } from '../../graph/ir.js';
 import { readList, writeList } from '../common/metadata-list.js';
 

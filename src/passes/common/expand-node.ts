@@ -1,3 +1,4 @@
+/** Expands one node by the definition of its operator. */
 import type { Node, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';
 import { type Expansion, NodeView } from '../../ops/core/rule.js';

@@ -1,3 +1,4 @@
+/** Gives scalars the rank of the tensors beside them, which ONNX Runtime's CPU kernels broadcast faster. */
 import { allGraphs, type Graph, type Model, type Node, type Shape, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';

@@ -1,3 +1,4 @@
+/** Matches names against globs. */
 import picomatch from 'picomatch';
 import { AgdError } from '../../graph/errors.js';
 

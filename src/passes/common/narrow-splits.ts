@@ -1,3 +1,4 @@
+/** Replaces each Split with more outputs than WebGPU can write by several. */
 import { allGraphs, type Graph, type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';

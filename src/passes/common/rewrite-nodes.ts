@@ -1,3 +1,4 @@
+/** Runs rewrites of single nodes over a model, subgraphs included. */
 import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { prune } from '../../graph/prune.js';

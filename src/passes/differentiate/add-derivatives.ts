@@ -1,3 +1,4 @@
+/** Adds gradients, vector-Jacobian products, Jacobians or Hessians as outputs of a graph. */
 import { dependents } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';

@@ -1,3 +1,4 @@
+/** Adds a loss to a graph, for training or sample by sample for evaluation. */
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Dim, type Shape, showShape, type Value, type ValueType } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Warns of losses that do not fit the output that they read, such as cross-entropy of probabilities. */
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { isBuiltInLoss, type LossKind } from '../../ops/losses/index.js';

@@ -1,3 +1,4 @@
+/** Clips the gradients of single samples for differentially private training, by ghost norms or in a loop over the samples. */
 import { dependentValues } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import { Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Cuts the forward pass into segments for activation checkpointing. */
 import { byteLength } from '../../graph/dtype.js';
 import type { Node, Value } from '../../graph/ir.js';
 

@@ -1,3 +1,4 @@
+/** Clips the gradients of single samples without computing them, by their norms (ghost clipping). */
 import { dependentValues, reads } from '../../graph/dependents.js';
 import type { Node, Value } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';

@@ -1,3 +1,4 @@
+/** Sparse updates of embeddings: merges the lookups of a table and sums the gradients of equal rows. */
 import { dependentValues } from '../../graph/dependents.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';
 import { topologicalOrder } from '../../graph/topological-order.js';

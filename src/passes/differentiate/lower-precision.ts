@@ -1,3 +1,4 @@
+/** Mixed precision: computes products in 16 bits, and everything else in float32. */
 import { type DType, dtypeCode, isHalf } from '../../graph/dtype.js';
 import { Node, type Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';

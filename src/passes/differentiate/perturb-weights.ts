@@ -1,3 +1,4 @@
+/** Sharpness-aware minimization: computes the gradients once more at perturbed weights. */
 import { cloneNodes } from '../../graph/clone.js';
 import { dependents, reads } from '../../graph/dependents.js';
 import type { Node, Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** The dynamic loss scale of float16 training. */
 import type { Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import type { Builder } from '../../ops/core/builder.js';

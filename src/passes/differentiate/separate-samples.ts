@@ -1,3 +1,4 @@
+/** Computes the clipped gradient of each sample in a loop over the batch, where ghost norms do not apply. */
 import { dependents, reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Dim, type Graph, Node, Value, type ValueType } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Writes into the file which states a step updates, and the description that the trainer reads. */
 import type { Value } from '../../graph/ir.js';
 import { isExtension } from '../../ops/optimizers/index.js';
 import type { With } from '../common/context.js';

@@ -1,3 +1,4 @@
+/** Stores the original file in the injected one, and restores it with the trained values. */
 import { concatBytes, fromBase64, plain, toBase64 } from '../../graph/bytes.js';
 import type { DType } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';

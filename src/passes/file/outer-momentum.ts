@@ -1,3 +1,4 @@
+/** Stores the momentum of the outer optimizer of distributed training (`--outer-momentum`) in a state. */
 import { withGraph } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import { Graph, type Model, Value } from '../../graph/ir.js';

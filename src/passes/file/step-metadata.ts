@@ -1,3 +1,4 @@
+/** Reads and writes the description of a step in the metadata of an injected file. */
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import { checkAgainst, checkDescription } from './check-description.js';

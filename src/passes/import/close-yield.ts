@@ -1,3 +1,4 @@
+/** Completes graphs of ORTModule, which leave the loss to PyTorch: attaches a loss where they yield their outputs. */
 import { Graph, type Node, type Value } from '../../graph/ir.js';
 import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';

@@ -1,3 +1,4 @@
+/** Converts the training artifacts of ONNX Runtime to a model in standard operators. */
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import type { Graph, Model, Value } from '../../graph/ir.js';

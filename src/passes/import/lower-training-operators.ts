@@ -1,3 +1,4 @@
+/** Converts the operators of `ai.onnx.preview.training` (Gradient and optimizers) to standard ones. */
 import { cloneNodes } from '../../graph/clone.js';
 import { dependents } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';

@@ -1,3 +1,4 @@
+/** Distinguishes the operators of ONNX Runtime's training graphs: those that stock builds run from those that they do not. */
 import type { Node } from '../../graph/ir.js';
 import { ortLowering } from '../../ops/ort-gradients/index.js';
 

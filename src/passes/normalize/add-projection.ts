@@ -1,3 +1,4 @@
+/** Adds a trained projection between features of a model and those of its teacher, where their widths differ. */
 import type { FloatDType } from '../../graph/dtype.js';
 import { isFloat } from '../../graph/dtype.js';
 import { type Model, Node, Value, type ValueType } from '../../graph/ir.js';

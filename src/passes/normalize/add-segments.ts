@@ -1,3 +1,4 @@
+/** Packed sequences: the input that says to which document each token of a row belongs, and positions that follow from it. */
 import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, type Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

@@ -1,3 +1,4 @@
+/** Computes the inputs of a decoder that follow from its tokens: attention mask, positions, empty cache. */
 import { AgdError } from '../../graph/errors.js';
 import type { Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

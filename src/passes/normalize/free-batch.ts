@@ -1,3 +1,4 @@
+/** Makes a batch size that the exporter fixed variable. */
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Graph, type Model, Node, type Shape, Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Infers the types and shapes of all values with the runtime, and fills in what it leaves open. */
 import { withGraph } from '../../graph/clone.js';
 import { isFloat } from '../../graph/dtype.js';
 import {

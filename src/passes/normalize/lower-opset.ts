@@ -1,3 +1,4 @@
+/** Declares an older operator set if the runtime has kernels for an operator only there. */
 import { allGraphs, type Model, type Node } from '../../graph/ir.js';
 
 /** The last version for which the runtime has kernels of these operators. */

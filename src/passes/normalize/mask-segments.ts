@@ -1,3 +1,4 @@
+/** Packed sequences: masks attention between documents of the same row. */
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Graph, Node, showShape, Value } from '../../graph/ir.js';
 import type { Builder } from '../../ops/core/builder.js';

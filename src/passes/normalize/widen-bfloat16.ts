@@ -1,3 +1,4 @@
+/** Converts models of bfloat16 to float32, as ONNX Runtime has few bfloat16 kernels on the CPU. */
 import { dtypeCode } from '../../graph/dtype.js';
 import { type Attr, allGraphs, type Model, type Value, type ValueType } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';

@@ -1,3 +1,4 @@
+/** Updates the averaged ranges of activations in each step of quantization-aware training. */
 import type { Model } from '../../graph/ir.js';
 import { topologicalOrder } from '../../graph/topological-order.js';
 import type { Builder } from '../../ops/core/builder.js';

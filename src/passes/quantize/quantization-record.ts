@@ -1,3 +1,4 @@
+/** The quantizers of a model as its metadata lists them, and which values belong to them. */
 import type { Graph, Model, Value } from '../../graph/ir.js';
 import { readList, writeList } from '../common/metadata-list.js';
 

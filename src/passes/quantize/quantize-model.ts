@@ -1,3 +1,4 @@
+/** Prepares a model for quantization-aware training: quantizers where ONNX Runtime's quantizer would put them. */
 import { cloneModel } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
 import { type Model, type Node, Value } from '../../graph/ir.js';

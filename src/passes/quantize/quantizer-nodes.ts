@@ -1,3 +1,4 @@
+/** Writes the QuantizeLinear and DequantizeLinear nodes of quantizers. */
 import { dtypeCode } from '../../graph/dtype.js';
 import { type Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

@@ -1,3 +1,4 @@
+/** Cuts the gradient half of a step where ranks exchange synchronized values, such as the statistics of batch normalization. */
 import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';
 import { Graph, type Model, type Node, type Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** The models that evaluation and prediction run: in inference mode, with or without the loss. */
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import type { Provider } from '../../ops/core/provider.js';

@@ -1,3 +1,4 @@
+/** Updates tables with sparse updates together where their updates are the same nodes. */
 import type { DType } from '../../graph/dtype.js';
 import type { Attr, Binding, Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

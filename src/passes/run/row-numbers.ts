@@ -1,3 +1,4 @@
+/** Finds inputs that contain row numbers of other inputs, such as the edges of a graph. */
 import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import type { Graph, Node, Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Runs several steps of a model with sparse updates as one Scan, on the rows that the run looks up. */
 import { cloneGraph, cloneModel } from '../../graph/clone.js';
 import { type Binding, Graph, Model, Node, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

@@ -1,3 +1,4 @@
+/** Runs several steps as one Scan, so that the state stays inside the runtime. */
 import { cloneGraph } from '../../graph/clone.js';
 import { type Dim, Graph, Model, Node, type Shape, Value, type ValueType } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';

@@ -1,3 +1,4 @@
+/** Divides the update and the optimizer state over ranks. */
 import { cloneModel } from '../../graph/clone.js';
 import { reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';

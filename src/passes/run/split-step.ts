@@ -1,3 +1,4 @@
+/** Splits a step into a half that computes gradients and one that updates the state. */
 import { cloneModel } from '../../graph/clone.js';
 import { dependentValues, reads } from '../../graph/dependents.js';
 import { AgdError } from '../../graph/errors.js';

@@ -1,3 +1,4 @@
+/** Models that copy states from the device, or check them there. */
 import { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import type { Tensor } from '../../graph/tensor.js';

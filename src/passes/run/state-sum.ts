@@ -1,3 +1,4 @@
+/** Adds the sum of large states as an output, which shows whether all of them are finite. */
 import { type Binding, Graph, Model, type Node, Value } from '../../graph/ir.js';
 import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';

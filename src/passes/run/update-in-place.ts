@@ -1,3 +1,4 @@
+/** Finds the states whose next value a run may write over the current one. */
 import { reads } from '../../graph/dependents.js';
 import { type DType, isFloat } from '../../graph/dtype.js';
 import type { Graph, Model, Node, Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** Detects quantized models: which operators round, which weights are integers, and what cannot train for that reason. */
 import { isQuantized } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { allGraphs, type Graph, hasSubgraphs, type Node, type Value } from '../../graph/ir.js';

@@ -1,3 +1,4 @@
+/** What is decided about a constant: whether it trains, and why. */
 import type { Value } from '../../graph/ir.js';
 
 /** What decided: the user, the file, or a rule if the file says nothing. */

@@ -1,3 +1,4 @@
+/** Decides which initializers train. */
 import { reads } from '../../graph/dependents.js';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';

@@ -38,7 +38,7 @@ export const options = {
     shown: RATES.map(formatNumber).join(),
     help: "Learning rates to try, e.g. '0.1,1; sgd=1e-3,1e-2'",
   },
-  steps: { ...RUN, type: types.count, help: 'Steps of each', shown: '500' },
+  steps: { ...RUN, type: types.count, help: 'Steps per run', shown: '500' },
   seed: { ...RUN, type: types.countFromZero, help: 'Seed of the random signs of adahessian', shown: '0' },
   out: {
     ...RUN,

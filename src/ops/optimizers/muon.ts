@@ -31,7 +31,7 @@ const options = {
   adjustLrFn: option(
     choice(['original', 'match_rms_adamw']),
     'original',
-    'Factor on lr by the shape of a matrix',
+    'Scaling of lr by the shape of a matrix',
   ),
   useMuon: option(flag, true, 'Off: update by AdamW, as for embeddings, heads, and what is not a matrix'),
   transposed: option(flag, false, 'The matrix is stored as inputs x outputs, as MatMul has it'),

@@ -1,3 +1,4 @@
+/** Options of `adapt`. */
 import * as v from 'valibot';
 import { count, countFromZero, flag, text } from '../../ops/core/option-type.js';
 import { type Option, option } from './option.js';
@@ -18,7 +19,7 @@ export const ADAPT_OPTIONS = {
   }),
   outputs: option(count, {
     ...ADAPT,
-    help: 'The same for this many outputs, e.g. of a regression',
+    help: 'Give the model a new head with this many outputs, e.g. for regression',
     conflicts: ['vocabulary'],
   }),
   regression: option(flag, {

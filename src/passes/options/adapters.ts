@@ -1,3 +1,4 @@
+/** Options of adapters: LoRA, DoRA, IA3, prompt and prefix tuning. */
 import * as v from 'valibot';
 import { AgdError } from '../../graph/errors.js';
 import type { Tensor } from '../../graph/tensor.js';
@@ -130,7 +131,7 @@ export const ADAPTER_OPTIONS = {
   }),
   adapters: option(
     given<LoadedAdapters>('adapters of a file', x => isObject(x) && Array.isArray(x.adapters)),
-    { group: 'Model', commands: [], stage: 'inject', help: 'Adapters that were read from a file' },
+    { group: 'Model', commands: [], stage: 'inject', help: 'Adapters read from a file' },
   ),
 } satisfies Record<string, Option>;
 

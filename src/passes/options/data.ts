@@ -1,3 +1,4 @@
+/** Options that say which data a run reads and how: columns, splits, batches. */
 import * as v from 'valibot';
 import {
   betweenZeroAndOne,
@@ -59,7 +60,7 @@ export const DATA_OPTIONS = {
   skipMissing: option(texts, {
     ...DATA,
     commands: [...RUNS, 'evaluate', 'grad'],
-    help: 'Leave out rows in which this column, or array, is missing or not finite',
+    help: 'Skip rows in which this column or array is missing or not finite',
   }),
   valSplit: option(betweenZeroAndOne, {
     ...DATA,

@@ -1,3 +1,4 @@
+/** Options of `differentiate`. */
 import { choice, texts } from '../../ops/core/option-type.js';
 import { type Option, option } from './option.js';
 
@@ -27,7 +28,7 @@ export const DERIVATIVE_OPTIONS = {
   }),
   mode: option(choice(DERIVATIVE_MODES), {
     ...DERIVATIVE,
-    help: 'What the file computes',
+    help: 'Derivative to compute',
     shown: 'gradient',
   }),
 } satisfies Record<string, Option>;

@@ -1,3 +1,4 @@
+/** Options of data in folders of images. */
 import { flag } from '../../ops/core/option-type.js';
 import { AUGMENTATIONS, augmentationsType, parseAugmentations } from '../recipe/augmentation.js';
 import { type Option, option, RUNS } from './option.js';
@@ -12,6 +13,6 @@ export const IMAGE_OPTIONS = {
   }),
   skipDamaged: option(flag, {
     ...DATA,
-    help: 'Leave out images that cannot be decoded; reads all of them before the run',
+    help: 'Skip images that cannot be decoded; reads all of them before the run',
   }),
 } satisfies Record<string, Option>;

@@ -1,3 +1,4 @@
+/** Options that only programs can set, as they are not text. */
 import type { Graph, Model, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import { flag, given, texts } from '../../ops/core/option-type.js';

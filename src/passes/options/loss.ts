@@ -1,3 +1,4 @@
+/** Options of the loss. */
 import * as v from 'valibot';
 import {
   belowOne,
@@ -54,7 +55,7 @@ export const LOSS_OPTIONS = {
   target: option(text, { ...LOSS, help: 'Name of the target input', shown: 'target', path: 'loss.target' }),
   lossOutput: option(text, {
     ...LOSS,
-    help: 'Output that already is the loss',
+    help: 'Output that is already the loss',
     path: 'loss.lossOutput',
     conflicts: [
       'loss',
@@ -91,12 +92,12 @@ export const LOSS_OPTIONS = {
   }),
   ignoreIndex: option(integer, {
     ...LOSS,
-    help: 'Class label to leave out of the loss',
+    help: 'Class label that the loss ignores',
     path: 'loss.ignoreIndex',
   }),
   classWeights: option(weights, {
     ...LOSS,
-    help: 'Weight of each class, e.g. 1,0.5,2, or balanced, by their frequency in the training data',
+    help: 'Class weights, e.g. 1,0.5,2, or balanced: by their frequency in the training data',
     parse: parseWeights,
     path: 'loss.classWeights',
     expert: true,

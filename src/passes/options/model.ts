@@ -1,3 +1,4 @@
+/** Options that change the model before training. */
 import * as v from 'valibot';
 import { choice, count, flag, text, texts } from '../../ops/core/option-type.js';
 import { PROVIDERS } from '../../ops/core/provider.js';
@@ -9,7 +10,7 @@ const MODEL = { group: 'Model', commands: LEARNS, stage: 'inject' } as const;
 export const MODEL_OPTIONS = {
   batchNorm: option(choice(['train', 'eval']), {
     ...MODEL,
-    help: 'Use batch statistics and update the running ones, or use the running ones',
+    help: 'Batch normalization in training mode (batch statistics; updates the running ones) or inference mode',
     shown: 'train',
     recorded: true,
   }),
@@ -22,7 +23,7 @@ export const MODEL_OPTIONS = {
   }),
   dropout: option(choice(['train', 'eval']), {
     ...MODEL,
-    help: 'Dropout active, or off as in inference',
+    help: 'Dropout in training or in inference mode',
     shown: 'train',
     recorded: true,
   }),

@@ -1,3 +1,4 @@
+/** Options that select parameters and the optimizer. */
 import * as v from 'valibot';
 import { choice, count, flag, fraction, text, texts } from '../../ops/core/option-type.js';
 import { allOptimizerNames } from '../../ops/optimizers/index.js';

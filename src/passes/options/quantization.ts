@@ -1,3 +1,4 @@
+/** Options of quantization-aware training. */
 import * as v from 'valibot';
 import { checkOption, choice, flag, given, text, texts } from '../../ops/core/option-type.js';
 import { type Option, option } from './option.js';
@@ -37,7 +38,7 @@ export const QUANTIZATION_OPTIONS = {
   }),
   ranges: option(
     given<Ranges>('a Map of pairs', x => x instanceof Map),
-    { ...QUANTIZATION, commands: [], help: 'Ranges of values, by name, that calibration found' },
+    { ...QUANTIZATION, commands: [], help: 'Ranges of values by name, from calibration' },
   ),
 } satisfies Record<string, Option>;
 

@@ -1,3 +1,4 @@
+/** Options of a training run. */
 import * as v from 'valibot';
 import { count, countFromZero, flag, positive, text, texts } from '../../ops/core/option-type.js';
 import { deviceType } from './device.js';
@@ -50,7 +51,7 @@ export const RUN_OPTIONS = {
   threads: option(count, {
     ...RUN,
     commands: [...RUNS, ...APPLIES, 'grad'],
-    help: 'Threads',
+    help: 'Number of threads',
     shown: 'number of cores',
   }),
   extend: option(texts, {

@@ -1,3 +1,4 @@
+/** Options of sharpness-aware minimization. */
 import * as v from 'valibot';
 import { belowOne, flag, positive } from '../../ops/core/option-type.js';
 import { INJECTS, type Option, option } from './option.js';

@@ -61,7 +61,7 @@ export const UPDATE_OPTIONS = {
   /** Applied in order: if several groups match and set the same option, the last one wins. */
   groups: option(groups, {
     ...STEP,
-    help: "Optimizer options of some parameters, e.g. '*.bias,*norm*: weight_decay=0'; the last match applies",
+    help: "Optimizer options by parameter name, e.g. '*.bias,*norm*: weight_decay=0'; the last match applies",
     flag: 'group',
     parseAll: (list: readonly string[]) => list.map(parseGroup),
   }),
@@ -91,7 +91,7 @@ export const UPDATE_OPTIONS = {
   }),
   cautious: option(flag, {
     ...STEP,
-    help: 'Leave out the elements of each step that would go against the gradient',
+    help: 'Cautious updates: skip the elements of a step that oppose the gradient',
     recorded: true,
   }),
   /** Moves other weights than those that are evaluated, which are their average: see `ops/optimizers/wrappers/schedule-free.ts`. */

@@ -31,7 +31,7 @@ import { loadOnDemand } from './load-on-demand.js';
 export const DIFFERENTIATE_PASSES = [
   pass({
     name: 'detach-values',
-    does: 'Selects the values that a step takes as constants: norms of DoRA, scales that follow the data',
+    does: 'Selects the values that receive no gradient: norms of DoRA, scales computed from the data',
     requires: ['work', 'trained'],
     ensures: ['detached'],
     run(c) {
@@ -66,7 +66,7 @@ export const DIFFERENTIATE_PASSES = [
   }),
   pass({
     name: 'lower-precision',
-    does: 'Computes products in 16 bits and what loses by that in float32, where that is asked for',
+    does: 'Mixed precision: computes products in 16 bits, and what would lose accuracy in float32',
     requires: ['g', 'trained', 'lossNodes', 'detached'],
     ensures: ['precision'],
     async run(c) {
@@ -87,7 +87,7 @@ export const DIFFERENTIATE_PASSES = [
   }),
   pass({
     name: 'scale-loss',
-    does: 'Adds a loss scale that adapts to the gradients, where these are float16',
+    does: 'Adds a dynamic loss scale for float16 gradients',
     requires: ['g', 'precision'],
     ensures: ['scaling'],
     run(c) {
@@ -97,7 +97,7 @@ export const DIFFERENTIATE_PASSES = [
   }),
   pass({
     name: 'observe-ranges',
-    does: 'Moves averaged ranges of quantization towards those of the batch',
+    does: 'Updates the averaged quantization ranges with those of the batch',
     requires: ['work', 'g', 'statistics'],
     ensures: [],
     run(c) {
@@ -108,7 +108,7 @@ export const DIFFERENTIATE_PASSES = [
   }),
   pass({
     name: 'separate-samples',
-    does: 'Prepares the graph for the gradients of single samples, for differentially private training',
+    does: 'Prepares the graph for per-sample gradients, for differentially private training',
     requires: ['g', 'loss', 'trained', 'statistics'],
     ensures: ['perSample'],
     async run(c) {

@@ -24,7 +24,7 @@ export const FILE_PASSES = [
   }),
   pass({
     name: 'narrow-splits',
-    does: 'Splits in several nodes what WebGPU cannot split in one, if the step is written for it',
+    does: 'Replaces Splits with more outputs than WebGPU supports by several, if the step targets it',
     requires: ['work'],
     ensures: [],
     run: c => c.options.provider === 'webgpu' && narrowSplits(c.work),

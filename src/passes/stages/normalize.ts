@@ -103,7 +103,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'widen-bfloat16',
-    does: 'Makes a model of bfloat16 one of float32, with the same numbers',
+    does: 'Converts a bfloat16 model to float32, without changing its values',
     requires: ['work', 'inlined'],
     ensures: [],
     run: c => widenBfloat16(c.work),
@@ -155,7 +155,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'place-parameters',
-    does: 'Gives the model that trained values are written back to the same parameters',
+    does: 'Gives the same parameters to the model that trained values are written back to',
     requires: ['work', 'moved'],
     ensures: ['model'],
     async run(c) {
@@ -179,7 +179,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'add-segments',
-    does: 'Adds the input that tells documents packed into one row apart, and computes positions from it',
+    does: 'Adds the input that says which packed document each token belongs to, and computes positions from it',
     requires: ['work', 'inlined'],
     ensures: [],
     async run(c) {
@@ -191,7 +191,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'derive-inputs',
-    does: 'Computes the inputs of a decoder that follow from its tokens, where these are named',
+    does: 'Computes the named inputs of a decoder from its tokens',
     requires: ['work', 'inlined'],
     ensures: [],
     async run(c) {
@@ -204,7 +204,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'keep-all-positions',
-    does: 'Lets a head that reads the last token only read all of them, where that is asked for',
+    does: 'Makes a head that reads only the last token read all tokens, on request',
     requires: ['work', 'inlined'],
     ensures: [],
     run(c) {
@@ -215,7 +215,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'free-batch',
-    does: 'Makes a batch size that the exporter fixed variable, for the inputs that are named',
+    does: 'Makes the fixed batch size of the named inputs dynamic',
     requires: ['work', 'inlined'],
     ensures: [],
     async run(c) {
@@ -262,7 +262,7 @@ export const NORMALIZE_PASSES = [
   }),
   pass({
     name: 'mask-segments',
-    does: 'Keeps attention within the documents of a row, where these are packed',
+    does: 'Masks attention between documents packed into the same row',
     requires: ['work', 'g'],
     ensures: [],
     async run(c) {

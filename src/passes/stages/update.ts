@@ -31,7 +31,7 @@ export const UPDATE_PASSES = [
 
   pass({
     name: 'plan-schedule',
-    does: 'Ends a schedule without a length at the end of the run',
+    does: 'Ends a schedule without a given length at the end of the run',
     requires: ['g', 'loss', 'grads', 'leastBatch'],
     ensures: ['schedule'],
     async run(c) {
@@ -41,7 +41,7 @@ export const UPDATE_PASSES = [
   }),
   pass({
     name: 'plan-unfreezing',
-    does: 'Finds the update in which each layer begins to train, where they begin one after the other',
+    does: 'Computes the update at which each layer starts to train, for gradual unfreezing',
     requires: ['g', 'loss', 'grads', 'leastBatch', 'distances'],
     ensures: ['begins'],
     async run(c) {
@@ -51,7 +51,7 @@ export const UPDATE_PASSES = [
   }),
   pass({
     name: 'return-divisor',
-    does: 'Adds an output with what the loss of a batch is divided by, for each part of the loss that is divided by its own',
+    does: 'Adds an output with the divisor of the batch loss, or one for each part of the loss that has its own',
     requires: ['g', 'loss'],
     ensures: ['divisor', 'lossParts'],
     run(c) {

@@ -12,6 +12,7 @@ import { withValues } from './normalize/with-values.js';
 import { checkInjectOptions, decidedByOwnStep, type InjectOptions } from './options.js';
 import { PIPELINES } from './pipeline.js';
 import type { ParameterChoice } from './select/parameter-choice.js';
+import { loadOnDemand } from './stages/load-on-demand.js';
 
 export type InjectReport = {
   parameters: ParameterChoice[];
@@ -43,7 +44,7 @@ export async function inject(
     if (!replaceOptimizer) return adopt(model, options, oracle);
     const step = contextOf(model, options, oracle);
     const facts = ['work', 'operators', 'bindings'] as const;
-    const { withoutOptimizer } = await import('./on-demand.js');
+    const { withoutOptimizer } = await loadOnDemand();
     const lifted = withoutOptimizer(await runPasses(PIPELINES.readStep, step, facts));
     return injectStep(lifted.model, lifted.options, oracle);
   }

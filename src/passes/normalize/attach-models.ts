@@ -1,7 +1,9 @@
 /** The model with what is asked for beside it: a teacher, or a graph that computes the loss. */
+
 import { AgdError } from '../../graph/errors.js';
 import type { Model } from '../../graph/ir.js';
 import type { InjectOptions } from '../options.js';
+import { loadOnDemand } from '../stages/load-on-demand.js';
 import type { ShapeOracle } from './infer-shapes.js';
 
 /**
@@ -25,6 +27,6 @@ export async function attachModels(
       "--teacher needs a distillation loss: add --distill 'kl:T=2,alpha=0.5'.",
     );
   if (!teacherModel && !lossGraph) return { model: source, options };
-  const { joinModels } = await import('../on-demand.js');
+  const { joinModels } = await loadOnDemand();
   return joinModels(source, options, oracle);
 }

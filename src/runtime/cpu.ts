@@ -18,8 +18,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   }
   if (operators.has('Erf')) (await import('../passes/cpu/shorten-gelu.js')).shortenGelu(model);
   if (operators.has('Relu') && !isWasm) (await import('../passes/cpu/masks-at-once.js')).masksAtOnce(model);
-  if (operators.has('Conv')) blockSize ??= askBlockSize();
-  const block = operators.has('Conv') ? await blockSize : undefined;
+  const block = operators.has('Conv') ? await channelBlock() : undefined;
   if (block) (await import('../passes/cpu/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('MaxUnpool')) (await import('../passes/cpu/pools-as-maxima.js')).poolsAsMaxima(model);
   if (operators.has('Transpose')) (await import('../passes/cpu/transpose-apart.js')).transposeApart(model);
@@ -41,7 +40,13 @@ export async function shortenSteps(model: Model, { device, optimize = true }: Se
 
 let blockSize: Promise<number | undefined> | undefined;
 
-/** Two pixels of 32 channels tell by their order how many are side by side; undefined where the runtime has no such layout. */
+/** Channels side by side in the blocked layout of this processor (8, 16 with AVX-512); undefined where the runtime has none. */
+export function channelBlock(): Promise<number | undefined> {
+  blockSize ??= askBlockSize();
+  return blockSize;
+}
+
+/** Two pixels of 32 channels tell by their order how many are side by side. */
 async function askBlockSize(): Promise<number | undefined> {
   const { BLOCKED: domain } = await import('../passes/cpu/blocks.js');
   const graph = new Graph('layout');

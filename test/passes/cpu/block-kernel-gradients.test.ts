@@ -6,7 +6,7 @@ import { Conv } from '../../../src/ops/convolution.js';
 import { type AttrInit, Builder, toAttrs } from '../../../src/ops/core/builder.js';
 import { NodeView } from '../../../src/ops/core/rule.js';
 import { BLOCKED } from '../../../src/passes/cpu/blocks.js';
-import { layOut } from '../../../src/runtime/cpu.js';
+import { channelBlock, layOut } from '../../../src/runtime/cpu.js';
 import { Session } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 
@@ -66,8 +66,18 @@ async function run(model: Model, feeds: Record<string, Tensor>): Promise<number[
 }
 
 /** The largest difference, beside the largest number. */
-const distance = (a: number[], b: number[]) =>
-  Math.max(...a.map((v, i) => Math.abs(v - b[i]!))) / Math.max(...b.map(Math.abs));
+const distance = (a: number[], b: number[]) => largest(a.map((v, i) => v - b[i]!)) / largest(b);
+const largest = (values: number[]) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+
+/** The gradient as the rule writes it, without the rounding of float32, in which alone the runtime convolves. */
+function exactly(c: Case, samples?: number): Promise<number[]> {
+  const exact: Case = { ...c, dtype: 'float64' };
+  const model = gradient(exact);
+  const { graph } = model;
+  graph.outputs = graph.outputs.slice(0, 1);
+  graph.nodes = graph.nodes.filter(node => node.opType !== 'Conv');
+  return run(model, fed(exact, samples));
+}
 
 const cases: Record<string, Case> = {
   'shifts, padded': { x: [8, 16, 12, 14], w: [16, 16, 3, 3], y: [12, 14], attrs: { pads: [1, 1, 1, 1] } },
@@ -111,23 +121,33 @@ const cases: Record<string, Case> = {
   'channels that fill no block': { x: [8, 12, 10, 9], w: [16, 12, 3, 3], y: [8, 7] },
 };
 
+/** The cases are for blocks of 8 channels: elsewhere, samples and channels grow with the block, and rounding with the terms of a sum. */
+const scale = ((await channelBlock()) ?? 8) / 8;
+const MOST = 2e-6 * scale;
+const grown = <T extends number | string>(n: T): T =>
+  (typeof n === 'number' && n % 4 === 0 ? n * scale : n) as T;
+const scaled = ({ x: [n, c, ...image], w: [m, channels, ...kernel], ...rest }: Case): Case => ({
+  ...rest,
+  x: [grown(n!), grown(c!), ...image],
+  w: [grown(m!), grown(channels!), ...kernel],
+});
+
 // Other processors may have no such layout.
 describe.skipIf(process.arch !== 'x64')('gradients of kernels in blocks, on x86-64', () => {
-  it.each(Object.entries(cases))('%s', async (_, c) => {
+  it.each(Object.entries(cases))('%s', async (_, of) => {
+    const c = scaled(of);
     const model = gradient(c);
-    const before = await run(model, fed(c));
     await layOut(model, {});
     expect(isInBlocks(model)).toBe(true);
-    expect(distance(await run(model, fed(c)), before)).toBeLessThan(2e-6);
+    expect(distance(await run(model, fed(c)), await exactly(c))).toBeLessThan(MOST);
   });
 
   it.each([1, 3, 4, 8, 12, 14, 16])('a batch of unknown size: %i', async samples => {
-    const c: Case = { ...cases['shifts, padded']!, x: ['n', 16, 12, 14] };
+    const c = scaled({ ...cases['shifts, padded']!, x: ['n', 16, 12, 14] });
     const model = gradient(c);
-    const before = await run(model, fed(c, samples));
     await layOut(model, {});
     expect(isInBlocks(model)).toBe(true);
-    expect(distance(await run(model, fed(c, samples)), before)).toBeLessThan(2e-6);
+    expect(distance(await run(model, fed(c, samples)), await exactly(c, samples))).toBeLessThan(MOST);
   });
 
   it.each<[string, Case]>([
@@ -140,21 +160,22 @@ describe.skipIf(process.arch !== 'x64')('gradients of kernels in blocks, on x86-
     ['small images', { x: [8, 8, 3, 3], w: [16, 8, 3, 3], y: [3, 3], attrs: { pads: [1, 1, 1, 1] } }],
     ['groups', { x: [8, 64, 12, 14], w: [64, 32, 3, 3], y: [10, 12], attrs: { group: 2 } }],
   ])('leaves %s', async (_, c) => {
-    const model = gradient(c);
+    const model = gradient(scaled(c));
     await layOut(model, {});
     expect(isInBlocks(model)).toBe(false);
   });
 
   it('leaves products that differ in a single index', async () => {
-    const model = gradient(cases['shifts, padded']!);
+    const c = scaled(cases['shifts, padded']!);
+    const model = gradient(c);
     const gather = model.graph.nodes.find(node => node.opType === 'Gather')!;
     const indices = model.graph.initializers.get(gather.inputs[1]!)!.numbers();
     const other = new Value('other', { kind: 'tensor', dtype: 'int64', shape: [indices.length] });
     model.graph.initializers.set(other, Tensor.ints([...indices.slice(1), 0]));
     gather.setInput(1, other);
-    const before = await run(model, fed(cases['shifts, padded']!));
+    const before = await run(model, fed(c));
     await layOut(model, {});
     expect(isInBlocks(model)).toBe(false);
-    expect(distance(await run(model, fed(cases['shifts, padded']!)), before)).toBeLessThan(2e-6);
+    expect(distance(await run(model, fed(c)), before)).toBeLessThan(MOST);
   });
 });

@@ -91,6 +91,7 @@ export type {
 } from './runtime/train/events.js';
 export type { Compression } from './runtime/train/exchange.js';
 export { type Callbacks, FitError, type FitOptions, type FitResult, fit } from './runtime/train/fit.js';
+export type { TrainerOptions } from './runtime/train/load-step.js';
 export {
   type MemoryChange,
   type MemoryEstimate,
@@ -100,7 +101,7 @@ export {
 } from './runtime/train/memory-estimate.js';
 export type { RunHistory } from './runtime/train/run-state.js';
 export { runTrainJob, type TrainJob } from './runtime/train/train-job.js';
-export { Trainer, type TrainerOptions } from './runtime/train/trainer.js';
+export { Trainer } from './runtime/train/trainer.js';
 export { type LoopOptions, trainingLoop } from './runtime/train/training-loop.js';
 export type { Reply } from './runtime/train/training-run.js';
 export { trainInWorker } from './runtime/train/worker.js';

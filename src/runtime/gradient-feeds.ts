@@ -5,9 +5,9 @@ import type { BindOptions } from './data/bind.js';
 import { type DataOptions, OpenedData } from './data/data.js';
 import { DEFAULT_BATCH_SIZE } from './data/dataset.js';
 import { fileOrder } from './data/order.js';
+import { inputSpecs } from './input-specs.js';
 import type { Feeds } from './session.js';
 import { shapesOf } from './train/model-data.js';
-import { inputSpecs } from './train/trainer.js';
 
 export type GradientData = Pick<DataOptions, 'columns' | 'label' | 'recipe' | 'skipMissing'> & {
   /** The samples to take; 32 if not given, or as many as the model takes. */

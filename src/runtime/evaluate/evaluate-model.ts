@@ -12,11 +12,11 @@ import { modelWithLoss } from '../../passes/run/evaluation-model.js';
 import { layOut } from '../cpu.js';
 import { type FitData, isOpen } from '../data/from-values.js';
 import { withDevice } from '../devices/choose.js';
+import { inputSpecs } from '../input-specs.js';
 import { checkMetrics } from '../metrics/index.js';
 import { asFeeds, Session } from '../session.js';
 import type { Evaluation } from '../train/events.js';
 import { inputsToDerive, shapesOf } from '../train/model-data.js';
-import { inputSpecs } from '../train/trainer.js';
 import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
 import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
 

@@ -12,6 +12,7 @@ import { openData } from '../data/open.js';
 import { withDevice } from '../devices/choose.js';
 import type { Beginning } from '../formats/artifacts.js';
 import { openForInjection } from '../formats/open-for-injection.js';
+import { inputSpecs } from '../input-specs.js';
 import { checkMetrics, metricNamed } from '../metrics/index.js';
 import { type SessionOptions, sessionShapes } from '../session.js';
 import { withBalance } from './balance.js';
@@ -29,7 +30,7 @@ import {
   withMixedTargets,
 } from './prepare.js';
 import { type Spread, spreadOf } from './spread.js';
-import { inputSpecs, Trainer } from './trainer.js';
+import { Trainer } from './trainer.js';
 import { trainingLoop } from './training-loop.js';
 import { verifyPacking } from './verify-packing.js';
 

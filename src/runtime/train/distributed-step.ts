@@ -534,3 +534,14 @@ function open(name: string): AgdError {
     `The size of '${name}' depends on the batch: such a step cannot be distributed.`,
   );
 }
+
+/** The state of rank 0, on all ranks. */
+export async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {
+  const entries: [string, Tensor][] = [];
+  for (const [name, { dtype, dims, bytes }] of Object.entries(state)) {
+    const own = bytes.slice();
+    await collective.broadcast(own);
+    entries.push([name, new Tensor(dtype, dims, own)]);
+  }
+  return record(Object.fromEntries(entries));
+}

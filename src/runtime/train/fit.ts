@@ -29,6 +29,7 @@ import type {
   StepEvent,
   TrainEvent,
 } from './events.js';
+import type { TrainerOptions } from './load-step.js';
 import { directionOf } from './monitor.js';
 import {
   bind,
@@ -50,7 +51,7 @@ import {
   settingsOf,
   withRun,
 } from './run-state.js';
-import { Trainer, type TrainerOptions } from './trainer.js';
+import { Trainer } from './trainer.js';
 import { type Reply, type RunOptions, trainRun } from './training-run.js';
 
 type Answer = Reply | Promise<Reply>;

@@ -13,9 +13,9 @@ import { normalize } from '../../passes/pipeline.js';
 import type { Data } from '../data/data.js';
 import { type Dataset, DEFAULT_BATCH_SIZE } from '../data/dataset.js';
 import { fileOrder } from '../data/order.js';
+import { inputSpecs } from '../input-specs.js';
 import { type Feeds, Session, shapesIn } from '../session.js';
 import type { TrainJob } from './train-job.js';
-import { inputSpecs } from './trainer.js';
 
 export type Source = {
   job: Pick<TrainJob, 'bind' | 'batchSize'>;

@@ -23,14 +23,16 @@ import type { Dataset } from '../data/dataset.js';
 import { type Progress, throttled } from '../data/progress.js';
 import { checkExport } from '../export.js';
 import type { Opened } from '../formats/artifacts.js';
+import { inputSpecs } from '../input-specs.js';
 import { sessionShapes } from '../session.js';
 import type { JudgedSample, NewEvent } from './events.js';
 import { nonFiniteRows } from './finite.js';
 import { injectedEvent } from './injected-event.js';
+import type { TrainerOptions } from './load-step.js';
 import { batchToFree, inputsToDerive, type Source, shapesOf } from './model-data.js';
 import { checkBudget, type PrivacyOptions } from './privacy.js';
 import type { TrainJob } from './train-job.js';
-import { inputSpecs, Trainer, type TrainerOptions } from './trainer.js';
+import { Trainer } from './trainer.js';
 import type { WorstOptions } from './worst-samples.js';
 
 /** Reports an event, as of now. */

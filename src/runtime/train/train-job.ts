@@ -34,6 +34,7 @@ import { crossValidate } from './cross-validate.js';
 import { dryRun } from './dry-run.js';
 import type { TrainEvent } from './events.js';
 import { findRate } from './find-lr.js';
+import type { TrainerOptions } from './load-step.js';
 import { directionOf, type MonitorOptions } from './monitor.js';
 import { planTogether } from './plan-together.js';
 import {
@@ -60,7 +61,7 @@ import {
   sourceOf,
   withRun,
 } from './run-state.js';
-import { Trainer, type TrainerOptions } from './trainer.js';
+import { Trainer } from './trainer.js';
 import { parseInterval, trainRun } from './training-run.js';
 
 /** A training run from files to files. */

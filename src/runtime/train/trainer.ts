@@ -1,40 +1,21 @@
 import { withInitializers } from '../../graph/clone.js';
 import { AgdError } from '../../graph/errors.js';
-import { allGraphs, type Model, type Node, type Value } from '../../graph/ir.js';
+import type { Model } from '../../graph/ir.js';
 import { record } from '../../graph/record.js';
 import { Tensor } from '../../graph/tensor.js';
-import { providerOf } from '../../ops/core/provider.js';
-import type { PlannedSchedule } from '../../ops/schedules.js';
-import { trainingPart } from '../../passes/common/part-of-model.js';
 import { rangesOfTargets } from '../../passes/differentiate/attach-loss.js';
 import { singleValue } from '../../passes/differentiate/train-batch-norm.js';
 import { skipsLosses, type TrainingDescription } from '../../passes/file/description.js';
 import { outerMomentumOf, withOuterMomentum } from '../../passes/file/outer-momentum.js';
 import { readStep } from '../../passes/file/step-metadata.js';
-import { inferShapes } from '../../passes/normalize/infer-shapes.js';
 import { readsLastToken } from '../../passes/normalize/keep-all-positions.js';
-import type { Device, Fed, LeastBatch } from '../../passes/options.js';
-import { readQuantizers } from '../../passes/quantize/quantization-record.js';
+import type { Device } from '../../passes/options.js';
 import { readRecipe } from '../../passes/recipe/read-recipe.js';
 import { classNames, type Recipe, withRecipe } from '../../passes/recipe/recipe.js';
-import {
-  type EvaluationModel,
-  evaluationModel,
-  injectedPredictionModel,
-} from '../../passes/run/evaluation-model.js';
-import type { RunTable } from '../../passes/run/merge-tables.js';
-import { rowNumbers } from '../../passes/run/row-numbers.js';
-import { type ScannedSteps, scanSteps } from '../../passes/run/scan-steps.js';
-import { scheduleFactors } from '../../passes/run/schedule-factors.js';
-import { stateInputs } from '../../passes/run/state-inputs.js';
-import type { StateSum } from '../../passes/run/state-sum.js';
-import { withUnreadOutput } from '../../passes/run/unread-output.js';
 import { anyRank, type Collective } from '../collective/collective.js';
-import { isWasm, layOut, shortenSteps } from '../cpu.js';
 import type { InputSpec } from '../data/bind.js';
 import type { Batch } from '../data/dataset.js';
 import { checkRange } from '../data/targets.js';
-import { withDevice } from '../devices/choose.js';
 import { type EvaluateOptions, evaluateBatches } from '../evaluate/evaluation.js';
 import { type Prediction, predictions } from '../evaluate/predictions.js';
 import { fromPytorch, toPytorch } from '../formats/pytorch-state.js';
@@ -47,32 +28,25 @@ import {
   isOnDevice,
   misfit,
   onDeviceAlone,
-  Session,
-  type SessionOptions,
-  sessionShapes,
-  shapesIn,
+  type Session,
 } from '../session.js';
-import type { DeviceState } from './device-state.js';
-import type { DistributedOptions, DistributedStep } from './distributed-step.js';
+import { brokenBy, checkScale, deciding, diverged, nonFinite } from './divergence.js';
 import type { Evaluation, TelemetryRow } from './events.js';
 import { firstNonFinite, LAST_GOOD, LOST } from './finite.js';
+import { aligned, emptied, unwritten, writtenLosses } from './in-place.js';
+import { Inference } from './inference.js';
 import {
-  aligned,
-  canWriteInto,
-  emptied,
-  type InPlaceOptions,
-  replacedStates,
-  unwritten,
-  writtenLosses,
-} from './in-place.js';
-import type { LocalOptions, LocalSteps } from './local-steps.js';
-import type { LookedUpRows } from './looked-up-rows.js';
-
-/**
- * `gradNorm` is that of an update's gradients before clipping, where the step clips their norm; else what telemetry tells.
- * `lossScale` is that after the step, `skipped` the number of batches skipped so far, if the step has them.
- */
-export type StepInfo = { lr: number; gradNorm?: number; lossScale?: number; skipped?: number };
+  isDistributed,
+  type LoadedStep,
+  loadStep,
+  statesOf,
+  stepOptions,
+  type TrainerOptions,
+  withOwnTables,
+} from './load-step.js';
+import type { LocalSteps } from './local-steps.js';
+import { inExtents, slice, unstacked } from './step-axis.js';
+import { type StepInfo, StepResults } from './step-results.js';
 
 /**
  * Runs the training step of an injected model. It owns the state between steps: parameters, optimizer state,
@@ -83,14 +57,9 @@ export type StepInfo = { lr: number; gradNorm?: number; lossScale?: number; skip
  */
 export class Trainer {
   #state: Feeds = {};
-  #evaluator: { session: Session; samples: EvaluationModel['samples'] } | undefined;
-  #predictor: Session | undefined;
   #telemetry: TelemetryRow[][] = [];
   #inputs: InputSpec[] | undefined;
   #lastSteps: StepInfo[] = [];
-  #schedule: Session | undefined;
-  /** Where the state stays on the device between runs. */
-  #device: DeviceState | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #pending = 0;
   #local: LocalSteps | undefined;
@@ -108,21 +77,20 @@ export class Trainer {
   /** The whole state on rank 0, if ranks have parts of it. */
   #gathered: Feeds | undefined;
   #isReleased = false;
+  private readonly loaded: Omit<LoadedStep, 'state'>;
+  readonly #results: StepResults;
+  readonly #inference: Inference;
 
   private constructor(
     private model: Model,
     readonly description: TrainingDescription,
-    private readonly session: Session | DistributedStep,
-    private readonly fed: readonly InputSpec[],
-    private readonly updates: readonly { state: string; value: string }[],
     private readonly options: TrainerOptions,
-    private readonly run: Omit<ScannedSteps, 'model'> & { tables: readonly RunTable[]; rows?: LookedUpRows },
-    private readonly unread?: string,
-    /** States whose next value a run may write over the one before. */
-    private readonly inPlace: ReadonlySet<string> = new Set(),
-    private readonly sum?: StateSum,
+    { state, ...loaded }: LoadedStep,
   ) {
-    this.#state = this.#withOwnTables(statesOf(model, updates));
+    this.#state = state;
+    this.loaded = loaded;
+    this.#results = new StepResults(description, loaded.run.stacked);
+    this.#inference = new Inference(description, options);
   }
 
   /**
@@ -133,99 +101,20 @@ export class Trainer {
   static async create(source: Model, where: TrainerOptions = {}): Promise<Trainer> {
     const momentum = outerMomentumOf(source);
     const model = withOuterMomentum(source, new Map());
-    const given = await withDevice(where);
-    // A step computes what its gradients are of, which integer kernels would round once more.
-    const isRounded = [...allGraphs(model.graph)].some(({ nodes }) =>
-      nodes.some(node => node.opType === 'QuantizeLinear'),
-    );
-    const options = isRounded || readQuantizers(model).length ? { ...given, integerKernels: false } : given;
+    const options = await stepOptions(model, where);
     const description = readStep(model);
-    checkDistributed(options, description);
-    const updates = model.trainingInfo.flatMap(info => info.updates);
-    // A Scan needs something to scan: a model without data runs step by step.
+    const step = await loadStep(model, description, options);
+    const trainer = new Trainer(model, description, options, step);
     const { collective, syncEvery } = options;
-    const part = trainingPart(
-      collective
-        ? (await import('./distributed-step.js')).withStreamOf(collective, model, description)
-        : model,
-    );
-    const hasTables = description.parameters.some(({ rows }) => rows !== undefined);
-    await typeValues(part, hasTables);
-    const data = dataInputs(part, description);
-    const { mix } = description.loss;
-    const own = data.filter(v => v.name !== mix?.target && v.name !== mix?.share);
-    const fed = inputSpecs({ graph: part.graph, inputs: own, leastBatch: description.leastBatch });
-    if (description.synchronized && collective && syncEvery !== undefined)
-      throw new AgdError(
-        'bad-option',
-        '--sync-batch-norm cannot be combined with --sync-every, with which ranks exchange nothing in most steps.',
-      );
-    if (collective && syncEvery === undefined) {
-      const { DistributedStep } = await import('./distributed-step.js');
-      const step = await DistributedStep.create(model, { ...options, collective });
-      const run = { tables: step.tables, hoisted: new Map(), stacked: new Map() };
-      const { foreign } = step;
-      const own = updates.filter(u => !foreign.has(u.state));
-      const trainer = new Trainer(model, description, step, fed, own, options, run);
-      const initial = await sameState(collective, statesOf(model, updates));
-      trainer.#state = record(
-        Object.fromEntries(Object.entries(initial).filter(([name]) => !foreign.has(name))),
-      );
-      freeMemory();
-      return trainer;
-    }
-    const onDevice = staysOnDevice(options);
-    const { device = 'cpu' } = options;
-    if (device === 'cpu' && !isWasm) (await import('../tiles.js')).fitTiles(part, options);
-    const { model: steps, ...run } =
-      !data.length || onDevice
-        ? { model: part, tables: [], hoisted: new Map(), stacked: new Map() }
-        : hasTables
-          ? await (await import('./looked-up-rows.js')).LookedUpRows.of(part, updates, options)
-          : { ...scanSteps(part), tables: [] };
-    const ready = steps === part ? part : await layOut(steps, options);
-    const stay = onDevice ? statesToStay(part, description, updates) : [];
-    const isInto =
-      steps !== part &&
-      !run.tables.length &&
-      !collective &&
-      device === 'cpu' &&
-      (await canWriteInto(model, statesOf(model, updates)));
-    const inPlace = isInto ? await replacedStates(ready, statesOf(model, updates), options) : undefined;
-    if (steps !== part) await shortenSteps(ready, options);
-    const plain = stateInputs(ready, updates);
-    const { model: summed, sum } = isInto
-      ? (await import('../../passes/run/state-sum.js')).withStateSum(plain, updates, {
-          inSteps: !!inPlace?.size,
-        })
-      : { model: plain, sum: undefined };
-    const { model: whole, unread } = isInto ? withUnreadOutput(summed) : { model: plain, unread: undefined };
-    const session = await Session.create(whole, { ...options, stay });
-    freeMemory();
-    const trainer = new Trainer(
-      model,
+    if (!collective || syncEvery === undefined) return trainer;
+    const { LocalSteps } = await import('./local-steps.js');
+    trainer.#local = new LocalSteps(
+      collective,
       description,
-      session,
-      fed,
-      updates,
-      options,
-      run,
-      unread,
-      inPlace,
-      sum,
+      { ...options, syncEvery },
+      trainer.#state,
+      momentum,
     );
-    if (onDevice) trainer.#device = new (await import('./device-state.js')).DeviceState(options);
-    if (collective) {
-      trainer.#state = trainer.#withOwnTables(await sameState(collective, trainer.#state));
-      const { LocalSteps } = await import('./local-steps.js');
-      trainer.#local = new LocalSteps(
-        collective,
-        description,
-        { ...options, syncEvery: syncEvery! },
-        trainer.#state,
-        momentum,
-      );
-    }
     return trainer;
   }
 
@@ -245,7 +134,8 @@ export class Trainer {
 
   /** Of a settled trainer, the state that is the same on all ranks: without the optimizer state that is divided. */
   get commonState(): ReadonlyMap<string, Tensor> {
-    const { session, description, state } = this;
+    const { description, state } = this;
+    const { session } = this.loaded;
     if (!(isDistributed(session) && session.isSharded)) return state;
     const names = new Set([...description.parameters.map(p => p.name), ...description.statistics]);
     return new Map([...state].filter(([name]) => names.has(name)));
@@ -263,7 +153,7 @@ export class Trainer {
     const outputs = new Map(this.model.graph.outputs.map(v => [v.name, v]));
     const ranges = rangesOfTargets(loss, name => outputs.get(name));
     const ofLastToken = readsLastToken(this.model.graph);
-    return this.fed.map(input => {
+    return this.loaded.fed.map(input => {
       const range = ranges.get(input.name);
       return range ? { ...input, range, ofLastToken } : input;
     });
@@ -276,19 +166,18 @@ export class Trainer {
 
   /** Updates of the parameters so far, those before a restart included. */
   get stepCount(): number {
-    return this.#counter(this.description.step);
+    return this.#results.counts(this.#state).updates;
   }
 
   /** Batches seen so far: those that were accumulated, and those skipped, count too. */
   get batchCount(): number {
-    const { accumulation } = this.description;
-    const { batches, counter } = accumulation ?? { batches: 1, counter: undefined };
-    return this.stepCount * batches + this.#counter(counter) + this.skippedCount;
+    const { updates, batches, skipped } = this.#results.counts(this.#state);
+    return updates * (this.description.accumulation?.batches ?? 1) + batches + skipped;
   }
 
   /** Batches whose gradients were not finite, and which changed nothing. */
   get skippedCount(): number {
-    return this.#counter(this.description.skipped);
+    return this.#results.counts(this.#state).skipped;
   }
 
   /**
@@ -320,7 +209,7 @@ export class Trainer {
   /** The injected model with the current state as its defaults: a run can go on from it. */
   snapshot(): Model {
     this.#demandIdle('snapshot');
-    if (isDistributed(this.session) && this.session.isUnsettled)
+    if (isDistributed(this.loaded.session) && this.loaded.session.isUnsettled)
       throw new AgdError(
         'bad-state',
         'The ranks have gradients that are not in the state yet: call settle() on all of them.',
@@ -328,7 +217,7 @@ export class Trainer {
     this.#demandHere('snapshot');
     if (this.#local && !this.#local.isSettled)
       throw new AgdError('bad-state', 'The ranks have different states: call settle() on all of them.');
-    const state = this.#withOwnTables(this.#whole());
+    const state = this.#ownTables(this.#whole());
     return withOuterMomentum(
       withInitializers(this.model, name => state[name]),
       this.#local?.momentum ?? new Map(),
@@ -358,14 +247,14 @@ export class Trainer {
    */
   settle(wholeOn: 'first' | 'all' = 'first'): Promise<void> {
     return this.#inTurn(async () => {
-      if (isDistributed(this.session)) {
-        this.#state = await this.session.settle(this.#state);
-        if (this.session.isSharded) {
+      if (isDistributed(this.loaded.session)) {
+        this.#state = await this.loaded.session.settle(this.#state);
+        if (this.loaded.session.isSharded) {
           const types = statesOf(
             this.model,
             this.model.trainingInfo.flatMap(info => info.updates),
           );
-          const all = await this.session.gather(this.#state, types, wholeOn);
+          const all = await this.loaded.session.gather(this.#state, types, wholeOn);
           if (wholeOn === 'all' || this.collective!.rank === 0) this.#gathered = all;
         }
       }
@@ -375,12 +264,12 @@ export class Trainer {
 
   /** Whether runs write the state into arrays that are there, so that starting one takes no time for the state. */
   get writesInPlace(): boolean {
-    return this.unread !== undefined;
+    return this.loaded.unread !== undefined;
   }
 
   /** Whether steps write the next state over the one before, so that it is in memory once in runs of one step. */
   get replacesState(): boolean {
-    return this.inPlace.size > 0;
+    return this.loaded.inPlace.size > 0;
   }
 
   /** Whether the state is that of a step: steps that replace it in place may fail when they have begun to. */
@@ -411,7 +300,7 @@ export class Trainer {
   #whole(): Feeds {
     this.#demandWhole();
     this.#show();
-    if (isDistributed(this.session) && this.session.foreign.size && !this.#gathered)
+    if (isDistributed(this.loaded.session) && this.loaded.session.foreign.size && !this.#gathered)
       throw new AgdError(
         'bad-state',
         'Each rank has a part of the state: call settle() on all of them, and save on rank 0.',
@@ -432,16 +321,16 @@ export class Trainer {
    */
   restore(checkpoint: ReadonlyMap<string, Tensor>): string[] {
     this.#demandIdle('restore');
-    if (isDistributed(this.session) && this.session.isSharded)
+    if (isDistributed(this.loaded.session) && this.loaded.session.isSharded)
       throw new AgdError(
         'bad-state',
         'A divided optimizer cannot be restored: create the trainer from a saved state.',
       );
     const { state, unused } = fromPytorch(this.description, new Map(Object.entries(this.#state)), checkpoint);
     const before = this.#state;
-    this.#state = this.#withOwnTables(Object.fromEntries(state));
+    this.#state = this.#ownTables(Object.fromEntries(state));
     this.#isLost = false;
-    this.#device?.free(before, this.#state);
+    this.loaded.device?.free(before, this.#state);
     this.#local?.restart(this.#state);
     return unused;
   }
@@ -457,7 +346,7 @@ export class Trainer {
   }
 
   async #fetchState(): Promise<void> {
-    await this.#device?.fetch(this.#state);
+    await this.loaded.device?.fetch(this.#state);
   }
 
   /**
@@ -509,7 +398,7 @@ export class Trainer {
     return this.#inTurn(() => {
       const given = this.#withSecondTarget(feeds);
       if (this.#local) return this.#localStep(given, options);
-      return this.#device ? this.#stepsOnDevice(given, options) : this.#steps(given, options);
+      return this.loaded.device ? this.#stepsOnDevice(given, options) : this.#steps(given, options);
     });
   }
 
@@ -518,7 +407,7 @@ export class Trainer {
    * state that they begin with is kept until that after them is known to be finite.
    */
   async #stepsOnDevice(batches: Feeds, options: { lr?: number }): Promise<number[]> {
-    const device = this.#device!;
+    const device = this.loaded.device!;
     const start = this.#state;
     const [losses, infos, telemetry]: [number[], StepInfo[], TelemetryRow[][]] = [[], [], []];
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
@@ -527,9 +416,9 @@ export class Trainer {
       device.free(from, start);
     };
     const check = async () => {
-      const broken = await device.firstNonFinite(this.#deciding(this.#state));
+      const broken = await device.firstNonFinite(deciding(this.description, this.#state));
       if (!broken) return;
-      const error = this.#brokenBy(this.stepCount, broken, this.#state[broken]!, losses.length);
+      const error = brokenBy(this.description, this.stepCount, losses.length, broken, this.#state);
       toStart(this.#state);
       if (losses.length > 1) await this.#stepsOnDevice(slice(batches, 0, losses.length - 1), options);
       throw error;
@@ -569,22 +458,23 @@ export class Trainer {
   }
 
   async #steps(batches: Feeds, { lr }: { lr?: number }): Promise<number[]> {
-    const { description, updates } = this;
+    const { description } = this;
+    const { session, updates, run, unread, inPlace, sum, device } = this.loaded;
     const rate = lr === undefined ? this.#defaultLr() : Tensor.filled('float32', [], lr);
     const count = Object.values(batches)[0]?.dims[0] ?? 1;
-    if (isDistributed(this.session) && count > 1) return this.#oneByOne(batches, count, { lr });
+    if (isDistributed(session) && count > 1) return this.#oneByOne(batches, count, { lr });
     this.#demandWhole();
-    const isReplaced = this.inPlace.size > 0 && this.#state === this.#own;
-    const state = { ...inExtents(this.#state, this.run.hoisted), [description.lr]: rate };
-    const looked = await this.run.rows?.gather(batches, this.#state);
+    const isReplaced = inPlace.size > 0 && this.#state === this.#own;
+    const state = { ...inExtents(this.#state, run.hoisted), [description.lr]: rate };
+    const looked = await run.rows?.gather(batches, this.#state);
     const feeds = { ...batches, ...state, ...looked?.feeds };
-    const shown = this.run.stacked.values();
+    const shown = run.stacked.values();
     const wanted = [description.loss.name, ...(looked?.outputs ?? updates.map(u => u.value)), ...shown];
-    const results = isDistributed(this.session)
-      ? await this.session.run(unstacked(batches), state)
-      : this.unread === undefined
-        ? await this.session.run(feeds, wanted)
-        : await this.#runInto(this.session, feeds, count, this.unread);
+    const results = isDistributed(session)
+      ? await session.run(unstacked(batches), state)
+      : unread === undefined
+        ? await session.run(feeds, wanted)
+        : await this.#runInto(session, feeds, count, unread);
     if (looked) Object.assign(results, looked.divide(results));
     const discard = () => freeOnDevice(Object.values(results));
     const losses = results[description.loss.name]!.numbers();
@@ -593,20 +483,18 @@ export class Trainer {
     if (bad >= 0) {
       discard();
       await this.#fetchState();
-      throw this.#diverged(losses[bad]!, this.#device ? batches : slice(batches, bad, bad + 1));
+      const batch = device ? batches : slice(batches, bad, bad + 1);
+      throw diverged(description, losses[bad]!, this.stepCount + 1, batch, this.#state);
     }
     const after = record(Object.fromEntries(updates.map(u => [u.state, results[u.value]!])));
-    const given = new Map([...this.run.hoisted.keys()].map(n => [n, this.#state[n]!.dims]));
+    const given = new Map([...run.hoisted.keys()].map(n => [n, this.#state[n]!.dims]));
     const next = inExtents(after, given);
-    const here = Object.entries(this.#deciding(next)).filter(([, tensor]) => !isOnDevice(tensor));
-    const isSummed = this.sum && Number.isFinite(results[this.sum.output]!.numbers()[0]);
-    const open = isSummed ? here.filter(([name]) => !this.sum!.states.has(name)) : here;
+    const here = Object.entries(deciding(description, next)).filter(([, tensor]) => !isOnDevice(tensor));
+    const isSummed = sum && Number.isFinite(results[sum.output]!.numbers()[0]);
+    const open = isSummed ? here.filter(([name]) => !sum!.states.has(name)) : here;
     const broken = firstNonFinite(Object.fromEntries(open));
     const isBrokenElsewhere =
-      isDistributed(this.session) &&
-      this.session.isSharded &&
-      (await anyRank(this.collective!, !!broken)) &&
-      !broken;
+      isDistributed(session) && session.isSharded && (await anyRank(this.collective!, !!broken)) && !broken;
     if (isBrokenElsewhere)
       throw nonFinite(`The update of step ${this.stepCount + 1} made state of another rank non-finite`);
     if (broken && isReplaced)
@@ -616,30 +504,29 @@ export class Trainer {
     if (broken) {
       discard();
       if (losses.length > 1) await this.#steps(slice(batches, 0, losses.length - 1), { lr });
-      throw this.#brokenBy(this.stepCount + 1, broken, next[broken]!, losses.length);
+      throw brokenBy(description, this.stepCount + 1, losses.length, broken, next);
     }
-    const { tables } = this.run;
+    const { tables } = run;
     try {
-      this.#checkScale(next);
+      checkScale(description, next);
       if (tables.length)
-        Object.assign(
-          next,
-          (await import('./put-rows.js')).putRows(tables, this.updates, this.#state, results),
-        );
+        Object.assign(next, (await import('./put-rows.js')).putRows(tables, updates, this.#state, results));
     } catch (error) {
       discard();
       throw error;
     }
-    const before = this.#counts();
+    const before = this.#results.counts(this.#state);
     this.#gathered = undefined;
     this.#spare = this.#state === this.#own ? this.#own : undefined;
     this.#state = next;
-    if (this.unread !== undefined) this.#own = next;
+    if (unread !== undefined) this.#own = next;
     // Frees what the first run began with before the second one allocates its outputs.
     if (!this.#hasRun) freeMemory();
     this.#hasRun = true;
-    this.#telemetry = this.#readTelemetry(feeds, results);
-    this.#lastSteps = await this.#describeSteps(losses, before, rate.numbers()[0]!, results);
+    const read = this.#results;
+    this.#telemetry = read.telemetry(feeds, next, results);
+    const found = { state: next, results, telemetry: this.#telemetry };
+    this.#lastSteps = await read.steps(losses.length, before, rate.numbers()[0]!, found);
     return losses;
   }
 
@@ -648,7 +535,8 @@ export class Trainer {
    * that before the last run where they are free. What a caller has seen is in neither.
    */
   async #runInto(session: Session, given: Feeds, count: number, unread: string): Promise<Feeds> {
-    const { description, updates, run, inPlace } = this;
+    const { description } = this;
+    const { updates, run, inPlace, sum } = this.loaded;
     const isOwn = this.#state === this.#own;
     const feeds = { ...given };
     const states = updates.map(({ state, value }) => {
@@ -665,7 +553,7 @@ export class Trainer {
       return [name, emptied(dtype, [count, ...dims])] as const;
     });
     const losses = unwritten(count);
-    const sums = this.sum ? [[this.sum.output, emptied('float32', [])] as const] : [];
+    const sums = sum ? [[sum.output, emptied('float32', [])] as const] : [];
     const outputs = record(
       Object.fromEntries([...states, ...shown, ...sums, [description.loss.name, losses]]),
     );
@@ -704,7 +592,7 @@ export class Trainer {
 
   /** Goes on from the state in which ranks met. Throws what ended the run of one of them. */
   #meet(state: Feeds): void {
-    if (state !== this.#state) this.#state = this.#withOwnTables(state);
+    if (state !== this.#state) this.#state = this.#ownTables(state);
     if (this.#local!.failure) throw this.#local!.failure;
   }
 
@@ -719,83 +607,6 @@ export class Trainer {
     }
     [this.#telemetry, this.#lastSteps] = [telemetry, steps];
     return losses;
-  }
-
-  /** The error for an update, the last of so many, that made part of the state non-finite. */
-  #brokenBy(step: number, name: string, value: Tensor, steps: number): AgdError {
-    const { statistics } = this.description;
-    if (steps === 1 && statistics.includes(name) && value.numbers().every(Number.isNaN))
-      return singleValue(`the batch normalization of '${name}'`);
-    return nonFinite(`The update of step ${step} made '${name}' non-finite`);
-  }
-
-  /** Throws `non-finite` where gradients overflow whatever the loss scale is. */
-  #checkScale(next: Feeds): void {
-    const { scaling } = this.description;
-    const scale = scaling?.stops ? next[scaling.scale]!.numbers()[0]! : 1;
-    if (scale < LEAST_SCALE)
-      throw nonFinite(`Gradients overflow float16 at any loss scale, down to ${scale}`, WIDER);
-  }
-
-  #counts(): { updates: number; batches: number; skipped: number } {
-    const { accumulation, step } = this.description;
-    return {
-      updates: this.#counter(step),
-      batches: this.#counter(accumulation?.counter),
-      skipped: this.skippedCount,
-    };
-  }
-
-  /** What is known of steps that began `before`. */
-  async #describeSteps(
-    losses: readonly number[],
-    before: { updates: number; batches: number; skipped: number },
-    lr: number,
-    results: Feeds,
-  ): Promise<StepInfo[]> {
-    const { accumulation, schedule, gradNorm, skipped, scaling } = this.description;
-    const afterEach = (state: string | undefined) =>
-      state === undefined
-        ? undefined
-        : (results[this.run.stacked.get(state) ?? ''] ?? this.#state[state]!).numbers();
-    const perUpdate = accumulation?.batches ?? 1;
-    let batches = before.batches;
-    const [counts, scales] = [afterEach(skipped), afterEach(scaling?.scale)];
-    const updates = losses.map((_, i) => {
-      const update = before.updates + Math.floor(batches / perUpdate);
-      const isSkipped = counts !== undefined && counts[i]! > (counts[i - 1] ?? before.skipped);
-      if (!isSkipped) batches++;
-      return { update, isDone: !isSkipped && batches % perUpdate === 0 };
-    });
-    const factors =
-      schedule &&
-      (await this.#factors(
-        schedule,
-        updates.map(u => u.update),
-      ));
-    const clipped = afterEach(gradNorm);
-    const observed = new Map(
-      this.#telemetry.map(rows => [rows[0]!.values.update, rows.map(r => r.values.grad_norm!)]),
-    );
-    return updates.map(({ update, isDone }, i) => {
-      const norms = observed.get(update + 1);
-      const norm = isDone ? (clipped?.[i] ?? (norms && Math.hypot(...norms))) : undefined;
-      return {
-        lr: lr * (factors?.[i] ?? 1),
-        ...(norm === undefined ? {} : { gradNorm: norm }),
-        ...(scales ? { lossScale: scales[i]! } : {}),
-        ...(counts ? { skipped: counts[i]! } : {}),
-      };
-    });
-  }
-
-  /** The schedule's factors on the learning rate, after so many updates each. */
-  async #factors(schedule: PlannedSchedule, done: readonly number[]): Promise<number[]> {
-    this.#schedule ??= await Session.create(scheduleFactors(schedule), { threads: 1 });
-    const { factor } = await this.#schedule.run({
-      done: Tensor.from('float64', [done.length], Float64Array.from(done)),
-    });
-    return factor!.numbers();
   }
 
   /**
@@ -820,20 +631,8 @@ export class Trainer {
 
   async #evaluatorFor(given: Feeds) {
     const inputs = this.#checked(given);
-    this.#evaluator ??= await this.#createEvaluator(inputs);
-    const { session, samples } = this.#evaluator;
-    const state = this.#learned(session);
-    return {
-      samples,
-      inputs,
-      run: (fetch: readonly string[]) => session.run({ ...state, ...inputs }, fetch),
-    };
-  }
-
-  async #createEvaluator(batch: Feeds) {
-    const oracle = shapesIn(() => batch);
-    const { model, samples } = await evaluationModel(this.model, oracle, providerOf(this.device));
-    return { session: await Session.create(await layOut(model, this.options), this.options), samples };
+    this.#demandWhole();
+    return this.#inference.evaluator(this.model, this.#state, inputs);
   }
 
   /**
@@ -845,7 +644,7 @@ export class Trainer {
     const names = loss.kind === 'output' ? outputs : [loss.output];
     const spec = taskOf(loss);
     const recipe = await readRecipe(this.model);
-    const run = (given: Feeds) => this.#inTurn(() => this.#predict(names, given));
+    const run = (given: Feeds) => this.#inTurn(async () => this.#predict(names, given));
     yield* predictions(batches, {
       names,
       spec: spec?.task === 'values' ? undefined : spec,
@@ -854,30 +653,9 @@ export class Trainer {
     });
   }
 
-  async #predict(names: readonly string[], given: Feeds): Promise<Feeds> {
-    const all = asFeeds(given);
-    this.#predictor ??= await this.#createPredictor(names, all);
-    const session = this.#predictor;
-    const inputs = Object.fromEntries(Object.entries(all).filter(([name]) => session.inputs.includes(name)));
-    return session.run({ ...this.#learned(session), ...inputs }, names);
-  }
-
-  async #createPredictor(names: readonly string[], batch: Feeds): Promise<Session> {
-    const model = await injectedPredictionModel(
-      this.model,
-      names,
-      shapesIn(() => batch),
-      providerOf(this.device),
-    );
-    return Session.create(await layOut(model, this.options), this.options);
-  }
-
-  /** The parameters and running statistics that a session takes. */
-  #learned(session: Session): Feeds {
+  #predict(names: readonly string[], given: Feeds): Promise<Feeds> {
     this.#demandWhole();
-    const { parameters, statistics } = this.description;
-    const names = [...parameters.map(p => p.name), ...statistics].filter(n => session.inputs.includes(n));
-    return Object.fromEntries(names.map(name => [name, this.#state[name]!]));
+    return this.#inference.predict(this.model, this.#state, names, given);
   }
 
   /** Frees the runtime's memory, after the steps under way; the trainer cannot be used after it. */
@@ -885,13 +663,12 @@ export class Trainer {
     if (this.#isReleased) return;
     await this.#inTurn(async () => {
       this.#isReleased = true;
-      await this.session.release();
-      await this.run.rows?.release();
-      await this.#evaluator?.session.release();
-      await this.#predictor?.release();
-      await this.#schedule?.release();
-      this.#device?.free(this.#state);
-      await this.#device?.release();
+      await this.loaded.session.release();
+      await this.loaded.run.rows?.release();
+      await this.#inference.release();
+      await this.#results.release();
+      this.loaded.device?.free(this.#state);
+      await this.loaded.device?.release();
     });
   }
 
@@ -932,40 +709,8 @@ export class Trainer {
   }
 
   /** With copies of the tables that change in place. */
-  #withOwnTables(state: Feeds): Feeds {
-    const names = this.run.tables.flatMap(table => table.states);
-    const own = names.map(name => {
-      const { dtype, dims, bytes } = state[name]!;
-      return [name, new Tensor(dtype, dims, bytes.slice())] as const;
-    });
-    return record({ ...state, ...Object.fromEntries(own) });
-  }
-
-  /** A table that did not change since the step before shows nothing new. */
-  #readTelemetry(feeds: Feeds, results: Feeds): TelemetryRow[][] {
-    const { telemetry, parameters } = this.description;
-    if (!telemetry) return [];
-    const { name, columns } = telemetry;
-    const after = results[this.run.stacked.get(name) ?? ''] ?? this.#state[name]!;
-    const values = after.numbers();
-    const size = parameters.length * columns.length;
-    let [last] = feeds[name]!.numbers();
-    const found: TelemetryRow[][] = [];
-    for (let start = 0; start < values.length; start += size) {
-      if (values[start] === last) continue;
-      last = values[start];
-      found.push(
-        parameters.map(({ name: parameter }, i) => {
-          const row = columns.map((column, j) => [column, values[start + i * columns.length + j]!]);
-          return { parameter, values: Object.fromEntries(row) };
-        }),
-      );
-    }
-    return found;
-  }
-
-  #counter(name: string | undefined): number {
-    return name === undefined ? 0 : this.#state[name]!.numbers()[0]!;
+  #ownTables(state: Feeds): Feeds {
+    return withOwnTables(this.loaded.run.tables, state);
   }
 
   /** The model's own learning rate, before its schedule. */
@@ -978,166 +723,7 @@ export class Trainer {
       if (value.name === this.description.lr) return tensor;
     throw new AgdError('invalid-model', `The model lacks its learning rate '${this.description.lr}'.`);
   }
-
-  /** All that the next step depends on: what only shows may be more than its element type holds. */
-  #deciding(state: Feeds): Feeds {
-    const shown = [this.description.telemetry?.name, this.description.gradNorm];
-    return Object.fromEntries(Object.entries(state).filter(([name]) => !shown.includes(name)));
-  }
-
-  /** The cause of a loss that is not finite: the data, what the run began with, or the step's own arithmetic. */
-  #diverged(loss: number, batch: Feeds): AgdError {
-    const at = `is ${loss} at step ${this.stepCount + 1}`;
-    const input = firstNonFinite(batch);
-    if (input) return nonFinite(`Loss ${at}: the data for '${input}' are not finite`);
-    const { loss: spec } = this.description;
-    const ignored = 'ignoreIndex' in spec ? spec.ignoreIndex : undefined;
-    if (ignored !== undefined && batch[spec.target!]!.numbers().every(label => label === ignored))
-      return new AgdError(
-        'non-finite',
-        `Loss ${at}: all targets of the batch are ${ignored}, which is ignored. Use larger batches, or leave out such ` +
-          'batches with --on-nonfinite skip.',
-      );
-    const state = firstNonFinite(this.#deciding(this.#state));
-    if (state) return nonFinite(`Loss ${at}: '${state}' is not finite`);
-    const isHalf = this.description.precision === 'fp16';
-    const advice = isHalf ? `try a smaller --lr, or a wider type: --precision bf16 or fp32` : undefined;
-    return nonFinite(`Loss '${this.description.loss.name}' ${at}`, advice);
-  }
 }
 
 const underWay = (before: string) =>
   new AgdError('bad-state', `A step is running: await it before ${before}.`);
-
-/** The values that a model has of its states. */
-function statesOf({ graph }: Model, updates: readonly { state: string }[]): Feeds {
-  const names = new Set(updates.map(u => u.state));
-  const states = [...graph.initializers].map(([value, tensor]) => [value.name, tensor] as const);
-  return Object.fromEntries(states.filter(([name]) => names.has(name)));
-}
-
-/** What a trainer runs on. */
-export type TrainerOptions = SessionOptions &
-  InPlaceOptions &
-  Partial<Pick<DistributedOptions, 'collective' | 'compress' | 'shardOptimizer'> & LocalOptions>;
-
-/** Throws `bad-option` for ways of distributing that exclude each other. */
-function checkDistributed(
-  { collective, syncEvery, shardOptimizer, compress, outerLr, outerMomentum }: TrainerOptions,
-  { stateBits }: TrainingDescription,
-): void {
-  const given = Object.entries({ syncEvery, shardOptimizer, compress }).find(([, value]) => value);
-  if (given && !collective)
-    throw new AgdError('bad-option', `${given[0]} is for distributed training: give a collective.`);
-  if (syncEvery !== undefined && !(Number.isSafeInteger(syncEvery) && syncEvery > 0))
-    throw new AgdError('bad-option', `syncEvery must be a whole number of at least 1, not ${syncEvery}.`);
-  // The codes of a quantized state have no mean.
-  const rival = Object.entries({ shardOptimizer, compress, stateBits }).find(([, value]) => value)?.[0];
-  if (syncEvery !== undefined && rival)
-    throw new AgdError('bad-option', `syncEvery cannot be combined with ${rival}.`);
-  if (syncEvery === undefined && (outerLr !== undefined || outerMomentum !== undefined))
-    throw new AgdError('bad-option', 'outerLr and outerMomentum need syncEvery.');
-}
-
-/** The state of rank 0, on all ranks. */
-async function sameState(collective: Collective, state: Feeds): Promise<Feeds> {
-  const entries: [string, Tensor][] = [];
-  for (const [name, { dtype, dims, bytes }] of Object.entries(state)) {
-    const own = bytes.slice();
-    await collective.broadcast(own);
-    entries.push([name, new Tensor(dtype, dims, own)]);
-  }
-  return record(Object.fromEntries(entries));
-}
-
-/** The one batch without the axis of steps. */
-function unstacked(batches: Feeds): Feeds {
-  const entries = Object.entries(batches).map(([name, t]) => [
-    name,
-    new Tensor(t.dtype, t.dims.slice(1), t.bytes),
-  ]);
-  return record(Object.fromEntries(entries));
-}
-
-/** Elsewhere each output of a run comes back. */
-const staysOnDevice = ({ device, collective }: TrainerOptions) =>
-  !collective && providerOf(device) === 'webgpu';
-
-/** The outputs that stay: those of states of numbers. Counters, and what a step shows, are read after each. */
-function statesToStay(
-  { graph }: Model,
-  { step, skipped, accumulation, scaling, telemetry, gradNorm }: TrainingDescription,
-  updates: readonly { state: string; value: string }[],
-): string[] {
-  const read = [step, skipped, accumulation?.counter, scaling?.scale, telemetry?.name, gradNorm];
-  const types = new Map(graph.inputs.map(v => [v.name, v.dtype]));
-  const stays = (state: string) =>
-    !read.includes(state) && ['float32', 'float16'].includes(types.get(state) ?? '');
-  return updates.filter(u => stays(u.state)).map(u => u.value);
-}
-
-/** Tensors with other extents, where `extents` has any for them. */
-function inExtents(tensors: Feeds, extents: ReadonlyMap<string, readonly number[]>): Feeds {
-  const found = record(tensors);
-  for (const [name, dims] of extents) {
-    const { dtype, bytes } = found[name]!;
-    found[name] = new Tensor(dtype, dims, bytes);
-  }
-  return found;
-}
-
-/**
- * How a step is laid out for a processor follows from types, of which a file has few. Without them a resumed run would be
- * slower, and round otherwise than one that was not stopped. Of tables, a run has fewer rows than the types say: with them, only
- * convolutions are worth it.
- */
-async function typeValues(part: Model, hasTables: boolean): Promise<void> {
-  const isTyped = ({ inputs, outputs }: Node) => [...inputs, ...outputs].every(value => !value || value.type);
-  const nodes = part.graph.nodes.filter(node => node.opType === 'Conv' || !hasTables);
-  if (!nodes.every(isTyped)) await inferShapes(part, sessionShapes);
-}
-
-/** Steps `from` up to, not including, `to` of batches with a leading axis of steps. */
-function slice(batches: Feeds, from: number, to: number): Feeds {
-  const cut = Object.entries(batches).map(([name, { dtype, dims, bytes }]) => {
-    const size = bytes.length / dims[0]!;
-    return [name, new Tensor(dtype, [to - from, ...dims.slice(1)], bytes.subarray(from * size, to * size))];
-  });
-  return record(Object.fromEntries(cut));
-}
-
-/** With scales below it, gradients that float16 holds would round to zero: the overflow is not one of the scale. */
-const LEAST_SCALE = 2 ** -24;
-const WIDER = 'try --precision bf16 or fp32';
-
-function nonFinite(what: string, advice = 'try a smaller --lr'): AgdError {
-  return new AgdError('non-finite', `${what}. The state is ${LAST_GOOD}; ${advice}.`);
-}
-
-/** The inputs that a caller feeds at every step: neither state nor learning rate nor other defaults. */
-function dataInputs({ graph }: Model, { lr }: TrainingDescription): Value[] {
-  return graph.inputs.filter(v => v.name !== lr && !graph.initializers.has(v));
-}
-
-/** What arrays have to be to feed these inputs of a graph. Throws `unsupported-type`. */
-export function inputSpecs({ graph, inputs, leastBatch }: Fed): InputSpec[] {
-  const rows = rowNumbers(graph, inputs);
-  return inputs.map(value => {
-    const spec = inputSpec(value, leastBatch);
-    return rows.has(value) ? { ...spec, numbersRows: true } : spec;
-  });
-}
-
-function inputSpec(value: Value, leastBatch?: LeastBatch): InputSpec {
-  if (value.type?.kind !== 'tensor')
-    throw new AgdError(
-      'unsupported-type',
-      `Input '${value.name}' is not a tensor; it cannot be fed from arrays.`,
-    );
-  const { dtype, shape } = value.type;
-  const isBatched = leastBatch !== undefined && shape?.[0] === leastBatch.axis;
-  return { name: value.name, dtype, shape, ...(isBatched ? { least: leastBatch.samples } : {}) };
-}
-
-const isDistributed = (session: Session | DistributedStep): session is DistributedStep =>
-  !(session instanceof Session);

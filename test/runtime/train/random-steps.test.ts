@@ -6,7 +6,8 @@ import type { OptimizerSpec } from '../../../src/ops/optimizers/index.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
+import type { TrainerOptions } from '../../../src/runtime/train/load-step.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { ints, spread } from '../../ops/vjp.js';
 import { Sketch } from '../../sample.js';
 

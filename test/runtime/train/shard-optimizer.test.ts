@@ -7,7 +7,8 @@ import type { InjectOptions } from '../../../src/passes/options.js';
 import type { Collective } from '../../../src/runtime/collective/collective.js';
 import { localCollectives } from '../../../src/runtime/collective/local.js';
 import { type Feeds, sessionShapes } from '../../../src/runtime/session.js';
-import { Trainer, type TrainerOptions } from '../../../src/runtime/train/trainer.js';
+import type { TrainerOptions } from '../../../src/runtime/train/load-step.js';
+import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { mlp, mlpData, Sketch } from '../../sample.js';
 
 const LOSS = { kind: 'cross-entropy', ignoreIndex: 0 } as const;

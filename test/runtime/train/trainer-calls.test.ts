@@ -195,7 +195,8 @@ it.each<[string, Partial<InjectOptions>]>([
 
 it('says where a run wrote nothing', async () => {
   const t = await made();
-  const session = (t as unknown as { session: { session: { run: unknown } } }).session.session;
+  const session = (t as unknown as { loaded: { session: { session: { run: unknown } } } }).loaded.session
+    .session;
   session.run = async () => ({});
   await expect(t.step(batch())).rejects.toThrow('did not write into the arrays');
   session.run = async () => {

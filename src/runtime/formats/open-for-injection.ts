@@ -48,12 +48,14 @@ export async function openForInjection(
 
 /**
  * The model in `path`: a file is it, a folder of training artifacts has one training model, whose name may begin with
- * something that the names of what belongs to it begin with too. Throws `bad-option` where there are several.
+ * something that the names of what belongs to it begin with too. Throws `bad-option` where there are several, `io` where there is none.
  */
 export async function modelFile(path: string): Promise<string> {
   if (!(await isFolder(path))) return path;
-  const found = (await readdir(path)).filter(name => name.endsWith(TRAINING));
-  if (found.length > 1)
-    throw new AgdError('bad-option', `${path} has several training models: name one of ${found.join(', ')}.`);
-  return join(path, found[0] ?? TRAINING);
+  const models = (await readdir(path)).filter(name => name.endsWith('.onnx'));
+  const found = models.filter(name => name.endsWith(TRAINING));
+  if (found.length === 1) return join(path, found[0]!);
+  const [what, named] = found.length ? ['several training models', found] : [`no ${TRAINING}`, models];
+  const hint = named.length ? `: name one of ${named.slice(0, 8).join(', ')}` : ', and no other .onnx file';
+  throw new AgdError(found.length ? 'bad-option' : 'io', `The folder '${path}' has ${what}${hint}.`);
 }

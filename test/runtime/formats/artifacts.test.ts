@@ -1,4 +1,4 @@
-import { copyFile, rename, writeFile } from 'node:fs/promises';
+import { copyFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { loadModel, saveModel } from '../../../src/graph/files.js';
@@ -51,6 +51,18 @@ it('finds what belongs to a training model by what its name begins with', async 
   await rename(join(folder, 'v2_checkpoint'), join(folder, 'v2_first.ckpt'));
   await expect(openForInjection(join(folder, 'v2_training_model.onnx'), {})).rejects.toThrow(
     /There are 2 checkpoints in the folder of v2_training_model.onnx: .*--params/,
+  );
+});
+
+it('says which models a folder has, if none is a training model', async () => {
+  const folder = await artifactFolder();
+  await rename(join(folder, 'training_model.onnx'), join(folder, 'decoder.onnx'));
+  await expect(openForInjection(folder, {})).rejects.toThrow(
+    /has no training_model\.onnx: name one of .*decoder\.onnx/,
+  );
+  for (const name of ['decoder.onnx', 'eval_model.onnx']) await rm(join(folder, name));
+  await expect(openForInjection(folder, {})).rejects.toThrow(
+    /has no training_model\.onnx, and no other \.onnx file/,
   );
 });
 

@@ -70,7 +70,7 @@ it('says in one line what is wrong', async () => {
   );
   const other = join(folder, 'other');
   await mkdir(other);
-  expect(fails('inject', 'other')).toMatch(/Cannot read 'other.training_model.onnx': no such file/);
+  expect(fails('inject', 'other')).toMatch(/The folder 'other' has no training_model.onnx, and no other/);
   await writeFile(join(folder, 'cut.ckpt'), 'cut');
   expect(fails('inject', '.', '--params', 'cut.ckpt')).toMatch(
     /cut.ckpt: it is not an ONNX Runtime training checkpoint/,

@@ -69,7 +69,7 @@ function tileOf(graph: Graph, scan: Node): { tile: number; size: number } | unde
   const isTiled =
     scan.inputs.every(isCut) &&
     scan.outputs.every(isJoined) &&
-    body.captures().every(isSingle) &&
+    [...body.captures(), ...body.initializers.keys()].every(isSingle) &&
     body.nodes.every(
       node => ELEMENTWISE.has(node.opType) && !node.domain && [...node.inputs, ...node.outputs].every(isPart),
     );

@@ -1,5 +1,5 @@
 import { afterEach, expect, it, vi } from 'vitest';
-import { allGraphs, type Model, type Node } from '../../../src/graph/ir.js';
+import { allGraphs, type Model, type Node, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { resizeTiles } from '../../../src/passes/cpu/resize-tiles.js';
@@ -92,6 +92,16 @@ it('leaves a Scan that does more than elements one by one', async () => {
   const [body] = scan!.subgraphs();
   const last = body!.nodes.at(-1)!;
   last.opType = 'CumSum';
+  resizeTiles(model, { threads: 1, cache: 2 * MEGABYTE });
+  expect(extents(model)).toEqual(Array(4).fill([3, 200_000]));
+});
+
+it('leaves a Scan with numbers of its own for each place in a tile', async () => {
+  const model = await step();
+  const [body] = scans(model)[0]!.subgraphs();
+  const own = new Value('own', { kind: 'tensor', dtype: 'float32', shape: [200_000] });
+  body!.initializers.set(own, Tensor.filled('float32', [200_000], 1));
+  body!.nodes.find(node => node.opType === 'Mul')!.setInput(1, own);
   resizeTiles(model, { threads: 1, cache: 2 * MEGABYTE });
   expect(extents(model)).toEqual(Array(4).fill([3, 200_000]));
 });

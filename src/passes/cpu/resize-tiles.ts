@@ -3,6 +3,7 @@ import { Names } from '../../graph/names.js';
 import { Tensor } from '../../graph/tensor.js';
 import { Builder } from '../../ops/core/builder.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { ELEMENTWISE } from '../common/elementwise.js';
 
 /** Bytes of a core's cache for each element of its share of a tile: some six tensors in use, and what they are read ahead of. */
 const CACHE_PER_ELEMENT = 64;
@@ -11,14 +12,6 @@ const LEAST_CACHE = 2 ** 20;
 /** With one thread, and with several: the runtime computes a product with a number on one thread if it has less than 88,400 elements. */
 const ALONE = { least: 2 ** 14, most: 2 ** 15 };
 const SHARED = { least: 90_000, most: 2 ** 17 };
-
-/** What the updates of optimizers are made of: each computes an element from those in its place. */
-const ELEMENTWISE = new Set(
-  (
-    'Abs Add And Cast Clip Div Equal Exp Greater GreaterOrEqual Identity Less LessOrEqual Log Max Min Mul Neg Not Or ' +
-    'Pow Reciprocal Sign Sqrt Sub Sum Tanh Where'
-  ).split(' '),
-);
 
 /**
  * Gives the tiles of large updates the size at which each thread's share stays in its core's second-level cache, of `cache` bytes. The file
@@ -71,11 +64,12 @@ function tileOf(graph: Graph, scan: Node): { tile: number; size: number } | unde
     scan.outputs.every(isJoined) &&
     [...body.captures(), ...body.initializers.keys()].every(isSingle) &&
     body.nodes.every(
-      node => ELEMENTWISE.has(node.opType) && !node.domain && [...node.inputs, ...node.outputs].every(isPart),
+      node => isElementwise(node) && !node.domain && [...node.inputs, ...node.outputs].every(isPart),
     );
   return isTiled ? { tile, size: count * tile } : undefined;
 }
 
+const isElementwise = ({ opType }: Node) => ELEMENTWISE.has(opType) || opType === 'Identity';
 const isReshape = (node: Node | undefined): node is Node => node?.opType === 'Reshape' && !node.domain;
 
 function retype(value: Value, shape: number[]): void {

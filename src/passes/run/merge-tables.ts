@@ -10,6 +10,7 @@ import { inferTypes } from '../../ops/core/infer.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { isZero } from '../../ops/core/scatter.js';
 import { anyRows } from '../../ops/core/types.js';
+import { ELEMENTWISE } from '../common/elementwise.js';
 import { sumRows } from '../differentiate/look-up-rows.js';
 
 /** A table of which a run takes and returns only the looked-up rows. */
@@ -30,14 +31,6 @@ export type MergedTables = {
   last?: string;
   counts?: string;
 };
-
-/** Operators that compute each number from those at its own place. */
-const ELEMENTWISE = new Set(
-  (
-    'Abs Add And Cast Clip Div Equal Exp Greater GreaterOrEqual Less LessOrEqual Log Max Min Mul Neg Not Or Pow ' +
-    'Reciprocal Sign Sqrt Sub Sum Tanh Where'
-  ).split(' '),
-);
 
 /** What the update of a table's rows is made of, in the same order for tables whose updates are the same. */
 type Chain = {

@@ -18,7 +18,7 @@ import { asFeeds, Session } from '../session.js';
 import type { Evaluation } from '../train/events.js';
 import { inputsToDerive, shapesOf } from '../train/model-data.js';
 import { type EvaluateOptions, evaluateBatches } from './evaluation.js';
-import { dataFor, type ModelRunOptions, plainModel, watchedBatches } from './model-run.js';
+import { dataFor, type ModelRunOptions, type PlainModel, plainModel, watchedBatches } from './model-run.js';
 
 export type EvaluateModelOptions = EvaluateOptions &
   ModelRunOptions & {
@@ -46,7 +46,7 @@ export async function evaluate(
       'A training state contains its loss and the models that it reads: --loss-model, --teacher and --distill apply to plain models.',
     );
   const allPositions = options.allPositions ?? stored.allPositions;
-  const own = options.loss ?? (lossGraph ? undefined : stored.loss);
+  const own = options.loss ? likeStored(options.loss, stored.loss) : lossGraph ? undefined : stored.loss;
   const attached = await attachModels(stored.model, { loss: own, lossGraph, teacherModel, distill });
   const { model: plain } = attached;
   const { loss: spec } = attached.options;
@@ -99,4 +99,11 @@ export async function evaluate(
   } finally {
     if (!isOpen(given)) await data.close();
   }
+}
+
+/** A loss of the kind that the model was trained on reads the same output and ignores the same class, unless it says others. */
+function likeStored(loss: LossSpec, stored: PlainModel['loss']): LossSpec {
+  if (stored?.kind !== loss.kind || loss.kind === 'output' || stored.kind === 'output') return loss;
+  const { output = stored.output, ignoreIndex = stored.ignoreIndex } = loss;
+  return { ...loss, output, ...(ignoreIndex === undefined ? {} : { ignoreIndex }) };
 }

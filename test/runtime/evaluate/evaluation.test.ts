@@ -5,6 +5,7 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LossSpec } from '../../../src/passes/options.js';
 import { bindData } from '../../../src/runtime/data/bind.js';
+import { evaluate } from '../../../src/runtime/evaluate/evaluate-model.js';
 import { gradients } from '../../../src/runtime/gradients.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
@@ -75,6 +76,21 @@ it('weighs targets, not batches, where some are ignored or classes weigh differe
     const { loss, metrics } = await both(spec, arrays(10, labels), batch);
     expect(metrics.loss).toBeCloseTo(loss, 6);
   }
+});
+
+it('ignores the class that an injected model does, when the loss is named again', async () => {
+  const labels = [0, -100, 2, 1];
+  const data = arrays(4, labels);
+  const { model } = await inject(
+    linear(),
+    { loss: { kind: 'cross-entropy', ignoreIndex: -100 } },
+    sessionShapes,
+  );
+  const { loss } = await evaluate(model, data);
+  expect((await evaluate(model, data, { loss: { kind: 'cross-entropy' } })).loss).toBe(loss);
+  await expect(evaluate(model, data, { loss: { kind: 'cross-entropy', ignoreIndex: 9 } })).rejects.toThrow(
+    '-100',
+  );
 });
 
 it('is a number where all targets of a batch are ignored, and an error where all are', async () => {

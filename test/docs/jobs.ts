@@ -34,6 +34,9 @@ export async function withJobs(folder: string, text: string): Promise<void> {
   if (has('articles.jsonl')) put('articles.jsonl', lines(ARTICLES.map(x => JSON.stringify(x))));
   if (has('clicks.csv')) put('clicks.csv', clicks());
   if (has('tokens.jsonl')) put('tokens.jsonl', lines(TOKENS.map(x => JSON.stringify(x))));
+  if (has('tagged.jsonl')) put('tagged.jsonl', lines(TOKENS.map(x => JSON.stringify(x))));
+  if (has('masked.jsonl'))
+    put('masked.jsonl', lines(TOKENS.map(x => JSON.stringify(padded(x, TOKENS.at(-1)!.labels.length)))));
   if (has('notes.csv'))
     put('notes.csv', lines(['text', ...['to be', 'or not to be', 'that is the question', 'be or not']]));
   if (has('book.txt')) put('book.txt', 'to be or not to be that is the question\n'.repeat(40));
@@ -78,6 +81,12 @@ const TOKENS = Array.from({ length: 12 }, (_, i) => {
   const input_ids = Array.from({ length: 4 + i }, (_, j) => (i + 3 * j) % 16);
   return { input_ids, labels: input_ids.map((id, j) => (j < 2 + i / 2 ? -100 : id)) };
 });
+
+/** Tokens as a data collator pads them. */
+function padded({ input_ids, labels }: (typeof TOKENS)[number], length: number) {
+  const filled = (list: readonly number[], fill: number) => Array.from({ length }, (_, i) => list[i] ?? fill);
+  return { input_ids: filled(input_ids, 0), labels: filled(labels, -100) };
+}
 
 /** Articles with any number of topics each. */
 const ARTICLES = Array.from({ length: 60 }, (_, i) => ({
@@ -210,6 +219,14 @@ function twoTowers(): Model {
   return s.model([linear(s, product, 'head', 8, 1)]);
 }
 
+/** Scores of each token. */
+function perToken(count: number): Model {
+  const s = new Sketch();
+  const ids = s.input('input_ids', ['batch', 'length'], 'int64');
+  const embedded = s.add('Gather', [s.weight('embed.weight', spread([count, 4])), ids], 'embedded');
+  return s.model([s.add('MatMul', [embedded, s.weight('head.weight', spread([4, count]))], 'logits')]);
+}
+
 /** Three numbers of each of 14 days to a number of the next day. */
 function forecast(): Model {
   const s = new Sketch();
@@ -219,6 +236,8 @@ function forecast(): Model {
 
 const MODELS: Readonly<Record<string, () => Model>> = {
   decoder: () => decoder({ tied: true }),
+  bert: () => perToken(16),
+  tagger: () => perToken(16),
   strikes: () => mlp(16, [32, 16], 1),
   weather: () => mlp(6, [16], 5),
   temperature: () => mlp(8, [16], 1),

@@ -65,7 +65,7 @@ const step = v.variant('step', [
     table: v.nullable(table),
     length: count,
     unknown: whole,
-    pad: finite,
+    pad: v.nullable(finite),
   }),
   v.strictObject({
     step: v.literal('image'),

@@ -52,8 +52,9 @@ export type FinalStep =
   | { step: 'multi-hot'; table: string[] }
   /**
    * A list of values by their positions in the table or, without a table, of numbers; truncated or padded to a length.
+   * `pad` null: a list of another length is an error.
    */
-  | { step: 'list'; table: string[] | null; length: number; unknown: number; pad: number }
+  | { step: 'list'; table: string[] | null; length: number; unknown: number; pad: number | null }
   | { step: 'image'; options: Record<string, string | number | boolean> }
   | { step: 'tensor' };
 

@@ -245,7 +245,10 @@ class Table implements Data {
   has(name: string): boolean {
     const { columns = {}, recipe } = this.options;
     const isField = this.#source.fields.some(field => field.name === name);
-    return isField || Object.hasOwn(columns, name) || !!recipe?.inputs.some(({ input }) => input === name);
+    const texts = JSON.stringify(columns);
+    const isMade = ['mask', 'types'].some(output => texts.includes(`${output}=${name}`));
+    const isFed = isField || isMade || Object.hasOwn(columns, name);
+    return isFed || !!recipe?.inputs.some(({ input }) => input === name);
   }
 
   /** Of the files: their sizes, and their first and last megabyte. */

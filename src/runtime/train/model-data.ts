@@ -73,6 +73,12 @@ const DERIVED: readonly (readonly Derived[])[] = [
   ['ones'],
 ];
 
+/** Places of documents without a token have some class that is ignored. */
+const ANY_CLASS = {
+  dtype: 'int64',
+  range: { least: -Infinity, most: Infinity, ignored: Number.MIN_SAFE_INTEGER },
+} as const;
+
 type DerivedInputs = { options?: { deriveInputs: string[] }; note?: string };
 
 /**
@@ -93,8 +99,15 @@ export async function inputsToDerive(source: Source): Promise<DerivedInputs> {
   // Another array may feed an input that it alone fits, if it is not the target.
   const fits = async (derived: ReadonlySet<Value>) => {
     const fed = inputSpecs({ graph: model.graph, inputs: needed.filter(v => !derived.has(v)) });
-    for (const dtype of asked === undefined ? [undefined] : (['int64', 'float32'] as const)) {
-      const specs = dtype ? [...fed, { name: asked!, dtype }] : fed;
+    const targets =
+      asked === undefined
+        ? [undefined]
+        : [
+            { ...ANY_CLASS, name: asked },
+            { name: asked, dtype: 'float32' as const },
+          ];
+    for (const target of targets) {
+      const specs = target ? [...fed, target] : fed;
       try {
         const { columns } = await data.preview(specs, {
           ...job.bind,

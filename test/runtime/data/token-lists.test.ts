@@ -8,11 +8,18 @@ import type { DataOptions } from '../../../src/runtime/data/data.js';
 import { writeNpz } from '../../../src/runtime/data/npz.js';
 import { openData } from '../../../src/runtime/data/open.js';
 import { fileOrder } from '../../../src/runtime/data/order.js';
+import type { RecipeInput } from '../../../src/runtime/data/recipe/plan.js';
 
 /** Data sets as Hugging Face's libraries write them: labels are not shifted, and -100 where nothing is learned. */
 const ROWS = [
   { input_ids: [1, 5, 6, 7, 2], attention_mask: [1, 1, 1, 1, 1], labels: [-100, -100, 6, 7, 2] },
   { input_ids: [1, 8, 2], attention_mask: [1, 1, 1], labels: [-100, -100, 2] },
+];
+
+/** The same as a collator pads them. */
+const PADDED = [
+  ROWS[0]!,
+  { input_ids: [1, 8, 2, 0, 0], attention_mask: [1, 1, 1, 0, 0], labels: [-100, -100, 2, -100, -100] },
 ];
 
 function open(rows: readonly object[], options: DataOptions = {}) {
@@ -21,7 +28,7 @@ function open(rows: readonly object[], options: DataOptions = {}) {
   return openData(path, options);
 }
 
-const of = (...names: string[]) => [
+const of = (...names: string[]): RecipeInput[] => [
   ...names.map(name => ({ name, dtype: 'int64' as const, shape: ['N', 'T'] })),
   { name: 'target', dtype: 'int64' as const, shape: ['N', 'T'], range: { least: 0, most: 9, ignored: -100 } },
 ];
@@ -75,15 +82,45 @@ it('lists that do not suit are refused in one line', async () => {
     "chats.jsonl, column 'labels', row 2: 1 items, but 'input_ids' has 3.",
   );
   await expect(bind(ROWS, {}, 'input_ids')).rejects.toThrow(
-    'list needs a length, as in list(64); documents(64)',
+    'list needs a length, as the lists have 3 to 5 items: list(5), or documents(5)',
   );
-  await expect(bind(ROWS, { columns: { input_ids: ['input_ids:none'] } }, 'input_ids')).rejects.toThrow(
+  await expect(bind(PADDED, { columns: { input_ids: ['input_ids:none'] } }, 'input_ids')).rejects.toThrow(
     "chats.jsonl, column 'input_ids', row 1: a list is not a number; list(5) takes the numbers in it.",
   );
   const chat = [{ messages: [{ role: 'user', content: 'hello' }] }];
   await expect(
     bind(chat, { columns: { input_ids: ['messages:documents(4)'] } }, 'input_ids'),
   ).rejects.toThrow("row 1: column 'messages' holds lists of objects, and no input takes these.");
+});
+
+it('lists of one length feed inputs of their names, and labels their own places', async () => {
+  expect(await numbers(PADDED, {}, of('input_ids', 'attention_mask'))).toEqual({
+    input_ids: PADDED.flatMap(row => row.input_ids),
+    attention_mask: PADDED.flatMap(row => row.attention_mask),
+    target: PADDED.flatMap(row => row.labels),
+  });
+});
+
+it('labels of shorter lists are padded with the class that is ignored', async () => {
+  const columns = { input_ids: ['input_ids:list(6)'], target: ['labels:list(6)'] };
+  expect((await numbers(ROWS, { columns }, of('input_ids'))).target).toEqual([
+    ...[-100, -100, 6, 7, 2, -100],
+    ...[-100, -100, 2, -100, -100, -100],
+  ]);
+  const inputs = of('input_ids').map(({ range: _, ...input }) => input);
+  await expect(numbers(ROWS, { columns }, inputs)).rejects.toThrow(
+    "column 'labels', row 1: 5 items instead of 6; list(6,pad=N) truncates and pads.",
+  );
+});
+
+it('a list of another length than those of the training data is refused', async () => {
+  const data = await open(PADDED);
+  await data.bind(of('input_ids'), LABELS);
+  const recipe = data.recipe!;
+  await data.close();
+  await expect(numbers([{ input_ids: [1, 2], labels: [1, 2] }], { recipe }, of('input_ids'))).rejects.toThrow(
+    '2 items instead of 5',
+  );
 });
 
 it('a target that repeats the tokens at their own places is reported', async () => {

@@ -218,8 +218,10 @@ function cut(
 
 function idsOf(text: string, step: Step, tokenizers: Tokenizers): number[] {
   switch (step.step) {
-    case 'tokens':
-      return tokenizers.get(step.tokenizer)!(text, null);
+    case 'tokens': {
+      const ids = tokenizers.get(step.tokenizer)!(text, null);
+      return step.output === 'ids' ? ids : ids.map(() => (step.output === 'mask' ? 1 : 0));
+    }
     case 'characters': {
       const positions = positionsOf(step.table, false);
       return Array.from(text, c => positions.get(c) ?? step.unknown);
@@ -422,10 +424,17 @@ function writerOf(
     case 'list':
       return (values, _rows, out, stride, at, place) => {
         const numberOf = itemsOf(step, place);
+        const { pad } = step;
         listsOf(values, place).forEach((list, row) => {
+          if (pad === null && list.length !== width)
+            throw badValue(
+              place,
+              row,
+              `${list.length} items instead of ${width}; list(${width},pad=N) truncates and pads`,
+            );
           for (let i = 0; i < width; i++) {
             const item = list[i];
-            out[row * stride + at + i] = item === undefined ? step.pad : numberOf(item, row);
+            out[row * stride + at + i] = item === undefined ? pad! : numberOf(item, row);
           }
         });
       };

@@ -33,6 +33,8 @@ export type LabelRule = {
   takesClasses: boolean;
   classes?: number;
   ignored?: number;
+  /** The label of a place without one. */
+  padding?: number;
   isUnit: boolean;
 };
 
@@ -214,19 +216,24 @@ export class Chain {
     }
   }
 
-  #list(transform: Transform, table: string[] | null): FinalStep {
-    if (transform.options.length === undefined)
+  /** Without a length, all lists have the same. */
+  #list(transform: Transform, table: string[] | null, { min, max }: Extremes): FinalStep {
+    const { length, pad } = transform.options;
+    if (length === undefined && (min !== max || max < 1))
       throw this.#error(
-        'list needs a length, as in list(64); documents(64) is for tokens that predict the next one',
+        max < 1
+          ? 'all lists are empty'
+          : `list needs a length, as the lists have ${min} to ${max} items: list(${max}), or documents(${max}) for tokens that predict the next one`,
       );
-    const length = this.#number(transform, 'length');
     const end = table?.length ?? 0;
+    const { takesClasses = false, padding = null } = this.label ?? {};
+    const otherwise = takesClasses ? padding : length === undefined ? null : table ? end + 1 : 0;
     return {
       step: 'list',
       table,
-      length,
+      length: length === undefined ? max : this.#number(transform, 'length'),
       unknown: this.#number(transform, 'unknown', end),
-      pad: this.#number(transform, 'pad', table ? end + 1 : 0),
+      pad: pad === undefined ? otherwise : this.#number(transform, 'pad'),
     };
   }
 
@@ -312,9 +319,11 @@ export class Chain {
         const seen = new Counts(this.column);
         const isCategory = transform.name === 'multi-hot';
         let isNumbers = !isCategory;
+        const lengths = new Extremes();
         return {
           see: (values, place) => {
-            for (const [row, list] of listsOf(values, place).entries())
+            for (const [row, list] of listsOf(values, place).entries()) {
+              lengths.add(list.length);
               for (const item of list) {
                 if (isCategory && typeof item === 'number' && !Number.isInteger(item))
                   throw badValue(
@@ -325,11 +334,12 @@ export class Chain {
                 isNumbers &&= typeof item === 'number';
                 if (!isNumbers) seen.add(String(item));
               }
+            }
           },
           steps: () => {
             const most = this.#most(transform);
             if (transform.name === 'list')
-              return [this.#list(transform, isNumbers ? null : seen.table(most))];
+              return [this.#list(transform, isNumbers ? null : seen.table(most), lengths)];
             return [{ step: 'multi-hot', table: seen.table(most) }];
           },
           takes: 1,
@@ -453,7 +463,8 @@ export class Chain {
     const counts = new Counts(this.column);
     const { kind } = this.field;
     const rule = this.label;
-    if (kind === 'list') return this.#lookFor({ name: 'multi-hot', options: {}, list: [] });
+    if (kind === 'list')
+      return this.#lookFor({ name: rule?.takesClasses ? 'list' : 'multi-hot', options: {}, list: [] });
     let isFull = false;
     const extremes = new Extremes();
     let isWhole = true;

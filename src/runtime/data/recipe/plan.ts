@@ -257,16 +257,25 @@ function windowsOf({ name, options }: Transform, input: RecipeInput, field: Fiel
 /** Inputs that follow from others: masks of a tokenizer, and the next tokens of windows. */
 function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput[], source: Source): void {
   for (const { spec, columns, windows } of [...planned.values()]) {
-    for (const { field, transforms } of columns)
-      for (const { name, options } of transforms)
+    for (const column of columns)
+      for (const [i, { name, options, list }] of column.transforms.entries()) {
+        if (name !== 'tokenizer') continue;
+        const isAlone = columns.length === 1 && !windows;
+        const masked = isAlone && options.mask === undefined ? maskOf(spec, planned, inputs) : undefined;
+        // Also shown among the options that say what was decided.
+        if (masked) column.transforms[i] = { name, options: { ...options, mask: masked }, list };
         for (const output of ['mask', 'types'] as const) {
-          const to = name === 'tokenizer' ? options[output] : undefined;
+          const to = column.transforms[i]!.options[output];
           if (to === undefined) continue;
           const input = inputNamed(to, inputs, `tokenizer(${output}=${to})`);
           const { mask, types, ...rest } = options;
-          const own: Transform = { name: 'tokenizer', options: { ...rest, output }, list: [] };
-          planned.set(to, part(input, [{ field, transforms: [own] }], undefined, true));
+          const own: Transform = { name, options: { ...rest, output }, list: [] };
+          planned.set(to, {
+            ...part(input, [{ field: column.field, transforms: [own] }], undefined, to !== masked),
+            ...(windows ? { windows } : {}),
+          });
         }
+      }
     if (!windows || spec.isTarget) continue;
     const segments = windows.documents && inputs.find(({ name }) => name === SEGMENTS);
     if (segments)
@@ -299,8 +308,18 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
   if (plain && cut)
     throw new AgdError(
       'bad-option',
-      `Input '${cut.spec.name}' takes windows of ${source.name}, but '${plain.spec.name}' takes its rows: give windows to both.`,
+      `Input '${cut.spec.name}' takes windows of ${source.name}, but '${plain.spec.name}' takes column '${plain.columns[0]!.field.name}' row by row: give windows to both.`,
     );
+}
+
+/** The mask of an input of tokens, by the names that exporters give, if nothing else feeds it. */
+function maskOf(
+  { name }: RecipeInput,
+  planned: ReadonlyMap<string, PlannedInput>,
+  inputs: readonly RecipeInput[],
+): string | undefined {
+  const mask = name.replace(/input_ids$/, 'attention_mask');
+  return mask !== name && !planned.has(mask) && inputs.some(i => i.name === mask) ? mask : undefined;
 }
 
 /** Ids as lists have them, in documents of this length. */
@@ -349,12 +368,14 @@ const isUsualLabel = (name: string, { label }: RecipeSpec) =>
 
 function ruleOf({ name, dtype, range }: RecipeInput): LabelRule {
   const takesClasses = isInteger(dtype);
+  const padding = range?.ignored ?? (range && range.least < 0 ? -1 : undefined);
   return {
     input: name,
     takesClasses,
     isUnit: range?.most === 1 && !takesClasses,
     ...(takesClasses && range && Number.isFinite(range.most) ? { classes: range.most + 1 } : {}),
     ...(range?.ignored === undefined ? {} : { ignored: range.ignored }),
+    ...(padding === undefined ? {} : { padding }),
   };
 }
 
@@ -466,7 +487,7 @@ export function showPlan(
   const decided = inputs.filter(p => !p.isSaid && chains.has(p) && !isPlain(p));
   if (!decided.length) return [];
   const options = inputs
-    .filter(p => !isPlain(p))
+    .filter(p => !isPlain(p) && !isMadeOfOthers(p))
     .map(p => {
       const { spec, columns, label, windows } = p;
       const [only] = columns;
@@ -492,6 +513,10 @@ export function showPlan(
   const left = unused.length ? `; not used: ${listed(unused)}` : '';
   return [`Columns: ${told.join('; ')}${left}. Explicitly: ${options.join(' ')}`];
 }
+
+/** What the tokenizer of another input gives too. */
+const isMadeOfOthers = ({ columns: [first] }: PlannedInput) =>
+  first!.transforms.some(({ options }) => options.output !== undefined);
 
 /** A column of the input's own name, as it is. */
 function isPlain({ spec, columns, label }: PlannedInput): boolean {

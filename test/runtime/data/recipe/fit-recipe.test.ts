@@ -256,6 +256,22 @@ describe('text', () => {
     // [CLS] the cat sat [SEP]
     expect(of('input_ids')).toEqual([2, 4, 5, 6, 3, 2, 4, 1, 3, 0, 2, 4, 5, 6, 3]);
     expect(of('mask')).toEqual([1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]);
+    const unnamed = await arrays(
+      sourceOf({ text: ['the cat', 'the'] }),
+      [ids('input_ids', 4), ids('attention_mask', 4)],
+      [`input_ids=text:tokenizer("${file}")`],
+    );
+    expect(unnamed.of('attention_mask')).toEqual([1, 1, 1, 1, 1, 1, 1, 0]);
+    expect(unnamed.notes).toEqual([
+      `Columns: input 'attention_mask' from column text. Explicitly: --columns 'input_ids=text:tokenizer(file=${file},mask=attention_mask)'`,
+    ]);
+    const documents = await arrays(
+      sourceOf({ text: ['the cat sat', 'the dog'] }),
+      [ids('input_ids', 3), ids('mask', 3), { ...classes(9), shape: ['N', 3] }],
+      [`input_ids=text:tokenizer("${file}",mask=mask)+documents(3)`],
+    );
+    expect(documents.of('input_ids')).toEqual([2, 4, 5, 6, 0, 0, 2, 4, 1]);
+    expect(documents.of('mask')).toEqual([1, 1, 1, 1, 0, 0, 1, 1, 1]);
     // It needs no file any more.
     const kept = await parseRecipe(JSON.stringify(recipe), 'it');
     const block = await sourceOf({ text: ['sat cat'] }).read(0);

@@ -139,7 +139,7 @@ export function findStored(located: Located, place: Place, tensor: Tensor): Stor
   if (!stored.external && stored.ranges && sum(stored.ranges) !== tensor.byteLength)
     throw new AgdError(
       'invalid-model',
-      `Tensor ${showPlace(place)} takes another number of bytes than its shape says.`,
+      `The bytes stored for tensor ${showPlace(place)} do not fit its shape.`,
     );
   return stored;
 }

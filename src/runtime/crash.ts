@@ -20,7 +20,7 @@ export function crashError(code: number | null, signal: NodeJS.Signals | null): 
   return new AgdError(
     'runtime',
     isFault(code, signal)
-      ? `ONNX Runtime crashed (${how}): an operator meets an attribute or a number that its kernel does not check, such as a division by zero or a size out of range.${signal === 'SIGABRT' ? HEAP : ''}`
+      ? `ONNX Runtime crashed (${how}): a kernel was given a value that it does not check, such as a divisor of zero or a size out of range.${signal === 'SIGABRT' ? HEAP : ''}`
       : signal === 'SIGKILL'
         ? 'The process was killed (SIGKILL), as systems do when memory runs out: try a smaller batch.'
         : `The process ended before its work was done (${how}).`,

@@ -121,7 +121,7 @@ export class Session {
   ): Promise<Session> {
     const { device } = await resolveDevice(wanted);
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads > 0))
-      throw new AgdError('bad-option', `${threads} threads are not a whole number above 0.`);
+      throw new AgdError('bad-option', `threads must be a whole number of at least 1, not ${threads}.`);
     const source = device === 'webgpu' && given instanceof Model ? forWebgpu(given) : given;
     const { place, beside, ...folder } = source instanceof Model ? mapped(source) : NOTHING_MAPPED;
     const options: ort.InferenceSession.SessionOptions = {

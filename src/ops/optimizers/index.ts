@@ -112,10 +112,7 @@ export function addOptimizer(optimizer: AnyOptimizer): void {
   checkNewName('Optimizer', optimizer.name, [...NAMES, 'own']);
   for (const name of ['lr', 'weightDecay'])
     if (!Object.hasOwn(optimizer.options, name))
-      throw new AgdError(
-        'bad-option',
-        `Optimizer '${optimizer.name}' lacks the option ${name}, which every one has.`,
-      );
+      throw new AgdError('bad-option', `Optimizer '${optimizer.name}' must declare the option ${name}.`);
   ALL.set(optimizer.name, optimizer);
   NAMES.push(optimizer.name);
 }

@@ -97,7 +97,7 @@ function planSpecs(
   if (whole.length === planned.size)
     throw new AgdError(
       'bad-option',
-      `--lora has no layer left: ${whole.map(describeLayer).join(', ')} ${whole.length > 1 ? 'train' : 'trains'} as a whole, chosen by --train or as a new head.`,
+      `--lora has no layer left: --train or a new head already trains ${whole.map(describeLayer).join(', ')} in full. Choose other layers.`,
     );
   for (const layer of whole) planned.delete(layer);
   if (whole.length)

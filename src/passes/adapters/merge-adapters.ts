@@ -80,7 +80,7 @@ function placesOf({ graph }: Model, record: AdapterRecord, layers: ReadonlyMap<N
   if (places.length && places.every(p => p !== undefined)) return places;
   throw new AgdError(
     'invalid-model',
-    `The adapter of layer '${module}' is not in the graph as it was added: '${a}' and '${b}' have no sum with a layer.`,
+    `The adapter of layer '${module}' was changed: '${a}' and '${b}' are not added to a layer. Use the file as agd-onnx wrote it.`,
   );
 }
 
@@ -104,7 +104,10 @@ function withProduct(record: AdapterRecord, source: Model, layer: AdaptedLayer):
   const stored = (name: string) => {
     const found = [...source.graph.initializers].find(([v]) => v.name === name)?.[1];
     if (!found)
-      throw new AgdError('invalid-model', `The model lacks '${name}', an adapter of '${record.module}'.`);
+      throw new AgdError(
+        'invalid-model',
+        `The model lacks '${name}' of the adapter of '${record.module}': use the file as agd-onnx wrote it.`,
+      );
     return found.floats();
   };
   const { weight, kind, outAxis, inputs, outputs, kernel, node } = layer;

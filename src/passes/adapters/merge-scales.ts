@@ -56,7 +56,7 @@ function placesOf(graph: Graph, { scale, module, feedforward }: ScaleRecord): Pl
   if (places.length && places.every(p => p !== undefined)) return places;
   throw new AgdError(
     'invalid-model',
-    `The vector of layer '${module}' is not in the graph as it was added: '${scale}' scales no layer.`,
+    `The IA3 vector of layer '${module}' was changed: '${scale}' scales no layer. Use the file as agd-onnx wrote it.`,
   );
 }
 

@@ -24,7 +24,10 @@ export type PromptRecord = {
 export function readPrompt({ metadata }: Pick<Model, 'metadata'>): PromptRecord | undefined {
   const text = metadata.get(PROMPT_KEY);
   if (text === undefined) return undefined;
-  const damaged = new AgdError('invalid-model', `The metadata '${PROMPT_KEY}' are not of virtual tokens.`);
+  const damaged = new AgdError(
+    'invalid-model',
+    `The metadata entry '${PROMPT_KEY}' is damaged: it does not describe virtual tokens.`,
+  );
   let found: unknown;
   try {
     found = JSON.parse(text);

@@ -18,7 +18,7 @@ export function readList<T>(
     const list: unknown = JSON.parse(text);
     if (Array.isArray(list) && list.every(x => isObject(x) && isRecord(x))) return list as T[];
   } catch {}
-  throw new AgdError('invalid-model', `The metadata '${key}' is not a list of ${what}.`);
+  throw new AgdError('invalid-model', `The metadata entry '${key}' is damaged: it is not a list of ${what}.`);
 }
 
 /** Lists records in the metadata; an empty list has no entry. */

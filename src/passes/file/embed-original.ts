@@ -111,7 +111,11 @@ export function trainedFile(injected: Model, leavesStored = false): TrainedFile 
   const placeOf = new Map<string, Place>();
   for (const [place, name] of placesIn(injected, located)) {
     const value = values.get(name);
-    if (!value) throw new AgdError('invalid-model', `The model has lost the tensor '${name}'.`);
+    if (!value)
+      throw new AgdError(
+        'invalid-model',
+        `The model lacks the trained tensor '${name}': use the file as agd-onnx wrote it.`,
+      );
     const tensor = asStored(value, located.get(place)?.dtype);
     values.set(name, tensor);
     tensors.set(place, tensor);

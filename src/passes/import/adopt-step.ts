@@ -77,7 +77,7 @@ export function withoutOptimizer({
   if (!pairs.length)
     throw new AgdError(
       'nothing-to-train',
-      'The step has no Gradient and no optimizer operator of a parameter.',
+      'The step trains no parameter: it has neither a Gradient nor an optimizer operator of one. Start from the model without training_info.',
     );
   const params = new Set(pairs.map(([p]) => p.name));
   const next = new Set(updates.map(u => u.value));

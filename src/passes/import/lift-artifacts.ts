@@ -43,7 +43,7 @@ export async function liftArtifacts(
   if (!gradients.size && !options.gradients)
     throw new AgdError(
       'no-such-value',
-      'The training model adds no gradients up, and has none named PARAMETER_grad: name them with --grad.',
+      'The training model accumulates no gradients and has no values named PARAMETER_grad: name its gradients with --grad.',
     );
   checkValues(model.graph, gradients, values, closed?.target);
   const names = model.graph.inputs.map(v => v.name).filter(name => values.has(name));

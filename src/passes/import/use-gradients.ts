@@ -122,7 +122,7 @@ function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
     if (owner !== undefined && !values.has(owner))
       throw new AgdError(
         'no-such-value',
-        `Output '${name}' would by '${text}' be the gradient of '${owner}', which the model does not have.`,
+        `By '${text}', output '${name}' is the gradient of '${owner}', but the model has no such value: name its gradients one by one.`,
       );
     if (pairs.length && owner !== undefined && !pairs.some(([p]) => p.name === owner))
       throw new AgdError(
@@ -133,8 +133,8 @@ function pairsOf(graph: Graph, { param, grad, text }: Rule): [Value, Value][] {
   if (!pairs.length)
     throw new AgdError(
       'no-such-value',
-      `No parameter has a gradient named as in '${text}': of ${parameters.length} floating-point initializers none has. ` +
-        'Parameters that are inputs need values: give them with --params.',
+      `'${text}' matches no gradient of the ${parameters.length} floating-point initializers. ` +
+        'If parameters are inputs, give their values with --params.',
     );
   return pairs;
 }

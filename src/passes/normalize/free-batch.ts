@@ -25,7 +25,7 @@ export async function freeBatch(model: Model, names: readonly string[], oracle: 
   if (typeof size !== 'number' || other !== undefined)
     throw new AgdError(
       'bad-shape',
-      `Input '${other ?? names[0]}' has no fixed batch axis of the extent of the others: name the inputs of which the first axis holds ${typeof size === 'number' ? `the ${size} samples` : 'samples'}.`,
+      `The first axis of input '${other ?? names[0]}' is not ${typeof size === 'number' ? `the fixed batch of ${size}` : 'a fixed batch'}: leave it out of --free-batch.`,
     );
   const still = cloneModel(model);
   do await inferShapes(still, oracle);

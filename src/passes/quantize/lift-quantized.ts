@@ -291,7 +291,10 @@ function biasOf(graph: Graph, node: Node, { operands }: OnIntegers, bias: Value)
   const tensor = graph.initializers.get(bias);
   const [first, second] = operands.map(([, at]) => graph.initializers.get(node.inputs[at]!)?.numbers());
   if (!tensor || !first || !second)
-    throw new AgdError('unsupported-op', `--qat: the bias or a scale of ${node.label} is not a constant.`);
+    throw new AgdError(
+      'unsupported-op',
+      `--qat: the bias or a scale of ${node.label} is not a constant: start from the model before it was quantized.`,
+    );
   const numbers = tensor
     .numbers()
     .map((level, c) => level * Math.fround(first[0]! * second[second.length > 1 ? c : 0]!));

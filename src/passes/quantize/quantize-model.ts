@@ -63,7 +63,10 @@ export function quantizeModel(
 
 function prepared(source: Model, { weights }: QatSpec): Model {
   if (readQuantizers(source).length)
-    throw new AgdError('bad-option', '--qat: the model is in quantization-aware training already.');
+    throw new AgdError(
+      'bad-option',
+      'The model already contains quantization-aware training: leave out --qat.',
+    );
   if (adapterNames(source).size)
     throw new AgdError('bad-option', '--qat: the model has adapters; merge them first with agd-onnx export.');
   const model = cloneModel(source);

@@ -33,7 +33,10 @@ export function storeIntegers(source: Model): Model {
   const find = (name: string) => {
     const value = values.get(name);
     if (value) return value;
-    throw new AgdError('invalid-model', `The model lacks '${name}', of its quantization.`);
+    throw new AgdError(
+      'invalid-model',
+      `The model lacks '${name}' of its quantization: use the file as agd-onnx wrote it.`,
+    );
   };
   untie(graph, values.values());
   // Weights come after the activations that they multiply, whose scales theirs may depend on.

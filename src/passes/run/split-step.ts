@@ -77,7 +77,7 @@ export async function splitStep(injected: Model, oracle: ShapeOracle): Promise<S
   if (!grads.length)
     throw new AgdError(
       'invalid-model',
-      'The step has an optimizer of its own, and no gradients to split it at.',
+      'The model has a training step of its own, which cannot be split: start from the original model.',
     );
   const after = dependentValues(graph.nodes, grads);
   const data = graph.inputs.filter(v => !graph.initializers.has(v));
@@ -189,10 +189,7 @@ function frontier(outputs: readonly Value[], stops: (v: Value) => boolean): Valu
     const writer = v.producer;
     if (stops(v)) {
       if (!writer)
-        throw new AgdError(
-          'invalid-model',
-          `The update reads '${v.name}' of the batch itself: it cannot be split off.`,
-        );
+        throw new AgdError('invalid-model', `The step cannot be split: its update reads input '${v.name}'.`);
       cut.push(v);
     } else if (writer) pending.push(...reads(writer));
   }

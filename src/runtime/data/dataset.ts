@@ -141,7 +141,7 @@ export class Dataset {
     const whole = fixedBatch && fixedBatch * (shard?.size ?? 1);
     const size = batchSize ?? whole ?? DEFAULT_BATCH_SIZE;
     if (!Number.isSafeInteger(size) || size < 1)
-      throw new AgdError('bad-option', `A batch size of ${size} is not a whole number above 0.`);
+      throw new AgdError('bad-option', `The batch size must be a whole number of at least 1, not ${size}.`);
     if (whole !== undefined && size !== whole)
       throw new AgdError(
         'bad-option',
@@ -479,7 +479,7 @@ export class Dataset {
     const starts = samples?.blocks;
     if (shuffle === undefined) return starts && !rows ? inBlocks(starts) : { rows: fileOrder };
     if (!Number.isSafeInteger(shuffle))
-      throw new AgdError('bad-option', `A seed of ${shuffle} is not a whole number.`);
+      throw new AgdError('bad-option', `The seed must be a whole number, not ${shuffle}.`);
     if (weights) return weighted(weights, shuffle, epoch);
     if (!samples?.blocks) return shuffled(this.length, shuffle, epoch);
     const blocks = rows ? countIn(samples.blocks, rows) : samples.blocks;

@@ -34,7 +34,10 @@ export function checkCounted({ range }: Pick<InputSpec, 'range'>, array: Tensor,
   const ignored = range?.ignored;
   if (ignored === undefined || firstOutside(array, { least: ignored, most: ignored }, 1) !== undefined)
     return;
-  throw new AgdError('bad-data', `Array '${arrayName}' holds nothing but ${ignored}, which is ignored.`);
+  throw new AgdError(
+    'bad-data',
+    `All targets in array '${arrayName}' are ${ignored}, which the loss ignores: check the data, or change --ignore-index.`,
+  );
 }
 
 /** Whether each row of [samples, classes], or more axes, holds one 1 and zeros: classes, written as numbers. */

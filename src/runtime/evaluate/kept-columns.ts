@@ -15,7 +15,10 @@ export async function keepColumns(
   recipe?: Recipe,
 ): Promise<KeptColumns & { close(): Promise<void> }> {
   if (recipe && hasWindows(recipe))
-    throw new AgdError('bad-option', '--keep: the samples are windows, which are not rows of the data.');
+    throw new AgdError(
+      'bad-option',
+      '--keep cannot be used with windows, which are not rows of the data: leave it out.',
+    );
   const source = await openRows(paths, recipe);
   const known = source.fields.map(field => field.name);
   const stranger = names.find(name => !known.includes(name));
@@ -30,7 +33,11 @@ export async function keepColumns(
       const columns = new Map<string, RawValue[]>(names.map(name => [name, []]));
       for (let i = 0; i < count; i++) {
         const { value, done } = await rows.next();
-        if (done) throw new AgdError('bad-data', `${source.name} has fewer rows than there are predictions.`);
+        if (done)
+          throw new AgdError(
+            'bad-data',
+            `${source.name} has fewer rows than there are predictions: --keep needs the data that were predicted.`,
+          );
         for (const [at, name] of names.entries()) columns.get(name)!.push(value[at]!);
       }
       return columns;

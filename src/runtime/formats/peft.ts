@@ -154,7 +154,10 @@ export function valuesOf(model: Model): (name: string) => Tensor {
   return name => {
     const tensor = tensors.get(name);
     if (tensor) return tensor;
-    throw new AgdError('invalid-model', `The model lacks '${name}', of its adapters.`);
+    throw new AgdError(
+      'invalid-model',
+      `The model lacks '${name}' of its adapters: use the file as agd-onnx wrote it.`,
+    );
   };
 }
 

@@ -31,7 +31,10 @@ export function toPytorch(description: TrainingDescription, state: State): Map<s
   ];
   const result = new Map(tensors);
   if (result.size < tensors.length)
-    throw new AgdError('bad-state', `Two tensors of the state would have the same name: rename a parameter.`);
+    throw new AgdError(
+      'bad-state',
+      `Two tensors of the state would have the same name in PyTorch: rename a parameter.`,
+    );
   return result;
 }
 
@@ -50,7 +53,7 @@ export function fromPytorch(
   if (others.length)
     throw new AgdError(
       'bad-state',
-      `The parameters are at steps ${[step, ...others].join(', ')}; here all share one.`,
+      `The checkpoint's parameters are at different steps (${[step, ...others].join(', ')}): they must share one.`,
     );
   const result = new Map(state).set(description.step, Tensor.filled('int64', [], step!));
   const used = new Set(parameters.map(stepOf));
@@ -59,7 +62,7 @@ export function fromPytorch(
     if (`${found.dims}` !== `${own.dims}`)
       throw new AgdError(
         'bad-state',
-        `'${name}' is of shape [${found.dims}], and [${own.dims}] in the model.`,
+        `'${name}' has shape [${found.dims}] in the checkpoint, but [${own.dims}] in the model.`,
       );
     // Before the first step there is nothing to be corrected: exp_avg is 0.
     result.set(to, convert(found, own.dtype, factor && 1 / factor));

@@ -167,7 +167,7 @@ export class Confusion implements Accumulator {
     if (classes > MOST_CLASSES || (this.spec.task === 'labels' && width > 1))
       throw new AgdError(
         'bad-option',
-        `A confusion matrix is of one prediction of at most ${MOST_CLASSES} classes, not of ${width} ${this.spec.task}.`,
+        `A confusion matrix needs one prediction of at most ${MOST_CLASSES} classes; the model predicts ${width} ${this.spec.task}.`,
       );
     while (this.#rows.length < classes) this.#rows.push(Array(classes).fill(0));
     for (let i = 0; i < predicted.length; i++) {

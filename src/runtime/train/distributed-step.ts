@@ -338,7 +338,7 @@ export class DistributedStep {
       if (isFloat(dtype)) return [name, Tensor.ofNumbers(dtype, dims, values)];
       throw new AgdError(
         'bad-option',
-        `The update reads '${name}' (${dtype}) of the batch, which has no mean.`,
+        `This step cannot be distributed: its update reads '${name}' of the batch, and ranks cannot average ${dtype}.`,
       );
     });
     return Object.fromEntries(entries);

@@ -136,7 +136,7 @@ const int64 = (dims: readonly number[], words: Int32Array) =>
 function noRow(table: string, count: number, row: bigint): AgdError {
   return new AgdError(
     'bad-data',
-    `The data look up row ${row} of '${table}', which has ${count}: numbers of rows are from ${-count} to ${count - 1}.`,
+    `The data look up row ${row} of '${table}', which has ${count} rows: expected ${-count} to ${count - 1}.`,
   );
 }
 

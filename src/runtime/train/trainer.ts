@@ -392,7 +392,7 @@ export class Trainer {
       const given = Object.keys(feeds).map(name => `'${name}'`);
       throw new AgdError(
         'missing-data',
-        `Input '${missing.name}' is fed nothing; given: ${given.join(', ') || 'nothing'}.`,
+        `No array for input '${missing.name}'; given: ${given.join(', ') || 'nothing'}.`,
       );
     }
     return this.#inTurn(() => {

@@ -80,7 +80,7 @@ async function* loopOver(
   const isStopped = async () => (collective ? anyRank(collective, !!signal?.aborted) : !!signal?.aborted);
   const before = [...(options.before ?? [])];
   if (!Number.isSafeInteger(epochs) || epochs < 1)
-    throw new AgdError('bad-option', `${epochs} epochs are not a whole number above 0.`);
+    throw new AgdError('bad-option', `epochs must be a whole number of at least 1, not ${epochs}.`);
   const order: BatchOptions = { batchSize, shuffle: seed };
   const steps = train.batchCount(order);
   const perUpdate = trainer.description.accumulation?.batches ?? 1;

@@ -157,7 +157,9 @@ it('asks what to minimize where a graph leaves that to PyTorch, and for gradient
   const other = yielding();
   for (const v of other.graph.outputs) v.name = `d_${v.name}`;
   const loss = { kind: 'cross-entropy', output: 'logits' } as const;
-  await expect(lift(other, { loss })).rejects.toThrow(/has none named PARAMETER_grad: name them with --grad/);
+  await expect(lift(other, { loss })).rejects.toThrow(
+    /has no values named PARAMETER_grad: name its gradients with --grad/,
+  );
 });
 
 it('leaves frozen what the checkpoint has frozen, though its gradient is there', async () => {

@@ -105,7 +105,7 @@ it.each<[string, string[], (model: Model) => void, RegExp, InjectOptions?]>([
     'a pattern that nothing fits',
     ['d_{param}'],
     () => {},
-    /No parameter has a gradient named as in 'd_{param}'/,
+    /'d_{param}' matches no gradient of the \d+ floating-point initializers/,
   ],
   [
     'a gradient of nothing',
@@ -113,7 +113,7 @@ it.each<[string, string[], (model: Model) => void, RegExp, InjectOptions?]>([
     m => {
       grad(m, 'fc1.bias_grad').name = 'fc9.bias_grad';
     },
-    /Output 'fc9.bias_grad' would by '{param}_grad' be the gradient of 'fc9.bias'/,
+    /By '{param}_grad', output 'fc9.bias_grad' is the gradient of 'fc9.bias', but the model has no such value/,
   ],
   [
     'a gradient of another shape',

@@ -100,9 +100,19 @@ describe('batches', () => {
   });
 
   test.each<[string, Dataset, BatchOptions, RegExp]>([
-    ['a size of 0', new Dataset([column(5)]), { batchSize: 0 }, /size of 0/],
-    ['a fractional size', new Dataset([column(5)]), { batchSize: 1.5 }, /size of 1.5/],
-    ['a fractional seed', new Dataset([column(5)]), { shuffle: 0.5 }, /seed of 0.5/],
+    [
+      'a size of 0',
+      new Dataset([column(5)]),
+      { batchSize: 0 },
+      /batch size must be a whole number of at least 1, not 0/,
+    ],
+    ['a fractional size', new Dataset([column(5)]), { batchSize: 1.5 }, /batch size must be .* not 1\.5/],
+    [
+      'a fractional seed',
+      new Dataset([column(5)]),
+      { shuffle: 0.5 },
+      /seed must be a whole number, not 0\.5/,
+    ],
     [
       'a size the model does not take',
       new Dataset([column(5)], { fixedBatch: 2 }),

@@ -111,8 +111,10 @@ it('says what does not fit', async () => {
   };
   expect(changed('fc2.bias.z')).toThrow("The checkpoint lacks 'fc2.bias.z'");
   expect(changed('fc2.bias.step')).toThrow("The checkpoint lacks 'fc2.bias.step'");
-  expect(changed('fc2.bias', floatsOf([1, 2]))).toThrow("'fc2.bias' is of shape [2], and [3] in the model.");
-  expect(changed('fc2.bias.step', Tensor.filled('float32', [], 9))).toThrow('at steps 10, 9');
+  expect(changed('fc2.bias', floatsOf([1, 2]))).toThrow(
+    "'fc2.bias' has shape [2] in the checkpoint, but [3] in the model.",
+  );
+  expect(changed('fc2.bias.step', Tensor.filled('float32', [], 9))).toThrow('at different steps (10, 9)');
   expect(changed('other', floatsOf([1]))()).toEqual(['other']);
   await t.release();
 });

@@ -406,7 +406,7 @@ describe('tables of a run', () => {
     const ids = feeds.ids!.numbers().with(-1, row);
     const wrong = { ...feeds, ids: ints(ids, feeds.ids!.dims as number[]) };
     await expect(trainer.steps(wrong)).rejects.toThrow(
-      `The data look up row ${row} of 'item', which has ${ROWS}: numbers of rows are from -${ROWS} to ${ROWS - 1}.`,
+      `The data look up row ${row} of 'item', which has ${ROWS} rows: expected -${ROWS} to ${ROWS - 1}.`,
     );
     expect(bits(trainer.state)).toEqual(before);
     await trainer.steps(slice(batches(), 2, STEPS));

@@ -69,7 +69,7 @@ it("takes onnxruntime's tensors, and says what else it was given", async () => {
     await expect(own.step({ x: given as never, target })).rejects.toThrow(message);
     await expect(own.evaluate([{ inputs: { x: given as never, target }, size: 8 }])).rejects.toThrow(message);
   }
-  await expect(own.step({ x })).rejects.toThrow("Input 'target' is fed nothing; given: 'x'.");
+  await expect(own.step({ x })).rejects.toThrow("No array for input 'target'; given: 'x'.");
   await own.release();
   await theirs.release();
   const session = await Session.create(mlp());

@@ -127,7 +127,7 @@ export function maskShape(kind: LossKind, output: Expr, options: LossOptions): S
   if (lossNamed(kind).hasNoMask)
     throw new AgdError(
       'bad-option',
-      `The loss ${kind} takes no mask, because each of its terms covers several positions: leave the mask out.`,
+      `The loss ${kind} takes no mask: each of its terms covers several positions.`,
     );
   const axis = axisWithoutMask(kind, output, options);
   return output.rank === 1 ? output.shape! : output.shape!.filter((_, i) => i !== axis);

@@ -112,10 +112,7 @@ export function trainedFile(injected: Model, leavesStored = false): TrainedFile 
   for (const [place, name] of placesIn(injected, located)) {
     const value = values.get(name);
     if (!value)
-      throw new AgdError(
-        'invalid-model',
-        `The model lacks the trained tensor '${name}': use the file as agd-onnx wrote it.`,
-      );
+      throw new AgdError('invalid-model', `The model lacks the tensor '${name}': inject the original again.`);
     const tensor = asStored(value, located.get(place)?.dtype);
     values.set(name, tensor);
     tensors.set(place, tensor);

@@ -26,7 +26,7 @@ export function withAlgorithm(model: Model): Model {
   if (infos.length > 1)
     throw new AgdError(
       'unsupported-op',
-      `The model's training_info has ${infos.length} alternating algorithms; only a single one is supported.`,
+      `The model's training_info has ${infos.length} algorithms; only one is supported.`,
     );
   const step = cloneModel(model);
   step.graph = trainingGraph(model, info);

@@ -3,9 +3,10 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type DType, dtypeCode } from '../../src/graph/dtype.js';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { allGraphs, Graph, type Model, Node, Value } from '../../src/graph/ir.js';
-import { encodeModel } from '../../src/graph/proto/codec.js';
+import { decodeModel, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { evaluate, predict } from '../../src/index.js';
 import { toAttrs } from '../../src/ops/core/builder.js';
@@ -171,6 +172,20 @@ it('has gradients, predictions and subgraphs in float32', async () => {
 it('is inspected with the types of the file', async () => {
   const { parameters } = await inspect(perceptron(), {}, sessionShapes);
   expect(parameters.map(p => [p.type, p.bytes])).toContainEqual(['bfloat16[4,8]', 64]);
+});
+
+it('a file that casts to bfloat16 and back trains as its casts in memory do', async () => {
+  const make = () => {
+    const s = new Sketch();
+    const to = (dtype: DType) => ({ to: dtypeCode(dtype) });
+    const x = s.add('Cast', [s.input('x', ['n', 4])], 'narrow', to('bfloat16'));
+    const w = s.weight('w', convert(spread([4, 3], [-0.5, 0.5], 1), 'bfloat16'));
+    return s.model([s.add('Cast', [s.add('MatMul', [x, w], 'product')], 'y', to('float32'))]);
+  };
+  const { losses } = await trained(await injected(make()), 3);
+  const read = decodeModel(encodeModel(make()));
+  expect((await trained(await injected(read), 3)).losses).toEqual(losses);
+  expect(losses[2]).toBeLessThan(losses[0]!);
 });
 
 it('a branch is widened too', () => {

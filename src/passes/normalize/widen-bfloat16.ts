@@ -61,7 +61,7 @@ function withFloat(type: ValueType): ValueType {
   return elem === type.elem ? type : { ...type, elem };
 }
 
-/** Attributes with the number of an element type. */
+/** Attributes with the number of an element type. Numbers that came from a file are written back as they were: `extra` goes. */
 const TYPES = ['to', 'dtype', 'output_dtype', 'stash_type'];
 
 function wideAttr(name: string, attr: Attr, widen: (tensor: Tensor) => Tensor): Attr {
@@ -71,7 +71,7 @@ function wideAttr(name: string, attr: Attr, widen: (tensor: Tensor) => Tensor): 
   }
   const isType = attr.type === 'int' && TYPES.includes(name);
   return isType && Number(attr.value) === dtypeCode('bfloat16')
-    ? { ...attr, value: dtypeCode('float32') }
+    ? { type: 'int', value: dtypeCode('float32') }
     : attr;
 }
 

@@ -9,7 +9,8 @@ import { type Device, placeOf } from '../../passes/options.js';
 /** `remedy` is a sentence, or empty. */
 export type Fault = { reason: string; remedy: string };
 
-type Concrete = Exclude<Device, 'auto'>;
+/** A device that runs: not `auto`. */
+export type Concrete = Exclude<Device, 'auto'>;
 
 /** The package of the runtime, the folder of its libraries, and folders in which CUDA may be installed. */
 export type RuntimeFiles = { package: string; binaries: string; cuda: readonly string[] };

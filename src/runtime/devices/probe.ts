@@ -2,16 +2,13 @@
 import { Graph, Model, Node, Value } from '../../graph/ir.js';
 import { Tensor } from '../../graph/tensor.js';
 import { PROVIDERS } from '../../ops/core/provider.js';
-import type { Device } from '../../passes/options.js';
 import { Session } from '../session.js';
 import type { Probed } from './choose.js';
-import { faultOf } from './faults.js';
+import { type Concrete, faultOf } from './faults.js';
 
 const SIZE = 512;
 const RUNS = 3;
 const SLOW_MS = 3000;
-
-type Concrete = Exclude<Device, 'auto'>;
 
 /** Y = X X, of ones. */
 function product(): Model {

@@ -11,7 +11,7 @@ export function runtimeError(what: string, cause: unknown, device: Concrete, mod
   const fault = faultOf(cause, device);
   if (fault) {
     const remedy = fault.remedy ? ` ${fault.remedy}` : '';
-    const message = `Device '${device}' cannot be used here: ${fault.reason}.${remedy} Else use --device cpu.`;
+    const message = `Device '${device}' cannot be used here: ${fault.reason}.${remedy} Otherwise use --device cpu.`;
     return new AgdError('device', message, { cause });
   }
   return (

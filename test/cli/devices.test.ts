@@ -61,7 +61,7 @@ describe.runIf(process.platform === 'linux' && process.arch === 'x64').each(Obje
       const { code, err } = run(...args, '--device', 'cuda:1');
       expect(code).toBe(1);
       expect(err).toMatch(
-        /^agd-onnx: Device 'cuda:1' cannot be used here: the CUDA provider of onnxruntime-node is not installed\. Install it with: node \S+\/install\.js --onnxruntime-node-install=cuda12\. Else use --device cpu\. \[device\]\n$/,
+        /^agd-onnx: Device 'cuda:1' cannot be used here: the CUDA provider of onnxruntime-node is not installed\. Install it with: node \S+\/install\.js --onnxruntime-node-install=cuda12\. Otherwise use --device cpu\. \[device\]\n$/,
       );
     });
 

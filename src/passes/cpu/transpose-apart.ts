@@ -4,8 +4,9 @@ import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { rewriteNodes } from '../common/rewrite-nodes.js';
 
-/** Smaller matrices gain nothing. */
+/** Results with fewer rows or columns gain nothing, but for wide ones, each of whose 128 columns reads the left operand again. */
 const LEAST = 192;
+const LEAST_OF_WIDE = 128;
 /** Fewer rows than these cost less than a product that has to be transposed. */
 const FEW = 256;
 
@@ -25,6 +26,10 @@ export function transposeApart(model: Model): boolean {
 type Operands = { a: Value; b: Value; rows: number; columns: number; depth: number };
 
 function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value {
+  if (Math.min(rows, columns) < LEAST) {
+    const product = g.of(b).op('Gemm', [g.of(a)], { transA: 1 });
+    return product.reshape([1, columns, rows]).transpose([0, 2, 1]).reshape([rows, columns]).value;
+  }
   const isTall = rows >= 2 * columns && depth >= FEW;
   const product = isTall
     ? transposed(g.of(b), columns).matmul(g.of(a)).transpose([1, 0])
@@ -32,14 +37,25 @@ function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value 
   return product.value;
 }
 
-/** Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. */
+/**
+ * Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. The optimizer
+ * computes the transposed form of such a product as bᵀ a, which is taken apart in its place.
+ */
 function operandsOf(node: Node): Operands | undefined {
-  const b = node.inputs[1];
-  const a = turnedIn(node);
+  const product = isTurn(node) && node.inputs[0]!.producer;
+  if (product && isTurned(product)) return largeOperands(product.inputs[1], turnedIn(product));
+  return isTurned(node) ? undefined : largeOperands(turnedIn(node), node.inputs[1]);
+}
+
+const isTurned = ({ outputs: [result] }: Node) =>
+  result!.readers.length === 1 && isTurn(result!.readers[0]) && !result!.outputOf.length;
+
+function largeOperands(a: Value | null | undefined, b: Value | null | undefined): Operands | undefined {
   if (a?.dtype !== 'float32' || a.shape?.length !== 2 || b?.shape?.length !== 2) return undefined;
   const [columns, rows] = [b, a].map(v => v.shape?.[1]);
-  if (typeof rows !== 'number' || typeof columns !== 'number' || Math.min(rows, columns) < LEAST)
-    return undefined;
+  if (typeof rows !== 'number' || typeof columns !== 'number') return undefined;
+  const least = columns >= 4 * rows ? LEAST_OF_WIDE : LEAST;
+  if (Math.min(rows, columns) < least) return undefined;
   const known = [a, b].map(v => v.shape![0]).find(d => typeof d === 'number');
   // A batch of vectors may be small, one of sequences is not.
   const depth = Number(known ?? (unflattened(a) && unflattened(b) ? Number.POSITIVE_INFINITY : 0));
@@ -52,10 +68,11 @@ function turnedIn(node: Node): Value | null | undefined {
   if (node.domain) return undefined;
   if (node.opType === 'Gemm')
     return node.attrs.size + others.length === 2 && new Attributes(node).int('transA', 0) ? a : undefined;
-  const turn = a?.producer;
-  if (node.opType !== 'MatMul' || turn?.opType !== 'Transpose' || turn.domain) return undefined;
-  return `${new Attributes(turn).ints('perm') ?? '1,0'}` === '1,0' ? turn.inputs[0] : undefined;
+  return node.opType === 'MatMul' && isTurn(a?.producer) ? a!.producer!.inputs[0] : undefined;
 }
+
+const isTurn = (node: Node | undefined) =>
+  node?.opType === 'Transpose' && !node.domain && `${new Attributes(node).ints('perm') ?? '1,0'}` === '1,0';
 
 /** What was reshaped to this matrix, where only leading axes were flattened. */
 function unflattened(matrix: Value): Value | undefined {

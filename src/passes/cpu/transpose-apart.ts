@@ -4,8 +4,9 @@ import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { rewriteNodes } from '../common/rewrite-nodes.js';
 
-/** Results with fewer rows or columns gain nothing, but for wide ones, each of whose 128 columns reads the left operand again. */
+/** Results with fewer rows or columns gain nothing. */
 const LEAST = 192;
+/** From so many rows on, a result with at least four times as many columns is computed sooner as its transposed form. */
 const LEAST_OF_WIDE = 128;
 /** Fewer rows than these cost less than a product that has to be transposed. */
 const FEW = 256;
@@ -26,9 +27,9 @@ export function transposeApart(model: Model): boolean {
 type Operands = { a: Value; b: Value; rows: number; columns: number; depth: number };
 
 function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value {
-  if (Math.min(rows, columns) < LEAST) {
-    const product = g.of(b).op('Gemm', [g.of(a)], { transA: 1 });
-    return product.reshape([1, columns, rows]).transpose([0, 2, 1]).reshape([rows, columns]).value;
+  if (rows < LEAST) {
+    const form = g.of(b).op('Gemm', [g.of(a)], { transA: 1 });
+    return form.reshape([1, columns, rows]).transpose([0, 2, 1]).reshape([rows, columns]).value;
   }
   const isTall = rows >= 2 * columns && depth >= FEW;
   const product = isTall
@@ -38,8 +39,8 @@ function productOf(g: Builder, { a, b, rows, columns, depth }: Operands): Value 
 }
 
 /**
- * Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. The optimizer
- * computes the transposed form of such a product as bᵀ a, which is taken apart in its place.
+ * Those of a product aᵀ b of two large matrices in float32, with the extents of the result and of the axis that is summed. A Transpose of
+ * such a product alone is the product bᵀ a, as which the optimizer would compute it.
  */
 function operandsOf(node: Node): Operands | undefined {
   const product = isTurn(node) && node.inputs[0]!.producer;

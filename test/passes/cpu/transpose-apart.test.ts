@@ -53,7 +53,9 @@ const turns = ({ graph }: Model) =>
 const large = [
   ['of sequences', { a: [2, 130, 200], b: [2, 130, 260] }, ['2,0,1']],
   ['with fewer columns than rows', { a: [2, 130, 400], b: [2, 130, 200] }, ['2,0,1', '1,0']],
-  ['whose own transpose is read', { a: [2, 130, 200], b: [2, 130, 260], turned: true }, ['2,0,1', '1,0']],
+  ['whose own transpose is read', { a: [2, 130, 200], b: [2, 130, 260], turned: true }, ['2,0,1']],
+  ['of few rows to many columns', { a: [2, 130, 128], b: [2, 130, 512] }, ['0,2,1']],
+  ['whose transpose has few rows', { a: [260, 512], b: [260, 128], turned: true, asGemm: true }, ['0,2,1']],
   ['of images', { a: [2, 5, 26, 200], b: [2, 5, 26, 260] }, ['3,0,1,2']],
   ['of matrices', { a: [260, 200], b: [260, 260] }, ['2,0,1']],
   ['of a batch of any size', { a: ['batch', 130, 200], b: ['batch', 130, 260] }, ['2,0,1']],

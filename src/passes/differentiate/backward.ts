@@ -40,10 +40,14 @@ export function backward(
     if (list) list.push(cotangent);
     else sums.set(value, [cotangent]);
   };
+  // The CPU has no bfloat16 kernel of Add.
+  const isRounded = (dy: Expr) => dy.dtype === 'bfloat16' && g.provider === 'cpu';
+  const add = (a: Expr, b: Expr) =>
+    isRounded(a) ? a.cast('float32').add(b.cast('float32')).cast('bfloat16') : sumOf(a, b);
   const total = (value: Value | null): Expr | undefined => {
     const list = value && sums.get(value);
     if (!list) return undefined;
-    if (list.length > 1) list.splice(0, list.length, list.reduce(sumOf));
+    if (list.length > 1) list.splice(0, list.length, list.reduce(add));
     return list[0];
   };
   for (const [value, cotangent] of cotangents) push(value, cotangent);

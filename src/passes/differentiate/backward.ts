@@ -41,7 +41,7 @@ export function backward(
     else sums.set(value, [cotangent]);
   };
   // The CPU has no bfloat16 kernel of Add.
-  const isRounded = (dy: Expr) => dy.dtype === 'bfloat16' && g.provider === 'cpu';
+  const isRounded = ({ value }: Expr) => value.dtype === 'bfloat16' && g.provider === 'cpu';
   const add = (a: Expr, b: Expr) =>
     isRounded(a) ? a.cast('float32').add(b.cast('float32')).cast('bfloat16') : sumOf(a, b);
   const total = (value: Value | null): Expr | undefined => {

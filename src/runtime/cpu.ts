@@ -21,6 +21,7 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   const block = operators.has('Conv') ? await channelBlock() : undefined;
   if (block) (await import('../passes/cpu/block-kernel-gradients.js')).blockKernelGradients(model, block);
   if (operators.has('MaxUnpool')) (await import('../passes/cpu/pools-as-maxima.js')).poolsAsMaxima(model);
+  if (operators.has('LogSoftmax')) (await import('../passes/cpu/weigh-rows-last.js')).weighRowsLast(model);
   if (operators.has('Transpose')) (await import('../passes/cpu/transpose-apart.js')).transposeApart(model);
   if (operators.has('ReduceSum')) (await import('../passes/cpu/sums-first.js')).sumRows(model);
   if (operators.has('ScatterElements')) {

@@ -159,6 +159,19 @@ it.each<[string, Partial<InjectOptions>, number]>([
   expect(got.skipped).toBe(0);
 });
 
+it('a value read in bfloat16 and in float32 trains on the CPU, which has no kernel to add its bfloat16 cotangents', async () => {
+  const s = new Sketch();
+  const q = s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 3])], 'q');
+  const y = s.add('Add', [s.add('Neg', [q], 'low'), s.add('Softmax', [q], 'wide')], 'y');
+  const feeds = { x: spread([6, 4], [-1, 1], 9), target: ints([0, 1, 2, 0, 1, 2]) };
+  const [want, got] = await Promise.all(
+    (['fp32', 'bf16'] as const).map(async precision =>
+      losses(await injected(s.model([y]), { precision }), 8, feeds),
+    ),
+  );
+  expect(worst(got!.found, want!.found)).toBeLessThan(2e-2);
+});
+
 it.each(['fp32', 'fp16', 'bf16', undefined] as const)(
   'a float16 model trained in %s is exported as float16',
   async precision => {

@@ -3,14 +3,14 @@ import type { Column, Dataset } from './dataset.js';
 import type { InputSpec } from './match.js';
 
 /**
- * The data, with a note if the target repeats an input of tokens wherever it counts, as the labels of Hugging Face's data
- * sets do: their models shift them.
+ * A note if the target repeats an input of tokens wherever it counts, as the labels of Hugging Face's data sets do: their
+ * models shift them.
  */
-export function noteCopies(
+export function notesOnCopies(
   data: Dataset,
   inputs: readonly InputSpec[],
   labels: readonly string[] = [],
-): Dataset {
+): string[] {
   const ignored = inputs.find(({ name }) => name === labels[0])?.range?.ignored;
   const target = data.columns.find(({ input }) => input === labels[0]);
   const classes = target && tokensOf(target);
@@ -24,12 +24,10 @@ export function noteCopies(
     return true;
   };
   const input = data.columns.find(isCopied)?.input;
-  if (input === undefined) return data;
-  return data.with({
-    notes: [
-      `Array '${target!.arrayName}' has the values of input '${input}' at the same places, so the model learns to copy them. To predict the next token, shift the targets by one place, or let documents(N) do so for lists of token ids.`,
-    ],
-  });
+  if (input === undefined) return [];
+  return [
+    `Array '${target!.arrayName}' has the values of input '${input}' at the same places, so the model only has to copy them. To predict the next token, shift the targets by one place, or let documents(N) do so for lists of token ids.`,
+  ];
 }
 
 const tokensOf = ({ array, dims }: Column) =>

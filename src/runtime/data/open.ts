@@ -9,7 +9,7 @@ import type { ColumnsOption } from '../../passes/recipe/columns.js';
 import type { Recipe } from '../../passes/recipe/recipe.js';
 import { checkAugmented, dataOf, finiteRows, isSplit, sampled, splitBy } from './arrays.js';
 import { type BindOptions, bindData, type InputSpec } from './bind.js';
-import { noteCopies } from './copied-tokens.js';
+import { notesOnCopies } from './copied-tokens.js';
 import type { Data, DataBinding, DataOptions } from './data.js';
 import type { Dataset } from './dataset.js';
 import { type Encoded, encodeSource } from './encoded.js';
@@ -36,7 +36,7 @@ export async function openData(paths: string | readonly string[], options: DataO
     if (!hasSpec) {
       const data = dataOf(arrays, name, options, { notes, columns: new Map() });
       const bind: Data['bind'] = async (inputs, binding = {}) =>
-        noteCopies(await data.bind(inputs, binding), inputs, binding.labels);
+        noted(await data.bind(inputs, binding), inputs, binding);
       return { ...data, bind };
     }
     const { withDimsOf } = await import('./recipe/array-steps.js');
@@ -295,7 +295,7 @@ class Table implements Data {
       notes,
       shuffleBuffer: this.options.shuffleBuffer,
     });
-    return noteCopies(bound, inputs, binding.labels);
+    return noted(bound, inputs, binding);
   }
 
   /** The recipe for these inputs, fitted on these rows or all; as it was given where one was. */
@@ -432,6 +432,9 @@ function overlapOf(recipe: Recipe | undefined): number | 'none' | undefined {
   const span = Math.max(...windows.map(({ shift, length }) => shift + length));
   return windows.length ? Math.ceil(span / windows[0]!.stride) - 1 : undefined;
 }
+
+const noted = (data: Dataset, inputs: readonly InputSpec[], { labels }: DataBinding) =>
+  data.with({ notes: notesOnCopies(data, inputs, labels) });
 
 const recipeInputs = (inputs: readonly InputSpec[], { labels = [] }: DataBinding) =>
   inputs.map(input => ({ ...input, isTarget: input.name === labels[0] }));

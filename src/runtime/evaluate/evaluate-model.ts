@@ -78,10 +78,12 @@ export async function evaluate(
     });
     const labels = loss.target === undefined ? [] : [loss.target];
     const dataset = await data.bind(inputs, { ...bind, labels });
+    const { notesOnCopies } = await import('../data/copied-tokens.js');
+    const copies = notesOnCopies(dataset, inputs, labels);
     const session = await Session.create(await layOut(model, options), options);
     try {
       const known = new Set(session.inputs);
-      return await evaluateBatches(
+      const found = await evaluateBatches(
         watchedBatches(dataset, options),
         loss,
         { metrics, onLosses, confusion: options.confusion },
@@ -93,6 +95,7 @@ export async function evaluate(
         },
         await readRecipe(plain),
       );
+      return copies.length ? { ...found, notes: [...copies, ...(found.notes ?? [])] } : found;
     } finally {
       await session.release();
     }

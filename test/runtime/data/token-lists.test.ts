@@ -9,6 +9,8 @@ import { writeNpz } from '../../../src/runtime/data/npz.js';
 import { openData } from '../../../src/runtime/data/open.js';
 import { fileOrder } from '../../../src/runtime/data/order.js';
 import type { RecipeInput } from '../../../src/runtime/data/recipe/plan.js';
+import { evaluate } from '../../../src/runtime/evaluate/evaluate-model.js';
+import { Sketch } from '../../sample.js';
 
 /** Data sets as Hugging Face's libraries write them: labels are not shifted, and -100 where nothing is learned. */
 const ROWS = [
@@ -147,4 +149,15 @@ it('a target that repeats the tokens at their own places is reported', async () 
   ]);
   await data.close();
   expect(await notes([ROWS[0]!, { ...ROWS[1], labels: [-100, -100, 3] }])).toEqual([]);
+});
+
+it('so is one in memory, in evaluation', async () => {
+  const tokens = Tensor.from('int64', [1, 3], BigInt64Array.of(1n, 2n, 0n));
+  const arrays = { input_ids: tokens, target: tokens };
+  const reported = [expect.stringContaining("Array 'target' has the values of input 'input_ids'")];
+  const s = new Sketch();
+  const ids = s.input('input_ids', ['N', 'T'], 'int64');
+  const model = s.model([s.add('Gather', [s.weight('table', [4, 4]), ids], 'logits')]);
+  const loss = { kind: 'cross-entropy', classAxis: -1 } as const;
+  expect((await evaluate(model, arrays, { loss, metrics: [] })).notes).toEqual(reported);
 });

@@ -49,7 +49,8 @@ function gradientOf(scatter: Node): Gradient | undefined {
   if (!isLast || !is(product, 'Mul') || d.dtype !== 'float32' || d.outputOf.length) return undefined;
   const [p, w] = product.inputs as [Value, Value];
   const isWeighed = is(w.producer, 'Neg') && w.producer.inputs[0] === updates;
-  const isSame = `${p.shape}` === `${d.shape}` && w.shape?.length === last + 1 && w.shape.at(-1) === 1;
+  const rows = d.shape!.slice(0, -1);
+  const isSame = !rows.includes(null) && `${p.shape}` === `${d.shape}` && `${w.shape}` === `${[...rows, 1]}`;
   return isWeighed && isSame && Number(d.shape!.at(-1)) >= LEAST ? { d, p, targets: targets!, w } : undefined;
 }
 

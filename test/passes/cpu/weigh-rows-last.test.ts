@@ -11,7 +11,7 @@ import { spread } from '../../ops/vjp.js';
 const ROWS = [4, 8];
 const COLUMNS = 6;
 
-type Case = { rows?: readonly (number | string)[]; classes?: number };
+type Case = { rows?: readonly (number | string | null)[]; classes?: number };
 /** `d` is the gradient of the logits, `x` what they are computed from. */
 type Read = (e: { d: Expr; x: Expr; weight: Expr }, classes: number) => Record<string, Expr>;
 
@@ -109,6 +109,7 @@ describe('the gradient of cross-entropy', () => {
     ['that is read as it is', ({ d, weight }) => ({ dx: d.matmul(weight), d: d.tanh() })],
     ['that is returned', ({ d, weight }) => ({ d, dx: d.matmul(weight) })],
     ['of few classes', all, { classes: 200 }],
+    ['of unknown extents', all, { rows: [null, 8] }],
     [
       'of which a maximum is taken',
       ({ d, x, weight }, n) => ({ ...all({ d, x, weight }, n), most: d.op('ReduceMax', []) }),

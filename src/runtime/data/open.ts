@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib';
 import { isFloat } from '../../graph/dtype.js';
 import { AgdError } from '../../graph/errors.js';
 import { Tensor } from '../../graph/tensor.js';
-import type { ColumnsOption } from '../../passes/recipe/columns.js';
+import { type ColumnsOption, readColumns } from '../../passes/recipe/columns.js';
 import type { Recipe } from '../../passes/recipe/recipe.js';
 import { checkAugmented, dataOf, finiteRows, isSplit, sampled, splitBy } from './arrays.js';
 import { type BindOptions, bindData, type InputSpec } from './bind.js';
@@ -245,8 +245,8 @@ class Table implements Data {
   has(name: string): boolean {
     const { columns = {}, recipe } = this.options;
     const isField = this.#source.fields.some(field => field.name === name);
-    const texts = JSON.stringify(columns);
-    const isMade = ['mask', 'types'].some(output => texts.includes(`${output}=${name}`));
+    const asked = [...readColumns(columns).values()].flat().flatMap(({ transforms = [] }) => transforms);
+    const isMade = asked.some(({ options: { mask, types } }) => mask === name || types === name);
     const isFed = isField || isMade || Object.hasOwn(columns, name);
     return isFed || !!recipe?.inputs.some(({ input }) => input === name);
   }

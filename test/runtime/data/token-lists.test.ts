@@ -161,3 +161,13 @@ it('so is one in memory, in evaluation', async () => {
   const loss = { kind: 'cross-entropy', classAxis: -1 } as const;
   expect((await evaluate(model, arrays, { loss, metrics: [] })).notes).toEqual(reported);
 });
+
+it('masks that a tokenizer is asked for are among the data', async () => {
+  const columns = { input_ids: ['text:tokenizer(tokenizer.json,mask=text_mask)'] };
+  const data = await open([{ text: 'the cat' }], { columns });
+  expect(['text', 'text_mask', 'text_m', 'mask'].filter(name => data.has(name))).toEqual([
+    'text',
+    'text_mask',
+  ]);
+  await data.close();
+});

@@ -152,7 +152,7 @@ describe('inject', () => {
     expect([other.code, other.err]).toEqual([1, expect.stringContaining('or --replace-optimizer')]);
     // The gradients come from no Gradient operator, so that no other optimizer can follow them.
     const { code, err } = run('train', 'info.onnx', '--data', 'train.npz', '--replace-optimizer');
-    expect([code, err]).toEqual([1, expect.stringContaining('no Gradient and no optimizer operator')]);
+    expect([code, err]).toEqual([1, expect.stringContaining('neither a Gradient nor an optimizer operator')]);
   });
   it('keeps the options of the loss', async () => {
     const options = [

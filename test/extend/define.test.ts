@@ -55,7 +55,9 @@ describe('what exists already is refused:', () => {
 
 it('an optimizer without weight decay is refused', () => {
   const { weightDecay: _, ...options } = plain('x').options;
-  expect(() => defineOptimizer({ ...plain('short'), options } as never)).toThrow(/weightDecay/);
+  expect(() => defineOptimizer({ ...plain('short'), options } as never)).toThrow(
+    "Optimizer 'short' must declare the option weightDecay.",
+  );
 });
 
 it('options of an extension are checked, and names that are nearly right corrected', async () => {

@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Graph, Model, Node, Value } from '../../src/graph/ir.js';
 import { openModel } from '../../src/graph/open-model.js';
@@ -9,6 +9,8 @@ import { readOutline } from '../../src/graph/outline.js';
 import { encodeChunks, encodeModel } from '../../src/graph/proto/codec.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import { Session } from '../../src/runtime/session.js';
+
+vi.mock('../../src/graph/outline.js', { spy: true });
 
 const SIZE = 2 ** 14;
 let folder: string;
@@ -49,6 +51,20 @@ const find = ({ graph }: Model, name: string) =>
   [...graph.initializers].find(([value]) => value.name === name)![1];
 
 describe('openModel', () => {
+  it.each([
+    ['reads a file of less than 2 MiB whole', 2 ** 19 - 2 ** 10, 0],
+    ['looks in a larger one for what it can leave out', 2 ** 19, 1],
+  ])('%s', async (_, numbers, times) => {
+    const graph = new Graph('g');
+    graph.initializers.set(new Value('w'), Tensor.filled('float32', [numbers], 0));
+    const path = join(folder, `${numbers}.onnx`);
+    const parts = { irVersion: 8, opsetImports: new Map([['', 17]]) };
+    writeFileSync(path, encodeModel(Object.assign(new Model(graph), parts)));
+    vi.mocked(readOutline).mockClear();
+    expect(find(await openModel(path), 'w').stored).toBeDefined();
+    expect(readOutline).toHaveBeenCalledTimes(times);
+  });
+
   it('leaves large initializers in the file, and writes the same model', async () => {
     const path = written('a.onnx');
     const opened = await openModel(path);

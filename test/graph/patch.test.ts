@@ -234,6 +234,14 @@ describe('patching', () => {
     expect(() => patchModel(bytes, new Map([[name, value]]))).toThrow(expect.objectContaining(error));
   });
 
+  it('refuses a tensor with fewer bytes than its shape says', () => {
+    const initializer = [{ name: 'raw', dataType: 1, dims: [2], rawData: floats(1) }];
+    const short = serialize('ModelProto', { irVersion: 8, graph: { name: 'g', initializer } });
+    expect(() => patchModel(short, new Map([['raw', tensor(1, 2)]]))).toThrow(
+      "The bytes stored for tensor 'raw' do not fit its shape.",
+    );
+  });
+
   it('rejects bytes that are not a model', () => {
     expect(() => patchModel(bytes.subarray(0, 90), new Map())).toThrow(
       expect.objectContaining({ code: 'not-onnx' }),

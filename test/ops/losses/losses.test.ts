@@ -118,6 +118,17 @@ it('a ctc target that does not fit into the time has an infinite loss', async ()
   await expect(wrong).rejects.toThrow("Loss 'loss' is Infinity");
 });
 
+it('ctc labels are padded with the blank or a negative number', async () => {
+  const output = { dims: [1, 4, 3], values: Array.from({ length: 12 }, (_, i) => Math.sin(3 * i)) };
+  const loss = async (...labels: number[]) =>
+    (await run(parseLoss('ctc(a, target)'), [output], { target: ints(labels, [1, labels.length]) })).loss;
+  const plain = await loss(1, 1);
+  expect(plain).toBeGreaterThan(0.1);
+  expect(await loss(1, 1, -1)).toBeCloseTo(plain, 6);
+  expect(await loss(1, 1, -100, -1)).toBeCloseTo(plain, 6);
+  expect(await loss(1, 1, 0)).toBeCloseTo(plain, 6);
+});
+
 describe('a mask of an image', () => {
   const scores = { dims: [2, 3, 2, 2], values: Array.from({ length: 24 }, (_, i) => Math.sin(i)) };
   const mask = ints([1, 0, 1, 1, 0, 0, 1, 0], [2, 2, 2]);
@@ -162,5 +173,7 @@ it.each(['dice', 'ctc'] as const)('%s takes no mask', async kind => {
   expect(() => parseLoss(`${kind}(a, target, mask=mask)`)).toThrow(`option of ${kind}`);
   const spec: LossSpec = { kind, output: 'a', mask: 'mask' };
   const output = { dims: [1, 2, 3], values: [1, 2, 3, 4, 5, 6] };
-  await expect(run(spec, [output], {})).rejects.toThrow(`The loss ${kind} takes no mask`);
+  await expect(run(spec, [output], {})).rejects.toThrow(
+    `The loss ${kind} takes no mask: each of its terms covers several positions.`,
+  );
 });

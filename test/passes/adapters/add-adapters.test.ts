@@ -6,9 +6,11 @@ import { Tensor } from '../../../src/graph/tensor.js';
 import { adapt } from '../../../src/index.js';
 import { readAdapters } from '../../../src/passes/adapters/adapter-record.js';
 import { addAdapters } from '../../../src/passes/adapters/add-adapters.js';
+import { mergeAdapters } from '../../../src/passes/adapters/merge-adapters.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { LoraSpec } from '../../../src/passes/options/adapters.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
+import { valuesOf } from '../../../src/runtime/formats/peft.js';
 import { Session, sessionShapes } from '../../../src/runtime/session.js';
 import { spread } from '../../ops/vjp.js';
 import { mlp, Sketch } from '../../sample.js';
@@ -62,7 +64,9 @@ describe('an adapter', () => {
     expect(modules([{ match: '*', r: 2 }], ['fc2.bias'])).toEqual(['fc1', 'fc2']);
     // Who names the layer has both.
     expect(modules([{ match: ['*', 'fc2'], r: 2 }], ['fc2.weight'])).toEqual(['fc1', 'fc2']);
-    expect(() => modules([{ match: '*', r: 2 }], ['*'])).toThrow('--lora has no layer left');
+    expect(() => modules([{ match: '*', r: 2 }], ['*'])).toThrow(
+      /--lora has no layer left: --train or a new head already trains 'fc1' .* in full\. Choose other layers/,
+    );
   });
 
   it('of a pattern leaves a new head to train as a whole', async () => {
@@ -155,4 +159,28 @@ describe('errors name what there is', () => {
       "No adapter for layer 'w' (QLinearMatMul, 4 to 3): QLinearMatMul multiplies quantized numbers",
     );
   });
+});
+
+const renamed = (name: string) => (model: Model) => {
+  for (const value of model.graph.initializers.keys()) if (value.name === name) value.name = 'other';
+};
+
+it.each<[string, string, (model: Model) => void]>([
+  ['is not where it was added', "'fc1.weight.lora_B' are not added to a layer", renamed('fc1.weight.lora_B')],
+  ['lacks a factor', "lacks 'fc1.weight.lora_A' of the adapter of 'fc1': use", renamed('fc1.weight.lora_A')],
+  [
+    'is described by something else',
+    "entry 'agd.adapters' is damaged: it is not a list of",
+    m => m.metadata.set('agd.adapters', '[1]'),
+  ],
+])('an adapter that %s is not merged', (_, message, change) => {
+  const model = adapted(mlp(), { match: 'fc1', r: 2 });
+  change(model);
+  expect(() => mergeAdapters(model)).toThrow(message);
+});
+
+it('an adapter that lacks a factor is not written', () => {
+  expect(() => valuesOf(adapted(mlp(), { match: 'fc1', r: 2 }))('fc1.weight.lora_C')).toThrow(
+    "The model lacks 'fc1.weight.lora_C' of its adapters: use the file as agd-onnx wrote it.",
+  );
 });

@@ -292,6 +292,16 @@ describe('models without a place for virtual tokens', () => {
     expect(() => applyAdapters(model, options)).toThrow(message);
   });
 
+  it('are those whose metadata describe no virtual tokens', () => {
+    const model = applyAdapters(mixer(), { promptTokens: 2 });
+    for (const text of ['{', '[]', '{"kind":"prompt","name":"p"}']) {
+      model.metadata.set('agd.prompt', text);
+      expect(() => applyAdapters(model, { promptTokens: 2 })).toThrow(
+        "The metadata entry 'agd.prompt' is damaged: it does not describe virtual tokens.",
+      );
+    }
+  });
+
   it('are those with a prompt already', () => {
     const model = applyAdapters(mixer(), { promptTokens: 2 });
     expect(() => applyAdapters(model, { promptTokens: 2 })).toThrow(

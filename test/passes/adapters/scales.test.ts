@@ -216,3 +216,12 @@ it('refuses an embedding', () => {
     "No IA3 vector for layer 'w' (Gather, 5 to 8): an embedding.",
   );
 });
+
+it('does not merge a vector that was moved', () => {
+  const model = applyAdapters(mlp(), { ia3: [{ match: 'fc1' }] });
+  const { scale } = readScales(model)[0]!;
+  for (const value of model.graph.initializers.keys()) if (value.name === scale) value.name = 'other';
+  expect(() => mergeAdapters(model)).toThrow(
+    `The IA3 vector of layer 'fc1' was changed: '${scale}' scales no layer.`,
+  );
+});

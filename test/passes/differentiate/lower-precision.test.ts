@@ -135,6 +135,18 @@ describe('by rule', () => {
     expect(computes(model)).toMatchObject({ h: wide, pool: wide, y: brain });
   });
 
+  it('gradients of products are Gemm in float32 only, as the CPU has no other kernel of it', async () => {
+    const gemms = async (precision: 'fp32' | 'fp16' | 'bf16') => {
+      const s = new Sketch();
+      const model = s.model([s.add('MatMul', [s.input('x', ['n', 4]), s.weight('w', [4, 3])], 'y')]);
+      const { graph } = await injected(model, { precision, provider: 'cuda' });
+      return graph.nodes.filter(n => n.opType === 'Gemm').length;
+    };
+    expect(await gemms('fp32')).toBe(1);
+    expect(await gemms('fp16')).toBe(0);
+    expect(await gemms('bf16')).toBe(0);
+  });
+
   it('on the CPU, which has no 16-bit kernels, nothing but casts is of 16 bits', async () => {
     for (const precision of ['fp16', 'bf16'] as const) {
       const { graph } = await injected(convolution(), { precision });

@@ -173,3 +173,10 @@ it('an original that is not Base64 is refused', () => {
   model.metadata = new Map([...injected.metadata, ['agd.original', '*']]);
   expect(() => originalBytes(model)).toThrow(/not Base64/);
 });
+
+it('an original with a place for a tensor that is gone is refused', () => {
+  const model = cloneModel(injected);
+  const places = injected.metadata.get('agd.original.places')!.replace('"fc1.bias"]', '"gone"]');
+  model.metadata = new Map([...injected.metadata, ['agd.original.places', places]]);
+  expect(() => originalBytes(model)).toThrow("The model lacks the tensor 'gone': inject the original again.");
+});

@@ -168,3 +168,11 @@ it('asks which output is the loss, where several may be, and takes the one that 
   expect(await trainer.steps(BATCH)).toEqual([2.5]);
   await trainer.release();
 });
+
+it('takes a file with one algorithm only', async () => {
+  const { file } = await written();
+  file.trainingInfo.push(file.trainingInfo[0]!);
+  await expect(inject(file, {}, sessionShapes)).rejects.toThrow(
+    "The model's training_info has 2 algorithms; only one is supported.",
+  );
+});

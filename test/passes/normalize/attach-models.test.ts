@@ -268,3 +268,12 @@ it('a loss graph that reads nothing of the model is refused', async () => {
     "The loss model reads 'scores', 'wanted', none of which is an output of the model: 'logits'.",
   );
 });
+
+it('the alphas of a distillation leave the loss no less than nothing', async () => {
+  const refused = step({
+    loss: { kind: 'cross-entropy' },
+    teacherModel: teacher(),
+    distill: ['kl:alpha=0.75', 'mse:logits=scores,alpha=0.5'],
+  });
+  await expect(refused).rejects.toThrow('--distill: the alphas must add up to at most 1, not 1.25.');
+});

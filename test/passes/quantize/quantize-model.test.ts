@@ -220,6 +220,21 @@ describe('a model that is quantized already', () => {
     for (const [i, y] of before.entries()) expect(Math.abs(averaged[i]! - y)).toBeLessThan(0.021);
   });
 
+  it('is refused with a bias on integers that is computed', () => {
+    const s = new Sketch();
+    const scale = s.weight('scale', Tensor.filled('float32', [], 0.01));
+    const zero = s.weight('zero', Tensor.filled('uint8', [], 128));
+    const w = s.weight('w', Tensor.from('int8', [2, 1, 1, 1], Int8Array.of(90, -41)));
+    const wz = s.weight('wz', Tensor.filled('int8', [], 0));
+    const b = s.add('Neg', [s.weight('b', Tensor.from('int32', [2], Int32Array.of(500, -800)))], 'minus');
+    const q = s.add('QuantizeLinear', [s.input('x', ['n', 1, 8, 8]), scale, zero], 'q');
+    const c = s.add('QLinearConv', [q, scale, zero, w, scale, wz, scale, zero, b], 'c');
+    const model = s.model([s.add('DequantizeLinear', [c, scale, zero], 'y')]);
+    expect(() => quantizeModel(model, { weights: 'int8' }, undefined)).toThrow(
+      /--qat: the bias or a scale of .*QLinearConv.* is not a constant: start from the model before it was quantized/,
+    );
+  });
+
   it.each([true, false])(
     'gives the same but for a step with averaged ranges (reduce-range %s)',
     async reduceRange => {
@@ -296,6 +311,18 @@ describe('a model that is quantized already', () => {
       "--qat: 'skip' is decided by the model, which is quantized already",
     );
   });
+});
+
+it('a model in training is not quantized again, and is exported only with its zero points', async () => {
+  const model = await quantized(network(), { weights: 'int8', method: 'fixed' });
+  expect(() => quantizeModel(model, { weights: 'int8' }, undefined)).toThrow(
+    'The model already contains quantization-aware training: leave out --qat.',
+  );
+  const { zero } = readQuantizers(model)[0]!;
+  for (const value of model.graph.initializers.keys()) if (value.name === zero) value.name = 'other';
+  expect(() => storeIntegers(model)).toThrow(
+    `The model lacks '${zero}' of its quantization: use the file as agd-onnx wrote it.`,
+  );
 });
 
 describe('gradients', () => {

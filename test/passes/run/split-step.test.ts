@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import type { Model } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { trainingInfoForm } from '../../../src/passes/file/write-training-info.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { readSplitTable, type SplitTable, splitStep } from '../../../src/passes/run/split-step.js';
@@ -304,4 +305,12 @@ it('has no divisor where the model computes its loss itself', async () => {
     { name: 'own', reduce: 'sum', weighted: true },
     { name: 'w_grad', reduce: 'sum', weighted: true },
   ]);
+});
+
+it('does not split a step that a model brings with it', async () => {
+  const { model } = await inject(mlp(), { loss: LOSS }, sessionShapes);
+  const own = (await inject(decodeModel(encodeModel(trainingInfoForm(model))), {}, sessionShapes)).model;
+  await expect(splitStep(own, sessionShapes)).rejects.toThrow(
+    'The model has a training step of its own, which cannot be split: start from the original model.',
+  );
 });

@@ -151,7 +151,7 @@ it('a target that repeats the tokens at their own places is reported', async () 
   expect(await notes([ROWS[0]!, { ...ROWS[1], labels: [-100, -100, 3] }])).toEqual([]);
 });
 
-it('so is one in memory, in evaluation', async () => {
+it.each(['in memory', 'in a file'])('so is one %s, in evaluation', async place => {
   const tokens = Tensor.from('int64', [1, 3], BigInt64Array.of(1n, 2n, 0n));
   const arrays = { input_ids: tokens, target: tokens };
   const reported = [expect.stringContaining("Array 'target' has the values of input 'input_ids'")];
@@ -159,7 +159,10 @@ it('so is one in memory, in evaluation', async () => {
   const ids = s.input('input_ids', ['N', 'T'], 'int64');
   const model = s.model([s.add('Gather', [s.weight('table', [4, 4]), ids], 'logits')]);
   const loss = { kind: 'cross-entropy', classAxis: -1 } as const;
-  expect((await evaluate(model, arrays, { loss, metrics: [] })).notes).toEqual(reported);
+  const path = join(mkdtempSync(join(tmpdir(), 'agd-onnx-test-')), 'chats.npz');
+  await writeNpz(path, new Map(Object.entries(arrays)));
+  const data = place === 'in a file' ? path : arrays;
+  expect((await evaluate(model, data, { loss, metrics: [] })).notes).toEqual(reported);
 });
 
 it('masks that a tokenizer is asked for are among the data', async () => {

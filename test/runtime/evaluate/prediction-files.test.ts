@@ -1,9 +1,11 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Tensor } from '../../../src/graph/tensor.js';
+import type { Recipe } from '../../../src/passes/recipe/recipe.js';
 import { readNpz } from '../../../src/runtime/data/npz.js';
+import { keepColumns } from '../../../src/runtime/evaluate/kept-columns.js';
 import { joinRows, type RawValue, writePredictions } from '../../../src/runtime/evaluate/prediction-files.js';
 import { type Prediction, predictions, stringTensor } from '../../../src/runtime/evaluate/predictions.js';
 
@@ -50,4 +52,19 @@ it('takes outputs of text, without the rows that fill a batch', async () => {
     [6, 1],
     ['cat', 'dog', 'emu', 'cat', 'dog', 'emu'],
   ]);
+});
+
+it('keeps columns of as many rows as there are predictions', async () => {
+  const table = join(folder, 'two.csv');
+  await writeFile(table, 'id\n7\n8\n');
+  const columns = await keepColumns(table, ['id']);
+  expect(await columns.next(1)).toEqual(new Map([['id', [7]]]));
+  await expect(columns.next(2)).rejects.toThrow(
+    /two\.csv has fewer rows than there are predictions: --keep needs the data that were predicted/,
+  );
+  await columns.close();
+  const windows = { inputs: [{ windows: { length: 2 } }] } as unknown as Recipe;
+  await expect(keepColumns(table, ['id'], windows)).rejects.toThrow(
+    '--keep cannot be used with windows, which are not rows of the data: leave it out.',
+  );
 });

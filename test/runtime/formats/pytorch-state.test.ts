@@ -5,6 +5,7 @@ import type { OptimizerSpec } from '../../../src/ops/optimizers/index.js';
 import { inject } from '../../../src/passes/inject.js';
 import type { InjectOptions } from '../../../src/passes/options.js';
 import { readSafetensors } from '../../../src/runtime/data/safetensors.js';
+import { toPytorch } from '../../../src/runtime/formats/pytorch-state.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
 import { Trainer } from '../../../src/runtime/train/trainer.js';
 import { floatsOf } from '../../ops/vjp.js';
@@ -116,5 +117,16 @@ it('says what does not fit', async () => {
   );
   expect(changed('fc2.bias.step', Tensor.filled('float32', [], 9))).toThrow('at different steps (10, 9)');
   expect(changed('other', floatsOf([1]))()).toEqual(['other']);
+  await t.release();
+});
+
+it('refuses names that coincide in PyTorch', async () => {
+  const t = await trainer();
+  const { description, state } = t;
+  const [first, ...others] = description.parameters;
+  const parameters = [{ ...first!, name: 'fc1.bias' }, ...others.map(p => ({ ...p, name: 'fc1.bias' }))];
+  expect(() => toPytorch({ ...description, parameters }, state)).toThrow(
+    'Two tensors of the state would have the same name in PyTorch: rename a parameter.',
+  );
   await t.release();
 });

@@ -6,6 +6,7 @@ import type { LossSpec } from '../../../src/passes/options.js';
 import { type MetricChoice, MetricSet, metricNamed } from '../../../src/runtime/metrics/index.js';
 import { Scores } from '../../../src/runtime/metrics/ranking.js';
 import { ScoredBatch } from '../../../src/runtime/metrics/scored-batch.js';
+import { directionOf } from '../../../src/runtime/train/monitor.js';
 
 const floats = (values: readonly (readonly number[])[]) =>
   Tensor.from('float32', [values.length, values[0]!.length], Float32Array.from(values.flat()));
@@ -216,4 +217,16 @@ it('bits per byte counts the bytes of each character', () => {
   const scores = Tensor.from('float32', [2, 2], new Float32Array(4));
   set.add(scores, Tensor.from('int64', [2], BigInt64Array.of(0n, 1n)), 2);
   expect(set.result().metrics['bits-per-byte']).toBeCloseTo(2 / 4, 12);
+});
+
+it('a confusion matrix is of one prediction', () => {
+  expect(() => measure(LABELS, [[1, 2]], [[1, 0]], ['confusion-matrix'])).toThrow(
+    'A confusion matrix needs one prediction of at most 1000 classes; the model predicts 2 labels.',
+  );
+});
+
+it('a metric of which no direction is better is not monitored', () => {
+  expect(() => directionOf('confusion-matrix')).toThrow(
+    '--monitor confusion-matrix: neither higher nor lower values of this metric are better.',
+  );
 });

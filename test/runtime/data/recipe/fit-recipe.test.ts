@@ -323,6 +323,10 @@ describe('rows of numbers', () => {
       "all columns of an input have the same windows, and those of 'b' differ",
     );
     await fails('x=a:none+windows(3),b:none').toThrow("those of 'b' differ");
+    const both = recipeOf(series(), [floats('x', 3), floats('z', 1), values(1)], ['x=a:windows(3)', 'z=b']);
+    await expect(both).rejects.toThrow(
+      "Input 'x' takes windows of data.csv, but 'z' takes column 'b' row by row: give windows to both.",
+    );
     await fails('x=a:none+windows(3)').toThrow(
       "Input 'x' takes [3,2] per sample, but the columns of data.csv give 3: windows of 3 rows with a 1.",
     );

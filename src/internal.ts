@@ -49,6 +49,7 @@ export { operatorConfig, type RequiredOperator, requiredOperators } from './runt
 export { flushDenormals, sessionShapes } from './runtime/session.js';
 export { type ColumnSummary, type Suggestion, suggestTraining } from './runtime/suggest-config.js';
 export { withRanges } from './runtime/train/calibrate.js';
+export { bestCheckpoint } from './runtime/train/checkpoints.js';
 export {
   type Metric,
   metricCurve,

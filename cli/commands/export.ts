@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
-import { types } from '../../src/command/startup.js';
+import { AgdError, types } from '../../src/command/startup.js';
 import type { Arguments } from '../arguments.js';
 import { checkOutputs } from '../files.js';
 import type { Options } from '../flags.js';
-import { formatNames } from '../ui/format.js';
+import { describeBest, formatNames } from '../ui/format.js';
 import { print } from '../ui/terminal.js';
 
 export const model =
@@ -25,6 +25,12 @@ export const options = {
     ...OUTPUT,
     type: types.text,
     help: 'Read parameters from this file: .safetensors, .npz, checkpoint',
+  },
+  best: {
+    ...OUTPUT,
+    type: types.flag,
+    help: 'Use the best epoch of the run, from STATE.checkpoints/, instead of the last step',
+    conflicts: ['params', 'adapter'],
   },
   ema: { ...OUTPUT, type: types.flag, help: 'Use the moving average of the weights' },
   bakePreprocessing: {
@@ -82,6 +88,7 @@ export const examples = [
 
 type Args = Pick<Arguments, 'model' | 'params'> & {
   out?: string;
+  best?: boolean;
   ema?: boolean;
   bakePreprocessing?: boolean;
   recipe?: string;
@@ -97,11 +104,21 @@ type Args = Pick<Arguments, 'model' | 'params'> & {
 export async function handler(args: Args): Promise<void> {
   const library = await import('../../src/internal.js');
   const { exportFrom, exportOrtCheckpoint, exportPytorchState, openModel, loadParameters } = library;
-  const { model, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut, peft, onnxAdapter } = args;
+  const { model: given, pytorchState, ortCheckpoint, bakePreprocessing, recipeOut, peft, onnxAdapter } = args;
   const { adapter, adaptersOnly } = args;
   const instead = pytorchState ?? ortCheckpoint ?? peft ?? onnxAdapter;
-  const out = instead ?? args.out ?? model.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
-  checkOutputs([out, recipeOut], [model, args.params, args.recipe]);
+  const out = instead ?? args.out ?? given.replace(/(\.agd)?(\.onnx|\/)?$/, '.trained.onnx');
+  const best =
+    args.params !== undefined
+      ? undefined
+      : await library.bestCheckpoint(await openModel(await library.modelFile(given)), given);
+  if (args.best && !best)
+    throw new AgdError(
+      'bad-option',
+      `${given} records no best epoch: a run keeps it that has validation data and --state.`,
+    );
+  const model = args.best ? best!.file : given;
+  checkOutputs([out, recipeOut], [given, args.params, args.recipe]);
   const recipe = args.recipe === undefined ? undefined : await library.loadRecipe(args.recipe);
   const isReplaced = existsSync(out);
   if (pytorchState !== undefined) await exportPytorchState(await openModel(model), out);
@@ -132,6 +149,10 @@ export async function handler(args: Args): Promise<void> {
         `${model} is at step 0: ${out} has the untrained weights${isReplaced ? ' and replaces the file that was there' : ''}`,
       );
   }
+  if (best && !best.isLast && !args.best)
+    print(
+      `${out} has the weights of the last step; for those of the best epoch, ${describeBest(best)}: --best`,
+    );
   print(`wrote ${out}`);
   if (recipeOut === undefined) return;
   await library.saveRecipe(recipeOut, recipe ?? (await library.loadRecipe(model)));

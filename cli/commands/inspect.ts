@@ -3,7 +3,7 @@ import type { Arguments } from '../arguments.js';
 import type { Options } from '../flags.js';
 import { typesProcess } from '../types.js';
 import { describeStep } from '../ui/describe-step.js';
-import { formatBytes, formatCount } from '../ui/format.js';
+import { describeBest, formatBytes, formatCount } from '../ui/format.js';
 import { renderTable } from '../ui/table.js';
 import { painter, print, printJson, printPainted } from '../ui/terminal.js';
 
@@ -23,16 +23,21 @@ type Args = Pick<Arguments, 'model' | 'color' | 'train' | 'freeze'> & {
 };
 
 export async function handler({ model: path, json, color, loss, ...args }: Args): Promise<void> {
-  const { inspect, openModel, modelFile, typesApart } = await import('../../src/command/injection.js');
+  const { bestCheckpoint, inspect, openModel, modelFile, typesApart } = await import(
+    '../../src/command/injection.js'
+  );
   const { train, freeze, unfreezeLast, straightThrough } = args;
   const options = { output: loss?.output, train, freeze, unfreezeLast, straightThrough };
   const runtime = typesProcess();
-  const found = await inspect(await openModel(await modelFile(path)), options, typesApart(runtime));
+  const file = await modelFile(path);
+  const opened = await openModel(file);
+  const found = await inspect(opened, options, typesApart(runtime));
+  const best = await bestCheckpoint(opened, file);
   const { exitCode, signalCode } = runtime;
   // What the runtime refuses is something that inject needs; where it crashes, nothing is known.
   if (exitCode !== null || signalCode) throw crashError(exitCode, signalCode);
   if (json) {
-    printJson(found);
+    printJson(best ? { ...found, best } : found);
     return;
   }
   const paint = painter(process.stdout, color);
@@ -67,6 +72,7 @@ export async function handler({ model: path, json, color, loss, ...args }: Args)
   if (training) {
     printPainted(`\n${paint('bold', 'Training step')}`);
     for (const line of describeStep(training)) print(`  ${line}`);
+    if (best) print(`  best     ${describeBest(best)}, in ${best.file}`);
     print(`  state    ${formatCount(found.outputs.length - own!.size, 'tensor')}, each with its next value`);
   }
   if (found.split) {

@@ -78,6 +78,10 @@ export function formatSeconds(seconds: number): string {
   return seconds < 99.95 ? `${seconds.toFixed(1)} s` : formatClock(seconds);
 }
 
+/** An epoch with the validation value that makes it the best: `epoch 3 (val loss 0.2134)`. */
+export const describeBest = ({ epoch, metric, value }: { epoch: number; metric: string; value: number }) =>
+  `epoch ${epoch} (val ${metric} ${formatNumber(value)})`;
+
 /** A metric's value: those named accuracy are shares of one and read as percent. */
 export function formatMetric(name: string, value: number): string {
   return /accuracy$/i.test(name) ? formatPercent(value) : formatNumber(value);

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadModel, saveModel } from '../../src/graph/files.js';
 import { Tensor } from '../../src/graph/tensor.js';
 import type { EpochEvent } from '../../src/runtime/train/events.js';
 import { mlpData } from '../sample.js';
@@ -113,6 +114,30 @@ describe('what is kept beside the state', () => {
     const name = `k.agd.onnx.checkpoints/step-${String(8 * best!.epoch).padStart(8, '0')}.agd.onnx`;
     expect(agdOnnx(folder, 'export', name, '-o', 'kept.onnx').code).toBe(0);
     expect(bytes('kept.onnx').equals(bytes('k.onnx'))).toBe(true);
+  });
+  it('gives the best epoch to export and inspect, by what the run monitored', async () => {
+    const args = [...WILD, '--monitor', 'accuracy', '--epochs', '6', '--state', 'b.agd.onnx', '-o', 'b.onnx'];
+    const out = ok(...args, '--log', 'b.jsonl');
+    const [, epoch] = /best epoch: (\d+), val accuracy/.exec(out) ?? [];
+    expect(epoch).not.toBe('6');
+    const best = { epoch: Number(epoch), metric: 'accuracy', isLast: false };
+    expect(best).toMatchObject({ epoch: epochs('b.jsonl').findLast(event => event.best)!.epoch });
+    const exported = (...args: string[]) => agdOnnx(folder, 'export', 'b.agd.onnx', '-o', 'e.onnx', ...args);
+    expect(exported().out).toMatch(`for those of the best epoch, epoch ${epoch} (val accuracy`);
+    expect(bytes('e.onnx').equals(bytes('b.onnx'))).toBe(false);
+    expect(exported('--best').out).toBe('wrote e.onnx\n');
+    expect(bytes('e.onnx').equals(bytes('b.onnx'))).toBe(true);
+    const { out: shown } = agdOnnx(folder, 'inspect', 'b.agd.onnx', '--json');
+    expect(JSON.parse(shown)).toMatchObject({ best });
+    expect(agdOnnx(folder, 'inspect', 'b.agd.onnx').out).toContain(`best     epoch ${epoch} (val accuracy`);
+    const state = await loadModel(file('b.agd.onnx'));
+    // Of an earlier version.
+    const { best: _, ...run } = JSON.parse(state.metadata.get('agd.run')!);
+    state.metadata.set('agd.run', JSON.stringify(run));
+    await saveModel(state, file('b.agd.onnx'));
+    expect(exported('--best')).toMatchObject({ code: 1, err: expect.stringContaining('no best epoch') });
+    expect(exported()).toMatchObject({ code: 0, out: 'wrote e.onnx\n' });
+    expect(ok(...args)).toContain('resumes the run in b.agd.onnx');
   });
   it('is saved by steps', () => {
     const keep = ['--save-every', '3steps', '--keep-last', '9', '--state', 's.agd.onnx', '--export', 'last'];

@@ -12,7 +12,7 @@ import type { Model } from '../../graph/ir.js';
 import { saveState } from '../../graph/state-file.js';
 import type { BestEpoch } from './events.js';
 import type { Direction } from './monitor.js';
-import type { KeptCheckpoint } from './run-state.js';
+import { type KeptCheckpoint, readRun } from './run-state.js';
 
 type Kept = KeptCheckpoint & { source: Model | string };
 
@@ -25,6 +25,18 @@ export type Retention = {
 };
 
 export const checkpointFolder = (state: string) => `${state}.checkpoints`;
+
+/** The best epoch of a run, with its file beside the state, and whether the state has the same weights. */
+export type BestCheckpoint = BestEpoch & { file: string; isLast: boolean };
+
+/** That of the run in `model`, which was read from `state`; undefined where the state does not record one. */
+export async function bestCheckpoint(model: Model, state: string): Promise<BestCheckpoint | undefined> {
+  const { best, checkpoints = [], history } = (await readRun(model)) ?? {};
+  const kept = checkpoints.find(({ epoch }) => epoch !== undefined && epoch === best?.epoch);
+  if (!best || !kept) return undefined;
+  const file = join(checkpointFolder(state), kept.file);
+  return { ...best, file, isLast: kept.step === history!.losses.length };
+}
 
 const fileOf = (step: number) => `step-${String(step).padStart(8, '0')}.agd.onnx`;
 /** What a version may leave in the folder: its file, the data of a large one, and what a kill leaves of either. */

@@ -7,7 +7,7 @@ import type { InjectOptions } from '../../passes/options.js';
 import type { BindOptions } from '../data/bind.js';
 import type { Data } from '../data/data.js';
 import type { Dataset } from '../data/dataset.js';
-import type { EpochEvent, LoopEvent, TelemetryRow } from './events.js';
+import type { BestEpoch, EpochEvent, LoopEvent, TelemetryRow } from './events.js';
 
 /** Numbers of each step; NaN where they are not known. */
 type StepNumbers = {
@@ -60,8 +60,16 @@ export type KeptCheckpoint = {
   isLast?: true;
 };
 
-/** `checkpoints` are those that belong to this version of the state; see `Checkpoints`. */
-export type Run = { settings: RunSettings; history: RunHistory; checkpoints?: readonly KeptCheckpoint[] };
+/**
+ * `checkpoints` are those that belong to this version of the state; see `Checkpoints`. `best` is the best of them by the
+ * monitored value; states of earlier versions lack it.
+ */
+export type Run = {
+  settings: RunSettings;
+  history: RunHistory;
+  checkpoints?: readonly KeptCheckpoint[];
+  best?: BestEpoch;
+};
 
 /** Options of a job that leaves no state. */
 export const NOTHING_SAVED = {
@@ -74,12 +82,15 @@ export const NOTHING_SAVED = {
 const KEY = 'agd.run';
 
 /** The model with the run in its metadata; graph and tensors are shared. */
-export async function withRun(model: Model, { settings, history, checkpoints = [] }: Run): Promise<Model> {
+export async function withRun(
+  model: Model,
+  { settings, history, checkpoints = [], best }: Run,
+): Promise<Model> {
   const { epochs, telemetry, seconds } = history;
   const numbers = STEP_NUMBERS.map(async name => [name, await packed(history[name])]);
   const text = JSON.stringify({
     ...{ settings, epochs, telemetry, seconds },
-    ...(checkpoints.length ? { checkpoints } : {}),
+    ...(checkpoints.length ? { checkpoints, best } : {}),
     ...Object.fromEntries(await Promise.all(numbers)),
   });
   const metadata = new Map(model.metadata).set(KEY, text);
@@ -90,7 +101,7 @@ export async function withRun(model: Model, { settings, history, checkpoints = [
 export async function readRun({ metadata }: Model): Promise<Run | undefined> {
   try {
     const kept = JSON.parse(metadata.get(KEY) ?? 'null');
-    const { settings, epochs, telemetry, seconds = 0, checkpoints = [] } = kept;
+    const { settings, epochs, telemetry, seconds = 0, checkpoints = [], best } = kept;
     const found = STEP_NUMBERS.map(async name => [name, await unpacked(kept[name])]);
     const numbers = Object.fromEntries(await Promise.all(found)) as StepNumbers;
     if (typeof seconds !== 'number') return undefined;
@@ -98,7 +109,7 @@ export async function readRun({ metadata }: Model): Promise<Run | undefined> {
       return undefined;
     if (!checkpoints.every(isCheckpoint)) return undefined;
     const history = fitHistory({ ...numbers, seconds, epochs, telemetry }, numbers.losses.length);
-    return { settings, history, checkpoints };
+    return { settings, history, checkpoints, ...(isBest(best) ? { best } : {}) };
   } catch {
     return undefined;
   }
@@ -136,6 +147,8 @@ const isCheckpoint = ({ file, step, value }: KeptCheckpoint) =>
   /^step-\d+\.agd\.onnx$/.test(file) &&
   Number.isSafeInteger(step) &&
   (value === undefined || typeof value === 'number');
+const isBest = (x?: BestEpoch) =>
+  Number.isSafeInteger(x?.epoch) && typeof x?.metric === 'string' && typeof x.value === 'number';
 const isTable = (rows: readonly TelemetryRow[]) =>
   rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
 

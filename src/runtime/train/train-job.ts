@@ -320,7 +320,8 @@ async function runOnData(
         checkpoints.add(model, trainer.batchCount, { isLast: true });
       }
       for (const path of await checkpoints.write(to)) emit({ type: 'saved', path, what: 'checkpoint' });
-      await saveState(to, trainer, { ...run, checkpoints: checkpoints.list }, emit);
+      const best = checkpoints.bestEpoch(metric);
+      await saveState(to, trainer, { ...run, checkpoints: checkpoints.list, best }, emit);
       await checkpoints.prune(to);
     };
     const { state } = job;

@@ -110,3 +110,25 @@ it('prints from one place', () => {
   );
   expect(printing).toEqual(['cli/ui/terminal.ts']);
 });
+
+describe('the page on the architecture', () => {
+  const page = readFileSync(join(ROOT, 'docs/explain/architecture.md'), 'utf8');
+  /** The first cells of the rows of the table that has this column. */
+  const rowsOf = (column: string) => {
+    const [, table] = page.split(new RegExp(`^\\| ${column} .*\\n.*\\n`, 'm'));
+    return [...table!.split('\n\n')[0]!.matchAll(/^\| `([^`]+)`/gm)].map(([, name]) => name!);
+  };
+
+  it('has a row for each folder of passes', () => {
+    const folders = readdirSync(join(ROOT, 'src/passes'), { withFileTypes: true });
+    const names = folders.flatMap(entry => (entry.isDirectory() ? [entry.name] : []));
+    expect(rowsOf('folder +\\| passes').sort()).toEqual(names.sort());
+  });
+
+  it('lists the rewrites for the CPU in their order', () => {
+    const text = readFileSync(join(ROOT, 'src/runtime/cpu.ts'), 'utf8');
+    const order = [...text.matchAll(/import\('\.\.\/passes\/\w+\/([\w-]+)\.js'\)/g)].map(([, name]) => name!);
+    const rows = rowsOf('pass +\\| what it rewrites');
+    expect(rows.filter(name => order.includes(name))).toEqual(order.filter(name => name !== 'blocks'));
+  });
+});

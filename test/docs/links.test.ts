@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { expect, it } from 'vitest';
-import { pages, ROOT, withoutCode } from './pages.js';
+import { pages, ROOT, readmes, withoutCode } from './pages.js';
 
 /** The anchor that a heading gets where Markdown is shown. */
 const anchor = (heading: string) =>
@@ -44,9 +44,12 @@ it('finds a link that leads nowhere', () => {
   );
 });
 
-it.each(pages().map(page => relative(ROOT, page)))('%s has links that lead somewhere', page => {
-  expect(broken(join(ROOT, page))).toEqual([]);
-});
+it.each([...pages(), ...readmes()].map(page => relative(ROOT, page)))(
+  '%s has links that lead somewhere',
+  page => {
+    expect(broken(join(ROOT, page))).toEqual([]);
+  },
+);
 
 it('every page below docs can be reached from the README', () => {
   const reached = new Set<string>();
@@ -60,3 +63,27 @@ it('every page below docs can be reached from the README', () => {
   const docs = pages().filter(page => relative(ROOT, page).startsWith('docs'));
   expect(docs.filter(page => !reached.has(page)).map(page => relative(ROOT, page))).toEqual([]);
 });
+
+/** What measurements write, which is not kept. */
+const WRITTEN = /^bench\/results\//;
+
+/** The files and folders of the repository that a page names as code. */
+const namedFiles = (text: string) =>
+  [...text.matchAll(/`((?:src|cli|test|bench|compare|examples|docs)\/[\w./-]*)`/g)]
+    .map(([, path]) => path!)
+    .filter(path => !WRITTEN.test(path));
+
+it('finds the files that a page names', () => {
+  expect(namedFiles('`src/a.ts` and `bench/results/b.json`, [c](src/c.ts), `docs/`')).toEqual([
+    'src/a.ts',
+    'docs/',
+  ]);
+});
+
+it.each([...pages(), ...readmes()].map(page => relative(ROOT, page)))(
+  '%s names files that are there',
+  page => {
+    const named = namedFiles(readFileSync(join(ROOT, page), 'utf8'));
+    expect(named.filter(path => !existsSync(join(ROOT, path)))).toEqual([]);
+  },
+);

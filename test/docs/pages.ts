@@ -17,6 +17,12 @@ export function pages(): string[] {
   return [...own, ...below].map(path => join(ROOT, path));
 }
 
+/** The pages of the folders of `src`, which say what belongs in each. */
+export const readmes = (): string[] =>
+  readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })
+    .filter(path => path.endsWith('.md'))
+    .map(path => join(ROOT, 'src', path));
+
 /** The text less its blocks of code, in which brackets are no links. */
 export const withoutCode = (text: string) =>
   text.replace(/^```.*?^```$/gms, '').replace(/`[^`\n]*`/g, code => code.replace(/[[\](){}]/g, ''));

@@ -98,6 +98,18 @@ it.each([
   expect(await readFile(at('s.onnx'))).toEqual(bytes);
 });
 
+it('tensors that share a file without overlapping keep their places in it', async () => {
+  const model = await loadModel(at('m.onnx'));
+  const tensors = [...model.graph.initializers.values()].slice(1);
+  await writeFile(at('all.bin'), Buffer.concat([Buffer.alloc(12), ...tensors.map(t => t.bytes)]));
+  for (const [i, t] of tensors.entries())
+    t.external = { location: 'all.bin', offset: 12 + 4000 * i, length: t.byteLength, folder };
+  await writeFile(at('s.onnx'), encodeModel(model));
+  await patchModelFile(at('s.onnx'), at('n.onnx'), new Map([['a', ones(9)]]));
+  expect(await firsts(at('n.onnx'))).toEqual([1, 9, 3]);
+  expect(await differences(at('all.bin'), at('n.onnx.data'))).toBeLessThanOrEqual(4000);
+});
+
 it('a model can be patched in place', async () => {
   const before = await readFile(at('m.onnx'));
   await patchModelFile(at('m.onnx'), at('m.onnx'), trained());

@@ -20,9 +20,9 @@ type Found = { conv: Node; dy: Value; last: Node };
 
 /**
  * Computes gradients of kernels as convolutions in NCHWc: dw[m,c] is the convolution of the images of channel c of x, whose
- * channels are the samples, with those of dy as kernels. This copies x three times and dy twice, once more each where they are not in blocks, where the file's products
- * of columns or of shifts copy them three to nine times. With a batch of unknown size, the run chooses the form. Returns
- * whether there was anything to change.
+ * channels are the samples, with those of dy as kernels. This copies x three times and dy twice, and once more each if they
+ * are not in blocks yet; the file's products of columns or of shifts copy them three to nine times. With a batch of unknown
+ * size, the run chooses the form. Returns whether there was anything to change.
  */
 export function blockKernelGradients(model: Model, block: number): boolean {
   const names = Names.of(model);

@@ -11,11 +11,14 @@ import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
 import { groupLayers } from './group-layers.js';
 import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
-import type { Origins } from './read-origins.js';
-import { isCount } from './recognize-contents.js';
+import { type Origins, sourcesOf } from './read-origins.js';
+import { isCount, isSinusoid, repeatsAlong } from './recognize-contents.js';
 
 /** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
+
+/** The reason of a parameter that an exporter copied for each sample, as it does where the batch is fixed. */
+export const REPEATED = 'copied for each sample of the fixed batch: export with optimize=False';
 
 /** What is known of a graph besides its nodes. */
 type Knowledge = {
@@ -58,6 +61,8 @@ export async function selectParameters(
   const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
   const scales = quantizationScales(graph);
   const why = notAWeight(graph, candidates, origins);
+  const data = graph.inputs.filter(v => !graph.initializers.has(v));
+  const fixed = new Set(data.map(v => v.shape?.[0]).filter(d => typeof d === 'number' && d > 1));
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
     if (isProjection(value.name))
@@ -78,8 +83,11 @@ export async function selectParameters(
       return { value, trains: true, why: 'a scale of quantization', by: 'file' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
-    // No file records which parameters do not require gradients, but 0, 1, 2 ... is not a weight.
-    const isTold = origin && origin.kind !== 'named' && !(origin.kind === 'parameter' && isCount(tensor));
+    if (origin?.kind === 'parameter' && sourcesOf(value).length && repeatsAlong(tensor, fixed))
+      return no(REPEATED, 'rule');
+    // No file records which parameters do not require gradients, but 0, 1, 2 ... or a table of waves is not a weight.
+    const isFixed = origin?.kind === 'parameter' && (isCount(tensor) || isSinusoid(tensor));
+    const isTold = origin && origin.kind !== 'named' && !isFixed;
     if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
     const reason = why(value, tensor);
     return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };

@@ -3,6 +3,7 @@ import { expect, it } from 'vitest';
 import type { Model, Value } from '../../../src/graph/ir.js';
 import { decodeModel, encodeModel } from '../../../src/graph/proto/codec.js';
 import { Tensor } from '../../../src/graph/tensor.js';
+import { inject } from '../../../src/passes/inject.js';
 import { inspect } from '../../../src/passes/inspect.js';
 import { splitMergedInitializers } from '../../../src/passes/normalize/split-merged-initializers.js';
 import { sessionShapes } from '../../../src/runtime/session.js';
@@ -78,6 +79,44 @@ it('reads what the file says of its tensors before any rule', async () => {
     exp: 'no, file: folded from alpha: export with optimize=False',
     val_7: 'no, file: the file says: a constant of the program',
   });
+});
+
+it('leaves what an exporter copied for each sample of a fixed batch, and tables of waves that it calls parameters', async () => {
+  const s = new Sketch();
+  const x = s.input('x', [2, 3, 4]);
+  const row = [0.5, 0.25, 0.125, 1];
+  const token = [...row, ...row];
+  const positions = [1, 2, 3].flatMap(n => token.map(v => n * v));
+  const folded = (name: string, values: number[], dims: number[], from: string) =>
+    say(s.weight(name, floatsOf(values, dims)), { [FOLDED]: `['${from}']` });
+  const waves = [0, 1, 2].flatMap(n => [n, n / 2].flatMap(v => [Math.sin(v), Math.cos(v)]));
+  const seen = [
+    folded('expand', token, [2, 1, 4], 'token'),
+    folded('val_1', [...row, 1, 1, 1, 1], [2, 1, 4], 'other'),
+    folded('val_2', [1, 1, 1, 1], [1, 1, 4], 'bias'),
+    folded('embedding', waves, [3, 4], 'waves'),
+  ];
+  const repeated = folded('repeat', positions, [3, 2, 4], 'positions');
+  const kinds = ['token', 'other', 'bias', 'waves', 'positions', 'own'].map(name => [name, 'PARAMETER']);
+  sign(s, Object.fromEntries(kinds));
+  const own = say(s.weight('own', floatsOf(token, [2, 1, 4])), { [KIND]: 'PARAMETER' });
+  const sum = [...seen, own].reduce((a, b, i) => s.add('Add', [a, b], `h${i}`), x);
+  const turned = s.add('Transpose', [sum], 't', { perm: [1, 0, 2] });
+  const y = s.add('Add', [turned, repeated], 'y');
+  const model = byPyTorch(s, y);
+  const copied = 'no, rule: copied for each sample of the fixed batch: export with optimize=False';
+  expect(await chosen(model)).toEqual({
+    expand: copied,
+    repeat: copied,
+    val_1: 'yes, file: folded from other',
+    val_2: 'yes, file: folded from bias',
+    embedding: 'no, rule: sines and cosines, or their frequencies',
+    own: 'yes, file: the file says: a parameter',
+  });
+  const { report } = await inject(model, { loss: { kind: 'mse' } }, sessionShapes);
+  const why =
+    "'expand', 'repeat' do not train: copied for each sample of the fixed batch: export with optimize=False";
+  expect(report.notes).toEqual([why]);
 });
 
 it('takes numbers of the older exporter in Constant nodes for constants, and single elements with names for state', async () => {

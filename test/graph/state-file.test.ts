@@ -9,11 +9,12 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { checkWritable, loadModel, saveModel, writeFileAtomic } from '../../src/graph/files.js';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { checkWritable, loadModel, replaceFiles, saveModel, writeFileAtomic } from '../../src/graph/files.js';
 import type { Model } from '../../src/graph/ir.js';
 import { checkState, saveState } from '../../src/graph/state-file.js';
 import { floatsOf } from '../ops/vjp.js';
@@ -125,7 +126,50 @@ describe('a state with a data file', () => {
   });
 });
 
+/** What is synced meanwhile, in this order: `.` is the folder. Temporary files have the names that they get. */
+async function synced(work: () => Promise<void>): Promise<(string | undefined)[]> {
+  const handle = await open(folder);
+  const found: number[] = [];
+  const sync = vi.spyOn(Object.getPrototypeOf(handle), 'sync').mockImplementation(async function (
+    this: typeof handle,
+  ) {
+    found.push((await this.stat()).ino);
+  });
+  try {
+    await work();
+  } finally {
+    sync.mockRestore();
+    await handle.close();
+  }
+  const names = ['.', ...readdirSync(folder)];
+  const numbers = await Promise.all(names.map(async name => (await stat(file(name))).ino));
+  return found.map(ino => names[numbers.indexOf(ino)]);
+}
+
+describe.skipIf(process.platform === 'win32')('a power failure', () => {
+  it('finds the old or the new file: it is on disk before its name, and that before the work goes on', async () => {
+    const old = file('f');
+    writeFileSync(old, 'old');
+    expect(await synced(() => writeFileAtomic(old, [Buffer.from('new')]))).toEqual(['f', '.']);
+  });
+  it('finds the data of a state wherever it finds the state', async () => {
+    const order = await synced(() => saveState(versioned(1), file('s.onnx'), 0));
+    expect(order).toEqual([dataFiles()[0], '.', 's.onnx', '.']);
+  });
+});
+
 describe('writing files', () => {
+  it('leaves what this process is still writing, and removes what it left', async () => {
+    const stale = `.m.onnx.${process.pid}-0123456789ab.tmp`;
+    writeFileSync(file(stale), '');
+    const write = async () => {
+      expect(readdirSync(folder)).not.toContain(stale);
+      await writeFileAtomic(file('m.onnx'), [Buffer.from('first')]);
+    };
+    await replaceFiles([{ path: file('m.onnx'), write }]);
+    expect(readdirSync(folder)).toEqual(['m.onnx']);
+    expect(readFileSync(file('m.onnx'), 'utf8')).toBe('');
+  });
   it('removes what a killed process left, and nothing else', async () => {
     const ended = spawn(process.execPath, ['-e', '']);
     await new Promise(resolve => ended.on('close', resolve));

@@ -42,6 +42,7 @@ describe('the axis of the samples', () => {
     ['is that of the same number', [5, 2, 3], [2], 1],
     ['is the first with that number', [3, 2, 2], [2], 1],
     ['is the first where none has the number', [1, 3, 3], [2], 0],
+    ['is the first where the target has an unknown extent', ['seq', null, 3], [null], 0],
     ['is none in a scalar', [], ['N'], null],
   ])('%s', (_, shape, of, axis) => {
     const inputs = [spec('x', shape), { ...spec('target', of) }];

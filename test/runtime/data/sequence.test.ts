@@ -194,6 +194,10 @@ it('tensors may be values of samples, and rows that differ are named', async () 
   await expect(datasetFrom([{ x: row(1, 2) }, { x: row(1) }], INPUTS)).rejects.toThrow(
     "Array 'x' has rows of different shapes: float32 [2] and float32 [1].",
   );
+  for (const sample of [null, [1, 2], 7])
+    await expect(datasetFrom([sample] as never, INPUTS)).rejects.toThrow(
+      'Sample 0 is not an object of values by name',
+    );
   const late = all(300).map(i => ({ x: i < 256 ? [1, 2] : [1, 2, 3], target: 0 }));
   await expect(datasetFrom(late, INPUTS)).rejects.toThrow(
     "samples 256 to 299: array 'x' is int64 [3], but int64 [2] before.",

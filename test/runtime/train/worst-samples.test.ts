@@ -87,6 +87,24 @@ it('images are shown as they were decoded, with the names of their classes', asy
   }
 });
 
+it('arrays that are images are shown from their least to their largest number', async () => {
+  const values = Float32Array.from({ length: 2 * 3 * 32 * 32 }, (_, i) => (i % 3072 ? -2 : 5));
+  const arrays = { x: Tensor.from('float32', [2, 3, 32, 32], values), target: Tensor.ints([0, 1]) };
+  const ends: EndEvent[] = [];
+  const callbacks = { onEnd: (event: EndEvent) => void ends.push(event) };
+  const options = {
+    loss: 'cross-entropy',
+    epochs: 1,
+    validation: arrays,
+    worstSamples: 1,
+    callbacks,
+  } as const;
+  await fitModel(backbone(32), arrays, options);
+  const image = ends[0]!.worst![0]!.image!;
+  expect(image).toMatchObject({ width: 32, height: 32, channels: 3 });
+  expect([...Buffer.from(image.pixels, 'base64').subarray(0, 4)]).toEqual([255, 0, 0, 0]);
+});
+
 it('texts are shown as the data have them', async () => {
   const s = new Sketch();
   const ids = s.input('ids', ['N', 8], 'int64');

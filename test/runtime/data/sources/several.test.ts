@@ -55,6 +55,13 @@ it('blocks of different types of numbers are joined without loss where one type 
   );
 });
 
+it('a column of lists in one file and of numbers in another is refused', async () => {
+  const files = [write('lists.jsonl', '{"a":[1,2]}\n'), write('numbers.jsonl', '{"a":3}\n')];
+  await expect(openRecords(files)).rejects.toThrow(
+    /Column 'a' is of kind list in .*lists\.jsonl, but integer in .*numbers\.jsonl; files that are read together/,
+  );
+});
+
 it('images of several tables are taken from the folder of each', async () => {
   for (const part of ['a', 'b']) mkdirSync(join(folder, part));
   const tables = ['a', 'b'].map(part => write(`${part}/labels.csv`, 'file,label\n1.png,0\n'));

@@ -12,7 +12,6 @@ import { withValues } from './normalize/with-values.js';
 import { checkInjectOptions, decidedByOwnStep, type InjectOptions } from './options.js';
 import { PIPELINES } from './pipeline.js';
 import type { ParameterChoice } from './select/parameter-choice.js';
-import { REPEATED } from './select/select-parameters.js';
 import { loadOnDemand } from './stages/load-on-demand.js';
 
 export type InjectReport = {
@@ -82,7 +81,6 @@ async function injectStep(
   const nodes = { before, after: countNodes(work) };
   const notes = [
     ...(perSample?.why === undefined ? [] : [whyLoop(perSample.why)]),
-    ...whyRepeated(parameters),
     ...whyRounds(description, options.provider),
   ];
   const noted = notes.length ? { notes } : {};
@@ -91,13 +89,6 @@ async function injectStep(
 
 const whyLoop = (why: string) =>
   `gradients of single samples are computed in a loop over the samples, ${why}`;
-
-function whyRepeated(parameters: readonly ParameterChoice[]): string[] {
-  const names = parameters.flatMap(({ value, why }) => (why === REPEATED ? [`'${value.name}'`] : []));
-  return names.length
-    ? [`${names.join(', ')} ${names.length > 1 ? 'do' : 'does'} not train: ${REPEATED}`]
-    : [];
-}
 
 function whyRounds({ precision }: TrainingDescription, provider = 'cpu'): string[] {
   if (provider !== 'cpu' || precision === undefined || precision === 'fp32') return [];

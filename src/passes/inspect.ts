@@ -16,6 +16,7 @@ import { beforeWidening } from './normalize/widen-bfloat16.js';
 import { normalize } from './pipeline.js';
 import { isSplit, readSplitTable, type SplitTable } from './run/split-step.js';
 import { explain, ROUNDED } from './select/detect-quantization.js';
+import { findCopies } from './select/find-copies.js';
 import { headParameters } from './select/find-head.js';
 import type { ParameterChoice } from './select/parameter-choice.js';
 import { selectParameters } from './select/select-parameters.js';
@@ -107,8 +108,13 @@ export async function inspect(
     if (options.output !== undefined && !targets.length)
       throw new AgdError('no-such-value', `The model has no floating-point output '${options.output}'.`);
     const head = () => headParameters(work, targets);
+    const copies = findCopies(graph, origins);
     const parameters = targets.length
-      ? await selectParameters(graph, targets, origins, options, { head, adapters: adapterNames(work) })
+      ? await selectParameters(graph, targets, origins, options, {
+          head,
+          adapters: adapterNames(work),
+          copies,
+        })
       : [];
     const trained = parameters.filter(p => p.trains).map(p => p.value);
     const path = between(graph.nodes, trained, targets, options);

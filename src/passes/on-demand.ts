@@ -20,3 +20,4 @@ export { quantizeModel } from './quantize/quantize-model.js';
 export { storeIntegers } from './quantize/store-integers.js';
 export { bakePreprocessing } from './recipe/bake-preprocessing.js';
 export { chooseWrt } from './select/choose-wrt.js';
+export { findCopies } from './select/find-copies.js';

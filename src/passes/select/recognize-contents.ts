@@ -36,18 +36,6 @@ export function isTriangular(tensor: Tensor): boolean {
     .every((x: number, i: number) => (x === 0) === isZero(Math.floor(i / columns) % rows, i % columns));
 }
 
-/** Whether an axis with one of these extents has the same elements at each place, which are not all one number. */
-export function repeatsAlong(tensor: Tensor, extents: ReadonlySet<unknown>): boolean {
-  const { dims } = tensor;
-  if (dims.length < 2 || !dims.some(d => extents.has(d)) || tensor.isUniform) return false;
-  const x = tensor.floats();
-  return dims.some((extent, axis) => {
-    const inner = dims.slice(axis + 1).reduce((n, d) => n * d, 1);
-    const isFirst = (i: number) => Math.floor(i / inner) % extent === 0;
-    return extents.has(extent) && x.every((v: number, i: number) => isFirst(i) || v === x[i - inner]);
-  });
-}
-
 /** Rows of sines and cosines, alternating or in halves. */
 export function isSinusoid(tensor: Tensor): boolean {
   const width = tensor.dims.at(-1) ?? 0;

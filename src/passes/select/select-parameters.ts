@@ -11,14 +11,13 @@ import { NEVER_DIFFERENTIATED, notAWeight } from './classify-constants.js';
 import { integerWeights, quantizationScales, ROUNDED, roundingNodes } from './detect-quantization.js';
 import { groupLayers } from './group-layers.js';
 import type { DecidedBy, ParameterChoice } from './parameter-choice.js';
-import { type Origins, sourcesOf } from './read-origins.js';
-import { isCount, isSinusoid, repeatsAlong } from './recognize-contents.js';
+import type { Origins } from './read-origins.js';
+import { isCount, isSinusoid } from './recognize-contents.js';
 
 /** The reason of a parameter that is frozen in the checkpoint. */
 export const FROZEN = 'frozen in the checkpoint';
 
-/** The reason of a parameter that an exporter copied for each sample, as it does where the batch is fixed. */
-export const REPEATED = 'copied for each sample of the fixed batch: export with optimize=False';
+const onDemand = () => import('./on-demand.js');
 
 /** What is known of a graph besides its nodes. */
 type Knowledge = {
@@ -32,6 +31,8 @@ type Knowledge = {
   newHead?: readonly string[];
   /** Names of scales of quantization-aware training that train, and of those that do not. */
   quantizers?: { learned: ReadonlySet<string>; constant: ReadonlySet<string> };
+  /** Copies of parameters for each sample, and why they do not train. */
+  copies?: ReadonlyMap<Value, string>;
 };
 
 /**
@@ -48,21 +49,19 @@ export async function selectParameters(
   targets: readonly Value[],
   origins: Origins,
   options: SelectOptions = {},
-  { constants = new Set(), head, adapters = new Set(), newHead = [], quantizers }: Knowledge = {},
+  { constants = new Set(), head, adapters = new Set(), newHead = [], quantizers, copies }: Knowledge = {},
 ): Promise<ParameterChoice[]> {
   const candidates = [...graph.initializers].filter(
     ([value, tensor]) => isFloat(tensor.dtype) && tensor.size > 0 && value.name && !constants.has(value),
   );
   const names = candidates.map(([value]) => value.name);
   const isChosen = options.train?.length || options.freeze?.length;
-  const { resolveGlobs } = isChosen ? await import('./resolve-globs.js') : {};
+  const { resolveGlobs } = isChosen ? await onDemand() : {};
   const choiceOf = resolveGlobs?.(options, names, head);
   const reached = reach(graph, targets, options);
   const rounded = options.straightThrough ? new Set<Value>() : beforeRounding(graph, targets);
   const scales = quantizationScales(graph);
   const why = notAWeight(graph, candidates, origins);
-  const data = graph.inputs.filter(v => !graph.initializers.has(v));
-  const fixed = new Set(data.map(v => v.shape?.[0]).filter(d => typeof d === 'number' && d > 1));
   const choose = ([value, tensor]: [Value, Tensor]): ParameterChoice => {
     const no = (why: string, by: DecidedBy) => ({ value, trains: false, why, by });
     if (isProjection(value.name))
@@ -83,11 +82,11 @@ export async function selectParameters(
       return { value, trains: true, why: 'a scale of quantization', by: 'file' };
     if (scales.has(value)) return no('a scale of quantization', 'rule');
     const origin = origins.get(value);
-    if (origin?.kind === 'parameter' && sourcesOf(value).length && repeatsAlong(tensor, fixed))
-      return no(REPEATED, 'rule');
+    const copied = copies?.get(value);
+    if (copied) return no(copied, 'rule');
     // No file records which parameters do not require gradients, but 0, 1, 2 ... or a table of waves is not a weight.
-    const isFixed = origin?.kind === 'parameter' && (isCount(tensor) || isSinusoid(tensor));
-    const isTold = origin && origin.kind !== 'named' && !isFixed;
+    const isTable = origin?.kind === 'parameter' && (isCount(tensor) || isSinusoid(tensor));
+    const isTold = origin && origin.kind !== 'named' && !isTable;
     if (isTold) return { value, trains: origin.kind === 'parameter', why: origin.why, by: 'file' };
     const reason = why(value, tensor);
     return reason ? no(reason, 'rule') : { value, trains: true, why: 'a weight', by: 'rule' };
@@ -99,28 +98,11 @@ export async function selectParameters(
   });
   const choices = lastLayers(graph, chosen, options.unfreezeLast);
   const integers = integerWeights(graph);
-  if (!choices.some(c => c.trains || c.why === ROUNDED))
-    throw new AgdError(
-      'nothing-to-train',
-      `Nothing to train: ${whyNone(graph, targets, candidates.length, integers)}`,
-    );
+  if (!choices.some(c => c.trains || c.why === ROUNDED)) {
+    const { nothingTrains } = await onDemand();
+    throw nothingTrains(graph, targets, candidates.length, integers);
+  }
   return [...choices, ...integers];
-}
-
-/** Where the weights are that a user looks for. */
-function whyNone(
-  { nodes }: Graph,
-  targets: readonly Value[],
-  count: number,
-  [integer, ...more]: readonly ParameterChoice[],
-): string {
-  const classic = nodes.find(node => node.domain === 'ai.onnx.ml' && /Ensemble|Linear|SVM/.test(node.opType));
-  if (!count && classic)
-    return `the model has no floating-point initializers; the numbers of ${classic.opType} are attributes of its node, which do not train.`;
-  const none = `of ${count} floating-point initializers none is a weight that ${targets.map(v => `'${v.name}'`).join(', ')} depends on.`;
-  if (!integer) return `${none} Choose with --train GLOB; \`agd-onnx inspect\` lists them.`;
-  const stored = `${more.length + 1} of the weights, such as '${integer.value.name}', are stored as ${integer.why}: those do not train.`;
-  return `${none} ${stored} --qat int8 trains those of static quantization, --lora GLOB adapters of layers of weight-only quantization.`;
 }
 
 /** Freezes the parameters of all but the last `count` layers that train. */

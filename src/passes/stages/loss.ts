@@ -106,8 +106,14 @@ export const LOSS_PASSES = [
       const ends = c.spec?.kind === 'output' ? graph.outputs.filter(v => v !== loss) : [output ?? loss];
       const head = () => headParameters(c.work, ends);
       const adapters = adapterNames(c.work);
-      const given = { constants, head, adapters, newHead: wholeHead(c.work), quantizers: scalesOf(c.work) };
-      c.parameters = await selectParameters(graph, [loss], c.origins, c.options, given);
+      const quantizers = scalesOf(c.work);
+      const given = { constants, head, adapters, newHead: wholeHead(c.work), quantizers };
+      c.warnings ??= [];
+      const copies =
+        c.origins.size && (graph.inputs[0]?.shape?.[0] as number) > 1
+          ? (await loadOnDemand()).findCopies(graph, c.origins, c.warnings)
+          : undefined;
+      c.parameters = await selectParameters(graph, [loss], c.origins, c.options, { ...given, copies });
       refuseRounded(graph, c.parameters, c.options);
       c.trained = c.parameters.flatMap(p => (p.trains ? [p.value] : []));
       c.g.forget(c.trained);

@@ -33,7 +33,7 @@ export type BestCheckpoint = BestEpoch & { file: string; isLast: boolean };
 export async function bestCheckpoint(model: Model, state: string): Promise<BestCheckpoint | undefined> {
   const { best, checkpoints = [], history } = (await readRun(model)) ?? {};
   const kept = checkpoints.find(({ epoch }) => epoch !== undefined && epoch === best?.epoch);
-  if (!best || !kept) return undefined;
+  if (!kept || typeof best?.metric !== 'string' || typeof best.value !== 'number') return undefined;
   const file = join(checkpointFolder(state), kept.file);
   return { ...best, file, isLast: kept.step === history!.losses.length };
 }

@@ -109,7 +109,7 @@ export async function readRun({ metadata }: Model): Promise<Run | undefined> {
       return undefined;
     if (!checkpoints.every(isCheckpoint)) return undefined;
     const history = fitHistory({ ...numbers, seconds, epochs, telemetry }, numbers.losses.length);
-    return { settings, history, checkpoints, ...(isBest(best) ? { best } : {}) };
+    return { settings, history, checkpoints, best };
   } catch {
     return undefined;
   }
@@ -147,8 +147,6 @@ const isCheckpoint = ({ file, step, value }: KeptCheckpoint) =>
   /^step-\d+\.agd\.onnx$/.test(file) &&
   Number.isSafeInteger(step) &&
   (value === undefined || typeof value === 'number');
-const isBest = (x?: BestEpoch) =>
-  Number.isSafeInteger(x?.epoch) && typeof x?.metric === 'string' && typeof x.value === 'number';
 const isTable = (rows: readonly TelemetryRow[]) =>
   rows.every(row => typeof row.parameter === 'string' && Object.values(row.values).every(isNumber));
 

@@ -116,7 +116,7 @@ it('leaves what an exporter copied for each sample of a fixed batch, and tables 
   const { report } = await inject(model, { loss: { kind: 'mse' } }, sessionShapes);
   const why =
     "'expand', 'repeat' do not train: copied for each sample of the fixed batch: export with optimize=False";
-  expect(report.notes).toEqual([why]);
+  expect(report.warnings).toEqual([why]);
 });
 
 it('takes numbers of the older exporter in Constant nodes for constants, and single elements with names for state', async () => {

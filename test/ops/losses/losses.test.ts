@@ -118,6 +118,12 @@ it('a ctc target that does not fit into the time has an infinite loss', async ()
   await expect(wrong).rejects.toThrow("Loss 'loss' is Infinity");
 });
 
+it('dice of [batch, labels] sums over the labels', async () => {
+  const output = { dims: [1, 2], values: [0, Math.log(3)] };
+  const { loss } = await run(parseLoss('dice(a, target)'), [output], { target: floatsOf([1, 0], [1, 2]) });
+  expect(loss).toBeCloseTo(1 - (2 * 0.5 + 1) / (0.5 + 0.75 + 1 + 1), 6);
+});
+
 it('ctc labels are padded with the blank or a negative number', async () => {
   const output = { dims: [1, 4, 3], values: Array.from({ length: 12 }, (_, i) => Math.sin(3 * i)) };
   const loss = async (...labels: number[]) =>

@@ -57,6 +57,14 @@ const step = v.variant('step', [
     pad: whole,
     output: v.picklist(['ids', 'mask', 'types']),
   }),
+  v.strictObject({
+    step: v.literal('chat'),
+    tokenizer: text,
+    template: text,
+    special: v.record(text, text),
+    pad: whole,
+    output: v.picklist(['ids', 'labels']),
+  }),
   v.strictObject({ step: v.literal('characters'), table, length, unknown: whole, pad: whole }),
   v.strictObject({ step: v.literal('bytes'), length, pad: whole }),
   v.strictObject({ step: v.literal('multi-hot'), table }),
@@ -124,6 +132,7 @@ function widthOf(s: v.InferOutput<typeof step>): number | undefined {
     case 'characters':
     case 'bytes':
       return s.length ?? undefined;
+    case 'chat':
     case 'image':
     case 'tensor':
       return undefined;
@@ -200,7 +209,9 @@ const RECIPE = v.pipe(
     ({ inputs, tokenizers = {} }) =>
       inputs.every(i =>
         i.columns.every(c =>
-          c.steps.every(s => s.step !== 'tokens' || Object.hasOwn(tokenizers, s.tokenizer)),
+          c.steps.every(
+            s => (s.step !== 'tokens' && s.step !== 'chat') || Object.hasOwn(tokenizers, s.tokenizer),
+          ),
         ),
       ),
     'it does not hold a tokenizer that it names',

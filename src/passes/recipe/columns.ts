@@ -46,6 +46,7 @@ const TRANSFORMS = {
   date: { list: true },
   class: { list: true, options: ['other'] },
   tokenizer: { positional: ['file'], options: ['length', 'mask', 'types', 'pad'] },
+  chat: { positional: ['file'], options: ['pad'] },
   characters: { options: ['length', 'unknown', 'pad'] },
   bytes: { options: ['length', 'pad'] },
   windows: { positional: ['length'], options: ['stride', 'ahead'] },

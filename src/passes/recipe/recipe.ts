@@ -46,6 +46,7 @@ export type FinalStep =
       pad: number;
       output: 'ids' | 'mask' | 'types';
     }
+  | ChatStep
   | { step: 'characters'; table: string[]; length: number | null; unknown: number; pad: number }
   | { step: 'bytes'; length: number | null; pad: number }
   /** A list of values: 1 for each entry of the table that is in it, otherwise 0. */
@@ -57,6 +58,19 @@ export type FinalStep =
   | { step: 'list'; table: string[] | null; length: number; unknown: number; pad: number | null }
   | { step: 'image'; options: Record<string, string | number | boolean> }
   | { step: 'tensor' };
+
+/**
+ * Conversations, written by a model's chat template with its special tokens by name, as tokens of a tokenizer that the
+ * recipe stores. `labels`: the tokens of the assistant's turns; in place of others is what fills documents.
+ */
+export type ChatStep = {
+  step: 'chat';
+  tokenizer: string;
+  template: string;
+  special: Record<string, string>;
+  pad: number;
+  output: 'ids' | 'labels';
+};
 
 /** Replaces missing text, before a table. */
 export type FillText = { step: 'fill-text'; with: string };

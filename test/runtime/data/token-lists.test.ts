@@ -92,7 +92,9 @@ it('lists that do not suit are refused in one line', async () => {
   const chat = [{ messages: [{ role: 'user', content: 'hello' }] }];
   await expect(
     bind(chat, { columns: { input_ids: ['messages:documents(4)'] } }, 'input_ids'),
-  ).rejects.toThrow("row 1: column 'messages' holds lists of objects, and no input takes these.");
+  ).rejects.toThrow(
+    "column 'messages', row 1: it holds a list of objects; chat(tokenizer.json)+documents(512) takes",
+  );
 });
 
 it('lists of one length feed inputs of their names, and labels their own places', async () => {

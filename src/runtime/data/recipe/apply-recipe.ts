@@ -16,6 +16,7 @@ import {
 import { convert, firstMisfit, isInteger } from '../convert.js';
 import type { Block, FieldKind, Values } from '../source.js';
 import { runArray } from './array-steps.js';
+import { type Conversation, encodeConversations } from './chat.js';
 import { datePart, writeDate } from './dates.js';
 import { layOutDocuments } from './documents.js';
 import { murmur3 } from './hash.js';
@@ -66,12 +67,13 @@ export async function applyRecipe(
 ): Promise<Map<string, Tensor>> {
   const used = recipe.inputs.filter(({ input }) => !options.inputs || options.inputs.includes(input));
   const tokenizers = await tokenizersOf(recipe, used);
+  const chats = await chatsOf(used, block, options, tokenizers);
   const arrays = new Map<string, Tensor>();
   const span = Math.max(0, ...used.map(({ windows }) => (windows ? windows.shift + windows.length : 0)));
   checkItems(used, block, options);
   const isPacked = used.some(({ windows }) => windows?.documents?.segments);
   for (const input of used)
-    arrays.set(input.input, applyInput(input, block, options, tokenizers, { span, isPacked }));
+    arrays.set(input.input, applyInput(input, block, options, tokenizers, { span, isPacked, chats }));
   return arrays;
 }
 
@@ -83,7 +85,9 @@ function checkItems(
 ): void {
   const [first, ...others] = new Set(
     used.flatMap(({ windows, columns: [only] }) =>
-      windows?.documents && only!.kind === 'list' && values.has(only!.column) ? only!.column : [],
+      windows?.documents && only!.steps.at(-1)!.step === 'list' && values.has(only!.column)
+        ? only!.column
+        : [],
     ),
   );
   for (const column of others) {
@@ -103,11 +107,32 @@ async function tokenizersOf({ tokenizers = {} }: Recipe, used: readonly InputRec
   for (const { columns } of used)
     for (const { steps } of columns)
       for (const step of steps) {
-        if (step.step !== 'tokens' || found.has(step.tokenizer)) continue;
+        if ((step.step !== 'tokens' && step.step !== 'chat') || found.has(step.tokenizer)) continue;
         const contents = tokenizers[step.tokenizer] as object;
         if (!made.has(contents)) made.set(contents, makeTokenizer(contents, step.tokenizer));
         found.set(step.tokenizer, await made.get(contents)!);
       }
+  return found;
+}
+
+/** Tokens and labels are of the same conversations, by column. */
+type Chats = ReadonlyMap<string, readonly Conversation[]>;
+
+async function chatsOf(
+  used: readonly InputRecipe[],
+  { values }: Block,
+  { source = 'the data', firstRow = 1 }: ApplyOptions,
+  tokenizers: Tokenizers,
+): Promise<Chats> {
+  const found = new Map<string, Conversation[]>();
+  for (const { column, steps } of used.flatMap(({ columns }) => columns)) {
+    const step = steps.at(-1)!;
+    const rows = values.get(column);
+    if (step.step !== 'chat' || !rows || found.has(column)) continue;
+    const encode = tokenizers.get(step.tokenizer)!;
+    const place = { source, column, firstRow };
+    found.set(column, await encodeConversations(step, encode, rows as readonly unknown[], place));
+  }
   return found;
 }
 
@@ -119,7 +144,7 @@ function applyInput(
   block: Block,
   options: ApplyOptions,
   tokenizers: Tokenizers,
-  { span, isPacked }: { span: number; isPacked: boolean },
+  { span, isPacked, chats }: { span: number; isPacked: boolean; chats: Chats },
 ): Tensor {
   const { dtype, dims, columns, windows } = input;
   const { source = 'the data', firstRow = 1 } = options;
@@ -141,6 +166,16 @@ function applyInput(
     const numberOf = itemsOf(last, place);
     const documents = listsOf(read(only!.column), place).map((list, row) => list.map(x => numberOf(x, row)));
     return typed(layOutDocuments(documents, windows, isPacked), dtype, dims, place);
+  }
+  if (windows?.documents && last.step === 'chat') {
+    read(only!.column);
+    const { fill } = windows.documents;
+    const documents = chats
+      .get(only!.column)!
+      .map(({ ids, isLearned }) =>
+        last.output === 'ids' ? ids : ids.map((id, i) => (isLearned[i] ? id : fill)),
+      );
+    return typed(layOutDocuments(documents, windows, isPacked), dtype, dims, placeOf(only!.column));
   }
   if (windows && isTokens) {
     const texts = textsOf(read(only!.column)).map(text => text ?? '');
@@ -438,6 +473,8 @@ function writerOf(
           }
         });
       };
+    case 'chat':
+      throw new AgdError('bad-option', 'Conversations feed an input as documents.');
     case 'image':
       throw new AgdError('bad-option', 'An image feeds an input alone, without other columns.');
   }

@@ -1,6 +1,6 @@
 /** The transforms of one column while they are being fitted. */
-import { readFileSync } from 'node:fs';
-import { parse } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join, parse } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { AgdError } from '../../../graph/errors.js';
 import { showTransform, type Transform } from '../../../passes/recipe/columns.js';
@@ -202,6 +202,16 @@ export class Chain {
           output,
         };
       }
+      case 'chat': {
+        const { tokenizer, contents } = this.#tokenizer(transform);
+        return {
+          step: 'chat',
+          tokenizer,
+          ...chatTemplate(options.file!),
+          pad: number('pad', padOf(contents)),
+          output: (options.output ?? 'ids') as 'ids',
+        };
+      }
       case 'bytes':
         return { step: 'bytes', length: lengthOf(), pad: number('pad', 0) };
       case 'image':
@@ -260,7 +270,11 @@ export class Chain {
   #tokenizer(transform: Transform): { tokenizer: string; contents: unknown } {
     const { file } = transform.options;
     if (file === undefined)
-      throw this.#error('tokenizer needs its file, as in tokenizer(tokenizer.json,length=128)');
+      throw this.#error(
+        transform.name === 'chat'
+          ? 'chat needs the file of the tokenizer, as in chat(tokenizer.json)+documents(512)'
+          : 'tokenizer needs its file, as in tokenizer(tokenizer.json,length=128)',
+      );
     const { tokenizers } = this.shared;
     let contents: unknown;
     try {
@@ -543,6 +557,40 @@ export class Chain {
       );
     return { step: 'class', names: table };
   }
+}
+
+/** The chat template beside a tokenizer, and the special tokens that it reads, as transformers finds them. */
+function chatTemplate(file: string): { template: string; special: Record<string, string> } {
+  const read = (name: string) => {
+    const path = join(dirname(file), name);
+    try {
+      return existsSync(path) ? readFileSync(path, 'utf8') : undefined;
+    } catch (error) {
+      throw new AgdError('io', `Cannot read ${path}: ${(error as Error).message}.`);
+    }
+  };
+  const name = 'tokenizer_config.json';
+  let config: Record<string, unknown>;
+  try {
+    config = JSON.parse(read(name) ?? '{}') ?? {};
+  } catch (error) {
+    if (error instanceof AgdError) throw error;
+    throw new AgdError('bad-data', `${join(dirname(file), name)} is not JSON: ${(error as Error).message}.`);
+  }
+  const given = config.chat_template;
+  const named = Array.isArray(given) ? given.find(one => one?.name === 'default')?.template : given;
+  const template = read('chat_template.jinja') ?? named;
+  if (typeof template !== 'string')
+    throw new AgdError(
+      'bad-data',
+      `There is no chat template beside ${file}: neither chat_template.jinja nor chat_template in tokenizer_config.json.`,
+    );
+  const special: Record<string, string> = {};
+  for (const [key, value] of Object.entries(config)) {
+    const text = (value as { content?: unknown } | null)?.content ?? value;
+    if (key.endsWith('_token') && typeof text === 'string') special[key] = text;
+  }
+  return { template, special };
 }
 
 /** Transforms whose width, or number of ids, is that of a table. */

@@ -163,6 +163,11 @@ function planSaid(
           windows.set(field.name, windowsOf(given!.pop()!, input, field));
         // Before windows, what is usual need not be said.
         const own = windows.get(field.name);
+        if (given?.some(t => t.name === 'chat') && (!own?.documents || given.length > 1))
+          throw new AgdError(
+            'bad-option',
+            `--columns ${input.name}=…: chat is followed by documents alone, as in ${quotedColumn(field.name)}:chat(tokenizer.json)+documents(512).`,
+          );
         const chosen =
           own?.documents && field.kind === 'list'
             ? [listOf(own, given?.at(-1))]
@@ -205,7 +210,9 @@ function checkWindows(
 }
 
 const hasTokens = ({ transforms }: PlannedColumn) =>
-  transforms.some(({ name }) => name === 'tokenizer' || name === 'characters' || name === 'bytes');
+  transforms.some(
+    ({ name }) => name === 'tokenizer' || name === 'chat' || name === 'characters' || name === 'bytes',
+  );
 
 /** Whether samples are windows of rows, not of tokens. */
 export const hasRowWindows = ({ inputs }: Plan) =>
@@ -294,7 +301,7 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
     const target = inputs.find(input => input.isTarget);
     if (!target) continue;
     const isTokens = windows.documents !== undefined || columns.some(hasTokens);
-    const own = planned.get(target.name) ?? part(target, columns, ruleOf(target), true);
+    const own = planned.get(target.name) ?? part(target, labelsOf(columns), ruleOf(target), true);
     if (own.windows) continue;
     if (!isTokens) {
       const shift = windows.length - 1 + windows.ahead;
@@ -311,6 +318,15 @@ function derive(planned: Map<string, PlannedInput>, inputs: readonly RecipeInput
       `Input '${cut.spec.name}' takes windows of ${source.name}, but '${plain.spec.name}' takes column '${plain.columns[0]!.field.name}' row by row: give windows to both.`,
     );
 }
+
+/** Of conversations, only what the assistant says is learned. */
+const labelsOf = (columns: PlannedColumn[]): PlannedColumn[] =>
+  columns.map(({ field, transforms }) => ({
+    field,
+    transforms: transforms.map(t =>
+      t.name === 'chat' ? { ...t, options: { ...t.options, output: 'labels' } } : t,
+    ),
+  }));
 
 /** The mask of an input of tokens, by the names that exporters give, if nothing else feeds it. */
 function maskOf(

@@ -58,7 +58,11 @@ function documentsOf(
   if (!documents) return {};
   if (documents === 'segments') return { documents: { fill: 0, segments: true } };
   if (!isTarget)
-    return { documents: { fill: (last.step === 'tokens' || last.step === 'list' ? last.pad : 0) ?? 0 } };
+    return {
+      documents: {
+        fill: (last.step === 'tokens' || last.step === 'chat' || last.step === 'list' ? last.pad : 0) ?? 0,
+      },
+    };
   if (range?.ignored !== undefined) return { documents: { fill: range.ignored } };
   throw new AgdError(
     'bad-option',

@@ -6,6 +6,8 @@ export type Encode = {
   (text: string, length: number | null): number[];
   /** Whether shorter texts are filled up before their first token. */
   padsLeft: boolean;
+  /** All ids of a text, without those that the tokenizer adds. */
+  plain(text: string): number[];
 };
 
 /** The models that can be read; the library takes others for one of these. */
@@ -57,7 +59,10 @@ export async function makeTokenizer(contents: unknown, name: string): Promise<En
     while (before < added && content.some((id, i) => ids[before + i] !== id)) before++;
     return [...ids.slice(0, before), ...cut(content, length - added), ...ids.slice(before + content.length)];
   };
-  return Object.assign(encodeTo, { padsLeft: padding?.direction === 'Left' });
+  return Object.assign(encodeTo, {
+    padsLeft: padding?.direction === 'Left',
+    plain: (text: string) => encode(text, false),
+  });
 }
 
 const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d';

@@ -79,6 +79,13 @@ export function listsOf(values: Values, place: Place): readonly (readonly (strin
   return (values as readonly unknown[]).map((value, row) => {
     if (value === null) return [];
     if (!Array.isArray(value)) throw badValue(place, row, 'a list is needed');
+    // Otherwise they would become NaN, or texts without their contents.
+    if (value.some(item => typeof item === 'object' && item !== null))
+      throw badValue(
+        place,
+        row,
+        'it holds a list of objects; chat(tokenizer.json)+documents(512) takes the messages of a conversation',
+      );
     return value as (string | number)[];
   });
 }

@@ -102,12 +102,6 @@ export function otherKind({ source, row, field }: Place, kind: FieldKind, found:
 
 const isRecord = (value: unknown) => typeof value === 'object' && value !== null && !isList(value);
 
-const ofRecords = ({ source, row, field }: Place) =>
-  new AgdError(
-    'bad-data',
-    `${source}, row ${row}: column '${field}' holds lists of objects, and no input takes these. Of the messages of a conversation, make token ids first, as docs/guide/text.md shows.`,
-  );
-
 const shown = (value: unknown) => {
   const text = typeof value === 'bigint' ? String(value) : (JSON.stringify(value) ?? typeof value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
@@ -139,7 +133,8 @@ export function valuesOf(
       if (isList(value))
         return Array.from(
           value as ArrayLike<unknown>,
-          x => plain(x) ?? failed(isRecord(x) ? ofRecords({ source, row: first + i, field: name }) : fail(i)),
+          // Messages of conversations; what takes no objects refuses them itself.
+          x => plain(x) ?? (isRecord(x) ? (x as unknown as string) : failed(fail(i))),
         );
       throw fail(i);
     });

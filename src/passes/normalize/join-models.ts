@@ -162,7 +162,8 @@ function distilled(loss: LossSpec | undefined, terms: readonly Pair[]): LossSpec
       'bad-option',
       '--distill cannot be combined with --loss-output: use --loss mean(OUTPUT).',
     );
-  const share = terms.reduce((sum, t) => sum + (t.alpha ?? 0), 0);
+  // Rounded: 0.34 + 0.56 + 0.1 is more than 1 in binary.
+  const share = Number(terms.reduce((sum, t) => sum + (t.alpha ?? 0), 0).toPrecision(12));
   if (share > 1)
     throw new AgdError('bad-option', `--distill: the alphas must add up to at most 1, not ${share}.`);
   const added = terms.map(({ term, alpha, weight }) => ({

@@ -277,3 +277,17 @@ it('the alphas of a distillation leave the loss no less than nothing', async () 
   });
   await expect(refused).rejects.toThrow('--distill: the alphas must add up to at most 1, not 1.25.');
 });
+
+it('alphas that add up to 1 in decimal leave no loss of the labels, and their sum is shown in decimal', async () => {
+  const shares = (distill: string[]) =>
+    step({ loss: { kind: 'cross-entropy' }, teacherModel: teacher(), distill });
+  const { trainer } = await shares([
+    'kl:alpha=0.34',
+    'mse:logits=scores,alpha=0.56',
+    'l1:logits=scores,alpha=0.1',
+  ]);
+  await trainer.release();
+  await expect(shares(['kl:alpha=0.7', 'mse:logits=scores,alpha=0.6'])).rejects.toThrow(
+    '--distill: the alphas must add up to at most 1, not 1.3.',
+  );
+});

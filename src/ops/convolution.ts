@@ -122,6 +122,8 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
   // Passes over a channel: one for each shift of dy, and two to slice and concatenate parts of x.
   const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
   const shifts = saved > 0 && windows.every(v => v.stride === 1);
+  if (c < FEW && windows.every(v => v.stride === 1) && m >= c * volumeOf(rest))
+    return byShiftedImages(x, dy, w, windows);
   if (c < FEW) return shifts ? byShifts(x, dy, w, windows) : byColumns(x, dy, w, windows, group);
   return shifts && isLarge(dy, w, windows[0]!) ? byShifts(x, dy, w, windows) : byRows(x, dy, w, windows);
 }
@@ -248,6 +250,23 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
   return product(windowRows(x, [rows, ...outer.slice(1)], still, c).reshape([-1, pixels, volumeOf(rest) * c]))
     .reshape([m, first, ...rest, c])
     .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
+}
+
+/** The same for few channels, whose columns are copied with fewer nodes: rows are gathered from copies that are shifted along the other axes. */
+function byShiftedImages(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
+  const { g } = x;
+  const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+  const outer = dy.shape!.slice(2) as [number, ...number[]];
+  const pixels = volumeOf(outer);
+  const size = c * first * volumeOf(rest);
+  const rows = steps(windows[0]!).flatMap(k => range(k, k + outer[0]));
+  const columns = windowColumns(x, [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)])
+    .gather(g.ints(rows), 2)
+    .reshape([-1, size, pixels]);
+  const last = range(3, w.rank);
+  return summedProduct(dy.reshape([-1, m, pixels]), columns.mT, [m, pixels, size])
+    .reshape([m, c, ...rest, first])
+    .transpose([0, 1, w.rank - 1, ...last.map(a => a - 1)]);
 }
 
 /** Of windows at stride 1 along an axis, `outer` of them: the padding before it, a window's reach, and the extent of x. */

@@ -214,6 +214,10 @@ export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const size = kernel.reduce((n, k) => n * k, 1);
   const single = x.reshape(g.vector([-1, 1, x.dims(2)]));
   if (size === 1 && windows.every(w => w.stride === 1 && w.begin === 0 && w.end === 0)) return single;
+  const isSpread = size === 1 && windows.length === 2 && windows.every(w => w.begin === 0 && w.end === 0);
+  // The CPU takes one in so many pixels with all threads in a pool, with a single one in a Slice.
+  if (isSpread && x.dtype === 'float32' && g.provider === 'cpu')
+    return single.op('AveragePool', [], { kernel_shape: kernel, strides: windows.map(w => w.stride) });
   if (windows.every(w => w.surplus !== undefined && w.surplus >= 0)) return slicedColumns(single, windows);
   const identity = Float32Array.from({ length: size ** 2 }, (_, i) => (i % (size + 1) === 0 ? 1 : 0));
   const filters = g.tensor(Tensor.from('float32', [size, 1, ...kernel], identity)).cast(x.dtype);
@@ -247,7 +251,7 @@ function isPadded({ kernel, dilation, begin, end }: Window): boolean {
 }
 
 /** The kernel [M, C/g, ...] of the adjoint convolution: [C, M/g, ...], backwards along each spatial axis. */
-function flip(w: Expr, group: number): Expr {
+export function flip(w: Expr, group: number): Expr {
   const { g } = w;
   const known = w.staticShape;
   if (known && group === 1 && g.provider === 'cpu') return flippedRows(w, known);

@@ -12,6 +12,8 @@ import { BLOCKED } from './blocks.js';
 
 /** Kernels of fewer columns leave most of the runtime's accumulators idle. */
 const LEAST_COLUMNS = 3;
+/** Of blocks of so many channels, the kernel of AVX-512, a single one keeps enough accumulators busy. */
+const WIDE = 16;
 /** Products per sample. Fewer cost less than the nodes. */
 const LEAST_PRODUCTS = 2 ** 16;
 
@@ -52,7 +54,7 @@ function isConvolution(node: Node, block: number): boolean {
   const [samples] = x.shape;
   return (
     m % block === 0 &&
-    m > block &&
+    m >= (block < WIDE ? 2 : 1) * block &&
     width >= LEAST_COLUMNS &&
     products >= LEAST_PRODUCTS &&
     (typeof samples !== 'number' || (samples > 0 && samples % block === 0))
@@ -141,29 +143,47 @@ function inEitherForm(
 ): Expr {
   const [x, w] = found.conv.inputs as [Value, Value];
   const samples = x.shape![0];
-  if (typeof samples === 'number') return inBlocks(g, found, block);
+  const groups = isUneven(found.conv, block) ? [2, 1] : [1];
+  if (typeof samples === 'number')
+    return inBlocks(g, found, block, groups.find(n => samples % (n * block) === 0)!);
   const known = conditions.get(g.graph) ?? new Map<string, Expr>();
   conditions.set(g.graph, known);
   const name = typeof samples === 'string' ? samples : x.name;
-  let condition = known.get(name);
-  if (!condition) {
-    condition = g
-      .of(x)
-      .dims(0, 1)
-      .op('Mod', [g.ints([block])])
-      .equal(0);
-    known.set(name, condition);
-  }
-  const branch = (hint: string, write: (b: Builder) => Expr) => {
-    const b = g.subgraph(hint);
-    b.graph.outputs = [b.rename(write(b), `${w.name}_${hint}`)];
-    return b.graph;
+  const isWhole = (n: number) => {
+    const key = `${name} ${n}`;
+    if (!known.has(key))
+      known.set(
+        key,
+        g
+          .of(x)
+          .dims(0, 1)
+          .op('Mod', [g.ints([n])])
+          .equal(0),
+      );
+    return known.get(key)!;
   };
-  const branches = {
-    then_branch: branch('in_blocks', b => inBlocks(b, found, block)),
-    else_branch: branch('in_products', b => asInFile(b, found.conv, found.dy)),
+  const wholes = groups.map(n => isWhole(n * block));
+  const branch = (b: Builder, hint: string, write: (b: Builder) => Expr) => {
+    const inner = b.subgraph(hint);
+    inner.graph.outputs = [inner.rename(write(inner), `${w.name}_${hint}`)];
+    return inner.graph;
   };
-  return g.emit('If', [condition], branches, { types: [w.type] })[0]!;
+  const choose = (b: Builder, i: number): Expr => {
+    if (i === groups.length) return asInFile(b, found.conv, found.dy);
+    const branches = {
+      then_branch: branch(b, 'in_blocks', inner => inBlocks(inner, found, block, groups[i]!)),
+      else_branch: branch(b, 'in_products', inner => choose(inner, i + 1)),
+    };
+    return b.emit('If', [wholes[i]], branches, { types: [w.type] })[0]!;
+  };
+  return choose(g, 0);
+}
+
+/** Whether two threads would share the rows of the result unevenly: the runtime gives out whole rows of up to four blocks of kernels. */
+function isUneven({ inputs: [, w] }: Node, block: number): boolean {
+  const [m, c, height] = w!.shape as [number, number, number];
+  const planes = c % block ? c : c / block;
+  return m === block && (planes * height) % 2 === 1;
 }
 
 function asInFile(g: Builder, conv: Node, dy: Value): Expr {
@@ -171,8 +191,11 @@ function asInFile(g: Builder, conv: Node, dy: Value): Expr {
   return gradient();
 }
 
-/** Strides and dilations of the convolution change places in that of its kernel. */
-function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
+/**
+ * Strides and dilations of the convolution change places in that of its kernel. Groups of samples have convolutions of their own,
+ * which are added up.
+ */
+function inBlocks(g: Builder, { conv, dy }: Found, block: number, groups: number): Expr {
   const [x, w] = conv.inputs.map(v => v && g.of(v)) as [Expr, Expr];
   const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
   const [height, width] = x.shape!.slice(2) as [number, number];
@@ -186,12 +209,9 @@ function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
   const reorder = (e: Expr, attrs = {}) => emit('ReorderInput', [e], attrs);
   // In blocks of channels, then of samples, and in these of channels: [M, N, ...outer].
   const kernels = reorder(
-    reorder(g.of(dy))
-      .reshape([-1, m / block, pixels * block])
-      .transpose([1, 0, 2])
-      .reshape([-1, block, 1, pixels * block]),
+    outermost(reorder(g.of(dy)), m / block, pixels * block).reshape([-1, block, 1, pixels * block]),
     { channels_last: 1 },
-  ).reshape([m, -1, ...outer]);
+  ).reshape([m * groups, -1, ...outer]);
   // Channels of x that are in blocks stay side by side in each row: one more axis beside the kernel's columns.
   const side = isFaster(conv, block) && c % block === 0 && across.dilation === 1 ? block : 1;
   const planes = c / side;
@@ -205,17 +225,13 @@ function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
   };
   const inPlanes = () => {
     const rows = [planes, -1, height, width * side];
-    const apart = reorder(x)
-      .reshape([-1, planes, height * width * side])
-      .transpose([1, 0, 2]);
+    const apart = outermost(reorder(x), planes, height * width * side);
     const images = reorder(apart.reshape(rows)).reshape([...rows, block]);
     return padded(images, [planes, images.dims(1, 2)]);
   };
   const fromPlain = () => {
     const images = reorder(x.reshape([1, -1, c * height, width])).reshape([-1, c, height, width, block]);
-    return padded(images, [images.dims(0, 1), c])
-      .reshape([-1, c, height * columns * block])
-      .transpose([1, 0, 2]);
+    return outermost(padded(images, [images.dims(0, 1), c]), c, height * columns * block);
   };
   const images = (side > 1 ? inPlanes() : fromPlain()).reshape([planes, -1, height, columns]);
   const made = emit('Conv', [images, kernels], {
@@ -223,9 +239,12 @@ function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
     strides: [down.dilation, across.dilation],
     dilations: [down.stride, across.stride * side],
     pads: [down.begin, 0, down.end, 0],
+    group: groups,
   });
   const extents = [planes, m, down.count, across.count, side];
-  const all = emit('ReorderOutput', [made], { channels: m }).reshape(extents);
+  const each = emit('ReorderOutput', [made], { channels: m * groups });
+  const all =
+    groups > 1 ? each.reshape([planes, groups, -1]).sum([1]).reshape(extents) : each.reshape(extents);
   const isExact = down.count === kernel[0] && across.count === kernel[1];
   const size = kernel[0]! * kernel[1]!;
   const last = (isExact ? all : all.slice([0, 0], kernel, [2, 3]))
@@ -236,6 +255,10 @@ function inBlocks(g: Builder, { conv, dy }: Found, block: number): Expr {
     side > 1 ? emit('ReorderOutput', [last.reshape([m * planes, side, size, 1])], { channels: side }) : last;
   return dw.reshape([m, c, ...kernel]);
 }
+
+/** Of parts of all samples, each of this size, those of one place side by side. The runtime copies where nothing moves. */
+const outermost = (samples: Expr, parts: number, size: number): Expr =>
+  parts === 1 ? samples : samples.reshape([-1, parts, size]).transpose([1, 0, 2]);
 
 type Places = { begin: number; end: number; stride: number; dilation: number; count: number };
 

@@ -4,7 +4,7 @@ import { Names } from '../../../src/graph/names.js';
 import { Tensor } from '../../../src/graph/tensor.js';
 import { Conv } from '../../../src/ops/convolution.js';
 import { type AttrInit, Builder, toAttrs } from '../../../src/ops/core/builder.js';
-import { NodeView } from '../../../src/ops/core/rule.js';
+import { Attributes, NodeView } from '../../../src/ops/core/rule.js';
 import { BLOCKED } from '../../../src/passes/cpu/blocks.js';
 import { channelBlock, layOut } from '../../../src/runtime/cpu.js';
 import { Session } from '../../../src/runtime/session.js';
@@ -41,6 +41,11 @@ const isInBlocks = (model: Model) =>
     graph.nodes.some(
       ({ opType, domain, outputs }) => domain === BLOCKED && opType === 'Conv' && !outputs[0]?.shape,
     ),
+  );
+
+const groups = (model: Model) =>
+  new Set(
+    [...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => new Attributes(n).int('group', 1))),
   );
 
 const fed = ({ x, w, y, dtype = 'float32' }: Case, samples = Number(x[0])) => {
@@ -153,7 +158,6 @@ describe.skipIf(process.arch !== 'x64')('gradients of kernels in blocks, on x86-
     ['float64', { ...cases['shifts, padded']!, dtype: 'float64' }],
     ['few samples', { ...cases['shifts, padded']!, x: [4, 16, 12, 14] }],
     ['samples that fill no block', { ...cases['shifts, padded']!, x: [12, 16, 12, 14] }],
-    ['a single block of outputs', { ...cases['shifts, padded']!, w: [8, 16, 3, 3] }],
     ['outputs that fill no block', { ...cases['shifts, padded']!, w: [20, 16, 3, 3] }],
     ['kernels of two columns', { x: [8, 16, 12, 14], w: [16, 16, 3, 2], y: [10, 13] }],
     ['small images', { x: [8, 8, 3, 3], w: [16, 8, 3, 3], y: [3, 3], attrs: { pads: [1, 1, 1, 1] } }],
@@ -162,6 +166,26 @@ describe.skipIf(process.arch !== 'x64')('gradients of kernels in blocks, on x86-
     const model = gradient(scaled(c));
     await layOut(model, {});
     expect(isInBlocks(model)).toBe(false);
+  });
+
+  // Of three rows of results, two threads would have two and one: with two groups of samples, they share six.
+  it.each([
+    [8, 8],
+    [16, 8],
+    [24, 8],
+    [32, 24],
+    [12, 8],
+  ])('a single block of outputs, %i samples of %i channels', async (samples, channels) => {
+    const single = { ...cases['shifts, padded']!, w: [8, channels, 3, 3] };
+    for (const n of [samples * scale, 'n']) {
+      const c = { ...scaled({ ...single, x: [8, channels, 12, 14] }), x: [n, channels * scale, 12, 14] };
+      const model = gradient(c);
+      await layOut(model, {});
+      expect(isInBlocks(model)).toBe(scale > 1 && (n === 'n' || samples % 8 === 0));
+      expect(groups(model).has(2)).toBe(scale > 1 && (n === 'n' || samples % 16 === 0));
+      const feeds = fed(c, samples * scale);
+      expect(distance(await run(model, feeds), await exactly(c, samples * scale))).toBeLessThan(2e-6);
+    }
   });
 
   it('leaves products that differ in a single index', async () => {

@@ -8,7 +8,10 @@ import { Session, type SessionOptions } from './session.js';
 export const isWasm = process.arch === ('wasm' as string);
 
 /** Lays convolutions and products of a model that is to run on the CPU out for its processor; changes the model's nodes. */
-export async function layOut(model: Model, { device, optimize = true }: SessionOptions): Promise<Model> {
+export async function layOut(
+  model: Model,
+  { device, optimize = true, threads }: SessionOptions,
+): Promise<Model> {
   if (!optimize || (await resolveDevice(device)).device !== 'cpu') return model;
   const operators = new Set([...allGraphs(model.graph)].flatMap(graph => graph.nodes.map(n => n.opType)));
   if (operators.has('LSTM')) (await import('../passes/cpu/keep-gates.js')).keepGates(model);
@@ -18,8 +21,14 @@ export async function layOut(model: Model, { device, optimize = true }: SessionO
   }
   if (operators.has('Erf')) (await import('../passes/cpu/shorten-gelu.js')).shortenGelu(model);
   if (operators.has('Relu') && !isWasm) (await import('../passes/cpu/masks-at-once.js')).masksAtOnce(model);
-  const block = operators.has('Conv') ? await channelBlock() : undefined;
+  const block = operators.has('Conv') || operators.has('ConvTranspose') ? await channelBlock() : undefined;
   if (block) (await import('../passes/cpu/block-kernel-gradients.js')).blockKernelGradients(model, block);
+  if (block && operators.has('ConvTranspose'))
+    (await import('../passes/cpu/untranspose-convolutions.js')).untransposeConvolutions(
+      model,
+      block,
+      threads,
+    );
   if (operators.has('MaxUnpool')) (await import('../passes/cpu/pools-as-maxima.js')).poolsAsMaxima(model);
   if (operators.has('LogSoftmax')) (await import('../passes/cpu/weigh-rows-last.js')).weighRowsLast(model);
   if (operators.has('Transpose')) (await import('../passes/cpu/transpose-apart.js')).transposeApart(model);

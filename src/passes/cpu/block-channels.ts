@@ -5,7 +5,7 @@ import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { blockOperators, type InBlocks } from './block-operators.js';
-import { BLOCKED, Blocks, isImage, isReorder, isShape } from './blocks.js';
+import { BLOCKED, Blocks, isImage, isReorder, isShape, kernelInBlocks } from './blocks.js';
 import { LeastCut } from './least-cut.js';
 
 /**
@@ -24,11 +24,11 @@ export function blockChannels(model: Model, block: number): boolean {
     const fixed = graph.nodes.filter(
       node => isFaster(node, block) && !graph.initializers.has(node.inputs[1]!),
     );
-    if (!fixed.length) continue;
-    changed = true;
     const found = new Map(fixed.map(node => [node, convolution(node, block)]));
     for (const [node, other] of blockOperators(graph, block, v => initializers.get(v)))
       if (!found.has(node)) found.set(node, other);
+    if (![...found.values()].some(node => node.isFixed)) continue;
+    changed = true;
     const chosen = cheapest(graph, found);
     const skipped = new Set([...chosen].flatMap(node => found.get(node)!.inner ?? []));
     const deferred = deferrable(chosen, found);
@@ -104,18 +104,21 @@ function layoutIn(reader: Node, v: Value, graph: Graph, cut: LeastCut): number {
  */
 const MOST = 2 ** 16;
 
-/**
- * Whether a convolution gains: of images, in float32 and whole blocks, with a kernel larger than a pixel.
- */
+/** Whether a convolution gains: of images, in float32. */
 export function isFaster(node: Node, block: number): boolean {
   const [x, w] = node.inputs;
   if (node.opType !== 'Conv' || node.domain || x?.dtype !== 'float32') return false;
-  const [m, c, ...kernel] = (w?.shape ?? []).map(d => (typeof d === 'number' ? d : 0));
-  const group = new Attributes(node).int('group', 1);
+  const kernels = (w?.shape ?? []).map(d => (typeof d === 'number' ? d : 0));
+  return gainsInBlocks(kernels, new Attributes(node).int('group', 1), block);
+}
+
+/** Whether a convolution with kernels [M, C / group, ...] does: of whole blocks, with a kernel larger than a pixel. */
+export function gainsInBlocks(kernels: readonly number[], group: number, block: number): boolean {
+  const [m = 0, c = 0, ...kernel] = kernels;
   const isImage = kernel.length === 2 && kernel[0]! * kernel[1]! > 1;
   // Fewer channels than a block are read without reordering.
-  const fits = group === 1 ? c! < block || c! % block === 0 : c === 1 && group === m;
-  return isImage && m! % block === 0 && m! * c! > 0 && (group > 1 || m! * c! <= MOST) && fits;
+  const fits = group === 1 ? c < block || c % block === 0 : c === 1 && group === m;
+  return isImage && m % block === 0 && m * c > 0 && (group > 1 || m * c <= MOST) && fits;
 }
 
 function convolution(node: Node, block: number): InBlocks {
@@ -163,17 +166,6 @@ function merged(v: Value, block: number): Value | undefined {
     v.shape.includes(n * c) &&
     `${v.shape.slice(2)}` === `${inner}`;
   return isMerged ? from : undefined;
-}
-
-/** A kernel [M, C, ...] with the values of `block` outputs, and of as many inputs, side by side. */
-function kernelInBlocks(w: Expr, block: number): Expr {
-  const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
-  const size = kernel.reduce((n, d) => n * d, 1);
-  // One axis at a time: the runtime's Transpose is several times slower if it moves several axes.
-  const rows = w.reshape([m / block, block, c * size]).transpose([0, 2, 1]);
-  const laidOut =
-    c % block === 0 ? rows.reshape([(m * c) / block ** 2, block, size, block]).transpose([0, 2, 1, 3]) : rows;
-  return laidOut.reshape([m, c, ...kernel]);
 }
 
 /**

@@ -2,6 +2,7 @@ import type { Graph, Node, Value } from '../../graph/ir.js';
 import type { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
+import { transposed } from './block-transposed.js';
 import { type Blocks, isImage, isReorder, type Sum } from './blocks.js';
 
 /** How a node runs in blocks. */
@@ -45,6 +46,7 @@ export function blockOperators(
           affine(node, block) ??
           reduced(node, block, constant) ??
           dots(node, block) ??
+          transposed(node, block) ??
           elementwise(node, block))
         : reordered(node, block);
     if (made) found.set(node, made);

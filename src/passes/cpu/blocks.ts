@@ -21,6 +21,17 @@ export function isImage(v: Value | null | undefined, block: number): v is Value 
   return v?.dtype === 'float32' && n != null && isWhole;
 }
 
+/** A kernel [M, C, ...] with the values of `block` outputs, and of as many inputs, side by side. */
+export function kernelInBlocks(w: Expr, block: number): Expr {
+  const [m, c, ...kernel] = w.staticShape as [number, number, ...number[]];
+  const size = kernel.reduce((n, d) => n * d, 1);
+  // One axis at a time: the runtime's Transpose is several times slower if it moves several axes.
+  const rows = w.reshape([m / block, block, c * size]).transpose([0, 2, 1]);
+  const laidOut =
+    c % block === 0 ? rows.reshape([(m * c) / block ** 2, block, size, block]).transpose([0, 2, 1, 3]) : rows;
+  return laidOut.reshape([m, c, ...kernel]);
+}
+
 export const isReorder = ({ opType, domain, inputs }: Node) =>
   opType === 'ReorderInput' && domain === BLOCKED && inputs[0]?.shape?.length === 4;
 

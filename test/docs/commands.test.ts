@@ -85,30 +85,3 @@ it(
   },
   2 * MINUTES,
 );
-
-it(
-  'the program in the guide to text makes tokens of conversations',
-  async () => {
-    const text = readFileSync(join(ROOT, 'docs/guide/text.md'), 'utf8');
-    const folder = await folderFor(text);
-    const messages = [
-      { role: 'system', content: 'a dull film' },
-      { role: 'user', content: 'such a lovely story' },
-      { role: 'assistant', content: 'a great cast' },
-    ];
-    writeFileSync(join(folder, 'chats.jsonl'), `${JSON.stringify({ messages })}\n`);
-    const [, program] = /```js\n(import [^`]*tokenizers'.*?)```/s.exec(text)!;
-    writeFileSync(join(folder, 'tokens.mjs'), program!);
-    symlinkSync(join(ROOT, 'node_modules'), join(folder, 'node_modules'));
-    const { stderr } = spawnSync(process.execPath, ['tokens.mjs'], { cwd: folder, encoding: 'utf8' });
-    expect(stderr).toBe('');
-    const { input_ids, labels } = JSON.parse(readFileSync(join(folder, 'tokens.jsonl'), 'utf8'));
-    const { vocab } = JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8')).model;
-    const learned = labels.filter((id: number) => id !== -100);
-    expect(learned.slice(0, 3)).toEqual(['a', 'great', 'cast'].map(word => vocab[word]));
-    expect(labels).toEqual(input_ids.map((id: number, i: number) => (labels[i] === -100 ? -100 : id)));
-    expect(input_ids).toContain(vocab.lovely);
-    expect(learned).not.toContain(vocab.lovely);
-  },
-  2 * MINUTES,
-);

@@ -31,6 +31,10 @@ export async function withJobs(folder: string, text: string): Promise<void> {
     put('reviews.csv', lines(['text,label', ...REVIEWS.map(([review, label]) => `"${review}",${label}`)]));
     put('tokenizer.json', JSON.stringify(TOKENIZER));
   }
+  if (has('chats.jsonl')) {
+    put('chats.jsonl', lines(CHATS.map(messages => JSON.stringify({ messages }))));
+    put('tokenizer_config.json', JSON.stringify({ chat_template: CHAT_TEMPLATE }));
+  }
   if (has('articles.jsonl')) put('articles.jsonl', lines(ARTICLES.map(x => JSON.stringify(x))));
   if (has('clicks.csv')) put('clicks.csv', clicks());
   if (has('tokens.jsonl')) put('tokens.jsonl', lines(TOKENS.map(x => JSON.stringify(x))));
@@ -56,6 +60,14 @@ const REVIEWS = Array.from({ length: 64 }, (_, i) => {
 });
 
 const WORDS = [...new Set(REVIEWS.flatMap(([review]) => review!.split(' ')))].sort();
+
+/** Conversations in the words of the reviews. */
+const CHATS = REVIEWS.slice(0, 8).map(([review]) => [
+  { role: 'user', content: review },
+  { role: 'assistant', content: 'a great film' },
+]);
+const CHAT_TEMPLATE =
+  '{% for m in messages %}{{ m.role }}: {{ m.content }}.\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}';
 
 /** A tokenizer of Hugging Face that knows the words of the reviews. */
 const TOKENIZER = {

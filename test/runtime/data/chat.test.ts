@@ -95,6 +95,20 @@ it('chat_template.jinja, parts of text and names of ShareGPT are read', async ()
   expect({ ids, target }).toEqual({ ids: expected.ids, target: expected.target });
 });
 
+it('a token that ends conversations, but not turns, is no part of earlier turns', async () => {
+  const turns =
+    '{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<turn>assistant\n{% else %}END{% endif %}';
+  const end = { ...special, eos_token: '</s>' }.eos_token;
+  const of = (eos: string) => numbers(folder(turns.replace('END', eos), [{ messages: [...TALK, ...TALK] }]));
+  const [without, found] = [await of(''), await of('{{ eos_token }}')];
+  const id = (tokenizer as { added_tokens: { id: number; content: string }[] }).added_tokens.find(
+    ({ content }) => content === end,
+  )!.id;
+  const learned = ({ target }: { target: number[] }) => target.filter(x => x !== -100);
+  // Of the last turn, the line break before the end is learned with it.
+  expect(learned(found)).toEqual([...learned(without), 198, id]);
+});
+
 it.each([
   ['a template', undefined, TALK, 'There is no chat template beside'],
   ['a valid template', '{% if %}', TALK, 'The chat template cannot be parsed: '],

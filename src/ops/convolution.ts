@@ -119,13 +119,12 @@ function weightGradient(x: Expr, dy: Expr, w: Expr, windows: readonly Window[], 
   const isFixed = [w.shape!, dy.shape!.slice(2), windows.map(v => v.surplus ?? null)].every(isKnown);
   if (group > 1 || !isFixed || volume(w, 2) === 1) return byColumns(x, dy, w, windows, group);
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
+  const areAdjacent = windows.every(v => v.stride === 1);
+  if (c < FEW) return areAdjacent ? byShiftedImages(x, dy, w, windows) : byColumns(x, dy, w, windows, group);
   // Passes over a channel: one for each shift of dy, and two to slice and concatenate parts of x.
   const saved = 2 * c * (first - 1) * volumeOf(rest) - m * (1 + first);
-  const shifts = saved > 0 && windows.every(v => v.stride === 1);
-  if (c < FEW && windows.every(v => v.stride === 1) && m >= c * volumeOf(rest))
-    return byShiftedImages(x, dy, w, windows);
-  if (c < FEW) return shifts ? byShifts(x, dy, w, windows) : byColumns(x, dy, w, windows, group);
-  return shifts && isLarge(dy, w, windows[0]!) ? byShifts(x, dy, w, windows) : byRows(x, dy, w, windows);
+  const shifts = areAdjacent && saved > 0 && isLarge(dy, w, windows[0]!);
+  return shifts ? byShifts(x, dy, w, windows) : byRows(x, dy, w, windows);
 }
 
 /**
@@ -240,33 +239,26 @@ function byShifts(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr 
     .pad(g.ints([before, after]), g.ints([2]))
     .gather(g.ints(steps(windows[0]!).flatMap(k => range(before + begin - k, before + begin - k + rows))), 2)
     .reshape([-1, m * first, pixels]);
-  const product = (e: Expr) => summedProduct(moved, e, [m * first, pixels, volumeOf(rest) * c]);
-  const last = range(3, w.rank);
   const still = [{ ...windows[0]!, kernel: 1, begin: 0, end: 0 }, ...windows.slice(1)];
-  if (c < FEW)
-    return product(windowColumns(x, still).reshape([-1, c * volumeOf(rest), pixels]).mT)
-      .reshape([m, first, c, ...rest])
-      .transpose([0, 2, 1, ...last]);
-  return product(windowRows(x, [rows, ...outer.slice(1)], still, c).reshape([-1, pixels, volumeOf(rest) * c]))
+  const size = volumeOf(rest) * c;
+  const rowsOfX = windowRows(x, [rows, ...outer.slice(1)], still, c).reshape([-1, pixels, size]);
+  return summedProduct(moved, rowsOfX, [m * first, pixels, size])
     .reshape([m, first, ...rest, c])
-    .transpose([0, w.rank - 1, 1, ...last.map(a => a - 1)]);
+    .transpose([0, w.rank - 1, 1, ...range(2, w.rank - 1)]);
 }
 
 /** The same for few channels, whose columns are copied with fewer nodes: rows are gathered from copies that are shifted along the other axes. */
 function byShiftedImages(x: Expr, dy: Expr, w: Expr, windows: readonly Window[]): Expr {
-  const { g } = x;
   const [m, c, first, ...rest] = w.staticShape as [number, number, number, ...number[]];
   const outer = dy.shape!.slice(2) as [number, ...number[]];
   const pixels = volumeOf(outer);
   const size = c * first * volumeOf(rest);
-  const rows = steps(windows[0]!).flatMap(k => range(k, k + outer[0]));
   const columns = windowColumns(x, [{ ...windows[0]!, kernel: 1 }, ...windows.slice(1)])
-    .gather(g.ints(rows), 2)
+    .gather(x.g.ints(steps(windows[0]!).flatMap(k => range(k, k + outer[0]))), 2)
     .reshape([-1, size, pixels]);
-  const last = range(3, w.rank);
   return summedProduct(dy.reshape([-1, m, pixels]), columns.mT, [m, pixels, size])
     .reshape([m, c, ...rest, first])
-    .transpose([0, 1, w.rank - 1, ...last.map(a => a - 1)]);
+    .transpose([0, 1, w.rank - 1, ...range(2, w.rank - 1)]);
 }
 
 /** Of windows at stride 1 along an axis, `outer` of them: the padding before it, a window's reach, and the extent of x. */

@@ -88,8 +88,8 @@ describe('the first load', () => {
     ['adapt', 80_300, 1],
     // 180 bytes join small matrices by rows: up to a third of the nodes less, and a twelfth of the time.
     ['inject', 137_800, 4],
-    ['Trainer', 166_600, 7],
-    ['fit', 202_500, 13],
+    ['Trainer', 166_700, 7],
+    ['fit', 202_600, 13],
   ])('of a page with %s', { timeout: 120_000 }, async (name, limit, count) => {
     const scripts = await scriptsOf('vite', name, 'files', 'loadModel', 'saveModel', 'setRuntime');
     const { files, bytes } = first(scripts);

@@ -213,10 +213,10 @@ export function windowColumns(x: Expr, windows: readonly Window[]): Expr {
   const kernel = windows.map(w => w.kernel);
   const size = kernel.reduce((n, k) => n * k, 1);
   const single = x.reshape(g.vector([-1, 1, x.dims(2)]));
-  if (size === 1 && windows.every(w => w.stride === 1 && w.begin === 0 && w.end === 0)) return single;
-  const isSparse = size === 1 && windows.length === 2 && windows.every(w => w.begin === 0 && w.end === 0);
+  const isPixel = size === 1 && windows.every(w => w.begin === 0 && w.end === 0);
+  if (isPixel && windows.every(w => w.stride === 1)) return single;
   // The CPU takes one in so many pixels with all threads in a pool, with a single one in a Slice.
-  if (isSparse && x.dtype === 'float32' && g.provider === 'cpu')
+  if (isPixel && windows.length === 2 && x.dtype === 'float32' && g.provider === 'cpu')
     return single.op('AveragePool', [], { kernel_shape: kernel, strides: windows.map(w => w.stride) });
   if (windows.every(w => w.surplus !== undefined && w.surplus >= 0)) return slicedColumns(single, windows);
   const identity = Float32Array.from({ length: size ** 2 }, (_, i) => (i % (size + 1) === 0 ? 1 : 0));

@@ -163,7 +163,7 @@ export function eventLine(event: TrainEvent): string {
 
 /** What is trained on what, in a line. */
 function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'injected'>): string {
-  const { samples, stepsPerEpoch, batchSize, stepsBefore, fold, folds } = start;
+  const { samples, epochs, stepsPerEpoch, batchSize, stepsBefore, fold, folds } = start;
   if (fold !== undefined && fold > 1) return `fold ${fold} of ${folds}: ${formatCount(samples, 'sample')}`;
   const trained = injected?.parameters.filter(p => p.trains) ?? [];
   const numbers = trained.reduce((n, { shape }) => n + elements(shape), 0);
@@ -172,6 +172,9 @@ function describeStart(job: TrainJob, start: Event<'start'>, injected?: Event<'i
     injected ? `trains ${formatCount(numbers, 'parameter')} by ${nameOf(injected)} on ` : '',
     `${formatCount(samples, 'sample')}, ${formatCount(stepsPerEpoch, 'step')} of ${batchSize} per epoch`,
     stepsBefore ? `; ${formatCount(stepsBefore, 'step')} already done` : '',
+    stepsBefore && stepsBefore >= epochs * stepsPerEpoch
+      ? `, ${formatCount(Math.floor(stepsBefore / stepsPerEpoch), 'epoch')}: raise --epochs to train longer`
+      : '',
     fold === undefined ? '' : `; fold 1 of ${folds}`,
   ].join('');
 }

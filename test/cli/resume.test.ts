@@ -140,6 +140,16 @@ describe('the same command again', () => {
       'resumed with --batch-size 16 (was 32), other data',
     );
   });
+  it('takes the learning rate that the state has for the same, and says when no epoch is left', () => {
+    ok(...LOSS, '--lr', '0.01', '--state', 'rate.agd.onnx', '-o', 'rate.onnx');
+    const again = ['rate.agd.onnx', '--data', 'train.npz', '--state', 'rate.agd.onnx', '-o', 'rate.onnx'];
+    const done = ok(...again, '--epochs', '1');
+    expect(done).not.toContain('resumed with');
+    expect(done).toContain('already done, 1 epoch: raise --epochs to train longer');
+    const longer = ok(...again, '--lr', '0.02', '--epochs', '2');
+    expect(longer).toContain("resumed with --lr 0.02 (was the model's own)");
+    expect(longer).not.toContain('raise --epochs');
+  });
 });
 
 it('says that a state is not updated, where it is not', () => {

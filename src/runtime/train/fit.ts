@@ -244,7 +244,7 @@ async function fitOn(
     const settings = await settingsOf(asked, given, train);
     const note = (text: string) => emit({ type: 'note', text, level: 'warning' });
     checkResumed(trainer.description, before, settings, trainer.batchCount);
-    const begun = beginRun(before, settings, trainer.batchCount, note);
+    const begun = beginRun(before, settings, trainer.batchCount, note, trainer.lr);
     const run: Run = { ...begun, checkpoints: [] };
     const metric = options.monitor ?? 'loss';
     const keepsBest = held !== undefined && options.export !== 'last';

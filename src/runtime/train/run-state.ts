@@ -242,16 +242,17 @@ function optionsText(given: InjectOptions): string {
 
 /**
  * The run that begins, or continues `before`, whose history ends after `steps` steps, where the state does. Tells which
- * settings differ from what they were.
+ * settings differ from what they were; `ownLr` is the model's own learning rate.
  */
 export function beginRun(
   before: Run | undefined,
   settings: RunSettings,
   steps: number,
   note: (text: string) => void,
+  ownLr?: number,
 ): Run {
   if (!before) return { settings, history: fitHistory(emptyHistory(), steps) };
-  const differences = steps ? changes(before.settings, settings) : [];
+  const differences = steps ? changes(before.settings, settings, ownLr) : [];
   if (differences.length)
     note(`resumed with ${differences.join(', ')}: results differ from an uninterrupted run`);
   const { sha256, inject, teacher, lossModel } = before.settings;
@@ -263,11 +264,13 @@ export function beginRun(
 }
 
 /** The settings in which a resumed run differs from what it was, as a user calls them. */
-function changes(before: RunSettings, now: RunSettings): string[] {
+function changes(before: RunSettings, now: RunSettings, ownLr = Number.NaN): string[] {
+  // A rate that is given may be that which the file has in float32.
+  const isSameLr = Math.fround(before.lr ?? ownLr) === Math.fround(now.lr ?? ownLr);
   const numbers = (['batchSize', 'seed', 'lr'] as const).map(name => {
     const flag = name === 'batchSize' ? 'batch-size' : name;
     const [was, is] = [before[name], now[name]];
-    return was === is
+    return was === is || (name === 'lr' && isSameLr)
       ? undefined
       : `--${flag} ${is ?? "of the model's own"} (was ${was ?? "the model's own"})`;
   });

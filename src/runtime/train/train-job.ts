@@ -290,7 +290,7 @@ async function runOnData(
       warn(`${job.model} stays as it is: --state ${job.model} updates it`);
     const settings = await settingsOf(job, data, train);
     checkResumed(trainer.description, before, settings, trainer.batchCount);
-    const run = beginRun(before, settings, trainer.batchCount, warn);
+    const run = beginRun(before, settings, trainer.batchCount, warn, trainer.lr);
     if (collective) await demandAgreement(collective, { data: String(settings.data) });
     const stepsBefore = trainer.batchCount;
     if (job.fold && stepsBefore)

@@ -16,7 +16,8 @@ export function transposed(node: Node, block: number): InBlocks | undefined {
   if (!found || !isImage(found.dy, block) || !isImage(dx, block)) return undefined;
   const phases = found.windows.map((v, i) => phasesOf(v, found.inner[i]!, found.outer[i]!));
   if (!phases.every(v => v !== undefined) || phases.every(v => v.stride === 1)) return undefined;
-  if (!isFewer(found, phases)) return undefined;
+  const places = (found.kernels[1] / block) * found.inner[0]! * found.inner[1]!;
+  if (!isFewer(found, phases) || places > MOST_PLACES) return undefined;
   return {
     isFixed: true,
     reads: [found.dy],
@@ -66,6 +67,9 @@ function isFewer({ kernels: [m, , ...kernel] }: Transposed, phases: readonly Pha
   return m * more < MOST_MORE;
 }
 const MOST_MORE = 128;
+
+/** The model has an index for each place. */
+const MOST_PLACES = 2 ** 18;
 
 function write(blocks: Blocks, found: Transposed, phases: readonly Phases[], dx: Value, block: number): void {
   const { g } = blocks;

@@ -158,6 +158,10 @@ describe.skipIf(process.arch !== 'x64')('transposed convolutions in blocks, on x
     ],
     ['four pixels for thirty-six', { dy: [B, 2, 2], w: [B, B, 5, 5], dx: [6, 6] }],
     [
+      'images of more places than a model should list',
+      { dy: [B, 257, 256], w: [B, B, 2, 2], dx: [514, 512], attrs: { strides: [2, 2] } },
+    ],
+    [
       'such padding at the end',
       { dy: [B, 6, 7], w: [B, B, 2, 2], dx: [5, 6], attrs: { pads: [0, 0, 2, 2] } },
     ],

@@ -54,4 +54,4 @@ describe('the package', () => {
  * Bytes. Most of it are the digits that `demo` trains on, and the library, which is there a second time for browsers; raise
  * these limits only for something that is worth it.
  */
-const LIMIT = { packed: 4_000_000, unpacked: 8_300_000 };
+const LIMIT = { packed: 4_000_000, unpacked: 8_400_000 };

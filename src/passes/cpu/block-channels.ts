@@ -4,8 +4,17 @@ import { prune } from '../../graph/prune.js';
 import { Builder } from '../../ops/core/builder.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
-import { blockOperators, type InBlocks } from './block-operators.js';
-import { BLOCKED, Blocks, isImage, isReorder, isShape, kernelInBlocks } from './blocks.js';
+import { blockOperators } from './block-operators.js';
+import {
+  BLOCKED,
+  Blocks,
+  gainsInBlocks,
+  type InBlocks,
+  isImage,
+  isReorder,
+  isShape,
+  kernelInBlocks,
+} from './blocks.js';
 import { LeastCut } from './least-cut.js';
 
 /**
@@ -99,26 +108,12 @@ function layoutIn(reader: Node, v: Value, graph: Graph, cut: LeastCut): number {
   return isBlocked ? cut.first : cut.second;
 }
 
-/**
- * More pairs of channels, such as 512 into 512, occur with small images, for which reordering costs what it gains.
- */
-const MOST = 2 ** 16;
-
 /** Whether a convolution gains: of images, in float32. */
 export function isFaster(node: Node, block: number): boolean {
   const [x, w] = node.inputs;
   if (node.opType !== 'Conv' || node.domain || x?.dtype !== 'float32') return false;
   const kernels = (w?.shape ?? []).map(d => (typeof d === 'number' ? d : 0));
   return gainsInBlocks(kernels, new Attributes(node).int('group', 1), block);
-}
-
-/** Whether a convolution with kernels [M, C / group, ...] does: of whole blocks, with a kernel larger than a pixel. */
-export function gainsInBlocks(kernels: readonly number[], group: number, block: number): boolean {
-  const [m = 0, c = 0, ...kernel] = kernels;
-  const isImage = kernel.length === 2 && kernel[0]! * kernel[1]! > 1;
-  // Fewer channels than a block are read without reordering.
-  const fits = group === 1 ? c < block || c % block === 0 : c === 1 && group === m;
-  return isImage && m % block === 0 && m * c > 0 && (group > 1 || m * c <= MOST) && fits;
 }
 
 function convolution(node: Node, block: number): InBlocks {

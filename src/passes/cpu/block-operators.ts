@@ -3,24 +3,7 @@ import type { Tensor } from '../../graph/tensor.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { transposed } from './block-transposed.js';
-import { type Blocks, isImage, isReorder, type Sum } from './blocks.js';
-
-/** How a node runs in blocks. */
-export type InBlocks = {
-  /** The images that it reads in blocks. */
-  reads: readonly Value[];
-  /** What it writes in blocks. */
-  image?: Value | undefined;
-  /** Whether it is in blocks in any case. */
-  isFixed?: boolean;
-  /** What it is faster by than the file's form, as a part of what reordering its image takes. */
-  gain?: number;
-  /** Whether it adds to what it reads, or clips it at 0. */
-  adds?: boolean;
-  /** Nodes that are no longer needed. */
-  inner?: readonly Node[];
-  write(blocks: Blocks): void;
-};
+import { type Blocks, type InBlocks, isImage, isReorder, type Sum } from './blocks.js';
 
 /** Eight such nodes of a batch normalization and its gradient save what one reordering takes. */
 const GAIN = 1 / 8;

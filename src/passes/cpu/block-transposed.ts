@@ -1,8 +1,7 @@
 import type { Node, Value } from '../../graph/ir.js';
 import type { Expr } from '../../ops/core/expr.js';
 import { convAttrs, type Window } from '../../ops/core/window.js';
-import type { InBlocks } from './block-operators.js';
-import { type Blocks, isImage, kernelInBlocks } from './blocks.js';
+import { type Blocks, type InBlocks, isImage, kernelInBlocks } from './blocks.js';
 import { type Transposed, transposedOf } from './untranspose-convolutions.js';
 
 /**

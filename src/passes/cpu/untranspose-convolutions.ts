@@ -5,8 +5,7 @@ import type { Expr } from '../../ops/core/expr.js';
 import { Attributes } from '../../ops/core/rule.js';
 import { convAttrs, flip, type Window } from '../../ops/core/window.js';
 import { rewriteNodes } from '../common/rewrite-nodes.js';
-import { gainsInBlocks } from './block-channels.js';
-import { BLOCKED, kernelInBlocks } from './blocks.js';
+import { BLOCKED, gainsInBlocks, kernelInBlocks } from './blocks.js';
 
 /**
  * Computes what a ConvTranspose of stride 1 does as a convolution in NCHWc. ONNX Runtime's kernel has a product for each

@@ -93,8 +93,12 @@ function padded(g: Builder, { dy, w, kernels: [, c], inner, windows }: Transpose
   return g.of(dy).op('Conv', [flip(g.of(w), 1)], convAttrs(windows), { types: [type] });
 }
 
+/** Each number of the result is a sum over as many rows, most of them zeros. */
+const MOST_ROWS = 256;
+
 /** With few channels, rows of a kernel fill blocks that the channels alone would leave mostly empty. */
-function gainsByRows({ kernels: [m, c, height, width] }: Transposed, block: number): boolean {
+function gainsByRows({ kernels: [m, c, height, width], outer }: Transposed, block: number): boolean {
+  if (height * outer[0]! > MOST_ROWS) return false;
   const filled = (c * height) / (Math.ceil((c * height) / block) * block);
   return m % block === 0 && c < block && height > 1 && width > 1 && filled > 0.6;
 }

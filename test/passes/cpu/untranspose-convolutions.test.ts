@@ -161,6 +161,7 @@ describe.skipIf(process.arch !== 'x64')('transposed convolutions in blocks, on x
       'images of more places than a model should list',
       { dy: [B, 257, 256], w: [B, B, 2, 2], dx: [514, 512], attrs: { strides: [2, 2] } },
     ],
+    ['few channels of images with many rows', { dy: [B, 52, 4], w: [B, 6, 5, 5], dx: [56, 8] }],
     [
       'such padding at the end',
       { dy: [B, 6, 7], w: [B, B, 2, 2], dx: [5, 6], attrs: { pads: [0, 0, 2, 2] } },

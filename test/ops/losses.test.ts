@@ -144,3 +144,8 @@ it('bce of a negative probability is NaN', async () => {
   const wrong = run({ kind: 'bce' }, floatsOf([-0.5, 0.5], [1, 2]), floatsOf([0, 1], [1, 2]));
   await expect(wrong).rejects.toThrow("Loss 'loss' is NaN");
 });
+
+it.each([2, 4])('%i class weights for three classes are refused', async count => {
+  const wrong = run({ kind: 'cross-entropy', classWeights: Array(count).fill(1) }, x, ints(Y));
+  await expect(wrong).rejects.toThrow(`${count} class weights were given for 3 classes.`);
+});

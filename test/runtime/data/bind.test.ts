@@ -246,6 +246,20 @@ describe('what is usually the matter is named', () => {
       /its rows are one-hot, and the loss takes the number of the class: give the position of the one, or use/,
     );
   });
+  test('one-hot classes that a loss of numbers takes are noted, as labels alone', () => {
+    const array = Tensor.from('float32', [2, 3], Float32Array.of(0, 1, 0, 1, 0, 0));
+    const numbers: InputSpec = { name: 'target', dtype: 'float32', shape: ['N', 3] };
+    const note = expect.stringContaining(
+      "Array 'target' holds one-hot classes, which the loss takes for numbers",
+    );
+    const notes = (options: BindOptions, input = numbers) =>
+      bindData(of('target', array), [input], options).notes;
+    expect(notes({ labels: ['target'] })).toContainEqual(note);
+    expect(notes({})).not.toContainEqual(note);
+    expect(notes({ labels: ['target'] }, { ...numbers, range: { least: 0, most: 1 } })).not.toContainEqual(
+      note,
+    );
+  });
   test('numbers that are not classes, and missing ones', () => {
     const bind = (x: number) => () =>
       bindData(of('target', Tensor.from('float32', [1], Float32Array.of(x))), [target], {

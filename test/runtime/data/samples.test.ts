@@ -175,6 +175,13 @@ describe('validation samples', () => {
     expect(() => splitRows(10, share, 0)).toThrow(expect.objectContaining({ code: 'bad-option' }));
   });
 
+  test('leave a sample for training, and are refused where a part would be empty', () => {
+    expect(splitRows(2, 0.9, 0).train).toHaveLength(1);
+    expect(() => splitRows(1, 0.5, 0)).toThrow('--val-split 0.5 of 1 samples leaves none for validation.');
+    // A sample of each class: none can be held out.
+    expect(() => splitRows(3, 0.5, 0, Int32Array.of(0, 1, 2))).toThrow('leaves none for validation.');
+  });
+
   test('in folds are each sample once, classes spread evenly', () => {
     const classes = Int32Array.from({ length: 103 }, (_, i) => (i < 20 ? 1 : 0));
     const folds = foldRows(103, 5, 2, classes);

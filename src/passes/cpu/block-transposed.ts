@@ -60,7 +60,7 @@ function phasesOf(
   };
 }
 
-/** Whether the products that the convolution has more take less time than adding up columns does, by measurement. */
+/** Whether the products that the convolution has more take less time than adding up columns does, by the rates measured of both. */
 function isFewer({ kernels: [m, , ...kernel] }: Transposed, phases: readonly Phases[]): boolean {
   const more = phases.reduce((n, v, i) => (n * v.stride * v.taps) / kernel[i]!, 1) - 1;
   return m * more < MOST_MORE;
